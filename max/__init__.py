@@ -1,0 +1,88 @@
+"""Max: your own copy of the SaaS data you work with.
+
+Importing this package reads no file, opens no connection and starts nothing; each name is
+loaded from its module when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .connector import Answers as Answers
+    from .connector import Connector as Connector
+    from .connector import Credential as Credential
+    from .connector import CredentialProvider as CredentialProvider
+    from .connector import Custom as Custom
+    from .connector import Input as Input
+    from .connector import Installation as Installation
+    from .connector import NoConfig as NoConfig
+    from .connector import Secret as Secret
+    from .connector import SecretInput as SecretInput
+    from .connector import Select as Select
+    from .connector import Validate as Validate
+    from .core import Batch as Batch
+    from .core import Engine as Engine
+    from .core import Env as Env
+    from .core import Loader as Loader
+    from .core import Page as Page
+    from .core import PageRequest as PageRequest
+    from .core import Query as Query
+    from .core import Schema as Schema
+    from .core import Step as Step
+    from .core import SyncPlan as SyncPlan
+    from .entities import Entity as Entity
+    from .entities import Field as Field
+    from .entities import Filter as Filter
+    from .entities import Json as Json
+    from .entities import Many as Many
+    from .entities import Ref as Ref
+    from .entities import RefKey as RefKey
+    from .entities import Scope as Scope
+    from .errors import BadCredentials as BadCredentials
+    from .errors import FieldNotLoaded as FieldNotLoaded
+    from .errors import InvalidEntity as InvalidEntity
+    from .errors import MaxError as MaxError
+    from .errors import NotFound as NotFound
+    from .errors import Offline as Offline
+    from .errors import PermissionDenied as PermissionDenied
+    from .errors import QuotaExceeded as QuotaExceeded
+    from .errors import UpstreamBroken as UpstreamBroken
+    from .errors import UpstreamChanged as UpstreamChanged
+    from .errors import UpstreamError as UpstreamError
+    from .errors import UpstreamMissing as UpstreamMissing
+    from .operations import Limit as Limit
+    from .operations import Operation as Operation
+    from .operations import Retry as Retry
+    from .operations import operation as operation
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "connector": (
+        "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
+        "SecretInput Select Validate"
+    ),
+    "core": "Batch Engine Env Loader Page PageRequest Query Schema Step SyncPlan",
+    "entities": "Entity Field Filter Json Many Ref RefKey Scope",
+    "errors": (
+        "BadCredentials FieldNotLoaded InvalidEntity MaxError NotFound Offline PermissionDenied "
+        "QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
+    ),
+    "operations": "Limit Operation Retry operation",
+}
+_HOME = {name: module for module, names in HOMES.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,741 @@
+"""Entities: how a connector declares what upstream keeps, and what their values may be.
+
+Rule 1: an annotation is the only place where a field's type is written; columns, filters,
+checks and JSON follow from it.
+
+Rule 2: "never loaded" and "upstream says empty" are two things.  Reading the first raises
+FieldNotLoaded, the second is None.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Never,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    overload,
+)
+
+from .errors import FieldNotLoaded, Mismatch, SchemaError
+
+Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
+
+V = TypeVar("V")
+W = TypeVar("W")
+E = TypeVar("E", bound="Entity")
+P = TypeVar("P", bound="Entity")
+E_co = TypeVar("E_co", bound="Entity", covariant=True)
+
+INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
+EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
+RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, which no field may take
+
+
+# -- data and values -------------------------------------------------------------------------
+
+
+@dataclass_transform(frozen_default=True)
+class Record:
+    """Immutable data: the annotations are the fields, in order, as in a frozen dataclass.
+
+    It exists because importing ``dataclasses`` costs more processor time than the whole
+    of this module, and every command would pay for it.
+    """
+
+    _names: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = [n for n, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
+        cls._names = tuple(dict.fromkeys([*cls._names, *own]))
+
+    def __init__(self, *args: object, **named: object) -> None:
+        values = dict(zip(self._names, args, strict=False))
+        if len(args) > len(self._names) or values.keys() & named.keys():
+            raise TypeError(f"{type(self).__name__} takes {', '.join(self._names)}")
+        values.update(named)
+        missing = [n for n in self._names if n not in values and not hasattr(type(self), n)]
+        unknown = values.keys() - set(self._names)
+        if missing or unknown:
+            problem = f"misses {', '.join(missing)}" if missing else f"has no {', '.join(unknown)}"
+            raise TypeError(f"{type(self).__name__} {problem}")
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __delattr__(self, name: str) -> Never:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self._names)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+        return f"{type(self).__name__}({inside})"
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed."""
+        return type(self)(**({n: getattr(self, n) for n in self._names} | changes))
+
+
+class Kind(StrEnum):
+    """What a field holds."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    REAL = "real"
+    BOOLEAN = "boolean"
+    DATETIME = "datetime"
+    DATE = "date"
+    JSON = "json"
+    REF = "ref"
+
+
+EXPECTED = {
+    Kind.TEXT: "text that UTF-8 can encode",
+    Kind.INTEGER: "an integer of at most 64 bits",
+    Kind.REAL: "a finite number",
+    Kind.BOOLEAN: "true or false",
+    Kind.DATETIME: "a time with its zone (an aware datetime, or its ISO 8601 text)",
+    Kind.DATE: "a date (or its ISO 8601 text)",
+    Kind.JSON: "JSON data",
+}
+
+
+def is_text(value: object) -> bool:
+    """A str without lone surrogates, which no UTF-8 database can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_json(value: object) -> bool:
+    """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, int | float):
+        return not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, str):
+        return is_text(value)
+    if isinstance(value, list):
+        return all(map(is_json, value))
+    return isinstance(value, dict) and all(is_text(k) and is_json(v) for k, v in value.items())
+
+
+def is_real(value: object) -> bool:
+    """A finite float, or an integer that a float holds exactly."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= EXACT_FLOAT
+
+
+def is_datetime(value: object) -> bool:
+    """An aware datetime whose moment in UTC exists, or ISO 8601 text of one."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return isinstance(moment, datetime) and bool(moment.tzinfo) and bool(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        return False
+
+
+def is_date(value: object) -> bool:
+    """A date that is no datetime, or its ISO 8601 text."""
+    if not isinstance(value, str):
+        return isinstance(value, date) and not isinstance(value, datetime)
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+CHECKS: dict[Kind, Callable[[object], bool]] = {
+    Kind.TEXT: is_text,
+    Kind.INTEGER: lambda v: (
+        isinstance(v, int) and not isinstance(v, bool) and -INTEGER_LIMIT <= v < INTEGER_LIMIT
+    ),
+    Kind.REAL: is_real,
+    Kind.BOOLEAN: lambda v: isinstance(v, bool),
+    Kind.DATETIME: is_datetime,
+    Kind.DATE: is_date,
+    Kind.JSON: is_json,
+}
+
+
+def datetime_text(value: datetime | str) -> str:
+    """A moment as text that sorts as time does: UTC, no zone, no trailing zeros.
+
+    ``2026-01-31T09:30:00.5``: SQLite's own date functions read it as UTC.  Text that came
+    from upstream in UTC is kept without building a datetime anew.
+    """
+    if isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        if value[-1:] == "Z" and value[10:11] == "T" and len(value) in (20, 24, 27):
+            text = value[:-1]
+            return text.rstrip("0").rstrip(".") if len(text) > 19 else text
+        value = moment
+    text = value.astimezone(UTC).isoformat()[:-6]
+    return text.rstrip("0").rstrip(".") if len(text) > 19 else text
+
+
+def datetime_of(text: str) -> datetime:
+    """The inverse of datetime_text: aware, in UTC."""
+    return datetime.fromisoformat(text + "Z")
+
+
+# -- references ------------------------------------------------------------------------
+
+
+class Scope(Record):
+    """Where a ref holds: inside one installation (the default), or naming its installation."""
+
+    installation: str | None = None
+
+
+LOCAL = Scope()
+
+
+class Ref(Generic[E]):
+    """Points at one entity without loading it."""
+
+    __slots__ = ("entity", "id", "scope")
+
+    entity: type[E]
+    id: str
+    scope: Scope
+
+    def __init__(self, entity: type[E], id: str, scope: Scope = LOCAL) -> None:
+        self.entity, self.id, self.scope = entity, id, scope
+
+    @staticmethod
+    def of(entity: P) -> Ref[P]:
+        """The ref that points at a record."""
+        return Ref(type(entity), entity.id)
+
+    @property
+    def key(self) -> RefKey:
+        """The ref as text-able data, free of classes."""
+        return RefKey(self.entity.__name__, self.id, self.scope.installation)
+
+    def within(self, installation: str) -> Ref[E]:
+        """The same ref, naming its installation: for use beside refs of other installations."""
+        return Ref(self.entity, self.id, Scope(installation))
+
+    def local(self) -> Ref[E]:
+        """The same ref as its own installation writes it."""
+        return Ref(self.entity, self.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash((self.entity.__name__, self.id, self.scope.installation))
+
+    def __repr__(self) -> str:
+        return str(self.key)
+
+
+class RefKey(Record):
+    """A ref as data: ``Entity:id``, or ``installation/Entity:id`` across installations.
+
+    An id may hold any text; entity names are identifiers and installation ids hold neither
+    ``/`` nor ``:``, so the first ``:`` always ends the head.
+    """
+
+    entity: str
+    id: str
+    installation: str | None = None
+
+    def __str__(self) -> str:
+        head = f"{self.installation}/" if self.installation else ""
+        return f"{head}{self.entity}:{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> RefKey:
+        """The inverse of ``str``; ValueError when the text is no key."""
+        head, colon, id = text.partition(":")
+        installation, slash, entity = head.rpartition("/")
+        if not colon or not entity.isidentifier() or (slash and not installation) or "/" in installation:
+            raise ValueError(f"{text!r} is not a ref; write Entity:id")
+        return cls(entity, id, installation or None)
+
+
+# -- field types -------------------------------------------------------------------------
+
+
+class FieldType(Record):
+    """What a field holds: its kind, whether None may stand there, and a ref's target."""
+
+    kind: Kind
+    optional: bool = False
+    target: type[Entity] | None = None
+
+    @classmethod
+    def of(cls, hint: object, where: str) -> FieldType:
+        """The type that an annotation means; SchemaError names ``where`` when it means none."""
+        options = typing.get_args(hint) if _is_union(hint) else (hint,)
+        plain = [one for one in options if one is not types.NoneType]
+        optional = len(plain) < len(options)
+        if len(plain) == 1:
+            one = plain[0]
+            kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
+            if kind is Kind.REF:
+                return cls(kind, optional, typing.get_args(one)[0] if typing.get_args(one) else None)
+            if kind is not None:
+                return cls(kind, optional)
+        raise SchemaError(
+            f"{where} is annotated {hint!r}, which no column can hold",
+            hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
+        )
+
+    @property
+    def expected(self) -> str:
+        """What fits, in words."""
+        target = self.target.__name__ if self.target else "any entity"
+        words = f"a ref to {target}" if self.kind is Kind.REF else EXPECTED[self.kind]
+        return f"{words}, or null" if self.optional else words
+
+    def check(self, value: object) -> bool:
+        """Whether a value fits."""
+        if value is None:
+            return self.optional
+        if self.kind is Kind.REF:
+            return isinstance(value, Ref) and self.target in (None, value.entity) and is_text(value.id)
+        return CHECKS[self.kind](value)
+
+    def dump(self, value: Any) -> Json:
+        """A value that fits as JSON data: times with ``Z``, refs as ids."""
+        if value is None:
+            return None
+        if self.kind is Kind.DATETIME:
+            return datetime_text(value) + "Z"
+        if self.kind is Kind.DATE:
+            return value if isinstance(value, str) else value.isoformat()
+        if self.kind is Kind.REF:
+            return value.id
+        return float(value) if self.kind is Kind.REAL else value
+
+    def load(self, data: Json) -> Any:
+        """The inverse of dump."""
+        if data is None:
+            return None
+        if self.kind is Kind.DATETIME:
+            return datetime.fromisoformat(data)
+        if self.kind is Kind.DATE:
+            return date.fromisoformat(data)
+        if self.kind is Kind.REF:
+            return Ref(cast("type[Entity]", self.target), data)
+        return data
+
+
+def _is_union(hint: object) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+PYTHON_KINDS: dict[object, Kind] = {
+    str: Kind.TEXT,
+    int: Kind.INTEGER,
+    float: Kind.REAL,
+    bool: Kind.BOOLEAN,
+    datetime: Kind.DATETIME,
+    date: Kind.DATE,
+    Any: Kind.JSON,
+    list: Kind.JSON,
+    dict: Kind.JSON,
+    Ref: Kind.REF,
+}
+
+
+# -- filters ------------------------------------------------------------------------------
+
+
+class Op(StrEnum):
+    """How a filter compares, spelled as the filter language spells it."""
+
+    EQ = "="
+    NE = "!="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+    CONTAINS = "~="
+    STARTS_WITH = "^="
+    IN = "IN"
+    IS_NULL = "IS NULL"
+    IS_LOADED = "IS LOADED"
+
+
+class Filter(Record, Generic[E_co]):
+    """A condition on one entity; combine with ``&``, ``|`` and ``~``.
+
+    Every condition is true or false: one that asks about an empty value is false, and its
+    negation true.
+    """
+
+    def __and__(self: Filter[E], other: Filter[E]) -> Filter[E]:
+        return AllOf((self, other))
+
+    def __or__(self: Filter[E], other: Filter[E]) -> Filter[E]:
+        return AnyOf((self, other))
+
+    def __invert__(self) -> Filter[E_co]:
+        return Not(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a filter has no truth value; combine filters with &, | and ~")
+
+
+class Compare(Filter[E_co]):
+    """One field against one value; ``path`` has two fields when it goes through a ref."""
+
+    path: tuple[FieldOf[Any, Any], ...]
+    op: Op
+    value: Any = None
+
+
+class AllOf(Filter[E_co]):
+    """True when every part is."""
+
+    parts: tuple[Filter[E_co], ...]
+
+
+class AnyOf(Filter[E_co]):
+    """True when one part is."""
+
+    parts: tuple[Filter[E_co], ...]
+
+
+class Not(Filter[E_co]):
+    """True when the part is not."""
+
+    part: Filter[E_co]
+
+
+# -- fields -------------------------------------------------------------------------------
+
+
+class FieldOf(Generic[E, V]):
+    """A field of one entity class, as queries, plans and loaders name it."""
+
+    __slots__ = ("entity", "name", "via")
+
+    def __init__(self, entity: type[E], name: str, via: FieldOf[Any, Any] | None = None) -> None:
+        self.entity, self.name, self.via = entity, name, via
+
+    @property
+    def type(self) -> FieldType:
+        """What the field holds."""
+        owner = self.via.type.target if self.via else self.entity
+        return cast("type[Entity]", owner).types()[self.name]
+
+    @property
+    def path(self) -> tuple[FieldOf[Any, Any], ...]:
+        """The fields to walk: one, or a ref and a field of its target."""
+        return (self.via, self) if self.via else (self,)
+
+    def to(self: FieldOf[E, Ref[P]] | FieldOf[E, Ref[P] | None], field: FieldOf[P, W]) -> FieldOf[E, W]:
+        """A field of the entity that this ref points at: ``Issue.assignee.to(User.email)``."""
+        if self.via or field.via:
+            raise ValueError("a filter goes through one ref at most")
+        return FieldOf(self.entity, field.name, cast("FieldOf[Any, Any]", self))
+
+    def _compare(self, op: Op, value: object = None) -> Filter[E]:
+        return Compare(self.path, op, value)
+
+    def eq(self, value: V) -> Filter[E]:
+        """Equal; ``eq(None)`` asks for what upstream says is empty."""
+        return self._compare(Op.EQ, value)
+
+    def ne(self, value: V) -> Filter[E]:
+        """Loaded and not equal."""
+        return self._compare(Op.NE, value)
+
+    def lt(self, value: V) -> Filter[E]:
+        """Less than."""
+        return self._compare(Op.LT, value)
+
+    def le(self, value: V) -> Filter[E]:
+        """Less than or equal."""
+        return self._compare(Op.LE, value)
+
+    def gt(self, value: V) -> Filter[E]:
+        """Greater than."""
+        return self._compare(Op.GT, value)
+
+    def ge(self, value: V) -> Filter[E]:
+        """Greater than or equal."""
+        return self._compare(Op.GE, value)
+
+    def contains(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
+        """Contains the text, whatever the case of either."""
+        return cast("FieldOf[E, str]", self)._compare(Op.CONTAINS, text)
+
+    def starts_with(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
+        """Begins with the text, in the same case."""
+        return cast("FieldOf[E, str]", self)._compare(Op.STARTS_WITH, text)
+
+    def is_in(self, values: Iterable[V]) -> Filter[E]:
+        """Equal to one of the values."""
+        return self._compare(Op.IN, tuple(values))
+
+    def is_null(self) -> Filter[E]:
+        """Loaded, and upstream says empty."""
+        return self._compare(Op.IS_NULL)
+
+    def is_loaded(self) -> Filter[E]:
+        """Some loader has filled the field in, be it with nothing."""
+        return self._compare(Op.IS_LOADED)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FieldOf) and (self.entity, self.name, self.via) == (
+            other.entity,
+            other.name,
+            other.via,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.entity, self.name, self.via))
+
+    def __repr__(self) -> str:
+        head = repr(self.via) if self.via else self.entity.__name__
+        return f"{head}.{self.name}"
+
+
+class ManyOf(Generic[P, E]):
+    """A collection of one entity class, seen from its parent."""
+
+    __slots__ = ("name", "parent")
+
+    def __init__(self, parent: type[P], name: str) -> None:
+        self.parent, self.name = parent, name
+
+    @property
+    def child(self) -> type[E]:
+        """The entity that the collection holds."""
+        return cast("type[E]", self.parent.children()[self.name])
+
+    @property
+    def by(self) -> FieldOf[E, Any] | None:
+        """The child's ref that points back, when the declaration names it."""
+        declared = self.parent._collections[self.name].by
+        return declared() if declared else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ManyOf) and (self.parent, self.name) == (other.parent, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.parent, self.name))
+
+    def __repr__(self) -> str:
+        return f"{self.parent.__name__}.{self.name}"
+
+
+class Field(Generic[V]):
+    """Declares one stored value; its annotation says which.
+
+    ``description`` is shown by ``max schema`` to people and agents.
+    """
+
+    name: str
+
+    def __init__(self, description: str = "") -> None:
+        self.description = description
+
+    def __set_name__(self, owner: type[Entity], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[E]) -> FieldOf[E, V]: ...
+    @overload
+    def __get__(self, instance: Entity, owner: object) -> V: ...
+    def __get__(self, instance: Entity | None, owner: Any) -> FieldOf[Any, V] | V:
+        if instance is None:
+            return FieldOf(owner, self.name)
+        try:
+            return cast(V, instance._values[self.name])
+        except KeyError:
+            raise FieldNotLoaded(type(instance).__name__, self.name) from None
+
+    def __set__(self, instance: Entity, value: V) -> None:
+        raise AttributeError(f"{type(instance).__name__} is immutable")
+
+
+class Many(Generic[E]):
+    """Declares a collection: the children that upstream lists under us.
+
+    ``by`` names the child's ref to us (``Many(by=lambda: Issue.repository)``); without it,
+    membership is stored beside the children.
+    """
+
+    name: str
+
+    def __init__(self, description: str = "", *, by: Callable[[], FieldOf[E, Any]] | None = None) -> None:
+        self.description, self.by = description, by
+
+    def __set_name__(self, owner: type[Entity], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[P]) -> ManyOf[P, E]: ...
+    @overload
+    def __get__(self, instance: Entity, owner: object) -> NoReturn: ...
+    def __get__(self, instance: Entity | None, owner: Any) -> ManyOf[Any, E]:
+        if instance is None:
+            return ManyOf(owner, self.name)
+        raise FieldNotLoaded(type(instance).__name__, self.name, hint="read it with engine.load_collection()")
+
+    def __set__(self, instance: Entity, value: Never) -> None:
+        raise AttributeError("children are stored under their parent, never inside it")
+
+
+def key(*, kw_only: Literal[False]) -> Any:
+    """The upstream identifier: the one value every entity has, and the only positional one."""
+    return Field("the identifier upstream gives")
+
+
+# -- entities -----------------------------------------------------------------------------
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(key,))
+class _Declared:
+    _values: dict[str, Any]
+    _fields: ClassVar[dict[str, Field[Any]]] = {}
+    _collections: ClassVar[dict[str, Many[Any]]] = {}
+    _types: ClassVar[dict[str, FieldType] | None] = None
+    _children: ClassVar[dict[str, type[Entity]] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        cls._fields = cls._fields | {n: f for n, f in vars(cls).items() if isinstance(f, Field)}
+        cls._collections = cls._collections | {n: f for n, f in vars(cls).items() if isinstance(f, Many)}
+        cls._types = cls._children = None
+        refuse_reserved_names(cls)
+
+    def __init__(self, id: str, **values: Any) -> None:
+        if not values.keys() <= self._fields.keys():
+            unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
+            raise TypeError(f"{type(self).__name__} has no field {unknown}")
+        values["id"] = id
+        self._values = values
+
+
+class Entity(_Declared):
+    """One kind of thing that an upstream system keeps; an instance is a partial record."""
+
+    id: Field[str] = key(kw_only=False)
+
+    @classmethod
+    def ref(cls, id: str) -> Ref[Self]:
+        """Point at one of these."""
+        return Ref(cls, id)
+
+    @classmethod
+    def types(cls) -> Mapping[str, FieldType]:
+        """What each field but the id holds; annotations are resolved at the first call."""
+        if cls._types is None:
+            resolve(cls, {})
+        return cast("dict[str, FieldType]", cls._types)
+
+    @classmethod
+    def children(cls) -> Mapping[str, type[Entity]]:
+        """The entity of each collection."""
+        if cls._children is None:
+            resolve(cls, {})
+        return cast("dict[str, type[Entity]]", cls._children)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._values == self._values
+
+    __hash__ = None  # type: ignore[assignment]  # a record is a value that may hold lists
+
+    def __repr__(self) -> str:
+        loaded = "".join(f", {k}={v!r}" for k, v in self._values.items() if k != "id")
+        return f"{type(self).__name__}({self._values['id']!r}{loaded})"
+
+
+def refuse_reserved_names(entity: type[_Declared]) -> None:
+    """SchemaError when a field's name is ours or would make two columns one."""
+    seen: dict[str, str] = {}
+    for name in [*entity._fields, *entity._collections]:
+        if name.startswith("_") or name in RESERVED:
+            raise SchemaError(
+                f"{entity.__name__}.{name}: the name is reserved", hint="give the field another name"
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise SchemaError(
+                f"{entity.__name__}.{name} and .{other} differ in case alone, which a column cannot"
+            )
+
+
+def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> None:
+    """Read an entity's annotations; ``neighbours`` are names its module may not show."""
+    try:
+        hints = typing.get_type_hints(entity, localns=dict(neighbours))
+    except NameError as error:
+        raise SchemaError(
+            f"{entity.__name__} is annotated with {error.name!r}, which its module does not define",
+            hint="declare the entities of one connector in one module, at the top level",
+        ) from error
+    where = entity.__name__
+    entity._types = {
+        name: FieldType.of(_inside(hints, where, name), f"{where}.{name}")
+        for name in entity._fields
+        if name != "id"
+    }
+    entity._children = {name: _inside(hints, where, name) for name in entity._collections}
+
+
+def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:
+    arguments = typing.get_args(hints.get(name))
+    if not arguments:
+        raise SchemaError(f"{entity}.{name} has no annotation", hint=f"write {name}: Field[…] = Field()")
+    return arguments[0]
+
+
+def values_of(entity: Entity) -> Mapping[str, Any]:
+    """What is loaded of a record, by field name; the id is always there."""
+    return types.MappingProxyType(entity._values)
+
+
+def entity_json(entity: Entity, fields: Iterable[str] | None = None) -> dict[str, Json]:
+    """A record as JSON data; fields that are not loaded are left out."""
+    holds = type(entity).types()
+    values = entity._values
+    wanted = values if fields is None else [name for name in fields if name in values]
+    chosen = {n: values[n] if n == "id" else holds[n].dump(values[n]) for n in wanted if n != "id"}
+    return {"id": values["id"], **chosen}
+
+
+def check_entity(entity: Entity) -> list[Mismatch]:
+    """Every value of a record that does not fit, with its path."""
+    where = f"{type(entity).__name__}:{entity._values['id']}"
+    wrong = []
+    if not is_text(entity._values["id"]) or not entity._values["id"]:
+        wrong.append(Mismatch(f"{where}.id", "a text that is not empty", entity._values["id"]))
+    for name, holds in type(entity).types().items():
+        if name in entity._values and not holds.check(entity._values[name]):
+            wrong.append(Mismatch(f"{where}.{name}", holds.expected, entity._values[name]))
+    return wrong
