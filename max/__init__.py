@@ -71,7 +71,7 @@ HOMES = {
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> object:

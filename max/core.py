@@ -738,6 +738,25 @@ class Resolver:
 Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
 
 
+# -- installations ----------------------------------------------------------------------------
+
+
+class InstallationInfo(Record):
+    """What is known of an installation without opening it.
+
+    ``connected_at`` is seconds since the epoch.  ``config`` holds plain values only, never a secret.
+    """
+
+    connector: str
+    name: str
+    id: str
+    config: Mapping[str, Json]
+    connected_at: float
+
+    def __str__(self) -> str:
+        return f"{self.connector}:{self.name}"
+
+
 # -- protocols -------------------------------------------------------------------------------
 
 

@@ -301,7 +301,7 @@ def migrate(connection: sqlite3.Connection, owner: str, migrations: Sequence[str
     done = dict(rows.fetchall())
     if done and max(done) > len(migrations):
         raise StorageError(
-            f"the database was written by a newer version of Max ({owner} {max(done)}, known {len(migrations)})",
+            f"the database is newer than this Max ({owner} {max(done)}, known {len(migrations)})",
             hint="upgrade Max, or restore a backup from before the upgrade",
         )
     for version, script in enumerate(migrations, 1):
