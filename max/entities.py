@@ -38,11 +38,12 @@ V = TypeVar("V")
 W = TypeVar("W")
 E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
-E_co = TypeVar("E_co", bound="Entity", covariant=True)
 
 INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
+JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
 RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, which no field may take
+UTC_MARKS = ("--T::Z", "--T::.")  # what separates the numbers of 2026-01-31T09:30:00Z and …00.5Z
 
 
 # -- data and values -------------------------------------------------------------------------
@@ -135,15 +136,24 @@ def is_text(value: object) -> bool:
 
 def is_json(value: object) -> bool:
     """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
+    try:
+        return _is_json(value)
+    except RecursionError:
+        return False
+
+
+def _is_json(value: object) -> bool:
     if value is None or isinstance(value, bool):
         return True
-    if isinstance(value, int | float):
-        return not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, int):
+        return value.bit_length() <= JSON_BITS
+    if isinstance(value, float):
+        return math.isfinite(value)
     if isinstance(value, str):
         return is_text(value)
     if isinstance(value, list):
-        return all(map(is_json, value))
-    return isinstance(value, dict) and all(is_text(k) and is_json(v) for k, v in value.items())
+        return all(map(_is_json, value))
+    return isinstance(value, dict) and all(is_text(k) and _is_json(v) for k, v in value.items())
 
 
 def is_real(value: object) -> bool:
@@ -157,7 +167,9 @@ def is_datetime(value: object) -> bool:
     """An aware datetime whose moment in UTC exists, or ISO 8601 text of one."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        return isinstance(moment, datetime) and bool(moment.tzinfo) and bool(moment.astimezone(UTC))
+        if not isinstance(moment, datetime) or moment.utcoffset() is None:
+            return False
+        return bool(moment.astimezone(UTC))
     except (ValueError, OverflowError):
         return False
 
@@ -193,11 +205,13 @@ def datetime_text(value: datetime | str) -> str:
     """
     if isinstance(value, str):
         moment = datetime.fromisoformat(value)
-        if value[-1:] == "Z" and value[10:11] == "T" and len(value) in (20, 24, 27):
-            text = value[:-1]
-            return text.rstrip("0").rstrip(".") if len(text) > 19 else text
+        if value[-1] == "Z" and value[4:20:3] in UTC_MARKS and (len(value) == 20 or value[20:-1].isdigit()):
+            return _trimmed(value[:26].rstrip("Z"))
         value = moment
-    text = value.astimezone(UTC).isoformat()[:-6]
+    return _trimmed(value.astimezone(UTC).isoformat()[:-6])
+
+
+def _trimmed(text: str) -> str:
     return text.rstrip("0").rstrip(".") if len(text) > 19 else text
 
 
@@ -303,9 +317,9 @@ class FieldType(Record):
             one = plain[0]
             kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
             if kind is Kind.REF:
-                return cls(kind, optional, typing.get_args(one)[0] if typing.get_args(one) else None)
+                return cls(kind, optional, _entity_of(typing.get_args(one), where))
             if kind is not None:
-                return cls(kind, optional)
+                return cls(kind, optional or one is Any)  # JSON's own null is "empty upstream", too
         raise SchemaError(
             f"{where} is annotated {hint!r}, which no column can hold",
             hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
@@ -314,8 +328,7 @@ class FieldType(Record):
     @property
     def expected(self) -> str:
         """What fits, in words."""
-        target = self.target.__name__ if self.target else "any entity"
-        words = f"a ref to {target}" if self.kind is Kind.REF else EXPECTED[self.kind]
+        words = f"a ref to {self.target.__name__}" if self.target else EXPECTED[self.kind]
         return f"{words}, or null" if self.optional else words
 
     def check(self, value: object) -> bool:
@@ -323,8 +336,12 @@ class FieldType(Record):
         if value is None:
             return self.optional
         if self.kind is Kind.REF:
-            return isinstance(value, Ref) and self.target in (None, value.entity) and is_text(value.id)
+            return isinstance(value, Ref) and value.entity is self.target and self._is_local(value)
         return CHECKS[self.kind](value)
+
+    @staticmethod
+    def _is_local(ref: Ref[Any]) -> bool:
+        return ref.scope.installation is None and is_text(ref.id) and bool(ref.id)
 
     def dump(self, value: Any) -> Json:
         """A value that fits as JSON data: times with ``Z``, refs as ids."""
@@ -349,6 +366,17 @@ class FieldType(Record):
         if self.kind is Kind.REF:
             return Ref(cast("type[Entity]", self.target), data)
         return data
+
+
+def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
+    """The entity that stands in ``Ref[…]`` or ``Many[…]``."""
+    entity = arguments[0] if arguments else None
+    if isinstance(entity, type) and issubclass(entity, Entity):
+        return entity
+    raise SchemaError(f"{where} does not name one entity", hint="write it in brackets: Ref[User]")
+
+
+ID = FieldType(Kind.TEXT)
 
 
 def _is_union(hint: object) -> bool:
@@ -388,27 +416,27 @@ class Op(StrEnum):
     IS_LOADED = "IS LOADED"
 
 
-class Filter(Record, Generic[E_co]):
+class Filter(Record, Generic[E]):
     """A condition on one entity; combine with ``&``, ``|`` and ``~``.
 
     Every condition is true or false: one that asks about an empty value is false, and its
     negation true.
     """
 
-    def __and__(self: Filter[E], other: Filter[E]) -> Filter[E]:
+    def __and__(self, other: Filter[E]) -> Filter[E]:
         return AllOf((self, other))
 
-    def __or__(self: Filter[E], other: Filter[E]) -> Filter[E]:
+    def __or__(self, other: Filter[E]) -> Filter[E]:
         return AnyOf((self, other))
 
-    def __invert__(self) -> Filter[E_co]:
+    def __invert__(self) -> Filter[E]:
         return Not(self)
 
     def __bool__(self) -> NoReturn:
         raise TypeError("a filter has no truth value; combine filters with &, | and ~")
 
 
-class Compare(Filter[E_co]):
+class Compare(Filter[E]):
     """One field against one value; ``path`` has two fields when it goes through a ref."""
 
     path: tuple[FieldOf[Any, Any], ...]
@@ -416,22 +444,22 @@ class Compare(Filter[E_co]):
     value: Any = None
 
 
-class AllOf(Filter[E_co]):
+class AllOf(Filter[E]):
     """True when every part is."""
 
-    parts: tuple[Filter[E_co], ...]
+    parts: tuple[Filter[E], ...]
 
 
-class AnyOf(Filter[E_co]):
+class AnyOf(Filter[E]):
     """True when one part is."""
 
-    parts: tuple[Filter[E_co], ...]
+    parts: tuple[Filter[E], ...]
 
 
-class Not(Filter[E_co]):
+class Not(Filter[E]):
     """True when the part is not."""
 
-    part: Filter[E_co]
+    part: Filter[E]
 
 
 # -- fields -------------------------------------------------------------------------------
@@ -449,18 +477,24 @@ class FieldOf(Generic[E, V]):
     def type(self) -> FieldType:
         """What the field holds."""
         owner = self.via.type.target if self.via else self.entity
-        return cast("type[Entity]", owner).types()[self.name]
+        return ID if self.name == "id" else cast("type[Entity]", owner).types()[self.name]
 
     @property
     def path(self) -> tuple[FieldOf[Any, Any], ...]:
         """The fields to walk: one, or a ref and a field of its target."""
         return (self.via, self) if self.via else (self,)
 
-    def to(self: FieldOf[E, Ref[P]] | FieldOf[E, Ref[P] | None], field: FieldOf[P, W]) -> FieldOf[E, W]:
+    @overload
+    def to(self: FieldOf[E, Ref[P]], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
+    @overload
+    def to(self: FieldOf[E, Ref[P] | None], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
+    def to(self: FieldOf[E, Any], field: FieldOf[P, W]) -> FieldOf[E, W]:
         """A field of the entity that this ref points at: ``Issue.assignee.to(User.email)``."""
         if self.via or field.via:
             raise ValueError("a filter goes through one ref at most")
-        return FieldOf(self.entity, field.name, cast("FieldOf[Any, Any]", self))
+        if self.type.target is not field.entity:
+            raise TypeError(f"{self!r} does not point at {field.entity.__name__}")
+        return FieldOf(self.entity, field.name, self)
 
     def _compare(self, op: Op, value: object = None) -> Filter[E]:
         return Compare(self.path, op, value)
@@ -499,6 +533,8 @@ class FieldOf(Generic[E, V]):
 
     def is_in(self, values: Iterable[V]) -> Filter[E]:
         """Equal to one of the values."""
+        if isinstance(values, str):
+            raise TypeError(f"{self!r}.is_in() takes a list of values, not one text")
         return self._compare(Op.IN, tuple(values))
 
     def is_null(self) -> Filter[E]:
@@ -553,6 +589,9 @@ class ManyOf(Generic[P, E]):
         return f"{self.parent.__name__}.{self.name}"
 
 
+Inverse: TypeAlias = "Callable[[], FieldOf[E, Ref[Any]] | FieldOf[E, Ref[Any] | None]]"
+
+
 class Field(Generic[V]):
     """Declares one stored value; its annotation says which.
 
@@ -592,7 +631,7 @@ class Many(Generic[E]):
 
     name: str
 
-    def __init__(self, description: str = "", *, by: Callable[[], FieldOf[E, Any]] | None = None) -> None:
+    def __init__(self, description: str = "", *, by: Inverse[E] | None = None) -> None:
         self.description, self.by = description, by
 
     def __set_name__(self, owner: type[Entity], name: str) -> None:
@@ -628,17 +667,21 @@ class _Declared:
     _children: ClassVar[dict[str, type[Entity]] | None] = None
 
     def __init_subclass__(cls) -> None:
-        cls._fields = cls._fields | {n: f for n, f in vars(cls).items() if isinstance(f, Field)}
-        cls._collections = cls._collections | {n: f for n, f in vars(cls).items() if isinstance(f, Many)}
+        declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
+        cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
+        cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
         cls._types = cls._children = None
         refuse_reserved_names(cls)
 
-    def __init__(self, id: str, **values: Any) -> None:
+    def __init__(self, /, id: str, **values: Any) -> None:
         if not values.keys() <= self._fields.keys():
             unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
             raise TypeError(f"{type(self).__name__} has no field {unknown}")
         values["id"] = id
-        self._values = values
+        object.__setattr__(self, "_values", values)
+
+    def __setattr__(self, name: str, value: Never) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable; it has no {name} to set")
 
 
 class Entity(_Declared):
@@ -705,12 +748,14 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
         for name in entity._fields
         if name != "id"
     }
-    entity._children = {name: _inside(hints, where, name) for name in entity._collections}
+    entity._children = {
+        name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
+    }
 
 
 def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:
     arguments = typing.get_args(hints.get(name))
-    if not arguments:
+    if not arguments or typing.get_origin(hints[name]) not in (Field, Many):
         raise SchemaError(f"{entity}.{name} has no annotation", hint=f"write {name}: Field[…] = Field()")
     return arguments[0]
 

@@ -1,0 +1,201 @@
+"""Each marked line is a mistake a connector's author could make; mypy reports every one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from max import (
+    Batch,
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Filter,
+    Installation,
+    Loader,
+    Many,
+    Operation,
+    Page,
+    PageRequest,
+    Query,
+    Ref,
+    Schema,
+    Step,
+    SyncPlan,
+    operation,
+)
+from tests.typing.model import TOKEN, GitHub, Issue, Repository, Settings, User
+
+Issue("1", titel="x")  # M1 unknown field
+Issue("1", votes="three")  # M2 wrong scalar type
+Issue("1", repository=User.ref("u"))  # M3 ref to the wrong entity
+Issue("1", issues=[])  # M4 children passed as a value
+Repository("1", issues=[Issue("2")])  # M5 children passed as a value (declared)
+
+
+async def reads(engine: Engine) -> None:
+    issue = await engine.load(Issue.ref("1"), Issue.title)
+    issue.body  # M6 unknown attribute on a result
+    count: int = issue.title  # M7 wrong type of a result value
+    issue.assignee.id  # M8 None not handled
+    user: User = await engine.load(Issue.ref("1"))  # M9 wrong entity from a ref
+    await engine.load(Issue.ref("1"), User.login)  # M10 field of another entity
+    issue.title = "new"  # M11 assignment to a stored value
+    print(count, user)
+
+
+QUERY = Query(Issue)
+QUERY.where(User.login.eq("ada"))  # M12 filter on another entity
+QUERY.where(Issue.votes.eq("three"))  # M13 filter value of the wrong type
+QUERY.where(Issue.votes.contains("1"))  # M14 text operator on a number
+QUERY.where(Issue.title.matches("x"))  # M15 unknown operator
+QUERY.where(Issue.votes.is_in(["x"]))  # M16 one of the values of the wrong type
+QUERY.order_by(Repository.issues)  # M17 a collection to order by
+
+
+@Loader.entity_batched(Issue.title)  # M18 gives another entity
+async def wrong_entity(refs: Sequence[Ref[Issue]], env: Env[GitHub]) -> Batch[User]:
+    return Batch([])
+
+
+@Loader.entity_batched(Issue.title, User.login)  # M19 fields of two entities
+async def mixed(refs: Sequence[Ref[Issue]], env: Env[GitHub]) -> Batch[Issue]:
+    return Batch([])
+
+
+@Loader.collection(Issue.title)  # M20 collection loader on a scalar
+async def children(parent: Ref[Issue], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
+    return Page([])
+
+
+Step.for_all(Repository).load_collection(Issue.title)  # M21 plan lists a scalar
+Step.for_all(User).load_fields(Issue.title)  # M22 plan loads another entity's field
+
+# -- what the sketch did not have ------------------------------------------------------------
+
+Issue(7)  # M23 an id that is no text
+Issue("1", assignee="ada")  # M24 an id where a ref belongs
+Issue("1", title=None)  # M25 nothing where something must be
+Issue.assignee.to(Repository.name)  # M26 through a ref to another entity's field
+Issue.title.to(User.login)  # M27 through a field that is no ref
+Issue.assignee.to(User.login).eq(3)  # M28 value of the wrong type, through a ref
+Issue.title.eq("x") & User.login.eq("ada")  # M29 two entities in one filter
+QUERY.where(Issue.votes == 3)  # M30 Python's comparison in place of a word
+Step.for_all(Issue, where=User.login.eq("ada"))  # M31 a plan filtered by another entity
+Step.for_all(User).load_collection(Repository.members)  # M32 another entity's collection
+Step.for_one(User.ref("1")).load_fields(Issue.title)  # M33 another entity's field, of one
+Step.for_root(Issue.ref("1")).load_collection(Repository.issues)  # M34 … and of a root
+SyncPlan([Step.for_all(User)])  # M35 a step that does not say what to load
+NOT_TITLES: Filter[User] = ~Issue.title.contains("x")  # M36 a filter kept as another entity's
+
+
+async def bound(engine: Engine) -> None:
+    await engine.query(Issue).where(User.login.eq("ada")).all()  # M37 filter on another entity
+    await engine.query(Issue).select(User.login).all()  # M38 field of another entity
+    await engine.query(Issue).order_by(User.login).first()  # M39 order by another entity's field
+    users: list[User] = await engine.query(Issue).all()  # M40 rows of the wrong entity
+    first: Issue = await engine.query(Issue).first()  # M41 None not handled
+    await engine.load_collection(User.ref("1"), Repository.members)  # M42 parent of another entity
+    pages: Page[Issue] = await engine.load_collection(Repository.ref("1"), Repository.members)  # M43
+    await engine.store(Issue.ref("1"))  # M44 a ref is no record
+    print(users, first, pages)
+
+
+@Loader.entity(Issue.title)  # M45 takes many refs, where one is given
+async def many_refs(refs: Sequence[Ref[Issue]], env: Env[GitHub]) -> Issue:
+    return Issue("1")
+
+
+@Loader.entity(Issue.title)  # M46 not async
+def blocking(ref: Ref[Issue], env: Env[GitHub]) -> Issue:
+    return Issue("1")
+
+
+@Loader.collection(Repository.issues, brings=[Issue])  # M47 brings an entity, not its fields
+async def brings(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
+    return Page([])
+
+
+@Loader.collection(Repository.issues)  # M48 a page of the wrong entity
+async def wrong_page(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
+    return Page([])
+
+
+@Loader.collection(Repository.issues)  # M49 a parent of the wrong entity
+async def wrong_parent(parent: Ref[User], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
+    return Page([])
+
+
+@Loader.raw
+async def labels(env: Env[GitHub]) -> dict[str, int]:
+    return {}
+
+
+@operation("github:user:get")
+async def get_user(context: GitHub, login: str) -> dict[str, str]:
+    return {"login": login}
+
+
+@Loader.entity(User.login)
+async def user_details(ref: Ref[User], env: Env[GitHub]) -> User:
+    wrong: list[str] = await env.raw(labels)  # M50 a raw loader's value, misread
+    env.context.token  # M51 what the context does not have
+    await env.run(get_user, 7)  # M52 an operation's input of the wrong type
+    found: int = await env.run(get_user, "ada")  # M53 an operation's output, misread
+    print(wrong, found)
+    return User(ref.id)
+
+
+@operation("github:user:list")
+async def other_context(context: Settings, login: str) -> str:
+    return login
+
+
+@Loader.entity(User.email)
+async def user_email(ref: Ref[User], env: Env[GitHub]) -> User:
+    await env.run(other_context, "ada")  # M54 an operation of another context
+    return User(ref.id, email=b"")  # M55 wrong scalar type
+
+
+async def initialise(config: Settings, credentials: CredentialProvider) -> Installation[GitHub]:
+    token: str = await credentials.get(TOKEN)  # M56 a secret is not its text
+    await credentials.get("token")  # M57 a name in place of the credential
+    return Installation(context=config)  # M58 the wrong context
+
+
+async def seed(context: GitHub, engine: Engine) -> SyncPlan:
+    return SyncPlan([])
+
+
+async def seed_other(context: Settings, engine: Engine) -> SyncPlan:
+    return SyncPlan([])
+
+
+async def connect(config: Settings, credentials: CredentialProvider) -> Installation[GitHub]:
+    return Installation(GitHub(config.url))
+
+
+Connector(
+    name="github",
+    description="",
+    schema=Schema([Repository, Issue, User]),
+    loaders=[user_email],
+    seeder=seed_other,  # M59 a seeder of another context
+    initialise=connect,
+    config=Settings,
+)
+
+
+class Mislabelled(Entity):
+    """Declared wrongly."""
+
+    count: int = Field()  # M60 a plain annotation
+    owner: Field[str] = Many()  # M61 a collection where a field is annotated
+    issues: Many[Issue] = Many(by=lambda: User.login)  # M62 the inverse is another entity's
+    titled: Many[Issue] = Many(by=lambda: Issue.title)  # M63 the inverse is no ref
+
+
+if Issue.title.eq("x"):  # M64 a filter has no truth
+    print(Operation)
