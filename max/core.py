@@ -7,7 +7,7 @@ touched, so every other layer may use every name.  Entities themselves stand in 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -38,6 +38,7 @@ from .errors import ConnectorError, SchemaError, UnknownName
 C = TypeVar("C")
 
 PAGE_SIZE = 1000  # entities that a query reads at a time
+EVERYTHING = 2**62  # the limit of a query that has none
 
 
 # -- schema -------------------------------------------------------------------------------
@@ -74,21 +75,26 @@ class Schema:
     def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
         tables: dict[str, str] = {}
         for entity in entities:
-            other = tables.setdefault(snake(entity.__name__), entity.__name__)
+            table = snake(entity.__name__)
+            other = tables.setdefault(table, entity.__name__)
             if other != entity.__name__:
                 raise SchemaError(f"{entity.__name__} and {other} would share one table")
+            if table.startswith(("_", "sqlite_")):
+                raise SchemaError(f"{entity.__name__}: tables named {table} are not ours to make")
 
     def _check_targets(self) -> None:
         known = set(self.entities.values())
         for root in self.roots:
             if root not in known:
                 raise SchemaError(f"root {root.__name__} is not among the schema's entities")
-        for relation in self.relationships:
-            if relation.target not in self.entities:
-                raise SchemaError(
-                    f"{relation.source}.{relation.field} leads to {relation.target}, "
-                    "which is not among the schema's entities"
-                )
+        for entity in known:
+            leads = {f: t.target for f, t in entity.types().items() if t.target} | dict(entity.children())
+            for name, target in leads.items():
+                where = f"{entity.__name__}.{name}"
+                if target not in known:
+                    raise SchemaError(f"{where} leads to {target.__name__}, which the schema does not have")
+            for name in entity.children():
+                _check_inverse(ManyOf(entity, name))
 
     @property
     def relationships(self) -> list[Relationship]:
@@ -136,6 +142,13 @@ class Schema:
                 if c["by"]:
                     entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
         return cls(list(made.values()), roots=[made[name] for name in data["roots"]])
+
+
+def _check_inverse(many: ManyOf[Any, Any]) -> None:
+    """SchemaError when ``by`` is not the child's own ref to the parent."""
+    back = many.by
+    if back and (back.entity is not many.child or back.type.target is not many.parent):
+        raise SchemaError(f"{many!r}: by={back!r} is not a ref of {many.child.__name__} to its parent")
 
 
 def description_of(entity: type[Entity]) -> str:
@@ -234,7 +247,7 @@ class Query(Record, Generic[E]):
     def where(self, *filters: Filter[E]) -> Query[E]:
         """Only what fits every filter."""
         parts = filters if self.filter is None else (self.filter, *filters)
-        return self.replace(filter=parts[0] if len(parts) == 1 else AllOf(parts))
+        return self.replace(filter=AllOf(parts) if len(parts) > 1 else next(iter(parts), None))
 
     def order_by(self, field: FieldOf[E, Any], *, descending: bool = False) -> Query[E]:
         """Sort by a field, after those named before; the id settles what is left."""
@@ -242,15 +255,25 @@ class Query(Record, Generic[E]):
 
     def select(self, *fields: FieldOf[E, Any]) -> Query[E]:
         """Only these fields; the others read as not loaded."""
-        return self.replace(fields=tuple(field.name for field in fields))
+        return self.replace(fields=own_names(fields))
 
     def limit(self, size: int) -> Query[E]:
         """At most so many."""
+        if size < 0:
+            raise ValueError(f"a limit is 0 or more, not {size}")
         return self.replace(size=size)
 
     def after(self, cursor: str | None) -> Query[E]:
         """Begin where the page before ended."""
         return self.replace(cursor=cursor)
+
+
+def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
+    """The names of fields; ValueError for one that stands beyond a ref."""
+    for field in fields:
+        if field.via:
+            raise ValueError(f"{field!r} belongs to another entity; name the ref itself")
+    return tuple(field.name for field in fields)
 
 
 class BoundQuery(Generic[E]):
@@ -285,7 +308,8 @@ class BoundQuery(Generic[E]):
 
     async def all(self) -> list[E]:
         """Everything that fits, up to the limit, read in one snapshot."""
-        return [entity async for entity in self]
+        query = self.query if self.query.size is not None else self.query.limit(EVERYTHING)
+        return list((await self._engine.fetch(query)).items)
 
     async def first(self) -> E | None:
         """The first that fits, or None."""
@@ -401,7 +425,7 @@ class Target(Record, Generic[E]):
 
     def load_fields(self, *fields: FieldOf[E, Any]) -> Step:
         """Fetch these fields, unless this sync already stored them."""
-        names = tuple(field.name for field in fields)
+        names = own_names(fields)
         return Step(self.entity.__name__, "load_fields", names, self.id, self._matching())
 
     def load_collection(self, collection: ManyOf[E, Any]) -> Step:
@@ -425,7 +449,10 @@ class Concurrent(Record):
 class SyncPlan(Record):
     """Steps in their order: data that can be printed, compared and stored."""
 
-    steps: Sequence[Step | Concurrent]
+    steps: tuple[Step | Concurrent, ...]
+
+    def __init__(self, steps: Iterable[Step | Concurrent]) -> None:
+        super().__init__(tuple(steps))
 
     def check(self, schema: Schema) -> None:
         """SchemaError or UnknownName when a step names what the schema does not have."""
@@ -434,7 +461,8 @@ class SyncPlan(Record):
             known = entity.types() if step.operation == "load_fields" else entity.children()
             for name in step.names:
                 if name not in known:
-                    raise UnknownName(step.operation.split("_")[1], name, known, where=step.entity)
+                    kind = "field" if step.operation == "load_fields" else "collection"
+                    raise UnknownName(kind, name, known, where=step.entity)
 
     def flat(self) -> list[Step]:
         """Every step, those of concurrent groups included."""
@@ -453,12 +481,8 @@ class SyncPlan(Record):
     def from_json(cls, data: Json) -> SyncPlan:
         """The inverse of to_json."""
         return cls(
-            tuple(
-                Concurrent(tuple(map(_step_from_json, step)))
-                if isinstance(step, list)
-                else _step_from_json(step)
-                for step in data
-            )
+            Concurrent(tuple(map(_step_from_json, step))) if isinstance(step, list) else _step_from_json(step)
+            for step in data
         )
 
 
@@ -473,7 +497,7 @@ def _step_from_json(data: Json) -> Step:
 def filter_to_json(condition: Filter[Any]) -> Json:
     """A filter as JSON data: ``[op, path, value]``, ``["all", …]``, ``["any", …]``, ``["not", …]``."""
     if isinstance(condition, Compare):
-        holds = condition.path[-1].type if condition.path[-1].name != "id" else FieldType(Kind.TEXT)
+        holds = condition.path[-1].type
         many = condition.op is Op.IN
         value = [holds.dump(one) for one in condition.value] if many else holds.dump(condition.value)
         return [str(condition.op), [field.name for field in condition.path], value]
@@ -484,7 +508,7 @@ def filter_to_json(condition: Filter[Any]) -> Json:
 
 
 def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
-    """The inverse of filter_to_json, for an entity that has the fields."""
+    """The inverse of filter_to_json; UnknownName when the entity no longer has a field."""
     head, *rest = data
     if head == "not":
         return Not(filter_from_json(entity, rest[0]))
@@ -492,10 +516,10 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
         parts = tuple(filter_from_json(entity, one) for one in rest)
         return AllOf(parts) if head == "all" else AnyOf(parts)
     names, value = rest
-    field: FieldOf[Any, Any] = FieldOf(entity, names[0])
+    field: FieldOf[Any, Any] = field_of(entity, names[0])
     if len(names) == 2:
-        field = FieldOf(entity, names[1], field)
-    holds = field.type if field.name != "id" else FieldType(Kind.TEXT)
+        field = field.to(field_of(cast("type[Entity]", field.type.target), names[1]))
+    holds = field.type
     loaded = tuple(map(holds.load, value)) if head == Op.IN else holds.load(value)
     return Compare(field.path, Op(head), loaded)
 
@@ -848,8 +872,8 @@ class SyncMeta(Protocol):
         Without fields: the ids of all entities, whatever their age.
         """
 
-    async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str]) -> None:
-        """Forget when the fields were synced; their values stay."""
+    async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
+        """Count as stale what was synced by a request that began at or before ``at``; values stay."""
 
     async def is_fully_synced(self, ref: Ref[Any]) -> bool:
         """Whether every field of the entity has been synced."""

@@ -60,6 +60,7 @@ class Record:
     _names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         own = [n for n, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
         cls._names = tuple(dict.fromkeys([*cls._names, *own]))
 

@@ -1,0 +1,270 @@
+"""Rows: entities as the columns of SQLite, and back.
+
+Rule 1: values are checked and encoded a column at a time.  The types of a whole column are
+looked up in C; only a column that holds something unusual is looked at value by value.
+
+Rule 2: NULL alone never says whether a field was loaded.  ``_loaded`` is a bit for each
+field; 62 fit a column, and wider entities have more of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from itertools import repeat
+from types import NoneType
+from typing import Any, Generic, cast
+
+from .entities import (
+    INTEGER_LIMIT,
+    E,
+    Entity,
+    FieldType,
+    Kind,
+    Ref,
+    check_entity,
+    datetime_of,
+    datetime_text,
+)
+from .errors import InvalidEntity
+from .sqlite import quoted
+
+BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble
+
+SQL_TYPES = {
+    Kind.TEXT: "TEXT",
+    Kind.INTEGER: "INTEGER",
+    Kind.REAL: "REAL",
+    Kind.BOOLEAN: "INTEGER",
+    Kind.DATETIME: "TEXT",
+    Kind.DATE: "TEXT",
+    Kind.JSON: "TEXT",
+    Kind.REF: "TEXT",
+}
+
+PLAIN: dict[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str}),
+    Kind.INTEGER: frozenset({int}),
+    Kind.REAL: frozenset({float}),
+    Kind.BOOLEAN: frozenset({bool}),
+    Kind.DATETIME: frozenset({datetime}),
+    Kind.DATE: frozenset({date}),
+    Kind.REF: frozenset({Ref}),
+}
+
+DECODERS: dict[Kind, Callable[[Any], Any]] = {
+    Kind.BOOLEAN: bool,
+    Kind.DATETIME: datetime_of,
+    Kind.DATE: date.fromisoformat,
+    Kind.JSON: json.loads,
+}
+
+Column = Sequence[Any]
+
+
+class Unfit(Exception):
+    """Some value of a column does not fit; who encodes finds out which."""
+
+
+def json_text(value: Any) -> str:
+    """JSON data as it is stored."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encode_one(holds: FieldType, value: Any) -> Any:
+    """A value that fits, as SQLite stores it."""
+    if value is None:
+        return None
+    if holds.kind is Kind.DATETIME:
+        return datetime_text(value)
+    if holds.kind is Kind.JSON:
+        return json_text(value)
+    if holds.kind is Kind.BOOLEAN:
+        return int(value)
+    dumped = holds.dump(value)
+    return str(dumped) if isinstance(dumped, str) else dumped
+
+
+def decoder(holds: FieldType) -> Callable[[Any], Any] | None:
+    """How a stored value becomes a Python value; None when it already is one.  NULL is not passed."""
+    if holds.kind is Kind.REF:
+        target = cast("type[Entity]", holds.target)
+        return lambda stored: Ref(target, stored)
+    return DECODERS.get(holds.kind)
+
+
+def encode_column(holds: FieldType, column: Column) -> Column:
+    """A whole column as SQLite stores it; Unfit when a value does not fit."""
+    kinds = set(map(type, column))
+    if NoneType in kinds:
+        if not holds.optional:
+            raise Unfit
+        kinds.discard(NoneType)
+    if not kinds:
+        return column
+    plain = PLAIN.get(holds.kind)
+    if plain is None or not kinds <= plain:
+        return _encode_each(holds, column)
+    return _ENCODE_PLAIN[holds.kind](holds, column, [v for v in column if v is not None])
+
+
+def _encode_each(holds: FieldType, column: Column) -> Column:
+    if not all(map(holds.check, column)):
+        raise Unfit
+    return [encode_one(holds, value) for value in column]
+
+
+def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
+    joined = "".join(values)
+    if not joined.isascii():
+        try:
+            joined.encode()
+        except UnicodeEncodeError:
+            raise Unfit from None
+    return column
+
+
+def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
+    if min(values) < -INTEGER_LIMIT or max(values) >= INTEGER_LIMIT:
+        raise Unfit
+    return column
+
+
+def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
+    if not all(map(math.isfinite, values)):
+        raise Unfit
+    return column
+
+
+def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
+    if any(value.tzinfo is not UTC for value in values):
+        return _encode_each(holds, column)
+    return [None if value is None else _trimmed(value.isoformat()) for value in column]
+
+
+def _trimmed(text: str) -> str:
+    """UTC's own isoformat without its zone and without trailing zeros."""
+    return text[:19] if len(text) == 25 else text[:26].rstrip("0")
+
+
+def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
+    return [None if value is None else value.isoformat() for value in column]
+
+
+def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
+    targets = {value.entity for value in values}
+    ids = [value.id for value in values]
+    if (holds.target and targets != {holds.target}) or set(map(type, ids)) != {str}:
+        return _encode_each(holds, column)
+    _plain_text(holds, ids, ids)
+    return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
+
+
+_ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
+    Kind.TEXT: _plain_text,
+    Kind.INTEGER: _plain_integer,
+    Kind.REAL: _plain_real,
+    Kind.BOOLEAN: lambda _, column, values: column,
+    Kind.DATETIME: _plain_datetime,
+    Kind.DATE: _plain_date,
+    Kind.REF: _plain_ref,
+}
+
+
+class Rows:
+    """Entities of one type that hold the same fields: their ids and their encoded columns."""
+
+    def __init__(self, names: tuple[str, ...], ids: list[str], columns: list[Column]) -> None:
+        self.names, self.ids, self.columns = names, ids, columns
+
+    def tuples(self, *constants: Any) -> Iterator[tuple[Any, ...]]:
+        """``(id, *values, *constants)`` of each entity, for executemany."""
+        return zip(self.ids, *self.columns, *map(repeat, constants), strict=False)
+
+
+class Layout(Generic[E]):
+    """How one entity type lies in its table: columns, bits, encoders and decoders.
+
+    ``bits`` numbers the fields; ``parts`` maps each field to the stamp column of the fields
+    that arrive together with it.
+    """
+
+    def __init__(self, entity: type[E], table: str, bits: dict[str, int], parts: dict[str, int]) -> None:
+        self.entity, self.table = entity, table
+        self.types = dict(entity.types())
+        self.bits, self.parts = bits, parts
+        self.words = [word_column(word) for word in range(1 + max(bits.values(), default=0) // BITS)]
+        self.stamps = {part: stamp_column(part) for part in sorted({0, *parts.values()})}
+
+    def masks(self, names: Iterable[str]) -> list[int]:
+        """The bits of some fields, one number for each _loaded column."""
+        words = [0] * len(self.words)
+        for name in names:
+            word, bit = divmod(self.bits[name], BITS)
+            words[word] |= 1 << bit
+        return words
+
+    def loaded(self, name: str, alias: str) -> str:
+        """SQL that is true when a field of the row was loaded."""
+        word, bit = divmod(self.bits[name], BITS)
+        return f"{alias}.{quoted(self.words[word])} & {1 << bit}"
+
+    def encode(self, entities: Sequence[Entity]) -> list[Rows]:
+        """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for entity in entities:
+            groups.setdefault(tuple(entity._values), []).append(entity._values)
+        try:
+            return [self._encode_group(names, values) for names, values in groups.items()]
+        except Unfit:
+            raise InvalidEntity([m for one in entities for m in check_entity(one)]) from None
+
+    def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
+        names = tuple(name for name in keys if name != "id")
+        ids = list(encode_column(FieldType(Kind.TEXT), [record["id"] for record in records]))
+        if "" in ids:
+            raise Unfit
+        columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
+        return Rows(names, ids, columns)
+
+    def decode(self, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[E]:
+        """Records from ``(id, *names, *words)`` rows; fields whose bit is not set are left out."""
+        if not rows:
+            return []
+        ids, *columns = zip(*rows, strict=True)
+        values, words = columns[: len(names)], columns[len(names) :]
+        decoded = [self._decode_column(name, column) for name, column in zip(names, values, strict=True)]
+        keys = ("id", *names)
+        records = [dict(zip(keys, row, strict=True)) for row in zip(ids, *decoded, strict=True)]
+        wanted = self.masks(names)
+        if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in word):
+            for record, masks in zip(records, zip(*words, strict=True), strict=True):
+                self._drop_unloaded(record, names, masks)
+        return [self._record(record) for record in records]
+
+    def _decode_column(self, name: str, column: Column) -> Column:
+        decode = decoder(self.types[name])
+        return column if decode is None else [None if v is None else decode(v) for v in column]
+
+    def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], masks: Sequence[int]) -> None:
+        for name in names:
+            word, bit = divmod(self.bits[name], BITS)
+            if not masks[word] >> bit & 1:
+                del record[name]
+
+    def _record(self, values: dict[str, Any]) -> E:
+        record = object.__new__(self.entity)
+        record._values = values
+        return record
+
+
+def word_column(word: int) -> str:
+    """The column of one word of _loaded bits."""
+    return f"_loaded_{word}" if word else "_loaded"
+
+
+def stamp_column(part: int) -> str:
+    """The column that says which page last brought one part of the fields."""
+    return f"_page_{part}" if part else "_page"
