@@ -31,6 +31,8 @@ from .entities import (
     Record,
     Ref,
     V,
+    field_of,
+    own_names,
     resolve,
 )
 from .errors import ConnectorError, SchemaError, UnknownName
@@ -266,14 +268,6 @@ class Query(Record, Generic[E]):
     def after(self, cursor: str | None) -> Query[E]:
         """Begin where the page before ended."""
         return self.replace(cursor=cursor)
-
-
-def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
-    """The names of fields; ValueError for one that stands beyond a ref."""
-    for field in fields:
-        if field.via:
-            raise ValueError(f"{field!r} belongs to another entity; name the ref itself")
-    return tuple(field.name for field in fields)
 
 
 class BoundQuery(Generic[E]):

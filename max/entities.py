@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import (
@@ -30,7 +30,7 @@ from typing import (
     overload,
 )
 
-from .errors import FieldNotLoaded, Mismatch, SchemaError
+from .errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName
 
 Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
 
@@ -561,6 +561,21 @@ class FieldOf(Generic[E, V]):
         return f"{head}.{self.name}"
 
 
+def field_of(entity: type[E], name: str) -> FieldOf[E, Any]:
+    """The field of a name; UnknownName names the nearest."""
+    if name not in entity._fields:
+        raise UnknownName("field", name, entity._fields, where=entity.__name__)
+    return FieldOf(entity, name)
+
+
+def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
+    """The names of fields; ValueError for one that stands beyond a ref."""
+    for field in fields:
+        if field.via:
+            raise ValueError(f"{field!r} belongs to another entity; name the ref itself")
+    return tuple(field.name for field in fields)
+
+
 class ManyOf(Generic[P, E]):
     """A collection of one entity class, seen from its parent."""
 
@@ -679,10 +694,7 @@ class _Declared:
             unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
             raise TypeError(f"{type(self).__name__} has no field {unknown}")
         values["id"] = id
-        object.__setattr__(self, "_values", values)
-
-    def __setattr__(self, name: str, value: Never) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable; it has no {name} to set")
+        self._values = values
 
 
 class Entity(_Declared):
