@@ -1,0 +1,521 @@
+"""The project on disk, and its warm runtimes: the one module that knows where things stand.
+
+    .max/                               0700, found upward from the current folder, as git does
+      installations/<connector>/<name>/
+        installation.json               connector, name, id, config, connectedAt; other keys are kept
+        credentials.json                0600
+        data.db
+
+Rule 1: an installation exists when its installation.json does.  It is built beside the others
+under a name that none can have and moved into place, so a crash leaves it whole or absent.
+
+Rule 2: a file is replaced, never changed, and is on the disk before it takes its name: whoever
+is killed leaves the old file or the new one.  Writers hold the folder's lock.
+
+Rule 3: no absolute path is stored; the folder may be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from .core import InstallationInfo
+from .entities import Json, datetime_text, is_datetime
+from .errors import Mismatch, ProjectError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .registry import ConnectorRegistry
+    from .runtime import InstallationRuntime
+
+T = TypeVar("T")
+
+FOLDER = ".max"
+INSTALLATIONS = "installations"
+INSTALLATION = "installation.json"
+CREDENTIALS = "credentials.json"
+DATABASE = "data.db"
+CONNECTORS = "connectors"  # a project's own, beside .max
+STAGED, GONE = ".new", ".gone"  # being connected, being removed: names that no connector can have
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+ID_BYTES = 8  # of an installation's random id
+
+
+class Project:
+    """A folder with a ``.max``: its installations, and a runtime for each that is in use.
+
+    ``async with Project.open(".") as project:`` stops every runtime at the end.  One event
+    loop uses a project at a time; several processes may.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._registry: ConnectorRegistry | None = None
+        self._runtimes: dict[str, InstallationRuntime] = {}  # by installation id, oldest first
+        self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
+
+    # -- finding and making ----------------------------------------------------------------
+
+    @classmethod
+    def find(cls, start: Path | str) -> Self:
+        """The project that a folder belongs to: its own, or the nearest above."""
+        folder = Path(start).resolve()
+        for candidate in (folder, *folder.parents):
+            if (candidate / FOLDER).is_dir():
+                return cls(candidate)
+        raise ProjectError(f"there is no project in {folder}, or above it", hint="make one with: max init")
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The same as ``find``, as it reads in ``async with``."""
+        return cls.find(path)
+
+    @classmethod
+    def init(cls, path: Path | str) -> Self:
+        """Make a folder a project; nothing changes when it is one."""
+        project = cls(Path(path).resolve())
+        with translated(project.root / FOLDER):
+            (project.root / FOLDER).mkdir(mode=0o700, exist_ok=True)
+            project._installations.mkdir(mode=0o700, exist_ok=True)
+            ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
+            if not ignored.exists():
+                replace_file(ignored, b"*\n")
+        return project
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop_all()
+
+    # -- places ----------------------------------------------------------------------------
+
+    @property
+    def _installations(self) -> Path:
+        return self.root / FOLDER / INSTALLATIONS
+
+    def _folder(self, info: InstallationInfo) -> Path:
+        return self._installations / info.connector / info.name
+
+    def database(self, info: InstallationInfo) -> Path:
+        """Where the installation's data is, or will be."""
+        return self._folder(info) / DATABASE
+
+    def credentials(self, info: InstallationInfo) -> FileCredentials:
+        """The installation's secrets."""
+        return FileCredentials(self._folder(info) / CREDENTIALS)
+
+    @property
+    def registry(self) -> ConnectorRegistry:
+        """The connectors that can be used here, the project's own among them."""
+        if self._registry is None:
+            from .registry import ConnectorRegistry
+
+            self._registry = ConnectorRegistry([self.root / CONNECTORS])
+        return self._registry
+
+    # -- installations ---------------------------------------------------------------------
+
+    def installations(self) -> list[InstallationInfo]:
+        """Every installation whose file can be read, in the order of their names."""
+        return [one for one in self._readings() if isinstance(one, InstallationInfo)]
+
+    def problems(self) -> list[ProjectError]:
+        """What is wrong with each installation that ``installations`` leaves out."""
+        return [one for one in self._readings() if isinstance(one, ProjectError)]
+
+    def _readings(self) -> Iterator[InstallationInfo | ProjectError]:
+        for folder in self._folders().values():
+            try:
+                yield read_installation(folder)
+            except ProjectError as error:
+                yield error
+
+    def _folders(self) -> dict[str, Path]:
+        """The folder of every installation by ``connector:name``, sorted."""
+        found = self._installations.glob(f"[!.]*/[!.]*/{INSTALLATION}")
+        return {f"{file.parts[-3]}:{file.parts[-2]}": file.parent for file in sorted(found)}
+
+    def target(self, text: str) -> InstallationInfo:
+        """The installation that ``connector:name``, ``connector`` or an id's beginning means.
+
+        A connector alone means its only installation, and goes before an id.  UnknownName when
+        there is none; UsageError, naming the candidates, when there are several.
+        """
+        folders = self._folders()
+        names = [name for name in folders if text in (name, name.partition(":")[0])]
+        names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
+        if not names:
+            raise UnknownName("installation", text, folders)
+        if len(names) > 1:
+            raise UsageError(
+                f"{text!r} may be any of {', '.join(names)}",
+                hint="write it as connector:name",
+                candidates=names,
+            )
+        return read_installation(folders[names[0]])
+
+    # -- connecting ------------------------------------------------------------------------
+
+    def connect(
+        self,
+        connector_name: str,
+        name: str | None,
+        config: Mapping[str, Json],
+        secrets: Mapping[str, str],
+        *,
+        now: float,
+    ) -> InstallationInfo:
+        """Keep a new installation: all of it, or nothing when this raises or is killed.
+
+        Without a name it is "default", then "default-2", ….  ``now`` is in seconds since the
+        epoch.  Data that a ``disconnect`` kept under the same name is taken up again.
+        """
+        check_name("connector", connector_name)
+        with self._writing():
+            name = self._free_name(connector_name, name)
+            data = {
+                "connector": connector_name,
+                "name": name,
+                "id": os.urandom(ID_BYTES).hex(),
+                "config": dict(config),
+                "connectedAt": datetime_text(datetime.fromtimestamp(now, UTC)) + "Z",
+            }
+            folder = self._installations / connector_name / name
+            self._place(folder, {CREDENTIALS: dict(secrets), INSTALLATION: data})
+        return read_installation(folder)
+
+    def _free_name(self, connector: str, name: str | None) -> str:
+        """The name, if none differs from it in case alone; the first free default for None."""
+        taken = {one.casefold() for one in self._folders()}
+        if name is None:
+            number = 1
+            while f"{connector}:{_default(number)}".casefold() in taken:
+                number += 1
+            return _default(number)
+        check_name("installation", name)
+        if f"{connector}:{name}".casefold() in taken:
+            raise ProjectError(
+                f"the name {connector}:{name} is taken",
+                hint="choose another name, or disconnect that installation first",
+            )
+        return name
+
+    def _place(self, folder: Path, files: Mapping[str, Json]) -> None:
+        """Write the files beside, then move them to the folder in one step."""
+        staged = self._installations / STAGED
+        try:
+            staged.mkdir(mode=0o700)
+            for name, data in files.items():
+                write_file(staged / name, encoded(data))
+            sync_folder(staged)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            if folder.exists():  # data that was kept; the file that makes an installation comes last
+                for name in files:
+                    (staged / name).replace(folder / name)
+            else:
+                staged.rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            if not (folder / INSTALLATION).exists():
+                (folder / CREDENTIALS).unlink(missing_ok=True)
+            raise
+        finally:
+            remove_tree(staged)
+            remove_empty(folder, folder.parent)
+
+    def reconfigure(
+        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> InstallationInfo:
+        """Replace an installation's configuration, and those secrets that are given.
+
+        A runtime that is in use keeps the configuration with which it was built.
+        """
+        folder = self._folder(info)
+        if secrets:
+            self.credentials(info).change(lambda kept: kept | dict(secrets))
+        with translated(folder), locked(folder):
+            data = read_object(folder / INSTALLATION)
+            replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
+        return read_installation(folder)
+
+    def disconnect(self, info: InstallationInfo, keep_data: bool) -> None:
+        """Remove an installation with its secrets, and its data unless it is to be kept."""
+        if info.id in self._runtimes:
+            raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
+        folder = self._folder(info)
+        with self._writing():
+            if keep_data:  # a crash in between leaves it visible, so that this can be done again
+                (folder / CREDENTIALS).unlink(missing_ok=True)
+                (folder / INSTALLATION).unlink(missing_ok=True)
+                sync_folder(folder)
+            else:
+                folder.rename(self._installations / GONE)
+                sync_folder(folder.parent)
+                remove_tree(self._installations / GONE)
+            remove_empty(folder, folder.parent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The only one to add or remove installations; what a crash left is cleared first."""
+        with translated(self._installations):
+            self._installations.mkdir(mode=0o700, exist_ok=True)
+            with locked(self._installations):
+                for leftover in (STAGED, GONE):
+                    remove_tree(self._installations / leftover)
+                yield
+
+    # -- runtimes --------------------------------------------------------------------------
+
+    async def runtime(self, connector: str, name: str | None = None) -> InstallationRuntime:
+        """The installation's runtime: the one that is warm, or a new one, started.
+
+        However many ask at once, one is built; a build that fails is forgotten.
+        """
+        import asyncio
+
+        info = self.target(connector if name is None else f"{connector}:{name}")
+        async with self._locks.setdefault(info.id, asyncio.Lock()):
+            if info.id not in self._runtimes:
+                self._runtimes[info.id] = await self._build(info)
+            runtime = self._runtimes[info.id]
+        if str(runtime.info) != str(info):
+            raise ProjectError(
+                f"{runtime.info} and {info} have the same id",
+                hint=f"one is a copy of the other: change the id in {self._folder(info) / INSTALLATION}",
+            )
+        return runtime
+
+    async def _build(self, info: InstallationInfo) -> InstallationRuntime:
+        runtime = await in_thread(lambda: self._assemble(info))
+        await runtime.start()
+        return runtime
+
+    def _assemble(self, info: InstallationInfo) -> InstallationRuntime:
+        """A runtime that is not started; imports what it needs, the connector among it."""
+        from .connector import CredentialProvider
+        from .onboarding import read_config
+        from .runtime import InstallationRuntime
+
+        connector = self.registry.resolve(info.connector)
+        config = read_config(connector.config, info.config, subject=f"the configuration of {info}")
+        credentials = CredentialProvider(self.credentials(info), connector.credentials)
+        return InstallationRuntime(info, connector, config, credentials, self.database(info))
+
+    def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
+        """Every runtime in use, and since when, in seconds since the epoch."""
+        return [(runtime.info, runtime.started_at) for runtime in self._runtimes.values()]
+
+    async def stop_all(self) -> None:
+        """Stop every runtime, the latest first; one that fails to stop does not keep the others."""
+        async with AsyncExitStack() as stopping:
+            for id in dict.fromkeys([*self._runtimes, *self._locks]):
+                stopping.push_async_callback(self._stop, id)
+
+    async def _stop(self, id: str) -> None:
+        async with self._locks[id]:
+            runtime = self._runtimes.pop(id, None)
+            if runtime is not None:
+                await runtime.stop()
+
+
+def _default(number: int) -> str:
+    return "default" if number == 1 else f"default-{number}"
+
+
+def check_name(kind: str, name: str) -> None:
+    """UsageError unless a name can be a folder's, here and on any other machine."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of {'an' if kind[0] in 'aeiou' else 'a'} {kind}",
+            hint="use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit",
+        )
+
+
+# -- secrets -----------------------------------------------------------------------------------
+
+
+class FileCredentials:
+    """A CredentialStore: one JSON file that its owner alone can read.
+
+    Safe beside other tasks and other processes: no change is lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def get(self, name: str) -> str | None:
+        """The secret, or None."""
+        return (await in_thread(self._read)).get(name)
+
+    async def set(self, name: str, secret: str) -> None:
+        """Keep a secret; it is on the disk when this returns."""
+        await in_thread(lambda: self.change(lambda kept: kept | {name: secret}))
+
+    async def delete(self, name: str) -> None:
+        """Forget a secret; not an error when there is none."""
+        await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
+
+    async def names(self) -> list[str]:
+        """Which secrets are kept."""
+        return sorted(await in_thread(self._read))
+
+    def _read(self) -> dict[str, str]:
+        secrets = read_object(self.path) if self.path.exists() else {}
+        if not all(isinstance(secret, str) for secret in secrets.values()):
+            raise broken(self.path, "every secret must be a text")
+        return secrets
+
+    def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Replace what is kept by what ``update`` makes of it; blocks until it is on the disk."""
+        with translated(self.path.parent), locked(self.path.parent):
+            replace_file(self.path, encoded(update(self._read())))
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def read_installation(folder: Path) -> InstallationInfo:
+    """What a folder's installation.json says; ProjectError when it cannot be used."""
+    path = folder / INSTALLATION
+    data = read_object(path)
+    id, config, at = data.get("id"), data.get("config"), data.get("connectedAt")
+    checks = (
+        ("connector", f"{folder.parent.name!r}, as its folder", data.get("connector") == folder.parent.name),
+        ("name", f"{folder.name!r}, as its folder", data.get("name") == folder.name),
+        ("id", "letters and digits", isinstance(id, str) and NAME.fullmatch(id)),
+        ("config", "an object", isinstance(config, dict)),
+        ("connectedAt", "a time such as 2026-01-31T09:30:00Z", isinstance(at, str) and is_datetime(at)),
+    )
+    for key, expected, fits in checks:
+        if not fits:
+            raise broken(path, str(Mismatch(key, expected, data.get(key), secret=key == "config")))
+    connected_at = datetime.fromisoformat(str(at)).timestamp()
+    return InstallationInfo(folder.parent.name, folder.name, str(id), dict(config or {}), connected_at)
+
+
+def read_object(path: Path) -> dict[str, Json]:
+    """A file's JSON object; ProjectError says what is wrong with it."""
+    with translated(path):
+        text = path.read_bytes()
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise broken(path, f"it is not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise broken(path, "it holds no JSON object")
+    return data
+
+
+def broken(path: Path, problem: str) -> ProjectError:
+    """The error for a file that somebody damaged."""
+    return ProjectError(
+        f"{path} is broken: {problem}",
+        hint="correct it, or delete it and connect again; data.db beside it is kept and used again",
+        path=str(path),
+    )
+
+
+def encoded(data: Json) -> bytes:
+    """JSON as people read it; ASCII, so that even names that are no UTF-8 come back the same."""
+    return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Make a file that its owner alone can read; it is on the disk when this returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new content in one step.  The caller holds the folder's lock."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)  # of a writer that was killed
+    try:
+        write_file(beside, data)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the folder's names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with what it holds; not an error when there is none."""
+    if folder.exists():
+        from shutil import rmtree
+
+        rmtree(folder)
+
+
+def remove_empty(*folders: Path) -> None:
+    """Remove those of the folders that hold nothing."""
+    for folder in folders:
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, against other threads and processes alike; a crash frees it."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn the machine's refusals into ProjectError, once."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            "Permission denied": "make it accessible for this user, or choose another folder",
+            "Read-only file system": "choose a folder on another disk",
+            "No space left on device": "free some space on the disk; nothing was changed",
+        }
+        problem = error.strerror or str(error)
+        place = error.filename or path
+        raise ProjectError(f"{place}: {problem}", hint=hints.get(problem, ""), path=str(place)) from error
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread of its own, so that none is left behind."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    thread = ThreadPoolExecutor(1, "max-project")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+    finally:
+        thread.shutdown(wait=False)
