@@ -674,6 +674,21 @@ def key(*, kw_only: Literal[False]) -> Any:
 # -- entities -----------------------------------------------------------------------------
 
 
+def refuse_reserved_names(entity: type[_Declared]) -> None:
+    """SchemaError when a field's name is ours or would make two columns one."""
+    seen: dict[str, str] = {}
+    for name in [*entity._fields, *entity._collections]:
+        if name.startswith("_") or name in RESERVED:
+            raise SchemaError(
+                f"{entity.__name__}.{name}: the name is reserved", hint="give the field another name"
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise SchemaError(
+                f"{entity.__name__}.{name} and .{other} differ in case alone, which a column cannot"
+            )
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
     _values: dict[str, Any]
@@ -729,21 +744,6 @@ class Entity(_Declared):
     def __repr__(self) -> str:
         loaded = "".join(f", {k}={v!r}" for k, v in self._values.items() if k != "id")
         return f"{type(self).__name__}({self._values['id']!r}{loaded})"
-
-
-def refuse_reserved_names(entity: type[_Declared]) -> None:
-    """SchemaError when a field's name is ours or would make two columns one."""
-    seen: dict[str, str] = {}
-    for name in [*entity._fields, *entity._collections]:
-        if name.startswith("_") or name in RESERVED:
-            raise SchemaError(
-                f"{entity.__name__}.{name}: the name is reserved", hint="give the field another name"
-            )
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise SchemaError(
-                f"{entity.__name__}.{name} and .{other} differ in case alone, which a column cannot"
-            )
 
 
 def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> None:
