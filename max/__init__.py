@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from .entities import Scope as Scope
     from .errors import BadCredentials as BadCredentials
     from .errors import FieldNotLoaded as FieldNotLoaded
+    from .errors import InvalidAnswers as InvalidAnswers
     from .errors import InvalidEntity as InvalidEntity
     from .errors import MaxError as MaxError
+    from .errors import Mismatch as Mismatch
     from .errors import NotFound as NotFound
     from .errors import Offline as Offline
     from .errors import PermissionDenied as PermissionDenied
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
+    from .http import HttpClient as HttpClient
+    from .http import HttpRequest as HttpRequest
+    from .http import HttpResponse as HttpResponse
+    from .http import Transport as Transport
     from .operations import Limit as Limit
     from .operations import Operation as Operation
     from .operations import Retry as Retry
@@ -64,9 +70,10 @@ HOMES = {
     "core": "Batch Engine Env Loader Page PageRequest Query Schema Step SyncPlan",
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
-        "BadCredentials FieldNotLoaded InvalidEntity MaxError NotFound Offline PermissionDenied "
-        "QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
+        "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MaxError Mismatch NotFound Offline "
+        "PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
+    "http": "HttpClient HttpRequest HttpResponse Transport",
     "operations": "Limit Operation Retry operation",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
