@@ -1,0 +1,37 @@
+"""What a command costs before it does anything: processor time against ``python -c pass``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+
+from .measure import Row, interleaved, report
+
+ROUNDS = 9
+
+
+def run() -> None:
+    """Time --version, --help and a cold search."""
+    with tempfile.TemporaryDirectory() as place:
+
+        def command(*words: str) -> None:
+            subprocess.run([sys.executable, *words], cwd=place, capture_output=True, check=True)
+
+        command("-m", "max", "sync", "acme:default")
+        timings = interleaved(
+            {
+                "python -c pass": lambda: command("-c", "pass"),
+                "max --version": lambda: command("-m", "max", "--version"),
+                "max --help": lambda: command("-m", "max", "--help"),
+                "max search (cold)": lambda: command("-m", "max", "search", "acme:default", "AcmeUser"),
+            },
+            ROUNDS,
+        )
+    reference = timings.pop("python -c pass").cpu
+    musts = {"max --version": "≤ 2", "max --help": "≤ 3", "max search (cold)": "≤ 5"}
+    rows = [
+        Row(name, f"{timing.cpu * 1000:.1f} ms CPU", timing.cpu / reference, "python -c pass", musts[name])
+        for name, timing in timings.items()
+    ]
+    report("startup", rows)
