@@ -55,10 +55,15 @@ if TYPE_CHECKING:
     from .http import HttpRequest as HttpRequest
     from .http import HttpResponse as HttpResponse
     from .http import Transport as Transport
+    from .onboarding import Onboarded as Onboarded
+    from .onboarding import Prompter as Prompter
+    from .onboarding import onboard as onboard
     from .operations import Limit as Limit
     from .operations import Operation as Operation
     from .operations import Retry as Retry
     from .operations import operation as operation
+    from .project import Project as Project
+    from .registry import ConnectorRegistry as ConnectorRegistry
 
 __version__ = "0.1.0"
 
@@ -74,7 +79,10 @@ HOMES = {
         "PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
     "http": "HttpClient HttpRequest HttpResponse Transport",
+    "onboarding": "Onboarded Prompter onboard",
     "operations": "Limit Operation Retry operation",
+    "project": "Project",
+    "registry": "ConnectorRegistry",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
 

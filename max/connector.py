@@ -8,17 +8,35 @@ of its declarations runs when the Connector is made, and names the attribute at 
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
+import re
+import types
+import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from .core import C, CollectionLoader, Loader, RawLoader, Resolver, Schema, Seeder
+from .core import (
+    BatchLoader,
+    C,
+    CollectionLoader,
+    EntityLoader,
+    Loader,
+    RawLoader,
+    Resolver,
+    Schema,
+    Seeder,
+)
+from .entities import Entity, FieldOf, ManyOf, Ref
 from .errors import BadCredentials, ConnectorError, UnknownName
-from .operations import AnyOperation
+from .operations import AnyOperation, Operation
 
 Conf = TypeVar("Conf")
 Answers = Mapping[str, Any]
+
+LOADERS = (EntityLoader, BatchLoader, CollectionLoader, RawLoader)
+BATCHES = (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable, list, tuple)
 
 
 # -- credentials -------------------------------------------------------------------------
@@ -181,7 +199,11 @@ class Validate:
 
 @dataclass(frozen=True)
 class Custom:
-    """Runs the connector's own code; the mapping it returns joins the answers."""
+    """Runs the connector's own code; the mapping it returns joins the answers.
+
+    A Secret under a credential's name is kept as that credential; what is no configuration
+    key is for later steps only.
+    """
 
     run: Callable[[Answers, CredentialProvider], Awaitable[Mapping[str, Any]]]
     when: When | None = None
@@ -215,23 +237,199 @@ class Connector(Generic[Conf, C]):
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for position, loader in enumerate(self.loaders):
-            check_loader(loader, f"{self.name}: loaders[{position}]")
+        if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name):
+            raise ConnectorError(
+                f"name: {self.name!r} cannot be a connector's name",
+                hint="use lower-case letters, digits and '_', beginning with a letter, as in max_NAME.py",
+            )
+        for attribute, check in CHECKS.items():
+            check(getattr(self, attribute), self, f"{self.name}: {attribute}")
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
+
+
+AnyConnector = Connector[Any, Any]
+
+
+# -- checks --------------------------------------------------------------------------------
+#
+# Everything that can be said of a connector without running it is said when it is made.  Each
+# check is given one attribute, the connector, and where that stands for the error.
+
+CONNECTOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
+
+
+def _check_schema(schema: object, connector: AnyConnector, where: str) -> None:
+    if not isinstance(schema, Schema):
+        raise ConnectorError(f"{where} is {schema!r}, not a Schema")
+
+
+def _check_config(config: object, connector: AnyConnector, where: str) -> None:
+    frozen = getattr(config, "__dataclass_params__", None)
+    if not isinstance(config, type) or frozen is None or not frozen.frozen:
+        raise ConnectorError(
+            f"{where} must be a frozen dataclass, not {config!r}",
+            hint="decorate it with @dataclass(frozen=True)",
+        )
+
+
+def _check_loaders(loaders: object, connector: AnyConnector, where: str) -> None:
+    each = _each(loaders, where)
+    for position, loader in each:
+        check_loader(loader, position)
+    _refuse_twins([(position, loader.name) for position, loader in each], "a loader")
+
+
+def _check_seeder(seeder: object, connector: AnyConnector, where: str) -> None:
+    _check_function(seeder, 2, where)
+
+
+def _check_initialise(initialise: object, connector: AnyConnector, where: str) -> None:
+    _check_function(initialise, 2, where)
+
+
+def _check_credentials(credentials: object, connector: AnyConnector, where: str) -> None:
+    each = _each(credentials, where)
+    for position, credential in each:
+        if not isinstance(credential, Credential):
+            raise ConnectorError(f"{position} is {credential!r}, not a Credential")
+        if not CREDENTIAL_NAME.fullmatch(credential.name):
+            raise ConnectorError(
+                f"{position} is named {credential.name!r}", hint="use letters, digits, '-' and '_'"
+            )
+    _refuse_twins([(position, credential.name) for position, credential in each], "a credential")
+
+
+def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> None:
+    keys = {one.name for one in fields(connector.config)}
+    for position, step in _each(steps, where):
+        if not isinstance(step, OnboardingStep):
+            raise ConnectorError(f"{position} is {step!r}, not an onboarding step")
+        if isinstance(step, SecretInput) and step.credential not in connector.credentials:
+            raise ConnectorError(
+                f"{position} asks for the credential {step.credential.name!r}, which is not declared",
+                hint="add it to credentials=",
+            )
+        if isinstance(step, Input | Select) and step.key not in keys:
+            raise ConnectorError(
+                f"{position} asks for {step.key!r}, which is no field of {connector.config.__name__}",
+                hint=f"its fields are: {', '.join(sorted(keys)) or 'none'}",
+            )
+        for name in ("options", "check", "run"):
+            if hasattr(step, name):
+                _check_function(getattr(step, name), 2, f"{position}.{name}")
+
+
+def _check_operations(operations: object, connector: AnyConnector, where: str) -> None:
+    each = _each(operations, where)
+    for position, operation in each:
+        if not isinstance(operation, Operation):
+            raise ConnectorError(f"{position} is {operation!r}, not an Operation")
+    _refuse_twins([(position, operation.name) for position, operation in each], "an operation")
+
+
+CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
+    "schema": _check_schema,
+    "config": _check_config,
+    "loaders": _check_loaders,
+    "seeder": _check_seeder,
+    "initialise": _check_initialise,
+    "credentials": _check_credentials,
+    "onboarding": _check_onboarding,
+    "operations": _check_operations,
+}
+
+
+def _each(values: object, where: str) -> list[tuple[str, Any]]:
+    """The values of a sequence, each with its place."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ConnectorError(f"{where} is {values!r}, not a list")
+    return [(f"{where}[{number}]", value) for number, value in enumerate(values)]
+
+
+def _refuse_twins(named: Sequence[tuple[str, str]], kind: str) -> None:
+    places: dict[str, str] = {}
+    for place, name in named:
+        other = places.setdefault(name, place)
+        if other != place:
+            raise ConnectorError(f"{place} and {other} are both {kind} named {name!r}")
+
+
+def _check_function(function: object, arguments: int, where: str) -> None:
+    """ConnectorError unless it is an async function that can be called with so many arguments."""
+    called = getattr(function, "__call__", None)  # noqa: B004 - an object may be one as well
+    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(called):
+        raise ConnectorError(f"{where} is not an async function")
+    try:
+        inspect.signature(cast("Callable[..., Any]", function)).bind(*range(arguments))
+    except TypeError as error:
+        raise ConnectorError(f"{where} must take {arguments} arguments: {error}") from error
 
 
 def check_loader(loader: object, where: str) -> None:
     """ConnectorError unless the loader's kind, signature and entity are known."""
-    if not isinstance(loader, Loader) or not loader.kind:
+    if not isinstance(loader, LOADERS):
         raise ConnectorError(f"{where} is {loader!r}, not a loader", hint="decorate it with @Loader.…")
     where = f"{where} {loader.name}"
-    if not inspect.iscoroutinefunction(loader.function):
-        raise ConnectorError(f"{where} is not an async function")
-    try:
-        inspect.signature(loader.function).bind(*range(loader.arguments))
-    except TypeError as error:
-        raise ConnectorError(f"{where} must take {loader.arguments} arguments: {error}") from error
-    if len({f.entity for f in loader.brings}) > 1 and loader.kind.startswith("entity"):
-        raise ConnectorError(f"{where} declares fields of more than one entity")
-    if not loader.brings and not isinstance(loader, RawLoader | CollectionLoader):
+    _check_function(loader.function, loader.arguments, where)
+    for brought in loader.brings:
+        if not isinstance(brought, FieldOf):
+            raise ConnectorError(f"{where} declares {brought!r}, which is no field of an entity")
+    if isinstance(loader, CollectionLoader):
+        if not isinstance(loader.lists, ManyOf):
+            raise ConnectorError(f"{where} lists {loader.lists!r}, which is no collection of an entity")
+        _check_first(loader.function, loader.lists.parent, where, many=False)
+    elif isinstance(loader, EntityLoader | BatchLoader):
+        _check_fetched(loader, where)
+
+
+def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where: str) -> None:
+    """ConnectorError unless the loader fetches fields of one entity, and is given its refs."""
+    entities = {brought.entity for brought in loader.brings}
+    if not entities:
         raise ConnectorError(f"{where} declares no field")
+    if len(entities) > 1:
+        names = " and ".join(sorted(entity.__name__ for entity in entities))
+        raise ConnectorError(f"{where} declares fields of more than one entity: {names}")
+    if isinstance(loader, BatchLoader) and loader.size < 1:
+        raise ConnectorError(f"{where} has batches of {loader.size}")
+    _check_first(loader.function, entities.pop(), where, many=isinstance(loader, BatchLoader))
+
+
+def _check_first(function: Callable[..., Any], entity: type[Entity], where: str, *, many: bool) -> None:
+    """ConnectorError when the first parameter is annotated as something else than refs of the entity."""
+    expected = f"Sequence[Ref[{entity.__name__}]]" if many else f"Ref[{entity.__name__}]"
+    name, hint = _first_parameter(function)
+    given = hint
+    if many and given is not Any:
+        given = _inside(given, BATCHES)
+    if given is not Any and _inside(given, (Ref,)) not in (entity, Any):
+        raise ConnectorError(f"{where}: its parameter {name} must be {expected}, not {_words(hint)}")
+
+
+def _inside(hint: object, origins: tuple[object, ...]) -> object:
+    """What stands between the brackets of one of the origins; None for any other type."""
+    if (typing.get_origin(hint) or hint) not in origins:
+        return None
+    inside = (typing.get_args(hint) or (Any,))[0]
+    return Any if isinstance(inside, TypeVar) else inside
+
+
+def _first_parameter(function: Callable[..., Any]) -> tuple[str, object]:
+    """The first parameter's name and type; Any when it has none that can be resolved here."""
+    parameter = next(iter(inspect.signature(function).parameters.values()))
+    annotation = parameter.annotation
+    if annotation is parameter.empty or parameter.kind is parameter.VAR_POSITIONAL:
+        return parameter.name, Any
+    alone = types.SimpleNamespace(__annotations__={parameter.name: annotation})
+    try:
+        hints = typing.get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", {}))
+    except (NameError, SyntaxError, TypeError):  # a name that only a type checker sees
+        return parameter.name, Any
+    return parameter.name, hints[parameter.name]
+
+
+def _words(hint: object) -> str:
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))

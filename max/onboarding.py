@@ -26,8 +26,8 @@ from typing import Any, Protocol, TextIO
 
 from .connector import (
     Answers,
+    AnyConnector,
     Conf,
-    Connector,
     CredentialProvider,
     Custom,
     Input,
@@ -41,8 +41,6 @@ from .connector import (
 )
 from .entities import Json, is_json
 from .errors import ConnectorError, InvalidAnswers, MaxError, Mismatch, UsageError, nearest
-
-AnyConnector = Connector[Any, Any]
 
 WORDS = {
     "true": True,
@@ -453,7 +451,7 @@ class _Onboarding:
             if self._missing:
                 return False
             raise ConnectorError(
-                f"{self._connector.name}: a condition of its onboarding reads {error}, which has no answer yet"
+                f"{self._connector.name}: a condition of its onboarding reads {error}, which nothing has set"
             ) from error
 
     async def _take(self, step: OnboardingStep) -> None:
@@ -528,7 +526,7 @@ class _Onboarding:
     def _check_choice(self, step: Select, values: Sequence[str], expected: str) -> None:
         """InvalidAnswers when what was given is not among the options."""
         answer = self._answers[step.key]
-        chosen = {as_text(one) for one in (answer if step.several else [answer])}
+        chosen = {as_text(one) for one in (answer or () if step.several else [answer])}
         if not chosen <= set(values):
             wrong = Mismatch(step.key, expected, plain(answer))
             raise InvalidAnswers(f"{self._subject} does not fit", [wrong], hint=self._hint())
