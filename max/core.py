@@ -89,7 +89,7 @@ class Schema:
         for root in self.roots:
             if root not in known:
                 raise SchemaError(f"root {root.__name__} is not among the schema's entities")
-        for entity in known:
+        for entity in self.entities.values():
             leads = {f: t.target for f, t in entity.types().items() if t.target} | dict(entity.children())
             for name, target in leads.items():
                 where = f"{entity.__name__}.{name}"

@@ -634,7 +634,9 @@ class Field(Generic[V]):
         except KeyError:
             raise FieldNotLoaded(type(instance).__name__, self.name) from None
 
-    def __set__(self, instance: Entity, value: V) -> None:
+    def __set__(self, instance: Never, value: V) -> None:
+        # V types the constructor's parameter, Never refuses every assignment; frozen_default would
+        # do so too, and lose the handle's type wherever a field is inherited, the id's everywhere
         raise AttributeError(f"{type(instance).__name__} is immutable")
 
 
@@ -662,7 +664,7 @@ class Many(Generic[E]):
             return ManyOf(owner, self.name)
         raise FieldNotLoaded(type(instance).__name__, self.name, hint="read it with engine.load_collection()")
 
-    def __set__(self, instance: Entity, value: Never) -> None:
+    def __set__(self, instance: Never, value: Never) -> None:
         raise AttributeError("children are stored under their parent, never inside it")
 
 
@@ -689,7 +691,7 @@ def refuse_reserved_names(entity: type[_Declared]) -> None:
             )
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(key,))
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
     _values: dict[str, Any]
     _fields: ClassVar[dict[str, Field[Any]]] = {}

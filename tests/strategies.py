@@ -1,0 +1,313 @@
+"""What the property tests draw from: names, schemas, values that fit and values that do not."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from typing import Any
+
+from hypothesis import strategies as st
+
+from max.core import Schema, snake
+from max.entities import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Entity,
+    Field,
+    FieldOf,
+    FieldType,
+    Filter,
+    Json,
+    Kind,
+    Many,
+    Not,
+    Op,
+    Ref,
+    Scope,
+)
+
+KEYWORDS = [
+    "order",
+    "group",
+    "select",
+    "class",
+    "from",
+    "None",
+    "index",
+    "rowid",
+    "name",
+    "id_",
+    "values",
+    "self",
+]
+ANNOTATIONS = {
+    Kind.TEXT: "str",
+    Kind.INTEGER: "int",
+    Kind.REAL: "float",
+    Kind.BOOLEAN: "bool",
+    Kind.DATETIME: "datetime",
+    Kind.DATE: "date",
+    Kind.JSON: "list[Json]",
+}
+__all__ = [
+    "Json",
+    "Many",
+    "Ref",
+    "date",
+    "datetime",
+]  # the annotations of drawn entities are read in this module
+
+
+# -- values ---------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ids = texts.filter(bool)
+offsets = st.builds(lambda m: timezone(timedelta(minutes=m)), st.integers(-14 * 60, 14 * 60))
+moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.one_of(st.just(UTC), offsets))
+json_data: st.SearchStrategy[Json] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+FITTING: dict[Kind, st.SearchStrategy[Any]] = {
+    Kind.TEXT: texts,
+    Kind.INTEGER: st.integers(-(2**63), 2**63 - 1),
+    Kind.REAL: st.floats(allow_nan=False, allow_infinity=False),
+    Kind.BOOLEAN: st.booleans(),
+    Kind.DATETIME: moments,
+    Kind.DATE: st.dates(),
+    Kind.JSON: json_data.filter(lambda data: data is not None),
+}
+
+
+def iso_forms(moment: datetime) -> list[str]:
+    """The ISO 8601 texts by which upstreams send a moment."""
+    utc = moment.astimezone(UTC)
+    plain, micro = utc.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0"), f"{utc.microsecond:06}"
+    day, clock = plain.split("T")
+    offset = moment.isoformat()
+    compact = f"{plain.replace('-', '').replace(':', '')}.{micro}Z"
+    fractions = [f"{plain}.{micro}{more}Z" for more in ("", "000", "999")]
+    return [
+        *fractions,
+        f"{plain},{micro}Z",
+        f"{day} {clock}.{micro}+00:00",
+        offset,
+        offset.replace("T", " "),
+        compact,
+    ]
+
+
+def fitting(holds: FieldType) -> st.SearchStrategy[Any]:
+    """Values that fit a field."""
+    if holds.kind is Kind.REF:
+        plain: st.SearchStrategy[Any] = st.builds(Ref, st.just(holds.target), ids)
+    else:
+        plain = FITTING[holds.kind]
+    return st.none() | plain if holds.optional else plain
+
+
+class Nowhere(tzinfo):
+    """A zone that does not know its offset: the datetime is as good as naive."""
+
+    def utcoffset(self, moment: datetime | None) -> None:
+        return None
+
+    dst = tzname = utcoffset
+
+
+def circle() -> list[Any]:
+    """A list that holds itself."""
+    data: list[Any] = []
+    data.append(data)
+    return data
+
+
+class Thing(Entity):
+    """What a drawn ref points at."""
+
+
+class Other(Entity):
+    """What it must not point at."""
+
+
+EAST, WEST = timezone(timedelta(hours=9)), timezone(timedelta(hours=-9))
+NOTHING: frozenset[Kind] = frozenset()
+ANY_TEXT = frozenset({Kind.TEXT, Kind.JSON})
+ANY_NUMBER = frozenset({Kind.REAL, Kind.JSON})
+ODDITIES: list[tuple[Any, frozenset[Kind]]] = [
+    (True, frozenset({Kind.BOOLEAN, Kind.JSON})),
+    (False, frozenset({Kind.BOOLEAN, Kind.JSON})),
+    (0, frozenset({Kind.INTEGER}) | ANY_NUMBER),
+    (2**53, frozenset({Kind.INTEGER}) | ANY_NUMBER),
+    (2**53 + 1, frozenset({Kind.INTEGER, Kind.JSON})),
+    (2**63 - 1, frozenset({Kind.INTEGER, Kind.JSON})),
+    (-(2**63), frozenset({Kind.INTEGER, Kind.JSON})),
+    (2**63, frozenset({Kind.JSON})),
+    (-(2**63) - 1, frozenset({Kind.JSON})),
+    (10**5000, NOTHING),
+    (-0.0, ANY_NUMBER),
+    (1e308, ANY_NUMBER),
+    (float("nan"), NOTHING),
+    (float("inf"), NOTHING),
+    (-float("inf"), NOTHING),
+    (3 + 0j, NOTHING),
+    ("", ANY_TEXT),
+    ("a\0b", ANY_TEXT),
+    ("\ud800", NOTHING),
+    (b"bytes", NOTHING),
+    (datetime(2026, 1, 31, 9, 30), NOTHING),
+    (datetime(2026, 1, 31, 9, 30, tzinfo=Nowhere()), NOTHING),
+    (datetime(2026, 1, 31, 9, 30, tzinfo=EAST), frozenset({Kind.DATETIME})),
+    (datetime(1, 1, 1, tzinfo=EAST), NOTHING),
+    (datetime(9999, 12, 31, 23, tzinfo=WEST), NOTHING),
+    (datetime(9999, 12, 31, 23, tzinfo=UTC), frozenset({Kind.DATETIME})),
+    (date(2026, 1, 31), frozenset({Kind.DATE})),
+    ("2026-01-31", ANY_TEXT | {Kind.DATE}),
+    ("20260131", ANY_TEXT),
+    ("2026-02-30", ANY_TEXT),
+    ("2026-W05-6", ANY_TEXT),
+    ("2026-01-31T09:30:00", ANY_TEXT),
+    ("2026-01-31T09:30:00Z", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T09:30Z", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T09:30:00.5Z", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T09:30:00.123456789Z", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T09:30:00+0530", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T09:30:00-05", ANY_TEXT | {Kind.DATETIME}),
+    ("2026-01-31T24:00:01Z", ANY_TEXT),
+    ("2026-01-31T09:30:60Z", ANY_TEXT),
+    ("2026-01-31T09:30:00z", ANY_TEXT),
+    ("0001-01-01T00:00:00+09:00", ANY_TEXT),
+    ("9999-12-31T23:00:00-09:00", ANY_TEXT),
+    ([1, {"a": [None, "b"]}], frozenset({Kind.JSON})),
+    ([float("nan")], NOTHING),
+    ({"a": "\ud800"}, NOTHING),
+    ({"\ud800": 1}, NOTHING),
+    ({1: "a"}, NOTHING),
+    ([10**5000], NOTHING),
+    ((1, 2), NOTHING),
+    ({1, 2}, NOTHING),
+    (circle(), NOTHING),
+    (object(), NOTHING),
+    (Thing.ref("7"), frozenset({Kind.REF})),
+    (Thing.ref(""), NOTHING),
+    (Thing.ref("\udfff"), NOTHING),
+    (Other.ref("7"), NOTHING),
+    (Ref(Thing, "7", Scope("elsewhere")), NOTHING),
+    (Thing("7"), NOTHING),
+]
+
+
+def with_kinds(kinds: Iterable[Kind]) -> Any:
+    """Pair a value with the kinds of field that it fits."""
+    return lambda value: (value, frozenset(kinds))
+
+
+# A value, and the kinds of field into which it fits: known from how it was made.
+samples: st.SearchStrategy[tuple[Any, frozenset[Kind]]] = st.one_of(
+    st.sampled_from(ODDITIES),
+    st.integers(-(2**53), 2**53).map(with_kinds([Kind.INTEGER, Kind.REAL, Kind.JSON])),
+    st.floats(allow_nan=False, allow_infinity=False).map(with_kinds([Kind.REAL, Kind.JSON])),
+    texts.map(lambda text: f"#{text}").map(with_kinds(ANY_TEXT)),
+    moments.map(with_kinds([Kind.DATETIME])),
+    moments.flatmap(lambda m: st.sampled_from(iso_forms(m))).map(with_kinds([*ANY_TEXT, Kind.DATETIME])),
+    st.dates().map(with_kinds([Kind.DATE])),
+    st.dates().map(date.isoformat).map(with_kinds([*ANY_TEXT, Kind.DATE])),
+    st.lists(json_data, max_size=3).map(with_kinds([Kind.JSON])),
+    st.builds(Ref, st.just(Thing), ids).map(with_kinds([Kind.REF])),
+)
+
+
+# -- schemas --------------------------------------------------------------------------------
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and unicodedata.normalize("NFKC", text) == text and not text.startswith("_")
+
+
+letters = st.characters(categories=["Lu", "Ll", "Lo"], max_codepoint=0x3FFF)
+field_names = st.sampled_from(KEYWORDS) | st.text(letters, min_size=1, max_size=5).filter(_is_name)
+entity_names = st.text(letters, min_size=1, max_size=4).map(lambda text: f"E{text}").filter(_is_name)
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    """Entities with any names and kinds of fields, refs forward and back, and collections."""
+    names = draw(st.lists(entity_names, min_size=1, max_size=3, unique_by=lambda n: snake(n).casefold()))
+    entities = {name: draw(_entities(name, names)) for name in names}
+    for name, entity in entities.items():
+        back = draw(st.sampled_from(names))
+        _point(entity, "xmembers", f"Many[{back}]", Many("members"))
+        _point(entities[back], f"xback{name}", f"Field[Ref[{name}] | None]", Field())
+        _point(entity, "xowned", f"Many[{back}]", Many(by=_inverse(entities[back], f"xback{name}")))
+    for entity in entities.values():
+        entity.__init_subclass__()
+    return Schema(list(entities.values()), roots=[entities[draw(st.sampled_from(names))]])
+
+
+def _point(entity: type[Entity], name: str, annotation: str, declared: Any) -> None:
+    entity.__annotations__[name] = annotation
+    setattr(entity, name, declared)
+    declared.__set_name__(entity, name)
+
+
+def _inverse(child: type[Entity], name: str) -> Any:
+    return lambda: FieldOf(child, name)
+
+
+@st.composite
+def _entities(draw: st.DrawFn, name: str, neighbours: list[str]) -> type[Entity]:
+    names = draw(st.lists(field_names, max_size=5, unique_by=str.casefold))
+    plain = st.sampled_from([*ANNOTATIONS.values(), *(f"Ref[{other}]" for other in neighbours)])
+    hints = {n: draw(plain) + draw(st.sampled_from(["", " | None"])) for n in names}
+    body: dict[str, Any] = {n: Field(draw(texts)) for n in names}
+    body["__annotations__"] = {n: f"Field[{hint}]" for n, hint in hints.items()}
+    return type(name, (Entity,), {**body, "__module__": __name__, "__doc__": "Some kind of thing."})
+
+
+def records(entity: type[Entity], id: st.SearchStrategy[str] = ids) -> st.SearchStrategy[Any]:
+    """Partial records of an entity, every value fitting."""
+    optional = {name: fitting(holds) for name, holds in entity.types().items()}
+    values = st.fixed_dictionaries({}, optional=optional)
+    return st.builds(lambda key, values: entity(key, **values), id, values)
+
+
+# -- filters --------------------------------------------------------------------------------
+
+EQUALS = (Op.EQ, Op.NE)
+COMPARES = (*EQUALS, Op.LT, Op.LE, Op.GT, Op.GE)
+
+
+@st.composite
+def conditions(
+    draw: st.DrawFn, entity: type[Entity], values: dict[str, st.SearchStrategy[Any]]
+) -> Filter[Any]:
+    """One comparison of a field that ``values`` names, with such a value."""
+    name = draw(st.sampled_from(sorted(values)))
+    field: FieldOf[Any, Any] = FieldOf(entity, name)
+    text = field.type.kind is Kind.TEXT
+    ordered = field.type.kind not in (Kind.BOOLEAN, Kind.REF, Kind.JSON)
+    ops = [*(COMPARES if ordered else EQUALS), Op.IN, Op.IS_NULL, Op.IS_LOADED]
+    op = draw(st.sampled_from([*ops, Op.CONTAINS, Op.STARTS_WITH] if text else ops))
+    if op is Op.IN:
+        return Compare(field.path, op, tuple(draw(st.lists(values[name], max_size=3))))
+    if op in (Op.IS_NULL, Op.IS_LOADED):
+        return Compare(field.path, op)
+    return Compare(field.path, op, draw(values[name].filter(lambda v: v is not None or op in EQUALS)))
+
+
+def filters(
+    entity: type[Entity], values: dict[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[Filter[Any]]:
+    """Any combination of such comparisons."""
+    return st.recursive(
+        conditions(entity, values),
+        lambda inner: (
+            st.lists(inner, max_size=3).map(lambda parts: AllOf(tuple(parts)))
+            | st.lists(inner, max_size=3).map(lambda parts: AnyOf(tuple(parts)))
+            | inner.map(Not)
+        ),
+        max_leaves=5,
+    )
