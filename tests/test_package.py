@@ -44,7 +44,17 @@ for name in {modules!r}:
 print(seen, threading.active_count())
 """
 
-STANDARD = ["argparse", "asyncio", "sqlite3", "typing", "dataclasses", "inspect", "random", "tempfile", "datetime"]
+STANDARD = [
+    "argparse",
+    "asyncio",
+    "sqlite3",
+    "typing",
+    "dataclasses",
+    "inspect",
+    "random",
+    "tempfile",
+    "datetime",
+]
 
 
 class TestImporting:
@@ -53,7 +63,7 @@ class TestImporting:
     def test_touches_no_file_network_environment_and_starts_nothing(self) -> None:
         script = WATCH.format(root=str(ROOT), known=STANDARD, modules=MODULES)
         done = subprocess.run(
-            [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+            [sys.executable, "-I", "-B", "-c", script], capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == "[] 1"
 
@@ -65,7 +75,7 @@ class TestImporting:
             "print(sorted(before), 'max.engine' in sys.modules)"
         )
         done = subprocess.run(
-            [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+            [sys.executable, "-I", "-B", "-c", script], capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == "[] False"
 
