@@ -1,0 +1,589 @@
+"""Acme, the demo: a company that exists only here, and that every machine makes the same.
+
+Its service (``acme_service.py``, beside this file) is part of this process, or stands behind
+real HTTP: ``python -m max_acme serve``.  The loaders cannot tell which.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, fields
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from max import (
+    Answers,
+    BadCredentials,
+    Batch,
+    Connector,
+    Credential,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Input,
+    Installation,
+    InvalidAnswers,
+    Json,
+    Limit,
+    Loader,
+    Many,
+    Mismatch,
+    Operation,
+    Page,
+    PageRequest,
+    QuotaExceeded,
+    Ref,
+    Retry,
+    Schema,
+    SecretInput,
+    Step,
+    SyncPlan,
+    UpstreamBroken,
+    UpstreamChanged,
+    UpstreamError,
+    UpstreamMissing,
+    Validate,
+    operation,
+)
+
+if TYPE_CHECKING:
+    from acme_service import Service
+
+V = TypeVar("V")
+Row = Mapping[str, Json]  # one record as the service writes it
+
+BATCH = 100  # users that one call may name
+ROOT_ID = "acme"
+
+
+# -- what is kept ------------------------------------------------------------------------
+
+
+class AcmeUser(Entity):
+    """Someone with an account in a workspace."""
+
+    name: Field[str] = Field("first and last name")
+    email: Field[str] = Field("address for mail; unique")
+    role: Field[str] = Field("admin, member or guest")
+    active: Field[bool] = Field("false once the account is closed")
+    workspace: Field[Ref[AcmeWorkspace]] = Field("where the account belongs")
+    timezone: Field[str] = Field("where they work, as an IANA time zone")
+    last_seen_at: Field[datetime | None] = Field("last sign of life; empty for who never signed in")
+    created_at: Field[datetime] = Field("when the account was opened")
+    updated_at: Field[datetime] = Field("last change of the account")
+
+
+class AcmeTask(Entity):
+    """A piece of work in a project."""
+
+    title: Field[str] = Field("what to do, in a line")
+    description: Field[str] = Field("what to do, in a few sentences")
+    status: Field[str] = Field("backlog, todo, in progress, in review, done or cancelled")
+    priority: Field[int] = Field("1 is most urgent, 4 least; 0 is not set")
+    estimate: Field[float | None] = Field("expected hours of work; empty when nobody guessed")
+    active: Field[bool] = Field("false once the task is done or cancelled")
+    tags: Field[list[str]] = Field("words to find it by")
+    due_date: Field[date | None] = Field("the day by which it is wanted")
+    assignee: Field[Ref[AcmeUser] | None] = Field("who does it")
+    project: Field[Ref[AcmeProject]] = Field("what it is part of")
+    workspace: Field[Ref[AcmeWorkspace]] = Field("the workspace of its project")
+    created_at: Field[datetime] = Field("when it was written down")
+    updated_at: Field[datetime] = Field("its last change")
+
+
+class AcmeFile(Entity):
+    """A document kept with a project."""
+
+    name: Field[str] = Field("file name with its ending")
+    mime_type: Field[str] = Field("kind of content, such as application/pdf")
+    size: Field[int] = Field("bytes")
+    owner: Field[Ref[AcmeUser] | None] = Field("who uploaded it")
+    project: Field[Ref[AcmeProject]] = Field("what it is kept with")
+    created_at: Field[datetime] = Field("when it was uploaded")
+    updated_at: Field[datetime] = Field("when its content last changed")
+
+
+class AcmeProject(Entity):
+    """Work towards one aim, in a workspace."""
+
+    name: Field[str] = Field("what the project is called")
+    description: Field[str] = Field("its aim, in a sentence or two")
+    status: Field[str] = Field("planned, running, paused or finished")
+    active: Field[bool] = Field("false once it is finished")
+    tags: Field[list[str]] = Field("words to find it by")
+    due_date: Field[date | None] = Field("the day by which it should be finished")
+    owner: Field[Ref[AcmeUser] | None] = Field("who answers for it")
+    workspace: Field[Ref[AcmeWorkspace]] = Field("where it belongs")
+    created_at: Field[datetime] = Field("when it was begun")
+    updated_at: Field[datetime] = Field("its last change")
+    tasks: Many[AcmeTask] = Many("the work to do", by=lambda: AcmeTask.project)
+    files: Many[AcmeFile] = Many("the documents", by=lambda: AcmeFile.project)
+
+
+class AcmeWorkspace(Entity):
+    """A part of the company, with people and projects of its own."""
+
+    name: Field[str] = Field("what the workspace is called")
+    active: Field[bool] = Field("false once it is archived")
+    owner: Field[Ref[AcmeUser] | None] = Field("who administers it")
+    plan: Field[str] = Field("what is paid for: free, team or enterprise")
+    seats: Field[int] = Field("how many accounts are paid for")
+    created_at: Field[datetime] = Field("when it was opened")
+    updated_at: Field[datetime] = Field("its last change")
+    users: Many[AcmeUser] = Many("who has an account", by=lambda: AcmeUser.workspace)
+    projects: Many[AcmeProject] = Many("what is worked on", by=lambda: AcmeProject.workspace)
+
+
+class AcmeRoot(Entity):
+    """The company itself: where everything begins."""
+
+    name: Field[str] = Field("the company's name")
+    source: Field[str] = Field("where its data comes from: embedded, or an address")
+    workspaces: Many[AcmeWorkspace] = Many("its parts")
+
+
+# -- configuration -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AcmeConfig:
+    """Which tenant: the one behind ``base_url``, or an embedded one of this size and manners."""
+
+    base_url: str = ""  # empty: embedded
+    workspaces: int = 2
+    users: int = 10  # of each workspace
+    projects: int = 5  # of each workspace
+    tasks: int = 20  # of each project
+    files: int = 3  # of each project
+    seed: int = 1
+    page_size: int = 0  # records of a page; 0: as the service likes
+    latency_ms: float = 0.0  # before every answer
+    error_rate: float = 0.0  # share of requests that fail, 0 to 1
+    rate_limit: float = 0.0  # requests a second; 0: no limit
+
+    def __post_init__(self) -> None:
+        numbers = [one.name for one in fields(self) if one.name not in ("base_url", "seed")]
+        wrong = [
+            Mismatch(name, "a number that is not negative", getattr(self, name))
+            for name in numbers
+            if not 0 <= getattr(self, name) < math.inf
+        ]
+        if self.error_rate > 1:
+            wrong.append(Mismatch("error_rate", "a share between 0 and 1", self.error_rate))
+        if wrong:
+            raise InvalidAnswers("acme cannot be configured so", wrong)
+
+
+# -- the other side ----------------------------------------------------------------------
+
+REFUSALS: Mapping[int, type[UpstreamError]] = {
+    400: UpstreamChanged,
+    404: UpstreamMissing,
+    429: QuotaExceeded,
+    503: UpstreamBroken,
+}
+
+
+class Source(Protocol):
+    """Whoever answers a GET: the embedded service, or an HttpClient."""
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        """The JSON data at a path; UpstreamError when it is refused."""
+
+
+class Embedded(Source):
+    """The service in this process: no network, no token, no copy of the data."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        """What the service answers, with the faults that were ordered."""
+        from acme_service import Refused
+
+        try:
+            answer = await self.service.answer("GET", path, params or {})
+        except Refused as refused:
+            kind = REFUSALS[refused.status]
+            raise kind(f"acme: {refused.message}", retry_after=refused.retry_after) from refused
+        self.service.served(path, params or {})
+        return answer
+
+
+def embedded(config: AcmeConfig) -> Embedded:
+    """A new tenant of the configured size; the service's file stands beside this one."""
+    name = "acme_service"
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        file = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    from acme_service import Service, Settings
+
+    settings = asdict(config)
+    del settings["base_url"]
+    return Embedded(Service(Settings(**settings)))
+
+
+@dataclass(frozen=True)
+class Acme:
+    """What the operations work with; ``page_size`` 0 leaves it to the service."""
+
+    source: Source
+    address: str
+    page_size: int = 0
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The input of an operation that needs none."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Which page of which listing: ``parent`` is empty at the top, ``cursor`` on the first page."""
+
+    parent: str
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The ids of some records."""
+
+    ids: tuple[str, ...]
+
+
+API = Limit("acme:api", concurrency=8)
+RETRY = Retry(attempts=6, base=0.1, cap=4.0)
+TOKEN = Credential("token", "what `max_acme serve` printed as token", required=False)
+
+
+def listing(name: str, path: str) -> Operation[Acme, Listed, Json]:
+    """The operation that fetches one page of a listing."""
+
+    async def fetch(acme: Acme, page: Listed) -> Json:
+        params = {"limit": str(acme.page_size)} if acme.page_size else {}
+        if page.cursor is not None:
+            params["cursor"] = page.cursor
+        return await acme.source.get(path.format(parent=page.parent), params)
+
+    return Operation(name, fetch, limit=API, retry=RETRY)
+
+
+list_workspaces = listing("acme:workspace:list", "/api/workspaces")
+list_users = listing("acme:user:list", "/api/workspaces/{parent}/users")
+list_projects = listing("acme:project:list", "/api/workspaces/{parent}/projects")
+list_tasks = listing("acme:task:list", "/api/projects/{parent}/tasks")
+list_files = listing("acme:file:list", "/api/projects/{parent}/files")
+
+
+@operation("acme:user:get", limit=API, retry=RETRY)
+async def get_users(acme: Acme, chosen: Chosen) -> Json:
+    """The details of up to 100 users."""
+    return await acme.source.get("/api/users", {"ids": ",".join(chosen.ids)})
+
+
+@operation("acme:billing:get", limit=API, retry=RETRY)
+async def get_billing(acme: Acme, chosen: Chosen) -> Json:
+    """What is paid for one workspace."""
+    return await acme.source.get(f"/api/workspaces/{chosen.ids[0]}/billing")
+
+
+@operation("acme:status:list", limit=API, retry=RETRY)
+async def list_statuses(acme: Acme, _: Nothing) -> Json:
+    """The statuses that a task may have."""
+    return await acme.source.get("/api/statuses")
+
+
+def page_of(answer: Json, make: Callable[[Row], V]) -> Page[V]:
+    """An answer of several records as a page; UpstreamChanged when it is none."""
+    try:
+        return Page([make(row) for row in answer["items"]], next=answer["next"])
+    except (KeyError, TypeError) as error:
+        raise UpstreamChanged(
+            f"acme: an answer came without what it must hold ({error})", hint="update the connector"
+        ) from error
+
+
+def user_ref(id: str | None) -> Ref[AcmeUser] | None:
+    """The user of an id, nobody for none."""
+    return None if id is None else AcmeUser.ref(id)
+
+
+@Loader.collection(
+    AcmeRoot.workspaces,
+    brings=(
+        *(AcmeWorkspace.name, AcmeWorkspace.active, AcmeWorkspace.owner),
+        *(AcmeWorkspace.created_at, AcmeWorkspace.updated_at),
+    ),
+)
+async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
+    """The parts of the company."""
+    return page_of(
+        await env.run(list_workspaces, Listed("", page.cursor)),
+        lambda row: AcmeWorkspace(
+            row["id"],
+            name=row["name"],
+            active=row["active"],
+            owner=user_ref(row["owner"]),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        ),
+    )
+
+
+@Loader.entity(AcmeWorkspace.plan, AcmeWorkspace.seats)
+async def billing(ref: Ref[AcmeWorkspace], env: Env[Acme]) -> AcmeWorkspace:
+    """What is paid for a workspace: one call for each."""
+    row = await env.run(get_billing, Chosen((ref.id,)))
+    return AcmeWorkspace(ref.id, plan=row["plan"], seats=row["seats"])
+
+
+LISTED = (
+    *(AcmeUser.name, AcmeUser.email, AcmeUser.role, AcmeUser.active, AcmeUser.workspace),
+    *(AcmeUser.created_at, AcmeUser.updated_at),
+)
+
+
+def user_of(row: Row) -> AcmeUser:
+    """A user as the listing shows them."""
+    return AcmeUser(
+        row["id"],
+        name=row["name"],
+        email=row["email"],
+        role=row["role"],
+        active=row["active"],
+        workspace=AcmeWorkspace.ref(row["workspace"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+@Loader.collection(AcmeWorkspace.users, brings=LISTED)
+async def users(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeUser]:
+    """Who has an account in a workspace."""
+    return page_of(await env.run(list_users, Listed(parent.id, page.cursor)), user_of)
+
+
+@Loader.entity_batched(AcmeUser.timezone, AcmeUser.last_seen_at, size=BATCH)
+async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[AcmeUser]:
+    """What the listing does not tell of users: one call for a hundred."""
+    page = page_of(
+        await env.run(get_users, Chosen(tuple(ref.id for ref in refs))),
+        lambda row: AcmeUser(row["id"], timezone=row["timezone"], last_seen_at=row["last_seen_at"]),
+    )
+    return Batch(page.items)
+
+
+@Loader.collection(
+    AcmeWorkspace.projects,
+    brings=(
+        *(AcmeProject.name, AcmeProject.description, AcmeProject.status, AcmeProject.active),
+        *(AcmeProject.tags, AcmeProject.due_date, AcmeProject.owner, AcmeProject.workspace),
+        *(AcmeProject.created_at, AcmeProject.updated_at),
+    ),
+)
+async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
+    """What is worked on in a workspace."""
+    return page_of(
+        await env.run(list_projects, Listed(parent.id, page.cursor)),
+        lambda row: AcmeProject(
+            row["id"],
+            name=row["name"],
+            description=row["description"],
+            status=row["status"],
+            active=row["active"],
+            tags=row["tags"],
+            due_date=row["due_date"],
+            owner=user_ref(row["owner"]),
+            workspace=AcmeWorkspace.ref(row["workspace"]),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a task's status number means."""
+
+    name: str
+    open: bool
+
+
+@Loader.raw
+async def statuses(env: Env[Acme]) -> Mapping[int, Status]:
+    """The statuses by their numbers, which every page of tasks needs."""
+    answer = await env.run(list_statuses, Nothing())
+    return {row["id"]: Status(row["name"], row["open"]) for row in answer["items"]}
+
+
+def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
+    """A task as a page holds it."""
+    status = known[row["status_id"]]
+    return AcmeTask(
+        row["id"],
+        title=row["title"],
+        description=row["description"],
+        status=status.name,
+        priority=row["priority"],
+        estimate=row["estimate"],
+        active=status.open,
+        tags=row["tags"],
+        due_date=row["due_date"],
+        assignee=user_ref(row["assignee"]),
+        project=AcmeProject.ref(row["project"]),
+        workspace=AcmeWorkspace.ref(row["workspace"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+@Loader.collection(
+    AcmeProject.tasks,
+    brings=(
+        *(AcmeTask.title, AcmeTask.description, AcmeTask.status, AcmeTask.priority, AcmeTask.estimate),
+        *(AcmeTask.active, AcmeTask.tags, AcmeTask.due_date, AcmeTask.assignee, AcmeTask.project),
+        *(AcmeTask.workspace, AcmeTask.created_at, AcmeTask.updated_at),
+    ),
+)
+async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeTask]:
+    """The work to do in a project."""
+    known = await env.raw(statuses)
+    answer = await env.run(list_tasks, Listed(parent.id, page.cursor))
+    return page_of(answer, lambda row: task_of(row, known))
+
+
+@Loader.collection(
+    AcmeProject.files,
+    brings=(
+        *(AcmeFile.name, AcmeFile.mime_type, AcmeFile.size, AcmeFile.owner, AcmeFile.project),
+        *(AcmeFile.created_at, AcmeFile.updated_at),
+    ),
+)
+async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
+    """The documents of a project."""
+    return page_of(
+        await env.run(list_files, Listed(parent.id, page.cursor)),
+        lambda row: AcmeFile(
+            row["id"],
+            name=row["name"],
+            mime_type=row["mime_type"],
+            size=row["size"],
+            owner=user_ref(row["owner"]),
+            project=AcmeProject.ref(row["project"]),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        ),
+    )
+
+
+async def seed(acme: Acme, engine: Engine) -> SyncPlan:
+    """The company, and the way through it: its parts, people and projects, then the work."""
+    await engine.store(AcmeRoot(ROOT_ID, name="Acme", source=acme.address))
+    return SyncPlan(
+        [
+            Step.for_root(AcmeRoot.ref(ROOT_ID)).load_collection(AcmeRoot.workspaces),
+            Step.concurrent(
+                [
+                    Step.for_all(AcmeWorkspace).load_fields(AcmeWorkspace.plan, AcmeWorkspace.seats),
+                    Step.for_all(AcmeWorkspace).load_collection(AcmeWorkspace.users),
+                    Step.for_all(AcmeWorkspace).load_collection(AcmeWorkspace.projects),
+                ]
+            ),
+            Step.for_all(AcmeUser).load_fields(AcmeUser.timezone, AcmeUser.last_seen_at),
+            Step.concurrent(
+                [
+                    Step.for_all(AcmeProject).load_collection(AcmeProject.tasks),
+                    Step.for_all(AcmeProject).load_collection(AcmeProject.files),
+                ]
+            ),
+        ]
+    )
+
+
+# -- connecting --------------------------------------------------------------------------
+
+
+async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Installation[Acme]:
+    """The embedded tenant, or a client of the served one, which needs the token."""
+    if not config.base_url:
+        return installed(Acme(embedded(config), f"embedded, seed {config.seed}", config.page_size))
+    secret = await credentials.find(TOKEN)
+    if secret is None:
+        raise BadCredentials(
+            f"acme at {config.base_url} asks for a token, and none is kept",
+            hint="connect again with --credential token=env:VARIABLE",
+        )
+    from max import HttpClient  # only who talks HTTP pays for its import
+
+    client = HttpClient(config.base_url, token=secret.reveal())
+    return installed(Acme(client, config.base_url, config.page_size), client.start, client.stop)
+
+
+def installed(
+    acme: Acme,
+    start: Callable[[], Awaitable[None]] | None = None,
+    stop: Callable[[], Awaitable[None]] | None = None,
+) -> Installation[Acme]:
+    """The connector at work."""
+
+    async def health() -> str:
+        tenant = await acme.source.get("/api/tenant")
+        count = tenant["workspaces"]
+        return f"acme: {count} workspace{'' if count == 1 else 's'}"
+
+    return Installation(acme, start=start, stop=stop, health=health)
+
+
+async def check(answers: Answers, credentials: CredentialProvider) -> str:
+    """Ask the tenant how many workspaces it has: the answers are good when it tells."""
+    known = {one.name for one in fields(AcmeConfig)}
+    config = AcmeConfig(**{name: value for name, value in answers.items() if name in known})
+    installation = await initialise(config, credentials)
+    async with AsyncExitStack() as stack:
+        if installation.start and installation.stop:
+            await installation.start()
+            stack.push_async_callback(installation.stop)
+        assert installation.health
+        return await installation.health()
+
+
+connector = Connector(
+    name="acme",
+    description="A company that exists only here: try Max without an account.",
+    schema=Schema(
+        [AcmeRoot, AcmeWorkspace, AcmeUser, AcmeProject, AcmeTask, AcmeFile],
+        roots=[AcmeRoot],
+    ),
+    loaders=[workspaces, billing, users, user_details, projects, statuses, tasks, files],
+    seeder=seed,
+    initialise=initialise,
+    config=AcmeConfig,
+    credentials=[TOKEN],
+    onboarding=[
+        Input("base_url", "Address of a served tenant (empty: one inside this process)"),
+        SecretInput(TOKEN, "Token that `max_acme serve` printed", when=lambda a: bool(a.get("base_url"))),
+        Validate(check),
+    ],
+    operations=[
+        *(list_workspaces, list_users, list_projects, list_tasks, list_files),
+        *(get_users, get_billing, list_statuses),
+    ],
+)
+
+
+if __name__ == "__main__":
+    from acme_service import main
+
+    raise SystemExit(main())
