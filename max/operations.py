@@ -2,15 +2,21 @@
 
     run → for each attempt: limit → deadline → the connector's function
 
-so that limits, retries, counting and time-outs have one home.  A wait that is longer than
-the retry rule's patience is not slept here: the error leaves with its ``retry_after``, and
-the task it belongs to waits durably.
+so that limits, retries, counting and time-outs have one home.
+
+Rule 1: a wait that is longer than the retry rule's patience is not slept here: the error
+leaves with its ``retry_after``, and the task it belongs to waits durably.
+
+Rule 2: when a service says "too many requests", everybody who shares the limit waits, not
+only the caller who was told; nobody asks before the time that the service named.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,7 +24,9 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from .core import C, FlowController, In, Out
-from .errors import ConnectorError, MaxError, Offline, UpstreamError
+from .errors import ConnectorError, MaxError, Offline, QuotaExceeded, UpstreamError
+
+SHORTEST = 1e-4  # seconds to sleep, so that no rounding makes a wait of nothing
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class Limit:
     calls: int | None = None
     per: float = 1.0  # seconds
 
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.per <= 0 or (self.calls is not None and self.calls < 1):
+            raise ConnectorError(f"{self} lets no call through")
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -38,18 +50,23 @@ class Retry:
     attempts: int = 4
     base: float = 0.25  # seconds before the second attempt, doubled for each one more
     cap: float = 8.0  # seconds, at most, between two attempts
-    patience: float = 10.0  # seconds; a longer wait is the task's to make
+    patience: float = 10.0  # seconds of asked-for waits in all; longer ones are the task's to make
 
-    def delay(self, attempt: int, error: UpstreamError, draw: float) -> float | None:
+    def delay(self, attempt: int, error: UpstreamError, draw: float, *, waited: float = 0.0) -> float | None:
         """Seconds to wait after a failed attempt (counted from 1), or None to give up.
 
-        ``draw`` in [0, 1) spreads the waits of many callers (full jitter, from half).
+        ``draw`` in [0, 1) spreads the waits of many callers (from half to full).  A wait that
+        the service asked for costs patience, of which ``waited`` is gone, and no attempt.
         """
-        if not error.retryable or attempt >= self.attempts:
+        if not error.retryable:
             return None
         if error.retry_after is not None:
-            return error.retry_after if error.retry_after <= self.patience else None
-        return float(min(self.cap, self.base * 2 ** (attempt - 1)) * (0.5 + draw / 2))
+            asked = max(error.retry_after, self.base)
+            return asked if waited + asked <= self.patience else None
+        if attempt >= self.attempts:
+            return None
+        doubled = self.base * 2 ** min(attempt - 1, 60)
+        return float(min(self.cap, doubled) * (0.5 + draw / 2))
 
 
 UNLIMITED = Limit("unlimited", concurrency=1_000_000)
@@ -86,42 +103,68 @@ def operation(
 
 
 class Limits(FlowController):
-    """Permits by limit name, shared by all tasks of one installation."""
+    """Permits by limit name, shared by all tasks of one installation, in one event loop.
+
+    ``clock`` must run as fast as the event loop's own.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._limits: dict[str, Limit] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._begun: dict[str, deque[float]] = {}
+        self._until: dict[str, float] = {}
 
     def declare(self, limits: Iterable[Limit]) -> None:
-        """Make limits known; a name stands for the first limit that carried it."""
+        """Make limits known; ConnectorError when one name stands for two different limits."""
         for limit in limits:
-            if limit.name not in self._limits:
-                self._limits[limit.name] = limit
+            known = self._limits.setdefault(limit.name, limit)
+            if known != limit:
+                raise ConnectorError(f"two limits share a name: {known} and {limit}")
+            if limit.name not in self._slots:
                 self._slots[limit.name] = asyncio.Semaphore(limit.concurrency)
                 self._begun[limit.name] = deque()
 
-    async def acquire(self, limit: str) -> None:
-        """Wait until a call may begin."""
+    def hold(self, limit: str, seconds: float) -> None:
+        """Let no call begin for so long; a longer hold that stands already stays."""
+        self._until[limit] = max(self._clock() + seconds, self._until.get(limit, 0.0))
+
+    def held(self, limit: str) -> float:
+        """For how many seconds from now no call may begin; 0 when one may."""
+        return max(0.0, self._until.get(limit, 0.0) - self._clock())
+
+    async def acquire(self, limit: str, *, patience: float = math.inf) -> None:
+        """Wait until a call may begin; QuotaExceeded when a hold lasts longer than the patience."""
         await self._slots[limit].acquire()
         try:
-            await self._window(self._limits[limit])
+            while (wait := self._begin(self._limits[limit])) > 0:
+                self._refuse_long_hold(limit, patience)
+                await asyncio.sleep(wait)  # time is what we wait for
         except BaseException:
             self._slots[limit].release()
             raise
 
-    async def _window(self, limit: Limit) -> None:
-        """Wait until fewer than ``calls`` calls began within the last ``per`` seconds."""
-        begun = self._begun[limit.name]
-        while limit.calls is not None:
-            now = self._clock()
-            while begun and begun[0] <= now - limit.per:
-                begun.popleft()
-            if len(begun) < limit.calls:
-                begun.append(now)
-                return
-            await asyncio.sleep(begun[0] + limit.per - now)
+    def _refuse_long_hold(self, limit: str, patience: float) -> None:
+        held = self.held(limit)
+        if held > patience:
+            raise QuotaExceeded(
+                f"{limit}: the service asked to wait for {held:.0f} s more",
+                hint="the sync waits and goes on",
+                retry_after=held,
+            )
+
+    def _begin(self, limit: Limit) -> float:
+        """Seconds until a call may begin; when 0 it has begun, and is in the window."""
+        held = self.held(limit.name)
+        if held or limit.calls is None:
+            return held
+        now, begun = self._clock(), self._begun[limit.name]
+        while begun and begun[0] + limit.per <= now:
+            begun.popleft()
+        if len(begun) >= limit.calls:
+            return max(begun[0] + limit.per - now, SHORTEST)
+        begun.append(now)
+        return 0.0
 
     def release(self, limit: str) -> None:
         """The call has ended."""
@@ -138,36 +181,47 @@ class Caller:
     async def run(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
         """The operation's output; UpstreamError when every attempt failed."""
         self._flow.declare([operation.limit])
-        attempt = 1
+        attempt, waited = 1, 0.0
         while True:
             try:
                 return await self._attempt(operation, context, input)
             except UpstreamError as error:
-                delay = operation.retry.delay(attempt, error, self._draw())
+                delay = operation.retry.delay(attempt, error, self._draw(), waited=waited)
                 if delay is None:
                     raise
+                asked = error.retry_after is not None
+            attempt, waited = (attempt, waited + delay) if asked else (attempt + 1, waited)
             await asyncio.sleep(delay)
-            attempt += 1
 
     async def _attempt(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
-        await self._flow.acquire(operation.limit.name)
+        limit = operation.limit.name
+        await self._flow.acquire(limit, patience=operation.retry.patience)
         self.calls[operation.name] += 1
         try:
-            async with asyncio.timeout(operation.deadline):
+            return await self._in_time(operation, context, input)
+        except QuotaExceeded as error:
+            if error.retry_after is not None:
+                self._flow.hold(limit, error.retry_after)
+            raise
+        finally:
+            self._flow.release(limit)
+
+    async def _in_time(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
+        try:
+            async with asyncio.timeout(operation.deadline) as deadline:
                 return await operation(context, input)
         except TimeoutError as error:
+            seconds = f" within {operation.deadline:g} s" if deadline.expired() else ""
             raise Offline(
-                f"{operation.name}: no answer within {operation.deadline:g} s",
+                f"{operation.name}: no answer{seconds}",
                 hint="the service is slow or the network is down; the sync tries again",
             ) from error
         except OSError as error:
             raise _from_os(operation.name, error) from error
-        finally:
-            self._flow.release(operation.limit.name)
 
 
 def _from_os(name: str, error: OSError) -> MaxError:
-    if isinstance(error, ConnectionError):
+    if isinstance(error, ConnectionError | socket.gaierror):
         return Offline(f"{name}: {error}", hint="check the network and the service's address")
     return MaxError(f"{name}: {error}")
 
