@@ -152,7 +152,10 @@ def shown(value: object, limit: int = 60) -> str:
     """A value as an error shows it: its type and the beginning of its text."""
     if value is None:
         return "null"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # whatever it is, an error about it must still be told
+        return f"{type(value).__name__} that cannot be shown"
     return f"{type(value).__name__} {text if len(text) <= limit else text[: limit - 1] + '…'}"
 
 
@@ -308,6 +311,8 @@ class UpstreamError(MaxError):
         self, message: str, *, hint: str = "", retry_after: float | None = None, **data: Any
     ) -> None:
         self.retry_after = retry_after  # seconds from the answer, when the other side said so
+        if retry_after is not None:
+            data["retry_after"] = retry_after
         super().__init__(message, hint=hint, **data)
 
 

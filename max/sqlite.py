@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -25,14 +26,26 @@ from .errors import StorageError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+_Job = Callable[["sqlite3.Connection | None"], "sqlite3.Connection | None"]
 
 MEMORY = ":memory:"
 BUSY_TIMEOUT = 30.0  # seconds to wait for another process's transaction
+SWITCH_PAUSE = 0.005  # seconds between two attempts to switch a new file to WAL
 WRITER_CACHE = 16_384  # KiB of pages that the writer keeps
 READER_CACHE = 4_096  # KiB, for each reader
 CHECKPOINT = 8_000  # pages of WAL before SQLite moves them into the file
 READERS = 2  # threads that read
 OLDEST_SQLITE = (3, 38, 0)  # RETURNING, IS NOT TRUE, json_each as built-ins
+
+HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on the disk; what was stored before is safe",
+    sqlite3.SQLITE_BUSY: "another process holds the database; try again when it has finished",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "check that the folder exists and is writable for this user",
+    sqlite3.SQLITE_CORRUPT: "restore a backup, or move the file away and sync again",
+    sqlite3.SQLITE_NOTADB: "restore a backup, or move the file away and sync again",
+    sqlite3.SQLITE_IOERR: "check the disk; what was stored before is safe",
+}
 
 MIGRATION_TABLE = """
     CREATE TABLE IF NOT EXISTS _max_migration (
@@ -60,21 +73,17 @@ def translated(path: str) -> Iterator[None]:
 
 def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     """What an error of sqlite3 means to a person."""
-    text = str(error)
-    hints = {
-        "full": "free some space on the disk; what was stored before is safe, and the sync can go on",
-        "locked": "another process holds the database; try again when it has finished",
-        "readonly": "make the file and its folder writable for this user",
-        "unable to open": "check that the folder exists and is writable for this user",
-        "malformed": "restore a backup, or move the file away and sync again",
-        "not a database": "restore a backup, or move the file away and sync again",
-        "disk I/O": "check the disk; what was stored before is safe",
-    }
-    hint = next((words for sign, words in hints.items() if sign in text), "")
-    return StorageError(f"{path}: {text}", hint=hint, path=path)
+    return StorageError(f"{path}: {error}", hint=HINTS.get(primary_code(error), ""), path=path)
 
 
-def connect(path: str, *, cache: int, synchronous: str = "NORMAL") -> sqlite3.Connection:
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's kind of error, without where it happened; 0 for an error of Python's module."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def connect(
+    path: str, *, cache: int, synchronous: str = "NORMAL", reading: bool = False
+) -> sqlite3.Connection:
     """A connection for one thread, in autocommit: transactions are ours to begin and end."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; 3.38 or newer is needed")
@@ -82,13 +91,27 @@ def connect(path: str, *, cache: int, synchronous: str = "NORMAL") -> sqlite3.Co
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
         try:
             connection.execute(f"PRAGMA cache_size = -{cache}")
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+            connection.execute(f"PRAGMA query_only = {reading:d}")
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite itself does not wait for others who do so just now."""
+    until = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(SWITCH_PAUSE)
 
 
 @contextmanager
@@ -97,9 +120,8 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.exists():
         raise StorageError(f"{path}: there is no database yet", hint="run a sync first", path=str(path))
     with translated(str(path)):
-        connection = connect(str(path), cache=READER_CACHE)
+        connection = connect(str(path), cache=READER_CACHE, reading=True)
         try:
-            connection.execute("PRAGMA query_only = ON")
             with snapshot(connection):
                 yield connection
         finally:
@@ -144,9 +166,13 @@ class Database:
     async def start(self) -> None:
         """Open the file, creating it when there is none."""
         if self._writer is None:
-            writer = _Worker(self._open_writer, threads=1)
-            await writer.start()
-            self._writer = writer
+            self._writer = writer = _Worker(self._open_writer, threads=1)
+            try:
+                await writer.run(lambda connection: None)
+            except BaseException:
+                self._writer = None
+                await writer.stop()
+                raise
 
     async def stop(self) -> None:
         """Finish what was asked for, then close every connection."""
@@ -174,10 +200,9 @@ class Database:
 
         if self.path == MEMORY:
             return await self._running().run(inside)
+        self._running()
         if self._readers is None:
-            self._running()
             self._readers = _Worker(self._open_reader, threads=READERS)
-            await self._readers.start()
         return await self._readers.run(inside)
 
     def _running(self) -> _Worker:
@@ -189,40 +214,36 @@ class Database:
         return connect(self.path, cache=WRITER_CACHE, synchronous=self._synchronous)
 
     def _open_reader(self) -> sqlite3.Connection:
-        connection = connect(self.path, cache=READER_CACHE)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
+        return connect(self.path, cache=READER_CACHE, reading=True)
 
 
 class _Worker:
-    """Threads that each own a connection and take work from one queue."""
+    """Threads that each own a connection and take work from one queue.
+
+    A thread opens its connection for the first work that needs it.  When that fails, the
+    work has the error and the next one tries again, so no caller ever waits for a dead thread.
+    """
 
     def __init__(self, open: Callable[[], sqlite3.Connection], *, threads: int) -> None:
         self._open = open
-        self._queue: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(threads)]
-
-    async def start(self) -> None:
-        """Open every connection; when one cannot be opened, its error, and nothing is left."""
-        first, *others = self._threads
-        opened = _Reply()
-        self._first: _Reply | None = opened
-        first.start()
-        await opened.wait()
-        for thread in others:
+        for thread in self._threads:
             thread.start()
 
     async def run(self, work: Work[T]) -> T:
         """What work returns or raises, in one of the threads."""
         reply = _Reply()
 
-        def answered(connection: sqlite3.Connection) -> None:
+        def answered(connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
             try:
+                connection = connection or self._open()
                 result = work(connection)
             except BaseException as error:
                 reply.fail(error)
             else:
                 reply.succeed(result)
+            return connection
 
         self._queue.put(answered)
         result: T = await reply.wait()
@@ -239,24 +260,19 @@ class _Worker:
 
         for _ in self._threads:
             self._queue.put(None)
-        threading.Thread(target=join, daemon=True).start()
+        joining = threading.Thread(target=join, daemon=True)
+        joining.start()
         await ended.wait()
+        joining.join()  # it has said its last word: nothing is left when this returns
 
     def _serve(self) -> None:
-        opened, self._first = self._first, None
+        connection: sqlite3.Connection | None = None
         try:
-            connection = self._open()
-        except BaseException as error:
-            if opened:
-                opened.fail(error)
-            return
-        if opened:
-            opened.succeed(None)
-        try:
-            while (work := self._queue.get()) is not None:
-                work(connection)
+            while (job := self._queue.get()) is not None:
+                connection = job(connection)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
 
 class _Reply:
@@ -275,6 +291,9 @@ class _Reply:
         self._call(self._future.set_result, result)
 
     def fail(self, error: BaseException) -> None:
+        if isinstance(error, StopIteration):  # no future takes it, and the caller would wait for ever
+            error, cause = RuntimeError("the work raised StopIteration"), error
+            error.__cause__ = cause
         self._call(self._future.set_exception, error)
 
     def _call(self, method: Callable[[Any], None], value: object) -> None:
@@ -282,7 +301,7 @@ class _Reply:
             if not self._future.done():
                 method(value)
 
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed, so nobody waits any more
             self._loop.call_soon_threadsafe(unless_cancelled)
 
 

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from max import errors
+from max.errors import (
+    FieldNotLoaded,
+    InvalidAnswers,
+    InvalidCursor,
+    InvalidEntity,
+    InvalidFilter,
+    LeaseLost,
+    LoaderFault,
+    MaxError,
+    Mismatch,
+    MissingExtra,
+    NotFound,
+    QuotaExceeded,
+    SyncRunning,
+    UnknownName,
+    UpstreamError,
+    describe,
+    nearest,
+    shown,
+)
+
+SAMPLES: dict[type[MaxError], MaxError] = {
+    UnknownName: UnknownName("field", "titel", ["title", "votes"], where="Issue"),
+    InvalidFilter: InvalidFilter("votes >", 8, "a value is missing"),
+    InvalidCursor: InvalidCursor("it is damaged"),
+    InvalidAnswers: InvalidAnswers("these answers do not fit", [Mismatch("users", "an integer", "x")]),
+    FieldNotLoaded: FieldNotLoaded("Issue", "title"),
+    InvalidEntity: InvalidEntity([Mismatch("Issue:1.votes", "an integer", "x")]),
+    NotFound: NotFound("Issue", "7", hint="sync first"),
+    MissingExtra: MissingExtra("http", "httpx2", "a connector over HTTP"),
+    SyncRunning: SyncRunning("s1", "process 7"),
+    QuotaExceeded: QuotaExceeded("too many requests", retry_after=3.5, status=429),
+}
+
+
+def every_class(base: type[MaxError] = MaxError) -> list[type[MaxError]]:
+    """The tree below a class, itself first, in the order of definition."""
+    return [base, *(one for child in base.__subclasses__() for one in every_class(child))]
+
+
+OURS = [one for one in every_class() if one.__module__ == errors.__name__]
+
+
+def drawn_tree() -> dict[str, str]:
+    """Each class of the module's picture with the class it hangs from."""
+    parents: dict[str, str] = {}
+    trail: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        drawn = re.match(r"    ([│ ]*)(?:[├└]── )?([A-Z]\w+)( {2,}|$)", line)
+        if drawn:
+            depth = 0 if "──" not in line else len(drawn[1]) // 4 + 1
+            trail[depth:] = [drawn[2]]
+            parents[drawn[2]] = trail[depth - 1] if depth else ""
+    return parents
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    real = {one.__name__: one.__mro__[1].__name__ if one is not MaxError else "" for one in OURS}
+    assert drawn_tree() == real
+
+
+def test_every_class_has_a_code_and_a_sentence_of_its_own() -> None:
+    codes = [one.code for one in OURS]
+    assert all("code" in vars(one) for one in OURS)
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", code) for code in codes)
+    assert all(one.__doc__ and one.__doc__ != MaxError.__doc__ for one in OURS[1:])
+
+
+def test_codes_never_change_once_released() -> None:
+    assert {one.__name__: one.code for one in OURS} == {
+        "MaxError": "max",
+        "UsageError": "usage",
+        "UnknownName": "usage.unknown",
+        "InvalidFilter": "usage.filter",
+        "InvalidCursor": "usage.cursor",
+        "InvalidAnswers": "usage.answers",
+        "SchemaError": "schema",
+        "ConnectorError": "connector",
+        "FieldNotLoaded": "entity.not_loaded",
+        "InvalidEntity": "entity.invalid",
+        "NotFound": "not_found",
+        "ProjectError": "project",
+        "StorageError": "storage",
+        "MissingExtra": "extra.missing",
+        "SyncError": "sync",
+        "SyncRunning": "sync.running",
+        "LeaseLost": "sync.lease_lost",
+        "LoaderFault": "connector.fault",
+        "Interrupted": "interrupted",
+        "UpstreamError": "upstream",
+        "Offline": "upstream.offline",
+        "BadCredentials": "upstream.credentials",
+        "PermissionDenied": "upstream.permission",
+        "QuotaExceeded": "upstream.quota",
+        "UpstreamMissing": "upstream.missing",
+        "UpstreamChanged": "upstream.changed",
+        "UpstreamBroken": "upstream.broken",
+    }
+
+
+def test_the_exit_status_says_whose_turn_it_is() -> None:
+    for one in OURS:
+        expected = 2 if issubclass(one, errors.UsageError) else 130 if one is errors.Interrupted else 1
+        assert one.exit_status == expected, one.__name__
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    again = {one.__name__ for one in OURS if issubclass(one, UpstreamError) and one.retryable}
+    assert again == {"Offline", "QuotaExceeded", "UpstreamBroken"}
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda one: one.__name__)
+def test_every_error_is_json_data_and_words(kind: Any) -> None:
+    error = SAMPLES[kind] if kind in SAMPLES else kind("it broke", hint="mend it", where="here")
+    again = json.loads(json.dumps(error.describe()))
+    assert again == error.describe()
+    assert set(again) == {"code", "message", "hint", "data"}
+    assert str(error) == error.message
+    assert error.render().startswith(error.message)
+    assert error.hint in error.render()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OURS if kind in SAMPLES], ids=lambda one: one.__name__)
+def test_the_facts_of_an_error_are_attributes_and_data(kind: type[MaxError]) -> None:
+    error = SAMPLES[kind]
+    own = {name: value for name, value in vars(error).items() if name not in ("message", "hint", "data")}
+    told = json.dumps(error.data)
+    plain = [value for value in own.values() if isinstance(value, str | int | float)]
+    assert all(json.dumps(value) in told for value in plain)
+
+
+def test_an_error_says_what_to_do_next() -> None:
+    assert SAMPLES[UnknownName].render() == "unknown field 'titel' in Issue\n  did you mean: title"
+    assert SAMPLES[MissingExtra].hint == "pip install 'max-sync[http]'"
+    assert UnknownName("entity", "x", []).hint == "there is no entity yet"
+    assert isinstance(LeaseLost("it was paused"), errors.SyncError)
+
+
+def test_a_filter_error_points_at_the_column() -> None:
+    *_, text, mark = SAMPLES[InvalidFilter].message.splitlines()
+    assert text.index(">") == mark.index("^") - 1
+
+
+def test_a_misspelt_name_finds_its_neighbours_in_any_case() -> None:
+    assert nearest("TITEL", ["title", "votes", "subtitle"])[0] == "title"
+    assert nearest("zzz", ["title"]) == []
+    assert UnknownName("field", "zzz", ["b", "a"]).candidates == ["a", "b"], "all, when none is near"
+
+
+# -- values in errors -----------------------------------------------------------------------
+
+
+class Rude:
+    """A value whose own repr fails."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_a_value_is_shown_by_type_and_beginning() -> None:
+    assert shown(None) == "null"
+    assert shown(7) == "int 7"
+    assert shown("x" * 100) == "str 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
+
+
+def test_a_value_that_cannot_be_printed_is_still_named() -> None:
+    assert shown(10**5000) == "int that cannot be shown"
+    assert shown([Rude()]) == "list that cannot be shown"
+
+
+@given(st.text(min_size=1), st.integers() | st.text(min_size=5))
+def test_p12_a_mismatch_yields_path_expected_and_actual(path: str, actual: object) -> None:
+    told = Mismatch(path, "a number", actual).describe()
+    assert told == {"path": path, "expected": "a number", "actual": shown(actual)}
+    assert json.loads(json.dumps(told)) == told
+
+
+@given(st.text().map(lambda text: f"s3cr3t-{text}"))
+def test_p12_a_secret_is_in_no_word_of_its_mismatch(secret: str) -> None:
+    mismatch = Mismatch("config.token", "a text", secret, secret=True)
+    error = InvalidAnswers("these answers do not fit", [mismatch])
+    assert secret not in f"{mismatch} {mismatch.describe()}"
+    assert mismatch.actual == "***"
+    assert repr(secret) not in json.dumps(error.describe(), ensure_ascii=False)
+
+
+# -- any error ------------------------------------------------------------------------------
+
+
+def test_a_foreign_error_is_described_as_the_connectors_fault() -> None:
+    assert describe(KeyError("name")) == {
+        "code": LoaderFault.code,
+        "message": "KeyError: 'name'",
+        "hint": "this is a bug of the connector",
+        "data": {},
+    }
+    assert describe(ValueError())["message"] == "ValueError"
+
+
+def test_an_error_of_ours_is_described_as_itself() -> None:
+    error = QuotaExceeded("too many requests", retry_after=3.5, status=429)
+    assert describe(error) == error.describe()
+    assert error.describe()["data"] == {"status": 429, "retry_after": 3.5}
+    assert error.retry_after == 3.5
