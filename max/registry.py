@@ -39,7 +39,7 @@ DISTRIBUTION = "max-sync"
 PUBLIC = "max"  # the package's name as connectors write it
 PREFIX, SUFFIX = "max_", ".py"
 PACKAGE = __name__.rpartition(".")[0]
-BESIDE = Path(__file__).resolve().parent.parent / "connectors"  # a checkout's, or a vendored copy's
+BESIDE = Path(__file__).parent.parent / "connectors"  # a checkout's, or a vendored copy's
 
 _loading = threading.RLock()  # modules are the process's: one at a time, whatever the registry
 

@@ -1,0 +1,88 @@
+"""A connector as small as a connector can be, for tests of what surrounds one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from max import (
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Installation,
+    Loader,
+    Many,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    SyncPlan,
+)
+
+executed: list[str] = []  # the names of connector files that were executed, in order
+
+
+class Thing(Entity):
+    """One of a few."""
+
+    title: Field[str] = Field()
+
+
+class SampleRoot(Entity):
+    """Lists the things."""
+
+    things: Many[Thing] = Many()
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How many things there are, and what they are called."""
+
+    things: int = 2
+    prefix: str = "thing"
+
+
+@Loader.collection(SampleRoot.things, brings=[Thing.title])
+async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[SampleConfig]) -> Page[Thing]:
+    """Every thing, on one page."""
+    config = env.context
+    return Page([Thing(str(n), title=f"{config.prefix} {n}") for n in range(config.things)])
+
+
+async def seed(context: SampleConfig, engine: Engine) -> SyncPlan:
+    """One root, whose things are listed."""
+    root = SampleRoot("root")
+    await engine.store(root)
+    return SyncPlan([Step.for_root(Ref.of(root)).load_collection(SampleRoot.things)])
+
+
+async def initialise(config: SampleConfig, credentials: CredentialProvider) -> Installation[SampleConfig]:
+    """The configuration is all the context there is."""
+    return Installation(context=config)
+
+
+def sample(**changes: Any) -> Connector[Any, Any]:
+    """A connector that loads, with some attributes changed."""
+    attributes: dict[str, Any] = {
+        "name": "sample",
+        "description": "A few things.",
+        "schema": Schema([SampleRoot, Thing], roots=[SampleRoot]),
+        "loaders": [list_things],
+        "seeder": seed,
+        "initialise": initialise,
+        "config": SampleConfig,
+    }
+    return Connector(**(attributes | changes))
+
+
+def source(name: str) -> str:
+    """The file of a connector of this name, which notes that it was executed."""
+    return (
+        "from tests.sample import executed, sample\n"
+        f"executed.append({name!r})\n"
+        f"connector = sample(name={name!r})\n"
+    )

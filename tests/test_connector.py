@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.connector import (
+    Connector,
+    Credential,
+    CredentialProvider,
+    Input,
+    Installation,
+    MemoryCredentials,
+    NoConfig,
+    Secret,
+    SecretInput,
+    Select,
+    Validate,
+)
+from max.core import BatchLoader, CollectionLoader, EntityLoader, Loader, Schema
+from max.entities import Entity, Field, FieldOf, Many, Ref
+from max.errors import BadCredentials, ConnectorError, UnknownName
+from max.operations import Operation
+from tests.sample import initialise, list_things, sample, seed
+
+
+class User(Entity):
+    name: Field[str] = Field()
+    email: Field[str | None] = Field()
+    active: Field[bool] = Field()
+
+
+class Team(Entity):
+    members: Many[User] = Many()
+
+
+class Stranger(Entity):
+    name: Field[str] = Field()
+
+
+TOKEN = Credential("token")
+SCHEMA = Schema([Team, User], roots=[Team])
+
+
+class TestSecrets:
+    """A secret's text leaves it on request alone, and only declared ones are given out."""
+
+    def test_a_secret_never_shows_itself(self) -> None:
+        secret = Secret("hunter2")
+        assert "hunter2" not in f"{secret} {secret!r} {[secret]}"
+        assert secret.reveal() == "hunter2"
+
+    def test_secrets_are_equal_when_their_texts_are(self) -> None:
+        assert {Secret("a"), Secret("a"), Secret("b")} == {Secret("a"), Secret("b")}
+
+    def test_the_memory_store_keeps_forgets_and_lists(self) -> None:
+        async def main() -> None:
+            store = MemoryCredentials({"b": "2"})
+            await store.set("a", "1")
+            assert await store.names() == ["a", "b"]
+            await store.delete("b")
+            await store.delete("b")
+            assert (await store.get("a"), await store.get("b")) == ("1", None)
+
+        asyncio.run(main())
+        assert MemoryCredentials({"a": "1"}) is not None
+
+    def test_a_provider_gives_what_is_declared(self) -> None:
+        provider = CredentialProvider(MemoryCredentials({"token": "x", "other": "y"}), [TOKEN])
+        assert asyncio.run(provider.get(TOKEN)) == Secret("x")
+        with pytest.raises(UnknownName, match="other"):
+            asyncio.run(provider.find(Credential("other")))
+
+    def test_a_missing_secret_is_named_with_what_to_do(self) -> None:
+        provider = CredentialProvider(MemoryCredentials(), [TOKEN])
+        assert asyncio.run(provider.find(TOKEN)) is None
+        with pytest.raises(BadCredentials, match="'token' is missing") as caught:
+            asyncio.run(provider.get(TOKEN))
+        assert "--credential token=env:" in caught.value.hint
+
+
+# -- loaders, generated --------------------------------------------------------------------------
+
+KINDS: dict[str, Any] = {
+    "entity": EntityLoader,
+    "entity_batched": BatchLoader,
+    "collection": CollectionLoader,
+}
+GOOD_HINTS = {
+    "entity": ["Ref[User]", "'Ref[User]'", "Any", "Ref[Any]", "Ref", "Unseen", ""],
+    "entity_batched": [
+        "Sequence[Ref[User]]",
+        "list[Ref[User]]",
+        "tuple[Ref[User], ...]",
+        "Sequence[Any]",
+        "",
+    ],
+    "collection": ["Ref[Team]", "'Ref[Team]'", "Any", "Unseen", ""],
+}
+BAD_HINTS = {
+    "entity": ["Ref[Team]", "User", "Sequence[Ref[User]]", "str", "Ref[User] | None"],
+    "entity_batched": ["Ref[User]", "Sequence[Ref[Team]]", "Sequence[User]", "dict[str, Ref[User]]", "str"],
+    "collection": ["Ref[User]", "Team", "Sequence[Ref[Team]]", "int"],
+}
+ARGUMENTS = {"entity": 2, "entity_batched": 2, "collection": 3}
+
+
+@dataclass
+class Draft:
+    """A loader that is still to be made: good, until something is done to it."""
+
+    kind: str
+    fields: tuple[Any, ...]
+    hint: str
+    arguments: int
+    prefix: str = "async "
+    wrapped: bool = True
+    lists: Any = None
+
+    def function(self, name: str) -> Any:
+        """The function itself, with the first parameter annotated as the hint says."""
+        parameters = [f"a{n}" for n in range(self.arguments)]
+        if parameters and self.hint:
+            parameters[0] += f": {self.hint}"
+        scope: dict[str, Any] = {"Ref": Ref, "User": User, "Team": Team, "Any": Any, "Sequence": Sequence}
+        lazily = "from __future__ import annotations\n"
+        exec(f"{lazily}{self.prefix}def {name}({', '.join(parameters)}): ...", scope)
+        return scope[name]
+
+    def build(self, name: str) -> Any:
+        """The loader, or the bare function."""
+        function = self.function(name)
+        if not self.wrapped:
+            return function
+        if self.kind == "entity":
+            return EntityLoader(self.fields, function)
+        if self.kind == "entity_batched":
+            return BatchLoader(self.fields, function, 10)
+        return CollectionLoader(self.lists or Team.members, self.fields, function)
+
+
+@st.composite
+def drafts(draw: st.DrawFn) -> list[Draft]:
+    """Loaders of SCHEMA that load: each field with a home or brought by the listing."""
+    homes = {name: draw(st.sampled_from(sorted(KINDS))) for name in User.types()}
+    made = []
+    for kind in sorted(KINDS):
+        fields: tuple[Any, ...] = tuple(FieldOf(User, name) for name, home in homes.items() if home == kind)
+        if fields or kind == "collection":
+            made.append(Draft(kind, fields, draw(st.sampled_from(GOOD_HINTS[kind])), ARGUMENTS[kind]))
+    return draw(st.permutations(made))
+
+
+def spoil(draft: Draft, how: str, hint: str) -> None:
+    """Make one thing about a loader wrong."""
+    if how == "signature: not async":
+        draft.prefix = ""
+    elif how == "signature: too few":
+        draft.arguments -= 1
+    elif how == "signature: too many":
+        draft.arguments += 1
+    elif how == "signature: annotation":
+        draft.hint = hint
+    elif how == "kind: bare function":
+        draft.wrapped = False
+    elif how == "entity: a field of another":
+        draft.fields = (*draft.fields, Stranger.name)
+    elif how == "entity: no field at all":
+        draft.fields = (*draft.fields, "name")
+
+
+FAULTS = [
+    "signature: not async",
+    "signature: too few",
+    "signature: too many",
+    "signature: annotation",
+    "kind: bare function",
+    "entity: a field of another",
+    "entity: no field at all",
+]
+
+
+class TestLoaders:
+    """What is checked of loaders when a connector is made."""
+
+    @settings(deadline=None, max_examples=60)
+    @given(drafts())
+    def test_p1_a_connector_of_sound_loaders_loads(self, made: list[Draft]) -> None:
+        loaders = [draft.build(f"load_{n}") for n, draft in enumerate(made)]
+        connector = sample(schema=SCHEMA, loaders=loaders)
+        for loader in loaders:
+            for field in loader.brings if loader.kind != "collection" else ():
+                assert connector.resolver.home(field) is loader
+
+    @settings(deadline=None, max_examples=150)
+    @given(drafts(), st.sampled_from(FAULTS), st.data())
+    def test_p1_a_connector_with_one_bad_loader_is_refused_and_it_is_named(
+        self, made: list[Draft], how: str, data: st.DataObject
+    ) -> None:
+        position = data.draw(st.integers(0, len(made) - 1))
+        spoil(made[position], how, data.draw(st.sampled_from(BAD_HINTS[made[position].kind])))
+        loaders = [draft.build(f"load_{n}") for n, draft in enumerate(made)]
+        with pytest.raises(ConnectorError) as caught:
+            sample(schema=SCHEMA, loaders=loaders)
+        assert f"loaders[{position}]" in str(caught.value) or f"load_{position}" in str(caught.value)
+
+    @pytest.mark.parametrize("thing", [None, "load", 7, Loader(seed), Loader.entity(User.name)])
+    def test_what_is_no_loader_is_refused(self, thing: object) -> None:
+        with pytest.raises(ConnectorError, match=r"sample: loaders\[1\] is .* not a loader"):
+            sample(loaders=[list_things, thing])
+
+    def test_a_loader_that_stands_twice_is_refused(self) -> None:
+        with pytest.raises(ConnectorError, match=r"loaders\[1\] and sample: loaders\[0\] are both a loader"):
+            sample(loaders=[list_things, list_things])
+
+    def test_a_loader_without_fields_or_with_empty_batches_is_refused(self) -> None:
+        async def load(refs: Any, env: object) -> Any: ...
+
+        with pytest.raises(ConnectorError, match="load declares no field"):
+            sample(loaders=[EntityLoader((), load)])
+        with pytest.raises(ConnectorError, match="load has batches of 0"):
+            sample(loaders=[BatchLoader((User.name,), load, 0)])
+
+    def test_fields_of_two_entities_are_named(self) -> None:
+        async def load(ref: Any, env: object) -> Any: ...
+
+        with pytest.raises(ConnectorError, match="more than one entity: Stranger and User"):
+            sample(loaders=[EntityLoader((User.name, Stranger.name), load)])
+
+    def test_a_wrong_annotation_is_shown_beside_the_right_one(self) -> None:
+        async def load(ref: Ref[Team], env: object) -> Any: ...
+
+        with pytest.raises(ConnectorError) as caught:
+            sample(loaders=[EntityLoader((User.name,), load)])
+        assert "its parameter ref must be Ref[User], not Ref[Team]" in str(caught.value)
+
+
+# -- everything else -----------------------------------------------------------------------------
+
+
+@dataclass
+class Melting:
+    """A configuration that is not frozen."""
+
+
+async def no_arguments() -> None: ...
+
+
+async def two(answers: Any, credentials: Any) -> Any: ...
+
+
+def synchronous(config: Any, credentials: Any) -> Any: ...
+
+
+async def call(context: None, input: None) -> None: ...
+
+
+ONE = Operation("sample:thing:list", call)
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"name": "Sample"}, "name: 'Sample'"),
+    ({"name": "../x"}, "name: '../x'"),
+    ({"name": ""}, "name: ''"),
+    ({"name": 7}, "name: 7"),
+    ({"schema": [User]}, "schema is"),
+    ({"loaders": "load"}, "loaders is 'load', not a list"),
+    ({"config": Melting}, "config must be a frozen dataclass"),
+    ({"config": NoConfig()}, "config must be a frozen dataclass"),
+    ({"config": dict}, "config must be a frozen dataclass"),
+    ({"seeder": synchronous}, "seeder is not an async function"),
+    ({"seeder": no_arguments}, "seeder must take 2 arguments"),
+    ({"initialise": synchronous}, "initialise is not an async function"),
+    ({"initialise": None}, "initialise is not an async function"),
+    ({"credentials": ["token"]}, "credentials[0] is 'token'"),
+    ({"credentials": [Credential("a b")]}, "credentials[0] is named 'a b'"),
+    ({"credentials": [TOKEN, Credential("token", "again")]}, "credentials[1] and sample: credentials[0]"),
+    ({"onboarding": ["ask"]}, "onboarding[0] is 'ask'"),
+    ({"onboarding": [SecretInput(TOKEN, "Token")]}, "onboarding[0] asks for the credential 'token'"),
+    ({"onboarding": [Input("colour", "Colour")]}, "onboarding[0] asks for 'colour'"),
+    ({"onboarding": [Select("colour", "Colour", two)]}, "onboarding[0] asks for 'colour'"),
+    ({"onboarding": [Validate(no_arguments)]}, "onboarding[0].check must take 2 arguments"),  # type: ignore[arg-type]  # meant
+    ({"operations": [call]}, "operations[0] is"),
+    ({"operations": [ONE, ONE]}, "operations[1] and sample: operations[0] are both an operation"),
+]
+
+
+class TestConnector:
+    """What is checked of a connector as a whole."""
+
+    @pytest.mark.parametrize(("changes", "words"), MISTAKES)
+    def test_a_mistake_is_refused_by_the_attributes_name(self, changes: dict[str, Any], words: str) -> None:
+        with pytest.raises(ConnectorError) as caught:
+            sample(**changes)
+        assert words in str(caught.value)
+
+    def test_everything_sound_loads(self) -> None:
+        steps = [SecretInput(TOKEN, "Token"), Input("things", "How many"), Select("prefix", "Name", two)]
+        made = sample(credentials=[TOKEN], onboarding=[*steps, Validate(two)], operations=[ONE])
+        assert made.resolver.collection(list_things.lists) is list_things
+
+    def test_functions_may_be_methods_or_objects_that_are_called(self) -> None:
+        class Maker:
+            async def __call__(self, config: Any, credentials: Any) -> Installation[None]:
+                return Installation(None)
+
+            async def seed(self, context: Any, engine: Any) -> Any: ...
+
+        made: Connector[Any, Any] = sample(initialise=Maker(), seeder=Maker().seed)
+        assert made.initialise is not initialise
