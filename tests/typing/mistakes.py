@@ -1,5 +1,9 @@
-"""Each marked line is a mistake a connector's author could make; mypy reports every one."""
+"""Each marked line is a mistake that a connector's author could make; mypy reports every one.
 
+``correct.py`` beside this file is its opposite; ``tests/test_typing.py`` reads the marks.
+"""
+
+# ruff: noqa: B018, F841
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,7 +20,6 @@ from max import (
     Installation,
     Loader,
     Many,
-    Operation,
     Page,
     PageRequest,
     Query,
@@ -196,6 +199,8 @@ class Mislabelled(Entity):
     issues: Many[Issue] = Many(by=lambda: User.login)  # M62 the inverse is another entity's
     titled: Many[Issue] = Many(by=lambda: Issue.title)  # M63 the inverse is no ref
 
+    id: Field[int] = Field()  # M64 an id that is no text
 
-if Issue.title.eq("x"):  # M64 a filter has no truth
-    print(Operation)
+
+Issue.id.eq(7)  # M65 the id compared with a number
+QUERY.order_by(User.id)  # M66 another entity's id

@@ -1,0 +1,191 @@
+"""The public interface as a connector's author uses it: mypy --strict has nothing to say.
+
+``mistakes.py`` beside this file is its opposite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from max import (
+    Batch,
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Filter,
+    Input,
+    Installation,
+    Json,
+    Loader,
+    Many,
+    Page,
+    PageRequest,
+    Query,
+    Ref,
+    Schema,
+    SecretInput,
+    Step,
+    SyncPlan,
+    operation,
+)
+from tests.typing.model import TOKEN, GitHub, Issue, Repository, Settings, User
+
+
+class Event(Entity):
+    """What other entities have in common."""
+
+    at: Field[datetime] = Field()
+    actor: Field[Ref[User] | None] = Field()
+
+
+class Comment(Event):
+    """A handle keeps its type where the field is inherited."""
+
+    body: Field[str] = Field()
+    reactions: Field[dict[str, int]] = Field()
+    replies: Many[Comment] = Many()
+
+
+class Secretless(Entity):
+    """Every type that a field may have."""
+
+    text: Field[str] = Field()
+    number: Field[float | None] = Field()
+    flag: Field[bool] = Field()
+    anything: Field[Json] = Field("as upstream sends it")
+
+
+# -- loaders --------------------------------------------------------------------------------
+
+
+@operation("github:user:get")
+async def get_user(context: GitHub, login: str) -> dict[str, str]:
+    """Ask for one user."""
+    return {"login": login, "url": context.url}
+
+
+@operation("github:labels:list")
+async def list_labels(context: GitHub, input: None) -> list[str]:
+    """Ask for every label."""
+    return [context.url]
+
+
+@Loader.raw
+async def labels(env: Env[GitHub]) -> list[str]:
+    """What several loaders share."""
+    return await env.run(list_labels, None)
+
+
+@Loader.entity(User.email)
+async def user_email(ref: Ref[User], env: Env[GitHub]) -> User:
+    """One ref."""
+    found = await env.run(get_user, ref.id)
+    return User(ref.id, email=found.get("email"))
+
+
+@Loader.entity_batched(User.login, size=50)
+async def user_logins(refs: Sequence[Ref[User]], env: Env[GitHub]) -> Batch[User]:
+    """Many refs."""
+    failed: dict[str, Exception] = {ref.id: KeyError(ref.id) for ref in refs if not ref.id.isdigit()}
+    return Batch([User(ref.id, login="ada") for ref in refs if ref.id not in failed], failed)
+
+
+@Loader.collection(
+    Repository.issues,
+    brings=[Issue.title, Issue.votes, Issue.opened_at, Issue.labels, Issue.assignee, Issue.repository],
+)
+async def repository_issues(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
+    """Children, a page at a time, and who came along."""
+    known: list[str] = await env.raw(labels)
+    issue = Issue("1", repository=parent, assignee=None, labels=known, opened_at=datetime.now(UTC))
+    return Page(
+        [issue], next=request.cursor, also=[User("7", login="ada")], removed=[Issue.ref("2")], mark="9"
+    )
+
+
+@Loader.collection(Repository.members)
+async def repository_members(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
+    """Members, of whom only the id comes."""
+    return Page([User("7")])
+
+
+# -- plans and the connector ----------------------------------------------------------------
+
+
+async def seed(context: GitHub, engine: Engine) -> SyncPlan:
+    """Store the roots and say what to load."""
+    root = Repository("1", name="max")
+    await engine.store(root)
+    return SyncPlan(
+        [
+            Step.for_root(Ref.of(root)).load_collection(Repository.issues),
+            Step.concurrent(
+                [
+                    Step.for_all(User).load_fields(User.login, User.email),
+                    Step.for_all(Issue, where=Issue.votes.gt(3)).load_fields(Issue.title),
+                    Step.for_one(User.ref("7")).load_fields(User.email),
+                ]
+            ),
+        ]
+    )
+
+
+async def initialise(config: Settings, credentials: CredentialProvider) -> Installation[GitHub]:
+    """Open what the loaders need."""
+    secret = await credentials.get(TOKEN)
+    return Installation(GitHub(f"{config.url}?{secret.reveal()}"))
+
+
+connector = Connector(
+    name="github",
+    description="Repositories and their issues",
+    schema=Schema([Repository, Issue, User], roots=[Repository]),
+    loaders=[user_email, user_logins, repository_issues, repository_members, labels],
+    seeder=seed,
+    initialise=initialise,
+    config=Settings,
+    credentials=[TOKEN],
+    onboarding=[Input("url", "Where does it answer?"), SecretInput(TOKEN, "Which token?")],
+    operations=[get_user, list_labels],
+)
+
+
+# -- questions ------------------------------------------------------------------------------
+
+FILTER: Filter[Issue] = Issue.title.contains("bug") & Issue.votes.gt(
+    3
+) | ~Issue.assignee.is_null() & Issue.id.is_in(["1", "2"])
+THROUGH: Filter[Issue] = Issue.assignee.to(User.email).contains("@acme.com") & Issue.repository.to(
+    Repository.id
+).eq("1")
+INHERITED: Filter[Comment] = Comment.at.lt(datetime.now(UTC)) & Comment.actor.to(User.login).starts_with("a")
+EMPTY: Filter[User] = User.email.eq(None) | User.email.is_loaded() | User.id.ne("7")
+QUERY: Query[Issue] = (
+    Query(Issue)
+    .where(FILTER, THROUGH)
+    .order_by(Issue.assignee.to(User.login))
+    .order_by(Issue.id, descending=True)
+    .select(Issue.title, Issue.id)
+)
+
+
+async def read(engine: Engine) -> list[str]:
+    """Every answer has the type of what was asked for."""
+    issues: list[Issue] = await engine.query(Issue).where(FILTER).limit(5).all()
+    first: Issue | None = await engine.query(Issue).order_by(Issue.votes).first()
+    page: Page[Issue] = await engine.fetch(QUERY)
+    members: Page[User] = await engine.load_collection(Repository.ref("1"), Repository.members, limit=10)
+    issue: Issue = await engine.load(Issue.ref("1"), Issue.title, Issue.id)
+    count: int = await engine.query(Comment).where(INHERITED).count()
+    who: Ref[User] | None = issue.assignee
+    return [
+        *[one.title async for one in engine.query(Issue)],
+        *(one.title for one in [*issues, *page.items]),
+        *(one.login for one in members.items),
+        who.id if who else "nobody",
+        first.id if first else str(count),
+    ]
