@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from max import Schema
 from tests.typing import correct
+from tests.typing.model import User
 
 ROOT = Path(__file__).parents[1]
 CORRECT = "tests/typing/correct.py"
@@ -52,5 +54,5 @@ def test_nothing_else_is_reported(reported: dict[str, dict[int, str]]) -> None:
 
 
 def test_what_is_correct_also_runs() -> None:
-    assert correct.connector.resolver.home(correct.User.email) is correct.user_email
-    assert correct.Schema([correct.Comment, correct.User]).entity("comment") is correct.Comment
+    assert correct.connector.resolver.home(User.email) is correct.user_email
+    assert Schema([correct.Comment, User]).entity("comment") is correct.Comment
