@@ -1,0 +1,359 @@
+"""The chain that every outside call goes through: limits, retries, deadlines, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max import (
+    BadCredentials,
+    Limit,
+    MaxError,
+    Offline,
+    Operation,
+    QuotaExceeded,
+    Retry,
+    UpstreamBroken,
+    UpstreamError,
+)
+from max.errors import ConnectorError
+from max.operations import Caller, Limits, operation
+from tests import virtual_time
+
+PER = 60.0  # seconds
+
+
+def caller(draw: float = 0.0) -> Caller:
+    """A caller in virtual time, whose chance is known."""
+    return Caller(Limits(clock=virtual_time.now), draw=lambda: draw)
+
+
+class Script:
+    """A service that answers as told: an error to raise, or seconds to take before it answers."""
+
+    def __init__(self, *answers: BaseException | float) -> None:
+        self.answers = list(answers)
+        self.begun: list[float] = []
+        self.under_way = self.most = 0
+
+    async def __call__(self, context: str, input: int) -> str:
+        """The next answer; once all are given, one that comes at once."""
+        self.begun.append(virtual_time.now())
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            answer = self.answers.pop(0) if self.answers else 0.0
+            if isinstance(answer, BaseException):
+                raise answer
+            await asyncio.sleep(answer)
+            return f"{context}{input}"
+        finally:
+            self.under_way -= 1
+
+    def operation(
+        self, limit: Limit | None = None, retry: Retry | None = None, deadline: float = PER
+    ) -> Operation[str, int, str]:
+        """The service as an operation."""
+        return Operation("t:thing:get", self, limit=limit or Limit("t:api"), retry=retry, deadline=deadline)
+
+
+def call(script: Script, *, draw: float = 0.0, retry: Retry | None = None, deadline: float = PER) -> str:
+    """One call of a scripted service."""
+    return virtual_time.run(caller(draw).run(script.operation(retry=retry, deadline=deadline), "a", 1))
+
+
+def call_many(
+    many: int, one: Operation[str, int, str], arrivals: Sequence[float] = ()
+) -> list[str | BaseException]:
+    """As many calls through one caller: all at once, or each at its time."""
+
+    async def arrive(through: Caller, n: int) -> str:
+        await asyncio.sleep(arrivals[n] if arrivals else 0)
+        return await through.run(one, "a", n)
+
+    async def main() -> list[str | BaseException]:
+        through = caller()
+        return await asyncio.gather(*(arrive(through, n) for n in range(many)), return_exceptions=True)
+
+    return virtual_time.run(main())
+
+
+def broken(retry_after: float | None = None) -> UpstreamError:
+    return UpstreamBroken("down", retry_after=retry_after)
+
+
+def throttled(retry_after: float | None) -> UpstreamError:
+    return QuotaExceeded("slower", retry_after=retry_after)
+
+
+# -- declaring ---------------------------------------------------------------------------
+
+
+def test_an_operation_is_named_connector_thing_verb() -> None:
+    with pytest.raises(ConnectorError, match="connector:thing:verb"):
+        Operation("list", Script())
+
+
+def test_a_decorated_function_is_called_with_context_and_input() -> None:
+    @operation("t:thing:get", limit=Limit("t:api"), deadline=3.0)
+    async def get(context: str, input: int) -> str:
+        return context * input
+
+    assert asyncio.run(get("ab", 2)) == "abab"
+    assert (get.name, get.deadline, get.limit.name) == ("t:thing:get", 3.0, "t:api")
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"calls": 0}, {"calls": 5, "per": 0.0}])
+def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConnectorError, match="lets no call through"):
+        Limit("t:api", **wrong)
+
+
+def test_two_limits_of_one_name_are_refused() -> None:
+    limits = Limits()
+    limits.declare([Limit("t:api"), Limit("t:api")])
+    with pytest.raises(ConnectorError, match="share a name"):
+        limits.declare([Limit("t:api", concurrency=2)])
+
+
+# -- retrying ----------------------------------------------------------------------------
+
+
+def test_what_may_pass_is_tried_again_until_it_answers() -> None:
+    script = Script(broken(), Offline("gone"))
+    assert call(script) == "a1"
+    assert len(script.begun) == 3
+
+
+def test_what_cannot_pass_is_not_tried_again() -> None:
+    script = Script(BadCredentials("wrong"))
+    with pytest.raises(BadCredentials):
+        call(script)
+    assert len(script.begun) == 1
+
+
+def test_the_last_error_leaves_when_every_attempt_failed() -> None:
+    script = Script(*(broken() for _ in range(9)))
+    with pytest.raises(UpstreamBroken, match="down"):
+        call(script, retry=Retry(attempts=3))
+    assert len(script.begun) == 3
+
+
+@pytest.mark.parametrize(("draw", "waits"), [(0.0, [0.5, 1.0, 1.5]), (0.5, [0.75, 1.5, 2.25])])
+def test_waits_double_up_to_the_cap_and_are_spread_by_the_draw(draw: float, waits: list[float]) -> None:
+    script = Script(*(broken() for _ in range(3)))
+    call(script, draw=draw, retry=Retry(attempts=4, base=1.0, cap=3.0))
+    between = [b - a for a, b in zip(script.begun, script.begun[1:], strict=False)]
+    assert between == pytest.approx(waits)
+
+
+@given(attempt=st.integers(1, 10_000), draw=st.floats(0, 1, exclude_max=True), base=st.floats(0.001, 10))
+def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(attempt: int, draw: float, base: float) -> None:
+    retry = Retry(attempts=10_001, base=base, cap=8.0)
+    delay = retry.delay(attempt, broken(), draw)
+    assert delay is not None
+    assert min(8.0, base * 2 ** min(attempt - 1, 60)) / 2 <= delay <= 8.0
+
+
+# -- waits that the service asks for -------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [throttled(7.0), broken(7.0)])
+def test_the_wait_that_the_service_asks_for_is_kept_exactly(error: UpstreamError) -> None:
+    script = Script(error)
+    call(script, draw=0.9)
+    assert script.begun == [0.0, 7.0]
+
+
+def test_an_asked_for_wait_costs_patience_and_no_attempt() -> None:
+    script = Script(*(throttled(1.0) for _ in range(9)))
+    assert call(script, retry=Retry(attempts=2, patience=9.0)) == "a1"
+    assert len(script.begun) == 10
+
+
+def test_a_service_that_always_asks_for_more_wears_patience_out() -> None:
+    script = Script(*(throttled(4.0) for _ in range(9)))
+    with pytest.raises(QuotaExceeded):
+        call(script, retry=Retry(patience=10.0))
+    assert script.begun == [0.0, 4.0, 8.0]
+
+
+def test_a_wait_of_nothing_is_no_invitation_to_hammer() -> None:
+    script = Script(*(throttled(0.0) for _ in range(99)))
+    with pytest.raises(QuotaExceeded):
+        call(script, retry=Retry(base=0.5, patience=2.0))
+    assert script.begun == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_wait_beyond_patience_is_left_to_the_task() -> None:
+    script = Script(throttled(3600.0))
+    with pytest.raises(QuotaExceeded) as caught:
+        call(script)
+    assert caught.value.retry_after == 3600.0
+    assert len(script.begun) == 1
+
+
+def test_everybody_who_shares_the_limit_waits_when_one_is_told_to() -> None:
+    script = Script(throttled(5.0))
+    answers = call_many(4, script.operation(Limit("t:api", concurrency=1)))
+    assert sorted(map(str, answers)) == ["a0", "a1", "a2", "a3"]
+    assert script.begun == [0.0, 5.0, 5.0, 5.0, 5.0]
+
+
+def test_a_long_hold_turns_the_others_away_without_asking_the_service() -> None:
+    script = Script(throttled(3600.0))
+    answers = call_many(5, script.operation(Limit("t:api", concurrency=1)))
+    assert [type(answer) for answer in answers] == [QuotaExceeded] * 5
+    assert len(script.begun) == 1
+    assert {one.retry_after for one in answers if isinstance(one, QuotaExceeded)} == {3600.0}
+
+
+def test_a_hold_touches_no_other_limit() -> None:
+    async def main() -> str:
+        through = caller()
+        with pytest.raises(QuotaExceeded):
+            await through.run(Script(throttled(3600.0)).operation(), "a", 1)
+        return await through.run(Script().operation(Limit("t:other")), "b", 2)
+
+    assert virtual_time.run(main()) == "b2"
+
+
+# -- limits ------------------------------------------------------------------------------
+
+
+tenths = st.integers(0, 40).map(lambda tenths: tenths / 10)
+
+
+@given(
+    concurrency=st.integers(1, 5),
+    calls=st.integers(1, 5),
+    per=tenths.map(lambda seconds: seconds + 0.1),
+    arrivals=st.lists(st.tuples(tenths, tenths), min_size=1, max_size=25),
+)
+@settings(deadline=None, max_examples=100)
+def test_p34_no_window_holds_more_calls_than_its_limit(
+    concurrency: int, calls: int, per: float, arrivals: list[tuple[float, float]]
+) -> None:
+    script = Script(*(takes for _, takes in arrivals))
+    limit = Limit("t:api", concurrency, calls, per)
+    call_many(len(arrivals), script.operation(limit), [at for at, _ in arrivals])
+    assert script.most <= concurrency
+    assert len(script.begun) == len(arrivals)
+    for first, beyond in zip(script.begun, script.begun[calls:], strict=False):
+        assert beyond - first >= per * (1 - 1e-9)
+
+
+@given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=6), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
+    waits: Sequence[float], concurrency: int
+) -> None:
+    told: list[tuple[float, float]] = []
+    left = list(waits)
+    begun: list[float] = []
+
+    async def service(_: str, input: int) -> int:
+        begun.append(virtual_time.now())
+        await asyncio.sleep(0.01)
+        if left:
+            told.append((virtual_time.now(), left.pop()))
+            raise throttled(told[-1][1])
+        return input
+
+    limit = Limit("t:api", concurrency)
+    rule = Retry(patience=1000.0)
+    asked = Operation("t:thing:get", service, limit=limit, retry=rule)
+
+    async def main() -> None:
+        through = caller()
+        await asyncio.gather(*(through.run(asked, "a", n) for n in range(6)))
+
+    virtual_time.run(main())
+    assert not [t for t in begun for at, wait in told if at < t < (at + wait) * (1 - 1e-9)]
+
+
+def test_as_many_calls_as_the_limit_allows_run_side_by_side() -> None:
+    script = Script(*[1.0] * 12)
+    call_many(12, script.operation(Limit("t:api", concurrency=4)))
+    assert script.most == 4
+    assert script.begun == [0.0] * 4 + [1.0] * 4 + [2.0] * 4
+
+
+def test_a_failed_call_gives_its_permit_back() -> None:
+    script = Script(BadCredentials("wrong"), ValueError("bug"), 1.0)
+    answers = call_many(3, script.operation(Limit("t:api", concurrency=1)))
+    assert [type(answer) for answer in answers] == [BadCredentials, ValueError, str]
+
+
+def test_a_cancelled_waiter_gives_its_permit_back() -> None:
+    async def main() -> str:
+        through, script = caller(), Script()
+        one = script.operation(Limit("t:api", concurrency=1, calls=1, per=50.0))
+        await through.run(one, "a", 1)
+        waiting = asyncio.create_task(through.run(one, "a", 2))
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return await through.run(one, "a", 3)
+
+    assert virtual_time.run(main()) == "a3"
+
+
+# -- deadlines and foreign errors ----------------------------------------------------------
+
+
+def test_p8_a_call_that_does_not_end_in_time_is_offline_and_its_permit_returns() -> None:
+    script = Script(1000.0)
+    one = script.operation(Limit("t:api", concurrency=1), Retry(attempts=1), deadline=5.0)
+    late, good = call_many(2, one)
+    assert isinstance(late, Offline)
+    assert "within 5 s" in late.message
+    assert good == "a1"
+    assert script.under_way == 0
+
+
+def test_each_attempt_has_a_deadline_of_its_own() -> None:
+    script = Script(1000.0, 3.0)
+    assert call(script, deadline=5.0) == "a1"
+
+
+@pytest.mark.parametrize(
+    ("raised", "meant"),
+    [
+        (ConnectionResetError("reset by peer"), Offline),
+        (socket.gaierror("no such host"), Offline),
+        (TimeoutError(), Offline),
+        (FileNotFoundError("no git here"), MaxError),
+    ],
+)
+def test_an_error_of_the_system_becomes_one_of_ours(raised: OSError, meant: type[MaxError]) -> None:
+    with pytest.raises(MaxError) as caught:
+        call(Script(raised), retry=Retry(attempts=1))
+    assert type(caught.value) is meant
+    assert "t:thing:get" in caught.value.message
+    assert caught.value.__cause__ is raised or isinstance(raised, TimeoutError)
+
+
+def test_a_bug_passes_through_unchanged_and_once() -> None:
+    script = Script(KeyError("bug"))
+    with pytest.raises(KeyError):
+        call(script)
+    assert len(script.begun) == 1
+
+
+# -- counting ------------------------------------------------------------------------------
+
+
+def test_every_attempt_is_counted_by_the_name_of_its_operation() -> None:
+    async def main() -> dict[str, int]:
+        through = caller()
+        await through.run(Script(broken(), broken()).operation(), "a", 1)
+        await through.run(Operation("t:thing:list", Script()), "a", 1)
+        return dict(through.calls)
+
+    assert virtual_time.run(main()) == {"t:thing:get": 3, "t:thing:list": 1}
