@@ -81,9 +81,10 @@ class Project:
 
     @classmethod
     def init(cls, path: Path | str) -> Self:
-        """Make a folder a project; nothing changes when it is one."""
+        """Make a folder a project, and the folder when there is none; nothing changes when it is one."""
         project = cls(Path(path).resolve())
         with translated(project.root / FOLDER):
+            project.root.mkdir(parents=True, exist_ok=True)
             (project.root / FOLDER).mkdir(mode=0o700, exist_ok=True)
             project._installations.mkdir(mode=0o700, exist_ok=True)
             ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
