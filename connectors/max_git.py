@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from max import (
     Answers,
@@ -65,6 +65,7 @@ from max import (
 PAGE_COMMITS = 500  # commits of a page, at most
 PAGE_CHANGES = 4000  # file changes of a page, at most; a larger commit goes over several pages
 PAGE_REFS = 2000  # branches or tags of a page; a page is one short command
+TURN = 100  # entities made before other tasks have their turn: about 2 ms
 CHUNK = 1 << 15  # bytes parsed before other tasks have their turn: about 2 ms
 PATIENCE = 600.0  # seconds for one page: a cold disk and a large rename take their time
 ROOT_ID = "repository"  # an installation holds one repository, wherever it is moved
@@ -404,11 +405,12 @@ class Change(NamedTuple):
 class Commit:
     """One commit, as git tells it; its lines are counted while its changes pass by."""
 
-    __slots__ = ("deletions", "header", "insertions", "sha")
+    __slots__ = ("author", "committer", "deletions", "header", "insertions", "sha")
 
-    def __init__(self, header: Sequence[bytes]) -> None:
+    def __init__(self, header: Record) -> None:
         self.header = header
         self.sha = header[0].decode("ascii")
+        self.author, self.committer = (header[2], header[3]), (header[6], header[7])
         self.insertions = self.deletions = 0
 
 
@@ -578,7 +580,8 @@ class CommitLog:
         except BaseException:
             await self.stop()
             raise
-        self._position = portion.next
+        goes_on = portion.next is not None and portion.next.gone == position.gone
+        self._position = portion.next if goes_on else None
         return portion
 
     async def stop(self) -> None:
@@ -763,17 +766,20 @@ def repository_name(path: str) -> str:
     return name_of(os.fsencode(place.name.removesuffix(".git")))
 
 
+T = TypeVar("T")
+E = TypeVar("E", bound=Entity)
+
 # -- loaders ---------------------------------------------------------------------------------
 
 
-def commit_entity(commit: Commit, author: GitAuthor, committer: GitAuthor) -> GitCommit:
+def commit_entity(commit: Commit) -> GitCommit:
     """A commit as it is stored."""
     _, parents, _, _, authored, author_date, _, _, committed, commit_date, subject, body = commit.header
     return GitCommit(
         commit.sha,
         repository=ROOT,
-        author=Ref.of(author),
-        committer=Ref.of(committer),
+        author=Ref.of(author_of(*commit.author)),
+        committer=Ref.of(author_of(*commit.committer)),
         authored_at=moment(authored),
         author_offset=offset(author_date),
         committed_at=moment(committed),
@@ -805,21 +811,24 @@ def change_entity(change: Change) -> GitFileChange:
     )
 
 
-def arrived(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
+async def in_turns(make: Callable[[T], E], things: Sequence[T]) -> list[E]:
+    """Make an entity of each thing; other tasks have their turn in between."""
+    made: list[E] = []
+    for at in range(0, len(things), TURN):
+        made += map(make, things[at : at + TURN])
+        await asyncio.sleep(0)
+    return made
+
+
+async def arrived(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
     """A page of commits that refs reach, with their authors and changes."""
-    authors: dict[tuple[bytes, bytes], GitAuthor] = {}
-    commits = []
-    for commit in portion.commits:
-        _, _, name, email, _, _, committer, address, *_ = commit.header
-        for person in ((name, email), (committer, address)):
-            if person not in authors:
-                authors[person] = author_of(*person)
-        commits.append(commit_entity(commit, authors[name, email], authors[committer, address]))
-    also = [*authors.values(), *map(change_entity, portion.changes)]
-    return Page(commits, next, also, mark=mark)
+    people = {commit.author for commit in portion.commits} | {commit.committer for commit in portion.commits}
+    also: list[Entity] = [author_of(*person) for person in people]
+    also += await in_turns(change_entity, portion.changes)
+    return Page(await in_turns(commit_entity, portion.commits), next, also, mark=mark)
 
 
-def departed(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
+async def departed(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
     """A page of commits that no ref reaches any more, and of their changes."""
     refs: list[Ref[Any]] = [GitCommit.ref(commit.sha) for commit in portion.commits]
     return Page((), next, removed=[*refs, *map(change_ref, portion.changes)], mark=mark)
@@ -848,7 +857,8 @@ async def read_commits(git: Git, request: PageRequest) -> Page[GitCommit]:
         position = await beginning(git, request.mark)
     portion = await git.commits.read(position)
     next = str(portion.next) if portion.next else None
-    return (departed if position.gone else arrived)(portion, next, None if next else str(position.now))
+    page_of = departed if position.gone else arrived
+    return await page_of(portion, next, None if next else str(position.now))
 
 
 @operation("git:branch:list", deadline=PATIENCE)
