@@ -466,8 +466,8 @@ class Tables:
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return row[0] if row else None
 
-    def tidy(self, connection: sqlite3.Connection) -> None:
-        """Drop the pages that no row points at any more."""
+    def drop_pages(self, connection: sqlite3.Connection) -> None:
+        """Forget the pages that no row points at any more."""
         for layout in self._layouts.values():
             used = " UNION ".join(
                 f"SELECT {quoted(column)} FROM {quoted(layout.table)} WHERE {quoted(column)} IS NOT NULL"
@@ -621,12 +621,12 @@ class SqliteEngine(Engine):
         """The work that stores an arrival inside a transaction of this engine's database."""
         return lambda connection: self.tables.write(connection, arrival)
 
-    async def settle(self) -> None:
+    async def tidy(self) -> None:
         """After a sync: build the indexes that reading wants, drop what nothing points at."""
 
         def work(connection: sqlite3.Connection) -> None:
             self.tables.build_indexes(connection)
-            self.tables.tidy(connection)
+            self.tables.drop_pages(connection)
 
         await self._database.transact(work)
 
