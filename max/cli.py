@@ -1,0 +1,208 @@
+"""The command line's door: help, version, where output goes, and with which status it ends.
+
+Rule 1: data goes to stdout; progress, questions, hints and errors go to stderr.
+
+Rule 2: this module prints, and nothing else does.  A handler (commands.py) turns words into
+an Answer; what it raises is rendered here, as JSON when JSON was asked for.
+
+Rule 3: what is not needed is not imported.  ``--version`` and the overview need no parser,
+and a command builds its own parser alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn, TextIO
+
+    from .commands import Answer
+    from .errors import MaxError
+
+INTERRUPTED = 130
+
+GROUPS = {
+    "Set up": ("init", "connect", "disconnect", "ls"),
+    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel"),
+    "Ask": ("search", "get", "count", "schema"),
+}
+COMMANDS = {  # in which module, and what it does
+    "init": ("commands", "make a project in a folder"),
+    "connect": ("acting", "connect a source: answer its questions, store its secrets"),
+    "disconnect": ("acting", "remove an installation and its data"),
+    "ls": ("commands", "list installations"),
+    "sync": ("acting", "copy what changed into the installation's database"),
+    "status": ("commands", "tell when each installation was synced, and what it holds"),
+    "runs": ("commands", "list past syncs, or show one with its failures"),
+    "pause": ("acting", "pause a running sync, from any terminal"),
+    "resume": ("acting", "go on with a sync that was paused or interrupted"),
+    "cancel": ("acting", "end a sync; what it stored stays"),
+    "search": ("commands", "find entities by filter, order and page"),
+    "get": ("commands", "show one entity"),
+    "count": ("commands", "count entities"),
+    "schema": ("commands", "show entities, fields and relationships"),
+}
+EXAMPLES = """\
+Begin here (no account and no network needed)
+  max sync acme:default
+  max search acme:default AcmeUser --filter 'active = true AND name ~= "an"'
+
+Options before any command
+  -C, --project DIR   use the project of that folder instead of the current one
+  --version           print the version
+  --help              print this; `max COMMAND --help` explains one command"""
+
+
+def overview() -> str:
+    """What ``max --help`` prints."""
+    lines = ["max: your own copy of the SaaS data you work with", "", "  max [-C DIR] COMMAND …", ""]
+    for group, names in GROUPS.items():
+        lines += [group, *(f"  {name:<12}{COMMANDS[name][1]}" for name in names), ""]
+    return "\n".join([*lines, EXAMPLES])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as in `max search … | head`
+        silence(sys.stdout)
+        return 0
+    return status
+
+
+def run(words: list[str]) -> int:
+    """Answer the commands that need no parser, hand on the others."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        if words[1:2] and words[1] in COMMANDS:
+            return guarded([words[1], "--help"])
+        print(overview())
+        return 0
+    if words[0] in ("--version", "-V"):
+        from . import __version__
+
+        print(f"max {__version__}")
+        return 0
+    return guarded(words)
+
+
+def guarded(words: list[str]) -> int:
+    """Run a command; an error becomes its message and its status."""
+    from .errors import MaxError, StorageError
+
+    tolerant(sys.stdout)
+    try:
+        return say(perform(words))
+    except MaxError as error:
+        complain(error, as_json=wants_json(words))
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(StorageError(f"{where}{error.strerror or error}"), as_json=wants_json(words))
+        return 1
+
+
+def perform(words: list[str]) -> Answer:
+    """Find the command, parse its words, and call its handler."""
+    project, words = leading_project(words)
+    if not words or words[0] not in COMMANDS:
+        refuse(words)
+    from importlib import import_module
+
+    from .commands import parse
+
+    module, summary = COMMANDS[words[0]]
+    configure = import_module(f".{module}", __package__).CONFIGURE[words[0]]
+    options = parse(words[0], words[1:], summary, configure)
+    options.project = options.project or project or "."
+    answer: Answer = options.run(options)
+    return answer
+
+
+def refuse(words: list[str]) -> NoReturn:
+    """Say why the first word is no command."""
+    from .errors import UnknownName, UsageError
+
+    if not words:
+        raise UsageError("no command is given", hint="max --help lists them")
+    if words[0].startswith("-"):
+        raise UnknownName("option", words[0], ["--project", "--version", "--help"])
+    raise UnknownName("command", words[0], COMMANDS)
+
+
+def leading_project(words: list[str]) -> tuple[str | None, list[str]]:
+    """Take ``-C DIR`` from before the command."""
+    head = words[0] if words else ""
+    if head in ("-C", "--project"):
+        return ("".join(words[1:2]) or None), words[2:]
+    if head.startswith("--project="):
+        return head.partition("=")[2], words[1:]
+    if head.startswith("-C"):
+        return head[2:], words[1:]
+    return None, words
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether the words ask for JSON, even if they cannot be parsed."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return any(
+        word in ("--json", "-ojson", "-ondjson", "--output=json", "--output=ndjson")
+        or (word in ("-o", "--output") and value in ("json", "ndjson"))
+        for word, value in pairs
+    )
+
+
+# -- output ----------------------------------------------------------------------------------
+
+
+def say(answer: Answer) -> int:
+    """Print an answer as it comes, then what to do next; its status."""
+    lines = iter(answer.lines)
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    finally:
+        close = getattr(lines, "close", None)  # a generator holds the database open
+        if close:
+            close()
+    for note in answer.notes:
+        print(note, file=sys.stderr)
+    return answer.status
+
+
+def complain(error: MaxError, *, as_json: bool) -> None:
+    """Print an error where errors go."""
+    from .render import Paint, compact, harmless
+    from .terminal import colours
+
+    if as_json:
+        print(compact({"error": error.describe()}), file=sys.stderr)
+        return
+    paint = Paint(colours(sys.stderr))
+    first, *more = map(harmless, error.render().splitlines())
+    print("\n".join([f"{paint('max:', 'red')} {first}", *more]), file=sys.stderr)
+
+
+def tolerant(stream: TextIO) -> None:
+    """Have what the terminal's encoding cannot show replaced, not refused."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+
+
+def silence(stream: TextIO) -> None:
+    """Let nothing more be written, so that the interpreter's last flush stays quiet."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
