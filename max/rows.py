@@ -238,12 +238,25 @@ class Layout(Generic[E]):
     def encode(self, entities: Sequence[Entity]) -> list[Rows]:
         """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
         groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for entity in entities:
-            groups.setdefault(tuple(entity._values), []).append(entity._values)
+        for values in self._once_each(entities):
+            groups.setdefault(tuple(values), []).append(values)
         try:
-            return [self._encode_group(names, values) for names, values in groups.items()]
+            return [self._encode_group(names, records) for names, records in groups.items()]
         except Unfit:
             raise InvalidEntity([m for one in entities for m in check_entity(one)]) from None
+
+    def _once_each(self, entities: Sequence[Entity]) -> list[dict[str, Any]]:
+        """The records' values; of several records of one thing the later fields hold."""
+        records = [entity._values for entity in entities]
+        if len({str(values["id"]) for values in records}) == len(records):
+            return records
+        wrong = [mismatch for one in entities for mismatch in check_entity(one)]
+        if wrong:
+            raise InvalidEntity(wrong)
+        merged: dict[str, dict[str, Any]] = {}
+        for values in records:
+            merged[values["id"]] = merged.get(values["id"], {}) | values
+        return list(merged.values())
 
     def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
         names = tuple(name for name in keys if name != "id")
