@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -69,7 +70,7 @@ class Upstream:
                 said = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if said is None:
                     break
-                writer.write(said.replace(b"HERE", self.url.encode()))
+                writer.write(said)
                 if said.endswith(b"..."):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -134,9 +135,7 @@ def test_what_is_sent_is_json_with_the_token_and_the_parameters() -> None:
     talk(upstream, lambda c: c.request("POST", "/things?a=1", params={"b": "x y&z"}, json={"c": "é"}))
     (heard,) = upstream.heard
     assert heard.startswith("POST /things?a=1&b=x+y%26z HTTP/1.1")
-    assert f"authorization: Bearer {TOKEN}" in heard.lower().replace("tok-", "tok-").replace(
-        "bearer", "Bearer"
-    )
+    assert f"authorization: Bearer {TOKEN}\r\n" in heard
     assert heard.endswith('{"c":"\\u00e9"}')
 
 
@@ -194,7 +193,7 @@ def test_a_status_is_the_error_that_says_what_to_do(status: int, meant: type[Ups
     assert type(error) is meant
     assert error.hint
     assert error.data["status"] == status
-    assert f"GET /thing: {error.message.partition(': ')[2]}" == error.message
+    assert error.message.startswith("GET /thing: ")
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -347,13 +346,9 @@ def test_what_is_written_is_never_redirected() -> None:
 
 
 def test_the_address_of_a_next_page_is_used_when_it_has_the_same_origin() -> None:
-    upstream = Upstream(answer(200, b'{"next": "HERE/x?p=2"}'), answer(200, b"[2]"))
-
-    async def both(client: HttpClient) -> Json:
-        upstream.answers[0] = answer(200, f'{{"next": "{upstream.url}/x?p=2"}}'.encode())
-        return await client.get((await client.get("/x"))["next"])
-
-    assert talk(upstream, both) == [2]
+    upstream = Upstream(answer(200, b"[2]"))
+    assert talk(upstream, lambda client: client.get(f"{upstream.url}/x?p=2")) == [2]
+    assert upstream.heard[0].startswith("GET /x?p=2 ")
 
 
 def test_the_address_of_another_origin_is_refused_before_anything_is_sent() -> None:
@@ -422,4 +417,5 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_importing_the_client_does_not_import_the_library() -> None:
     code = "import sys, max.http; sys.exit('httpx2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
