@@ -36,6 +36,7 @@ class User(Entity):
 
 
 class Team(Entity):
+    title: Field[str] = Field()
     members: Many[User] = Many()
 
 
@@ -169,7 +170,8 @@ def spoil(draft: Draft, how: str, hint: str) -> None:
     elif how == "kind: bare function":
         draft.wrapped = False
     elif how == "entity: a field of another":
-        draft.fields = (*draft.fields, Stranger.name)
+        other: Any = Stranger.name if draft.kind == "collection" else Team.title
+        draft.fields = (*draft.fields, other)
     elif how == "entity: no field at all":
         draft.fields = (*draft.fields, "name")
 
