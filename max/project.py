@@ -21,7 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -233,7 +233,8 @@ class Project:
                 (folder / CREDENTIALS).unlink(missing_ok=True)
             raise
         finally:
-            remove_tree(staged)
+            with suppress(OSError):  # the next to write clears it
+                remove_tree(staged)
             remove_empty(folder, folder.parent)
 
     def reconfigure(

@@ -495,7 +495,7 @@ class TestCrashes:
                     CHANGES[change](project)
                 except ProjectError as error:
                     assert "No space left" in str(error)  # noqa: PT017 - an error is not due at every turn
-            assert not [path for path in tree(project) if ".new" in path]
+                    assert not [path for path in tree(project) if ".new" in path]
             check_after(project, change)
             if len(done) < nth:
                 break
