@@ -418,9 +418,7 @@ def installation_json(info: InstallationInfo) -> dict[str, Json]:
 
 def installation_row(info: InstallationInfo, now: float) -> list[str]:
     """A line of ``max ls``."""
-    settings = " ".join(
-        f"{key}={cell(value)}" for key, value in info.config.items() if value not in ("", None)
-    )
+    settings = " ".join(f"{key}={cell(value)}" for key, value in info.config.items() if value)
     return [str(info), info.id[:8], ago(info.connected_at, now), settings]
 
 

@@ -45,6 +45,12 @@ def width(stream: TextIO) -> int | None:
         return FALLBACK_WIDTH
 
 
+def tell(line: str) -> None:
+    """Say something at once, on stderr, before a command has its answer."""
+    sys.stderr.write("\n".join(map(harmless, line.splitlines())) + "\n")
+    sys.stderr.flush()
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C end a question at once, also below an event loop, which would only note it."""
@@ -91,7 +97,7 @@ class TerminalPrompter:
 
     def say(self, line: str) -> None:
         """A line on stderr."""
-        sys.stderr.write("\n".join(map(harmless, line.splitlines())) + "\n")
+        tell(line)
 
     def _line(self, prompt: str) -> str:
         sys.stderr.write(harmless(prompt))
