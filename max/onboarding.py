@@ -133,17 +133,13 @@ class ValueType:
     @classmethod
     def of(cls, hint: object, where: str) -> ValueType:
         """The type that an annotation means; ConnectorError names ``where`` when it means none."""
-        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        options = typing.get_args(hint) if union else (hint,)
-        given = [one for one in options if one is not types.NoneType]
-        optional = len(given) < len(options)
-        if len(given) == 1:
-            origin, inside = typing.get_origin(given[0]) or given[0], typing.get_args(given[0])
-            if given[0] in SCALARS:
-                return cls(given[0], None, optional)
-            last = ([one for one in inside if one is not Ellipsis] or [Any])[-1]
-            if last in SCALARS and (origin in LISTS or origin in MAPPINGS):
-                return cls(last, list if origin in LISTS else dict, optional)
+        given, optional = _without_none(hint)
+        if given in SCALARS:
+            return cls(given, None, optional)
+        origin = typing.get_origin(given) or given
+        inside = [one for one in typing.get_args(given) if one is not Ellipsis] or [Any]
+        if inside[-1] in SCALARS and (origin in LISTS or origin in MAPPINGS):
+            return cls(inside[-1], list if origin in LISTS else dict, optional)
         raise ConnectorError(
             f"{where} is annotated {hint!r}, which no configuration value can be",
             hint="use str, int, float, bool, Sequence[…] or Mapping[str, …] of these, Json, or | None",
@@ -180,6 +176,15 @@ class ValueType:
 
     def _inside(self, value: object, path: str, wrong: list[Mismatch]) -> Any:
         return ValueType(self.scalar).read(value, path, wrong)
+
+
+def _without_none(hint: object) -> tuple[object, bool]:
+    """An annotation without its ``| None``, and whether it had one."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint, False
+    given = [one for one in typing.get_args(hint) if one is not types.NoneType]
+    optional = len(given) < len(typing.get_args(hint))
+    return (given[0] if len(given) == 1 else hint), optional
 
 
 def _items(value: object) -> Sequence[object]:
@@ -471,21 +476,20 @@ class _Onboarding:
         known = step.key in self._answers
         if step.key in self._settled:
             return
-        if self._prompter is None:
-            if not known:
-                self._miss(step.key, self._holds[step.key].expected)
-            return
-        default = as_text(self._answers[step.key]) if known else None
-        while True:
-            text = await self._prompter.text(step.prompt, default)
-            if known and text == default:
-                return
+        if self._prompter is not None:
+            await self._ask(step, self._prompter, as_text(self._answers[step.key]) if known else None)
+        elif not known:
+            self._miss(step.key, self._holds[step.key].expected)
+
+    async def _ask(self, step: Input, prompter: Prompter, default: str | None) -> None:
+        """Ask until what is typed fits; the default leaves the answer as it is."""
+        while (text := await prompter.text(step.prompt, default)) != default:
             wrong: list[Mismatch] = []
             value = self._holds[step.key].read(text, step.key, wrong)
             if not wrong and (text or value is None):
                 self._answers[step.key] = value
                 return
-            self._prompter.say(str(wrong[0]) if wrong else f"{step.key} is needed")
+            prompter.say(str(wrong[0]) if wrong else f"{step.key} is needed")
 
     async def _secret(self, step: SecretInput) -> None:
         name, required = step.credential.name, step.credential.required
@@ -517,11 +521,14 @@ class _Onboarding:
             self._check_choice(step, values, expected)
         elif self._prompter is None:
             self._miss(step.key, expected)
-        elif values or step.several:
-            picked = await self._prompter.choose(step.prompt, options, step.several)
-            self._join({step.key: list(picked) if step.several else picked[0]})
         else:
+            await self._choose(step, self._prompter, options)
+
+    async def _choose(self, step: Select, prompter: Prompter, options: Sequence[Option]) -> None:
+        if not options and not step.several:
             raise UsageError(f"{self._connector.name} offers nothing to choose for {step.key!r}")
+        picked = await prompter.choose(step.prompt, options, step.several)
+        self._join({step.key: list(picked) if step.several else picked[0]})
 
     def _check_choice(self, step: Select, values: Sequence[str], expected: str) -> None:
         """InvalidAnswers when what was given is not among the options."""
