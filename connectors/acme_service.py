@@ -169,10 +169,10 @@ class Tenant:
 
     def kind(self, id: str) -> Kind:
         """What an id that exists names; Refused for all others."""
-        parent, _, last = id.rpartition("-")
+        parent, dash, last = id.rpartition("-")
         kind = LETTERS.get(last[:1])
         if kind and len(id) <= LONGEST_ID and NUMBER.fullmatch(last[1:]) and id not in self._deleted:
-            above = self.kind(parent).name if parent else ""
+            above = self.kind(parent).name if dash else ""
             if kind.parent == above and int(last[1:]) <= self._highest(kind, parent):
                 return kind
         raise missing(f"there is no {id[:LONGEST_ID]!r}")
