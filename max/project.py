@@ -53,8 +53,8 @@ ID_BYTES = 8  # of an installation's random id
 class Project:
     """A folder with a ``.max``: its installations, and a runtime for each that is in use.
 
-    ``async with Project.open(".") as project:`` stops every runtime at the end.  One event
-    loop uses a project at a time; several processes may.
+    ``async with Project.open(".") as project:`` stops every runtime at the end.  Several
+    processes may use a project, but one event loop of a process at a time.
     """
 
     def __init__(self, root: Path) -> None:
@@ -62,6 +62,7 @@ class Project:
         self._registry: ConnectorRegistry | None = None
         self._runtimes: dict[str, InstallationRuntime] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
 
     # -- finding and making ----------------------------------------------------------------
 
@@ -285,10 +286,8 @@ class Project:
 
         However many ask at once, one is built; a build that fails is forgotten.
         """
-        import asyncio
-
         info = self.target(connector if name is None else f"{connector}:{name}")
-        async with self._locks.setdefault(info.id, asyncio.Lock()):
+        async with self._lock(info.id):
             if info.id not in self._runtimes:
                 self._runtimes[info.id] = await self._build(info)
             runtime = self._runtimes[info.id]
@@ -298,6 +297,14 @@ class Project:
                 hint=f"one is a copy of the other: change the id in {self._folder(info) / INSTALLATION}",
             )
         return runtime
+
+    def _lock(self, id: str) -> asyncio.Lock:
+        """The lock of an installation's runtime; a project outlives the loops that use it."""
+        import asyncio
+
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._locks = asyncio.get_running_loop(), {}
+        return self._locks.setdefault(id, asyncio.Lock())
 
     async def _build(self, info: InstallationInfo) -> InstallationRuntime:
         runtime = await in_thread(lambda: self._assemble(info))
@@ -326,7 +333,7 @@ class Project:
                 stopping.push_async_callback(self._stop, id)
 
     async def _stop(self, id: str) -> None:
-        async with self._locks[id]:
+        async with self._lock(id):
             runtime = self._runtimes.pop(id, None)
             if runtime is not None:
                 await runtime.stop()
@@ -517,7 +524,8 @@ async def in_thread(work: Callable[[], T]) -> T:
     from concurrent.futures import ThreadPoolExecutor
 
     thread = ThreadPoolExecutor(1, "max-project")
+    result = asyncio.get_running_loop().run_in_executor(thread, work)
     try:
-        return await asyncio.get_running_loop().run_in_executor(thread, work)
-    finally:
-        thread.shutdown(wait=False)
+        return await result
+    finally:  # work that nobody waits for any more ends by itself, and its thread with it
+        thread.shutdown(wait=not result.cancelled())
