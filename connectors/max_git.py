@@ -1,7 +1,7 @@
 """Git: any local repository, read through the ``git`` command.
 
-Rule 1: one git process per listing.  ``git log`` runs on between two pages and is read in
-small chunks; memory and the event loop never see more of a history than a page of it.
+Rule 1: one git process per history.  ``git log`` runs on between two pages and is read in
+small chunks; memory and the event loop never see more of it than a page.
 
 Rule 2: a listing stands on the tips that it found at its beginning.  They are in its
 cursor, so commits made meanwhile do not disturb it, and a new process goes on where the
@@ -221,22 +221,18 @@ ENVIRONMENT = {
 }
 KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH", "GIT_CEILING_DIRECTORIES")  # of git's own variables
 NO_GIT = "install git (2.31 or newer) and see that it is on the PATH"
-FAULTS: tuple[tuple[str, type[UpstreamError], str, str], ...] = (
+PARTIAL = "a partial clone: not all its content is here, and Max does not fetch it"
+FAULTS: tuple[tuple[str, type[UpstreamError], str, str], ...] = (  # what git says, what we say
     (
-        "dubious ownership",
+        "dubious own",
         PermissionDenied,
-        "the repository belongs to another user, so git does not read it",
-        "if you trust it: git config --global --add safe.directory {path}",
+        "owned by another user",
+        "git config --global --add safe.directory {path}",
     ),
     ("not a git repository", UpstreamMissing, "no git repository", "give the path of one, or run git init"),
     ("cannot change to", UpstreamMissing, "no such directory", "give the path of a repository"),
     ("ermission denied", PermissionDenied, "not readable", "see who owns the files"),
-    (
-        "romisor",
-        UpstreamError,
-        "a partial clone: not all its content is here, and Max does not fetch it",
-        "complete it: git fetch --refetch --no-filter",
-    ),
+    ("romisor", UpstreamError, PARTIAL, "complete it: git fetch --refetch --no-filter"),
     ("unrecognized argument", UpstreamError, "this git is too old", NO_GIT),
 )
 

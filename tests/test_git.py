@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -149,9 +148,10 @@ def add(history: History, steps: list[tuple[int, dict[bytes, bytes | None], byte
         history.commit(f"b{branch}", files, parents=list(numbers), message=message)
 
 
-def fresh() -> tuple[Path, History]:
-    """A repository for one example of a property."""
-    return make(Path(tempfile.mkdtemp(prefix="git-")) / "r", "--bare"), History()
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a repository for each example of a property."""
+    return lambda: make(tmp_path_factory.mktemp("example") / "r", "--bare")
 
 
 SIZES = st.fixed_dictionaries({"page_commits": st.integers(1, 5), "page_changes": st.integers(1, 6)})
@@ -159,10 +159,10 @@ SIZES = st.fixed_dictionaries({"page_commits": st.integers(1, 5), "page_changes"
 
 @settings(deadline=None, max_examples=25)
 @given(STEPS, SIZES, st.data())
-def test_p11_pages_of_any_size_over_any_crashes_give_each_commit_once(
-    steps: list[Any], sizes: dict[str, Any], data: st.DataObject
+def test_pages_of_any_size_over_any_crashes_give_each_commit_once(
+    fresh: Callable[[], Path], steps: list[Any], sizes: dict[str, Any], data: st.DataObject
 ) -> None:
-    path, history = fresh()
+    path, history = fresh(), History()
     add(history, steps)
     history.write(path)
     pages = listing(path, crashes=lambda: data.draw(st.booleans()), **sizes)
@@ -201,14 +201,15 @@ def files_of(path: Path) -> set[str]:
 
 @settings(deadline=None, max_examples=25)
 @given(STEPS, STEPS, st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=2), SIZES, st.data())
-def test_p11_a_second_listing_gives_exactly_the_difference(
+def test_a_second_listing_gives_exactly_the_difference(
+    fresh: Callable[[], Path],
     before: list[Any],
     after: list[Any],
     moved: list[tuple[int, int]],
     sizes: dict[str, Any],
     data: st.DataObject,
 ) -> None:
-    path, history = fresh()
+    path, history = fresh(), History()
     add(history, before)
     history.write(path)
     old, old_pages = set(rev_list(path)), listing(path)
@@ -225,7 +226,7 @@ def test_p11_a_second_listing_gives_exactly_the_difference(
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
-def test_p11_two_names_never_become_one(one: bytes, other: bytes) -> None:
+def test_two_names_never_become_one(one: bytes, other: bytes) -> None:
     assert (max_git.name_of(one) == max_git.name_of(other)) == (one == other)
 
 
@@ -658,6 +659,17 @@ def test_a_damaged_repository_fails_in_gits_own_words(repository: Path) -> None:
     with pytest.raises(UpstreamError, match=old) as caught:
         listing(repository)
     assert "git fsck" in caught.value.hint
+
+
+def test_a_partial_clone_is_not_completed_behind_its_owners_back(repository: Path) -> None:
+    history = History()
+    history.commit(files={b"a": b"1\n"})
+    history.write(repository)
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    clone = repository.parent / "clone"
+    git(repository, "clone", "--quiet", "--bare", "--filter=blob:none", f"file://{repository}", str(clone))
+    with pytest.raises(UpstreamError, match="partial clone"):
+        listing(clone)
 
 
 def test_output_of_another_shape_is_refused() -> None:
