@@ -69,10 +69,12 @@ class Project:
     @classmethod
     def find(cls, start: Path | str) -> Self:
         """The project that a folder belongs to: its own, or the nearest above."""
-        folder = Path(start).resolve()
+        with translated(Path(start)):
+            folder = Path(start).resolve()
         for candidate in (folder, *folder.parents):
-            if (candidate / FOLDER).is_dir():
-                return cls(candidate)
+            with suppress(PermissionError):  # a folder above us that we may not look into
+                if (candidate / FOLDER).is_dir():
+                    return cls(candidate)
         raise ProjectError(f"there is no project in {folder}, or above it", hint="make one with: max init")
 
     @classmethod
