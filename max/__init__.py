@@ -4,7 +4,7 @@ Importing this package reads no file, opens no connection and starts nothing; ea
 loaded from its module when it is first used.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 
 if TYPE_CHECKING:
     from .connector import Answers as Answers

@@ -76,7 +76,9 @@ def parse(command: str, words: Sequence[str], summary: str, configure: Callable[
     parser = Parser(
         prog=f"max {command}",
         description=f"{summary[0].upper()}{summary[1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(
+            argparse.RawDescriptionHelpFormatter, width=min(width(sys.stdout) or 100, 100)
+        ),
         allow_abbrev=False,
     )
     configure(parser)

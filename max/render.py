@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import category, east_asian_width
 
 from .core import InstallationInfo, Schema, description_of
 from .entities import Entity, FieldType, Json, Kind, ManyOf, Ref, values_of
@@ -64,8 +65,6 @@ def _harmless(character: str) -> str:
         return character
     if character.isspace() and character not in "\x1c\x1d\x1e\x1f\x85":
         return " "
-    from unicodedata import category
-
     if category(character) in ("Cc", "Cf", "Cs"):
         code = ord(character)
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
@@ -85,8 +84,6 @@ def clusters(text: str) -> Iterator[str]:
 
 
 def _continues(cluster: str, character: str) -> bool:
-    from unicodedata import category
-
     code, last = ord(character), cluster[-1]
     if code in REGIONAL:
         return len(cluster) == 1 and ord(cluster) in REGIONAL
@@ -102,8 +99,6 @@ def cells(text: str) -> int:
 
 
 def _cells(cluster: str) -> int:
-    from unicodedata import category, east_asian_width
-
     first = cluster[0]
     if EMOJI_STYLE in cluster or ord(first) in REGIONAL or east_asian_width(first) in "WF":
         return 2
@@ -198,7 +193,8 @@ def stamp(at: float | None) -> str | None:
 def compact(value: Json, *, indent: int | None = None) -> str:
     """JSON text in which no character steers a terminal."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(value, ensure_ascii=False, separators=separators, indent=indent).translate(ESCAPED)
+    text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
+    return text if text.isascii() and "\x7f" not in text else text.translate(ESCAPED)
 
 
 # -- values ----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ Rule 3: sqlite3's errors leave as StorageError, with what to do.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import threading
 import time
@@ -315,6 +314,8 @@ def migrate(connection: sqlite3.Connection, owner: str, migrations: Sequence[str
     once.  StorageError when one that ran was edited since, or when the database knows a
     version that this code does not: nothing is changed then.
     """
+    import hashlib  # slow, and those who only read do without
+
     connection.execute(MIGRATION_TABLE)
     rows = connection.execute("SELECT version, digest FROM _max_migration WHERE owner = ?", (owner,))
     done = dict(rows.fetchall())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -54,6 +52,9 @@ def tell(line: str) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C end a question at once, also below an event loop, which would only note it."""
+    import signal
+    import threading
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
