@@ -75,11 +75,12 @@ def ask(service: Service, path: str, method: str = "GET", body: Json = None, **q
 
 
 def pages(service: Service, path: str, **query: str) -> Iterator[Json]:
-    """Every page of a listing."""
+    """Every page of a listing; no cursor may come twice."""
     answer = ask(service, path, **query)
     yield answer
-    while answer["next"]:
-        answer = ask(service, path, cursor=answer["next"], **query)
+    while cursor := answer["next"]:
+        answer = ask(service, path, cursor=cursor, **query)
+        assert answer["next"] != cursor
         yield answer
 
 
@@ -168,6 +169,15 @@ def test_what_is_left_out_of_a_new_record_is_made_up_and_its_number_is_never_use
     assert (first["id"], second["id"]) == ("w1-p1-t8", "w1-p1-t9")
     assert second.keys() == tenant.get("w1-p1-t1").keys()
     assert second["created_at"] == second["updated_at"] > first["created_at"]
+
+
+def test_later_changes_keep_earlier_ones_and_move_the_time_on() -> None:
+    tenant = Tenant(SMALL)
+    before = tenant.get("w1-p1-t1")
+    titled = tenant.update("w1-p1-t1", {"title": "new"})
+    both = tenant.update("w1-p1-t1", {"priority": 4})
+    assert both == {**before, "title": "new", "priority": 4, "updated_at": both["updated_at"]}
+    assert before["updated_at"] < titled["updated_at"] < both["updated_at"]
 
 
 def test_deleting_takes_along_what_is_below_and_leaves_a_tombstone_for_each() -> None:
