@@ -259,7 +259,7 @@ def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
 
     async def service(_: str, input: int) -> int:
         begun.append(virtual_time.now())
-        await asyncio.sleep(0.01)
+        await virtual_time.later(0.01)
         if left:
             told.append((virtual_time.now(), left.pop()))
             raise throttled(told[-1][1])
@@ -296,7 +296,7 @@ def test_a_cancelled_waiter_gives_its_permit_back() -> None:
         one = script.operation(Limit("t:api", concurrency=1, calls=1, per=50.0))
         await through.run(one, "a", 1)
         waiting = asyncio.create_task(through.run(one, "a", 2))
-        await asyncio.sleep(1.0)
+        await virtual_time.later(1.0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         return await through.run(one, "a", 3)

@@ -41,6 +41,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+async def later(seconds: float) -> None:
+    """Let so much virtual time pass."""
+    await asyncio.sleep(seconds)
+
+
 def run(work: Coroutine[Any, Any, V]) -> V:
     """Run work in virtual time, as asyncio.run does in real time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
