@@ -21,9 +21,12 @@ from max import (
     Schema,
     Step,
     SyncPlan,
+    UpstreamBroken,
 )
 
 executed: list[str] = []  # the names of connector files that were executed, in order
+events: list[str] = []  # what happened to installations, by their prefix: "initialise thing", "stop thing"
+refusals: list[Exception] = []  # what the next initialisations raise
 
 
 class Thing(Entity):
@@ -62,7 +65,16 @@ async def seed(context: SampleConfig, engine: Engine) -> SyncPlan:
 
 async def initialise(config: SampleConfig, credentials: CredentialProvider) -> Installation[SampleConfig]:
     """The configuration is all the context there is."""
-    return Installation(context=config)
+    events.append(f"initialise {config.prefix}")
+    if refusals:
+        raise refusals.pop()
+
+    async def stop() -> None:
+        events.append(f"stop {config.prefix}")
+        if config.prefix == "stuck":
+            raise UpstreamBroken("it does not let go")
+
+    return Installation(context=config, stop=stop)
 
 
 def sample(**changes: Any) -> Connector[Any, Any]:

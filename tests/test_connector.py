@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -227,6 +227,12 @@ class TestLoaders:
             sample(loaders=[EntityLoader((), load)])
         with pytest.raises(ConnectorError, match="load has batches of 0"):
             sample(loaders=[BatchLoader((User.name,), load, 0)])
+
+    def test_a_listing_of_what_is_no_collection_is_refused(self) -> None:
+        async def load(parent: Any, request: object, env: object) -> Any: ...
+
+        with pytest.raises(ConnectorError, match=r"load lists User.name, which is no collection"):
+            sample(loaders=[CollectionLoader(cast("Any", User.name), (), load)])
 
     def test_fields_of_two_entities_are_named(self) -> None:
         async def load(ref: Any, env: object) -> Any: ...

@@ -448,6 +448,29 @@ class TestScripted:
         with pytest.raises(InvalidAnswers, match=r"url: expected one of a, b \(--set url="):
             run(connector, None, pages=1)
 
+    def test_options_are_not_asked_for_while_something_is_missing(self) -> None:
+        steps = [SecretInput(TOKEN, "Token"), Select("url", "Which", workspaces), Input("pages", "Pages")]
+        with pytest.raises(InvalidAnswers) as caught:
+            run(sample(config=Needy, credentials=[TOKEN], onboarding=steps), None, pages=1)
+        assert [one.path for one in caught.value.mismatches] == ["token", "url"]
+
+    def test_what_the_connectors_own_code_does_not_bring_is_missing(self) -> None:
+        async def nothing(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {}
+
+        connector = sample(config=Needy, credentials=[TOKEN], onboarding=[Custom(nothing)])
+        assert needs_answers(connector)
+        with pytest.raises(InvalidAnswers) as caught:
+            run(connector, None, pages=1)
+        assert [one.path for one in caught.value.mismatches] == ["url", "token"]
+
+    def test_what_the_connectors_own_code_brings_must_fit(self) -> None:
+        async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {"pages": "many"}
+
+        with pytest.raises(InvalidAnswers, match="sample's own onboarding brought does not fit"):
+            run(sample(config=Needy, onboarding=[Custom(nonsense)]), None, url="u")
+
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
         steps = [Input("url", "Address"), Input("pages", "Pages", when=remote)]
         with pytest.raises(InvalidAnswers) as caught:
