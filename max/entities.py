@@ -270,7 +270,10 @@ class Ref(Generic[E]):
         return hash((self.entity.__name__, self.id, self.scope.installation))
 
     def __repr__(self) -> str:
-        return str(self.key)
+        text = str(self.key)
+        return (
+            text if text.isprintable() else repr(text)[1:-1]
+        )  # a message must be printable, whatever the id
 
 
 class RefKey(Record):
@@ -791,7 +794,7 @@ def entity_json(entity: Entity, fields: Iterable[str] | None = None) -> dict[str
 
 def check_entity(entity: Entity) -> list[Mismatch]:
     """Every value of a record that does not fit, with its path."""
-    where = f"{type(entity).__name__}:{entity._values['id']}"
+    where = repr(Ref(type(entity), entity._values["id"]))
     wrong = []
     if not is_text(entity._values["id"]) or not entity._values["id"]:
         wrong.append(Mismatch(f"{where}.id", "a text that is not empty", entity._values["id"]))

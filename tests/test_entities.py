@@ -133,6 +133,13 @@ def test_refs_are_equal_when_they_point_at_the_same_thing_in_the_same_scope() ->
     assert len({ref, User.ref("7"), ref.within("a"), ref.within("b")}) == 3
 
 
+@drawn(st.text())
+def test_a_ref_is_shown_in_text_that_can_be_printed(id: str) -> None:
+    assert repr(User.ref(id)).isprintable()
+    assert repr(User.ref("a b/ä:7")) == "User:a b/ä:7"
+    assert all(str(one).isprintable() for one in check_entity(Issue(id, assignee=Ref(User, id, Scope(id)))))
+
+
 def test_a_ref_names_its_installation_only_when_it_leaves_it() -> None:
     abroad = User.ref("7").within("acme-1")
     assert str(abroad) == "acme-1/User:7"

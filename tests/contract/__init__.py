@@ -1,0 +1,1 @@
+"""One suite for each protocol of the core; every implementation runs it."""

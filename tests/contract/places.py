@@ -1,0 +1,120 @@
+"""The stores that keep the contracts of this folder, and the data that is put into them."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from max.core import Arrival, Engine, Listing, Schema, Stored, SyncMeta
+from max.engine import SqliteEngine, SqliteSyncMeta
+from max.entities import Entity, Field, Json, Many, ManyOf, Ref
+from max.sqlite import MEMORY, Database
+
+T = TypeVar("T")
+
+
+class Person(Entity):
+    """Someone."""
+
+    name: Field[str] = Field()
+    age: Field[int | None] = Field()
+    score: Field[float | None] = Field()
+    active: Field[bool | None] = Field()
+    seen: Field[datetime | None] = Field()
+    born: Field[date | None] = Field()
+    extra: Field[Json] = Field()
+    boss: Field[Ref[Person] | None] = Field()
+
+
+class Post(Entity):
+    """What a team publishes."""
+
+    title: Field[str] = Field()
+    team: Field[Ref[Team] | None] = Field()
+
+
+class Team(Entity):
+    """A group of people."""
+
+    order: Field[str] = Field("a word of SQL")
+    people: Many[Person] = Many("membership is stored")
+    posts: Many[Post] = Many(by=lambda: Post.team)
+
+
+SCHEMA = Schema([Person, Post, Team], roots=[Team])
+
+
+def parts(entity: type[Entity]) -> Sequence[tuple[str, ...]]:
+    """Which fields arrive together: a person's score comes alone."""
+    together = tuple(name for name in entity.types() if name != "score")
+    return [together, ("score",)] if entity is Person else [together]
+
+
+@dataclass
+class Store:
+    """What shares one installation's data."""
+
+    engine: Engine
+    meta: SyncMeta
+    receive: Callable[[Arrival], Awaitable[Stored]]
+    state: Callable[[], Awaitable[list[str]]]  # all that is durable, as text
+
+    async def page(
+        self,
+        parent: Ref[Any],
+        collection: ManyOf[Any, Any],
+        *entities: Entity,
+        at: float = 100.0,
+        number: int = 0,
+        last: bool = True,
+        delta: bool = False,
+        mark: str | None = None,
+    ) -> Stored:
+        """Receive one page of a listing."""
+        listing = Listing(parent, collection, number, last, delta, mark)
+        return await self.receive(Arrival(entities, at, listing))
+
+
+@asynccontextmanager
+async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterator[Store]:
+    """The store of this library, in a file or in memory."""
+    database = Database(path)
+    await database.start()
+    try:
+        engine = SqliteEngine(database, schema, parts)
+        await engine.start()
+
+        async def receive(arrival: Arrival) -> Stored:
+            return await database.transact(engine.writing(arrival))
+
+        def dump(connection: sqlite3.Connection) -> list[str]:
+            return list(connection.iterdump())
+
+        yield Store(engine, SqliteSyncMeta(database, engine.tables), receive, lambda: database.read(dump))
+        await engine.stop()
+    finally:
+        await database.stop()
+
+
+def using(path: str | Path, body: Callable[[Store], Awaitable[T]], schema: Schema = SCHEMA) -> T:
+    """Run a body on an open store."""
+
+    async def main() -> T:
+        async with sqlite_store(path, schema) as store:
+            return await body(store)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=["file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store keeps its data: every test of a contract runs on each."""
+    return MEMORY if request.param == "memory" else str(tmp_path / "data.db")

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.core import Arrival, Listing
+from max.engine import SqliteEngine
+from max.entities import FieldOf
+from max.errors import StorageError, UnknownName
+from max.sqlite import MEMORY, Database
+from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
+
+__all__ = ["place"]
+ADA, BOB, RED = Person.ref("a"), Person.ref("b"), Team.ref("red")
+FIELDS: list[FieldOf[Person, Any]] = [FieldOf(Person, name) for name in Person.types()]
+NAMES = [field.name for field in FIELDS]
+
+
+async def ages(store: Store, *names: str) -> list[float | None]:
+    """When some of Ada's fields were synced."""
+    return [await store.meta.synced_at(ADA, FieldOf(Person, name)) for name in names]
+
+
+def whole(id: str, **values: Any) -> Person:
+    """A person of whom everything is loaded but the score, which comes alone."""
+    rest = dict.fromkeys(["age", "active", "seen", "born", "extra", "boss"])
+    return Person(id, **{"name": id, **rest, **values})
+
+
+# -- what arrivals leave behind -------------------------------------------------------------
+
+
+def test_what_was_never_stored_was_never_synced(place: str) -> None:
+    async def body(store: Store) -> object:
+        return await ages(store, "name"), await store.meta.is_fully_synced(ADA)
+
+    assert using(place, body) == ([None], False)
+
+
+def test_what_is_stored_without_a_time_is_not_synced(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.engine.store(whole("a"))
+        return await ages(store, "name")
+
+    assert using(place, body) == [None]
+
+
+def test_an_arrival_dates_the_fields_that_it_brought_and_no_others(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.receive(Arrival([Person("a", name="Ada", age=36)], 100.0))
+        await store.receive(Arrival([Person("a", age=36)], 200.0))
+        return await ages(store, "name", "age", "score")
+
+    assert using(place, body) == [100.0, 200.0, None]
+
+
+def test_storing_with_a_time_dates_the_fields(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.engine.store(whole("a"), requested_at=100.0)
+        await store.engine.store(Person("a", score=1.0), requested_at=200.0)
+        return await ages(store, "name", "boss", "score")
+
+    assert using(place, body) == [100.0, 100.0, 200.0]
+
+
+def test_a_page_that_brings_nothing_new_still_says_that_it_is_fresh(place: str) -> None:
+    async def body(store: Store) -> list[list[float | None]]:
+        await store.page(RED, Team.people, whole("a"), at=100.0)
+        first = await ages(store, "name", "score")
+        await store.page(RED, Team.people, whole("a"), at=200.0)
+        return [first, await ages(store, "name", "score")]
+
+    assert using(place, body) == [[100.0, None], [200.0, None]]
+
+
+def test_who_left_a_listing_is_no_fresher_for_it(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.page(RED, Team.people, whole("a"), whole("b"), at=100.0)
+        await store.page(RED, Team.people, whole("b"), at=200.0)
+        (left,) = await ages(store, "name")
+        assert await store.meta.synced_at(BOB, Person.name) == 200.0
+        return [left]
+
+    assert using(place, body)[0] in (None, 100.0)
+
+
+def test_fields_of_one_page_may_differ_from_row_to_row(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.page(RED, Team.people, whole("a"), Person("b", name="Bob"), at=100.0)
+        bobs = [await store.meta.synced_at(BOB, field) for field in (Person.name, Person.age)]
+        return [*await ages(store, "name", "age"), *bobs]
+
+    assert using(place, body) == [100.0, 100.0, 100.0, None]
+
+
+def test_who_came_along_is_dated_too(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("a"), at=100.0)
+        return [*await ages(store, "name"), await store.meta.synced_at(Post.ref("1"), Post.title)]
+
+    assert using(place, body) == [100.0, 100.0]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from(NAMES), min_size=1), st.sampled_from("ab")), min_size=1, max_size=6
+    ),
+    st.booleans(),
+)
+def test_every_field_is_as_fresh_as_the_last_arrival_that_brought_it(
+    brought: list[tuple[set[str], str]], listed: bool
+) -> None:
+    latest: dict[tuple[str, str], float] = {}
+
+    async def body(store: Store) -> dict[tuple[str, str], float | None]:
+        for step, (names, id) in enumerate(brought, 1):
+            record = Person(
+                id, **{name: getattr(whole(id, score=1.0), name) for name in NAMES if name in names}
+            )
+            listing = Listing(RED, Team.people, step - 1, last=False) if listed else None
+            await store.receive(Arrival([record], 100.0 * step, listing))
+            latest.update({(id, name): 100.0 * step for name in names})
+        return {
+            (id, field.name): await store.meta.synced_at(Person.ref(id), field)
+            for id in "ab"
+            for field in FIELDS
+        }
+
+    found = using(MEMORY, body)
+    assert {key: at for key, at in found.items() if at is not None} == latest
+
+
+# -- asking ---------------------------------------------------------------------------------
+
+
+def test_stale_fields_are_those_not_synced_since(place: str) -> None:
+    async def body(store: Store) -> list[list[FieldOf[Person, Any]]]:
+        await store.receive(Arrival([whole("a")], 100.0))
+        await store.receive(Arrival([Person("a", score=1.0)], 200.0))
+        wanted: list[FieldOf[Person, Any]] = [Person.name, Person.score]
+        return [await store.meta.stale(ADA, wanted, before=at) for at in (100.0, 100.5, 201.0)]
+
+    assert using(place, body) == [[], [Person.name], [Person.name, Person.score]]
+
+
+def test_asking_for_no_field_gives_none(place: str) -> None:
+    assert using(place, lambda store: store.meta.stale(ADA, [], before=1e12)) == []
+
+
+def test_an_entity_is_fully_synced_when_every_field_is(place: str) -> None:
+    async def body(store: Store) -> list[bool]:
+        await store.receive(Arrival([whole("a"), Team("red", order="x")], 100.0))
+        first = await store.meta.is_fully_synced(ADA)
+        await store.receive(Arrival([Person("a", score=None)], 200.0))
+        return [first, await store.meta.is_fully_synced(ADA), await store.meta.is_fully_synced(RED)]
+
+    assert using(place, body) == [False, True, True]
+
+
+def test_a_field_that_does_not_exist_is_named(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.meta.stale_ids(Person, ["nme"], before=1.0)
+
+    with pytest.raises(UnknownName, match="unknown field 'nme' in Person"):
+        using(place, body)
+
+
+# -- recording and forgetting ---------------------------------------------------------------
+
+
+def test_recording_dates_what_was_stored_by_others(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.engine.store(whole("a"), whole("b"))
+        await store.meta.record([ADA], ["name", "age"], at=100.0)
+        assert await store.meta.synced_at(BOB, Person.name) is None
+        return await ages(store, "name", "age", "boss")
+
+    assert using(place, body) == [100.0, 100.0, None]
+
+
+def test_an_older_record_does_not_hide_a_newer_arrival(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.receive(Arrival([whole("a")], 200.0))
+        await store.meta.record([ADA], ["name"], at=100.0)
+        first = await ages(store, "name")
+        await store.meta.record([ADA], ["name"], at=300.0)
+        return [*first, *await ages(store, "name")]
+
+    assert using(place, body) == [200.0, 300.0]
+
+
+def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
+    async def body(store: Store) -> list[Any]:
+        await store.receive(Arrival([whole("a", age=36), whole("b")], 100.0))
+        await store.meta.invalidate([ADA], ["age"], at=150.0)
+        ada = await store.engine.load(ADA)
+        bob = await store.meta.synced_at(BOB, Person.age)
+        return [*await ages(store, "age", "name"), ada.age, bob]
+
+    assert using(place, body) == [None, 100.0, 36, 100.0]
+
+
+def test_what_arrives_after_an_invalidation_is_fresh(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.receive(Arrival([whole("a")], 100.0))
+        await store.meta.invalidate([ADA], ["age"], at=150.0)
+        await store.receive(Arrival([whole("a")], 200.0))
+        fresh = await ages(store, "age")
+        await store.meta.invalidate([ADA], ["age"], at=150.0)
+        return [*fresh, *await ages(store, "age")]
+
+    assert using(place, body) == [200.0, 200.0], "only what began at or before that moment is forgotten"
+
+
+# -- work lists -----------------------------------------------------------------------------
+
+
+async def stale_ids(
+    store: Store, *fields: str, before: float = 150.0, limit: int = 2, **more: Any
+) -> list[str]:
+    """Every stale id, by pages."""
+    found: list[str] = []
+    while True:
+        after = found[-1] if found else ""
+        page = await store.meta.stale_ids(Person, fields, before=before, after=after, limit=limit, **more)
+        found += page
+        if len(page) < limit:
+            return found
+
+
+def test_stale_ids_come_in_their_order_page_by_page(place: str) -> None:
+    async def body(store: Store) -> list[list[str]]:
+        await store.receive(Arrival([whole(id) for id in "edcba"], 100.0))
+        await store.receive(Arrival([whole("c")], 200.0))
+        await store.meta.invalidate([Person.ref("c")], ["age"], at=300.0)
+        names, both = await stale_ids(store, "name"), await stale_ids(store, "name", "age")
+        return [names, both, await stale_ids(store, "name", before=100.0), await stale_ids(store, "score")]
+
+    assert using(place, body) == [list("abde"), list("abcde"), [], list("abcde")]
+
+
+def test_without_fields_every_id_counts(place: str) -> None:
+    async def body(store: Store) -> list[list[str]]:
+        await store.receive(Arrival([whole(id) for id in "cab"], 1e9))
+        return [await stale_ids(store), await stale_ids(store, limit=1)]
+
+    assert using(place, body) == [list("abc"), list("abc")]
+
+
+def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) -> None:
+    async def body(store: Store) -> list[str]:
+        await store.receive(Arrival([whole(id, age=ord(id)) for id in "abcde"], 100.0))
+        await store.receive(Arrival((), 101.0, removed=[Person.ref("d")]))
+        return await stale_ids(store, "name", matching=Person.age.gt(ord("b")) & ~Person.name.eq("x"))
+
+    assert using(place, body) == ["c", "e"]
+
+
+# -- marks ----------------------------------------------------------------------------------
+
+
+def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
+    async def body(store: Store) -> list[str | None]:
+        marks = [await store.meta.mark(RED, Team.people)]
+        for number, last in ((0, False), (1, False), (2, True)):
+            await store.page(RED, Team.people, Person(str(number)), number=number, last=last, mark="m1")
+            marks.append(await store.meta.mark(RED, Team.people))
+        await store.page(RED, Team.people, Person("9"), last=False, delta=True, mark="m2")
+        marks.append(await store.meta.mark(RED, Team.people))
+        await store.page(RED, Team.people, number=1, delta=True, mark="m2")
+        return [*marks, await store.meta.mark(RED, Team.people)]
+
+    assert using(place, body) == [None, None, None, "m1", "m1", "m2"]
+
+
+def test_marks_belong_to_one_collection_of_one_parent(place: str) -> None:
+    async def body(store: Store) -> list[str | None]:
+        await store.page(RED, Team.people, mark="m1")
+        others = await store.meta.mark(Team.ref("blue"), Team.people), await store.meta.mark(RED, Team.posts)
+        return [await store.meta.mark(RED, Team.people), *others]
+
+    assert using(place, body) == ["m1", None, None]
+
+
+def test_data_freshness_and_marks_outlive_the_process(tmp_path: Any) -> None:
+    path = tmp_path / "data.db"
+
+    async def before(store: Store) -> None:
+        await store.page(RED, Team.people, whole("a"), at=100.0, mark="m1")
+
+    async def after(store: Store) -> list[Any]:
+        page = await store.engine.load_collection(RED, Team.people)
+        return [*page.items, *await ages(store, "name"), await store.meta.mark(RED, Team.people)]
+
+    using(path, before)
+    assert using(path, after) == [whole("a"), 100.0, "m1"]
+
+
+# -- faults ---------------------------------------------------------------------------------
+
+ARRIVAL = Arrival(
+    [whole("a", name="new"), Person("b", name="Bob"), whole("d", score=1.0), Team("red", order="first")],
+    200.0,
+    Listing(RED, Team.people, 0, last=True, mark="m2"),
+    removed=[Person.ref("c")],
+)
+
+
+def failing_at(count: int, work: Any) -> Any:
+    """The work, with its nth request to SQLite refused; None when it made fewer."""
+    asked = 0
+
+    def refuse(*_: object) -> int:
+        nonlocal asked
+        asked += 1
+        return sqlite3.SQLITE_DENY if asked == count else sqlite3.SQLITE_OK
+
+    def inside(connection: sqlite3.Connection) -> None:
+        connection.set_authorizer(refuse)
+        try:
+            work(connection)
+        finally:
+            connection.set_authorizer(None)
+        if asked >= count:
+            raise AssertionError("a refused request went unnoticed")
+
+    return inside
+
+
+def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> None:
+    async def body() -> int:
+        database = Database(place)
+        await database.start()
+        engine = SqliteEngine(database, SCHEMA, parts)
+        await engine.start()
+        first = Arrival(
+            [whole(id) for id in "abc"], 100.0, Listing(RED, Team.people, 0, last=True, mark="m1")
+        )
+        await database.transact(engine.writing(first))
+
+        def dump(connection: sqlite3.Connection) -> list[str]:
+            return list(connection.iterdump())
+
+        old, count = await database.read(dump), 0
+        while await database.read(dump) == old:
+            count += 1
+            try:
+                await database.transact(failing_at(count, engine.writing(ARRIVAL)))
+            except StorageError:
+                assert await database.read(dump) == old
+        await database.stop()
+        return count
+
+    assert asyncio.run(body()) > 20
