@@ -89,7 +89,10 @@ def parse(command: str, words: Sequence[str], summary: str, configure: Callable[
     parser.add_argument(
         "--json", dest="output", action="store_const", const="json", help="the same as -o json"
     )
-    return parser.read(words)
+    if not {"-h", "--help"} & set(words):
+        return parser.read(words)
+    text = parser.format_help().rstrip("\n")
+    return Options(project=None, run=lambda options: Answer([text]))
 
 
 def output_format(text: str) -> str:

@@ -1,0 +1,552 @@
+"""The command line: what is answered, where it goes, and with which exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import max_acme
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from max_acme import AcmeTask, AcmeUser
+
+from max import Project, __version__
+from max.cli import COMMANDS, GROUPS, leading_project, main, wants_json
+from max.engine import SqliteEngine
+from max.entities import Entity
+from max.errors import InvalidAnswers
+from max.sqlite import Database
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+class Run(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.err)["error"]
+
+
+Cli = Callable[..., Run]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Run:
+        capsys.readouterr()
+        status = main(words)
+        return Run(status, *capsys.readouterr())
+
+    return run
+
+
+def user(number: int, **more: Any) -> AcmeUser:
+    values = {"name": f"User {number:02}", "email": f"u{number}@acme.com", "active": number % 2 == 0}
+    return AcmeUser(f"u{number:02}", **(values | more))
+
+
+USERS = [user(number) for number in range(12)]
+TASKS = [
+    AcmeTask("t1", title="Write", priority=3, assignee=AcmeUser.ref("u01"), tags=["a"], created_at=OPENED),
+    AcmeTask("t2", title="Read", priority=1, assignee=None, due_date=date(2026, 2, 1), estimate=1.5),
+]
+
+
+@pytest.fixture
+def stored(cli: Cli, tmp_path: Path) -> Cli:
+    """The same, with an installation ``acme:default`` that holds users and tasks."""
+    project = Project.init(tmp_path)
+    info = project.connect("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
+    asyncio.run(fill(project.database(info), [*USERS, *TASKS]))
+    return cli
+
+
+async def fill(path: Path, entities: list[Entity]) -> None:
+    database = Database(path)
+    await database.start()
+    engine = SqliteEngine(database, max_acme.connector.schema)
+    await engine.start()
+    await engine.store(*entities, requested_at=1_800_000_000.0)
+    await engine.stop()
+    await database.stop()
+
+
+# -- the door ----------------------------------------------------------------------------------
+
+
+def test_the_version(cli: Cli) -> None:
+    assert cli("--version") == Run(0, f"max {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_the_overview_names_every_command(cli: Cli, words: list[str]) -> None:
+    run = cli(*words)
+    assert run.status == 0
+    assert all(f"  {name} " in run.out for name in COMMANDS)
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(cli: Cli, command: str) -> None:
+    run = cli(command, "--help")
+    assert (run.status, run.err) == (0, "")
+    assert f"usage: max {command}" in run.out
+    assert f"examples:\n  max {command}" in run.out
+    assert cli("help", command).out == run.out
+
+
+def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
+    run = cli("serch", "acme")
+    assert (run.status, run.out) == (2, "")
+    assert run.err == "max: unknown command 'serch'\n  did you mean: search, schema\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--verison"], "unknown option '--verison'"),
+        (["search", "acme", "AcmeUser", "--limt", "3"], "unknown option '--limt' in max search"),
+        (["search", "acme", "AcmeUser", "--lim=3"], "unknown option '--lim' in max search"),
+        (["search", "acme"], "required: ENTITY"),
+        (["search", "acme", "AcmeUser", "more"], "unexpected 'more'"),
+        (["search", "acme", "AcmeUser", "--limit", "x"], "'x' is no count"),
+        (["search", "acme", "AcmeUser", "--limit", "0"], "'0' is no count"),
+        (["search", "acme", "AcmeUser", "--limit", "²"], "is no count"),
+        (["search", "acme", "AcmeUser", "--all", "--limit", "3"], "exclude one another"),
+        (["search", "acme", "AcmeUser", "-o", "yaml"], "unknown output format 'yaml'"),
+        (["search", "acme", "AcmeUsr"], "unknown entity 'AcmeUsr'"),
+        (["search", "acme", "AcmeUser", "--fields", "nam"], "unknown field 'nam' in AcmeUser"),
+        (["search", "acme", "AcmeUser", "--order-by", "nam"], "unknown field 'nam' in AcmeUser"),
+        (["search", "acme", "AcmeUser", "--order-by", "name:up"], "unknown direction 'up'"),
+        (["search", "acme", "AcmeUser", "--order-by", "name.x"], "is no ref"),
+        (["search", "acme", "AcmeUser", "--filter", "name = "], "filter, column 8"),
+        (["search", "acme", "AcmeUser", "--filter", "nam = 1"], "unknown field 'nam'"),
+        (["search", "acme", "AcmeUser", "--after", "xyz"], "the cursor cannot be used"),
+        (["search", "acmd", "AcmeUser"], "unknown installation 'acmd'"),
+        (["get", "acme", "AcmeUser"], "which one?"),
+        (["count", "acme", "AcmeUsr"], "unknown entity"),
+        (["schema", "acme", "AcmeUsr"], "unknown entity"),
+        (["runs", "acme", "more"], "unexpected 'more'"),
+        (["runs", "show"], "which sync?"),
+        (["connect"], "connect what?"),
+        (["connect", "acmee"], "unknown connector 'acmee'"),
+        (["connect", "acme", "--set", "users"], "--set expects name=value"),
+        (["connect", "acme", "--set", "users=x"], "users: expected an integer"),
+        (["connect", "acme", "--credential", "token=hunter2"], "given as env:VARIABLE"),
+        (["connect", "acme:new", "--change"], "unknown installation 'acme:new'"),
+        (["disconnect", "acme"], "deletes its secrets"),
+        (["sync", "acmd"], "unknown installation 'acmd'"),
+        (["sync", "acme:other"], "unknown installation 'acme:other'"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(stored: Cli, words: list[str], message: str) -> None:
+    run = stored(*words)
+    assert (run.status, run.out) == (2, "")
+    assert message in run.err
+    assert "hunter2" not in run.err
+
+
+@pytest.mark.parametrize("format", [["-o", "json"], ["-ojson"], ["--json"], ["--output=ndjson"]])
+def test_errors_are_json_when_json_was_asked_for(stored: Cli, format: list[str]) -> None:
+    run = stored("search", "acme", "AcmeUsr", *format)
+    assert (run.status, run.error["code"]) == (2, "usage.unknown")
+    assert run.error["data"]["candidates"][0] == "AcmeUser"
+
+
+def test_errors_of_words_that_cannot_be_parsed_are_json_as_well(cli: Cli) -> None:
+    assert cli("search", "--nonsense", "-o", "json").error["code"].startswith("usage")
+    assert not wants_json(["search", "-o"])
+
+
+def test_without_a_project_the_way_to_one_is_named(cli: Cli) -> None:
+    run = cli("search", "acme", "AcmeUser")
+    assert (run.status, "max init" in run.err) == (1, True)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("option", [["-C", "{}"], ["-C{}"], ["--project", "{}"], ["--project={}"]])
+def test_the_project_may_be_named_before_or_after_the_command(
+    stored: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str], place: int
+) -> None:
+    elsewhere = tmp_path.parent
+    monkeypatch.chdir(elsewhere)
+    words = ["count", "acme", "AcmeUser"]
+    words[place:place] = [word.format(tmp_path.relative_to(elsewhere)) for word in option]
+    assert stored(*words).out == "12\n"
+
+
+def test_the_project_is_found_upward(stored: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert stored("count", "acme", "AcmeUser").out == "12\n"
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([*COMMANDS, "-o", "json", "-C", "--all", "acme"]), st.text()), max_size=5
+    )
+)
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # a folder that no example changes is one folder
+def test_no_words_end_in_a_traceback(cli: Cli, words: list[str]) -> None:
+    harmless = [word for word in words if word not in ("init", "connect", "sync")]
+    assert cli(*harmless).status in (0, 1, 2)
+
+
+def test_a_leading_project_without_a_command_is_told_so(cli: Cli) -> None:
+    assert leading_project(["-C", "x", "ls"]) == ("x", ["ls"])
+    assert cli("-C", "x").err.startswith("max: no command is given")
+
+
+# -- init, connect, disconnect, ls ---------------------------------------------------------------
+
+
+def test_init_makes_a_project_once(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", "-o", "json").data == {"project": str(tmp_path)}
+    assert cli("init").out == f"project in {tmp_path}\n"
+
+
+def test_connect_makes_the_project_and_says_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
+    run = cli("connect", "acme", "--no-input")
+    assert (run.status, run.out) == (0, "connected acme:default\n")
+    assert run.err == f"made a project in {tmp_path}\nnext: max sync acme:default\n"
+
+
+def test_a_failed_connect_leaves_no_project_behind(cli: Cli, tmp_path: Path) -> None:
+    assert cli("connect", "acme", "--set", "users=-1").status == InvalidAnswers.exit_status
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_connect_again_makes_another_installation(cli: Cli) -> None:
+    names = [
+        cli("connect", name, "-o", "json").data["installation"] for name in ("acme", "acme", "acme:mine")
+    ]
+    assert names == ["acme:default", "acme:default-2", "acme:mine"]
+
+
+def test_a_name_that_is_taken_is_refused_and_can_be_changed(cli: Cli) -> None:
+    cli("connect", "acme:mine")
+    refused = cli("connect", "acme:mine", "--set", "users=3")
+    assert (refused.status, "max connect acme:mine --change" in refused.err) == (1, True)
+    changed = cli("connect", "acme:mine", "--change", "--set", "users=3", "-o", "json")
+    assert changed.data["config"]["users"] == 3
+
+
+def test_a_secret_comes_from_the_environment_a_file_or_stdin_and_is_never_shown(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("hunter2\n")
+    monkeypatch.setenv("TOKEN", "hunter2")
+    for place, source in enumerate(["env:TOKEN", f"file:{tmp_path / 'secret'}", "-"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hunter2\n"))
+        run = cli("connect", f"acme:n{place}", "--credential", f"token={source}", "-o", "json")
+        assert (run.status, "hunter2" in run.out + run.err) == (0, False)
+        kept = tmp_path / ".max" / "installations" / "acme" / f"n{place}" / "credentials.json"
+        assert json.loads(kept.read_text()) == {"token": "hunter2"}
+
+
+def test_disconnect_asks_and_yes_answers(stored: Cli, tmp_path: Path) -> None:
+    data = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
+    assert stored("disconnect", "acme").status == 2
+    assert stored("disconnect", "acme", "--yes", "--keep-data").status == 0
+    assert (stored("ls", "-o", "json").data, data.exists()) == ({"data": []}, True)
+
+
+def test_disconnect_removes_the_data(stored: Cli, tmp_path: Path) -> None:
+    run = stored("disconnect", "acme", "--yes", "-o", "json")
+    assert (run.data["disconnected"], run.data["keptData"]) == ("acme:default", False)
+    assert not list((tmp_path / ".max" / "installations").glob("*/*"))
+
+
+def test_ls_lists_what_is_connected(stored: Cli) -> None:
+    assert stored("ls").out.splitlines()[1].startswith("acme:default  ")
+    row = json.loads(stored("ls", "-o", "ndjson").out)
+    assert (row["installation"], row["config"]) == ("acme:default", {"users": 12})
+
+
+def test_ls_names_what_is_broken(stored: Cli, tmp_path: Path) -> None:
+    (tmp_path / ".max" / "installations" / "acme" / "default" / "installation.json").write_text("{")
+    run = stored("ls")
+    assert (run.status, run.out, "is broken" in run.err) == (0, "", True)
+
+
+# -- search, get, count ----------------------------------------------------------------------
+
+
+def test_search_answers_a_page_and_where_the_next_begins(stored: Cli) -> None:
+    run = stored("search", "acme:default", "AcmeUser", "--limit", "2", "--fields", "name", "-o", "json")
+    assert list(run.data) == ["type", "data", "hasMore", "cursor"]
+    assert run.data["data"] == [{"id": "u00", "name": "User 00"}, {"id": "u01", "name": "User 01"}]
+    assert (run.data["type"], run.data["hasMore"], run.err) == ("AcmeUser", True, "")
+
+
+@pytest.mark.parametrize("order", ["name", "name:desc", "active,name:desc", "email:ASC", "workspace"])
+def test_pages_bring_every_entity_once(stored: Cli, order: str) -> None:
+    seen: list[str] = []
+    after: list[str] = []
+    while True:
+        words = ["search", "acme", "AcmeUser", "--limit", "5", "--order-by", order, "-o", "json"]
+        page = stored(*words, *after).data
+        seen += [row["id"] for row in page["data"]]
+        if not page["hasMore"]:
+            break
+        after = ["--after", page["cursor"]]
+    assert sorted(seen) == [one.id for one in USERS]
+
+
+def test_a_cursor_of_another_order_is_refused(stored: Cli) -> None:
+    cursor = stored("search", "acme", "AcmeUser", "--limit", "1", "-o", "json").data["cursor"]
+    run = stored("search", "acme", "AcmeUser", "--order-by", "name", "--after", cursor)
+    assert (run.status, "another" in run.err) == (2, True)
+
+
+def test_search_filters_and_orders(stored: Cli) -> None:
+    words = ["--filter", 'active = true AND name ~= "user 0"', "--order-by", "name:desc", "-o", "ndjson"]
+    rows = [json.loads(line) for line in stored("search", "acme", "acmeuser", *words).out.splitlines()]
+    assert [row["id"] for row in rows[:-1]] == ["u08", "u06", "u04", "u02", "u00"]
+    assert rows[-1] == {"_meta": {"type": "AcmeUser", "hasMore": False, "cursor": None}}
+
+
+def test_a_filter_goes_through_a_ref(stored: Cli) -> None:
+    words = ["--filter", 'assignee.email = "u1@acme.com"', "-o", "json"]
+    assert [row["id"] for row in stored("search", "acme", "AcmeTask", *words).data["data"]] == ["t1"]
+
+
+def test_all_streams_every_row_without_a_last_line_about_them(stored: Cli) -> None:
+    lines = stored("search", "acme", "AcmeUser", "--all", "-o", "ndjson").out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [one.id for one in USERS]
+
+
+@pytest.mark.parametrize("filter", ["active = true", "name = nobody"])
+def test_all_as_json_is_one_document(stored: Cli, filter: str) -> None:
+    run = stored("search", "acme", "AcmeUser", "--all", "--filter", filter, "-o", "json")
+    expected = [one.id for one in USERS if one.active] if "active" in filter else []
+    assert [row["id"] for row in run.data["data"]] == expected
+    assert (run.data["hasMore"], run.data["cursor"], run.data["type"]) == (False, None, "AcmeUser")
+
+
+def test_search_as_text_is_a_table_with_hints_on_stderr(stored: Cli) -> None:
+    run = stored("search", "acme", "AcmeUser", "--limit", "2", "--fields", "name,active")
+    assert run.out == "id   name     active\nu00  User 00  true\nu01  User 01  false\n"
+    assert run.err.startswith("2 shown, more follow: --after ")
+
+
+def test_an_empty_answer_says_so_on_stderr(stored: Cli) -> None:
+    assert stored("search", "acme", "AcmeUser", "--filter", "name = x") == Run(0, "", "no AcmeUser fits\n")
+    assert stored("search", "acme", "AcmeFile").err == "there is no AcmeFile\n"
+
+
+def test_control_characters_of_upstream_reach_no_terminal(stored: Cli, tmp_path: Path) -> None:
+    path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
+    asyncio.run(fill(path, [user(0, name="\x1b[2Jgone\x9b")]))
+    for words in (["search", "acme", "AcmeUser"], ["get", "acme", "AcmeUser:u00"]):
+        for format in ("text", "json"):
+            assert not {"\x1b", "\x9b"} & set(stored(*words, "-o", format).out)
+
+
+@pytest.mark.parametrize("words", [["AcmeUser:u03"], ["AcmeUser", "u03"], ["acmeuser:u03"]])
+def test_get_shows_one_entity(stored: Cli, words: list[str]) -> None:
+    run = stored("get", "acme", *words, "--fields", "email", "-o", "json")
+    assert run.data == {"type": "AcmeUser", "data": {"id": "u03", "email": "u3@acme.com"}}
+    assert "  email     u3@acme.com\n" in stored("get", "acme", *words).out.replace("         ", "     ")
+
+
+def test_get_of_what_is_not_there_fails(stored: Cli) -> None:
+    run = stored("get", "acme", "AcmeUser:nobody", "-o", "json")
+    assert (run.status, run.error["code"], run.error["data"]["name"]) == (1, "not_found", "nobody")
+
+
+def test_count_answers_type_and_count(stored: Cli) -> None:
+    assert stored("count", "acme", "AcmeUser", "-o", "json").data == {"type": "AcmeUser", "count": 12}
+    assert stored("count", "acme", "AcmeUser", "--filter", "active = true").out == "6\n"
+
+
+# -- schema, status, runs --------------------------------------------------------------------------
+
+
+def test_schema_tells_fields_refs_collections_and_counts(stored: Cli) -> None:
+    data = stored("schema", "acme", "--json").data
+    entities = {one["name"]: one for one in data["entities"]}
+    assert (entities["AcmeUser"]["rows"], data["roots"]) == (12, ["AcmeRoot"])
+    assert [one["name"] for one in entities["AcmeTask"]["fields"]] == list(AcmeTask.types())
+    assert {"source": "AcmeTask", "field": "assignee", "target": "AcmeUser", "many": False} in data[
+        "relationships"
+    ]
+
+
+def test_schema_of_one_entity_as_text(stored: Cli) -> None:
+    out = stored("schema", "acme", "AcmeUser").out
+    assert out.startswith("AcmeUser  12 rows\n  Someone with an account")
+    assert "AcmeTask" not in out
+
+
+def test_schema_before_the_first_sync_is_the_connectors(cli: Cli) -> None:
+    cli("connect", "acme")
+    data = cli("schema", "acme", "AcmeUser", "--json").data
+    assert [(one["name"], one["rows"]) for one in data["entities"]] == [("AcmeUser", None)]
+
+
+def test_reading_before_the_first_sync_says_how_to_begin(cli: Cli) -> None:
+    cli("connect", "acme")
+    run = cli("search", "acme", "AcmeUser")
+    assert (run.status, run.err) == (
+        1,
+        "max: acme:default has never been synced\n  begin with: max sync acme:default\n",
+    )
+
+
+def test_status_and_runs_before_the_first_sync(cli: Cli) -> None:
+    cli("connect", "acme")
+    assert "never synced; begin with: max sync acme:default" in cli("status").out
+    assert cli("status", "acme", "-o", "json").data["data"][0]["lastSync"] is None
+    assert cli("runs") == Run(0, "", "nothing was synced yet\n")
+    assert cli("runs", "show", "x").status == 1
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "cancel"])
+def test_no_sync_under_way_is_said(stored: Cli, command: str) -> None:
+    run = stored(command, "acme")
+    assert (run.status, "no sync of acme:default is under way" in run.err) == (1, True)
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])} | more
+
+
+def process(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "max", *words],
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+SLOW = (
+    "asyncio",
+    "dataclasses",
+    "inspect",
+    "logging",
+    "concurrent.futures",
+    "tempfile",
+    "importlib.metadata",
+)
+
+
+def imported_by(folder: Path, *words: str) -> set[str]:
+    code = (
+        f"import sys; from max.cli import main; main({list(words)!r}); print(*sys.modules, file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "acme", "AcmeUser", "--filter", "active = true", "-o", "json"],
+        ["search", "acme", "AcmeUser"],
+        ["get", "acme", "AcmeUser:u01"],
+        ["count", "acme", "AcmeUser"],
+        ["schema", "acme"],
+        ["status"],
+        ["ls"],
+    ],
+)
+def test_reading_imports_no_event_loop_and_no_connector(
+    stored: Cli, tmp_path: Path, words: list[str]
+) -> None:
+    loaded = imported_by(tmp_path, *words)
+    assert not loaded & {*SLOW, "max_acme", "max.runtime", "max.execution", "max.connector", "max.http"}
+
+
+def test_version_and_overview_need_no_parser(tmp_path: Path) -> None:
+    for words in (["--version"], ["--help"]):
+        assert not imported_by(tmp_path, *words) & {
+            *SLOW,
+            "argparse",
+            "typing",
+            "sqlite3",
+            "json",
+            "max.core",
+        }
+
+
+def test_a_reader_that_leaves_early_is_no_error(stored: Cli, tmp_path: Path) -> None:
+    words = ["search", "acme", "AcmeUser", "--all", "-o", "ndjson"]
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "max", *words],
+        cwd=tmp_path,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert writer.stdout
+    assert writer.stderr
+    with writer, writer.stdout, writer.stderr:
+        writer.stdout.close()
+        assert (writer.stderr.read(), writer.wait()) == (b"", 0)
+
+
+def test_a_full_disk_behind_stdout_is_told(stored: Cli, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "max", "count", "acme", "AcmeUser"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (run.returncode, "No space left" in run.stderr, "Traceback" in run.stderr) == (1, True, False)
+
+
+def test_names_that_are_no_utf_8_and_narrow_terminals_do_no_harm(stored: Cli, tmp_path: Path) -> None:
+    run = process(tmp_path, "search", "acme", "AcmeUser", "--filter", "name = 'é'", PYTHONIOENCODING="ascii")
+    odd = subprocess.run(
+        [os.fsencode(sys.executable), b"-m", b"max", b"search", b"acme", b"\xff"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (run.returncode, odd.returncode, b"Traceback" in odd.stderr) == (0, 2, False)
