@@ -257,7 +257,7 @@ class Project:
 
     def disconnect(self, info: InstallationInfo, keep_data: bool) -> None:
         """Remove an installation with its secrets, and its data unless it is to be kept."""
-        if info.id in self._runtimes:
+        if any(info.id == running.id for running, _ in self.list_runtimes()):
             raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
         folder = self._folder(info)
         with self._writing():
@@ -290,9 +290,10 @@ class Project:
         """
         info = self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
-            if info.id not in self._runtimes:
-                self._runtimes[info.id] = await self._build(info)
-            runtime = self._runtimes[info.id]
+            warm = self._runtimes.get(info.id)
+            runtime = warm or await in_thread(lambda: self._assemble(info))
+            await runtime.start()  # nothing to do, unless it is new or its user stopped it
+            self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):
             raise ProjectError(
                 f"{runtime.info} and {info} have the same id",
@@ -308,11 +309,6 @@ class Project:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(id, asyncio.Lock())
 
-    async def _build(self, info: InstallationInfo) -> InstallationRuntime:
-        runtime = await in_thread(lambda: self._assemble(info))
-        await runtime.start()
-        return runtime
-
     def _assemble(self, info: InstallationInfo) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
         from .connector import CredentialProvider
@@ -326,7 +322,7 @@ class Project:
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""
-        return [(runtime.info, runtime.started_at) for runtime in self._runtimes.values()]
+        return [(one.info, one.started_at) for one in self._runtimes.values() if one.started_at]
 
     async def stop_all(self) -> None:
         """Stop every runtime, the latest first; one that fails to stop does not keep the others."""
