@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from . import first_sync, startup
+from . import first_sync, git_sync, startup
 
-BENCHES = {"startup": startup.run, "first_sync": first_sync.run}
+BENCHES = {"startup": startup.run, "first_sync": first_sync.run, "git_sync": git_sync.run}
 
 
 def main(names: list[str]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 Run = Callable[[], None]
 
@@ -29,6 +32,27 @@ class Row:
     ratio: float
     against: str
     must: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one command took: processor and wall seconds, and its peak memory in KiB."""
+
+    cpu: float
+    wall: float
+    peak: int
+
+
+def measured(command: Sequence[str], folder: Path) -> Measured:
+    """Run a command to its end in a folder; CalledProcessError when it fails."""
+    began = time.perf_counter()
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, (folder / "output.txt").read_text())
+    return Measured(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, usage.ru_maxrss)
 
 
 def spent() -> float:

@@ -209,7 +209,8 @@ class Page(Record, Generic[V]):
 
     The rest is for loaders: ``also`` are entities of other types that came along, ``removed``
     the source's own word that things are gone, ``mark`` the source's sync token, which the
-    next sync is given once this listing is complete.
+    next sync is given once this listing is complete.  ``full`` on a first page says that the
+    request's mark could not be used, and the listing names everything.
     """
 
     items: Sequence[V]
@@ -217,6 +218,7 @@ class Page(Record, Generic[V]):
     also: Sequence[Entity] = ()
     removed: Sequence[Ref[Any]] = ()
     mark: str | None = None
+    full: bool = False
 
 
 class Batch(Record, Generic[E]):

@@ -1,0 +1,70 @@
+"""A git repository's first and second sync: processor time, and memory that does not grow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .measure import Measured, Row, measured, report
+
+SMALL, LARGE = 5_000, 20_000  # commits
+
+
+def run() -> None:
+    """Sync two sizes, and the larger one again."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = first_sync(Path(folder), SMALL)
+        large = first_sync(Path(folder), LARGE)
+        again = measured(command("sync", "git"), Path(folder) / str(LARGE))
+    report(
+        "git_sync",
+        [
+            Row(
+                "first sync",
+                f"{LARGE / large.cpu:,.0f} commits/CPU s",
+                large.cpu / small.cpu,
+                "5,000 commits",
+            ),
+            Row("second sync", f"{again.cpu:.2f} s CPU", again.cpu / large.cpu, "the first"),
+            Row("peak memory", f"{large.peak / 1024:.0f} MB", large.peak / small.peak, "5,000 commits"),
+        ],
+    )
+
+
+def command(*words: str) -> list[str]:
+    """A command of Max."""
+    return [sys.executable, "-m", "max", *words]
+
+
+def first_sync(folder: Path, commits: int) -> Measured:
+    """Make a repository, connect it and sync it."""
+    place = folder / str(commits)
+    repository = place / "repository"
+    repository.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)
+    subprocess.run(
+        ["git", "-C", str(repository), "fast-import", "--quiet"], input=history(commits), check=True
+    )
+    for words in (["init"], ["connect", "git", "--set", "path=repository"]):
+        subprocess.run(command(*words), cwd=place, check=True, capture_output=True)
+    return measured(command("sync", "git"), place)
+
+
+def history(commits: int) -> bytes:
+    """A fast-import stream: a line of commits, every tenth of them a merge."""
+    lines = []
+    for number in range(1, commits + 1):
+        at = 1_600_000_000 + number * 60
+        lines.append(f"commit refs/heads/main\nmark :{number}\n")
+        lines.append(f"committer Person {number % 50} <p{number % 50}@example.com> {at} +0200\n")
+        message = f"Change number {number}\n\nWhy it was made."
+        lines.append(f"data {len(message)}\n{message}\n")
+        if number > 1:
+            lines.append(f"from :{number - 1}\n")
+        if number % 10 == 0:
+            lines.append(f"merge :{number - 5}\n")
+        content = f"content {number}\n"
+        lines.append(f"M 100644 inline folder/file-{number % 200}.txt\ndata {len(content)}\n{content}\n")
+    return "".join(lines).encode()

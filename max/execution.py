@@ -1,0 +1,719 @@
+"""Execution: plans become tasks, tasks run loaders, and what they bring is stored with them.
+
+Rule 1: loaders run beside one another on the event loop; what they bring meets in one place.
+Everything that ended while a transaction was under way goes into the next one together, and
+new work comes back with it: tasks that end together share a commit.
+
+Rule 2: what a loader returns is checked before it is stored.  Whatever a loader raises is
+its task's failure, never the executor's.
+
+Rule 3: waits are durable.  A task that shall be tried later is pending with its time; the
+process may end meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from .connector import Connector
+from .core import (
+    Arrival,
+    Batch,
+    BatchLoader,
+    CollectionLoader,
+    Concurrent,
+    Engine,
+    EntityLoader,
+    Env,
+    In,
+    Listing,
+    Loader,
+    Out,
+    OutsideCall,
+    Page,
+    PageRequest,
+    RawLoader,
+    Resolver,
+    Step,
+    Stored,
+    SyncMeta,
+    SyncPlan,
+    filter_from_json,
+)
+from .entities import Entity, FieldOf, ManyOf, Ref, V, values_of
+from .errors import (
+    LeaseLost,
+    LoaderFault,
+    StorageError,
+    SyncError,
+    UpstreamChanged,
+    UpstreamError,
+    UpstreamMissing,
+    UsageError,
+)
+from .operations import Caller, Operation
+from .tasks import (
+    CHILDREN_PAGE,
+    SIGN,
+    Failure,
+    NewTask,
+    Outcome,
+    Payload,
+    Settlement,
+    State,
+    Status,
+    SyncResult,
+    Task,
+    TaskKind,
+    TaskStore,
+    Wanted,
+    failure_of,
+    new_worker,
+)
+
+CAP = 32  # tasks under way at once
+TRIES = 5  # of a task, without getting further in between
+FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
+
+Clock = Callable[[], float]
+Commit = Callable[[Settlement], Awaitable[Outcome]]
+
+
+# -- from a plan to tasks ------------------------------------------------------------------
+
+
+def expand(plan: SyncPlan, resolver: Resolver, *, since: float) -> NewTask:
+    """The task graph of a plan: its steps one after the other, concurrent ones side by side.
+
+    Fields that were synced at or after ``since`` are not fetched.  UnknownName or UsageError
+    when the plan names what the schema or the loaders do not have.
+    """
+    plan.check(resolver.schema)
+    steps = []
+    for step in plan.steps:
+        if isinstance(step, Concurrent):
+            inside = tuple(_step(one, resolver, since) for one in step.steps)
+            steps.append(NewTask(TaskKind.GROUP, {"step": str(step)}, inside))
+        else:
+            steps.append(_step(step, resolver, since))
+    return NewTask(TaskKind.GROUP, {"step": "the plan"}, tuple(steps), chained=True)
+
+
+def _step(step: Step, resolver: Resolver, since: float) -> NewTask:
+    base = {"entity": step.entity, "operation": step.operation}
+    if step.operation == "load_collection":
+        return _target(step, {**base, "names": list(step.names)}, since)
+    homes = _homes(step, resolver)
+    loads = [
+        _target(step, {**base, "names": names, "loader": loader}, since) for loader, names in homes.items()
+    ]
+    return loads[0] if len(loads) == 1 else NewTask(TaskKind.GROUP, {"step": str(step)}, tuple(loads))
+
+
+def _target(step: Step, payload: dict[str, Any], since: float) -> NewTask:
+    """One task for one target, or one that makes a task for each."""
+    if step.id is None:
+        return NewTask(TaskKind.EXPAND, {**payload, "matching": step.matching, "since": since, "after": ""})
+    if step.operation == "load_collection":
+        return NewTask(TaskKind.LOAD_COLLECTION, {**payload, "id": step.id})
+    return NewTask(TaskKind.LOAD_FIELDS, {**payload, "ids": [step.id], "since": since})
+
+
+def _homes(step: Step, resolver: Resolver) -> dict[str, list[str]]:
+    """The step's fields by the loader that fetches them for given refs."""
+    entity = resolver.schema.entity(step.entity)
+    homes: dict[str, list[str]] = {}
+    for name in step.names:
+        field: FieldOf[Any, Any] = FieldOf(entity, name)
+        loader = resolver.home(field)
+        if loader is None:
+            bringing = ", ".join(one.name for one in resolver.loaders if field in one.brings)
+            raise UsageError(
+                f"{field!r} cannot be loaded by itself: it only comes along with {bringing or 'the seeder'}",
+                hint="load the collection that brings it instead",
+            )
+        homes.setdefault(loader.name, []).append(name)
+    return homes
+
+
+# -- what a loader is given ----------------------------------------------------------------
+
+
+class Shared:
+    """What raw loaders gave in this sync: each runs once, however many ask at the same time."""
+
+    def __init__(self) -> None:
+        self._loads: dict[int, asyncio.Task[Any]] = {}
+
+    async def get(self, loader: RawLoader[Any, V], env: Env[Any]) -> V:
+        """The value; a load that failed is forgotten, so that the next one to ask tries again."""
+        load = self._loads.get(id(loader))
+        if load is None:
+            load = asyncio.ensure_future(loader.load(env))
+            self._loads[id(loader)] = load
+        try:
+            return cast(V, await asyncio.shield(load))
+        except BaseException:
+            if load.done() and (load.cancelled() or load.exception()):
+                self._loads.pop(id(loader), None)
+            raise
+
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        for load in self._loads.values():
+            load.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+
+
+class TaskEnv(Env[Any]):
+    """What one attempt of one task gives its loader."""
+
+    def __init__(self, surroundings: Surroundings, task: Task, shared: Shared) -> None:
+        self._surroundings, self._task, self._shared = surroundings, task, shared
+
+    @property
+    def context(self) -> Any:
+        """What ``initialise`` built."""
+        return self._surroundings.context
+
+    @property
+    def installation(self) -> str:
+        """The installation's id."""
+        return self._surroundings.installation
+
+    @property
+    def version(self) -> str:
+        """The connector's version."""
+        return self._surroundings.connector.version
+
+    @property
+    def sync(self) -> str:
+        """The sync's id."""
+        return self._task.sync
+
+    @property
+    def task(self) -> int:
+        """The task's number."""
+        return self._task.id
+
+    @property
+    def attempt(self) -> int:
+        """How often the task has been begun."""
+        return self._task.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """Tasks have none; every operation has its own."""
+        return None
+
+    async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
+        """Run an operation through the chain."""
+        if not isinstance(operation, Operation):
+            raise LoaderFault(f"{operation!r} is no operation", hint="decorate it with @operation(…)")
+        return cast(Out, await self._surroundings.caller.run(operation, self.context, input))
+
+    async def raw(self, loader: RawLoader[Any, V]) -> V:
+        """What a raw loader gives, loaded once in a sync."""
+        return await self._shared.get(loader, self)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every task of an installation shares."""
+
+    installation: str
+    connector: Connector[Any, Any]
+    context: Any
+    engine: Engine
+    meta: SyncMeta
+    caller: Caller
+    clock: Clock = time.time
+    draw: Callable[[], float] = random.random
+
+
+# -- running a task ------------------------------------------------------------------------
+
+
+class TaskRunner:
+    """Does what a task says: calls its loader and settles what that brings."""
+
+    def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
+        self._surroundings, self._shared, self._commit = surroundings, shared, commit
+        self._resolver = surroundings.connector.resolver
+        self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
+
+    async def run(self, task: Task) -> None:
+        """Run a task to its end, be it a failure; only StorageError and cancellation leave."""
+        try:
+            await self._run(task)
+        except LeaseLost:
+            return  # somebody else decides about the task now
+        except StorageError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(LeaseLost):
+                await self._commit(self._failed(task, error))
+
+    async def _run(self, task: Task) -> None:
+        if task.kind is TaskKind.EXPAND:
+            await self._expand(task)
+        elif task.kind is TaskKind.LOAD_COLLECTION:
+            await self._load_collection(task)
+        else:
+            await self._load_fields(task)
+
+    def _failed(self, task: Task, error: Exception) -> Settlement:
+        """Try again later what may pass; everything else has failed."""
+        now = self._surroundings.clock()
+        if isinstance(error, UpstreamError) and error.retryable and task.tries < TRIES:
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (task.tries - 1))
+            delay *= 0.5 + self._surroundings.draw() / 2
+            wait = max(delay, error.retry_after or 0.0)
+            return Settlement(task, State.PENDING, not_before=now + wait)
+        return Settlement(task, State.FAILED, failures=(failure_of(task, error, now),))
+
+    # fan-out
+
+    async def _expand(self, task: Task) -> None:
+        payload = task.payload
+        entity = self._resolver.schema.entity(payload["entity"])
+        fields = payload["names"] if payload["operation"] == "load_fields" else ()
+        matching = payload["matching"] and filter_from_json(entity, payload["matching"])
+        ids = await self._surroundings.meta.stale_ids(
+            entity,
+            fields,
+            before=payload["since"],
+            matching=matching,
+            after=payload["after"],
+            limit=CHILDREN_PAGE,
+        )
+        going_on = {**payload, "after": ids[-1]} if ids else payload
+        more = len(ids) == CHILDREN_PAGE
+        children = self._children(payload, ids)
+        await self._commit(
+            Settlement(task, State.AWAITING_CHILDREN, going_on, children=children, more=more, progress=True)
+        )
+
+    def _children(self, payload: Payload, ids: Sequence[str]) -> list[NewTask]:
+        base = {name: payload[name] for name in ("entity", "operation", "names")}
+        if payload["operation"] == "load_collection":
+            return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "id": id}) for id in ids]
+        loader = self._loaders[payload["loader"]]
+        size = loader.size if isinstance(loader, BatchLoader) else 1
+        base["loader"] = loader.name
+        batches = [ids[start : start + size] for start in range(0, len(ids), size)]
+        return [NewTask(TaskKind.LOAD_FIELDS, {**base, "ids": list(batch)}) for batch in batches]
+
+    # collections
+
+    async def _load_collection(self, task: Task) -> None:
+        payload = dict(task.payload)
+        entity = self._resolver.schema.entity(payload["entity"])
+        many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
+        parent = Ref(entity, payload["id"])
+        if "number" not in payload:
+            mark = await self._surroundings.meta.mark(parent, many)
+            payload |= {"number": 0, "cursor": None, "mark": mark, "delta": mark is not None}
+        loader = self._resolver.collection(many)
+        seen = {payload["cursor"]}
+        while True:
+            arrival, following = await self._load_page(task, loader, parent, payload)
+            if following is not None and following in seen:
+                raise UpstreamChanged(
+                    f"{parent}.{many.name}: the cursor {following!r} came twice; the listing has no end",
+                    hint="what was listed so far is kept; this may be a bug of the service",
+                )
+            seen.add(following)
+            payload |= {"number": payload["number"] + 1, "cursor": following}
+            state = State.COMPLETED if following is None else State.RUNNING
+            write = self._surroundings.engine.writing(arrival)
+            outcome = await self._commit(Settlement(task, state, dict(payload), [write], progress=True))
+            if outcome.state is not State.RUNNING:
+                return
+
+    async def _load_page(
+        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], payload: dict[str, Any]
+    ) -> tuple[Arrival, str | None]:
+        """The page as it is to be stored, and the cursor of the next one."""
+        env = TaskEnv(self._surroundings, task, self._shared)
+        at = self._surroundings.clock()
+        page = await loader.load(parent, PageRequest(payload["cursor"], payload["mark"]), env)
+        entities = self._checked_page(loader, page)
+        if payload["number"] == 0 and page.full:
+            payload["delta"] = False
+        listing = Listing(
+            parent, loader.lists, payload["number"], page.next is None, payload["delta"], page.mark
+        )
+        return Arrival(entities, at, listing, page.removed), page.next
+
+    def _checked_page(self, loader: CollectionLoader[Any, Any, Any], page: object) -> list[Entity]:
+        if not isinstance(page, Page):
+            raise self._fault(loader, "a Page", page)
+        for item in page.items:
+            if type(item) is not loader.lists.child:
+                raise self._fault(loader, f"items of {loader.lists.child.__name__}", item)
+        entities = [*page.items, *page.also]
+        self._check_fields(loader, entities)
+        return entities
+
+    # fields
+
+    async def _load_fields(self, task: Task) -> None:
+        payload = task.payload
+        entity = self._resolver.schema.entity(payload["entity"])
+        refs = [Ref(entity, id) for id in payload["ids"]]
+        if "since" in payload:
+            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in payload["names"]]
+            meta = self._surroundings.meta
+            if not await meta.stale(refs[0], fields, before=payload["since"]):
+                await self._commit(Settlement(task, State.COMPLETED))
+                return
+        loader = self._loaders[payload["loader"]]
+        env = TaskEnv(self._surroundings, task, self._shared)
+        at = self._surroundings.clock()
+        batch = await self._fetch(loader, refs, env)
+        failures = self._failures(task, refs, batch)
+        state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
+        write = self._surroundings.engine.writing(Arrival(batch.items, at))
+        writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
+        await self._commit(Settlement(task, state, writes=writes, failures=failures, progress=True))
+
+    async def _fetch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: TaskEnv) -> Batch[Any]:
+        """What came of the refs, checked."""
+        if isinstance(loader, BatchLoader):
+            batch = await loader.load(refs, env)
+            if not isinstance(batch, Batch):
+                raise self._fault(loader, "a Batch", batch)
+        else:
+            one = await cast("EntityLoader[Any, Any]", loader).load(refs[0], env)
+            if not isinstance(one, Entity):
+                raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
+            batch = Batch([one])
+        asked = {ref.id for ref in refs}
+        for item in batch.items:
+            if type(item) is not refs[0].entity or item.id not in asked:
+                raise self._fault(loader, f"only the {refs[0].entity.__name__} that were asked for", item)
+        self._check_fields(loader, batch.items)
+        return batch
+
+    def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
+        """Each ref that failed, or that did not come."""
+        now = self._surroundings.clock()
+        come = {item.id for item in batch.items}
+        failures = []
+        for ref in refs:
+            error = batch.failed.get(ref.id)
+            if error is None and ref.id not in come:
+                error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
+            if error is not None:
+                failures.append(failure_of(task, error, now, ref.id))
+        return failures
+
+    # what loaders return
+
+    def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
+        """A loader brings what it declares: the schema's entities, and only those fields."""
+        declared: dict[type[Entity], set[str]] = {}
+        for field in loader.brings:
+            declared.setdefault(field.entity, {"id"}).add(field.name)
+        if isinstance(loader, CollectionLoader):
+            declared.setdefault(loader.lists.child, {"id"})
+        shapes = {(type(entity), tuple(values_of(entity))): entity for entity in entities}
+        for (kind, names), example in shapes.items():
+            if kind not in declared:
+                known = " or ".join(sorted(entity.__name__ for entity in declared))
+                raise self._fault(loader, f"entities of {known}", example)
+            extra = [name for name in names if name not in declared[kind]]
+            if extra:
+                raise self._fault(
+                    loader, f"only the fields in its brings, without {', '.join(extra)}", example
+                )
+
+    def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
+        name = self._surroundings.connector.name
+        shown = repr(actual)
+        return LoaderFault(
+            f"{name}: loader {loader.name} must return {expected}, got {shown[:120]}",
+            hint="this is a bug of the connector; nothing of this answer was stored",
+            connector=name,
+            loader=loader.name,
+        )
+
+
+def uncounted(stored: Stored) -> Stored:
+    """A sync counts the rows that were listed; more fields of the same rows are no more rows."""
+    return Stored({}, stored.removed)
+
+
+# -- running a sync ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``."""
+
+    sync: str
+    status: Status
+    at: float
+    counts: Mapping[str, int]
+    running: int = 0
+    waiting: int = 0
+    due: float | None = None
+
+
+class _Drain:
+    """One sync in this process: gathers what tasks bring, settles it, hands out new tasks."""
+
+    def __init__(self, executor: SyncExecutor, sync: str, counts: Mapping[str, int]) -> None:
+        self._executor, self.sync = executor, sync
+        self._store, self._clock = executor.store, executor.surroundings.clock
+        self._counts: Counter[str] = Counter(counts)
+        self._settlements: list[tuple[Settlement, asyncio.Future[Outcome]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._shared = Shared()
+        self._runner = TaskRunner(executor.surroundings, self._shared, self._commit)
+        self._listeners: list[asyncio.Queue[Progress]] = []
+        self.latest = Progress(sync, Status.RUNNING, self._clock(), dict(counts))
+
+    async def run(self) -> SyncResult:
+        """Until the sync has ended, is paused, or the store fails."""
+        try:
+            status = await self._drain()
+        except BaseException:
+            await self._end_tasks()
+            with contextlib.suppress(StorageError):
+                await self._store.release(self.sync, worker=self._executor.worker, now=self._clock())
+            self._tell(Status.INTERRUPTED)
+            raise
+        await self._end_tasks()
+        if status.final:
+            await self._store.prune()
+            if self._executor.after is not None:
+                await self._executor.after()
+        result = await self._store.result(self.sync, now=self._clock())
+        self._tell(result.status)
+        return result
+
+    async def _drain(self) -> Status:
+        while True:
+            batch, self._settlements = self._settlements, []
+            status, wanted, due, waiting = await self._settle(batch)
+            if status is not Status.RUNNING:
+                return status
+            if wanted is not Wanted.RUN and not self._tasks and not self._settlements:
+                return await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
+            self._tell(Status.RUNNING, waiting, due)
+            if not self._tasks and not self._settlements and due is None:
+                raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
+            await self._wait(due if not self._tasks else None)
+
+    async def _settle(
+        self, batch: Sequence[tuple[Settlement, asyncio.Future[Outcome]]]
+    ) -> tuple[Status, Wanted, float | None, int]:
+        """Store what has ended, and begin what that made possible."""
+        ending = sum(one.state is not State.RUNNING for one, _ in batch)
+        under_way = len(self._tasks) - ending
+        try:
+            settled = await self._store.settle(
+                self.sync,
+                [one for one, _ in batch],
+                worker=self._executor.worker,
+                claim=max(0, self._executor.cap - under_way),
+                alone=under_way == 0,
+                requests=self._executor.new_requests(),
+                now=self._clock(),
+            )
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else LeaseLost("stopped"))
+            raise
+        for (_, future), outcome in zip(batch, settled.outcomes, strict=True):
+            self._counts.update(outcome.stored.counts)
+            if not future.done():
+                future.set_result(outcome)
+        for task in settled.claimed:
+            self._begin(task)
+        return settled.status, settled.wanted, settled.due, settled.waiting
+
+    def _begin(self, task: Task) -> None:
+        running = asyncio.create_task(self._runner.run(task), name=f"{self.sync}/{task.id}")
+        self._tasks.add(running)
+        running.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # StorageError reaches the loop by its own way
+        self._wake.set()
+
+    async def _commit(self, settlement: Settlement) -> Outcome:
+        """Hand a settlement to the next transaction and wait until it is stored."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._settlements.append((settlement, future))
+        self._wake.set()
+        outcome = await future
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    async def _wait(self, due: float | None) -> None:
+        """Until something has ended, a wait is over, or it is time for a sign of life."""
+        timeout = SIGN if due is None else min(SIGN, max(0.0, due - self._clock()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        self._wake.clear()
+        await asyncio.sleep(0)  # let everything that is ready hand in its settlement
+
+    async def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._shared.close()
+
+    def cancel_tasks(self) -> None:
+        """Give up what is under way: the sync shall end now."""
+        for task in self._tasks:
+            task.cancel()
+
+    # progress
+
+    def _tell(self, status: Status, waiting: int = 0, due: float | None = None) -> None:
+        self.latest = Progress(
+            self.sync, status, self._clock(), dict(self._counts), len(self._tasks), waiting, due
+        )
+        for listener in self._listeners:
+            if not listener.empty():
+                listener.get_nowait()  # only the newest matters: a slow reader delays nobody
+            listener.put_nowait(self.latest)
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """Each change, the newest one only when the reader is slower; ends with the sync."""
+        listener: asyncio.Queue[Progress] = asyncio.Queue()
+        listener.put_nowait(self.latest)
+        self._listeners.append(listener)
+        try:
+            while True:
+                one = await listener.get()
+                yield one
+                if one.status is not Status.RUNNING:
+                    return
+        finally:
+            self._listeners.remove(listener)
+
+
+class SyncHandle:
+    """A sync that was begun: how it stands, and what can be asked of it."""
+
+    def __init__(self, executor: SyncExecutor, drain: _Drain, running: asyncio.Task[SyncResult]) -> None:
+        self._executor, self._drain, self._running = executor, drain, running
+        self.id = drain.sync
+
+    @property
+    def done(self) -> bool:
+        """Whether this process has ended its work at the sync."""
+        return self._running.done()
+
+    async def status(self) -> SyncResult:
+        """What the sync has come to so far."""
+        return await self._executor.store.result(self.id, now=self._executor.surroundings.clock())
+
+    async def pause(self) -> None:
+        """Stop at the next page; the sync can be resumed, by any process."""
+        await self._request(Wanted.PAUSE)
+
+    async def resume(self) -> SyncHandle:
+        """Go on: at once when a pause was not yet obeyed, else with a new handle's work."""
+        if not self._running.done():
+            await self._request(Wanted.RUN)
+            return self
+        return await self._executor.resume(self.id)
+
+    async def cancel(self) -> None:
+        """End the sync for good; what was stored stays."""
+        await self._request(Wanted.CANCEL)
+        self._drain.cancel_tasks()
+
+    async def _request(self, wanted: Wanted) -> None:
+        await self._executor.store.request(self.id, wanted, now=self._executor.surroundings.clock())
+
+    async def completion(self) -> SyncResult:
+        """Wait for the end; StorageError when the database failed.  Who stops waiting stops nothing."""
+        return await asyncio.shield(self._running)
+
+    def progress(self) -> AsyncIterator[Progress]:
+        """Each change of how far the sync is, until it ends."""
+        return self._drain.progress()
+
+
+class SyncExecutor:
+    """Runs the syncs of one installation, one at a time.  A service."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        surroundings: Surroundings,
+        *,
+        after: Callable[[], Awaitable[None]] | None = None,
+        cap: int = CAP,
+    ) -> None:
+        self.store, self.surroundings, self.cap = store, surroundings, cap
+        self.after = after  # what is to be done once a sync has ended
+        self.worker = new_worker()
+        self._handle: SyncHandle | None = None
+        self._running: asyncio.Task[SyncResult] | None = None
+        self._told: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """Make the store ready."""
+        await self.store.start()
+
+    async def stop(self) -> None:
+        """End what runs here; a sync that has not ended is interrupted and can be resumed."""
+        running, self._running, self._handle = self._running, None, None
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    @property
+    def running(self) -> SyncHandle | None:
+        """The sync that is under way in this process, if any."""
+        return self._handle if self._handle is not None and not self._handle.done else None
+
+    async def begin(self, plan: SyncPlan) -> SyncHandle:
+        """Begin a sync and return at once; SyncRunning when another process is at one."""
+        now = self.surroundings.clock()
+        root = expand(plan, self.surroundings.connector.resolver, since=now)
+        sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
+        return self._drive(sync, {})
+
+    async def resume(self, sync: str) -> SyncHandle:
+        """Go on with a sync that was paused or interrupted."""
+        run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
+        return self._drive(run.id, run.counts)
+
+    async def unfinished(self) -> str | None:
+        """The newest sync that could be resumed, or None."""
+        return await self.store.unfinished(worker=self.worker, now=self.surroundings.clock())
+
+    def new_requests(self) -> dict[str, int]:
+        """Calls by operation since this was last asked."""
+        calls = Counter(self.surroundings.caller.calls)
+        new, self._told = calls - self._told, calls
+        return dict(new)
+
+    def _drive(self, sync: str, counts: Mapping[str, int]) -> SyncHandle:
+        drain = _Drain(self, sync, counts)
+        self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
+        self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._handle = SyncHandle(self, drain, self._running)
+        return self._handle

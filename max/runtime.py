@@ -1,0 +1,183 @@
+"""The runtime of one installation: which parts there are, and in which order they start.
+
+Database, engine, installation (the connector's clients), executor: started in this order and
+stopped in reverse, so that no worker ever meets a closed client or a closed database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from .connector import Connector, CredentialProvider, Installation
+from .core import Engine, InstallationInfo, Lifecycle
+from .engine import SqliteEngine, SqliteSyncMeta
+from .errors import StorageError
+from .execution import Surroundings, SyncExecutor, SyncHandle
+from .operations import Caller, Limits
+from .sqlite import Database
+from .tasks import SqliteTaskStore
+
+
+class LifecycleManager:
+    """Starts services in order and stops them in reverse; itself a service."""
+
+    def __init__(self, *services: Lifecycle) -> None:
+        self._services = services
+        self._running = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Start every service; when one fails, stop those before it."""
+        async with AsyncExitStack() as started:
+            for service in self._services:
+                await service.start()
+                started.push_async_callback(service.stop)
+            self._running = started.pop_all()
+
+    async def stop(self) -> None:
+        """Stop what was started, the last first; one that fails does not keep the others."""
+        running, self._running = self._running, AsyncExitStack()
+        await running.aclose()
+
+
+class InstallationRuntime:
+    """One installation at work: its engine, and its syncs.
+
+    ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
+    the file ``database`` (or ``":memory:"``), which it creates when there is none.
+    """
+
+    def __init__(
+        self,
+        info: InstallationInfo,
+        connector: Connector[Any, Any],
+        config: object,
+        credentials: CredentialProvider,
+        database: Path | str,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.info = info
+        self._connector, self._clock = connector, clock
+        self._database = Database(database)
+        self._engine = SqliteEngine(self._database, connector.schema, connector.resolver.parts)
+        self._connection = _Connection(connector, config, credentials)
+        self._execution = _Execution(self)
+        self._parts = LifecycleManager(self._database, self._engine, self._connection, self._execution)
+        self._starting = asyncio.Lock()
+        self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
+
+    @property
+    def engine(self) -> Engine:
+        """Where the installation's entities are asked for."""
+        return self._engine
+
+    async def start(self) -> None:
+        """Start every part in order; when one fails, none is left."""
+        if not self.started_at:
+            await self._parts.start()
+            self.started_at = self._clock()
+
+    async def stop(self) -> None:
+        """Stop every part in reverse; a sync that is under way is interrupted and can be resumed."""
+        self.started_at = 0.0
+        await self._parts.stop()
+
+    async def sync(self) -> SyncHandle:
+        """Begin a sync, and return at once.
+
+        The one that is under way here is joined; one that was interrupted or paused goes on.
+        SyncRunning when another process is at it.
+        """
+        async with self._starting:
+            executor = self._execution.executor
+            if executor.running is not None:
+                return executor.running
+            unfinished = await executor.unfinished()
+            if unfinished is not None:
+                return await executor.resume(unfinished)
+            plan = await self._connector.seeder(self._connection.context, self._engine)
+            return await executor.begin(plan)
+
+    async def health(self) -> str:
+        """One line about the connection; raises what is wrong with it."""
+        return await self._connection.health()
+
+
+class _Connection:
+    """The connector's live installation, as a service."""
+
+    def __init__(
+        self, connector: Connector[Any, Any], config: object, credentials: CredentialProvider
+    ) -> None:
+        self._connector, self._config, self._credentials = connector, config, credentials
+        self._installation: Installation[Any] | None = None
+
+    @property
+    def context(self) -> Any:
+        """What ``initialise`` built."""
+        return self._live().context
+
+    async def start(self) -> None:
+        """Initialise the connector and start its clients."""
+        installation = await self._connector.initialise(self._config, self._credentials)
+        if installation.start is not None:
+            await installation.start()
+        self._installation = installation
+
+    async def stop(self) -> None:
+        """Stop the connector's clients."""
+        installation, self._installation = self._installation, None
+        if installation is not None and installation.stop is not None:
+            await installation.stop()
+
+    async def health(self) -> str:
+        """What the connector says of itself."""
+        health = self._live().health
+        return "no check" if health is None else await health()
+
+    def _live(self) -> Installation[Any]:
+        if self._installation is None:
+            raise StorageError("the runtime is not started", hint="await runtime.start() first")
+        return self._installation
+
+
+class _Execution:
+    """The executor, which can only be built once the connection has a context."""
+
+    def __init__(self, runtime: InstallationRuntime) -> None:
+        self._runtime = runtime
+        self._executor: SyncExecutor | None = None
+
+    @property
+    def executor(self) -> SyncExecutor:
+        """The executor of the started runtime."""
+        if self._executor is None:
+            raise StorageError("the runtime is not started", hint="await runtime.start() first")
+        return self._executor
+
+    async def start(self) -> None:
+        """Build the executor and start it."""
+        runtime = self._runtime
+        surroundings = Surroundings(
+            installation=runtime.info.id,
+            connector=runtime._connector,
+            context=runtime._connection.context,
+            engine=runtime._engine,
+            meta=SqliteSyncMeta(runtime._database, runtime._engine.tables),
+            caller=Caller(Limits()),
+            clock=runtime._clock,
+        )
+        executor = SyncExecutor(SqliteTaskStore(runtime._database), surroundings, after=runtime._engine.tidy)
+        await executor.start()
+        self._executor = executor
+
+    async def stop(self) -> None:
+        """Stop the executor."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await executor.stop()
