@@ -155,9 +155,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something took: ``0.4 s``, ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """How long something took: ``40 ms``, ``4.2 s``, ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 0.95:
+        return f"{max(round(seconds * 1000), 0)} ms"
     if seconds < 9.95:
-        return f"{max(seconds, 0):.1f} s"
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -560,10 +562,11 @@ def _fit(text: str, width: int | None, indent: int) -> str:
     return harmless(text) if width is None else cut(harmless(text), width - indent)
 
 
-def progress_line(counts: Mapping[str, int], elapsed: float, note: str, width: int | None) -> str:
-    """A running sync on one line: rows by entity, rate, and what it waits for."""
-    total = sum(counts.values())
+def progress_line(
+    counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None
+) -> str:
+    """A running sync on one line: seconds, rows a second, rows by entity, and what it waits for."""
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
-    rate = f"{number(round(total / elapsed))}/s" if elapsed > 0.5 and total else ""
-    text = "  ".join(filter(None, [duration(elapsed), rate, *parts, note])) if parts or note else "starting …"
+    speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
+    text = "  ".join([duration(elapsed), *speed, *(parts or ["starting"]), *([note] if note else [])])
     return text if width is None else cut(text, width)

@@ -113,7 +113,7 @@ class TerminalPrompter:
         return line.strip()
 
 
-class Progress:
+class ProgressView:
     """How a sync is getting on: one line redrawn on a terminal, few lines elsewhere.
 
     Times are seconds of a clock that never goes back, passed in.
@@ -123,15 +123,20 @@ class Progress:
         self._stream = stream
         self._live = is_terminal(stream)
         self._began = self._drawn = now
+        self._before: int | None = None  # rows of an earlier run of the sync, which are not of our speed
         self._visible = False
 
     def show(self, counts: Mapping[str, int], note: str, *, now: float) -> None:
         """Draw, unless the last drawing is too young."""
+        total = sum(counts.values())
+        if self._before is None:
+            self._before = total
         if now - self._drawn < (REDRAW if self._live else REPORT):
             return
         self._drawn = now
+        elapsed = now - self._began
         room = width(self._stream)
-        line = progress_line(counts, now - self._began, note, room and room - 1)
+        line = progress_line(counts, elapsed, (total - self._before) / elapsed, note, room and room - 1)
         self._stream.write(f"{ERASE}{line}" if self._live else f"{line}\n")
         self._stream.flush()
         self._visible = self._live

@@ -63,7 +63,7 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 def user(number: int, **more: Any) -> AcmeUser:
-    values = {"name": f"User {number:02}", "email": f"u{number}@acme.com", "active": number % 2 == 0}
+    values: dict[str, Any] = {"name": f"User {number:02}", "email": f"u{number}@acme.com", "active": number % 2 == 0}
     return AcmeUser(f"u{number:02}", **(values | more))
 
 

@@ -271,8 +271,8 @@ def test_counts_have_separators() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        *((0.04, "0.0 s"), (0.44, "0.4 s"), (9.96, "10 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s")),
-        *((3600, "1 h 00 min"), (7890, "2 h 11 min"), (-1, "0.0 s")),
+        *((0.04, "40 ms"), (1.44, "1.4 s"), (9.96, "10 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s")),
+        *((3600, "1 h 00 min"), (7890, "2 h 11 min"), (-1, "0 ms")),
     ],
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
@@ -367,10 +367,10 @@ def test_colours_do_not_change_the_columns_of_past_syncs() -> None:
 
 
 def test_a_progress_line_has_counts_and_rate_and_fits() -> None:
-    line = progress_line({"Person": 1000, "Team": 5}, 10.0, "waiting for acme", None)
+    line = progress_line({"Person": 1000, "Team": 5}, 10.0, 100.5, "waiting for acme", None)
     assert line == "10 s  100/s  Person 1,000  Team 5  waiting for acme"
-    assert cells(progress_line({"Person": 1000}, 10.0, "waiting", 12)) <= 12
-    assert progress_line({}, 0.1, "", None) == "starting …"
+    assert cells(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
+    assert progress_line({}, 0.1, 0, "", None) == "100 ms  starting"
 
 
 def test_padding_counts_cells() -> None:
