@@ -318,9 +318,7 @@ def unfinished_run(options: Options) -> tuple[Project, InstallationInfo, SyncRun
     info = only_target(project, options.target)
     last = last_run(project, info)
     if last is None or last.status.final:
-        ended = (
-            f"; the last one {'is' if last.status is Status.PARTIAL else 'has'} {last.status}" if last else ""
-        )
+        ended = f"; the last one ended {last.status}" if last else ""
         raise SyncError(f"no sync of {info} is under way{ended}", hint=f"begin one with: max sync {info}")
     return project, info, last
 

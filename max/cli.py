@@ -102,7 +102,7 @@ def guarded(words: list[str]) -> int:
         complain(error, as_json=wants_json(words))
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)  # after the ^C
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -568,5 +568,6 @@ def progress_line(
     """A running sync on one line: seconds, rows a second, rows by entity, and what it waits for."""
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
-    text = "  ".join([duration(elapsed), *speed, *(parts or ["starting"]), *([note] if note else [])])
+    clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
+    text = "  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])])
     return text if width is None else cut(text, width)

@@ -370,7 +370,7 @@ def test_a_progress_line_has_counts_and_rate_and_fits() -> None:
     line = progress_line({"Person": 1000, "Team": 5}, 10.0, 100.5, "waiting for acme", None)
     assert line == "10 s  100/s  Person 1,000  Team 5  waiting for acme"
     assert cells(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
-    assert progress_line({}, 0.1, 0, "", None) == "100 ms  starting"
+    assert progress_line({}, 0.1, 0, "", None) == "0 s  starting"
 
 
 def test_padding_counts_cells() -> None:
