@@ -290,8 +290,9 @@ class Project:
         """
         info = self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
-            warm = self._runtimes.get(info.id)
-            runtime = warm or await in_thread(lambda: self._assemble(info))
+            runtime = self._runtimes.get(info.id)
+            if runtime is None:
+                runtime = await in_thread(lambda: self._assemble(info))
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
             self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):

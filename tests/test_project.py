@@ -591,6 +591,19 @@ class TestRuntimes:
 
         assert asyncio.run(main()) == ["UpstreamBroken", "InstallationRuntime", "InstallationRuntime"]
 
+    def test_a_build_that_fails_is_forgotten_with_its_configuration(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                refusals.append(UpstreamBroken("not today"))
+                with pytest.raises(UpstreamBroken, match="not today"):
+                    await project.runtime("sample", "one")
+                assert project.list_runtimes() == []
+                project.reconfigure(project.target("sample:one"), {"prefix": "corrected"}, EMPTY)
+                await project.runtime("sample", "one")
+
+        asyncio.run(main())
+        assert events == ["initialise one", "initialise corrected", "stop corrected"]
+
     def test_one_that_gives_up_waiting_does_not_spoil_it_for_the_others(self, running: Project) -> None:
         async def main() -> None:
             async with running as project:
