@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from .core import Batch as Batch
     from .core import Engine as Engine
     from .core import Env as Env
+    from .core import InstallationInfo as InstallationInfo
     from .core import Loader as Loader
     from .core import Page as Page
     from .core import PageRequest as PageRequest
     from .core import Query as Query
     from .core import Schema as Schema
     from .core import Step as Step
+    from .core import SyncMeta as SyncMeta
     from .core import SyncPlan as SyncPlan
     from .entities import Entity as Entity
     from .entities import Field as Field
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
+    from .execution import Progress as Progress
+    from .execution import SyncHandle as SyncHandle
     from .http import HttpClient as HttpClient
     from .http import HttpRequest as HttpRequest
     from .http import HttpResponse as HttpResponse
@@ -64,6 +68,10 @@ if TYPE_CHECKING:
     from .operations import operation as operation
     from .project import Project as Project
     from .registry import ConnectorRegistry as ConnectorRegistry
+    from .runtime import InstallationRuntime as InstallationRuntime
+    from .tasks import Failure as Failure
+    from .tasks import Status as Status
+    from .tasks import SyncResult as SyncResult
 
 __version__ = "0.1.0"
 
@@ -72,17 +80,20 @@ HOMES = {
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select Validate"
     ),
-    "core": "Batch Engine Env Loader Page PageRequest Query Schema Step SyncPlan",
+    "core": "Batch Engine Env InstallationInfo Loader Page PageRequest Query Schema Step SyncMeta SyncPlan",
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
         "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MaxError Mismatch NotFound Offline "
         "PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
+    "execution": "Progress SyncHandle",
     "http": "HttpClient HttpRequest HttpResponse Transport",
     "onboarding": "Onboarded Prompter onboard",
     "operations": "Limit Operation Retry operation",
     "project": "Project",
     "registry": "ConnectorRegistry",
+    "runtime": "InstallationRuntime",
+    "tasks": "Failure Status SyncResult",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
 
