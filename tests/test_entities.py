@@ -33,8 +33,8 @@ from max.entities import (
     own_names,
     values_of,
 )
-from max.errors import FieldNotLoaded, SchemaError, UnknownName
-from tests.strategies import Thing, fitting, iso_forms, moments, samples
+from max.errors import FieldNotLoaded, SchemaError, UnknownName, shown
+from tests.strategies import ODDITIES, Thing, fitting, iso_forms, moments, samples
 
 
 class User(Entity):
@@ -114,7 +114,7 @@ def test_records_compare_by_type_and_value_and_hash_alike() -> None:
 installations = st.none() | st.text("abcdef0123456789-", min_size=1)
 
 
-@drawn(st.sampled_from(["User", "Größe", "日本"]), st.text(), installations)
+@drawn(st.sampled_from(["User", "Größe", "日本"]), st.text() | st.text(":/aA"), installations)
 def test_a_ref_key_comes_back_from_its_text_whatever_the_id(entity: str, id: str, home: str | None) -> None:
     key = RefKey(entity, id, home)
     assert RefKey.parse(str(key)) == key
@@ -211,6 +211,13 @@ def test_p13_field_check_agrees_with_a_naive_oracle(
     holds = FieldType(kind, optional, Thing if kind is Kind.REF else None)
     assert holds.check(value) is (kind in fits)
     assert holds.check(None) is optional
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_p13_field_check_agrees_with_the_oracle_about_every_oddity(kind: Kind) -> None:
+    holds = FieldType(kind, target=Thing if kind is Kind.REF else None)
+    wrong = [shown(value) for value, fits in ODDITIES if holds.check(value) is not (kind in fits)]
+    assert wrong == []
 
 
 @settings(deadline=None)

@@ -197,8 +197,10 @@ def test_the_event_loop_runs_while_a_transaction_does(path: str) -> None:
 
 def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
     released = threading.Event()
+    complaints: list[Any] = []
 
     async def body(database: Database) -> list[str]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         for work in (lambda c: (released.wait(10), add("a")(c)), lambda c: 1 / 0):
             waiting = asyncio.ensure_future(database.transact(work))
             await asyncio.sleep(0)
@@ -210,6 +212,7 @@ def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
         return await database.read(notes)
 
     assert using(path, body) == ["a", "b"], "work that was begun is finished, whoever waits"
+    assert complaints == []
 
 
 # -- start and stop -------------------------------------------------------------------------

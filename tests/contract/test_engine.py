@@ -27,7 +27,7 @@ from max.entities import (
 from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
 from max.sqlite import MEMORY
 from tests.contract.places import Person, Post, Store, Team, place, using
-from tests.strategies import Thing, filters, iso_forms, moments, records, samples, schemas
+from tests.strategies import ODDITIES, Thing, filters, iso_forms, moments, records, samples, schemas
 
 __all__ = ["place"]
 ADA, BOB, CY = Person.ref("a"), Person.ref("b"), Person.ref("c")
@@ -243,6 +243,24 @@ def test_p10_an_ill_typed_record_is_refused_before_any_row_changes(
 
     old, new = using(MEMORY, body)
     assert new == old
+
+
+def test_p10_every_oddity_is_refused_where_it_does_not_fit() -> None:
+    oddities = [
+        (name, value)
+        for name, holds in Person.types().items()
+        for value, fits in ODDITIES
+        if holds.kind not in fits and not holds.check(value)
+    ]
+
+    async def body(store: Store) -> int:
+        for name, value in oddities:
+            with pytest.raises(InvalidEntity, match=rf"Person:bad\.{name}: expected"):
+                await store.engine.store(Person("a"), Person("bad", **{name: value}))
+        return await store.engine.query(Person).count()
+
+    assert len(oddities) > 200
+    assert using(MEMORY, body) == 0
 
 
 @pytest.mark.parametrize("id", ["", None, 7, "\ud800"])
@@ -515,7 +533,7 @@ def test_paging_under_any_order_gives_every_row_once(
     async def body(store: Store) -> tuple[list[str], list[int]]:
         await store.engine.store(*people)
         pages: list[Page[Person]] = [await store.engine.fetch(query.limit(size))]
-        while pages[-1].next is not None:
+        while pages[-1].next is not None and len(pages) <= len(people):
             pages.append(await store.engine.fetch(query.limit(size).after(pages[-1].next)))
         return [person.id for page in pages for person in page.items], [len(page.items) for page in pages]
 

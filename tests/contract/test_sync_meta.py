@@ -106,6 +106,15 @@ def test_who_came_along_is_dated_too(place: str) -> None:
     assert using(place, body) == [100.0, 100.0]
 
 
+def test_who_came_along_once_is_no_fresher_when_the_page_comes_without_it(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("a"), at=100.0)
+        await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("b"), at=200.0)
+        return [*await ages(store, "name"), await store.meta.synced_at(BOB, Person.name)]
+
+    assert using(place, body) == [100.0, 200.0]
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     st.lists(
@@ -193,6 +202,17 @@ def test_an_older_record_does_not_hide_a_newer_arrival(place: str) -> None:
         return [*first, *await ages(store, "name")]
 
     assert using(place, body) == [200.0, 300.0]
+
+
+def test_of_several_records_the_latest_request_holds_whichever_is_told_last(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.engine.store(whole("a"))
+        for at in (300.0, 200.0):
+            await store.meta.record([ADA], ["name", "age"], at=at)
+        await store.meta.invalidate([ADA], ["age"], at=250.0)
+        return await ages(store, "name", "age")
+
+    assert using(place, body) == [300.0, 300.0]
 
 
 def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
