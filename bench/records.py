@@ -36,9 +36,7 @@ class Root(Entity):
 
 
 class Owner(Entity):
-    """Whom a record points at."""
-
-    name: Field[str] = Field()
+    """Whom a record points at; nobody lists them."""
 
 
 class Item(Entity):
@@ -124,7 +122,7 @@ def connector(records: list[dict[str, Json]]) -> Connector[Size, list[dict[str, 
     return Connector(
         name="records",
         description="Records in memory.",
-        schema=Schema([Root, Item], roots=[Root]),
+        schema=Schema([Root, Owner, Item], roots=[Root]),
         loaders=[list_items],
         seeder=seed,
         initialise=initialise,

@@ -505,22 +505,22 @@ class _Drain:
     async def _drain(self) -> Status:
         while True:
             batch, self._settlements = self._settlements, []
-            status, wanted, due, waiting = await self._settle(batch)
+            under_way = len(self._tasks) - sum(one.state is not State.RUNNING for one, _ in batch)
+            status, wanted, due, waiting = await self._settle(batch, under_way)
             if status is not Status.RUNNING:
                 return status
             if wanted is not Wanted.RUN and not self._tasks and not self._settlements:
                 return await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
             self._tell(Status.RUNNING, waiting, due)
-            if not self._tasks and not self._settlements and due is None:
+            if self._tasks or self._settlements or due is not None:
+                await self._wait(due if not self._tasks else None)
+            elif under_way == 0:
                 raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
-            await self._wait(due if not self._tasks else None)
 
     async def _settle(
-        self, batch: Sequence[tuple[Settlement, asyncio.Future[Outcome]]]
+        self, batch: Sequence[tuple[Settlement, asyncio.Future[Outcome]]], under_way: int
     ) -> tuple[Status, Wanted, float | None, int]:
         """Store what has ended, and begin what that made possible."""
-        ending = sum(one.state is not State.RUNNING for one, _ in batch)
-        under_way = len(self._tasks) - ending
         try:
             settled = await self._store.settle(
                 self.sync,
