@@ -450,21 +450,27 @@ def run_get(options: Options) -> Answer:
     from .render import record
 
     with reading(options) as open:
-        name, id = options.entity, options.id
-        if id is None:
-            try:
-                key = RefKey.parse(options.entity)
-            except ValueError:
-                raise UsageError(
-                    "which one?", hint=f"write {options.entity}:ID, or the id as another word"
-                ) from None
-            name, id = key.entity, key.id
+        name, id = asked_ref(options, open.info)
         entity = open.entity(name)
-        names = named_fields(entity, options.fields) if options.fields else tuple(entity.types())
+        names = tuple(entity.types()) if options.fields is None else named_fields(entity, options.fields)
         fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in names if name != "id"]
         one = open.tables.load(open.connection, entity.ref(id), *fields)
     data = {"type": entity.__name__, "data": entity_json(one, names)}
     return answer(options, data, lambda: record(one, names, paint()))
+
+
+def asked_ref(options: Options, info: InstallationInfo) -> tuple[str, str]:
+    """Entity and id of ``ENTITY:ID``, or of two words."""
+    if options.id is not None:
+        return options.entity, options.id
+    try:
+        key = RefKey.parse(options.entity)
+    except ValueError:
+        hint = f"write {options.entity}:ID, or the id as another word"
+        raise UsageError("which one?", hint=hint) from None
+    if key.installation not in (None, info.id):
+        raise UsageError(f"{key} belongs to another installation than {info}", hint="name that one")
+    return key.entity, key.id
 
 
 def configure_count(parser: Parser) -> None:

@@ -290,7 +290,11 @@ def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None)
     while len(least) > 1 and sum(least) + GAP * (len(least) - 1) > width:
         least.pop()
     least[0] = min(least[0], max(width, 1))
-    room = width - sum(least) - GAP * (len(least) - 1)
+    return shared_out(least, natural, width - sum(least) - GAP * (len(least) - 1))
+
+
+def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+    """Give room to the columns that want more, the same to each, until there is none."""
     widths = list(least)
     while room > 0 and (growing := [i for i, size in enumerate(widths) if size < natural[i]]):
         share = max(room // len(growing), 1)

@@ -81,15 +81,12 @@ class TerminalPrompter:
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
         """Numbered options; asks again until the numbers fit."""
-        self.say(prompt)
-        for place, (_, shown) in enumerate(options, 1):
-            self.say(f"  {place:>2}  {shown}")
+        self.say("\n".join([prompt, *(f"  {n:>2}  {shown}" for n, (_, shown) in enumerate(options, 1))]))
         asked = "numbers, with commas (empty: none): " if several else "number: "
         while True:
-            words = [word.strip() for word in self._line(asked).split(",") if word.strip()]
-            fits = all(word.isdecimal() and 1 <= int(word) <= len(options) for word in words)
-            if fits and (several or len(words) == 1):
-                return [options[int(word) - 1][0] for word in words]
+            chosen = numbers(self._line(asked), len(options))
+            if chosen is not None and (several or len(chosen) == 1):
+                return [options[number - 1][0] for number in chosen]
             self.say(f"write {'numbers' if several else 'one number'} from 1 to {len(options)}")
 
     async def confirm(self, prompt: str) -> bool:
@@ -111,6 +108,14 @@ class TerminalPrompter:
                 hint="give answers as options: --set key=value, --credential name=env:VAR, --yes",
             )
         return line.strip()
+
+
+def numbers(line: str, most: int) -> list[int] | None:
+    """``3, 1`` as numbers from 1 to ``most``; None when some word is none."""
+    words = [word.strip() for word in line.split(",") if word.strip()]
+    if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
+        return None
+    return list(map(int, words))
 
 
 class ProgressView:

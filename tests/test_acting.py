@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,17 +237,22 @@ def test_status_tells_when_and_what(cli: Cli) -> None:
 # -- signals, and other processes ------------------------------------------------------------------
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
+@contextmanager
+def begin(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, which does not outlive the block."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "max", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> None:
@@ -262,7 +268,6 @@ def endless(cli: Cli, folder: Path) -> Iterator[subprocess.Popen[str]]:
     with begin(folder, "sync", "things") as process:
         wait_for(process, "page 2")
         yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -63,7 +63,11 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 def user(number: int, **more: Any) -> AcmeUser:
-    values: dict[str, Any] = {"name": f"User {number:02}", "email": f"u{number}@acme.com", "active": number % 2 == 0}
+    values: dict[str, Any] = {
+        "name": f"User {number:02}",
+        "email": f"u{number}@acme.com",
+        "active": number % 2 == 0,
+    }
     return AcmeUser(f"u{number:02}", **(values | more))
 
 
@@ -146,6 +150,8 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
         (["search", "acme", "AcmeUser", "--after", "xyz"], "the cursor cannot be used"),
         (["search", "acmd", "AcmeUser"], "unknown installation 'acmd'"),
         (["get", "acme", "AcmeUser"], "which one?"),
+        (["get", "acme", "elsewhere/AcmeUser:u01"], "belongs to another installation"),
+        (["get", "acme", "AcmeUser:u01", "--fields", ""], "unknown field ''"),
         (["count", "acme", "AcmeUsr"], "unknown entity"),
         (["schema", "acme", "AcmeUsr"], "unknown entity"),
         (["runs", "acme", "more"], "unexpected 'more'"),
@@ -338,6 +344,16 @@ def test_a_filter_goes_through_a_ref(stored: Cli) -> None:
 def test_all_streams_every_row_without_a_last_line_about_them(stored: Cli) -> None:
     lines = stored("search", "acme", "AcmeUser", "--all", "-o", "ndjson").out.splitlines()
     assert [json.loads(line)["id"] for line in lines] == [one.id for one in USERS]
+
+
+@pytest.mark.parametrize("format", ["text", "json", "ndjson"])
+def test_all_goes_on_behind_the_first_page(stored: Cli, tmp_path: Path, format: str) -> None:
+    path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
+    asyncio.run(fill(path, [user(number) for number in range(100, 2_300)]))
+    out = stored(
+        "search", "acme", "AcmeUser", "--all", "--order-by", "name", "--fields", "name", "-o", format
+    ).out
+    assert (out.count("User 1000"), out.count("User 2299"), out.count("User ")) == (1, 1, 2_212)
 
 
 @pytest.mark.parametrize("filter", ["active = true", "name = nobody"])
