@@ -1,12 +1,12 @@
-"""``python -m bench [NAME …]``."""
+"""``python -m bench [NAME …]``: each in a process of its own, so that none inherits another's memory."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from importlib import import_module
 
-from . import first_sync, git_sync, startup
-
-BENCHES = {"startup": startup.run, "first_sync": first_sync.run, "git_sync": git_sync.run}
+BENCHES = ("startup", "first_sync", "git_sync")
 
 
 def main(names: list[str]) -> int:
@@ -15,8 +15,11 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"unknown benchmark {unknown[0]}; there are: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
+    if len(names) == 1:
+        import_module(f".{names[0]}", __package__).run()
+        return 0
     for name in names or BENCHES:
-        BENCHES[name]()
+        subprocess.run([sys.executable, "-m", "bench", name], check=True)
     return 0
 
 

@@ -8,7 +8,8 @@ its request began; what no page can say (a field that came alone, an invalidatio
 beside, in ``_max_freshness``, and the later of the two holds.
 
 Rule 3: membership of a collection is marked and swept.  A link remembers the listing that
-saw it last; a listing proven complete drops the links that it did not see.
+saw it last; a listing proven complete drops the links that it did not see.  A page that is
+brought anew says nothing of rows whose links it has not seen anew.
 
 The synchronous half (Tables) knows SQL and no event loop; SqliteEngine and SqliteSyncMeta
 put it behind the protocols of core.py.
@@ -36,7 +37,7 @@ from .core import (
     Write,
     snake,
 )
-from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
+from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, SchemaError, StorageError, UnknownName, UsageError
 from .queries import Statement, chosen, count, select, write_cursor
 from .rows import SQL_TYPES, Layout, Rows, stamp_column
@@ -77,6 +78,7 @@ MIGRATIONS = (
         entity       TEXT NOT NULL,
         list         INTEGER,
         number       INTEGER,
+        generation   INTEGER,
         fields       TEXT NOT NULL,
         requested_at REAL NOT NULL
     );
@@ -98,10 +100,11 @@ LIST_OF = """
     RETURNING id, generation
 """
 PLACE_PAGE = """
-    INSERT INTO _max_page (entity, list, number, fields, requested_at)
-    VALUES (:entity, :list, :number, :fields, :at)
+    INSERT INTO _max_page (entity, list, number, generation, fields, requested_at)
+    VALUES (:entity, :list, :number, :generation, :fields, :at)
     ON CONFLICT (list, number, entity) WHERE list IS NOT NULL
-    DO UPDATE SET fields = excluded.fields, requested_at = excluded.requested_at
+    DO UPDATE SET generation = excluded.generation, fields = excluded.fields,
+                  requested_at = excluded.requested_at
     RETURNING id
 """
 RECORD_FRESHNESS = """
@@ -118,10 +121,6 @@ LINK = """
     SELECT :list, _row, :generation FROM {table} WHERE _id IN (SELECT value FROM json_each(:ids))
     ON CONFLICT (list, child) DO UPDATE SET generation = excluded.generation
      WHERE generation IS NOT excluded.generation
-"""
-UNSTAMP_UNSEEN = """
-    UPDATE {table} SET {stamps}
-     WHERE _row IN (SELECT child FROM _max_link WHERE list = :list AND generation < :generation)
 """
 REMOVE = "UPDATE {table} SET _removed_at = :at WHERE _id = :id AND _removed_at IS NULL"
 
@@ -247,7 +246,7 @@ class Tables:
     def load(self, connection: sqlite3.Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""
         layout = self.layout(ref.entity)
-        names = [field.name for field in fields] or list(layout.types)
+        names = [name for name in own_names(fields) if name != "id"] if fields else list(layout.types)
         columns = [quoted(name) for name in ("_id", *names, *layout.words)]
         sql = f"SELECT {', '.join(columns)} FROM {quoted(layout.table)} WHERE _id = ? AND _removed_at IS NULL"
         rows = connection.execute(sql, (ref.id,)).fetchall()
@@ -342,6 +341,7 @@ class Tables:
                 "at": at,
                 "list": place.list if place else None,
                 "number": place.number if place else None,
+                "generation": place.generation if place else None,
             }
             stamps = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
         for rows in groups:
@@ -393,8 +393,6 @@ class Tables:
         if not listing.last:
             return
         if not listing.delta:
-            stamps = ", ".join(f"{quoted(column)} = NULL" for column in child.stamps.values())
-            connection.execute(UNSTAMP_UNSEEN.format(table=quoted(child.table), stamps=stamps), values)
             connection.execute(
                 "DELETE FROM _max_link WHERE list = :list AND generation < :generation", values
             )
@@ -551,7 +549,12 @@ def upsert(layout: Layout[Any], names: tuple[str, ...], parts: tuple[int, ...]) 
 def synced_sql(layout: Layout[Any], field: str) -> str:
     """SQL for when a field of row ``t`` was last synced: by its page, or by what stands beside."""
     stamp = quoted(stamp_column(layout.parts[field]))
-    page = f"(SELECT requested_at FROM _max_page WHERE id = t.{stamp} AND instr(fields, ',{field},'))"
+    page = (
+        f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = t.{stamp}"
+        f" AND instr(p.fields, ',{field},') AND (p.list IS NULL OR EXISTS"
+        f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = t._row"
+        f" AND k.generation >= p.generation)))"
+    )
     beside = (
         f"FROM _max_freshness AS x WHERE x.entity = '{layout.entity.__name__}'"
         f" AND x.row = t._row AND x.field = '{field}'"

@@ -15,12 +15,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from .core import Order, Query
-from .entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Kind, Not, Op
+from .entities import (
+    CHECKS,
+    AllOf,
+    AnyOf,
+    Compare,
+    Entity,
+    FieldOf,
+    FieldType,
+    Filter,
+    Kind,
+    Not,
+    Op,
+    is_text,
+)
 from .errors import InvalidCursor, UnknownName, UsageError
 from .rows import Layout, encode_one
 from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
+LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
 COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
@@ -106,8 +120,8 @@ class Statement:
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
-        listed = ", ".join(self.bind(value) for value in values if value is not None)
-        inside = f"{column} IN ({listed})"
+        listed = json.dumps([value for value in values if value is not None])
+        inside = f"{column} IN (SELECT value FROM json_each({self.bind(listed)}))"
         if None in values:
             return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
         return inside
@@ -120,10 +134,12 @@ class Statement:
     def _text(self, op: Op, column: str, text: str) -> str:
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
-        if text.isascii():
-            escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            return f"{column} LIKE {self.bind(f'%{escaped}%')} ESCAPE '\\'"
-        return f"instr(max_casefold({column}), {self.bind(text.casefold())}) > 0"
+        folded = f"instr(max_casefold({column}), {self.bind(text.casefold())}) > 0"
+        if not text.isascii() or len(text) > LONGEST_PATTERN:
+            return folded
+        escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        like = f"{column} LIKE {self.bind(f'%{escaped}%')} ESCAPE '\\'"
+        return f"(({column} GLOB '*[^ -~]*' AND {folded}) OR {like})"
 
     # -- order --------------------------------------------------------------------------
 
@@ -205,6 +221,11 @@ def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
+def _is_key(value: object) -> bool:
+    """Whether SQLite can compare with a value of a cursor."""
+    return value is None or is_text(value) or CHECKS[Kind.INTEGER](value) or CHECKS[Kind.REAL](value)
+
+
 def read_cursor(query: Query[Any]) -> list[Any]:
     """The place that the query's cursor means; InvalidCursor when it is not this query's."""
     text = query.cursor or ""
@@ -212,9 +233,8 @@ def read_cursor(query: Query[Any]) -> list[Any]:
         data = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, UnicodeError) as error:
         raise InvalidCursor("it is damaged") from error
-    plain = (str, int, float, type(None))
     if not isinstance(data, list) or len(data) != len(query.order) + 2 or not isinstance(data[-1], str):
         raise InvalidCursor("it belongs to another order")
-    if data[0] != _signature(query) or not all(isinstance(value, plain) for value in data):
+    if data[0] != _signature(query) or not all(map(_is_key, data)):
         raise InvalidCursor("it belongs to another entity or order")
     return data[1:]

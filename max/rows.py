@@ -156,7 +156,8 @@ def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column
     """
     width, joined = len(values[0]), "".join(values)
     shaped = width in (20, 24, 27) and len(set(map(len, values))) == 1 and "T24" not in joined
-    if not shaped or any(set(joined[at::width]) != {sign} for at, sign in (*ISO_SIGNS, (width - 1, "Z"))):
+    signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
+    if not shaped or any(set(joined[at::width]) != {sign} for at, sign in signs):
         return _encode_each(holds, column)
     try:
         for _ in map(datetime.fromisoformat, values):
@@ -180,7 +181,8 @@ def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
 def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
     targets = {value.entity for value in values}
     ids = [value.id for value in values]
-    if (holds.target and targets != {holds.target}) or set(map(type, ids)) != {str}:
+    plain = targets == {holds.target} and set(map(type, ids)) == {str} and "" not in ids
+    if not plain or any(value.scope.installation for value in values):
         return _encode_each(holds, column)
     _plain_text(holds, ids, ids)
     return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from max.entities import Ref
+from max.errors import InvalidCursor, InvalidEntity
+from tests.contract.places import Person, Store, Team, using
+from tests.contract.test_engine import ADA, AT, BOB, RED, ask
+from tests.contract.test_sync_meta import ages, whole
+
+
+@pytest.mark.parametrize("boss", [BOB.within("elsewhere"), Person.ref(""), Person.ref("\ud800")])
+def test_p10_a_ref_that_no_row_could_answer_to_is_refused(place: str, boss: Ref[Person]) -> None:
+    async def body(store: Store) -> int:
+        with pytest.raises(InvalidEntity, match="expected a ref to Person"):
+            await store.engine.store(Person("a", boss=BOB), Person("b", boss=boss))
+        return await store.engine.query(Person).count()
+
+    assert using(place, body) == 0
+
+
+def test_a_cursor_whose_values_were_exchanged_does_no_harm(place: str) -> None:
+    from base64 import urlsafe_b64encode
+
+    async def body(store: Store) -> None:
+        await store.engine.store(Person("a", age=1))
+        for value in (10**30, [1], {"a": 1}, 1e400):
+            text = json.dumps(["Person,age", value, "a"])
+            cursor = urlsafe_b64encode(text.encode()).decode()
+            with pytest.raises(InvalidCursor):
+                await store.engine.query(Person).order_by(Person.age).after(cursor).page()
+
+    using(place, body)
+    assert True
+
+
+def test_a_very_long_text_can_be_asked_for(place: str) -> None:
+    people = [Person("a", name="x" * 100_000), Person("b", name="b")]
+    assert using(place, lambda store: ask(store, people, Person.name.contains("X" * 60_000))) == {"a"}
+
+
+def test_contains_in_any_case_means_the_same_from_both_sides(place: str) -> None:
+    people = [Person("street", name="Straße"), Person("kelvin", name="7 \u212a")]
+    assert using(place, lambda store: ask(store, people, Person.name.contains("STRASSE"))) == {"street"}
+    assert using(place, lambda store: ask(store, people, Person.name.contains("7 k"))) == {"kelvin"}
+
+
+def test_a_time_with_a_decimal_comma_is_stored_as_the_moment_it_is(place: str) -> None:
+    text: Any = "2026-01-31T09:30:00,123Z"
+    when = AT + timedelta(milliseconds=123)
+    assert using(place, lambda store: ask(store, [Person("a", seen=text)], Person.seen.eq(when))) == {"a"}
+
+
+def test_loading_the_id_alone_gives_the_id(place: str) -> None:
+    async def body(store: Store) -> list[Person]:
+        await store.engine.store(Person("a", name="Ada", age=36))
+        return [await store.engine.load(ADA, Person.id), await store.engine.load(ADA, Person.id, Person.age)]
+
+    assert using(place, body) == [Person("a"), Person("a", age=36)]
+
+
+def test_loading_a_field_beyond_a_ref_is_refused(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.engine.store(Person("a", name="Ada", boss=BOB), Person("b", name="Bob"))
+        await store.engine.load(ADA, Person.boss.to(Person.name))
+
+    with pytest.raises(ValueError, match="belongs to another entity"):
+        using(place, body)
+
+
+def test_who_moved_to_another_page_is_as_fresh_as_that_page(place: str) -> None:
+    async def body(store: Store) -> list[float | None]:
+        await store.page(RED, Team.people, whole("a"), at=100.0, last=False)
+        await store.page(RED, Team.people, whole("b"), at=101.0, number=1)
+        await store.page(RED, Team.people, whole("b"), at=200.0, last=False)
+        before = await ages(store, "name")
+        await store.page(RED, Team.people, whole("a"), at=201.0, number=1)
+        return [*before, *await ages(store, "name")]
+
+    before, after = using(place, body)
+    assert before in (None, 100.0), "page one was brought anew, without Ada"
+    assert after == 201.0
