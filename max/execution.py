@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from .connector import Connector
@@ -30,7 +34,6 @@ from .core import (
     CollectionLoader,
     Concurrent,
     Engine,
-    EntityLoader,
     Env,
     In,
     Listing,
@@ -49,10 +52,13 @@ from .core import (
 )
 from .entities import Entity, FieldOf, ManyOf, Ref, V, values_of
 from .errors import (
+    Interrupted,
     LeaseLost,
     LoaderFault,
+    MaxError,
     StorageError,
     SyncError,
+    SyncRunning,
     UpstreamChanged,
     UpstreamError,
     UpstreamMissing,
@@ -66,6 +72,7 @@ from .tasks import (
     NewTask,
     Outcome,
     Payload,
+    Settled,
     Settlement,
     State,
     Status,
@@ -147,29 +154,39 @@ def _homes(step: Step, resolver: Resolver) -> dict[str, list[str]]:
 
 
 class Shared:
-    """What raw loaders gave in this sync: each runs once, however many ask at the same time."""
+    """What raw loaders gave in this sync: each runs once, however many ask at the same time.
+
+    A load belongs to nobody: it runs in the context in which the sync was begun, and goes on
+    when the task that asked first is cancelled.
+    """
 
     def __init__(self) -> None:
         self._loads: dict[int, asyncio.Task[Any]] = {}
+        self._context = contextvars.copy_context()
 
     async def get(self, loader: RawLoader[Any, V], env: Env[Any]) -> V:
         """The value; a load that failed is forgotten, so that the next one to ask tries again."""
         load = self._loads.get(id(loader))
         if load is None:
-            load = asyncio.ensure_future(loader.load(env))
+            load = asyncio.create_task(_awaited(loader.load(env)), context=self._context.copy())
             self._loads[id(loader)] = load
-        try:
-            return cast(V, await asyncio.shield(load))
-        except BaseException:
-            if load.done() and (load.cancelled() or load.exception()):
-                self._loads.pop(id(loader), None)
-            raise
+            load.add_done_callback(partial(self._forget_failure, id(loader)))
+        return cast(V, await asyncio.shield(load))
+
+    def _forget_failure(self, key: int, load: asyncio.Task[Any]) -> None:
+        if load.cancelled() or load.exception() is not None:
+            del self._loads[key]
 
     async def close(self) -> None:
         """End what nobody waits for any more."""
-        for load in self._loads.values():
+        loads = list(self._loads.values())
+        for load in loads:
             load.cancel()
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await asyncio.gather(*loads, return_exceptions=True)
+
+
+async def _awaited(awaitable: Awaitable[V]) -> V:
+    return await awaitable
 
 
 class TaskEnv(Env[Any]):
@@ -246,6 +263,7 @@ class TaskRunner:
 
     def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
         self._surroundings, self._shared, self._commit = surroundings, shared, commit
+        self._further: set[int] = set()  # tasks that have stored a page since they were claimed
         self._resolver = surroundings.connector.resolver
         self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
 
@@ -260,6 +278,8 @@ class TaskRunner:
         except Exception as error:
             with contextlib.suppress(LeaseLost):
                 await self._commit(self._failed(task, error))
+        finally:
+            self._further.discard(task.id)
 
     async def _run(self, task: Task) -> None:
         if task.kind is TaskKind.EXPAND:
@@ -272,8 +292,9 @@ class TaskRunner:
     def _failed(self, task: Task, error: Exception) -> Settlement:
         """Try again later what may pass; everything else has failed."""
         now = self._surroundings.clock()
-        if isinstance(error, UpstreamError) and error.retryable and task.tries < TRIES:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (task.tries - 1))
+        tries = 1 if task.id in self._further else task.tries
+        if isinstance(error, UpstreamError) and error.retryable and tries < TRIES:
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
             delay *= 0.5 + self._surroundings.draw() / 2
             wait = max(delay, error.retry_after or 0.0)
             return Settlement(task, State.PENDING, not_before=now + wait)
@@ -337,6 +358,7 @@ class TaskRunner:
             outcome = await self._commit(Settlement(task, state, dict(payload), [write], progress=True))
             if outcome.state is not State.RUNNING:
                 return
+            self._further.add(task.id)
 
     async def _load_page(
         self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], payload: dict[str, Any]
@@ -344,7 +366,8 @@ class TaskRunner:
         """The page as it is to be stored, and the cursor of the next one."""
         env = TaskEnv(self._surroundings, task, self._shared)
         at = self._surroundings.clock()
-        page = await loader.load(parent, PageRequest(payload["cursor"], payload["mark"]), env)
+        request = PageRequest(payload["cursor"], payload["mark"])
+        page: Page[Any] = await self._ask(loader, parent, request, env)
         entities = self._checked_page(loader, page)
         if payload["number"] == 0 and page.full:
             payload["delta"] = False
@@ -388,11 +411,11 @@ class TaskRunner:
     async def _fetch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: TaskEnv) -> Batch[Any]:
         """What came of the refs, checked."""
         if isinstance(loader, BatchLoader):
-            batch = await loader.load(refs, env)
+            batch: Batch[Any] = await self._ask(loader, refs, env)
             if not isinstance(batch, Batch):
                 raise self._fault(loader, "a Batch", batch)
         else:
-            one = await cast("EntityLoader[Any, Any]", loader).load(refs[0], env)
+            one = await self._ask(loader, refs[0], env)
             if not isinstance(one, Entity):
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
             batch = Batch([one])
@@ -417,6 +440,35 @@ class TaskRunner:
         return failures
 
     # what loaders return
+
+    async def _ask(self, loader: Loader[Any], *arguments: object) -> Any:
+        """What a loader answers; what it raises is the task's failure, whatever it is."""
+        try:
+            return await loader.function(*arguments)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise self._raised(loader, error) from error
+        except Exception as error:
+            cause: Exception = error
+            while isinstance(cause, ExceptionGroup):  # of a TaskGroup in the loader
+                cause = cause.exceptions[0]
+            if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
+                raise cause from None
+            raise self._raised(loader, cause) from error
+
+    def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+        own = [one for one in frames if one.filename == frames[0].filename]
+        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        name = self._surroundings.connector.name
+        return LoaderFault(
+            f"{name}: loader {loader.name} raised {_words(error)}{place}",
+            hint="this is a bug of the connector",
+            connector=name,
+            loader=loader.name,
+        )
 
     def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
         """A loader brings what it declares: the schema's entities, and only those fields."""
@@ -445,6 +497,10 @@ class TaskRunner:
             connector=name,
             loader=loader.name,
         )
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def uncounted(stored: Stored) -> Stored:
@@ -477,6 +533,9 @@ class _Drain:
         self._counts: Counter[str] = Counter(counts)
         self._settlements: list[tuple[Settlement, asyncio.Future[Outcome]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leased: set[tuple[int, int]] = set()  # task and attempt, until it is stored how they ended
+        self._broken: BaseException | None = None
+        self._cancelled = False
         self._wake = asyncio.Event()
         self._shared = Shared()
         self._runner = TaskRunner(executor.surroundings, self._shared, self._commit)
@@ -485,42 +544,46 @@ class _Drain:
 
     async def run(self) -> SyncResult:
         """Until the sync has ended, is paused, or the store fails."""
+        status = Status.INTERRUPTED
         try:
             status = await self._drain()
+            await self._end_tasks()
+            if status.final:
+                await self._executor.tidy()
+            return await self._store.result(self.sync, now=self._clock())
         except BaseException:
             await self._end_tasks()
-            with contextlib.suppress(StorageError):
-                await self._store.release(self.sync, worker=self._executor.worker, now=self._clock())
-            self._tell(Status.INTERRUPTED)
+            if status is Status.INTERRUPTED:
+                await self._executor.let_go(self.sync)
             raise
-        await self._end_tasks()
-        if status.final:
-            await self._store.prune()
-            if self._executor.after is not None:
-                await self._executor.after()
-        result = await self._store.result(self.sync, now=self._clock())
-        self._tell(result.status)
-        return result
+        finally:
+            self._tell(status)
 
     async def _drain(self) -> Status:
         while True:
-            batch, self._settlements = self._settlements, []
-            under_way = len(self._tasks) - sum(one.state is not State.RUNNING for one, _ in batch)
-            status, wanted, due, waiting = await self._settle(batch, under_way)
-            if status is not Status.RUNNING:
-                return status
-            if wanted is not Wanted.RUN and not self._tasks and not self._settlements:
-                return await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
-            self._tell(Status.RUNNING, waiting, due)
-            if self._tasks or self._settlements or due is not None:
-                await self._wait(due if not self._tasks else None)
-            elif under_way == 0:
+            settled = await self._settle()
+            if settled.status is not Status.RUNNING:
+                return settled.status
+            if settled.wanted is Wanted.CANCEL:
+                self._cancel_tasks()
+            idle = not self._leased and not self._settlements
+            if idle and settled.wanted is not Wanted.RUN:
+                status = await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
+                if status is not Status.RUNNING:
+                    return status
+                continue  # somebody has asked meanwhile that it goes on
+            self._tell(Status.RUNNING, settled.waiting, settled.due)
+            if idle and settled.due is None:
                 raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
+            await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
 
-    async def _settle(
-        self, batch: Sequence[tuple[Settlement, asyncio.Future[Outcome]]], under_way: int
-    ) -> tuple[Status, Wanted, float | None, int]:
+    async def _settle(self) -> Settled:
         """Store what has ended, and begin what that made possible."""
+        if self._broken is not None:
+            raise self._broken
+        batch, self._settlements = self._settlements, []
+        under_way = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
+        requests = self._executor.untold()
         try:
             settled = await self._store.settle(
                 self.sync,
@@ -528,32 +591,42 @@ class _Drain:
                 worker=self._executor.worker,
                 claim=max(0, self._executor.cap - under_way),
                 alone=under_way == 0,
-                requests=self._executor.new_requests(),
+                requests=requests,
                 now=self._clock(),
             )
-        except BaseException as error:
+        except BaseException:
             for _, future in batch:
-                if not future.done():
-                    future.set_exception(error if isinstance(error, Exception) else LeaseLost("stopped"))
+                future.cancel()
             raise
-        for (_, future), outcome in zip(batch, settled.outcomes, strict=True):
-            self._counts.update(outcome.stored.counts)
-            if not future.done():
-                future.set_result(outcome)
+        self._executor.told += requests
+        for (one, future), outcome in zip(batch, settled.outcomes, strict=True):
+            self._answer(one, future, outcome)
         for task in settled.claimed:
             self._begin(task)
-        return settled.status, settled.wanted, settled.due, settled.waiting
+        return settled
+
+    def _answer(self, one: Settlement, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._counts.update(outcome.stored.counts)
+        if outcome.error is None and outcome.state is not State.RUNNING:
+            self._leased.discard((one.task.id, one.task.attempt))
+        if not future.done():
+            future.set_result(outcome)
 
     def _begin(self, task: Task) -> None:
-        running = asyncio.create_task(self._runner.run(task), name=f"{self.sync}/{task.id}")
+        lease = (task.id, task.attempt)
+        running = asyncio.create_task(self._runner.run(task))
+        self._leased.add(lease)
         self._tasks.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(partial(self._ended, lease))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, lease: tuple[int, int], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # StorageError reaches the loop by its own way
-        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+            self._wake.set()
+        if lease in self._leased:  # cancelled, or no longer its
+            self._leased.discard(lease)
+            self._wake.set()
 
     async def _commit(self, settlement: Settlement) -> Outcome:
         """Hand a settlement to the next transaction and wait until it is stored."""
@@ -575,21 +648,26 @@ class _Drain:
         await asyncio.sleep(0)  # let everything that is ready hand in its settlement
 
     async def _end_tasks(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        self._cancel_tasks()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._shared.close()
 
-    def cancel_tasks(self) -> None:
-        """Give up what is under way: the sync shall end now."""
-        for task in self._tasks:
-            task.cancel()
+    def _cancel_tasks(self) -> None:
+        """Give up what is under way; once, so that what tidies up is not cancelled again."""
+        if not self._cancelled:
+            self._cancelled = True
+            for task in self._tasks:
+                task.cancel()
+
+    def wake(self) -> None:
+        """Look at once at what is wanted of the sync."""
+        self._wake.set()
 
     # progress
 
     def _tell(self, status: Status, waiting: int = 0, due: float | None = None) -> None:
         self.latest = Progress(
-            self.sync, status, self._clock(), dict(self._counts), len(self._tasks), waiting, due
+            self.sync, status, self._clock(), dict(self._counts), len(self._leased), waiting, due
         )
         for listener in self._listeners:
             if not listener.empty():
@@ -632,27 +710,41 @@ class SyncHandle:
         await self._request(Wanted.PAUSE)
 
     async def resume(self) -> SyncHandle:
-        """Go on: at once when a pause was not yet obeyed, else with a new handle's work."""
-        if not self._running.done():
+        """Go on: with this handle when a pause was not yet obeyed, else with a new one."""
+        if not self.done:
             await self._request(Wanted.RUN)
-            return self
+            if (await self.status()).status is Status.RUNNING:
+                return self
+            await asyncio.wait([self._running])  # it has just been obeyed
         return await self._executor.resume(self.id)
 
     async def cancel(self) -> None:
-        """End the sync for good; what was stored stays."""
+        """End the sync for good, without waiting for pages under way; what was stored stays."""
         await self._request(Wanted.CANCEL)
-        self._drain.cancel_tasks()
 
     async def _request(self, wanted: Wanted) -> None:
         await self._executor.store.request(self.id, wanted, now=self._executor.surroundings.clock())
+        self._drain.wake()
 
     async def completion(self) -> SyncResult:
-        """Wait for the end; StorageError when the database failed.  Who stops waiting stops nothing."""
-        return await asyncio.shield(self._running)
+        """Wait until the sync has ended or is paused.  Who stops waiting stops nothing.
+
+        Interrupted when the runtime was stopped first, StorageError when the database failed;
+        in both cases the sync can go on later.
+        """
+        await asyncio.wait([self._running])
+        if self._running.cancelled():
+            raise Interrupted(f"sync {self.id} was stopped before its end", hint="sync again to go on")
+        return self._running.result()
 
     def progress(self) -> AsyncIterator[Progress]:
         """Each change of how far the sync is, until it ends."""
         return self._drain.progress()
+
+
+def not_started() -> StorageError:
+    """What is asked of a runtime needs one that is at work."""
+    return StorageError("the runtime is not started", hint="await runtime.start() first")
 
 
 class SyncExecutor:
@@ -667,22 +759,27 @@ class SyncExecutor:
         cap: int = CAP,
     ) -> None:
         self.store, self.surroundings, self.cap = store, surroundings, cap
-        self.after = after  # what is to be done once a sync has ended
+        self._after = after
         self.worker = new_worker()
         self._handle: SyncHandle | None = None
         self._running: asyncio.Task[SyncResult] | None = None
-        self._told: Counter[str] = Counter()
+        self._changing = asyncio.Lock()
+        self._open = False
+        self.told: Counter[str] = Counter()  # calls by operation that are counted in a sync
 
     async def start(self) -> None:
         """Make the store ready."""
         await self.store.start()
+        self._open = True
 
     async def stop(self) -> None:
         """End what runs here; a sync that has not ended is interrupted and can be resumed."""
-        running, self._running, self._handle = self._running, None, None
-        if running is not None:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        async with self._changing:
+            self._open = False
+            running, self._running = self._running, None
+            if running is not None:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
     @property
     def running(self) -> SyncHandle | None:
@@ -690,28 +787,48 @@ class SyncExecutor:
         return self._handle if self._handle is not None and not self._handle.done else None
 
     async def begin(self, plan: SyncPlan) -> SyncHandle:
-        """Begin a sync and return at once; SyncRunning when another process is at one."""
-        now = self.surroundings.clock()
-        root = expand(plan, self.surroundings.connector.resolver, since=now)
-        sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
-        return self._drive(sync, {})
+        """Begin a sync and return at once; SyncRunning when somebody is at one."""
+        async with self._changing:
+            self._check_free()
+            now = self.surroundings.clock()
+            root = expand(plan, self.surroundings.connector.resolver, since=now)
+            sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
+            return self._drive(sync, {})
 
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""
-        run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
-        return self._drive(run.id, run.counts)
+        async with self._changing:
+            self._check_free()
+            run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
+            return self._drive(run.id, run.counts)
+
+    def _check_free(self) -> None:
+        if not self._open:
+            raise not_started()
+        if self.running is not None:
+            raise SyncRunning(self.running.id, "this process")
 
     async def unfinished(self) -> str | None:
-        """The newest sync that could be resumed, or None."""
+        """The newest sync that could be resumed, or None; SyncRunning when another process is at one."""
         return await self.store.unfinished(worker=self.worker, now=self.surroundings.clock())
 
-    def new_requests(self) -> dict[str, int]:
-        """Calls by operation since this was last asked."""
-        calls = Counter(self.surroundings.caller.calls)
-        new, self._told = calls - self._told, calls
-        return dict(new)
+    def untold(self) -> Counter[str]:
+        """Calls by operation that no sync has counted yet."""
+        return Counter(self.surroundings.caller.calls) - self.told
+
+    async def tidy(self) -> None:
+        """What is to be done once a sync has ended."""
+        await self.store.prune()
+        if self._after is not None:
+            await self._after()
+
+    async def let_go(self, sync: str) -> None:
+        """Leave a sync to whoever resumes it; when even that cannot be stored, this worker can."""
+        with contextlib.suppress(StorageError):
+            await self.store.release(sync, worker=self.worker, now=self.surroundings.clock())
 
     def _drive(self, sync: str, counts: Mapping[str, int]) -> SyncHandle:
+        self.told = Counter(self.surroundings.caller.calls)
         drain = _Drain(self, sync, counts)
         self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -16,11 +16,10 @@ from typing import Any
 from .connector import Connector, CredentialProvider, Installation
 from .core import Engine, InstallationInfo, Lifecycle
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import StorageError
-from .execution import Surroundings, SyncExecutor, SyncHandle
+from .execution import Surroundings, SyncExecutor, SyncHandle, not_started
 from .operations import Caller, Limits
 from .sqlite import Database
-from .tasks import SqliteTaskStore
+from .task_store import SqliteTaskStore
 
 
 class LifecycleManager:
@@ -125,8 +124,12 @@ class _Connection:
     async def start(self) -> None:
         """Initialise the connector and start its clients."""
         installation = await self._connector.initialise(self._config, self._credentials)
-        if installation.start is not None:
-            await installation.start()
+        async with AsyncExitStack() as undo:
+            if installation.stop is not None:  # it closes what initialise has opened, too
+                undo.push_async_callback(installation.stop)
+            if installation.start is not None:
+                await installation.start()
+            undo.pop_all()
         self._installation = installation
 
     async def stop(self) -> None:
@@ -142,7 +145,7 @@ class _Connection:
 
     def _live(self) -> Installation[Any]:
         if self._installation is None:
-            raise StorageError("the runtime is not started", hint="await runtime.start() first")
+            raise not_started()
         return self._installation
 
 
@@ -157,7 +160,7 @@ class _Execution:
     def executor(self) -> SyncExecutor:
         """The executor of the started runtime."""
         if self._executor is None:
-            raise StorageError("the runtime is not started", hint="await runtime.start() first")
+            raise not_started()
         return self._executor
 
     async def start(self) -> None:

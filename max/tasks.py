@@ -7,8 +7,10 @@ Rule 2: a task may run more than once (a crash after the work, before the record
 whatever it does must be safe to do twice.  What it stores and its own new state are one
 transaction, fenced by worker and attempt: who lost the lease stores nothing.
 
-Rule 3: everything is plain synchronous code over a connection; SqliteTaskStore only takes
-it to the database's thread.  Times are seconds since the epoch and always passed in.
+Rule 3: everything is plain synchronous code over a connection, which a command without an
+event loop may call as well.  Times are seconds since the epoch and always passed in.
+
+How tasks move stands in task_store.py, what they do in execution.py.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -24,18 +25,11 @@ from typing import Any, NamedTuple, Protocol
 
 from .core import Stored, Write
 from .entities import Json, Record
-from .errors import LeaseLost, NotFound, SyncError, SyncRunning, UsageError, describe
-from .sqlite import Database, migrate, storage_error
+from .errors import NotFound, SyncError, SyncRunning, UsageError, describe
 
-CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 CHILDREN_PAGE = 1_000  # targets that a task hands on at a time
 LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead
 SIGN = 1.0  # seconds between two signs of life, at least
-MAX_DEATHS = 5  # ends of the process, in a row, that a task may see
-SUSPECT_DEATHS = 2  # from so many on, a task runs alone, so that it proves itself or its guilt
-KEPT_SYNCS = 100  # finished syncs that are remembered
-PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: ids are typed by people
 
 # -- states -------------------------------------------------------------------------------
 
@@ -246,10 +240,10 @@ def failure_of(task: Task, error: BaseException, at: float, id: str | None = Non
         what = describe_task(task.kind, {**payload, "ids": [id]})
     elif len(ids := payload.get("ids") or [payload.get("id")]) == 1:
         id = ids[0]
-    return _failure(task.sync, task.id, task.kind, payload, what, describe(error), task.attempt, at, id)
+    return failure_record(task.sync, task.id, task.kind, payload, what, describe(error), task.attempt, at, id)
 
 
-def _failure(
+def failure_record(
     sync: str,
     task: int,
     kind: TaskKind,
@@ -260,6 +254,7 @@ def _failure(
     at: float,
     id: str | None,
 ) -> Failure:
+    """A failure from its parts; ``error`` is as ``describe`` gives it."""
     words: dict[str, Any] = {name: error[name] for name in ("code", "message", "hint")}
     rest: dict[str, Any] = {
         "entity": payload.get("entity"),
@@ -395,100 +390,22 @@ SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at,
     (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
 
-INSERT_TASK = """
-    INSERT INTO _max_task (sync, parent, after, kind, payload, state, children, unfinished,
-                           created_at, changed_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-
-CLAIM = f"""
-    UPDATE _max_task
-       SET state = '{State.RUNNING}', worker = :worker, attempt = attempt + 1, tries = tries + 1,
-           changed_at = :now
-     WHERE {guard(State.RUNNING)}
-       AND id IN (SELECT id FROM _max_task
-                   WHERE sync = :sync AND state = '{State.PENDING}' AND not_before <= :now
-                     AND deaths BETWEEN :least AND :most
-                   ORDER BY not_before, id
-                   LIMIT :limit)
-    RETURNING id, sync, parent, kind, payload, attempt, tries, deaths
-"""
-
-DUE = f"""
-    SELECT min(not_before), count(*) FROM _max_task
-     WHERE sync = :sync AND state = '{State.PENDING}' AND deaths <= :most
-"""
-
-SETTLE = {
-    to: f"""
-    UPDATE _max_task
-       SET state = '{to}',
-           worker = {"worker" if to is State.RUNNING else "NULL"},
-           tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
-           deaths = CASE WHEN :progress THEN 0 ELSE deaths END,
-           payload = coalesce(:payload, payload),
-           not_before = :not_before,
-           more = :more,
-           children = children + :children,
-           unfinished = unfinished + :unfinished,
-           failed = failed + :failed,
-           error = :error,
-           changed_at = :now
-     WHERE id = :id AND attempt = :attempt AND worker = :worker AND {guard(to)}
-"""
-    for to in MOVES[State.RUNNING]
-}
-
-COUNT_DOWN = """
-    UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?
-"""
-
-LOOK = f"""
-    SELECT id, parent, unfinished, more, children > 0 AND failed = children
-      FROM _max_task
-     WHERE id IN (SELECT value FROM json_each(?)) AND state = '{State.AWAITING_CHILDREN}'
-"""
-
-DEPENDENTS = f"""
-    SELECT id, after FROM _max_task
-     WHERE after IN (SELECT value FROM json_each(?)) AND state = '{State.NEW}'
-"""
-
 GIVE_BACK = f"""
     UPDATE _max_task
        SET state = '{State.PENDING}', worker = NULL, tries = max(tries - 1, 0), deaths = deaths + ?
      WHERE sync = ? AND worker IS NOT NULL AND {guard(State.PENDING)}
 """
 
-
-def _move_one(to: State, extra: str = "") -> str:
-    return f"UPDATE _max_task SET state = '{to}', changed_at = ?{extra} WHERE id = ? AND {guard(to)}"
-
-
 FAILURE_COLUMNS = ", ".join(Failure._names)
-INSERT_FAILURE = (
-    f"INSERT INTO _max_failure ({FAILURE_COLUMNS}) VALUES ({', '.join('?' for _ in Failure._names)})"
-)
-
-# After these, SQLite's transaction cannot be trusted or will fail again: it is not one task's fault.
-FATAL = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_INTERRUPT,
-    }
-)
 
 
-# -- reading what is remembered -----------------------------------------------------------
+CANCEL_TASKS = f"""
+    UPDATE _max_task SET state = '{State.CANCELLED}', worker = NULL, changed_at = ?
+     WHERE sync = ? AND {guard(State.CANCELLED)}
+"""
+
+
+# -- syncs, as history and other processes see them ------------------------------------------
 
 
 def runs(connection: sqlite3.Connection, limit: int, *, now: float) -> list[SyncRun]:
@@ -534,30 +451,91 @@ def result(connection: sqlite3.Connection, sync: str, *, now: float) -> SyncResu
 
 
 def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float) -> str | None:
-    """The newest sync that can be resumed: paused, interrupted, or ``worker``'s own; or None."""
-    if not _has_tables(connection):
-        return None
-    rows = connection.execute(
-        f"SELECT {SYNC_COLUMNS} FROM _max_sync s WHERE {UNFINISHED} ORDER BY id DESC"
-    ).fetchall()
-    for found in (_run_of(row, now) for row in rows):
-        if found.status is not Status.RUNNING or found.worker == worker:
+    """The newest sync that can be resumed: paused, interrupted, or ``worker``'s own; or None.
+
+    One that was to be cancelled when its process died is none.  SyncRunning when another
+    worker is at one.
+    """
+    for found in unfinished_runs(connection, now=now):
+        if found.status is Status.RUNNING and found.worker != worker:
+            raise SyncRunning(found.id, owner_of(found.worker or ""))
+        if _wanted(connection, found.id) is not Wanted.CANCEL:
             return found.id
     return None
+
+
+def unfinished_runs(connection: sqlite3.Connection, *, now: float) -> list[SyncRun]:
+    """The syncs that have not ended, newest first."""
+    if not _has_tables(connection):
+        return []
+    query = f"SELECT {SYNC_COLUMNS} FROM _max_sync s WHERE {UNFINISHED} ORDER BY id DESC"
+    return [_run_of(row, now) for row in connection.execute(query).fetchall()]
 
 
 def request(connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: float) -> None:
     """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
 
     Its worker obeys at its next page; when it has none, the answer is given here.  SyncError
-    when the sync has ended.
+    when the sync has ended, or is about to by an earlier request.
     """
     found = run(connection, sync, now=now)
     if found.status.final:
         raise SyncError(f"sync {found.id} has already ended ({found.status})", hint="`max runs` lists them")
+    if wanted is not Wanted.CANCEL and _wanted(connection, found.id) is Wanted.CANCEL:
+        raise SyncError(f"sync {found.id} is being cancelled", hint="begin another one when it has ended")
     connection.execute("UPDATE _max_sync SET wanted = ? WHERE id = ?", (wanted, found.id))
-    if found.status is not Status.RUNNING and wanted is not Wanted.RUN:
-        _Transaction(connection, found.id, now).obey()
+    if found.status is Status.RUNNING:
+        if wanted is Wanted.RUN:
+            unpause(connection, found.id)
+    elif wanted is not Wanted.RUN:
+        obey(connection, found.id, wanted, now=now, died=found.status is Status.INTERRUPTED)
+
+
+def obey(
+    connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: float, died: bool = False
+) -> None:
+    """Pause or end a sync of which nothing is under way; ``died``: its worker ended without a word."""
+    if wanted is Wanted.PAUSE:
+        connection.execute(
+            f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}", (Status.PAUSED, sync)
+        )
+        let_go(connection, sync, died=died)
+    elif wanted is Wanted.CANCEL:
+        connection.execute(CANCEL_TASKS, (now, sync))
+        finish(connection, sync, Status.CANCELLED, now=now)
+
+
+def unpause(connection: sqlite3.Connection, sync: str) -> None:
+    """What stopped between two pages may be claimed again."""
+    connection.execute(
+        f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'", (sync,)
+    )
+
+
+def let_go(connection: sqlite3.Connection, sync: str, *, died: bool = False) -> None:
+    """What is under way is pending again, and nobody works at the sync any more."""
+    connection.execute(GIVE_BACK, (int(died), sync))
+    leave(connection, sync)
+
+
+def finish(connection: sqlite3.Connection, sync: str, status: Status, *, now: float) -> None:
+    """Give a sync its final status, unless it has one."""
+    connection.execute(
+        f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}", (status, now, sync)
+    )
+    leave(connection, sync)
+
+
+def leave(connection: sqlite3.Connection, sync: str) -> None:
+    """Nobody works at the sync any more; workers without a sync are forgotten."""
+    connection.execute("UPDATE _max_sync SET worker = NULL WHERE id = ?", (sync,))
+    connection.execute(
+        "DELETE FROM _max_worker WHERE id NOT IN (SELECT worker FROM _max_sync WHERE worker IS NOT NULL)"
+    )
+
+
+def _wanted(connection: sqlite3.Connection, sync: str) -> Wanted:
+    return Wanted(connection.execute("SELECT wanted FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0])
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
@@ -626,11 +604,13 @@ class TaskStore(Protocol):
         """Store what tasks did and claim up to ``claim`` new ones, in one transaction.
 
         Each settlement is stored as a whole or, when it fails, not at all: its outcome has the
-        error, LeaseLost when the task is no longer the worker's.  Containers whose children
+        error, LeaseLost when the task is no longer this attempt's.  Containers whose children
         have ended end, and what waited for them begins or is failed as blocked.  With the last
         task the sync has its final status.  ``alone``: nothing else of the sync is under way,
-        so that a task which was there when processes died may be given out, by itself.  When
-        this raises, nothing at all was stored.
+        so that a task which was there when processes died may be given out, by itself.
+
+        When this raises, nothing at all was stored: StorageError when the database failed,
+        LeaseLost when the sync is no longer the worker's.
         """
 
     async def obey(self, sync: str, *, worker: str, now: float) -> Status:
@@ -643,7 +623,7 @@ class TaskStore(Protocol):
         """Ask whoever works at the sync to pause, cancel or go on; SyncError when it has ended."""
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:
-        """The newest sync that this worker could resume, or None."""
+        """The newest sync that this worker could resume, or None; SyncRunning when another is at one."""
 
     async def runs(self, limit: int, *, now: float) -> list[SyncRun]:
         """The newest syncs, newest first."""
@@ -653,473 +633,3 @@ class TaskStore(Protocol):
 
     async def prune(self) -> None:
         """Forget the tasks of finished syncs, and all but the newest hundred syncs."""
-
-
-# -- SQLite -------------------------------------------------------------------------------
-
-
-class SqliteTaskStore(TaskStore):
-    """Tasks beside the entities, in the same database, so that one transaction holds both."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def start(self) -> None:
-        """Create or upgrade the tables."""
-        await self._database.transact(lambda connection: migrate(connection, "execution", MIGRATIONS))
-
-    async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
-        """Sync row, worker row and every task of the plan in one transaction."""
-
-        def work(connection: sqlite3.Connection) -> str:
-            _abandon_others(connection, worker, now)
-            inside = _Transaction(connection, _next_id(connection, now), now)
-            inside.begin(json.dumps(plan), root, worker)
-            return inside.sync
-
-        return await self._database.transact(work)
-
-    async def resume(self, sync: str, *, worker: str, now: float) -> SyncRun:
-        """The leases of the dead are free again in the transaction that takes the sync over."""
-
-        def work(connection: sqlite3.Connection) -> SyncRun:
-            found = run(connection, sync, now=now)
-            if found.status.final:
-                raise SyncError(f"sync {found.id} has already ended ({found.status})")
-            if found.status is Status.RUNNING and found.worker != worker:
-                raise SyncRunning(found.id, owner_of(found.worker or ""))
-            _Transaction(connection, found.id, now).resume(worker, died=found.worker != worker)
-            return found
-
-        return await self._database.transact(work)
-
-    async def settle(
-        self,
-        sync: str,
-        settlements: Sequence[Settlement],
-        *,
-        worker: str,
-        claim: int,
-        alone: bool,
-        requests: Mapping[str, int],
-        now: float,
-    ) -> Settled:
-        """A savepoint for each settlement, one commit for all of them and the claims."""
-
-        def work(connection: sqlite3.Connection) -> Settled:
-            inside = _Transaction(connection, sync, now)
-            status, wanted, owner = inside.sync_row()
-            if owner != worker:
-                lost = LeaseLost(f"sync {sync} is no longer this process's", hint="another one took it over")
-                return Settled([Outcome(State.CANCELLED, error=lost)] * len(settlements), (), status, wanted)
-            outcomes = [inside.settle(one, worker, wanted, self._database.path) for one in settlements]
-            inside.add_up(requests)
-            inside.advance()
-            inside.sign(worker)
-            status, wanted, _ = inside.sync_row()
-            if status is not Status.RUNNING or wanted is not Wanted.RUN:
-                return Settled(outcomes, (), status, wanted)
-            return Settled(outcomes, *inside.claim(worker, claim, alone=alone, status=status, wanted=wanted))
-
-        return await self._database.transact(work)
-
-    async def obey(self, sync: str, *, worker: str, now: float) -> Status:
-        """Nothing changes when the worker lost the sync, or when it is to run after all."""
-
-        def work(connection: sqlite3.Connection) -> Status:
-            inside = _Transaction(connection, sync, now)
-            if inside.sync_row()[2] == worker:
-                inside.obey()
-            return inside.sync_row()[0]
-
-        return await self._database.transact(work)
-
-    async def release(self, sync: str, *, worker: str, now: float) -> None:
-        """Tasks, sync and worker row in one transaction; nothing when the sync is not ours."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            inside = _Transaction(connection, sync, now)
-            if inside.sync_row()[2] == worker:
-                connection.execute(GIVE_BACK, (0, sync))
-                inside.leave()
-
-        await self._database.transact(work)
-
-    async def request(self, sync: str, wanted: Wanted, *, now: float) -> None:
-        """Write down what is wanted, for whichever process works at the sync."""
-        await self._database.transact(lambda connection: request(connection, sync, wanted, now=now))
-
-    async def unfinished(self, *, worker: str, now: float) -> str | None:
-        """Asks the operating system which workers of this machine still live."""
-        return await self._database.read(lambda connection: unfinished(connection, worker=worker, now=now))
-
-    async def runs(self, limit: int, *, now: float) -> list[SyncRun]:
-        """From the syncs' own rows; no task is looked at."""
-        return await self._database.read(lambda connection: runs(connection, limit, now=now))
-
-    async def result(self, sync: str, *, now: float) -> SyncResult:
-        """The sync's row and its failures, read in one snapshot."""
-        return await self._database.read(lambda connection: result(connection, sync, now=now))
-
-    async def prune(self) -> None:
-        """In many small transactions, so that nobody waits long for the write lock."""
-        while await self._database.transact(_prune_some):
-            pass
-
-
-def _next_id(connection: sqlite3.Connection, now: float) -> str:
-    """Seconds and some chance, in 10 letters; always greater than the newest, which is never pruned."""
-    chance = int.from_bytes(os.urandom(2), "big") & 0x7FFF
-    number = (int(now) << 15) | chance
-    newest = connection.execute("SELECT max(id) FROM _max_sync").fetchone()[0]
-    if newest is not None:
-        last = 0
-        for letter in newest:
-            last = last * 32 + ALPHABET.index(letter)
-        number = max(number, last + 1)
-    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(45, -5, -5))
-
-
-def _abandon_others(connection: sqlite3.Connection, worker: str, now: float) -> None:
-    rows = connection.execute(f"SELECT {SYNC_COLUMNS} FROM _max_sync s WHERE {UNFINISHED}").fetchall()
-    for found in (_run_of(row, now) for row in rows):
-        if found.status is Status.RUNNING and found.worker != worker:
-            raise SyncRunning(found.id, owner_of(found.worker or ""))
-        connection.execute("UPDATE _max_sync SET wanted = ? WHERE id = ?", (Wanted.CANCEL, found.id))
-        _Transaction(connection, found.id, now).obey()
-
-
-def _prune_some(connection: sqlite3.Connection) -> int:
-    living = f"SELECT id FROM _max_sync WHERE {UNFINISHED}"
-    gone = connection.execute(
-        f"DELETE FROM _max_task WHERE id IN "
-        f"(SELECT id FROM _max_task WHERE sync NOT IN ({living}) LIMIT {PRUNED_AT_ONCE})"
-    ).rowcount
-    kept = f"SELECT id FROM _max_sync ORDER BY id DESC LIMIT {KEPT_SYNCS}"
-    old = f"SELECT id FROM _max_sync WHERE NOT {UNFINISHED} AND id NOT IN ({kept})"
-    connection.execute(f"DELETE FROM _max_failure WHERE sync IN ({old})")
-    connection.execute(f"DELETE FROM _max_sync WHERE id IN ({old})")
-    return gone
-
-
-class _Transaction:
-    """What one open transaction does to one sync."""
-
-    def __init__(self, connection: sqlite3.Connection, sync: str, now: float) -> None:
-        self.connection, self.sync, self.now = connection, sync, now
-        self._ended: list[tuple[int, int | None, bool]] = []  # id, parent, failed
-        self._look_at: set[int] = set()
-        self._stored: list[Stored] = []
-
-    def sync_row(self) -> tuple[Status, Wanted, str | None]:
-        """Status as stored, what is wanted, and whose it is."""
-        row = self.connection.execute(
-            "SELECT state, wanted, worker FROM _max_sync WHERE id = ?", (self.sync,)
-        ).fetchone()
-        if row is None:
-            raise NotFound("sync", self.sync)
-        return Status(row[0]), Wanted(row[1]), row[2]
-
-    # beginning
-
-    def begin(self, plan: str, root: NewTask, worker: str) -> None:
-        """Store the sync and its graph, and start what waits for nothing."""
-        self.connection.execute(
-            "INSERT INTO _max_sync (id, plan, state, wanted, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.sync, plan, Status.RUNNING, Wanted.RUN, worker, self.now),
-        )
-        self.sign(worker)
-        self._begin_task(self._insert(root, None, None))
-        self.advance()
-
-    def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
-        values = self._row(task, parent, after, State.NEW)
-        id = self.connection.execute(INSERT_TASK, values).lastrowid
-        assert id is not None  # noqa: S101  # an INSERT that did not raise has made a row
-        previous = None
-        for child in task.children:
-            previous = self._insert(child, id, previous if task.chained else None)
-        return id
-
-    def _row(self, task: NewTask, parent: int | None, after: int | None, state: State) -> tuple[object, ...]:
-        size = len(task.children)
-        text = json.dumps(task.payload)
-        return (self.sync, parent, after, task.kind, text, state, size, size, self.now, self.now)
-
-    def _begin_task(self, id: int) -> None:
-        """A task's turn has come: it may be claimed; a group's children begin instead."""
-        kind = self.connection.execute("SELECT kind FROM _max_task WHERE id = ?", (id,)).fetchone()[0]
-        to = State.AWAITING_CHILDREN if kind == TaskKind.GROUP else State.PENDING
-        self.connection.execute(_move_one(to), (self.now, id))
-        if to is State.AWAITING_CHILDREN:
-            for child in self._waiting_children(id, "AND after IS NULL"):
-                self._begin_task(child)
-            self._look_at.add(id)
-
-    def _waiting_children(self, id: int, condition: str = "") -> list[int]:
-        query = f"SELECT id FROM _max_task WHERE parent = ? AND state = '{State.NEW}' {condition} ORDER BY id"
-        return [row[0] for row in self.connection.execute(query, (id,))]
-
-    def resume(self, worker: str, *, died: bool) -> None:
-        """Make this worker the sync's; ``died``: who held the leases ended without a word."""
-        self.connection.execute(
-            "UPDATE _max_sync SET state = ?, wanted = ?, worker = ?, resumed = 1 WHERE id = ?",
-            (Status.RUNNING, Wanted.RUN, worker, self.sync),
-        )
-        self.sign(worker)
-        if died:
-            self._fail_deadly()
-        self.connection.execute(GIVE_BACK, (int(died), self.sync))
-        self.connection.execute(
-            f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'",
-            (self.sync,),
-        )
-        self.advance()
-
-    def _fail_deadly(self) -> None:
-        rows = self.connection.execute(
-            "SELECT id, sync, parent, kind, payload, attempt, tries, deaths FROM _max_task"
-            " WHERE sync = ? AND worker IS NOT NULL AND deaths >= ?",
-            (self.sync, MAX_DEATHS - 1),
-        ).fetchall()
-        for task in map(_task_of, rows):
-            error = SyncError(
-                f"the process ended {MAX_DEATHS} times in a row while this task ran",
-                hint="look for what ends it: memory, a crash in the connector's libraries",
-            )
-            self.connection.execute(_move_one(State.FAILED, ", worker = NULL"), (self.now, task.id))
-            self._record([failure_of(task, error, self.now)])
-            self._ended.append((task.id, task.parent, True))
-
-    def sign(self, worker: str) -> None:
-        """Leave a sign of life, unless there is a recent one."""
-        self.connection.execute(
-            "INSERT INTO _max_worker VALUES (:worker, :now) ON CONFLICT (id) DO UPDATE"
-            f" SET seen_at = :now WHERE seen_at NOT BETWEEN :now - {SIGN} AND :now",
-            {"worker": worker, "now": self.now},
-        )
-
-    # settling
-
-    def settle(self, one: Settlement, worker: str, wanted: Wanted, path: str) -> Outcome:
-        """Store one settlement as a whole, or nothing of it and the reason."""
-        self.connection.execute("SAVEPOINT settlement")
-        try:
-            outcome = self._store(one, worker, wanted)
-        except Exception as error:
-            if isinstance(error, sqlite3.Error):
-                if _is_fatal(error) or not self.connection.in_transaction:
-                    raise
-                error = storage_error(path, error).with_traceback(error.__traceback__)
-            self.connection.execute("ROLLBACK TO settlement")
-            self.connection.execute("RELEASE settlement")
-            return Outcome(State.RUNNING, error=error)
-        self.connection.execute("RELEASE settlement")
-        return outcome
-
-    def _store(self, one: Settlement, worker: str, wanted: Wanted) -> Outcome:
-        to = _obeying(one.state, wanted)
-        if not self.connection.execute(SETTLE[to], self._values(one, worker)).rowcount:
-            lost = LeaseLost(
-                f"task {one.task.id} is no longer this attempt's", hint="nothing of it was stored"
-            )
-            return Outcome(State.CANCELLED, error=lost)
-        stored = [write(self.connection) for write in one.writes]
-        rows = (self._row(child, one.task.id, None, State.PENDING) for child in one.children)
-        self.connection.executemany(INSERT_TASK, rows)
-        self._record(one.failures)
-        self._stored += stored
-        if to is State.AWAITING_CHILDREN:
-            self._look_at.add(one.task.id)
-        elif not MOVES[to]:
-            self._ended.append((one.task.id, one.task.parent, to is State.FAILED))
-        return Outcome(to, _sum(stored))
-
-    def _values(self, one: Settlement, worker: str) -> dict[str, object]:
-        failed = bool(one.failures) and one.state is State.AWAITING_CHILDREN  # its own work counts as a child
-        return {
-            "id": one.task.id,
-            "attempt": one.task.attempt,
-            "worker": worker,
-            "payload": None if one.payload is None else json.dumps(one.payload),
-            "progress": one.progress,
-            "not_before": one.not_before,
-            "more": one.more,
-            "children": len(one.children) + failed,
-            "unfinished": len(one.children),
-            "failed": int(failed),
-            "error": one.failures[0].message if one.failures else None,
-            "now": self.now,
-        }
-
-    def _record(self, failures: Sequence[Failure]) -> None:
-        rows = [(*one._values()[:-1], json.dumps(one.input)) for one in failures]
-        self.connection.executemany(INSERT_FAILURE, rows)
-
-    def add_up(self, requests: Mapping[str, int]) -> None:
-        """Add what was stored and asked to the sync's own counts."""
-        if not self._stored and not requests:
-            return
-        total = _sum(self._stored)
-        row = self.connection.execute(
-            "SELECT counts, requests FROM _max_sync WHERE id = ?", (self.sync,)
-        ).fetchone()
-        counts = Counter(json.loads(row[0])) + Counter(total.counts)
-        calls = Counter(json.loads(row[1])) + Counter(requests)
-        self.connection.execute(
-            "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, arrivals = arrivals + ?"
-            " WHERE id = ?",
-            (json.dumps(counts), json.dumps(calls), total.removed, len(self._stored), self.sync),
-        )
-
-    # following up
-
-    def advance(self) -> None:
-        """Follow up what has ended: dependents, parents, the sync itself, until nothing moves."""
-        while self._ended or self._look_at:
-            ended, self._ended = self._ended, []
-            self._unblock(ended)
-            self._count_down(ended)
-            if any(parent is None for _, parent, _ in ended):
-                self._finish(self._final_status())
-            self._end_containers()
-
-    def _unblock(self, ended: Sequence[tuple[int, int | None, bool]]) -> None:
-        failed = {id: failed for id, _, failed in ended}
-        rows = self.connection.execute(DEPENDENTS, (json.dumps(list(failed)),)).fetchall()
-        for id, after in rows:
-            if failed[after]:
-                self._block(id, self._what(after))
-            else:
-                self._begin_task(id)
-
-    def _what(self, id: int) -> str:
-        kind, payload = self.connection.execute(
-            "SELECT kind, payload FROM _max_task WHERE id = ?", (id,)
-        ).fetchone()
-        known: Payload = json.loads(payload)
-        return known.get("blocked_by") or describe_task(TaskKind(kind), known)
-
-    def _block(self, id: int, cause: str) -> None:
-        """Fail a task that waited for one that failed, and what stands inside it."""
-        parent, kind, text = self.connection.execute(
-            "SELECT parent, kind, payload FROM _max_task WHERE id = ?", (id,)
-        ).fetchone()
-        for child in self._waiting_children(id):
-            self._block(child, cause)
-        payload: Payload = json.loads(text)
-        if kind != TaskKind.GROUP:
-            error = {
-                "code": "sync.blocked",
-                "message": f"blocked by step {cause}",
-                "hint": "retry that first",
-            }
-            what = describe_task(TaskKind(kind), payload)
-            shown = _failure(self.sync, id, kind, payload, what, error, 0, self.now, payload.get("id"))
-            self._record([shown])
-        kept = json.dumps({**payload, "blocked_by": cause})  # so that the next in line names the first cause
-        self.connection.execute(_move_one(State.FAILED, ", payload = ?"), (self.now, kept, id))
-        self._ended.append((id, parent, True))
-
-    def _count_down(self, ended: Sequence[tuple[int, int | None, bool]]) -> None:
-        done = Counter(parent for _, parent, _ in ended if parent is not None)
-        failed = Counter(parent for _, parent, failed in ended if failed)
-        rows = [(number, failed[parent], parent) for parent, number in done.items()]
-        self.connection.executemany(COUNT_DOWN, rows)
-        self._look_at |= done.keys()
-
-    def _end_containers(self) -> None:
-        ids, self._look_at = json.dumps(sorted(self._look_at)), set()
-        for id, parent, left, more, all_failed in self.connection.execute(LOOK, (ids,)).fetchall():
-            if more and left <= CHILDREN_BOUND - CHILDREN_PAGE:
-                self.connection.execute(_move_one(State.PENDING), (self.now, id))
-            elif not more and left == 0:
-                to = State.FAILED if all_failed else State.COMPLETED
-                self.connection.execute(_move_one(to), (self.now, id))
-                self._ended.append((id, parent, bool(all_failed)))
-
-    def _final_status(self) -> Status:
-        failed = self.connection.execute(
-            "SELECT 1 FROM _max_failure WHERE sync = ? LIMIT 1", (self.sync,)
-        ).fetchone()
-        if not failed:
-            return Status.COMPLETED
-        query = "SELECT arrivals FROM _max_sync WHERE id = ?"
-        stored = self.connection.execute(query, (self.sync,)).fetchone()[0]
-        return Status.PARTIAL if stored else Status.FAILED
-
-    def _finish(self, status: Status) -> None:
-        self.connection.execute(
-            f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}",
-            (status, self.now, self.sync),
-        )
-        self.leave()
-
-    def leave(self) -> None:
-        """Nobody works at the sync any more."""
-        self.connection.execute("UPDATE _max_sync SET worker = NULL WHERE id = ?", (self.sync,))
-        self.connection.execute(
-            "DELETE FROM _max_worker WHERE id NOT IN (SELECT worker FROM _max_sync WHERE worker IS NOT NULL)"
-        )
-
-    def obey(self) -> None:
-        """Pause or end the sync, as is wanted."""
-        _, wanted, _ = self.sync_row()
-        if wanted is Wanted.PAUSE:
-            self.connection.execute(
-                f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}", (Status.PAUSED, self.sync)
-            )
-            self.connection.execute(GIVE_BACK, (0, self.sync))
-            self.leave()
-        elif wanted is Wanted.CANCEL:
-            self.connection.execute(
-                f"UPDATE _max_task SET state = '{State.CANCELLED}', worker = NULL, changed_at = ?"
-                f" WHERE sync = ? AND {guard(State.CANCELLED)}",
-                (self.now, self.sync),
-            )
-            self._finish(Status.CANCELLED)
-
-    # claiming
-
-    def claim(
-        self, worker: str, limit: int, *, alone: bool, status: Status, wanted: Wanted
-    ) -> tuple[list[Task], Status, Wanted, float | None, int]:
-        """Lease tasks whose time has come, the oldest first; when there are few, when the next is due."""
-        claimed = self._take(worker, limit, 0, SUSPECT_DEATHS - 1)
-        if alone and limit and not claimed:
-            claimed = self._take(worker, 1, SUSPECT_DEATHS, MAX_DEATHS)
-        if len(claimed) >= limit or claimed:
-            return claimed, status, wanted, None, 0
-        most = MAX_DEATHS if alone else SUSPECT_DEATHS - 1
-        due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
-        return [], status, wanted, due, waiting
-
-    def _take(self, worker: str, limit: int, least: int, most: int) -> list[Task]:
-        values = {"sync": self.sync, "worker": worker, "now": self.now, "limit": limit}
-        rows = self.connection.execute(CLAIM, {**values, "least": least, "most": most}).fetchall()
-        return sorted(map(_task_of, rows))
-
-
-def _task_of(row: Sequence[Any]) -> Task:
-    id, sync, parent, kind, payload, attempt, tries, deaths = row
-    return Task(id, sync, parent, TaskKind(kind), json.loads(payload), attempt, tries, deaths)
-
-
-def _is_fatal(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in FATAL
-
-
-def _obeying(state: State, wanted: Wanted) -> State:
-    """A task that would go on with its next page stops there when the sync shall."""
-    if state is not State.RUNNING or wanted is Wanted.RUN:
-        return state
-    return State.PAUSED if wanted is Wanted.PAUSE else State.CANCELLED
-
-
-def _sum(stored: Sequence[Stored]) -> Stored:
-    if len(stored) == 1:
-        return stored[0]
-    counts: Counter[str] = Counter()
-    for one in stored:
-        counts.update(one.counts)
-    return Stored(dict(counts), sum(one.removed for one in stored))
