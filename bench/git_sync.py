@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .measure import Measured, Row, measured, report
@@ -34,8 +35,12 @@ def run() -> None:
 
 
 def command(*words: str) -> list[str]:
-    """A command of Max."""
-    return [sys.executable, "-m", "max", *words]
+    """A command of Max that ends by telling its own peak memory, without that of git."""
+    program = (
+        "import resource, sys; from max.cli import main; code = main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    )
+    return [sys.executable, "-c", program, *words]
 
 
 def first_sync(folder: Path, commits: int) -> Measured:
@@ -44,27 +49,28 @@ def first_sync(folder: Path, commits: int) -> Measured:
     repository = place / "repository"
     repository.mkdir(parents=True)
     subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)
-    subprocess.run(
-        ["git", "-C", str(repository), "fast-import", "--quiet"], input=history(commits), check=True
-    )
+    line = ["git", "-C", str(repository), "fast-import", "--quiet"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE) as importing:
+        assert importing.stdin is not None
+        for part in history(commits):
+            importing.stdin.write(part)
     for words in (["init"], ["connect", "git", "--set", "path=repository"]):
         subprocess.run(command(*words), cwd=place, check=True, capture_output=True)
     return measured(command("sync", "git"), place)
 
 
-def history(commits: int) -> bytes:
+def history(commits: int) -> Iterator[bytes]:
     """A fast-import stream: a line of commits, every tenth of them a merge."""
-    lines = []
     for number in range(1, commits + 1):
         at = 1_600_000_000 + number * 60
-        lines.append(f"commit refs/heads/main\nmark :{number}\n")
-        lines.append(f"committer Person {number % 50} <p{number % 50}@example.com> {at} +0200\n")
         message = f"Change number {number}\n\nWhy it was made."
-        lines.append(f"data {len(message)}\n{message}\n")
-        if number > 1:
-            lines.append(f"from :{number - 1}\n")
-        if number % 10 == 0:
-            lines.append(f"merge :{number - 5}\n")
         content = f"content {number}\n"
-        lines.append(f"M 100644 inline folder/file-{number % 200}.txt\ndata {len(content)}\n{content}\n")
-    return "".join(lines).encode()
+        lines = [
+            f"commit refs/heads/main\nmark :{number}\n",
+            f"committer Person {number % 50} <p{number % 50}@example.com> {at} +0200\n",
+            f"data {len(message)}\n{message}\n",
+            f"from :{number - 1}\n" if number > 1 else "",
+            f"merge :{number - 5}\n" if number % 10 == 0 else "",
+            f"M 100644 inline folder/file-{number % 200}.txt\ndata {len(content)}\n{content}\n",
+        ]
+        yield "".join(lines).encode()

@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one command took: processor and wall seconds, and its peak memory in KiB."""
+    """What one command took: processor and wall seconds, and the KiB that its last line tells."""
 
     cpu: float
     wall: float
@@ -47,12 +47,14 @@ def measured(command: Sequence[str], folder: Path) -> Measured:
     """Run a command to its end in a folder; CalledProcessError when it fails."""
     began = time.perf_counter()
     with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
+    told = (folder / "output.txt").read_text()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, (folder / "output.txt").read_text())
-    return Measured(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, usage.ru_maxrss)
+        raise subprocess.CalledProcessError(process.returncode, command, told)
+    peak = int(told.split()[-1])
+    return Measured(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, peak)
 
 
 def spent() -> float:
