@@ -149,24 +149,29 @@ def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) ->
 
 
 def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
-    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, kept as they are but for the zone.
-
-    That all have this one shape is seen by looking at every nth character of all of them at
-    once; only then is it enough to check that such a moment exists.
-    """
-    width, joined = len(values[0]), "".join(values)
-    shaped = width in (20, 24, 27) and len(set(map(len, values))) == 1 and "T24" not in joined
-    signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
-    if not shaped or any(set(joined[at::width]) != {sign} for at, sign in signs):
+    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, kept as they are but for the zone."""
+    if not _same_shape(values):
         return _encode_each(holds, column)
     try:
         for _ in map(datetime.fromisoformat, values):
             pass
     except ValueError:
         raise Unfit from None
-    if width == 20:
+    if len(values[0]) == 20:
         return [None if value is None else value[:19] for value in column]
     return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
+
+
+def _same_shape(values: list[str]) -> bool:
+    """Whether all are UTC times of one width: seen by every nth character of all of them at once.
+
+    Then it is enough to check that such moments exist.
+    """
+    width, joined = len(values[0]), "".join(values)
+    if width not in (20, 24, 27) or len(set(map(len, values))) > 1 or "T24" in joined:
+        return False
+    signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
+    return all(set(joined[at::width]) == {sign} for at, sign in signs)
 
 
 def _trimmed(text: str) -> str:
