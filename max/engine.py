@@ -41,7 +41,7 @@ from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, SchemaError, StorageError, UnknownName, UsageError
 from .queries import Statement, chosen, count, select, write_cursor
 from .rows import SQL_TYPES, Layout, Rows, stamp_column
-from .sqlite import Database, migrate, quoted
+from .sqlite import Database, migrate, quoted, refuse_newer
 
 Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
 
@@ -94,6 +94,9 @@ MIGRATIONS = (
     """,
 )
 
+STORED_SCHEMA = """
+    SELECT schema, (SELECT max(version) FROM _max_migration WHERE owner = 'engine') FROM _max_schema
+"""
 LIST_OF = """
     INSERT INTO _max_list (collection, parent) VALUES (:collection, :parent)
     ON CONFLICT (collection, parent) DO UPDATE SET parent = excluded.parent
@@ -137,11 +140,12 @@ class Tables:
     def stored(cls, connection: sqlite3.Connection) -> Tables:
         """The tables as the database describes them, without the connector; for reading."""
         try:
-            row = connection.execute("SELECT schema FROM _max_schema").fetchone()
+            row = connection.execute(STORED_SCHEMA).fetchone()
         except sqlite3.OperationalError:
             row = None
         if row is None:
             raise StorageError("the database holds no data yet", hint="run a sync first")
+        refuse_newer("engine", row[1], len(MIGRATIONS))
         tables = cls(Schema.from_json(json.loads(row[0])))
         tables._read_layouts(connection)
         return tables

@@ -319,11 +319,7 @@ def migrate(connection: sqlite3.Connection, owner: str, migrations: Sequence[str
     connection.execute(MIGRATION_TABLE)
     rows = connection.execute("SELECT version, digest FROM _max_migration WHERE owner = ?", (owner,))
     done = dict(rows.fetchall())
-    if done and max(done) > len(migrations):
-        raise StorageError(
-            f"the database is newer than this Max ({owner} {max(done)}, known {len(migrations)})",
-            hint="upgrade Max, or restore a backup from before the upgrade",
-        )
+    refuse_newer(owner, max(done, default=0), len(migrations))
     for version, script in enumerate(migrations, 1):
         digest = hashlib.sha256(script.encode()).hexdigest()[:16]
         if done.get(version, digest) != digest:
@@ -335,3 +331,12 @@ def migrate(connection: sqlite3.Connection, owner: str, migrations: Sequence[str
             for statement in filter(str.strip, script.split(";")):
                 connection.execute(statement)
             connection.execute("INSERT INTO _max_migration VALUES (?, ?, ?)", (owner, version, digest))
+
+
+def refuse_newer(owner: str, version: int, known: int) -> None:
+    """StorageError when an owner's tables are of a version that this code does not know."""
+    if version > known:
+        raise StorageError(
+            f"the database is newer than this Max ({owner} {version}, known {known})",
+            hint="upgrade Max, or restore a backup from before the upgrade",
+        )

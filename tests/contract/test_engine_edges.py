@@ -1,16 +1,25 @@
+"""What the engine was once wrong about, each with the case that showed it."""
+
 from __future__ import annotations
 
 import json
+import sqlite3
+from base64 import urlsafe_b64encode
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from max.engine import Tables
 from max.entities import Ref
-from max.errors import InvalidCursor, InvalidEntity
-from tests.contract.places import Person, Store, Team, using
+from max.errors import InvalidCursor, InvalidEntity, StorageError
+from tests.contract.places import Person, Store, Team, place, using
 from tests.contract.test_engine import ADA, AT, BOB, RED, ask
 from tests.contract.test_sync_meta import ages, whole
+
+__all__ = ["place"]
 
 
 @pytest.mark.parametrize("boss", [BOB.within("elsewhere"), Person.ref(""), Person.ref("\ud800")])
@@ -24,8 +33,6 @@ def test_p10_a_ref_that_no_row_could_answer_to_is_refused(place: str, boss: Ref[
 
 
 def test_a_cursor_whose_values_were_exchanged_does_no_harm(place: str) -> None:
-    from base64 import urlsafe_b64encode
-
     async def body(store: Store) -> None:
         await store.engine.store(Person("a", age=1))
         for value in (10**30, [1], {"a": 1}, 1e400):
@@ -84,3 +91,17 @@ def test_who_moved_to_another_page_is_as_fresh_as_that_page(place: str) -> None:
     before, after = using(place, body)
     assert before in (None, 100.0), "page one was brought anew, without Ada"
     assert after == 201.0
+
+
+def test_a_database_of_a_newer_max_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def body(store: Store) -> None:
+        await store.engine.store(Person("a", name="Ada"))
+
+    using(str(path), body)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert Tables.stored(connection).schema.entities
+        connection.execute("INSERT INTO _max_migration VALUES ('engine', 99, 'later')")
+        with pytest.raises(StorageError, match="newer than this Max"):
+            Tables.stored(connection)
