@@ -362,7 +362,10 @@ class Arrival(Record):
 
 
 class Stored(Record):
-    """What storing an arrival came to: rows by entity name, and how many of all were removed."""
+    """What storing an arrival came to: rows by entity name, and how many of all were removed.
+
+    Of what came along with a listing only new rows count: the same may come with many pages.
+    """
 
     counts: Mapping[str, int]
     removed: int = 0

@@ -302,13 +302,17 @@ class Tables:
         encoded = [(self.layout(entity), self.layout(entity).encode(e)) for entity, e in by_entity.items()]
         place = self._open_list(connection, arrival.listing)
         at = arrival.requested_at if dated else None
+        counts = {}
         for layout, groups in encoded:
-            listed = arrival.listing is not None and layout.entity is arrival.listing.collection.child
-            self._write_rows(connection, layout, groups, at, place if listed else None)
+            along = arrival.listing is not None and layout.entity is not arrival.listing.collection.child
+            before = last_row(connection, layout)
+            self._write_rows(connection, layout, groups, at, None if along else place)
+            new = last_row(connection, layout) - before
+            counts[layout.entity.__name__] = new if along else len(by_entity[layout.entity])
         removed = sum(self._remove(connection, ref, arrival.requested_at) for ref in arrival.removed)
         if arrival.listing is not None and place is not None:
             self._link(connection, arrival.listing, encoded, place)
-        return Stored({e.__name__: len(found) for e, found in by_entity.items()}, removed)
+        return Stored({entity: number for entity, number in counts.items() if number}, removed)
 
     def _open_list(self, connection: sqlite3.Connection, listing: Listing | None) -> _Place | None:
         """Where an arrival stands in its list; a full listing's first page begins a generation."""
@@ -500,6 +504,11 @@ def _position(cursor: str | None) -> int:
     if not cursor.isdecimal():
         raise InvalidCursor("it belongs to a query, not to a collection")
     return int(cursor)
+
+
+def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:
+    """The number of an entity's newest row; 0 when it has none."""
+    return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
 
 
 def create_table(connection: sqlite3.Connection, layout: Layout[Any]) -> None:
