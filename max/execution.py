@@ -259,7 +259,11 @@ class Surroundings:
 
 
 class TaskRunner:
-    """Does what a task says: calls its loader and settles what that brings."""
+    """Does what a task says: calls its loader and settles what that brings.
+
+    ``commit`` stores a page after which the task goes on; how it ends is the settlement that
+    ``run`` returns.
+    """
 
     def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
         self._surroundings, self._shared, self._commit = surroundings, shared, commit
@@ -267,29 +271,30 @@ class TaskRunner:
         self._resolver = surroundings.connector.resolver
         self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
 
-    async def run(self, task: Task) -> None:
-        """Run a task to its end, be it a failure; only StorageError and cancellation leave."""
+    async def run(self, task: Task) -> Settlement | None:
+        """Run a task to its end, be it a failure; None when it stopped between two pages.
+
+        Only StorageError and cancellation leave.
+        """
         try:
-            await self._run(task)
+            return await self._run(task)
         except LeaseLost:
-            return  # somebody else decides about the task now
+            return None  # somebody else decides about the task now
         except StorageError:
             raise
         except Exception as error:
-            with contextlib.suppress(LeaseLost):
-                await self._commit(self._failed(task, error))
+            return self.failed(task, error)
         finally:
             self._further.discard(task.id)
 
-    async def _run(self, task: Task) -> None:
+    async def _run(self, task: Task) -> Settlement | None:
         if task.kind is TaskKind.EXPAND:
-            await self._expand(task)
-        elif task.kind is TaskKind.LOAD_COLLECTION:
-            await self._load_collection(task)
-        else:
-            await self._load_fields(task)
+            return await self._expand(task)
+        if task.kind is TaskKind.LOAD_COLLECTION:
+            return await self._load_collection(task)
+        return await self._load_fields(task)
 
-    def _failed(self, task: Task, error: Exception) -> Settlement:
+    def failed(self, task: Task, error: Exception) -> Settlement:
         """Try again later what may pass; everything else has failed."""
         now = self._surroundings.clock()
         tries = 1 if task.id in self._further else task.tries
@@ -302,7 +307,7 @@ class TaskRunner:
 
     # fan-out
 
-    async def _expand(self, task: Task) -> None:
+    async def _expand(self, task: Task) -> Settlement:
         payload = task.payload
         entity = self._resolver.schema.entity(payload["entity"])
         fields = payload["names"] if payload["operation"] == "load_fields" else ()
@@ -318,8 +323,8 @@ class TaskRunner:
         going_on = {**payload, "after": ids[-1]} if ids else payload
         more = len(ids) == CHILDREN_PAGE
         children = self._children(payload, ids)
-        await self._commit(
-            Settlement(task, State.AWAITING_CHILDREN, going_on, children=children, more=more, progress=True)
+        return Settlement(
+            task, State.AWAITING_CHILDREN, going_on, children=children, more=more, progress=True
         )
 
     def _children(self, payload: Payload, ids: Sequence[str]) -> list[NewTask]:
@@ -334,7 +339,7 @@ class TaskRunner:
 
     # collections
 
-    async def _load_collection(self, task: Task) -> None:
+    async def _load_collection(self, task: Task) -> Settlement | None:
         payload = dict(task.payload)
         entity = self._resolver.schema.entity(payload["entity"])
         many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
@@ -353,11 +358,12 @@ class TaskRunner:
                 )
             seen.add(following)
             payload |= {"number": payload["number"] + 1, "cursor": following}
-            state = State.COMPLETED if following is None else State.RUNNING
-            write = self._surroundings.engine.writing(arrival)
-            outcome = await self._commit(Settlement(task, state, dict(payload), [write], progress=True))
-            if outcome.state is not State.RUNNING:
-                return
+            writes = [self._surroundings.engine.writing(arrival)]
+            if following is None:
+                return Settlement(task, State.COMPLETED, payload, writes, progress=True)
+            page = Settlement(task, State.RUNNING, dict(payload), writes, progress=True)
+            if (await self._commit(page)).state is not State.RUNNING:
+                return None
             self._further.add(task.id)
 
     async def _load_page(
@@ -388,7 +394,7 @@ class TaskRunner:
 
     # fields
 
-    async def _load_fields(self, task: Task) -> None:
+    async def _load_fields(self, task: Task) -> Settlement:
         payload = task.payload
         entity = self._resolver.schema.entity(payload["entity"])
         refs = [Ref(entity, id) for id in payload["ids"]]
@@ -396,8 +402,7 @@ class TaskRunner:
             fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in payload["names"]]
             meta = self._surroundings.meta
             if not await meta.stale(refs[0], fields, before=payload["since"]):
-                await self._commit(Settlement(task, State.COMPLETED))
-                return
+                return Settlement(task, State.COMPLETED)
         loader = self._loaders[payload["loader"]]
         env = TaskEnv(self._surroundings, task, self._shared)
         at = self._surroundings.clock()
@@ -406,7 +411,7 @@ class TaskRunner:
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
         write = self._surroundings.engine.writing(Arrival(batch.items, at))
         writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
-        await self._commit(Settlement(task, state, writes=writes, failures=failures, progress=True))
+        return Settlement(task, state, writes=writes, failures=failures, progress=True)
 
     async def _fetch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: TaskEnv) -> Batch[Any]:
         """What came of the refs, checked."""
@@ -531,7 +536,7 @@ class _Drain:
         self._executor, self.sync = executor, sync
         self._store, self._clock = executor.store, executor.surroundings.clock
         self._counts: Counter[str] = Counter(counts)
-        self._settlements: list[tuple[Settlement, asyncio.Future[Outcome]]] = []
+        self._settlements: list[tuple[Settlement, asyncio.Future[Outcome] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._leased: set[tuple[int, int]] = set()  # task and attempt, until it is stored how they ended
         self._broken: BaseException | None = None
@@ -596,7 +601,8 @@ class _Drain:
             )
         except BaseException:
             for _, future in batch:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
             raise
         self._executor.told += requests
         for (one, future), outcome in zip(batch, settled.outcomes, strict=True):
@@ -605,28 +611,52 @@ class _Drain:
             self._begin(task)
         return settled
 
-    def _answer(self, one: Settlement, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-        self._counts.update(outcome.stored.counts)
+    def _answer(self, one: Settlement, future: asyncio.Future[Outcome] | None, outcome: Outcome) -> None:
+        if outcome.stored.counts:
+            self._counts.update(outcome.stored.counts)
         if outcome.error is None and outcome.state is not State.RUNNING:
             self._leased.discard((one.task.id, one.task.attempt))
-        if not future.done():
+        if future is None:
+            if outcome.error is not None:
+                self._refused(one, outcome.error)
+        elif not future.done():
             future.set_result(outcome)
 
-    def _begin(self, task: Task) -> None:
-        lease = (task.id, task.attempt)
-        running = asyncio.create_task(self._runner.run(task))
-        self._leased.add(lease)
-        self._tasks.add(running)
-        running.add_done_callback(partial(self._ended, lease))
+    def _refused(self, one: Settlement, error: Exception) -> None:
+        """A task's end could not be stored: that is its failure, unless it is somebody else's now."""
+        if isinstance(error, LeaseLost):
+            self._give_up(one.task)
+        elif one.failures and not one.writes:
+            self._broken = error
+        else:
+            self._settlements.append((self._runner.failed(one.task, error), None))
+        self._wake.set()
 
-    def _ended(self, lease: tuple[int, int], task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._broken = task.exception()
+    def _begin(self, task: Task) -> None:
+        running = asyncio.create_task(self._do(task))
+        self._leased.add((task.id, task.attempt))
+        self._tasks.add(running)
+        running.add_done_callback(partial(self._ended, task))
+
+    async def _do(self, task: Task) -> None:
+        settlement = await self._runner.run(task)
+        if settlement is not None:
+            self._settlements.append((settlement, None))
             self._wake.set()
-        if lease in self._leased:  # cancelled, or no longer its
-            self._leased.discard(lease)
+        elif (task.id, task.attempt) in self._leased:
+            self._give_up(task)
+
+    def _ended(self, task: Task, running: asyncio.Task[None]) -> None:
+        self._tasks.discard(running)
+        if running.cancelled():
+            self._give_up(task)
+        elif running.exception() is not None:
+            self._broken = running.exception()
             self._wake.set()
+
+    def _give_up(self, task: Task) -> None:
+        self._leased.discard((task.id, task.attempt))
+        self._wake.set()
 
     async def _commit(self, settlement: Settlement) -> Outcome:
         """Hand a settlement to the next transaction and wait until it is stored."""

@@ -1,7 +1,7 @@
 """The tasks of one installation in SQLite: how they move, and what moves with them.
 
-Rule 1: what a task stores and its own new state are one transaction, fenced by worker and
-attempt: who lost the lease stores nothing.
+Rule 1: what a task stores and its own new state are one transaction, fenced by the sync's
+worker and the task's attempt: who lost the lease stores nothing.
 
 Rule 2: a container counts the children that have not ended; nobody ever counts rows, so a
 task costs the same among eight siblings and among eighty thousand.
@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from .core import Stored
@@ -64,6 +65,7 @@ MAX_DEATHS = 5  # ends of the process, in a row, that a task may see
 SUSPECT_DEATHS = 2  # from so many on, a task runs alone, so that it proves itself or its guilt
 KEPT_SYNCS = 100  # finished syncs that are remembered
 PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
+NOTHING = Stored({})
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: ids are typed by people
 
 INSERT_TASK = """
@@ -74,7 +76,7 @@ INSERT_TASK = """
 
 CLAIM = f"""
     UPDATE _max_task
-       SET state = '{State.RUNNING}', worker = :worker, attempt = attempt + 1, tries = tries + 1,
+       SET state = '{State.RUNNING}', attempt = attempt + 1, tries = tries + 1,
            changed_at = :now
      WHERE {guard(State.RUNNING)}
        AND id IN (SELECT id FROM _max_task
@@ -94,7 +96,6 @@ SETTLE = {
     to: f"""
     UPDATE _max_task
        SET state = '{to}',
-           worker = {"worker" if to is State.RUNNING else "NULL"},
            tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
            deaths = CASE WHEN :progress THEN 0 ELSE deaths END,
            payload = coalesce(:payload, payload),
@@ -105,7 +106,7 @@ SETTLE = {
            failed = failed + :failed,
            error = :error,
            changed_at = :now
-     WHERE id = :id AND attempt = :attempt AND worker = :worker AND {guard(to)}
+     WHERE id = :id AND attempt = :attempt AND state = '{State.RUNNING}' AND {guard(to)}
 """
     for to in MOVES[State.RUNNING]
 }
@@ -127,7 +128,7 @@ DEPENDENTS = f"""
 
 FAIL_WITH_CHILDREN = f"""
     UPDATE _max_task
-       SET state = '{State.AWAITING_CHILDREN}', worker = NULL, more = 0,
+       SET state = '{State.AWAITING_CHILDREN}', more = 0,
            children = children + 1, failed = failed + 1, changed_at = ?
      WHERE id = ? AND {guard(State.AWAITING_CHILDREN)}
 """
@@ -215,14 +216,14 @@ class SqliteTaskStore(TaskStore):
             _, wanted, owner = inside.sync_row()
             if owner != worker:
                 raise LeaseLost(f"sync {sync} is no longer this process's", hint="another one took it over")
-            outcomes = [inside.settle(one, worker, wanted) for one in settlements]
+            outcomes = inside.settle(settlements, wanted)
             inside.add_up(requests)
             inside.advance()
             inside.sign(worker)
             status, wanted, _ = inside.sync_row()
             if status is not Status.RUNNING or wanted is not Wanted.RUN:
                 return Settled(outcomes, (), status, wanted)
-            return Settled(outcomes, *inside.claim(worker, claim, alone=alone))
+            return Settled(outcomes, *inside.claim(claim, alone=alone))
 
         return await self._database.transact(work)
 
@@ -376,7 +377,7 @@ class _Transaction:
     def _fail_deadly(self) -> None:
         rows = self.connection.execute(
             "SELECT id, sync, parent, kind, payload, attempt, tries, deaths FROM _max_task"
-            " WHERE sync = ? AND worker IS NOT NULL AND deaths >= ?",
+            f" WHERE sync = ? AND state = '{State.RUNNING}' AND deaths >= ?",
             (self.sync, MAX_DEATHS - 1),
         ).fetchall()
         for task in map(_task_of, rows):
@@ -398,48 +399,60 @@ class _Transaction:
 
     # settling
 
-    def settle(self, one: Settlement, worker: str, wanted: Wanted) -> Outcome:
-        """Store one settlement as a whole, or nothing of it and the reason."""
+    def settle(self, settlements: Sequence[Settlement], wanted: Wanted) -> list[Outcome]:
+        """Store settlements: all of them, or, when one cannot be stored, each by itself."""
         self.connection.execute("SAVEPOINT settlement")
         try:
-            outcome = self._store(one, worker, wanted)
+            outcomes = self._store(settlements, wanted)
         except Exception as error:
             if isinstance(error, sqlite3.Error) and self._is_fatal(error):
                 raise
             self.connection.execute("ROLLBACK TO settlement")
             self.connection.execute("RELEASE settlement")
-            return Outcome(State.RUNNING, error=_own_error(one.task, error))
+            if len(settlements) == 1:
+                return [Outcome(State.RUNNING, error=_own_error(settlements[0].task, error))]
+            return [self.settle([one], wanted)[0] for one in settlements]
         self.connection.execute("RELEASE settlement")
-        return outcome
+        return outcomes
 
     def _is_fatal(self, error: sqlite3.Error) -> bool:
         return primary_code(error) in FATAL or not self.connection.in_transaction
 
-    def _store(self, one: Settlement, worker: str, wanted: Wanted) -> Outcome:
-        to = _state_after(one, wanted)
-        if not self.connection.execute(SETTLE[to], self._values(one, to, worker)).rowcount:
-            lost = LeaseLost(
-                f"task {one.task.id} is no longer this attempt's", hint="nothing of it was stored"
-            )
-            return Outcome(State.CANCELLED, error=lost)
-        stored = [write(self.connection) for write in one.writes]
-        if one.children:
-            rows = (self._row(child, one.task.id, None, State.PENDING) for child in one.children)
-            self.connection.executemany(INSERT_TASK, rows)
-        self._record(one.failures)
-        self._stored += stored
-        if to is State.AWAITING_CHILDREN:
-            self._look_at.add(one.task.id)
-        elif not MOVES[to]:
-            self._ended.append((one.task.id, one.task.parent, to is State.FAILED))
-        return Outcome(to, _sum(stored))
+    def _store(self, settlements: Sequence[Settlement], wanted: Wanted) -> list[Outcome]:
+        states = [_state_after(one, wanted) for one in settlements]
+        self._move(settlements, states)
+        stored = [[write(self.connection) for write in one.writes] for one in settlements]
+        rows = [
+            self._row(child, one.task.id, None, State.PENDING)
+            for one in settlements
+            for child in one.children
+        ]
+        self.connection.executemany(INSERT_TASK, rows)
+        self._record([failure for one in settlements for failure in one.failures])
+        for one, to in zip(settlements, states, strict=True):
+            if to is State.AWAITING_CHILDREN:
+                self._look_at.add(one.task.id)
+            elif not MOVES[to]:
+                self._ended.append((one.task.id, one.task.parent, to is State.FAILED))
+        self._stored += chain.from_iterable(stored)
+        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
 
-    def _values(self, one: Settlement, to: State, worker: str) -> dict[str, object]:
+    def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
+        by_state: dict[State, list[Settlement]] = {}
+        for one, to in zip(settlements, states, strict=True):
+            by_state.setdefault(to, []).append(one)
+        for to, some in by_state.items():
+            values = [self._values(one, to) for one in some]
+            if self.connection.executemany(SETTLE[to], values).rowcount < len(some):
+                raise LeaseLost(
+                    f"task {some[0].task.id} is no longer this attempt's", hint="nothing of it was stored"
+                )
+
+    def _values(self, one: Settlement, to: State) -> dict[str, object]:
         failed = to is State.AWAITING_CHILDREN and bool(one.failures)  # its own work counts as a child
         return {
             "id": one.task.id,
             "attempt": one.task.attempt,
-            "worker": worker,
             "payload": None if one.payload is None else json.dumps(one.payload),
             "progress": one.progress,
             "not_before": one.not_before,
@@ -550,21 +563,19 @@ class _Transaction:
 
     # claiming
 
-    def claim(
-        self, worker: str, limit: int, *, alone: bool
-    ) -> tuple[list[Task], Status, Wanted, float | None, int]:
+    def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, Wanted, float | None, int]:
         """Lease tasks whose time has come, the oldest first; when there are none, when the next is due."""
-        claimed = self._take(worker, limit, 0, SUSPECT_DEATHS - 1)
+        claimed = self._take(limit, 0, SUSPECT_DEATHS - 1)
         if alone and limit and not claimed:
-            claimed = self._take(worker, 1, SUSPECT_DEATHS, MAX_DEATHS)
+            claimed = self._take(1, SUSPECT_DEATHS, MAX_DEATHS)
         due, waiting = None, 0
         if not claimed:
             most = MAX_DEATHS if alone else SUSPECT_DEATHS - 1
             due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
         return claimed, Status.RUNNING, Wanted.RUN, due, waiting
 
-    def _take(self, worker: str, limit: int, least: int, most: int) -> list[Task]:
-        values = {"sync": self.sync, "worker": worker, "now": self.now, "limit": limit}
+    def _take(self, limit: int, least: int, most: int) -> list[Task]:
+        values = {"sync": self.sync, "now": self.now, "limit": limit}
         rows = self.connection.execute(CLAIM, {**values, "least": least, "most": most}).fetchall()
         return sorted(map(_task_of, rows))
 
@@ -598,8 +609,8 @@ def _state_after(one: Settlement, wanted: Wanted) -> State:
 
 
 def _sum(stored: Sequence[Stored]) -> Stored:
-    if len(stored) == 1:
-        return stored[0]
+    if len(stored) <= 1:
+        return stored[0] if stored else NOTHING
     counts: Counter[str] = Counter()
     for one in stored:
         counts.update(one.counts)

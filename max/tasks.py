@@ -348,7 +348,6 @@ MIGRATIONS = (
         tries       INTEGER NOT NULL DEFAULT 0,
         deaths      INTEGER NOT NULL DEFAULT 0,
         not_before  REAL NOT NULL DEFAULT 0,
-        worker      TEXT,
         children    INTEGER NOT NULL DEFAULT 0,
         unfinished  INTEGER NOT NULL DEFAULT 0,
         failed      INTEGER NOT NULL DEFAULT 0,
@@ -358,7 +357,7 @@ MIGRATIONS = (
         changed_at  REAL NOT NULL
     );
     CREATE INDEX _max_task_pending ON _max_task (sync, not_before, id) WHERE state = 'pending';
-    CREATE INDEX _max_task_leased ON _max_task (sync) WHERE worker IS NOT NULL;
+    CREATE INDEX _max_task_leased ON _max_task (id) WHERE state = 'running';
     CREATE INDEX _max_task_after ON _max_task (after) WHERE after IS NOT NULL;
     CREATE INDEX _max_task_waiting ON _max_task (parent) WHERE state = 'new';
     CREATE TABLE _max_worker (
@@ -392,15 +391,15 @@ SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at,
 
 GIVE_BACK = f"""
     UPDATE _max_task
-       SET state = '{State.PENDING}', worker = NULL, tries = max(tries - 1, 0), deaths = deaths + ?
-     WHERE sync = ? AND worker IS NOT NULL AND {guard(State.PENDING)}
+       SET state = '{State.PENDING}', tries = max(tries - 1, 0), deaths = deaths + ?
+     WHERE sync = ? AND state = '{State.RUNNING}' AND {guard(State.PENDING)}
 """
 
 FAILURE_COLUMNS = ", ".join(Failure._names)
 
 
 CANCEL_TASKS = f"""
-    UPDATE _max_task SET state = '{State.CANCELLED}', worker = NULL, changed_at = ?
+    UPDATE _max_task SET state = '{State.CANCELLED}', changed_at = ?
      WHERE sync = ? AND {guard(State.CANCELLED)}
 """
 
