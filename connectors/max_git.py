@@ -854,7 +854,8 @@ async def read_commits(git: Git, request: PageRequest) -> Page[GitCommit]:
     portion = await git.commits.read(position)
     next = str(portion.next) if portion.next else None
     page_of = departed if position.gone else arrived
-    return await page_of(portion, next, None if next else str(position.now))
+    page = await page_of(portion, next, None if next else str(position.now))
+    return page.replace(full=request.mark is not None and position.since is None)
 
 
 @operation("git:branch:list", deadline=PATIENCE)

@@ -7,6 +7,7 @@ their parents, log --shortstat for lines, diff-tree for files.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from max_git import ROOT, Git, GitAuthor, GitBranch, GitCommit, GitConfig, GitFileChange, GitTag, connector
 
 from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
+from max.cli import main
 from max.connector import CredentialProvider, Custom, MemoryCredentials, Validate
 from max.core import CollectionLoader, In, Out, OutsideCall, RawLoader
 from max.entities import V, check_entity
@@ -410,6 +412,8 @@ def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "new")
     pages = listing(repository, mark=mark)
     assert [c.subject for c in commits_of(pages).values()] == ["new"]
+    assert pages[0].full, "the mark could not be used, so this is everything"
+    assert not listing(repository, mark=pages[-1].mark)[0].full
 
 
 def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repository: Path) -> None:
@@ -752,3 +756,43 @@ def test_other_tasks_have_their_turn_while_a_history_is_read(large: Path) -> Non
         return turns
 
     assert asyncio.run(main()) > 20_000 / max_git.TURN
+
+
+class TestThroughTheCommandLine:
+    """``max connect git`` and ``max sync git``, in a project of its own."""
+
+    @pytest.fixture
+    def home(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "home"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert main(["connect", "git", "--set", f"path={repository}"]) == 0
+        return folder
+
+    def count(self, entity: str, capsys: pytest.CaptureFixture[str]) -> int:
+        capsys.readouterr()
+        assert main(["count", "git", entity, "-o", "json"]) == 0
+        return int(json.loads(capsys.readouterr().out)["count"])
+
+    def test_there_is_a_row_for_each_commit_of_rev_list(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        history = History()
+        for number in range(40):
+            parents = [number] if number else []
+            octopus = [number - 3, number - 7] if number % 10 == 9 else []
+            history.commit(parents=[*parents, *octopus], files={b"f\xff%d" % number: b"x\n"})
+        history.write(repository)
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository))
+
+    def test_a_rewritten_branch_leaves_the_commits_that_are_reachable(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for message in ("one", "two", "three"):
+            git(repository, "commit", "--quiet", "--allow-empty", "-m", message)
+        assert main(["sync", "git"]) == 0
+        git(repository, "reset", "--quiet", "--hard", "HEAD~2")
+        git(repository, "commit", "--quiet", "--allow-empty", "-m", "another two")
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 2
