@@ -1,5 +1,19 @@
 """Max: your own copy of the SaaS data you work with.
 
+    >>> from max import Entity, Field, Ref
+    >>> class User(Entity):
+    ...     name: Field[str] = Field()
+    >>> class Issue(Entity):
+    ...     title: Field[str] = Field()
+    ...     assignee: Field[Ref[User] | None] = Field()  # None: upstream says nobody
+    >>> issue = Issue("7", title="It hurts")  # a partial record
+    >>> issue.title, Issue.ref("7")
+    ('It hurts', Issue:7)
+    >>> issue.assignee  # not loaded is not the same as nobody
+    Traceback (most recent call last):
+    max.errors.FieldNotLoaded: Issue.assignee is not loaded
+    >>> mine = Issue.title.contains("hurts") & Issue.assignee.to(User.name).eq("Ada")  # for a query
+
 Importing this package reads no file, opens no connection and starts nothing; each name is
 loaded from its module when it is first used.
 """
