@@ -50,6 +50,7 @@ from .tasks import (
     guard,
     let_go,
     obey,
+    only_id,
     owner_of,
     request,
     result,
@@ -134,7 +135,8 @@ FAIL_WITH_CHILDREN = f"""
 """
 
 
-def _move_one(to: State, extra: str = "") -> str:
+def move_to(to: State, extra: str = "") -> str:
+    """The statement that moves a task, ``(now, …, id)``, if MOVES allows it."""
     return f"UPDATE _max_task SET state = '{to}', changed_at = ?{extra} WHERE id = ? AND {guard(to)}"
 
 
@@ -213,7 +215,9 @@ class SqliteTaskStore(TaskStore):
 
         def work(connection: sqlite3.Connection) -> Settled:
             inside = _Transaction(connection, sync, now)
-            _, wanted, owner = inside.sync_row()
+            status, wanted, owner = inside.sync_row()
+            if status.final and not settlements:
+                return Settled((), (), status, wanted)
             if owner != worker:
                 raise LeaseLost(f"sync {sync} is no longer this process's", hint="another one took it over")
             outcomes = inside.settle(settlements, wanted)
@@ -351,7 +355,7 @@ class _Transaction:
         """A task's turn has come: it may be claimed; a group's children begin instead."""
         kind = self.connection.execute("SELECT kind FROM _max_task WHERE id = ?", (id,)).fetchone()[0]
         to = State.AWAITING_CHILDREN if kind == TaskKind.GROUP else State.PENDING
-        self.connection.execute(_move_one(to), (self.now, id))
+        self.connection.execute(move_to(to), (self.now, id))
         if to is State.AWAITING_CHILDREN:
             for child in self._waiting_children(id, "AND after IS NULL"):
                 self._begin_task(child)
@@ -528,10 +532,10 @@ class _Transaction:
                 "hint": "retry that first",
             }
             what = describe_task(TaskKind(kind), payload)
-            shown = failure_record(self.sync, id, kind, payload, what, error, 0, self.now, payload.get("id"))
+            shown = failure_record(self.sync, id, kind, payload, what, error, 0, self.now, only_id(payload))
             self._record([shown])
         kept = json.dumps({**payload, "blocked_by": cause})  # so that the next in line names the first cause
-        self.connection.execute(_move_one(State.FAILED, ", payload = ?"), (self.now, kept, id))
+        self.connection.execute(move_to(State.FAILED, ", payload = ?"), (self.now, kept, id))
         self._ended.append((id, parent, True))
 
     def _count_down(self, ended: Sequence[tuple[int, int | None, bool]]) -> None:
@@ -545,10 +549,10 @@ class _Transaction:
         ids, self._look_at = json.dumps(sorted(self._look_at)), set()
         for id, parent, left, more, all_failed in self.connection.execute(LOOK, (ids,)).fetchall():
             if more and left <= CHILDREN_BOUND - CHILDREN_PAGE:
-                self.connection.execute(_move_one(State.PENDING), (self.now, id))
+                self.connection.execute(move_to(State.PENDING), (self.now, id))
             elif not more and left == 0:
                 to = State.FAILED if all_failed else State.COMPLETED
-                self.connection.execute(_move_one(to), (self.now, id))
+                self.connection.execute(move_to(to), (self.now, id))
                 self._ended.append((id, parent, bool(all_failed)))
 
     def _final_status(self) -> Status:

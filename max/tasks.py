@@ -232,14 +232,20 @@ def describe_task(kind: TaskKind, payload: Payload) -> str:
     return f"{target}: {operation} {', '.join(payload['names'])}"
 
 
+def only_id(payload: Payload) -> str | None:
+    """The id of the one thing that a task is about; None when there are several, or all."""
+    ids = payload.get("ids") or [payload.get("id")]
+    return ids[0] if len(ids) == 1 else None
+
+
 def failure_of(task: Task, error: BaseException, at: float, id: str | None = None) -> Failure:
     """The record of a task's failure, or of one ref's within it."""
     payload = task.payload
     what = describe_task(task.kind, payload)
     if id is not None:
         what = describe_task(task.kind, {**payload, "ids": [id]})
-    elif len(ids := payload.get("ids") or [payload.get("id")]) == 1:
-        id = ids[0]
+    else:
+        id = only_id(payload)
     return failure_record(task.sync, task.id, task.kind, payload, what, describe(error), task.attempt, at, id)
 
 

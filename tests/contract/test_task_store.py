@@ -1,0 +1,604 @@
+"""What every TaskStore promises: claims, settlements, what follows from them, and the memory of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from max.core import Stored
+from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
+from max.sqlite import Database
+from max.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
+from max.tasks import (
+    CHILDREN_PAGE,
+    LEASE,
+    NewTask,
+    Outcome,
+    Settled,
+    Settlement,
+    State,
+    Status,
+    SyncResult,
+    Task,
+    TaskKind,
+    TaskStore,
+    Wanted,
+    failure_of,
+    new_worker,
+    this_machine,
+)
+from tests.contract.places import place
+
+__all__ = ["place"]
+T = TypeVar("T")
+
+HERE = new_worker()
+REUSED = f"{this_machine()}/{os.getpid()}/1/x"  # this process's number, another start
+GONE = f"{this_machine()}/4194305/1/x"  # greater than any number of a process
+REBOOTED = f"{this_machine().split('/')[0]}/before/{os.getpid()}/1/x"
+ELSEWHERE = "elsewhere/boot/1/1/x"
+
+
+class Desk:
+    """A store with a clock, and one worker unless another is named."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self.store, self.now, self.sync = store, 1000.0, ""
+
+    async def begin(self, *children: NewTask, chained: bool = True, worker: str = HERE) -> str:
+        """Begin a sync of a plan with these steps."""
+        root = group(*children, chained=chained)
+        self.sync = await self.store.begin([], root, worker=worker, now=self.now)
+        return self.sync
+
+    async def settle(
+        self, *settlements: Settlement, claim: int = 100, alone: bool = True, worker: str = HERE, **calls: int
+    ) -> Settled:
+        """Settle and claim."""
+        return await self.store.settle(
+            self.sync, settlements, worker=worker, claim=claim, alone=alone, requests=calls, now=self.now
+        )
+
+    async def claim(self, worker: str = HERE, *, alone: bool = True) -> list[Task]:
+        """Claim all there is."""
+        return list((await self.settle(worker=worker, alone=alone)).claimed)
+
+    async def resume(self, worker: str = HERE) -> None:
+        """Take the sync over."""
+        await self.store.resume(self.sync, worker=worker, now=self.now)
+
+    async def result(self) -> SyncResult:
+        """What the sync has come to."""
+        return await self.store.result(self.sync, now=self.now)
+
+    async def request(self, wanted: Wanted) -> None:
+        """Ask for something."""
+        await self.store.request(self.sync, wanted, now=self.now)
+
+
+def load(id: str = "1") -> NewTask:
+    """A step that loads one thing."""
+    payload = {"entity": "Thing", "operation": "load_fields", "names": ["title"], "ids": [id]}
+    return NewTask(TaskKind.LOAD_FIELDS, payload)
+
+
+def expansion() -> NewTask:
+    """A step that makes a task for each thing."""
+    payload = {"entity": "Thing", "operation": "load_fields", "names": ["title"]}
+    return NewTask(TaskKind.EXPAND, payload)
+
+
+def group(*children: NewTask, chained: bool = False) -> NewTask:
+    """Steps side by side, or one after the other."""
+    return NewTask(TaskKind.GROUP, {"step": "a group"}, children, chained)
+
+
+def stores(number: int = 1) -> Callable[[Any], Stored]:
+    """A write that stores so many things."""
+    return lambda transaction: Stored({"Thing": number})
+
+
+def done(task: Task, **more: Any) -> Settlement:
+    """The task has done its work."""
+    return Settlement(task, State.COMPLETED, writes=[stores()], progress=True, **more)
+
+
+def failed(task: Task) -> Settlement:
+    """The task has failed."""
+    failure = failure_of(task, UpstreamBroken("it is down"), 0.0)
+    return Settlement(task, State.FAILED, failures=[failure])
+
+
+def waits(task: Task, *children: NewTask, more: bool = False) -> Settlement:
+    """The task has made children and waits for them."""
+    return Settlement(task, State.AWAITING_CHILDREN, children=children, more=more, progress=True)
+
+
+def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
+    """Run a body on an open store."""
+
+    async def main() -> T:
+        database = Database(place)
+        await database.start()
+        try:
+            store = SqliteTaskStore(database)
+            await store.start()
+            return await body(Desk(store))
+        finally:
+            await database.stop()
+
+    return asyncio.run(main())
+
+
+def ids(tasks: Sequence[Task]) -> list[str]:
+    """What each task is to load."""
+    return [task.payload["ids"][0] for task in tasks]
+
+
+# -- claiming -------------------------------------------------------------------------------
+
+
+def test_tasks_are_given_out_once_the_oldest_first(place: str) -> None:
+    async def body(desk: Desk) -> list[list[str]]:
+        await desk.begin(group(*map(load, "abc")))
+        first = await desk.settle(claim=2)
+        return [ids(first.claimed), ids(await desk.claim()), ids(await desk.claim())]
+
+    assert using(place, body) == [["a", "b"], ["c"], []]
+
+
+def test_steps_run_one_after_the_other(place: str) -> None:
+    async def body(desk: Desk) -> list[list[str]]:
+        await desk.begin(load("a"), load("b"))
+        (first,) = await desk.claim()
+        return [ids([first]), ids((await desk.settle(done(first))).claimed)]
+
+    assert using(place, body) == [["a"], ["b"]]
+
+
+def test_a_task_that_is_due_later_is_given_out_then_and_not_before(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        settled = await desk.settle(Settlement(task, State.PENDING, not_before=1060.0))
+        assert (settled.claimed, settled.due, settled.waiting) == ([], 1060.0, 1)
+        desk.now = 1059.9
+        assert await desk.claim() == []
+        desk.now = 1060.0
+        (again,) = await desk.claim()
+        assert (again.id, again.attempt, again.tries) == (task.id, 2, 2)
+
+    using(place, body)
+
+
+def test_what_a_task_gets_done_forgives_its_earlier_tries(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, progress=True)
+        outcome = (await desk.settle(page)).outcomes[0]
+        assert outcome.state is State.RUNNING
+        (again,) = (await desk.settle(Settlement(task, State.PENDING))).claimed
+        assert (again.payload["cursor"], again.attempt, again.tries) == ("2", 2, 2)
+
+    using(place, body)
+
+
+# -- what follows ---------------------------------------------------------------------------
+
+
+def test_the_sync_is_completed_with_its_last_task(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(group(load("a"), load("b")), load("c"))
+        one, two = await desk.claim()
+        await desk.settle(done(one), reads=2)
+        (three,) = (await desk.settle(done(two), reads=1)).claimed
+        desk.now = 1007.0
+        assert (await desk.settle(done(three))).status is Status.COMPLETED
+        return await desk.result()
+
+    result = using(place, body)
+    assert (result.status, result.counts, result.requests) == (Status.COMPLETED, {"Thing": 3}, {"reads": 3})
+    assert (result.started_at, result.finished_at, result.worker) == (1000.0, 1007.0, None)
+
+
+@pytest.mark.parametrize("steps", [[], [group()], [group(group(), group())]])
+def test_a_plan_without_work_is_completed_at_once(place: str, steps: list[NewTask]) -> None:
+    async def body(desk: Desk) -> Status:
+        await desk.begin(*steps)
+        return (await desk.settle()).status
+
+    assert using(place, body) is Status.COMPLETED
+
+
+def test_an_expansion_without_children_ends_and_the_next_step_begins(place: str) -> None:
+    async def body(desk: Desk) -> list[str]:
+        await desk.begin(expansion(), load("next"))
+        (task,) = await desk.claim()
+        return ids((await desk.settle(waits(task))).claimed)
+
+    assert using(place, body) == ["next"]
+
+
+def test_a_child_may_end_before_its_parent_waits_for_it(place: str) -> None:
+    async def body(desk: Desk) -> Status:
+        await desk.begin(expansion())
+        (task,) = await desk.claim()
+        (child,) = (await desk.settle(Settlement(task, State.RUNNING, children=[load()]))).claimed
+        assert (await desk.settle(done(child))).status is Status.RUNNING
+        return (await desk.settle(waits(task))).status
+
+    assert using(place, body) is Status.COMPLETED
+
+
+def test_a_parent_that_has_more_children_to_make_goes_on_when_there_is_room(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(expansion())
+        (task,) = await desk.claim()
+        many = [load(str(n)) for n in range(CHILDREN_BOUND)]
+        children = (await desk.settle(waits(task, *many, more=True), claim=CHILDREN_BOUND)).claimed
+        room = CHILDREN_BOUND - CHILDREN_PAGE
+        assert (await desk.settle(*map(done, children[: CHILDREN_PAGE - 1]))).claimed == []
+        (again,) = (await desk.settle(done(children[CHILDREN_PAGE - 1]))).claimed
+        assert (again.id, len(children) - CHILDREN_PAGE) == (task.id, room)
+        settled = await desk.settle(waits(again), *map(done, children[CHILDREN_PAGE:]))
+        assert settled.status is Status.COMPLETED
+
+    using(place, body)
+
+
+def test_what_waited_for_a_failure_names_the_first_cause(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(load("a"), group(load("b"), group(load("c"))), load("d"))
+        (first,) = await desk.claim()
+        assert (await desk.settle(failed(first))).status is Status.FAILED
+        return await desk.result()
+
+    result = using(place, body)
+    assert [one.id for one in result.failures] == list("abcd")
+    assert {one.message for one in result.failures[1:]} == {"blocked by step Thing:a: load fields title"}
+    assert {one.code for one in result.failures[1:]} == {"sync.blocked"}
+
+
+def test_a_container_fails_only_with_all_of_its_children(place: str) -> None:
+    async def body(desk: Desk, fails: int) -> tuple[list[str], Status]:
+        await desk.begin(group(load("a"), load("b")), load("next"))
+        two = await desk.claim()
+        settled = await desk.settle(*map(failed, two[:fails]), *map(done, two[fails:]))
+        return ids(settled.claimed), settled.status
+
+    assert using(place, lambda desk: body(desk, 1)) == (["next"], Status.RUNNING)
+
+
+def test_a_container_of_failures_blocks_what_follows(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(group(load("a"), load("b")), load("next"))
+        await desk.settle(*map(failed, await desk.claim()))
+        return await desk.result()
+
+    result = using(place, body)
+    assert result.status is Status.FAILED
+    assert [one.message for one in result.failures] == ["it is down", "it is down", "blocked by step a group"]
+
+
+def test_some_failures_make_a_sync_partial(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(group(load("a"), load("b")))
+        one, two = await desk.claim()
+        await desk.settle(done(one), failed(two))
+        return await desk.result()
+
+    result = using(place, body)
+    assert (result.status, result.failed) == (Status.PARTIAL, 1)
+    assert (result.failures[0].what, result.failures[0].input) == (
+        "Thing:b: load fields title",
+        load("b").payload,
+    )
+
+
+def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(expansion())
+        (task,) = await desk.claim()
+        (child,) = (await desk.settle(Settlement(task, State.RUNNING, children=[load()]))).claimed
+        assert (await desk.settle(failed(task))).status is Status.RUNNING
+        assert (await desk.settle(done(child))).status is Status.PARTIAL
+        return await desk.result()
+
+    assert using(place, body).counts == {"Thing": 1}
+
+
+# -- one settlement is stored as a whole, or not at all ----------------------------------------
+
+
+def test_a_settlement_that_cannot_be_stored_does_not_keep_the_others(place: str) -> None:
+    def refuses(transaction: Any) -> Stored:
+        raise UpstreamBroken("no such value")
+
+    async def body(desk: Desk) -> Sequence[Outcome]:
+        await desk.begin(group(*map(load, "abc")))
+        one, two, three = await desk.claim()
+        bad = two, State.COMPLETED, None, [stores(), refuses], [load("child")]
+        settled = await desk.settle(done(one), Settlement(*bad), done(three))
+        assert (settled.claimed, (await desk.result()).counts) == ([], {"Thing": 2})
+        assert (await desk.settle(failed(two))).status is Status.PARTIAL
+        return settled.outcomes
+
+    outcomes = using(place, body)
+    assert [outcome.state for outcome in outcomes] == ["completed", "running", "completed"]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), UpstreamBroken, type(None)]
+
+
+def test_an_attempt_that_lost_its_task_stores_nothing(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(group(load("a"), load("b")))
+        old, other = await desk.claim()
+        (new,) = (await desk.settle(Settlement(old, State.PENDING))).claimed
+        settled = await desk.settle(done(old), done(other))
+        assert [type(one.error) for one in settled.outcomes] == [LeaseLost, type(None)]
+        assert (await desk.result()).counts == {"Thing": 1}
+        assert (await desk.settle(done(new))).status is Status.COMPLETED
+
+    using(place, body)
+
+
+def test_a_worker_that_lost_the_sync_stores_nothing(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(load(), worker=GONE)
+        (task,) = await desk.claim(GONE)
+        await desk.resume()
+        with pytest.raises(LeaseLost, match="no longer this process's"):
+            await desk.settle(done(task), worker=GONE)
+        return await desk.result()
+
+    assert using(place, body).counts == {}
+
+
+# -- processes that end ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worker", [GONE, REUSED, REBOOTED])
+def test_the_work_of_a_process_that_has_ended_is_free_at_once(place: str, worker: str) -> None:
+    async def body(desk: Desk) -> list[Task]:
+        await desk.begin(load(), worker=worker)
+        await desk.claim(worker)
+        assert (await desk.result()).status is Status.INTERRUPTED
+        assert await desk.store.unfinished(worker=HERE, now=desk.now) == desk.sync
+        await desk.resume()
+        assert (await desk.result()).resumed
+        return await desk.claim()
+
+    (task,) = using(place, body)
+    assert (task.attempt, task.tries, task.deaths) == (2, 1, 1)
+
+
+def test_the_work_of_another_machine_is_free_when_its_lease_has_passed(place: str) -> None:
+    async def body(desk: Desk) -> Status:
+        await desk.begin(load(), worker=ELSEWHERE)
+        desk.now += LEASE - 1
+        await desk.settle(worker=ELSEWHERE)
+        desk.now += LEASE - 1
+        with pytest.raises(SyncRunning, match="process 1 on elsewhere"):
+            await desk.resume()
+        desk.now += 1
+        await desk.resume()
+        return (await desk.result()).status
+
+    assert using(place, body) is Status.RUNNING
+
+
+def test_what_another_process_is_at_cannot_be_begun_resumed_or_doubled(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        sync = await desk.begin(load())
+        other = new_worker()  # this process is alive, and so is everyone in it
+        for attempt in (
+            desk.store.resume(sync, worker=other, now=desk.now),
+            desk.store.begin([], group(), worker=other, now=desk.now),
+            desk.store.unfinished(worker=other, now=desk.now),
+        ):
+            with pytest.raises(SyncRunning) as caught:
+                await attempt
+            assert caught.value.sync == sync
+
+    using(place, body)
+
+
+def test_a_task_that_ends_its_process_five_times_has_failed(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(group(load("deadly"), load("good")), worker=GONE)
+        first = await desk.claim(GONE)
+        await desk.settle(done(first[1]), worker=GONE)
+        for deaths in range(1, 5):
+            await desk.resume(GONE + str(deaths))
+            (task,) = await desk.claim(GONE + str(deaths))
+            assert task.deaths == deaths
+        await desk.resume()
+        return await desk.result()
+
+    result = using(place, body)
+    assert (result.status, result.counts) == (Status.PARTIAL, {"Thing": 1})
+    assert result.failures[0].message == "the process ended 5 times in a row while this task ran"
+
+
+def test_a_suspect_runs_when_nothing_else_does(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(group(load("suspect"), load("other")), worker=GONE)
+        for deaths in range(2):
+            worker = GONE + str(deaths)
+            await desk.resume(worker)
+            (task,) = (await desk.settle(claim=1, worker=worker)).claimed
+        await desk.resume()
+        assert ids(await desk.claim()) == ["other"]
+        assert await desk.claim(alone=False) == []
+        assert ids(await desk.claim()) == ["suspect"]
+        assert task.payload["ids"] == ["suspect"]
+
+    using(place, body)
+
+
+def test_a_worker_that_lets_go_leaves_everything_as_it_was(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        await desk.store.release(desk.sync, worker=HERE, now=desk.now)
+        assert (await desk.result()).status is Status.INTERRUPTED
+        await desk.resume(new_worker())
+        with pytest.raises(LeaseLost):
+            await desk.settle(done(task))
+        await desk.store.release(desk.sync, worker=HERE, now=desk.now)  # not its own any more
+        assert (await desk.result()).status is Status.RUNNING
+
+    using(place, body)
+
+
+# -- what is wanted --------------------------------------------------------------------------
+
+
+def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
+    async def body(desk: Desk) -> Task:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        await desk.request(Wanted.PAUSE)
+        page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, [stores()], progress=True)
+        settled = await desk.settle(page)
+        assert (settled.outcomes[0].state, settled.wanted) == (State.PAUSED, Wanted.PAUSE)
+        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.PAUSED
+        assert await desk.store.unfinished(worker=new_worker(), now=desk.now) == desk.sync
+        await desk.resume()
+        return (await desk.claim())[0]
+
+    task = using(place, body)
+    assert (task.payload["cursor"], task.attempt) == ("2", 2)
+
+
+def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:
+    async def body(desk: Desk) -> Status:
+        await desk.begin(group(load("a"), load("b")))
+        one, two = await desk.claim()
+        await desk.request(Wanted.PAUSE)
+        await desk.settle(Settlement(one, State.RUNNING))
+        await desk.request(Wanted.RUN)
+        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.RUNNING
+        (again,) = await desk.claim()
+        return (await desk.settle(done(again), done(two))).status
+
+    assert using(place, body) is Status.COMPLETED
+
+
+def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        await desk.request(Wanted.CANCEL)
+        settled = await desk.settle(Settlement(task, State.RUNNING, writes=[stores()]))
+        assert (settled.status, settled.claimed) == (Status.RUNNING, ())
+        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.CANCELLED
+        return await desk.result()
+
+    result = using(place, body)
+    assert (result.status, result.counts, result.finished_at) == (Status.CANCELLED, {"Thing": 1}, 1000.0)
+
+
+def test_what_is_being_cancelled_cannot_be_called_back(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin(load())
+        await desk.request(Wanted.CANCEL)
+        for wanted in (Wanted.RUN, Wanted.PAUSE):
+            with pytest.raises(SyncError, match="is being cancelled"):
+                await desk.request(wanted)
+
+    using(place, body)
+
+
+@pytest.mark.parametrize(("wanted", "status"), [(Wanted.PAUSE, "paused"), (Wanted.CANCEL, "cancelled")])
+def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: Wanted, status: str) -> None:
+    async def body(desk: Desk) -> str:
+        await desk.begin(load(), worker=GONE)
+        await desk.claim(GONE)
+        await desk.request(wanted)
+        return (await desk.result()).status
+
+    assert using(place, body) == status
+
+
+def test_one_that_was_to_be_cancelled_when_its_process_ended_is_not_resumed(place: str) -> None:
+    async def body(desk: Desk) -> Status:
+        await desk.begin(load(), worker=ELSEWHERE)
+        await desk.request(Wanted.CANCEL)
+        desk.now += LEASE
+        assert await desk.store.unfinished(worker=HERE, now=desk.now) is None
+        old, _ = desk.sync, await desk.begin(load())
+        return (await desk.store.result(old, now=desk.now)).status
+
+    assert using(place, body) is Status.CANCELLED
+
+
+def test_what_has_ended_stays_as_it_is(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        await desk.begin()
+        for attempt in (desk.request(Wanted.PAUSE), desk.request(Wanted.CANCEL), desk.resume()):
+            with pytest.raises(SyncError, match=r"has already ended \(completed\)"):
+                await attempt
+
+    using(place, body)
+
+
+# -- memory ----------------------------------------------------------------------------------
+
+
+def test_ids_grow_even_when_the_clock_is_set_back(place: str) -> None:
+    async def body(desk: Desk) -> list[str]:
+        found = []
+        for desk.now in (1000.0, 2000.0, 500.0, 500.0):
+            found.append(await desk.begin())
+        runs = await desk.store.runs(10, now=desk.now)
+        assert [run.id for run in runs] == found[::-1]
+        return found
+
+    found = using(place, body)
+    assert found == sorted(set(found))
+
+
+def test_a_new_sync_ends_the_one_that_was_left(place: str) -> None:
+    async def body(desk: Desk) -> Status:
+        left = await desk.begin(load(), worker=GONE)
+        await desk.begin(load())
+        return (await desk.store.result(left, now=desk.now)).status
+
+    assert using(place, body) is Status.CANCELLED
+
+
+def test_a_sync_is_found_by_the_beginning_of_its_id(place: str) -> None:
+    async def body(desk: Desk) -> None:
+        one, two = await desk.begin(), await desk.begin()
+        assert (await desk.store.result(two, now=0.0)).id == two
+        with pytest.raises(UsageError, match="several syncs begin with"):
+            await desk.store.result(os.path.commonprefix([one, two]), now=0.0)
+        with pytest.raises(NotFound, match="no sync 'zz'"):
+            await desk.store.result("zz", now=0.0)
+
+    using(place, body)
+
+
+def test_pruning_forgets_the_oldest_syncs_and_nothing_of_what_goes_on(place: str) -> None:
+    async def body(desk: Desk) -> tuple[int, list[str]]:
+        for _ in range(KEPT_SYNCS + 2):
+            await desk.begin(group(group()))
+        await desk.begin(group(*map(load, "ab")))
+        await desk.store.prune()
+        return len(await desk.store.runs(1000, now=0.0)), ids(await desk.claim())
+
+    assert using(place, body) == (KEPT_SYNCS, ["a", "b"])
+
+
+def test_starting_twice_keeps_what_is_there(place: str) -> None:
+    async def body(desk: Desk) -> list[str]:
+        await desk.begin(load("a"))
+        await desk.store.start()
+        return ids(await desk.claim())
+
+    assert using(place, body) == ["a"]
