@@ -1,6 +1,6 @@
 """Operations: everything a connector does outside this process goes through one chain.
 
-    run → for each attempt: limit → deadline → the connector's function
+    run → for each attempt: limit → middlewares → deadline → the connector's function
 
 so that limits, retries, counting and time-outs have one home.
 
@@ -9,24 +9,44 @@ leaves with its ``retry_after``, and the task it belongs to waits durably.
 
 Rule 2: when a service says "too many requests", everybody who shares the limit waits, not
 only the caller who was told; nobody asks before the time that the service named.
+
+Rule 3: what the network or the system raises becomes an error of errors.py innermost, so that
+every middleware sees what the caller will see.  A bug stays the Python error that it is: the
+task knows where it happened, and tells.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import random
 import socket
-import time
+import ssl
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple, TypeAlias, cast
 
 from .core import C, FlowController, In, Out
-from .errors import ConnectorError, MaxError, Offline, QuotaExceeded, UpstreamError
+from .errors import (
+    ConnectorError,
+    LoaderFault,
+    MaxError,
+    Offline,
+    PermissionDenied,
+    QuotaExceeded,
+    UpstreamError,
+    UpstreamMissing,
+)
 
 SHORTEST = 1e-4  # seconds to sleep, so that no rounding makes a wait of nothing
+NETWORK = (ConnectionError, socket.gaierror, socket.herror, ssl.SSLError)
+UNREACHABLE = {
+    getattr(errno, name)
+    for name in ("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "EADDRNOTAVAIL")
+    if hasattr(errno, name)  # not every system has every one
+}
 
 
 @dataclass(frozen=True)
@@ -103,13 +123,9 @@ def operation(
 
 
 class Limits(FlowController):
-    """Permits by limit name, shared by all tasks of one installation, in one event loop.
+    """Permits by limit name, shared by all tasks of one installation, in one event loop."""
 
-    ``clock`` must run as fast as the event loop's own.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._limits: dict[str, Limit] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._begun: dict[str, deque[float]] = {}
@@ -127,11 +143,11 @@ class Limits(FlowController):
 
     def hold(self, limit: str, seconds: float) -> None:
         """Let no call begin for so long; a longer hold that stands already stays."""
-        self._until[limit] = max(self._clock() + seconds, self._until.get(limit, 0.0))
+        self._until[limit] = max(_now() + seconds, self._until.get(limit, 0.0))
 
     def held(self, limit: str) -> float:
         """For how many seconds from now no call may begin; 0 when one may."""
-        return max(0.0, self._until.get(limit, 0.0) - self._clock())
+        return max(0.0, self._until.get(limit, 0.0) - _now())
 
     async def acquire(self, limit: str, *, patience: float = math.inf) -> None:
         """Wait until a call may begin; QuotaExceeded when a hold lasts longer than the patience."""
@@ -158,7 +174,7 @@ class Limits(FlowController):
         held = self.held(limit.name)
         if held or limit.calls is None:
             return held
-        now, begun = self._clock(), self._begun[limit.name]
+        now, begun = _now(), self._begun[limit.name]
         while begun and begun[0] + limit.per <= now:
             begun.popleft()
         if len(begun) >= limit.calls:
@@ -171,34 +187,60 @@ class Limits(FlowController):
         self._slots[limit].release()
 
 
-class Caller:
-    """Runs operations through the chain, and counts every attempt by operation name."""
+class Call(NamedTuple):
+    """One attempt of one operation; ``attempt`` counts from 1 in each run."""
 
-    def __init__(self, flow: Limits, *, draw: Callable[[], float] = random.random) -> None:
+    operation: AnyOperation
+    context: Any
+    input: Any
+    attempt: int
+
+
+Next: TypeAlias = Callable[[Call], Awaitable[Any]]
+Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
+
+
+class Caller:
+    """Runs operations through the chain, and counts every attempt by operation name.
+
+    Each middleware stands around every attempt, the first one outermost: it awaits
+    ``next(call)`` for what is inside, and returns that output, another one, or raises.
+    """
+
+    def __init__(
+        self,
+        flow: Limits,
+        *,
+        middlewares: Sequence[Middleware] = (),
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._flow, self._draw = flow, draw
         self.calls: Counter[str] = Counter()
+        self._chain: Next = _in_time
+        for middleware in reversed([self._count, *middlewares]):
+            self._chain = _around(middleware, self._chain)
 
     async def run(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
         """The operation's output; UpstreamError when every attempt failed."""
         self._flow.declare([operation.limit])
-        attempt, waited = 1, 0.0
+        attempt, failed, waited = 1, 0, 0.0
         while True:
             try:
-                return await self._attempt(operation, context, input)
+                return cast(Out, await self._attempt(Call(operation, context, input, attempt)))
             except UpstreamError as error:
-                delay = operation.retry.delay(attempt, error, self._draw(), waited=waited)
+                asked = error.retry_after is not None
+                failed += not asked
+                delay = operation.retry.delay(max(1, failed), error, self._draw(), waited=waited)
                 if delay is None:
                     raise
-                asked = error.retry_after is not None
-            attempt, waited = (attempt, waited + delay) if asked else (attempt + 1, waited)
+            attempt, waited = attempt + 1, waited + (delay if asked else 0.0)
             await asyncio.sleep(delay)
 
-    async def _attempt(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
-        limit = operation.limit.name
-        await self._flow.acquire(limit, patience=operation.retry.patience)
-        self.calls[operation.name] += 1
+    async def _attempt(self, call: Call) -> Any:
+        limit = call.operation.limit.name
+        await self._flow.acquire(limit, patience=call.operation.retry.patience)
         try:
-            return await self._in_time(operation, context, input)
+            return await self._chain(call)
         except QuotaExceeded as error:
             if error.retry_after is not None:
                 self._flow.hold(limit, error.retry_after)
@@ -206,24 +248,50 @@ class Caller:
         finally:
             self._flow.release(limit)
 
-    async def _in_time(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
-        try:
-            async with asyncio.timeout(operation.deadline) as deadline:
-                return await operation(context, input)
-        except TimeoutError as error:
-            seconds = f" within {operation.deadline:g} s" if deadline.expired() else ""
-            raise Offline(
-                f"{operation.name}: no answer{seconds}",
-                hint="the service is slow or the network is down; the sync tries again",
-            ) from error
-        except OSError as error:
-            raise _from_os(operation.name, error) from error
+    async def _count(self, call: Call, next: Next) -> Any:
+        """The outermost middleware."""
+        self.calls[call.operation.name] += 1
+        return await next(call)
 
 
-def _from_os(name: str, error: OSError) -> MaxError:
-    if isinstance(error, ConnectionError | socket.gaierror):
+def _around(middleware: Middleware, inner: Next) -> Next:
+    async def attempt(call: Call) -> Any:
+        return await middleware(call, inner)
+
+    return attempt
+
+
+async def _in_time(call: Call) -> Any:
+    """The innermost part: the connector's function, within its deadline."""
+    operation = call.operation
+    try:
+        async with asyncio.timeout(operation.deadline) as deadline:
+            return await operation(call.context, call.input)
+    except TimeoutError as error:
+        seconds = f" within {operation.deadline:g} s" if deadline.expired() else ""
+        raise Offline(
+            f"{operation.name}: no answer{seconds}",
+            hint="the service is slow or the network is down; the sync tries again",
+        ) from error
+    except OSError as error:
+        raise from_os(operation.name, error) from error
+
+
+def from_os(name: str, error: OSError) -> MaxError:
+    """What an error of the system means for the operation of a name."""
+    # asyncio sums up several addresses that failed in an OSError without a number
+    if isinstance(error, NETWORK) or error.errno in UNREACHABLE or str(error).startswith("Multiple exc"):
         return Offline(f"{name}: {error}", hint="check the network and the service's address")
-    return MaxError(f"{name}: {error}")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UpstreamMissing(f"{name}: {error}", hint="check the path, and that the program is installed")
+    if isinstance(error, PermissionError):
+        return PermissionDenied(f"{name}: {error}", hint="make it readable for this user")
+    return LoaderFault(f"{name}: {error}", hint="check the disk and the system; then sync again")
+
+
+def _now() -> float:
+    """The event loop's own time, in which its sleeps are measured."""
+    return asyncio.get_running_loop().time()
 
 
 AnyOperation = Operation[Any, Any, Any]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import ssl
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,13 +21,15 @@ from max import (
     MaxError,
     Offline,
     Operation,
+    PermissionDenied,
     QuotaExceeded,
     Retry,
     UpstreamBroken,
     UpstreamError,
+    UpstreamMissing,
 )
-from max.errors import ConnectorError
-from max.operations import Caller, Limits, operation
+from max.errors import ConnectorError, LoaderFault
+from max.operations import Call, Caller, Limits, Middleware, Next, operation
 from tests import virtual_time
 
 PER = 60.0  # seconds
@@ -30,7 +37,7 @@ PER = 60.0  # seconds
 
 def caller(draw: float = 0.0) -> Caller:
     """A caller in virtual time, whose chance is known."""
-    return Caller(Limits(clock=virtual_time.now), draw=lambda: draw)
+    return Caller(Limits(), draw=lambda: draw)
 
 
 class Script:
@@ -327,8 +334,13 @@ def test_each_attempt_has_a_deadline_of_its_own() -> None:
     [
         (ConnectionResetError("reset by peer"), Offline),
         (socket.gaierror("no such host"), Offline),
+        (ssl.SSLError("certificate has expired"), Offline),
+        (OSError(errno.EHOSTUNREACH, "no route to host"), Offline),
+        (OSError("Multiple exceptions: [Errno 111] refused, [Errno 111] refused"), Offline),
         (TimeoutError(), Offline),
-        (FileNotFoundError("no git here"), MaxError),
+        (FileNotFoundError("no git here"), UpstreamMissing),
+        (PermissionError("not yours"), PermissionDenied),
+        (OSError(errno.EMFILE, "too many open files"), LoaderFault),
     ],
 )
 def test_an_error_of_the_system_becomes_one_of_ours(raised: OSError, meant: type[MaxError]) -> None:
@@ -336,6 +348,8 @@ def test_an_error_of_the_system_becomes_one_of_ours(raised: OSError, meant: type
         call(Script(raised), retry=Retry(attempts=1))
     assert type(caught.value) is meant
     assert "t:thing:get" in caught.value.message
+    assert caught.value.hint
+    assert "token" not in caught.value.render()
     assert caught.value.__cause__ is raised or isinstance(raised, TimeoutError)
 
 
@@ -357,3 +371,115 @@ def test_every_attempt_is_counted_by_the_name_of_its_operation() -> None:
         return dict(through.calls)
 
     assert virtual_time.run(main()) == {"t:thing:get": 3, "t:thing:list": 1}
+
+
+# -- middlewares ---------------------------------------------------------------------------
+
+Event = tuple[str, int, int]  # what happened, which middleware, in which attempt
+
+
+def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middleware:
+    """A middleware that notes what passes; it raises on the way in or out where it is told to."""
+
+    async def watch(call: Call, next: Next) -> Any:
+        events.append(("before", number, call.attempt))
+        if raises.get(number) == "in":
+            raise ValueError("in")
+        try:
+            output = await next(call)
+        except Exception:
+            events.append(("error", number, call.attempt))
+            raise
+        events.append(("after", number, call.attempt))
+        if raises.get(number) == "out":
+            raise ValueError("out")
+        return output
+
+    return watch
+
+
+def watched(
+    many: int, script: Script, raises: dict[int, str] | None = None
+) -> tuple[list[Event], Counter[str]]:
+    """What as many middlewares saw of one call, and what the caller counted."""
+    events: list[Event] = []
+    around = [watching(number, events, raises or {}) for number in range(many)]
+    through = Caller(Limits(), middlewares=around, draw=lambda: 0.0)
+    with suppress(UpstreamError, ValueError):
+        virtual_time.run(through.run(script.operation(), "a", 1))
+    return events, through.calls
+
+
+answers = st.lists(st.sampled_from(["good", "broken", "refused", "asks"]), max_size=4)
+MEANS: dict[str, UpstreamError | float] = {
+    "broken": broken(),
+    "refused": BadCredentials("wrong"),
+    "asks": throttled(1.0),
+    "good": 0.0,
+}
+
+
+@given(many=st.integers(0, 6), said=answers)
+@settings(deadline=None, max_examples=60)
+def test_p24_each_middleware_runs_exactly_once_in_every_attempt(many: int, said: list[str]) -> None:
+    script = Script(*(MEANS[word] for word in said))
+    events, calls = watched(many, script)
+    attempts = len(script.begun)
+    begun = Counter((number, attempt) for what, number, attempt in events if what == "before")
+    assert begun == {(number, attempt): 1 for number in range(many) for attempt in range(1, attempts + 1)}
+    assert calls == {"t:thing:get": attempts}
+
+
+def expected(many: int, works: bool, raiser: int, way: str, attempt: int) -> list[Event]:
+    """What middlewares see of one attempt, said without running one: a way in, and a way out."""
+    reached = raiser + 1 if way == "in" else many
+    events = [("before", number, attempt) for number in range(reached)]
+    word = "after" if works else "error"
+    for number in reversed(range(reached)):
+        if number == raiser and way == "in":
+            word = "error"
+            continue
+        events.append((word, number, attempt))
+        if number == raiser and word == "after":
+            word = "error"
+    return events
+
+
+@given(st.data(), st.integers(1, 6), answers)
+@settings(deadline=None, max_examples=100)
+def test_p25_before_runs_in_order_and_after_and_errors_in_exact_reverse(
+    data: st.DataObject, many: int, said: list[str]
+) -> None:
+    raiser = data.draw(st.integers(0, many))  # one beyond the last raises nothing
+    way = data.draw(st.sampled_from(["in", "out"])) if raiser < many else ""
+    script = Script(*(MEANS[word] for word in said))
+    events, _ = watched(many, script, {raiser: way})
+    words = [*said, "good"]
+    told = [expected(many, words[n] == "good", raiser, way, n + 1) for n in range(max(1, len(script.begun)))]
+    assert events == [event for attempt in told for event in attempt]
+
+
+def test_a_middleware_may_answer_in_place_of_the_service_and_change_what_it_is_asked() -> None:
+    async def doubled(call: Call, next: Next) -> Any:
+        return call.input if call.input == 7 else await next(call._replace(input=call.input * 2))
+
+    async def main(input: int) -> str:
+        return await Caller(Limits(), middlewares=[doubled]).run(Script().operation(), "a", input)
+
+    assert [virtual_time.run(main(3)), virtual_time.run(main(7))] == ["a6", 7]
+
+
+def test_a_middleware_sees_errors_as_the_caller_will() -> None:
+    seen: list[Exception] = []
+
+    async def watch(call: Call, next: Next) -> Any:
+        try:
+            return await next(call)
+        except MaxError as error:
+            seen.append(error)
+            raise
+
+    script = Script(ConnectionResetError("reset by peer"), 1000.0)
+    through = Caller(Limits(), middlewares=[watch])
+    assert virtual_time.run(through.run(script.operation(deadline=5.0), "a", 1)) == "a1"
+    assert [type(error) for error in seen] == [Offline, Offline]
