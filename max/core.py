@@ -211,6 +211,10 @@ class Page(Record, Generic[V]):
     the source's own word that things are gone, ``mark`` the source's sync token, which the
     next sync is given once this listing is complete.  ``full`` on a first page says that the
     request's mark could not be used, and the listing names everything.
+
+    What a loader knows of the whole listing proves its end: ``total`` is how many items the
+    source says that it has.  ``size`` is for sources whose last page is always a shorter one:
+    how many items a page may hold.  A listing that disagrees has failed, and removes nothing.
     """
 
     items: Sequence[V]
@@ -219,6 +223,8 @@ class Page(Record, Generic[V]):
     removed: Sequence[Ref[Any]] = ()
     mark: str | None = None
     full: bool = False
+    total: int | None = None
+    size: int | None = None
 
 
 class Batch(Record, Generic[E]):

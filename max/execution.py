@@ -59,11 +59,11 @@ from .errors import (
     StorageError,
     SyncError,
     SyncRunning,
-    UpstreamChanged,
     UpstreamError,
     UpstreamMissing,
     UsageError,
 )
+from .listings import Scan, beginning
 from .operations import Caller, Operation
 from .tasks import (
     CHILDREN_PAGE,
@@ -346,19 +346,15 @@ class TaskRunner:
         parent = Ref(entity, payload["id"])
         if "number" not in payload:
             mark = await self._surroundings.meta.mark(parent, many)
-            payload |= {"number": 0, "cursor": None, "mark": mark, "delta": mark is not None}
+            payload |= beginning(mark)
         loader = self._resolver.collection(many)
-        seen = {payload["cursor"]}
+        scan = Scan(f"{parent}.{many.name}", payload)
         while True:
-            arrival, following = await self._load_page(task, loader, parent, payload)
-            if following is not None and following in seen:
-                raise UpstreamChanged(
-                    f"{parent}.{many.name}: the cursor {following!r} came twice; the listing has no end",
-                    hint="what was listed so far is kept; this may be a bug of the service",
-                )
-            seen.add(following)
-            payload |= {"number": payload["number"] + 1, "cursor": following}
+            arrival, following = await self._load_page(task, loader, parent, scan)
             writes = [self._surroundings.engine.writing(arrival)]
+            if scan.problem is not None:
+                failure = failure_of(task, scan.problem, self._surroundings.clock())
+                return Settlement(task, State.FAILED, payload, writes, failures=(failure,))
             if following is None:
                 return Settlement(task, State.COMPLETED, payload, writes, progress=True)
             page = Settlement(task, State.RUNNING, dict(payload), writes, progress=True)
@@ -367,19 +363,16 @@ class TaskRunner:
             self._further.add(task.id)
 
     async def _load_page(
-        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], payload: dict[str, Any]
+        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: Scan
     ) -> tuple[Arrival, str | None]:
         """The page as it is to be stored, and the cursor of the next one."""
         env = TaskEnv(self._surroundings, task, self._shared)
-        at = self._surroundings.clock()
+        at, payload = self._surroundings.clock(), scan.payload
         request = PageRequest(payload["cursor"], payload["mark"])
         page: Page[Any] = await self._ask(loader, parent, request, env)
         entities = self._checked_page(loader, page)
-        if payload["number"] == 0 and page.full:
-            payload["delta"] = False
-        listing = Listing(
-            parent, loader.lists, payload["number"], page.next is None, payload["delta"], page.mark
-        )
+        number, complete = payload["number"], scan.take(page)
+        listing = Listing(parent, loader.lists, number, complete, payload["delta"], page.mark)
         return Arrival(entities, at, listing, page.removed), page.next
 
     def _checked_page(self, loader: CollectionLoader[Any, Any, Any], page: object) -> list[Entity]:
