@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from max.core import Arrival, Listing
 from max.engine import SqliteEngine
-from max.errors import MaxError, StorageError, SyncError, SyncRunning
+from max.errors import StorageError, SyncError, SyncRunning
 from max.sqlite import MEMORY, Database
 from max.task_store import SqliteTaskStore
 from max.tasks import (
     LEASE,
+    MOVES,
     NewTask,
     Settled,
     Settlement,
@@ -211,159 +212,148 @@ def test_what_a_task_costs_does_not_grow_with_its_siblings() -> None:
 # -- any history ------------------------------------------------------------------------------
 
 
-class Histories(RuleBasedStateMachine):
+def page(task: Task) -> Settlement:
+    """The task goes on."""
+    return Settlement(task, State.RUNNING, progress=True)
+
+
+def again(task: Task) -> Settlement:
+    """The task is to be tried again."""
+    return Settlement(task, State.PENDING)
+
+
+ENDS = [done, failed, page, page, page, again]
+
+
+class History:
     """Syncs that processes begin, work at, pause, cancel and die over, beside a plain model.
 
     Every process is one of another machine, so that it is dead when its lease has passed.
     """
 
-    @initialize()
-    def open(self) -> None:
-        """A new store; the model knows of no sync."""
-        self.runner = asyncio.Runner()
-        self.database = Database(MEMORY)
-        self.run(self.database.start())
-        self.store = SqliteTaskStore(self.database)
-        self.run(self.store.start())
-        self.now, self.workers = 1000.0, 0
+    def __init__(self, store: SqliteTaskStore) -> None:
+        self.store, self.now, self.processes = store, 1000.0, 0
         self.ids: list[str] = []
         self.final: dict[str, Status] = {}
-        self.ended: set[int] = set()
+        self.ended: set[int] = set()  # tasks
         self.restart()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Let the loop do something."""
-        return self.runner.run(work)
 
     def restart(self) -> None:
         """A new process, which knows of nothing."""
-        self.workers += 1
-        self.worker = f"machine{self.workers}/boot/1/1/x"
+        self.processes += 1
+        self.worker = f"machine{self.processes}/boot/1/1/x"
         self.sync: str | None = None
         self.tasks: list[Task] = []
 
-    def teardown(self) -> None:
-        """Close what is open."""
-        self.run(self.database.stop())
-        self.runner.close()
+    async def begin(self, chance: Random) -> None:
+        """A sync with groups of some tasks, unless someone is at one."""
+        steps = (group(*map(load, "abcd"[: chance.randrange(5)])) for _ in range(chance.randrange(4)))
+        plan = group(*steps, chained=chance.random() < 0.5)
+        with suppress(SyncRunning):
+            self.sync = await self.store.begin([], plan, worker=self.worker, now=self.now)
+            self.ids.append(self.sync)
+            self.tasks = []
 
-    @precondition(lambda self: self.sync is None)
-    @rule(steps=st.lists(st.integers(0, 3), max_size=3), chained=st.booleans())
-    def begin(self, steps: list[int], chained: bool) -> None:
-        """Begin a sync with groups of so many tasks, unless someone is at one."""
-        plan = group(*(group(*map(load, "abc"[:size])) for size in steps), chained=chained)
-        try:
-            id = self.run(self.store.begin([], plan, worker=self.worker, now=self.now))
-        except SyncRunning:
-            return
-        assert not self.ids or id > max(self.ids)
-        self.ids.append(id)
-        self.sync = id
-
-    @precondition(lambda self: self.sync is None)
-    @rule()
-    def resume(self) -> None:
+    async def resume(self, chance: Random) -> None:
         """Take over what was left, if it is free."""
-        try:
-            id = self.run(self.store.unfinished(worker=self.worker, now=self.now))
-        except SyncRunning:
-            return
-        if id is not None:
-            self.run(self.store.resume(id, worker=self.worker, now=self.now))
-            self.sync = id
+        with suppress(SyncRunning):
+            id = await self.store.unfinished(worker=self.worker, now=self.now)
+            if id is not None and self.sync is None:
+                await self.store.resume(id, worker=self.worker, now=self.now)
+                self.sync = id
 
-    @precondition(lambda self: self.sync is not None)
-    @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
+    async def settle(self, chance: Random) -> None:
         """Some tasks end, go on or are tried again; new ones are claimed."""
-        count = data.draw(st.integers(0, len(self.tasks)))
+        if self.sync is None:
+            await chance.choice([self.begin, self.resume, self.resume])(chance)
+        if self.sync is None:
+            return
+        chance.shuffle(self.tasks)
+        count = chance.randint(0, len(self.tasks))
         ending, self.tasks = self.tasks[:count], self.tasks[count:]
-        settlements = [
-            data.draw(st.sampled_from([done, failed, lambda t: Settlement(t, State.PENDING)]))(task)
-            for task in ending
-        ]
-        settled = self.run(
-            self.store.settle(
-                self.sync or "",
-                settlements,
-                worker=self.worker,
-                claim=2,
-                alone=not self.tasks,
-                requests={},
-                now=self.now,
-            )
+        settlements = [chance.choice(ENDS)(task) for task in ending]
+        settled = await self.store.settle(
+            self.sync,
+            settlements,
+            worker=self.worker,
+            claim=2,
+            alone=not self.tasks,
+            requests={},
+            now=self.now,
         )
-        assert all(outcome.error is None for outcome in settled.outcomes)
-        self.ended |= {one.task.id for one in settlements if one.state is not State.PENDING}
+        for task, outcome in zip(ending, settled.outcomes, strict=True):
+            assert outcome.error is None
+            self.tasks += [task] if outcome.state is State.RUNNING else []
+            self.ended |= set() if MOVES[outcome.state] else {task.id}
         assert not self.ended & {task.id for task in settled.claimed}, "what has ended never runs again"
         self.tasks += settled.claimed
-        if settled.status is Status.RUNNING and settled.wanted is Wanted.RUN:
+        await self.follow(settled)
+
+    async def follow(self, settled: Settled) -> None:
+        """Do what a worker does then."""
+        if settled.status is not Status.RUNNING:
+            self.sync, self.tasks = None, []
+        elif settled.wanted is Wanted.RUN:
             assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
-        elif settled.status is Status.RUNNING and not self.tasks:
-            status = self.run(self.store.obey(self.sync or "", worker=self.worker, now=self.now))
+        elif not self.tasks:
+            status = await self.store.obey(self.sync or "", worker=self.worker, now=self.now)
             assert status in (Status.PAUSED, Status.CANCELLED)
             self.sync = None
-        elif settled.status is not Status.RUNNING:
+
+    async def request(self, chance: Random) -> None:
+        """Anybody asks the newest sync for something."""
+        wanted = chance.choice([Wanted.PAUSE] * 4 + [Wanted.RUN] * 3 + [Wanted.CANCEL])
+        if self.ids:
+            with suppress(SyncError):  # it has ended, or is about to
+                await self.store.request(self.ids[-1], wanted, now=self.now)
+
+    async def crash(self, chance: Random) -> None:
+        """The process dies, which others know when its lease has passed."""
+        self.now += chance.choice([0.0, LEASE])
+        self.restart()
+
+    async def release(self, chance: Random) -> None:
+        """The process stops in good order."""
+        if self.sync is not None:
+            await self.store.release(self.sync, worker=self.worker, now=self.now)
             self.sync, self.tasks = None, []
 
-    @precondition(lambda self: self.ids)
-    @rule(wanted=st.sampled_from(Wanted))
-    def request(self, wanted: Wanted) -> None:
-        """Anybody asks the newest sync for something."""
-        try:
-            self.run(self.store.request(self.ids[-1], wanted, now=self.now))
-        except MaxError as error:
-            assert "already ended" in str(error) or "being cancelled" in str(error)
-
-    @rule()
-    def crash(self) -> None:
-        """The process dies, and its lease passes."""
-        self.now += LEASE
-        self.restart()
-
-    @rule()
-    def crash_before_the_lease_has_passed(self) -> None:
-        """The process dies; nobody can know yet."""
-        self.restart()
-
-    @precondition(lambda self: self.sync is not None)
-    @rule()
-    def release(self) -> None:
-        """The process stops in good order."""
-        self.run(self.store.release(self.sync or "", worker=self.worker, now=self.now))
-        self.sync, self.tasks = None, []
-
-    @rule()
-    def prune(self) -> None:
+    async def prune(self, chance: Random) -> None:
         """Forget what can be."""
-        self.run(self.store.prune())
+        await self.store.prune()
 
-    @invariant()
-    def every_sync_keeps_its_id_and_its_one_final_status(self) -> None:
-        """What the store says of each sync agrees with all that it ever said."""
-        if not hasattr(self, "ids"):
-            return
-        found = self.run(self.store.runs(1000, now=self.now))
-        assert [run.id for run in found] == self.ids[::-1]
-        assert sum(not run.status.final for run in found) <= 1
+    async def check(self) -> None:
+        """Every sync has kept its id, and its one final status."""
+        found = await self.store.runs(1000, now=self.now)
+        assert [run.id for run in found] == self.ids[::-1] == sorted(set(self.ids), reverse=True)
         for run in found:
             if run.status.final:
                 assert self.final.setdefault(run.id, run.status) is run.status
                 assert (run.finished_at is not None, run.worker) == (True, None)
             else:
                 assert run.id not in self.final, "what has ended does not begin again"
-                assert run.id == self.ids[-1]
+                assert run.id == self.ids[-1], "only the newest goes on"
 
 
-def test_p3_ids_are_unique_and_each_sync_reaches_exactly_one_final_status() -> None:
-    Histories.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
-    case = Histories.TestCase()
-    case.runTest()
-    assert case.settings.max_examples == 40
+STEPS = ["settle"] * 12 + ["request"] * 4 + ["begin", "resume", "crash", "release", "prune"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from(STEPS), min_size=60, max_size=90), st.integers(0, 2**32))
+def test_p3_ids_are_unique_and_each_sync_reaches_exactly_one_final_status(
+    steps: list[str], seed: int
+) -> None:
+    async def body(place: Place) -> None:
+        history, chance = History(place.store), Random(seed)
+        for step in steps:
+            await getattr(history, step)(chance)
+            await history.check()
+
+    using(MEMORY, body)
 
 
 def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: Path) -> None:
-    async def begin(number: int) -> list[str]:
+    async def begin() -> list[str]:
         database = Database(tmp_path / "data.db")
         await database.start()
         try:
@@ -375,10 +365,11 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
         finally:
             await database.stop()
 
-    async def main() -> list[list[str]]:
-        return await asyncio.gather(begin(0), begin(1))
+    async def main() -> list[str]:
+        one, two = await asyncio.gather(begin(), begin())
+        return one + two
 
-    found = [id for some in asyncio.run(main()) for id in some]
+    found = asyncio.run(main())
     assert len(set(found)) == 40
     assert {len(id) for id in found} == {10}
 

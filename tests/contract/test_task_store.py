@@ -294,10 +294,8 @@ def test_some_failures_make_a_sync_partial(place: str) -> None:
 
     result = using(place, body)
     assert (result.status, result.failed) == (Status.PARTIAL, 1)
-    assert (result.failures[0].what, result.failures[0].input) == (
-        "Thing:b: load fields title",
-        load("b").payload,
-    )
+    assert [one.what for one in result.failures] == ["Thing:b: load fields title"]
+    assert result.failures[0].input == load("b").payload
 
 
 def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None:
@@ -577,7 +575,7 @@ def test_a_sync_is_found_by_the_beginning_of_its_id(place: str) -> None:
         one, two = await desk.begin(), await desk.begin()
         assert (await desk.store.result(two, now=0.0)).id == two
         with pytest.raises(UsageError, match="several syncs begin with"):
-            await desk.store.result(os.path.commonprefix([one, two]), now=0.0)
+            await desk.store.result(one[:5], now=0.0)
         with pytest.raises(NotFound, match="no sync 'zz'"):
             await desk.store.result("zz", now=0.0)
 
