@@ -6,7 +6,20 @@ import subprocess
 import sys
 from importlib import import_module
 
-BENCHES = ("startup", "first_sync", "git_sync")
+BENCHES = (
+    "startup",
+    "first_sync",
+    "http_sync",
+    "resync",
+    "tasks",
+    "latency",
+    "queries",
+    "paging",
+    "memory",
+    "file_size",
+    "loop",
+    "git_sync",
+)
 
 
 def main(names: list[str]) -> int:

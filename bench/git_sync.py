@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .measure import Measured, Row, measured, report
+from .measure import ENVIRONMENT, Measured, Row, measured, report
 
 SMALL, LARGE = 5_000, 20_000  # commits
 
@@ -55,7 +55,7 @@ def first_sync(folder: Path, commits: int) -> Measured:
         for part in history(commits):
             importing.stdin.write(part)
     for words in (["init"], ["connect", "git", "--set", "path=repository"]):
-        subprocess.run(command(*words), cwd=place, check=True, capture_output=True)
+        subprocess.run(command(*words), cwd=place, env=ENVIRONMENT, check=True, capture_output=True)
     return measured(command("sync", "git"), place)
 
 

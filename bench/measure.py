@@ -7,12 +7,22 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 Run = Callable[[], None]
+
+CHECKOUT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    "PYTHONPATH": str(CHECKOUT),
+}  # of the commands that are measured: this checkout, compiled once as users have it
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a report; ``ratio`` is to the reference that ``against`` names."""
+    """One line of a report: the ratio to what ``against`` names, and ``wall``, the same by the clock."""
 
     what: str
     value: str
     ratio: float
     against: str
     must: str = ""
+    wall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,35 @@ class Measured:
 
 
 def measured(command: Sequence[str], folder: Path) -> Measured:
-    """Run a command to its end in a folder; CalledProcessError when it fails."""
+    """Run a command to its end in a folder; RuntimeError with its own words when it fails."""
     began = time.perf_counter()
-    with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.DEVNULL)
+    with (folder / "told.txt").open("wb") as told, (folder / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=told, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
-    told = (folder / "output.txt").read_text()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, told)
-    peak = int(told.split()[-1])
+        raise RuntimeError(f"{' '.join(command)} failed: {(folder / 'errors.txt').read_text()}")
+    peak = int((folder / "told.txt").read_text().split()[-1])
     return Measured(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, peak)
+
+
+def part(module: str, *words: object) -> Measured:
+    """Run a module of the benchmarks by itself, so that nothing else counts; it tells its peak at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measured([sys.executable, "-m", module, *map(str, words)], Path(folder))
+
+
+def tell_peak() -> None:
+    """Print the most memory that this process has used, in KiB: the last line that ``measured`` reads."""
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+@contextmanager
+def fresh_paths() -> Iterator[Callable[[], Path]]:
+    """Gives a path that nobody has used, as often as it is asked; all are deleted in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+        yield lambda: Path(folder) / f"{next(numbers)}.db"
 
 
 def spent() -> float:
@@ -83,5 +112,6 @@ def report(title: str, rows: Sequence[Row]) -> None:
     width = max(len(row.what) for row in rows)
     for row in rows:
         must = f"  (must: {row.must})" if row.must else ""
-        print(f"  {row.what:<{width}}  {row.value:>16}  {row.ratio:6.2f} × {row.against}{must}")
+        wall = f", by the clock {row.wall:.2f} ×" if row.wall is not None else ""
+        print(f"  {row.what:<{width}}  {row.value:>22}  {row.ratio:6.2f} × {row.against}{wall}{must}")
     print(json.dumps({"bench": title, "rows": [vars(row) for row in rows]}))

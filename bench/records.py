@@ -1,9 +1,12 @@
-"""The records that the benchmarks store, and a connector whose source is in the process."""
+"""The records that the benchmarks store, and a connector that lists them from the process itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
 from max import (
     Connector,
@@ -13,6 +16,8 @@ from max import (
     Env,
     Field,
     Installation,
+    InstallationInfo,
+    InstallationRuntime,
     Json,
     Loader,
     Many,
@@ -21,8 +26,15 @@ from max import (
     Ref,
     Schema,
     Step,
+    SyncHandle,
     SyncPlan,
 )
+from max.connector import MemoryCredentials, NoConfig
+from max.entities import ManyOf, P
+
+C = TypeVar("C")
+Record = dict[str, Json]
+Read = Callable[[int, int], list[Record]]  # the records from one number up to another
 
 PAGE = 1_000  # records
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,16 +66,10 @@ class Item(Entity):
 
 
 FIELDS = tuple(Item.types())
+BROUGHT = [getattr(Item, name) for name in FIELDS]
 
 
-@dataclass(frozen=True)
-class Size:
-    """How many records the source has."""
-
-    records: int
-
-
-def make(count: int) -> list[dict[str, Json]]:
+def make(start: int, stop: int) -> list[Record]:
     """Records as an API's JSON gives them."""
     return [
         {
@@ -78,11 +84,11 @@ def make(count: int) -> list[dict[str, Json]]:
             "prose": PROSE,
             "status": "open" if i % 5 else "done",
         }
-        for i in range(count)
+        for i in range(start, stop)
     ]
 
 
-def item(data: dict[str, Json]) -> Item:
+def item(data: Record) -> Item:
     """A record as a connector's author writes it."""
     return Item(
         data["id"],
@@ -98,33 +104,71 @@ def item(data: dict[str, Json]) -> Item:
     )
 
 
-def connector(records: list[dict[str, Json]]) -> Connector[Size, list[dict[str, Json]]]:
-    """A connector that lists the records from memory."""
+def listing(read: Read, count: int) -> Connector[NoConfig, Read]:
+    """A connector that lists so many records, page by page."""
 
-    @Loader.collection(Root.records, brings=[getattr(Item, name) for name in FIELDS])
-    async def list_items(
-        parent: Ref[Root], request: PageRequest, env: Env[list[dict[str, Json]]]
-    ) -> Page[Item]:
+    @Loader.collection(Root.records, brings=BROUGHT)
+    async def list_items(parent: Ref[Root], request: PageRequest, env: Env[Read]) -> Page[Item]:
         start = int(request.cursor or 0)
-        end = start + PAGE
-        items = [item(data) for data in env.context[start:end]]
-        return Page(items, next=str(end) if end < len(env.context) else None)
+        end = min(start + PAGE, count)
+        return Page([item(data) for data in env.context(start, end)], str(end) if end < count else None)
 
-    async def seed(context: list[dict[str, Json]], engine: Engine) -> SyncPlan:
-        await engine.store(Root("root"))
-        return SyncPlan([Step.for_root(Root.ref("root")).load_collection(Root.records)])
+    return connector([Root, Owner, Item], [list_items], seeding(Root.records), read)
 
-    async def initialise(
-        config: Size, credentials: CredentialProvider
-    ) -> Installation[list[dict[str, Json]]]:
-        return Installation(records[: config.records])
+
+def seeding(listed: ManyOf[P, Any]) -> Callable[[object, Engine], Awaitable[SyncPlan]]:
+    """A seeder of one root and everything that it lists."""
+
+    async def seed(context: object, engine: Engine) -> SyncPlan:
+        await engine.store(listed.parent("root"))
+        return SyncPlan([Step.for_root(listed.parent.ref("root")).load_collection(listed)])
+
+    return seed
+
+
+def connector(
+    entities: Sequence[type[Entity]],
+    loaders: Sequence[Loader[C]],
+    seeder: Callable[[C, Engine], Awaitable[SyncPlan]],
+    context: C,
+    *,
+    stop: Callable[[], Awaitable[None]] | None = None,
+) -> Connector[NoConfig, C]:
+    """A connector without configuration or credentials; the first entity is the root."""
+
+    async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[C]:
+        return Installation(context, stop=stop)
 
     return Connector(
         name="records",
-        description="Records in memory.",
-        schema=Schema([Root, Owner, Item], roots=[Root]),
-        loaders=[list_items],
-        seeder=seed,
+        description="Records for benchmarks.",
+        schema=Schema(entities, roots=entities[:1]),
+        loaders=loaders,
+        seeder=seeder,
         initialise=initialise,
-        config=Size,
+        config=NoConfig,
     )
+
+
+@asynccontextmanager
+async def running(source: Connector[NoConfig, C], path: Path) -> AsyncIterator[InstallationRuntime]:
+    """A started runtime of a connector, on a database of its own."""
+    info = InstallationInfo("records", "default", "bench", {}, 0.0)
+    runtime = InstallationRuntime(info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), path)
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()
+
+
+async def sync(source: Connector[NoConfig, C], path: Path) -> None:
+    """Sync through a runtime: tasks, transactions, links, freshness."""
+    async with running(source, path) as runtime:
+        await ended(await runtime.sync())
+
+
+async def ended(handle: SyncHandle) -> None:
+    """Wait for the end of a sync, which must be a good one."""
+    result = await handle.completion()
+    assert result.status == "completed", result

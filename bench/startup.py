@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 
-from .measure import Row, interleaved, report
+from .measure import ENVIRONMENT, Row, interleaved, report
 
 ROUNDS = 9
 
@@ -15,11 +14,10 @@ ROUNDS = 9
 def run() -> None:
     """Time --version, --help and a cold search."""
     with tempfile.TemporaryDirectory() as place:
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
         def command(*words: str) -> None:
             line = [sys.executable, *words]
-            subprocess.run(line, cwd=place, env=environment, capture_output=True, check=True)
+            subprocess.run(line, cwd=place, env=ENVIRONMENT, capture_output=True, check=True)
 
         command("-m", "max", "sync", "acme:default")
         timings = interleaved(

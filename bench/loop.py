@@ -1,0 +1,57 @@
+"""Whether the event loop stays free during a sync of 1,000,000 rows: a probe that ticks every 5 ms."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+
+from .measure import Row, fresh_paths, report
+from .records import PAGE, Record, listing, make, sync
+
+RECORDS = 1_000_000
+TICK = 0.005  # seconds
+READY = make(0, PAGE)  # pages are made from these, so that the source itself holds the loop for a moment only
+
+
+def run() -> None:
+    """How much later than asked for the ticks come, beside an idle loop's."""
+    with fresh_paths() as path:
+        late = asyncio.run(probed(sync(listing(renumbered, RECORDS), path())))
+    idle = asyncio.run(probed(asyncio.sleep(2)))
+    report(
+        "loop",
+        [
+            row("99.9th percentile beyond the tick", late, idle, 0.999, "≤ 25 ms"),
+            row("99th percentile", late, idle, 0.99),
+            row("median", late, idle, 0.5),
+            row("longest", late, idle, 1.0),
+        ],
+    )
+
+
+def row(what: str, late: list[float], idle: list[float], share: float, must: str = "") -> Row:
+    """One percentile of both."""
+    ours, reference = (sorted(some)[min(int(share * len(some)), len(some) - 1)] for some in (late, idle))
+    return Row(what, f"{ours * 1e3:.1f} ms", ours / reference, "an idle loop", must)
+
+
+async def probed(work: Coroutine[object, object, None]) -> list[float]:
+    """How late each tick came while the work was done, in seconds."""
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(TICK)
+            late.append(time.perf_counter() - began - TICK)
+
+    ticking = asyncio.create_task(tick())
+    await work
+    ticking.cancel()
+    return late
+
+
+def renumbered(start: int, stop: int) -> list[Record]:
+    """A page of records with ids of their own."""
+    return [{**data, "id": f"item-{start + i:08d}"} for i, data in enumerate(READY[: stop - start])]

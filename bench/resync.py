@@ -1,0 +1,161 @@
+"""Syncing again: what has not changed, without and with secondary indexes, and what has changed a little."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from max import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, Ref
+from max.connector import NoConfig
+from max.entities import ManyOf
+
+from .measure import Row, Timing, fresh_paths, interleaved, report
+from .records import (
+    BROUGHT,
+    PAGE,
+    Item,
+    Owner,
+    Read,
+    Record,
+    Root,
+    connector,
+    item,
+    listing,
+    make,
+    seeding,
+    sync,
+)
+
+RECORDS = 100_000
+FEW, MANY = 1_000, 10_000  # changes
+ROUNDS = 3
+
+Source = Connector[NoConfig, Any]
+
+
+class Desk(Entity):
+    """What lists every ticket."""
+
+    tickets: Many[Ticket] = Many()
+
+
+class Person(Entity):
+    """Three collections by a ref of the child: each gives an index."""
+
+    written: Many[Ticket] = Many(by=lambda: Ticket.author)
+    reviewed: Many[Ticket] = Many(by=lambda: Ticket.reviewer)
+    owned: Many[Ticket] = Many(by=lambda: Ticket.owner)
+
+
+class Ticket(Entity):
+    """Ten fields again, three of them refs."""
+
+    title: Field[str] = Field()
+    active: Field[bool] = Field()
+    votes: Field[int] = Field()
+    score: Field[float] = Field()
+    created_at: Field[datetime] = Field()
+    prose: Field[str] = Field()
+    author: Field[Ref[Person]] = Field()
+    reviewer: Field[Ref[Person]] = Field()
+    owner: Field[Ref[Person]] = Field()
+
+
+def run() -> None:
+    """Each source twice; the second time against the first."""
+    records = make(0, RECORDS)
+
+    def read(start: int, stop: int) -> list[Record]:
+        return records[start:stop]
+
+    plain = listing(read, RECORDS)
+    rows = [
+        versus("unchanged, no index", "≤ 1", twice(plain)),
+        versus("unchanged, three indexes", "≤ 0.25", twice(tickets(read, RECORDS))),
+    ]
+    changes = {number: twice(changing(records, number)) for number in (FEW, MANY)}
+    few, many = (changes[number]["again"].cpu / number for number in (FEW, MANY))
+    rows += [versus(f"{number:,} of 100,000 changed", "", changes[number]) for number in changes]
+    rows.append(
+        Row("cost of a change", f"{many * 1e6:.0f} µs CPU", many / few, f"when {FEW:,} changed", "≤ 1")
+    )
+    report("resync", rows)
+
+
+def twice(source: Source) -> dict[str, Timing]:
+    """Sync into a fresh file, and again."""
+    with fresh_paths() as path:
+        paths: list[Path] = []
+
+        def first() -> None:
+            paths.append(path())
+            asyncio.run(sync(source, paths[-1]))
+
+        return interleaved({"first": first, "again": lambda: asyncio.run(sync(source, paths[-1]))}, ROUNDS)
+
+
+def versus(what: str, must: str, timings: dict[str, Timing]) -> Row:
+    """The second sync against the first."""
+    first, again = timings["first"], timings["again"]
+    ratio, wall = again.cpu / first.cpu, again.wall / first.wall
+    return Row(what, f"{again.cpu:.2f} s CPU", ratio, "its own first sync", must, wall)
+
+
+def tickets(read: Read, count: int) -> Source:
+    """A source of entities with three refs that are indexed."""
+    made = [getattr(Ticket, name) for name in Ticket.types()]
+
+    @Loader.collection(Desk.tickets, brings=made)
+    async def list_tickets(parent: Ref[Desk], request: PageRequest, env: Env[Read]) -> Page[Ticket]:
+        start = int(request.cursor or 0)
+        end = min(start + PAGE, count)
+        page = [ticket(number, data) for number, data in enumerate(env.context(start, end), start)]
+        return Page(page, str(end) if end < count else None)
+
+    others = [never(many) for many in (Person.written, Person.reviewed, Person.owned)]
+    return connector([Desk, Person, Ticket], [list_tickets, *others], seeding(Desk.tickets), read)
+
+
+def ticket(number: int, data: Record) -> Ticket:
+    """A record with three refs, spread over a thousand people."""
+    return Ticket(
+        data["id"],
+        title=data["title"],
+        active=data["active"],
+        votes=data["votes"],
+        score=data["score"],
+        created_at=data["created_at"],
+        prose=data["prose"],
+        author=Person.ref(f"person-{number % 997}"),
+        reviewer=Person.ref(f"person-{number * 31 % 997}"),
+        owner=Person.ref(f"person-{number * 57 % 997}"),
+    )
+
+
+def never(many: ManyOf[Person, Ticket]) -> Loader[Read]:
+    """The loader of a collection that no plan lists: it is read by its index."""
+
+    async def list_nothing(parent: Ref[Person], request: PageRequest, env: Env[Read]) -> Page[Ticket]:
+        return Page([])
+
+    list_nothing.__name__ = many.name
+    return Loader.collection(many)(list_nothing)
+
+
+def changing(records: list[Record], changes: int) -> Source:
+    """A source that knows what changed since its mark: so many records, each time anew."""
+    turns = [0]
+
+    def latest(turn: int, start: int, stop: int) -> list[Item]:
+        return [item({**data, "votes": data["votes"] + turn}) for data in records[start:stop]]
+
+    @Loader.collection(Root.records, brings=BROUGHT)
+    async def list_items(parent: Ref[Root], request: PageRequest, env: Env[list[int]]) -> Page[Item]:
+        env.context[0] += request.cursor is None
+        start, count = int(request.cursor or 0), RECORDS if request.mark is None else changes
+        end = min(start + PAGE, count)
+        return Page(latest(env.context[0], start, end), str(end) if end < count else None, mark="now")
+
+    return connector([Root, Owner, Item], [list_items], seeding(Root.records), turns)
