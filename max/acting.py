@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +28,12 @@ from .commands import (
 from .connector import AnyConnector
 from .core import InstallationInfo
 from .errors import ProjectError, SyncError, SyncRunning, UnknownName, UsageError
+from .execution import SyncHandle
+from .foreground import Begin, Foreground
 from .onboarding import Onboarded, needs_answers, onboard, read_secret
 from .project import Project
 from .render import installation_json, result_json, summary
+from .runtime import InstallationRuntime
 from .sqlite import READER_CACHE, connect, transaction, translated
 from .tasks import Status, SyncResult, SyncRun, Wanted, owner_of, request, runs
 from .terminal import TerminalPrompter, is_terminal, tell, width
@@ -184,11 +187,21 @@ def refuse_while_syncing(project: Project, info: InstallationInfo) -> None:
 def configure_sync(parser: Parser) -> None:
     """``max sync [INSTALLATION]``."""
     add_target(parser, optional=True)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--restart", action="store_true", help="give up an interrupted sync and begin anew")
+    how.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="ID",
+        help="do just what failed in the last sync, or in that of an id",
+    )
     parser.set_defaults(run=run_sync)
     examples(
         parser,
         "max sync acme:default",
         "max sync acme:default -o json",
+        "max sync acme:default --retry-failed",
         "",
         "A sync that was interrupted goes on where it stopped. Ctrl-C saves and stops; a second one",
         "leaves at once, which loses nothing either. Exit status: 0 done, 1 failed, 3 partial.",
@@ -200,7 +213,14 @@ def run_sync(options: Options) -> Answer:
     project, notes = with_installation(options)
     for note in notes:  # before the sync rather than after it: they explain what is going on
         tell(note)
-    return synced(options, project, only_target(project, options.target))
+    return synced(options, project, only_target(project, options.target), partial(begun, options))
+
+
+def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandle]:
+    """What ``max sync`` begins with its options."""
+    if options.retry_failed is not None:
+        return runtime.retry_failed(options.retry_failed or None)
+    return runtime.sync(restart=options.restart)
 
 
 def with_installation(options: Options) -> tuple[Project, list[str]]:
@@ -234,11 +254,9 @@ def without_answers(connector: AnyConnector, target: str) -> Onboarded:
     return asyncio.run(onboard(connector, None, {}, {}))
 
 
-def synced(options: Options, project: Project, info: InstallationInfo) -> Answer:
+def synced(options: Options, project: Project, info: InstallationInfo, begin: Begin) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
-    from .foreground import Foreground
-
-    result = asyncio.run(Foreground(sys.stderr).sync(project, info))
+    result = asyncio.run(Foreground(sys.stderr).sync(project, info, begin))
     text = partial(summary, info, result, width(sys.stdout), paint())
     shown = answer(options, result_json(info, result), text, next_steps(info, result))
     return shown._replace(status=EXIT.get(result.status, 1))
@@ -250,7 +268,7 @@ def next_steps(info: InstallationInfo, result: SyncResult) -> list[str]:
         return [f"everything so far is saved; go on with: max resume {info}"]
     if result.status is Status.CANCELLED:
         return [f"what was stored stays; begin anew with: max sync {info}"]
-    notes = [f"to try again what failed: max sync {info}"] if result.failures else []
+    notes = [f"to do again just what failed: max sync {info} --retry-failed"] if result.failures else []
     if result.counts:
         largest = max(result.counts, key=lambda name: result.counts[name])
         notes.append(f"next: max search {info} {largest} --limit 5, or max schema {info}")
@@ -286,7 +304,7 @@ def run_resume(options: Options) -> Answer:
     project, info, run = unfinished_run(options)
     if run.status is Status.RUNNING:
         return asked(options, Wanted.RUN)
-    return synced(options, project, info)
+    return synced(options, project, info, InstallationRuntime.sync)
 
 
 def asked(options: Options, wanted: Wanted) -> Answer:

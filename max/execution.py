@@ -63,6 +63,7 @@ from .errors import (
     UpstreamMissing,
     UsageError,
 )
+from .expansion import retried
 from .listings import Scan, beginning
 from .operations import Caller, Operation
 from .tasks import (
@@ -267,7 +268,7 @@ class TaskRunner:
 
     def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
         self._surroundings, self._shared, self._commit = surroundings, shared, commit
-        self._further: set[int] = set()  # tasks that have stored a page since they were claimed
+        self._further: dict[int, Payload] = {}  # where tasks are that stored a page since they were claimed
         self._resolver = surroundings.connector.resolver
         self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
 
@@ -285,7 +286,7 @@ class TaskRunner:
         except Exception as error:
             return self.failed(task, error)
         finally:
-            self._further.discard(task.id)
+            self._further.pop(task.id, None)
 
     async def _run(self, task: Task) -> Settlement | None:
         if task.kind is TaskKind.EXPAND:
@@ -303,7 +304,8 @@ class TaskRunner:
             delay *= 0.5 + self._surroundings.draw() / 2
             wait = max(delay, error.retry_after or 0.0)
             return Settlement(task, State.PENDING, not_before=now + wait)
-        return Settlement(task, State.FAILED, failures=(failure_of(task, error, now),))
+        reached = task._replace(payload=self._further.get(task.id, task.payload))
+        return Settlement(task, State.FAILED, failures=(failure_of(reached, error, now),))
 
     # fan-out
 
@@ -360,7 +362,7 @@ class TaskRunner:
             page = Settlement(task, State.RUNNING, dict(payload), writes, progress=True)
             if (await self._commit(page)).state is not State.RUNNING:
                 return None
-            self._further.add(task.id)
+            self._further[task.id] = dict(payload)
 
     async def _load_page(
         self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: Scan
@@ -817,6 +819,25 @@ class SyncExecutor:
             root = expand(plan, self.surroundings.connector.resolver, since=now)
             sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
             return self._drive(sync, {})
+
+    async def retry(self, sync: str | None = None) -> SyncHandle:
+        """Begin a sync of just what failed in another one: the newest, or that of an id.
+
+        SyncError when nothing failed in it; NotFound.
+        """
+        now = self.surroundings.clock()
+        if sync is None:
+            newest = await self.store.runs(1, now=now)
+            sync = newest[0].id if newest else ""
+        result = await self.store.result(sync, now=now)
+        if not result.failures or not result.status.final:
+            words = "nothing failed in it" if result.status.final else f"it is {result.status}"
+            raise SyncError(f"sync {result.id} has nothing to retry: {words}", hint="`max runs` lists them")
+        async with self._changing:
+            self._check_free()
+            root = retried(result.failures)
+            begun = await self.store.begin([{"retry": result.id}], root, worker=self.worker, now=now)
+            return self._drive(begun, {})
 
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""

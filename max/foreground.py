@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO, cast
 
@@ -21,8 +21,11 @@ from .errors import Interrupted
 from .execution import Progress, SyncHandle
 from .project import Project
 from .render import duration
+from .runtime import InstallationRuntime
 from .tasks import SyncResult
 from .terminal import ProgressView
+
+Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,13 +39,13 @@ class Foreground:
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
 
-    async def sync(self, project: Project, info: InstallationInfo) -> SyncResult:
-        """Begin or go on with a sync, and wait for its end or its pause."""
+    async def sync(self, project: Project, info: InstallationInfo, begin: Begin) -> SyncResult:
+        """Begin a sync, or go on with one, and wait for its end or its pause."""
         with self._signals():
             try:
                 async with project:
                     runtime = await project.runtime(info.connector, info.name)
-                    self._handle = await runtime.sync()
+                    self._handle = await begin(runtime)
                     return await self._completion(self._handle)
             except asyncio.CancelledError:
                 if not self._interruptions:

@@ -86,21 +86,26 @@ class InstallationRuntime:
         self.started_at = 0.0
         await self._parts.stop()
 
-    async def sync(self) -> SyncHandle:
+    async def sync(self, *, restart: bool = False) -> SyncHandle:
         """Begin a sync, and return at once.
 
-        The one that is under way here is joined; one that was interrupted or paused goes on.
-        SyncRunning when another process is at it.
+        The one that is under way here is joined; one that was interrupted or paused goes on,
+        or with ``restart`` is given up.  SyncRunning when another process is at it.
         """
         async with self._starting:
             executor = self._execution.executor
             if executor.running is not None:
                 return executor.running
             unfinished = await executor.unfinished()
-            if unfinished is not None:
+            if unfinished is not None and not restart:
                 return await executor.resume(unfinished)
             plan = await self._connector.seeder(self._connection.context, self._engine)
             return await executor.begin(plan)
+
+    async def retry_failed(self, sync: str | None = None) -> SyncHandle:
+        """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
+        async with self._starting:
+            return await self._execution.executor.retry(sync)
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""

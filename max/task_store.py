@@ -22,6 +22,7 @@ from .entities import Json
 from .errors import LeaseLost, NotFound, SyncError, SyncRunning
 from .sqlite import Database, migrate, primary_code
 from .tasks import (
+    BLOCKED,
     CHILDREN_PAGE,
     FAILURE_COLUMNS,
     GIVE_BACK,
@@ -527,7 +528,7 @@ class _Transaction:
         payload: Payload = json.loads(text)
         if kind != TaskKind.GROUP:
             error = {
-                "code": "sync.blocked",
+                "code": BLOCKED,
                 "message": f"blocked by step {cause}",
                 "hint": "retry that first",
             }

@@ -31,6 +31,8 @@ CHILDREN_PAGE = 1_000  # targets that a task hands on at a time
 LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead
 SIGN = 1.0  # seconds between two signs of life, at least
 
+BLOCKED = "sync.blocked"  # the code of what did not run because something before it failed
+
 # -- states -------------------------------------------------------------------------------
 
 

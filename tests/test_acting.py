@@ -190,7 +190,22 @@ def test_a_partial_sync_lists_what_failed_and_exits_3(cli: Cli) -> None:
         "    thing 1 is gone",
         "    look for it",
     ]
-    assert "to try again what failed: max sync things:default" in run.err
+    assert "to do again just what failed: max sync things:default --retry-failed" in run.err
+
+
+def test_a_retry_does_only_what_failed_and_tells_the_same_truth(cli: Cli) -> None:
+    things(cli, "partial")
+    run = cli("sync", "things:default", "--retry-failed", "-o", "json")
+    assert (run.status, run.data["status"], run.data["counts"]) == (1, "failed", {})
+    assert [one["id"] for one in run.data["failures"]] == ["1"]
+
+
+def test_a_retry_of_nothing_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
+    cli("sync", "acme")
+    assert "nothing failed in it" in cli("sync", "acme", "--retry-failed").err
+    assert "no sync 'zzzz'" in cli("sync", "acme", "--retry-failed", "zzzz").err
+    both = cli("sync", "acme", "--restart", "--retry-failed")
+    assert (both.status, "not allowed with" in both.err) == (2, True)
 
 
 def test_a_sync_that_stores_nothing_failed(cli: Cli) -> None:
