@@ -22,7 +22,7 @@ import json
 import selectors
 import socket
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,8 +34,8 @@ from .entities import Json
 V = TypeVar("V")
 
 START = 1_750_000_000.0  # seconds since the epoch: when a fake clock begins
-GRACE = 0.01  # real seconds in which threads and sockets may still speak before a wait is skipped
-PAUSE = 1.0  # seconds between two bytes of an answer that dribbles
+GRACE = 0.005  # real seconds in which threads and sockets may still speak before a wait is skipped
+PAUSE = 2.0  # seconds between two bytes of an answer that dribbles
 FOREVER = 2**31  # as ``times`` of a fault
 GARBAGE = b"<!doctype html><title>Bad gateway</title><h1>We will be right back</h1>"
 
@@ -103,7 +103,7 @@ class Lie(StrEnum):
     SKIP = "skip"  # the page is left out: the one behind it comes in its place
     TRUNCATE = "truncate"  # half of the body, then the connection is closed
     GARBAGE = "garbage"  # status 200 and HTML
-    DRIBBLE = "dribble"  # a byte a second
+    DRIBBLE = "dribble"  # a byte every two seconds
     RESET = "reset"  # half of the body, then the connection is reset
     STORM = "storm"  # status 429
     EXPIRE = "expire"  # status 401 until ``POST /token`` has given a new token
@@ -140,11 +140,16 @@ class ScriptedUpstream:
         self.served: Counter[str] = Counter()
         self._faults: dict[Fault, int] = {}
         self._tokens = 0
+        self._reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._conversations: set[asyncio.Task[Any]] = set()
 
     def tell(self, *faults: Fault) -> None:
         """Tell these lies from now on, and no others; none: the truth."""
         self._faults = {fault: fault.times for fault in faults}
+
+    async def reached(self, address: str) -> None:
+        """Wait until an address is asked for, unless it was already: the moment to pull a plug."""
+        await self._reached[address].wait()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0)
@@ -180,6 +185,7 @@ class ScriptedUpstream:
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         await reader.readexactly(int(headers.get("content-length", 0)))
         self.asked[target] += 1
+        self._reached[target].set()
         if method == "POST":
             self._renew()
             return await self._send(writer, 200, {"token": self.token})
@@ -200,7 +206,8 @@ class ScriptedUpstream:
             asked_for = "" if fault.retry_after is None else f"retry-after: {fault.retry_after:g}\r\n"
             return await self._send(writer, 429, {"error": "slower"}, headers=asked_for)
         stays = await self._send(writer, 200, self._page(parts.path, page, lie), lie)
-        self.served[target] += lie not in (Lie.TRUNCATE, Lie.GARBAGE, Lie.RESET)
+        if lie not in (Lie.TRUNCATE, Lie.GARBAGE, Lie.RESET):
+            self.served[target] += 1
         return stays
 
     def _due(self, path: str, page: int) -> Fault | None:

@@ -1,0 +1,198 @@
+"""A connector over the scripted upstream, through the real HTTP client, into a real file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from max import (
+    BadCredentials,
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    HttpClient,
+    Installation,
+    InstallationInfo,
+    InstallationRuntime,
+    Json,
+    Limit,
+    Loader,
+    Many,
+    Operation,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    SyncPlan,
+    SyncResult,
+)
+from max.connector import MemoryCredentials
+from max.testing import FakeClock, ScriptedUpstream
+
+PAGES, SIZE = 5, 4  # pages of a listing, items on a page
+SECRET = "old-pass"  # the first bearer
+
+
+class Thing(Entity):
+    """What the upstream lists."""
+
+    title: Field[str] = Field()
+
+
+class Label(Entity):
+    """What it lists beside, and never lies about."""
+
+    title: Field[str] = Field()
+
+
+class ScriptedRoot(Entity):
+    """Lists both."""
+
+    things: Many[Thing] = Many()
+    labels: Many[Label] = Many()
+
+
+@dataclass(frozen=True)
+class ScriptedConfig:
+    """Where the upstream is, and what pages say of the whole listing."""
+
+    url: str
+    totals: bool = True
+
+
+class Api:
+    """Clients of the upstream, the newest one last; a new bearer means a new client."""
+
+    def __init__(self, config: ScriptedConfig) -> None:
+        self.totals = config.totals
+        self._url = config.url
+        self._clients = [HttpClient(config.url, token=SECRET, timeout=5.0)]
+        self._renewing = asyncio.Lock()
+
+    async def stop(self) -> None:
+        """Close them all; requests that were under way have ended by now."""
+        for client in self._clients:
+            await client.stop()
+
+    async def get(self, address: str) -> Json:
+        """One page; a bearer that has expired is renewed once."""
+        client = self._clients[-1]
+        try:
+            return await client.get(address)
+        except BadCredentials:
+            await self._renew(client)
+            return await self._clients[-1].get(address)
+
+    async def _renew(self, refused: HttpClient) -> None:
+        async with self._renewing:
+            if self._clients[-1] is refused:  # nobody else has done it meanwhile
+                answer = (await refused.request("POST", "/token")).json()
+                self._clients.append(HttpClient(self._url, token=answer["token"], timeout=5.0))
+
+
+async def fetch(api: Api, address: str) -> Json:
+    """One page of a listing."""
+    return await api.get(address)
+
+
+get = Operation("scripted:page:get", fetch, limit=Limit("scripted", concurrency=4), deadline=7.0)
+
+
+async def list_page(kind: type[Any], path: str, request: PageRequest, env: Env[Api]) -> Page[Any]:
+    """One page of either listing."""
+    address = path if request.cursor is None else f"{path}?cursor={request.cursor}"
+    data = await env.run(get, address)
+    items = [kind(one["id"], title=one["title"]) for one in data["items"]]
+    return Page(items, next=data["next"], total=data["total"] if env.context.totals else None)
+
+
+@Loader.collection(ScriptedRoot.things, brings=[Thing.title])
+async def list_things(parent: Ref[ScriptedRoot], request: PageRequest, env: Env[Api]) -> Page[Thing]:
+    """A page of things."""
+    return await list_page(Thing, "/things", request, env)
+
+
+@Loader.collection(ScriptedRoot.labels, brings=[Label.title])
+async def list_labels(parent: Ref[ScriptedRoot], request: PageRequest, env: Env[Api]) -> Page[Label]:
+    """A page of labels."""
+    return await list_page(Label, "/labels", request, env)
+
+
+async def seed(api: Api, engine: Engine) -> SyncPlan:
+    """Both listings, side by side."""
+    root = ScriptedRoot("root")
+    await engine.store(root)
+    step = Step.for_root(Ref.of(root))
+    both = [step.load_collection(ScriptedRoot.things), step.load_collection(ScriptedRoot.labels)]
+    return SyncPlan([Step.concurrent(both)])
+
+
+async def initialise(config: ScriptedConfig, credentials: CredentialProvider) -> Installation[Api]:
+    """A client of the upstream."""
+    api = Api(config)
+    return Installation(api, stop=api.stop)
+
+
+connector: Connector[ScriptedConfig, Api] = Connector(
+    name="scripted",
+    description="An upstream that lies to order.",
+    schema=Schema([ScriptedRoot, Thing, Label], roots=[ScriptedRoot]),
+    loaders=[list_things, list_labels],
+    seeder=seed,
+    initialise=initialise,
+    config=ScriptedConfig,
+)
+
+
+def records(kind: str, many: int = PAGES * SIZE) -> list[Json]:
+    """As many records of a kind, in the order in which they are listed."""
+    return [{"id": f"{kind}-{n:05}", "title": f"{kind} number {n}"} for n in range(many)]
+
+
+def upstream(things: Sequence[Json] | None = None) -> ScriptedUpstream:
+    """Two listings of five pages each."""
+    listings = {"/things": records("thing") if things is None else things, "/labels": records("label")}
+    return ScriptedUpstream(listings, page_size=SIZE, token=SECRET)
+
+
+def runtime(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> InstallationRuntime:
+    """The installation's runtime, not yet started."""
+    info = InstallationInfo("scripted", "default", "scripted-1", {}, 0.0)
+    provider = CredentialProvider(MemoryCredentials(), [])
+    return InstallationRuntime(info, connector, ScriptedConfig(url, totals), provider, path, clock=clock)
+
+
+async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> SyncResult:
+    """One sync, as one process would do it."""
+    one = runtime(url, path, clock, totals=totals)
+    await one.start()
+    try:
+        return await (await one.sync()).completion()
+    finally:
+        await one.stop()
+
+
+def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """What the file holds for its user: every row, and who lists whom."""
+    links = """
+        SELECT collection, parent, coalesce(t._id, l._id) FROM _max_link JOIN _max_list ON id = list
+          LEFT JOIN thing t ON t._row = child AND collection = 'ScriptedRoot.things'
+          LEFT JOIN label l ON l._row = child AND collection = 'ScriptedRoot.labels' ORDER BY 1, 2, 3
+    """
+    connection = sqlite3.connect(path)
+    try:
+        found = {
+            table: connection.execute(f"SELECT _id, title, _removed_at FROM {table} ORDER BY _id").fetchall()
+            for table in ("thing", "label")
+        }
+        return {**found, "links": connection.execute(links).fetchall()}
+    finally:
+        connection.close()
