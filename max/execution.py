@@ -32,7 +32,6 @@ from .core import (
     Batch,
     BatchLoader,
     CollectionLoader,
-    Concurrent,
     Engine,
     Env,
     In,
@@ -43,8 +42,6 @@ from .core import (
     Page,
     PageRequest,
     RawLoader,
-    Resolver,
-    Step,
     Stored,
     SyncMeta,
     SyncPlan,
@@ -61,9 +58,8 @@ from .errors import (
     SyncRunning,
     UpstreamError,
     UpstreamMissing,
-    UsageError,
 )
-from .expansion import retried
+from .expansion import expand, retried
 from .listings import Scan, beginning
 from .operations import Caller, Operation
 from .tasks import (
@@ -92,63 +88,6 @@ FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried
 
 Clock = Callable[[], float]
 Commit = Callable[[Settlement], Awaitable[Outcome]]
-
-
-# -- from a plan to tasks ------------------------------------------------------------------
-
-
-def expand(plan: SyncPlan, resolver: Resolver, *, since: float) -> NewTask:
-    """The task graph of a plan: its steps one after the other, concurrent ones side by side.
-
-    Fields that were synced at or after ``since`` are not fetched.  UnknownName or UsageError
-    when the plan names what the schema or the loaders do not have.
-    """
-    plan.check(resolver.schema)
-    steps = []
-    for step in plan.steps:
-        if isinstance(step, Concurrent):
-            inside = tuple(_step(one, resolver, since) for one in step.steps)
-            steps.append(NewTask(TaskKind.GROUP, {"step": str(step)}, inside))
-        else:
-            steps.append(_step(step, resolver, since))
-    return NewTask(TaskKind.GROUP, {"step": "the plan"}, tuple(steps), chained=True)
-
-
-def _step(step: Step, resolver: Resolver, since: float) -> NewTask:
-    base = {"entity": step.entity, "operation": step.operation}
-    if step.operation == "load_collection":
-        return _target(step, {**base, "names": list(step.names)}, since)
-    homes = _homes(step, resolver)
-    loads = [
-        _target(step, {**base, "names": names, "loader": loader}, since) for loader, names in homes.items()
-    ]
-    return loads[0] if len(loads) == 1 else NewTask(TaskKind.GROUP, {"step": str(step)}, tuple(loads))
-
-
-def _target(step: Step, payload: dict[str, Any], since: float) -> NewTask:
-    """One task for one target, or one that makes a task for each."""
-    if step.id is None:
-        return NewTask(TaskKind.EXPAND, {**payload, "matching": step.matching, "since": since, "after": ""})
-    if step.operation == "load_collection":
-        return NewTask(TaskKind.LOAD_COLLECTION, {**payload, "id": step.id})
-    return NewTask(TaskKind.LOAD_FIELDS, {**payload, "ids": [step.id], "since": since})
-
-
-def _homes(step: Step, resolver: Resolver) -> dict[str, list[str]]:
-    """The step's fields by the loader that fetches them for given refs."""
-    entity = resolver.schema.entity(step.entity)
-    homes: dict[str, list[str]] = {}
-    for name in step.names:
-        field: FieldOf[Any, Any] = FieldOf(entity, name)
-        loader = resolver.home(field)
-        if loader is None:
-            bringing = ", ".join(one.name for one in resolver.loaders if field in one.brings)
-            raise UsageError(
-                f"{field!r} cannot be loaded by itself: it only comes along with {bringing or 'the seeder'}",
-                hint="load the collection that brings it instead",
-            )
-        homes.setdefault(loader.name, []).append(name)
-    return homes
 
 
 # -- what a loader is given ----------------------------------------------------------------
