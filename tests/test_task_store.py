@@ -21,7 +21,6 @@ from max.sqlite import MEMORY, Database
 from max.task_store import SqliteTaskStore
 from max.tasks import (
     LEASE,
-    MOVES,
     NewTask,
     Settled,
     Settlement,
@@ -235,7 +234,8 @@ class History:
         self.store, self.now, self.processes = store, 1000.0, 0
         self.ids: list[str] = []
         self.final: dict[str, Status] = {}
-        self.ended: set[int] = set()  # tasks
+        self.given: set[int] = set()  # tasks of the newest sync that were ever claimed
+        self.ended: set[int] = set()  # tasks that came to an end
         self.restart()
 
     def restart(self) -> None:
@@ -252,7 +252,7 @@ class History:
         with suppress(SyncRunning):
             self.sync = await self.store.begin([], plan, worker=self.worker, now=self.now)
             self.ids.append(self.sync)
-            self.tasks = []
+            self.tasks, self.given = [], set()
 
     async def resume(self, chance: Random) -> None:
         """Take over what was left, if it is free."""
@@ -284,14 +284,16 @@ class History:
         for task, outcome in zip(ending, settled.outcomes, strict=True):
             assert outcome.error is None
             self.tasks += [task] if outcome.state is State.RUNNING else []
-            self.ended |= set() if MOVES[outcome.state] else {task.id}
+            self.ended |= {task.id} if outcome.state in (State.COMPLETED, State.FAILED) else set()
         assert not self.ended & {task.id for task in settled.claimed}, "what has ended never runs again"
         self.tasks += settled.claimed
+        self.given |= {task.id for task in settled.claimed}
         await self.follow(settled)
 
     async def follow(self, settled: Settled) -> None:
         """Do what a worker does then."""
         if settled.status is not Status.RUNNING:
+            assert self.given <= self.ended, "all that was begun has come to an end"
             self.sync, self.tasks = None, []
         elif settled.wanted is Wanted.RUN:
             assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
@@ -302,10 +304,18 @@ class History:
 
     async def request(self, chance: Random) -> None:
         """Anybody asks the newest sync for something."""
-        wanted = chance.choice([Wanted.PAUSE] * 4 + [Wanted.RUN] * 3 + [Wanted.CANCEL])
+        wanted = chance.choice([Wanted.PAUSE] * 3 + [Wanted.RUN] * 4 + [Wanted.CANCEL])
         if self.ids:
             with suppress(SyncError):  # it has ended, or is about to
                 await self.store.request(self.ids[-1], wanted, now=self.now)
+
+    async def waver(self, chance: Random) -> None:
+        """Somebody asks for a pause, and takes it back before it is obeyed."""
+        if len(self.tasks) > 1:
+            with suppress(SyncError):  # it is being cancelled
+                await self.store.request(self.sync or "", Wanted.PAUSE, now=self.now)
+            await self.settle(chance)
+        await self.request(chance)
 
     async def crash(self, chance: Random) -> None:
         """The process dies, which others know when its lease has passed."""
@@ -335,7 +345,7 @@ class History:
                 assert run.id == self.ids[-1], "only the newest goes on"
 
 
-STEPS = ["settle"] * 12 + ["request"] * 4 + ["begin", "resume", "crash", "release", "prune"]
+STEPS = ["settle"] * 12 + ["request"] * 4 + ["begin", "resume", "waver", "crash", "release", "prune"]
 
 
 @settings(deadline=None, max_examples=100)
