@@ -39,7 +39,7 @@ from .core import (
 )
 from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, SchemaError, StorageError, UnknownName, UsageError
-from .queries import Statement, chosen, count, select, write_cursor
+from .queries import CASEFOLD, Statement, chosen, count, selects, write_cursor
 from .rows import SQL_TYPES, Layout, Rows, stamp_column
 from .sqlite import Database, migrate, quoted, refuse_newer
 
@@ -229,9 +229,11 @@ class Tables:
         size = PAGE_SIZE if query.size is None else query.size
         if size < 0:
             raise UsageError(f"a limit counts entities; {size} is none")
-        connection.create_function("max_casefold", 1, _casefold, deterministic=True)
-        sql, values = select(self._layouts, query, size + 1)
-        rows = connection.execute(sql, values).fetchall()
+        rows: list[tuple[Any, ...]] = []
+        for sql, values in selects(self._layouts, query, size + 1):
+            rows += run(connection, sql, values)
+            if len(rows) > size:
+                break
         more, rows = len(rows) > size, rows[:size]
         names = chosen(layout, query)
         width = 1 + len(names) + len(layout.words)
@@ -243,9 +245,7 @@ class Tables:
     def count(self, connection: sqlite3.Connection, query: Query[Any]) -> int:
         """How many entities fit a query's filter."""
         self.layout(query.entity)
-        connection.create_function("max_casefold", 1, _casefold, deterministic=True)
-        sql, values = count(self._layouts, query)
-        return int(connection.execute(sql, values).fetchone()[0])
+        return int(run(connection, *count(self._layouts, query))[0][0])
 
     def load(self, connection: sqlite3.Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""
@@ -296,19 +296,17 @@ class Tables:
 
         Without ``dated`` nothing is recorded about when the fields were synced.
         """
-        by_entity: dict[type[Entity], list[Entity]] = {}
-        for one in arrival.entities:
-            by_entity.setdefault(type(one), []).append(one)
+        by_entity = by_type(arrival.entities)
         encoded = [(self.layout(entity), self.layout(entity).encode(e)) for entity, e in by_entity.items()]
         place = self._open_list(connection, arrival.listing)
         at = arrival.requested_at if dated else None
         counts = {}
         for layout, groups in encoded:
             along = arrival.listing is not None and layout.entity is not arrival.listing.collection.child
-            before = last_row(connection, layout)
+            before = last_row(connection, layout) if along else 0
             self._write_rows(connection, layout, groups, at, None if along else place)
-            new = last_row(connection, layout) - before
-            counts[layout.entity.__name__] = new if along else len(by_entity[layout.entity])
+            new = last_row(connection, layout) - before if along else len(by_entity[layout.entity])
+            counts[layout.entity.__name__] = new
         removed = sum(self._remove(connection, ref, arrival.requested_at) for ref in arrival.removed)
         if arrival.listing is not None and place is not None:
             self._link(connection, arrival.listing, encoded, place)
@@ -353,7 +351,8 @@ class Tables:
             }
             stamps = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
         for rows in groups:
-            statement = upsert(layout, rows.names, tuple(parts))
+            key = rows.names, tuple(parts)
+            statement = layout.upserts.get(key) or layout.upserts.setdefault(key, upsert(layout, *key))
             connection.executemany(statement, rows.tuples(*layout.masks(rows.names), *stamps))
         if at is not None:
             for rows in groups:
@@ -435,7 +434,6 @@ class Tables:
     ) -> list[str]:
         """The next ids that fit a query and of which some field is older than ``before``."""
         layout = self.layout(query.entity)
-        connection.create_function("max_casefold", 1, _casefold, deterministic=True)
         statement = Statement(self._layouts, query.entity)
         condition = statement.condition(query.filter)
         stale = " OR ".join(
@@ -446,7 +444,7 @@ class Tables:
             f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND ({condition})"
             f" AND ({stale or 1}) AND t._id > {statement.bind(after)} ORDER BY t._id LIMIT {limit}"
         )
-        return [row[0] for row in connection.execute(sql, statement.values)]
+        return [row[0] for row in run(connection, sql, statement.values)]
 
     def record(
         self,
@@ -494,6 +492,16 @@ class _Place:
         self.list, self.generation, self.number = list, generation, number
 
 
+def run(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query; what its SQL calls is made known first.
+
+    Only when it does: a new function makes SQLite compile every statement of the connection anew.
+    """
+    if CASEFOLD in sql:
+        connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
+    return connection.execute(sql, values).fetchall()
+
+
 def _casefold(text: str | None) -> str | None:
     return None if text is None else text.casefold()
 
@@ -504,6 +512,14 @@ def _position(cursor: str | None) -> int:
     if not cursor.isdecimal():
         raise InvalidCursor("it belongs to a query, not to a collection")
     return int(cursor)
+
+
+def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
+    """Entities apart by their type, in the order of the first of each."""
+    types = list(map(type, entities))
+    if len(set(types)) == 1:
+        return {types[0]: entities}
+    return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
 def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:

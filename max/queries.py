@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from .core import Order, Query
@@ -35,6 +35,7 @@ from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
+CASEFOLD = "max_casefold"  # the SQL function that the statements call, and whoever runs them provides
 COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
@@ -134,7 +135,7 @@ class Statement:
     def _text(self, op: Op, column: str, text: str) -> str:
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
-        folded = f"instr(max_casefold({column}), {self.bind(text.casefold())}) > 0"
+        folded = f"instr({CASEFOLD}({column}), {self.bind(text.casefold())}) > 0"
         if not text.isascii() or len(text) > LONGEST_PATTERN:
             return folded
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -149,34 +150,62 @@ class Statement:
         return ", ".join([*words, "t._id ASC"])
 
     def after(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
-        """True for the rows behind a key.  Empty values stand before all others."""
+        """True for the rows behind a key."""
         if not terms:
             return f"t._id > {self.bind(values[0])}"
+        near = self.near(terms, values)
+        return f"{near} OR {self.far(terms[0])}" if has_far(terms, values) else near
+
+    def near(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
+        """True for the rows behind a key that are empty in its first field, or filled, as the key is."""
         column, value = self.column(terms[0].path), values[0]
-        beyond, bound = self._beyond(column, value, descending=terms[0].descending)
-        same = f"{column} IS {self.bind(value)}"
-        return f"{bound}({beyond} OR ({same} AND {self.after(terms[1:], values[1:])}))"
-
-    def _beyond(self, column: str, value: Any, *, descending: bool) -> tuple[str, str]:
-        """Strictly behind one value, and a bound that lets SQLite begin at it in an index."""
         if value is None:
-            return ("0", "") if descending else (f"{column} IS NOT NULL", "")
-        if descending:
-            return f"{column} < {self.bind(value)} OR {column} IS NULL", ""
-        bound = f"{column} >= {self.bind(value)} AND "
-        return f"{column} > {self.bind(value)}", bound
+            return f"({column} IS NULL AND ({self.after(terms[1:], values[1:])}))"
+        sign = "<" if terms[0].descending else ">"
+        return (
+            f"({column} {sign}= {self.bind(value)} AND ({column} {sign} {self.bind(value)}"
+            f" OR ({column} = {self.bind(value)} AND ({self.after(terms[1:], values[1:])}))))"
+        )
+
+    def far(self, term: Order) -> str:
+        """True for the others behind it: empty values stand before all others."""
+        return f"{self.column(term.path)} IS {'' if term.descending else 'NOT '}NULL"
 
 
-def select(layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int) -> tuple[str, list[Any]]:
-    """The statement of one page: ``(id, *fields, *loaded words, *order values)`` rows."""
+def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
+    """Whether both empty and filled values can come behind a key."""
+    return bool(terms) and (values[0] is None) is not terms[0].descending
+
+
+def selects(
+    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int
+) -> Iterator[tuple[str, list[Any]]]:
+    """The statements of one page, to be run until there are enough rows.
+
+    Each gives ``(id, *fields, *loaded words, *order values)`` and is one range of the first
+    field, so that an index on it leads straight to where the page begins.
+    """
+    if query.cursor is None:
+        yield _select(layouts, query, limit, lambda statement: "1")
+        return
+    key = read_cursor(query)
+    if not query.order:
+        yield _select(layouts, query, limit, lambda statement: statement.after((), key))
+        return
+    yield _select(layouts, query, limit, lambda statement: statement.near(query.order, key))
+    if has_far(query.order, key):
+        yield _select(layouts, query, limit, lambda statement: statement.far(query.order[0]))
+
+
+def _select(
+    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int, behind: Callable[[Statement], str]
+) -> tuple[str, list[Any]]:
     statement = Statement(layouts, query.entity)
     names = chosen(statement.layout, query)
     columns = ["t._id", *(f"t.{quoted(n)}" for n in names)]
     columns += [f"t.{quoted(word)}" for word in statement.layout.words]
     columns += [statement.column(term.path) for term in query.order]
-    where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})"]
-    if query.cursor is not None:
-        where.append(f"({statement.after(query.order, read_cursor(query))})")
+    where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})", f"({behind(statement)})"]
     order = statement.order(query.order)
     sql = (
         f"SELECT {', '.join(columns)} {statement.source} WHERE {' AND '.join(where)}"

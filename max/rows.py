@@ -14,11 +14,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import repeat
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Generic, cast
 
 from .entities import (
+    ID,
     INTEGER_LIMIT,
+    LOCAL,
     E,
     Entity,
     FieldType,
@@ -56,14 +59,15 @@ PLAIN: dict[Kind, frozenset[type]] = {
 
 ISO_SIGNS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"))  # where ISO 8601 has which sign
 
-DECODERS: dict[Kind, Callable[[Any], Any]] = {
+DECODERS: dict[Kind, Callable[[Any], Any]] = {  # of immutable values, which entities may share
     Kind.BOOLEAN: bool,
     Kind.DATETIME: datetime_of,
     Kind.DATE: date.fromisoformat,
-    Kind.JSON: json.loads,
 }
 
 Column = Sequence[Any]
+
+_TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
 
 
 class Unfit(Exception):
@@ -89,12 +93,20 @@ def encode_one(holds: FieldType, value: Any) -> Any:
     return str(dumped) if isinstance(dumped, str) else dumped
 
 
-def decoder(holds: FieldType) -> Callable[[Any], Any] | None:
-    """How a stored value becomes a Python value; None when it already is one.  NULL is not passed."""
+def decode_column(holds: FieldType, column: Column) -> Column:
+    """A column as Python values; of equal ones only the first is decoded."""
+    if holds.kind is Kind.JSON:  # lists and dicts, which no two entities may share
+        return [None if stored is None else json.loads(stored) for stored in column]
     if holds.kind is Kind.REF:
         target = cast("type[Entity]", holds.target)
-        return lambda stored: Ref(target, stored)
-    return DECODERS.get(holds.kind)
+        values: dict[Any, Any] = {stored: Ref(target, stored) for stored in set(column)}
+    elif holds.kind in DECODERS:
+        decode = DECODERS[holds.kind]
+        values = {stored: decode(stored) for stored in set(column) if stored is not None}
+    else:
+        return column
+    values[None] = None
+    return list(map(values.__getitem__, column))
 
 
 def encode_column(holds: FieldType, column: Column) -> Column:
@@ -157,9 +169,10 @@ def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column
             pass
     except ValueError:
         raise Unfit from None
-    if len(values[0]) == 20:
-        return [None if value is None else value[:19] for value in column]
-    return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
+    end = _common_end(values)
+    if end is None:
+        return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
+    return [value and value[:end] for value in column]
 
 
 def _same_shape(values: list[str]) -> bool:
@@ -174,6 +187,14 @@ def _same_shape(values: list[str]) -> bool:
     return all(set(joined[at::width]) == {sign} for at, sign in signs)
 
 
+def _common_end(values: list[str]) -> int | None:
+    """Where all of them end but for trailing zeros and the zone, when that is one place."""
+    width, joined = len(values[0]), "".join(values)
+    if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
+        return 19
+    return None if "0" in joined[width - 2 :: width] else width - 1
+
+
 def _trimmed(text: str) -> str:
     """UTC's own isoformat without its zone and without trailing zeros."""
     return text[:19] if len(text) == 25 else text[:26].rstrip("0")
@@ -184,10 +205,10 @@ def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
 
 
 def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
-    targets = {value.entity for value in values}
-    ids = [value.id for value in values]
+    targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
+    ids = list(map(_ID, values))
     plain = targets == {holds.target} and set(map(type, ids)) == {str} and "" not in ids
-    if not plain or any(value.scope.installation for value in values):
+    if not plain or scopes != {id(LOCAL)}:
         return _encode_each(holds, column)
     _plain_text(holds, ids, ids)
     return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
@@ -226,6 +247,7 @@ class Layout(Generic[E]):
         self.entity, self.table = entity, table
         self.types = dict(entity.types())
         self.bits, self.parts = bits, parts
+        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], str] = {}  # statements, once written
         self.words = [word_column(word) for word in range(1 + max(bits.values(), default=0) // BITS)]
         self.stamps = {part: stamp_column(part) for part in sorted({0, *parts.values()})}
 
@@ -244,9 +266,7 @@ class Layout(Generic[E]):
 
     def encode(self, entities: Sequence[Entity]) -> list[Rows]:
         """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
-        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for values in self._once_each(entities):
-            groups.setdefault(tuple(values), []).append(values)
+        groups = _by_fields(self._once_each(entities))
         try:
             return [self._encode_group(names, records) for names, records in groups.items()]
         except Unfit:
@@ -267,7 +287,7 @@ class Layout(Generic[E]):
 
     def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
         names = tuple(name for name in keys if name != "id")
-        ids = list(encode_column(FieldType(Kind.TEXT), [record["id"] for record in records]))
+        ids = list(encode_column(ID, [record["id"] for record in records]))
         if "" in ids:
             raise Unfit
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
@@ -279,18 +299,16 @@ class Layout(Generic[E]):
             return []
         ids, *columns = zip(*rows, strict=True)
         values, words = columns[: len(names)], columns[len(names) :]
-        decoded = [self._decode_column(name, column) for name, column in zip(names, values, strict=True)]
+        decoded = [
+            decode_column(self.types[name], column) for name, column in zip(names, values, strict=True)
+        ]
         keys = ("id", *names)
-        records = [dict(zip(keys, row, strict=True)) for row in zip(ids, *decoded, strict=True)]
+        records = list(map(dict, map(zip, repeat(keys), zip(ids, *decoded, strict=True))))
         wanted = self.masks(names)
-        if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in word):
+        if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in set(word)):
             for record, masks in zip(records, zip(*words, strict=True), strict=True):
                 self._drop_unloaded(record, names, masks)
         return [self._record(record) for record in records]
-
-    def _decode_column(self, name: str, column: Column) -> Column:
-        decode = decoder(self.types[name])
-        return column if decode is None else [None if v is None else decode(v) for v in column]
 
     def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], masks: Sequence[int]) -> None:
         for name in names:
@@ -302,6 +320,17 @@ class Layout(Generic[E]):
         record = object.__new__(self.entity)
         record._values = values
         return record
+
+
+def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """The records by the fields that they hold; mostly all of them hold the same."""
+    shapes = set(map(tuple, records))
+    if len(shapes) == 1:
+        return {shapes.pop(): records}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for values in records:
+        groups.setdefault(tuple(values), []).append(values)
+    return groups
 
 
 def word_column(word: int) -> str:
