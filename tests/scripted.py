@@ -34,8 +34,10 @@ from max import (
     SyncPlan,
     SyncResult,
 )
-from max.connector import MemoryCredentials
+from max.connector import AnyConnector, MemoryCredentials
+from max.entities import ManyOf
 from max.testing import FakeClock, ScriptedUpstream
+from tests.sample import SampleConfig
 
 PAGES, SIZE = 5, 4  # pages of a listing, items on a page
 SECRET = "old-pass"  # the first bearer
@@ -178,6 +180,25 @@ async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -
         return await (await one.sync()).completion()
     finally:
         await one.stop()
+
+
+def synced(connector: AnyConnector, path: Path, collection: ManyOf[Any, Any]) -> tuple[SyncResult, list[str]]:
+    """One sync of a sample connector in no time, and the ids that its root then lists."""
+    clock = FakeClock()
+    info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
+    provider = CredentialProvider(MemoryCredentials(), [])
+    one = InstallationRuntime(info, connector, SampleConfig(), provider, path, clock=clock)
+
+    async def main() -> tuple[SyncResult, list[str]]:
+        await one.start()
+        try:
+            result = await (await one.sync()).completion()
+            page = await one.engine.load_collection(Ref(collection.parent, "root"), collection)
+            return result, sorted(item.id for item in page.items)
+        finally:
+            await one.stop()
+
+    return clock.run(main())
 
 
 def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:

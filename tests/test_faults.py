@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -17,14 +18,32 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from max import InstallationRuntime, Project, Status, SyncResult
+from max import (
+    BadCredentials,
+    Env,
+    InstallationRuntime,
+    Loader,
+    Operation,
+    Page,
+    PageRequest,
+    PermissionDenied,
+    Project,
+    QuotaExceeded,
+    Ref,
+    Status,
+    SyncResult,
+    UpstreamBroken,
+    UpstreamChanged,
+    UpstreamMissing,
+)
 from max.errors import StorageError
 from max.testing import FOREVER, FakeClock, Fault, Lie
-from tests.scripted import PAGES, SIZE, records, runtime, sync, tables, upstream
+from tests.sample import SampleRoot, Thing, sample
+from tests.scripted import PAGES, SIZE, records, runtime, sync, synced, tables, upstream
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
@@ -173,6 +192,10 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def no_such_name(*_: object, **__: object) -> NoReturn:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 def cut(how: str, path: Path) -> SyncResult:
     """A sync without a network, in one of four ways."""
     clock, service = FakeClock(), upstream()
@@ -188,13 +211,59 @@ def cut(how: str, path: Path) -> SyncResult:
 
 
 @pytest.mark.parametrize("how", ["refused", "dns", "reset", "time-out"])
-def test_with_the_network_cut_nothing_says_token(how: str, path: Path) -> None:
+def test_with_the_network_cut_nothing_says_token(
+    how: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "dns":  # the resolver is outside of this machine, and may take its time
+        monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     result = cut(how, path)
     assert result.status is Status.FAILED
     assert [failure.code for failure in result.failures] == ["upstream.offline"] * 2
     words = " ".join(f"{one.message} {one.hint}" for one in result.failures).lower()
     assert "network" in words
     assert not [word for word in ("token", "credential", "password", "401", "log in") if word in words]
+
+
+# -- every failure has a class -----------------------------------------------------------------
+
+RAISED = [
+    (ConnectionRefusedError("refused"), "upstream.offline"),
+    (TimeoutError(), "upstream.offline"),
+    (OSError(errno.ENETUNREACH, "network is unreachable"), "upstream.offline"),
+    (BadCredentials("it was refused", hint="connect again"), "upstream.credentials"),
+    (PermissionDenied("not for you", hint="ask for it"), "upstream.permission"),
+    (PermissionError("/var/log/thing"), "upstream.permission"),
+    (QuotaExceeded("slower", hint="later"), "upstream.quota"),
+    (UpstreamChanged("what is this", hint="update"), "upstream.changed"),
+    (UpstreamBroken("down", hint="later"), "upstream.broken"),
+    (UpstreamMissing("gone", hint="deleted?"), "upstream.missing"),
+    (FileNotFoundError("/var/log/thing"), "upstream.missing"),
+    (OSError(errno.EMFILE, "too many open files"), "connector.fault"),
+    (KeyError("items"), "connector.fault"),
+    (AssertionError(), "connector.fault"),
+]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), RAISED, ids=lambda one: one if isinstance(one, str) else repr(one)
+)
+def test_every_failure_of_an_operation_has_one_class_and_says_what_to_do(
+    raised: Exception, code: str, path: Path
+) -> None:
+    async def fail(context: object, input: None) -> None:
+        raise raised
+
+    failing = Operation("sample:thing:list", fail)
+
+    @Loader.collection(SampleRoot.things, brings=[Thing.title])
+    async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[Any]) -> Page[Thing]:
+        await env.run(failing, None)
+        return Page([])
+
+    result, _ = synced(sample(loaders=[list_things]), path, SampleRoot.things)
+    assert [failure.code for failure in result.failures] == [code]
+    assert result.status is Status.FAILED
+    assert all(failure.hint and failure.message for failure in result.failures)
 
 
 # -- the power is cut ------------------------------------------------------------------------
