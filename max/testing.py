@@ -1,15 +1,14 @@
 """For those who write a connector: an upstream that lies to order, and a clock that waits for nobody.
 
-    clock = FakeClock()
-    upstream = ScriptedUpstream({"/things": [{"id": "1"}, {"id": "2"}]}, page_size=1)
-    upstream.tell(Fault(Lie.STORM, "/things", page=1, times=3))
-
-    async def main() -> None:
-        async with upstream:
-            ...                      # sync a connector whose address is upstream.url
-
-    clock.run(main())                # every wait in it takes no time
-    assert upstream.served == {"/things": 1, "/things?cursor=page-1": 1}
+    >>> clock = FakeClock()
+    >>> upstream = ScriptedUpstream({"/things": [{"id": "1"}, {"id": "2"}]}, page_size=1)
+    >>> upstream.tell(Fault(Lie.STORM, "/things", page=1, times=3))
+    >>> async def main() -> None:
+    ...     async with upstream:
+    ...         ...  # sync a connector whose address is upstream.url
+    >>> clock.run(main())  # every wait in it takes no time
+    >>> dict(upstream.served)  # once synced: {"/things": 1, "/things?cursor=page-1": 1}
+    {}
 
 The upstream is a real HTTP server on a port of this machine, in the event loop of its user.
 Nothing in Max imports this module.
