@@ -58,6 +58,7 @@ from .errors import (
     SyncRunning,
     UpstreamError,
     UpstreamMissing,
+    shown,
 )
 from .expansion import expand, retried
 from .listings import Scan, beginning
@@ -429,9 +430,8 @@ class TaskRunner:
 
     def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
         name = self._surroundings.connector.name
-        shown = repr(actual)
         return LoaderFault(
-            f"{name}: loader {loader.name} must return {expected}, got {shown[:120]}",
+            f"{name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}",
             hint="this is a bug of the connector; nothing of this answer was stored",
             connector=name,
             loader=loader.name,

@@ -1,0 +1,258 @@
+"""A place where syncs run in time that costs nothing, with connectors made for one test."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from max.core import C, Env, Loader, Page, PageRequest, RawLoader, Schema, Step, SyncPlan
+from max.engine import SqliteEngine, SqliteSyncMeta
+from max.entities import Entity, Field, Many, Ref
+from max.execution import CAP, Surroundings, SyncExecutor, SyncHandle
+from max.operations import Caller, Limits
+from max.sqlite import MEMORY, Database, Work
+from max.task_store import SqliteTaskStore
+from max.tasks import SyncResult
+from tests.sample import sample
+from tests.virtual_time import JumpingSelector, VirtualTimeLoop, now
+
+T = TypeVar("T")
+Json = Any
+
+
+class User(Entity):
+    """Who writes."""
+
+    name: Field[str] = Field()
+    mail: Field[str] = Field()
+    phone: Field[str] = Field()
+    size: Field[int] = Field()
+
+
+class Root(Entity):
+    """Where everything begins."""
+
+    title: Field[str] = Field()
+    users: Many[User] = Many()
+    notes: Many[Note] = Many()
+
+
+class Note(Entity):
+    """What is written."""
+
+    text: Field[str] = Field()
+    author: Field[Ref[User]] = Field()
+
+
+SCHEMA = Schema([Root, User, Note], roots=[Root])
+ROOT = Ref(Root, "r")
+USERS = Step.for_root(ROOT).load_collection(Root.users)
+NOTES = Step.for_root(ROOT).load_collection(Root.notes)
+NAMES = Step.for_all(User).load_fields(User.name)
+MAILS = Step.for_all(User).load_fields(User.mail)
+
+Answer = Any  # what a source gives: a value, an exception to raise, or a function of env
+
+
+# -- time -----------------------------------------------------------------------------------
+
+
+class PatientSelector(JumpingSelector):
+    """Time stands still while a database is at work, and otherwise jumps."""
+
+    busy = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Wait for the database's answer, in real time, before anything else."""
+        if self.busy and timeout != 0:
+            return selectors.DefaultSelector.select(self, None)
+        return super().select(timeout)
+
+
+class PatientLoop(VirtualTimeLoop):
+    """Virtual time that waits for databases."""
+
+    def __init__(self) -> None:
+        self._jumping = self.patient = PatientSelector()
+        asyncio.SelectorEventLoop.__init__(self, self._jumping)
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """While a thread does something that the loop must wait for."""
+    loop = asyncio.get_running_loop()
+    selector = loop.patient if isinstance(loop, PatientLoop) else PatientSelector()
+    selector.busy += 1
+    try:
+        yield
+    finally:
+        selector.busy -= 1
+
+
+class PatientDatabase(Database):
+    """A database whose work takes no virtual time."""
+
+    async def start(self) -> None:
+        """Open the file."""
+        with at_work():
+            await super().start()
+
+    async def stop(self) -> None:
+        """Close it."""
+        with at_work():
+            await super().stop()
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run work in one transaction."""
+        with at_work():
+            return await super().transact(work)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work in one snapshot."""
+        with at_work():
+            return await super().read(work)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run work in virtual time that waits for databases."""
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        return runner.run(work)
+
+
+# -- sources --------------------------------------------------------------------------------
+
+
+class Source:
+    """What is upstream: an answer for each thing that loaders ask, in the order of asking.
+
+    ``answers["users"]`` is a list of what each call gives in turn; the last one stays.
+    """
+
+    def __init__(self, **answers: Sequence[Answer]) -> None:
+        self.answers = {name: list(some) for name, some in answers.items()}
+        self.asked: list[tuple[str, Any]] = []
+        self.times: list[float] = []
+        self.envs: list[Env[Any]] = []
+
+    async def ask(self, name: str, what: Any, env: Env[Any]) -> Any:
+        """The next answer to a loader's question."""
+        self.asked.append((name, what))
+        self.times.append(now() if isinstance(asyncio.get_running_loop(), PatientLoop) else 0.0)
+        self.envs.append(env)
+        some = self.answers[name]
+        answer = some.pop(0) if len(some) > 1 else some[0]
+        if callable(answer) and not isinstance(answer, type):
+            answer = await answer(what, env)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def count(self, name: str) -> int:
+        """How often something was asked."""
+        return sum(one == name for one, _ in self.asked)
+
+
+@Loader.collection(Root.users, brings=[User.size])
+async def list_users(parent: Ref[Root], request: PageRequest, env: Env[Source]) -> Any:
+    return await env.context.ask("users", request.cursor, env)
+
+
+@Loader.collection(Root.notes, brings=[Note.text, Note.author, User.name])
+async def list_notes(parent: Ref[Root], request: PageRequest, env: Env[Source]) -> Any:
+    return await env.context.ask("notes", request.cursor, env)
+
+
+@Loader.entity(User.name, User.phone)
+async def load_name(ref: Ref[User], env: Env[Source]) -> Any:
+    return await env.context.ask("name", ref.id, env)
+
+
+@Loader.entity_batched(User.mail, size=3)
+async def load_mails(refs: Sequence[Ref[User]], env: Env[Source]) -> Any:
+    return await env.context.ask("mails", [ref.id for ref in refs], env)
+
+
+@Loader.raw
+async def everything(env: Env[Source]) -> Any:
+    return await env.context.ask("raw", None, env)
+
+
+LOADERS: list[Loader[Any]] = [list_users, list_notes, load_name, load_mails, everything]
+RAW: RawLoader[Any, Any] = everything
+
+
+def users(*ids: str, next: str | None = None, **more: Any) -> Page[User]:
+    """A page of users."""
+    return Page([User(id, size=len(id)) for id in ids], next, **more)
+
+
+async def named(id: str, env: Env[Any]) -> User:
+    """The name of whoever is asked for."""
+    return User(id, name=f"Name {id}", phone="1")
+
+
+# -- the stage ------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """An installation at work."""
+
+    source: Any
+    database: Database
+    engine: SqliteEngine
+    meta: SqliteSyncMeta
+    store: SqliteTaskStore
+    executor: SyncExecutor
+
+    async def begin(self, *steps: Any) -> SyncHandle:
+        """Begin a sync of these steps."""
+        return await self.executor.begin(SyncPlan(steps))
+
+    async def sync(self, *steps: Any) -> SyncResult:
+        """A sync from its beginning to its end."""
+        return await (await self.begin(*steps)).completion()
+
+    async def users(self) -> dict[str, User]:
+        """What is stored, by id."""
+        return {user.id: user for user in await self.engine.query(User).all()}
+
+
+async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 1.0) -> Stage:
+    """An installation whose executor has started."""
+    connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS)
+    database = PatientDatabase(path)
+    await database.start()
+    engine = SqliteEngine(database, SCHEMA, connector.resolver.parts)
+    await engine.start()
+    await engine.store(Root("r"))
+    meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)
+    surroundings = Surroundings("inst", connector, source, engine, meta, Caller(Limits()), now, lambda: draw)
+    executor = SyncExecutor(store, surroundings, after=engine.tidy, cap=cap)
+    await executor.start()
+    return Stage(source, database, engine, meta, store, executor)
+
+
+def play(source: Any, body: Callable[[Stage], Awaitable[T]], path: Any = MEMORY, *, cap: int = CAP) -> T:
+    """Run a body on a stage, in virtual time; nothing may be left of it afterwards."""
+
+    async def main() -> T:
+        stage = await build(source, path, cap=cap)
+        try:
+            return await body(stage)
+        finally:
+            await stage.executor.stop()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            await stage.database.stop()
+            assert not left
+
+    return run(main())
+
+
+def outcome(source: Any, *steps: Any) -> SyncResult:
+    """What a sync of these steps comes to."""
+    return play(source, lambda stage: stage.sync(*steps))

@@ -1,0 +1,863 @@
+"""Execution: plans become tasks, loaders are called, and what they bring or raise is told honestly."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.core import Batch, Page, Step, SyncPlan
+from max.entities import Ref
+from max.errors import (
+    BadCredentials,
+    Interrupted,
+    LeaseLost,
+    NotFound,
+    Offline,
+    QuotaExceeded,
+    StorageError,
+    SyncError,
+    SyncRunning,
+    UnknownName,
+    UpstreamBroken,
+    UpstreamMissing,
+    UsageError,
+)
+from max.execution import TRIES
+from max.expansion import expand
+from max.operations import operation
+from max.sqlite import transaction
+from max.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind, Wanted, request
+from tests.sample import sample
+from tests.scenes import (
+    LOADERS,
+    MAILS,
+    NAMES,
+    NOTES,
+    RAW,
+    ROOT,
+    SCHEMA,
+    USERS,
+    Note,
+    Root,
+    Source,
+    Stage,
+    User,
+    build,
+    named,
+    outcome,
+    play,
+    run,
+    users,
+)
+from tests.virtual_time import later, now
+
+ALICE, BOB = User.ref("a"), User.ref("b")
+
+
+def down(*args: Any) -> UpstreamBroken:
+    """The source has a bad day."""
+    return UpstreamBroken("it is down")
+
+
+async def never(what: Any, env: Any) -> Any:
+    """An answer that does not come."""
+    await asyncio.Event().wait()
+
+
+def slow(seconds: float, answer: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+    """An answer that takes its time."""
+
+    async def after(what: Any, env: Any) -> Any:
+        await later(seconds)
+        return await answer(what, env) if callable(answer) else answer
+
+    return after
+
+
+def told(result: SyncResult) -> list[tuple[str, str]]:
+    """What failed, and the kind of failure."""
+    return [(one.what, one.code) for one in result.failures]
+
+
+# -- from a plan to tasks ---------------------------------------------------------------------
+
+
+def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
+    resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
+    root = expand(SyncPlan([USERS, Step.concurrent([NAMES, MAILS])]), resolver, since=5.0)
+    assert (root.kind, root.chained) == (TaskKind.GROUP, True)
+    assert [child.kind for child in root.children] == [TaskKind.LOAD_COLLECTION, TaskKind.GROUP]
+    inside = root.children[1]
+    assert [child.payload["loader"] for child in inside.children] == ["load_name", "load_mails"]
+    assert inside.chained is False
+
+
+def test_fields_with_several_homes_become_a_task_for_each() -> None:
+    resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
+    step = Step.for_one(ALICE).load_fields(User.name, User.mail, User.phone)
+    (group,) = expand(SyncPlan([step]), resolver, since=0.0).children
+    assert [child.payload["names"] for child in group.children] == [["name", "phone"], ["mail"]]
+
+
+def test_a_field_that_only_comes_along_cannot_be_asked_for() -> None:
+    resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
+    with pytest.raises(UsageError, match=r"User\.size cannot be loaded by itself.*list_users"):
+        expand(SyncPlan([Step.for_all(User).load_fields(User.size)]), resolver, since=0.0)
+
+
+def test_a_plan_that_names_what_is_not_there_is_refused() -> None:
+    resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
+    with pytest.raises(UnknownName, match="unknown field 'nam'"):
+        expand(SyncPlan([Step("User", "load_fields", ("nam",))]), resolver, since=0.0)
+
+
+# -- what loaders bring -----------------------------------------------------------------------
+
+
+def test_every_kind_of_loader_brings_what_it_has() -> None:
+    async def mails(ids: list[str], env: Any) -> Batch[User]:
+        shared = await env.raw(RAW)
+        return Batch([User(id, mail=shared + id) for id in ids])
+
+    async def body(stage: Stage) -> dict[str, User]:
+        result = await stage.sync(USERS, NAMES, MAILS)
+        assert (result.status, result.counts) == (Status.COMPLETED, {"User": 4})
+        return await stage.users()
+
+    source = Source(
+        users=[users("a", "bb", next="2"), users("c", "d")], name=[named], mails=[mails], raw=["@"]
+    )
+    stored = play(source, body)
+    assert stored["bb"] == User("bb", name="Name bb", phone="1", mail="@bb", size=2)
+    assert [what for name, what in source.asked if name in ("users", "mails")] == [
+        None,
+        "2",
+        ["a", "bb", "c"],
+        ["d"],
+    ]
+
+
+def test_entities_that_come_along_are_stored_and_counted() -> None:
+    page = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="Alice")])
+
+    async def body(stage: Stage) -> dict[str, User]:
+        result = await stage.sync(NOTES)
+        assert result.counts == {"Note": 1, "User": 1}
+        assert (await stage.engine.load_collection(ROOT, Root.notes)).items == page.items
+        return await stage.users()
+
+    assert play(Source(notes=[page]), body) == {"a": User("a", name="Alice")}
+
+
+def test_what_this_sync_already_stored_is_not_fetched_again() -> None:
+    notes = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="Alice")])
+    source = Source(users=[users("a", "b")], notes=[notes], name=[named])
+    result = outcome(source, USERS, NOTES, NAMES, Step.for_one(ALICE).load_fields(User.name))
+    assert result.status is Status.COMPLETED
+    assert [what for name, what in source.asked if name == "name"] == ["b"]
+
+
+def test_the_next_sync_fetches_again() -> None:
+    async def body(stage: Stage) -> int:
+        await stage.sync(USERS, NAMES)
+        await later(1.0)
+        await stage.sync(USERS, NAMES)
+        return int(stage.source.count("name"))
+
+    assert play(Source(users=[users("a", "b")], name=[named]), body) == 4
+
+
+def test_a_step_for_all_loads_what_fits_its_filter() -> None:
+    source = Source(users=[users("a", "bb", "ccc")], name=[named])
+    outcome(source, USERS, Step.for_all(User, where=User.size.gt(1)).load_fields(User.name))
+    assert sorted(what for name, what in source.asked if name == "name") == ["bb", "ccc"]
+
+
+def test_a_step_for_nobody_is_done() -> None:
+    assert outcome(Source(), NAMES, MAILS).status is Status.COMPLETED
+    assert outcome(Source()).status is Status.COMPLETED
+    assert outcome(Source(), Step.concurrent([])).status is Status.COMPLETED
+
+
+def test_more_targets_than_a_page_of_children_are_all_loaded() -> None:
+    many = [f"{n:05}" for n in range(2 * CHILDREN_PAGE + 5)]
+    source = Source(users=[users(*many)], mails=[all_mails])
+    assert outcome(source, USERS, MAILS).status is Status.COMPLETED
+    assert sorted(id for name, ids in source.asked if name == "mails" for id in ids) == many
+
+
+async def all_mails(ids: list[str], env: Any) -> Batch[User]:
+    """The mail of everybody."""
+    return Batch([User(id, mail=f"{id}@x") for id in ids])
+
+
+def test_concurrent_steps_run_side_by_side_and_the_next_waits_for_both() -> None:
+    async def body(stage: Stage) -> None:
+        await stage.sync(Step.concurrent([USERS, NOTES]), NAMES)
+        assert now() == pytest.approx(7.0)
+
+    page = Page([Note("n", text="hi", author=ALICE)])
+    source = Source(users=[slow(3.0, users("a"))], notes=[slow(5.0, page)], name=[slow(2.0, named)])
+    play(source, body)
+    assert source.times == [0.0, 0.0, pytest.approx(5.0)]
+
+
+def test_no_more_tasks_than_the_cap_are_under_way() -> None:
+    under_way, most = 0, 0
+
+    async def counted(id: str, env: Any) -> User:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await later(1.0)
+        under_way -= 1
+        return await named(id, env)
+
+    source = Source(users=[users(*"abcdefghij")], name=[counted])
+    assert play(source, lambda stage: stage.sync(USERS, NAMES), cap=4).status is Status.COMPLETED
+    assert most == 4
+
+
+def test_calls_are_counted_by_operation_and_only_those_of_the_sync() -> None:
+    @operation("scene:user:get")
+    async def get(context: Any, id: str) -> User:
+        return User(id, name="x", phone="1")
+
+    async def through(id: str, env: Any) -> User:
+        return await env.run(get, id)  # type: ignore[no-any-return]
+
+    async def body(stage: Stage) -> list[Any]:
+        one = await stage.sync(USERS, NAMES)
+        await later(1.0)
+        two = await stage.sync(NAMES)
+        return [one.requests, two.requests]
+
+    expected = {"scene:user:get": 2}
+    assert play(Source(users=[users("a", "b")], name=[through]), body) == [expected, expected]
+
+
+# -- trying again -----------------------------------------------------------------------------
+
+
+def test_what_may_pass_is_tried_again_with_growing_waits() -> None:
+    source = Source(users=[Offline("away"), down(), users("a")])
+    assert outcome(source, USERS).status is Status.COMPLETED
+    assert [b - a for a, b in pairwise(source.times)] == [pytest.approx(2.0), pytest.approx(4.0)]
+
+
+def test_nothing_is_asked_before_the_time_that_the_service_named() -> None:
+    source = Source(users=[QuotaExceeded("slow down", retry_after=300.0), users("a")])
+    assert outcome(source, USERS).status is Status.COMPLETED
+    assert source.times[1] >= 300.0
+
+
+def test_a_task_that_gets_no_further_fails_after_some_tries() -> None:
+    source = Source(users=[down()])
+    result = outcome(source, USERS)
+    assert (result.status, len(source.asked)) == (Status.FAILED, TRIES)
+    assert told(result) == [("Root:r: load collection users", "upstream.broken")]
+    assert result.failures[0].attempt == TRIES
+
+
+def test_pages_in_between_forgive_earlier_tries() -> None:
+    down_often = [down()] * (TRIES - 1)
+    source = Source(users=[*down_often, users("a", next="2"), *down_often, users("b")])
+    assert outcome(source, USERS).status is Status.COMPLETED
+
+
+def test_an_attempt_on_the_last_try_that_gets_further_may_fail_again() -> None:
+    pages = [*[down()] * (TRIES - 1), users("a", next="2"), down(), users("b")]
+    assert outcome(Source(users=pages), USERS).status is Status.COMPLETED
+
+
+def test_what_will_not_pass_is_not_tried_again() -> None:
+    source = Source(users=[BadCredentials("the token is wrong")])
+    assert outcome(source, USERS).status is Status.FAILED
+    assert len(source.asked) == 1
+
+
+def test_a_wait_is_durable(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def first(stage: Stage) -> str:
+        handle = await stage.begin(USERS)
+        await later(1.5)  # the first attempt has failed at 0
+        return handle.id
+
+    async def second(stage: Stage) -> Status:
+        handle = await stage.executor.resume(id)
+        await later(1.0)
+        assert not source.asked, "its time has not come"
+        return (await handle.completion()).status
+
+    id = play(Source(users=[QuotaExceeded("wait", retry_after=60.0)]), first, path)
+    source = Source(users=[users("a")])
+    assert play(source, second, path) is Status.COMPLETED
+    assert source.times == [pytest.approx(60.0)]
+
+
+def test_waiting_does_not_spin() -> None:
+    async def body(stage: Stage) -> int:
+        settle, calls = stage.store.settle, 0
+
+        async def counted(*args: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return await settle(*args, **named)
+
+        stage.store.settle = counted  # type: ignore[method-assign]
+        await stage.sync(USERS)
+        return calls
+
+    waiting = Source(users=[QuotaExceeded("wait", retry_after=100.0), users("a")])
+    assert play(waiting, body) < 110
+    stuck = Source(users=[slow(100.0, users("a"))])
+    assert play(stuck, body) < 110
+
+
+# -- failures ---------------------------------------------------------------------------------
+
+
+def test_one_failing_ref_costs_that_ref() -> None:
+    async def mails(ids: list[str], env: Any) -> Batch[User]:
+        return Batch([User(id, mail="x") for id in ids if id not in "bc"], {"b": BadCredentials("not yours")})
+
+    async def body(stage: Stage) -> SyncResult:
+        result = await stage.sync(USERS, MAILS, NAMES)
+        assert (await stage.users())["a"].mail == "x"
+        return result
+
+    result = play(Source(users=[users(*"abcd")], mails=[mails], name=[named]), body)
+    assert result.status is Status.PARTIAL
+    assert told(result) == [
+        ("User:b: load fields mail", "upstream.credentials"),
+        ("User:c: load fields mail", "upstream.missing"),
+    ]
+    assert result.failures[1].message == "User:c does not exist upstream"
+
+
+def test_a_failure_blocks_what_depends_on_it_and_nothing_else() -> None:
+    page = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
+    source = Source(users=[BadCredentials("no")], notes=[page], name=[named])
+    result = outcome(source, Step.concurrent([USERS, NOTES]), NAMES)
+    assert (result.status, result.counts) == (Status.PARTIAL, {"Note": 1, "User": 1})
+    assert told(result) == [("Root:r: load collection users", "upstream.credentials")]
+
+
+def test_steps_after_a_failure_say_what_blocked_them() -> None:
+    result = outcome(Source(users=[BadCredentials("no")]), USERS, NAMES, Step.concurrent([MAILS]))
+    assert result.status is Status.FAILED
+    assert [one.message for one in result.failures] == ["no"] + ["blocked by step " + str(USERS)] * 2
+
+
+def test_a_cursor_that_comes_twice_is_no_end_of_pages() -> None:
+    source = Source(users=[users("a", next="2"), users("b", next="3"), users("c", next="2")])
+    result = outcome(source, USERS)
+    assert (result.status, len(source.asked)) == (Status.PARTIAL, 3)
+    assert "'2' came twice" in result.failures[0].message
+
+
+def test_everything_down_is_failed_and_nothing_is_stored() -> None:
+    source = Source(users=[Offline("no network")], notes=[Offline("no network")])
+    result = outcome(source, Step.concurrent([USERS, NOTES]), NAMES)
+    assert (result.status, result.counts, result.failed) == (Status.FAILED, {}, 3)
+
+
+class Unshowable:
+    """Something that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("step", "answers", "message"),
+    [
+        (USERS, {"users": [KeyError("title")]}, "list_users raised KeyError: 'title' (scenes.py, line"),
+        (USERS, {"users": [ZeroDivisionError()]}, "list_users raised ZeroDivisionError (scenes.py"),
+        (USERS, {"users": [[User("a")]]}, "list_users must return a Page, got list [User('a')]"),
+        (USERS, {"users": [None]}, "list_users must return a Page, got null"),
+        (USERS, {"users": [Page([Root("a")])]}, "must return items of User, got Root Root('a')"),
+        (USERS, {"users": [Page([User("a", name="x")])]}, "only the fields in its brings, without name"),
+        (
+            USERS,
+            {"users": [users("a", also=[Note("n")])]},
+            "entities of User, got Note Note('n')",
+        ),
+        (USERS, {"users": [Page([User("a", size="x")])]}, "User:a.size: expected an integer"),  # type: ignore[arg-type]
+        (USERS, {"users": [Page([User("")])]}, "User:.id: expected a text that is not empty"),
+        (
+            NAMES,
+            {"name": [User("zz", name="x")]},
+            "must return only the User that were asked for, got User User('zz'",
+        ),
+        (NAMES, {"name": [Batch([])]}, "must return a User, got Batch Batch("),
+        (MAILS, {"mails": [User("a")]}, "must return a Batch, got User User('a')"),
+        (
+            MAILS,
+            {"mails": [Batch([Note("a")])]},
+            "must return only the User that were asked for, got Note Note('a')",
+        ),
+        (MAILS, {"mails": [Batch([User("a", size=1)])]}, "only the fields in its brings, without size"),
+        (MAILS, {"mails": [LeaseLost("not mine")]}, "load_mails raised LeaseLost: not mine"),
+        (MAILS, {"mails": [StorageError("its own")]}, "load_mails raised StorageError: its own"),
+        (MAILS, {"mails": [asyncio.CancelledError()]}, "load_mails raised CancelledError"),
+        (MAILS, {"mails": [ExceptionGroup("g", [KeyError("x")])]}, "load_mails raised KeyError: 'x'"),
+        (MAILS, {"mails": [ExceptionGroup("g", [BadCredentials("wrong")])]}, "wrong"),
+        (MAILS, {"mails": [Unshowable()]}, "must return a Batch, got Unshowable that cannot be shown"),
+    ],
+)
+def test_a_loaders_bug_is_one_clear_failure_and_the_sync_goes_on(
+    step: Step, answers: dict[str, list[Any]], message: str
+) -> None:
+    notes = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
+    given_by: dict[str, list[Any]] = {"users": [users("a")], "notes": [notes]}
+    source = Source(**given_by | answers)
+    seeded = [] if step is USERS else [USERS]
+    since = Step.for_one(ALICE).load_fields(User.phone) if step is NAMES else step
+    result = outcome(source, *seeded, Step.concurrent([since, NOTES]))
+    assert result.status is Status.PARTIAL
+    assert [one.message for one in result.failures if message in one.message], result.failures
+    assert result.failed == 1
+    assert result.counts["Note"] == 1
+
+
+def test_what_was_wrong_of_one_page_keeps_the_pages_before() -> None:
+    async def body(stage: Stage) -> list[str]:
+        result = await stage.sync(USERS)
+        assert (result.status, result.failed) == (Status.PARTIAL, 1)
+        return list(await stage.users())
+
+    assert play(Source(users=[users("a", next="2"), KeyError("x")]), body) == ["a"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.sampled_from(["ok", "bad", "bug", "retry"]), min_size=1, max_size=12))
+def test_p6_failures_touch_only_their_own_dependants(fates: list[str]) -> None:
+    async def fate(id: str, env: Any) -> Any:
+        kind = fates[int(id)]
+        if kind == "retry" and env.attempt == 1:
+            raise down()
+        if kind == "bug":
+            raise ZeroDivisionError
+        return BadCredentials("no") if kind == "bad" else await named(id, env)
+
+    async def checked(id: str, env: Any) -> Any:
+        answer = await fate(id, env)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def body(stage: Stage) -> tuple[SyncResult, dict[str, User]]:
+        result = await stage.sync(USERS, Step.concurrent([NAMES, MAILS]))
+        return result, await stage.users()
+
+    ids = [str(n) for n in range(len(fates))]
+    source = Source(users=[users(*ids)], name=[checked], mails=[all_mails])
+    result, stored = play(source, body)
+    broken = {id for id in ids if fates[int(id)] in ("bad", "bug")}
+    assert {one.id for one in result.failures} == broken
+    assert result.status is (Status.PARTIAL if broken else Status.COMPLETED)
+    assert all("mail" in repr(user) for user in stored.values())
+    assert {id for id, user in stored.items() if "name" in repr(user)} == set(ids) - broken
+
+
+# -- what loaders are given -------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, TRIES - 1), st.integers(1, 3))
+def test_p27_env_says_who_asks_at_every_call(failures: int, pages: int) -> None:
+    listing = [users(str(n), next=str(n) if n < pages - 1 else None) for n in range(pages)]
+    source = Source(users=[*[down()] * failures, *listing], name=[named])
+
+    async def body(stage: Stage) -> str:
+        return (await stage.sync(USERS, NAMES)).id
+
+    sync = play(source, body)
+    for env in source.envs:
+        assert (env.installation, env.version, env.sync, env.context) == ("inst", "7", sync, source)
+        assert env.deadline is None
+    attempts = [(env.task, env.attempt) for env in source.envs[: failures + pages]]
+    assert [attempt for _, attempt in attempts] == [*range(1, failures + 2), *[failures + 1] * (pages - 1)]
+    assert len({task for task, _ in attempts}) == 1
+    loaders = [env.task for (name, _), env in zip(source.asked, source.envs, strict=True) if name == "name"]
+    assert len(set(loaders)) == pages, "each has its own number"
+
+
+SECONDS = st.floats(0.0, 3.0)
+MINE: ContextVar[str] = ContextVar("mine", default="nobody")
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0)), min_size=1, max_size=8), st.integers(1, 8)
+)
+def test_p23_a_task_sees_only_its_own_values_and_nothing_remains(
+    waits: list[tuple[float, float]], cap: int
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def marks(id: str, env: Any) -> User:
+        seen.append(("nobody", MINE.get()))
+        MINE.set(id)
+        before, after = waits[int(id)]
+        await later(before)
+        seen.append(("nobody", await env.raw(RAW)))
+        await later(after)
+        seen.append((id, MINE.get()))
+        return await named(id, env)
+
+    async def shared(what: Any, env: Any) -> str:
+        found = MINE.get()
+        MINE.set("shared")
+        await later(1.0)
+        return found
+
+    source = Source(users=[users(*map(str, range(len(waits))))], name=[marks], raw=[shared])
+    threads = set(threading.enumerate())
+    assert play(source, lambda stage: stage.sync(USERS, NAMES), cap=cap).status is Status.COMPLETED
+    assert len(seen) == 3 * len(waits)
+    assert all(expected == found for expected, found in seen)
+    assert (MINE.get(), set(threading.enumerate())) == ("nobody", threads)
+
+
+def test_what_loaders_share_is_loaded_once_however_many_ask() -> None:
+    async def asks(id: str, env: Any) -> User:
+        assert await env.raw(RAW) is await env.raw(RAW)
+        return await named(id, env)
+
+    source = Source(users=[users(*"abcdef")], name=[asks], raw=[slow(1.0, {"shared": 1})])
+    assert outcome(source, USERS, NAMES).status is Status.COMPLETED
+    assert source.count("raw") == 1
+
+
+def test_each_sync_loads_what_is_shared_anew() -> None:
+    async def asks(id: str, env: Any) -> User:
+        return User(id, name=await env.raw(RAW), phone="1")
+
+    async def body(stage: Stage) -> str:
+        await stage.sync(USERS, NAMES)
+        await later(1.0)
+        await stage.sync(NAMES)
+        return (await stage.users())["a"].name
+
+    assert play(Source(users=[users("a")], name=[asks], raw=["old", "new"]), body) == "new"
+
+
+def test_a_shared_load_that_failed_is_tried_again_by_whoever_asks_next() -> None:
+    async def asks(id: str, env: Any) -> User:
+        await env.raw(RAW)
+        return await named(id, env)
+
+    source = Source(users=[users(*"abc")], name=[asks], raw=[slow(1.0, down()), slow(1.0, "shared")])
+    assert outcome(source, USERS, NAMES).status is Status.COMPLETED
+    assert source.count("raw") == 2, "those who waited together failed together"
+
+
+def test_only_operations_can_be_run() -> None:
+    async def runs(id: str, env: Any) -> Any:
+        return await env.run(named, id)
+
+    result = outcome(Source(users=[users("a")], name=[runs]), USERS, NAMES)
+    assert "is no operation" in result.failures[0].message
+
+
+# -- pausing, cancelling, stopping ---------------------------------------------------------------
+
+
+def pages(count: int, seconds: float = 1.0) -> Source:
+    """A listing of so many pages, each of which takes its time."""
+
+    async def page(cursor: str | None, env: Any) -> Page[User]:
+        await later(seconds)
+        following = int(cursor or 0) + 1
+        return users(cursor or "0", next=str(following) if following < count else None)
+
+    return Source(users=[page], name=[named])
+
+
+def test_a_pause_is_obeyed_after_the_page_under_way_and_taken_up_there() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(1.5)
+        await handle.pause()
+        paused = await handle.completion()
+        assert (paused.status, paused.counts) == (Status.PAUSED, {"User": 2})
+        assert now() == pytest.approx(2.0)
+        again = await handle.resume()
+        assert again.id == handle.id
+        result = await again.completion()
+        assert (result.status, result.counts, result.resumed) == (Status.COMPLETED, {"User": 4}, True)
+
+    source = pages(4)
+    play(source, body)
+    assert [what for _, what in source.asked] == [None, "1", "2", "3"]
+
+
+def test_a_pause_that_was_not_yet_obeyed_is_taken_back() -> None:
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(Step.concurrent([USERS, NOTES]))
+        await later(0.5)
+        await handle.pause()
+        await later(1.0)  # users stop at their page; notes are under way
+        assert await handle.resume() is handle
+        return (await handle.completion()).status
+
+    source = pages(3)
+    source.answers["notes"] = [slow(9.0, Page([]))]
+    assert play(source, body) is Status.COMPLETED
+    assert source.count("users") == 3
+
+
+def test_resuming_at_the_very_moment_at_which_a_pause_is_obeyed_goes_on() -> None:
+    async def body(stage: Stage, after: float) -> Status:
+        handle = await stage.begin(USERS)
+        await later(0.5)
+        await handle.pause()
+        await later(after)
+        return (await (await handle.resume()).completion()).status
+
+    for after in (0.5, 0.500001, 0.51):
+        assert play(pages(3), lambda stage, after=after: body(stage, after)) is Status.COMPLETED  # type: ignore[misc]
+
+
+def test_a_pause_while_a_task_waits_for_its_time_is_obeyed_at_once() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(10.0)
+        await handle.pause()
+        assert (await handle.completion()).status is Status.PAUSED
+        assert now() < 12.0
+
+    play(Source(users=[QuotaExceeded("wait", retry_after=900.0)]), body)
+
+
+def test_cancelling_does_not_wait_for_a_loader_that_is_stuck() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(5.0)
+        await handle.cancel()
+        result = await handle.completion()
+        assert (result.status, result.counts) == (Status.CANCELLED, {"User": 1})
+        assert now() == pytest.approx(5.0)
+        with pytest.raises(SyncError, match=r"already ended \(cancelled\)"):
+            await handle.resume()
+
+    play(Source(users=[users("a", next="2"), never]), body)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"), [(Wanted.PAUSE, Status.PAUSED), (Wanted.CANCEL, Status.CANCELLED)]
+)
+def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: Wanted, status: str) -> None:
+    path = tmp_path / "data.db"
+
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(USERS)
+        await later(1.5)
+        other = sqlite3.connect(path, isolation_level=None)
+        with transaction(other):
+            request(other, handle.id[:8], wanted, now=now())
+        other.close()
+        return (await handle.completion()).status
+
+    source = pages(9)
+    assert play(source, body, path) == status
+    assert source.count("users") < 5
+
+
+def test_a_cancelled_sync_is_not_the_next_ones_business() -> None:
+    async def body(stage: Stage) -> list[Status]:
+        handle = await stage.begin(USERS)
+        await handle.cancel()
+        first = await handle.completion()
+        return [first.status, (await stage.sync(USERS)).status]
+
+    assert play(pages(2), body) == [Status.CANCELLED, Status.COMPLETED]
+
+
+def test_stopping_in_the_middle_interrupts_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    path, source = tmp_path / "data.db", pages(5)
+
+    async def first(stage: Stage) -> str:
+        handle = await stage.begin(USERS)
+        await later(2.5)
+        waiting = asyncio.create_task(handle.completion())
+        await later(0.0)
+        await stage.executor.stop()
+        with pytest.raises(Interrupted, match="was stopped before its end"):
+            await waiting
+        assert (await stage.store.result(handle.id, now=now())).status is Status.INTERRUPTED
+        return handle.id
+
+    async def second(stage: Stage) -> SyncResult:
+        id = await stage.executor.unfinished()
+        assert id == left
+        return await (await stage.executor.resume(id or "")).completion()
+
+    left = play(source, first, path)
+    result = play(source, second, path)
+    assert (result.status, result.counts) == (Status.COMPLETED, {"User": 5})
+    assert [what for _, what in source.asked] == [None, "1", "2", "2", "3", "4"], "only the page under way"
+
+
+def test_one_sync_at_a_time() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        for attempt in (stage.begin(NAMES), stage.executor.resume(handle.id)):
+            with pytest.raises(SyncRunning, match=f"sync {handle.id} is already running"):
+                await attempt
+        assert stage.executor.running is handle
+        await handle.completion()
+        assert stage.executor.running is None
+        await stage.executor.stop()
+        with pytest.raises(StorageError, match="not started"):
+            await stage.begin(USERS)
+
+    play(pages(1), body)
+
+
+def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(0.5)
+        await stage.database.transact(
+            lambda c: (c.execute("UPDATE _max_sync SET worker = 'h/b/1/1/x'"), None)[1]
+        )
+        with pytest.raises(LeaseLost, match="no longer this process's"):
+            await handle.completion()
+
+    play(pages(3), body)
+
+
+def test_a_database_that_fails_ends_the_sync_which_can_go_on_later(tmp_path: Path) -> None:
+    def room(pages: int) -> Callable[[sqlite3.Connection], None]:
+        def work(connection: sqlite3.Connection) -> None:
+            size = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {size + pages}")
+
+        return work
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS)
+        seen = asyncio.create_task(last_status(handle))
+        await later(1.5)
+        await stage.database.transact(room(0))
+        with pytest.raises(StorageError, match="full") as caught:
+            await handle.completion()
+        assert "free some space" in caught.value.hint
+        assert await seen is Status.INTERRUPTED
+        await stage.database.transact(room(100_000))
+        return await (await handle.resume()).completion()
+
+    big = users(*(f"{n:0500}" for n in range(3000)))
+    source = Source(users=[users("a", next="2"), slow(2.0, big)])
+    result = play(source, body, tmp_path / "data.db")
+    assert (result.status, result.counts) == (Status.COMPLETED, {"User": 3001})
+
+
+# -- watching ---------------------------------------------------------------------------------
+
+
+async def last_status(handle: Any) -> Status:
+    """What the last news of a sync say."""
+    status = Status.RUNNING
+    async for one in handle.progress():
+        status = one.status
+    return status
+
+
+def test_progress_counts_up_and_ends_with_the_sync() -> None:
+    async def body(stage: Stage) -> list[tuple[Status, int]]:
+        handle = await stage.begin(USERS)
+        found = [(one.status, one.counts.get("User", 0)) async for one in handle.progress()]
+        assert [one.status async for one in handle.progress()] == [Status.COMPLETED], (
+            "also for who comes late"
+        )
+        return found
+
+    found = play(pages(4), body)
+    assert found == sorted(found, key=lambda one: one[1])
+    assert found[-1] == (Status.COMPLETED, 4)
+    assert {count for _, count in found} == {0, 1, 2, 3, 4}
+
+
+def test_progress_says_until_when_the_sync_waits() -> None:
+    async def body(stage: Stage) -> list[tuple[int, int, float | None]]:
+        handle = await stage.begin(USERS)
+        return [(one.running, one.waiting, one.due) async for one in handle.progress()]
+
+    found = play(Source(users=[QuotaExceeded("wait", retry_after=60.0), users("a")]), body)
+    assert (0, 1, 60.0) in found
+
+
+def test_who_watches_slowly_delays_nobody_and_sees_the_newest() -> None:
+    async def body(stage: Stage) -> int:
+        handle, news = await stage.begin(USERS), 0
+        async for _ in handle.progress():
+            news += 1
+            await later(3.5)
+        assert (await handle.status()).finished_at == pytest.approx(8.0)
+        return news
+
+    assert play(pages(8), body) == 4
+
+
+def test_who_stops_watching_or_waiting_stops_nothing() -> None:
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(USERS)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await handle.completion()
+        async for _ in handle.progress():
+            break
+        return (await handle.completion()).status
+
+    assert play(pages(3), body) is Status.COMPLETED
+
+
+def test_a_failing_end_still_ends_the_progress() -> None:
+    async def body(stage: Stage) -> None:
+        async def fails() -> None:
+            raise StorageError("the index cannot be built")
+
+        stage.executor._after = fails
+        handle = await stage.begin(USERS)
+        seen = asyncio.create_task(last_status(handle))
+        with pytest.raises(StorageError, match="index"):
+            await handle.completion()
+        assert await seen is Status.COMPLETED
+        assert (await handle.status()).status is Status.COMPLETED
+
+    play(pages(1), body)
+
+
+def test_stopping_twice_or_without_a_sync_is_nothing() -> None:
+    async def main() -> None:
+        stage = await build(pages(1))
+        await stage.executor.stop()
+        await stage.executor.stop()
+        with pytest.raises(NotFound):
+            await stage.store.result("zz", now=0.0)
+        await stage.database.stop()
+
+    run(main())
+    assert not [one for one in threading.enumerate() if one is not threading.main_thread()]
+
+
+def test_what_is_missing_upstream_is_told_of_that_thing() -> None:
+    source = Source(users=[users("a", "b")], name=[UpstreamMissing("no such user"), named])
+    result = outcome(source, USERS, NAMES)
+    assert (result.status, [one.id for one in result.failures]) == (Status.PARTIAL, ["a"])
+    assert Ref(User, "a") == ALICE
