@@ -141,11 +141,16 @@ class CredentialProvider:
 
 @dataclass(frozen=True)
 class Installation(Generic[C]):
-    """A connector at work: its live context, and how to start, stop and examine it."""
+    """A connector at work: its live context, and how to start, stop and examine it.
+
+    ``renew`` gets a new credential, for connectors whose credentials expire: it is called once
+    when an operation raises BadCredentials, which is then tried again.
+    """
 
     context: C
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
+    renew: Callable[[], Awaitable[None]] | None = None
     health: Callable[[], Awaitable[str]] | None = None  # one line for people; raises when ill
 
 

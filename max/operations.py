@@ -30,6 +30,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, cast
 
 from .core import C, FlowController, In, Out
 from .errors import (
+    BadCredentials,
     ConnectorError,
     LoaderFault,
     MaxError,
@@ -200,11 +201,35 @@ Next: TypeAlias = Callable[[Call], Awaitable[Any]]
 Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
+class Renewal:
+    """Gets a new credential when the old one is refused: once, however many callers were refused."""
+
+    def __init__(self, renew: Callable[[], Awaitable[None]]) -> None:
+        self._renew, self._one_at_a_time = renew, asyncio.Lock()
+        self._failure: Exception | None = None
+        self.number = 0  # of the credential in use; callers remember with which one they asked
+
+    async def of(self, number: int) -> None:
+        """Renew the credential of a number, unless somebody has; what that raised when it failed."""
+        async with self._one_at_a_time:
+            if self.number > number:
+                return
+            if self._failure is not None:
+                raise self._failure
+            try:
+                await self._renew()
+            except Exception as error:
+                self._failure = error
+                raise
+            self.number += 1
+
+
 class Caller:
     """Runs operations through the chain, and counts every attempt by operation name.
 
     Each middleware stands around every attempt, the first one outermost: it awaits
     ``next(call)`` for what is inside, and returns that output, another one, or raises.
+    ``renew`` gets a new credential: an attempt whose credential is refused is made once more.
     """
 
     def __init__(
@@ -212,10 +237,12 @@ class Caller:
         flow: Limits,
         *,
         middlewares: Sequence[Middleware] = (),
+        renew: Callable[[], Awaitable[None]] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._flow, self._draw = flow, draw
         self.calls: Counter[str] = Counter()
+        self._renewal = None if renew is None else Renewal(renew)
         self._chain: Next = _in_time
         for middleware in reversed([self._count, *middlewares]):
             self._chain = _around(middleware, self._chain)
@@ -226,7 +253,7 @@ class Caller:
         attempt, failed, waited = 1, 0, 0.0
         while True:
             try:
-                return cast(Out, await self._attempt(Call(operation, context, input, attempt)))
+                return cast(Out, await self._with_credential(Call(operation, context, input, attempt)))
             except UpstreamError as error:
                 asked = error.retry_after is not None
                 failed += not asked
@@ -235,6 +262,18 @@ class Caller:
                     raise
             attempt, waited = attempt + 1, waited + (delay if asked else 0.0)
             await asyncio.sleep(delay)
+
+    async def _with_credential(self, call: Call) -> Any:
+        """An attempt, and another one with a new credential when this one's was refused."""
+        renewal = self._renewal
+        if renewal is None:
+            return await self._attempt(call)
+        number = renewal.number
+        try:
+            return await self._attempt(call)
+        except BadCredentials:
+            await renewal.of(number)
+        return await self._attempt(call)
 
     async def _attempt(self, call: Call) -> Any:
         limit = call.operation.limit.name

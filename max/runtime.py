@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ class _Connection:
         """What ``initialise`` built."""
         return self._live().context
 
+    @property
+    def renew(self) -> Callable[[], Awaitable[None]] | None:
+        """How the connector gets a new credential, when it can."""
+        return self._live().renew
+
     async def start(self) -> None:
         """Initialise the connector and start its clients."""
         installation = await self._connector.initialise(self._config, self._credentials)
@@ -177,7 +182,7 @@ class _Execution:
             context=runtime._connection.context,
             engine=runtime._engine,
             meta=SqliteSyncMeta(runtime._database, runtime._engine.tables),
-            caller=Caller(Limits()),
+            caller=Caller(Limits(), renew=runtime._connection.renew),
             clock=runtime._clock,
         )
         executor = SyncExecutor(SqliteTaskStore(runtime._database), surroundings, after=runtime._engine.tidy)

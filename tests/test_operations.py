@@ -483,3 +483,73 @@ def test_a_middleware_sees_errors_as_the_caller_will() -> None:
     through = Caller(Limits(), middlewares=[watch])
     assert virtual_time.run(through.run(script.operation(deadline=5.0), "a", 1)) == "a1"
     assert [type(error) for error in seen] == [Offline, Offline]
+
+
+class Bearers:
+    """A service whose bearer expires, and the client that holds one."""
+
+    def __init__(self, *, can_renew: bool = True) -> None:
+        self.good, self.held = 0, 0
+        self.renewed, self.refused = 0, 0
+        self.can_renew = can_renew
+
+    async def ask(self, context: str, input: int) -> str:
+        held = self.held
+        await asyncio.sleep(1.0)
+        if held != self.good:
+            self.refused += 1
+            raise BadCredentials("the bearer has expired")
+        return f"{input}"
+
+    async def renew(self) -> None:
+        self.renewed += 1
+        await asyncio.sleep(5.0)
+        if not self.can_renew:
+            raise BadCredentials("connect again")
+        self.held = self.good
+
+    def all(self, number: int) -> list[str | BaseException]:
+        asking = Operation("t:thing:get", self.ask, limit=Limit("t:api", concurrency=50))
+        through = Caller(Limits(), renew=self.renew)
+
+        async def main() -> list[str | BaseException]:
+            calls = [through.run(asking, "", one) for one in range(number)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        return virtual_time.run(main())
+
+
+class TestRenewal:
+    """A credential that is refused is renewed once."""
+
+    @pytest.mark.parametrize("number", [1, 2, 20])
+    def test_p29_one_renewal_serves_all_who_were_refused(self, number: int) -> None:
+        bearers = Bearers()
+        bearers.good = 1
+        assert bearers.all(number) == [str(one) for one in range(number)]
+        assert (bearers.renewed, bearers.refused) == (1, number)
+
+    def test_a_credential_that_is_refused_again_is_not_renewed_for_ever(self) -> None:
+        bearers = Bearers()
+        bearers.good = -1
+        bearers.renew = _nothing  # type: ignore[method-assign]  # a renewal that brings nothing new
+        (error,) = bearers.all(1)
+        assert isinstance(error, BadCredentials)
+        assert bearers.refused == 2
+
+    def test_a_renewal_that_fails_is_tried_once_and_told_to_everybody(self) -> None:
+        bearers = Bearers(can_renew=False)
+        bearers.good = 1
+        errors = bearers.all(10)
+        assert {str(error) for error in errors} == {"connect again"}
+        assert bearers.renewed == 1
+
+    def test_without_a_way_to_renew_the_refusal_stands(self) -> None:
+        script = Script(BadCredentials("no"))
+        with pytest.raises(BadCredentials):
+            virtual_time.run(caller().run(script.operation(), "a", 1))
+        assert len(script.begun) == 1
+
+
+async def _nothing() -> None:
+    """Renews nothing."""
