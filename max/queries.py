@@ -226,11 +226,12 @@ def count(layouts: Mapping[str, Layout[Any]], query: Query[Any]) -> tuple[str, l
 
 def chosen(layout: Layout[Any], query: Query[Any]) -> list[str]:
     """The fields that a query wants; UnknownName for one that the entity does not have."""
-    names = layout.types if query.fields is None else query.fields
-    for name in names:
+    if query.fields is None:
+        return list(layout.types)
+    for name in query.fields:
         if name not in layout.types and name != "id":
             raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
-    return [name for name in dict.fromkeys(names) if name != "id"]
+    return [name for name in dict.fromkeys(query.fields) if name != "id"]
 
 
 # -- cursors --------------------------------------------------------------------------------

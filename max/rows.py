@@ -308,7 +308,7 @@ class Layout(Generic[E]):
         if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in set(word)):
             for record, masks in zip(records, zip(*words, strict=True), strict=True):
                 self._drop_unloaded(record, names, masks)
-        return [self._record(record) for record in records]
+        return self._entities(records)
 
     def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], masks: Sequence[int]) -> None:
         for name in names:
@@ -316,10 +316,14 @@ class Layout(Generic[E]):
             if not masks[word] >> bit & 1:
                 del record[name]
 
-    def _record(self, values: dict[str, Any]) -> E:
-        record = object.__new__(self.entity)
-        record._values = values
-        return record
+    def _entities(self, records: Iterable[dict[str, Any]]) -> list[E]:
+        """Entities without their constructor: what was stored has been checked."""
+        entity, made = self.entity, []
+        for record in records:
+            one = object.__new__(entity)
+            one._values = record
+            made.append(one)
+        return made
 
 
 def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
