@@ -58,8 +58,10 @@ from .errors import (
     SyncRunning,
     UpstreamError,
     UpstreamMissing,
+    describe,
     shown,
 )
+from .events import Events, Origin, Teller
 from .expansion import expand, retried
 from .listings import Scan, beginning
 from .operations import Caller, Operation
@@ -70,6 +72,7 @@ from .tasks import (
     NewTask,
     Outcome,
     Payload,
+    ResumedSync,
     Settled,
     Settlement,
     State,
@@ -86,6 +89,8 @@ from .tasks import (
 CAP = 32  # tasks under way at once
 TRIES = 5  # of a task, without getting further in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
+
+LOST = "lost"  # how an attempt ended whose task is somebody else's now
 
 Clock = Callable[[], float]
 Commit = Callable[[Settlement], Awaitable[Outcome]]
@@ -243,7 +248,7 @@ class TaskRunner:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
             delay *= 0.5 + self._surroundings.draw() / 2
             wait = max(delay, error.retry_after or 0.0)
-            return Settlement(task, State.PENDING, not_before=now + wait)
+            return Settlement(task, State.PENDING, not_before=now + wait, error=describe(error))
         reached = task._replace(payload=self._further.get(task.id, task.payload))
         return Settlement(task, State.FAILED, failures=(failure_of(reached, error, now),))
 
@@ -452,7 +457,10 @@ def uncounted(stored: Stored) -> Stored:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``."""
+    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
+
+    ``limits`` are those on hold, by name, while nothing can run.
+    """
 
     sync: str
     status: Status
@@ -461,18 +469,25 @@ class Progress:
     running: int = 0
     waiting: int = 0
     due: float | None = None
+    limits: Sequence[str] = ()
 
 
 class _Drain:
     """One sync in this process: gathers what tasks bring, settles it, hands out new tasks."""
 
-    def __init__(self, executor: SyncExecutor, sync: str, counts: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        executor: SyncExecutor,
+        sync: str,
+        counts: Mapping[str, int],
+        resumed: ResumedSync | None = None,
+    ) -> None:
         self._executor, self.sync = executor, sync
         self._store, self._clock = executor.store, executor.surroundings.clock
         self._counts: Counter[str] = Counter(counts)
         self._settlements: list[tuple[Settlement, asyncio.Future[Outcome] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leased: set[tuple[int, int]] = set()  # task and attempt, until it is stored how they ended
+        self._leased: dict[tuple[int, int], Task] = {}  # by attempt, until it is stored how it ended
         self._broken: BaseException | None = None
         self._cancelled = False
         self._wake = asyncio.Event()
@@ -480,6 +495,8 @@ class _Drain:
         self._runner = TaskRunner(executor.surroundings, self._shared, self._commit)
         self._listeners: list[asyncio.Queue[Progress]] = []
         self.latest = Progress(sync, Status.RUNNING, self._clock(), dict(counts))
+        self._given_up = State.PENDING  # what becomes of attempts that are not let end
+        self.teller = Teller(executor.origin(sync), self._clock, self._leased, resumed)
 
     async def run(self) -> SyncResult:
         """Until the sync has ended, is paused, or the store fails."""
@@ -489,14 +506,15 @@ class _Drain:
             await self._end_tasks()
             if status.final:
                 await self._executor.tidy()
-            return await self._store.result(self.sync, now=self._clock())
-        except BaseException:
+            result = await self._store.result(self.sync, now=self._clock())
+            self.end(status)
+            return result
+        except BaseException as error:
             await self._end_tasks()
             if status is Status.INTERRUPTED:
                 await self._executor.let_go(self.sync)
+            self.end(status, error)
             raise
-        finally:
-            self._tell(status)
 
     async def _drain(self) -> Status:
         while True:
@@ -504,6 +522,7 @@ class _Drain:
             if settled.status is not Status.RUNNING:
                 return settled.status
             if settled.wanted is Wanted.CANCEL:
+                self._given_up = State.CANCELLED
                 self._cancel_tasks()
             idle = not self._leased and not self._settlements
             if idle and settled.wanted is not Wanted.RUN:
@@ -511,7 +530,7 @@ class _Drain:
                 if status is not Status.RUNNING:
                     return status
                 continue  # somebody has asked meanwhile that it goes on
-            self._tell(Status.RUNNING, settled.waiting, settled.due)
+            self._tell_progress(settled, idle)
             if idle and settled.due is None:
                 raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
             await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
@@ -548,8 +567,10 @@ class _Drain:
     def _answer(self, one: Settlement, future: asyncio.Future[Outcome] | None, outcome: Outcome) -> None:
         if outcome.stored.counts:
             self._counts.update(outcome.stored.counts)
-        if outcome.error is None and outcome.state is not State.RUNNING:
-            self._leased.discard((one.task.id, one.task.attempt))
+        if outcome.error is None and (one.task.id, one.task.attempt) in self._leased:
+            self.teller.settled(one, outcome)
+            if outcome.state is not State.RUNNING:
+                del self._leased[one.task.id, one.task.attempt]
         if future is None:
             if outcome.error is not None:
                 self._refused(one, outcome.error)
@@ -559,7 +580,7 @@ class _Drain:
     def _refused(self, one: Settlement, error: Exception) -> None:
         """A task's end could not be stored: that is its failure, unless it is somebody else's now."""
         if isinstance(error, LeaseLost):
-            self._give_up(one.task)
+            self._give_up(one.task, LOST)
         elif one.failures and not one.writes:
             self._broken = error
         else:
@@ -568,7 +589,8 @@ class _Drain:
 
     def _begin(self, task: Task) -> None:
         running = asyncio.create_task(self._do(task))
-        self._leased.add((task.id, task.attempt))
+        self._leased[task.id, task.attempt] = task
+        self.teller.started(task)
         self._tasks.add(running)
         running.add_done_callback(partial(self._ended, task))
 
@@ -577,19 +599,20 @@ class _Drain:
         if settlement is not None:
             self._settlements.append((settlement, None))
             self._wake.set()
-        elif (task.id, task.attempt) in self._leased:
-            self._give_up(task)
+        else:
+            self._give_up(task, LOST)
 
     def _ended(self, task: Task, running: asyncio.Task[None]) -> None:
         self._tasks.discard(running)
         if running.cancelled():
-            self._give_up(task)
+            self._give_up(task, self._given_up)
         elif running.exception() is not None:
             self._broken = running.exception()
             self._wake.set()
 
-    def _give_up(self, task: Task) -> None:
-        self._leased.discard((task.id, task.attempt))
+    def _give_up(self, task: Task, state: str) -> None:
+        if self._leased.pop((task.id, task.attempt), None) is not None:
+            self.teller.given_up(task, state)
         self._wake.set()
 
     async def _commit(self, settlement: Settlement) -> Outcome:
@@ -629,14 +652,27 @@ class _Drain:
 
     # progress
 
-    def _tell(self, status: Status, waiting: int = 0, due: float | None = None) -> None:
-        self.latest = Progress(
-            self.sync, status, self._clock(), dict(self._counts), len(self._leased), waiting, due
-        )
+    def _tell_progress(self, settled: Settled, idle: bool) -> None:
+        now, due = self._clock(), settled.due
+        limits: Sequence[str] = ()
+        if idle and due is not None and due > now:
+            limits = self._executor.surroundings.caller.on_hold()
+            self.teller.waiting(due, settled.waiting, limits)
+        status, counts = Status.RUNNING, dict(self._counts)
+        self._tell(Progress(self.sync, status, now, counts, len(self._leased), settled.waiting, due, limits))
+
+    def end(self, status: Status, error: BaseException | None = None) -> None:
+        """Tell everybody that the sync has ended here, unless they know."""
+        if self.latest.status is Status.RUNNING:
+            self.teller.ended(status, error, self._given_up)
+            self._tell(Progress(self.sync, status, self._clock(), dict(self._counts)))
+
+    def _tell(self, progress: Progress) -> None:
+        self.latest = progress
         for listener in self._listeners:
             if not listener.empty():
                 listener.get_nowait()  # only the newest matters: a slow reader delays nobody
-            listener.put_nowait(self.latest)
+            listener.put_nowait(progress)
 
     async def progress(self) -> AsyncIterator[Progress]:
         """Each change, the newest one only when the reader is slower; ends with the sync."""
@@ -704,6 +740,10 @@ class SyncHandle:
     def progress(self) -> AsyncIterator[Progress]:
         """Each change of how far the sync is, until it ends."""
         return self._drain.progress()
+
+    def events(self) -> Events:
+        """What happens from now on, and first what is under way: ``async for event in …``."""
+        return self._drain.teller.listen()
 
 
 def not_started() -> StorageError:
@@ -783,7 +823,7 @@ class SyncExecutor:
         async with self._changing:
             self._check_free()
             run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
-            return self._drive(run.id, run.counts)
+            return self._drive(run.id, run.counts, run)
 
     def _check_free(self) -> None:
         if not self._open:
@@ -794,6 +834,11 @@ class SyncExecutor:
     async def unfinished(self) -> str | None:
         """The newest sync that could be resumed, or None; SyncRunning when another process is at one."""
         return await self.store.unfinished(worker=self.worker, now=self.surroundings.clock())
+
+    def origin(self, sync: str) -> Origin:
+        """What is said of a sync in each of its events."""
+        connector = self.surroundings.connector
+        return Origin(self.surroundings.installation, connector.name, connector.version, sync)
 
     def untold(self) -> Counter[str]:
         """Calls by operation that no sync has counted yet."""
@@ -810,10 +855,11 @@ class SyncExecutor:
         with contextlib.suppress(StorageError):
             await self.store.release(sync, worker=self.worker, now=self.surroundings.clock())
 
-    def _drive(self, sync: str, counts: Mapping[str, int]) -> SyncHandle:
+    def _drive(self, sync: str, counts: Mapping[str, int], resumed: ResumedSync | None = None) -> SyncHandle:
         self.told = Counter(self.surroundings.caller.calls)
-        drain = _Drain(self, sync, counts)
+        drain = _Drain(self, sync, counts, resumed)
         self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._running.add_done_callback(lambda task: drain.end(Status.INTERRUPTED))  # it may not have begun
         self._handle = SyncHandle(self, drain, self._running)
         return self._handle

@@ -150,6 +150,10 @@ class Limits(FlowController):
         """For how many seconds from now no call may begin; 0 when one may."""
         return max(0.0, self._until.get(limit, 0.0) - _now())
 
+    def on_hold(self) -> list[str]:
+        """The limits on which no call may begin now, by name."""
+        return sorted(limit for limit in self._until if self.held(limit))
+
     async def acquire(self, limit: str, *, patience: float = math.inf) -> None:
         """Wait until a call may begin; QuotaExceeded when a hold lasts longer than the patience."""
         await self._slots[limit].acquire()
@@ -246,6 +250,10 @@ class Caller:
         self._chain: Next = _in_time
         for middleware in reversed([self._count, *middlewares]):
             self._chain = _around(middleware, self._chain)
+
+    def on_hold(self) -> list[str]:
+        """The limits on which no call may begin now, by name."""
+        return self._flow.on_hold()
 
     async def run(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
         """The operation's output; UpstreamError when every attempt failed."""

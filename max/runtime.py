@@ -185,7 +185,8 @@ class _Execution:
             caller=Caller(Limits(), renew=runtime._connection.renew),
             clock=runtime._clock,
         )
-        executor = SyncExecutor(SqliteTaskStore(runtime._database), surroundings, after=runtime._engine.tidy)
+        store = SqliteTaskStore(runtime._database, version=runtime._connector.version)
+        executor = SyncExecutor(store, surroundings, after=runtime._engine.tidy)
         await executor.start()
         self._executor = executor
 

@@ -34,6 +34,7 @@ from .tasks import (
     NewTask,
     Outcome,
     Payload,
+    ResumedSync,
     Settled,
     Settlement,
     State,
@@ -167,10 +168,13 @@ FATAL = frozenset(
 
 
 class SqliteTaskStore(TaskStore):
-    """Tasks beside the entities, in the same database, so that one transaction holds both."""
+    """Tasks beside the entities, in the same database, so that one transaction holds both.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    ``version`` is the connector's: every failure is recorded with it.
+    """
+
+    def __init__(self, database: Database, *, version: str = "") -> None:
+        self._database, self._version = database, version
 
     async def start(self) -> None:
         """Create or upgrade the tables."""
@@ -181,23 +185,25 @@ class SqliteTaskStore(TaskStore):
 
         def work(connection: sqlite3.Connection) -> str:
             _abandon_others(connection, worker, now)
-            inside = _Transaction(connection, _next_id(connection, now), now)
+            inside = self._inside(connection, _next_id(connection, now), now)
             inside.begin(json.dumps(plan), root, worker)
             return inside.sync
 
         return await self._database.transact(work)
 
-    async def resume(self, sync: str, *, worker: str, now: float) -> SyncRun:
+    async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
         """The leases of the dead are free again in the transaction that takes the sync over."""
 
-        def work(connection: sqlite3.Connection) -> SyncRun:
+        def work(connection: sqlite3.Connection) -> ResumedSync:
             found = run(connection, sync, now=now)
             if found.status.final:
                 raise SyncError(f"sync {found.id} has already ended ({found.status})")
             if found.status is Status.RUNNING and found.worker != worker:
                 raise SyncRunning(found.id, owner_of(found.worker or ""))
-            _Transaction(connection, found.id, now).resume(worker, died=found.worker != worker)
-            return found
+            dead = self._inside(connection, found.id, now).resume(worker, died=found.worker != worker)
+            values = {name: getattr(found, name) for name in SyncRun._names}
+            crashed = found.worker not in (None, worker)
+            return ResumedSync(**values, crashed=crashed, died=tuple(dead))
 
         return await self._database.transact(work)
 
@@ -215,7 +221,7 @@ class SqliteTaskStore(TaskStore):
         """A savepoint for each settlement, one commit for all of them and the claims."""
 
         def work(connection: sqlite3.Connection) -> Settled:
-            inside = _Transaction(connection, sync, now)
+            inside = self._inside(connection, sync, now)
             status, wanted, owner = inside.sync_row()
             if status.final and not settlements:
                 return Settled((), (), status, wanted)
@@ -236,7 +242,7 @@ class SqliteTaskStore(TaskStore):
         """Nothing changes when the worker lost the sync, or when it is to run after all."""
 
         def work(connection: sqlite3.Connection) -> Status:
-            inside = _Transaction(connection, sync, now)
+            inside = self._inside(connection, sync, now)
             _, wanted, owner = inside.sync_row()
             if owner == worker:
                 obey(connection, sync, wanted, now=now)
@@ -248,7 +254,7 @@ class SqliteTaskStore(TaskStore):
         """Tasks, sync and worker row in one transaction; nothing when the sync is not ours."""
 
         def work(connection: sqlite3.Connection) -> None:
-            if _Transaction(connection, sync, now).sync_row()[2] == worker:
+            if self._inside(connection, sync, now).sync_row()[2] == worker:
                 let_go(connection, sync)
 
         await self._database.transact(work)
@@ -273,6 +279,9 @@ class SqliteTaskStore(TaskStore):
         """In many small transactions, so that nobody waits long for the write lock."""
         while await self._database.transact(_prune_some):
             pass
+
+    def _inside(self, connection: sqlite3.Connection, sync: str, now: float) -> _Transaction:
+        return _Transaction(connection, sync, now, self._version)
 
 
 def _next_id(connection: sqlite3.Connection, now: float) -> str:
@@ -311,8 +320,8 @@ def _prune_some(connection: sqlite3.Connection) -> int:
 class _Transaction:
     """What one open transaction does to one sync."""
 
-    def __init__(self, connection: sqlite3.Connection, sync: str, now: float) -> None:
-        self.connection, self.sync, self.now = connection, sync, now
+    def __init__(self, connection: sqlite3.Connection, sync: str, now: float, version: str) -> None:
+        self.connection, self.sync, self.now, self._version = connection, sync, now, version
         self._ended: list[tuple[int, int | None, bool]] = []  # id, parent, failed
         self._look_at: set[int] = set()
         self._stored: list[Stored] = []
@@ -366,33 +375,41 @@ class _Transaction:
         query = f"SELECT id FROM _max_task WHERE parent = ? AND state = '{State.NEW}' {condition} ORDER BY id"
         return [row[0] for row in self.connection.execute(query, (id,))]
 
-    def resume(self, worker: str, *, died: bool) -> None:
-        """Make this worker the sync's; ``died``: who held the leases ended without a word."""
+    def resume(self, worker: str, *, died: bool) -> list[Task]:
+        """Make this worker the sync's; ``died``: who held the leases ended without a word.
+
+        The attempts that ended so, with their tasks.
+        """
         self.connection.execute(
             "UPDATE _max_sync SET state = ?, wanted = ?, worker = ?, resumed = 1 WHERE id = ?",
             (Status.RUNNING, Wanted.RUN, worker, self.sync),
         )
         self.sign(worker)
-        if died:
-            self._fail_deadly()
+        dead = self._under_way() if died else []
+        for task in dead:
+            if task.deaths >= MAX_DEATHS - 1:
+                self._fail_deadly(task)
         self.connection.execute(GIVE_BACK, (int(died), self.sync))
         unpause(self.connection, self.sync)
         self.advance()
+        return dead
 
-    def _fail_deadly(self) -> None:
+    def _under_way(self) -> list[Task]:
         rows = self.connection.execute(
             "SELECT id, sync, parent, kind, payload, attempt, tries, deaths FROM _max_task"
-            f" WHERE sync = ? AND state = '{State.RUNNING}' AND deaths >= ?",
-            (self.sync, MAX_DEATHS - 1),
-        ).fetchall()
-        for task in map(_task_of, rows):
-            error = SyncError(
-                f"the process ended {MAX_DEATHS} times in a row while this task ran",
-                hint="look for what ends it: memory, a crash in the connector's libraries",
-            )
-            self.connection.execute(FAIL_WITH_CHILDREN, (self.now, task.id))
-            self._record([failure_of(task, error, self.now)])
-            self._look_at.add(task.id)
+            f" WHERE sync = ? AND state = '{State.RUNNING}' ORDER BY id",
+            (self.sync,),
+        )
+        return [_task_of(row) for row in rows]
+
+    def _fail_deadly(self, task: Task) -> None:
+        error = SyncError(
+            f"the process ended {MAX_DEATHS} times in a row while this task ran",
+            hint="look for what ends it: memory, a crash in the connector's libraries",
+        )
+        self.connection.execute(FAIL_WITH_CHILDREN, (self.now, task.id))
+        self._record([failure_of(task, error, self.now)])
+        self._look_at.add(task.id)
 
     def sign(self, worker: str) -> None:
         """Leave a sign of life, unless there is a recent one."""
@@ -465,13 +482,13 @@ class _Transaction:
             "children": len(one.children) + failed,
             "unfinished": len(one.children),
             "failed": int(failed),
-            "error": one.failures[0].message if one.failures else None,
+            "error": one.failures[0].message if one.failures else one.error and one.error["message"],
             "now": self.now,
         }
 
     def _record(self, failures: Sequence[Failure]) -> None:
         if failures:
-            rows = [(*one._values()[:-1], json.dumps(one.input)) for one in failures]
+            rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
             self.connection.executemany(INSERT_FAILURE, rows)
 
     def add_up(self, requests: Mapping[str, int]) -> None:

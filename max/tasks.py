@@ -157,6 +157,7 @@ class Failure(Record):
     attempt: int
     at: float
     input: Json
+    version: str = ""  # of the connector
 
 
 class Settlement(NamedTuple):
@@ -164,6 +165,7 @@ class Settlement(NamedTuple):
 
     ``writes`` run inside the transaction.  ``more``: an AWAITING_CHILDREN task wants to be
     claimed again as soon as its children leave room.  ``progress`` forgives earlier tries.
+    ``error``, as ``describe`` gives it: why a PENDING task waits.
     """
 
     task: Task
@@ -175,6 +177,7 @@ class Settlement(NamedTuple):
     not_before: float = 0.0
     more: bool = False
     progress: bool = False
+    error: Mapping[str, Any] | None = None
 
 
 class Outcome(NamedTuple):
@@ -219,6 +222,16 @@ class SyncResult(SyncRun):
     """What a sync came to, with each thing that failed."""
 
     failures: tuple[Failure, ...]
+
+
+class ResumedSync(SyncRun):
+    """A sync as it was before it was resumed.
+
+    ``crashed``: the process that was at it ended without a word, and the attempts in ``died`` with it.
+    """
+
+    crashed: bool
+    died: tuple[Task, ...]
 
 
 def describe_task(kind: TaskKind, payload: Payload) -> str:
@@ -389,6 +402,7 @@ MIGRATIONS = (
     );
     CREATE INDEX _max_failure_sync ON _max_failure (sync);
     """,
+    "ALTER TABLE _max_failure ADD COLUMN version TEXT NOT NULL DEFAULT ''",
 )
 
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
@@ -590,7 +604,7 @@ class TaskStore(Protocol):
         Unfinished syncs that nobody works at are cancelled; SyncRunning when somebody does.
         """
 
-    async def resume(self, sync: str, *, worker: str, now: float) -> SyncRun:
+    async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
         """Take over a sync that nobody works at: what was under way or paused is pending again.
 
         A task under way when its process died five times in a row is failed.  NotFound,
