@@ -168,6 +168,7 @@ def test_a_storm_is_waited_out_durably_and_nobody_asks_before_its_time(path: Pat
     async def main() -> tuple[float, SyncResult]:
         async with service:
             due = await stop_when_stormy(runtime(service.url, path, clock))
+            assert due > clock() + 5.0
             left = 2 * PAGES - service.served.total()
             service.asked.clear()
             clock.advance(due - clock() - 5.0)
@@ -286,9 +287,13 @@ def killed_in_mid_sync(path: Path) -> None:
             words = [sys.executable, "-c", CHILD, service.url, str(path)]
             child = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, cwd=ROOT)
             service.tell(Fault(Lie.DRIBBLE, "/things", LAST))
-            await service.reached(f"/things?cursor=page-{LAST}")
+            reached = asyncio.create_task(service.reached(f"/things?cursor=page-{LAST}"))
+            ended = asyncio.create_task(child.wait())
+            await asyncio.wait([reached, ended], return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
+            assert child.returncode is None
             child.kill()
-            await child.wait()
+            await ended
 
     asyncio.run(main())
 
