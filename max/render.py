@@ -555,7 +555,10 @@ def failures_text(
     for one in shown:
         causes.setdefault((one.message, one.hint), []).append(one)
     for (message, hint), alike in causes.items():
-        lines += [f"  {_fit(one.what, width, 2)}" for one in alike]
+        for one in alike:
+            lines.append(f"  {_fit(one.what, width, 2)}")
+            if everything:
+                lines.append(f"    attempt {one.attempt}, {stamp(one.at)}")
         lines += [f"    {harmless(line)}" for line in message.splitlines()]
         lines += [f"    {paint(harmless(hint), 'dim')}"] if hint else []
     left = len(failures) - len(shown)

@@ -224,6 +224,13 @@ def test_a_source_that_cannot_be_reached_at_all_is_an_error(cli: Cli) -> None:
 # -- what is remembered --------------------------------------------------------------------------
 
 
+def test_runs_show_tells_each_failure_with_reason_attempt_and_time(cli: Cli) -> None:
+    run = things(cli, "partial")
+    shown = cli("runs", "show", run.out.split("sync ")[1].split(")")[0]).out
+    assert "Thing:1: load fields size\n    attempt 1, 20" in shown
+    assert "thing 1 is gone" in shown
+
+
 def test_runs_lists_syncs_and_shows_one(cli: Cli) -> None:
     things(cli, "partial")
     cli("sync", "acme")

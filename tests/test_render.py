@@ -332,7 +332,7 @@ def test_a_summary_counts_by_entity() -> None:
 
 def test_failures_with_one_cause_stand_together() -> None:
     lines = failures_text(
-        [failure(1), failure(2), failure(3, "gone", "")], None, PLAIN, everything=True, of="s1"
+        [failure(1), failure(2), failure(3, "gone", "")], None, PLAIN, everything=False, of="s1"
     )
     assert lines == [
         "3 failures:",
