@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .records import FIELDS, PAGE, Record
 
-TABLE = f"CREATE TABLE item (id TEXT PRIMARY KEY, {', '.join(FIELDS)})"
+TABLE = f"CREATE TABLE IF NOT EXISTS item (id TEXT PRIMARY KEY, {', '.join(FIELDS)})"
 UPSERT = (
     f"INSERT INTO item VALUES ({', '.join('?' * (len(FIELDS) + 1))})"
     f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in FIELDS)}"
@@ -48,10 +48,12 @@ def open_wal(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def store(path: Path, pages: Iterable[Sequence[Row]]) -> None:
-    """Upsert rows a page at a time, each page a transaction."""
+def store(path: Path, pages: Iterable[Sequence[Row]], indexed: Sequence[str] = ()) -> None:
+    """Upsert rows a page at a time, each page a transaction; some columns may have an index."""
     connection = open_wal(path)
     connection.execute(TABLE)
+    for column in indexed:
+        connection.execute(f"CREATE INDEX IF NOT EXISTS item_{column} ON item ({column})")
     for rows in pages:
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(UPSERT, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from max import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, 
 from max.connector import NoConfig
 from max.entities import ManyOf
 
+from . import by_hand
 from .measure import Row, Timing, fresh_paths, interleaved, report
 from .records import (
     BROUGHT,
@@ -30,6 +32,7 @@ from .records import (
 
 RECORDS = 100_000
 FEW, MANY = 1_000, 10_000  # changes
+INDEXED = ("owner", "votes", "status")  # by hand
 ROUNDS = 3
 
 Source = Connector[NoConfig, Any]
@@ -70,37 +73,55 @@ def run() -> None:
     def read(start: int, stop: int) -> list[Record]:
         return records[start:stop]
 
-    plain = listing(read, RECORDS)
+    plain, indexed = (twice(syncing(one)) for one in (listing(read, RECORDS), tickets(read, RECORDS)))
+    hand = twice(lambda path: by_hand.store(path, converted_pages(records), INDEXED))
     rows = [
-        versus("unchanged, no index", "≤ 1", twice(plain)),
-        versus("unchanged, three indexes", "≤ 0.25", twice(tickets(read, RECORDS))),
+        versus("unchanged, no index", plain["again"], plain["first"], "its own first sync", "≤ 1"),
+        versus(
+            "unchanged, three indexes", indexed["again"], indexed["first"], "its own first sync", "≤ 0.25"
+        ),
+        versus("unchanged, three indexes", indexed["again"], hand["again"], "upserted by hand again"),
+        versus("by hand, three indexes", hand["again"], hand["first"], "by hand the first time"),
     ]
-    changes = {number: twice(changing(records, number)) for number in (FEW, MANY)}
+    changes = {number: twice(syncing(changing(records, number))) for number in (FEW, MANY)}
+    for number, timings in changes.items():
+        what = f"{number:,} of 100,000 changed"
+        rows.append(versus(what, timings["again"], timings["first"], "its own first sync"))
     few, many = (changes[number]["again"].cpu / number for number in (FEW, MANY))
-    rows += [versus(f"{number:,} of 100,000 changed", "", changes[number]) for number in changes]
     rows.append(
         Row("cost of a change", f"{many * 1e6:.0f} µs CPU", many / few, f"when {FEW:,} changed", "≤ 1")
     )
     report("resync", rows)
 
 
-def twice(source: Source) -> dict[str, Timing]:
-    """Sync into a fresh file, and again."""
+def twice(store: Callable[[Path], None]) -> dict[str, Timing]:
+    """Store into a fresh file, and again."""
     with fresh_paths() as path:
         paths: list[Path] = []
 
         def first() -> None:
             paths.append(path())
-            asyncio.run(sync(source, paths[-1]))
+            store(paths[-1])
 
-        return interleaved({"first": first, "again": lambda: asyncio.run(sync(source, paths[-1]))}, ROUNDS)
+        return interleaved({"first": first, "again": lambda: store(paths[-1])}, ROUNDS)
 
 
-def versus(what: str, must: str, timings: dict[str, Timing]) -> Row:
-    """The second sync against the first."""
-    first, again = timings["first"], timings["again"]
-    ratio, wall = again.cpu / first.cpu, again.wall / first.wall
-    return Row(what, f"{again.cpu:.2f} s CPU", ratio, "its own first sync", must, wall)
+def syncing(source: Source) -> Callable[[Path], None]:
+    """Sync a source into a file."""
+    return lambda path: asyncio.run(sync(source, path))
+
+
+def converted_pages(records: list[Record]) -> Iterator[list[by_hand.Row]]:
+    """What is upserted by hand, converted anew each time."""
+    return (
+        [by_hand.converted(one) for one in records[at : at + PAGE]] for at in range(0, len(records), PAGE)
+    )
+
+
+def versus(what: str, timing: Timing, reference: Timing, against: str, must: str = "") -> Row:
+    """One timing against another."""
+    ratio, wall = timing.cpu / reference.cpu, timing.wall / reference.wall
+    return Row(what, f"{timing.cpu:.2f} s CPU", ratio, against, must, wall)
 
 
 def tickets(read: Read, count: int) -> Source:
