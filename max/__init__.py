@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
+    from .events import Event as Event
+    from .events import EventKind as EventKind
+    from .events import Events as Events
     from .execution import Progress as Progress
     from .execution import SyncHandle as SyncHandle
     from .http import HttpClient as HttpClient
@@ -100,6 +103,7 @@ HOMES = {
         "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MaxError Mismatch NotFound Offline "
         "PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
+    "events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
     "http": "HttpClient HttpRequest HttpResponse Transport",
     "onboarding": "Onboarded Prompter onboard",

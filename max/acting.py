@@ -201,6 +201,7 @@ def configure_sync(parser: Parser) -> None:
         parser,
         "max sync acme:default",
         "max sync acme:default -o json",
+        "max sync acme:default -o ndjson   (what happens, as it does; the result last)",
         "max sync acme:default --retry-failed",
         "",
         "A sync that was interrupted goes on where it stopped. Ctrl-C saves and stops; a second one",
@@ -256,7 +257,8 @@ def without_answers(connector: AnyConnector, target: str) -> Onboarded:
 
 def synced(options: Options, project: Project, info: InstallationInfo, begin: Begin) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
-    result = asyncio.run(Foreground(sys.stderr).sync(project, info, begin))
+    events = sys.stdout if options.output == "ndjson" else None
+    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin))
     text = partial(summary, info, result, width(sys.stdout), paint())
     shown = answer(options, result_json(info, result), text, next_steps(info, result))
     return shown._replace(status=EXIT.get(result.status, 1))

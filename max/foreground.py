@@ -2,6 +2,8 @@
 
 The first Ctrl-C (or SIGTERM) pauses the sync after the pages under way; the second leaves at
 once.  Neither loses anything: what a page brought is stored as a whole or not at all.
+
+Where events are asked for, they take the place of the progress, as lines of JSON.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO, cast
 
 from .core import InstallationInfo
 from .errors import Interrupted
+from .events import Event, Events
 from .execution import Progress, SyncHandle
 from .project import Project
-from .render import duration
+from .render import compact, counted, until
 from .runtime import InstallationRuntime
 from .tasks import SyncResult
 from .terminal import ProgressView
@@ -31,10 +34,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Foreground:
-    """Runs one sync for whoever watches ``stream``."""
+    """Runs one sync for whoever watches ``stream``, or reads its events from ``events``."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, events: TextIO | None = None) -> None:
         self._view = ProgressView(stream, now=time.monotonic())
+        self._events = events
         self._handle: SyncHandle | None = None
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
@@ -46,7 +50,7 @@ class Foreground:
                 async with project:
                     runtime = await project.runtime(info.connector, info.name)
                     self._handle = await begin(runtime)
-                    return await self._completion(self._handle)
+                    return await self._completion(info, self._handle)
             except asyncio.CancelledError:
                 if not self._interruptions:
                     raise
@@ -55,20 +59,37 @@ class Foreground:
             finally:
                 self._view.clear()
 
-    async def _completion(self, handle: SyncHandle) -> SyncResult:
-        watching = asyncio.create_task(self._watch(handle))
+    async def _completion(self, info: InstallationInfo, handle: SyncHandle) -> SyncResult:
+        if self._events is not None:
+            told = self._write(self._events, info, handle.events())
+        else:
+            told = self._watch(handle)
+        telling = asyncio.create_task(told)
         try:
             return await handle.completion()
         finally:
-            watching.cancel()
+            if self._events is None:
+                telling.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await telling
             if self._pausing is not None:
                 await asyncio.gather(self._pausing, return_exceptions=True)  # it may have come too late
 
     async def _watch(self, handle: SyncHandle) -> None:
         async for one in handle.progress():
             self._view.show(one.counts, note_of(one), now=time.monotonic())
+
+    async def _write(self, stream: TextIO, info: InstallationInfo, events: Events) -> None:
+        """A line for each event, in a thread: who reads slowly, or no more, does not stop the sync."""
+
+        def write(some: Sequence[Event]) -> None:
+            for one in some:
+                stream.write(f"{compact({**one.to_json(), 'installation': str(info)})}\n")
+            stream.flush()
+
+        with suppress(BrokenPipeError):  # the answer, which comes last, will find out again
+            while some := await events.some():
+                await asyncio.to_thread(write, some)
 
     # -- signals
 
@@ -101,7 +122,8 @@ class Foreground:
     def _leave(self) -> NoReturn:
         """End the process without waiting for anything, as a crash would."""
         self._view.say("left at once; what was stored is kept, and the same command goes on")
-        sys.stdout.flush()
+        if self._events is None:  # whose reader may have stopped reading
+            sys.stdout.flush()
         os._exit(Interrupted.exit_status)
 
 
@@ -109,4 +131,5 @@ def note_of(progress: Progress) -> str:
     """What a sync is waiting for, when nothing of it is under way."""
     if progress.running or progress.due is None or progress.due <= progress.at:
         return ""
-    return f"waiting {duration(progress.due - progress.at)} to try again"
+    limits = f" for {', '.join(progress.limits)}" if progress.limits else ""
+    return f"waiting until {until(progress.due, progress.at)}{limits}, {counted(progress.waiting, 'task')}"

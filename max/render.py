@@ -182,6 +182,18 @@ def ago(at: float | None, now: float) -> str:
     return "just now"
 
 
+def until(due: float, now: float) -> str:
+    """A time to come, as the clock on the wall shows it: ``14:03``, ``14:03:20``, ``2026-02-01 00:10``.
+
+    Rounded up, so that nobody looks again too early: to the minute, or to the second when it is near.
+    """
+    step = 1 if due - now < 120 else 60
+    then = datetime.fromtimestamp(-(-due // step) * step)  # local, as the reader's clock is
+    if then.date() != datetime.fromtimestamp(now).date():
+        return f"{then:%Y-%m-%d %H:%M}"
+    return f"{then:%H:%M:%S}" if step == 1 else f"{then:%H:%M}"
+
+
 def moment(at: float | None) -> str:
     """Seconds since the epoch as a short time in UTC."""
     return NULL if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

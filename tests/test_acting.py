@@ -154,6 +154,15 @@ def test_the_result_as_json_is_alone_on_stdout(cli: Cli) -> None:
     assert data["counts"]["AcmeUser"] == 20
 
 
+def test_as_ndjson_what_happens_is_told_a_line_each_and_the_result_last(cli: Cli) -> None:
+    run = cli("sync", "acme:default", "-o", "ndjson")
+    *events, result = map(json.loads, run.out.splitlines())
+    assert (events[0]["event"], events[-1]["event"]) == ("sync.started", "sync.ended")
+    assert {one["installation"] for one in events} == {"acme:default"}
+    assert (result["status"], "event" in result) == ("completed", False)
+    assert sum(sum(one.get("counts", {}).values()) for one in events) == sum(result["counts"].values())
+
+
 def test_without_a_name_the_only_installation_is_synced(cli: Cli) -> None:
     assert cli("sync").status == 1
     cli("connect", "acme:mine")
