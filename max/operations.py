@@ -26,6 +26,7 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Generic, NamedTuple, TypeAlias, cast
 
 from .core import C, FlowController, In, Out
@@ -258,30 +259,34 @@ class Caller:
     async def run(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
         """The operation's output; UpstreamError when every attempt failed."""
         self._flow.declare([operation.limit])
-        attempt, failed, waited = 1, 0, 0.0
+        attempts, failed, waited = count(1), 0, 0.0
+
+        def attempt() -> Awaitable[Any]:
+            return self._attempt(Call(operation, context, input, next(attempts)))
+
         while True:
             try:
-                return cast(Out, await self._with_credential(Call(operation, context, input, attempt)))
+                return cast(Out, await self._with_credential(attempt))
             except UpstreamError as error:
                 asked = error.retry_after is not None
                 failed += not asked
                 delay = operation.retry.delay(max(1, failed), error, self._draw(), waited=waited)
                 if delay is None:
                     raise
-            attempt, waited = attempt + 1, waited + (delay if asked else 0.0)
+            waited += delay if asked else 0.0
             await asyncio.sleep(delay)
 
-    async def _with_credential(self, call: Call) -> Any:
+    async def _with_credential(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """An attempt, and another one with a new credential when this one's was refused."""
         renewal = self._renewal
         if renewal is None:
-            return await self._attempt(call)
+            return await attempt()
         number = renewal.number
         try:
-            return await self._attempt(call)
+            return await attempt()
         except BadCredentials:
             await renewal.of(number)
-        return await self._attempt(call)
+        return await attempt()
 
     async def _attempt(self, call: Call) -> Any:
         limit = call.operation.limit.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from max import (
-    BadCredentials,
     Connector,
     CredentialProvider,
     Engine,
@@ -77,7 +75,6 @@ class Api:
         self.totals = config.totals
         self._url = config.url
         self._clients = [HttpClient(config.url, token=SECRET, timeout=5.0)]
-        self._renewing = asyncio.Lock()
 
     async def stop(self) -> None:
         """Close them all; requests that were under way have ended by now."""
@@ -85,19 +82,13 @@ class Api:
             await client.stop()
 
     async def get(self, address: str) -> Json:
-        """One page; a bearer that has expired is renewed once."""
-        client = self._clients[-1]
-        try:
-            return await client.get(address)
-        except BadCredentials:
-            await self._renew(client)
-            return await self._clients[-1].get(address)
+        """One page."""
+        return await self._clients[-1].get(address)
 
-    async def _renew(self, refused: HttpClient) -> None:
-        async with self._renewing:
-            if self._clients[-1] is refused:  # nobody else has done it meanwhile
-                answer = (await refused.request("POST", "/token")).json()
-                self._clients.append(HttpClient(self._url, token=answer["token"], timeout=5.0))
+    async def renew(self) -> None:
+        """Get a new bearer."""
+        answer = (await self._clients[-1].request("POST", "/token")).json()
+        self._clients.append(HttpClient(self._url, token=answer["token"], timeout=5.0))
 
 
 async def fetch(api: Api, address: str) -> Json:
@@ -140,7 +131,7 @@ async def seed(api: Api, engine: Engine) -> SyncPlan:
 async def initialise(config: ScriptedConfig, credentials: CredentialProvider) -> Installation[Api]:
     """A client of the upstream."""
     api = Api(config)
-    return Installation(api, stop=api.stop)
+    return Installation(api, stop=api.stop, renew=api.renew)
 
 
 connector: Connector[ScriptedConfig, Api] = Connector(
