@@ -399,12 +399,16 @@ def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middle
 
 
 def watched(
-    many: int, script: Script, raises: dict[int, str] | None = None
+    many: int, script: Script, *, raises: dict[int, str] | None = None, renews: bool = False
 ) -> tuple[list[Event], Counter[str]]:
     """What as many middlewares saw of one call, and what the caller counted."""
     events: list[Event] = []
+
+    async def renew() -> None:
+        """The next credential is as good as the script says."""
+
     around = [watching(number, events, raises or {}) for number in range(many)]
-    through = Caller(Limits(), middlewares=around, draw=lambda: 0.0)
+    through = Caller(Limits(), middlewares=around, renew=renew if renews else None, draw=lambda: 0.0)
     with suppress(UpstreamError, ValueError):
         virtual_time.run(through.run(script.operation(), "a", 1))
     return events, through.calls
@@ -419,11 +423,13 @@ MEANS: dict[str, UpstreamError | float] = {
 }
 
 
-@given(many=st.integers(0, 6), said=answers)
-@settings(deadline=None, max_examples=60)
-def test_p24_each_middleware_runs_exactly_once_in_every_attempt(many: int, said: list[str]) -> None:
+@given(many=st.integers(0, 6), said=answers, renews=st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_p24_each_middleware_runs_exactly_once_in_every_attempt(
+    many: int, said: list[str], renews: bool
+) -> None:
     script = Script(*(MEANS[word] for word in said))
-    events, calls = watched(many, script)
+    events, calls = watched(many, script, renews=renews)
     attempts = len(script.begun)
     begun = Counter((number, attempt) for what, number, attempt in events if what == "before")
     assert begun == {(number, attempt): 1 for number in range(many) for attempt in range(1, attempts + 1)}
@@ -453,7 +459,7 @@ def test_p25_before_runs_in_order_and_after_and_errors_in_exact_reverse(
     raiser = data.draw(st.integers(0, many))  # one beyond the last raises nothing
     way = data.draw(st.sampled_from(["in", "out"])) if raiser < many else ""
     script = Script(*(MEANS[word] for word in said))
-    events, _ = watched(many, script, {raiser: way})
+    events, _ = watched(many, script, raises={raiser: way})
     words = [*said, "good"]
     told = [expected(many, words[n] == "good", raiser, way, n + 1) for n in range(max(1, len(script.begun)))]
     assert events == [event for attempt in told for event in attempt]
