@@ -332,11 +332,13 @@ def test_a_log_cut_anywhere_opens_as_the_last_commit_before_and_resumes_to_the_s
     assert sum(commit for _, commit in ends) >= PAGES
     place, before = path.parent / "cut", content(cut_at(path, wal, 0, path.parent / "cut"))
     for number, (end, commit) in enumerate(ends):
-        inside = end - 1 - number * 397 % (end - (ends[number - 1][0] if number else 0) - 1)
+        inside = end - 1 - number * 397 % (end - (ends[number - 1][0] if number else WAL_HEADER) - 1)
         assert content(cut_at(path, wal, inside, place)) == before
         now = content(cut_at(path, wal, end, place))
         assert commit or now == before
         if commit:
+            damaged = wal[:inside] + bytes([wal[inside] ^ 0xFF]) + wal[inside + 1 :]
+            assert content(cut_at(path, damaged, len(wal), place)) == before
             resumes(cut_at(path, wal, end, place))
         before = now
 
