@@ -18,7 +18,7 @@ from max.sqlite import MEMORY, Database, Work
 from max.task_store import SqliteTaskStore
 from max.tasks import SyncResult
 from tests.sample import sample
-from tests.virtual_time import JumpingSelector, VirtualTimeLoop, now
+from tests.virtual_time import JumpingSelector, VirtualTimeLoop, later, now
 
 T = TypeVar("T")
 Json = Any
@@ -193,6 +193,16 @@ def users(*ids: str, next: str | None = None, **more: Any) -> Page[User]:
 async def named(id: str, env: Env[Any]) -> User:
     """The name of whoever is asked for."""
     return User(id, name=f"Name {id}", phone="1")
+
+
+def slow(seconds: float, answer: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+    """An answer that takes its time."""
+
+    async def after(what: Any, env: Any) -> Any:
+        await later(seconds)
+        return await answer(what, env) if callable(answer) else answer
+
+    return after
 
 
 # -- the stage ------------------------------------------------------------------------------
