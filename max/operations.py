@@ -326,10 +326,10 @@ async def _in_time(call: Call) -> Any:
             hint="the service is slow or the network is down; the sync tries again",
         ) from error
     except OSError as error:
-        raise from_os(operation.name, error) from error
+        raise _from_os(operation.name, error) from error
 
 
-def from_os(name: str, error: OSError) -> MaxError:
+def _from_os(name: str, error: OSError) -> MaxError:
     """What an error of the system means for the operation of a name."""
     # asyncio sums up several addresses that failed in an OSError without a number
     if isinstance(error, NETWORK) or error.errno in UNREACHABLE or str(error).startswith("Multiple exc"):
