@@ -67,7 +67,9 @@ class InstallationRuntime:
         self._connection = _Connection(connector, config, credentials)
         self._execution = _Execution(self)
         self._parts = LifecycleManager(self._database, self._engine, self._connection, self._execution)
-        self._starting = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._started = False
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
 
     @property
@@ -77,14 +79,22 @@ class InstallationRuntime:
 
     async def start(self) -> None:
         """Start every part in order; when one fails, none is left."""
-        if not self.started_at:
-            await self._parts.start()
-            self.started_at = self._clock()
+        async with self._one_at_a_time("start"):
+            if not self._started:
+                await self._parts.start()
+                self._started, self.started_at = True, self._clock()
 
     async def stop(self) -> None:
         """Stop every part in reverse; a sync that is under way is interrupted and can be resumed."""
-        self.started_at = 0.0
-        await self._parts.stop()
+        async with self._one_at_a_time("start"):
+            self._started, self.started_at = False, 0.0
+            await self._parts.stop()
+
+    def _one_at_a_time(self, what: str) -> asyncio.Lock:
+        """The lock of what must not be done twice at once; a runtime outlives the loops that use it."""
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._locks = asyncio.get_running_loop(), {}
+        return self._locks.setdefault(what, asyncio.Lock())
 
     async def sync(self, *, restart: bool = False) -> SyncHandle:
         """Begin a sync, and return at once.
@@ -92,7 +102,7 @@ class InstallationRuntime:
         The one that is under way here is joined; one that was interrupted or paused goes on,
         or with ``restart`` is given up.  SyncRunning when another process is at it.
         """
-        async with self._starting:
+        async with self._one_at_a_time("sync"):
             executor = self._execution.executor
             if executor.running is not None:
                 return executor.running
@@ -104,7 +114,7 @@ class InstallationRuntime:
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
-        async with self._starting:
+        async with self._one_at_a_time("sync"):
             return await self._execution.executor.retry(sync)
 
     async def health(self) -> str:

@@ -1,0 +1,362 @@
+"""The runtime: the order of its parts, what a failed start leaves, and one sync at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from max.connector import CredentialProvider, Installation, MemoryCredentials
+from max.core import Engine, Env, InstallationInfo, Loader, Page, PageRequest, Step, SyncPlan
+from max.entities import Ref
+from max.errors import BadCredentials, Interrupted, StorageError, SyncRunning, UpstreamBroken
+from max.runtime import InstallationRuntime, LifecycleManager
+from max.sqlite import MEMORY
+from max.tasks import Status
+from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def runtime(path: Path | str = MEMORY, **changes: Any) -> InstallationRuntime:
+    """A runtime that is not started, of the sample connector with some changes."""
+    info = InstallationInfo("sample", "default", "abc", {}, 0.0)
+    secrets = CredentialProvider(MemoryCredentials(), ())
+    return InstallationRuntime(info, sample(**changes), SampleConfig(), secrets, path)
+
+
+def using(one: InstallationRuntime, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
+    """Run a body on a started runtime, of which nothing may be left."""
+
+    async def main() -> T:
+        await one.start()
+        try:
+            return await body(one)
+        finally:
+            await one.stop()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    return asyncio.run(main())
+
+
+class Gate:
+    """A loader that waits until it is let through, and says when somebody is there."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened, self.calls = asyncio.Event(), asyncio.Event(), 0
+
+    def loader(self) -> Loader[Any]:
+        """The sample's only loader, behind this gate."""
+
+        @Loader.collection(SampleRoot.things, brings=[Thing.title])
+        async def list_things(
+            parent: Ref[SampleRoot], request: PageRequest, env: Env[SampleConfig]
+        ) -> Page[Thing]:
+            self.calls += 1
+            self.reached.set()
+            await self.opened.wait()
+            return Page([Thing("0", title="one")])
+
+        return list_things
+
+
+# -- services -------------------------------------------------------------------------------
+
+
+class Service:
+    """Notes what is done to it, and fails as it is told."""
+
+    def __init__(self, name: str, said: list[str], *, fails: str = "") -> None:
+        self.name, self.said, self.fails = name, said, fails
+
+    async def start(self) -> None:
+        """Begin."""
+        self._do("start")
+
+    async def stop(self) -> None:
+        """End."""
+        self._do("stop")
+
+    def _do(self, what: str) -> None:
+        self.said.append(f"{what} {self.name}")
+        if what == self.fails:
+            raise UpstreamBroken(f"{self.name} does not {what}")
+
+
+def test_services_start_in_order_and_stop_in_reverse_and_can_start_again() -> None:
+    said: list[str] = []
+    manager = LifecycleManager(Service("a", said), Service("b", said))
+
+    async def main() -> None:
+        for _ in range(2):
+            await manager.start()
+            await manager.stop()
+            await manager.stop()
+
+    asyncio.run(main())
+    assert said == ["start a", "start b", "stop b", "stop a"] * 2
+
+
+def test_a_service_that_does_not_start_leaves_none() -> None:
+    said: list[str] = []
+    manager = LifecycleManager(Service("a", said), Service("b", said, fails="start"), Service("c", said))
+    with pytest.raises(UpstreamBroken, match="b does not start"):
+        asyncio.run(manager.start())
+    assert said == ["start a", "start b", "stop a"]
+
+
+def test_a_service_that_does_not_stop_does_not_keep_the_others() -> None:
+    said: list[str] = []
+    manager = LifecycleManager(Service("a", said), Service("b", said, fails="stop"))
+
+    async def main() -> None:
+        await manager.start()
+        await manager.stop()
+
+    with pytest.raises(UpstreamBroken, match="b does not stop"):
+        asyncio.run(main())
+    assert said[2:] == ["stop b", "stop a"]
+
+
+# -- starting and stopping ----------------------------------------------------------------------
+
+
+def test_the_client_starts_after_the_database_and_stops_before_it() -> None:
+    said: list[str] = []
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        async def stop() -> None:
+            said.append(f"stop; things stored: {await one.engine.query(Thing).count()}")
+
+        said.append(f"initialise; things stored: {await one.engine.query(Thing).count()}")
+        return Installation(context=config, stop=stop)
+
+    async def body(one: InstallationRuntime) -> Status:
+        return (await (await one.sync()).completion()).status
+
+    one = runtime(initialise=initialise)
+    assert using(one, body) is Status.COMPLETED
+    assert said == ["initialise; things stored: 0", "stop; things stored: 2"]
+
+
+def test_starting_and_stopping_twice_or_at_once_is_doing_it_once() -> None:
+    said: list[str] = []
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        said.append("initialise")
+        await asyncio.sleep(0)
+        return Installation(context=config)
+
+    async def main() -> None:
+        one = runtime(initialise=initialise)
+        await asyncio.gather(one.start(), one.start())
+        assert one.started_at > 0
+        await asyncio.gather(one.stop(), one.stop())
+        assert one.started_at == 0
+        await one.stop()
+
+    asyncio.run(main())
+    assert said == ["initialise"]
+
+
+def test_a_runtime_that_was_stopped_starts_again_with_what_it_had(tmp_path: Path) -> None:
+    async def sync(one: InstallationRuntime) -> int:
+        await (await one.sync()).completion()
+        return await one.engine.query(Thing).count()
+
+    one = runtime(tmp_path / "data.db")
+    assert using(one, sync) == 2
+    assert using(one, lambda one: one.engine.query(Thing).count()) == 2  # in another event loop
+
+
+def test_a_client_that_cannot_be_made_leaves_nothing_started() -> None:
+    async def initialise(config: Any, credentials: CredentialProvider) -> Installation[Any]:
+        raise BadCredentials("the token is wrong")
+
+    async def main() -> None:
+        one = runtime(initialise=initialise)
+        for _ in range(2):
+            with pytest.raises(BadCredentials, match="the token is wrong"):
+                await one.start()
+        assert one.started_at == 0
+        with pytest.raises(StorageError, match="not open"):
+            await one.engine.query(Thing).count()
+
+    asyncio.run(main())
+
+
+def test_a_client_that_does_not_start_is_stopped() -> None:
+    said: list[str] = []
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        service = Service("client", said, fails="start")
+        return Installation(context=config, start=service.start, stop=service.stop)
+
+    with pytest.raises(UpstreamBroken, match="client does not start"):
+        asyncio.run(runtime(initialise=initialise).start())
+    assert said == ["start client", "stop client"]
+
+
+def test_a_database_newer_than_the_code_is_refused_before_the_client_is_made(tmp_path: Path) -> None:
+    async def newer(one: InstallationRuntime) -> None:
+        sql = "INSERT INTO _max_migration VALUES ('execution', 99, 'x'), ('engine', 99, 'x')"
+        await one._database.transact(lambda connection: connection.execute(sql).close())
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        raise AssertionError("nobody may ask for it")
+
+    using(runtime(tmp_path / "data.db"), newer)
+    with pytest.raises(StorageError, match="newer than this Max"):
+        asyncio.run(runtime(tmp_path / "data.db", initialise=initialise).start())
+
+
+def test_what_needs_a_started_runtime_says_so() -> None:
+    async def main() -> None:
+        one = runtime()
+        for attempt in (one.sync(), one.health(), one.retry_failed()):
+            with pytest.raises(StorageError, match="not started") as caught:
+                await attempt
+            assert "start()" in caught.value.hint
+
+    asyncio.run(main())
+    assert runtime().started_at == 0
+
+
+def test_health_is_what_the_connector_says_of_itself() -> None:
+    async def health() -> str:
+        return "as Ada"
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        return Installation(context=config, health=health)
+
+    assert using(runtime(initialise=initialise), lambda one: one.health()) == "as Ada"
+    assert using(runtime(), lambda one: one.health()) == "no check"
+
+
+# -- syncing --------------------------------------------------------------------------------
+
+
+def test_a_second_sync_joins_the_one_under_way() -> None:
+    async def body(one: InstallationRuntime) -> tuple[Status, Status]:
+        first, second = await asyncio.gather(one.sync(), one.sync())
+        await gate.reached.wait()
+        assert first is second is await one.sync()
+        gate.opened.set()
+        await first.completion()
+        third = await one.sync()
+        assert third.id > first.id
+        return (await first.completion()).status, (await third.completion()).status
+
+    gate = Gate()
+    assert using(runtime(loaders=[gate.loader()]), body) == (Status.COMPLETED, Status.COMPLETED)
+    assert gate.calls == 2
+
+
+def test_a_paused_sync_goes_on_and_with_restart_is_given_up() -> None:
+    async def body(one: InstallationRuntime) -> list[Status]:
+        first = await one.sync()
+        await first.pause()
+        gate.opened.set()
+        assert (await first.completion()).status in (Status.PAUSED, Status.COMPLETED)
+        second = await one.sync()
+        statuses = [(await second.completion()).status]
+        third = await one.sync(restart=True)
+        return [*statuses, (await third.completion()).status]
+
+    gate = Gate()
+    assert using(runtime(loaders=[gate.loader()]), body) == [Status.COMPLETED, Status.COMPLETED]
+
+
+def test_stopping_interrupts_the_sync_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    async def first(one: InstallationRuntime) -> str:
+        handle = await one.sync()
+        await gate.reached.wait()
+        await one.stop()
+        with pytest.raises(Interrupted, match=f"sync {handle.id} was stopped"):
+            await handle.completion()
+        return handle.id
+
+    async def second(one: InstallationRuntime) -> tuple[str, Status, bool]:
+        handle = await one.sync()
+        result = await handle.completion()
+        return handle.id, result.status, result.resumed
+
+    gate = Gate()
+    interrupted = using(runtime(tmp_path / "data.db", loaders=[gate.loader()]), first)
+    assert using(runtime(tmp_path / "data.db"), second) == (interrupted, Status.COMPLETED, True)
+
+
+def test_stopping_while_the_seeder_is_at_work_begins_no_sync(tmp_path: Path) -> None:
+    seeding, seeded = asyncio.Event(), asyncio.Event()
+
+    async def slowly(context: Any, engine: Engine) -> SyncPlan:
+        seeding.set()
+        await seeded.wait()
+        return SyncPlan([Step.for_root(SampleRoot.ref("root")).load_collection(SampleRoot.things)])
+
+    async def body(one: InstallationRuntime) -> None:
+        syncing = asyncio.create_task(one.sync())
+        await seeding.wait()
+        await one.stop()
+        await one.start()
+        seeded.set()
+        with pytest.raises(StorageError, match="not started"):
+            await syncing
+        assert (await (await one.sync()).completion()).status is Status.COMPLETED
+
+    using(runtime(tmp_path / "data.db", seeder=slowly), body)
+    assert seeding.is_set()
+
+
+OTHER = """
+import asyncio, sys
+from tests.test_runtime import Gate, runtime
+
+async def main():
+    gate = Gate()
+    one = runtime(sys.argv[1], loaders=[gate.loader()])
+    await one.start()
+    handle = await one.sync()
+    await gate.reached.wait()
+    print(handle.id, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_another_process_that_is_at_it_is_named_until_it_dies(tmp_path: Path) -> None:
+    async def seeds(context: SampleConfig, engine: Engine) -> SyncPlan:
+        seedings.append("here")
+        return await seed(context, engine)
+
+    async def body(one: InstallationRuntime) -> None:
+        with pytest.raises(SyncRunning) as caught:
+            await one.sync()
+        assert (caught.value.sync, caught.value.owner.split()[:2]) == (id, ["process", str(other.pid)])
+        other.kill()
+        other.wait()
+        handle = await one.sync()
+        assert (handle.id, (await handle.completion()).status) == (id, Status.COMPLETED)
+
+    seedings: list[str] = []
+    words = [sys.executable, "-c", OTHER, str(tmp_path / "data.db")]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        id = other.stdout.readline().strip()
+        using(runtime(tmp_path / "data.db", seeder=seeds), body)
+    assert seedings == [], "nothing is asked of the service while another process syncs"
