@@ -2,7 +2,8 @@
 
 Rule 1: every ``started`` is followed by exactly one ``ended`` or ``failed``, of the sync or of
 the same task and attempt, and attempts lie within their sync.  Who comes late is told first
-what is under way.  An attempt whose process died is told as failed by the one that goes on.
+what is under way.  What died with its process is told as failed by the one that goes on; only what
+was stored in the last moment and not yet told stays untold: the failure of the sync closes it.
 
 Rule 2: nothing is built while nobody listens, and nobody who reads slowly delays the sync:
 what does not fit into a listener's buffer is lost to it, and an event says how much that was.

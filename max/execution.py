@@ -784,6 +784,8 @@ class SyncExecutor:
             if running is not None:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
+            if self._handle is not None:  # it may have been stopped before it ran at all
+                await self.let_go(self._handle.id)
 
     @property
     def running(self) -> SyncHandle | None:
