@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -360,3 +361,31 @@ def test_another_process_that_is_at_it_is_named_until_it_dies(tmp_path: Path) ->
         id = other.stdout.readline().strip()
         using(runtime(tmp_path / "data.db", seeder=seeds), body)
     assert seedings == [], "nothing is asked of the service while another process syncs"
+
+
+# -- processes that are killed --------------------------------------------------------------------
+
+
+def answered(users: list[list[Any]]) -> set[tuple[str, str | None]]:
+    """The questions to which these users, as they are stored, are the answers."""
+    pages = {("users", None if id == "0a" else id[:-1]) for id, *_ in users if id.endswith("a")}
+    names = {("name", id) for id, name, *_ in users if name is not None}
+    return pages | names | {("mails", id) for id, _, mail, _ in users if mail is not None}
+
+
+def questions(asked: list[list[Any]]) -> set[tuple[str, str | None]]:
+    """What was asked, one by one."""
+    return {(name, one) for name, what in asked for one in (what if isinstance(what, list) else [what])}
+
+
+def test_a_sync_killed_at_any_commit_asks_nothing_again_that_is_stored(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.crashing", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    *killed, undisturbed = map(json.loads, done.stdout.splitlines())
+    everything = questions(undisturbed["first"])
+    assert (undisturbed["lived"], len(everything), answered(undisturbed["end"])) == (True, 25, everything)
+    assert len(killed) > 12
+    for number, one in enumerate(killed):
+        assert one["end"] == undisturbed["end"], f"killed at commit {number}"
+        left = everything if one["ended"] else everything - answered(one["between"])
+        assert questions(one["second"]) == left, f"killed at commit {number}"
