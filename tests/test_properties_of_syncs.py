@@ -155,7 +155,8 @@ def test_p8_after_a_time_out_all_permits_return_and_teardown_runs(hangs: list[in
     async def body(stage: Stage) -> set[str]:
         ids = [str(number) for number in range(len(hangs))]
         await stage.engine.store(*map(User, ids))
-        assert (await stage.sync(NAMES)).status is Status.COMPLETED
+        async with asyncio.timeout(600.0):  # without its permits it would wait for ever
+            assert (await stage.sync(NAMES)).status is Status.COMPLETED
         flow = stage.executor.surroundings.caller._flow
         async with asyncio.timeout(0.001):
             for _ in range(permits):
