@@ -69,6 +69,7 @@ SUSPECT_DEATHS = 2  # from so many on, a task runs alone, so that it proves itse
 KEPT_SYNCS = 100  # finished syncs that are remembered
 PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
 NOTHING = Stored({})
+KINDS = {str(kind): kind for kind in TaskKind}
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: ids are typed by people
 
 INSERT_TASK = """
@@ -113,6 +114,11 @@ SETTLE = {
 """
     for to in MOVES[State.RUNNING]
 }
+
+COMPLETE = f"""
+    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, deaths = 0, changed_at = ?
+     WHERE id = ? AND attempt = ? AND state = '{State.RUNNING}'
+"""  # what most tasks come to, for a third of the time
 
 COUNT_DOWN = """
     UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?
@@ -460,14 +466,17 @@ class _Transaction:
         return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
-        by_state: dict[State, list[Settlement]] = {}
+        by_statement: dict[str, list[Any]] = {}
         for one, to in zip(settlements, states, strict=True):
-            by_state.setdefault(to, []).append(one)
-        for to, some in by_state.items():
-            values = [self._values(one, to) for one in some]
-            if self.connection.executemany(SETTLE[to], values).rowcount < len(some):
+            if to is State.COMPLETED and one.payload is None and not (one.children or one.failures):
+                by_statement.setdefault(COMPLETE, []).append((self.now, one.task.id, one.task.attempt))
+            else:
+                by_statement.setdefault(SETTLE[to], []).append(self._values(one, to))
+        for statement, values in by_statement.items():
+            if self.connection.executemany(statement, values).rowcount < len(values):
                 raise LeaseLost(
-                    f"task {some[0].task.id} is no longer this attempt's", hint="nothing of it was stored"
+                    f"task {settlements[0].task.id} is no longer this attempt's",
+                    hint="nothing of it was stored",
                 )
 
     def _values(self, one: Settlement, to: State) -> dict[str, object]:
@@ -604,7 +613,7 @@ class _Transaction:
 
 def _task_of(row: Sequence[Any]) -> Task:
     id, sync, parent, kind, payload, attempt, tries, deaths = row
-    return Task(id, sync, parent, TaskKind(kind), json.loads(payload), attempt, tries, deaths)
+    return Task(id, sync, parent, KINDS[kind], json.loads(payload), attempt, tries, deaths)
 
 
 def _own_error(task: Task, error: Exception) -> Exception:
