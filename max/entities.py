@@ -58,23 +58,32 @@ class Record:
     """
 
     _names: ClassVar[tuple[str, ...]] = ()
+    _known: ClassVar[frozenset[str]] = frozenset()
+    _required: ClassVar[frozenset[str]] = frozenset()  # those that have no default
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         own = [n for n, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
         cls._names = tuple(dict.fromkeys([*cls._names, *own]))
+        cls._known = frozenset(cls._names)
+        cls._required = frozenset(name for name in cls._names if not hasattr(cls, name))
 
     def __init__(self, *args: object, **named: object) -> None:
         values = dict(zip(self._names, args, strict=False))
-        if len(args) > len(self._names) or values.keys() & named.keys():
-            raise TypeError(f"{type(self).__name__} takes {', '.join(self._names)}")
         values.update(named)
-        missing = [n for n in self._names if n not in values and not hasattr(type(self), n)]
-        unknown = values.keys() - set(self._names)
-        if missing or unknown:
-            problem = f"misses {', '.join(missing)}" if missing else f"has no {', '.join(unknown)}"
-            raise TypeError(f"{type(self).__name__} {problem}")
+        if len(values) < len(args) + len(named) or not self._required <= values.keys() <= self._known:
+            raise TypeError(self._problem(args, named))
         self.__dict__.update(values)
+
+    def _problem(self, args: Sequence[object], named: Mapping[str, object]) -> str:
+        """Why no record can be made of these arguments, of which one is missing, unknown or given twice."""
+        given = {*self._names[: len(args)], *named}
+        missing, unknown = self._required - given, given - self._known
+        if missing:
+            return f"{type(self).__name__} misses {', '.join(n for n in self._names if n in missing)}"
+        if unknown:
+            return f"{type(self).__name__} has no {', '.join(n for n in named if n in unknown)}"
+        return f"{type(self).__name__} takes {', '.join(self._names)}"
 
     def __setattr__(self, name: str, value: object) -> Never:
         raise AttributeError(f"{type(self).__name__} is immutable")

@@ -86,7 +86,7 @@ from .tasks import (
     new_worker,
 )
 
-CAP = 32  # tasks under way at once
+CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
 TRIES = 5  # of a task, without getting further in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
 
@@ -325,9 +325,10 @@ class TaskRunner:
     def _checked_page(self, loader: CollectionLoader[Any, Any, Any], page: object) -> list[Entity]:
         if not isinstance(page, Page):
             raise self._fault(loader, "a Page", page)
+        child = loader.lists.child
         for item in page.items:
-            if type(item) is not loader.lists.child:
-                raise self._fault(loader, f"items of {loader.lists.child.__name__}", item)
+            if type(item) is not child:
+                raise self._fault(loader, f"items of {child.__name__}", item)
         entities = [*page.items, *page.also]
         self._check_fields(loader, entities)
         return entities

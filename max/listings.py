@@ -70,7 +70,7 @@ class Scan:
         """A page that came before, under another cursor; a change feed may repeat itself."""
         if not page.items or self.payload["delta"]:
             return ""
-        page_hash = hash(tuple(item.id for item in page.items))
+        page_hash = hash(tuple(item._values["id"] for item in page.items))
         if page_hash in self._pages:
             return f"page {self.payload['number'] + 1} brought the same {len(page.items)} items as one before"
         self._pages.add(page_hash)
