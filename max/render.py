@@ -490,8 +490,8 @@ def run_json(run: SyncRun) -> dict[str, Json]:
 
 
 def failure_json(failure: Failure) -> dict[str, Json]:
-    """One failure as data: what failed, why, and what to do."""
-    names = ("what", "entity", "id", "code", "message", "hint", "attempt")
+    """One failure as data: what failed, why, what to do, and in which attempt of which task."""
+    names = ("what", "entity", "id", "code", "message", "hint", "sync", "task", "attempt", "version")
     return {name: getattr(failure, name) for name in names} | {"at": stamp(failure.at)}
 
 
