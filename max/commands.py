@@ -528,7 +528,7 @@ def configure_status(parser: Parser) -> None:
 def run_status(options: Options) -> Answer:
     """How every installation stands, or one."""
     from .render import Standing, status_text
-    from .tasks import runs
+    from .tasks import runs, waits
 
     project = found_project(options)
     chosen = [project.target(options.target)] if options.target else project.installations()
@@ -536,11 +536,14 @@ def run_status(options: Options) -> Answer:
     for info in chosen:
         last: SyncRun | None = None
         rows: dict[str, int] = {}
+        waiting: tuple[float, int] | None = None
         if project.database(info).exists():
             with connected(project, info) as connection:
                 last = next(iter(runs(connection, 1, now=time.time())), None)
                 rows = stored_counts(info, connection)
-        standings.append(Standing(info, last, rows))
+                if last is not None and last.status == "running":
+                    waiting = waits(connection, last.id, now=time.time())
+        standings.append(Standing(info, last, rows, waiting))
 
     def text() -> Iterator[str]:
         for place, one in enumerate(standings):

@@ -437,10 +437,19 @@ def installation_row(info: InstallationInfo, now: float) -> list[str]:
 
 
 class Standing:
-    """How an installation stands: its last sync (None: never), and its rows by entity."""
+    """How an installation stands: its last sync (None: never), and its rows by entity.
 
-    def __init__(self, info: InstallationInfo, last: SyncRun | None, rows: Mapping[str, int]) -> None:
-        self.info, self.last, self.rows = info, last, rows
+    ``waiting``: until when a running sync can only wait, and how many of its tasks do.
+    """
+
+    def __init__(
+        self,
+        info: InstallationInfo,
+        last: SyncRun | None,
+        rows: Mapping[str, int],
+        waiting: tuple[float, int] | None = None,
+    ) -> None:
+        self.info, self.last, self.rows, self.waiting = info, last, rows, waiting
 
     @property
     def unfinished(self) -> str | None:
@@ -462,6 +471,9 @@ def status_text(standing: Standing, now: float, paint: Paint = PLAIN) -> list[st
         return [*lines, f"  never synced; begin with: max sync {info}"]
     when = ago(last.finished_at or last.started_at, now)
     lines.append(f"  last sync   {paint.status(last.status)}, {when} ({last.id})")
+    if standing.waiting is not None:
+        due, tasks = standing.waiting
+        lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if standing.unfinished and last.status != "running":

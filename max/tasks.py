@@ -471,6 +471,17 @@ def result(connection: sqlite3.Connection, sync: str, *, now: float) -> SyncResu
     return SyncResult(**values, failures=tuple(failures(connection, found.id)))
 
 
+def waits(connection: sqlite3.Connection, sync: str, *, now: float) -> tuple[float, int] | None:
+    """When the next task of a sync may begin, and how many wait; None while one is or can be under way."""
+    running, due, waiting = connection.execute(
+        f"SELECT total(state = '{State.RUNNING}'),"
+        f" min(CASE WHEN state = '{State.PENDING}' THEN not_before END),"
+        f" total(state = '{State.PENDING}') FROM _max_task WHERE sync = ?",
+        (sync,),
+    ).fetchone()
+    return None if running or due is None or due <= now else (due, int(waiting))
+
+
 def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float) -> str | None:
     """The newest sync that can be resumed: paused, interrupted, or ``worker``'s own; or None.
 

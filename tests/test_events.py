@@ -19,7 +19,7 @@ from max.execution import SyncExecutor, SyncHandle
 from max.foreground import note_of
 from max.render import until
 from max.task_store import SqliteTaskStore
-from max.tasks import BLOCKED, Status, SyncResult, new_worker
+from max.tasks import BLOCKED, Status, SyncResult, new_worker, waits
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
 from tests.virtual_time import later, now
 
@@ -226,6 +226,10 @@ def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
         await later(60.0)
         (note,) = [note_of(one) for one in [handle._drain.latest]]
         assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"
+        seen = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
+        assert seen is not None
+        assert (round(seen[0]), seen[1]) == (900, 1)
+        assert not await stage.database.read(lambda one: waits(one, handle.id, now=2000.0)), "it may begin"
         await handle.completion()
         return await rest(reader)
 

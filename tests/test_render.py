@@ -42,6 +42,7 @@ from max.render import (
     status_text,
     summary,
     table,
+    until,
 )
 from max.tasks import Failure, Status, SyncResult
 
@@ -317,6 +318,8 @@ def test_a_status_says_what_to_do_next() -> None:
         status_text(Standing(ACME, None, {}), NOW)[1] == "  never synced; begin with: max sync acme:default"
     )
     assert "  unfinished  go on with: max resume acme:default" in status_text(paused, NOW)
+    waiting = Standing(ACME, result(status=Status.RUNNING), {}, (NOW + 600.0, 212))
+    assert f"  waiting     until {until(NOW + 600.0, NOW)}, 212 tasks" in status_text(waiting, NOW)
     assert status_text(paused, NOW)[-1] == "  data        12,345 rows: 12,345 Person"
     assert paused.to_json()["unfinished"] == "01abc"
 
