@@ -144,6 +144,11 @@ def is_text(value: object) -> bool:
     return True
 
 
+def is_id(value: object) -> bool:
+    """A text that can name an entity; SQLite's JSON functions would cut it at a NUL."""
+    return is_text(value) and value != "" and "\0" not in str(value)
+
+
 def is_json(value: object) -> bool:
     """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
     try:
@@ -805,8 +810,8 @@ def check_entity(entity: Entity) -> list[Mismatch]:
     """Every value of a record that does not fit, with its path."""
     where = repr(Ref(type(entity), entity._values["id"]))
     wrong = []
-    if not is_text(entity._values["id"]) or not entity._values["id"]:
-        wrong.append(Mismatch(f"{where}.id", "a text that is not empty", entity._values["id"]))
+    if not is_id(entity._values["id"]):
+        wrong.append(Mismatch(f"{where}.id", "a text that is not empty, without NUL", entity._values["id"]))
     for name, holds in type(entity).types().items():
         if name in entity._values and not holds.check(entity._values[name]):
             wrong.append(Mismatch(f"{where}.{name}", holds.expected, entity._values[name]))

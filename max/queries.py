@@ -34,6 +34,7 @@ from .rows import Layout, encode_one
 from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
+MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
 CASEFOLD = "max_casefold"  # the SQL function that the statements call, and whoever runs them provides
 COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
@@ -121,11 +122,18 @@ class Statement:
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
-        listed = json.dumps([value for value in values if value is not None])
-        inside = f"{column} IN (SELECT value FROM json_each({self.bind(listed)}))"
+        inside = f"{column} IN ({self._listed([value for value in values if value is not None])})"
         if None in values:
             return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
         return inside
+
+    def _listed(self, values: list[Any]) -> str:
+        """Values as one parameter, however many; SQLite's JSON would cut a text at a NUL."""
+        if not any(isinstance(value, str) and "\0" in value for value in values):
+            return f"SELECT value FROM json_each({self.bind(json.dumps(values))})"
+        if len(values) > MOST_VALUES:
+            raise UsageError(f"a list with a NUL in it holds at most {MOST_VALUES:,} values")
+        return ", ".join(self.bind(value) for value in values)
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
         if not holds.check(value) and value is not None:

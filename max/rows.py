@@ -288,7 +288,7 @@ class Layout(Generic[E]):
     def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
         names = tuple(name for name in keys if name != "id")
         ids = list(encode_column(ID, [record["id"] for record in records]))
-        if "" in ids:
+        if "" in ids or "\0" in "".join(ids):
             raise Unfit
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
         return Rows(names, ids, columns)

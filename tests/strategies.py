@@ -64,7 +64,7 @@ __all__ = [
 # -- values ---------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-ids = texts.filter(bool)
+ids = texts.filter(lambda text: text != "" and "\0" not in text)
 offsets = st.builds(lambda m: timezone(timedelta(minutes=m)), st.integers(-14 * 60, 14 * 60))
 moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.one_of(st.just(UTC), offsets))
 json_data: st.SearchStrategy[Json] = st.recursive(

@@ -246,11 +246,11 @@ def test_a_record_names_every_value_that_does_not_fit() -> None:
     ]
 
 
-@pytest.mark.parametrize("id", ["", 7, None, "\ud800"])
+@pytest.mark.parametrize("id", ["", 7, None, "\ud800", "a\0b"])
 def test_an_id_must_be_a_text_that_is_not_empty(id: Any) -> None:
     (mismatch,) = check_entity(User(id))
     assert mismatch.path.endswith(".id")
-    assert mismatch.expected == "a text that is not empty"
+    assert mismatch.expected == "a text that is not empty, without NUL"
 
 
 def test_a_ref_of_another_installation_is_no_value_of_a_field() -> None:

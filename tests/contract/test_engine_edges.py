@@ -14,7 +14,7 @@ import pytest
 
 from max.engine import Tables
 from max.entities import Ref
-from max.errors import InvalidCursor, InvalidEntity, StorageError
+from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
 from tests.contract.places import Person, Store, Team, place, using
 from tests.contract.test_engine import ADA, AT, BOB, RED, ask
 from tests.contract.test_sync_meta import ages, whole
@@ -105,3 +105,29 @@ def test_a_database_of_a_newer_max_is_not_read(tmp_path: Path) -> None:
         connection.execute("INSERT INTO _max_migration VALUES ('engine', 99, 'later')")
         with pytest.raises(StorageError, match="newer than this Max"):
             Tables.stored(connection)
+
+
+def test_a_list_finds_a_text_with_a_nul_and_nothing_that_merely_begins_alike(place: str) -> None:
+    async def body(store: Store) -> list[str]:
+        await store.engine.store(Person("1", name="a"), Person("2", name="a\0b"))
+        found = await store.engine.query(Person).where(Person.name.is_in(["a\0b"])).all()
+        return [person.id for person in found]
+
+    assert using(place, body) == ["2"]
+
+
+def test_a_list_that_no_statement_can_hold_is_refused(place: str) -> None:
+    async def body(store: Store) -> None:
+        with pytest.raises(UsageError, match="at most 30,000 values"):
+            await store.engine.query(Person).where(Person.name.is_in(["\0"] * 30_001)).count()
+        assert await store.engine.query(Person).where(Person.name.is_in(["\0"] * 30_000)).count() == 0
+
+    using(place, body)
+
+
+def test_an_id_with_a_nul_is_refused(place: str) -> None:
+    async def body(store: Store) -> None:
+        with pytest.raises(InvalidEntity, match="without NUL"):
+            await store.engine.store(Person("a\0b"))
+
+    using(place, body)
