@@ -104,6 +104,10 @@ class Home:
         """
         return {**found, "links": self.rows(links)}
 
+    def completed(self) -> bool:
+        """Whether the sync has stored its end."""
+        return bool(self.rows("SELECT 1 FROM _max_sync WHERE state = 'completed'"))
+
     def finished_pages(self) -> dict[str, int]:
         """How many pages of each project's tasks are stored."""
         query = """
@@ -155,9 +159,9 @@ def kill_until_done(home: Home, acme: Acme, draw: random.Random, most: int) -> i
                 assert times == before[project, page], (
                     f"page {page} of {project} was finished, and fetched again"
                 )
-        if not killed:
+        kills += killed
+        if not killed or home.completed():  # a kill may come after the last commit
             return kills
-        kills += 1
 
 
 def killed_after(process: subprocess.Popen[str], acme: Acme, more: int) -> bool:
