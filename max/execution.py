@@ -15,39 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import random
-import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from .connector import Connector
 from .core import (
     Arrival,
     Batch,
     BatchLoader,
     CollectionLoader,
-    Engine,
-    Env,
-    In,
     Listing,
     Loader,
-    Out,
-    OutsideCall,
     Page,
     PageRequest,
-    RawLoader,
     Stored,
-    SyncMeta,
     SyncPlan,
     filter_from_json,
 )
-from .entities import Entity, FieldOf, ManyOf, Ref, V, values_of
+from .entities import Entity, FieldOf, ManyOf, Ref, values_of
 from .errors import (
     Interrupted,
     LeaseLost,
@@ -64,7 +53,8 @@ from .errors import (
 from .events import Events, Origin, Teller
 from .expansion import expand, retried
 from .listings import Scan, beginning
-from .operations import Caller, Operation
+from .surroundings import Shared, TaskEnv
+from .surroundings import Surroundings as Surroundings
 from .tasks import (
     CHILDREN_PAGE,
     SIGN,
@@ -92,113 +82,7 @@ FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried
 
 LOST = "lost"  # how an attempt ended whose task is somebody else's now
 
-Clock = Callable[[], float]
 Commit = Callable[[Settlement], Awaitable[Outcome]]
-
-
-# -- what a loader is given ----------------------------------------------------------------
-
-
-class Shared:
-    """What raw loaders gave in this sync: each runs once, however many ask at the same time.
-
-    A load belongs to nobody: it runs in the context in which the sync was begun, and goes on
-    when the task that asked first is cancelled.
-    """
-
-    def __init__(self) -> None:
-        self._loads: dict[int, asyncio.Task[Any]] = {}
-        self._context = contextvars.copy_context()
-
-    async def get(self, loader: RawLoader[Any, V], env: Env[Any]) -> V:
-        """The value; a load that failed is forgotten, so that the next one to ask tries again."""
-        load = self._loads.get(id(loader))
-        if load is None:
-            load = asyncio.create_task(_awaited(loader.load(env)), context=self._context.copy())
-            self._loads[id(loader)] = load
-            load.add_done_callback(partial(self._forget_failure, id(loader)))
-        return cast(V, await asyncio.shield(load))
-
-    def _forget_failure(self, key: int, load: asyncio.Task[Any]) -> None:
-        if load.cancelled() or load.exception() is not None:
-            del self._loads[key]
-
-    async def close(self) -> None:
-        """End what nobody waits for any more."""
-        loads = list(self._loads.values())
-        for load in loads:
-            load.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
-
-
-async def _awaited(awaitable: Awaitable[V]) -> V:
-    return await awaitable
-
-
-class TaskEnv(Env[Any]):
-    """What one attempt of one task gives its loader."""
-
-    def __init__(self, surroundings: Surroundings, task: Task, shared: Shared) -> None:
-        self._surroundings, self._task, self._shared = surroundings, task, shared
-
-    @property
-    def context(self) -> Any:
-        """What ``initialise`` built."""
-        return self._surroundings.context
-
-    @property
-    def installation(self) -> str:
-        """The installation's id."""
-        return self._surroundings.installation
-
-    @property
-    def version(self) -> str:
-        """The connector's version."""
-        return self._surroundings.connector.version
-
-    @property
-    def sync(self) -> str:
-        """The sync's id."""
-        return self._task.sync
-
-    @property
-    def task(self) -> int:
-        """The task's number."""
-        return self._task.id
-
-    @property
-    def attempt(self) -> int:
-        """How often the task has been begun."""
-        return self._task.attempt
-
-    @property
-    def deadline(self) -> float | None:
-        """Tasks have none; every operation has its own."""
-        return None
-
-    async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
-        """Run an operation through the chain."""
-        if not isinstance(operation, Operation):
-            raise LoaderFault(f"{operation!r} is no operation", hint="decorate it with @operation(…)")
-        return cast(Out, await self._surroundings.caller.run(operation, self.context, input))
-
-    async def raw(self, loader: RawLoader[Any, V]) -> V:
-        """What a raw loader gives, loaded once in a sync."""
-        return await self._shared.get(loader, self)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every task of an installation shares."""
-
-    installation: str
-    connector: Connector[Any, Any]
-    context: Any
-    engine: Engine
-    meta: SyncMeta
-    caller: Caller
-    clock: Clock = time.time
-    draw: Callable[[], float] = random.random
 
 
 # -- running a task ------------------------------------------------------------------------
@@ -278,7 +162,7 @@ class TaskRunner:
         base = {name: payload[name] for name in ("entity", "operation", "names")}
         if payload["operation"] == "load_collection":
             return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "id": id}) for id in ids]
-        loader = self._loaders[payload["loader"]]
+        loader = self._home(payload)
         size = loader.size if isinstance(loader, BatchLoader) else 1
         base["loader"] = loader.name
         batches = [ids[start : start + size] for start in range(0, len(ids), size)]
@@ -344,7 +228,7 @@ class TaskRunner:
             meta = self._surroundings.meta
             if not await meta.stale(refs[0], fields, before=payload["since"]):
                 return Settlement(task, State.COMPLETED)
-        loader = self._loaders[payload["loader"]]
+        loader = self._home(payload)
         env = TaskEnv(self._surroundings, task, self._shared)
         at = self._surroundings.clock()
         batch = await self._fetch(loader, refs, env)
@@ -353,6 +237,21 @@ class TaskRunner:
         write = self._surroundings.engine.writing(Arrival(batch.items, at))
         writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
+
+    def _home(self, payload: Payload) -> Loader[Any]:
+        """The loader that a task names; after an upgrade without it, whichever fetches the same fields."""
+        named = self._loaders.get(payload["loader"])
+        if named is not None:
+            return named
+        entity = self._resolver.schema.entity(payload["entity"])
+        homes = {self._resolver.home(FieldOf(entity, name)) for name in payload["names"]}
+        home = homes.pop()
+        if homes or home is None:
+            raise SyncError(
+                f"{payload['entity']}: no loader {payload['loader']} any more, nor one for all its fields",
+                hint="the connector has changed; begin a new sync",
+            )
+        return home
 
     async def _fetch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: TaskEnv) -> Batch[Any]:
         """What came of the refs, checked."""

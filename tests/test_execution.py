@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import ContextVar
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Batch, Page, Step, SyncPlan
+from max.core import Batch, Env, Loader, Page, Step, SyncPlan
 from max.entities import Ref
 from max.errors import (
     BadCredentials,
@@ -544,6 +545,51 @@ def test_a_shared_load_that_failed_is_tried_again_by_whoever_asks_next() -> None
     source = Source(users=[users(*"abc")], name=[asks], raw=[slow(1.0, down()), slow(1.0, "shared")])
     assert outcome(source, USERS, NAMES).status is Status.COMPLETED
     assert source.count("raw") == 2, "those who waited together failed together"
+
+
+def test_pending_work_outlives_an_upgrade_that_renames_its_loader(tmp_path: Path) -> None:
+    @Loader.entity(User.name, User.phone)
+    async def renamed(ref: Ref[User], env: Env[Source]) -> User:
+        return await named(ref.id, env)
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS, NAMES)
+        await later(1.0)
+        await stage.executor.stop()
+        loaders = [renamed if one.name == "load_name" else one for one in LOADERS]
+        upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
+        stage.executor.surroundings = replace(stage.executor.surroundings, connector=upgraded)
+        await stage.executor.start()
+        return await (await stage.executor.resume(handle.id)).completion()
+
+    source = Source(users=[users("a", "b")], name=[slow(100.0, named)])
+    result = play(source, body, tmp_path / "data.db")
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
+
+
+def test_pending_work_that_no_loader_does_any_more_says_so(tmp_path: Path) -> None:
+    @Loader.entity(User.phone)
+    async def phones(ref: Ref[User], env: Env[Source]) -> User:
+        return User(ref.id, phone="1")
+
+    @Loader.entity(User.name)
+    async def names(ref: Ref[User], env: Env[Source]) -> User:
+        return User(ref.id, name="x")
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS, Step.for_all(User).load_fields(User.name, User.phone))
+        await later(1.0)
+        await stage.executor.stop()
+        loaders = [phones, names, *(one for one in LOADERS if one.name != "load_name")]
+        upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
+        stage.executor.surroundings = replace(stage.executor.surroundings, connector=upgraded)
+        await stage.executor.start()
+        return await (await stage.executor.resume(handle.id)).completion()
+
+    source = Source(users=[users("a")], name=[slow(100.0, named)])
+    result = play(source, body, tmp_path / "data.db")
+    assert [one.code for one in result.failures] == ["sync"]
+    assert "no loader load_name any more" in result.failures[0].message
 
 
 def test_only_operations_can_be_run() -> None:
