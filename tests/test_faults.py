@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
@@ -186,11 +187,12 @@ def test_a_storm_is_waited_out_durably_and_nobody_asks_before_its_time(path: Pat
 # -- the network is cut ----------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A port on which nobody listens."""
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that is taken, so that nobody can come to listen on it."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+        yield int(one.getsockname()[1])
 
 
 def no_such_name(*_: object, **__: object) -> NoReturn:
@@ -205,10 +207,11 @@ def cut(how: str, path: Path) -> SyncResult:
 
     async def main() -> SyncResult:
         async with service:
-            addresses = {"refused": f"http://127.0.0.1:{free_port()}", "dns": "http://no-such-host.invalid"}
+            addresses = {"refused": f"http://127.0.0.1:{port}", "dns": "http://no-such-host.invalid"}
             return await sync(addresses.get(how, service.url), path, clock)
 
-    return clock.run(main())
+    with deaf_port() as port:
+        return clock.run(main())
 
 
 @pytest.mark.parametrize("how", ["refused", "dns", "reset", "time-out"])
