@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .connector import SecretInput as SecretInput
     from .connector import Select as Select
     from .connector import Validate as Validate
+    from .core import STATIC as STATIC
     from .core import Batch as Batch
     from .core import Engine as Engine
     from .core import Env as Env
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .core import Step as Step
     from .core import SyncMeta as SyncMeta
     from .core import SyncPlan as SyncPlan
+    from .core import Watermark as Watermark
     from .entities import Entity as Entity
     from .entities import Field as Field
     from .entities import Filter as Filter
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from .errors import FieldNotLoaded as FieldNotLoaded
     from .errors import InvalidAnswers as InvalidAnswers
     from .errors import InvalidEntity as InvalidEntity
+    from .errors import MarkRefused as MarkRefused
     from .errors import MaxError as MaxError
     from .errors import Mismatch as Mismatch
     from .errors import NotFound as NotFound
@@ -97,11 +100,14 @@ HOMES = {
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select Validate"
     ),
-    "core": "Batch Engine Env InstallationInfo Loader Page PageRequest Query Schema Step SyncMeta SyncPlan",
+    "core": (
+        "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Step SyncMeta "
+        "SyncPlan Watermark"
+    ),
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
-        "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MaxError Mismatch NotFound Offline "
-        "PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
+        "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError Mismatch NotFound "
+        "Offline PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
     "events": "Event EventKind Events",
     "execution": "Progress SyncHandle",

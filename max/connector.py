@@ -22,20 +22,22 @@ from .core import (
     C,
     CollectionLoader,
     EntityLoader,
+    FeedLoader,
     Loader,
     RawLoader,
     Resolver,
     Schema,
     Seeder,
+    Watermark,
 )
-from .entities import Entity, FieldOf, ManyOf, Ref
+from .entities import Entity, FieldOf, Kind, ManyOf, Ref
 from .errors import BadCredentials, ConnectorError, UnknownName
 from .operations import AnyOperation, Operation
 
 Conf = TypeVar("Conf")
 Answers = Mapping[str, Any]
 
-LOADERS = (EntityLoader, BatchLoader, CollectionLoader, RawLoader)
+LOADERS = (EntityLoader, BatchLoader, CollectionLoader, FeedLoader, RawLoader)
 BATCHES = (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable, list, tuple)
 
 
@@ -384,8 +386,32 @@ def check_loader(loader: object, where: str) -> None:
         if not isinstance(loader.lists, ManyOf):
             raise ConnectorError(f"{where} lists {loader.lists!r}, which is no collection of an entity")
         _check_first(loader.function, loader.lists.parent, where, many=False)
+        _check_watermark(loader, where)
+    elif isinstance(loader, FeedLoader):
+        _check_covers(loader, where)
+        _check_first(loader.function, loader.root, where, many=False)
     elif isinstance(loader, EntityLoader | BatchLoader):
         _check_fetched(loader, where)
+
+
+def _check_watermark(loader: CollectionLoader[Any, Any, Any], where: str) -> None:
+    """ConnectorError unless a watermark is a time or a number that the listing brings of its children."""
+    watermark = loader.watermark
+    if watermark is None:
+        return
+    if not isinstance(watermark, Watermark):
+        raise ConnectorError(f"{where} has the watermark {watermark!r}, which is no Watermark")
+    field = watermark.field
+    if field.entity is not loader.lists.child or field not in loader.brings:
+        raise ConnectorError(f"{where} has the watermark {field!r}, which it does not bring of its children")
+    if field.type.kind is not Kind.DATETIME:
+        raise ConnectorError(f"{where} has the watermark {field!r}, which holds {field.type}, not a time")
+
+
+def _check_covers(loader: FeedLoader[Any, Any], where: str) -> None:
+    for covered in loader.covers:
+        if not isinstance(covered, ManyOf | FieldOf):
+            raise ConnectorError(f"{where} covers {covered!r}, which is no collection and no field")
 
 
 def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where: str) -> None:

@@ -1,204 +1,48 @@
 """The vocabulary: what connectors declare, what callers ask for, what engines promise.
 
 Everything here is data or a protocol.  No file, clock, thread, event loop or database is
-touched, so every other layer may use every name.  Entities themselves stand in entities.py.
+touched, so every other layer may use every name.  Entities stand in entities.py, what is made
+of them in schema.py, plans in plans.py.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from .entities import (
     AllOf,
-    AnyOf,
-    Compare,
     E,
     Entity,
-    Field,
     FieldOf,
-    FieldType,
     Filter,
     Json,
-    Kind,
-    Many,
     ManyOf,
-    Not,
-    Op,
     P,
     Record,
     Ref,
     V,
-    field_of,
     own_names,
-    resolve,
 )
-from .errors import ConnectorError, SchemaError, UnknownName
+from .errors import ConnectorError, UnknownName
+from .plans import Concurrent as Concurrent
+from .plans import Step as Step
+from .plans import SyncPlan as SyncPlan
+from .plans import Target as Target
+from .plans import filter_from_json as filter_from_json
+from .plans import filter_to_json as filter_to_json
+from .schema import Relationship as Relationship
+from .schema import Schema as Schema
+from .schema import description_of as description_of
+from .schema import snake as snake
 
 C = TypeVar("C")
 
 PAGE_SIZE = 1000  # entities that a query reads at a time
 EVERYTHING = 2**62  # the limit of a query that has none
-
-
-# -- schema -------------------------------------------------------------------------------
-
-
-def snake(name: str) -> str:
-    """``AcmeUser`` → ``acme_user``, ``HTTPRoute`` → ``http_route``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-class Relationship(Record):
-    """That one entity points at another, or lists it."""
-
-    source: str
-    field: str
-    target: str
-    many: bool
-
-
-class Schema:
-    """The entities of one connector, and which of them are roots."""
-
-    def __init__(self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = ()) -> None:
-        self.entities = {entity.__name__: entity for entity in entities}
-        self.roots = tuple(roots)
-        if len(self.entities) < len(entities):
-            raise SchemaError("two entities of the schema share a name")
-        for entity in entities:
-            if entity._types is None:
-                resolve(entity, self.entities)
-        self._check_tables(entities)
-        self._check_targets()
-
-    def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
-        tables: dict[str, str] = {}
-        for entity in entities:
-            table = snake(entity.__name__)
-            other = tables.setdefault(table, entity.__name__)
-            if other != entity.__name__:
-                raise SchemaError(f"{entity.__name__} and {other} would share one table")
-            if table.startswith(("_", "sqlite_")):
-                raise SchemaError(f"{entity.__name__}: tables named {table} are not ours to make")
-
-    def _check_targets(self) -> None:
-        known = set(self.entities.values())
-        for root in self.roots:
-            if root not in known:
-                raise SchemaError(f"root {root.__name__} is not among the schema's entities")
-        for entity in self.entities.values():
-            leads = {f: t.target for f, t in entity.types().items() if t.target} | dict(entity.children())
-            for name, target in leads.items():
-                where = f"{entity.__name__}.{name}"
-                if target not in known:
-                    raise SchemaError(f"{where} leads to {target.__name__}, which the schema does not have")
-            for name in entity.children():
-                _check_inverse(ManyOf(entity, name))
-
-    @property
-    def relationships(self) -> list[Relationship]:
-        """Every ref with a target and every collection, in the order of declaration."""
-        found = []
-        for name, entity in self.entities.items():
-            refs = [(f, t.target) for f, t in entity.types().items() if t.target]
-            found += [Relationship(name, f, target.__name__, many=False) for f, target in refs]
-            many = entity.children().items()
-            found += [Relationship(name, f, child.__name__, many=True) for f, child in many]
-        return found
-
-    def entity(self, name: str) -> type[Entity]:
-        """The entity of a name, in any case; UnknownName names the nearest."""
-        if name in self.entities:
-            return self.entities[name]
-        folded = [known for known in self.entities if name.casefold() in (known.casefold(), snake(known))]
-        if len(folded) != 1:
-            raise UnknownName("entity", name, self.entities)
-        return self.entities[folded[0]]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schema) and self.to_json() == other.to_json()
-
-    __hash__ = None  # type: ignore[assignment]  # compared by content
-
-    def to_json(self) -> Json:
-        """The schema as JSON data: ``{"entities": [...], "roots": [...]}``."""
-        return {
-            "entities": [_entity_to_json(entity) for entity in self.entities.values()],
-            "roots": [root.__name__ for root in self.roots],
-        }
-
-    @classmethod
-    def from_json(cls, data: Json) -> Schema:
-        """Entities made from data, equal to those they were written from, without their module."""
-        made: dict[str, type[Entity]] = {}
-        for one in data["entities"]:
-            made[one["name"]] = _entity_from_json(one)
-        for one in data["entities"]:
-            entity = made[one["name"]]
-            entity._types = {f["name"]: _type_from_json(f, made) for f in one["fields"]}
-            entity._children = {c["name"]: made[c["child"]] for c in one["collections"]}
-            for c in one["collections"]:
-                if c["by"]:
-                    entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
-        return cls(list(made.values()), roots=[made[name] for name in data["roots"]])
-
-
-def _check_inverse(many: ManyOf[Any, Any]) -> None:
-    """SchemaError when ``by`` is not the child's own ref to the parent."""
-    back = many.by
-    if back and (back.entity is not many.child or back.type.target is not many.parent):
-        raise SchemaError(f"{many!r}: by={back!r} is not a ref of {many.child.__name__} to its parent")
-
-
-def description_of(entity: type[Entity]) -> str:
-    """The first paragraph of an entity's docstring, on one line."""
-    return " ".join((entity.__doc__ or "").strip().split("\n\n")[0].split())
-
-
-def _entity_to_json(entity: type[Entity]) -> Json:
-    collections: list[ManyOf[Any, Any]] = [ManyOf(entity, name) for name in entity._collections]
-    return {
-        "name": entity.__name__,
-        "description": description_of(entity),
-        "fields": [
-            {
-                "name": name,
-                "kind": str(holds.kind),
-                "optional": holds.optional,
-                "target": holds.target.__name__ if holds.target else None,
-                "description": entity._fields[name].description,
-            }
-            for name, holds in entity.types().items()
-        ],
-        "collections": [
-            {
-                "name": many.name,
-                "child": many.child.__name__,
-                "by": many.by.name if many.by else None,
-                "description": entity._collections[many.name].description,
-            }
-            for many in collections
-        ],
-    }
-
-
-def _entity_from_json(data: Json) -> type[Entity]:
-    body: dict[str, Any] = {"__doc__": data["description"], "__module__": __name__}
-    body |= {f["name"]: Field(f["description"]) for f in data["fields"]}
-    body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
-    return type(data["name"], (Entity,), body)
-
-
-def _pointing_back(child: type[Entity], field: str) -> Callable[[], FieldOf[Any, Any]]:
-    return lambda: FieldOf(child, field)
-
-
-def _type_from_json(data: Json, made: Mapping[str, type[Entity]]) -> FieldType:
-    target = made[data["target"]] if data["target"] else None
-    return FieldType(Kind(data["kind"]), data["optional"], target)
+STATIC = timedelta.max  # the ``ttl`` of what never changes
 
 
 # -- pages and queries -----------------------------------------------------------------------
@@ -210,7 +54,8 @@ class Page(Record, Generic[V]):
     The rest is for loaders: ``also`` are entities of other types that came along, ``removed``
     the source's own word that things are gone, ``mark`` the source's sync token, which the
     next sync is given once this listing is complete.  ``full`` on a first page says that the
-    request's mark could not be used, and the listing names everything.
+    request's mark could not be used, and the listing names everything (a loader that learns so
+    from an error raises MarkRefused instead, and is asked again without the mark).
 
     What a loader knows of the whole listing proves its end: ``total`` is how many items the
     source says that it has.  ``size`` is for sources whose last page is always a shorter one:
@@ -343,7 +188,10 @@ class Listing(Record):
     """Which page of which collection an arrival is; ``number`` counts from 0.
 
     ``delta``: the listing names only what changed since the mark, so that what it leaves out
-    is still there.  ``mark`` is the source's new sync token; it becomes durable with ``last``.
+    is still there.  ``mark`` is where the next listing may go on; it becomes durable with
+    ``last``.  ``began_at`` is when the request of the first page began.  ``sweeps``: what a
+    complete listing leaves out is gone.  ``ids_only``: the listing tells what exists, and of
+    what is not stored yet it tells too little to store it.
     """
 
     parent: Ref[Any]
@@ -352,6 +200,24 @@ class Listing(Record):
     last: bool
     delta: bool = False
     mark: str | None = None
+    began_at: float | None = None
+    sweeps: bool = True
+    ids_only: bool = False
+
+
+class Changes(Record):
+    """Which page of which feed an arrival is.
+
+    ``mark`` is the feed's new position; it becomes durable with ``last``.  ``anew``: the feed
+    was begun at this position, and whatever was listed before is not covered by it.
+    """
+
+    root: Ref[Any]
+    feed: str
+    last: bool
+    mark: str | None
+    began_at: float
+    anew: bool = False
 
 
 class Arrival(Record):
@@ -359,12 +225,16 @@ class Arrival(Record):
 
     ``entities`` may be of several types and partial.  ``removed`` are tombstones: the
     source's own word that a thing is gone.  Times are seconds since the epoch.
+    ``received_at`` is when the answer had come, ``sync`` the id of the sync it came in.
     """
 
     entities: Sequence[Entity]
     requested_at: float
     listing: Listing | None = None
     removed: Sequence[Ref[Any]] = ()
+    changes: Changes | None = None
+    received_at: float | None = None
+    sync: str | None = None
 
 
 class Stored(Record):
@@ -381,152 +251,42 @@ Transaction: TypeAlias = Any  # the open transaction of whatever store the parts
 Write: TypeAlias = Callable[[Transaction], Stored]
 
 
-# -- plans -------------------------------------------------------------------------------------
+class Listed(Record):
+    """What is remembered of a listing or a feed; every time is when its first request began.
+
+    ``mark`` is where the next one may go on.  ``listed_at``: the last complete one.  ``full_at``:
+    the last complete one that named everything with its fields; of a feed, when it was begun.
+    ``swept_at``: the last complete one that named everything.
+    """
+
+    mark: str | None = None
+    listed_at: float | None = None
+    full_at: float | None = None
+    swept_at: float | None = None
 
 
-class Step(Record):
-    """One thing to load, of one target.  Names and ids only: a plan outlives the process.
+class Ages(Record):
+    """How old one field of an entity's rows is: of each ``(age in seconds, rows)``, youngest first.
 
-    Without an id the target is every entity that fits ``matching`` (a filter as JSON data).
+    ``never`` counts rows of which it was never synced, or was invalidated since.
+    """
+
+    ages: Sequence[tuple[float, int]]
+    never: int
+
+
+class Removal(Record):
+    """What a sync has found gone of one entity, and not removed yet.
+
+    ``rows`` is how many, ``of`` how many the entity has.  ``waiting``: the collections in which
+    they may still be, each with the ids of the parents to list for certainty; ``feeds`` to ask.
     """
 
     entity: str
-    operation: Literal["load_fields", "load_collection"]
-    names: tuple[str, ...]
-    id: str | None = None
-    matching: Json = None
-
-    @staticmethod
-    def for_root(root: Ref[E]) -> Target[E]:
-        """Begin a step on a root that the seeder stored."""
-        return Target(root.entity, root.id)
-
-    @staticmethod
-    def for_one(ref: Ref[E]) -> Target[E]:
-        """Begin a step on one entity."""
-        return Target(ref.entity, ref.id)
-
-    @staticmethod
-    def for_all(entity: type[E], *, where: Filter[E] | None = None) -> Target[E]:
-        """Begin a step on every stored entity, or those that fit a filter."""
-        return Target(entity, None, where)
-
-    @staticmethod
-    def concurrent(steps: Sequence[Step]) -> Concurrent:
-        """Steps that run side by side; the plan goes on when all have ended."""
-        return Concurrent(tuple(steps))
-
-    def __str__(self) -> str:
-        target = f"{self.entity}:{self.id}" if self.id is not None else f"all {self.entity}"
-        return f"{target}: {self.operation.replace('_', ' ')} {', '.join(self.names)}"
-
-
-class Target(Record, Generic[E]):
-    """Whom a step is for, before it says what to load."""
-
-    entity: type[E]
-    id: str | None = None
-    matching: Filter[E] | None = None
-
-    def load_fields(self, *fields: FieldOf[E, Any]) -> Step:
-        """Fetch these fields, unless this sync already stored them."""
-        names = own_names(fields)
-        return Step(self.entity.__name__, "load_fields", names, self.id, self._matching())
-
-    def load_collection(self, collection: ManyOf[E, Any]) -> Step:
-        """List a collection, page by page."""
-        names = (collection.name,)
-        return Step(self.entity.__name__, "load_collection", names, self.id, self._matching())
-
-    def _matching(self) -> Json:
-        return None if self.matching is None else filter_to_json(self.matching)
-
-
-class Concurrent(Record):
-    """Steps that run side by side."""
-
-    steps: tuple[Step, ...]
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, self.steps))
-
-
-class SyncPlan(Record):
-    """Steps in their order: data that can be printed, compared and stored."""
-
-    steps: tuple[Step | Concurrent, ...]
-
-    def __init__(self, steps: Iterable[Step | Concurrent]) -> None:
-        super().__init__(tuple(steps))
-
-    def check(self, schema: Schema) -> None:
-        """SchemaError or UnknownName when a step names what the schema does not have."""
-        for step in self.flat():
-            entity = schema.entity(step.entity)
-            known = entity.types() if step.operation == "load_fields" else entity.children()
-            for name in step.names:
-                if name not in known:
-                    kind = "field" if step.operation == "load_fields" else "collection"
-                    raise UnknownName(kind, name, known, where=step.entity)
-
-    def flat(self) -> list[Step]:
-        """Every step, those of concurrent groups included."""
-        return [one for s in self.steps for one in (s.steps if isinstance(s, Concurrent) else (s,))]
-
-    def to_json(self) -> Json:
-        """The plan as JSON data: a list of steps, a concurrent group being a list in it."""
-        return [
-            [_step_to_json(one) for one in step.steps]
-            if isinstance(step, Concurrent)
-            else _step_to_json(step)
-            for step in self.steps
-        ]
-
-    @classmethod
-    def from_json(cls, data: Json) -> SyncPlan:
-        """The inverse of to_json."""
-        return cls(
-            Concurrent(tuple(map(_step_from_json, step))) if isinstance(step, list) else _step_from_json(step)
-            for step in data
-        )
-
-
-def _step_to_json(step: Step) -> Json:
-    return {name: getattr(step, name) for name in Step._names} | {"names": list(step.names)}
-
-
-def _step_from_json(data: Json) -> Step:
-    return Step(**(data | {"names": tuple(data["names"])}))
-
-
-def filter_to_json(condition: Filter[Any]) -> Json:
-    """A filter as JSON data: ``[op, path, value]``, ``["all", …]``, ``["any", …]``, ``["not", …]``."""
-    if isinstance(condition, Compare):
-        holds = condition.path[-1].type
-        many = condition.op is Op.IN
-        value = [holds.dump(one) for one in condition.value] if many else holds.dump(condition.value)
-        return [str(condition.op), [field.name for field in condition.path], value]
-    if isinstance(condition, Not):
-        return ["not", filter_to_json(condition.part)]
-    parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
-    return ["all" if isinstance(condition, AllOf) else "any", *map(filter_to_json, parts)]
-
-
-def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
-    """The inverse of filter_to_json; UnknownName when the entity no longer has a field."""
-    head, *rest = data
-    if head == "not":
-        return Not(filter_from_json(entity, rest[0]))
-    if head in ("all", "any"):
-        parts = tuple(filter_from_json(entity, one) for one in rest)
-        return AllOf(parts) if head == "all" else AnyOf(parts)
-    names, value = rest
-    field: FieldOf[Any, Any] = field_of(entity, names[0])
-    if len(names) == 2:
-        field = field.to(field_of(cast("type[Entity]", field.type.target), names[1]))
-    holds = field.type
-    loaded = tuple(map(holds.load, value)) if head == Op.IN else holds.load(value)
-    return Compare(field.path, Op(head), loaded)
+    rows: int
+    of: int
+    waiting: Mapping[str, Sequence[str]] = MappingProxyType({})
+    feeds: Sequence[str] = ()
 
 
 # -- loaders -----------------------------------------------------------------------------------
@@ -591,55 +351,101 @@ class PageRequest(Record):
     """Which page of a collection is wanted.
 
     ``cursor`` is what the page before gave as ``next``; None for the first.  ``mark`` is the
-    sync token of the last complete listing: a loader that understands it lists only what
-    changed since.  None: list everything.
+    sync token of the last complete listing, and ``since`` the same of a loader that declares a
+    watermark: who understands it lists only what changed at or after.  None: list everything.
+    ``ids_only``: everything that exists is to be named, and ids suffice.
     """
 
     cursor: str | None = None
     mark: str | None = None
+    since: datetime | None = None
+    ids_only: bool = False
+
+
+class Watermark(Record):
+    """That a listing can begin at what changed: the field that says when, and how it is sorted.
+
+    ``overlap`` is taken off, for sources that show a change later than they date it.  The mark
+    is the newest value on the first page of a listing that is sorted by it, newest first
+    (what changes meanwhile is the next one's); of one sorted the other way, the newest of all.
+    """
+
+    field: FieldOf[Any, Any]
+    overlap: timedelta = timedelta(0)
+    newest_first: bool = True
 
 
 LoadOne: TypeAlias = Callable[[Ref[E], Env[C]], Awaitable[E]]
 LoadBatch: TypeAlias = Callable[[Sequence[Ref[E]], Env[C]], Awaitable[Batch[E]]]
 LoadPage: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[E]]]
 LoadRaw: TypeAlias = Callable[[Env[C]], Awaitable[V]]
+LoadChanges: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[Entity]]]
 
 
 class Loader(Generic[C]):
     """One way to fetch something.  Loaders return and never store.
 
-    Made by the decorators below; ``brings`` names every field that an answer may hold.
+    Made by the decorators below; ``brings`` names every field that an answer may hold.  What
+    is younger than ``ttl`` is not fetched again; without one, a sync fetches anew whatever it
+    has not itself fetched.
     """
 
     kind: ClassVar[str] = ""
     arguments: ClassVar[int] = 0
     brings: tuple[FieldOf[Any, Any], ...] = ()
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], ttl: timedelta | None = None) -> None:
+        self.function, self.ttl = function, ttl
         self.name: str = getattr(function, "__name__", repr(function))
 
     @staticmethod
-    def entity(*fields: FieldOf[E, Any]) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
+    def entity(
+        *fields: FieldOf[E, Any], ttl: timedelta | None = None
+    ) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
         """The decorated function fetches one ref: ``async (ref, env) -> entity``."""
-        return lambda function: EntityLoader(fields, function)
+        return lambda function: EntityLoader(fields, function, ttl)
 
     @staticmethod
     def entity_batched(
-        *fields: FieldOf[E, Any], size: int = 100
+        *fields: FieldOf[E, Any], size: int = 100, ttl: timedelta | None = None
     ) -> Callable[[LoadBatch[E, C]], BatchLoader[E, C]]:
         """The decorated function fetches up to ``size`` refs: ``async (refs, env) -> Batch``."""
-        return lambda function: BatchLoader(fields, function, size)
+        return lambda function: BatchLoader(fields, function, size, ttl)
 
     @staticmethod
     def collection(
-        collection: ManyOf[P, E], *, brings: Sequence[FieldOf[Any, Any]] = ()
+        collection: ManyOf[P, E],
+        *,
+        brings: Sequence[FieldOf[Any, Any]] = (),
+        ttl: timedelta | None = None,
+        watermark: Watermark | None = None,
+        sweep: timedelta | None = None,
     ) -> Callable[[LoadPage[P, C, E]], CollectionLoader[P, E, C]]:
         """The decorated function lists children: ``async (parent, request, env) -> Page``.
 
         ``brings`` names the fields that come with each page, those of other entities included.
+        A listing that goes on from a mark cannot tell what is gone: with ``sweep`` a listing of
+        everything that exists follows when the last one is older.
         """
-        return lambda function: CollectionLoader(collection, tuple(brings), function)
+        return lambda function: CollectionLoader(
+            collection, tuple(brings), function, ttl=ttl, watermark=watermark, sweep=sweep
+        )
+
+    @staticmethod
+    def feed(
+        root: type[P],
+        *,
+        brings: Sequence[FieldOf[Any, Any]],
+        covers: Sequence[ManyOf[Any, Any] | FieldOf[Any, Any]],
+    ) -> Callable[[LoadChanges[P, C]], FeedLoader[P, C]]:
+        """The decorated function tells what changed: ``async (root, request, env) -> Page``.
+
+        Without a mark it gives the feed's present position as the page's ``mark`` and nothing
+        else.  With one it gives what changed since: entities of any type as items, and what is
+        gone as ``removed``.  ``covers`` names what needs not be asked for again as long as the
+        feed goes on: collections, and fields of what the feed names when they change.
+        """
+        return lambda function: FeedLoader(root, tuple(brings), tuple(covers), function)
 
     @staticmethod
     def raw(function: LoadRaw[C, V]) -> RawLoader[C, V]:
@@ -653,8 +459,10 @@ class EntityLoader(Loader[C], Generic[E, C]):
     kind = "entity"
     arguments = 2
 
-    def __init__(self, fields: tuple[FieldOf[E, Any], ...], function: LoadOne[E, C]) -> None:
-        super().__init__(function)
+    def __init__(
+        self, fields: tuple[FieldOf[E, Any], ...], function: LoadOne[E, C], ttl: timedelta | None = None
+    ) -> None:
+        super().__init__(function, ttl)
         self.brings, self.load = fields, function
 
 
@@ -664,8 +472,14 @@ class BatchLoader(Loader[C], Generic[E, C]):
     kind = "entity_batched"
     arguments = 2
 
-    def __init__(self, fields: tuple[FieldOf[E, Any], ...], function: LoadBatch[E, C], size: int) -> None:
-        super().__init__(function)
+    def __init__(
+        self,
+        fields: tuple[FieldOf[E, Any], ...],
+        function: LoadBatch[E, C],
+        size: int,
+        ttl: timedelta | None = None,
+    ) -> None:
+        super().__init__(function, ttl)
         self.brings, self.load, self.size = fields, function, size
 
 
@@ -676,10 +490,35 @@ class CollectionLoader(Loader[C], Generic[P, E, C]):
     arguments = 3
 
     def __init__(
-        self, collection: ManyOf[P, E], brings: tuple[FieldOf[Any, Any], ...], function: LoadPage[P, C, E]
+        self,
+        collection: ManyOf[P, E],
+        brings: tuple[FieldOf[Any, Any], ...],
+        function: LoadPage[P, C, E],
+        *,
+        ttl: timedelta | None = None,
+        watermark: Watermark | None = None,
+        sweep: timedelta | None = None,
+    ) -> None:
+        super().__init__(function, ttl)
+        self.lists, self.brings, self.load = collection, brings, function
+        self.watermark, self.sweep = watermark, sweep
+
+
+class FeedLoader(Loader[C], Generic[P, C]):
+    """Tells what changed anywhere below a root, page by page."""
+
+    kind = "feed"
+    arguments = 3
+
+    def __init__(
+        self,
+        root: type[P],
+        brings: tuple[FieldOf[Any, Any], ...],
+        covers: tuple[ManyOf[Any, Any] | FieldOf[Any, Any], ...],
+        function: LoadChanges[P, C],
     ) -> None:
         super().__init__(function)
-        self.lists, self.brings, self.load = collection, brings, function
+        self.root, self.brings, self.covers, self.load = root, brings, covers, function
 
 
 class RawLoader(Loader[C], Generic[C, V]):
@@ -704,6 +543,8 @@ class Resolver:
         self.schema, self.loaders = schema, tuple(loaders)
         self._homes: dict[FieldOf[Any, Any], EntityLoader[Any, Any] | BatchLoader[Any, Any]] = {}
         self._collections: dict[ManyOf[Any, Any], CollectionLoader[Any, Any, Any]] = {}
+        self._feeds: dict[str, FeedLoader[Any, Any]] = {}
+        self._covering: dict[ManyOf[Any, Any] | FieldOf[Any, Any], FeedLoader[Any, Any]] = {}
         for loader in loaders:
             self._claim(loader)
         self._check_complete()
@@ -716,12 +557,30 @@ class Resolver:
         """The loader that lists a collection."""
         return self._collections[collection]
 
+    def feed(self, name: str) -> FeedLoader[Any, Any]:
+        """The feed of a name; UnknownName."""
+        if name not in self._feeds:
+            raise UnknownName("feed", name, self._feeds)
+        return self._feeds[name]
+
+    def covering(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedLoader[Any, Any] | None:
+        """The feed that says when a collection or a field is to be asked for again, if there is one."""
+        return self._covering.get(what)
+
+    def bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
+        """The collections whose listings bring a field."""
+        return [many for many, loader in self._collections.items() if field in loader.brings]
+
     def parts(self, entity: type[Entity]) -> list[tuple[str, ...]]:
         """The entity's fields, grouped by the loaders that bring them: what arrives together."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in entity.types():
             field: FieldOf[Any, Any] = FieldOf(entity, name)
-            bringing = tuple(i for i, loader in enumerate(self.loaders) if field in loader.brings)
+            bringing = tuple(
+                i
+                for i, loader in enumerate(self.loaders)
+                if field in loader.brings and not isinstance(loader, FeedLoader)
+            )
             groups.setdefault(bringing, []).append(name)
         return [tuple(names) for names in groups.values()]
 
@@ -732,6 +591,8 @@ class Resolver:
                 raise ConnectorError(f"loader {loader.name} brings {field!r}, which the schema does not have")
         if isinstance(loader, CollectionLoader):
             self._claim_collection(loader)
+        elif isinstance(loader, FeedLoader):
+            self._claim_feed(loader)
         elif isinstance(loader, EntityLoader | BatchLoader):
             for field in loader.brings:
                 other = self._homes.setdefault(field, loader)
@@ -749,6 +610,18 @@ class Resolver:
             raise ConnectorError(
                 f"loader {loader.name} lists {loader.lists!r}, which the schema does not have"
             )
+
+    def _claim_feed(self, loader: FeedLoader[Any, Any]) -> None:
+        self._feeds[loader.name] = loader
+        for covered in loader.covers:
+            other = self._covering.setdefault(covered, loader)
+            if other is not loader:
+                raise ConnectorError(f"{covered!r} is covered by two feeds: {other.name} and {loader.name}")
+            if isinstance(covered, ManyOf) and covered.by is None and covered.parent is not loader.root:
+                raise ConnectorError(
+                    f"feed {loader.name} covers {covered!r}, but what it names does not say whose it is",
+                    hint="declare the collection with by=, the child's ref to its parent",
+                )
 
     def _check_complete(self) -> None:
         brought = {field for loader in self.loaders for field in loader.brings}
@@ -883,5 +756,37 @@ class SyncMeta(Protocol):
     async def is_fully_synced(self, ref: Ref[Any]) -> bool:
         """Whether every field of the entity has been synced."""
 
-    async def mark(self, parent: Ref[P], collection: ManyOf[P, Any]) -> str | None:
-        """The sync token that the last complete listing of the collection left, or None."""
+    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> Listed:
+        """What is remembered of a collection's listings; ``mark`` is None when a full one is due."""
+
+    async def followed(self, root: Ref[Any], feed: str) -> Listed:
+        """What is remembered of a feed."""
+
+    async def unlisted_ids(
+        self,
+        collection: ManyOf[Any, Any],
+        *,
+        before: float,
+        matching: Filter[Any] | None = None,
+        after: str = "",
+        limit: int = 1000,
+    ) -> list[str]:
+        """The next ids of parents whose collection has no complete listing begun at or after ``before``.
+
+        Nor has one of which a field that only comes with it was invalidated since.
+        """
+
+    async def newest(self) -> float:
+        """The latest time at which a request began whose answer is stored; 0 when there is none."""
+
+    async def removals(self, since: float) -> list[Removal]:
+        """What listings have found gone and is not removed yet.
+
+        ``since`` is when the sync began: what waits is listed again by a sync at most once.
+        """
+
+    def removing(self, entities: Sequence[str], *, at: float) -> Write:
+        """The work that removes what was found gone of these entities, in another part's transaction."""
+
+    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
+        """How old a field is over all rows of its entity."""

@@ -354,6 +354,12 @@ class UpstreamChanged(UpstreamError):
     code = "upstream.changed"
 
 
+class MarkRefused(UpstreamError):
+    """The source no longer accepts a sync token or the position in its feed."""
+
+    code = "upstream.mark"
+
+
 class UpstreamBroken(UpstreamError):
     """The other side failed, in its own words."""
 
