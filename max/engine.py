@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -35,15 +35,13 @@ from .core import (
     Stored,
     SyncMeta,
     Write,
-    snake,
 )
 from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
-from .errors import InvalidCursor, NotFound, SchemaError, StorageError, UnknownName, UsageError
+from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
+from .evolution import Parts, build_indexes, evolve, read_layouts
 from .queries import CASEFOLD, Statement, chosen, count, selects, write_cursor
-from .rows import SQL_TYPES, Layout, Rows, stamp_column
+from .rows import Layout, Rows, stamp_column
 from .sqlite import Database, migrate, quoted, refuse_newer
-
-Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
 
 MIGRATIONS = (
     """
@@ -147,7 +145,7 @@ class Tables:
             raise StorageError("the database holds no data yet", hint="run a sync first")
         refuse_newer("engine", row[1], len(MIGRATIONS))
         tables = cls(Schema.from_json(json.loads(row[0])))
-        tables._read_layouts(connection)
+        tables._layouts = read_layouts(connection, tables.schema)
         return tables
 
     # -- schema ---------------------------------------------------------------------------
@@ -155,52 +153,7 @@ class Tables:
     def apply(self, connection: sqlite3.Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
         migrate(connection, "engine", MIGRATIONS)
-        for entity in self.schema.entities.values():
-            self._number_fields(connection, entity)
-        self._read_layouts(connection)
-        for layout in self._layouts.values():
-            create_table(connection, layout)
-        text = json.dumps(self.schema.to_json(), ensure_ascii=False)
-        connection.execute("INSERT OR REPLACE INTO _max_schema VALUES (1, ?)", (text,))
-
-    def _number_fields(self, connection: sqlite3.Connection, entity: type[Entity]) -> None:
-        """Give each new field its bit and its part; a field keeps both for ever."""
-        rows = connection.execute(
-            "SELECT field, kind, bit, part FROM _max_field WHERE entity = ?", (entity.__name__,)
-        )
-        known = {field: (kind, bit, part) for field, kind, bit, part in rows}
-        for field, holds in entity.types().items():
-            if field in known and known[field][0] != holds.kind:
-                raise SchemaError(
-                    f"{entity.__name__}.{field} is stored as {known[field][0]}, now declared {holds.kind}",
-                    hint="give the new field another name; nothing was changed",
-                )
-        bit = max((known[field][1] for field in known), default=-1)
-        taken = {part for _, _, part in known.values()}
-        for names in self._parts(entity):
-            parts = {known[name][2] for name in names if name in known}
-            part = min(parts) if parts else max(taken, default=-1) + 1
-            taken.add(part)
-            for name in names:
-                if name not in known:
-                    bit += 1
-                    row = (entity.__name__, name, str(entity.types()[name].kind), bit, part)
-                    connection.execute("INSERT INTO _max_field VALUES (?, ?, ?, ?, ?)", row)
-
-    def _read_layouts(self, connection: sqlite3.Connection) -> None:
-        numbers: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in self.schema.entities}
-        for entity, field, bit, part in connection.execute("SELECT entity, field, bit, part FROM _max_field"):
-            if entity in numbers:
-                numbers[entity][field] = (bit, part)
-        self._layouts = {
-            name: Layout(
-                entity,
-                snake(name),
-                {field: bit for field, (bit, _) in numbers[name].items()},
-                {field: part for field, (_, part) in numbers[name].items()},
-            )
-            for name, entity in self.schema.entities.items()
-        }
+        self._layouts = evolve(connection, self.schema, self._parts)
 
     def layout(self, entity: type[E]) -> Layout[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""
@@ -208,18 +161,6 @@ class Tables:
         if layout is None:
             raise UnknownName("entity", entity.__name__, self._layouts)
         return layout
-
-    def build_indexes(self, connection: sqlite3.Connection) -> None:
-        """Index the refs by which collections are read: after a bulk load, when it is cheapest."""
-        for entity in self.schema.entities.values():
-            for name in entity.children():
-                many: ManyOf[Any, Any] = ManyOf(entity, name)
-                if many.by is not None:
-                    table, column = snake(many.child.__name__), many.by.name
-                    index = quoted(f"_max_{table}_{column}")
-                    connection.execute(
-                        f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table)} ({quoted(column)})"
-                    )
 
     # -- reading --------------------------------------------------------------------------
 
@@ -527,23 +468,6 @@ def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:
     return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
 
 
-def create_table(connection: sqlite3.Connection, layout: Layout[Any]) -> None:
-    """Create an entity's table, or add the columns that it lacks."""
-    columns = {"_id": "TEXT NOT NULL UNIQUE"}
-    columns |= {name: SQL_TYPES[holds.kind] for name, holds in layout.types.items()}
-    columns |= dict.fromkeys(layout.words, "INTEGER NOT NULL DEFAULT 0")
-    columns |= dict.fromkeys(layout.stamps.values(), "INTEGER")
-    columns |= {"_removed_at": "REAL", "_row": "INTEGER PRIMARY KEY"}
-    table = quoted(layout.table)
-    present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    if not present:
-        lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-        connection.execute(f"CREATE TABLE {table} ({lines})")
-        return
-    for name in columns.keys() - present:
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {columns[name]}")
-
-
 def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[int, None], str]:
     """The parts of which every row of a page brings every field, and those fields as text.
 
@@ -657,7 +581,7 @@ class SqliteEngine(Engine):
         """After a sync: build the indexes that reading wants, drop what nothing points at."""
 
         def work(connection: sqlite3.Connection) -> None:
-            self.tables.build_indexes(connection)
+            build_indexes(connection, self.schema)
             self.tables.drop_pages(connection)
 
         await self._database.transact(work)
