@@ -25,6 +25,7 @@ import socket
 import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeAlias, cast
@@ -207,7 +208,10 @@ Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
 class Renewal:
-    """Gets a new credential when the old one is refused: once, however many callers were refused."""
+    """Gets a new credential when the old one is refused: once, however many callers were refused.
+
+    A failure that is final is told to everybody who asks later; one that may pass is not kept.
+    """
 
     def __init__(self, renew: Callable[[], Awaitable[None]]) -> None:
         self._renew, self._one_at_a_time = renew, asyncio.Lock()
@@ -224,7 +228,8 @@ class Renewal:
             try:
                 await self._renew()
             except Exception as error:
-                self._failure = error
+                passing = isinstance(error, UpstreamError) and error.retryable
+                self._failure = None if passing else error
                 raise
             self.number += 1
 
@@ -256,8 +261,20 @@ class Caller:
         """The limits on which no call may begin now, by name."""
         return self._flow.on_hold()
 
-    async def run(self, operation: Operation[C, In, Out], context: C, input: In) -> Out:
-        """The operation's output; UpstreamError when every attempt failed."""
+    async def run(
+        self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
+    ) -> Out:
+        """The operation's output; UpstreamError when every attempt failed.
+
+        Without ``renewing``, a credential that is refused stays refused.
+        """
+        outer = _CALLER.set(self)
+        try:
+            return await self._run(operation, context, input, renewing)
+        finally:
+            _CALLER.reset(outer)
+
+    async def _run(self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool) -> Out:
         self._flow.declare([operation.limit])
         attempts, failed, waited = count(1), 0, 0.0
 
@@ -266,7 +283,7 @@ class Caller:
 
         while True:
             try:
-                return cast(Out, await self._with_credential(attempt))
+                return cast(Out, await (self._with_credential(attempt) if renewing else attempt()))
             except UpstreamError as error:
                 asked = error.retry_after is not None
                 failed += not asked
@@ -304,6 +321,19 @@ class Caller:
         """The outermost middleware."""
         self.calls[call.operation.name] += 1
         return await next(call)
+
+
+_CALLER: ContextVar[Caller | None] = ContextVar("the caller of the operation that is under way", default=None)
+
+
+async def on_behalf(operation: Operation[C, In, Out], context: C, input: In) -> Out:
+    """Run what the operation that is under way needs first, such as a new token, through its caller.
+
+    So its limits, middlewares and counts see this call, too.  Where no operation is under way,
+    it goes through a chain of its own.  A credential that is refused is not renewed.
+    """
+    caller = _CALLER.get() or Caller(Limits())
+    return await caller.run(operation, context, input, renewing=False)
 
 
 def _around(middleware: Middleware, inner: Next) -> Next:

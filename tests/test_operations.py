@@ -29,7 +29,7 @@ from max import (
     UpstreamMissing,
 )
 from max.errors import ConnectorError, LoaderFault
-from max.operations import Call, Caller, Limits, Middleware, Next, operation
+from max.operations import Call, Caller, Limits, Middleware, Next, on_behalf, operation
 from tests import virtual_time
 
 PER = 60.0  # seconds
@@ -550,6 +550,19 @@ class TestRenewal:
         assert {str(error) for error in errors} == {"connect again"}
         assert bearers.renewed == 1
 
+    def test_a_renewal_that_may_work_later_is_tried_again(self) -> None:
+        bearers, outages = Bearers(), [Offline("no network")]
+        bearers.good, renew = 1, bearers.renew
+
+        async def shaky() -> None:
+            if outages:
+                raise outages.pop()
+            await renew()
+
+        bearers.renew = shaky  # type: ignore[method-assign]  # the first time there is no network
+        assert bearers.all(3) == ["0", "1", "2"]
+        assert bearers.renewed == 1
+
     def test_without_a_way_to_renew_the_refusal_stands(self) -> None:
         script = Script(BadCredentials("no"))
         with pytest.raises(BadCredentials):
@@ -559,3 +572,30 @@ class TestRenewal:
 
 async def _nothing() -> None:
     """Renews nothing."""
+
+
+class TestOnBehalf:
+    """What an operation needs first goes through the same chain."""
+
+    def test_it_is_counted_by_the_caller_of_the_operation_that_is_under_way(self) -> None:
+        async def ask(context: str, input: int) -> str:
+            return f"{await on_behalf(Operation('t:token:get', first), context, input)}!"
+
+        first, through = Script(), caller()
+        assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1!"
+        assert through.calls == {"t:thing:get": 1, "t:token:get": 1}
+
+    def test_it_needs_no_operation_under_way(self) -> None:
+        assert virtual_time.run(on_behalf(Script().operation(), "a", 1)) == "a1"
+
+    def test_when_it_is_refused_the_operation_renews_and_not_it(self) -> None:
+        async def ask(context: str, input: int) -> str:
+            return await on_behalf(script.operation(), context, input)
+
+        async def renew() -> None:
+            renewed.append(len(script.begun))
+
+        script, renewed = Script(BadCredentials("old")), list[int]()
+        through = Caller(Limits(), renew=renew)
+        assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1"
+        assert (renewed, len(script.begun)) == ([1], 2)
