@@ -628,13 +628,14 @@ Inverse: TypeAlias = "Callable[[], FieldOf[E, Ref[Any]] | FieldOf[E, Ref[Any] | 
 class Field(Generic[V]):
     """Declares one stored value; its annotation says which.
 
-    ``description`` is shown by ``max schema`` to people and agents.
+    ``description`` is shown by ``max schema`` to people and agents.  ``searchable`` says that
+    people look for words in it: it is for texts.
     """
 
     name: str
 
-    def __init__(self, description: str = "") -> None:
-        self.description = description
+    def __init__(self, description: str = "", *, searchable: bool = False) -> None:
+        self.description, self.searchable = description, searchable
 
     def __set_name__(self, owner: type[Entity], name: str) -> None:
         self.name = name

@@ -41,6 +41,7 @@ class Schema:
                 resolve(entity, self.entities)
         self._check_tables(entities)
         self._check_targets()
+        self._check_searchable()
 
     def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
         tables: dict[str, str] = {}
@@ -65,6 +66,12 @@ class Schema:
                     raise SchemaError(f"{where} leads to {target.__name__}, which the schema does not have")
             for name in entity.children():
                 _check_inverse(ManyOf(entity, name))
+
+    def _check_searchable(self) -> None:
+        for entity in self.entities.values():
+            for name, holds in entity.types().items():
+                if entity._fields[name].searchable and holds.kind is not Kind.TEXT:
+                    raise SchemaError(f"{entity.__name__}.{name} is searchable, but holds no text")
 
     @property
     def relationships(self) -> list[Relationship]:
@@ -138,6 +145,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 "optional": holds.optional,
                 "target": holds.target.__name__ if holds.target else None,
                 "description": entity._fields[name].description,
+                "searchable": entity._fields[name].searchable,
             }
             for name, holds in entity.types().items()
         ],
@@ -155,7 +163,9 @@ def _entity_to_json(entity: type[Entity]) -> Json:
 
 def _entity_from_json(data: Json) -> type[Entity]:
     body: dict[str, Any] = {"__doc__": data["description"], "__module__": __name__}
-    body |= {f["name"]: Field(f["description"]) for f in data["fields"]}
+    body |= {
+        f["name"]: Field(f["description"], searchable=f.get("searchable", False)) for f in data["fields"]
+    }  # data of an older version does not say what is searchable
     body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
     return type(data["name"], (Entity,), body)
 

@@ -35,7 +35,7 @@ class User(Entity):
     This paragraph is for readers of the code.
     """
 
-    login: Field[str] = Field("what they type")
+    login: Field[str] = Field("what they type", searchable=True)
 
 
 class Repository(Entity):
@@ -90,12 +90,31 @@ def test_a_schema_as_json_is_what_people_and_agents_read() -> None:
     user, repository, _ = described["entities"]
     assert user["description"] == "Someone with an account."
     assert user["fields"] == [
-        {"name": "login", "kind": "text", "optional": False, "target": None, "description": "what they type"}
+        {
+            "name": "login",
+            "kind": "text",
+            "optional": False,
+            "target": None,
+            "description": "what they type",
+            "searchable": True,
+        }
     ]
     assert repository["collections"] == [
         {"name": "issues", "child": "Issue", "by": "repository", "description": ""},
         {"name": "members", "child": "User", "by": None, "description": "who may write"},
     ]
+
+
+def test_only_texts_are_searchable() -> None:
+    counted = named("Counted", __annotations__={"votes": "Field[int]"}, votes=Field("", searchable=True))
+    with pytest.raises(SchemaError, match=r"Counted\.votes is searchable, but holds no text"):
+        Schema([counted])
+
+
+def test_a_schema_of_an_older_version_is_read_without_what_it_cannot_say() -> None:
+    data = SCHEMA.to_json()
+    del data["entities"][0]["fields"][0]["searchable"]
+    assert not Schema.from_json(data).entities["User"]._fields["login"].searchable
 
 
 def test_a_schema_tells_who_points_at_whom() -> None:
