@@ -8,12 +8,14 @@ of its declarations runs when the Connector is made, and names the attribute at 
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc
 import inspect
 import re
 import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -86,38 +88,69 @@ class CredentialStore(Protocol):
     async def set(self, name: str, secret: str) -> None:
         """Keep a secret; durable when this returns."""
 
+    async def update(self, secrets: Mapping[str, str]) -> None:
+        """Keep several secrets in one step, all of them or none; durable when this returns."""
+
     async def delete(self, name: str) -> None:
         """Forget a secret; not an error when there is none."""
 
     async def names(self) -> list[str]:
         """Which secrets are kept."""
 
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Be the only one to renew secrets, among all tasks and processes that use this store.
+
+        Reading and keeping secrets needs it not, and does not wait for it.  Offline when another
+        one stays inside for too long; one that is killed inside is out.
+        """
+
 
 class MemoryCredentials(CredentialStore):
-    """Secrets that are kept nowhere but here."""
+    """Secrets that are kept nowhere but here, for one event loop."""
 
     def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
-        self._secrets = dict(secrets or {})
+        self.secrets = dict(secrets or {})
+        self._alone = asyncio.Lock()
 
     async def get(self, name: str) -> str | None:
-        return self._secrets.get(name)
+        """The secret, or None."""
+        return self.secrets.get(name)
 
     async def set(self, name: str, secret: str) -> None:
-        self._secrets[name] = secret
+        """Keep a secret until this is gone."""
+        self.secrets[name] = secret
+
+    async def update(self, secrets: Mapping[str, str]) -> None:
+        """Keep several secrets."""
+        self.secrets.update(secrets)
 
     async def delete(self, name: str) -> None:
-        self._secrets.pop(name, None)
+        """Forget a secret; not an error when there is none."""
+        self.secrets.pop(name, None)
 
     async def names(self) -> list[str]:
-        return sorted(self._secrets)
+        """Which secrets are kept, sorted."""
+        return sorted(self.secrets)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Be the only task to renew secrets; waits as long as it takes."""
+        async with self._alone:
+            yield
 
 
 class CredentialProvider:
-    """What a connector asks for its secrets: only those that it declares."""
+    """What a connector asks for its secrets, and gives new ones to: only those that it declares."""
 
     def __init__(self, store: CredentialStore, declared: Sequence[Credential]) -> None:
         self._store = store
         self._declared = {credential.name: credential for credential in declared}
+        self._seen: set[Secret] = set()
+
+    @property
+    def seen(self) -> frozenset[Secret]:
+        """Every secret that was given out or kept here so far: what nothing that is written may hold."""
+        return frozenset(self._seen)
 
     async def get(self, credential: Credential) -> Secret:
         """The secret; BadCredentials when none is kept."""
@@ -132,10 +165,27 @@ class CredentialProvider:
 
     async def find(self, credential: Credential) -> Secret | None:
         """The secret, or None when none is kept."""
+        self._check(credential)
+        text = await self._store.get(credential.name)
+        if text is None:
+            return None
+        self._seen.add(Secret(text))
+        return Secret(text)
+
+    async def keep(self, secrets: Mapping[Credential, Secret]) -> None:
+        """Keep secrets that the service renewed: all in one step, durable when this returns."""
+        for credential in secrets:
+            self._check(credential)
+        self._seen.update(secrets.values())
+        await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
+
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Be the only one to renew secrets; see CredentialStore."""
+        return self._store.alone()
+
+    def _check(self, credential: Credential) -> None:
         if credential.name not in self._declared:
             raise UnknownName("credential", credential.name, self._declared)
-        text = await self._store.get(credential.name)
-        return None if text is None else Secret(text)
 
 
 # -- installations -------------------------------------------------------------------------

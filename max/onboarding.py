@@ -384,7 +384,8 @@ class _Onboarding:
         if wrong:
             raise InvalidAnswers(f"{self._subject} does not fit", wrong, hint=self._hint())
         self._answers = config_defaults(connector.config) | read
-        self._secrets = dict(secrets)
+        self._kept = MemoryCredentials(secrets)  # one for all steps: a validation may renew a secret
+        self._secrets = self._kept.secrets
         self._settled = {*given, *secrets}  # not to be asked for
         self._missing: list[Mismatch] = []
 
@@ -446,7 +447,7 @@ class _Onboarding:
 
     @property
     def _provider(self) -> CredentialProvider:
-        return CredentialProvider(MemoryCredentials(self._secrets), self._connector.credentials)
+        return CredentialProvider(self._kept, self._connector.credentials)
 
     def _applies(self, step: OnboardingStep) -> bool:
         """Whether to take a step; conditions may fail on answers that are missing."""
