@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from .entities import (
     AllOf,
@@ -643,6 +643,23 @@ Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
 # -- installations ----------------------------------------------------------------------------
 
 
+class Settings(Record):
+    """How Max keeps one installation's data.
+
+    ``history`` "changes" records what changes in each row, for ``history_days``.  A row that was
+    removed upstream is kept, hidden, for ``removed_days``.  ``removal_share`` is the part of an
+    entity's rows that one sync may remove without being asked to, from 0 to 1.
+    """
+
+    history: Literal["off", "changes"] = "off"
+    history_days: float = 90
+    removed_days: float = 30
+    removal_share: float = 0.25
+
+
+DEFAULTS = Settings()
+
+
 class InstallationInfo(Record):
     """What is known of an installation without opening it.
 
@@ -654,6 +671,7 @@ class InstallationInfo(Record):
     id: str
     config: Mapping[str, Json]
     connected_at: float
+    settings: Settings = DEFAULTS
 
     def __str__(self) -> str:
         return f"{self.connector}:{self.name}"

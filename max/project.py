@@ -2,7 +2,7 @@
 
     .max/                               0700, found upward from the current folder, as git does
       installations/<connector>/<name>/
-        installation.json               connector, name, id, config, connectedAt; other keys are kept
+        installation.json               connector, name, id, config, settings, connectedAt; others are kept
         credentials.json                0600
         data.db
 
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from .core import InstallationInfo
 from .entities import Json, datetime_text, is_datetime
 from .errors import Mismatch, ProjectError, UnknownName, UsageError
+from .settings import changed, misfits, read_settings
 
 if TYPE_CHECKING:
     import asyncio
@@ -255,6 +256,21 @@ class Project:
             replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
         return read_installation(folder)
 
+    def configure(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
+        """Change some of an installation's settings: ``project.configure(info, history="changes")``.
+
+        UsageError when one does not exist or does not fit; nothing is changed then.  A runtime
+        that is in use keeps the settings with which it was built.
+        """
+        folder = self._folder(info)
+        with translated(folder), locked(folder):
+            changed(read_installation(folder).settings, settings)
+            data = read_object(folder / INSTALLATION)
+            kept = data.get("settings") or {}
+            if settings:
+                replace_file(folder / INSTALLATION, encoded(data | {"settings": kept | settings}))
+        return read_installation(folder)
+
     def disconnect(self, info: InstallationInfo, keep_data: bool) -> None:
         """Remove an installation with its secrets, and its data unless it is to be kept."""
         if any(info.id == running.id for running, _ in self.list_runtimes()):
@@ -399,18 +415,24 @@ def read_installation(folder: Path) -> InstallationInfo:
     path = folder / INSTALLATION
     data = read_object(path)
     id, config, at = data.get("id"), data.get("config"), data.get("connectedAt")
+    settings = data.get("settings", {})
     checks = (
         ("connector", f"{folder.parent.name!r}, as its folder", data.get("connector") == folder.parent.name),
         ("name", f"{folder.name!r}, as its folder", data.get("name") == folder.name),
         ("id", "letters and digits", isinstance(id, str) and NAME.fullmatch(id)),
         ("config", "an object", isinstance(config, dict)),
         ("connectedAt", "a time such as 2026-01-31T09:30:00Z", isinstance(at, str) and is_datetime(at)),
+        ("settings", "an object", isinstance(settings, dict)),
     )
     for key, expected, fits in checks:
         if not fits:
             raise broken(path, str(Mismatch(key, expected, data.get(key), secret=key == "config")))
+    for wrong in misfits(settings):
+        raise broken(path, f"settings.{wrong}")
     connected_at = datetime.fromisoformat(str(at)).timestamp()
-    return InstallationInfo(folder.parent.name, folder.name, str(id), dict(config or {}), connected_at)
+    return InstallationInfo(
+        folder.parent.name, folder.name, str(id), dict(config or {}), connected_at, read_settings(settings)
+    )
 
 
 def read_object(path: Path) -> dict[str, Json]:
