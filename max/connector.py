@@ -34,6 +34,7 @@ from .core import (
 )
 from .entities import Entity, FieldOf, Kind, ManyOf, Ref
 from .errors import BadCredentials, ConnectorError, UnknownName
+from .hosts import NOWHERE, PLACEHOLDER, Hosts, Pattern
 from .operations import AnyOperation, Operation
 
 Conf = TypeVar("Conf")
@@ -140,9 +141,12 @@ class MemoryCredentials(CredentialStore):
 
 
 class CredentialProvider:
-    """What a connector asks for its secrets, and gives new ones to: only those that it declares."""
+    """What a connector may use: the secrets and the ``hosts`` that it declares, and no others."""
 
-    def __init__(self, store: CredentialStore, declared: Sequence[Credential]) -> None:
+    def __init__(
+        self, store: CredentialStore, declared: Sequence[Credential], hosts: Hosts = NOWHERE
+    ) -> None:
+        self.hosts = hosts
         self._store = store
         self._declared = {credential.name: credential for credential in declared}
         self._seen: set[Secret] = set()
@@ -277,7 +281,9 @@ class Connector(Generic[Conf, C]):
     """How Max is taught one source.  Making one checks it; ConnectorError names what is wrong.
 
     ``config`` is a frozen dataclass: its fields are the configuration keys, with their types
-    and defaults.
+    and defaults.  ``hosts`` are the only ones that may be asked: ``api.example.com``,
+    ``*.example.com`` (what is below, not itself), ``host:port``, and ``{key}``, which means the
+    host and port of that configuration value.  ``operations`` are the only ones that may be run.
     """
 
     name: str
@@ -290,6 +296,7 @@ class Connector(Generic[Conf, C]):
     credentials: Sequence[Credential] = ()
     onboarding: Sequence[OnboardingStep] = ()
     operations: Sequence[AnyOperation] = ()
+    hosts: Sequence[str] = ()
     version: str = "1"
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
@@ -302,6 +309,12 @@ class Connector(Generic[Conf, C]):
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
+
+    def hosts_for(self, config: Conf | Answers) -> Hosts:
+        """The declared hosts with a configuration filled in, which onboarding may not have completed."""
+        if isinstance(config, Mapping):
+            return Hosts.declared(self.hosts, config.get)
+        return Hosts.declared(self.hosts, lambda key: getattr(config, key))
 
 
 AnyConnector = Connector[Any, Any]
@@ -385,6 +398,31 @@ def _check_operations(operations: object, connector: AnyConnector, where: str) -
     _refuse_twins([(position, operation.name) for position, operation in each], "an operation")
 
 
+def _check_hosts(hosts: object, connector: AnyConnector, where: str) -> None:
+    keys = {one.name for one in fields(connector.config)}
+    for position, pattern in _each(hosts, where):
+        if not isinstance(pattern, str):
+            raise ConnectorError(f"{position} is {pattern!r}, not a text")
+        placeholder = PLACEHOLDER.fullmatch(pattern)
+        if placeholder is None:
+            _check_pattern(pattern, position)
+        elif placeholder[1] not in keys:
+            raise ConnectorError(
+                f"{position} is {pattern!r}, and {connector.config.__name__} has no such field",
+                hint=f"its fields are: {', '.join(sorted(keys)) or 'none'}",
+            )
+
+
+def _check_pattern(pattern: str, position: str) -> None:
+    try:
+        Pattern.read(pattern)
+    except ValueError as error:
+        raise ConnectorError(
+            f"{position} is {pattern!r}, which names no host: {error}",
+            hint="a host has no scheme, path, user or letter beyond ASCII; {key} is that of a configuration",
+        ) from None
+
+
 CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "schema": _check_schema,
     "config": _check_config,
@@ -394,6 +432,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
     "operations": _check_operations,
+    "hosts": _check_hosts,
 }
 
 

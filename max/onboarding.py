@@ -447,7 +447,8 @@ class _Onboarding:
 
     @property
     def _provider(self) -> CredentialProvider:
-        return CredentialProvider(self._kept, self._connector.credentials)
+        hosts = self._connector.hosts_for(self._answers)
+        return CredentialProvider(self._kept, self._connector.credentials, hosts)
 
     def _applies(self, step: OnboardingStep) -> bool:
         """Whether to take a step; conditions may fail on answers that are missing."""
