@@ -3,7 +3,7 @@
     .max/                               0700, found upward from the current folder, as git does
       installations/<connector>/<name>/
         installation.json               connector, name, id, config, settings, connectedAt; others are kept
-        credentials.json                0600
+        credentials.json                0600; credentials.lock beside it, where secrets are renewed
         data.db
 
 Rule 1: an installation exists when its installation.json does.  It is built beside the others
@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from .core import InstallationInfo
 from .entities import Json, datetime_text, is_datetime
-from .errors import Mismatch, ProjectError, UnknownName, UsageError
+from .errors import Mismatch, Offline, ProjectError, UnknownName, UsageError
 from .settings import changed, misfits, read_settings
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ FOLDER = ".max"
 INSTALLATIONS = "installations"
 INSTALLATION = "installation.json"
 CREDENTIALS = "credentials.json"
+LOCK = "credentials.lock"  # held by whoever renews a secret, for as long as the service takes
 DATABASE = "data.db"
 CONNECTORS = "connectors"  # a project's own, beside .max
 STAGED, GONE = ".new", ".gone"  # being connected, being removed: names that no connector can have
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 ID_BYTES = 8  # of an installation's random id
+PATIENCE = 120.0  # seconds to wait for another one that renews a secret
+POLL = 0.02  # seconds between two looks at whether it has ended
 
 
 class Project:
@@ -250,7 +254,9 @@ class Project:
         """
         folder = self._folder(info)
         if secrets:
-            self.credentials(info).change(lambda kept: kept | dict(secrets))
+            store = self.credentials(info)
+            with store.held():  # a renewal that is under way must not put its secrets in place of these
+                store.change(lambda kept: kept | dict(secrets))
         with translated(folder), locked(folder):
             data = read_object(folder / INSTALLATION)
             replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
@@ -278,8 +284,8 @@ class Project:
         folder = self._folder(info)
         with self._writing():
             if keep_data:  # a crash in between leaves it visible, so that this can be done again
-                (folder / CREDENTIALS).unlink(missing_ok=True)
-                (folder / INSTALLATION).unlink(missing_ok=True)
+                for name in (CREDENTIALS, LOCK, INSTALLATION):
+                    (folder / name).unlink(missing_ok=True)
                 sync_folder(folder)
             else:
                 folder.rename(self._installations / GONE)
@@ -334,7 +340,8 @@ class Project:
 
         connector = self.registry.resolve(info.connector)
         config = read_config(connector.config, info.config, subject=f"the configuration of {info}")
-        credentials = CredentialProvider(self.credentials(info), connector.credentials)
+        hosts = connector.hosts_for(config)
+        credentials = CredentialProvider(self.credentials(info), connector.credentials, hosts)
         return InstallationRuntime(info, connector, config, credentials, self.database(info))
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
@@ -376,8 +383,8 @@ class FileCredentials:
     Safe beside other tasks and other processes: no change is lost.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, patience: float = PATIENCE) -> None:
+        self.path, self.patience = path, patience
 
     async def get(self, name: str) -> str | None:
         """The secret, or None."""
@@ -387,6 +394,10 @@ class FileCredentials:
         """Keep a secret; it is on the disk when this returns."""
         await in_thread(lambda: self.change(lambda kept: kept | {name: secret}))
 
+    async def update(self, secrets: Mapping[str, str]) -> None:
+        """Keep several secrets in one step; they are on the disk when this returns."""
+        await in_thread(lambda: self.change(lambda kept: kept | dict(secrets)))
+
     async def delete(self, name: str) -> None:
         """Forget a secret; not an error when there is none."""
         await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
@@ -394,6 +405,26 @@ class FileCredentials:
     async def names(self) -> list[str]:
         """Which secrets are kept."""
         return sorted(await in_thread(self._read))
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Be the only one to renew secrets; the wait for another one is a thread's."""
+        lock = FileLock(self.path.with_name(LOCK))
+        try:
+            await in_thread(lambda: lock.take(self.patience))
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The same for code that may block."""
+        lock = FileLock(self.path.with_name(LOCK))
+        try:
+            lock.take(self.patience)
+            yield
+        finally:
+            lock.release()
 
     def _read(self) -> dict[str, str]:
         secrets = read_object(self.path) if self.path.exists() else {}
@@ -521,6 +552,62 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+class FileLock:
+    """The right to be alone, taken in one thread and given back in any; a crash gives it back.
+
+    An object is for one turn.  Giving it back before it was had ends the wait for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import threading
+
+        self.path = path
+        self._released, self._handing = threading.Event(), threading.Lock()
+        self._descriptor: int | None = None
+
+    def take(self, patience: float) -> None:
+        """Block until nobody else has it; Offline after so many seconds."""
+        with translated(self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._wait(descriptor, patience)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._handing:
+            self._descriptor = descriptor
+        if self._released.is_set():
+            self.release()
+
+    def _wait(self, descriptor: int, patience: float) -> None:
+        import fcntl
+
+        until = time.monotonic() + patience
+        while not self._released.is_set():
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise self._busy(patience) from None
+            self._released.wait(POLL)
+        return None
+
+    def _busy(self, patience: float) -> Offline:
+        return Offline(
+            f"{self.path.parent}: somebody else has been renewing its credentials for {patience:g} s",
+            hint="it waits for the service; try again later, or stop it",
+            path=str(self.path),
+        )
+
+    def release(self) -> None:
+        """Give it back; not an error when that was done before."""
+        self._released.set()
+        with self._handing:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager
