@@ -73,11 +73,15 @@ class Secret:
 
 @dataclass(frozen=True)
 class Credential:
-    """A secret that a connector needs: what ``--credential name=…`` and onboarding give."""
+    """A secret that a connector needs: what ``--credential name=…`` and onboarding give.
+
+    ``secret`` is false for what is kept with the secrets and may be seen, such as their expiry.
+    """
 
     name: str
     description: str = ""
     required: bool = True
+    secret: bool = True
 
 
 class CredentialStore(Protocol):
@@ -173,19 +177,23 @@ class CredentialProvider:
         text = await self._store.get(credential.name)
         if text is None:
             return None
-        self._seen.add(Secret(text))
-        return Secret(text)
+        return self._noted(credential, Secret(text))
 
     async def keep(self, secrets: Mapping[Credential, Secret]) -> None:
         """Keep secrets that the service renewed: all in one step, durable when this returns."""
-        for credential in secrets:
+        for credential, secret in secrets.items():
             self._check(credential)
-        self._seen.update(secrets.values())
+            self._noted(credential, secret)
         await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
 
     def alone(self) -> AbstractAsyncContextManager[None]:
         """Be the only one to renew secrets; see CredentialStore."""
         return self._store.alone()
+
+    def _noted(self, credential: Credential, secret: Secret) -> Secret:
+        if credential.secret:
+            self._seen.add(secret)
+        return secret
 
     def _check(self, credential: Credential) -> None:
         if credential.name not in self._declared:
