@@ -7,7 +7,7 @@ of them in schema.py, plans in plans.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -797,14 +797,14 @@ class SyncMeta(Protocol):
     async def newest(self) -> float:
         """The latest time at which a request began whose answer is stored; 0 when there is none."""
 
-    async def removals(self, since: float) -> list[Removal]:
+    async def removals(self, whole: Collection[str]) -> list[Removal]:
         """What listings have found gone and is not removed yet.
 
-        ``since`` is when the sync began: what waits is listed again by a sync at most once.
+        ``whole`` names the collections that are listed of every parent.
         """
 
-    def removing(self, entities: Sequence[str], *, at: float) -> Write:
-        """The work that removes what was found gone of these entities, in another part's transaction."""
+    def removing(self, entities: Sequence[str], whole: Collection[str]) -> Write:
+        """The work that removes what is certainly gone of these entities, in another part's transaction."""
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""

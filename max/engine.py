@@ -3,13 +3,7 @@
 Rule 1: what one arrival brings (rows, removals, links, freshness, the listing's mark) is
 written by one function inside one transaction that somebody else owns.
 
-Rule 2: freshness costs a row nothing.  A row says which page brought it, the page says when
-its request began; what no page can say (a field that came alone, an invalidation) stands
-beside, in ``_max_freshness``, and the later of the two holds.
-
-Rule 3: membership of a collection is marked and swept.  A link remembers the listing that
-saw it last; a listing proven complete drops the links that it did not see.  A page that is
-brought anew says nothing of rows whose links it has not seen anew.
+Rule 2: freshness.py says how old everything is, membership.py who lists it and what is gone.
 
 The synchronous half (Tables) knows SQL and no event loop; SqliteEngine and SqliteSyncMeta
 put it behind the protocols of core.py.
@@ -19,19 +13,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
 from .core import (
+    DEFAULTS,
     PAGE_SIZE,
+    Ages,
     Arrival,
     BoundQuery,
     Engine,
-    Listing,
+    Listed,
     Page,
     Query,
+    Removal,
+    Resolver,
     Schema,
+    Settings,
     Stored,
     SyncMeta,
     Write,
@@ -39,9 +38,13 @@ from .core import (
 from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
 from .evolution import Parts, build_indexes, evolve, read_layouts
-from .queries import CASEFOLD, Statement, chosen, count, selects, write_cursor
+from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
+from .membership import Membership, Place
+from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
 from .sqlite import Database, migrate, quoted, refuse_newer
+
+DAY = 86_400.0  # seconds
 
 MIGRATIONS = (
     """
@@ -90,49 +93,47 @@ MIGRATIONS = (
         PRIMARY KEY (entity, row, field)
     ) WITHOUT ROWID
     """,
+    """
+    ALTER TABLE _max_list ADD COLUMN listed_at REAL;
+    ALTER TABLE _max_list ADD COLUMN full_at REAL;
+    ALTER TABLE _max_list ADD COLUMN swept_at REAL;
+    ALTER TABLE _max_list ADD COLUMN invalidated_at REAL;
+    CREATE INDEX _max_page_time ON _max_page (entity, requested_at);
+    CREATE TABLE _max_newest (
+        entity TEXT PRIMARY KEY,
+        at     REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_orphan (
+        entity  TEXT NOT NULL,
+        row     INTEGER NOT NULL,
+        list    INTEGER,
+        lost_at REAL NOT NULL,
+        PRIMARY KEY (entity, row)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_kept_pages (number INTEGER NOT NULL)
+    """,
 )
 
 STORED_SCHEMA = """
     SELECT schema, (SELECT max(version) FROM _max_migration WHERE owner = 'engine') FROM _max_schema
 """
-LIST_OF = """
-    INSERT INTO _max_list (collection, parent) VALUES (:collection, :parent)
-    ON CONFLICT (collection, parent) DO UPDATE SET parent = excluded.parent
-    RETURNING id, generation
+RESTORE = """
+    UPDATE {table} SET _removed_at = NULL
+     WHERE _removed_at <= :at AND _id IN (SELECT value FROM json_each(:ids))
 """
-PLACE_PAGE = """
-    INSERT INTO _max_page (entity, list, number, generation, fields, requested_at)
-    VALUES (:entity, :list, :number, :generation, :fields, :at)
-    ON CONFLICT (list, number, entity) WHERE list IS NOT NULL
-    DO UPDATE SET generation = excluded.generation, fields = excluded.fields,
-                  requested_at = excluded.requested_at
-    RETURNING id
-"""
-RECORD_FRESHNESS = """
-    INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
-    SELECT :entity, _row, f.value, :synced_at, :recorded_at
-      FROM {table}, json_each(:fields) AS f
-     WHERE _id IN (SELECT value FROM json_each(:ids))
-    ON CONFLICT (entity, row, field) DO UPDATE
-       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
-     WHERE excluded.recorded_at >= recorded_at
-"""
-LINK = """
-    INSERT INTO _max_link (list, child, generation)
-    SELECT :list, _row, :generation FROM {table} WHERE _id IN (SELECT value FROM json_each(:ids))
-    ON CONFLICT (list, child) DO UPDATE SET generation = excluded.generation
-     WHERE generation IS NOT excluded.generation
-"""
-REMOVE = "UPDATE {table} SET _removed_at = :at WHERE _id = :id AND _removed_at IS NULL"
+PAGES_TOO_MANY = 2  # times as many as at the last look: then those that no row names are dropped
 
 
 class Tables:
     """The SQL of one schema: synchronous, on connections and transactions of its callers."""
 
-    def __init__(self, schema: Schema, parts: Parts | None = None) -> None:
+    def __init__(self, schema: Schema, parts: Parts | None = None, resolver: Resolver | None = None) -> None:
         self.schema = schema
         self._parts = parts or (lambda entity: [tuple(entity.types())])
         self._layouts: dict[str, Layout[Any]] = {}
+        self.freshness = Freshness(self._layouts)
+        self.membership = Membership(schema, self._layouts, self.freshness)
+        self.membership.resolver = resolver
 
     @classmethod
     def stored(cls, connection: sqlite3.Connection) -> Tables:
@@ -145,7 +146,7 @@ class Tables:
             raise StorageError("the database holds no data yet", hint="run a sync first")
         refuse_newer("engine", row[1], len(MIGRATIONS))
         tables = cls(Schema.from_json(json.loads(row[0])))
-        tables._layouts = read_layouts(connection, tables.schema)
+        tables._layouts.update(read_layouts(connection, tables.schema))
         return tables
 
     # -- schema ---------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class Tables:
     def apply(self, connection: sqlite3.Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
         migrate(connection, "engine", MIGRATIONS)
-        self._layouts = evolve(connection, self.schema, self._parts)
+        self._layouts.update(evolve(connection, self.schema, self._parts))
 
     def layout(self, entity: type[E]) -> Layout[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""
@@ -239,36 +240,90 @@ class Tables:
         """
         by_entity = by_type(arrival.entities)
         encoded = [(self.layout(entity), self.layout(entity).encode(e)) for entity, e in by_entity.items()]
-        place = self._open_list(connection, arrival.listing)
-        at = arrival.requested_at if dated else None
+        listing, at = arrival.listing, arrival.requested_at if dated else None
+        place = self.membership.open(connection, listing) if listing is not None else None
         counts = {}
         for layout, groups in encoded:
-            along = arrival.listing is not None and layout.entity is not arrival.listing.collection.child
+            along = listing is not None and layout.entity is not listing.collection.child
             before = last_row(connection, layout) if along else 0
-            self._write_rows(connection, layout, groups, at, None if along else place)
+            if listing is not None and listing.ids_only and not along:
+                groups = self._restore(connection, layout, groups, arrival.requested_at)
+            elif arrival.changes is not None:
+                self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
+            self._write_groups(connection, layout, groups, at, None if along else place)
             new = last_row(connection, layout) - before if along else len(by_entity[layout.entity])
             counts[layout.entity.__name__] = new
-        removed = sum(self._remove(connection, ref, arrival.requested_at) for ref in arrival.removed)
-        if arrival.listing is not None and place is not None:
-            self._link(connection, arrival.listing, encoded, place)
+        removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
+        self._remember_members(connection, arrival, encoded, place)
         return Stored({entity: number for entity, number in counts.items() if number}, removed)
 
-    def _open_list(self, connection: sqlite3.Connection, listing: Listing | None) -> _Place | None:
-        """Where an arrival stands in its list; a full listing's first page begins a generation."""
-        if listing is None:
-            return None
-        names = {"collection": repr(listing.collection), "parent": listing.parent.id}
-        list_id, generation = connection.execute(LIST_OF, names).fetchone()
-        number = listing.number
-        if listing.delta:
-            row = connection.execute(
-                "SELECT max(number) FROM _max_page WHERE list = ?", (list_id,)
-            ).fetchone()
-            number = 0 if row[0] is None else row[0] + 1
-        elif number == 0:
-            generation += 1
-            connection.execute("UPDATE _max_list SET generation = ? WHERE id = ?", (generation, list_id))
-        return _Place(list_id, generation, number)
+    def _remember_members(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        encoded: Sequence[tuple[Layout[Any], Sequence[Rows]]],
+        place: Place | None,
+    ) -> None:
+        """Who is whose now, and with the last page how far the listing or the feed was read."""
+        listing, changes = arrival.listing, arrival.changes
+        if listing is not None and place is not None:
+            began_at = arrival.requested_at if listing.began_at is None else listing.began_at
+            received_at = arrival.requested_at if arrival.received_at is None else arrival.received_at
+            child = self.layout(listing.collection.child)
+            groups = next((groups for layout, groups in encoded if layout is child), [])
+            self.membership.link(connection, listing, groups, place)
+            if listing.last:
+                closing = listing.replace(began_at=began_at)
+                self.membership.close(connection, closing, place, at=received_at)
+        if changes is not None:
+            for layout, groups in encoded:
+                self.membership.link_by_refs(connection, layout, groups, changes.root)
+            if changes.last:
+                self.membership.follow(connection, changes)
+
+    def _restore(
+        self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], at: float
+    ) -> list[Rows]:
+        """Bring back what exists after all; the groups that bring more than an id."""
+        bare = [id for rows in groups if not rows.names for id in rows.ids]
+        values = {"at": at, "ids": json.dumps(bare)}
+        connection.execute(RESTORE.format(table=quoted(layout.table)), values)
+        return [rows for rows in groups if rows.names]
+
+    def _suspect(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        feed: str,
+        at: float,
+    ) -> None:
+        """What a feed names has changed: those of its fields that the feed does not bring are stale."""
+        covered = self.membership.covered(layout.entity, feed)
+        for rows in groups:
+            stale = [name for name in covered if name not in rows.names]
+            if stale:
+                self.freshness.record(connection, layout, rows.ids, stale, synced_at=None, recorded_at=at)
+
+    def _write_groups(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float | None,
+        place: Place | None,
+    ) -> None:
+        """Store the rows of one entity; of those of which something newer is known, only the rest."""
+        if at is None:
+            self._write_rows(connection, layout, groups, at, place)
+            return
+        later = self.freshness.later(connection, layout, chain.from_iterable(r.ids for r in groups), at)
+        if not later:
+            self._write_rows(connection, layout, groups, at, place)
+        else:
+            self._write_rows(connection, layout, in_time(groups, later), at, place)
+            self._write_rows(connection, layout, late(groups, later), at, None)
+        self.freshness.renew(connection, layout, at)
 
     def _write_rows(
         self,
@@ -276,9 +331,11 @@ class Tables:
         layout: Layout[Any],
         groups: Sequence[Rows],
         at: float | None,
-        place: _Place | None,
+        place: Place | None,
     ) -> None:
-        """Upsert the rows of one entity and remember which page brought them."""
+        """Upsert rows and remember which page brought them."""
+        if not groups:
+            return
         parts, fields = complete_parts(layout, groups) if at is not None else ({}, "")
         stamps: list[Any] = []
         if parts:
@@ -299,93 +356,9 @@ class Tables:
             for rows in groups:
                 alone = [name for name in rows.names if layout.parts[name] not in parts]
                 if alone:
-                    self._record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
-
-    def _record(
-        self,
-        connection: sqlite3.Connection,
-        layout: Layout[Any],
-        ids: Sequence[str],
-        fields: Sequence[str],
-        *,
-        synced_at: float | None,
-        recorded_at: float,
-    ) -> None:
-        """Freshness that no page can say, field by field."""
-        values = {
-            "entity": layout.entity.__name__,
-            "ids": json.dumps(ids),
-            "fields": json.dumps(fields),
-            "synced_at": synced_at,
-            "recorded_at": recorded_at,
-        }
-        connection.execute(RECORD_FRESHNESS.format(table=quoted(layout.table)), values)
-
-    def _remove(self, connection: sqlite3.Connection, ref: Ref[Any], at: float) -> int:
-        table = quoted(self.layout(ref.entity).table)
-        return connection.execute(REMOVE.format(table=table), {"at": at, "id": ref.id}).rowcount
-
-    def _link(
-        self,
-        connection: sqlite3.Connection,
-        listing: Listing,
-        encoded: Sequence[tuple[Layout[Any], Sequence[Rows]]],
-        place: _Place,
-    ) -> None:
-        """Remember a page's members; the last page closes the listing and moves its mark."""
-        child = self.layout(listing.collection.child)
-        groups = next((groups for layout, groups in encoded if layout is child), [])
-        values = {"list": place.list, "generation": place.generation}
-        ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
-        connection.execute(LINK.format(table=quoted(child.table)), {**values, "ids": ids})
-        if not listing.last:
-            return
-        if not listing.delta:
-            connection.execute(
-                "DELETE FROM _max_link WHERE list = :list AND generation < :generation", values
-            )
-        connection.execute("UPDATE _max_list SET mark = ? WHERE id = ?", (listing.mark, place.list))
+                    self.freshness.record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
 
     # -- freshness ------------------------------------------------------------------------
-
-    def synced_at(
-        self, connection: sqlite3.Connection, ref: Ref[Any], fields: Sequence[str]
-    ) -> list[float | None]:
-        """When each field of one entity was last synced; None for never."""
-        layout = self.layout(ref.entity)
-        columns = ", ".join(synced_sql(layout, self._known(layout, field)) for field in fields)
-        sql = f"SELECT {columns} FROM {quoted(layout.table)} AS t WHERE t._id = ?"
-        row = connection.execute(sql, (ref.id,)).fetchone()
-        return list(row) if row else [None] * len(fields)
-
-    def _known(self, layout: Layout[Any], field: str) -> str:
-        if field not in layout.types:
-            raise UnknownName("field", field, layout.types, where=layout.entity.__name__)
-        return field
-
-    def stale_ids(
-        self,
-        connection: sqlite3.Connection,
-        query: Query[Any],
-        fields: Sequence[str],
-        *,
-        before: float,
-        after: str,
-        limit: int,
-    ) -> list[str]:
-        """The next ids that fit a query and of which some field is older than ``before``."""
-        layout = self.layout(query.entity)
-        statement = Statement(self._layouts, query.entity)
-        condition = statement.condition(query.filter)
-        stale = " OR ".join(
-            f"coalesce({synced_sql(layout, self._known(layout, field))}, -1e999) < {statement.bind(before)}"
-            for field in fields
-        )
-        sql = (
-            f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND ({condition})"
-            f" AND ({stale or 1}) AND t._id > {statement.bind(after)} ORDER BY t._id LIMIT {limit}"
-        )
-        return [row[0] for row in run(connection, sql, statement.values)]
 
     def record(
         self,
@@ -402,49 +375,45 @@ class Tables:
             by_entity.setdefault(ref.entity, []).append(ref.id)
         for entity, ids in by_entity.items():
             layout = self.layout(entity)
-            names = [self._known(layout, field) for field in fields]
-            self._record(connection, layout, ids, names, synced_at=synced_at, recorded_at=recorded_at)
+            self.freshness.record(
+                connection, layout, ids, fields, synced_at=synced_at, recorded_at=recorded_at
+            )
+            if synced_at is None:
+                self._relist(connection, entity, fields, recorded_at)
 
-    def mark(self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> str | None:
-        """The sync token that the last complete listing left."""
-        sql = "SELECT mark FROM _max_list WHERE collection = ? AND parent = ?"
-        row = connection.execute(sql, (repr(many), parent.id)).fetchone()
-        return row[0] if row else None
+    def invalidate(
+        self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
+    ) -> int:
+        """Count as stale what fits a query and was synced at or before ``at``; how many rows that are."""
+        self.layout(query.entity)
+        self.freshness.invalidate(connection, query, fields, at=at)
+        self._relist(connection, query.entity, fields, at)
+        return self.count(connection, query)
+
+    def _relist(
+        self, connection: sqlite3.Connection, entity: type[Entity], fields: Sequence[str], at: float
+    ) -> None:
+        """What only comes with a listing is fetched by listing in full."""
+        resolver = self.membership.resolver
+        if resolver is None or any(resolver.home(FieldOf(entity, name)) is None for name in fields):
+            self.membership.invalidate(connection, entity, at=at)
 
     def drop_pages(self, connection: sqlite3.Connection) -> None:
-        """Forget the pages that no row points at any more."""
+        """Forget the pages that no row names, once there are many more than the last time."""
+        (pages,) = connection.execute("SELECT count(*) FROM _max_page").fetchone()
+        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_pages").fetchone()
+        if pages <= PAGES_TOO_MANY * kept:
+            return
         for layout in self._layouts.values():
             used = " UNION ".join(
                 f"SELECT {quoted(column)} FROM {quoted(layout.table)} WHERE {quoted(column)} IS NOT NULL"
                 for column in layout.stamps.values()
             )
             connection.execute(
-                f"DELETE FROM _max_page WHERE entity = ? AND list IS NULL AND id NOT IN ({used})",
-                (layout.entity.__name__,),
+                f"DELETE FROM _max_page WHERE entity = ? AND id NOT IN ({used})", (layout.entity.__name__,)
             )
-
-
-class _Place:
-    """Where an arrival stands: its list, the listing's generation, the page's number."""
-
-    __slots__ = ("generation", "list", "number")
-
-    def __init__(self, list: int, generation: int, number: int) -> None:
-        self.list, self.generation, self.number = list, generation, number
-
-
-def run(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The rows of a query; what its SQL calls is made known first.
-
-    Only when it does: a new function makes SQLite compile every statement of the connection anew.
-    """
-    if CASEFOLD in sql:
-        connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
-    return connection.execute(sql, values).fetchall()
-
-
-def _casefold(text: str | None) -> str | None:
-    return None if text is None else text.casefold()
+        connection.execute("DELETE FROM _max_kept_pages")
+        connection.execute("INSERT INTO _max_kept_pages SELECT count(*) FROM _max_page")
 
 
 def _position(cursor: str | None) -> int:
@@ -468,19 +437,6 @@ def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:
     return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
 
 
-def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[int, None], str]:
-    """The parts of which every row of a page brings every field, and those fields as text.
-
-    Only of such parts can the page say when they were synced.
-    """
-    common = set(layout.parts)
-    for rows in groups:
-        common &= set(rows.names)
-    lacking = {part for field, part in layout.parts.items() if field not in common}
-    fields = [field for field, part in layout.parts.items() if part not in lacking]
-    return {layout.parts[field]: None for field in fields}, f",{','.join(fields)},"
-
-
 def upsert(layout: Layout[Any], names: tuple[str, ...], parts: tuple[int, ...]) -> str:
     """The statement that stores rows with these fields; rows that stay as they are are not written."""
     stamps = [quoted(stamp_column(part)) for part in parts]
@@ -499,35 +455,24 @@ def upsert(layout: Layout[Any], names: tuple[str, ...], parts: tuple[int, ...]) 
     )
 
 
-def synced_sql(layout: Layout[Any], field: str) -> str:
-    """SQL for when a field of row ``t`` was last synced: by its page, or by what stands beside."""
-    stamp = quoted(stamp_column(layout.parts[field]))
-    page = (
-        f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = t.{stamp}"
-        f" AND instr(p.fields, ',{field},') AND (p.list IS NULL OR EXISTS"
-        f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = t._row"
-        f" AND k.generation >= p.generation)))"
-    )
-    beside = (
-        f"FROM _max_freshness AS x WHERE x.entity = '{layout.entity.__name__}'"
-        f" AND x.row = t._row AND x.field = '{field}'"
-    )
-    return (
-        f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), -1e999) >= coalesce({page}, -1e999)"
-        f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
-    )
-
-
 class SqliteEngine(Engine):
     """The engine protocol on one Database, which others may share for their transactions.
 
     ``parts`` tells which fields of an entity arrive together, so that one page can say how
-    old they all are; without it all do.
+    old they all are; without it all do.  The resolver knows which feed covers what.
     """
 
-    def __init__(self, database: Database, schema: Schema, parts: Parts | None = None) -> None:
-        self._database = database
-        self.tables = Tables(schema, parts)
+    def __init__(
+        self,
+        database: Database,
+        schema: Schema,
+        parts: Parts | None = None,
+        resolver: Resolver | None = None,
+        *,
+        settings: Settings = DEFAULTS,
+    ) -> None:
+        self._database, self._settings = database, settings
+        self.tables = Tables(schema, parts, resolver)
 
     @property
     def schema(self) -> Schema:
@@ -577,14 +522,17 @@ class SqliteEngine(Engine):
         """The work that stores an arrival inside a transaction of this engine's database."""
         return lambda connection: self.tables.write(connection, arrival)
 
-    async def tidy(self) -> None:
-        """After a sync: build the indexes that reading wants, drop what nothing points at."""
+    async def tidy(self, now: float) -> None:
+        """After a sync: build the indexes that reading wants, drop what nothing points at, purge."""
 
         def work(connection: sqlite3.Connection) -> None:
             build_indexes(connection, self.schema)
             self.tables.drop_pages(connection)
 
         await self._database.transact(work)
+        before = now - self._settings.removed_days * DAY
+        while await self._database.transact(lambda c: self.tables.membership.purge(c, before)):
+            pass
 
 
 class SqliteSyncMeta(SyncMeta):
@@ -601,7 +549,9 @@ class SqliteSyncMeta(SyncMeta):
 
     async def synced_at(self, ref: Ref[E], field: FieldOf[E, Any]) -> float | None:
         """When the field was last synced."""
-        (at,) = await self._database.read(lambda c: self._tables.synced_at(c, ref, [field.name]))
+        freshness = self._tables.freshness
+        self._tables.layout(ref.entity)
+        (at,) = await self._database.read(lambda c: freshness.synced_at(c, ref, [field.name]))
         return at
 
     async def stale(
@@ -611,7 +561,7 @@ class SqliteSyncMeta(SyncMeta):
         names = [field.name for field in fields]
         if not names:
             return []
-        times = await self._database.read(lambda c: self._tables.synced_at(c, ref, names))
+        times = await self._database.read(lambda c: self._tables.freshness.synced_at(c, ref, names))
         return [f for f, at in zip(fields, times, strict=True) if at is None or at < before]
 
     async def stale_ids(
@@ -626,8 +576,25 @@ class SqliteSyncMeta(SyncMeta):
     ) -> list[str]:
         """The next ids of which some field was not synced at or after ``before``."""
         query: Query[Any] = Query(entity, matching)
+        freshness = self._tables.freshness
         return await self._database.read(
-            lambda c: self._tables.stale_ids(c, query, fields, before=before, after=after, limit=limit)
+            lambda c: freshness.stale_ids(c, query, fields, before=before, after=after, limit=limit)
+        )
+
+    async def unlisted_ids(
+        self,
+        collection: ManyOf[Any, Any],
+        *,
+        before: float,
+        matching: Filter[Any] | None = None,
+        after: str = "",
+        limit: int = 1000,
+    ) -> list[str]:
+        """The next ids of parents whose collection was not listed at or after ``before``."""
+        query: Query[Any] = Query(collection.parent, matching)
+        freshness = self._tables.freshness
+        return await self._database.read(
+            lambda c: freshness.unlisted_ids(c, query, collection, before=before, after=after, limit=limit)
         )
 
     async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
@@ -641,9 +608,32 @@ class SqliteSyncMeta(SyncMeta):
         names = list(ref.entity.types())
         if not names:
             return True
-        times = await self._database.read(lambda c: self._tables.synced_at(c, ref, names))
+        times = await self._database.read(lambda c: self._tables.freshness.synced_at(c, ref, names))
         return None not in times
 
-    async def mark(self, parent: Ref[P], collection: ManyOf[P, Any]) -> str | None:
-        """The sync token of the last complete listing."""
-        return await self._database.read(lambda c: self._tables.mark(c, parent, collection))
+    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> Listed:
+        """What is remembered of a collection's listings."""
+        membership = self._tables.membership
+        return await self._database.read(lambda c: membership.listed(c, parent, collection))
+
+    async def followed(self, root: Ref[Any], feed: str) -> Listed:
+        """What is remembered of a feed."""
+        return await self._database.read(lambda c: self._tables.membership.followed(c, root, feed))
+
+    async def newest(self) -> float:
+        """The latest time at which a request began whose answer is stored."""
+        return await self._database.read(self._tables.freshness.newest)
+
+    async def removals(self, whole: Collection[str]) -> list[Removal]:
+        """What listings have found gone and is not removed yet."""
+        return await self._database.read(lambda c: self._tables.membership.removals(c, whole))
+
+    def removing(self, entities: Sequence[str], whole: Collection[str]) -> Write:
+        """The work that removes what is certainly gone of these entities."""
+        membership = self._tables.membership
+        return lambda connection: Stored({}, membership.removing(connection, entities, whole))
+
+    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
+        """How old a field is over all rows of its entity."""
+        self._tables.layout(field.entity)
+        return await self._database.read(lambda c: self._tables.freshness.ages(c, field, now=now))

@@ -176,7 +176,7 @@ class TaskRunner:
         many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
         parent = Ref(entity, payload["id"])
         if "number" not in payload:
-            mark = await self._surroundings.meta.mark(parent, many)
+            mark = (await self._surroundings.meta.listed(parent, many)).mark
             payload |= beginning(mark)
         loader = self._resolver.collection(many)
         scan = Scan(f"{parent}.{many.name}", payload)
@@ -659,7 +659,7 @@ class SyncExecutor:
         store: TaskStore,
         surroundings: Surroundings,
         *,
-        after: Callable[[], Awaitable[None]] | None = None,
+        after: Callable[[float], Awaitable[None]] | None = None,
         cap: int = CAP,
     ) -> None:
         self.store, self.surroundings, self.cap = store, surroundings, cap
@@ -750,7 +750,7 @@ class SyncExecutor:
         """What is to be done once a sync has ended."""
         await self.store.prune()
         if self._after is not None:
-            await self._after()
+            await self._after(self.surroundings.clock())
 
     async def let_go(self, sync: str) -> None:
         """Leave a sync to whoever resumes it; when even that cannot be stored, this worker can."""

@@ -10,6 +10,7 @@ page costs the same wherever it lies and no row is seen twice or left out.
 from __future__ import annotations
 
 import json
+import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -240,6 +241,23 @@ def chosen(layout: Layout[Any], query: Query[Any]) -> list[str]:
         if name not in layout.types and name != "id":
             raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
     return [name for name in dict.fromkeys(query.fields) if name != "id"]
+
+
+# -- running -------------------------------------------------------------------------------
+
+
+def run(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query; what its SQL calls is made known first.
+
+    Only when it does: a new function makes SQLite compile every statement of the connection anew.
+    """
+    if CASEFOLD in sql:
+        connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
+    return connection.execute(sql, values).fetchall()
+
+
+def _casefold(text: str | None) -> str | None:
+    return None if text is None else text.casefold()
 
 
 # -- cursors --------------------------------------------------------------------------------

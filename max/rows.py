@@ -235,6 +235,12 @@ class Rows:
         """``(id, *values, *constants)`` of each entity, for executemany."""
         return zip(self.ids, *self.columns, *map(repeat, constants), strict=False)
 
+    def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> Rows:
+        """Some of the rows, with some of their fields."""
+        columns = [self.columns[self.names.index(name)] for name in names]
+        ids = [self.ids[at] for at in positions]
+        return Rows(names, ids, [[column[at] for at in positions] for column in columns])
+
 
 class Layout(Generic[E]):
     """How one entity type lies in its table: columns, bits, encoders and decoders.

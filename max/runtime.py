@@ -63,7 +63,13 @@ class InstallationRuntime:
         self.info = info
         self._connector, self._clock = connector, clock
         self._database = Database(database)
-        self._engine = SqliteEngine(self._database, connector.schema, connector.resolver.parts)
+        self._engine = SqliteEngine(
+            self._database,
+            connector.schema,
+            connector.resolver.parts,
+            connector.resolver,
+            settings=info.settings,
+        )
         self._connection = _Connection(connector, config, credentials)
         self._execution = _Execution(self)
         self._parts = LifecycleManager(self._database, self._engine, self._connection, self._execution)

@@ -143,7 +143,7 @@ def test_a_new_field_adds_a_column_and_is_not_loaded_in_old_rows(connection: sql
     assert old == TWO("1", name="x")
     with pytest.raises(FieldNotLoaded):
         old.size  # noqa: B018
-    assert tables.synced_at(connection, TWO.ref("1"), ["name", "size"]) == [5.0, None]
+    assert tables.freshness.synced_at(connection, TWO.ref("1"), ["name", "size"]) == [5.0, None]
 
 
 def test_a_field_of_another_kind_is_refused_before_anything_changes(connection: sqlite3.Connection) -> None:
@@ -190,8 +190,8 @@ def test_a_database_without_data_says_so(tmp_path: Path) -> None:
 def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
     async def body(database: Database, engine: SqliteEngine) -> str:
         await engine.store(Post("1", team=RED))
-        await engine.tidy()
-        await engine.tidy()
+        await engine.tidy(0.0)
+        await engine.tidy(0.0)
         sql = "EXPLAIN QUERY PLAN SELECT * FROM post WHERE team = 'red'"
         return str(await database.read(lambda c: c.execute(sql).fetchall()))
 
@@ -205,7 +205,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
         await database.transact(engine.writing(Arrival([Team("red", order="x")], 4.0)))
         before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
-        await engine.tidy()
+        await engine.tidy(0.0)
         after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
         dates = [
             await meta.synced_at(Person.ref("a"), Person.name),

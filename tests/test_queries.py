@@ -11,6 +11,7 @@ import pytest
 from max import Entity, Field, Many, Query, Ref, Schema
 from max.core import Order
 from max.engine import Tables
+from max.evolution import build_indexes
 from max.queries import selects, write_cursor
 
 
@@ -34,7 +35,7 @@ def connection() -> Iterator[sqlite3.Connection]:
     """Tables with the indexes that a sync leaves."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         TABLES.apply(connection)
-        TABLES.build_indexes(connection)
+        build_indexes(connection, TABLES.schema)
         yield connection
 
 

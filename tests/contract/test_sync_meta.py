@@ -287,14 +287,14 @@ def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) ->
 
 def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
-        marks = [await store.meta.mark(RED, Team.people)]
+        marks = [(await store.meta.listed(RED, Team.people)).mark]
         for number, last in ((0, False), (1, False), (2, True)):
             await store.page(RED, Team.people, Person(str(number)), number=number, last=last, mark="m1")
-            marks.append(await store.meta.mark(RED, Team.people))
+            marks.append((await store.meta.listed(RED, Team.people)).mark)
         await store.page(RED, Team.people, Person("9"), last=False, delta=True, mark="m2")
-        marks.append(await store.meta.mark(RED, Team.people))
+        marks.append((await store.meta.listed(RED, Team.people)).mark)
         await store.page(RED, Team.people, number=1, delta=True, mark="m2")
-        return [*marks, await store.meta.mark(RED, Team.people)]
+        return [*marks, (await store.meta.listed(RED, Team.people)).mark]
 
     assert using(place, body) == [None, None, None, "m1", "m1", "m2"]
 
@@ -302,8 +302,11 @@ def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
 def test_marks_belong_to_one_collection_of_one_parent(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
         await store.page(RED, Team.people, mark="m1")
-        others = await store.meta.mark(Team.ref("blue"), Team.people), await store.meta.mark(RED, Team.posts)
-        return [await store.meta.mark(RED, Team.people), *others]
+        others = (
+            (await store.meta.listed(Team.ref("blue"), Team.people)).mark,
+            (await store.meta.listed(RED, Team.posts)).mark,
+        )
+        return [(await store.meta.listed(RED, Team.people)).mark, *others]
 
     assert using(place, body) == ["m1", None, None]
 
@@ -316,7 +319,7 @@ def test_data_freshness_and_marks_outlive_the_process(tmp_path: Any) -> None:
 
     async def after(store: Store) -> list[Any]:
         page = await store.engine.load_collection(RED, Team.people)
-        return [*page.items, *await ages(store, "name"), await store.meta.mark(RED, Team.people)]
+        return [*page.items, *await ages(store, "name"), (await store.meta.listed(RED, Team.people)).mark]
 
     using(path, before)
     assert using(path, after) == [whole("a"), 100.0, "m1"]

@@ -1,0 +1,276 @@
+"""Freshness: when each field of each row was last synced, and what is too late to be stored.
+
+Rule 1: freshness costs a row nothing.  A row says which page brought it, the page says when
+its request began; what no page can say (a field that came alone, an invalidation) stands
+beside, in ``_max_freshness``, and the later of the two holds.
+
+Rule 2: of two answers for one field the one whose request began later wins, whichever comes
+first.  ``_max_newest`` holds the latest such time of each entity: an answer that is later than
+that is stored without another look.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .core import Ages, Query
+from .entities import FieldOf, ManyOf, Ref
+from .errors import UnknownName
+from .queries import Statement, run
+from .rows import Layout, Rows, stamp_column
+from .sqlite import quoted
+
+NEVER = "-1e999"  # before every time, as SQL writes it
+
+PLACE_PAGE = """
+    INSERT INTO _max_page (entity, list, number, generation, fields, requested_at)
+    VALUES (:entity, :list, :number, :generation, :fields, :at)
+    ON CONFLICT (list, number, entity) WHERE list IS NOT NULL
+    DO UPDATE SET generation = excluded.generation, fields = excluded.fields,
+                  requested_at = excluded.requested_at
+    RETURNING id
+"""
+RECORD = """
+    INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
+    SELECT :entity, _row, f.value, :synced_at, :recorded_at
+      FROM {table}, json_each(:fields) AS f
+     WHERE _id IN (SELECT value FROM json_each(:ids))
+    ON CONFLICT (entity, row, field) DO UPDATE
+       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
+     WHERE excluded.recorded_at >= recorded_at
+"""
+RENEW_NEWEST = """
+    INSERT INTO _max_newest VALUES (:entity, :at)
+    ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
+"""
+
+
+class Freshness:
+    """The SQL of freshness over the layouts of one schema, which it shares with their owner."""
+
+    def __init__(self, layouts: Mapping[str, Layout[Any]]) -> None:
+        self._layouts = layouts
+
+    # -- recording ------------------------------------------------------------------------
+
+    def record(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        ids: Sequence[str],
+        fields: Sequence[str],
+        *,
+        synced_at: float | None,
+        recorded_at: float,
+    ) -> None:
+        """Note field by field when some rows were synced, or (None) that what is older is stale."""
+        for field in fields:
+            known(layout, field)
+        values = {
+            "entity": layout.entity.__name__,
+            "ids": json.dumps(ids),
+            "fields": json.dumps(fields),
+            "synced_at": synced_at,
+            "recorded_at": recorded_at,
+        }
+        connection.execute(RECORD.format(table=quoted(layout.table)), values)
+        self.renew(connection, layout, recorded_at)
+
+    def renew(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
+        """Remember the latest time at which something of an entity was asked for."""
+        connection.execute(RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
+
+    def newest(self, connection: sqlite3.Connection) -> float:
+        """The latest of all entities; 0 when nothing is stored."""
+        return float(connection.execute("SELECT coalesce(max(at), 0) FROM _max_newest").fetchone()[0])
+
+    def invalidate(
+        self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
+    ) -> None:
+        """Count as stale what fits a query and was synced at or before ``at``; values stay."""
+        layout = self._layouts[query.entity.__name__]
+        statement = Statement(self._layouts, query.entity)
+        head = f"SELECT {statement.bind(layout.entity.__name__)}, t._row, f.value, NULL, {statement.bind(at)}"
+        names = statement.bind(json.dumps([known(layout, field) for field in fields]))
+        condition = statement.condition(query.filter)
+        sql = f"""
+            INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
+            {head} {statement.source}, json_each({names}) AS f
+             WHERE t._removed_at IS NULL AND ({condition})
+            ON CONFLICT (entity, row, field) DO UPDATE
+               SET synced_at = NULL, recorded_at = excluded.recorded_at
+             WHERE excluded.recorded_at >= recorded_at
+        """
+        run(connection, sql, statement.values)
+        self.renew(connection, layout, at)
+
+    # -- reading --------------------------------------------------------------------------
+
+    def synced_at(
+        self, connection: sqlite3.Connection, ref: Ref[Any], fields: Sequence[str]
+    ) -> list[float | None]:
+        """When each field of one entity was last synced; None for never."""
+        layout = self._layouts[ref.entity.__name__]
+        columns = ", ".join(synced_sql(layout, known(layout, field)) for field in fields)
+        sql = f"SELECT {columns} FROM {quoted(layout.table)} AS t WHERE t._id = ?"
+        row = connection.execute(sql, (ref.id,)).fetchone()
+        return list(row) if row else [None] * len(fields)
+
+    def stale_ids(
+        self,
+        connection: sqlite3.Connection,
+        query: Query[Any],
+        fields: Sequence[str],
+        *,
+        before: float,
+        after: str,
+        limit: int,
+    ) -> list[str]:
+        """The next ids that fit a query and of which some field is older than ``before``."""
+        layout = self._layouts[query.entity.__name__]
+        statement = Statement(self._layouts, query.entity)
+        condition = statement.condition(query.filter)
+        stale = " OR ".join(
+            f"coalesce({synced_sql(layout, known(layout, field))}, {NEVER}) < {statement.bind(before)}"
+            for field in fields
+        )
+        return self._ids(connection, statement, f"({condition}) AND ({stale or 1})", after, limit)
+
+    def unlisted_ids(
+        self,
+        connection: sqlite3.Connection,
+        query: Query[Any],
+        many: ManyOf[Any, Any],
+        *,
+        before: float,
+        after: str,
+        limit: int,
+    ) -> list[str]:
+        """The next ids that fit a query and whose collection was not listed at or after ``before``."""
+        statement = Statement(self._layouts, query.entity)
+        condition = statement.condition(query.filter)
+        listed = (
+            f"SELECT 1 FROM _max_list AS l WHERE l.collection = {statement.bind(repr(many))}"
+            f" AND l.parent = t._id AND l.listed_at >= {statement.bind(before)} AND l.invalidated_at IS NULL"
+        )
+        return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
+
+    def _ids(
+        self, connection: sqlite3.Connection, statement: Statement, condition: str, after: str, limit: int
+    ) -> list[str]:
+        sql = (
+            f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND {condition}"
+            f" AND t._id > {statement.bind(after)} ORDER BY t._id LIMIT {limit}"
+        )
+        return [row[0] for row in run(connection, sql, statement.values)]
+
+    def ages(self, connection: sqlite3.Connection, field: FieldOf[Any, Any], *, now: float) -> Ages:
+        """How old a field is over all rows of its entity."""
+        layout = self._layouts[field.entity.__name__]
+        synced = synced_sql(layout, known(layout, field.name))
+        sql = (
+            f"SELECT {synced} AS at, count(*) FROM {quoted(layout.table)} AS t"
+            " WHERE t._removed_at IS NULL GROUP BY at ORDER BY at DESC"
+        )
+        rows = connection.execute(sql).fetchall()
+        ages = [(max(0.0, now - at), number) for at, number in rows if at is not None]
+        return Ages(ages, sum(number for at, number in rows if at is None))
+
+    # -- what comes too late --------------------------------------------------------------
+
+    def later(
+        self, connection: sqlite3.Connection, layout: Layout[Any], ids: Iterable[str], at: float
+    ) -> dict[str, frozenset[str] | None]:
+        """Of these ids, the fields that a request begun after ``at`` has brought already.
+
+        None in place of the fields: the row was removed by a later word than this answer.
+        """
+        name = layout.entity.__name__
+        newest = connection.execute("SELECT at FROM _max_newest WHERE entity = ?", (name,)).fetchone()
+        if newest is None or newest[0] <= at:
+            return {}
+        values = {"at": at, "entity": name, "ids": json.dumps(list(ids))}
+        candidates = connection.execute(self._candidates(layout), values).fetchall()
+        found: dict[str, frozenset[str] | None] = {id: None for id, removed in candidates if removed}
+        for id, removed in candidates:
+            if not removed:
+                times = self.synced_at(connection, layout.entity.ref(id), list(layout.types))
+                fields = [f for f, t in zip(layout.types, times, strict=True) if t is not None and t > at]
+                if fields:
+                    found[id] = frozenset(fields)
+        return found
+
+    def _candidates(self, layout: Layout[Any]) -> str:
+        pages = " OR ".join(
+            f"t.{quoted(stamp)} IN (SELECT id FROM _max_page WHERE entity = :entity AND requested_at > :at)"
+            for stamp in layout.stamps.values()
+        )
+        return f"""
+            SELECT t._id, coalesce(t._removed_at > :at, 0) FROM {quoted(layout.table)} AS t
+             WHERE t._id IN (SELECT value FROM json_each(:ids))
+               AND (t._removed_at > :at OR {pages} OR EXISTS (
+                    SELECT 1 FROM _max_freshness AS x
+                     WHERE x.entity = :entity AND x.row = t._row AND x.synced_at > :at))
+        """
+
+
+def known(layout: Layout[Any], field: str) -> str:
+    """The field's own name; UnknownName when the entity has none of it."""
+    if field not in layout.types:
+        raise UnknownName("field", field, layout.types, where=layout.entity.__name__)
+    return field
+
+
+def synced_sql(layout: Layout[Any], field: str, alias: str = "t") -> str:
+    """SQL for when a field of a row was last synced: by its page, or by what stands beside."""
+    stamp = quoted(stamp_column(layout.parts[field]))
+    page = (
+        f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
+        f" AND instr(p.fields, ',{field},') AND (p.list IS NULL OR EXISTS"
+        f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = {alias}._row"
+        f" AND k.generation >= p.generation)))"
+    )
+    beside = (
+        f"FROM _max_freshness AS x WHERE x.entity = '{layout.entity.__name__}'"
+        f" AND x.row = {alias}._row AND x.field = '{field}'"
+    )
+    return (
+        f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), {NEVER}) >= coalesce({page}, {NEVER})"
+        f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
+    )
+
+
+def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[int, None], str]:
+    """The parts of which every row of a page brings every field, and those fields as text.
+
+    Only of such parts can the page say when they were synced.
+    """
+    common = set(layout.parts)
+    for rows in groups:
+        common &= set(rows.names)
+    lacking = {part for field, part in layout.parts.items() if field not in common}
+    fields = [field for field, part in layout.parts.items() if part not in lacking]
+    return {layout.parts[field]: None for field in fields}, f",{','.join(fields)},"
+
+
+def in_time(groups: Sequence[Rows], later: Mapping[str, frozenset[str] | None]) -> list[Rows]:
+    """The rows of which nothing came later."""
+    kept = []
+    for rows in groups:
+        at = [number for number, id in enumerate(rows.ids) if id not in later]
+        kept.append(rows if len(at) == len(rows.ids) else rows.picked(at, rows.names))
+    return [rows for rows in kept if rows.ids]
+
+
+def late(groups: Sequence[Rows], later: Mapping[str, frozenset[str] | None]) -> list[Rows]:
+    """The other rows, each with those of its fields that nothing later has brought."""
+    kept = []
+    for rows in groups:
+        for number, id in enumerate(rows.ids):
+            newer = later.get(id, frozenset())
+            if id in later and newer is not None:
+                kept.append(rows.picked([number], tuple(n for n in rows.names if n not in newer)))
+    return [rows for rows in kept if rows.names]

@@ -1,0 +1,461 @@
+"""Membership: which parent lists which child, and what nobody lists any more.
+
+Rule 1: membership is marked and swept.  A link remembers the listing that saw it last; a
+listing proven complete drops the links of its own parent that it did not see.
+
+Rule 2: a row is not gone because one parent lost it.  It may have moved to another one, whose
+listing began too early to show it.  So what lost its last link is an orphan, with the time at
+which that was certain, until every other place where it could be was listed after that time.
+
+Rule 3: rows are removed softly, by the source's own word or as proven orphans, and with a
+parent its listings are forgotten: what only they held are orphans, too.  Roots stay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from .core import Changes, Listed, Listing, Removal, Resolver, Schema
+from .entities import Entity, ManyOf, Ref
+from .freshness import Freshness
+from .rows import Layout, Rows
+from .sqlite import quoted
+
+PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
+
+LIST_OF = """
+    INSERT INTO _max_list (collection, parent) VALUES (:collection, :parent)
+    ON CONFLICT (collection, parent) DO UPDATE SET parent = excluded.parent
+    RETURNING id, generation
+"""
+LINK = """
+    INSERT INTO _max_link (list, child, generation)
+    SELECT :list, _row, :generation FROM {table}
+     WHERE _id IN (SELECT value FROM json_each(:ids)) AND _removed_at IS NULL
+    ON CONFLICT (list, child) DO UPDATE SET generation = excluded.generation
+     WHERE generation IS NOT excluded.generation
+"""
+ORPHANED = """
+    INSERT INTO _max_orphan (entity, row, list, lost_at)
+    SELECT :entity, child, :list, :at FROM _max_link WHERE list = :list AND generation < :generation
+    ON CONFLICT (entity, row) DO UPDATE SET list = excluded.list, lost_at = excluded.lost_at
+"""
+CLOSE = """
+    UPDATE _max_list
+       SET listed_at = :began,
+           mark = CASE WHEN :ids_only THEN mark ELSE :mark END,
+           swept_at = CASE WHEN :swept THEN :began ELSE swept_at END,
+           full_at = CASE WHEN :full THEN :began ELSE full_at END,
+           invalidated_at = CASE WHEN :full AND invalidated_at <= :began THEN NULL ELSE invalidated_at END
+     WHERE id = :list
+"""
+FOLLOWED = """
+    INSERT INTO _max_list (collection, parent, mark, listed_at, full_at)
+    VALUES (:collection, :parent, :mark, :began, :began)
+    ON CONFLICT (collection, parent) DO UPDATE
+       SET mark = excluded.mark, listed_at = excluded.listed_at,
+           full_at = CASE WHEN :anew THEN excluded.full_at ELSE full_at END
+"""
+PAIRS = """
+    WITH pairs AS (
+        SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS parent FROM json_each(:pairs)
+    ), chosen AS (
+        SELECT t._row AS child, l.id AS list, l.generation
+          FROM pairs JOIN {table} AS t ON t._id = pairs.id AND t._removed_at IS NULL
+          LEFT JOIN _max_list AS l ON l.collection = :collection AND l.parent = pairs.parent
+    )
+"""
+RELINK = (  # the lists that are needed, out of all others, into those
+    f"""{PAIRS}
+    INSERT INTO _max_list (collection, parent)
+    SELECT DISTINCT :collection, parent FROM pairs WHERE parent IS NOT NULL ON CONFLICT DO NOTHING
+    """,
+    f"""{PAIRS}
+    DELETE FROM _max_link WHERE (list, child) IN (
+        SELECT o.id, c.child FROM chosen AS c JOIN _max_list AS o
+            ON o.collection = :collection AND o.id IS NOT c.list)
+    """,
+    f"""{PAIRS}
+    INSERT INTO _max_link (list, child, generation)
+    SELECT list, child, generation FROM chosen WHERE list IS NOT NULL ON CONFLICT DO NOTHING
+    """,
+)
+REMOVE = """
+    INSERT INTO {table} (_id, _removed_at) VALUES (:id, :at)
+    ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at WHERE _removed_at IS NULL
+"""
+
+
+class Place(NamedTuple):
+    """Where an arrival stands: its list, the listing's generation, the page's number."""
+
+    list: int
+    generation: int
+    number: int
+
+
+class Whereabouts(NamedTuple):
+    """A place where a child could be, and since when a new one would have been seen there."""
+
+    many: ManyOf[Any, Any]
+    parent: str
+    list: int | None
+    seen: float
+    feed: str | None = None
+
+
+class Membership:
+    """The SQL of lists, links, feeds and orphans over the layouts of one schema."""
+
+    def __init__(self, schema: Schema, layouts: Mapping[str, Layout[Any]], freshness: Freshness) -> None:
+        self._schema, self._layouts, self._freshness = schema, layouts, freshness
+        self.resolver: Resolver | None = None
+
+    def _layout(self, entity: type[Entity]) -> Layout[Any]:
+        return self._layouts[entity.__name__]
+
+    def _listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
+        """The collections in which an entity can be."""
+        parents = self._schema.entities.values()
+        collections = (ManyOf(parent, name) for parent in parents for name in parent.children())
+        return [many for many in collections if many.child is entity]
+
+    # -- listings -------------------------------------------------------------------------
+
+    def open(self, connection: sqlite3.Connection, listing: Listing) -> Place:
+        """Where a page stands; a full listing's first page begins a generation."""
+        names = {"collection": repr(listing.collection), "parent": listing.parent.id}
+        list_id, generation = connection.execute(LIST_OF, names).fetchone()
+        number = listing.number
+        if listing.delta:
+            sql = "SELECT coalesce(max(number), -1) + 1 FROM _max_page WHERE list = ?"
+            number = connection.execute(sql, (list_id,)).fetchone()[0]
+        elif number == 0:
+            generation += 1
+            connection.execute("UPDATE _max_list SET generation = ? WHERE id = ?", (generation, list_id))
+        return Place(list_id, generation, number)
+
+    def link(
+        self, connection: sqlite3.Connection, listing: Listing, groups: Sequence[Rows], place: Place
+    ) -> None:
+        """Remember a page's members."""
+        child = self._layout(listing.collection.child)
+        ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
+        values = {"list": place.list, "generation": place.generation, "ids": ids}
+        connection.execute(LINK.format(table=quoted(child.table)), values)
+
+    def close(self, connection: sqlite3.Connection, listing: Listing, place: Place, *, at: float) -> None:
+        """The listing is complete: its mark moves, and what it has not seen is no member any more."""
+        swept = not listing.delta and listing.sweeps
+        values = {
+            "list": place.list,
+            "generation": place.generation,
+            "entity": listing.collection.child.__name__,
+            "at": at,
+            "began": listing.began_at,
+            "mark": listing.mark,
+            "ids_only": listing.ids_only,
+            "swept": swept,
+            "full": not listing.delta and not listing.ids_only,
+        }
+        if swept:
+            connection.execute(ORPHANED, values)
+            connection.execute(
+                "DELETE FROM _max_link WHERE list = :list AND generation < :generation", values
+            )
+        connection.execute(CLOSE, values)
+
+    def listed(self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> Listed:
+        """What is remembered of a collection's listings."""
+        sql = """
+            SELECT CASE WHEN invalidated_at IS NULL THEN mark END,
+                   CASE WHEN invalidated_at IS NULL THEN listed_at END, full_at, swept_at
+              FROM _max_list WHERE collection = ? AND parent = ?
+        """
+        row = connection.execute(sql, (repr(many), parent.id)).fetchone()
+        return Listed(*row) if row else Listed()
+
+    def invalidate(self, connection: sqlite3.Connection, entity: type[Entity], *, at: float) -> None:
+        """The lists that hold rows whose fields were invalidated at a time are to be listed in full."""
+        connection.execute(
+            f"""
+            UPDATE _max_list SET invalidated_at = :at
+             WHERE collection IN (SELECT value FROM json_each(:collections)) AND id IN (
+                   SELECT k.list FROM _max_link AS k JOIN _max_freshness AS x ON x.row = k.child
+                    WHERE x.entity = :entity AND x.synced_at IS NULL AND x.recorded_at = :at
+                      AND k.list IN ({LISTS}))
+            """,
+            {"at": at, "entity": entity.__name__, "collections": self._names(entity)},
+        )
+
+    def _names(self, entity: type[Entity]) -> str:
+        return json.dumps([repr(many) for many in self._listing(entity)])
+
+    # -- feeds ----------------------------------------------------------------------------
+
+    def followed(self, connection: sqlite3.Connection, root: Ref[Any], feed: str) -> Listed:
+        """What is remembered of a feed."""
+        sql = "SELECT mark, listed_at, full_at FROM _max_list WHERE collection = ? AND parent = ?"
+        row = connection.execute(sql, (feed_name(feed), root.id)).fetchone()
+        return Listed(*row) if row else Listed()
+
+    def follow(self, connection: sqlite3.Connection, changes: Changes) -> None:
+        """The feed was read to its end: its mark moves."""
+        values = {
+            "collection": feed_name(changes.feed),
+            "parent": changes.root.id,
+            "mark": changes.mark,
+            "began": changes.began_at,
+            "anew": changes.anew,
+        }
+        connection.execute(FOLLOWED, values)
+
+    def covered(self, entity: type[Entity], feed: str) -> list[str]:
+        """The fields of an entity that need another look when the feed names it."""
+        covers = self.resolver.feed(feed).covers if self.resolver else ()
+        return [one.name for one in covers if not isinstance(one, ManyOf) and one.entity is entity]
+
+    def link_by_refs(
+        self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], root: Ref[Any]
+    ) -> None:
+        """Make rows that a feed has named members of the parents that they point at, and of no others."""
+        for many in self._listing(layout.entity):
+            for rows in groups:
+                pairs = list(_with_parents(many, rows, root))
+                if pairs:
+                    self._relink(connection, layout, many, pairs)
+
+    def _relink(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        many: ManyOf[Any, Any],
+        pairs: Sequence[tuple[str, str | None]],
+    ) -> None:
+        values = {"collection": repr(many), "pairs": json.dumps(pairs)}
+        for statement in RELINK:
+            connection.execute(statement.format(table=quoted(layout.table)), values)
+
+    # -- removal --------------------------------------------------------------------------
+
+    def remove(self, connection: sqlite3.Connection, refs: Iterable[Ref[Any]], at: float) -> int:
+        """Tombstones, by a word from ``at``; how many rows that hid.
+
+        What a later answer has brought stays; what is not stored is remembered as gone.
+        """
+        by_entity: dict[type[Entity], list[str]] = {}
+        for ref in refs:
+            by_entity.setdefault(ref.entity, []).append(ref.id)
+        removed = 0
+        for entity, ids in by_entity.items():
+            layout = self._layout(entity)
+            later = self._freshness.later(connection, layout, ids, at)
+            rows = [{"id": id, "at": at} for id in dict.fromkeys(ids) if id not in later]
+            removed += self._alive(connection, layout, [row["id"] for row in rows])
+            connection.executemany(REMOVE.format(table=quoted(layout.table)), rows)
+            self._freshness.renew(connection, layout, at)
+            self._disinherit(connection, layout, json.dumps([row["id"] for row in rows]), at)
+        return removed
+
+    def _alive(self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[Any]) -> int:
+        sql = (
+            f"SELECT count(*) FROM {quoted(layout.table)} WHERE _removed_at IS NULL"
+            " AND _id IN (SELECT value FROM json_each(?))"
+        )
+        return int(connection.execute(sql, (json.dumps(ids),)).fetchone()[0])
+
+    def _disinherit(self, connection: sqlite3.Connection, layout: Layout[Any], ids: str, at: float) -> None:
+        """Forget the listings of parents that are gone; what they held is orphaned."""
+        for name in layout.entity.children():
+            many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
+            values = {"collection": repr(many), "ids": ids, "at": at, "entity": many.child.__name__}
+            gone = (
+                "SELECT id FROM _max_list WHERE collection = :collection"
+                " AND parent IN (SELECT value FROM json_each(:ids))"
+            )
+            connection.execute(
+                "INSERT INTO _max_orphan (entity, row, list, lost_at)"
+                f" SELECT :entity, child, NULL, :at FROM _max_link WHERE list IN ({gone})"
+                " ON CONFLICT (entity, row) DO UPDATE SET list = NULL, lost_at = excluded.lost_at",
+                values,
+            )
+            connection.execute(f"DELETE FROM _max_link WHERE list IN ({gone})", values)
+            connection.execute(f"DELETE FROM _max_list WHERE id IN ({gone})", values)
+
+    # -- orphans --------------------------------------------------------------------------
+
+    def removals(self, connection: sqlite3.Connection, whole: Collection[str]) -> list[Removal]:
+        """Of each entity with orphans: how many are proven, and what to list to be certain of the rest.
+
+        ``whole`` names the collections that are listed of every parent: there, a parent that has
+        not been listed yet may hold them.
+        """
+        found = []
+        entities = [row[0] for row in connection.execute("SELECT DISTINCT entity FROM _max_orphan")]
+        for name in entities:
+            layout = self._layouts.get(name)
+            if layout is not None and layout.entity not in self._schema.roots:
+                one = self._removal(connection, layout, whole)
+                if one.rows or one.waiting or one.feeds:
+                    found.append(one)
+        return found
+
+    def _removal(
+        self, connection: sqlite3.Connection, layout: Layout[Any], whole: Collection[str]
+    ) -> Removal:
+        places = self._places(connection, layout.entity, whole)
+        values = self._values(layout, places)
+        proven, unproven, latest, first, last = connection.execute(
+            f"SELECT total({PROVEN}), total(NOT {PROVEN}), max(CASE WHEN NOT {PROVEN} THEN lost_at END),"
+            f" min(CASE WHEN NOT {PROVEN} THEN coalesce(list, 0) END),"
+            f" max(CASE WHEN NOT {PROVEN} THEN coalesce(list, 0) END) FROM ({self._orphans(layout)})",
+            values,
+        ).fetchone()
+        table = quoted(layout.table)
+        of = connection.execute(f"SELECT count(*) FROM {table} WHERE _removed_at IS NULL").fetchone()[0]
+        waiting: dict[str, list[str]] = {}
+        feeds = set()
+        for place in places:
+            if unproven and place.seen < latest and not (place.list and place.list == first == last):
+                if place.feed:
+                    feeds.add(place.feed)
+                else:
+                    waiting.setdefault(repr(place.many), []).append(place.parent)
+        return Removal(layout.entity.__name__, int(proven), of, waiting, sorted(feeds))
+
+    def _orphans(self, layout: Layout[Any]) -> str:
+        """The orphans of an entity that are stored, not removed, and still in no list."""
+        return f"""
+            SELECT o.row, o.list, o.lost_at FROM _max_orphan AS o JOIN {quoted(layout.table)} AS t
+                ON t._row = o.row AND t._removed_at IS NULL
+             WHERE o.entity = :entity AND NOT EXISTS (
+                   SELECT 1 FROM _max_link AS k WHERE k.child = o.row AND k.list IN ({LISTS}))
+        """
+
+    def _values(self, layout: Layout[Any], places: Sequence[Whereabouts]) -> dict[str, Any]:
+        """Since when all places are known; ``of`` is the list that is known least, if it is one."""
+        least = min(places, key=lambda place: place.seen, default=None)
+        others = [place.seen for place in places if place is not least]
+        return {
+            "entity": layout.entity.__name__,
+            "collections": self._names(layout.entity),
+            "least": least.seen if least else math.inf,
+            "of": least.list if least else None,
+            "others": min(others, default=math.inf),
+        }
+
+    def _places(
+        self, connection: sqlite3.Connection, entity: type[Entity], whole: Collection[str]
+    ) -> list[Whereabouts]:
+        """Every place in which an entity could be, and since when a new member would have been seen there."""
+        places = []
+        for many in self._listing(entity):
+            join = "LEFT JOIN" if repr(many) in whole else "JOIN"
+            rows = connection.execute(
+                f"SELECT p._id, l.id, l.listed_at FROM {quoted(self._layout(many.parent).table)} AS p"
+                f" {join} _max_list AS l ON l.collection = ? AND l.parent = p._id"
+                " WHERE p._removed_at IS NULL ORDER BY p._id",
+                (repr(many),),
+            ).fetchall()
+            feed, begun, read = self._told(connection, many)
+            for parent, list, listed_at in rows:
+                seen = -math.inf if listed_at is None else listed_at
+                if feed is not None and seen >= begun:
+                    places.append(Whereabouts(many, parent, list, max(seen, read), feed))
+                else:
+                    places.append(Whereabouts(many, parent, list, seen))
+        return places
+
+    def _told(
+        self, connection: sqlite3.Connection, many: ManyOf[Any, Any]
+    ) -> tuple[str | None, float, float]:
+        """The feed that covers a collection, when it was begun and when it was last read."""
+        feed = self.resolver.covering(many) if self.resolver else None
+        if feed is None:
+            return None, math.inf, -math.inf
+        sql = "SELECT max(full_at), min(listed_at) FROM _max_list WHERE collection = ?"
+        begun, read = connection.execute(sql, (feed_name(feed.name),)).fetchone()
+        return (feed.name, begun, read) if begun is not None else (None, math.inf, -math.inf)
+
+    def removing(
+        self, connection: sqlite3.Connection, entities: Sequence[str], whole: Collection[str]
+    ) -> int:
+        """Hide the proven orphans of some entities; how many rows that were."""
+        removed = 0
+        for name in entities:
+            layout = self._layouts[name]
+            values = self._values(layout, self._places(connection, layout.entity, whole))
+            rows = connection.execute(
+                f"SELECT t._id, o.row, o.lost_at FROM ({self._orphans(layout)}) AS o"
+                f" JOIN {quoted(layout.table)} AS t ON t._row = o.row WHERE {PROVEN}",
+                values,
+            ).fetchall()
+            connection.executemany(
+                f"UPDATE {quoted(layout.table)} SET _removed_at = ? WHERE _row = ?",
+                [(lost, row) for _, row, lost in rows],
+            )
+            for lost in {lost for _, _, lost in rows}:
+                ids = json.dumps([id for id, _, at in rows if at == lost])
+                self._disinherit(connection, layout, ids, lost)
+                self._freshness.renew(connection, layout, lost)
+            self._forget_orphans(connection, layout, values)
+            removed += len(rows)
+        return removed
+
+    def _forget_orphans(
+        self, connection: sqlite3.Connection, layout: Layout[Any], values: Mapping[str, Any]
+    ) -> None:
+        """Who was removed, or is in a list again, is no orphan."""
+        connection.execute(
+            "DELETE FROM _max_orphan WHERE entity = :entity"
+            f" AND row NOT IN (SELECT row FROM ({self._orphans(layout)}))",
+            values,
+        )
+
+    # -- purging --------------------------------------------------------------------------
+
+    def purge(self, connection: sqlite3.Connection, before: float) -> int:
+        """Delete some rows that were removed before a time, with all that is known of them; how many."""
+        for layout in self._layouts.values():
+            table = quoted(layout.table)
+            rows = connection.execute(
+                f"SELECT _row FROM {table} WHERE _removed_at < ? LIMIT {PURGED_AT_ONCE}", (before,)
+            ).fetchall()
+            if rows:
+                values = {
+                    "entity": layout.entity.__name__,
+                    "collections": self._names(layout.entity),
+                    "rows": json.dumps([row for (row,) in rows]),
+                }
+                purged = "(SELECT value FROM json_each(:rows))"
+                for statement in (
+                    f"DELETE FROM _max_link WHERE list IN ({LISTS}) AND child IN {purged}",
+                    f"DELETE FROM _max_freshness WHERE entity = :entity AND row IN {purged}",
+                    f"DELETE FROM _max_orphan WHERE entity = :entity AND row IN {purged}",
+                    f"DELETE FROM {table} WHERE _row IN {purged}",
+                ):
+                    connection.execute(statement, values)
+                return len(rows)
+        return 0
+
+
+LISTS = "SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(:collections))"
+PROVEN = "lost_at <= CASE WHEN :of IS NOT NULL AND list IS :of THEN :others ELSE :least END"
+
+
+def feed_name(feed: str) -> str:
+    """What a feed is called among the lists; no collection has a space in its name."""
+    return f"feed {feed}"
+
+
+def _with_parents(many: ManyOf[Any, Any], rows: Rows, root: Ref[Any]) -> Iterator[tuple[str, str | None]]:
+    """Each row's id with that of its parent, where the rows tell."""
+    if many.by is not None and many.by.name in rows.names:
+        yield from zip(rows.ids, rows.columns[rows.names.index(many.by.name)], strict=True)
+    elif many.by is None and many.parent is root.entity:
+        yield from ((id, root.id) for id in rows.ids)
