@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from .contracts import Contract, Migration, Rules, check_contracts, check_migrations
 from .core import (
     BatchLoader,
     C,
@@ -292,6 +293,8 @@ class Connector(Generic[Conf, C]):
     and defaults.  ``hosts`` are the only ones that may be asked: ``api.example.com``,
     ``*.example.com`` (what is below, not itself), ``host:port``, and ``{key}``, which means the
     host and port of that configuration value.  ``operations`` are the only ones that may be run.
+    ``migrations`` is the schema's history, oldest first; ``contracts`` says what may become of
+    an entity when an upgrade or a value does not fit.
     """
 
     name: str
@@ -306,6 +309,8 @@ class Connector(Generic[Conf, C]):
     operations: Sequence[AnyOperation] = ()
     hosts: Sequence[str] = ()
     version: str = "1"
+    migrations: Sequence[Migration] = ()
+    contracts: Mapping[type[Entity], Contract] = field(default_factory=dict)
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -317,6 +322,12 @@ class Connector(Generic[Conf, C]):
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
+
+    @property
+    def rules(self) -> Rules:
+        """What whoever holds the data must know of the schema's past and future."""
+        contracts = {entity.__name__: contract for entity, contract in self.contracts.items()}
+        return Rules(self.name, tuple(self.migrations), contracts)
 
     def hosts_for(self, config: Conf | Answers) -> Hosts:
         """The declared hosts with a configuration filled in, which onboarding may not have completed."""
@@ -431,6 +442,14 @@ def _check_pattern(pattern: str, position: str) -> None:
         ) from None
 
 
+def _check_migrations(migrations: object, connector: AnyConnector, where: str) -> None:
+    check_migrations(migrations, connector.schema, where)
+
+
+def _check_contracts(contracts: object, connector: AnyConnector, where: str) -> None:
+    check_contracts(contracts, connector.schema, where)
+
+
 CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "schema": _check_schema,
     "config": _check_config,
@@ -440,6 +459,8 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
     "operations": _check_operations,
+    "migrations": _check_migrations,
+    "contracts": _check_contracts,
     "hosts": _check_hosts,
 }
 
