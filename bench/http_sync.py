@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from max import Env, HttpClient, Loader, Page, PageRequest, Ref
+from max.testing import access
 
 from . import by_hand
 from .http_server import serving
@@ -49,7 +50,7 @@ def with_max(address: str) -> None:
         following = answer["next"]
         return Page([item(data) for data in answer["data"]], None if following is None else str(following))
 
-    client = HttpClient(address)
+    client = HttpClient(address, access(address))
     source = connector([Root, Owner, Item], [list_items], seeding(Root.records), client, stop=client.stop)
     asyncio.run(sync(source, Path("max.db")))
 

@@ -525,9 +525,9 @@ async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Ins
             f"acme at {config.base_url} asks for a token, and none is kept",
             hint="connect again with --credential token=env:VARIABLE",
         )
-    from max import HttpClient  # only who talks HTTP pays for its import
+    from max import BearerAuth, HttpClient  # only who talks HTTP pays for their import
 
-    client = HttpClient(config.base_url, token=secret.reveal())
+    client = HttpClient(config.base_url, credentials, auth=BearerAuth(secret))
     return installed(Acme(client, config.base_url, config.page_size), client.start, client.stop)
 
 
@@ -580,6 +580,7 @@ connector = Connector(
         *(list_workspaces, list_users, list_projects, list_tasks, list_files),
         *(get_users, get_billing, list_statuses),
     ],
+    hosts=["{base_url}"],
 )
 
 

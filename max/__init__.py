@@ -75,9 +75,17 @@ if TYPE_CHECKING:
     from .events import Events as Events
     from .execution import Progress as Progress
     from .execution import SyncHandle as SyncHandle
+    from .graphql import Connection as Connection
+    from .graphql import GraphQL as GraphQL
+    from .hosts import Hosts as Hosts
+    from .http import Auth as Auth
+    from .http import BearerAuth as BearerAuth
+    from .http import Budget as Budget
+    from .http import BudgetHeaders as BudgetHeaders
     from .http import HttpClient as HttpClient
     from .http import HttpRequest as HttpRequest
     from .http import HttpResponse as HttpResponse
+    from .http import KeyAuth as KeyAuth
     from .http import Transport as Transport
     from .onboarding import Onboarded as Onboarded
     from .onboarding import Prompter as Prompter
@@ -111,7 +119,9 @@ HOMES = {
     ),
     "events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
-    "http": "HttpClient HttpRequest HttpResponse Transport",
+    "graphql": "Connection GraphQL",
+    "hosts": "Hosts",
+    "http": "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport",
     "onboarding": "Onboarded Prompter onboard",
     "operations": "Limit Operation Retry operation",
     "project": "Project",

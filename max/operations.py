@@ -308,6 +308,7 @@ class Caller:
     async def _attempt(self, call: Call) -> Any:
         limit = call.operation.limit.name
         await self._flow.acquire(limit, patience=call.operation.retry.patience)
+        outer = _LIMIT.set(limit)
         try:
             return await self._chain(call)
         except QuotaExceeded as error:
@@ -315,6 +316,7 @@ class Caller:
                 self._flow.hold(limit, error.retry_after)
             raise
         finally:
+            _LIMIT.reset(outer)
             self._flow.release(limit)
 
     async def _count(self, call: Call, next: Next) -> Any:
@@ -324,6 +326,19 @@ class Caller:
 
 
 _CALLER: ContextVar[Caller | None] = ContextVar("the caller of the operation that is under way", default=None)
+
+
+_LIMIT: ContextVar[str | None] = ContextVar("the limit of the attempt that is under way", default=None)
+
+
+def hold_limit(seconds: float) -> None:
+    """Let no call begin for so long that shares the limit of the attempt under way, if one is.
+
+    For clients, which learn from good answers, too, that a service will take no more.
+    """
+    caller, limit = _CALLER.get(), _LIMIT.get()
+    if caller is not None and limit is not None and seconds > 0:
+        caller._flow.hold(limit, seconds)
 
 
 async def on_behalf(operation: Operation[C, In, Out], context: C, input: In) -> Out:

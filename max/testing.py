@@ -28,7 +28,9 @@ from enum import StrEnum
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from .connector import Credential, CredentialProvider, MemoryCredentials
 from .entities import Json
+from .hosts import Hosts
 
 V = TypeVar("V")
 
@@ -37,6 +39,12 @@ GRACE = 0.005  # real seconds in which threads and sockets may still speak befor
 PAUSE = 2.0  # seconds between two bytes of an answer that dribbles
 FOREVER = 2**31  # as ``times`` of a fault
 GARBAGE = b"<!doctype html><title>Bad gateway</title><h1>We will be right back</h1>"
+
+
+def access(*urls: str, **secrets: str) -> CredentialProvider:
+    """What a connector's ``initialise`` is given: leave to ask at these addresses, and these secrets."""
+    declared = [Credential(name) for name in secrets]
+    return CredentialProvider(MemoryCredentials(secrets), declared, Hosts.of(*urls))
 
 
 # -- time ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from max import (
+    BearerAuth,
     Connector,
     CredentialProvider,
     Engine,
@@ -28,13 +29,14 @@ from max import (
     PageRequest,
     Ref,
     Schema,
+    Secret,
     Step,
     SyncPlan,
     SyncResult,
 )
 from max.connector import AnyConnector, MemoryCredentials
 from max.entities import ManyOf
-from max.testing import FakeClock, ScriptedUpstream
+from max.testing import FakeClock, ScriptedUpstream, access
 from tests.sample import SampleConfig
 
 PAGES, SIZE = 5, 4  # pages of a listing, items on a page
@@ -68,13 +70,18 @@ class ScriptedConfig:
     totals: bool = True
 
 
+def client(url: str, token: str) -> HttpClient:
+    """A client with a bearer."""
+    return HttpClient(url, access(url), auth=BearerAuth(Secret(token)), timeout=5.0)
+
+
 class Api:
     """Clients of the upstream, the newest one last; a new bearer means a new client."""
 
     def __init__(self, config: ScriptedConfig) -> None:
         self.totals = config.totals
         self._url = config.url
-        self._clients = [HttpClient(config.url, token=SECRET, timeout=5.0)]
+        self._clients = [client(config.url, SECRET)]
 
     async def stop(self) -> None:
         """Close them all; requests that were under way have ended by now."""
@@ -88,7 +95,7 @@ class Api:
     async def renew(self) -> None:
         """Get a new bearer."""
         answer = (await self._clients[-1].request("POST", "/token")).json()
-        self._clients.append(HttpClient(self._url, token=answer["token"], timeout=5.0))
+        self._clients.append(client(self._url, answer["token"]))
 
 
 async def fetch(api: Api, address: str) -> Json:
@@ -142,6 +149,8 @@ connector: Connector[ScriptedConfig, Api] = Connector(
     seeder=seed,
     initialise=initialise,
     config=ScriptedConfig,
+    operations=[get],
+    hosts=["{url}"],
 )
 
 

@@ -40,6 +40,7 @@ from max_acme import (
 
 from max import (
     BadCredentials,
+    BearerAuth,
     CredentialProvider,
     Entity,
     HttpClient,
@@ -50,6 +51,7 @@ from max import (
     PageRequest,
     QuotaExceeded,
     Ref,
+    Secret,
     UpstreamBroken,
     UpstreamChanged,
     UpstreamError,
@@ -60,6 +62,7 @@ from max.connector import MemoryCredentials
 from max.core import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.entities import ManyOf, check_entity, values_of
 from max.operations import Caller, Limits
+from max.testing import access
 from tests import virtual_time
 
 V = TypeVar("V")
@@ -354,7 +357,7 @@ def served(
     async def main() -> V:
         async with (
             Server(Service(tenant), TOKEN) as server,
-            HttpClient(server.url, token=token) as client,
+            HttpClient(server.url, access(server.url), auth=BearerAuth(Secret(token))) as client,
         ):
             return await work(client, server)
 
@@ -516,7 +519,8 @@ async def load_everything(acme: Acme) -> tuple[list[Entity], LoaderEnv]:
 async def installed(config: AcmeConfig, token: str | None = None) -> AsyncIterator[Acme]:
     """The connector at work."""
     store = MemoryCredentials({"token": token} if token else {})
-    installation = await initialise(config, CredentialProvider(store, connector.credentials))
+    credentials = CredentialProvider(store, connector.credentials, connector.hosts_for(config))
+    installation = await initialise(config, credentials)
     if installation.start:
         await installation.start()
     try:
@@ -660,7 +664,8 @@ def test_an_address_without_a_token_asks_for_the_token() -> None:
 def validate(answers: Mapping[str, Any], secrets: Mapping[str, str]) -> Awaitable[str]:
     """The connector's own check of what somebody answered."""
     (step,) = [step for step in connector.onboarding if isinstance(step, Validate)]
-    return step.check(answers, CredentialProvider(MemoryCredentials(secrets), connector.credentials))
+    hosts = connector.hosts_for(answers)
+    return step.check(answers, CredentialProvider(MemoryCredentials(secrets), connector.credentials, hosts))
 
 
 def test_the_answers_are_checked_against_the_tenant() -> None:
@@ -706,7 +711,8 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], Json]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_says_where_it_listens_and_ends_cleanly(number: signal.Signals) -> None:
     async def count(where: Json) -> int:
-        async with HttpClient(where["url"], token=where["token"]) as client:
+        url, auth = where["url"], BearerAuth(Secret(where["token"]))
+        async with HttpClient(url, access(url), auth=auth) as client:
             page = await client.get("/api/projects/w1-p1/tasks")
             return len(page["items"])
 

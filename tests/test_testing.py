@@ -11,8 +11,18 @@ from typing import TypeVar
 import pytest
 
 import max.testing
-from max import BadCredentials, HttpClient, Json, Offline, QuotaExceeded, UpstreamBroken, UpstreamMissing
-from max.testing import PAUSE, START, FakeClock, Fault, Lie, ScriptedUpstream
+from max import (
+    BadCredentials,
+    BearerAuth,
+    HttpClient,
+    Json,
+    Offline,
+    QuotaExceeded,
+    Secret,
+    UpstreamBroken,
+    UpstreamMissing,
+)
+from max.testing import PAUSE, START, FakeClock, Fault, Lie, ScriptedUpstream, access
 
 V = TypeVar("V")
 
@@ -28,7 +38,12 @@ def talk(
     """Do something with a client of the service, in no time."""
 
     async def main() -> V:
-        async with service, HttpClient(service.url, token=token) as client:
+        async with (
+            service,
+            HttpClient(
+                service.url, access(service.url), auth=BearerAuth(Secret(token)) if token else None
+            ) as client,
+        ):
             return await work(client)
 
     return FakeClock().run(main())
@@ -156,7 +171,7 @@ def test_an_answer_that_dribbles_takes_its_time_and_arrives() -> None:
     service.tell(Fault(Lie.DRIBBLE, "/things", 1))
 
     async def main() -> Json:
-        async with service, HttpClient(service.url, timeout=3 * PAUSE) as client:
+        async with service, HttpClient(service.url, access(service.url), timeout=3 * PAUSE) as client:
             return await client.get("/things?cursor=page-1")
 
     assert clock.run(main())["items"] == [{"id": 2}, {"id": 3}]
