@@ -1,0 +1,148 @@
+"""A service behind OAuth, as strict as the strictest: for test_oauth.py.
+
+A refresh token is good once.  Whoever sends it again gets the same answer for a while (the
+replay grace), and after that ends the whole grant, as services do that suspect a theft.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+DAY = 86_400.0  # seconds: how long an access token is good
+GRACE = 1800.0  # seconds: how long an answer is repeated
+CLIENT, SECRET = "the-client", "client/secret+of&ours"
+Told = tuple[int, Any]  # status and body
+Fault = Callable[[Told], Told | None]  # what becomes of an answer; None: it is lost
+
+
+@dataclass
+class TokenService:
+    """The token endpoint ``/token``, and ``/thing``, which a good access token opens."""
+
+    clock: Callable[[], float] = time.time
+    lifetime: float = DAY
+    rotates: bool = True
+    secret: str | None = SECRET  # None: a public client
+    faults: list[Fault] = field(default_factory=list)  # the next answers of the token endpoint go through them
+    seen: list[dict[str, str]] = field(default_factory=list)  # every form, with how the client told who it is
+    refreshes: int = 0  # new pairs that were made
+    opened: list[str] = field(default_factory=list)  # with which tokens a thing was asked for
+    on_open: Callable[[str], None] = lambda token: None
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self._access = {"access-0": self.clock() + self.lifetime}
+        self._refresh = "refresh-0"
+        self._replays: dict[str, tuple[float, Told]] = {}
+        self._lock = threading.Lock()
+        self.over = False  # whether the grant has ended
+
+    def expire(self) -> None:
+        """Refuse every access token that was given so far, before its time."""
+        self._access.clear()
+
+    @contextmanager
+    def serving(self) -> Iterator[TokenService]:
+        """Listen on a free port."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"service": self}))
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def thing(self, authorization: str) -> Told:
+        """Something behind the token."""
+        token = authorization.removeprefix("Bearer ")
+        self.on_open(token)
+        with self._lock:
+            self.opened.append(token)
+            good = self._access.get(token, 0.0) > self.clock()
+        return (200, {"token": token}) if good else (401, {"message": "expired"})
+
+    def token(self, form: dict[str, str]) -> Told | None:
+        """The answer of the token endpoint, after what a fault made of it."""
+        with self._lock:
+            self.seen.append(form)
+            told = self._exchange(form)
+            fault = self.faults.pop(0) if self.faults else lambda answer: answer
+        return fault(told)
+
+    def _exchange(self, form: Mapping[str, str]) -> Told:
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT, self.secret):
+            return 401, {"error": "invalid_client"}
+        if form["grant_type"] == "client_credentials":
+            return 200, self._pair()
+        given = form.get("refresh_token", "")
+        until, answer = self._replays.get(given, (0.0, (400, {"error": "invalid_grant"})))
+        if until > self.clock() and not self.over:
+            return answer
+        if given != self._refresh or self.over:
+            self.over = True
+            return 400, {"error": "invalid_grant", "error_description": f"no such token: {given}"}
+        pair = self._pair()
+        if self.rotates:
+            pair["refresh_token"] = self._refresh = f"refresh-{self.refreshes}"
+            self._replays[given] = self.clock() + GRACE, (200, pair)
+        return 200, pair
+
+    def _pair(self) -> dict[str, Any]:
+        self.refreshes += 1
+        token = f"access-{self.refreshes}"
+        self._access[token] = self.clock() + self.lifetime
+        return {"access_token": token, "token_type": "Bearer", "expires_in": self.lifetime}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    service: TokenService
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        """A thing."""
+        self._tell(self.service.thing(self.headers.get("authorization", "")))
+
+    def do_POST(self) -> None:
+        """A token."""
+        form = dict(parse_qsl(self.rfile.read(int(self.headers["content-length"])).decode()))
+        how, _, pair = self.headers.get("authorization", "").partition(" ")
+        if how == "Basic":
+            form["client_id"], form["client_secret"] = map(unquote_plus, b64decode(pair).decode().split(":"))
+            form["how"] = "basic"
+        self._tell(self.service.token(form))
+
+    def _tell(self, told: Told | None) -> None:
+        if told is None:  # the answer is lost
+            self.close_connection = True
+            return
+        status, data = told
+        body = data.encode() if isinstance(data, str) else json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def lost(answer: Told) -> None:
+    """The service has done its part, and nobody hears of it."""
+
+
+def instead(status: int, body: object) -> Fault:
+    """Another answer than the one that was due."""
+    return lambda answer: (status, body)
