@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from .http import HttpResponse as HttpResponse
     from .http import KeyAuth as KeyAuth
     from .http import Transport as Transport
+    from .oauth import OAuth as OAuth
+    from .oauth import OAuthTokens as OAuthTokens
     from .onboarding import Onboarded as Onboarded
     from .onboarding import Prompter as Prompter
     from .onboarding import onboard as onboard
@@ -122,6 +124,7 @@ HOMES = {
     "graphql": "Connection GraphQL",
     "hosts": "Hosts",
     "http": "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport",
+    "oauth": "OAuth OAuthTokens",
     "onboarding": "Onboarded Prompter onboard",
     "operations": "Limit Operation Retry operation",
     "project": "Project",
