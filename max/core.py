@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from .changes import Change as Change
+from .changes import ChangeFeed as ChangeFeed
 from .entities import (
     AllOf,
     E,
@@ -737,6 +739,13 @@ class Engine(Lifecycle, Protocol):
 
     def writing(self, arrival: Arrival) -> Write:
         """The work that stores an arrival, to run inside a transaction that another part owns."""
+
+    def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
+        """What changed behind a cursor, of one entity or of all: ``async for change in …``.
+
+        None is the beginning: replayed from there, the changes rebuild every row.  "now" gives
+        nothing but the newest cursor.  HistoryError when the installation's history is off.
+        """
 
 
 class SyncMeta(Protocol):

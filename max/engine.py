@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
+from .changes import ChangeFeed, ChangePage
 from .core import (
     DEFAULTS,
     PAGE_SIZE,
@@ -39,6 +40,7 @@ from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
 from .evolution import Parts, build_indexes, evolve, read_layouts
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
+from .history import History
 from .membership import Membership, Place
 from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
@@ -134,6 +136,7 @@ class Tables:
         self.freshness = Freshness(self._layouts)
         self.membership = Membership(schema, self._layouts, self.freshness)
         self.membership.resolver = resolver
+        self.history = History(self._layouts)
 
     @classmethod
     def stored(cls, connection: sqlite3.Connection) -> Tables:
@@ -238,6 +241,8 @@ class Tables:
 
         Without ``dated`` nothing is recorded about when the fields were synced.
         """
+        if self.history.recording:
+            self.history.moment(connection, arrival, dated=dated)
         by_entity = by_type(arrival.entities)
         encoded = [(self.layout(entity), self.layout(entity).encode(e)) for entity, e in by_entity.items()]
         listing, at = arrival.listing, arrival.requested_at if dated else None
@@ -481,7 +486,12 @@ class SqliteEngine(Engine):
 
     async def start(self) -> None:
         """Make the database fit the schema; StorageError or SchemaError when that is not safe."""
-        await self._database.transact(self.tables.apply)
+
+        def work(connection: sqlite3.Connection) -> None:
+            self.tables.apply(connection)
+            self.tables.history.attach(connection, on=self._settings.history != "off")
+
+        await self._database.transact(work)
 
     async def stop(self) -> None:
         """Nothing to give back: the database belongs to whoever opened it."""
@@ -522,6 +532,17 @@ class SqliteEngine(Engine):
         """The work that stores an arrival inside a transaction of this engine's database."""
         return lambda connection: self.tables.write(connection, arrival)
 
+    def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
+        """What changed behind a cursor."""
+        if entity is not None:
+            self.tables.layout(entity)
+        history = self.tables.history
+
+        async def read(since: str | None) -> ChangePage:
+            return await self._database.read(lambda c: history.page(c, since, entity=entity))
+
+        return ChangeFeed(read, since)
+
     async def tidy(self, now: float) -> None:
         """After a sync: build the indexes that reading wants, drop what nothing points at, purge."""
 
@@ -533,6 +554,7 @@ class SqliteEngine(Engine):
         before = now - self._settings.removed_days * DAY
         while await self._database.transact(lambda c: self.tables.membership.purge(c, before)):
             pass
+        await self.tables.history.tidy(self._database, before=now - self._settings.history_days * DAY)
 
 
 class SqliteSyncMeta(SyncMeta):

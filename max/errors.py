@@ -23,6 +23,8 @@ that meets them, always ``from error``.
     ├── SyncError                   a sync that cannot start or go on
     │   ├── SyncRunning                 another one is at it
     │   └── LeaseLost                   a task was taken over; what it brings is not stored
+    ├── HistoryError                changes that are asked for and were not recorded
+    │   └── CursorExpired               … or are no longer kept
     ├── MissingExtra                an optional library is not installed
     ├── UpstreamError               what the other side answered, or that it did not
     │   ├── Offline                     no answer: network, DNS, connection, time-out
@@ -124,10 +126,10 @@ class InvalidCursor(UsageError):
 
     code = "usage.cursor"
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, *, hint: str = "") -> None:
         super().__init__(
             f"the cursor cannot be used here: {problem}",
-            hint="pass the cursor of the previous page, with the same query and order",
+            hint=hint or "pass the cursor of the previous page, with the same query and order",
         )
 
 
@@ -238,6 +240,25 @@ class StorageError(MaxError):
     """The database: newer than the code, full, damaged, locked, not writable."""
 
     code = "storage"
+
+
+class HistoryError(MaxError):
+    """Changes are asked for that nothing has recorded."""
+
+    code = "history"
+
+
+class CursorExpired(HistoryError):
+    """What followed a cursor of the changes is no longer kept, or was not recorded."""
+
+    code = "history.expired"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the cursor has expired: what changed since is no longer kept",
+            hint="take a new cursor with --since now, read the tables, and go on from it;"
+            " or leave the cursor out to be told every row",
+        )
 
 
 class MissingExtra(MaxError):
