@@ -104,7 +104,7 @@ def folders(cap: int, fetch: Fetch) -> Connector[NoConfig, Fetch]:
         items = [item({**data, "id": f"{parent.id}-{data['id']}"}) for data in answer["data"]]
         return Page(items, str(number + 1) if number + 1 < PAGES else None)
 
-    return connector([Folder, Owner, Item], [list_items], partial(seed, cap), fetch)
+    return connector([Folder, Owner, Item], [list_items], partial(seed, cap), fetch, operations=[get_page])
 
 
 async def seed(cap: int, context: Fetch, engine: Engine) -> SyncPlan:

@@ -31,6 +31,7 @@ from max import (
 )
 from max.connector import MemoryCredentials, NoConfig
 from max.entities import ManyOf, P
+from max.operations import AnyOperation
 
 C = TypeVar("C")
 Record = dict[str, Json]
@@ -133,6 +134,7 @@ def connector(
     context: C,
     *,
     stop: Callable[[], Awaitable[None]] | None = None,
+    operations: Sequence[AnyOperation] = (),
 ) -> Connector[NoConfig, C]:
     """A connector without configuration or credentials; the first entity is the root."""
 
@@ -147,6 +149,7 @@ def connector(
         seeder=seeder,
         initialise=initialise,
         config=NoConfig,
+        operations=operations,
     )
 
 

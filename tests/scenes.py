@@ -13,7 +13,7 @@ from max.core import C, Env, Loader, Page, PageRequest, RawLoader, Schema, Step,
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.entities import Entity, Field, Many, Ref
 from max.execution import CAP, Surroundings, SyncExecutor, SyncHandle
-from max.operations import Caller, Limits
+from max.operations import AnyOperation, Caller, Limits
 from max.sqlite import MEMORY, Database, Work
 from max.task_store import SqliteTaskStore
 from max.tasks import SyncResult
@@ -132,7 +132,8 @@ class Source:
     ``answers["users"]`` is a list of what each call gives in turn; the last one stays.
     """
 
-    def __init__(self, **answers: Sequence[Answer]) -> None:
+    def __init__(self, operations: Sequence[AnyOperation] = (), **answers: Sequence[Answer]) -> None:
+        self.operations = operations
         self.answers = {name: list(some) for name, some in answers.items()}
         self.asked: list[tuple[str, Any]] = []
         self.times: list[float] = []
@@ -234,7 +235,8 @@ class Stage:
 
 async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 1.0) -> Stage:
     """An installation whose executor has started."""
-    connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS)
+    operations = source.operations if isinstance(source, Source) else ()
+    connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS, operations=operations)
     database = PatientDatabase(path)
     await database.start()
     engine = SqliteEngine(database, SCHEMA, connector.resolver.parts)

@@ -264,7 +264,7 @@ def test_every_failure_of_an_operation_has_one_class_and_says_what_to_do(
         await env.run(failing, None)
         return Page([])
 
-    result, _ = synced(sample(loaders=[list_things]), path, SampleRoot.things)
+    result, _ = synced(sample(loaders=[list_things], operations=[failing]), path, SampleRoot.things)
     assert [failure.code for failure in result.failures] == [code]
     assert result.status is Status.FAILED
     assert all(failure.hint and failure.message for failure in result.failures)

@@ -163,7 +163,7 @@ def test_p8_after_a_time_out_all_permits_return_and_teardown_runs(hangs: list[in
                 await flow.acquire(limit.name)
         return {id for id, user in (await stage.users()).items() if user.name == "n"}
 
-    assert play(Source(name=[name]), body) == {str(number) for number in range(len(hangs))}
+    assert play(Source([operation], name=[name]), body) == {str(number) for number in range(len(hangs))}
     assert begun == torn_down == Counter({str(id): times + 1 for id, times in enumerate(hangs)})
 
 
