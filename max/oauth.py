@@ -20,7 +20,7 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias, cast
 from urllib.parse import quote_plus
 
@@ -73,7 +73,7 @@ class OAuth:
 
     def __post_init__(self) -> None:
         limit = Limit(f"{self.name}:token", concurrency=1)
-        retry = Retry(attempts=2, patience=0.0)  # the operation that needs the token tries longer
+        retry = Retry(attempts=2, base=0.1, patience=0.0)  # the operation that needs the token tries longer
         renewal = Operation(f"{self.name}:token:renew", _renew, limit=limit, retry=retry, deadline=DEADLINE)
         object.__setattr__(self, "renewal", renewal)
 
@@ -227,8 +227,9 @@ class OAuthTokens(Auth, Lifecycle):
         """What the store holds now; the expiry is read first, so that it is never that of a later token."""
         expires = await self._credentials.find(OAuth.EXPIRES_AT)
         access = await self._credentials.find(OAuth.ACCESS_TOKEN)
-        if self._kept is None or self._kept.access != access:
-            self._kept = _Kept(access, _seconds(expires.reveal() if expires else None))
+        found = _Kept(access, _seconds(expires.reveal() if expires else None))
+        if self._kept is None or replace(self._kept, lifetime=math.inf) != found:
+            self._kept = found
         return self._kept
 
     async def exchange(self) -> float | None:

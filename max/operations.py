@@ -24,7 +24,8 @@ import random
 import socket
 import ssl
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -210,7 +211,8 @@ Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 class Renewal:
     """Gets a new credential when the old one is refused: once, however many callers were refused.
 
-    A failure that is final is told to everybody who asks later; one that may pass is not kept.
+    A failure that is final is told to everybody who asks later, until the credential is accepted
+    again; one that may pass is not kept.
     """
 
     def __init__(self, renew: Callable[[], Awaitable[None]]) -> None:
@@ -232,6 +234,10 @@ class Renewal:
                 self._failure = None if passing else error
                 raise
             self.number += 1
+
+    def works(self) -> None:
+        """The credential was accepted: somebody may have connected again."""
+        self._failure = None
 
 
 class Caller:
@@ -261,6 +267,15 @@ class Caller:
         """The limits on which no call may begin now, by name."""
         return self._flow.on_hold()
 
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Inside, ``on_behalf`` goes through this caller, though no operation is under way."""
+        outer = _CALLER.set(self)
+        try:
+            yield
+        finally:
+            _CALLER.reset(outer)
+
     async def run(
         self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
     ) -> Out:
@@ -268,11 +283,8 @@ class Caller:
 
         Without ``renewing``, a credential that is refused stays refused.
         """
-        outer = _CALLER.set(self)
-        try:
+        with self.at_hand():
             return await self._run(operation, context, input, renewing)
-        finally:
-            _CALLER.reset(outer)
 
     async def _run(self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool) -> Out:
         self._flow.declare([operation.limit])
@@ -300,10 +312,12 @@ class Caller:
             return await attempt()
         number = renewal.number
         try:
-            return await attempt()
+            output = await attempt()
         except BadCredentials:
             await renewal.of(number)
-        return await attempt()
+            return await attempt()
+        renewal.works()
+        return output
 
     async def _attempt(self, call: Call) -> Any:
         limit = call.operation.limit.name

@@ -32,8 +32,8 @@ class TokenService:
     lifetime: float = DAY
     rotates: bool = True
     secret: str | None = SECRET  # None: a public client
-    faults: list[Fault] = field(default_factory=list)  # the next answers of the token endpoint go through them
-    seen: list[dict[str, str]] = field(default_factory=list)  # every form, with how the client told who it is
+    faults: list[Fault] = field(default_factory=list)  # for the next tokens
+    seen: list[dict[str, str]] = field(default_factory=list)  # every form
     refreshes: int = 0  # new pairs that were made
     opened: list[str] = field(default_factory=list)  # with which tokens a thing was asked for
     on_open: Callable[[str], None] = lambda token: None
