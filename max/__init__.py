@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .core import Schema as Schema
     from .core import Step as Step
     from .core import SyncMeta as SyncMeta
+    from .core import SyncOptions as SyncOptions
     from .core import SyncPlan as SyncPlan
     from .core import Watermark as Watermark
     from .entities import Entity as Entity
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from .errors import Offline as Offline
     from .errors import PermissionDenied as PermissionDenied
     from .errors import QuotaExceeded as QuotaExceeded
+    from .errors import TapeError as TapeError
+    from .errors import TapeParted as TapeParted
     from .errors import UpstreamBroken as UpstreamBroken
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
@@ -95,10 +98,13 @@ if TYPE_CHECKING:
     from .operations import Limit as Limit
     from .operations import Operation as Operation
     from .operations import Retry as Retry
+    from .operations import on_behalf as on_behalf
     from .operations import operation as operation
     from .project import Project as Project
     from .registry import ConnectorRegistry as ConnectorRegistry
     from .runtime import InstallationRuntime as InstallationRuntime
+    from .tape import Recording as Recording
+    from .tape import Replay as Replay
     from .tasks import Failure as Failure
     from .tasks import Status as Status
     from .tasks import SyncResult as SyncResult
@@ -112,12 +118,13 @@ HOMES = {
     ),
     "core": (
         "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Step SyncMeta "
-        "SyncPlan Watermark"
+        "SyncOptions SyncPlan Watermark"
     ),
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
         "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError Mismatch NotFound "
-        "Offline PermissionDenied QuotaExceeded UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
+        "Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken UpstreamChanged "
+        "UpstreamError UpstreamMissing"
     ),
     "events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
@@ -126,10 +133,11 @@ HOMES = {
     "http": "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport",
     "oauth": "OAuth OAuthTokens",
     "onboarding": "Onboarded Prompter onboard",
-    "operations": "Limit Operation Retry operation",
+    "operations": "Limit Operation Retry on_behalf operation",
     "project": "Project",
     "registry": "ConnectorRegistry",
     "runtime": "InstallationRuntime",
+    "tape": "Recording Replay",
     "tasks": "Failure Status SyncResult",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}

@@ -662,6 +662,23 @@ class Settings(Record):
 DEFAULTS = Settings()
 
 
+class SyncOptions(Record):
+    """What a sync shall ask for, beyond what its plan and its loaders say.
+
+    ``full``: everything, whatever its age.  ``only``: nothing but these, ``Entity`` or
+    ``Entity.field``.  ``if_stale``: nothing that is younger, in seconds.  ``heal``: just what is
+    missing, has expired or was invalidated.  ``sweep``: look now for what is gone.
+    ``allow_removals``: remove that, however much it is.
+    """
+
+    full: bool = False
+    only: tuple[str, ...] = ()
+    if_stale: float | None = None
+    heal: bool = False
+    sweep: bool = False
+    allow_removals: bool = False
+
+
 class InstallationInfo(Record):
     """What is known of an installation without opening it.
 

@@ -26,6 +26,8 @@ that meets them, always ``from error``.
     ├── HistoryError                changes that are asked for and were not recorded
     │   └── CursorExpired               … or are no longer kept
     ├── MissingExtra                an optional library is not installed
+    ├── TapeError                   a tape that cannot be written or played
+    │   └── TapeParted                  a replay asks for what its tape does not have
     ├── UpstreamError               what the other side answered, or that it did not
     │   ├── Offline                     no answer: network, DNS, connection, time-out
     │   ├── BadCredentials              the credential is wrong or has expired
@@ -276,6 +278,36 @@ class MissingExtra(MaxError):
         )
 
 
+class TapeError(MaxError):
+    """A tape: it cannot be written, read, or played here."""
+
+    code = "tape"
+
+
+class TapeParted(TapeError):
+    """A replay asks for what its tape does not have; says where tape and run parted.
+
+    ``left``: how many answers of the operation the run has not asked for; ``nearest``: the
+    recorded input that is most like the one asked for, if any.
+    """
+
+    code = "tape.parted"
+
+    def __init__(self, operation: str, input: str, *, again: int, left: int, nearest: str | None) -> None:
+        self.operation, self.input, self.left, self.nearest = operation, input, left, nearest
+        what = "once more than the tape has" if again else "which is not on the tape"
+        near = f"; most like it is {nearest}" if nearest is not None else ""
+        super().__init__(
+            f"tape and run parted at {operation}: the run asks for {input}, {what}"
+            f" ({left} of its answers are left{near})",
+            hint="the tape ends too early, or the connector asks otherwise than the version that was recorded",
+            operation=operation,
+            input=input,
+            left=left,
+            nearest=nearest,
+        )
+
+
 # -- syncing -------------------------------------------------------------------------------
 
 
@@ -304,6 +336,23 @@ class LeaseLost(SyncError):
     """A task was paused, cancelled or taken over while it ran; its result is not stored."""
 
     code = "sync.lease_lost"
+
+
+class SuspiciousRemoval(SyncError):
+    """A listing leaves out so much that nothing was removed: somebody has to say that it is right."""
+
+    code = "sync.removals"
+
+    def __init__(self, entity: str, rows: int, of: int) -> None:
+        self.entity, self.rows, self.of = entity, rows, of
+        super().__init__(
+            f"{rows:,} of {of:,} {entity} are no longer listed upstream, which is suspiciously many;"
+            " none of them was removed",
+            hint="see that the account may still read them; if they are gone, sync with --allow-removals",
+            entity=entity,
+            rows=rows,
+            of=of,
+        )
 
 
 class LoaderFault(MaxError):

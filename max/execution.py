@@ -1,13 +1,10 @@
-"""Execution: plans become tasks, tasks run loaders, and what they bring is stored with them.
+"""Execution: a sync from its beginning to its end, in one process.
 
 Rule 1: loaders run beside one another on the event loop; what they bring meets in one place.
 Everything that ended while a transaction was under way goes into the next one together, and
 new work comes back with it: tasks that end together share a commit.
 
-Rule 2: what a loader returns is checked before it is stored.  Whatever a loader raises is
-its task's failure, never the executor's.
-
-Rule 3: waits are durable.  A task that shall be tried later is pending with its time; the
+Rule 2: waits are durable.  A task that shall be tried later is pending with its time; the
 process may end meanwhile.
 """
 
@@ -15,53 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from .core import (
-    Arrival,
-    Batch,
-    BatchLoader,
-    CollectionLoader,
-    Listing,
-    Loader,
-    Page,
-    PageRequest,
-    Stored,
-    SyncPlan,
-    filter_from_json,
-)
-from .entities import Entity, FieldOf, ManyOf, Ref, values_of
-from .errors import (
-    Interrupted,
-    LeaseLost,
-    LoaderFault,
-    MaxError,
-    StorageError,
-    SyncError,
-    SyncRunning,
-    UpstreamError,
-    UpstreamMissing,
-    describe,
-    shown,
-)
+from .core import SyncOptions, SyncPlan
+from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .events import Events, Origin, Teller
 from .expansion import expand, retried
-from .listings import Scan, beginning
-from .surroundings import Shared, TaskEnv
+from .runner import TaskRunner
+from .surroundings import Shared
 from .surroundings import Surroundings as Surroundings
 from .tasks import (
-    CHILDREN_PAGE,
     SIGN,
-    Failure,
-    NewTask,
     Outcome,
-    Payload,
     ResumedSync,
     Settled,
     Settlement,
@@ -69,288 +34,15 @@ from .tasks import (
     Status,
     SyncResult,
     Task,
-    TaskKind,
     TaskStore,
     Wanted,
-    failure_of,
     new_worker,
 )
 
 CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
-TRIES = 5  # of a task, without getting further in between
-FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
-
 LOST = "lost"  # how an attempt ended whose task is somebody else's now
-
-Commit = Callable[[Settlement], Awaitable[Outcome]]
-
-
-# -- running a task ------------------------------------------------------------------------
-
-
-class TaskRunner:
-    """Does what a task says: calls its loader and settles what that brings.
-
-    ``commit`` stores a page after which the task goes on; how it ends is the settlement that
-    ``run`` returns.
-    """
-
-    def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
-        self._surroundings, self._shared, self._commit = surroundings, shared, commit
-        self._further: dict[int, Payload] = {}  # where tasks are that stored a page since they were claimed
-        self._resolver = surroundings.connector.resolver
-        self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
-
-    async def run(self, task: Task) -> Settlement | None:
-        """Run a task to its end, be it a failure; None when it stopped between two pages.
-
-        Only StorageError and cancellation leave.
-        """
-        try:
-            return await self._run(task)
-        except LeaseLost:
-            return None  # somebody else decides about the task now
-        except StorageError:
-            raise
-        except Exception as error:
-            return self.failed(task, error)
-        finally:
-            self._further.pop(task.id, None)
-
-    async def _run(self, task: Task) -> Settlement | None:
-        if task.kind is TaskKind.EXPAND:
-            return await self._expand(task)
-        if task.kind is TaskKind.LOAD_COLLECTION:
-            return await self._load_collection(task)
-        return await self._load_fields(task)
-
-    def failed(self, task: Task, error: Exception) -> Settlement:
-        """Try again later what may pass; everything else has failed."""
-        now = self._surroundings.clock()
-        tries = 1 if task.id in self._further else task.tries
-        if isinstance(error, UpstreamError) and error.retryable and tries < TRIES:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
-            delay *= 0.5 + self._surroundings.draw() / 2
-            wait = max(delay, error.retry_after or 0.0)
-            return Settlement(task, State.PENDING, not_before=now + wait, error=describe(error))
-        reached = task._replace(payload=self._further.get(task.id, task.payload))
-        return Settlement(task, State.FAILED, failures=(failure_of(reached, error, now),))
-
-    # fan-out
-
-    async def _expand(self, task: Task) -> Settlement:
-        payload = task.payload
-        entity = self._resolver.schema.entity(payload["entity"])
-        fields = payload["names"] if payload["operation"] == "load_fields" else ()
-        matching = payload["matching"] and filter_from_json(entity, payload["matching"])
-        ids = await self._surroundings.meta.stale_ids(
-            entity,
-            fields,
-            before=payload["since"],
-            matching=matching,
-            after=payload["after"],
-            limit=CHILDREN_PAGE,
-        )
-        going_on = {**payload, "after": ids[-1]} if ids else payload
-        more = len(ids) == CHILDREN_PAGE
-        children = self._children(payload, ids)
-        return Settlement(
-            task, State.AWAITING_CHILDREN, going_on, children=children, more=more, progress=True
-        )
-
-    def _children(self, payload: Payload, ids: Sequence[str]) -> list[NewTask]:
-        base = {name: payload[name] for name in ("entity", "operation", "names")}
-        if payload["operation"] == "load_collection":
-            return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "id": id}) for id in ids]
-        loader = self._home(payload)
-        size = loader.size if isinstance(loader, BatchLoader) else 1
-        base["loader"] = loader.name
-        batches = [ids[start : start + size] for start in range(0, len(ids), size)]
-        return [NewTask(TaskKind.LOAD_FIELDS, {**base, "ids": list(batch)}) for batch in batches]
-
-    # collections
-
-    async def _load_collection(self, task: Task) -> Settlement | None:
-        payload = dict(task.payload)
-        entity = self._resolver.schema.entity(payload["entity"])
-        many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
-        parent = Ref(entity, payload["id"])
-        if "number" not in payload:
-            mark = (await self._surroundings.meta.listed(parent, many)).mark
-            payload |= beginning(mark)
-        loader = self._resolver.collection(many)
-        scan = Scan(f"{parent}.{many.name}", payload)
-        while True:
-            arrival, following = await self._load_page(task, loader, parent, scan)
-            writes = [self._surroundings.engine.writing(arrival)]
-            if scan.problem is not None:
-                failure = failure_of(task, scan.problem, self._surroundings.clock())
-                return Settlement(task, State.FAILED, payload, writes, failures=(failure,))
-            if following is None:
-                return Settlement(task, State.COMPLETED, payload, writes, progress=True)
-            page = Settlement(task, State.RUNNING, dict(payload), writes, progress=True)
-            if (await self._commit(page)).state is not State.RUNNING:
-                return None
-            self._further[task.id] = dict(payload)
-
-    async def _load_page(
-        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: Scan
-    ) -> tuple[Arrival, str | None]:
-        """The page as it is to be stored, and the cursor of the next one."""
-        env = TaskEnv(self._surroundings, task, self._shared)
-        at, payload = self._surroundings.clock(), scan.payload
-        request = PageRequest(payload["cursor"], payload["mark"])
-        page: Page[Any] = await self._ask(loader, parent, request, env)
-        entities = self._checked_page(loader, page)
-        number, complete = payload["number"], scan.take(page)
-        listing = Listing(parent, loader.lists, number, complete, payload["delta"], page.mark)
-        return Arrival(entities, at, listing, page.removed), page.next
-
-    def _checked_page(self, loader: CollectionLoader[Any, Any, Any], page: object) -> list[Entity]:
-        if not isinstance(page, Page):
-            raise self._fault(loader, "a Page", page)
-        child = loader.lists.child
-        for item in page.items:
-            if type(item) is not child:
-                raise self._fault(loader, f"items of {child.__name__}", item)
-        entities = [*page.items, *page.also]
-        self._check_fields(loader, entities)
-        return entities
-
-    # fields
-
-    async def _load_fields(self, task: Task) -> Settlement:
-        payload = task.payload
-        entity = self._resolver.schema.entity(payload["entity"])
-        refs = [Ref(entity, id) for id in payload["ids"]]
-        if "since" in payload:
-            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in payload["names"]]
-            meta = self._surroundings.meta
-            if not await meta.stale(refs[0], fields, before=payload["since"]):
-                return Settlement(task, State.COMPLETED)
-        loader = self._home(payload)
-        env = TaskEnv(self._surroundings, task, self._shared)
-        at = self._surroundings.clock()
-        batch = await self._fetch(loader, refs, env)
-        failures = self._failures(task, refs, batch)
-        state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
-        write = self._surroundings.engine.writing(Arrival(batch.items, at))
-        writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
-        return Settlement(task, state, writes=writes, failures=failures, progress=True)
-
-    def _home(self, payload: Payload) -> Loader[Any]:
-        """The loader that a task names; after an upgrade without it, whichever fetches the same fields."""
-        named = self._loaders.get(payload["loader"])
-        if named is not None:
-            return named
-        entity = self._resolver.schema.entity(payload["entity"])
-        homes = {self._resolver.home(FieldOf(entity, name)) for name in payload["names"]}
-        home = homes.pop()
-        if homes or home is None:
-            raise SyncError(
-                f"{payload['entity']}: no loader {payload['loader']} any more, nor one for all its fields",
-                hint="the connector has changed; begin a new sync",
-            )
-        return home
-
-    async def _fetch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: TaskEnv) -> Batch[Any]:
-        """What came of the refs, checked."""
-        if isinstance(loader, BatchLoader):
-            batch: Batch[Any] = await self._ask(loader, refs, env)
-            if not isinstance(batch, Batch):
-                raise self._fault(loader, "a Batch", batch)
-        else:
-            one = await self._ask(loader, refs[0], env)
-            if not isinstance(one, Entity):
-                raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
-            batch = Batch([one])
-        asked = {ref.id for ref in refs}
-        for item in batch.items:
-            if type(item) is not refs[0].entity or item.id not in asked:
-                raise self._fault(loader, f"only the {refs[0].entity.__name__} that were asked for", item)
-        self._check_fields(loader, batch.items)
-        return batch
-
-    def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
-        """Each ref that failed, or that did not come."""
-        now = self._surroundings.clock()
-        come = {item.id for item in batch.items}
-        failures = []
-        for ref in refs:
-            error = batch.failed.get(ref.id)
-            if error is None and ref.id not in come:
-                error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
-            if error is not None:
-                failures.append(failure_of(task, error, now, ref.id))
-        return failures
-
-    # what loaders return
-
-    async def _ask(self, loader: Loader[Any], *arguments: object) -> Any:
-        """What a loader answers; what it raises is the task's failure, whatever it is."""
-        try:
-            return await loader.function(*arguments)
-        except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            raise self._raised(loader, error) from error
-        except Exception as error:
-            cause: Exception = error
-            while isinstance(cause, ExceptionGroup):  # of a TaskGroup in the loader
-                cause = cause.exceptions[0]
-            if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
-                raise cause from None
-            raise self._raised(loader, cause) from error
-
-    def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
-        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
-        own = [one for one in frames if one.filename == frames[0].filename]
-        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-        name = self._surroundings.connector.name
-        return LoaderFault(
-            f"{name}: loader {loader.name} raised {_words(error)}{place}",
-            hint="this is a bug of the connector",
-            connector=name,
-            loader=loader.name,
-        )
-
-    def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
-        """A loader brings what it declares: the schema's entities, and only those fields."""
-        declared: dict[type[Entity], set[str]] = {}
-        for field in loader.brings:
-            declared.setdefault(field.entity, {"id"}).add(field.name)
-        if isinstance(loader, CollectionLoader):
-            declared.setdefault(loader.lists.child, {"id"})
-        shapes = {(type(entity), tuple(values_of(entity))): entity for entity in entities}
-        for (kind, names), example in shapes.items():
-            if kind not in declared:
-                known = " or ".join(sorted(entity.__name__ for entity in declared))
-                raise self._fault(loader, f"entities of {known}", example)
-            extra = [name for name in names if name not in declared[kind]]
-            if extra:
-                raise self._fault(
-                    loader, f"only the fields in its brings, without {', '.join(extra)}", example
-                )
-
-    def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
-        name = self._surroundings.connector.name
-        return LoaderFault(
-            f"{name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}",
-            hint="this is a bug of the connector; nothing of this answer was stored",
-            connector=name,
-            loader=loader.name,
-        )
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def uncounted(stored: Stored) -> Stored:
-    """A sync counts the rows that were listed; more fields of the same rows are no more rows."""
-    return Stored({}, stored.removed)
-
+NO_OPTIONS = SyncOptions()
+MOMENT = 1e-6  # seconds; about the least difference of two times in this century
 
 # -- running a sync ------------------------------------------------------------------------
 
@@ -692,12 +384,13 @@ class SyncExecutor:
         """The sync that is under way in this process, if any."""
         return self._handle if self._handle is not None and not self._handle.done else None
 
-    async def begin(self, plan: SyncPlan) -> SyncHandle:
+    async def begin(self, plan: SyncPlan, options: SyncOptions = NO_OPTIONS) -> SyncHandle:
         """Begin a sync and return at once; SyncRunning when somebody is at one."""
         async with self._changing:
             self._check_free()
+            await self._raise_floor()
             now = self.surroundings.clock()
-            root = expand(plan, self.surroundings.connector.resolver, since=now)
+            root = expand(plan, self.surroundings.connector.resolver, options, now=self.surroundings.now())
             sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
             return self._drive(sync, {})
 
@@ -716,6 +409,7 @@ class SyncExecutor:
             raise SyncError(f"sync {result.id} has nothing to retry: {words}", hint="`max runs` lists them")
         async with self._changing:
             self._check_free()
+            await self._raise_floor()
             root = retried(result.failures)
             begun = await self.store.begin([{"retry": result.id}], root, worker=self.worker, now=now)
             return self._drive(begun, {})
@@ -724,8 +418,13 @@ class SyncExecutor:
         """Go on with a sync that was paused or interrupted."""
         async with self._changing:
             self._check_free()
+            await self._raise_floor()
             run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
             return self._drive(run.id, run.counts, run)
+
+    async def _raise_floor(self) -> None:
+        """Every request of a sync begins after those whose answers are stored."""
+        self.surroundings.floor.at = await self.surroundings.meta.newest() + MOMENT
 
     def _check_free(self) -> None:
         if not self._open:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core import Page
-from .entities import Json
+from .core import Page, Watermark
+from .entities import Json, datetime_text, values_of
 from .errors import UpstreamChanged
 
 
 def beginning(mark: str | None) -> dict[str, Json]:
-    """What a task remembers of a listing before its first page; ``mark`` is the last one's."""
-    return {"number": 0, "cursor": None, "mark": mark, "delta": mark is not None, "listed": 0}
+    """What a task remembers of a listing before its first page; ``mark`` is the last one's.
+
+    ``began`` is when its first request began, ``newest`` what its own mark would be so far.
+    """
+    place = {"number": 0, "cursor": None, "began": None}
+    return {**place, "mark": mark, "newest": mark, "delta": mark is not None, "listed": 0}
 
 
 class Scan:
@@ -27,12 +31,27 @@ class Scan:
     is then caught one round later.
     """
 
-    def __init__(self, name: str, payload: dict[str, Any]) -> None:
-        self.payload = payload
+    def __init__(self, name: str, payload: dict[str, Any], watermark: Watermark | None = None) -> None:
+        self.name, self.payload = name, payload
         self.problem: UpstreamChanged | None = None
-        self._name = name
+        self._watermark = watermark
         self._cursors = {payload["cursor"]}
         self._pages: set[int] = set()
+
+    def restart(self, began: float) -> None:
+        """Begin anew, without the mark, at everything; ``began`` is when that was asked for."""
+        self.payload |= {**beginning(None), "began": began}
+        self._cursors, self._pages = {None}, set()
+
+    @property
+    def proven(self) -> bool:
+        """Whether what a complete listing has not named is not there.
+
+        A total that moved says that something came or went meanwhile, and pages that count may
+        have left something out.
+        """
+        least, most = self.payload.get("total", (0, 0))
+        return bool(least == most)
 
     def take(self, page: Page[Any]) -> bool:
         """Count a page in; whether the listing is complete with it, and sound."""
@@ -41,11 +60,12 @@ class Scan:
             payload["delta"] = False
         if "listed" in payload:  # a task of an older version did not count
             self._count(page)
+        self._look_for_newest(page)
         evidence = self._repeats(page) if page.next is not None else self._falls_short(page)
         evidence = self._page_again(page) or evidence
         if evidence:
             self.problem = UpstreamChanged(
-                f"{self._name}: {evidence}",
+                f"{self.name}: {evidence}",
                 hint="what came is kept and nothing is removed; sync again, or update the connector",
                 page=payload["number"],
                 listed=payload.get("listed"),
@@ -59,6 +79,16 @@ class Scan:
         if page.total is not None:
             least, most = payload.get("total", (page.total, page.total))
             payload["total"] = [min(least, page.total), max(most, page.total)]
+
+    def _look_for_newest(self, page: Page[Any]) -> None:
+        """Where the next listing may begin, of one that is sorted by its watermark."""
+        watermark = self._watermark
+        if watermark is None or (watermark.newest_first and self.payload["number"] > 0):
+            return
+        values = [values_of(item).get(watermark.field.name) for item in page.items]
+        times = [datetime_text(value) for value in values if value is not None]
+        known = self.payload.get("newest")
+        self.payload["newest"] = max([*times, known] if known else times, default=None)
 
     def _repeats(self, page: Page[Any]) -> str:
         if page.next in self._cursors:

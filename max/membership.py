@@ -122,7 +122,9 @@ class Membership:
     def _listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
         """The collections in which an entity can be."""
         parents = self._schema.entities.values()
-        collections = (ManyOf(parent, name) for parent in parents for name in parent.children())
+        collections: list[ManyOf[Any, Any]] = [
+            ManyOf(parent, name) for parent in parents for name in parent.children()
+        ]
         return [many for many in collections if many.child is entity]
 
     # -- listings -------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import contextvars
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 from .connector import Connector
-from .core import Engine, Env, In, Out, OutsideCall, RawLoader, SyncMeta
+from .core import DEFAULTS, Engine, Env, In, Out, OutsideCall, RawLoader, Settings, SyncMeta
 from .entities import V
 from .errors import LoaderFault
 from .operations import Caller, Operation
@@ -136,11 +136,24 @@ class TaskEnv(Env[Any]):
         """Run an operation through the chain."""
         if not isinstance(operation, Operation):
             raise LoaderFault(f"{operation!r} is no operation", hint="decorate it with @operation(…)")
+        connector = self._surroundings.connector
+        if operation not in connector.operations:
+            raise LoaderFault(
+                f"{connector.name} does not declare the operation {operation.name}",
+                hint="nothing was asked; add it to the connector's operations=",
+            )
         return cast(Out, await self._surroundings.caller.run(operation, self.context, input))
 
     async def raw(self, loader: RawLoader[Any, V]) -> V:
         """What a raw loader gives, loaded once in a sync."""
         return await self._shared.get(loader, self)
+
+
+@dataclass
+class Floor:
+    """The latest time that is stored already, in seconds since the epoch."""
+
+    at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,3 +168,9 @@ class Surroundings:
     caller: Caller
     clock: Clock = time.time
     draw: Callable[[], float] = random.random
+    settings: Settings = DEFAULTS
+    floor: Floor = field(default_factory=Floor)
+
+    def now(self) -> float:
+        """When a request begins: never before one whose answer is stored, should the clock be set back."""
+        return max(self.clock(), self.floor.at)

@@ -131,7 +131,7 @@ LOOK = f"""
 """
 
 DEPENDENTS = f"""
-    SELECT id, after FROM _max_task
+    SELECT id, after, kind FROM _max_task
      WHERE after IN (SELECT value FROM json_each(?)) AND state = '{State.NEW}'
 """
 
@@ -457,6 +457,7 @@ class _Transaction:
         ]
         self.connection.executemany(INSERT_TASK, rows)
         self._record([failure for one in settlements for failure in one.failures])
+        self._note([note for one in settlements for note in one.notes])
         for one, to in zip(settlements, states, strict=True):
             if to is State.AWAITING_CHILDREN:
                 self._look_at.add(one.task.id)
@@ -500,6 +501,15 @@ class _Transaction:
             rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
             self.connection.executemany(INSERT_FAILURE, rows)
 
+    def _note(self, notes: Sequence[str]) -> None:
+        """Keep what a person should know, each once."""
+        for note in notes:
+            self.connection.execute(
+                "UPDATE _max_sync SET notes = json_insert(notes, '$[#]', ?1) WHERE id = ?2"
+                " AND NOT EXISTS (SELECT 1 FROM json_each(notes) WHERE value = ?1)",
+                (note, self.sync),
+            )
+
     def add_up(self, requests: Mapping[str, int]) -> None:
         """Add what was stored and asked to the sync's own counts."""
         if not self._stored and not requests:
@@ -531,8 +541,8 @@ class _Transaction:
     def _unblock(self, ended: Sequence[tuple[int, int | None, bool]]) -> None:
         failed = {id: failed for id, _, failed in ended}
         rows = self.connection.execute(DEPENDENTS, (json.dumps(list(failed)),)).fetchall()
-        for id, after in rows:
-            if failed[after]:
+        for id, after, kind in rows:
+            if failed[after] and kind != TaskKind.REMOVE:  # which finds out for itself what is certain
                 self._block(id, self._what(after))
             else:
                 self._begin_task(id)

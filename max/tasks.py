@@ -109,6 +109,8 @@ class TaskKind(StrEnum):
     EXPAND = "expand"  # makes a child for each target, a page at a time
     LOAD_FIELDS = "load_fields"
     LOAD_COLLECTION = "load_collection"
+    FOLLOW = "follow"  # asks a feed what has changed
+    REMOVE = "remove"  # at the end, what was found gone
 
 
 # -- data ---------------------------------------------------------------------------------
@@ -165,7 +167,8 @@ class Settlement(NamedTuple):
 
     ``writes`` run inside the transaction.  ``more``: an AWAITING_CHILDREN task wants to be
     claimed again as soon as its children leave room.  ``progress`` forgives earlier tries.
-    ``error``, as ``describe`` gives it: why a PENDING task waits.
+    ``error``, as ``describe`` gives it: why a PENDING task waits.  ``notes``: what a person
+    should know of the sync, beside its status.
     """
 
     task: Task
@@ -178,6 +181,7 @@ class Settlement(NamedTuple):
     more: bool = False
     progress: bool = False
     error: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
 
 
 class Outcome(NamedTuple):
@@ -216,6 +220,7 @@ class SyncRun(Record):
     resumed: bool
     worker: str | None
     plan: Json
+    notes: tuple[str, ...]  # what a person should know of it, beside its status
 
 
 class SyncResult(SyncRun):
@@ -236,7 +241,7 @@ class ResumedSync(SyncRun):
 
 def describe_task(kind: TaskKind, payload: Payload) -> str:
     """A task in the words of the plan: ``AcmeUser:7: load fields name``."""
-    if kind is TaskKind.GROUP:
+    if kind in (TaskKind.GROUP, TaskKind.REMOVE):
         return str(payload.get("step", "the plan"))
     ids = payload.get("ids") or ([payload["id"]] if payload.get("id") is not None else None)
     if ids is None:
@@ -403,11 +408,12 @@ MIGRATIONS = (
     CREATE INDEX _max_failure_sync ON _max_failure (sync);
     """,
     "ALTER TABLE _max_failure ADD COLUMN version TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE _max_sync ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",
 )
 
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 
-SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
+SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan, notes,
     (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
 
@@ -575,7 +581,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:
-    id, state, counts, removed, requests, started, finished, resumed, worker, plan, seen_at, failed = row
+    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-2]
+    seen_at, failed = row[-2:]
     status = Status(state)
     alive = worker is not None and seen_at is not None and is_alive(worker, seen_at, now)
     if status is Status.RUNNING and not alive:
@@ -592,6 +599,7 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
         resumed=bool(resumed),
         worker=worker,
         plan=json.loads(plan),
+        notes=tuple(json.loads(notes)),
     )
 
 

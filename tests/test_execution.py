@@ -27,7 +27,8 @@ from max.errors import (
     UpstreamMissing,
     UsageError,
 )
-from max.execution import TRIES
+from max.execution import NO_OPTIONS
+from max.runner import TRIES
 from max.expansion import expand
 from max.operations import operation
 from max.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
@@ -72,9 +73,13 @@ def told(result: SyncResult) -> list[tuple[str, str]]:
 
 def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
-    root = expand(SyncPlan([USERS, Step.concurrent([NAMES, MAILS])]), resolver, since=5.0)
+    root = expand(SyncPlan([USERS, Step.concurrent([NAMES, MAILS])]), resolver, NO_OPTIONS, now=5.0)
     assert (root.kind, root.chained) == (TaskKind.GROUP, True)
-    assert [child.kind for child in root.children] == [TaskKind.LOAD_COLLECTION, TaskKind.GROUP]
+    assert [child.kind for child in root.children] == [
+        TaskKind.LOAD_COLLECTION,
+        TaskKind.GROUP,
+        TaskKind.REMOVE,
+    ]
     inside = root.children[1]
     assert [child.payload["loader"] for child in inside.children] == ["load_name", "load_mails"]
     assert inside.chained is False
@@ -83,20 +88,20 @@ def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
 def test_fields_with_several_homes_become_a_task_for_each() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     step = Step.for_one(ALICE).load_fields(User.name, User.mail, User.phone)
-    (group,) = expand(SyncPlan([step]), resolver, since=0.0).children
+    group, _ = expand(SyncPlan([step]), resolver, NO_OPTIONS, now=0.0).children
     assert [child.payload["names"] for child in group.children] == [["name", "phone"], ["mail"]]
 
 
 def test_a_field_that_only_comes_along_cannot_be_asked_for() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     with pytest.raises(UsageError, match=r"User\.size cannot be loaded by itself.*list_users"):
-        expand(SyncPlan([Step.for_all(User).load_fields(User.size)]), resolver, since=0.0)
+        expand(SyncPlan([Step.for_all(User).load_fields(User.size)]), resolver, NO_OPTIONS, now=0.0)
 
 
 def test_a_plan_that_names_what_is_not_there_is_refused() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     with pytest.raises(UnknownName, match="unknown field 'nam'"):
-        expand(SyncPlan([Step("User", "load_fields", ("nam",))]), resolver, since=0.0)
+        expand(SyncPlan([Step("User", "load_fields", ("nam",))]), resolver, NO_OPTIONS, now=0.0)
 
 
 # -- what loaders bring -----------------------------------------------------------------------
@@ -221,7 +226,7 @@ def test_calls_are_counted_by_operation_and_only_those_of_the_sync() -> None:
         return [one.requests, two.requests]
 
     expected = {"scene:user:get": 2}
-    assert play(Source(users=[users("a", "b")], name=[through]), body) == [expected, expected]
+    assert play(Source([get], users=[users("a", "b")], name=[through]), body) == [expected, expected]
 
 
 # -- trying again -----------------------------------------------------------------------------

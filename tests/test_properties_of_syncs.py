@@ -218,7 +218,7 @@ BOUND, PAGE = 40, 20  # children that wait at a time, and that are made at a tim
 def small_bounds() -> Iterator[None]:
     """Bounds that a test can reach."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("max.execution.CHILDREN_PAGE", PAGE)
+        patch.setattr("max.runner.CHILDREN_PAGE", PAGE)
         patch.setattr("max.task_store.CHILDREN_PAGE", PAGE)
         patch.setattr("max.task_store.CHILDREN_BOUND", BOUND)
         yield

@@ -326,7 +326,7 @@ def test_who_stops_watching_or_waiting_stops_nothing() -> None:
 
 def test_a_failing_end_still_ends_the_progress() -> None:
     async def body(stage: Stage) -> None:
-        async def fails() -> None:
+        async def fails(now: float) -> None:
             raise StorageError("the index cannot be built")
 
         stage.executor._after = fails

@@ -385,4 +385,4 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
 
 
 def test_the_kinds_of_tasks_are_what_history_holds() -> None:
-    assert list(TaskKind) == ["group", "expand", "load_fields", "load_collection"]
+    assert list(TaskKind) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]
