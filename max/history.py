@@ -162,14 +162,13 @@ class History:
         )
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Leave behind what was recorded; the numbers go on."""
+        """Leave behind what was recorded; a record of that keeps all older cursors before the floor."""
         drop_triggers(connection)
         connection.execute("DELETE FROM _max_change_base")
         connection.execute("DELETE FROM _max_change_entity")
-        connection.execute(
-            "UPDATE _max_feed SET recording = 1, at = NULL, sync = NULL,"
-            " floor = (SELECT coalesce(max(id), 0) FROM _max_change)"
-        )
+        connection.execute(MOMENT, (None, None))
+        connection.execute(RECORD.format(number=0, row="''", kind="'begun'", old="NULL", new="NULL"))
+        connection.execute("UPDATE _max_feed SET recording = 1, floor = (SELECT max(id) FROM _max_change)")
 
     def _record(self, connection: sqlite3.Connection) -> None:
         """Have triggers for every entity as it is now, and a record of what they have not seen."""

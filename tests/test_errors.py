@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from max import errors
 from max.errors import (
+    CursorExpired,
     FieldNotLoaded,
     InvalidAnswers,
     InvalidCursor,
@@ -39,6 +39,7 @@ SAMPLES: dict[type[MaxError], MaxError] = {
     InvalidEntity: InvalidEntity([Mismatch("Issue:1.votes", "an integer", "x")]),
     NotFound: NotFound("Issue", "7", hint="sync first"),
     MissingExtra: MissingExtra("http", "httpx2", "a connector over HTTP"),
+    CursorExpired: CursorExpired(),
     SyncRunning: SyncRunning("s1", "process 7"),
     QuotaExceeded: QuotaExceeded("too many requests", retry_after=3.5, status=429),
 }
@@ -93,6 +94,8 @@ def test_codes_never_change_once_released() -> None:
         "NotFound": "not_found",
         "ProjectError": "project",
         "StorageError": "storage",
+        "HistoryError": "history",
+        "CursorExpired": "history.expired",
         "MissingExtra": "extra.missing",
         "SyncError": "sync",
         "SyncRunning": "sync.running",
