@@ -59,6 +59,7 @@ from max import (
     UpstreamError,
     UpstreamMissing,
     Validate,
+    on_behalf,
     operation,
 )
 
@@ -844,6 +845,12 @@ async def beginning(git: Git, mark: str | None) -> Position:
     return Position(now)
 
 
+@operation("git:repository:get", deadline=PATIENCE)
+async def read_repository(git: Git, _: None) -> GitRepository:
+    """The root, as it is now."""
+    return await git.repository()
+
+
 @operation("git:commit:log", limit=Limit("git log", concurrency=1), deadline=PATIENCE)
 async def read_commits(git: Git, request: PageRequest) -> Page[GitCommit]:
     """One page of the commits that are new since the mark, then of those that are gone."""
@@ -952,7 +959,7 @@ class GitConfig:
 
 async def seed(git: Git, engine: Engine) -> SyncPlan:
     """Store the repository; list its commits, branches and tags side by side."""
-    await engine.store(await git.repository())
+    await engine.store(await on_behalf(read_repository, git, None))
     root = Step.for_root(ROOT)
     listings = [
         root.load_collection(GitRepository.commits),
@@ -987,5 +994,5 @@ connector = Connector(
     initialise=initialise,
     config=GitConfig,
     onboarding=[Input("path", "Path of the repository"), Custom(settle), Validate(examine)],
-    operations=[read_commits, read_branches, read_tags],
+    operations=[read_repository, read_commits, read_branches, read_tags],
 )

@@ -35,6 +35,7 @@ from .project import Project
 from .render import installation_json, result_json, summary
 from .runtime import InstallationRuntime
 from .sqlite import READER_CACHE, connect, transaction, translated
+from .tape import Recording, Replay, refuse_written
 from .tasks import Status, SyncResult, SyncRun, Wanted, owner_of, request, runs
 from .terminal import TerminalPrompter, is_terminal, tell, width
 
@@ -196,6 +197,7 @@ def configure_sync(parser: Parser) -> None:
         metavar="ID",
         help="do just what failed in the last sync, or in that of an id",
     )
+    add_tape(parser)
     parser.set_defaults(run=run_sync)
     examples(
         parser,
@@ -203,18 +205,56 @@ def configure_sync(parser: Parser) -> None:
         "max sync acme:default -o json",
         "max sync acme:default -o ndjson   (what happens, as it does; the result last)",
         "max sync acme:default --retry-failed",
+        "max sync acme:default --record acme.tape   (requests and answers, without the secrets)",
+        "max sync acme:ticket --replay acme.tape    (the same sync, from the tape alone)",
         "",
         "A sync that was interrupted goes on where it stopped. Ctrl-C saves and stops; a second one",
         "leaves at once, which loses nothing either. Exit status: 0 done, 1 failed, 3 partial.",
+        "",
+        "A replay asks nobody and needs no credential. Its installation is made when there is none, with",
+        "the configuration on the tape; it must hold no data but those of an earlier replay of the same",
+        "installation, which are replaced. From then on it takes replays only, and no live sync.",
+    )
+
+
+def add_tape(parser: Parser) -> None:
+    """``--record`` and ``--replay``."""
+    tape = parser.add_mutually_exclusive_group()
+    tape.add_argument("--record", metavar="FILE", help="write every request and answer to a new file")
+    tape.add_argument(
+        "--replay",
+        action="append",
+        metavar="FILE",
+        help="answer from a recorded file instead of the service; again for each part of a sync",
     )
 
 
 def run_sync(options: Options) -> Answer:
     """Sync an installation; the first time it is made, when that needs no answers."""
+    if options.replay:
+        return replayed(options, Replay(*options.replay))
+    tape = Recording(options.record) if options.record else None
+    if tape is not None:
+        refuse_written(tape.path)
     project, notes = with_installation(options)
     for note in notes:  # before the sync rather than after it: they explain what is going on
         tell(note)
-    return synced(options, project, only_target(project, options.target), partial(begun, options))
+    return synced(options, project, only_target(project, options.target), partial(begun, options), tape)
+
+
+def replayed(options: Options, tape: Replay) -> Answer:
+    """Replay tapes into an installation, which is made when there is none."""
+    project, made = project_here(options)
+    connector, _, name = (options.target or "").partition(":")
+    if options.target in (None, *map(str, project.installations())) or (not name and not made):
+        info = only_target(project, options.target)
+        refuse_while_syncing(project, info)
+    else:
+        tape.refuse_other_connector(connector)
+        found = Onboarded(dict(tape.header.config), {})
+        info = keep(project, connector, name or None, found, new=made)
+        tell(f"made {info} for the replay")
+    return synced(options, project, info, partial(begun, options), tape)
 
 
 def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandle]:
@@ -255,13 +295,22 @@ def without_answers(connector: AnyConnector, target: str) -> Onboarded:
     return asyncio.run(onboard(connector, None, {}, {}))
 
 
-def synced(options: Options, project: Project, info: InstallationInfo, begin: Begin) -> Answer:
+def synced(
+    options: Options,
+    project: Project,
+    info: InstallationInfo,
+    begin: Begin,
+    tape: Recording | Replay | None = None,
+) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
     events = sys.stdout if options.output == "ndjson" else None
-    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin))
+    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin, tape))
     text = partial(summary, info, result, width(sys.stdout), paint())
-    shown = answer(options, result_json(info, result), text, next_steps(info, result))
-    return shown._replace(status=EXIT.get(result.status, 1))
+    data, steps = result_json(info, result), next_steps(info, result)
+    if isinstance(tape, Replay):
+        steps = tape.report()
+        data |= {"replay": {"left": dict(tape.left()), "notes": tape.notes}}
+    return answer(options, data, text, steps)._replace(status=EXIT.get(result.status, 1))
 
 
 def next_steps(info: InstallationInfo, result: SyncResult) -> list[str]:

@@ -230,7 +230,7 @@ class Codec:
         name = kind.__qualname__
         if issubclass(kind, Entity):
             self._entity(name, kind)
-            return {"$entity": name, "values": self._mapping(values_of(value))}
+            return {"$entity": name, "values": self._mapping({"id": value.id, **values_of(value)})}
         if self._class(name) is not kind:
             raise self._refused(f"a {name}, which is no class that stands in the operation's own module")
         if issubclass(kind, Enum):

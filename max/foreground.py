@@ -25,6 +25,7 @@ from .execution import Progress, SyncHandle
 from .project import Project
 from .render import compact, counted, until
 from .runtime import InstallationRuntime
+from .tape import Recording, Replay
 from .tasks import SyncResult
 from .terminal import ProgressView
 
@@ -43,12 +44,14 @@ class Foreground:
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
 
-    async def sync(self, project: Project, info: InstallationInfo, begin: Begin) -> SyncResult:
+    async def sync(
+        self, project: Project, info: InstallationInfo, begin: Begin, tape: Recording | Replay | None = None
+    ) -> SyncResult:
         """Begin a sync, or go on with one, and wait for its end or its pause."""
         with self._signals():
             try:
                 async with project:
-                    runtime = await project.runtime(info.connector, info.name)
+                    runtime = await project.runtime(info.connector, info.name, tape=tape)
                     self._handle = await begin(runtime)
                     return await self._completion(info, self._handle)
             except asyncio.CancelledError:

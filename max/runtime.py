@@ -1,7 +1,7 @@
 """The runtime of one installation: which parts there are, and in which order they start.
 
-Database, engine, installation (the connector's clients), executor: started in this order and
-stopped in reverse, so that no worker ever meets a closed client or a closed database.
+Database, engine, tape, installation (the connector's clients), executor: started in this order
+and stopped in reverse, so that no worker ever meets a closed client or a closed database.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from .connector import Connector, CredentialProvider, Installation
-from .core import Engine, InstallationInfo, Lifecycle
+from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
-from .execution import Surroundings, SyncExecutor, SyncHandle, not_started
-from .operations import Caller, Limits
+from .errors import SyncError
+from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
 from .sqlite import Database
+from .tape import Tape, Untaped
 from .task_store import SqliteTaskStore
 
 
@@ -47,7 +48,8 @@ class InstallationRuntime:
     """One installation at work: its engine, and its syncs.
 
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
-    the file ``database`` (or ``":memory:"``), which it creates when there is none.
+    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``tape`` is a
+    Recording of what the installation asks outside, or a Replay that answers in its stead.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class InstallationRuntime:
         credentials: CredentialProvider,
         database: Path | str,
         *,
+        tape: Tape | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.info = info
+        self.info, self.tape = info, tape or Untaped()
         self._connector, self._clock = connector, clock
         self._database = Database(database)
         self._engine = SqliteEngine(
@@ -70,9 +73,11 @@ class InstallationRuntime:
             connector.resolver,
             settings=info.settings,
         )
-        self._connection = _Connection(connector, config, credentials)
+        self._connection = _Connection(info, connector, config, credentials, self.tape)
         self._execution = _Execution(self)
-        self._parts = LifecycleManager(self._database, self._engine, self._connection, self._execution)
+        self._parts = LifecycleManager(
+            self._database, self._engine, self.tape, self._connection, self._execution
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: dict[str, asyncio.Lock] = {}
         self._started = False
@@ -102,26 +107,36 @@ class InstallationRuntime:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(what, asyncio.Lock())
 
-    async def sync(self, *, restart: bool = False) -> SyncHandle:
+    async def sync(self, options: SyncOptions = NO_OPTIONS, *, restart: bool = False) -> SyncHandle:
         """Begin a sync, and return at once.
 
         The one that is under way here is joined; one that was interrupted or paused goes on,
-        or with ``restart`` is given up.  SyncRunning when another process is at it.
+        or with ``restart`` is given up.  SyncRunning when another process is at it, SyncError
+        when options are given and one is to go on that was begun without them.
         """
         async with self._one_at_a_time("sync"):
             executor = self._execution.executor
+            running = executor.running.id if executor.running is not None else await executor.unfinished()
+            if running is not None and not restart and options != NO_OPTIONS:
+                raise SyncError(
+                    f"sync {running} of {self.info} has not ended; it was begun with other options",
+                    hint="let it end first, or give it up with --restart",
+                )
             if executor.running is not None:
                 return executor.running
-            unfinished = await executor.unfinished()
-            if unfinished is not None and not restart:
-                return await executor.resume(unfinished)
-            plan = await self._connector.seeder(self._connection.context, self._engine)
-            return await executor.begin(plan)
+            await self._database.transact(self.tape.admit)
+            if running is not None and not restart:
+                return await executor.resume(running)
+            with executor.surroundings.caller.at_hand():
+                plan = await self._connector.seeder(self._connection.context, self._engine)
+            return await executor.begin(plan, options)
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self._one_at_a_time("sync"):
-            return await self._execution.executor.retry(sync)
+            executor = self._execution.executor
+            await self._database.transact(self.tape.admit)
+            return await executor.retry(sync)
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
@@ -132,9 +147,15 @@ class _Connection:
     """The connector's live installation, as a service."""
 
     def __init__(
-        self, connector: Connector[Any, Any], config: object, credentials: CredentialProvider
+        self,
+        info: InstallationInfo,
+        connector: Connector[Any, Any],
+        config: object,
+        credentials: CredentialProvider,
+        tape: Tape,
     ) -> None:
-        self._connector, self._config, self._credentials = connector, config, credentials
+        self._info, self._connector, self._tape = info, connector, tape
+        self._config, self._credentials = config, credentials
         self._installation: Installation[Any] | None = None
 
     @property
@@ -148,12 +169,13 @@ class _Connection:
         return self._live().renew
 
     async def start(self) -> None:
-        """Initialise the connector and start its clients."""
-        installation = await self._connector.initialise(self._config, self._credentials)
+        """Initialise the connector and start its clients, unless a tape answers in their stead."""
+        credentials = await self._tape.provide(self._info, self._connector, self._credentials)
+        installation = await self._connector.initialise(self._config, credentials)
         async with AsyncExitStack() as undo:
             if installation.stop is not None:  # it closes what initialise has opened, too
                 undo.push_async_callback(installation.stop)
-            if installation.start is not None:
+            if installation.start is not None and self._tape.live:
                 await installation.start()
             undo.pop_all()
         self._installation = installation
@@ -198,8 +220,10 @@ class _Execution:
             context=runtime._connection.context,
             engine=runtime._engine,
             meta=SqliteSyncMeta(runtime._database, runtime._engine.tables),
-            caller=Caller(Limits(), renew=runtime._connection.renew),
+            caller=runtime.tape.caller(runtime._connection.renew),
             clock=runtime._clock,
+            draw=runtime.tape.draw,
+            settings=runtime.info.settings,
         )
         store = SqliteTaskStore(runtime._database, version=runtime._connector.version)
         executor = SyncExecutor(store, surroundings, after=runtime._engine.tidy)

@@ -420,6 +420,12 @@ class _Run(NamedTuple):
     offset: int
 
 
+class _Raised(NamedTuple):
+    """What a run came to that failed."""
+
+    error: Exception
+
+
 Key = tuple[str, str]  # an operation's name, and its input as canonical JSON
 
 
@@ -583,9 +589,9 @@ class Replay(Tape):
         return {key: value for key, value in self.header.config.items() if key in known}
 
     async def answer(self, operation: AnyOperation, input: object) -> tuple[int, Any]:
-        """What the next run of an operation with an input came to, and after how many attempts.
+        """After how many attempts the next run of an operation with an input ended, and how.
 
-        Raises what the run raised; TapeParted when the tape has no such run any more.
+        TapeParted when the tape has no such run any more.
         """
         assert self._connector is not None  # noqa: S101  # provide comes before the first call
         codec = Codec(operation, self._connector.schema, Scrubber(tuple))
@@ -595,15 +601,15 @@ class Replay(Tape):
             raise await self._reading(partial(self._parted, key))
         run = runs.popleft()
         self._asked[key] += 1
-        entry = await self._reading(partial(self._entry, run))
-        if "error" in entry:
-            return run.attempts, decoded_error(codec.decode(entry["error"]))
-        return run.attempts, codec.decode(entry["output"])
+        return run.attempts, await self._reading(partial(self._outcome, run, codec))
 
-    def _entry(self, run: _Run) -> Json:
+    def _outcome(self, run: _Run, codec: Codec) -> Any:
         with self._paths[run.file].open("rb") as file:
             file.seek(run.offset)
-            return json.loads(file.readline())
+            entry = json.loads(file.readline())
+        if "error" in entry:
+            return _Raised(decoded_error(codec.decode(entry["error"])))
+        return codec.decode(entry["output"])
 
     def _parted(self, key: Key) -> TapeParted:
         name, input = key
@@ -649,8 +655,8 @@ class _ReplayCaller(Caller):
         """What the same run came to when it was recorded."""
         attempts, outcome = await self._replay.answer(operation, input)
         self.calls[operation.name] += attempts
-        if isinstance(outcome, Exception):
-            raise outcome
+        if isinstance(outcome, _Raised):
+            raise outcome.error
         return cast(Out, outcome)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from max import errors
 from max.errors import (
     CursorExpired,
@@ -23,6 +24,7 @@ from max.errors import (
     NotFound,
     QuotaExceeded,
     SyncRunning,
+    TapeParted,
     UnknownName,
     UpstreamError,
     describe,
@@ -41,6 +43,7 @@ SAMPLES: dict[type[MaxError], MaxError] = {
     MissingExtra: MissingExtra("http", "httpx2", "a connector over HTTP"),
     CursorExpired: CursorExpired(),
     SyncRunning: SyncRunning("s1", "process 7"),
+    TapeParted: TapeParted("t:user:list", '{"page":2}', again=1, left=3, nearest='{"page":1}'),
     QuotaExceeded: QuotaExceeded("too many requests", retry_after=3.5, status=429),
 }
 
@@ -97,6 +100,8 @@ def test_codes_never_change_once_released() -> None:
         "HistoryError": "history",
         "CursorExpired": "history.expired",
         "MissingExtra": "extra.missing",
+        "TapeError": "tape",
+        "TapeParted": "tape.parted",
         "SyncError": "sync",
         "SyncRunning": "sync.running",
         "LeaseLost": "sync.lease_lost",
