@@ -377,9 +377,10 @@ class TestKept:
             command = [sys.executable, "-c", KILLER, str(store.path), service.url]
             done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
+        told, rounds = json.loads(done.stdout), service.refreshes
         assert told["kills"] >= 6
-        assert (service.over, told["used"][-1]) == (False, f"access-{service.refreshes}")
+        assert (service.over, rounds) == (False, told["kills"] + 1), "each round makes one new pair"
+        assert told["used"] == [f"access-{nth + 1}" for nth in range(rounds)]
 
     def test_p29_a_lost_answer_is_had_again_with_the_same_refresh_token(self, service: TokenService) -> None:
         service.faults = [lost]
@@ -387,6 +388,14 @@ class TestKept:
         assert ask(service, store) == "access-1"
         assert [form["refresh_token"] for form in service.seen] == ["refresh-0"] * 2
         assert (service.refreshes, store.secrets["refresh_token"]) == (1, "refresh-1")
+
+    def test_a_lost_answer_is_had_again_outside_of_operations_too(self, service: TokenService) -> None:
+        async def main() -> str:
+            async with client(service, kept(service, expires_at="0")) as one:
+                return (await one.tokens.headers())["authorization"]
+
+        service.faults = [lost]
+        assert asyncio.run(main()) == "Bearer access-1"
 
     @pytest.mark.parametrize(("later", "good"), [(GRACE - 1, True), (GRACE + 1, False)])
     def test_p29_a_later_process_has_the_lost_answer_within_the_grace(
