@@ -189,8 +189,10 @@ class Codec:
             return value
         if kind is str:
             return self._clean.text(value)
+        if kind is float and not math.isfinite(value):
+            return {"$float": repr(value)}
         if kind in (int, float):
-            return self._clean.number(value) if math.isfinite(value) else {"$float": repr(value)}
+            return self._clean.number(value)
         if kind is list:
             return [self._encode(one) for one in value]
         if kind in (dict, MappingProxyType):
@@ -346,8 +348,9 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 def _defaults(kind: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(kind):
-        fields = dataclasses.fields(kind)
-        return {one.name: one.default for one in fields if one.default is not dataclasses.MISSING}
+        fields, missing = dataclasses.fields(kind), dataclasses.MISSING
+        made = {one.name: one.default_factory() for one in fields if one.default_factory is not missing}
+        return made | {one.name: one.default for one in fields if one.default is not missing}
     if issubclass(kind, Record):
         return {name: getattr(kind, name) for name in kind._names if hasattr(kind, name)}
     return dict(kind._field_defaults)

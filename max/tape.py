@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from .connector import AnyConnector, CredentialProvider, MemoryCredentials
 from .core import C, In, InstallationInfo, Lifecycle, Out
 from .encoding import MARK, Codec, Scrubber, canonical, decoded_error
-from .entities import Json, datetime_text
+from .entities import Json, datetime_text, is_text
 from .errors import TapeError, TapeParted
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, Call, Caller, Limits, Next, Operation
@@ -299,21 +299,21 @@ class _Entry:
     def _hidden(self, data: Json) -> Json:
         return _in_texts(data, lambda text: MARK) if self._secretly else data
 
+    def _written(self, told: Json, key: str, encode: Callable[[], Json]) -> str:
+        line = _line(told | {key: self._hidden(encode())})
+        self._clean.refuse(line, self._name)
+        return line
+
     def ended(self, key: str, encode: Callable[[], Json]) -> Callable[[], tuple[str, TapeError | None]]:
         """The work of writing the line, and what is to be raised once it is written."""
         told = {**self._told, "seconds": round(self._clock() - self._began, 6)}
 
         def work() -> tuple[str, TapeError | None]:
-            refused = None
             self._clean.refresh()  # the attempt may have brought a new secret
             try:
-                outcome = {key: self._hidden(encode())}
-            except TapeError as error:
-                refused = error
-                outcome = {"error": self.codec.encode_error(error)}
-            line = _line(told | outcome)
-            self._clean.refuse(line, self._name)
-            return line, refused
+                return self._written(told, key, encode), None
+            except TapeError as refused:
+                return self._written(told, "error", partial(self.codec.encode_error, refused)), refused
 
         return work
 
@@ -359,10 +359,7 @@ class _Writer:
             raise refused
 
     def _append(self, text: str) -> None:
-        try:
-            data = text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 cannot
-            data = "".join(map(_ascii, text.splitlines())).encode()
+        data = text.encode()
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -391,13 +388,10 @@ def _moment(seconds: float) -> str:
 def _line(data: Json) -> str:
     """Data as a line; TapeError for a number that is too long to be read again."""
     try:
-        return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(data, ensure_ascii=False)
     except ValueError as error:
         raise TapeError(f"{data['operation']}: a tape cannot hold this: {error}") from error
-
-
-def _ascii(line: str) -> str:
-    return json.dumps(json.loads(line)) + "\n"
+    return f"{text if is_text(text) else json.dumps(data)}\n"  # half a surrogate pair has to be escaped
 
 
 def _in_texts(data: Json, change: Callable[[str], str]) -> Json:
