@@ -44,6 +44,11 @@ class Scan:
         self._cursors, self._pages = {None}, set()
 
     @property
+    def by_token(self) -> bool:
+        """Whether the mark is the source's own; a time cannot be refused, only not be needed."""
+        return self._watermark is None
+
+    @property
     def proven(self) -> bool:
         """Whether what a complete listing has not named is not there.
 

@@ -249,7 +249,7 @@ class TaskRunner:
             payload["began"] = at
         try:
             page = await self._asking.page(loader, of, _request(payload, loader), env)
-            refused = page.full and payload["mark"] is not None and payload["number"] == 0
+            refused = page.full and payload["mark"] is not None and payload["number"] == 0 and scan.by_token
         except MarkRefused as error:
             if payload["mark"] is None:
                 raise
