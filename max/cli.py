@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 GROUPS = {
-    "Set up": ("init", "connect", "disconnect", "ls"),
+    "Set up": ("init", "connect", "configure", "disconnect", "ls"),
     "Copy": ("sync", "status", "runs", "pause", "resume", "cancel"),
-    "Ask": ("search", "get", "count", "schema"),
+    "Ask": ("search", "get", "count", "changes", "schema"),
 }
 COMMANDS = {  # in which module, and what it does
     "init": ("commands", "make a project in a folder"),
     "connect": ("acting", "connect a source: answer its questions, store its secrets"),
+    "configure": ("keeping", "show or change how an installation's data is kept"),
     "disconnect": ("acting", "remove an installation and its data"),
     "ls": ("commands", "list installations"),
     "sync": ("acting", "copy what changed into the installation's database"),
@@ -43,6 +44,7 @@ COMMANDS = {  # in which module, and what it does
     "search": ("commands", "find entities by filter, order and page"),
     "get": ("commands", "show one entity"),
     "count": ("commands", "count entities"),
+    "changes": ("keeping", "tell what changed in the rows, and when"),
     "schema": ("commands", "show entities, fields and relationships"),
 }
 EXAMPLES = """\
