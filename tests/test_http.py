@@ -6,8 +6,8 @@ import asyncio
 import gzip
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,15 +18,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max import (
+    Auth,
     BadCredentials,
+    BearerAuth,
+    BudgetHeaders,
+    Credential,
     HttpClient,
     HttpRequest,
     HttpResponse,
     InvalidAnswers,
     Json,
+    KeyAuth,
     Offline,
+    Operation,
     PermissionDenied,
     QuotaExceeded,
+    Retry,
+    Secret,
     Transport,
     UpstreamBroken,
     UpstreamChanged,
@@ -34,60 +42,14 @@ from max import (
     UpstreamMissing,
 )
 from max.errors import MissingExtra
-from max.http import retry_after
+from max.http import Meaning, retry_after, service_time
+from max.operations import Caller, Limits
+from max.testing import access
+from tests.answering import Upstream, answer
 
 V = TypeVar("V")
 TOKEN = "tok-3141592653589793"  # not a secret of anybody's
-
-
-def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
-    """A whole HTTP answer."""
-    lines = [f"HTTP/1.1 {status} Said", f"content-length: {len(body)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class Upstream:
-    """A service on a real socket that answers with given bytes, one after the other, and remembers.
-
-    None closes the connection without a word, an empty answer says nothing for ever.
-    """
-
-    def __init__(self, *answers: bytes | None) -> None:
-        self.answers = list(answers)
-        self.heard: list[str] = []
-        self.url = ""
-
-    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection until it is closed; what was given last is said again."""
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
-                length = [
-                    line[16:] for line in head.lower().split("\r\n") if line.startswith("content-length: ")
-                ]
-                body = await reader.readexactly(int(length[0])) if length else b""
-                self.heard.append(head + body.decode())
-                said = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if said is None:
-                    break
-                writer.write(said)
-                if said.endswith(b"..."):
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port; gives the address."""
-        server = await asyncio.start_server(self.converse, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self.url
-        finally:
-            server.close()
-            await server.wait_closed()
+AUTH = BearerAuth(Secret(TOKEN))
 
 
 def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, timeout: float = 5.0) -> V:
@@ -96,7 +58,7 @@ def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, time
     async def main() -> V:
         async with (
             upstream.serving() as url,
-            HttpClient(url, token=TOKEN, timeout=timeout, largest=10_000) as client,
+            HttpClient(url, access(url), auth=AUTH, timeout=timeout, largest=10_000) as client,
         ):
             return await work(client)
 
@@ -143,7 +105,7 @@ def test_a_base_address_with_a_path_keeps_it() -> None:
     upstream = Upstream(answer(200))
 
     async def main() -> None:
-        async with upstream.serving() as url, HttpClient(f"{url}/v2/") as client:
+        async with upstream.serving() as url, HttpClient(f"{url}/v2/", access(url)) as client:
             await client.get("/thing")
 
     asyncio.run(main())
@@ -157,15 +119,31 @@ def test_connections_are_used_again() -> None:
         return 10
 
     upstream = Upstream(answer(200))
-    accepted: list[object] = []
-    converse = upstream.converse
+    assert (talk(upstream, ten), upstream.connections) == (10, 1)
 
-    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.append(writer)
-        await converse(reader, writer)
 
-    upstream.converse = counted  # type: ignore[method-assign]  # counts what it passes on
-    assert (talk(upstream, ten), len(accepted)) == (10, 1)
+def test_a_form_is_sent_as_one_and_headers_of_one_request_go_with_it() -> None:
+    upstream = Upstream(answer(200))
+    form, headers = {"a": "x y", "b": "é&"}, {"x-one": "1"}
+    talk(upstream, lambda c: c.request("POST", "/token", form=form, headers=headers))
+    (heard,) = upstream.heard
+    assert "content-type: application/x-www-form-urlencoded\r\n" in heard.lower()
+    assert "x-one: 1\r\n" in heard
+    assert heard.endswith("\r\n\r\na=x+y&b=%C3%A9%26")
+
+
+def test_the_head_of_a_thing_can_be_asked() -> None:
+    upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-one: 1\r\n\r\n")
+    response = talk(upstream, lambda client: client.request("HEAD", "/thing"))
+    assert (response.headers["x-one"], response.json()) == ("1", None)
+
+
+def test_what_has_not_changed_is_a_good_answer_to_who_asked_that() -> None:
+    upstream = Upstream(b"HTTP/1.1 304 Same\r\netag: x\r\n\r\n")
+    headers = {"if-none-match": "x"}
+    assert talk(upstream, lambda c: c.request("GET", "/thing", headers=headers)).status == 304
+    with pytest.raises(UpstreamChanged, match="304"):
+        talk(upstream, lambda client: client.get("/thing"))
 
 
 # -- statuses ----------------------------------------------------------------------------
@@ -213,6 +191,126 @@ def test_a_wait_that_is_asked_for_is_in_the_error(status: int) -> None:
 )
 def test_the_services_own_words_are_repeated_when_it_has_some(body: bytes, words: str) -> None:
     assert error_of(answer(422, body)).message == f"GET /thing: the request was refused (422){words}"
+
+
+# -- what an answer means ---------------------------------------------------------------------
+
+
+def meant(*answers: bytes, meaning: Meaning) -> tuple[Json, UpstreamError | None]:
+    """What a client makes of answers whose meaning is known: data, or an error."""
+
+    async def main() -> tuple[Json, UpstreamError | None]:
+        async with (
+            Upstream(*answers).serving() as url,
+            HttpClient(url, access(url), auth=AUTH, meaning=meaning) as client,
+        ):
+            try:
+                return await client.get("/thing"), None
+            except UpstreamError as error:
+                return None, error
+
+    return asyncio.run(main())
+
+
+def says(response: HttpResponse) -> UpstreamError | None:
+    """Errors as some services write them: beside the data, with a status of its own."""
+    words = response.json().get("wrong")
+    kinds = {"slow": QuotaExceeded, "gone": UpstreamMissing}
+    return kinds[words](f"{words}: {TOKEN}") if words in kinds else None
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_says_which_error_an_answer_is_whatever_its_status(status: int) -> None:
+    _, error = meant(answer(status, b'{"wrong": "slow"}', retry_after="3"), meaning=says)
+    assert type(error) is QuotaExceeded
+    assert (error.retry_after, error.data["status"], error.message) == (3.0, status, "slow: ***")
+
+
+def test_a_body_that_says_nothing_leaves_it_to_the_status() -> None:
+    assert meant(answer(200, b"{}"), meaning=says) == ({}, None)
+    assert type(meant(answer(404, b"{}"), meaning=says)[1]) is UpstreamMissing
+
+
+def test_a_wait_that_the_body_names_is_not_replaced() -> None:
+    error = QuotaExceeded("slower", retry_after=0.2)
+    meant(answer(429, retry_after="200"), meaning=lambda response: error)
+    assert error.retry_after == 0.2
+
+
+def test_a_request_may_bring_a_meaning_of_its_own() -> None:
+    def gone(response: HttpResponse) -> UpstreamError:
+        return UpstreamMissing(f"{response.request}: gone")
+
+    with pytest.raises(UpstreamMissing, match=r"^GET /x a thing: gone$"):
+        talk(Upstream(answer(200)), lambda c: c.request("GET", "/x?y=1", meaning=gone, label="a thing"))
+
+
+# -- budgets ------------------------------------------------------------------------------------
+
+POINTS = BudgetHeaders("x-left", "x-reset", cost="x-cost", unit=0.001)
+numbers = st.floats().map(str) | st.text(max_size=5) | st.integers(-10, 10**13).map(str)
+
+
+@given(st.dictionaries(st.sampled_from(["x-left", "x-reset", "x-cost"]), numbers))
+def test_no_header_makes_an_endless_or_a_negative_wait(headers: dict[str, str]) -> None:
+    budget = POINTS(headers)
+    assert budget is None or 0 <= budget.wait(1e9) < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"x-left": "0", "x-reset": "1000007000"}, 7.0),
+        ({"x-left": "1", "x-reset": "1000007000"}, 0.0),
+        ({"x-left": "9", "x-reset": "1000007000", "x-cost": "10"}, 7.0),
+        ({"x-left": "0", "x-reset": "999999000", "x-cost": "0"}, 0.0),
+        ({"x-left": "0", "x-reset": "9999999999999999"}, 0.0),
+    ],
+)
+def test_a_budget_that_cannot_pay_is_waited_for_until_its_reset(headers: dict[str, str], wait: float) -> None:
+    budget = POINTS(headers)
+    assert budget is not None
+    assert budget.wait(1e6) == wait
+
+
+def test_a_reset_may_count_from_now() -> None:
+    budget = BudgetHeaders("left", "window", unit=0.001, relative=True)({"left": "0", "window": "10000"})
+    assert budget is not None
+    assert budget.wait(1e9) == 10.0
+
+
+def test_the_service_is_believed_about_its_own_time() -> None:
+    assert service_time({"date": "Thu, 01 Jan 1970 00:01:00 GMT"}) == 60.0
+    assert abs(service_time({"date": "nonsense"}) - time.time()) < 60
+
+
+# -- the next page ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "following"),
+    [
+        ('<https://h/x?page=2>; rel="next", <https://h/x?page=9>; rel="last"', "https://h/x?page=2"),
+        (
+            '<https://h/x?page=1>; rel="prev first", </x?page=3>;title="a, b; c";rel=next',
+            "https://h/x?page=3",
+        ),
+        ('<?a=1,2;b=3>; rel="last NEXT"; type="x"', "https://h/x?a=1,2;b=3"),
+        ('<https://h/x>; title="rel=next"', None),
+        ('<https://h/x>; rel="nextish"', None),
+        ("", None),
+        ("nonsense; rel=next", None),
+    ],
+)
+def test_the_link_to_the_next_page_is_found(header: str, following: str | None) -> None:
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"link": header}, b"")
+    assert response.link() == following
+
+
+@given(st.text('<>;,="rel next', max_size=60))
+def test_any_link_header_is_read_without_complaint(header: str) -> None:
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"link": header}, b"")
+    assert response.link() is None or "next" in header
 
 
 # -- Retry-After -----------------------------------------------------------------------------
@@ -278,11 +376,32 @@ def test_a_service_that_is_not_there_is_offline() -> None:
     async def main() -> None:
         async with Upstream(None).serving() as url:
             pass
-        async with HttpClient(url) as client:
+        async with HttpClient(url, access(url)) as client:
             await client.get("/")
 
     with pytest.raises(Offline, match="no answer from"):
         asyncio.run(main())
+
+
+class Dribble(Upstream):
+    """Promises much, and says a little now and then."""
+
+    async def say(self, writer: asyncio.StreamWriter, said: bytes) -> None:
+        """A head, and spaces without end."""
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.002)  # under every time-out between two pieces
+
+
+def test_an_answer_that_dribbles_is_cut_by_the_deadline_of_the_operation() -> None:
+    async def ask(client: HttpClient, path: str) -> Json:
+        return await client.get(path)
+
+    slow = Operation("t:thing:get", ask, deadline=0.05, retry=Retry(attempts=1))
+    with pytest.raises(Offline, match=r"within 0\.05 s"):
+        talk(Dribble(b""), lambda client: Caller(Limits()).run(slow, client, "/"))
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -300,18 +419,89 @@ def test_no_message_holds_a_query() -> None:
     assert "hidden" not in str(caught.value)
 
 
+def test_no_message_repeats_a_secret_that_was_given_out() -> None:
+    async def main() -> str:
+        async with Upstream(answer(400, b'{"error": "client-secret-1 is wrong"}')).serving() as url:
+            credentials = access(url, other="client-secret-1")
+            await credentials.get(Credential("other"))
+            async with HttpClient(url, credentials) as client:
+                with pytest.raises(UpstreamChanged) as caught:
+                    await client.get("/")
+        return caught.value.message
+
+    assert asyncio.run(main()) == "GET /: the request was refused (400): *** is wrong"
+
+
 def test_the_client_and_its_requests_show_no_header() -> None:
     request = HttpRequest("GET", "http://h/x?key=hidden", {"authorization": TOKEN})
-    shown = f"{HttpClient('http://h', token=TOKEN)!r} {request!r} {request}"
+    shown = f"{HttpClient('http://h', access('http://h'), auth=AUTH)!r} {request!r} {request} {AUTH!r}"
     assert TOKEN not in shown
     assert "hidden" not in shown
 
 
+@pytest.mark.parametrize("kind", [BearerAuth, KeyAuth])
 @pytest.mark.parametrize("token", ["", "two words", "line\nend", "ünicode"])
-def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(token: str) -> None:
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+    kind: type[BearerAuth | KeyAuth], token: str
+) -> None:
     with pytest.raises(BadCredentials) as caught:
-        HttpClient("http://h", token=token)
+        kind(Secret(token))
     assert not token or token not in str(caught.value)
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def headers_of(auth: Auth, times: int = 1) -> list[str]:
+    """What a service hears of a credential."""
+
+    async def main() -> list[str]:
+        upstream = Upstream(answer(302, location="/on"), answer(200))
+        async with upstream.serving() as url, HttpClient(url, access(url), auth=auth) as client:
+            for _ in range(times):
+                await client.get("/")
+        return upstream.heard
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("auth", "line"),
+    [
+        (BearerAuth(Secret("abc")), "authorization: Bearer abc\r\n"),
+        (KeyAuth(Secret("lin_api_x")), "authorization: lin_api_x\r\n"),
+        (KeyAuth(Secret("abc"), "X-Api-Key"), "x-api-key: abc\r\n"),
+    ],
+)
+def test_a_credential_is_in_its_header_in_every_request(auth: Auth, line: str) -> None:
+    first, redirected = headers_of(auth)
+    assert line in first
+    assert line in redirected
+
+
+class Counting(Auth):
+    """Another credential for every request."""
+
+    number = 0
+
+    async def headers(self) -> dict[str, str]:
+        """The next one; none after the third."""
+        self.number += 1
+        if self.number > 3:
+            raise BadCredentials("there are no more")
+        return {"Authorization": f"Bearer number-{self.number}"}
+
+
+def test_the_credential_is_asked_for_before_every_request() -> None:
+    heard = headers_of(Counting(), 2)
+    assert [line for one in heard for line in one.split("\r\n") if "Bearer" in line] == [
+        f"authorization: Bearer number-{n}" for n in (1, 2, 3)
+    ]
+
+
+def test_a_credential_that_cannot_be_had_is_no_request() -> None:
+    with pytest.raises(BadCredentials, match="no more"):
+        headers_of(Counting(), 3)
 
 
 # -- where requests go ---------------------------------------------------------------------------
@@ -325,10 +515,31 @@ def test_a_redirect_within_the_origin_is_followed() -> None:
 
 
 @pytest.mark.parametrize("elsewhere", ["http://localhost:1/", "https://127.0.0.1/", "//evil.example/x"])
-def test_a_redirect_to_another_origin_is_not_followed(elsewhere: str) -> None:
+def test_a_redirect_to_an_undeclared_host_is_not_followed(elsewhere: str) -> None:
     error = error_of(answer(302, location=elsewhere))
-    assert type(error) is UpstreamChanged
-    assert "must not go" in error.message
+    assert type(error) is PermissionDenied
+    assert str(error.data["host"]) in elsewhere
+
+
+@pytest.mark.parametrize("elsewhere", ["ftp://127.0.0.1/", "http://[", "mailto:a@b", "http://u:p@127.0.0.1/"])
+def test_a_redirect_to_what_is_no_address_is_not_followed(elsewhere: str) -> None:
+    error = error_of(answer(302, location=elsewhere))
+    assert type(error) is PermissionDenied
+    assert "cannot be used" in error.message
+
+
+def test_a_declared_host_is_asked_without_the_credential() -> None:
+    async def main() -> tuple[Json, list[str]]:
+        files, home = Upstream(answer(200, b"[3]")), Upstream(b"")
+        async with files.serving() as there, home.serving() as here:
+            home.answers = [answer(307, location=f"{there}/file")]
+            async with HttpClient(here, access(here, there), auth=AUTH) as client:
+                return await client.get("/thing"), files.heard
+
+    data, (heard,) = asyncio.run(main())
+    assert data == [3]
+    assert heard.startswith("GET /file ")
+    assert TOKEN not in heard
 
 
 def test_redirects_in_a_circle_end() -> None:
@@ -351,9 +562,9 @@ def test_the_address_of_a_next_page_is_used_when_it_has_the_same_origin() -> Non
     assert upstream.heard[0].startswith("GET /x?p=2 ")
 
 
-def test_the_address_of_another_origin_is_refused_before_anything_is_sent() -> None:
+def test_the_address_of_an_undeclared_host_is_refused_before_anything_is_sent() -> None:
     upstream = Upstream(answer(200))
-    with pytest.raises(UpstreamChanged, match=r"evil\.example"):
+    with pytest.raises(PermissionDenied, match=r"evil\.example"):
         talk(upstream, lambda client: client.get("https://evil.example/x"))
     assert upstream.heard == []
 
@@ -373,7 +584,7 @@ def test_the_address_of_another_origin_is_refused_before_anything_is_sent() -> N
 )
 def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(InvalidAnswers, match="base_url") as caught:
-        HttpClient(url)
+        HttpClient(url, access())
     assert "pass" not in str(caught.value)
 
 
@@ -389,14 +600,14 @@ class Echo(Transport):
 
 
 def test_another_transport_takes_the_place_of_the_network() -> None:
-    client = HttpClient("https://h", transport=Echo())
+    client = HttpClient("https://h", access("https://h"), transport=Echo())
     assert asyncio.run(client.get("x", {"a": "1"})) == ["GET", "https://h/x?a=1"]
 
 
 def test_a_client_may_be_stopped_twice_and_started_again() -> None:
     async def main() -> list[Json]:
         async with Upstream(answer(200, b"[1]")).serving() as url:
-            client = HttpClient(url)
+            client = HttpClient(url, access(url))
             for _ in range(2):
                 await client.start()
                 await client.start()
@@ -411,7 +622,7 @@ def test_a_client_may_be_stopped_twice_and_started_again() -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtra) as caught:
-        asyncio.run(HttpClient("http://h").start())
+        asyncio.run(HttpClient("http://h", access("http://h")).start())
     assert caught.value.hint == "pip install 'max-sync[http]'"
 
 
