@@ -21,6 +21,8 @@ loaded from its module when it is first used.
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 
 if TYPE_CHECKING:
+    from .changes import Change as Change
+    from .changes import ChangeFeed as ChangeFeed
     from .connector import Answers as Answers
     from .connector import Connector as Connector
     from .connector import Credential as Credential
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from .core import PageRequest as PageRequest
     from .core import Query as Query
     from .core import Schema as Schema
+    from .core import Settings as Settings
     from .core import Step as Step
     from .core import SyncMeta as SyncMeta
     from .core import SyncOptions as SyncOptions
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from .entities import RefKey as RefKey
     from .entities import Scope as Scope
     from .errors import BadCredentials as BadCredentials
+    from .errors import CursorExpired as CursorExpired
     from .errors import FieldNotLoaded as FieldNotLoaded
     from .errors import InvalidAnswers as InvalidAnswers
     from .errors import InvalidEntity as InvalidEntity
@@ -112,18 +116,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "changes": "Change ChangeFeed",
     "connector": (
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select Validate"
     ),
     "core": (
-        "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Step SyncMeta "
-        "SyncOptions SyncPlan Watermark"
+        "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Settings Step "
+        "SyncMeta SyncOptions SyncPlan Watermark"
     ),
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
-        "BadCredentials FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError Mismatch NotFound "
-        "Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken UpstreamChanged "
+        "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError Mismatch "
+        "NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken UpstreamChanged "
         "UpstreamError UpstreamMissing"
     ),
     "events": "Event EventKind Events",
