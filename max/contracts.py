@@ -129,6 +129,9 @@ class Rules(Record):
         return self.contracts.get(entity, Contract.EVOLVE)
 
 
+NO_RULES = Rules()
+
+
 # -- checks --------------------------------------------------------------------------------
 
 

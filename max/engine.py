@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any
 
 from .changes import ChangeFeed, ChangePage
+from .contracts import NO_RULES, Rules
 from .core import (
     DEFAULTS,
     PAGE_SIZE,
@@ -38,9 +39,9 @@ from .core import (
 )
 from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
-from .evolution import Parts, build_indexes, evolve, read_layouts
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .history import History
+from .layouts import Parts, build_indexes, read_layouts
 from .membership import Membership, Place
 from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
@@ -129,8 +130,14 @@ PAGES_TOO_MANY = 2  # times as many as at the last look: then those that no row 
 class Tables:
     """The SQL of one schema: synchronous, on connections and transactions of its callers."""
 
-    def __init__(self, schema: Schema, parts: Parts | None = None, resolver: Resolver | None = None) -> None:
-        self.schema = schema
+    def __init__(
+        self,
+        schema: Schema,
+        parts: Parts | None = None,
+        resolver: Resolver | None = None,
+        rules: Rules = NO_RULES,
+    ) -> None:
+        self.schema, self._rules = schema, rules
         self._parts = parts or (lambda entity: [tuple(entity.types())])
         self._layouts: dict[str, Layout[Any]] = {}
         self.freshness = Freshness(self._layouts)
@@ -156,8 +163,11 @@ class Tables:
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
+        from .evolution import evolve  # those who only read do without
+
         migrate(connection, "engine", MIGRATIONS)
-        self._layouts.update(evolve(connection, self.schema, self._parts))
+        resolver = self.membership.resolver
+        self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._rules))
 
     def layout(self, entity: type[E]) -> Layout[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""
@@ -464,7 +474,8 @@ class SqliteEngine(Engine):
     """The engine protocol on one Database, which others may share for their transactions.
 
     ``parts`` tells which fields of an entity arrive together, so that one page can say how
-    old they all are; without it all do.  The resolver knows which feed covers what.
+    old they all are; without it all do.  The resolver knows which feed covers what, the
+    rules say how the schema came to be and what may become of an entity.
     """
 
     def __init__(
@@ -475,9 +486,10 @@ class SqliteEngine(Engine):
         resolver: Resolver | None = None,
         *,
         settings: Settings = DEFAULTS,
+        rules: Rules = NO_RULES,
     ) -> None:
         self._database, self._settings = database, settings
-        self.tables = Tables(schema, parts, resolver)
+        self.tables = Tables(schema, parts, resolver, rules)
 
     @property
     def schema(self) -> Schema:

@@ -1,102 +1,190 @@
-"""Evolution: how a database that holds data comes to fit what its connector declares now."""
+"""Evolution: how a database that holds data comes to fit what its connector declares now.
+
+Rule 1: everything is planned before anything is written; one thing that cannot be done safely
+refuses the whole.
+
+Rule 2: nothing is lost that was not dropped by a declaration.  A field or an entity that is no
+longer declared is hidden, and comes back as it was.
+
+Rule 3: planning, changing and recording that it was done are one transaction, under the write
+lock: however many processes start, and wherever one is killed, it is done once or not at all.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .entities import Entity, ManyOf
-from .errors import SchemaError
-from .rows import SQL_TYPES, Layout
-from .schema import Schema, snake
-from .sqlite import quoted
+from . import history, reshaping
+from .contracts import NO_RULES, Contract, Rules
+from .core import Resolver
+from .errors import StorageError
+from .layouts import Parts, build_indexes, create_table, number_fields, read_layouts
+from .planning import Change, Plan, Planner, StoredEntity, bringing, hidden_rows, read_shape
+from .rows import Layout
+from .schema import Schema
+from .sqlite import migrate
 
-Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
+TABLES = (
+    """
+    CREATE TABLE _max_hidden (
+        entity   TEXT NOT NULL,
+        name     TEXT NOT NULL,
+        declared TEXT NOT NULL,
+        PRIMARY KEY (entity, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_spent (
+        entity TEXT PRIMARY KEY,
+        bits   INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+RELIST = "UPDATE _max_list SET invalidated_at = ? WHERE collection = ?"
+AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began before then leaves open
 
 
-def evolve(connection: sqlite3.Connection, schema: Schema, parts: Parts) -> dict[str, Layout[Any]]:
-    """Make the tables fit the schema, inside the caller's transaction; how each entity lies then."""
+def plan(
+    connection: sqlite3.Connection, schema: Schema, resolver: Resolver | None = None, rules: Rules = NO_RULES
+) -> Plan:
+    """What it takes to make the database fit the schema; nothing is written.
+
+    StorageError when a migration was edited after it ran, or the database is newer.
+    """
+    shape = read_shape(connection)
+    done = _recorded(connection, rules)
+    known = len(rules.migrations)
+    if shape is None:
+        return Plan((), known, known, fresh=True)
+    planner = Planner(connection, shape, resolver)
+    for number, migration in enumerate(rules.migrations[done:], done + 1):
+        planner.version = number
+        for change in migration.changes:
+            planner.migrate(change)
+    planner.version = None
+    planner.compare(schema)
+    changes = tuple(_frozen(change, rules) for change in planner.changes)
+    return Plan(changes, done, known, shape=shape)
+
+
+def _recorded(connection: sqlite3.Connection, rules: Rules) -> int:
+    """How many migrations are recorded, each as it is declared."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
+        return 0
+    sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
+    done = connection.execute(sql, (rules.owner,)).fetchall()
+    if len(done) > len(rules.migrations):
+        raise StorageError(
+            f"the data is of schema version {len(done)}, which this connector does not know"
+            f" ({rules.name} {len(rules.migrations)})",
+            hint="install the newer connector again, or restore a backup from before its upgrade",
+        )
+    for (version, digest), migration in zip(done, rules.migrations, strict=False):
+        if digest != migration.digest:
+            raise StorageError(
+                f"migration {version} of {rules.name} ({migration.purpose}) was changed after it ran",
+                hint="restore it as it was released, and declare what is new in a migration of its own",
+            )
+    return len(done)
+
+
+def _frozen(change: Change, rules: Rules) -> Change:
+    """The change, refused when its entity's contract allows none."""
+    exempt = change.refused or change.kind in ("new entity", "nothing")
+    if exempt or rules.contract(change.owner) is not Contract.FREEZE:
+        return change
+    hint = (
+        f"{change.owner} is frozen: give it Contract.EVOLVE in the release that is to change it,"
+        " or install the version before"
+    )
+    return change.replace(refused=hint, compatible=False, work=None)
+
+
+# -- doing it ------------------------------------------------------------------------------
+
+
+def evolve(
+    connection: sqlite3.Connection,
+    schema: Schema,
+    parts: Parts,
+    resolver: Resolver | None = None,
+    rules: Rules = NO_RULES,
+) -> dict[str, Layout[Any]]:
+    """Make the tables fit the schema, inside the caller's transaction; how each entity lies then.
+
+    SchemaError when that is not safe; nothing is changed then.
+    """
+    found = plan(connection, schema, resolver, rules)
+    found.check()
+    migrate(connection, "evolution", TABLES)
+    if found.changes_data:
+        if rules.busy is not None:
+            rules.busy(connection)
+        _perform(connection, found, schema, resolver)
+    _record(connection, found, schema, rules)
     for entity in schema.entities.values():
         number_fields(connection, entity, parts(entity))
     layouts = read_layouts(connection, schema)
     for layout in layouts.values():
         create_table(connection, layout)
-    text = json.dumps(schema.to_json(), ensure_ascii=False)
-    connection.execute("INSERT OR REPLACE INTO _max_schema VALUES (1, ?)", (text,))
+    if found.changes_data:
+        build_indexes(connection, schema)
     return layouts
 
 
-def number_fields(
-    connection: sqlite3.Connection, entity: type[Entity], groups: Sequence[tuple[str, ...]]
-) -> None:
-    """Give each new field its bit and its part; a field keeps both for ever."""
-    rows = connection.execute(
-        "SELECT field, kind, bit, part FROM _max_field WHERE entity = ?", (entity.__name__,)
-    )
-    known = {field: (kind, bit, part) for field, kind, bit, part in rows}
-    for field, holds in entity.types().items():
-        if field in known and known[field][0] != holds.kind:
-            raise SchemaError(
-                f"{entity.__name__}.{field} is stored as {known[field][0]}, now declared {holds.kind}",
-                hint="give the new field another name; nothing was changed",
-            )
-    bit = max((known[field][1] for field in known), default=-1)
-    taken = {part for _, _, part in known.values()}
-    for names in groups:
-        present = {known[name][2] for name in names if name in known}
-        part = min(present) if present else max(taken, default=-1) + 1
-        taken.add(part)
-        for name in names:
-            if name not in known:
-                bit += 1
-                row = (entity.__name__, name, str(entity.types()[name].kind), bit, part)
-                connection.execute("INSERT INTO _max_field VALUES (?, ?, ?, ?, ?)", row)
+VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
 
 
-def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, Layout[Any]]:
-    """How each entity lies in its table, by entity name."""
-    numbers: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in schema.entities}
-    for entity, field, bit, part in connection.execute("SELECT entity, field, bit, part FROM _max_field"):
-        if entity in numbers:
-            numbers[entity][field] = (bit, part)
-    return {
-        name: Layout(
-            entity,
-            snake(name),
-            {field: bit for field, (bit, _) in numbers[name].items()},
-            {field: part for field, (_, part) in numbers[name].items()},
-        )
-        for name, entity in schema.entities.items()
-    }
+def _perform(connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None) -> None:
+    """Do what is planned, and have listed in full what brings what is lacking."""
+    if history.read_feed(connection) is not None:
+        history.drop_triggers(connection)
+    if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
+        reshaping.interrupt_history(connection)
+    anew: set[str] = set()
+    for change in found.changes:
+        if change.work is not None and change.work(connection):
+            anew |= lists_of(change, schema, resolver)
+    at = reshaping.newest(connection) + AFTERWARDS
+    connection.executemany(RELIST, [(at, name) for name in sorted(anew)])
 
 
-def create_table(connection: sqlite3.Connection, layout: Layout[Any]) -> None:
-    """Create an entity's table, or add the columns that it lacks."""
-    columns = {"_id": "TEXT NOT NULL UNIQUE"}
-    columns |= {name: SQL_TYPES[holds.kind] for name, holds in layout.types.items()}
-    columns |= dict.fromkeys(layout.words, "INTEGER NOT NULL DEFAULT 0")
-    columns |= dict.fromkeys(layout.stamps.values(), "INTEGER")
-    columns |= {"_removed_at": "REAL", "_row": "INTEGER PRIMARY KEY"}
-    table = quoted(layout.table)
-    present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    if not present:
-        lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-        connection.execute(f"CREATE TABLE {table} ({lines})")
-        return
-    for name in columns.keys() - present:
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {columns[name]}")
+def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[str]:
+    """The collections to be listed in full because of a change."""
+    entity = schema.entities.get(change.owner)
+    if entity is None:
+        return set()
+    if change.name in entity.children():
+        return {f"{change.owner}.{change.name}"}
+    if resolver is None:
+        return set()
+    name = change.name if change.name in entity.types() and change.kind != "key" else ""
+    return set(bringing(resolver, entity, name))
 
 
-def build_indexes(connection: sqlite3.Connection, schema: Schema) -> None:
-    """Index the refs by which collections are read: after a bulk load, when it is cheapest."""
-    for entity in schema.entities.values():
-        for name in entity.children():
-            many: ManyOf[Any, Any] = ManyOf(entity, name)
-            if many.by is not None:
-                table, column = snake(many.child.__name__), many.by.name
-                index = quoted(f"_max_{table}_{column}")
-                connection.execute(
-                    f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table)} ({quoted(column)})"
-                )
+def _record(connection: sqlite3.Connection, found: Plan, schema: Schema, rules: Rules) -> None:
+    """Remember what was done, what is hidden, and the schema that the tables have now."""
+    first = 0 if found.fresh else found.version
+    rows = [
+        (rules.owner, version, migration.digest)
+        for version, migration in enumerate(rules.migrations, 1)
+        if version > first
+    ]
+    connection.executemany("INSERT INTO _max_migration VALUES (?, ?, ?)", rows)
+    hidden = sorted(_still_hidden(found.shape or {}))
+    if hidden != sorted(hidden_rows(connection)):
+        connection.execute("DELETE FROM _max_hidden")
+        connection.executemany("INSERT INTO _max_hidden VALUES (?, ?, ?)", hidden)
+    text = json.dumps(schema.to_json(), ensure_ascii=False)
+    if connection.execute("SELECT schema FROM _max_schema").fetchone() != (text,):
+        connection.execute("INSERT OR REPLACE INTO _max_schema VALUES (1, ?)", (text,))
+
+
+def _still_hidden(shape: Mapping[str, StoredEntity]) -> Iterator[tuple[str, str, str]]:
+    for entity in shape.values():
+        if entity.hidden:
+            yield entity.name, "", "{}"
+        for name, field in entity.fields.items():
+            if field.hidden:
+                yield entity.name, name, json.dumps(field.declared, ensure_ascii=False)

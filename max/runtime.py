@@ -7,20 +7,23 @@ and stopped in reverse, so that no worker ever meets a closed client or a closed
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .connector import Connector, CredentialProvider, Installation
 from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import SyncError
+from .errors import SyncError, SyncRunning
 from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
 from .sqlite import Database
 from .tape import Tape, Untaped
 from .task_store import SqliteTaskStore
+from .tasks import Status, is_alive, owner_of
 
 
 class LifecycleManager:
@@ -72,6 +75,7 @@ class InstallationRuntime:
             connector.resolver.parts,
             connector.resolver,
             settings=info.settings,
+            rules=connector.rules.replace(busy=partial(refuse_while_syncing, clock=clock)),
         )
         self._connection = _Connection(info, connector, config, credentials, self.tape)
         self._execution = _Execution(self)
@@ -141,6 +145,19 @@ class InstallationRuntime:
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
         return await self._connection.health()
+
+
+def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], float]) -> None:
+    """SyncRunning when another process is at a sync: it knows the tables as they are now."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_sync'").fetchone():
+        return
+    rows = connection.execute(
+        "SELECT s.id, s.worker, coalesce(w.seen_at, 0) FROM _max_sync AS s LEFT JOIN _max_worker AS w"
+        f" ON w.id = s.worker WHERE s.state = '{Status.RUNNING}' AND s.worker IS NOT NULL"
+    )
+    for sync, worker, seen_at in rows.fetchall():
+        if is_alive(worker, seen_at, clock()):
+            raise SyncRunning(sync, owner_of(worker))
 
 
 class _Connection:
