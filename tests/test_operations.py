@@ -9,7 +9,8 @@ import ssl
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from email.utils import formatdate
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,10 @@ from hypothesis import strategies as st
 
 from max import (
     BadCredentials,
+    BudgetHeaders,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
     Limit,
     MaxError,
     Offline,
@@ -24,12 +29,14 @@ from max import (
     PermissionDenied,
     QuotaExceeded,
     Retry,
+    Transport,
     UpstreamBroken,
     UpstreamError,
     UpstreamMissing,
 )
 from max.errors import ConnectorError, LoaderFault
-from max.operations import Call, Caller, Limits, Middleware, Next, on_behalf, operation
+from max.operations import Call, Caller, Limits, Middleware, Next, hold_limit, on_behalf, operation
+from max.testing import access
 from tests import virtual_time
 
 PER = 60.0  # seconds
@@ -282,6 +289,134 @@ def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
 
     virtual_time.run(main())
     assert not [t for t in begun for at, wait in told if at < t < (at + wait) * (1 - 1e-9)]
+
+
+# -- limits that learn -----------------------------------------------------------------------
+
+EPOCH = 1_750_000_000  # seconds, at which virtual time begins for the service
+BUDGETS = (
+    BudgetHeaders("requests-left", "requests-reset"),
+    BudgetHeaders("points-left", "points-reset", cost="points-cost", unit=0.001),
+)
+
+
+class Said(NamedTuple):
+    """What an answer tells: its status, and of each budget what is left and seconds to its reset."""
+
+    status: int
+    requests: int
+    requests_reset: float
+    points: int
+    points_reset: float
+
+    def until(self) -> float:
+        """Seconds until every budget that cannot pay for another request is full again."""
+        requests = self.requests_reset if self.requests < 1 else 0.0
+        return max(requests, self.points_reset if self.points < COST else 0.0)
+
+
+COST = 7  # points that every request takes
+FULL = Said(200, 100, 50.0, 100, 50.0)
+
+
+class Budgeted(Transport):
+    """A service that says in each answer's headers what is left."""
+
+    def __init__(self, *answers: Said) -> None:
+        self.answers = list(answers)
+        self.begun: list[float] = []
+        self.early: list[float] = []  # what began before the end of a wait that had been told
+        self.until = 0.0  # when the latest wait ends
+
+    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+        """The next answer, which takes a while."""
+        self.begun.append(virtual_time.now())
+        if virtual_time.now() < self.until - 0.01:
+            self.early.append(virtual_time.now())
+        await virtual_time.later(0.25)
+        said, now = self.answers.pop(0) if self.answers else FULL, virtual_time.now()
+        self.until = max(self.until, now + said.until())
+        headers = {
+            "date": formatdate(EPOCH + now, usegmt=True),
+            "requests-left": str(said.requests),
+            "requests-reset": str(EPOCH + now + said.requests_reset),
+            "points-left": str(said.points),
+            "points-reset": str(int((EPOCH + now + said.points_reset) * 1000)),
+            "points-cost": str(COST),
+        }
+        return HttpResponse(request, said.status, headers, b"{}")
+
+    def client(self) -> HttpClient:
+        """A client which reads the budgets."""
+        return HttpClient("https://h", access("https://h"), budgets=BUDGETS, transport=self)
+
+
+async def fetch(client: HttpClient, path: str) -> Any:
+    return await client.get(path)
+
+
+left = st.sampled_from([0, 0, 1, COST - 1, COST, 1000])
+resets = st.integers(0, 400).map(lambda quarters: quarters / 4)
+
+
+@given(
+    st.lists(st.builds(Said, st.sampled_from([200, 200, 429]), left, resets, left, resets), max_size=6),
+    st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=200)
+def test_p34_nobody_begins_before_the_latest_reset_of_what_is_used_up(said: list[Said], many: int) -> None:
+    service, limit = Budgeted(*said), Limit("t:api", many)
+    rule = Retry(attempts=20, patience=1e6)
+    both = [Operation(f"t:{name}:get", fetch, limit=limit, retry=rule) for name in ("one", "two")]
+
+    async def main() -> list[Any]:
+        through, client = caller(), service.client()
+        return await asyncio.gather(*(through.run(both[n % 2], client, "/") for n in range(9)))
+
+    assert virtual_time.run(main()) == [{}] * 9
+    assert service.early == []
+    assert len(service.begun) == 9 + sum(one.status == 429 for one in said)
+
+
+def test_a_long_wait_that_a_good_answer_announces_is_left_to_the_tasks() -> None:
+    service = Budgeted(FULL._replace(requests=0, requests_reset=3600.0))
+    one = Operation("t:thing:get", fetch, limit=Limit("t:api"))
+
+    async def main() -> tuple[Any, QuotaExceeded, list[str]]:
+        through, client = caller(), service.client()
+        good = await through.run(one, client, "/")
+        with pytest.raises(QuotaExceeded) as refused:
+            await through.run(one, client, "/")
+        return good, refused.value, through.on_hold()
+
+    good, error, held = virtual_time.run(main())
+    assert (good, held, len(service.begun)) == ({}, ["t:api"], 1)
+    assert error.retry_after == pytest.approx(3600.0, abs=1.0)
+
+
+def test_a_refusal_waits_for_the_budgets_though_the_header_asks_for_less() -> None:
+    service = Budgeted(Said(429, 0, 30.0, 0, 3600.0))
+    with pytest.raises(QuotaExceeded) as refused:
+        virtual_time.run(
+            caller().run(Operation("t:thing:get", fetch, limit=Limit("t:api")), service.client(), "/")
+        )
+    assert refused.value.retry_after == pytest.approx(3600.0, abs=1.0)
+
+
+def test_what_is_learnt_touches_the_limit_of_the_innermost_operation_alone() -> None:
+    inner = Operation("t:token:renew", fetch, limit=Limit("t:token"))
+
+    async def outer(client: HttpClient, path: str) -> Any:
+        return await on_behalf(inner, client, path)
+
+    async def main() -> list[str]:
+        through, service = caller(), Budgeted(FULL._replace(points=0, points_reset=9.0))
+        await through.run(Operation("t:thing:get", outer, limit=Limit("t:api")), service.client(), "/")
+        await service.client().get("/")  # outside of every operation: nobody to tell
+        hold_limit(5.0)
+        return through.on_hold()
+
+    assert virtual_time.run(main()) == ["t:token"]
 
 
 def test_as_many_calls_as_the_limit_allows_run_side_by_side() -> None:
