@@ -462,6 +462,17 @@ class Compare(Filter[E]):
     value: Any = None
 
 
+class Synced(Filter[E]):
+    """When one field was last synced, compared with ``at``, in seconds since the epoch.
+
+    Never is before every moment.  A field behind a ref to nothing fits no comparison.
+    """
+
+    path: tuple[FieldOf[Any, Any], ...]
+    op: Op
+    at: float
+
+
 class AllOf(Filter[E]):
     """True when every part is."""
 
@@ -562,6 +573,14 @@ class FieldOf(Generic[E, V]):
     def is_loaded(self) -> Filter[E]:
         """Some loader has filled the field in, be it with nothing."""
         return self._compare(Op.IS_LOADED)
+
+    def synced_before(self, at: float) -> Filter[E]:
+        """Last asked for before ``at`` (seconds since the epoch), or never, or invalidated since."""
+        return Synced(self.path, Op.LT, at)
+
+    def synced_since(self, at: float) -> Filter[E]:
+        """Last asked for at ``at`` (seconds since the epoch) or later, and not invalidated since."""
+        return Synced(self.path, Op.GE, at)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FieldOf) and (self.entity, self.name, self.via) == (

@@ -6,12 +6,16 @@
     condition  = field ( = != < <= > >= ~= ^= ) value
                | field [NOT] IN "(" value { "," value } ")"
                | field IS [NOT] ( NULL | LOADED )
+               | _age "(" field ")" ( ( < <= > >= ) age | ( = != ) never )
 
 Rule 1: a value takes the type of its field, quoted or not: ``007`` stays text on a text field,
 ``-7d`` is a moment on a time field.  Only a bare ``null`` is the empty value.
 
 Rule 2: whatever the text, parsing gives a filter, or raises InvalidFilter with the column or
 UnknownName with the nearest fields.
+
+Rule 3: ``_age`` is how long ago a field was last asked for, never being the longest.  An age is
+counted from now when it is read, so the tree holds a moment and means the same ever after.
 """
 
 from __future__ import annotations
@@ -22,7 +26,21 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
-from .entities import AllOf, AnyOf, Compare, E, Entity, FieldOf, FieldType, Filter, Kind, Not, Op, Ref
+from .entities import (
+    AllOf,
+    AnyOf,
+    Compare,
+    E,
+    Entity,
+    FieldOf,
+    FieldType,
+    Filter,
+    Kind,
+    Not,
+    Op,
+    Ref,
+    Synced,
+)
 from .errors import InvalidFilter, UnknownName
 
 DEPTH = 50  # how deep parentheses and NOT may nest
@@ -40,6 +58,8 @@ TOKEN = re.compile(
 ESCAPE = re.compile(r"""\\(u[0-9a-fA-F]{4}|.)|""|''""", re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 OPERATORS = {str(op): op for op in Op if not str(op)[0].isalpha()}
+SINCE = {Op.LT: Op.GT, Op.LE: Op.GE, Op.GT: Op.LT, Op.GE: Op.LE}  # an age, as the moment it counts from
+FIRST = 0.0  # no request began before, in seconds since the epoch
 KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "IS"})
 INSTEAD = {
     "==": "write =",
@@ -56,6 +76,8 @@ INSTEAD = {
 }
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
 AGE = re.compile(r"([+-])(\d{1,9})([smhdw])", re.ASCII)
+LENGTH = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+AN_AGE = "an age such as 90s, 5m, 2h, 1d or 2w"
 INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ORDERED = frozenset({Kind.TEXT, Kind.INTEGER, Kind.REAL, Kind.DATETIME, Kind.DATE})
@@ -82,6 +104,14 @@ def parse(text: str, entity: type[E], *, now: float) -> Filter[E]:
     A date or a time without a zone is UTC.
     """
     return cast("Filter[E]", _Parser(text, entity, now).whole())
+
+
+def length_of(text: str) -> float:
+    """The seconds that ``90s``, ``5m``, ``2h``, ``1d`` or ``2w`` mean; ValueError."""
+    match = LENGTH.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {AN_AGE}")
+    return float(int(match[1]) * UNITS[match[2]])
 
 
 class Token(NamedTuple):
@@ -190,6 +220,8 @@ class _Parser:
         self._conditions += 1
         if self._conditions > CONDITIONS:
             self._fail(token, f"more than {CONDITIONS} conditions")
+        if token.keyword == "_AGE":
+            return self._age()
         field = self._field(token)
         if self._took("IS"):
             return self._is(field)
@@ -246,6 +278,29 @@ class _Parser:
         words = op is Op.CONTAINS and kind is Kind.JSON  # looked for in the JSON text
         holds = FieldType(Kind.TEXT) if words else _type(field)
         return Compare(field.path, op, self._value(value, field, holds))
+
+    def _age(self) -> Filter[Any]:
+        """What follows ``_age``."""
+        if not self._took("("):
+            self._fail(self._peek(), f"expected '(' and a field, as in _age(name) > 1d, got {self._peek()}")
+        token = self._next()
+        if token.kind != "word" or token.keyword in KEYWORDS:
+            self._fail(token, f"expected a field, got {token}")
+        field = self._field(token)
+        if field.name == "id":
+            self._fail(token, "an id has no age; name a field")
+        if not self._took(")"):
+            self._fail(self._peek(), f"expected ')' after _age({_spelled(field)}, got {self._peek()}")
+        sign, value = self._next(), self._next()
+        op = OPERATORS.get(sign.text) if sign.kind == "operator" else None
+        if op in (Op.EQ, Op.NE) and value.keyword == "NEVER":
+            return Synced(field.path, Op.LT if op is Op.EQ else Op.GE, FIRST)
+        if op not in SINCE:
+            self._fail(sign, INSTEAD.get(sign.text) or f"expected < <= > >=, or = never, got {sign}")
+        try:
+            return Synced(field.path, SINCE[op], self._now - length_of(value.text))
+        except ValueError:
+            self._fail(value, f"expected {AN_AGE}, got {value}")
 
     def _empty(self, field: FieldOf[Any, Any], op: Op) -> Filter[Any]:
         """``IS NULL`` and ``= null``; negated, what is loaded and not empty."""

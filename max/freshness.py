@@ -20,10 +20,8 @@ from .core import Ages, Query
 from .entities import FieldOf, ManyOf, Ref
 from .errors import UnknownName
 from .queries import Statement, run
-from .rows import Layout, Rows, stamp_column
+from .rows import NEVER, Layout, Rows
 from .sqlite import quoted
-
-NEVER = "-1e999"  # before every time, as SQL writes it
 
 PLACE_PAGE = """
     INSERT INTO _max_page (entity, list, number, generation, fields, requested_at)
@@ -114,7 +112,7 @@ class Freshness:
     ) -> list[float | None]:
         """When each field of one entity was last synced; None for never."""
         layout = self._layouts[ref.entity.__name__]
-        columns = ", ".join(synced_sql(layout, known(layout, field)) for field in fields)
+        columns = ", ".join(layout.synced(known(layout, field), "t") for field in fields)
         sql = f"SELECT {columns} FROM {quoted(layout.table)} AS t WHERE t._id = ?"
         row = connection.execute(sql, (ref.id,)).fetchone()
         return list(row) if row else [None] * len(fields)
@@ -134,7 +132,7 @@ class Freshness:
         statement = Statement(self._layouts, query.entity)
         condition = statement.condition(query.filter)
         stale = " OR ".join(
-            f"coalesce({synced_sql(layout, known(layout, field))}, {NEVER}) < {statement.bind(before)}"
+            f"coalesce({layout.synced(known(layout, field), 't')}, {NEVER}) < {statement.bind(before)}"
             for field in fields
         )
         return self._ids(connection, statement, f"({condition}) AND ({stale or 1})", after, limit)
@@ -170,7 +168,7 @@ class Freshness:
     def ages(self, connection: sqlite3.Connection, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""
         layout = self._layouts[field.entity.__name__]
-        synced = synced_sql(layout, known(layout, field.name))
+        synced = layout.synced(known(layout, field.name), "t")
         sql = (
             f"SELECT {synced} AS at, count(*) FROM {quoted(layout.table)} AS t"
             " WHERE t._removed_at IS NULL GROUP BY at ORDER BY at DESC"
@@ -222,25 +220,6 @@ def known(layout: Layout[Any], field: str) -> str:
     if field not in layout.types:
         raise UnknownName("field", field, layout.types, where=layout.entity.__name__)
     return field
-
-
-def synced_sql(layout: Layout[Any], field: str, alias: str = "t") -> str:
-    """SQL for when a field of a row was last synced: by its page, or by what stands beside."""
-    stamp = quoted(stamp_column(layout.parts[field]))
-    page = (
-        f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
-        f" AND instr(p.fields, ',{field},') AND (p.list IS NULL OR EXISTS"
-        f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = {alias}._row"
-        f" AND k.generation >= p.generation)))"
-    )
-    beside = (
-        f"FROM _max_freshness AS x WHERE x.entity = '{layout.entity.__name__}'"
-        f" AND x.row = {alias}._row AND x.field = '{field}'"
-    )
-    return (
-        f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), {NEVER}) >= coalesce({page}, {NEVER})"
-        f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
-    )
 
 
 def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[int, None], str]:

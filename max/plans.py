@@ -23,6 +23,7 @@ from .entities import (
     Op,
     Record,
     Ref,
+    Synced,
     field_of,
     own_names,
 )
@@ -152,12 +153,17 @@ def _step_from_json(data: Json) -> Step:
 
 
 def filter_to_json(condition: Filter[Any]) -> Json:
-    """A filter as JSON data: ``[op, path, value]``, ``["all", …]``, ``["any", …]``, ``["not", …]``."""
+    """A filter as JSON data: ``[op, path, value]``, ``["synced", op, path, at]``, or of its parts.
+
+    These are ``["all", …]``, ``["any", …]`` and ``["not", …]``.
+    """
     if isinstance(condition, Compare):
         holds = condition.path[-1].type
         many = condition.op is Op.IN
         value = [holds.dump(one) for one in condition.value] if many else holds.dump(condition.value)
         return [str(condition.op), [field.name for field in condition.path], value]
+    if isinstance(condition, Synced):
+        return ["synced", str(condition.op), [field.name for field in condition.path], condition.at]
     if isinstance(condition, Not):
         return ["not", filter_to_json(condition.part)]
     parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
@@ -172,10 +178,19 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
     if head in ("all", "any"):
         parts = tuple(filter_from_json(entity, one) for one in rest)
         return AllOf(parts) if head == "all" else AnyOf(parts)
+    if head == "synced":
+        op, names, at = rest
+        return Synced(_field_at(entity, names).path, Op(op), at)
     names, value = rest
-    field: FieldOf[Any, Any] = field_of(entity, names[0])
-    if len(names) == 2:
-        field = field.to(field_of(cast("type[Entity]", field.type.target), names[1]))
+    field = _field_at(entity, names)
     holds = field.type
     loaded = tuple(map(holds.load, value)) if head == Op.IN else holds.load(value)
     return Compare(field.path, Op(head), loaded)
+
+
+def _field_at(entity: type[Entity], names: Sequence[str]) -> FieldOf[Any, Any]:
+    """The field at the end of a path of one or two names."""
+    field: FieldOf[Any, Any] = field_of(entity, names[0])
+    if len(names) == 1:
+        return field
+    return field.to(field_of(cast("type[Entity]", field.type.target), names[1]))

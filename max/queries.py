@@ -28,10 +28,11 @@ from .entities import (
     Kind,
     Not,
     Op,
+    Synced,
     is_text,
 )
 from .errors import InvalidCursor, UnknownName, UsageError
-from .rows import Layout, encode_one
+from .rows import NEVER, Layout, encode_one
 from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
@@ -99,6 +100,8 @@ class Statement:
             return f"({self.condition(filter.part)}) IS NOT TRUE"
         if isinstance(filter, Compare):
             return self._comparison(filter)
+        if isinstance(filter, Synced):
+            return self._synced(filter)
         parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
         joined = (" AND " if isinstance(filter, AllOf) else " OR ").join(parts)
         return joined or ("1" if isinstance(filter, AllOf) else "0")
@@ -120,6 +123,17 @@ class Statement:
         if filter.op is Op.NE:
             return f"{column} IS NOT {self.bind(value)} AND {self.loaded(filter.path)}"
         return f"{column} {COMPARISONS[filter.op]} {self.bind(value)}"
+
+    def _synced(self, filter: Synced[Any]) -> str:
+        alias, layout = self._owner(filter.path)
+        name = filter.path[-1].name
+        if name == "id":
+            raise UsageError(f"{filter.path[-1]!r} has no age of its own", hint="name a field")
+        if name not in layout.types:
+            raise UnknownName("field", name, layout.types, where=layout.entity.__name__)
+        synced = f"coalesce({layout.synced(name, alias)}, {NEVER})"
+        there = f"t.{quoted(filter.path[0].name)} IS NOT NULL AND " if len(filter.path) > 1 else ""
+        return f"{there}{synced} {COMPARISONS[filter.op]} {self.bind(filter.at)}"
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]

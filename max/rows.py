@@ -36,6 +36,8 @@ from .sqlite import quoted
 
 BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble
 
+NEVER = "-1e999"  # before every time, as SQL writes it
+
 SQL_TYPES = {
     Kind.TEXT: "TEXT",
     Kind.INTEGER: "INTEGER",
@@ -269,6 +271,24 @@ class Layout(Generic[E]):
         """SQL that is true when a field of the row was loaded."""
         word, bit = divmod(self.bits[name], BITS)
         return f"{alias}.{quoted(self.words[word])} & {1 << bit}"
+
+    def synced(self, name: str, alias: str) -> str:
+        """SQL for when a field of the row was last synced: by its page, or by what stands beside."""
+        stamp, entity = quoted(stamp_column(self.parts[name])), self.entity.__name__
+        page = (
+            f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
+            f" AND instr(p.fields, ',{name},') AND (p.list IS NULL OR EXISTS"
+            f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = {alias}._row"
+            f" AND k.generation >= p.generation)))"
+        )
+        beside = (
+            f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
+            f" AND x.field = '{name}'"
+        )
+        return (
+            f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), {NEVER}) >= coalesce({page}, {NEVER})"
+            f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
+        )
 
     def encode(self, entities: Sequence[Entity]) -> list[Rows]:
         """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
