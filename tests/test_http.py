@@ -284,6 +284,25 @@ def test_the_service_is_believed_about_its_own_time() -> None:
     assert abs(service_time({"date": "nonsense"}) - time.time()) < 60
 
 
+@pytest.mark.parametrize(("asked", "left", "waits"), [("5", "0", 7.0), ("9", "0", 9.0), ("5", "3", 5.0)])
+def test_a_refusal_asks_for_the_later_of_its_header_and_its_budgets(
+    asked: str, left: str, waits: float
+) -> None:
+    date = "Thu, 01 Jan 1970 00:00:01 GMT"
+    refused = answer(429, date=date, retry_after=asked, x_left=left, x_reset="8000")
+
+    async def main() -> None:
+        async with (
+            Upstream(refused).serving() as url,
+            HttpClient(url, access(url), budgets=[POINTS]) as client,
+        ):
+            await client.get("/")
+
+    with pytest.raises(QuotaExceeded) as caught:
+        asyncio.run(main())
+    assert caught.value.retry_after == waits
+
+
 # -- the next page ------------------------------------------------------------------------------
 
 
