@@ -127,9 +127,9 @@ HOMES = {
     ),
     "entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
-        "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError Mismatch "
-        "NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken UpstreamChanged "
-        "UpstreamError UpstreamMissing"
+        "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError "
+        "Mismatch NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken "
+        "UpstreamChanged UpstreamError UpstreamMissing"
     ),
     "events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
