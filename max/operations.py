@@ -268,9 +268,9 @@ class Caller:
         return self._flow.on_hold()
 
     @contextmanager
-    def at_hand(self) -> Iterator[None]:
+    def at_hand(self, *, renewing: bool = True) -> Iterator[None]:
         """Inside, ``on_behalf`` goes through this caller, though no operation is under way."""
-        outer = _CALLER.set(self)
+        outer = _CALLER.set((self, renewing))
         try:
             yield
         finally:
@@ -283,7 +283,7 @@ class Caller:
 
         Without ``renewing``, a credential that is refused stays refused.
         """
-        with self.at_hand():
+        with self.at_hand(renewing=False):
             return await self._run(operation, context, input, renewing)
 
     async def _run(self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool) -> Out:
@@ -339,7 +339,8 @@ class Caller:
         return await next(call)
 
 
-_CALLER: ContextVar[Caller | None] = ContextVar("the caller of the operation that is under way", default=None)
+# The caller at hand, and whether it may renew a credential that is refused.
+_CALLER: ContextVar[tuple[Caller, bool] | None] = ContextVar("caller at hand", default=None)
 
 
 _LIMIT: ContextVar[str | None] = ContextVar("the limit of the attempt that is under way", default=None)
@@ -350,19 +351,20 @@ def hold_limit(seconds: float) -> None:
 
     For clients, which learn from good answers, too, that a service will take no more.
     """
-    caller, limit = _CALLER.get(), _LIMIT.get()
-    if caller is not None and limit is not None and seconds > 0:
-        caller._flow.hold(limit, seconds)
+    at_hand, limit = _CALLER.get(), _LIMIT.get()
+    if at_hand is not None and limit is not None and seconds > 0:
+        at_hand[0]._flow.hold(limit, seconds)
 
 
 async def on_behalf(operation: Operation[C, In, Out], context: C, input: In) -> Out:
     """Run what the operation that is under way needs first, such as a new token, through its caller.
 
     So its limits, middlewares and counts see this call, too.  Where no operation is under way,
-    it goes through a chain of its own.  A credential that is refused is not renewed.
+    it goes through the caller at hand (in a seeder, the sync's), or a chain of its own.  Within an
+    operation, a credential that is refused is not renewed: that is the operation's to do.
     """
-    caller = _CALLER.get() or Caller(Limits())
-    return await caller.run(operation, context, input, renewing=False)
+    caller, renewing = _CALLER.get() or (Caller(Limits()), False)
+    return await caller.run(operation, context, input, renewing=renewing)
 
 
 def _around(middleware: Middleware, inner: Next) -> Next:
