@@ -27,6 +27,7 @@ from max.entities import (
     Op,
     Ref,
     Scope,
+    Synced,
 )
 
 KEYWORDS = [
@@ -314,3 +315,11 @@ def filters(
         ),
         max_leaves=5,
     )
+
+
+@st.composite
+def ages(draw: st.DrawFn, entity: type[Entity]) -> Filter[Any]:
+    """When a field was last synced, compared with some moment; the entity has fields."""
+    field: FieldOf[Any, Any] = FieldOf(entity, draw(st.sampled_from(list(entity.types()))))
+    at = draw(st.floats(0, 2e9))
+    return Synced(field.path, draw(st.sampled_from([Op.LT, Op.LE, Op.GT, Op.GE])), at)

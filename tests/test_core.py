@@ -26,7 +26,7 @@ from max.core import (
 )
 from max.entities import AllOf, Entity, Field, FieldOf, Many, Ref
 from max.errors import ConnectorError, SchemaError, UnknownName
-from tests.strategies import filters, fitting, ids, schemas, texts
+from tests.strategies import ages, filters, fitting, ids, schemas, texts
 
 
 class User(Entity):
@@ -253,6 +253,19 @@ def test_a_filter_of_every_kind_of_field_is_equal_after_json(data: st.DataObject
 def test_a_filter_through_a_ref_is_equal_after_json() -> None:
     condition = Issue.author.to(User.login).is_in(["ada", "bob"]) & ~Issue.author.to(User.id).eq("7")
     assert filter_to_json(condition)[1] == ["IN", ["author", "login"], ["ada", "bob"]]
+    assert filter_from_json(Issue, filter_to_json(condition)) == condition
+
+
+@settings(deadline=None)
+@given(filters(Issue, VALUES), ages(Issue), st.booleans())
+def test_a_filter_of_ages_is_equal_after_json(other: Any, age: Any, negated: bool) -> None:
+    condition = (~age if negated else age) | other
+    assert filter_from_json(Issue, json.loads(json.dumps(filter_to_json(condition)))) == condition
+
+
+def test_a_filter_of_an_age_through_a_ref_is_equal_after_json() -> None:
+    condition = Issue.author.to(User.login).synced_before(1_800_000_000.25)
+    assert filter_to_json(condition) == ["synced", "<", ["author", "login"], 1_800_000_000.25]
     assert filter_from_json(Issue, filter_to_json(condition)) == condition
 
 

@@ -28,9 +28,10 @@ from max.entities import (
     Not,
     Op,
     Ref,
+    Synced,
 )
 from max.errors import InvalidFilter, UnknownName
-from max.filters import CONDITIONS, DEPTH, FITTING, parse
+from max.filters import CONDITIONS, DEPTH, FITTING, SINCE, length_of, parse
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -162,6 +163,69 @@ def test_a_value_takes_the_type_of_its_field(text: str, value: object) -> None:
 )
 def test_an_age_counts_from_now(age: str, moved: timedelta) -> None:
     assert tree(f"opened_at > {age}") == Ticket.opened_at.gt(NOW + moved)
+
+
+# -- ages of fields ---------------------------------------------------------------------------
+
+DAY_AGO = NOW.timestamp() - 86_400
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_age(title) > 1d", Ticket.title.synced_before(DAY_AGO)),
+        ("_age(title) <= 1d", Ticket.title.synced_since(DAY_AGO)),
+        ("_AGE( TITLE )>=1d", Synced(Ticket.title.path, Op.LE, DAY_AGO)),
+        ("_age(title) < 1d", Synced(Ticket.title.path, Op.GT, DAY_AGO)),
+        ("_age(team) <= 2w", Ticket.team.synced_since(NOW.timestamp() - 14 * 86_400)),
+        ("_age(team.name) > 90s", Ticket.team.to(Team.name).synced_before(NOW.timestamp() - 90)),
+        ("_age(title) = never", Ticket.title.synced_before(0.0)),
+        ("_age(title) != NEVER", Ticket.title.synced_since(0.0)),
+        ("NOT _age(title) > 1d AND votes = 1", ~Ticket.title.synced_before(DAY_AGO) & Ticket.votes.eq(1)),
+    ],
+)
+def test_an_age_becomes_the_moment_that_it_counts_from(text: str, expected: Filter[Ticket]) -> None:
+    assert tree(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ("_age > 1d", 6, "expected '(' and a field, as in _age(name) > 1d"),
+        ("_age(", 6, "expected a field"),
+        ("_age()", 6, "expected a field"),
+        ("_age(AND)", 6, "expected a field"),
+        ("_age(watchers) > 1d", 6, "a collection"),
+        ("_age(title.x) > 1d", 6, "nothing stands behind its dot"),
+        ("_age(id) > 1d", 6, "an id has no age"),
+        ("_age(team.id) > 1d", 6, "an id has no age"),
+        ("_age(title > 1d", 12, "expected ')' after _age(title"),
+        ("_age(title) 1d", 13, "expected < <= > >=, or = never"),
+        ("_age(title) IS NULL", 13, "expected < <= > >="),
+        ("_age(title) = 1d", 13, "expected < <= > >=, or = never"),
+        ("_age(title) == 1d", 13, "write ="),
+        ("_age(title) ~= 1d", 13, "expected < <= > >="),
+        ("_age(title) > -1d", 15, "an age such as 90s, 5m, 2h, 1d or 2w, got '-1d'"),
+        ("_age(title) > never", 15, "an age such as"),
+        ("_age(title) > 2026-01-31", 15, "an age such as"),
+        ("_age(title) > 1.5h", 15, "an age such as"),
+        ("_age(title) >", 14, "got the end"),
+    ],
+)
+def test_a_refused_age_points_at_its_column(text: str, column: int, words: str) -> None:
+    error = refusal(text)
+    assert (error.column, words in error.problem) == (column, True), error.problem
+
+
+def test_an_unknown_field_has_no_age_either() -> None:
+    with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket"):
+        tree("_age(titel) > 1d")
+
+
+@pytest.mark.parametrize("text", ["", "d", "1", "-1d", "+1d", "1.5h", "1D", "1 d", "1y", "١d", "1234567890d"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is not an age such as 90s"):
+        length_of(text)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +373,7 @@ def test_the_number_of_conditions_has_a_bound() -> None:
     assert isinstance(tree(" OR ".join(["votes=1"] * CONDITIONS)), AnyOf)
 
 
-WORDS_OF_OURS = ("NOT", "IN", "IS", "NULL", "LOADED", "-7d", "'x'")
+WORDS_OF_OURS = ("NOT", "IN", "IS", "NULL", "LOADED", "-7d", "'x'", "_age", "_age(title)", "never", "1d")
 PIECES = st.sampled_from(
     (
         *'=<(),3"\\',
@@ -375,6 +439,12 @@ def kind_of(path: tuple[FieldOf[Any, Any], ...]) -> FieldType:
 
 
 @st.composite
+def ages(draw: st.DrawFn) -> Filter[Ticket]:
+    path = draw(st.sampled_from([path for path in PATHS if path[-1].name != "id"]))
+    return Synced(path, draw(st.sampled_from(list(SINCE))), NOW.timestamp() - draw(st.integers(0, 10**9 - 1)))
+
+
+@st.composite
 def conditions(draw: st.DrawFn) -> Filter[Ticket]:
     path = draw(st.sampled_from(PATHS))
     kind = kind_of(path).kind
@@ -388,7 +458,7 @@ def conditions(draw: st.DrawFn) -> Filter[Ticket]:
 
 
 TREES = st.recursive(
-    conditions(),
+    conditions() | ages(),
     lambda inner: st.one_of(
         inner.map(Not),
         st.lists(inner, min_size=2, max_size=4).map(lambda parts: AllOf(tuple(parts))),
@@ -399,6 +469,9 @@ TREES = st.recursive(
 
 
 def written(condition: Filter[Any]) -> str:
+    if isinstance(condition, Synced):
+        path, age = ".".join(field.name for field in condition.path), NOW.timestamp() - condition.at
+        return f"_age({path}) {SINCE[condition.op]} {age:.0f}s"
     if isinstance(condition, Compare):
         return f"{'.'.join(field.name for field in condition.path)} {comparison(condition)}"
     if isinstance(condition, Not):
