@@ -245,11 +245,13 @@ def run_sync(options: Options) -> Answer:
 def replayed(options: Options, tape: Replay) -> Answer:
     """Replay tapes into an installation, which is made when there is none."""
     project, made = project_here(options)
-    connector, _, name = (options.target or "").partition(":")
-    if options.target in (None, *map(str, project.installations())) or (not name and not made):
+    try:
         info = only_target(project, options.target)
         refuse_while_syncing(project, info)
-    else:
+    except UnknownName:
+        connector, colon, name = options.target.partition(":")
+        if not colon and connector != tape.header.connector:
+            raise
         tape.refuse_other_connector(connector)
         found = Onboarded(dict(tape.header.config), {})
         info = keep(project, connector, name or None, found, new=made)
@@ -306,11 +308,23 @@ def synced(
     events = sys.stdout if options.output == "ndjson" else None
     result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin, tape))
     text = partial(summary, info, result, width(sys.stdout), paint())
-    data, steps = result_json(info, result), next_steps(info, result)
+    data = result_json(info, result)
     if isinstance(tape, Replay):
-        steps = tape.report()
         data |= {"replay": {"left": dict(tape.left()), "notes": tape.notes}}
-    return answer(options, data, text, steps)._replace(status=EXIT.get(result.status, 1))
+    return answer(options, data, text, steps_after(info, result, tape))._replace(
+        status=EXIT.get(result.status, 1)
+    )
+
+
+def steps_after(info: InstallationInfo, result: SyncResult, tape: Recording | Replay | None) -> list[str]:
+    """What to type after a sync that may have had a tape, and what there is to say of that."""
+    if tape is not None and result.status in (Status.PAUSED, Status.INTERRUPTED):
+        playing = isinstance(tape, Replay)
+        option = "--replay FILE" if playing else "--record ANOTHER-FILE"
+        return [f"{'begin again' if playing else 'go on'} with: max sync {info} {option}"]
+    if isinstance(tape, Replay):
+        return [*tape.report(), *next_steps(info, result.replace(failures=()))]
+    return next_steps(info, result)
 
 
 def next_steps(info: InstallationInfo, result: SyncResult) -> list[str]:
