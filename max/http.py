@@ -24,8 +24,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
 from .connector import CredentialProvider, Secret
 from .core import Lifecycle
@@ -57,6 +58,7 @@ CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a
 CONNECTIONS = 32  # kept open for the next request
 QUOTED = 200  # characters of the service's own words that a message repeats
 SECRET = 6  # characters from which a secret is looked for in messages
+PIECE = 10  # characters by which the beginning of a longer one is known
 LONGEST = 31 * 86_400.0  # seconds; a budget that says to be empty for longer is not believed
 
 Refusal: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
@@ -284,9 +286,7 @@ class HttpClient(Lifecycle):
         self._given, self._own = transport, None if transport else _Httpx2(self.base_url, timeout)
 
     async def start(self) -> None:
-        """Be ready; the first request opens the first connection."""
-        if self._own:
-            self._own.open()
+        """Nothing yet: the first request opens what it needs, so that a replay needs no library."""
 
     async def stop(self) -> None:
         """Close every connection."""
@@ -414,11 +414,24 @@ class HttpClient(Lifecycle):
         secrets = {one.reveal() for one in self._credentials.seen}
         for name in self._private & request.headers.keys():
             secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= SECRET:
-                error.message = error.message.replace(secret, "***")
-                error.hint = error.hint.replace(secret, "***")
+        forms = {form for one in secrets for form in (one, quote_plus(one))}
+        for form in sorted(forms, key=len, reverse=True):
+            if len(form) >= SECRET:
+                error.message = without(form, error.message)
+                error.hint = without(form, error.hint)
         error.args = (error.message,)
+
+
+def without(secret: str, text: str) -> str:
+    """A text without a secret, nor its beginning where the rest of it was cut off."""
+    parts = text.replace(secret, "***").split(secret[:PIECE])
+    return "***".join([parts[0], *(_rest(part, secret[PIECE:]) for part in parts[1:])])
+
+
+def _rest(text: str, beginning: str) -> str:
+    """What follows on as much of a beginning as a text has."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(text, beginning, strict=False))
+    return text[len(list(same)) :]
 
 
 def checked_url(url: str) -> str:

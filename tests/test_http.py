@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import (
@@ -42,7 +42,7 @@ from max import (
     UpstreamMissing,
 )
 from max.errors import MissingExtra
-from max.http import Meaning, retry_after, service_time
+from max.http import Meaning, retry_after, service_time, without
 from max.operations import Caller, Limits
 from max.testing import access
 from tests.answering import Upstream, answer
@@ -451,6 +451,23 @@ def test_no_message_repeats_a_secret_that_was_given_out() -> None:
     assert asyncio.run(main()) == "GET /: the request was refused (400): *** is wrong"
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    secret=st.text("ab/+ =", min_size=10, max_size=40),
+    before=st.text("ab*", max_size=8),
+    left=st.integers(10, 40),
+)
+def test_p41_no_message_holds_a_secret_or_its_beginning(secret: str, before: str, left: int) -> None:
+    shown = without(secret, f"{before}{secret} and {secret[:left]}")
+    assert secret[:10] not in shown
+    assert without(secret, "nothing of it") == "nothing of it"
+
+
+def test_a_token_is_taken_out_though_the_message_cuts_it_off() -> None:
+    error = error_of(answer(422, f'{{"error": "{"x" * 185} {TOKEN}"}}'.encode()))
+    assert error.message.endswith("x ***")
+
+
 def test_the_client_and_its_requests_show_no_header() -> None:
     request = HttpRequest("GET", "http://h/x?key=hidden", {"authorization": TOKEN})
     shown = f"{HttpClient('http://h', access('http://h'), auth=AUTH)!r} {request!r} {request} {AUTH!r}"
@@ -641,11 +658,16 @@ def test_a_client_may_be_stopped_twice_and_started_again() -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtra) as caught:
-        asyncio.run(HttpClient("http://h", access("http://h")).start())
+        asyncio.run(HttpClient("http://h", access("http://h")).get("/"))
     assert caught.value.hint == "pip install 'max-sync[http]'"
 
 
-def test_importing_the_client_does_not_import_the_library() -> None:
-    code = "import sys, max.http; sys.exit('httpx2' in sys.modules)"
+def test_importing_and_starting_a_client_does_not_import_the_library() -> None:
+    code = """
+import asyncio, sys, max.http, max.testing
+client = max.http.HttpClient("http://h", max.testing.access("http://h"))
+asyncio.run(client.start())
+sys.exit("httpx2" in sys.modules)
+"""
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
