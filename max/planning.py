@@ -23,7 +23,7 @@ from .contracts import (
     SchemaChange,
 )
 from .core import CollectionLoader, FeedLoader, Resolver
-from .entities import EXACT_FLOAT, Entity, FieldOf, FieldType, Json, Kind, Record
+from .entities import Entity, FieldOf, FieldType, Json, Kind, Record
 from .errors import SchemaError
 from .membership import feed_name
 from .schema import Schema, snake
@@ -449,8 +449,7 @@ class Planner:
 
     def _widen(self, path: reshaping.Path, field: StoredField, holds: FieldType) -> None:
         table = snake(field.origin[0])
-        large = f"_removed_at IS NULL AND abs({field.column} + 0.0) > {EXACT_FLOAT}"
-        lost = self._count(table, large)
+        lost = self._count(table, f"_removed_at IS NULL AND {reshaping.too_large(field.column)}")
         words = "holds floats now"
         if lost:
             words += f"; {lost} integers are too large for one, and are fetched anew"

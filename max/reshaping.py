@@ -253,10 +253,15 @@ def drop_entity(connection: sqlite3.Connection, entity: str) -> None:
 # -- types ---------------------------------------------------------------------------------
 
 
+def too_large(column: str) -> str:
+    """SQL that is true of an integer which floats may not tell from its neighbours."""
+    return f"{column} NOT BETWEEN {-EXACT_FLOAT} AND {EXACT_FLOAT}"
+
+
 def widen(connection: sqlite3.Connection, path: Path, holds: FieldType) -> int:
     """Make integers floats; one that no float holds is not loaded any more: how many those are."""
     column = quoted(path[1])
-    lost = unload(connection, path, f"abs({column} + 0.0) > {EXACT_FLOAT}")
+    lost = unload(connection, path, too_large(column))
     with _anew(connection, path, holds) as table:
         connection.execute(f"UPDATE {table} SET {ANEW} = CAST({column} AS REAL) WHERE {column} IS NOT NULL")
     return lost
