@@ -22,6 +22,7 @@ from max import (
     HttpResponse,
     Json,
     KeyAuth,
+    Offline,
     Page,
     PermissionDenied,
     QuotaExceeded,
@@ -323,6 +324,29 @@ class TestLinear:
     ) -> None:
         with linear().seed(issues=1) as server, pytest.raises(meant, match=told):
             self.ask(server, query)
+
+    @pytest.mark.parametrize(
+        ("fault", "meant", "wait"),
+        [
+            ({"status": 429, "headers": {"Retry-After": "7"}}, QuotaExceeded, 7.0),
+            ({"status": 400}, QuotaExceeded, None),
+            ({"status": 503, "headers": {"Retry-After": "7"}}, UpstreamBroken, 7.0),
+            ({"status": 500}, UpstreamBroken, None),
+            ({"status": 403}, PermissionDenied, None),
+            ({"garbage": True}, UpstreamBroken, None),
+            ({"truncate": 30}, UpstreamBroken, None),
+            ({"drop": True}, Offline, None),
+        ],
+    )
+    def test_each_of_its_faults_has_its_class(
+        self, fault: dict[str, Any], meant: type[UpstreamError], wait: float | None, linear: Any
+    ) -> None:
+        with linear().seed(issues=0) as server:
+            server.inject("Users", **fault)
+            with pytest.raises(UpstreamError) as caught:
+                self.ask(server)
+            assert len(Connection.of(self.ask(server), "users").nodes) == 4
+        assert (type(caught.value), caught.value.retry_after) == (meant, wait)
 
     def test_a_wrong_key_is_a_bad_credential(self, linear: Any) -> None:
         with linear() as server, pytest.raises(BadCredentials, match="AUTHENTICATION_ERROR, 401"):

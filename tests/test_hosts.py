@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max import (
+    Answers,
     BearerAuth,
     Connector,
     Credential,
@@ -34,6 +35,8 @@ from max import (
     Secret,
     Transport,
     UpstreamChanged,
+    Validate,
+    onboard,
 )
 from max.connector import MemoryCredentials
 from max.errors import ConnectorError, UnknownName
@@ -441,6 +444,23 @@ def test_p40_a_project_lets_a_connector_ask_what_it_declares(
 ) -> None:
     with pytest.raises(error, match=told):  # nobody listens there: what is allowed gets no answer
         health_of(tmp_path, hosts, "http://127.0.0.1:1", "http://127.0.0.1:2/")
+
+
+@pytest.mark.parametrize("hosts", [["{base_url}"], ["api.example.com"], []])
+def test_p40_connecting_asks_declared_hosts_only(hosts: list[str]) -> None:
+    """The answers that are being checked say where the declared host is."""
+
+    async def check(answers: Answers, credentials: CredentialProvider) -> str:
+        client = HttpClient(answers["base_url"], credentials, transport=Recorder())
+        return str(await client.get("/"))
+
+    one = sample(config=Settings, hosts=hosts, onboarding=[Validate(check)])
+    given = {"base_url": "https://tenant.example.com"}
+    if hosts == ["{base_url}"]:
+        assert asyncio.run(onboard(one, None, given, {})).config["base_url"] == given["base_url"]
+    else:
+        with pytest.raises(PermissionDenied, match=r"tenant\.example\.com"):
+            asyncio.run(onboard(one, None, given, {}))
 
 
 @given(st.sets(st.sampled_from(["one", "two", "three"])), st.sampled_from(["one", "two", "three"]))
