@@ -401,7 +401,7 @@ def test_links_freshness_and_tasks_follow(connection: sqlite3.Connection, end: i
         connection.execute(sql, (number, json.dumps(one)))
     tables = apply(connection, end)
     root, user = tables.schema.entities["Root"], tables.schema.entities["User"]
-    members = tables.collection(connection, root.ref("root"), ManyOf(root, "users")).items
+    members: Any = tables.collection(connection, root.ref("root"), ManyOf(root, "users")).items
     id = "u-1" if end == 5 else "1"
     assert {one.id for one in members} == set(carried(rows_of(2), 2, end)["User"])
     assert tables.freshness.synced_at(connection, user.ref(id), ["name", "age"]) == [100.0, 100.0]
@@ -427,7 +427,7 @@ class Calls:
         root = made("Root", {}, things=("Thing", None))
         day = timedelta(days=1)
 
-        @Loader.collection(root.things, brings=[thing.name, *([thing.size] if more else [])])  # type: ignore[attr-defined]
+        @Loader.collection(root.things, brings=[thing.name, *([thing.size] if more else [])])
         async def list_things(parent: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
             self.made.append(f"list since {request.mark}")
             values: dict[str, Any] = {"size": 3} if more else {}
@@ -446,7 +446,7 @@ class Calls:
             await engine.store(root("root"))
             names = ["note", *(["body"] if more else [])]
             steps = [Step.for_all(thing).load_fields(getattr(thing, name)) for name in names]
-            return SyncPlan([Step.for_root(root.ref("root")).load_collection(root.things), *steps])  # type: ignore[attr-defined]
+            return SyncPlan([Step.for_root(root.ref("root")).load_collection(root.things), *steps])
 
         loaders = [list_things, fetching("note"), *([fetching("body")] if more else [])]
         schema = Schema([root, thing], roots=[root])
