@@ -20,7 +20,7 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
@@ -414,24 +414,27 @@ class HttpClient(Lifecycle):
         secrets = {one.reveal() for one in self._credentials.seen}
         for name in self._private & request.headers.keys():
             secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
-        forms = {form for one in secrets for form in (one, quote_plus(one))}
-        for form in sorted(forms, key=len, reverse=True):
-            if len(form) >= SECRET:
-                error.message = without(form, error.message)
-                error.hint = without(form, error.hint)
+        forms = {form for one in secrets if len(one) >= SECRET for form in (one, quote_plus(one))}
+        error.message, error.hint = without(forms, error.message), without(forms, error.hint)
         error.args = (error.message,)
 
 
-def without(secret: str, text: str) -> str:
-    """A text without a secret, nor its beginning where the rest of it was cut off."""
-    parts = text.replace(secret, "***").split(secret[:PIECE])
-    return "***".join([parts[0], *(_rest(part, secret[PIECE:]) for part in parts[1:])])
+def without(secrets: Collection[str], text: str) -> str:
+    """A text without any of these, nor the beginning of one whose rest was cut off."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    at = 0
+    while at < len(text):
+        same = max((_shared(secret, text[at:]) for secret in secrets), default=0)
+        if same >= PIECE:
+            text = f"{text[:at]}***{text[at + same :]}"
+        at += 1
+    return text
 
 
-def _rest(text: str, beginning: str) -> str:
-    """What follows on as much of a beginning as a text has."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(text, beginning, strict=False))
-    return text[len(list(same)) :]
+def _shared(one: str, other: str) -> int:
+    """With how many characters two texts begin alike."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def checked_url(url: str) -> str:

@@ -37,11 +37,12 @@ class TokenService:
     refreshes: int = 0  # new pairs that were made
     opened: list[str] = field(default_factory=list)  # with which tokens a thing was asked for
     on_open: Callable[[str], None] = lambda token: None
+    mark: str = ""  # stands in every token
     url: str = ""
 
     def __post_init__(self) -> None:
-        self._access = {"access-0": self.clock() + self.lifetime}
-        self._refresh = "refresh-0"
+        self._access = {f"access-0{self.mark}": self.clock() + self.lifetime}
+        self._refresh = f"refresh-0{self.mark}"
         self._replays: dict[str, tuple[float, Told]] = {}
         self._lock = threading.Lock()
         self.over = False  # whether the grant has ended
@@ -64,14 +65,16 @@ class TokenService:
             server.server_close()
             thread.join()
 
-    def thing(self, authorization: str) -> Told:
-        """Something behind the token."""
+    def thing(self, path: str, authorization: str) -> Told:
+        """Something behind the token; what is forbidden tells more than it should."""
         token = authorization.removeprefix("Bearer ")
         self.on_open(token)
         with self._lock:
             self.opened.append(token)
             good = self._access.get(token, 0.0) > self.clock()
-        return (200, {"token": token}) if good else (401, {"message": "expired"})
+        if path == "/forbidden":
+            return 403, {"message": f"{authorization} may not see this"}
+        return (200, {"token": token}) if good else (401, {"message": f"{authorization} has expired"})
 
     def token(self, form: dict[str, str]) -> Told | None:
         """The answer of the token endpoint, after what a fault made of it."""
@@ -95,13 +98,13 @@ class TokenService:
             return 400, {"error": "invalid_grant", "error_description": f"no such token: {given}"}
         pair = self._pair()
         if self.rotates:
-            pair["refresh_token"] = self._refresh = f"refresh-{self.refreshes}"
+            pair["refresh_token"] = self._refresh = f"refresh-{self.refreshes}{self.mark}"
             self._replays[given] = self.clock() + GRACE, (200, pair)
         return 200, pair
 
     def _pair(self) -> dict[str, Any]:
         self.refreshes += 1
-        token = f"access-{self.refreshes}"
+        token = f"access-{self.refreshes}{self.mark}"
         self._access[token] = self.clock() + self.lifetime
         return {"access_token": token, "token_type": "Bearer", "expires_in": self.lifetime}
 
@@ -116,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A thing."""
-        self._tell(self.service.thing(self.headers.get("authorization", "")))
+        self._tell(self.service.thing(self.path, self.headers.get("authorization", "")))
 
     def do_POST(self) -> None:
         """A token."""

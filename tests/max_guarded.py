@@ -1,0 +1,106 @@
+"""A connector whose service wants OAuth tokens, and tells them in its errors; for test_secrets.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from max import (
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    HttpClient,
+    Installation,
+    Loader,
+    Many,
+    OAuth,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    SyncPlan,
+    operation,
+)
+
+OAUTH = OAuth("guarded", "/token")
+
+
+class House(Entity):
+    """Where the things are."""
+
+    things: Many[Thing] = Many("what is to be seen")
+    secrets: Many[Thing] = Many("what nobody may see")
+
+
+class Thing(Entity):
+    """One thing."""
+
+    number: Field[int] = Field()
+
+
+@dataclass(frozen=True)
+class GuardedConfig:
+    """Where the service is, and which application asks."""
+
+    base_url: str
+    client_id: str = "the-client"
+
+
+@operation("guarded:thing:get")
+async def get_thing(http: HttpClient, path: str) -> int:
+    """How long a thing's answer is."""
+    return len((await http.request("GET", path)).body)
+
+
+@Loader.collection(House.things, brings=[Thing.number])
+async def list_things(house: Ref[House], request: PageRequest, env: Env[HttpClient]) -> Page[Thing]:
+    """One thing a page."""
+    page = int(request.cursor or 0)
+    number = await env.run(get_thing, f"/thing/{page}")
+    return Page([Thing(str(page), number=number)], next=str(page + 1) if page < 3 else None)
+
+
+@Loader.collection(House.secrets, brings=[])
+async def list_secrets(house: Ref[House], request: PageRequest, env: Env[HttpClient]) -> Page[Thing]:
+    """Is refused."""
+    await env.run(get_thing, "/forbidden")
+    return Page([])
+
+
+async def seed(context: Any, engine: Engine) -> SyncPlan:
+    """Everything."""
+    house = House("1")
+    await engine.store(house)
+    return SyncPlan(
+        [Step.for_root(Ref.of(house)).load_collection(one) for one in (House.things, House.secrets)]
+    )
+
+
+async def initialise(config: GuardedConfig, credentials: CredentialProvider) -> Installation[HttpClient]:
+    """A client whose tokens are renewed."""
+    tokens = OAUTH.tokens(credentials, config.base_url, client_id=config.client_id)
+    http = HttpClient(config.base_url, credentials, auth=tokens)
+
+    async def stop() -> None:
+        await http.stop()
+        await tokens.stop()
+
+    return Installation(http, stop=stop, renew=tokens.renew)
+
+
+connector = Connector(
+    name="guarded",
+    description="Things behind OAuth.",
+    schema=Schema([House, Thing], roots=[House]),
+    loaders=[list_things, list_secrets],
+    seeder=seed,
+    initialise=initialise,
+    config=GuardedConfig,
+    credentials=OAUTH.credentials,
+    hosts=["{base_url}"],
+    operations=[get_thing, OAUTH.renewal],
+)

@@ -1,0 +1,366 @@
+"""Secrets: kept in one file, given to whoever declares them, and seen nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from shutil import copy
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from acme_service import Request, Server, Service, Settings
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from max import Credential, CredentialProvider, Json, Offline, Secret
+from max.connector import MemoryCredentials
+from max.errors import ProjectError, UnknownName
+from max.project import FileCredentials
+from tests.token_service import SECRET, TokenService
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
+
+# -- the file ------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys
+from pathlib import Path
+from max.project import FileCredentials
+
+with FileCredentials(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from max.project import FileCredentials
+
+async def main(path, name):
+    store = FileCredentials(Path(path))
+    for number in range(10):
+        await store.update({f"{name}-{number}": "x", f"{name}-last": str(number)})
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileCredentials:
+    return FileCredentials(tmp_path / "credentials.json", patience=0.05)
+
+
+@contextmanager
+def held_elsewhere(store: FileCredentials) -> Iterator[subprocess.Popen[str]]:
+    """Another process renews a secret, and takes its time."""
+    command = [sys.executable, "-c", HOLDER, str(store.path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+class TestTheFile:
+    """``FileCredentials`` beside other writers."""
+
+    def test_several_secrets_are_kept_in_one_step_and_the_others_stay(self, store: FileCredentials) -> None:
+        store.path.write_text('{"mine": "x", "a": "old"}')
+        asyncio.run(store.update({"a": "1", "b": "2"}))
+        assert json.loads(store.path.read_text()) == {"mine": "x", "a": "1", "b": "2"}
+        assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+
+    def test_no_change_of_any_process_is_lost(self, store: FileCredentials) -> None:
+        commands = [[sys.executable, "-c", WRITER, str(store.path), name] for name in "abc"]
+        running = [subprocess.Popen(command, env=ENVIRONMENT) for command in commands]
+        assert [one.wait() for one in running] == [0, 0, 0]
+        names = {f"{name}-{number}" for name in "abc" for number in [*range(10), "last"]}
+        assert set(asyncio.run(store.names())) == names
+
+
+class TestAlone:
+    """Who renews is alone; everybody else reads and writes on."""
+
+    def test_one_is_inside_at_a_time(self, store: FileCredentials) -> None:
+        inside = most = 0
+
+        async def one() -> None:
+            nonlocal inside, most
+            async with FileCredentials(store.path).alone():
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.001)
+                inside -= 1
+
+        async def main() -> None:
+            await asyncio.gather(*(one() for _ in range(6)))
+
+        asyncio.run(main())
+        assert most == 1
+
+    def test_another_process_is_waited_for_and_then_named(self, store: FileCredentials) -> None:
+        async def main() -> None:
+            with pytest.raises(Offline, match="somebody else has been renewing") as caught:
+                async with store.alone():
+                    pass
+            assert str(store.path.parent) in str(caught.value)
+
+        with held_elsewhere(store):
+            asyncio.run(main())
+
+    def test_reading_and_keeping_do_not_wait(self, store: FileCredentials) -> None:
+        async def main() -> str | None:
+            await store.set("a", "1")
+            return await store.get("a")
+
+        with store.held():
+            assert asyncio.run(main()) == "1"
+
+    def test_one_that_is_killed_is_out(self, store: FileCredentials) -> None:
+        with held_elsewhere(store) as other:
+            other.kill()
+            other.wait()
+            with store.held():
+                assert store.path.with_name("credentials.lock").exists()
+
+    def test_whoever_gives_up_waiting_does_not_get_in_later(self, store: FileCredentials) -> None:
+        async def main() -> None:
+            with store.held():
+                waiting = asyncio.create_task(enter())
+                await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            assert waiting.cancelled()
+            for _ in range(3):
+                async with store.alone():
+                    pass
+
+        async def enter() -> None:
+            async with FileCredentials(store.path, patience=10).alone():
+                raise AssertionError("nobody waits for this any more")
+
+        asyncio.run(main())
+        waiting = [one for one in threading.enumerate() if one.name.startswith("max-")]
+        for one in waiting:
+            one.join(1.0)
+        assert not any(one.is_alive() for one in waiting)
+
+    def test_a_folder_that_is_gone_is_named(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with FileCredentials(tmp_path / "gone" / "credentials.json").alone():
+                pass
+
+        with pytest.raises(ProjectError, match="gone"):
+            asyncio.run(main())
+
+
+# -- who gets them ---------------------------------------------------------------------------------
+
+names = st.text("abcdef_", min_size=1, max_size=4)
+
+
+class TestDeclared:
+    """A connector gets, and keeps, the secrets that it declares and no others."""
+
+    @settings(deadline=None, max_examples=50)
+    @given(
+        declared=st.sets(names, max_size=4),
+        wanted=st.sets(names, min_size=1, max_size=4),
+        stored=st.sets(names),
+    )
+    def test_p40_what_is_not_declared_is_neither_given_nor_kept(
+        self, declared: set[str], wanted: set[str], stored: set[str]
+    ) -> None:
+        store = MemoryCredentials({name: f"kept {name}" for name in stored})
+        provider = CredentialProvider(store, [Credential(name) for name in declared])
+
+        async def main() -> None:
+            for name in wanted - declared:
+                with pytest.raises(UnknownName, match="unknown credential"):
+                    await provider.find(Credential(name))
+            for name in wanted & declared:
+                expected = Secret(f"kept {name}") if name in stored else None
+                assert await provider.find(Credential(name)) == expected
+            try:
+                await provider.keep({Credential(name): Secret("new") for name in wanted})
+                assert wanted <= declared
+            except UnknownName:
+                assert not wanted <= declared
+
+        asyncio.run(main())
+        changed = {name for name in store.secrets if store.secrets[name] == "new"}
+        assert changed == (wanted if wanted <= declared else set())
+        assert provider.seen == {Secret(text) for name, text in store.secrets.items() if text == "new"} | {
+            Secret(f"kept {name}") for name in wanted & declared & stored
+        }
+
+    def test_what_is_no_secret_is_not_looked_for_in_what_is_written(self) -> None:
+        open_one = Credential("expires_at", secret=False)
+        provider = CredentialProvider(MemoryCredentials({"expires_at": "12"}), [open_one])
+        assert asyncio.run(provider.find(open_one)) == Secret("12")
+        assert provider.seen == frozenset()
+
+
+# -- where they are not --------------------------------------------------------------------------------
+
+MAX = """
+import logging, sys
+logging.basicConfig(level=1, filename="everything.log")
+from max.cli import main
+sys.exit(main())
+"""
+LETTERS = [chr(code) for code in range(33, 127)]
+tokens = st.builds(  # never one that is like words of ours, such as "============"
+    lambda seed, length: "".join(Random(seed).choices(LETTERS, k=length)),
+    st.integers(0, 2**64),
+    st.sampled_from([20, 60, 400]),
+)
+
+
+class Echo(Server):
+    """A tenant that repeats in its errors with what it was asked, and looks at the process list."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(
+            Service(Settings(workspaces=1, users=3, projects=2, tasks=3, files=1, seed=3)), token
+        )
+        self.listed: set[bytes] = set()
+        self.failing = 3  # of every so many requests one fails
+
+    async def _respond(self, request: Request) -> tuple[int, Json, str]:
+        self.listed |= process_list()
+        status, answer, extra = await super()._respond(request)
+        told = {"error": {"message": f"what is {request.headers.get('authorization')}?"}}
+        if status >= 400:
+            return status, told, extra
+        if request.path.endswith("/files"):
+            return 404, told, extra
+        self.failing -= 1
+        return (503, told, extra) if self.failing == 0 else (status, answer, extra)
+
+
+def process_list() -> set[bytes]:
+    """The words with which every process was begun."""
+    if not Path("/proc/self/cmdline").exists():
+        return set(
+            subprocess.run(["ps", "-axww", "-o", "args"], capture_output=True, check=True).stdout.split(b"\n")
+        )
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.add(path.read_bytes())
+    return found
+
+
+@contextmanager
+def in_a_thread(server: Echo) -> Iterator[Echo]:
+    """Serve in an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result()
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class Shell:
+    """Runs ``max`` in a folder, and keeps what it says."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder, self.said = folder, b""
+        self.environment = ENVIRONMENT | variables
+
+    def __call__(self, *words: str) -> int:
+        command = [sys.executable, "-c", MAX, *words]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, check=False
+        )
+        self.said += done.stdout + done.stderr
+        return done.returncode
+
+    def written(self) -> dict[str, bytes]:
+        """Every file that there is now, but the one for secrets, and all that was said."""
+        files = {
+            path for path in self.folder.rglob("*") if path.is_file() and path.name != "credentials.json"
+        }
+        return {str(path): path.read_bytes() for path in files} | {"output": self.said}
+
+
+ONCE = settings(deadline=None, phases=[Phase.generate])  # no secret is simpler than another
+PIECE = 10  # characters that nothing else has in common with a secret
+
+
+def places(secret: str, written: dict[str, bytes]) -> list[str]:
+    """Where a secret, or a piece of it, stands: as it is or as JSON writes it."""
+    pieces = {secret[at : at + PIECE] for at in range(len(secret) - PIECE + 1)}
+    forms = {form.encode() for piece in pieces for form in (piece, json.dumps(piece)[1:-1])}
+    return [name for name, data in written.items() if any(form in data for form in forms)]
+
+
+class TestNowhereElse:
+    """A secret is in no byte of database, log, event, tape, output, message or process list."""
+
+    @settings(ONCE, max_examples=3)
+    @given(secret=tokens)
+    def test_p41_a_token_is_seen_nowhere_after_a_sync_with_errors(self, secret: str) -> None:
+        with TemporaryDirectory() as folder, in_a_thread(Echo(secret)) as server:
+            max = Shell(Path(folder), ACME_TOKEN=secret)
+            where = ["--set", f"base_url={server.url}"]
+            assert max("connect", "acme", *where, "--credential", "token=env:ACME_TOKEN") == 0
+            assert max("sync", "acme", "-o", "ndjson", "--record", "acme.tape") == 3
+            server.token = "another"
+            assert max("sync", "acme", "--restart") != 0
+            assert max("runs", "acme", "-o", "json") == 0
+            written = max.written()
+            listed = server.listed
+        assert b"what is ***" in max.said, "the service repeated the token, and nobody heard it"
+        assert any(b"ndjson" in line for line in listed)
+        assert {Path(name).suffix for name in written} >= {".db", ".tape", ".log"}
+        assert places(secret, written | {f"process {n}": line for n, line in enumerate(listed)}) == []
+
+    @settings(ONCE, max_examples=2)
+    @given(mark=tokens)
+    def test_p41_tokens_that_were_renewed_are_seen_nowhere(self, mark: str) -> None:
+        with TemporaryDirectory() as folder, TokenService(mark=mark).serving() as service:
+            (Path(folder) / "connectors").mkdir()
+            copy(ROOT / "tests" / "max_guarded.py", Path(folder) / "connectors")
+            service.on_open = lambda token: service.expire() if len(service.opened) == 2 else None
+            max = Shell(Path(folder), FIRST=f"refresh-0{mark}", SECRET=SECRET)
+            credentials = [
+                "--credential",
+                "refresh_token=env:FIRST",
+                "--credential",
+                "client_secret=env:SECRET",
+            ]
+            assert max("connect", "guarded", "--set", f"base_url={service.url}", *credentials) == 0
+            assert max("sync", "guarded", "-o", "ndjson", "--record", "guarded.tape") == 3
+            written = max.written()
+        assert (service.refreshes, service.over) == (2, False)
+        assert b"(403): ***" in max.said
+        assert places(mark, written) == []
+
+    def test_p41_no_repr_shows_one(self) -> None:
+        secret = "hunter2-hunter2"
+        store = MemoryCredentials({"token": secret})
+        provider = CredentialProvider(store, [Credential("token")])
+        given = asyncio.run(provider.get(Credential("token")))
+        shown = f"{given!r} {provider!r} {store!r} {provider.seen} {FileCredentials(Path('x'))!r}"
+        assert secret not in shown
