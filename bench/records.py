@@ -25,6 +25,7 @@ from max import (
     PageRequest,
     Ref,
     Schema,
+    Settings,
     Step,
     SyncHandle,
     SyncPlan,
@@ -38,6 +39,7 @@ Record = dict[str, Json]
 Read = Callable[[int, int], list[Record]]  # the records from one number up to another
 
 PAGE = 1_000  # records
+USUAL = Settings()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 PROSE = "the quick brown fox jumps over the lazy dog and then thinks about it some more.."
 
@@ -154,9 +156,11 @@ def connector(
 
 
 @asynccontextmanager
-async def running(source: Connector[NoConfig, C], path: Path) -> AsyncIterator[InstallationRuntime]:
+async def running(
+    source: Connector[NoConfig, C], path: Path, settings: Settings = USUAL
+) -> AsyncIterator[InstallationRuntime]:
     """A started runtime of a connector, on a database of its own."""
-    info = InstallationInfo("records", "default", "bench", {}, 0.0)
+    info = InstallationInfo("records", "default", "bench", {}, 0.0, settings)
     runtime = InstallationRuntime(info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), path)
     await runtime.start()
     try:
@@ -165,9 +169,9 @@ async def running(source: Connector[NoConfig, C], path: Path) -> AsyncIterator[I
         await runtime.stop()
 
 
-async def sync(source: Connector[NoConfig, C], path: Path) -> None:
+async def sync(source: Connector[NoConfig, C], path: Path, settings: Settings = USUAL) -> None:
     """Sync through a runtime: tasks, transactions, links, freshness."""
-    async with running(source, path) as runtime:
+    async with running(source, path, settings) as runtime:
         await ended(await runtime.sync())
 
 
