@@ -268,7 +268,7 @@ class Listed(Record):
 
 
 class Ages(Record):
-    """How old one field of an entity's rows is: of each ``(age in seconds, rows)``, youngest first.
+    """How old one field of an entity's rows is: ``(whole seconds, rows)`` of each age, youngest first.
 
     ``never`` counts rows of which it was never synced, or was invalidated since.
     """

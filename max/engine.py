@@ -400,18 +400,24 @@ class Tables:
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> int:
         """Count as stale what fits a query and was synced at or before ``at``; how many rows that are."""
-        self.layout(query.entity)
+        number = self.count(connection, query)  # before the filter's own ages change
         self.freshness.invalidate(connection, query, fields, at=at)
-        self._relist(connection, query.entity, fields, at)
-        return self.count(connection, query)
+        self._relist(connection, query.entity, fields, at, whole=query.filter is None)
+        return number
 
     def _relist(
-        self, connection: sqlite3.Connection, entity: type[Entity], fields: Sequence[str], at: float
+        self,
+        connection: sqlite3.Connection,
+        entity: type[Entity],
+        fields: Sequence[str],
+        at: float,
+        *,
+        whole: bool = False,
     ) -> None:
         """What only comes with a listing is fetched by listing in full."""
-        resolver = self.membership.resolver
-        if resolver is None or any(resolver.home(FieldOf(entity, name)) is None for name in fields):
-            self.membership.invalidate(connection, entity, at=at)
+        collections = self.membership.bringing(entity, fields)
+        if collections:
+            self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
 
     def drop_pages(self, connection: sqlite3.Connection) -> None:
         """Forget the pages that no row names, once there are many more than the last time."""
@@ -669,5 +675,6 @@ class SqliteSyncMeta(SyncMeta):
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""
-        self._tables.layout(field.entity)
-        return await self._database.read(lambda c: self._tables.freshness.ages(c, field, now=now))
+        layout, freshness = self._tables.layout(field.entity), self._tables.freshness
+        found = await self._database.read(lambda c: freshness.ages(c, layout, [field.name], now=now))
+        return found[field.name]

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .core import Ages, Query
-from .entities import FieldOf, ManyOf, Ref
+from .entities import Filter, ManyOf, Ref
 from .errors import UnknownName
 from .queries import Statement, run
-from .rows import NEVER, Layout, Rows
+from .rows import NEVER, Layout, Rows, on_page
 from .sqlite import quoted
 
 PLACE_PAGE = """
@@ -39,6 +40,32 @@ RECORD = """
     ON CONFLICT (entity, row, field) DO UPDATE
        SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
      WHERE excluded.recorded_at >= recorded_at
+"""
+SPENT = """
+    UPDATE _max_page SET fields = replace(fields, :field, ',')
+     WHERE entity = :entity AND requested_at <= :at AND instr(fields, :field)
+"""
+SPENT_BESIDE = """
+    UPDATE _max_freshness SET synced_at = NULL, recorded_at = :at
+     WHERE entity = :entity AND recorded_at <= :at AND field IN (SELECT value FROM json_each(:fields))
+"""
+PAGE_AGES = """
+    SELECT CAST(max(0, :now - p.requested_at) AS INTEGER) AS age, p.fields, count(*)
+      FROM {table} AS t LEFT JOIN _max_page AS p ON p.id = t.{stamp} AND {on_page}
+     WHERE t._removed_at IS NULL
+     GROUP BY age, p.fields
+"""
+BESIDE_AGES = """
+    SELECT x.field, CAST(max(0, :now - p.requested_at) AS INTEGER) AS page,
+           CAST(max(0, :now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {never})
+                                   THEN x.synced_at ELSE p.requested_at END) AS INTEGER) AS age,
+           count(*)
+      FROM _max_freshness AS x
+      JOIN {table} AS t ON t._row = x.row AND t._removed_at IS NULL
+      LEFT JOIN _max_page AS p ON p.id = CASE x.field {stamps} END
+                              AND instr(p.fields, ',' || x.field || ',') AND {on_page}
+     WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
+     GROUP BY x.field, page, age
 """
 RENEW_NEWEST = """
     INSERT INTO _max_newest VALUES (:entity, :at)
@@ -88,22 +115,47 @@ class Freshness:
     def invalidate(
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> None:
-        """Count as stale what fits a query and was synced at or before ``at``; values stay."""
+        """Count as stale what fits a query and was synced at or before ``at``; values stay.
+
+        No answer may be under way: of all rows it is their pages that speak no more for these fields.
+        """
         layout = self._layouts[query.entity.__name__]
-        statement = Statement(self._layouts, query.entity)
+        names = [known(layout, field) for field in fields]
+        if query.filter is None:
+            self._spend(connection, layout, names, at)
+        else:
+            self._except(connection, layout, query.filter, names, at)
+        self.renew(connection, layout, at)
+
+    def _spend(
+        self, connection: sqlite3.Connection, layout: Layout[Any], names: Sequence[str], at: float
+    ) -> None:
+        values = {"entity": layout.entity.__name__, "at": at}
+        for name in names:
+            connection.execute(SPENT, {**values, "field": f",{name},"})
+        connection.execute(SPENT_BESIDE, {**values, "fields": json.dumps(names)})
+
+    def _except(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        matching: Filter[Any],
+        names: Sequence[str],
+        at: float,
+    ) -> None:
+        statement = Statement(self._layouts, layout.entity)
         head = f"SELECT {statement.bind(layout.entity.__name__)}, t._row, f.value, NULL, {statement.bind(at)}"
-        names = statement.bind(json.dumps([known(layout, field) for field in fields]))
-        condition = statement.condition(query.filter)
+        listed = statement.bind(json.dumps(names))
+        condition = statement.condition(matching)
         sql = f"""
             INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
-            {head} {statement.source}, json_each({names}) AS f
+            {head} {statement.source}, json_each({listed}) AS f
              WHERE t._removed_at IS NULL AND ({condition})
             ON CONFLICT (entity, row, field) DO UPDATE
                SET synced_at = NULL, recorded_at = excluded.recorded_at
              WHERE excluded.recorded_at >= recorded_at
         """
         run(connection, sql, statement.values)
-        self.renew(connection, layout, at)
 
     # -- reading --------------------------------------------------------------------------
 
@@ -165,17 +217,30 @@ class Freshness:
         )
         return [row[0] for row in run(connection, sql, statement.values)]
 
-    def ages(self, connection: sqlite3.Connection, field: FieldOf[Any, Any], *, now: float) -> Ages:
-        """How old a field is over all rows of its entity."""
-        layout = self._layouts[field.entity.__name__]
-        synced = layout.synced(known(layout, field.name), "t")
-        sql = (
-            f"SELECT {synced} AS at, count(*) FROM {quoted(layout.table)} AS t"
-            " WHERE t._removed_at IS NULL GROUP BY at ORDER BY at DESC"
-        )
-        rows = connection.execute(sql).fetchall()
-        ages = [(max(0.0, now - at), number) for at, number in rows if at is not None]
-        return Ages(ages, sum(number for at, number in rows if at is None))
+    def ages(
+        self, connection: sqlite3.Connection, layout: Layout[Any], fields: Sequence[str], *, now: float
+    ) -> dict[str, Ages]:
+        """How old some fields are over all rows of an entity.
+
+        The rows are read once for each part that the fields belong to, and each exception once.
+        """
+        counts: dict[str, Counter[int | None]] = {known(layout, field): Counter() for field in fields}
+        values = {"now": now, "entity": layout.entity.__name__, "fields": json.dumps(list(counts))}
+        words = {"table": quoted(layout.table), "on_page": on_page("t"), "never": NEVER}
+        for part in sorted({layout.parts[field] for field in counts}):
+            sql = PAGE_AGES.format(**words, stamp=quoted(layout.stamps[part]))
+            alike = [field for field in counts if layout.parts[field] == part]
+            for age, brought, number in connection.execute(sql, values):
+                for field in alike:
+                    counts[field][age if f",{field}," in (brought or "") else None] += number
+        stamps = " ".join(f"WHEN '{f}' THEN t.{quoted(layout.stamps[layout.parts[f]])}" for f in counts)
+        if counts:
+            for field, by_page, age, number in connection.execute(
+                BESIDE_AGES.format(**words, stamps=stamps), values
+            ):
+                counts[field][by_page] -= number
+                counts[field][age] += number
+        return {field: _ages(found) for field, found in counts.items()}
 
     # -- what comes too late --------------------------------------------------------------
 
@@ -213,6 +278,11 @@ class Freshness:
                     SELECT 1 FROM _max_freshness AS x
                      WHERE x.entity = :entity AND x.row = t._row AND x.synced_at > :at))
         """
+
+
+def _ages(counts: Mapping[int | None, int]) -> Ages:
+    aged = sorted((float(age), number) for age, number in counts.items() if age is not None and number)
+    return Ages(aged, counts.get(None, 0))
 
 
 def known(layout: Layout[Any], field: str) -> str:

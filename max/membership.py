@@ -20,8 +20,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from .core import Changes, Listed, Listing, Removal, Resolver, Schema
-from .entities import Entity, ManyOf, Ref
+from .core import Ages, Changes, Listed, Listing, Removal, Resolver, Schema
+from .entities import Entity, FieldOf, ManyOf, Ref
 from .freshness import Freshness
 from .rows import Layout, Rows
 from .sqlite import quoted
@@ -182,18 +182,63 @@ class Membership:
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return Listed(*row) if row else Listed()
 
-    def invalidate(self, connection: sqlite3.Connection, entity: type[Entity], *, at: float) -> None:
-        """The lists that hold rows whose fields were invalidated at a time are to be listed in full."""
+    def bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
+        """The collections whose listings bring those of the fields that no loader fetches by themselves.
+
+        Without a resolver, all that list the entity.
+        """
+        if self.resolver is None:
+            return self._listing(entity)
+        own = self.resolver.schema.entities.get(entity.__name__)  # the stored schema has classes of its own
+        found: list[ManyOf[Any, Any]] = []
+        named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in fields] if own else []
+        for field in named:
+            if self.resolver.home(field) is None:
+                found += self.resolver.bringing(field)
+        return list(dict.fromkeys(found))
+
+    def invalidate(
+        self,
+        connection: sqlite3.Connection,
+        entity: type[Entity],
+        collections: Sequence[ManyOf[Any, Any]],
+        *,
+        at: float,
+        whole: bool,
+    ) -> None:
+        """Lists of some collections are to be listed in full, as fields were invalidated at a time.
+
+        Of those that hold the entity itself only the lists of such rows, unless it was the ``whole`` entity.
+        """
+        holding = [repr(many) for many in collections if many.child.__name__ == entity.__name__]
+        others = [repr(many) for many in collections if repr(many) not in holding]
+        values = {"at": at, "entity": entity.__name__, "whole": whole, "collections": json.dumps(holding)}
         connection.execute(
             f"""
             UPDATE _max_list SET invalidated_at = :at
-             WHERE collection IN (SELECT value FROM json_each(:collections)) AND id IN (
+             WHERE collection IN (SELECT value FROM json_each(:others)) OR (
+                   collection IN (SELECT value FROM json_each(:collections)) AND (:whole OR id IN (
                    SELECT k.list FROM _max_link AS k JOIN _max_freshness AS x ON x.row = k.child
                     WHERE x.entity = :entity AND x.synced_at IS NULL AND x.recorded_at = :at
-                      AND k.list IN ({LISTS}))
+                      AND k.list IN ({LISTS}))))
             """,
-            {"at": at, "entity": entity.__name__, "collections": self._names(entity)},
+            {**values, "others": json.dumps(others)},
         )
+
+    def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> Ages:
+        """How long ago a collection was listed to its end, over all parents."""
+        rows = connection.execute(
+            f"""
+            SELECT CASE WHEN l.invalidated_at IS NULL
+                        THEN CAST(max(0, :now - l.listed_at) AS INTEGER) END AS age, count(*)
+              FROM {quoted(self._layout(many.parent).table)} AS p
+              LEFT JOIN _max_list AS l ON l.collection = :collection AND l.parent = p._id
+             WHERE p._removed_at IS NULL GROUP BY age ORDER BY age
+            """,
+            {"now": now, "collection": repr(many)},
+        ).fetchall()
+        never = sum(number for age, number in rows if age is None)
+        return Ages([(float(age), number) for age, number in rows if age is not None], never)
 
     def _names(self, entity: type[Entity]) -> str:
         return json.dumps([repr(many) for many in self._listing(entity)])

@@ -277,9 +277,7 @@ class Layout(Generic[E]):
         stamp, entity = quoted(stamp_column(self.parts[name])), self.entity.__name__
         page = (
             f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
-            f" AND instr(p.fields, ',{name},') AND (p.list IS NULL OR EXISTS"
-            f" (SELECT 1 FROM _max_link AS k WHERE k.list = p.list AND k.child = {alias}._row"
-            f" AND k.generation >= p.generation)))"
+            f" AND instr(p.fields, ',{name},') AND {on_page(alias)})"
         )
         beside = (
             f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
@@ -361,6 +359,14 @@ def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict
     for values in records:
         groups.setdefault(tuple(values), []).append(values)
     return groups
+
+
+def on_page(alias: str) -> str:
+    """SQL that is true when the page ``p``, which brought a row, still speaks for it."""
+    return (
+        f"(p.list IS NULL OR EXISTS (SELECT 1 FROM _max_link AS k WHERE k.list = p.list"
+        f" AND k.child = {alias}._row AND k.generation >= p.generation))"
+    )
 
 
 def word_column(word: int) -> str:
