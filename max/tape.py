@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from .connector import AnyConnector, CredentialProvider, MemoryCredentials
 from .core import C, In, InstallationInfo, Lifecycle, Out
 from .encoding import MARK, Codec, Scrubber, canonical, decoded_error
-from .entities import Json, datetime_text, is_text
+from .entities import Json, is_text
 from .errors import TapeError, TapeParted
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, Call, Caller, Limits, Next, Operation
@@ -382,7 +382,8 @@ class _Writer:
 
 
 def _moment(seconds: float) -> str:
-    return datetime_text(datetime.fromtimestamp(seconds, UTC)) + "Z"
+    """A time as text of one length, so that texts sort as times do."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _line(data: Json) -> str:

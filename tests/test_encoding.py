@@ -322,6 +322,7 @@ DISGUISES: Mapping[str, Callable[[str], Any]] = {
     "basic, user first": lambda secret: f"Basic {b64encode(f'ad:{secret}'.encode()).decode()}",
     "websafe": lambda secret: urlsafe_b64encode(f"{secret}:x".encode()).decode(),
     "error": lambda secret: UpstreamMissing(f"no {secret}", hint=secret, token=secret),
+    "bug": lambda secret: ValueError(secret),
     "entity": lambda secret: Writer(secret, name=secret),
     "ref": lambda secret: Ref(Writer, secret),
     "request": lambda secret: PageRequest(cursor=secret),

@@ -161,7 +161,7 @@ class TestRecording:
             "connector": "crowd",
             "connectorVersion": "7",
             "installation": "abc",
-            "recordedAt": "1970-01-01T00:00:00Z",
+            "recordedAt": "1970-01-01T00:00:00.000Z",
             "beganEmpty": True,
             "credentials": ["key"],
             "config": {},
@@ -492,7 +492,7 @@ class TestReplaying:
         outcome = run(crowd(None), Replay(tape))
         assert outcome.result.status is Status.COMPLETED
         assert outcome.result.requests == {"crowd:person:list": 4}
-        assert outcome.result.finished_at - outcome.result.started_at < 60  # type: ignore[operator]  # it ended
+        assert outcome.result.finished_at - outcome.result.started_at < 5  # type: ignore[operator]  # it ended
 
     def test_credentials_are_neither_needed_nor_used(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), key="the-real-key")
