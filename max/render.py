@@ -496,6 +496,7 @@ def run_json(run: SyncRun) -> dict[str, Json]:
         "resumed": run.resumed,
         "counts": dict(run.counts),
         "removed": run.removed,
+        "unfit": run.unfit,
         "requests": dict(run.requests),
         "failed": run.failed,
     }
@@ -564,6 +565,9 @@ def summary(
         lines.append("  nothing was stored")
     removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
     lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
+    if result.unfit:
+        aside = f"  {counted(result.unfit, 'row')} did not fit and stand aside: max quarantine {info}"
+        lines.append(paint(aside, "yellow"))
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
 
 
