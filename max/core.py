@@ -243,10 +243,12 @@ class Stored(Record):
     """What storing an arrival came to: rows by entity name, and how many of all were removed.
 
     Of what came along with a listing only new rows count: the same may come with many pages.
+    ``unfit`` counts the rows that were kept aside, because their values do not fit.
     """
 
     counts: Mapping[str, int]
     removed: int = 0
+    unfit: int = 0
 
 
 Transaction: TypeAlias = Any  # the open transaction of whatever store the parts share

@@ -43,6 +43,7 @@ from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .history import History
 from .layouts import Parts, build_indexes, read_layouts
 from .membership import Membership, Place
+from .quarantine import Quarantine
 from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
 from .sqlite import Database, migrate, quoted, refuse_newer
@@ -144,6 +145,7 @@ class Tables:
         self.membership = Membership(schema, self._layouts, self.freshness)
         self.membership.resolver = resolver
         self.history = History(self._layouts)
+        self.quarantine = Quarantine(rules, self.freshness)
 
     @classmethod
     def stored(cls, connection: sqlite3.Connection) -> Tables:
@@ -166,6 +168,7 @@ class Tables:
         from .evolution import evolve  # those who only read do without
 
         migrate(connection, "engine", MIGRATIONS)
+        self.quarantine.apply(connection)
         resolver = self.membership.resolver
         self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._rules))
 
@@ -254,11 +257,13 @@ class Tables:
         if self.history.recording:
             self.history.moment(connection, arrival, dated=dated)
         by_entity = by_type(arrival.entities)
-        encoded = [(self.layout(entity), self.layout(entity).encode(e)) for entity, e in by_entity.items()]
+        sifted = [
+            self.quarantine.sift(connection, self.layout(kind), e, arrival) for kind, e in by_entity.items()
+        ]
         listing, at = arrival.listing, arrival.requested_at if dated else None
         place = self.membership.open(connection, listing) if listing is not None else None
         counts = {}
-        for layout, groups in encoded:
+        for layout, groups, _, unfit in sifted:
             along = listing is not None and layout.entity is not listing.collection.child
             before = last_row(connection, layout) if along else 0
             if listing is not None and listing.ids_only and not along:
@@ -266,11 +271,13 @@ class Tables:
             elif arrival.changes is not None:
                 self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
             self._write_groups(connection, layout, groups, at, None if along else place)
-            new = last_row(connection, layout) - before if along else len(by_entity[layout.entity])
+            new = last_row(connection, layout) - before if along else len(by_entity[layout.entity]) - unfit
             counts[layout.entity.__name__] = new
         removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
-        self._remember_members(connection, arrival, encoded, place)
-        return Stored({entity: number for entity, number in counts.items() if number}, removed)
+        self.quarantine.forget(connection, arrival.removed)
+        self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
+        counts = {entity: number for entity, number in counts.items() if number}
+        return Stored(counts, removed, sum(one.unfit for one in sifted))
 
     def _remember_members(
         self,
@@ -290,6 +297,7 @@ class Tables:
             if listing.last:
                 closing = listing.replace(began_at=began_at)
                 self.membership.close(connection, closing, place, at=received_at)
+                self.quarantine.close(connection, listing, began_at)
         if changes is not None:
             for layout, groups in encoded:
                 self.membership.link_by_refs(connection, layout, groups, changes.root)

@@ -521,9 +521,9 @@ class _Transaction:
         counts = Counter(json.loads(row[0])) + Counter(total.counts)
         calls = Counter(json.loads(row[1])) + Counter(requests)
         self.connection.execute(
-            "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, arrivals = arrivals + ?"
-            " WHERE id = ?",
-            (json.dumps(counts), json.dumps(calls), total.removed, len(self._stored), self.sync),
+            "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, unfit = unfit + ?,"
+            " arrivals = arrivals + ? WHERE id = ?",
+            (json.dumps(counts), json.dumps(calls), total.removed, total.unfit, len(self._stored), self.sync),
         )
 
     # following up
@@ -655,4 +655,4 @@ def _sum(stored: Sequence[Stored]) -> Stored:
     counts: Counter[str] = Counter()
     for one in stored:
         counts.update(one.counts)
-    return Stored(dict(counts), sum(one.removed for one in stored))
+    return Stored(dict(counts), sum(one.removed for one in stored), sum(one.unfit for one in stored))

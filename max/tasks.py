@@ -221,6 +221,7 @@ class SyncRun(Record):
     worker: str | None
     plan: Json
     notes: tuple[str, ...]  # what a person should know of it, beside its status
+    unfit: int  # rows that were kept aside, because their values do not fit
 
 
 class SyncResult(SyncRun):
@@ -409,12 +410,13 @@ MIGRATIONS = (
     """,
     "ALTER TABLE _max_failure ADD COLUMN version TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE _max_sync ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE _max_sync ADD COLUMN unfit INTEGER NOT NULL DEFAULT 0",
 )
 
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 
 SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan, notes,
-    (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
+    unfit, (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
 
 GIVE_BACK = f"""
@@ -581,8 +583,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:
-    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-2]
-    seen_at, failed = row[-2:]
+    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-3]
+    unfit, seen_at, failed = row[-3:]
     status = Status(state)
     alive = worker is not None and seen_at is not None and is_alive(worker, seen_at, now)
     if status is Status.RUNNING and not alive:
@@ -600,6 +602,7 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
         worker=worker,
         plan=json.loads(plan),
         notes=tuple(json.loads(notes)),
+        unfit=unfit,
     )
 
 
