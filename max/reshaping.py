@@ -486,7 +486,7 @@ def _rekey_tasks(connection: sqlite3.Connection, entity: str) -> None:
         name = quoted(table)
         connection.execute(
             f"UPDATE OR REPLACE {name} SET id = ({mapped}{name}.id)"
-            f" WHERE entity = ? AND EXISTS ({mapped}{name}.id)",
+            f" WHERE entity = ? AND typeof(id) = 'text' AND EXISTS ({mapped}{name}.id)",
             (entity,),
         )
 
