@@ -52,19 +52,19 @@ MIGRATIONS = (
         id     INTEGER PRIMARY KEY,
         at     REAL NOT NULL,
         sync   TEXT,
-        entity INTEGER NOT NULL,
+        number INTEGER NOT NULL,
         row    TEXT NOT NULL,
         kind   TEXT NOT NULL,
         old    TEXT,
         new    TEXT
     );
     CREATE TABLE _max_change_base (
-        entity INTEGER NOT NULL,
+        number INTEGER NOT NULL,
         row    TEXT NOT NULL,
         at     REAL NOT NULL,
         sync   TEXT,
         new    TEXT NOT NULL,
-        PRIMARY KEY (entity, row)
+        PRIMARY KEY (number, row)
     ) WITHOUT ROWID
     """,
 )
@@ -73,15 +73,15 @@ MIGRATIONS = (
 # write now.  The newest record is never deleted, so that no number is given twice.
 CLOCK = "coalesce(f.at, (julianday('now') - 2440587.5) * 86400.0)"
 RECORD = f"""
-    INSERT INTO _max_change (at, sync, entity, row, kind, old, new)
+    INSERT INTO _max_change (at, sync, number, row, kind, old, new)
     SELECT {CLOCK}, f.sync, {{number}}, {{row}}, {{kind}}, {{old}}, {{new}} FROM _max_feed AS f"""
 MOMENT = "UPDATE _max_feed SET at = ?, sync = ?"
 FEED = """
     SELECT name, recording, floor, (SELECT coalesce(max(id), 0) FROM _max_change) FROM _max_feed
 """
 CHANGES = """
-    SELECT id, at, sync, entity, row, kind, old, new FROM _max_change
-     WHERE id > :after AND (:entity IS NULL OR entity = :entity)
+    SELECT id, at, sync, number, row, kind, old, new FROM _max_change
+     WHERE id > :after AND (:only IS NULL OR number = :only)
      ORDER BY id
      LIMIT :limit
 """
@@ -90,9 +90,9 @@ KEEP_KINDS = """
     ON CONFLICT (name) DO UPDATE SET kinds = excluded.kinds
 """
 BASE = """
-    SELECT entity, row, at, sync, new FROM _max_change_base
-     WHERE (entity, row) > (:number, :row) AND (:entity IS NULL OR entity = :entity)
-     ORDER BY entity, row
+    SELECT number, row, at, sync, new FROM _max_change_base
+     WHERE (number, row) > (:number, :row) AND (:only IS NULL OR number = :only)
+     ORDER BY number, row
      LIMIT :limit
 """
 FORGET = """
@@ -103,14 +103,14 @@ FORGET = """
                    LIMIT :limit)
 """
 OLDEST = """
-    SELECT id, at, sync, entity, row, kind, old, new FROM _max_change
+    SELECT id, at, sync, number, row, kind, old, new FROM _max_change
      WHERE id < (SELECT max(id) FROM _max_change)
      ORDER BY id
      LIMIT :limit
 """
 KEEP_BASE = """
-    INSERT INTO _max_change_base (entity, row, at, sync, new) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (entity, row) DO UPDATE SET at = excluded.at, sync = excluded.sync, new = excluded.new
+    INSERT INTO _max_change_base (number, row, at, sync, new) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (number, row) DO UPDATE SET at = excluded.at, sync = excluded.sync, new = excluded.new
 """
 TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB '_max_change_[0-9]*'"
 
@@ -271,8 +271,8 @@ class History:
 
     def _close(self, connection: sqlite3.Connection, before: float) -> None:
         """Give up a feed that was ended, once even its newest record is too old."""
-        newest = "SELECT max(id) FROM _max_change HAVING max(at) < ?"
-        if connection.execute(newest, (before,)).fetchone():
+        newest = connection.execute("SELECT max(at) FROM _max_change").fetchone()[0]
+        if newest is not None and newest < before:
             connection.execute("DELETE FROM _max_change_base")
             connection.execute("UPDATE _max_feed SET floor = (SELECT max(id) FROM _max_change)")
 
@@ -435,26 +435,26 @@ class _Reading:
 
     def changes(self, after: int, limit: int) -> ChangePage:
         """What is recorded behind a number."""
-        values = {"after": after, "entity": self._only, "limit": limit + 1}
+        values = {"after": after, "only": self._only, "limit": limit + 1}
         rows = self._connection.execute(CHANGES, values).fetchall()
         more, rows = len(rows) > limit, rows[:limit]
         items = [
-            self._change(kind, entity, row, at, sync, old, new, feed_cursor(self._feed, id))
-            for id, at, sync, entity, row, kind, old, new in rows
-            if entity in self._entities
+            self._change(kind, number, row, at, sync, old, new, feed_cursor(self._feed, id))
+            for id, at, sync, number, row, kind, old, new in rows
+            if number in self._entities
         ]
         last = rows[-1][0] if rows else after
         return ChangePage(items, feed_cursor(self._feed, last if more else self._feed.newest), more)
 
     def base(self, place: tuple[int, str], limit: int) -> ChangePage:
         """The rows with which the feed begins, behind a place among them."""
-        values = {"number": place[0], "row": place[1], "entity": self._only, "limit": limit + 1}
+        values = {"number": place[0], "row": place[1], "only": self._only, "limit": limit + 1}
         rows = self._connection.execute(BASE, values).fetchall()
         more, rows = len(rows) > limit, rows[:limit]
         items = [
-            self._change("created", entity, row, at, sync, None, new, base_cursor(self._feed, entity, row))
-            for entity, row, at, sync, new in rows
-            if entity in self._entities
+            self._change("created", number, row, at, sync, None, new, base_cursor(self._feed, number, row))
+            for number, row, at, sync, new in rows
+            if number in self._entities
         ]
         last = rows[-1][:2] if rows else place
         return ChangePage(items, base_cursor(self._feed, *last), more)
@@ -520,8 +520,8 @@ def fold(connection: sqlite3.Connection, records: Sequence[tuple[Any, ...]]) -> 
     """Bring the rows with which the feed begins to where these records lead."""
     rows: dict[tuple[int, str], dict[int, Any] | None] = {}
     last: dict[tuple[int, str], tuple[float, str | None]] = {}
-    for _, at, sync, entity, row, kind, old, new in records:
-        key = entity, row
+    for _, at, sync, number, row, kind, old, new in records:
+        key = number, row
         last[key] = at, sync
         if kind == "removed":
             rows[key] = None
@@ -533,13 +533,13 @@ def fold(connection: sqlite3.Connection, records: Sequence[tuple[Any, ...]]) -> 
             fields = {n: v for n, v in (before or {}).items() if n not in gone} | fields
         rows[key] = fields
     gone_keys = [key for key, fields in rows.items() if fields is None]
-    connection.executemany("DELETE FROM _max_change_base WHERE entity = ? AND row = ?", gone_keys)
+    connection.executemany("DELETE FROM _max_change_base WHERE number = ? AND row = ?", gone_keys)
     kept = [(*key, *last[key], side_text(fields)) for key, fields in rows.items() if fields is not None]
     connection.executemany(KEEP_BASE, kept)
 
 
 def _base_row(connection: sqlite3.Connection, key: tuple[int, str]) -> dict[int, Any]:
-    sql = "SELECT new FROM _max_change_base WHERE entity = ? AND row = ?"
+    sql = "SELECT new FROM _max_change_base WHERE number = ? AND row = ?"
     found = connection.execute(sql, key).fetchone()
     return dict(numbered(json.loads(found[0]))) if found else {}
 

@@ -18,11 +18,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max.changes import NOW, Change, ChangeFeed, change_json
+from max.contracts import (
+    NO_RULES,
+    ChangeKey,
+    ChangeType,
+    DropField,
+    Migration,
+    RenameEntity,
+    RenameField,
+    Rules,
+)
 from max.core import Arrival, Schema, Settings
 from max.engine import DAY, SqliteEngine
 from max.entities import Entity, Field, Ref, values_of
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
-from max.history import PAGE, rename_entity
+from max.history import PAGE
 from max.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Team, parts
 from tests.strategies import records
@@ -41,9 +51,11 @@ class Place:
         self.database = database
         self.engine = SqliteEngine(database, SCHEMA)
 
-    async def open(self, settings: Settings = ON, schema: Schema = SCHEMA) -> SqliteEngine:
+    async def open(
+        self, settings: Settings = ON, schema: Schema = SCHEMA, rules: Rules = NO_RULES
+    ) -> SqliteEngine:
         """A new engine on it."""
-        self.engine = SqliteEngine(self.database, schema, parts, settings=settings)
+        self.engine = SqliteEngine(self.database, schema, parts, settings=settings, rules=rules)
         await self.engine.start()
         return self.engine
 
@@ -592,20 +604,46 @@ def test_what_a_new_field_holds_before_anybody_looked_is_told() -> None:
     assert rows["Note:1"] == {"a": "x", "b": "y"}
 
 
-def test_an_entity_keeps_its_history_under_another_name(tmp_path: Path) -> None:
-    one, other = made("Note", a="Field[str]"), made("Remark", a="Field[str]")
+def test_history_goes_on_under_other_names() -> None:
+    one, other = made("Note", a="Field[str]"), made("Remark", b="Field[str]")
+    renamed = Migration("better names", RenameField("Note", "a", "b"), RenameEntity("Note", "Remark"))
 
-    def rename(connection: sqlite3.Connection) -> None:
-        rename_entity(connection, "Note", "Remark")
-        connection.execute("ALTER TABLE note RENAME TO remark")
-        connection.execute("UPDATE _max_field SET entity = 'Remark'")
-
-    async def body(place: Place) -> list[tuple[str, Ref[Any]]]:
+    async def body(place: Place) -> tuple[list[Change], Rows]:
         await place.open(schema=Schema([one]))
         await place.receive(one("1", a="x"))
-        await place.database.transact(rename)
-        await place.open(schema=Schema([other]))
-        await place.receive(other("1", a="y"), at=NOON + 1)
-        return [(change.kind, change.ref) for change in await place.told()]
+        (created,) = await place.told()
+        await place.open(schema=Schema([other]), rules=Rules("notes", (renamed,)))
+        await place.receive(other("1", b="y"), at=NOON + 1)
+        assert [change.new for change in await place.told(created.cursor)] == [{"b": "y"}]
+        return await place.told(), await place.rows()
 
-    assert using(body) == [("created", other.ref("1")), ("updated", other.ref("1"))]
+    told, rows = using(body)
+    assert [(change.kind, change.ref, change.new) for change in told] == [
+        ("created", other.ref("1"), {"b": "x"}),
+        ("updated", other.ref("1"), {"b": "y"}),
+    ]
+    assert replayed(told) == rows
+
+
+@pytest.mark.parametrize(
+    "change", [ChangeType("Note", "a", using=len), ChangeKey("Note", "key"), DropField("Note", "key")]
+)
+def test_what_a_migration_does_to_values_begins_the_feed_anew(change: Any) -> None:
+    old = made("Note", a="Field[str]", key="Field[str]")
+    hints = {"a": "Field[int]" if isinstance(change, ChangeType) else "Field[str]", "key": "Field[str]"}
+    if isinstance(change, DropField):
+        del hints["key"]
+
+    async def body(place: Place) -> tuple[Rows, Rows]:
+        await place.open(schema=Schema([old]))
+        await place.receive(old("1", a="xyz", key="k"))
+        (created,) = await place.told()
+        rules = Rules("notes", (Migration("another schema", change),))
+        await place.open(schema=Schema([made("Note", **hints)]), rules=rules)
+        with pytest.raises(CursorExpired):
+            await place.told(created.cursor)
+        return replayed(await place.told()), await place.rows()
+
+    rebuilt, rows = using(body)
+    assert same(rebuilt, rows)
+    assert len(rows) == 1
