@@ -139,24 +139,22 @@ class TestAlone:
         async def main() -> None:
             with store.held():
                 waiting = asyncio.create_task(enter())
-                await asyncio.sleep(0)
                 await asyncio.sleep(0.01)
+                threads = [one for one in threading.enumerate() if one.name.startswith("max-project")]
                 waiting.cancel()
                 await asyncio.wait([waiting])
-            assert waiting.cancelled()
-            for _ in range(3):
-                async with store.alone():
-                    pass
+            for one in threads:
+                await asyncio.to_thread(one.join)
+            async with store.alone():
+                done.append(waiting.cancelled() and bool(threads))
 
         async def enter() -> None:
             async with FileCredentials(store.path, patience=10).alone():
                 raise AssertionError("nobody waits for this any more")
 
+        done: list[bool] = []
         asyncio.run(main())
-        waiting = [one for one in threading.enumerate() if one.name.startswith("max-")]
-        for one in waiting:
-            one.join(1.0)
-        assert not any(one.is_alive() for one in waiting)
+        assert done == [True]
 
     def test_a_folder_that_is_gone_is_named(self, tmp_path: Path) -> None:
         async def main() -> None:
@@ -223,11 +221,11 @@ from max.cli import main
 sys.exit(main())
 """
 LETTERS = [chr(code) for code in range(33, 127)]
-tokens = st.builds(  # never one that is like words of ours, such as "============"
-    lambda seed, length: "".join(Random(seed).choices(LETTERS, k=length)),
-    st.integers(0, 2**64),
-    st.sampled_from([20, 60, 400]),
-)
+
+
+def token(seed: int, length: int) -> str:
+    """A token that has no words of ours in it, such as "============"."""
+    return "".join(Random(seed).choices(LETTERS, k=length))
 
 
 class Echo(Server):
@@ -318,9 +316,11 @@ def places(secret: str, written: dict[str, bytes]) -> list[str]:
 class TestNowhereElse:
     """A secret is in no byte of database, log, event, tape, output, message or process list."""
 
-    @settings(ONCE, max_examples=3)
-    @given(secret=tokens)
-    def test_p41_a_token_is_seen_nowhere_after_a_sync_with_errors(self, secret: str) -> None:
+    @pytest.mark.parametrize("length", [20, 400])
+    @settings(ONCE, max_examples=2)
+    @given(seed=st.integers(0))
+    def test_p41_a_token_is_seen_nowhere_after_a_sync_with_errors(self, length: int, seed: int) -> None:
+        secret = token(seed, length)
         with TemporaryDirectory() as folder, in_a_thread(Echo(secret)) as server:
             max = Shell(Path(folder), ACME_TOKEN=secret)
             where = ["--set", f"base_url={server.url}"]
@@ -336,21 +336,18 @@ class TestNowhereElse:
         assert {Path(name).suffix for name in written} >= {".db", ".tape", ".log"}
         assert places(secret, written | {f"process {n}": line for n, line in enumerate(listed)}) == []
 
-    @settings(ONCE, max_examples=2)
-    @given(mark=tokens)
-    def test_p41_tokens_that_were_renewed_are_seen_nowhere(self, mark: str) -> None:
+    @pytest.mark.parametrize("length", [20, 400])
+    @settings(ONCE, max_examples=1)
+    @given(seed=st.integers(0))
+    def test_p41_tokens_that_were_renewed_are_seen_nowhere(self, length: int, seed: int) -> None:
+        mark = token(seed, length)
         with TemporaryDirectory() as folder, TokenService(mark=mark).serving() as service:
             (Path(folder) / "connectors").mkdir()
             copy(ROOT / "tests" / "max_guarded.py", Path(folder) / "connectors")
             service.on_open = lambda token: service.expire() if len(service.opened) == 2 else None
             max = Shell(Path(folder), FIRST=f"refresh-0{mark}", SECRET=SECRET)
-            credentials = [
-                "--credential",
-                "refresh_token=env:FIRST",
-                "--credential",
-                "client_secret=env:SECRET",
-            ]
-            assert max("connect", "guarded", "--set", f"base_url={service.url}", *credentials) == 0
+            words = ["--set", f"base_url={service.url}", "--credential", "refresh_token=env:FIRST"]
+            assert max("connect", "guarded", *words, "--credential", "client_secret=env:SECRET") == 0
             assert max("sync", "guarded", "-o", "ndjson", "--record", "guarded.tape") == 3
             written = max.written()
         assert (service.refreshes, service.over) == (2, False)
