@@ -374,11 +374,11 @@ class HttpClient(Lifecycle):
 
     def _redirected(self, response: HttpResponse) -> str:
         """Where a redirect leads; UpstreamChanged when it gives up encryption."""
-        here = response.request.url
+        here, location = response.request.url, response.headers["location"]
         try:
-            there = urljoin(here, response.headers["location"])
+            there = urljoin(here, location) if location.isprintable() else ""  # which is no address
         except ValueError:
-            there = ""  # is refused as no address
+            there = ""
         if here.startswith("https:") and there.startswith("http:"):
             raise UpstreamChanged(
                 f"{response.request}: the service sends us on without encryption, where we do not go",

@@ -299,6 +299,12 @@ def test_the_same_host_by_another_scheme_or_port_is_another_origin(address: str)
     assert "authorization" not in sent.headers
 
 
+@pytest.mark.parametrize("location", ["https://home.example.com\t/x", "/x\n", "https://home.exam\rple.com/"])
+def test_a_redirect_with_a_character_that_readers_drop_is_not_followed(location: str) -> None:
+    with pytest.raises(PermissionDenied, match="cannot be used"):
+        ask(location, redirected=True)
+
+
 def test_a_redirect_that_gives_up_encryption_is_not_followed() -> None:
     with pytest.raises(UpstreamChanged, match="without encryption"):
         ask("http://home.example.com/", redirected=True)
