@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max.changes import NOW, Change, ChangeFeed, change_json
+from max.connector import CredentialProvider, MemoryCredentials
 from max.contracts import (
     NO_RULES,
     ChangeKey,
@@ -28,13 +29,16 @@ from max.contracts import (
     RenameField,
     Rules,
 )
-from max.core import Arrival, Schema, Settings
+from max.core import Arrival, InstallationInfo, Schema, Settings
 from max.engine import DAY, SqliteEngine
 from max.entities import Entity, Field, Ref, values_of
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
 from max.history import PAGE
+from max.runtime import InstallationRuntime
 from max.sqlite import MEMORY, Database
+from max.testing import START, FakeClock
 from tests.contract.places import SCHEMA, Person, Post, Team, parts
+from tests.sample import SampleConfig, Thing, sample
 from tests.strategies import records
 
 T = TypeVar("T")
@@ -448,6 +452,40 @@ def test_going_on_writes_nothing() -> None:
 
     before, after = recorded(body)
     assert before == after
+
+
+def test_syncs_say_what_they_have_changed(tmp_path: Path) -> None:
+    settings = Settings(history="changes", removal_share=1)
+    info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
+    clock = FakeClock()
+
+    async def sync(config: SampleConfig) -> tuple[str, list[Change]]:
+        credentials = CredentialProvider(MemoryCredentials(), ())
+        path = tmp_path / "data.db"
+        runtime = InstallationRuntime(info, sample(), config, credentials, path, clock=clock)
+        await runtime.start()
+        try:
+            handle = await runtime.sync()
+            await handle.completion()
+            return handle.id, [change async for change in runtime.engine.changes()]
+        finally:
+            await runtime.stop()
+
+    async def main() -> list[tuple[str, list[Change]]]:
+        found = []
+        for config in (SampleConfig(2), SampleConfig(2), SampleConfig(1, "other")):
+            found.append(await sync(config))
+            clock.advance(60)
+        return found
+
+    (first, _), _, (third, told) = clock.run(main())
+    assert [(change.kind, change.id, change.sync) for change in told if change.entity is Thing] == [
+        ("created", "0", first),
+        ("created", "1", first),
+        ("updated", "0", third),
+        ("removed", "1", third),
+    ]
+    assert told[-1].at >= START + 120 > told[0].at
 
 
 # -- cursors --------------------------------------------------------------------------------
