@@ -104,7 +104,9 @@ class GraphQL:
         words = short(extensions.get("userPresentableMessage")) or short(error.get("message"))
         told = ", ".join([*codes[:1], str(response.status)])
         return kind(
-            f"{response.request}: {what} ({told}){f': {words}' if words else ''}", hint=hint, errors=codes[:1]
+            f"{response.request}: {what} ({told}){f': {words}' if words else ''}",
+            hint=hint,
+            upstream_code=next(iter(codes), None),
         )
 
 

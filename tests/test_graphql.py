@@ -146,6 +146,7 @@ def test_a_code_that_nobody_knows_leaves_it_to_the_status(status: int, meant: ty
     error = error_of(errors("ODD"), status)
     assert type(error) is meant
     assert "ODD" in error.message
+    assert error.data["upstream_code"] == "ODD"
 
 
 @pytest.mark.parametrize(
