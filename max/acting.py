@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from .aging import add_scope, refuse_contradictions, scope
 from .commands import (
     Answer,
     Handler,
@@ -26,9 +27,10 @@ from .commands import (
     paint,
 )
 from .connector import AnyConnector
-from .core import InstallationInfo
-from .errors import ProjectError, SyncError, SyncRunning, UnknownName, UsageError
+from .core import InstallationInfo, SyncOptions
+from .errors import ProjectError, SuspiciousRemoval, SyncError, SyncRunning, UnknownName, UsageError
 from .execution import SyncHandle
+from .expansion import wanted
 from .foreground import Begin, Foreground
 from .onboarding import Onboarded, needs_answers, onboard, read_secret
 from .project import Project
@@ -197,11 +199,14 @@ def configure_sync(parser: Parser) -> None:
         metavar="ID",
         help="do just what failed in the last sync, or in that of an id",
     )
+    add_scope(parser)
     add_tape(parser)
     parser.set_defaults(run=run_sync)
     examples(
         parser,
         "max sync acme:default",
+        "max sync acme:default --only AcmeTask,AcmeUser.email --if-stale 2h",
+        "max sync acme:default --full",
         "max sync acme:default -o json",
         "max sync acme:default -o ndjson   (what happens, as it does; the result last)",
         "max sync acme:default --retry-failed",
@@ -231,6 +236,7 @@ def add_tape(parser: Parser) -> None:
 
 def run_sync(options: Options) -> Answer:
     """Sync an installation; the first time it is made, when that needs no answers."""
+    refuse_contradictions(options)
     if options.replay:
         return replayed(options, Replay(*options.replay))
     tape = Recording(options.record) if options.record else None
@@ -239,7 +245,12 @@ def run_sync(options: Options) -> Answer:
     project, notes = with_installation(options)
     for note in notes:  # before the sync rather than after it: they explain what is going on
         tell(note)
-    return synced(options, project, only_target(project, options.target), partial(begun, options), tape)
+    info = only_target(project, options.target)
+    if options.only:
+        wanted(scope(options).only, project.registry.resolve(info.connector).resolver)
+    if scope(options) != SyncOptions():  # one that is under way cannot be joined with them
+        refuse_while_syncing(project, info)
+    return synced(options, project, info, partial(begun, options), tape)
 
 
 def replayed(options: Options, tape: Replay) -> Answer:
@@ -263,7 +274,7 @@ def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandl
     """What ``max sync`` begins with its options."""
     if options.retry_failed is not None:
         return runtime.retry_failed(options.retry_failed or None)
-    return runtime.sync(restart=options.restart)
+    return runtime.sync(scope(options), restart=options.restart)
 
 
 def with_installation(options: Options) -> tuple[Project, list[str]]:
@@ -333,7 +344,10 @@ def next_steps(info: InstallationInfo, result: SyncResult) -> list[str]:
         return [f"everything so far is saved; go on with: max resume {info}"]
     if result.status is Status.CANCELLED:
         return [f"what was stored stays; begin anew with: max sync {info}"]
-    notes = [f"to do again just what failed: max sync {info} --retry-failed"] if result.failures else []
+    suspicious = [one for one in result.failures if one.code == SuspiciousRemoval.code]
+    notes = [f"if they are gone indeed: max sync {info} --allow-removals"] if suspicious else []
+    if len(suspicious) < len(result.failures):
+        notes.append(f"to do again just what failed: max sync {info} --retry-failed")
     if result.counts:
         largest = max(result.counts, key=lambda name: result.counts[name])
         notes.append(f"next: max search {info} {largest} --limit 5, or max schema {info}")

@@ -26,8 +26,8 @@ INTERRUPTED = 130
 
 GROUPS = {
     "Set up": ("init", "connect", "configure", "disconnect", "ls"),
-    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel"),
-    "Ask": ("search", "get", "count", "changes", "schema"),
+    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel", "invalidate"),
+    "Ask": ("search", "get", "count", "changes", "freshness", "schema"),
 }
 COMMANDS = {  # in which module, and what it does
     "init": ("commands", "make a project in a folder"),
@@ -41,10 +41,12 @@ COMMANDS = {  # in which module, and what it does
     "pause": ("acting", "pause a running sync, from any terminal"),
     "resume": ("acting", "go on with a sync that was paused or interrupted"),
     "cancel": ("acting", "end a sync; what it stored stays"),
+    "invalidate": ("aging", "mark what is stored as stale, so that the next sync asks for it again"),
     "search": ("commands", "find entities by filter, order and page"),
     "get": ("commands", "show one entity"),
     "count": ("commands", "count entities"),
     "changes": ("keeping", "tell what changed in the rows, and when"),
+    "freshness": ("aging", "tell how old each field is, and how long ago what was listed"),
     "schema": ("commands", "show entities, fields and relationships"),
 }
 EXAMPLES = """\

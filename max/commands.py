@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .core import InstallationInfo, Order, Page, Query
 from .engine import Tables
-from .entities import Entity, FieldOf, Filter, RefKey, entity_json
+from .entities import Entity, FieldOf, Filter, RefKey, entity_json, known_name
 from .errors import NotFound, ProjectError, StorageError, UnknownName, UsageError
 from .project import Project
 from .render import Paint, Table, compact, entity_columns, entity_row, number
@@ -355,14 +355,6 @@ def named_field(entity: type[Entity], path: str) -> FieldOf[Any, Any]:
     if target is None:
         raise UsageError(f"{entity.__name__}.{field.name} is no ref, so nothing stands behind its dot")
     return FieldOf(entity, known_name(target, second), field)
-
-
-def known_name(entity: type[Entity], name: str) -> str:
-    """A field's name as it is declared."""
-    known = {known.casefold(): known for known in ("id", *entity.types())}
-    if name.casefold() not in known:
-        raise UnknownName("field", name, known.values(), where=entity.__name__)
-    return known[name.casefold()]
 
 
 def named_fields(entity: type[Entity], text: str) -> tuple[str, ...]:

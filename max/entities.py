@@ -604,6 +604,14 @@ def field_of(entity: type[E], name: str) -> FieldOf[E, Any]:
     return FieldOf(entity, name)
 
 
+def known_name(entity: type[Entity], name: str) -> str:
+    """The name of a field, or ``id``, as it is declared, given in any case; UnknownName names the nearest."""
+    known = {known.casefold(): known for known in ("id", *entity.types())}
+    if name.casefold() not in known:
+        raise UnknownName("field", name, known.values(), where=entity.__name__)
+    return known[name.casefold()]
+
+
 def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
     """The names of fields; ValueError for one that stands beyond a ref."""
     for field in fields:

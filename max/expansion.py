@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .core import Concurrent, Loader, Resolver, Step, SyncOptions, SyncPlan
-from .entities import FieldOf, ManyOf
-from .errors import UnknownName, UsageError
+from .entities import FieldOf, ManyOf, known_name
+from .errors import UsageError
 from .tasks import BLOCKED, Failure, NewTask, TaskKind
 
 Roots = Mapping[str, tuple[str, str]]  # entity and id of the root of each feed that a plan follows
@@ -58,8 +58,11 @@ class _Expansion:
         if not self._is_wanted((*loader.brings, FieldOf(many.child, "id"))):
             return []
         payload = {**base, "names": list(step.names), **self._since(loader, many)}
-        if self._options.sweep:
-            payload["sweeping"] = True
+        if self._options.sweep:  # whatever was listed lately, or is covered by a feed
+            payload |= {"since": self._now, "sweeping": True}
+            payload.pop("feed", None)
+            if loader.sweep is None:  # only by listing everything can it tell what is gone
+                payload["full"] = True
         return [self._target(step, payload)]
 
     def _load_fields(self, step: Step, base: Mapping[str, Any]) -> list[NewTask]:
@@ -143,14 +146,18 @@ class _Expansion:
 
 
 def wanted(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
-    """The fields that ``Entity`` and ``Entity.field`` mean, an entity's id standing for its rows."""
+    """The fields that ``Entity`` and ``Entity.field`` mean, an entity's id standing for its rows.
+
+    In any case; UnknownName or UsageError for a text that means none.
+    """
     found: set[FieldOf[Any, Any]] = set()
     for text in only:
         name, dot, field = text.partition(".")
         entity = resolver.schema.entity(name)
-        if dot and field not in entity.types():
-            raise UnknownName("field", field, entity.types(), where=entity.__name__)
-        names = [field] if dot else ["id", *entity.types()]
+        child = entity.children().get(field)
+        if child is not None:
+            raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child.__name__}")
+        names = [known_name(entity, field)] if dot else ["id", *entity.types()]
         found |= {FieldOf(entity, one) for one in names}
     return found
 

@@ -119,7 +119,7 @@ class Membership:
     def _layout(self, entity: type[Entity]) -> Layout[Any]:
         return self._layouts[entity.__name__]
 
-    def _listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
+    def listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
         """The collections in which an entity can be."""
         parents = self._schema.entities.values()
         collections: list[ManyOf[Any, Any]] = [
@@ -188,7 +188,7 @@ class Membership:
         Without a resolver, all that list the entity.
         """
         if self.resolver is None:
-            return self._listing(entity)
+            return self.listing(entity)
         own = self.resolver.schema.entities.get(entity.__name__)  # the stored schema has classes of its own
         found: list[ManyOf[Any, Any]] = []
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in fields] if own else []
@@ -225,6 +225,11 @@ class Membership:
             {**values, "others": json.dumps(others)},
         )
 
+    def invalidated(self, connection: sqlite3.Connection, *, at: float) -> dict[str, int]:
+        """How many lists of each collection were invalidated at a time."""
+        sql = "SELECT collection, count(*) FROM _max_list WHERE invalidated_at = ? GROUP BY collection"
+        return dict(connection.execute(sql, (at,)).fetchall())
+
     def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> Ages:
         """How long ago a collection was listed to its end, over all parents."""
         rows = connection.execute(
@@ -241,7 +246,7 @@ class Membership:
         return Ages([(float(age), number) for age, number in rows if age is not None], never)
 
     def _names(self, entity: type[Entity]) -> str:
-        return json.dumps([repr(many) for many in self._listing(entity)])
+        return json.dumps([repr(many) for many in self.listing(entity)])
 
     # -- feeds ----------------------------------------------------------------------------
 
@@ -250,6 +255,19 @@ class Membership:
         sql = "SELECT mark, listed_at, full_at FROM _max_list WHERE collection = ? AND parent = ?"
         row = connection.execute(sql, (feed_name(feed), root.id)).fetchone()
         return Listed(*row) if row else Listed()
+
+    def feeds(self, connection: sqlite3.Connection, *, now: float) -> dict[str, Ages]:
+        """How long ago each feed was read to its end, over all roots that follow it."""
+        rows = connection.execute(
+            "SELECT collection, CAST(max(0, ? - listed_at) AS INTEGER) AS age, count(*) FROM _max_list"
+            f" WHERE collection LIKE '{feed_name('%')}' GROUP BY collection, age ORDER BY collection, age",
+            (now,),
+        ).fetchall()
+        names = dict.fromkeys(collection for collection, _, _ in rows)
+        return {
+            name.removeprefix(feed_name("")): Ages([(float(age), n) for c, age, n in rows if c == name], 0)
+            for name in names
+        }
 
     def follow(self, connection: sqlite3.Connection, changes: Changes) -> None:
         """The feed was read to its end: its mark moves."""
@@ -271,7 +289,7 @@ class Membership:
         self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], root: Ref[Any]
     ) -> None:
         """Make rows that a feed has named members of the parents that they point at, and of no others."""
-        for many in self._listing(layout.entity):
+        for many in self.listing(layout.entity):
             for rows in groups:
                 pairs = list(_with_parents(many, rows, root))
                 if pairs:
@@ -401,7 +419,7 @@ class Membership:
     ) -> list[Whereabouts]:
         """Every place in which an entity could be, and since when a new member would have been seen there."""
         places = []
-        for many in self._listing(entity):
+        for many in self.listing(entity):
             join = "LEFT JOIN" if repr(many) in whole else "JOIN"
             rows = connection.execute(
                 f"SELECT p._id, l.id, l.listed_at FROM {quoted(self._layout(many.parent).table)} AS p"

@@ -499,6 +499,7 @@ def run_json(run: SyncRun) -> dict[str, Json]:
         "unfit": run.unfit,
         "requests": dict(run.requests),
         "failed": run.failed,
+        "notes": list(run.notes),
     }
 
 
@@ -562,9 +563,12 @@ def summary(
     for name, count in sorted(result.counts.items()):
         lines.append(f"  {padded(name, names)}  {padded(number(count), digits, right=True)}")
     if not result.counts:
-        lines.append("  nothing was stored")
+        fresh = result.status == "completed" and not result.requests and not result.removed
+        words = "nothing is stale, so nothing was asked for" if fresh else "nothing was stored"
+        lines.append(f"  {words}")
     removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
     lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
+    lines += [f"  {paint('note', 'yellow')}  {harmless(note)}" for note in result.notes]
     if result.unfit:
         aside = f"  {counted(result.unfit, 'row')} did not fit and stand aside: max quarantine {info}"
         lines.append(paint(aside, "yellow"))

@@ -76,6 +76,7 @@ class InstallationRuntime:
             connector.resolver,
             settings=info.settings,
             rules=connector.rules.replace(busy=partial(refuse_while_syncing, clock=clock)),
+            clock=clock,
         )
         self._connection = _Connection(info, connector, config, credentials, self.tape)
         self._execution = _Execution(self)
@@ -123,8 +124,8 @@ class InstallationRuntime:
             running = executor.running.id if executor.running is not None else await executor.unfinished()
             if running is not None and not restart and options != NO_OPTIONS:
                 raise SyncError(
-                    f"sync {running} of {self.info} has not ended; it was begun with other options",
-                    hint="let it end first, or give it up with --restart",
+                    f"sync {running} of {self.info} has not ended, and goes on as it was begun",
+                    hint=f"let it end first with: max resume {self.info}, or give it up with --restart",
                 )
             if executor.running is not None:
                 return executor.running

@@ -1,0 +1,445 @@
+"""How old what is stored is, what counts as stale, and how much of it a sync asks for anew.
+
+Rule 1: to look costs no network and no connector.  Only ``max invalidate`` loads a connector, to
+tell what the next sync fetches, and starts nothing of it.
+
+Rule 2: an age is counted from when the request began that brought a value.  What was never asked
+for, or was invalidated since, has none, and is counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .commands import (
+    Answer,
+    Options,
+    Parser,
+    Reading,
+    add_filter,
+    add_target,
+    answer,
+    asked_filter,
+    connected,
+    examples,
+    found_project,
+    listing,
+    paint,
+    reading,
+)
+from .core import Ages, InstallationInfo, Query, SyncOptions
+from .engine import Tables
+from .entities import Compare, Entity, FieldOf, Op, Record, RefKey, known_name
+from .errors import MaxError, SyncRunning, UsageError
+from .render import Column, counted, number, table
+from .terminal import width
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from .core import Resolver, Schema
+    from .entities import Filter, Json
+    from .project import Project
+
+CONTRADICTIONS = {  # what cannot be asked for beside what, by option
+    "retry_failed": ("full", "only", "if_stale", "heal", "sweep", "allow_removals"),
+    "full": ("if_stale", "heal"),
+    "if_stale": ("heal", "sweep"),
+    "heal": ("sweep",),
+}
+SPANS = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, in, as; in seconds
+SHOWN_FIELDS = 3  # that are named in one cell
+
+
+# -- how much a sync asks for ------------------------------------------------------------------
+
+
+def add_scope(parser: Parser) -> None:
+    """The options of ``max sync`` that say what it asks for."""
+    flags = {
+        "full": "ask for everything again, whatever its age",
+        "heal": "ask just for what is missing, has expired or was invalidated",
+        "sweep": "list everything that exists, to find what is gone",
+        "allow-removals": "remove what is gone upstream, however much it is",
+    }
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ENTITY[.FIELD],…", help="ask for nothing but these"
+    )
+    parser.add_argument(
+        "--if-stale", type=length, metavar="AGE", help="ask for nothing younger: 90s, 5m, 2h, 1d, 2w"
+    )
+    for flag, words in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=words)
+
+
+def length(text: str) -> float:
+    """An age in seconds."""
+    from .filters import length_of
+
+    try:
+        return length_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def refuse_contradictions(options: Options) -> None:
+    """UsageError when two options exclude one another."""
+    for one, others in CONTRADICTIONS.items():
+        for other in others:
+            if getattr(options, one) not in (None, False) and getattr(options, other) not in (
+                None,
+                False,
+                [],
+            ):
+                words = [f"--{name.replace('_', '-')}" for name in (one, other)]
+                raise UsageError(f"{' and '.join(words)} exclude one another", hint="leave one of them out")
+
+
+def scope(options: Options) -> SyncOptions:
+    """What the options of ``max sync`` ask for."""
+    only = tuple(word.strip() for words in options.only for word in words.split(","))
+    return SyncOptions(
+        options.full, only, options.if_stale, options.heal, options.sweep, options.allow_removals
+    )
+
+
+# -- freshness ---------------------------------------------------------------------------------
+
+
+class Aged(Record):
+    """How old one thing is: a field of an entity, a collection, or a feed.
+
+    ``of`` is how many there are: rows, parents, or places where the feed is followed.
+    """
+
+    kind: str
+    entity: str | None
+    name: str
+    of: int
+    ages: Ages
+
+    def to_json(self) -> Json:
+        """For ``-o json``; ages are in seconds, null when there is none."""
+        owner = {} if self.entity is None else {"entity": self.entity}
+        counts = {"rows" if self.kind == "field" else "places": self.of, "never": self.ages.never}
+        shares = {"youngest": 0.0, "median": 0.5, "p90": 0.9, "oldest": 1.0}
+        ages = {name: quantile(self.ages, share) for name, share in shares.items()}
+        return {"kind": self.kind, **owner, self.kind: self.name, **counts, **ages}
+
+    def cells(self) -> list[str]:
+        """The cells of its counts and ages; without an age, blank."""
+        found = [quantile(self.ages, share) for share in (0.0, 0.5, 0.9, 1.0)]
+        ages = ["" if age is None else span(age) for age in found]
+        return [number(self.of), number(self.ages.never), *ages]
+
+
+def quantile(ages: Ages, share: float) -> float | None:
+    """The age that this share of what has one does not exceed; None when nothing has."""
+    wanted, seen = share * sum(rows for _, rows in ages.ages), 0
+    for age, rows in ages.ages:
+        seen += rows
+        if seen >= wanted:
+            return age
+    return None
+
+
+def span(seconds: float) -> str:
+    """An age as short as it can be told: ``42 s``, ``5 min``, ``3 h``, ``12 d``."""
+    for least, unit, name in SPANS:
+        if seconds >= least:
+            return f"{number(int(seconds // unit))} {name}"
+    return f"{int(seconds)} s"
+
+
+def configure_freshness(parser: Parser) -> None:
+    """``max freshness INSTALLATION [ENTITY[.FIELD]]``."""
+    add_target(parser)
+    parser.add_argument("what", nargs="?", metavar="ENTITY[.FIELD]", help="only this one, field by field")
+    parser.set_defaults(run=run_freshness)
+    examples(
+        parser,
+        "max freshness acme:default",
+        "max freshness acme:default AcmeUser",
+        "max freshness acme:default AcmeUser.timezone -o json",
+        "max search acme:default AcmeUser --filter '_age(timezone) > 1d'   (which ones)",
+        "",
+        "An age is counted from when the request began. Half of what has one is as young as the median;",
+        "never: not asked for yet, or invalidated since.",
+    )
+
+
+def run_freshness(options: Options) -> Answer:
+    """How old every field is, and how long ago what was listed."""
+    now = time.time()
+    with reading(options) as open:
+        entities, field = asked_entities(open.tables.schema, options.what)
+        fields = [one for entity in entities for one in aged_fields(open, entity, field, now)]
+        lists = [] if field else [one for entity in entities for one in aged_listings(open, entity, now)]
+        feeds = [] if options.what else aged_feeds(open, now)
+        roots = {entity.__name__ for entity in open.tables.schema.roots}
+
+    def text() -> Iterator[str]:
+        yield from fields_text(fields, lists, roots, apart=options.what is not None)
+        if lists or feeds:
+            yield ""
+            yield from ages_table("listing", [[one.name, *one.cells()] for one in [*lists, *feeds]], "places")
+
+    return listing(options, [one.to_json() for one in [*fields, *lists, *feeds]], text)
+
+
+def asked_entities(schema: Schema, what: str | None) -> tuple[list[type[Entity]], str | None]:
+    """The entities that ``Entity`` or ``Entity.field`` means, or all, and the field."""
+    if what is None:
+        return list(schema.entities.values()), None
+    entity, field = named(schema, what)
+    return [entity], field
+
+
+def named(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
+    """``Entity`` or ``Entity.field`` in any case; UnknownName with the nearest, UsageError for an id."""
+    name, dot, field = text.partition(".")
+    entity = schema.entity(name)
+    if not dot:
+        return entity, None
+    if field in entity.children():
+        child = entity.children()[field].__name__
+        raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child}")
+    found = known_name(entity, field)
+    if found == "id":
+        raise UsageError("an id has no age of its own", hint=f"write {entity.__name__}")
+    return entity, found
+
+
+def aged_fields(open: Reading, entity: type[Entity], field: str | None, now: float) -> list[Aged]:
+    """The fields of an entity, or one of them."""
+    layout = open.tables.layout(entity)
+    fields = [field] if field else list(layout.types)
+    found = open.tables.freshness.ages(open.connection, layout, fields, now=now)
+    return [
+        Aged("field", entity.__name__, name, ages.never + sum(rows for _, rows in ages.ages), ages)
+        for name, ages in found.items()
+    ]
+
+
+def aged_listings(open: Reading, entity: type[Entity], now: float) -> list[Aged]:
+    """The collections that list an entity."""
+    membership = open.tables.membership
+    found = []
+    for many in membership.listing(entity):
+        ages = membership.ages(open.connection, many, now=now)
+        parents = ages.never + sum(rows for _, rows in ages.ages)
+        found.append(Aged("listing", entity.__name__, repr(many), parents, ages))
+    return found
+
+
+def aged_feeds(open: Reading, now: float) -> list[Aged]:
+    """The feeds that are followed."""
+    found = open.tables.membership.feeds(open.connection, now=now)
+    return [
+        Aged("feed", None, name, ages.never + sum(rows for _, rows in ages.ages), ages)
+        for name, ages in found.items()
+    ]
+
+
+def fields_text(
+    fields: Sequence[Aged], lists: Sequence[Aged], roots: Iterable[str], *, apart: bool
+) -> list[str]:
+    """A line for each field, or for each lot of fields of an entity that are equally old."""
+    listed = {one.entity for one in lists if one.ages.ages}
+    lots: dict[Any, list[Aged]] = {}
+    for one in fields:
+        lots.setdefault((one.entity, one.name if apart else repr(one.ages)), []).append(one)
+    several = {one.entity for one in fields if sum(entity == one.entity for entity, _ in lots) > 1}
+    rows = []
+    for (entity, _), lot in lots.items():
+        words = some([one.name for one in lot]) if apart or entity in several else "all"
+        cells = lot[0].cells()
+        if lot[0].of == 0 and not apart:
+            words = "none there" if entity in listed else "never listed"
+        elif entity in roots and lot[0].ages.never == lot[0].of:
+            words, cells[1] = f"{words}, kept by the seeder", ""
+        rows.append([f"{entity}.{words}" if apart else entity, *([] if apart else [words]), *cells])
+    return ages_table("field" if apart else "entity", rows, "rows", [] if apart else ["fields"])
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    if len(names) <= SHOWN_FIELDS + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN_FIELDS])} and {len(names) - SHOWN_FIELDS} more"
+
+
+def ages_table(head: str, rows: Sequence[Sequence[str]], counts: str, more: Sequence[str] = ()) -> list[str]:
+    """Names on the left, counts and ages on the right."""
+    names = [Column(head, whole=True), *(Column(name) for name in more)]
+    numbers = [counts, "never", "youngest", "median", "90 %", "oldest"]
+    return table([*names, *(Column(name, right=True) for name in numbers)], rows, width(sys.stdout), paint())
+
+
+# -- invalidate --------------------------------------------------------------------------------
+
+
+class Chosen(Record):
+    """Fields of an entity's rows, of those alone that fit a filter."""
+
+    entity: type[Entity]
+    fields: tuple[str, ...]
+    matching: Filter[Any] | None
+
+
+def configure_invalidate(parser: Parser) -> None:
+    """``max invalidate INSTALLATION ENTITY[.FIELD] | ENTITY:ID …``."""
+    add_target(parser)
+    parser.add_argument(
+        "what", nargs="+", metavar="ENTITY[.FIELD] | ENTITY:ID", help="what shall be asked for again"
+    )
+    add_filter(parser)
+    parser.set_defaults(run=run_invalidate)
+    examples(
+        parser,
+        "max invalidate acme:default AcmeUser:w1-u1",
+        "max invalidate acme:default AcmeUser.timezone AcmeUser.last_seen_at",
+        "max invalidate acme:default AcmeTask.title --filter 'status = done'",
+        "",
+        "The values stay and can be read; the next sync asks for them again, whatever their age.",
+    )
+
+
+def run_invalidate(options: Options) -> Answer:
+    """Mark as stale; what the next sync makes of it."""
+    from .sqlite import READER_CACHE, connect, transaction, translated
+
+    project = found_project(options)
+    info = project.target(options.target)
+    with connected(project, info) as connection:
+        chosen = asked_fields(options, info, connection, Tables.stored(connection))
+    resolver, notes = resolver_of(project, info)
+    path = str(project.database(info))
+    with translated(path):
+        connection = connect(path, cache=READER_CACHE)
+        try:
+            with transaction(connection):
+                notes += refuse_running(connection)
+                tables = Tables.stored(connection)
+                tables.membership.resolver = resolver
+                at = max(time.time(), tables.freshness.newest(connection))
+                rows = [
+                    tables.invalidate(connection, Query(one.entity, one.matching), one.fields, at=at)
+                    for one in chosen
+                ]
+                lists = tables.membership.invalidated(connection, at=at)
+        finally:
+            connection.close()
+    fetched = {} if resolver is None else fetching(resolver, chosen)
+    data = {
+        "installation": str(info),
+        "invalidated": [
+            {"entity": one.entity.__name__, "fields": list(one.fields), "rows": count}
+            for one, count in zip(chosen, rows, strict=True)
+        ],
+        "listings": lists,
+        "loaders": fetched,
+    }
+    notes += [f"next: max sync {info}, or just this: max sync {info} --heal"]
+    return answer(options, data, lambda: invalidated_text(chosen, rows, lists, fetched), notes)
+
+
+def asked_fields(
+    options: Options, info: InstallationInfo, connection: sqlite3.Connection, tables: Tables
+) -> list[Chosen]:
+    """What the words name, an entity's fields together; NotFound for a ref to what is not stored."""
+    ids: dict[type[Entity], list[str]] = {}
+    fields: dict[type[Entity], list[str]] = {}
+    for word in options.what:
+        if ":" in word:
+            entity, id = asked_id(word, info, tables.schema)
+            tables.load(connection, entity.ref(id))
+            ids.setdefault(entity, []).append(id)
+        else:
+            entity, field = named(tables.schema, word)
+            fields.setdefault(entity, []).extend([field] if field else entity.types())
+    if ids and options.filter is not None:
+        raise UsageError("--filter does not go with a ref, which names one already", hint="leave one out")
+    for entity in [*ids, *fields]:
+        if not entity.types():
+            raise UsageError(f"{entity.__name__} has no fields that could be asked for")
+    by_id = [Chosen(entity, tuple(entity.types()), with_ids(entity, some)) for entity, some in ids.items()]
+    return by_id + [
+        Chosen(entity, tuple(dict.fromkeys(names)), asked_filter(options, entity))
+        for entity, names in fields.items()
+    ]
+
+
+def asked_id(word: str, info: InstallationInfo, schema: Schema) -> tuple[type[Entity], str]:
+    """The entity and the id of a ref."""
+    try:
+        key = RefKey.parse(word)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if key.installation not in (None, info.id):
+        raise UsageError(f"{key} belongs to another installation than {info}", hint="name that one")
+    return schema.entity(key.entity), key.id
+
+
+def with_ids(entity: type[Entity], ids: Sequence[str]) -> Filter[Any]:
+    """The filter that some ids fit."""
+    field: FieldOf[Any, Any] = FieldOf(entity, "id")
+    return Compare(field.path, Op.IN, tuple(ids))
+
+
+def resolver_of(project: Project, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:
+    """The connector's resolver; None, and what to know then, when the connector cannot be loaded."""
+    try:
+        return project.registry.resolve(info.connector).resolver, []
+    except MaxError as error:
+        words = f"the connector cannot be loaded ({error.message}), so every listing of these runs in full"
+        return None, [words]
+
+
+def refuse_running(connection: sqlite3.Connection) -> list[str]:
+    """SyncRunning while answers are under way, which could pass for newer; what to know of a paused sync."""
+    from .tasks import Status, owner_of, runs
+
+    last = next(iter(runs(connection, 1, now=time.time())), None)
+    if last is None or last.status.final:
+        return []
+    if last.status is Status.RUNNING:
+        raise SyncRunning(last.id, owner_of(last.worker or "////"))
+    return [f"sync {last.id} has not ended: what it has asked for, only the sync after it asks for again"]
+
+
+def fetching(resolver: Resolver, chosen: Sequence[Chosen]) -> dict[str, list[str]]:
+    """The loaders that fetch stale fields for given refs, with the fields."""
+    found: dict[str, list[str]] = {}
+    for one in chosen:
+        own = resolver.schema.entities.get(one.entity.__name__)
+        named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in one.fields] if own else []
+        for field in named:
+            home = resolver.home(field)
+            if home is not None:
+                found.setdefault(home.name, []).append(repr(field))
+    return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}
+
+
+def invalidated_text(
+    chosen: Sequence[Chosen], rows: Sequence[int], lists: Mapping[str, int], fetched: Mapping[str, list[str]]
+) -> Iterator[str]:
+    """What is stale now, and what that makes the next sync do."""
+    for one, count in zip(chosen, rows, strict=True):
+        whole = len(one.fields) == len(one.entity.types())
+        fields = "all fields" if whole else some(one.fields)
+        yield f"stale: {fields} of {number(count)} {one.entity.__name__}"
+    for collection, count in lists.items():
+        yield f"  lists in full: {collection} ({counted(count, 'list')})"
+    for loader, names in fetched.items():
+        yield f"  asks again: {loader}, for {some(names)}"
+
+
+CONFIGURE: dict[str, Callable[[Parser], None]] = {
+    "freshness": configure_freshness,
+    "invalidate": configure_invalidate,
+}
