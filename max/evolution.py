@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from . import history, reshaping
@@ -23,6 +24,7 @@ from .core import Resolver
 from .errors import StorageError
 from .layouts import Parts, build_indexes, create_table, number_fields, read_layouts
 from .planning import Change, Plan, Planner, StoredEntity, bringing, hidden_rows, read_shape
+from .quarantine import kept_entities
 from .rows import Layout
 from .schema import Schema
 from .sqlite import migrate
@@ -118,13 +120,15 @@ def evolve(
     found = plan(connection, schema, resolver, rules)
     found.check()
     migrate(connection, "evolution", TABLES)
+    alone = partial(rules.busy, connection) if rules.busy is not None else nothing
     if found.changes_data:
-        if rules.busy is not None:
-            rules.busy(connection)
-        _perform(connection, found, schema, resolver)
+        alone()
+    lacking = _perform(connection, found, schema, resolver)
     _record(connection, found, schema, rules)
     for entity in schema.entities.values():
-        number_fields(connection, entity, parts(entity))
+        number_fields(connection, entity, parts(entity), alone)
+    at = reshaping.newest(connection) + AFTERWARDS
+    connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
     layouts = read_layouts(connection, schema)
     for layout in layouts.values():
         create_table(connection, layout)
@@ -136,18 +140,30 @@ def evolve(
 VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
 
 
-def _perform(connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None) -> None:
-    """Do what is planned, and have listed in full what brings what is lacking."""
-    if history.read_feed(connection) is not None:
+def nothing() -> None:
+    """What is done before a change when nobody else is to be asked."""
+
+
+def _perform(
+    connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None
+) -> set[str]:
+    """Do what is planned; the collections that bring what is lacking then.
+
+    What stands aside because it did not fit may fit an entity that has changed.
+    """
+    if found.changes_data and history.read_feed(connection) is not None:
         history.drop_triggers(connection)
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
         reshaping.interrupt_history(connection)
-    anew: set[str] = set()
+    lacking: set[str] = set()
     for change in found.changes:
         if change.work is not None and change.work(connection):
-            anew |= lists_of(change, schema, resolver)
-    at = reshaping.newest(connection) + AFTERWARDS
-    connection.executemany(RELIST, [(at, name) for name in sorted(anew)])
+            lacking |= lists_of(change, schema, resolver)
+    aside = kept_entities(connection)
+    for change in found.changes:
+        if change.owner in aside and change.kind != "nothing":
+            lacking |= lists_of(change.replace(name=""), schema, resolver)
+    return lacking
 
 
 def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[str]:

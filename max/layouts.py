@@ -20,12 +20,16 @@ Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
 
 
 def number_fields(
-    connection: sqlite3.Connection, entity: type[Entity], groups: Sequence[tuple[str, ...]]
+    connection: sqlite3.Connection,
+    entity: type[Entity],
+    groups: Sequence[tuple[str, ...]],
+    before_moving: Callable[[], None],
 ) -> None:
     """Give each new field its bit, for ever, and each field the part of those that arrive with it.
 
     When loaders bring other fields together than before, parts change, and the stamps of the
-    rows go along, so that no row is older for it.
+    rows go along, so that no row is older for it.  ``before_moving`` is called before that, and
+    raises when somebody else knows the columns as they were.
     """
     name = entity.__name__
     rows = connection.execute("SELECT field, bit, part FROM _max_field WHERE entity = ?", (name,)).fetchall()
@@ -38,6 +42,8 @@ def number_fields(
         row = (name, field, kinds[field], next(numbers), new[field])
         connection.execute("INSERT INTO _max_field VALUES (?, ?, ?, ?, ?)", row)
     moved = [(new[field], name, field) for field in parts if new[field] != parts[field]]
+    if moved:
+        before_moving()
     connection.executemany("UPDATE _max_field SET part = ? WHERE entity = ? AND field = ?", moved)
     if rows:
         _move_stamps(connection, name, moves, kept=set(new.values()))

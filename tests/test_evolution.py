@@ -437,7 +437,8 @@ class Calls:
         def fetching(name: str) -> EntityLoader[Any, Any]:
             async def fetch(ref: Ref[Any], env: Env[Any]) -> Entity:
                 self.made.append(f"{name} of {ref.id}")
-                return thing(ref.id, **{name: "text"})
+                fetched: Entity = thing(ref.id, **{name: "text"})
+                return fetched
 
             fetch.__name__ = f"fetch_{name}"
             return Loader.entity(getattr(thing, name), ttl=day)(fetch)
