@@ -33,6 +33,7 @@ from .operations import Limit, Operation, Retry, on_behalf
 
 SKEW = 120.0  # seconds before its expiry from which a token is renewed
 DEADLINE = 30.0  # seconds for one request to the token endpoint
+MARK = 12  # hexadecimal digits by which a refresh token is known again
 REFUSALS, WITHIN = 10, 60.0  # tokens that are renewed at most because they were refused, in so many seconds
 
 # What services call it: the end of what was granted, a wrong client, and what may pass.
@@ -61,7 +62,10 @@ class OAuth:
         "client_secret", "OAuth: the application's own secret, if it has one", required=False
     )
     EXPIRES_AT: ClassVar = Credential(
-        "expires_at", "when the access token expires, in epoch seconds", required=False, secret=False
+        "expires_at",
+        "when the access token expires, in seconds since the epoch",
+        required=False,
+        secret=False,
     )
 
     name: str
@@ -227,7 +231,11 @@ class OAuthTokens(Auth, Lifecycle):
         """What the store holds now; the expiry is read first, so that it is never that of a later token."""
         expires = await self._credentials.find(OAuth.EXPIRES_AT)
         access = await self._credentials.find(OAuth.ACCESS_TOKEN)
-        found = _Kept(access, _seconds(expires.reveal() if expires else None))
+        refresh = await self._credentials.find(OAuth.REFRESH_TOKEN)
+        seconds, _, mark = (expires.reveal() if expires else "").partition(" ")
+        if mark and mark != _mark(refresh):
+            access = None  # somebody has connected again since: perhaps as somebody else
+        found = _Kept(access, _seconds(seconds))
         if self._kept is None or replace(self._kept, lifetime=math.inf) != found:
             self._kept = found
         return self._kept
@@ -272,10 +280,11 @@ class OAuthTokens(Auth, Lifecycle):
     async def _keep(self, kept: _Kept, refresh: Json) -> None:
         """Have a new token on the disk; only then is it used."""
         assert kept.access is not None  # noqa: S101  # it was just given
-        expires = str(kept.expires_at) if math.isfinite(kept.expires_at) else ""
-        secrets = {OAuth.ACCESS_TOKEN: kept.access, OAuth.EXPIRES_AT: Secret(expires)}
+        secrets = {OAuth.ACCESS_TOKEN: kept.access}
         if isinstance(refresh, str) and refresh:  # a service that rotates them; others let us keep ours
             secrets[OAuth.REFRESH_TOKEN] = Secret(refresh)
+        mark = _mark(secrets.get(OAuth.REFRESH_TOKEN) or await self._credentials.find(OAuth.REFRESH_TOKEN))
+        secrets[OAuth.EXPIRES_AT] = Secret(f"{kept.expires_at} {mark}")
         await self._credentials.keep(secrets)
         self._kept = kept
 
@@ -315,6 +324,13 @@ def _known_error(what: str, code: str) -> UpstreamError | None:
     if code in STRANGER:
         return BadCredentials(what, hint="check the client id and the client secret, and connect again")
     return UpstreamBroken(what, hint="try again later") if code in PASSING else None
+
+
+def _mark(refresh: Secret | None) -> str:
+    """By what a refresh token is known again without being told."""
+    from hashlib import sha256  # slow to import, and seldom needed
+
+    return sha256(refresh.reveal().encode()).hexdigest()[:MARK] if refresh else ""
 
 
 def _seconds(value: object) -> float:

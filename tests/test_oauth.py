@@ -163,7 +163,7 @@ class TestTheTime:
     def test_without_an_access_token_one_is_got_first(self, service: TokenService) -> None:
         store = MemoryCredentials({"refresh_token": "refresh-0", "client_secret": SECRET})
         assert ask(service, store) == "access-1"
-        assert float(store.secrets["expires_at"]) == service.clock() + DAY
+        assert float(store.secrets["expires_at"].split()[0]) == service.clock() + DAY
 
     def test_a_token_whose_end_nobody_knows_is_used_until_it_is_refused(
         self, service: TokenService, clock: FakeClock
@@ -501,6 +501,16 @@ class TestRefusals:
 
         store = kept(service, expires_at="0", refresh_token="stolen")
         assert asyncio.run(main()) == "access-0"
+
+    def test_an_access_token_is_not_used_with_another_refresh_token_than_its_own(
+        self, service: TokenService
+    ) -> None:
+        store = kept(service, expires_at="0")
+        assert [ask(service, store), ask(service, store)] == ["access-1"] * 2
+        service.rotates = False
+        asyncio.run(store.update({"refresh_token": "refresh-0"}))  # connected again, as somebody else
+        assert ask(service, store) == "access-1"
+        assert len(service.seen) == 2, "it was asked for by the new refresh token"
 
     def test_a_host_that_is_not_declared_is_never_asked(self, service: TokenService) -> None:
         credentials = CredentialProvider(
