@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -501,9 +502,11 @@ class SqliteEngine(Engine):
         *,
         settings: Settings = DEFAULTS,
         rules: Rules = NO_RULES,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._settings = database, settings
         self.tables = Tables(schema, parts, resolver, rules)
+        self.tables.history.clock = clock
 
     @property
     def schema(self) -> Schema:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -131,6 +132,7 @@ class History:
         self._layouts = layouts
         self.recording = False  # whether writers are to say when they write, and in which sync
         self._kept = False  # whether there is, or was, a feed
+        self.clock: Callable[[], float] = time.time
 
     # -- recording ------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class History:
         drop_triggers(connection)
         connection.execute("DELETE FROM _max_change_base")
         connection.execute("DELETE FROM _max_change_entity")
-        connection.execute(MOMENT, (None, None))
+        connection.execute(MOMENT, (self.clock(), None))
         connection.execute(RECORD.format(number=0, row="''", kind="'begun'", old="NULL", new="NULL"))
         connection.execute("UPDATE _max_feed SET recording = 1, floor = (SELECT max(id) FROM _max_change)")
 
@@ -199,12 +201,14 @@ class History:
             old="NULL",
             new=whole(layout, "t", told),
         )
+        connection.execute(MOMENT, (self.clock(), None))
         connection.execute(f"{record}, {quoted(layout.table)} AS t WHERE {where} ORDER BY t._row")
+        connection.execute(MOMENT, (None, None))
 
     def moment(self, connection: sqlite3.Connection, arrival: Arrival, *, dated: bool) -> None:
-        """Say of what follows when its answer came, and in which sync."""
+        """Say of what follows when its answer came, and in which sync; what is not dated comes now."""
         at = arrival.requested_at if arrival.received_at is None else arrival.received_at
-        connection.execute(MOMENT, (at if dated else None, arrival.sync))
+        connection.execute(MOMENT, (at if dated else self.clock(), arrival.sync))
 
     # -- reading --------------------------------------------------------------------------
 
