@@ -563,9 +563,7 @@ def summary(
     for name, count in sorted(result.counts.items()):
         lines.append(f"  {padded(name, names)}  {padded(number(count), digits, right=True)}")
     if not result.counts:
-        fresh = result.status == "completed" and not result.requests and not result.removed
-        words = "nothing is stale, so nothing was asked for" if fresh else "nothing was stored"
-        lines.append(f"  {words}")
+        lines.append(f"  {_nothing(result)}")
     removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
     lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
     lines += [f"  {paint('note', 'yellow')}  {harmless(note)}" for note in result.notes]
@@ -573,6 +571,12 @@ def summary(
         aside = f"  {counted(result.unfit, 'row')} did not fit and stand aside: max quarantine {info}"
         lines.append(paint(aside, "yellow"))
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
+
+
+def _nothing(result: SyncResult) -> str:
+    """Why no rows were stored; each request is counted, so none means that all of it was fresh enough."""
+    fresh = result.status == "completed" and not result.requests and not result.removed
+    return "nothing is stale, so nothing was asked for" if fresh else "nothing was stored"
 
 
 def failures_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -92,8 +93,10 @@ def failure(number: int, message: str = "no answer", hint: str = "check the netw
     )
 
 
-def result(*, status: Status = Status.COMPLETED, failures: tuple[Failure, ...] = ()) -> SyncResult:
-    return SyncResult(
+def result(
+    *, status: Status = Status.COMPLETED, failures: tuple[Failure, ...] = (), **more: Any
+) -> SyncResult:
+    made = SyncResult(
         id="01abc",
         status=status,
         counts={"Person": 12_345, "Team": 7},
@@ -105,8 +108,11 @@ def result(*, status: Status = Status.COMPLETED, failures: tuple[Failure, ...] =
         resumed=False,
         worker=None,
         plan=None,
+        notes=(),
+        unfit=0,
         failures=failures,
     )
+    return made.replace(**more)
 
 
 # -- characters ------------------------------------------------------------------------------
@@ -331,6 +337,26 @@ def test_a_summary_counts_by_entity() -> None:
         "  Team         7",
         "  124 requests, 2 rows removed",
     ]
+
+
+def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
+    notes = ("AcmeRoot:acme.workspaces: " + "the token was refused " * 5, "a \x1b[31m note")
+    lines = summary(ACME, result(notes=notes), 40)
+    assert lines[-2:] == [f"  note  {notes[0]}", "  note  a \\x1b[31m note"]
+    assert run_json(result(notes=notes))["notes"] == list(notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"requests": {}}, "nothing is stale, so nothing was asked for"),
+        ({}, "nothing was stored"),
+        ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
+        ({"requests": {}, "removed": 3}, "nothing was stored"),
+    ],
+)
+def test_a_sync_that_asked_for_nothing_says_so(more: dict[str, Any], words: str) -> None:
+    assert summary(ACME, result(**{"removed": 0, "counts": {}, **more}), None)[1] == f"  {words}"
 
 
 def test_failures_with_one_cause_stand_together() -> None:
