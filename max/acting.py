@@ -115,17 +115,20 @@ async def onboarded(
     """What the connector's onboarding comes to, asking when somebody is there."""
     given: dict[str, object] = dict(existing.config) if existing else {}
     given |= pairs("--set", options.set)
-    secrets = await kept_secrets(project, existing) if existing else {}
+    kept = await kept_secrets(connector, project, existing) if existing else {}
     sources = pairs("--credential", options.credential)
-    secrets |= {name: read_secret(source, sys.stdin) for name, source in sources.items()}
+    secrets = kept | {name: read_secret(source, sys.stdin) for name, source in sources.items()}
     asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
-    return await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
+    found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
+    # what stays as it was is not written again: a sync may be renewing it
+    return Onboarded(found.config, {name: s for name, s in found.secrets.items() if kept.get(name) != s})
 
 
-async def kept_secrets(project: Project, info: InstallationInfo) -> dict[str, str]:
-    """The secrets of an installation, to validate them together with what changes."""
+async def kept_secrets(connector: AnyConnector, project: Project, info: InstallationInfo) -> dict[str, str]:
+    """The declared secrets of an installation, to validate them together with what changes."""
     store = project.credentials(info)
-    return {name: await store.get(name) or "" for name in await store.names()}
+    found = {one.name: await store.get(one.name) for one in connector.credentials}
+    return {name: secret for name, secret in found.items() if secret}
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:

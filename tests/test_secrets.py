@@ -354,6 +354,19 @@ class TestNowhereElse:
         assert b"(403): ***" in max.said
         assert places(mark, written) == []
 
+    def test_connecting_again_leaves_what_it_was_not_given(self, tmp_path: Path) -> None:
+        (tmp_path / "connectors").mkdir()
+        copy(ROOT / "tests" / "max_guarded.py", tmp_path / "connectors")
+        max = Shell(tmp_path, FIRST="refresh-0", OTHER="refresh-9")
+        where = ["--set", "base_url=http://localhost:1"]
+        assert max("connect", "guarded:mine", *where, "--credential", "refresh_token=env:FIRST") == 0
+        (path,) = tmp_path.rglob("credentials.json")
+        path.write_text('{"note": "mine", "refresh_token": "refresh-0", "expires_at": ""}')
+        again = ["--change", "--credential", "refresh_token=env:OTHER"]
+        assert max("connect", "guarded:mine", *again) == 0, max.said
+        after = {"note": "mine", "refresh_token": "refresh-9", "expires_at": ""}
+        assert json.loads(path.read_text()) == after
+
     def test_p41_no_repr_shows_one(self) -> None:
         secret = "hunter2-hunter2"
         store = MemoryCredentials({"token": secret})
