@@ -314,6 +314,20 @@ class TestSecrets:
             inner = {b64encode(b"\0" * n + secret.encode()).decode()[4:-4] for n in range(3)}
             assert not [form for form in forms | inner if form.encode() in written]
 
+    def test_p41_nor_one_that_another_process_brought_while_it_was_asked(self, tmp_path: Path) -> None:
+        upstream = Upstream(script(1))
+
+        async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
+            async def rotated(_: Upstream) -> str:
+                await credentials.keep({KEY: Secret("brought-meanwhile")})
+                return "signed with brought-meanwhile"
+
+            upstream.script["crowd"] = [rotated]
+            return Installation(upstream)
+
+        run(crowd(upstream, initialise=initialise), Recording(tmp_path / "t"), key="the-first-key")
+        assert entries(tmp_path / "t")[0]["output"] == "signed with ***"
+
     def test_the_configuration_on_the_tape_holds_none_either(self, tmp_path: Path) -> None:
         async def main() -> None:
             tape = Recording(tmp_path / "t")
