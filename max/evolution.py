@@ -23,7 +23,8 @@ from .contracts import NO_RULES, Contract, Rules
 from .core import Resolver
 from .errors import StorageError
 from .layouts import Parts, build_indexes, create_table, number_fields, read_layouts
-from .planning import Change, Plan, Planner, StoredEntity, bringing, hidden_rows, read_shape
+from .planning import Change, Planner, StoredEntity, bringing, hidden_rows, read_shape
+from .planning import Plan as Plan
 from .quarantine import kept_entities
 from .rows import Layout
 from .schema import Schema

@@ -78,6 +78,8 @@ Shape = dict[str, StoredEntity]
 
 def read_shape(connection: sqlite3.Connection) -> Shape | None:
     """What the database holds, hidden things included; None when it holds nothing yet."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_schema'").fetchone():
+        return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
     if row is None:
         return None
