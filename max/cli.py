@@ -26,8 +26,8 @@ INTERRUPTED = 130
 
 GROUPS = {
     "Set up": ("init", "connect", "configure", "disconnect", "ls"),
-    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel", "invalidate"),
-    "Ask": ("search", "get", "count", "changes", "freshness", "schema"),
+    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel", "invalidate", "migrate"),
+    "Ask": ("search", "get", "count", "changes", "freshness", "schema", "schema diff", "quarantine"),
 }
 COMMANDS = {  # in which module, and what it does
     "init": ("commands", "make a project in a folder"),
@@ -42,12 +42,15 @@ COMMANDS = {  # in which module, and what it does
     "resume": ("acting", "go on with a sync that was paused or interrupted"),
     "cancel": ("acting", "end a sync; what it stored stays"),
     "invalidate": ("aging", "mark what is stored as stale, so that the next sync asks for it again"),
+    "migrate": ("upgrading", "bring stored data to what the connector declares now; --plan only tells"),
     "search": ("commands", "find entities by filter, order and page"),
     "get": ("commands", "show one entity"),
     "count": ("commands", "count entities"),
     "changes": ("keeping", "tell what changed in the rows, and when"),
     "freshness": ("aging", "tell how old each field is, and how long ago what was listed"),
     "schema": ("commands", "show entities, fields and relationships"),
+    "schema diff": ("upgrading", "compare what is stored with what the connector declares now"),
+    "quarantine": ("upgrading", "show rows that were kept aside because they do not fit"),
 }
 EXAMPLES = """\
 Begin here (no account and no network needed)
@@ -84,7 +87,7 @@ def run(words: list[str]) -> int:
     """Answer the commands that need no parser, hand on the others."""
     if not words or words[0] in ("--help", "-h", "help"):
         if words[1:2] and words[1] in COMMANDS:
-            return guarded([words[1], "--help"])
+            return guarded([*words[1:], "--help"])
         print(overview())
         return 0
     if words[0] in ("--version", "-V"):
@@ -125,9 +128,11 @@ def perform(words: list[str]) -> Answer:
 
     from .commands import parse
 
-    module, summary = COMMANDS[words[0]]
-    configure = import_module(f".{module}", __package__).CONFIGURE[words[0]]
-    options = parse(words[0], words[1:], summary, configure)
+    size = 2 if " ".join(words[:2]) in COMMANDS else 1
+    command = " ".join(words[:size])
+    module, summary = COMMANDS[command]
+    configure = import_module(f".{module}", __package__).CONFIGURE[command]
+    options = parse(command, words[size:], summary, configure)
     options.project = options.project or project or "."
     answer: Answer = options.run(options)
     return answer

@@ -114,11 +114,11 @@ def test_the_overview_names_every_command(cli: Cli, words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_examples(cli: Cli, command: str) -> None:
-    run = cli(command, "--help")
+    run = cli(*command.split(), "--help")
     assert (run.status, run.err) == (0, "")
     assert f"usage: max {command}" in run.out
     assert f"examples:\n  max {command}" in run.out
-    assert cli("help", command).out == run.out
+    assert cli("help", *command.split()).out == run.out
 
 
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
