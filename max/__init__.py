@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from .connector import SecretInput as SecretInput
     from .connector import Select as Select
     from .connector import Validate as Validate
+    from .contracts import ChangeKey as ChangeKey
+    from .contracts import ChangeType as ChangeType
+    from .contracts import Contract as Contract
+    from .contracts import DropEntity as DropEntity
+    from .contracts import DropField as DropField
+    from .contracts import Migration as Migration
+    from .contracts import RenameEntity as RenameEntity
+    from .contracts import RenameField as RenameField
     from .core import STATIC as STATIC
     from .core import Batch as Batch
     from .core import Engine as Engine
@@ -120,6 +128,9 @@ HOMES = {
     "connector": (
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select Validate"
+    ),
+    "contracts": (
+        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
     ),
     "core": (
         "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Settings Step "
