@@ -49,6 +49,7 @@ from max import (
     Operation,
     Page,
     PageRequest,
+    PermissionDenied,
     Ref,
     Retry,
     Schema,
@@ -639,6 +640,9 @@ BUDGETS = (  # their resets are in milliseconds
     BudgetHeaders("x-ratelimit-requests-remaining", "x-ratelimit-requests-reset", unit=0.001),
     BudgetHeaders("x-ratelimit-complexity-remaining", "x-ratelimit-complexity-reset", "x-complexity", 0.001),
 )
+LEAVE_OUT = "let it, or leave that out: max connect linear:NAME --change --set leave_out=COLLECTION"
+UNSEEN = PermissionDenied, "this credential may not see it", LEAVE_OUT
+CODES = {"FORBIDDEN": UNSEEN, "FEATURE_NOT_ACCESSIBLE": UNSEEN}
 
 
 @dataclass(frozen=True)
@@ -651,9 +655,9 @@ class LinearConfig:
     client_id: str = ""  # the application's, for OAuth
 
     def __post_init__(self) -> None:
-        known = LinearOrganization.children()
-        expected = f"some of {', '.join(known)}"
-        wrong = [Mismatch("leave_out", expected, one) for one in self.leave_out if one not in known]
+        known = ", ".join(LinearOrganization.children())
+        strange = set(self.leave_out) - LinearOrganization.children().keys()
+        wrong = [Mismatch("leave_out", f"some of {known}", one) for one in sorted(strange)]
         if wrong:
             raise InvalidAnswers("linear cannot be configured so", wrong)
 
@@ -671,8 +675,8 @@ class Linear:
 
     def check(self, answer: Json) -> None:
         """BadCredentials when the answer is of another workspace than the one that was connected."""
-        known, there = self.config.organization, answer["organization"]
-        if known and there["id"] != known:
+        there = answer["organization"]
+        if self.config.organization not in ("", there["id"]):
             raise BadCredentials(
                 f"linear: the credential opens linear.app/{there['urlKey']}, another workspace than before",
                 hint="connect again with a credential of the first one, or make another installation",
@@ -768,9 +772,8 @@ async def organization(ref: Ref[LinearOrganization], env: Env[Linear]) -> Linear
 
 async def seed(linear: Linear, engine: Engine) -> SyncPlan:
     """Store the workspace; list everything in it side by side."""
-    root = LinearOrganization(ROOT_ID)
-    await engine.store(root)
-    step = Step.for_root(Ref.of(root))
+    await engine.store(LinearOrganization(ROOT_ID))
+    step = Step.for_root(LinearOrganization.ref(ROOT_ID))
     wanted = [source.name for source in SOURCES if source.name not in linear.config.leave_out]
     listings = [step.load_collection(getattr(LinearOrganization, name)) for name in wanted]
     return SyncPlan([Step.concurrent([step.load_fields(*fields_of(LinearOrganization)), *listings])])
@@ -798,7 +801,7 @@ async def initialise(config: LinearConfig, credentials: CredentialProvider) -> I
     tokens = None if key else await tokens_of(config, credentials)
     auth = KeyAuth(key) if key else tokens
     http = HttpClient(config.base_url, credentials, auth=auth, budgets=BUDGETS)
-    linear = Linear(GraphQL(http, code_of=code_of), config)
+    linear = Linear(GraphQL(http, codes=CODES, code_of=code_of), config)
     parts = [http] if tokens is None else [tokens, http]
 
     async def start() -> None:
@@ -817,15 +820,14 @@ async def initialise(config: LinearConfig, credentials: CredentialProvider) -> I
 
 def whose(answer: Json) -> str:
     """Which workspace it is and who sees it, for people."""
-    there, viewer = answer["organization"], answer["viewer"]
-    person = f"{unescaped(viewer['name'])} <{viewer['email']}>"
-    return f"linear: {unescaped(there['name'])} (linear.app/{there['urlKey']}), seen by {person}"
+    there, person = answer["organization"], answer["viewer"]
+    where = f"{unescaped(there['name'])} (linear.app/{there['urlKey']})"
+    return f"linear: {where}, seen by {unescaped(person['name'])} <{person['email']}>"
 
 
 async def opened(answers: Answers, credentials: CredentialProvider) -> Json:
     """Which workspace the answers open, and to whom; BadCredentials when it is another one than before."""
-    known = {one.name for one in fields(LinearConfig)}
-    config = LinearConfig(**{name: value for name, value in answers.items() if name in known})
+    config = LinearConfig(**{one.name: answers[one.name] for one in fields(LinearConfig)})
     installation = await initialise(config, credentials)
     async with AsyncExitStack() as stack:
         assert installation.start
