@@ -129,9 +129,7 @@ HOMES = {
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select Validate"
     ),
-    "contracts": (
-        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
-    ),
+    "contracts": "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField",
     "core": (
         "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Settings Step "
         "SyncMeta SyncOptions SyncPlan Watermark"
