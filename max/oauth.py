@@ -148,7 +148,7 @@ class OAuthTokens(Auth, Lifecycle):
         self._client_id, self._grant, self._clock = client_id, grant, clock
         self._kept: _Kept | None = None  # None: nobody has looked yet
         self._renewing: asyncio.Task[None] | None = None
-        self._ended: tuple[Secret | None, BadCredentials] | None = None  # a refresh token's end
+        self._ended: tuple[object, BadCredentials] | None = None  # with what we were turned away
         self._refusals: deque[float] = deque(maxlen=REFUSALS)  # when each was
 
     async def start(self) -> None:
@@ -218,13 +218,15 @@ class OAuthTokens(Auth, Lifecycle):
             kept = await self._look()
             if kept.access != refused and not kept.is_due(self._clock(), self._oauth.skew):
                 return  # another process was faster
-            refresh = await self._credentials.find(OAuth.REFRESH_TOKEN)
-            if self._ended is not None and self._ended[0] == refresh:
+            asked_with = [
+                await self._credentials.find(one) for one in (OAuth.REFRESH_TOKEN, OAuth.CLIENT_SECRET)
+            ]
+            if self._ended is not None and self._ended[0] == asked_with:
                 raise self._ended[1]
             try:
                 await on_behalf(self._oauth.renewal, self, "refresh" if self._grant is None else "grant")
             except BadCredentials as error:
-                self._ended = refresh, error
+                self._ended = asked_with, error
                 raise
 
     async def _look(self) -> _Kept:

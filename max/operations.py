@@ -44,6 +44,7 @@ from .errors import (
     UpstreamMissing,
 )
 
+TOLD = 60.0  # seconds for which a renewal that failed is not tried again
 SHORTEST = 1e-4  # seconds to sleep, so that no rounding makes a wait of nothing
 NETWORK = (ConnectionError, socket.gaierror, socket.herror, ssl.SSLError)
 UNREACHABLE = {
@@ -211,13 +212,14 @@ Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 class Renewal:
     """Gets a new credential when the old one is refused: once, however many callers were refused.
 
-    A failure that is final is told to everybody who asks later, until the credential is accepted
-    again; one that may pass is not kept.
+    A failure that is final is told to everybody who asks in the next minute; one that may pass to
+    nobody else.
     """
 
     def __init__(self, renew: Callable[[], Awaitable[None]]) -> None:
         self._renew, self._one_at_a_time = renew, asyncio.Lock()
         self._failure: Exception | None = None
+        self._failed_at = 0.0
         self.number = 0  # of the credential in use; callers remember with which one they asked
 
     async def of(self, number: int) -> None:
@@ -225,19 +227,15 @@ class Renewal:
         async with self._one_at_a_time:
             if self.number > number:
                 return
-            if self._failure is not None:
+            if self._failure is not None and _now() < self._failed_at + TOLD:
                 raise self._failure
             try:
                 await self._renew()
             except Exception as error:
                 passing = isinstance(error, UpstreamError) and error.retryable
-                self._failure = None if passing else error
+                self._failure, self._failed_at = None if passing else error, _now()
                 raise
             self.number += 1
-
-    def works(self) -> None:
-        """The credential was accepted: somebody may have connected again."""
-        self._failure = None
 
 
 class Caller:
@@ -312,12 +310,10 @@ class Caller:
             return await attempt()
         number = renewal.number
         try:
-            output = await attempt()
+            return await attempt()
         except BadCredentials:
             await renewal.of(number)
-            return await attempt()
-        renewal.works()
-        return output
+        return await attempt()
 
     async def _attempt(self, call: Call) -> Any:
         limit = call.operation.limit.name

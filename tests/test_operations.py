@@ -685,6 +685,22 @@ class TestRenewal:
         assert {str(error) for error in errors} == {"connect again"}
         assert bearers.renewed == 1
 
+    def test_after_a_minute_somebody_may_have_connected_again(self) -> None:
+        bearers = Bearers(can_renew=False)
+        bearers.good = 1
+        through = Caller(Limits(), renew=bearers.renew)
+        asking = Operation("t:thing:get", bearers.ask)
+
+        async def main() -> str:
+            with pytest.raises(BadCredentials, match="connect again"):
+                await through.run(asking, "", 1)
+            bearers.can_renew = True
+            await virtual_time.later(60)
+            return await through.run(asking, "", 2)
+
+        assert virtual_time.run(main()) == "2"
+        assert bearers.renewed == 2
+
     def test_a_renewal_that_may_work_later_is_tried_again(self) -> None:
         bearers, outages = Bearers(), [Offline("no network")]
         bearers.good, renew = 1, bearers.renew
