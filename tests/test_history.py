@@ -295,14 +295,19 @@ async def take(place: Place, step: str, things: Sequence[Any], at: float) -> Non
 @example([("receive", [Person("a", score=0.1 + 0.2, name="x")]), ("receive", [Person("a", score=None)])])
 @example([*BOTH, ("fold", []), ("receive", [Person("a", age=1), Person("b", age=1)]), ("fold", [])])
 @example([*BOTH, ("fold", []), ("off", []), ("remove", [Person.ref("a")]), ("on", [])])
-def test_p17_the_changes_rebuild_every_row(steps: list[tuple[str, list[Any]]]) -> None:
+def test_p31_from_any_cursor_the_changes_lead_to_the_rows(
+    steps: list[tuple[str, list[Any]]],
+) -> None:
     async def body(place: Place) -> None:
         await place.open(FOLDING)
         follower = Follower()
         for number, (step, things) in enumerate(steps):
             await take(place, step, things, NOON + number)
             if place.engine.tables.history.recording:
-                assert same(replayed(await place.told()), await place.rows()), "from the beginning"
+                told = await place.told()
+                assert same(replayed(told), await place.rows()), "from the beginning"
+                for at, change in enumerate(told):
+                    assert await place.told(change.cursor) == told[at + 1 :], "in order, without gaps"
                 assert step != "follow" or same(await follower.follow(place), await place.rows())
 
     using(body)
@@ -310,7 +315,7 @@ def test_p17_the_changes_rebuild_every_row(steps: list[tuple[str, list[Any]]]) -
 
 @settings(max_examples=100)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
-def test_p17_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
+def test_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
     async def body(place: Place) -> None:
         await place.receive(*(Person(str(n), score=score) for n, score in enumerate(numbers)))
         assert same(replayed(await place.told()), await place.rows())

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import InstallationInfo
+from max.core import DEFAULTS, InstallationInfo, Settings
 from max.errors import InvalidAnswers, MaxError, ProjectError, UnknownName, UpstreamBroken, UsageError
 from max.project import Project
+from max.settings import settings_json
 from tests.sample import Thing, events, refusals, source
 
 NOW = 1_700_000_000.25
@@ -379,6 +380,7 @@ def sabotage(nth: int, act: BaseException | Callable[[], None]) -> Iterator[list
 
 
 OLD, NEW = {"pages": 1}, {"pages": 2}
+RECORDING = settings_json(Settings(history="changes"))
 
 
 def change_connect(project: Project) -> None:
@@ -394,6 +396,11 @@ def change_connect_kept(project: Project) -> None:
 def change_reconfigure(project: Project) -> None:
     """Change the configuration and a secret."""
     project.reconfigure(project.target("acme:first"), NEW, {"token": "new"})
+
+
+def change_configure(project: Project) -> None:
+    """Change a setting."""
+    project.configure(project.target("acme:first"), history="changes")
 
 
 def change_disconnect(project: Project) -> None:
@@ -412,6 +419,7 @@ CHANGES = {
         change_connect,
         change_connect_kept,
         change_reconfigure,
+        change_configure,
         change_disconnect,
         change_disconnect_keeping,
     )
@@ -430,10 +438,13 @@ def prepared(base: Path) -> Project:
 
 
 def state(project: Project) -> dict[str, tuple[object, str | None]]:
-    """Every installation with its configuration and its secret."""
+    """Every installation with its configuration, which settings are part of, and its secret."""
     assert project.problems() == []
     found = project.installations()
-    return {i.name: (i.config, asyncio.run(project.credentials(i).get("token"))) for i in found}
+    configured = {
+        i.name: {**i.config, **({} if i.settings == DEFAULTS else settings_json(i.settings))} for i in found
+    }
+    return {i.name: (configured[i.name], asyncio.run(project.credentials(i).get("token"))) for i in found}
 
 
 FIRST: dict[str, tuple[object, str | None]] = {"first": (OLD, "old")}
@@ -441,6 +452,7 @@ FINAL: dict[str, dict[str, tuple[object, str | None]]] = {
     "change_connect": FIRST | {"second": (NEW, "new")},
     "change_connect_kept": FIRST | {"kept": (NEW, "new")},
     "change_reconfigure": {"first": (NEW, "new")},
+    "change_configure": {"first": (OLD | RECORDING, "old")},
     "change_disconnect": {},
     "change_disconnect_keeping": {},
 }
