@@ -120,7 +120,7 @@ class InstallationRuntime:
         when options are given and one is to go on that was begun without them.
         """
         async with self._one_at_a_time("sync"):
-            executor = self._execution.executor
+            executor, options = self._execution.executor, self.tape.scope(options)
             running = executor.running.id if executor.running is not None else await executor.unfinished()
             if running is not None and not restart and options != NO_OPTIONS:
                 raise SyncError(

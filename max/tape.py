@@ -31,10 +31,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from .connector import AnyConnector, CredentialProvider, MemoryCredentials
-from .core import C, In, InstallationInfo, Lifecycle, Out
+from .core import C, In, InstallationInfo, Lifecycle, Out, SyncOptions
 from .encoding import MARK, Codec, Scrubber, canonical, decoded_error
 from .entities import Json, is_text
 from .errors import TapeError, TapeParted
@@ -94,8 +95,9 @@ class Header(NamedTuple):
     installation: str  # id
     config: Mapping[str, Json]
     credentials: Sequence[str]  # which ones there were
-    began_empty: bool  # whether there was no data yet, so that a replay can begin with none
     recorded_at: str  # UTC
+    began_empty: bool = True  # whether there was no data yet, so that a replay can begin with none
+    options: Mapping[str, Json] = MappingProxyType({})  # of the sync, those that were given
 
     def to_json(self) -> Json:
         """The line as JSON data."""
@@ -108,6 +110,7 @@ class Header(NamedTuple):
             "beganEmpty": self.began_empty,
             "credentials": list(self.credentials),
             "config": dict(self.config),
+            "options": dict(self.options),
         }
 
     @classmethod
@@ -120,7 +123,7 @@ class Header(NamedTuple):
                 raise TapeError(f"{path}: the tape is of a newer format", hint="update Max to replay it")
             return cls(
                 *(data["connector"], data["connectorVersion"], data["installation"], dict(data["config"])),
-                *(list(data["credentials"]), data["beganEmpty"], data["recordedAt"]),
+                *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data["options"]),
             )
         except OSError as error:
             raise TapeError(f"{path}: {error.strerror}", hint="name a file that --record wrote") from error
@@ -145,6 +148,9 @@ class Tape(Lifecycle, Protocol):
 
     def draw(self) -> float:
         """Chance, with which waits are spread."""
+
+    def scope(self, options: SyncOptions) -> SyncOptions:
+        """The options with which a sync is to be begun when these are given."""
 
     def admit(self, connection: sqlite3.Connection) -> None:
         """A sync begins in this database, within this transaction; TapeError when it must not."""
@@ -175,6 +181,10 @@ class Untaped(Tape):
         """Chance."""
         return random.random()  # noqa: S311  # it spreads waits
 
+    def scope(self, options: SyncOptions) -> SyncOptions:
+        """Those."""
+        return options
+
     def admit(self, connection: sqlite3.Connection) -> None:
         """Any database but one that holds a replay."""
         refuse_replayed(connection)
@@ -198,6 +208,7 @@ class Recording(Untaped):
         self._clean = Scrubber(tuple)
         self._schema = Schema([])
         self._header: Header | None = None
+        self._options: Mapping[str, Json] = {}
 
     def prepare(self, info: InstallationInfo, connector: AnyConnector, database: Path) -> Mapping[str, Json]:
         """The configuration to record with, which is the installation's."""
@@ -219,24 +230,32 @@ class Recording(Untaped):
         self, info: InstallationInfo, connector: AnyConnector, credentials: CredentialProvider
     ) -> CredentialProvider:
         """The credentials as they are; the tape keeps out those, and all that are kept later."""
-        held = [one.name for one in connector.credentials if await credentials.find(one) is not None]
+        found = {one: await credentials.find(one) for one in connector.credentials}
+        held = [one.name for one, secret in found.items() if one.secret and secret is not None]
         self._clean, self._schema = Scrubber(lambda: credentials.seen), connector.schema
         self._clean.refresh()
         config = {key: _in_texts(value, self._clean.text) for key, value in info.config.items()}
         now = _moment(self._clock())
-        self._header = Header(connector.name, connector.version, info.id, config, held, True, now)
+        self._header = Header(connector.name, connector.version, info.id, config, held, now)
         return credentials
 
     def caller(self, renew: Callable[[], Awaitable[None]] | None) -> Caller:
         """A caller with this tape innermost."""
         return _RecordingCaller(Limits(), middlewares=[self.record], renew=renew)
 
+    def scope(self, options: SyncOptions) -> SyncOptions:
+        """Those; the header names them."""
+        given = {name: getattr(options, name) for name in options._names}
+        self._options = {name: one for name, one in given.items() if one != getattr(SyncOptions, name)}
+        return options
+
     def admit(self, connection: sqlite3.Connection) -> None:
         """Any database but one that holds a replay; the header says whether it was empty."""
         super().admit(connection)
         writer, header = self._opened(), self._header
         if header is not None and not writer.header:
-            header = header._replace(began_empty=not holds_data(connection, self._schema))
+            empty = not holds_data(connection, self._schema)
+            header = header._replace(began_empty=empty, options=self._options)
             writer.header = _line(header.to_json())
             self._clean.refuse(writer.header, "the tape's first line")
 
@@ -539,6 +558,13 @@ class Replay(Tape):
     def draw(self) -> float:
         """No wait is spread: there is none."""
         return AT_ONCE
+
+    def scope(self, options: SyncOptions) -> SyncOptions:
+        """Those, if there are any; else the recorded ones."""
+        recorded = {name: one for name, one in self.header.options.items() if name in SyncOptions._names}
+        if "only" in recorded:
+            recorded["only"] = tuple(recorded["only"])
+        return SyncOptions(**recorded) if options == SyncOptions() else options
 
     def admit(self, connection: sqlite3.Connection) -> None:
         """An empty database, or one that holds a replay of the same installation; it says so from now on.

@@ -211,7 +211,12 @@ def entries(tape: Path) -> list[Json]:
 def written(tape: Path, *attempts: Mapping[str, Any], **header: Any) -> Path:
     """A tape as somebody may write it by hand."""
     first = {"tape": 1, "connector": "crowd", "connectorVersion": "1", "installation": "abc", "config": {}}
-    first |= {"credentials": [], "beganEmpty": True, "recordedAt": "2026-01-31T09:30:00Z"} | header
+    first |= {
+        "credentials": [],
+        "beganEmpty": True,
+        "recordedAt": "2026-01-31T09:30:00Z",
+        "options": {},
+    } | header
     lines = [first, *({"input": None, "attempt": 1, **attempt} for attempt in attempts)]
     tape.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tape

@@ -165,6 +165,7 @@ class TestRecording:
             "beganEmpty": True,
             "credentials": ["key"],
             "config": {},
+            "options": {},
         }
 
     def test_only_its_owner_can_read_it(self, tmp_path: Path) -> None:
