@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -31,6 +32,7 @@ from max.core import SyncOptions
 from max.entities import Kind, values_of
 from max.onboarding import read_config
 from max.runtime import InstallationRuntime
+from max.tape import Recording, Replay
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ QUERIES = APIS / "specs" / "linear" / "sync-queries.graphql"
 START = 1_735_689_600  # 2025-01-01: the workspace's first moment
 NOW = START + 90 * 86_400  # when tests begin
 PREPARED: dict[str, Any] = {}  # queries of the oracle, parsed and found valid
+KEY = "lin_api_fake"  # what the fake takes for one
 ENOUGH = 100_000  # rows that the oracle reads at once
 
 
@@ -76,7 +79,7 @@ def workspace(issues: int = 12, comments: int = 2, clock: Any = None) -> Iterato
 
 def uid(*parts: object) -> str:
     """The id that the fake gives to a thing of a name."""
-    return str(fake_module().uid(*parts))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(["linear", *map(str, parts)])))
 
 
 def put(fake: Any, kind: str, called: str, at: int = 0, /, **values: Json) -> Json:
@@ -166,6 +169,45 @@ def talk(fake: Any, project: str, update: str, content: str) -> None:
         externalUserId=outside["id"],
         parentId=uid("comment", 0, 0),
     )
+
+
+def issue(number: int) -> str:
+    """The id of an issue."""
+    return uid("issue", number)
+
+
+def change(fake: Any) -> None:
+    """Something new, edited, moved, archived, binned and closed, in many kinds of things."""
+    fake.clock.advance(30)
+    fake.touch("Issue", issue(3), title="Better", teamId=uid("team", "ENG"), labelIds=[], assigneeId=None)
+    fake.touch("Issue", issue(4), archivedAt=fake.clock.iso())
+    fake.trash(issue(5))
+    fake.touch("User", uid("user", 3), active=False, disableReason="left")
+    fake.touch("Project", uid("project", 0), name="Launch &amp; learn", teamIds=[])
+    fake.tables.put("Comment", fake.stamp({"id": uid("c", "new"), "body": "New", "issueId": issue(3)}))
+    fake.tables.put(
+        "Document", fake.stamp({"id": uid("d", "new"), "title": "New", "url": "x", "slugId": "x"})
+    )
+    fake.tables.put(
+        "IssueRelation",
+        fake.stamp({"id": uid("r", 2), "type": "related", "issueId": issue(3), "relatedIssueId": issue(4)}),
+    )
+
+
+# -- a story in two syncs, which is also on tape ---------------------------------------------
+
+
+def first_part(copy: Copy) -> SyncResult:
+    """Everything there is."""
+    return copy.sync()
+
+
+def second_part(copy: Copy) -> SyncResult:
+    """What changed since, and what is gone."""
+    if copy.fake is not None:
+        change(copy.fake)
+        copy.fake.tables.delete("Comment", uid("comment", 2, 0))
+    return copy.sync(sweep=True)
 
 
 # -- what the workspace holds --------------------------------------------------------------
@@ -291,12 +333,16 @@ class Clock:
 
 
 class Copy:
-    """An installation of a workspace in a folder, opened for each thing that is done with it."""
+    """An installation of a workspace in a folder, opened for each thing that is done with it.
 
-    def __init__(self, folder: Path, fake: Any, **secrets: str) -> None:
+    ``tape`` is made anew for each time it is opened; without a fake it has to be a replay.
+    """
+
+    def __init__(self, folder: Path, fake: Any = None, **secrets: str) -> None:
         self.folder, self.fake, self.clock = folder, fake, Clock()
-        self.secrets = MemoryCredentials(secrets or {"api_key": fake.API_KEY})
-        self.values: dict[str, Any] = {"base_url": fake.url}
+        self.secrets = MemoryCredentials(secrets or {"api_key": KEY})
+        self.values: dict[str, Any] = {"base_url": fake.url} if fake else {}
+        self.tape: Callable[[], Recording | Replay | None] = lambda: None
         self.process: subprocess.Popen[bytes]
 
     def runtime(self) -> InstallationRuntime:
@@ -305,7 +351,7 @@ class Copy:
         credentials = CredentialProvider(self.secrets, connector.credentials, connector.hosts_for(config))
         info = InstallationInfo("linear", "default", "copy", {}, 0.0)
         return InstallationRuntime(
-            info, connector, config, credentials, self.folder / "data.db", clock=self.clock
+            info, connector, config, credentials, self.folder / "data.db", tape=self.tape(), clock=self.clock
         )
 
     async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
@@ -330,7 +376,8 @@ class Copy:
     def later(self, seconds: float) -> None:
         """Let time pass on both sides."""
         self.clock.ahead += seconds
-        self.fake.clock.advance(seconds)
+        if self.fake is not None:
+            self.fake.clock.advance(seconds)
 
     def differences(self) -> list[str]:
         """Where the database is not what upstream is."""
@@ -374,15 +421,8 @@ def main(folder: str, url: str, now: str, *options: str) -> int:
     """``python -m tests.linear_fake FOLDER URL NOW [OPTION…]``: one sync, with small pages."""
     max_linear.PAGE, max_linear.FEW = 5, 2
 
-    class Served:
-        """As much of the fake as a copy needs that is not compared."""
-
-        API_KEY = "lin_api_fake"
-
-        def __init__(self) -> None:
-            self.url = url
-
-    copy = Copy(Path(folder), Served())
+    copy = Copy(Path(folder))
+    copy.values["base_url"] = url
     copy.clock = Clock(float(now))
 
     async def body(runtime: InstallationRuntime) -> SyncResult:

@@ -12,7 +12,7 @@ import pytest
 from max_linear import SOURCES, LinearIssue, LinearProject, connector
 
 from max import Json, Retry, Status
-from tests.linear_fake import Copy, fake_module, needs_fake, put, uid, workspace
+from tests.linear_fake import Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 
 pytestmark = needs_fake
 
@@ -52,11 +52,6 @@ def synced(copy: Copy) -> Copy:
     assert copy.sync().status is Status.COMPLETED
     copy.requests()
     return copy
-
-
-def issue(number: int) -> str:
-    """The id of an issue."""
-    return uid("issue", number)
 
 
 # -- everything, and what changed -----------------------------------------------------------
@@ -102,24 +97,6 @@ def test_what_changed_arrives_with_the_next_sync(synced: Copy) -> None:
     change(synced.fake)
     assert synced.sync().status is Status.COMPLETED
     assert synced.differences() == []
-
-
-def change(fake: Any) -> None:
-    """Something new, edited, moved, archived, binned and closed, in many kinds of things."""
-    fake.clock.advance(30)
-    fake.touch("Issue", issue(3), title="Better", teamId=uid("team", "ENG"), labelIds=[], assigneeId=None)
-    fake.touch("Issue", issue(4), archivedAt=fake.clock.iso())
-    fake.trash(issue(5))
-    fake.touch("User", uid("user", 3), active=False, disableReason="left")
-    fake.touch("Project", uid("project", 0), name="Launch &amp; learn", teamIds=[])
-    fake.tables.put("Comment", fake.stamp({"id": uid("c", "new"), "body": "New", "issueId": issue(3)}))
-    fake.tables.put(
-        "Document", fake.stamp({"id": uid("d", "new"), "title": "New", "url": "x", "slugId": "x"})
-    )
-    fake.tables.put(
-        "IssueRelation",
-        fake.stamp({"id": uid("r", 2), "type": "related", "issueId": issue(3), "relatedIssueId": issue(4)}),
-    )
 
 
 # -- what is gone ------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Records the tapes of tests/test_linear.py anew, from the fake: ``python -m tests.record_linear``."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from max import Status
+from max.tape import Recording
+from tests.linear_fake import Copy, first_part, second_part, workspace
+
+TAPES = Path(__file__).parent / "tapes"
+FIRST, SECOND = TAPES / "linear-first.tape", TAPES / "linear-second.tape"
+ISSUES, COMMENTS = 6, 1  # comments of each issue
+
+
+def record(folder: Path) -> None:
+    """Both tapes, in place of those that are there; ``folder`` is for the copy."""
+    TAPES.mkdir(exist_ok=True)
+    with workspace(ISSUES, COMMENTS) as fake:
+        copy = Copy(folder, fake)
+        for path, part in ((FIRST, first_part), (SECOND, second_part)):
+            path.unlink(missing_ok=True)
+            copy.tape = partial(Recording, path)
+            if part(copy).status is not Status.COMPLETED:
+                raise SystemExit(f"{path.name} did not complete")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        record(Path(place))
