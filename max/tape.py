@@ -252,12 +252,12 @@ class Recording(Untaped):
     def admit(self, connection: sqlite3.Connection) -> None:
         """Any database but one that holds a replay; the header says whether it was empty."""
         super().admit(connection)
-        writer, header = self._opened(), self._header
-        if header is not None and not writer.header:
+        header, self._header = self._header, None
+        if header is not None:
             empty = not holds_data(connection, self._schema)
-            header = header._replace(began_empty=empty, options=self._options)
-            writer.header = _line(header.to_json())
-            self._clean.refuse(writer.header, "the tape's first line")
+            line = _line(header._replace(began_empty=empty, options=self._options).to_json())
+            self._clean.refuse(line, "the tape's first line")
+            self._opened().write(lambda: (line, None))
 
     async def record(self, call: Call, next: Next) -> Any:
         """Make an attempt and write down what came of it: a middleware."""
@@ -359,7 +359,6 @@ class _Writer:
                 f"{path}: {error.strerror}", hint="record to a file that can be written"
             ) from error
         self._thread = ThreadPoolExecutor(1, "max-tape")
-        self.header = ""  # written with the first attempt: until then, the file stays empty
 
     def write(self, work: Callable[[], tuple[str, TapeError | None]]) -> Future[None]:
         """Write the line that some work gives, in a thread; raises what the work gives with it."""
@@ -372,8 +371,7 @@ class _Writer:
     def _write(self, work: Callable[[], tuple[str, TapeError | None]]) -> None:
         self.refuse_broken()
         line, refused = work()
-        self._append(self.header + line)
-        self.header = ""
+        self._append(line)
         if refused is not None:
             raise refused
 

@@ -36,8 +36,9 @@ from max import (
     on_behalf,
 )
 from max.connector import MemoryCredentials, Secret
-from max.core import InstallationInfo
+from max.core import InstallationInfo, SyncOptions
 from max.entities import ManyOf, entity_json
+from max.execution import NO_OPTIONS
 from max.operations import Caller
 from max.runtime import InstallationRuntime
 from max.tasks import SyncResult
@@ -244,7 +245,9 @@ def seeding(operation: Any) -> Any:
 
 
 @asynccontextmanager
-async def caller_of(tape: Path, upstream: Any = None) -> AsyncIterator[Caller]:
+async def caller_of(
+    tape: Path, upstream: Any = None, options: SyncOptions = NO_OPTIONS
+) -> AsyncIterator[Caller]:
     """Who answers from a tape, or records to it what an upstream answers."""
     playing: Recording | Replay = Replay(tape) if upstream is None else Recording(tape)
     await playing.start()
@@ -252,6 +255,7 @@ async def caller_of(tape: Path, upstream: Any = None) -> AsyncIterator[Caller]:
         secrets = CredentialProvider(MemoryCredentials(), [KEY])
         await playing.provide(INFO, crowd(upstream), secrets)
         with closing(sqlite3.connect(":memory:")) as connection:
+            playing.scope(options)
             playing.admit(connection)
         yield playing.caller(None)
     finally:

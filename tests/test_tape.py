@@ -53,7 +53,7 @@ from max import (
     on_behalf,
 )
 from max.connector import MemoryCredentials, Secret
-from max.core import InstallationInfo
+from max.core import InstallationInfo, SyncOptions
 from max.entities import ManyOf
 from max.hosts import Hosts
 from max.runtime import InstallationRuntime
@@ -167,6 +167,19 @@ class TestRecording:
             "config": {},
             "options": {},
         }
+
+    def test_it_names_the_options_of_its_sync_with_which_a_replay_begins_too(self, tmp_path: Path) -> None:
+        given = SyncOptions(only=("Person.name", "Crowd"), if_stale=60.0)
+
+        async def main() -> None:
+            async with caller_of(tmp_path / "t", Upstream({}), given):
+                pass
+
+        asyncio.run(main())
+        replay = Replay(tmp_path / "t")
+        assert replay.header.options == {"only": ["Person.name", "Crowd"], "if_stale": 60.0}
+        assert replay.scope(SyncOptions()) == given
+        assert replay.scope(SyncOptions(full=True)) == SyncOptions(full=True)
 
     def test_only_its_owner_can_read_it(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
