@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .connector import Secret as Secret
     from .connector import SecretInput as SecretInput
     from .connector import Select as Select
+    from .connector import SignIn as SignIn
     from .connector import Validate as Validate
     from .contracts import ChangeKey as ChangeKey
     from .contracts import ChangeType as ChangeType
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from .project import Project as Project
     from .registry import ConnectorRegistry as ConnectorRegistry
     from .runtime import InstallationRuntime as InstallationRuntime
+    from .sign_in import BrowserSignIn as BrowserSignIn
     from .tape import Recording as Recording
     from .tape import Replay as Replay
     from .tasks import Failure as Failure
@@ -127,7 +129,7 @@ HOMES = {
     "changes": "Change ChangeFeed",
     "connector": (
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
-        "SecretInput Select Validate"
+        "SecretInput Select SignIn Validate"
     ),
     "contracts": "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField",
     "core": (
@@ -152,6 +154,7 @@ HOMES = {
     "registry": "ConnectorRegistry",
     "runtime": "InstallationRuntime",
     "tape": "Recording Replay",
+    "sign_in": "BrowserSignIn",
     "tasks": "Failure Status SyncResult",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}

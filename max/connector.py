@@ -279,7 +279,23 @@ class Custom:
     when: When | None = None
 
 
-OnboardingStep = Input | SecretInput | Select | Validate | Custom
+Say = Callable[[str], None]  # shows a line to whoever connects
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """Runs code that needs somebody at hand, such as a sign-in with a browser, to get these credentials.
+
+    Left out when one of them is given, or nobody can be asked.  What it gets, it keeps with the
+    provider, or returns as Custom does.
+    """
+
+    credentials: Sequence[Credential]
+    run: Callable[[Answers, CredentialProvider, Say], Awaitable[Mapping[str, Any]]]
+    when: When | None = None
+
+
+OnboardingStep = Input | SecretInput | Select | Validate | Custom | SignIn
 
 
 # -- the connector -------------------------------------------------------------------------
@@ -394,11 +410,12 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
     for position, step in _each(steps, where):
         if not isinstance(step, OnboardingStep):
             raise ConnectorError(f"{position} is {step!r}, not an onboarding step")
-        if isinstance(step, SecretInput) and step.credential not in connector.credentials:
-            raise ConnectorError(
-                f"{position} asks for the credential {step.credential.name!r}, which is not declared",
-                hint="add it to credentials=",
-            )
+        for credential in _asked_for(step):
+            if credential not in connector.credentials:
+                raise ConnectorError(
+                    f"{position} asks for the credential {credential.name!r}, which is not declared",
+                    hint="add it to credentials=",
+                )
         if isinstance(step, Input | Select) and step.key not in keys:
             raise ConnectorError(
                 f"{position} asks for {step.key!r}, which is no field of {connector.config.__name__}",
@@ -406,7 +423,15 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
             )
         for name in ("options", "check", "run"):
             if hasattr(step, name):
-                _check_function(getattr(step, name), 2, f"{position}.{name}")
+                arguments = 3 if isinstance(step, SignIn) else 2
+                _check_function(getattr(step, name), arguments, f"{position}.{name}")
+
+
+def _asked_for(step: OnboardingStep) -> Sequence[Credential]:
+    """The credentials that a step gets."""
+    if isinstance(step, SignIn):
+        return step.credentials
+    return [step.credential] if isinstance(step, SecretInput) else []
 
 
 def _check_operations(operations: object, connector: AnyConnector, where: str) -> None:

@@ -37,6 +37,7 @@ from .connector import (
     Secret,
     SecretInput,
     Select,
+    SignIn,
     Validate,
 )
 from .entities import Json, is_json
@@ -349,7 +350,7 @@ def steps_of(connector: AnyConnector) -> list[OnboardingStep]:
     A connector with code of its own may bring such things itself, so nothing is added there.
     """
     steps = connector.onboarding
-    if any(isinstance(step, Custom) for step in steps):
+    if any(isinstance(step, Custom | SignIn) for step in steps):
         return list(steps)
     keys = {step.key for step in steps if isinstance(step, Input | Select)}
     asked = {step.credential.name for step in steps if isinstance(step, SecretInput)}
@@ -473,6 +474,8 @@ class _Onboarding:
                 await self._select(step)
             case Custom() if not self._missing:
                 self._join(await step.run(self._view, self._provider))
+            case SignIn() if not self._missing:
+                await self._sign_in(step)
 
     async def _input(self, step: Input) -> None:
         known = step.key in self._answers
@@ -507,6 +510,13 @@ class _Onboarding:
             self._prompter.say(f"{name} is needed")
         if text:
             self._secrets[name] = text
+
+    async def _sign_in(self, step: SignIn) -> None:
+        names, prompter = {one.name for one in step.credentials}, self._prompter
+        if prompter is None or names & self._settled:
+            return
+        if not names & self._secrets.keys() or await prompter.confirm("Sign in again?"):
+            self._join(await step.run(self._view, self._provider, prompter.say))
 
     async def _select(self, step: Select) -> None:
         settled, known = step.key in self._settled, step.key in self._answers

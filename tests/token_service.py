@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from base64 import b64decode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 DAY = 86_400.0  # seconds: how long an access token is good
 GRACE = 1800.0  # seconds: how long an answer is repeated
@@ -46,6 +47,7 @@ class TokenService:
         self._replays: dict[str, tuple[float, Told]] = {}
         self._lock = threading.Lock()
         self.over = False  # whether the grant has ended
+        self.codes: dict[str, dict[str, str]] = {}  # what was asked for when each was given
 
     def expire(self) -> None:
         """Refuse every access token that was given so far, before its time."""
@@ -89,6 +91,8 @@ class TokenService:
             return 401, {"error": "invalid_client"}
         if form["grant_type"] == "client_credentials":
             return 200, self._pair()
+        if form["grant_type"] == "authorization_code":
+            return self._first_pair(form)
         given = form.get("refresh_token", "")
         until, answer = self._replays.get(given, (0.0, (400, {"error": "invalid_grant"})))
         if until > self.clock() and not self.over:
@@ -101,6 +105,24 @@ class TokenService:
             pair["refresh_token"] = self._refresh = f"refresh-{self.refreshes}{self.mark}"
             self._replays[given] = self.clock() + GRACE, (200, pair)
         return 200, pair
+
+    def authorize(self, url: str) -> dict[str, str]:
+        """Somebody signs in at the address, and allows it: what they are sent back with."""
+        asked = dict(parse_qsl(urlsplit(url).query))
+        code = f"code-{len(self.codes)}"
+        self.codes[code] = asked
+        return {"code": code, "state": asked["state"]}
+
+    def _first_pair(self, form: Mapping[str, str]) -> Told:
+        asked = self.codes.pop(form["code"], {})
+        digest = sha256(form["code_verifier"].encode()).digest()
+        if (asked.get("code_challenge"), asked.get("redirect_uri")) != (
+            urlsafe_b64encode(digest).decode().rstrip("="),
+            form["redirect_uri"],
+        ):
+            return 400, {"error": "invalid_grant"}
+        self._refresh = "refresh-signed-in"
+        return 200, {**self._pair(), "refresh_token": self._refresh}
 
     def _pair(self) -> dict[str, Any]:
         self.refreshes += 1

@@ -1,0 +1,238 @@
+"""Signing in with a browser, as part of connecting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.request import urlopen
+
+import pytest
+
+from max import (
+    BadCredentials,
+    BrowserSignIn,
+    Connector,
+    Json,
+    MaxError,
+    OAuth,
+    Offline,
+    Onboarded,
+    PermissionDenied,
+    SecretInput,
+    SignIn,
+    onboard,
+)
+from max.connector import NoConfig, OnboardingStep
+from max.errors import ConnectorError
+from tests.sample import sample
+from tests.token_service import CLIENT, SECRET, TokenService
+
+OAUTH = OAuth("sample", "/token")
+Browser = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the service is, and who asks."""
+
+    base_url: str
+    client_id: str = CLIENT
+
+
+class Person:
+    """Somebody at the terminal, who says yes, and sees what is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        """Nothing new."""
+        return default or ""
+
+    async def secret(self, prompt: str) -> str:
+        """The client's secret."""
+        return SECRET
+
+    async def choose(self, prompt: str, options: Any, several: bool) -> list[str]:
+        """Nothing."""
+        return []
+
+    async def confirm(self, prompt: str) -> bool:
+        """Yes."""
+        self.shown.append(prompt)
+        return True
+
+    def say(self, line: str) -> None:
+        """Remember it."""
+        self.shown.append(line)
+
+
+def connector(browser: Browser, **how: Any) -> Connector[Any, Any]:
+    """One that signs in with this browser."""
+    sign_in = BrowserSignIn(OAUTH, "https://sample.test/authorize", ["read", "more"], show=browser, **how)
+    steps: list[OnboardingStep] = [
+        SecretInput(OAuth.CLIENT_SECRET, "Secret"),
+        SignIn([OAuth.ACCESS_TOKEN, OAuth.REFRESH_TOKEN], sign_in),
+    ]
+    return sample(
+        config=Config,
+        credentials=OAUTH.credentials,
+        hosts=["{base_url}"],
+        operations=[OAUTH.renewal],
+        onboarding=steps,
+    )
+
+
+def connect(
+    service: TokenService,
+    browser: Browser,
+    person: Person | None = None,
+    *,
+    secrets: Mapping[str, str] = {},
+    **how: Any,
+) -> Onboarded:
+    """What connecting comes to."""
+    given = {"base_url": service.url}
+    return asyncio.run(onboard(connector(browser, **how), person, given, secrets))
+
+
+def visit(url: str) -> tuple[int, str]:
+    """What a browser sees there."""
+    try:
+        with urlopen(url) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def back(url: str, **said: str) -> str:
+    """The address to which somebody who signed in is sent."""
+    return f"{dict(parse_qsl(urlsplit(url).query))['redirect_uri']}?{urlencode(said)}"
+
+
+@pytest.fixture
+def service() -> Iterator[TokenService]:
+    with TokenService().serving() as service:
+        yield service
+
+
+class TestSigningIn:
+    """Somebody allows it in a browser, and the tokens are kept."""
+
+    def test_the_tokens_are_kept_and_no_code_or_token_is_shown(self, service: TokenService) -> None:
+        def browser(url: str) -> None:
+            pages.append(visit(back(url, **service.authorize(url))))
+
+        pages, person = list[tuple[int, str]](), Person()
+        found = connect(service, browser, person)
+        assert found.secrets["refresh_token"] == "refresh-signed-in"
+        assert found.secrets["access_token"] == "access-1"
+        assert [(status, "You are signed in" in page) for status, page in pages] == [(200, True)]
+        shown = str(person.shown)
+        assert "go to: https://sample.test/authorize?" in shown
+        assert not any(one in shown for one in ("code-0", "access-1", service.seen[0]["code_verifier"]))
+
+    def test_the_service_is_asked_as_it_wants(self, service: TokenService) -> None:
+        def browser(url: str) -> None:
+            asked.update(parse_qsl(urlsplit(url).query))
+            visit(back(url, **service.authorize(url)))
+
+        asked: dict[str, str] = {}
+        connect(service, browser, Person(), separator=",", extra={"prompt": "consent"})
+        assert (asked["scope"], asked["prompt"], asked["code_challenge_method"]) == (
+            "read,more",
+            "consent",
+            "S256",
+        )
+        assert service.seen[0]["redirect_uri"].startswith("http://127.0.0.1:")
+        assert service.seen[0]["redirect_uri"] == asked["redirect_uri"]
+
+    def test_a_code_without_our_state_is_not_taken(self, service: TokenService) -> None:
+        def browser(url: str) -> None:
+            answer = service.authorize(url)
+            for state in ("", "another", answer["state"][:-1]):
+                seen.append(visit(back(url, code="code-of-a-stranger", state=state))[0])
+            seen.append(visit(back(url, code="code-of-a-stranger"))[0])
+            seen.append(visit(back(url, **answer).replace("/callback", "/favicon.ico"))[0])
+            seen.append(visit(back(url, **answer))[0])
+
+        seen: list[int] = []
+        assert connect(service, browser, Person()).secrets["access_token"] == "access-1"
+        assert seen == [400, 400, 400, 400, 404, 200]
+        assert [form["code"] for form in service.seen] == ["code-0"]
+
+    def test_what_is_no_request_is_not_answered(self, service: TokenService) -> None:
+        def browser(url: str) -> None:
+            port = urlsplit(back(url)).port
+            for junk in (b"\r\n\r\n", b"GET\r\n\r\n", b"x" * 40_000):
+                with socket.create_connection(("127.0.0.1", port or 0)) as connection:
+                    connection.sendall(junk)
+            visit(back(url, **service.authorize(url)))
+
+        assert connect(service, browser, Person()).secrets["access_token"] == "access-1"
+
+    @pytest.mark.parametrize(
+        ("said", "kind", "words"),
+        [
+            ("access_denied", PermissionDenied, "the sign-in was refused"),
+            ("invalid_scope", BadCredentials, "invalid_scope"),
+            ("<script>", BadCredentials, "it does not say why"),
+        ],
+    )
+    def test_a_refusal_is_told(
+        self, said: str, kind: type[MaxError], words: str, service: TokenService
+    ) -> None:
+        def browser(url: str) -> None:
+            visit(back(url, error=said, state=service.authorize(url)["state"]))
+
+        with pytest.raises(kind, match=words):
+            connect(service, browser, Person())
+        assert service.seen == []
+
+    def test_nobody_is_waited_for_for_ever(self, service: TokenService) -> None:
+        with pytest.raises(Offline, match=r"nobody signed in within 0\.01 s"):
+            connect(service, lambda url: None, Person(), patience=0.01)
+
+    def test_a_code_that_another_one_used_is_refused(self, service: TokenService) -> None:
+        def browser(url: str) -> None:
+            answer = service.authorize(url)
+            service.codes.clear()
+            visit(back(url, **answer))
+
+        with pytest.raises(BadCredentials, match="invalid_grant"):
+            connect(service, browser, Person())
+
+
+class TestTheStep:
+    """When somebody is asked to sign in."""
+
+    def refuse(self, url: str) -> Json:
+        """No browser is to be opened."""
+        raise AssertionError(url)
+
+    def test_nobody_signs_in_where_nobody_can_be_asked(self, service: TokenService) -> None:
+        assert connect(service, self.refuse).secrets == {}
+
+    def test_what_is_given_needs_no_sign_in(self, service: TokenService) -> None:
+        given = {"refresh_token": "refresh-0"}
+        assert connect(service, self.refuse, Person(), secrets=given).secrets["refresh_token"] == "refresh-0"
+
+    def test_it_may_ask_for_declared_credentials_alone(self) -> None:
+        async def nothing(*_: object) -> dict[str, Any]:
+            return {}
+
+        with pytest.raises(ConnectorError, match="asks for the credential 'access_token'"):
+            sample(config=NoConfig, onboarding=[SignIn([OAuth.ACCESS_TOKEN], nothing)])
+
+    def test_its_code_is_given_a_way_to_say_something(self) -> None:
+        async def mute(answers: Any, credentials: Any) -> dict[str, Any]:
+            return {}
+
+        with pytest.raises(ConnectorError, match="must take 3 arguments"):
+            sample(credentials=OAUTH.credentials, onboarding=[SignIn([OAuth.ACCESS_TOKEN], mute)])  # type: ignore[arg-type]  # on purpose
