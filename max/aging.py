@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .commands import (
@@ -24,12 +25,12 @@ from .commands import (
     add_target,
     answer,
     asked_filter,
-    connected,
     examples,
     found_project,
     listing,
     paint,
     reading,
+    synced_database,
 )
 from .core import Ages, InstallationInfo, Query, SyncOptions
 from .engine import Tables
@@ -311,29 +312,19 @@ def configure_invalidate(parser: Parser) -> None:
 
 def run_invalidate(options: Options) -> Answer:
     """Mark as stale; what the next sync makes of it."""
-    from .sqlite import READER_CACHE, connect, transaction, translated
-
     project = found_project(options)
     info = project.target(options.target)
-    with connected(project, info) as connection:
-        chosen = asked_fields(options, info, connection, Tables.stored(connection))
     resolver, notes = resolver_of(project, info)
-    path = str(project.database(info))
-    with translated(path):
-        connection = connect(path, cache=READER_CACHE)
-        try:
-            with transaction(connection):
-                notes += refuse_running(connection)
-                tables = Tables.stored(connection)
-                tables.membership.resolver = resolver
-                at = max(time.time(), tables.freshness.newest(connection))
-                rows = [
-                    tables.invalidate(connection, Query(one.entity, one.matching), one.fields, at=at)
-                    for one in chosen
-                ]
-                lists = tables.membership.invalidated(connection, at=at)
-        finally:
-            connection.close()
+    with changing(project, info) as (connection, tables):
+        chosen = asked_fields(options, info, connection, tables)
+        notes += refuse_running(connection)
+        tables.membership.resolver = resolver
+        at = max(time.time(), tables.freshness.newest(connection))
+        rows = [
+            tables.invalidate(connection, Query(one.entity, one.matching), one.fields, at=at)
+            for one in chosen
+        ]
+        lists = tables.membership.invalidated(connection, at=at)
     fetched = {} if resolver is None else fetching(resolver, chosen)
     data = {
         "installation": str(info),
@@ -346,6 +337,20 @@ def run_invalidate(options: Options) -> Answer:
     }
     notes += [f"next: max sync {info}, or just this: max sync {info} --heal"]
     return answer(options, data, lambda: invalidated_text(chosen, rows, lists, fetched), notes)
+
+
+@contextmanager
+def changing(project: Project, info: InstallationInfo) -> Iterator[tuple[sqlite3.Connection, Tables]]:
+    """An installation's tables, inside a transaction that changes them."""
+    from .sqlite import READER_CACHE, connect, transaction, translated
+
+    path = str(synced_database(project, info))
+    with (
+        translated(path),
+        closing(connect(path, cache=READER_CACHE)) as connection,
+        transaction(connection),
+    ):
+        yield connection, Tables.stored(connection)
 
 
 def asked_fields(

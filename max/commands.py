@@ -27,6 +27,7 @@ from .terminal import colours, is_terminal, width
 
 if TYPE_CHECKING:
     import sqlite3
+    from pathlib import Path
 
     from .entities import Json
     from .tasks import SyncResult, SyncRun
@@ -204,11 +205,16 @@ def connected(project: Project, info: InstallationInfo) -> Iterator[sqlite3.Conn
     """A connection that reads an installation's database; StorageError when it was never synced."""
     from .sqlite import reader
 
+    with reader(synced_database(project, info)) as connection:
+        yield connection
+
+
+def synced_database(project: Project, info: InstallationInfo) -> Path:
+    """The file of an installation's database; StorageError when it was never synced."""
     path = project.database(info)
     if not path.exists():
         raise StorageError(f"{info} has never been synced", hint=f"begin with: max sync {info}")
-    with reader(path) as connection:
-        yield connection
+    return path
 
 
 # -- init, ls ---------------------------------------------------------------------------------

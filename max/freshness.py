@@ -53,7 +53,7 @@ PAGE_AGES = """
     SELECT CAST(max(0, :now - p.requested_at) AS INTEGER) AS age, p.fields, count(*)
       FROM {table} AS t LEFT JOIN _max_page AS p ON p.id = t.{stamp} AND {on_page}
      WHERE t._removed_at IS NULL
-     GROUP BY age, p.fields
+     GROUP BY 1, 2  -- a column of the entity may have any name
 """
 BESIDE_AGES = """
     SELECT x.field, CAST(max(0, :now - p.requested_at) AS INTEGER) AS page,
@@ -65,7 +65,7 @@ BESIDE_AGES = """
       LEFT JOIN _max_page AS p ON p.id = CASE x.field {stamps} END
                               AND instr(p.fields, ',' || x.field || ',') AND {on_page}
      WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
-     GROUP BY x.field, page, age
+     GROUP BY 1, 2, 3
 """
 RENEW_NEWEST = """
     INSERT INTO _max_newest VALUES (:entity, :at)

@@ -238,7 +238,7 @@ class Membership:
                         THEN CAST(max(0, :now - l.listed_at) AS INTEGER) END AS age, count(*)
               FROM {quoted(self._layout(many.parent).table)} AS p
               LEFT JOIN _max_list AS l ON l.collection = :collection AND l.parent = p._id
-             WHERE p._removed_at IS NULL GROUP BY age ORDER BY age
+             WHERE p._removed_at IS NULL GROUP BY 1 ORDER BY 1
             """,
             {"now": now, "collection": repr(many)},
         ).fetchall()
