@@ -443,6 +443,32 @@ def test_turning_it_on_again_tells_all_rows_anew_and_lets_old_cursors_expire() -
     assert using(body) == ["2"]
 
 
+def test_a_feed_that_begins_with_no_rows_can_be_tidied() -> None:
+    async def body(place: Place) -> list[Change]:
+        feed = place.engine.changes(since=NOW)
+        assert [change async for change in feed] == []
+        await place.engine.tidy(NOON)
+        await place.receive(Post("1", title="x"))
+        assert len(await place.told()) == 1
+        return await place.told(feed.cursor)
+
+    assert [change.id for change in recorded(body)] == ["1"]
+
+
+def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
+    async def body(place: Place) -> tuple[list[Change], Rows]:
+        await place.receive(Post("1", title="x"))
+        (change,) = await place.told()
+        await place.sql("""UPDATE _max_change_entity SET kinds = '{"0": "real"}' WHERE name = 'Post'""")
+        await place.open()
+        with pytest.raises(CursorExpired):
+            await place.told(change.cursor)
+        return await place.told(), await place.rows()
+
+    told, rows = recorded(body)
+    assert replayed(told) == rows
+
+
 def test_going_on_writes_nothing() -> None:
     def written(connection: sqlite3.Connection) -> tuple[int, Any]:
         version = connection.execute("PRAGMA schema_version").fetchone()[0]
