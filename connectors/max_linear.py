@@ -633,7 +633,7 @@ SOURCES = (
 # -- the other side ----------------------------------------------------------------------
 
 API = Limit("linear:api", concurrency=8)
-RETRY = Retry(attempts=5, base=0.5, cap=10.0)
+RETRY = Retry(base=0.5)
 API_KEY = Credential("api_key", "a personal key: lin_api_…", required=False)
 OAUTH = OAuth("linear", token_path="/oauth/token")
 BUDGETS = (  # their resets are in milliseconds

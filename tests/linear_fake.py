@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import max_linear
 import pytest
-from max_linear import SOURCES, Source, camel, connector
+from max_linear import SOURCES, LinearConfig, Source, camel, connector
 
 from max import CredentialProvider, Entity, InstallationInfo, Json, Ref, Status, SyncResult
 from max.connector import MemoryCredentials
@@ -345,10 +345,14 @@ class Copy:
         self.tape: Callable[[], Recording | Replay | None] = lambda: None
         self.process: subprocess.Popen[bytes]
 
+    def configured(self) -> tuple[LinearConfig, CredentialProvider]:
+        """What the connector is given."""
+        config = read_config(LinearConfig, self.values, subject="a test")
+        return config, CredentialProvider(self.secrets, connector.credentials, connector.hosts_for(config))
+
     def runtime(self) -> InstallationRuntime:
         """A runtime that is not started."""
-        config = read_config(connector.config, self.values, subject="a test")
-        credentials = CredentialProvider(self.secrets, connector.credentials, connector.hosts_for(config))
+        config, credentials = self.configured()
         info = InstallationInfo("linear", "default", "copy", {}, 0.0)
         return InstallationRuntime(
             info, connector, config, credentials, self.folder / "data.db", tape=self.tape(), clock=self.clock

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import max_linear
 import pytest
 from max_linear import SOURCES, LinearIssue, LinearProject, connector
 
-from max import Json, Retry, Status
-from tests.linear_fake import Copy, change, fake_module, issue, needs_fake, put, uid, workspace
+from max import BadCredentials, Json, Onboarded, Prompter, Retry, Status, onboard
+from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 
 pytestmark = needs_fake
 
+NOTHING: Mapping[str, Any] = {}
 MOST = 10_000  # points that one request may cost
 LISTINGS = [source.connection[0].upper() + source.connection[1:] for source in SOURCES]
 WHOLE = {"TeamMemberships", "ProjectStatuses", "InitiativeToProjects", "IssueRelations"}  # cannot be filtered
@@ -349,3 +351,85 @@ def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Cop
     copy.killed_after(9, "sweep")
     assert copy.apart().returncode == 0
     assert copy.differences() == []
+
+
+# -- connecting --------------------------------------------------------------------------------
+
+
+class Person(Prompter):
+    """Types prepared lines, and remembers what was asked and said."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines, self.asked, self.said = list(lines), list[str](), list[str]()
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        return await self.secret(prompt)
+
+    async def secret(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return self.lines.pop(0)
+
+    async def choose(self, prompt: str, options: Sequence[tuple[str, str]], several: bool) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def confirm(self, prompt: str) -> bool:
+        return True
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def connect(
+    fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **secrets: str
+) -> Onboarded:
+    """What connecting comes to."""
+    return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, secrets))
+
+
+def test_connecting_asks_for_the_key_and_shows_whose_workspace_it_opens(fake: Any) -> None:
+    person = Person(KEY)
+    found = connect(fake, person)
+    assert (len(person.asked), found.secrets) == (1, {"api_key": KEY})
+    assert person.said == ["linear: Acme (linear.app/acme), seen by User 0 <user0@acme.test>"]
+    assert found.config["organization"] == uid("org")
+
+
+def test_a_key_that_is_refused_is_asked_for_again(fake: Any) -> None:
+    person = Person("lin_api_wrong", KEY)
+    assert connect(fake, person).secrets == {"api_key": KEY}
+    assert "the credential was refused" in person.said[0]
+    assert "lin_api_wrong" not in "".join(person.said)
+
+
+def test_without_a_key_connecting_asks_for_what_oauth_needs_and_keeps_the_new_pair(fake: Any) -> None:
+    person = Person("", "client", "secret", "lin_refresh_fake")
+    found = connect(fake, person)
+    assert found.config["client_id"] == "client"
+    assert found.secrets.keys() == {"access_token", "refresh_token", "client_secret", "expires_at"}
+    assert found.secrets["refresh_token"] in fake.tokens.refresh
+
+
+def test_connecting_by_a_script_is_validated_too(fake: Any) -> None:
+    assert connect(fake, None, api_key=KEY).config["organization"] == uid("org")
+    with pytest.raises(BadCredentials):
+        connect(fake, None, api_key="lin_api_wrong")
+    with pytest.raises(BadCredentials, match="no credential"):
+        connect(fake, None)
+
+
+def test_an_installation_cannot_be_changed_to_another_workspace(fake: Any) -> None:
+    with pytest.raises(BadCredentials, match="another workspace"):
+        connect(fake, None, {"organization": "another"}, api_key=KEY)
+
+
+def test_health_tells_whose_workspace_it_is(copy: Copy) -> None:
+    async def main() -> str:
+        config, credentials = copy.configured()
+        installation = await connector.initialise(config, credentials)
+        assert installation.health
+        assert installation.stop
+        line = await installation.health()
+        await installation.stop()
+        return line
+
+    assert asyncio.run(main()).startswith("linear: Acme (linear.app/acme)")
