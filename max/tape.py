@@ -123,7 +123,7 @@ class Header(NamedTuple):
                 raise TapeError(f"{path}: the tape is of a newer format", hint="update Max to replay it")
             return cls(
                 *(data["connector"], data["connectorVersion"], data["installation"], dict(data["config"])),
-                *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data["options"]),
+                *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data.get("options", {})),
             )
         except OSError as error:
             raise TapeError(f"{path}: {error.strerror}", hint="name a file that --record wrote") from error
