@@ -410,12 +410,7 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
     for position, step in _each(steps, where):
         if not isinstance(step, OnboardingStep):
             raise ConnectorError(f"{position} is {step!r}, not an onboarding step")
-        for credential in _asked_for(step):
-            if credential not in connector.credentials:
-                raise ConnectorError(
-                    f"{position} asks for the credential {credential.name!r}, which is not declared",
-                    hint="add it to credentials=",
-                )
+        _check_asked_for(step, connector, position)
         if isinstance(step, Input | Select) and step.key not in keys:
             raise ConnectorError(
                 f"{position} asks for {step.key!r}, which is no field of {connector.config.__name__}",
@@ -427,11 +422,15 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
                 _check_function(getattr(step, name), arguments, f"{position}.{name}")
 
 
-def _asked_for(step: OnboardingStep) -> Sequence[Credential]:
-    """The credentials that a step gets."""
-    if isinstance(step, SignIn):
-        return step.credentials
-    return [step.credential] if isinstance(step, SecretInput) else []
+def _check_asked_for(step: OnboardingStep, connector: AnyConnector, position: str) -> None:
+    """ConnectorError unless the credentials that a step gets are declared."""
+    asked = step.credentials if isinstance(step, SignIn) else ()
+    for credential in [step.credential] if isinstance(step, SecretInput) else asked:
+        if credential not in connector.credentials:
+            raise ConnectorError(
+                f"{position} asks for the credential {credential.name!r}, which is not declared",
+                hint="add it to credentials=",
+            )
 
 
 def _check_operations(operations: object, connector: AnyConnector, where: str) -> None:

@@ -321,7 +321,8 @@ def token_error(response: HttpResponse) -> UpstreamError | None:
 def _known_error(what: str, code: str) -> UpstreamError | None:
     if code in GONE:
         return BadCredentials(
-            what, hint="connect again: access was revoked, or what was kept is too old or was used elsewhere"
+            what,
+            hint="connect again (max connect NAME --change): access was revoked, or what is kept is too old",
         )
     if code in STRANGER:
         return BadCredentials(what, hint="check the client id and the client secret, and connect again")

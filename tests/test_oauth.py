@@ -208,7 +208,7 @@ asyncio.run(main(*sys.argv[1:]))
 class TestOnce:
     """However many need a new token, the service is asked for one."""
 
-    @settings(deadline=None, max_examples=8)
+    @settings(deadline=None, max_examples=5)
     @given(callers=st.integers(1, 12), expired=st.booleans())
     def test_p29_all_callers_of_a_process_share_one_renewal(self, callers: int, expired: bool) -> None:
         async def main(service: TokenService) -> set[str]:

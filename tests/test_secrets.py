@@ -167,24 +167,17 @@ class TestAlone:
 
 # -- who gets them ---------------------------------------------------------------------------------
 
-names = st.text("abcdef_", min_size=1, max_size=4)
+some = st.sets(st.sampled_from("abcdef"), max_size=4)  # of the names that there are
 
 
 class TestDeclared:
     """A connector gets, and keeps, the secrets that it declares and no others."""
 
-    @settings(deadline=None, max_examples=50)
-    @given(
-        declared=st.sets(names, max_size=4),
-        wanted=st.sets(names, min_size=1, max_size=4),
-        stored=st.sets(names),
-    )
-    def test_p40_what_is_not_declared_is_neither_given_nor_kept(
+    @settings(deadline=None, max_examples=40)
+    @given(declared=some, wanted=some, stored=some)
+    def test_p40_what_is_not_declared_is_not_given(
         self, declared: set[str], wanted: set[str], stored: set[str]
     ) -> None:
-        store = MemoryCredentials({name: f"kept {name}" for name in stored})
-        provider = CredentialProvider(store, [Credential(name) for name in declared])
-
         async def main() -> None:
             for name in wanted - declared:
                 with pytest.raises(UnknownName, match="unknown credential"):
@@ -192,18 +185,26 @@ class TestDeclared:
             for name in wanted & declared:
                 expected = Secret(f"kept {name}") if name in stored else None
                 assert await provider.find(Credential(name)) == expected
-            try:
-                await provider.keep({Credential(name): Secret("new") for name in wanted})
-                assert wanted <= declared
-            except UnknownName:
-                assert not wanted <= declared
 
+        store = MemoryCredentials({name: f"kept {name}" for name in stored})
+        provider = CredentialProvider(store, [Credential(name) for name in declared])
         asyncio.run(main())
-        changed = {name for name in store.secrets if store.secrets[name] == "new"}
-        assert changed == (wanted if wanted <= declared else set())
-        assert provider.seen == {Secret(text) for name, text in store.secrets.items() if text == "new"} | {
-            Secret(f"kept {name}") for name in wanted & declared & stored
-        }
+        assert provider.seen == {Secret(f"kept {name}") for name in wanted & declared & stored}
+
+    @settings(deadline=None, max_examples=40)
+    @given(declared=some, renewed=some)
+    def test_p40_what_is_not_declared_is_not_kept(self, declared: set[str], renewed: set[str]) -> None:
+        store = MemoryCredentials(dict.fromkeys("abc", "old"))
+        provider = CredentialProvider(store, [Credential(name) for name in declared])
+        keeping = provider.keep({Credential(name): Secret("new") for name in renewed})
+        if renewed <= declared:
+            asyncio.run(keeping)
+            assert provider.seen == {Secret("new") for _ in renewed}
+        else:
+            with pytest.raises(UnknownName, match="unknown credential"):
+                asyncio.run(keeping)
+        changed = {name for name, text in store.secrets.items() if text == "new"}
+        assert changed == (renewed if renewed <= declared else set())
 
     def test_what_is_no_secret_is_not_looked_for_in_what_is_written(self) -> None:
         open_one = Credential("expires_at", secret=False)
@@ -317,7 +318,7 @@ class TestNowhereElse:
     """A secret is in no byte of database, log, event, tape, output, message or process list."""
 
     @pytest.mark.parametrize("length", [20, 400])
-    @settings(ONCE, max_examples=2)
+    @settings(ONCE, max_examples=1)
     @given(seed=st.integers(0))
     def test_p41_a_token_is_seen_nowhere_after_a_sync_with_errors(self, length: int, seed: int) -> None:
         secret = token(seed, length)
