@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 from max import (
     Answers,
     BadCredentials,
+    BrowserSignIn,
     BudgetHeaders,
     Connection,
     Connector,
@@ -54,6 +55,7 @@ from max import (
     Retry,
     Schema,
     SecretInput,
+    SignIn,
     Step,
     SyncPlan,
     UpstreamChanged,
@@ -635,7 +637,9 @@ SOURCES = (
 API = Limit("linear:api", concurrency=8)
 RETRY = Retry(base=0.5)
 API_KEY = Credential("api_key", "a personal key: lin_api_…", required=False)
+CALLBACK = 8734  # Linear knows an application by its whole redirect address: http://127.0.0.1:8734/callback
 OAUTH = OAuth("linear", token_path="/oauth/token")
+BROWSER = BrowserSignIn(OAUTH, "https://linear.app/oauth/authorize", ["read"], separator=",", port=CALLBACK)
 BUDGETS = (  # their resets are in milliseconds
     BudgetHeaders("x-ratelimit-requests-remaining", "x-ratelimit-requests-reset", unit=0.001),
     BudgetHeaders("x-ratelimit-complexity-remaining", "x-ratelimit-complexity-reset", "x-complexity", 0.001),
@@ -786,12 +790,9 @@ async def tokens_of(config: LinearConfig, credentials: CredentialProvider) -> OA
     """OAuth tokens: a person's, or the application's own when its secret is all there is to renew them."""
     given = {one: await credentials.find(one) for one in OAUTH.credentials}
     if not any(given.values()):
-        raise BadCredentials(
-            "linear: no credential is kept", hint="connect again with --credential api_key=env:VARIABLE"
-        )
+        raise BadCredentials("linear: no credential is kept", hint="give one: --credential api_key=env:VAR")
     alone = given[OAuth.CLIENT_SECRET] is not None and given[OAuth.REFRESH_TOKEN] is None
-    form = {"grant_type": "client_credentials", "scope": "read"}
-    grant = (lambda now: form) if alone else None
+    grant = (lambda now: {"grant_type": "client_credentials", "scope": "read"}) if alone else None
     return OAUTH.tokens(credentials, config.base_url, client_id=config.client_id, grant=grant)
 
 
@@ -870,9 +871,7 @@ connector = Connector(
         Custom(how),
         Input("client_id", "Client id of your OAuth application", when=itemgetter("oauth")),
         SecretInput(OAuth.CLIENT_SECRET, "Its client secret (empty: it has none)", when=itemgetter("oauth")),
-        SecretInput(
-            OAuth.REFRESH_TOKEN, "A refresh token (empty: act as the application)", when=itemgetter("oauth")
-        ),
+        SignIn([OAuth.REFRESH_TOKEN], BROWSER, when=itemgetter("oauth")),
         Validate(check),
         Custom(settle),
     ],

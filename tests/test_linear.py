@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from max_linear import (
+    BROWSER,
     FEW,
     PAGE,
     SOURCES,
@@ -37,7 +38,7 @@ from max_linear import (
     unescaped,
 )
 
-from max import InvalidAnswers, PageRequest, Ref, Status, UpstreamChanged
+from max import InvalidAnswers, PageRequest, Ref, SignIn, Status, UpstreamChanged
 from max.entities import values_of
 from max.tape import Replay
 from tests.linear_fake import Copy, first_part, issue, needs_fake, second_part, uid, workspace
@@ -325,3 +326,11 @@ def test_only_collections_can_be_left_out() -> None:
     with pytest.raises(InvalidAnswers, match="isues"):
         LinearConfig(leave_out=("isues",))
     assert LinearConfig(leave_out=("issues",)).leave_out == ("issues",)
+
+
+def test_somebody_without_a_key_signs_in_at_linear() -> None:
+    (step,) = [step for step in connector.onboarding if isinstance(step, SignIn)]
+    assert step.run == BROWSER
+    address = BROWSER.address("client", f"http://127.0.0.1:{BROWSER.port}/callback", "state", "verifier")
+    assert address.startswith("https://linear.app/oauth/authorize?")
+    assert "scope=read" in address

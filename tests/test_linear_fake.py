@@ -402,8 +402,8 @@ def test_a_key_that_is_refused_is_asked_for_again(fake: Any) -> None:
 
 
 def test_without_a_key_connecting_asks_for_what_oauth_needs_and_keeps_the_new_pair(fake: Any) -> None:
-    person = Person("", "client", "secret", "lin_refresh_fake")
-    found = connect(fake, person)
+    person = Person("", "client", "secret")
+    found = connect(fake, person, refresh_token="lin_refresh_fake")  # else a browser is opened
     assert found.config["client_id"] == "client"
     assert found.secrets.keys() == {"access_token", "refresh_token", "client_secret", "expires_at"}
     assert found.secrets["refresh_token"] in fake.tokens.refresh
