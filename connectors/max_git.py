@@ -959,7 +959,8 @@ class GitConfig:
 
 async def seed(git: Git, engine: Engine) -> SyncPlan:
     """Store the repository; list its commits, branches and tags side by side."""
-    await engine.store(await on_behalf(read_repository, git, None))
+    repository = await on_behalf(read_repository, git, None)
+    await engine.store(repository)
     root = Step.for_root(ROOT)
     listings = [
         root.load_collection(GitRepository.commits),
