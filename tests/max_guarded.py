@@ -14,6 +14,7 @@ from max import (
     Field,
     HttpClient,
     Installation,
+    Json,
     Loader,
     Many,
     OAuth,
@@ -51,17 +52,17 @@ class GuardedConfig:
 
 
 @operation("guarded:thing:get")
-async def get_thing(http: HttpClient, path: str) -> int:
-    """How long a thing's answer is."""
-    return len((await http.request("GET", path)).body)
+async def get_thing(http: HttpClient, path: str) -> Json:
+    """What the service says, with which token it was asked among it."""
+    return await http.get(path)
 
 
 @Loader.collection(House.things, brings=[Thing.number])
 async def list_things(house: Ref[House], request: PageRequest, env: Env[HttpClient]) -> Page[Thing]:
     """One thing a page."""
     page = int(request.cursor or 0)
-    number = await env.run(get_thing, f"/thing/{page}")
-    return Page([Thing(str(page), number=number)], next=str(page + 1) if page < 3 else None)
+    said = await env.run(get_thing, f"/thing/{page}")
+    return Page([Thing(str(page), number=len(said))], next=str(page + 1) if page < 3 else None)
 
 
 @Loader.collection(House.secrets, brings=[])
