@@ -20,6 +20,7 @@ BENCHES = (
     "file_size",
     "loop",
     "git_sync",
+    "linear",
 )
 
 
