@@ -574,7 +574,7 @@ def base_cursor(feed: _Feed, entity: int, row: str) -> str:
 
 
 def _encoded(data: Json) -> str:
-    return urlsafe_b64encode(json.dumps(data, separators=(",", ":")).encode()).decode().rstrip("=")
+    return urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
 
 
 def _place(feed: _Feed, cursor: str | None) -> int | tuple[int, str]:
