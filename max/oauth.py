@@ -170,8 +170,7 @@ class OAuthTokens(Auth, Lifecycle):
         """The header with a token that is good now; an UpstreamError when none is to be had."""
         kept = self._kept or await self._look()
         if kept.is_due(self._clock(), self._oauth.skew):
-            await self._renewed(None)
-            kept = self._kept or kept
+            kept = await self._renewed_in_time(kept)
         if kept.access is None:
             raise self._nothing_kept()
         _USED.set((self, kept.access))
@@ -205,6 +204,15 @@ class OAuthTokens(Auth, Lifecycle):
         )
 
     # -- renewing ------------------------------------------------------------------------------
+
+    async def _renewed_in_time(self, kept: _Kept) -> _Kept:
+        """What there is after a renewal; the old token, while it is good, when that failed in passing."""
+        try:
+            await self._renewed(None)
+        except UpstreamError as error:
+            if not error.retryable or kept.access is None or self._clock() >= kept.expires_at:
+                raise
+        return self._kept or kept
 
     async def _renewed(self, refused: Secret | None) -> None:
         """Wait for the renewal that is under way, or a new one; whoever stops waiting does not end it."""

@@ -156,6 +156,18 @@ class TestTheTime:
             asyncio.run(main())
         assert len(service.opened) == callers * len(waits), "a token was refused"
 
+    def test_while_the_old_token_is_good_an_outage_of_the_endpoint_hurts_nobody(
+        self, service: TokenService, clock: FakeClock
+    ) -> None:
+        store, service.faults = kept(service), [instead(503, "")] * 20
+        clock.advance(DAY - OAUTH.skew)
+        assert ask(service, store) == "access-0"
+        clock.advance(OAUTH.skew)
+        with pytest.raises(UpstreamBroken):
+            ask(service, store)
+        service.faults = []
+        assert ask(service, store) == "access-1"
+
     def test_what_is_kept_is_used_without_asking_for_more(self, service: TokenService) -> None:
         assert ask(service, kept(service)) == "access-0"
         assert service.seen == []
