@@ -27,7 +27,7 @@ from .commands import (
     paint,
 )
 from .connector import AnyConnector
-from .core import InstallationInfo, SyncOptions
+from .core import InstallationInfo
 from .errors import ProjectError, SuspiciousRemoval, SyncError, SyncRunning, UnknownName, UsageError
 from .execution import SyncHandle
 from .expansion import wanted
@@ -251,8 +251,6 @@ def run_sync(options: Options) -> Answer:
     info = only_target(project, options.target)
     if options.only:
         wanted(scope(options).only, project.registry.resolve(info.connector).resolver)
-    if scope(options) != SyncOptions():  # one that is under way cannot be joined with them
-        refuse_while_syncing(project, info)
     return synced(options, project, info, partial(begun, options), tape)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .core import Concurrent, Loader, Resolver, Step, SyncOptions, SyncPlan
-from .entities import FieldOf, ManyOf, known_name
+from .entities import FieldOf, Json, ManyOf, known_name
 from .errors import UsageError
 from .tasks import BLOCKED, Failure, NewTask, TaskKind
 
@@ -32,7 +32,18 @@ def expand(plan: SyncPlan, resolver: Resolver, options: SyncOptions, *, now: flo
     if options.only and not steps:
         raise UsageError(f"no step of the plan brings {', '.join(options.only)}")
     removal = NewTask(TaskKind.REMOVE, expansion.removal())
-    return NewTask(TaskKind.GROUP, {"step": "the plan"}, (*steps, removal), chained=True)
+    payload = {"step": "the plan", "options": asked(options)}
+    return NewTask(TaskKind.GROUP, payload, (*steps, removal), chained=True)
+
+
+def asked(options: SyncOptions) -> dict[str, Json]:
+    """What is asked for beyond a plan, as JSON data: the options that are not as they always are."""
+    values = {name: getattr(options, name) for name in SyncOptions._names}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value != getattr(SyncOptions, name)
+    }
 
 
 class _Expansion:

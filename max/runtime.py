@@ -20,10 +20,11 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError, SyncRunning
 from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
+from .expansion import asked
 from .sqlite import Database
 from .tape import Tape, Untaped
 from .task_store import SqliteTaskStore
-from .tasks import Status, is_alive, owner_of
+from .tasks import Status, is_alive, options_of, owner_of
 
 
 class LifecycleManager:
@@ -117,16 +118,13 @@ class InstallationRuntime:
 
         The one that is under way here is joined; one that was interrupted or paused goes on,
         or with ``restart`` is given up.  SyncRunning when another process is at it, SyncError
-        when options are given and one is to go on that was begun without them.
+        when options are given and one is to go on that was begun with others.
         """
         async with self._one_at_a_time("sync"):
             executor, options = self._execution.executor, self.tape.scope(options)
             running = executor.running.id if executor.running is not None else await executor.unfinished()
             if running is not None and not restart and options != NO_OPTIONS:
-                raise SyncError(
-                    f"sync {running} of {self.info} has not ended, and goes on as it was begun",
-                    hint=f"let it end first with: max resume {self.info}, or give it up with --restart",
-                )
+                await self._refuse_others(running, options)
             if executor.running is not None:
                 return executor.running
             await self._database.transact(self.tape.admit)
@@ -135,6 +133,13 @@ class InstallationRuntime:
             with executor.surroundings.caller.at_hand():
                 plan = await self._connector.seeder(self._connection.context, self._engine)
             return await executor.begin(plan, options)
+
+    async def _refuse_others(self, sync: str, options: SyncOptions) -> None:
+        if asked(options) != await self._database.read(lambda connection: options_of(connection, sync)):
+            raise SyncError(
+                f"sync {sync} of {self.info} has not ended, and was begun with other options",
+                hint=f"let it end first with: max resume {self.info}, or give it up with --restart",
+            )
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""

@@ -512,6 +512,13 @@ def unfinished_runs(connection: sqlite3.Connection, *, now: float) -> list[SyncR
     return [_run_of(row, now) for row in connection.execute(query).fetchall()]
 
 
+def options_of(connection: sqlite3.Connection, sync: str) -> Json:
+    """What a sync that has not ended was asked for beyond its plan, as JSON data."""
+    sql = "SELECT json_extract(payload, '$.options') FROM _max_task WHERE sync = ? AND parent IS NULL"
+    row = connection.execute(sql, (sync,)).fetchone()
+    return json.loads(row[0]) if row and row[0] else {}
+
+
 def request(connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: float) -> None:
     """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import pytest
 
 from max.connector import CredentialProvider, Installation, MemoryCredentials
-from max.core import Engine, Env, InstallationInfo, Loader, Page, PageRequest, Step, SyncPlan
+from max.core import Engine, Env, InstallationInfo, Loader, Page, PageRequest, Step, SyncOptions, SyncPlan
 from max.entities import Ref
-from max.errors import BadCredentials, Interrupted, StorageError, SyncRunning, UpstreamBroken
+from max.errors import BadCredentials, Interrupted, StorageError, SyncError, SyncRunning, UpstreamBroken
 from max.runtime import InstallationRuntime, LifecycleManager
 from max.sqlite import MEMORY
 from max.tasks import Status
@@ -280,6 +280,33 @@ def test_a_paused_sync_goes_on_and_with_restart_is_given_up() -> None:
 
     gate = Gate()
     assert using(runtime(loaders=[gate.loader()]), body) == [Status.COMPLETED, Status.COMPLETED]
+
+
+FULL, ONLY = SyncOptions(full=True), SyncOptions(only=("Thing.title",), if_stale=0.5)
+
+
+@pytest.mark.parametrize(("options", "others"), [(FULL, ONLY), (ONLY, FULL)])
+def test_the_same_options_go_on_with_an_unfinished_sync_and_others_are_refused(
+    tmp_path: Path, options: SyncOptions, others: SyncOptions
+) -> None:
+    async def body(one: InstallationRuntime) -> None:
+        first = await one.sync(options)
+        await gate.reached.wait()
+        assert await one.sync(options) is first
+        with pytest.raises(SyncError, match="was begun with other options"):
+            await one.sync(others)
+        await one.stop()
+        with pytest.raises(Interrupted):
+            await first.completion()
+        await one.start()
+        with pytest.raises(SyncError, match="was begun with other options"):
+            await one.sync(others)
+        gate.opened.set()
+        second = await one.sync(options)
+        assert ((await second.completion()).status, second.id) == (Status.COMPLETED, first.id)
+
+    gate = Gate()
+    using(runtime(tmp_path / "data.db", loaders=[gate.loader()]), body)
 
 
 def test_stopping_interrupts_the_sync_and_the_next_start_goes_on(tmp_path: Path) -> None:
