@@ -185,10 +185,12 @@ class OAuthTokens(Auth, Lifecycle):
         held, used = self._kept.access if self._kept else None, _USED.get()
         refused = used[1] if used is not None and used[0] is self else held
         if refused == held:
-            self._count_refusal()
+            if self._renewing is None or self._renewing.done():
+                self._count_refusal()
             await self._renewed(refused)
 
     def _count_refusal(self) -> None:
+        """BadCredentials when it is one too many in a short time."""
         now = self._clock()
         if len(self._refusals) == REFUSALS and now - self._refusals[0] < WITHIN:
             raise BadCredentials(

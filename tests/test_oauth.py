@@ -266,6 +266,16 @@ class TestOnce:
         asyncio.run(main())
         assert service.refreshes == 1
 
+    def test_those_who_ask_for_a_renewal_themselves_share_it_too(self, service: TokenService) -> None:
+        async def main() -> str:
+            async with client(service, kept(service)) as one:
+                await one.tokens.headers()
+                await asyncio.gather(*(one.tokens.renew() for _ in range(3 * REFUSALS)))
+                return (await one.tokens.headers())["authorization"]
+
+        assert asyncio.run(main()) == "Bearer access-1"
+        assert service.refreshes == 1
+
     def test_whoever_gives_up_waiting_does_not_end_it_for_the_others(self, service: TokenService) -> None:
         async def note(call: Call, next: Next) -> Any:
             if call.operation is OAUTH.renewal:
