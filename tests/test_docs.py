@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A new directory with a small repository of git and a ``max`` command."""
+    """A new directory with a tape, a small repository of git beside it, and a ``max`` command."""
     tools = tmp_path / "bin"
     tools.mkdir()
     command = tools / "max"
@@ -26,6 +27,7 @@ def place(tmp_path: Path) -> Path:
     command.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()
+    shutil.copy(ROOT / "tests" / "tapes" / "linear-first.tape", work / "linear.tape")
     repository = tmp_path / "repository"
     git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
     subprocess.run([*git, "init", "-q", str(repository)], check=True)
