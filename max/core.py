@@ -192,8 +192,10 @@ class Listing(Record):
     ``delta``: the listing names only what changed since the mark, so that what it leaves out
     is still there.  ``mark`` is where the next listing may go on; it becomes durable with
     ``last``.  ``began_at`` is when the request of the first page began.  ``sweeps``: what a
-    complete listing leaves out is gone.  ``ids_only``: the listing tells what exists, and of
-    what is not stored yet it tells too little to store it.
+    complete listing leaves out is gone from it.  ``sure``: it has shown whatever was there all
+    the time; if not, but the next one has the same ``first`` page, that is known afterwards.
+    ``ids_only``: the listing tells what exists, and of what is not stored yet it tells too
+    little to store it.
     """
 
     parent: Ref[Any]
@@ -204,6 +206,8 @@ class Listing(Record):
     mark: str | None = None
     began_at: float | None = None
     sweeps: bool = True
+    sure: bool = True
+    first: str | None = None
     ids_only: bool = False
 
 
@@ -279,15 +283,31 @@ class Ages(Record):
     never: int
 
 
+class Looking(Record):
+    """How a sync looks for what is gone.
+
+    ``whole`` names the collections that it lists of every parent, ``feeds`` those that it
+    follows.  ``since`` is when it began.  ``again``, by entity: everywhere was looked since then,
+    and from this time on everywhere is looked once more.
+    """
+
+    whole: Collection[str]
+    feeds: Collection[str]
+    since: float
+    again: Mapping[str, float] = MappingProxyType({})
+
+
 class Removal(Record):
     """What a sync has found gone of one entity, and not removed yet.
 
-    ``rows`` is how many, ``of`` how many the entity has.  ``waiting``: the collections in which
-    they may still be, each with the ids of the parents to list for certainty; ``feeds`` to ask.
+    ``rows`` is of how many that is certain, ``left`` of how many not yet; ``of`` is how many the
+    entity has.  ``waiting``: the collections to look at for certainty, each with the ids of the
+    parents; ``feeds`` to ask.
     """
 
     entity: str
     rows: int
+    left: int
     of: int
     waiting: Mapping[str, Sequence[str]] = MappingProxyType({})
     feeds: Sequence[str] = ()
@@ -825,13 +845,10 @@ class SyncMeta(Protocol):
     async def newest(self) -> float:
         """The latest time at which a request began whose answer is stored; 0 when there is none."""
 
-    async def removals(self, whole: Collection[str]) -> list[Removal]:
-        """What listings have found gone and is not removed yet.
+    async def removals(self, looking: Looking) -> list[Removal]:
+        """What listings have found gone and is not removed yet."""
 
-        ``whole`` names the collections that are listed of every parent.
-        """
-
-    def removing(self, entities: Sequence[str], whole: Collection[str]) -> Write:
+    def removing(self, entities: Sequence[str], looking: Looking) -> Write:
         """The work that removes what is certainly gone of these entities, in another part's transaction."""
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:

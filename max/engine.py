@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -28,6 +28,7 @@ from .core import (
     BoundQuery,
     Engine,
     Listed,
+    Looking,
     Page,
     Query,
     Removal,
@@ -43,7 +44,7 @@ from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageErr
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .history import History
 from .layouts import Parts, build_indexes, read_layouts
-from .membership import Membership, Place
+from .membership import LINKS_BY_CHILD, Membership, Place
 from .quarantine import Quarantine
 from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
@@ -102,6 +103,8 @@ MIGRATIONS = (
     ALTER TABLE _max_list ADD COLUMN listed_at REAL;
     ALTER TABLE _max_list ADD COLUMN full_at REAL;
     ALTER TABLE _max_list ADD COLUMN swept_at REAL;
+    ALTER TABLE _max_list ADD COLUMN seen_at REAL;
+    ALTER TABLE _max_list ADD COLUMN first TEXT;
     ALTER TABLE _max_list ADD COLUMN invalidated_at REAL;
     CREATE INDEX _max_page_time ON _max_page (entity, requested_at);
     CREATE TABLE _max_newest (
@@ -348,6 +351,7 @@ class Tables:
             self._write_rows(connection, layout, in_time(groups, later), at, place)
             self._write_rows(connection, layout, late(groups, later), at, None)
         self.freshness.renew(connection, layout, at)
+        self.membership.found(connection, layout, groups, at)
 
     def _write_rows(
         self,
@@ -577,6 +581,7 @@ class SqliteEngine(Engine):
 
         def work(connection: sqlite3.Connection) -> None:
             build_indexes(connection, self.schema)
+            connection.execute(LINKS_BY_CHILD)
             self.tables.drop_pages(connection)
 
         await self._database.transact(work)
@@ -675,14 +680,14 @@ class SqliteSyncMeta(SyncMeta):
         """The latest time at which a request began whose answer is stored."""
         return await self._database.read(self._tables.freshness.newest)
 
-    async def removals(self, whole: Collection[str]) -> list[Removal]:
+    async def removals(self, looking: Looking) -> list[Removal]:
         """What listings have found gone and is not removed yet."""
-        return await self._database.read(lambda c: self._tables.membership.removals(c, whole))
+        return await self._database.read(lambda c: self._tables.membership.removals(c, looking))
 
-    def removing(self, entities: Sequence[str], whole: Collection[str]) -> Write:
+    def removing(self, entities: Sequence[str], looking: Looking) -> Write:
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
-        return lambda connection: Stored({}, membership.removing(connection, entities, whole))
+        return lambda connection: Stored({}, membership.removing(connection, entities, looking))
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""

@@ -22,7 +22,7 @@ from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .events import Events, Origin, Teller
 from .expansion import expand, retried
 from .runner import TaskRunner
-from .surroundings import Shared
+from .surroundings import MOMENT, Shared
 from .surroundings import Surroundings as Surroundings
 from .tasks import (
     SIGN,
@@ -42,7 +42,6 @@ from .tasks import (
 CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
 LOST = "lost"  # how an attempt ended whose task is somebody else's now
 NO_OPTIONS = SyncOptions()
-MOMENT = 1e-6  # seconds; about the least difference of two times in this century
 
 # -- running a sync ------------------------------------------------------------------------
 
@@ -424,7 +423,8 @@ class SyncExecutor:
 
     async def _raise_floor(self) -> None:
         """Every request of a sync begins after those whose answers are stored."""
-        self.surroundings.floor.at = await self.surroundings.meta.newest() + MOMENT
+        floor = self.surroundings.floor
+        floor.at = max(floor.at, await self.surroundings.meta.newest() + MOMENT)
 
     def _check_free(self) -> None:
         if not self._open:

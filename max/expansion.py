@@ -112,7 +112,8 @@ class _Expansion:
             for step in self._steps
             if step.operation == "load_collection" and step.matching is None
         }
-        payload = {"step": "what is gone", "whole": sorted(whole), "looks": 0}
+        payload = {"step": "what is gone", "whole": sorted(whole), "since": self._now}
+        payload |= {"again": {}, "looks": {}, "looked": []}
         return {**payload, "allow": self._options.allow_removals, "feeds": self._feeds}
 
     # what is old enough

@@ -67,6 +67,12 @@ BESIDE_AGES = """
      WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
      GROUP BY 1, 2, 3
 """
+NEWEST = """
+    SELECT coalesce(max(at), 0) FROM (
+        SELECT max(at) AS at FROM _max_newest
+         UNION ALL SELECT max(listed_at) FROM _max_list
+         UNION ALL SELECT max(lost_at) FROM _max_orphan)
+"""
 RENEW_NEWEST = """
     INSERT INTO _max_newest VALUES (:entity, :at)
     ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
@@ -109,8 +115,8 @@ class Freshness:
         connection.execute(RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
 
     def newest(self, connection: sqlite3.Connection) -> float:
-        """The latest of all entities; 0 when nothing is stored."""
-        return float(connection.execute("SELECT coalesce(max(at), 0) FROM _max_newest").fetchone()[0])
+        """The latest of all entities and of all listings; 0 when nothing is stored."""
+        return float(connection.execute(NEWEST).fetchone()[0])
 
     def invalidate(
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
@@ -211,9 +217,13 @@ class Freshness:
     def _ids(
         self, connection: sqlite3.Connection, statement: Statement, condition: str, after: str, limit: int
     ) -> list[str]:
+        orphan = (  # probably gone: a question for it would fail
+            "SELECT 1 FROM _max_orphan AS o"
+            f" WHERE o.entity = '{statement.layout.entity.__name__}' AND o.row = t._row"
+        )
         sql = (
             f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND {condition}"
-            f" AND t._id > {statement.bind(after)} ORDER BY t._id LIMIT {limit}"
+            f" AND t._id > {statement.bind(after)} AND NOT EXISTS ({orphan}) ORDER BY t._id LIMIT {limit}"
         )
         return [row[0] for row in run(connection, sql, statement.values)]
 

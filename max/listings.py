@@ -8,6 +8,7 @@ is removed because of it, and the next sync lists again.
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 from .core import Page, Watermark
 from .entities import Json, datetime_text, values_of
@@ -41,6 +42,7 @@ class Scan:
     def restart(self, began: float) -> None:
         """Begin anew, without the mark, at everything; ``began`` is when that was asked for."""
         self.payload |= {**beginning(None), "began": began}
+        self.payload.pop("total", None)
         self._cursors, self._pages = {None}, set()
 
     @property
@@ -57,6 +59,16 @@ class Scan:
         """
         least, most = self.payload.get("total", (0, 0))
         return bool(least == most)
+
+    @property
+    def sure(self) -> bool:
+        """Whether everything was seen that was there from the beginning to the end.
+
+        What changes while pages come newest first moves before the first of them: that page
+        is another one then, and the next listing tells of it.
+        """
+        newest_first = self._watermark is not None and self._watermark.newest_first
+        return self.proven and not (newest_first and self.payload["number"] > 1)
 
     def take(self, page: Page[Any]) -> bool:
         """Count a page in; whether the listing is complete with it, and sound."""
@@ -90,6 +102,8 @@ class Scan:
         watermark = self._watermark
         if watermark is None or (watermark.newest_first and self.payload["number"] > 0):
             return
+        if watermark.newest_first:
+            self.payload["first"] = f"{crc32(repr([item.id for item in page.items]).encode()):08x}"
         values = [values_of(item).get(watermark.field.name) for item in page.items]
         times = [datetime_text(value) for value in values if value is not None]
         known = self.payload.get("newest")

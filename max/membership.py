@@ -3,9 +3,11 @@
 Rule 1: membership is marked and swept.  A link remembers the listing that saw it last; a
 listing proven complete drops the links of its own parent that it did not see.
 
-Rule 2: a row is not gone because one parent lost it.  It may have moved to another one, whose
-listing began too early to show it.  So what lost its last link is an orphan, with the time at
-which that was certain, until every other place where it could be was listed after that time.
+Rule 2: a row is not gone because nobody lists it.  It may have moved while the listings were
+under way, out of one that had not come to it yet and into one that was past it.  So what lost
+its last link is an orphan, until every place where it could be was listed, and then listed once
+more: what moves once is seen by the first round, or has its new place before the second.  Places
+are the lists of all its possible parents, and those in which a new parent would be found.
 
 Rule 3: rows are removed softly, by the source's own word or as proven orphans, and with a
 parent its listings are forgotten: what only they held are orphans, too.  Roots stay.
@@ -16,11 +18,11 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from .core import Ages, Changes, Listed, Listing, Removal, Resolver, Schema
+from .core import Ages, Changes, Listed, Listing, Looking, Removal, Resolver, Schema
 from .entities import Entity, FieldOf, ManyOf, Ref
 from .freshness import Freshness
 from .rows import Layout, Rows
@@ -42,14 +44,24 @@ LINK = """
 """
 ORPHANED = """
     INSERT INTO _max_orphan (entity, row, list, lost_at)
-    SELECT :entity, child, :list, :at FROM _max_link WHERE list = :list AND generation < :generation
+    SELECT :entity, child, CASE WHEN :sure THEN :list END, :at
+      FROM _max_link WHERE list = :list AND generation < :generation
     ON CONFLICT (entity, row) DO UPDATE SET list = excluded.list, lost_at = excluded.lost_at
 """
+LISTS = "SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(:collections))"
+LINKED = """
+    DELETE FROM _max_orphan WHERE entity = :entity AND lost_at = :at AND EXISTS (
+        SELECT 1 FROM _max_link AS k CROSS JOIN _max_list AS l ON l.id = k.list
+         WHERE k.child = _max_orphan.row AND l.collection IN (SELECT value FROM json_each(:collections)))
+"""
+LINKS_BY_CHILD = "CREATE INDEX IF NOT EXISTS _max_link_child ON _max_link (child)"
 CLOSE = """
     UPDATE _max_list
        SET listed_at = :began,
            mark = CASE WHEN :ids_only THEN mark ELSE :mark END,
            swept_at = CASE WHEN :swept THEN :began ELSE swept_at END,
+           seen_at = CASE WHEN :sure THEN :began WHEN first = :first THEN listed_at ELSE seen_at END,
+           first = CASE WHEN :ids_only THEN first ELSE :first END,
            full_at = CASE WHEN :full THEN :began ELSE full_at END,
            invalidated_at = CASE WHEN :full AND invalidated_at <= :began THEN NULL ELSE invalidated_at END
      WHERE id = :list
@@ -77,8 +89,8 @@ RELINK = (  # the lists that are needed, out of all others, into those
     """,
     f"""{PAIRS}
     DELETE FROM _max_link WHERE (list, child) IN (
-        SELECT o.id, c.child FROM chosen AS c JOIN _max_list AS o
-            ON o.collection = :collection AND o.id IS NOT c.list)
+        SELECT k.list, k.child FROM chosen AS c CROSS JOIN _max_link AS k ON k.child = c.child
+          JOIN _max_list AS o ON o.id = k.list AND o.collection = :collection AND o.id IS NOT c.list)
     """,
     f"""{PAIRS}
     INSERT INTO _max_link (list, child, generation)
@@ -87,8 +99,15 @@ RELINK = (  # the lists that are needed, out of all others, into those
 )
 REMOVE = """
     INSERT INTO {table} (_id, _removed_at) VALUES (:id, :at)
-    ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at WHERE _removed_at IS NULL
+    ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at
+     WHERE _removed_at IS NULL OR _removed_at < excluded._removed_at
 """
+UNLINK = (  # what is gone is nobody's any more, and no orphan
+    f"DELETE FROM _max_link WHERE list IN ({LISTS}) AND child IN (SELECT value FROM json_each(:rows))",
+    "DELETE FROM _max_orphan WHERE entity = :entity AND row IN (SELECT value FROM json_each(:rows))",
+)
+PROVEN = "(lost_at <= :seen AND :seen >= :since OR list IS :list AND lost_at >= :since)"
+NOWHERE = 0  # no list has this number
 
 
 class Place(NamedTuple):
@@ -100,13 +119,20 @@ class Place(NamedTuple):
 
 
 class Whereabouts(NamedTuple):
-    """A place where a child could be, and since when a new one would have been seen there."""
+    """A place where something could be, and the last time from which on it would have been seen there."""
 
     many: ManyOf[Any, Any]
     parent: str
     list: int | None
     seen: float
     feed: str | None = None
+
+
+class Proof(NamedTuple):
+    """Which orphans are gone for certain, as values of PROVEN, and where to look for the others."""
+
+    values: dict[str, Any]
+    waiting: Sequence[Whereabouts]
 
 
 class Membership:
@@ -150,6 +176,24 @@ class Membership:
         ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
         values = {"list": place.list, "generation": place.generation, "ids": ids}
         connection.execute(LINK.format(table=quoted(child.table)), values)
+        self.found(connection, child, groups)
+
+    def found(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float = math.inf,
+    ) -> None:
+        """What is in a list, or was brought by a request that began after it was lost, is no orphan."""
+        entity = layout.entity.__name__
+        if connection.execute("SELECT 1 FROM _max_orphan WHERE entity = ? LIMIT 1", (entity,)).fetchone():
+            ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
+            connection.execute(
+                "DELETE FROM _max_orphan WHERE entity = ? AND lost_at <= ? AND row IN (SELECT _row"
+                f" FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?)))",
+                (entity, at, ids),
+            )
 
     def close(self, connection: sqlite3.Connection, listing: Listing, place: Place, *, at: float) -> None:
         """The listing is complete: its mark moves, and what it has not seen is no member any more."""
@@ -163,13 +207,15 @@ class Membership:
             "mark": listing.mark,
             "ids_only": listing.ids_only,
             "swept": swept,
+            "sure": listing.sure,
+            "first": None if listing.ids_only else listing.first,
             "full": not listing.delta and not listing.ids_only,
         }
         if swept:
-            connection.execute(ORPHANED, values)
-            connection.execute(
-                "DELETE FROM _max_link WHERE list = :list AND generation < :generation", values
-            )
+            lost = {**values, "collections": self._names(listing.collection.child)}
+            connection.execute(ORPHANED, lost)
+            connection.execute("DELETE FROM _max_link WHERE list = :list AND generation < :generation", lost)
+            connection.execute(LINKED, lost)
         connection.execute(CLOSE, values)
 
     def listed(self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> Listed:
@@ -294,6 +340,7 @@ class Membership:
                 pairs = list(_with_parents(many, rows, root))
                 if pairs:
                     self._relink(connection, layout, many, pairs)
+            self.found(connection, layout, groups)
 
     def _relink(
         self,
@@ -320,12 +367,25 @@ class Membership:
         for entity, ids in by_entity.items():
             layout = self._layout(entity)
             later = self._freshness.later(connection, layout, ids, at)
-            rows = [{"id": id, "at": at} for id in dict.fromkeys(ids) if id not in later]
-            removed += self._alive(connection, layout, [row["id"] for row in rows])
+            gone = [id for id in dict.fromkeys(ids) if id not in later]
+            removed += self._alive(connection, layout, gone)
+            rows = [{"id": id, "at": at} for id in gone]
             connection.executemany(REMOVE.format(table=quoted(layout.table)), rows)
-            self._freshness.renew(connection, layout, at)
-            self._disinherit(connection, layout, json.dumps([row["id"] for row in rows]), at)
+            self._bury(connection, layout, gone, at)
         return removed
+
+    def _bury(
+        self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[str], at: float
+    ) -> None:
+        """What becomes of the places of rows that are hidden now, and of those in them."""
+        sql = f"SELECT _row FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?))"
+        found = [row for (row,) in connection.execute(sql, (json.dumps(ids),))]
+        names = self._names(layout.entity)
+        values = {"entity": layout.entity.__name__, "collections": names, "rows": json.dumps(found)}
+        for statement in UNLINK:
+            connection.execute(statement, values)
+        self._disinherit(connection, layout, json.dumps(ids), at)
+        self._freshness.renew(connection, layout, at)
 
     def _alive(self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[Any]) -> int:
         sql = (
@@ -350,137 +410,115 @@ class Membership:
                 values,
             )
             connection.execute(f"DELETE FROM _max_link WHERE list IN ({gone})", values)
+            connection.execute(LINKED, {**values, "collections": self._names(many.child)})
             connection.execute(f"DELETE FROM _max_list WHERE id IN ({gone})", values)
 
     # -- orphans --------------------------------------------------------------------------
 
-    def removals(self, connection: sqlite3.Connection, whole: Collection[str]) -> list[Removal]:
-        """Of each entity with orphans: how many are proven, and what to list to be certain of the rest.
-
-        ``whole`` names the collections that are listed of every parent: there, a parent that has
-        not been listed yet may hold them.
-        """
+    def removals(self, connection: sqlite3.Connection, looking: Looking) -> list[Removal]:
+        """Of each entity with orphans: of how many it is certain that they are gone, and where to look."""
         found = []
-        entities = [row[0] for row in connection.execute("SELECT DISTINCT entity FROM _max_orphan")]
-        for name in entities:
+        for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_orphan").fetchall():
             layout = self._layouts.get(name)
             if layout is not None and layout.entity not in self._schema.roots:
-                one = self._removal(connection, layout, whole)
-                if one.rows or one.waiting or one.feeds:
+                one = self._removal(connection, layout, looking)
+                if one.rows or one.left:
                     found.append(one)
         return found
 
-    def _removal(
-        self, connection: sqlite3.Connection, layout: Layout[Any], whole: Collection[str]
-    ) -> Removal:
-        places = self._places(connection, layout.entity, whole)
-        values = self._values(layout, places)
-        proven, unproven, latest, first, last = connection.execute(
-            f"SELECT total({PROVEN}), total(NOT {PROVEN}), max(CASE WHEN NOT {PROVEN} THEN lost_at END),"
-            f" min(CASE WHEN NOT {PROVEN} THEN coalesce(list, 0) END),"
-            f" max(CASE WHEN NOT {PROVEN} THEN coalesce(list, 0) END) FROM ({self._orphans(layout)})",
-            values,
+    def _removal(self, connection: sqlite3.Connection, layout: Layout[Any], looking: Looking) -> Removal:
+        proof = self._proof(connection, layout, looking)
+        proven, left = connection.execute(
+            f"SELECT total({PROVEN}), total(NOT {PROVEN}) FROM ({_orphans(layout)})", proof.values
         ).fetchone()
         table = quoted(layout.table)
         of = connection.execute(f"SELECT count(*) FROM {table} WHERE _removed_at IS NULL").fetchone()[0]
         waiting: dict[str, list[str]] = {}
-        feeds = set()
-        for place in places:
-            if unproven and place.seen < latest and not (place.list and place.list == first == last):
-                if place.feed:
-                    feeds.add(place.feed)
-                else:
-                    waiting.setdefault(repr(place.many), []).append(place.parent)
-        return Removal(layout.entity.__name__, int(proven), of, waiting, sorted(feeds))
+        for place in proof.waiting if left else ():
+            if place.feed is None:
+                waiting.setdefault(repr(place.many), []).append(place.parent)
+        feeds = sorted({place.feed for place in proof.waiting if left and place.feed is not None})
+        return Removal(layout.entity.__name__, int(proven), int(left), of, waiting, feeds)
 
-    def _orphans(self, layout: Layout[Any]) -> str:
-        """The orphans of an entity that are stored, not removed, and still in no list."""
-        return f"""
-            SELECT o.row, o.list, o.lost_at FROM _max_orphan AS o JOIN {quoted(layout.table)} AS t
-                ON t._row = o.row AND t._removed_at IS NULL
-             WHERE o.entity = :entity AND NOT EXISTS (
-                   SELECT 1 FROM _max_link AS k WHERE k.child = o.row AND k.list IN ({LISTS}))
+    def _proof(self, connection: sqlite3.Connection, layout: Layout[Any], looking: Looking) -> Proof:
+        """What is known of the places in which the orphans of an entity may be.
+
+        With one place there is nothing to move between: to have lost them is proof enough.
         """
-
-    def _values(self, layout: Layout[Any], places: Sequence[Whereabouts]) -> dict[str, Any]:
-        """Since when all places are known; ``of`` is the list that is known least, if it is one."""
-        least = min(places, key=lambda place: place.seen, default=None)
-        others = [place.seen for place in places if place is not least]
-        return {
-            "entity": layout.entity.__name__,
-            "collections": self._names(layout.entity),
-            "least": least.seen if least else math.inf,
-            "of": least.list if least else None,
-            "others": min(others, default=math.inf),
-        }
+        again = looking.again.get(layout.entity.__name__)
+        after = looking.since if again is None else again
+        places = self._places(connection, layout.entity, looking, after)
+        values = {"entity": layout.entity.__name__, "since": looking.since, "list": NOWHERE}
+        if len(places) > 1:
+            waiting = [place for place in places if place.seen < after]
+            return Proof({**values, "seen": -math.inf if waiting or again is None else again}, waiting)
+        only = next(iter(places), None)
+        if only is None:
+            return Proof({**values, "seen": math.inf}, ())
+        return Proof({**values, "seen": only.seen, "list": only.list or NOWHERE}, places)
 
     def _places(
-        self, connection: sqlite3.Connection, entity: type[Entity], whole: Collection[str]
+        self, connection: sqlite3.Connection, entity: type[Entity], looking: Looking, after: float
     ) -> list[Whereabouts]:
-        """Every place in which an entity could be, and since when a new member would have been seen there."""
+        """Every place in which an entity could be, or a parent of it that is not known yet.
+
+        Parents that nobody listed since before ``after`` are none: they go the same way.
+        """
         places = []
-        for many in self.listing(entity):
-            join = "LEFT JOIN" if repr(many) in whole else "JOIN"
+        for many in self._ways_to(entity):
+            join = "LEFT JOIN" if repr(many) in looking.whole else "JOIN"
             rows = connection.execute(
-                f"SELECT p._id, l.id, l.listed_at FROM {quoted(self._layout(many.parent).table)} AS p"
-                f" {join} _max_list AS l ON l.collection = ? AND l.parent = p._id"
-                " WHERE p._removed_at IS NULL ORDER BY p._id",
-                (repr(many),),
+                f"SELECT p._id, l.id, l.seen_at FROM {quoted(self._layout(many.parent).table)} AS p"
+                f" {join} _max_list AS l ON l.collection = :collection AND l.parent = p._id"
+                " WHERE p._removed_at IS NULL AND NOT EXISTS (SELECT 1 FROM _max_orphan AS o"
+                " WHERE o.entity = :parents AND o.row = p._row AND o.lost_at <= :after) ORDER BY p._id",
+                {"collection": repr(many), "parents": many.parent.__name__, "after": after},
             ).fetchall()
-            feed, begun, read = self._told(connection, many)
-            for parent, list, listed_at in rows:
-                seen = -math.inf if listed_at is None else listed_at
+            feed, begun, read = self._told(connection, many, looking)
+            for parent, list, seen_at in rows:
+                seen = -math.inf if seen_at is None else seen_at
                 if feed is not None and seen >= begun:
                     places.append(Whereabouts(many, parent, list, max(seen, read), feed))
                 else:
                     places.append(Whereabouts(many, parent, list, seen))
         return places
 
+    def _ways_to(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
+        """The collections in which an entity can be, and those of its parents, up to the roots."""
+        ways = self.listing(entity)
+        for many in ways:  # which grows meanwhile
+            if many.parent not in self._schema.roots:
+                ways += [one for one in self.listing(many.parent) if one not in ways]
+        return ways
+
     def _told(
-        self, connection: sqlite3.Connection, many: ManyOf[Any, Any]
+        self, connection: sqlite3.Connection, many: ManyOf[Any, Any], looking: Looking
     ) -> tuple[str | None, float, float]:
         """The feed that covers a collection, when it was begun and when it was last read."""
         feed = self.resolver.covering(many) if self.resolver else None
-        if feed is None:
+        if feed is None or feed.name not in looking.feeds:
             return None, math.inf, -math.inf
         sql = "SELECT max(full_at), min(listed_at) FROM _max_list WHERE collection = ?"
         begun, read = connection.execute(sql, (feed_name(feed.name),)).fetchone()
         return (feed.name, begun, read) if begun is not None else (None, math.inf, -math.inf)
 
-    def removing(
-        self, connection: sqlite3.Connection, entities: Sequence[str], whole: Collection[str]
-    ) -> int:
-        """Hide the proven orphans of some entities; how many rows that were."""
+    def removing(self, connection: sqlite3.Connection, entities: Sequence[str], looking: Looking) -> int:
+        """Hide the orphans of some entities that are certainly gone; how many rows that were."""
         removed = 0
         for name in entities:
             layout = self._layouts[name]
-            values = self._values(layout, self._places(connection, layout.entity, whole))
+            proof = self._proof(connection, layout, looking)
             rows = connection.execute(
-                f"SELECT t._id, o.row, o.lost_at FROM ({self._orphans(layout)}) AS o"
-                f" JOIN {quoted(layout.table)} AS t ON t._row = o.row WHERE {PROVEN}",
-                values,
+                f"SELECT o.id, o.row, o.lost_at FROM ({_orphans(layout)}) AS o WHERE {PROVEN}", proof.values
             ).fetchall()
             connection.executemany(
                 f"UPDATE {quoted(layout.table)} SET _removed_at = ? WHERE _row = ?",
                 [(lost, row) for _, row, lost in rows],
             )
             for lost in {lost for _, _, lost in rows}:
-                ids = json.dumps([id for id, _, at in rows if at == lost])
-                self._disinherit(connection, layout, ids, lost)
-                self._freshness.renew(connection, layout, lost)
-            self._forget_orphans(connection, layout, values)
+                self._bury(connection, layout, [id for id, _, at in rows if at == lost], lost)
             removed += len(rows)
         return removed
-
-    def _forget_orphans(
-        self, connection: sqlite3.Connection, layout: Layout[Any], values: Mapping[str, Any]
-    ) -> None:
-        """Who was removed, or is in a list again, is no orphan."""
-        connection.execute(
-            "DELETE FROM _max_orphan WHERE entity = :entity"
-            f" AND row NOT IN (SELECT row FROM ({self._orphans(layout)}))",
-            values,
-        )
 
     # -- purging --------------------------------------------------------------------------
 
@@ -499,9 +537,8 @@ class Membership:
                 }
                 purged = "(SELECT value FROM json_each(:rows))"
                 for statement in (
-                    f"DELETE FROM _max_link WHERE list IN ({LISTS}) AND child IN {purged}",
+                    *UNLINK,
                     f"DELETE FROM _max_freshness WHERE entity = :entity AND row IN {purged}",
-                    f"DELETE FROM _max_orphan WHERE entity = :entity AND row IN {purged}",
                     f"DELETE FROM {table} WHERE _row IN {purged}",
                 ):
                     connection.execute(statement, values)
@@ -509,13 +546,18 @@ class Membership:
         return 0
 
 
-LISTS = "SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(:collections))"
-PROVEN = "lost_at <= CASE WHEN :of IS NOT NULL AND list IS :of THEN :others ELSE :least END"
-
-
 def feed_name(feed: str) -> str:
     """What a feed is called among the lists; no collection has a space in its name."""
     return f"feed {feed}"
+
+
+def _orphans(layout: Layout[Any]) -> str:
+    """SQL for the orphans of an entity that are not hidden yet."""
+    return f"""
+        SELECT t._id AS id, o.row, o.list, o.lost_at
+          FROM _max_orphan AS o JOIN {quoted(layout.table)} AS t ON t._row = o.row AND t._removed_at IS NULL
+         WHERE o.entity = :entity
+    """
 
 
 def _with_parents(many: ManyOf[Any, Any], rows: Rows, root: Ref[Any]) -> Iterator[tuple[str, str | None]]:

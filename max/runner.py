@@ -12,7 +12,7 @@ could be was looked at; and not at all when it is suspiciously much.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from .core import (
     Listed,
     Listing,
     Loader,
+    Looking,
     Page,
     PageRequest,
     Removal,
@@ -61,7 +62,7 @@ from .tasks import (
 
 TRIES = 5  # of a task, without getting further in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
-LOOKS = 2  # how often a sync lists again to be certain of what is gone
+LOOKS = 6  # rounds in which a sync looks everywhere for what it finds gone of one entity
 FEW = 10  # rows that may always be removed
 
 Commit = Callable[[Settlement], Awaitable[Outcome]]
@@ -232,6 +233,8 @@ class TaskRunner:
             mark=page.mark if watermark is None else payload["newest"],
             began_at=payload["began"],
             sweeps=scan.proven,
+            sure=scan.sure,
+            first=payload.get("first"),
             ids_only=payload.get("ids_only", False),
         )
         entities = [*page.items, *page.also]
@@ -292,24 +295,23 @@ class TaskRunner:
         at: float,
     ) -> Arrival:
         """A page of a feed as it is to be stored."""
-        anew, began = scan.payload["mark"] is None or page.full, scan.payload["began"]
         complete = scan.take(page)
+        began, anew = scan.payload["began"], not scan.payload["delta"]
         changes = Changes(root, loader.name, complete, page.mark, began, anew)
         return Arrival([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
 
     # removal
 
     async def _remove(self, task: Task) -> Settlement:
-        payload, meta = task.payload, self._surroundings.meta
-        found = await meta.removals(payload["whole"])
-        children = [] if payload["looks"] >= LOOKS else list(self._look_again(payload, found))
+        payload, meta = dict(task.payload), self._surroundings.meta
+        found = await self._gone(payload)
+        children = self._look_again(payload, found)
         if children:
-            again = {**payload, "looks": payload["looks"] + 1}
-            return Settlement(task, State.AWAITING_CHILDREN, again, children=children, more=True)
+            return Settlement(task, State.AWAITING_CHILDREN, payload, children=children, more=True)
         suspicious = [one for one in found if one.rows and self._is_suspicious(payload, one)]
         certain = [one.entity for one in found if one.rows and one not in suspicious]
         if certain:
-            writes = [meta.removing(certain, payload["whole"])]
+            writes = [meta.removing(certain, _looking(payload))]
             return Settlement(task, State.AWAITING_CHILDREN, payload, writes, more=True, progress=True)
         now = self._surroundings.clock()
         errors = [SuspiciousRemoval(one.entity, one.rows, one.of) for one in suspicious]
@@ -317,22 +319,46 @@ class TaskRunner:
         state = State.FAILED if failures else State.COMPLETED
         return Settlement(task, state, failures=failures)
 
+    async def _gone(self, payload: dict[str, Any]) -> list[Removal]:
+        """What is found gone; where everywhere was looked at once, the second round begins now."""
+        found = await self._surroundings.meta.removals(_looking(payload))
+        again = payload["again"]
+        seen = [one for one in found if one.left and not (one.waiting or one.feeds)]
+        new = [one.entity for one in seen if one.entity not in again]
+        if not new:
+            return found
+        payload["again"] = {**again, **dict.fromkeys(new, self._surroundings.now())}
+        return await self._surroundings.meta.removals(_looking(payload))
+
     def _is_suspicious(self, payload: Payload, found: Removal) -> bool:
         share = self._surroundings.settings.removal_share
         return not payload["allow"] and found.rows > max(FEW, share * found.of)
 
-    def _look_again(self, payload: Payload, found: Sequence[Removal]) -> Iterator[NewTask]:
-        """The tasks that list every place again where something may be that was found gone."""
-        now = self._surroundings.now()
-        for name in dict.fromkeys(name for one in found for name in one.feeds):
-            entity, id = payload["feeds"][name]
-            follow = {"entity": entity, "operation": "follow", "names": [name], "id": id, "since": now}
-            yield NewTask(TaskKind.FOLLOW, follow)
-        places = {(many, id) for one in found for many, ids in one.waiting.items() for id in ids}
-        for many, id in sorted(places):
-            entity, _, name = many.partition(".")
-            base = {"entity": entity, "operation": "load_collection", "names": [name]}
-            yield NewTask(TaskKind.LOAD_COLLECTION, {**base, "id": id, "since": now})
+    def _look_again(self, payload: dict[str, Any], found: Sequence[Removal]) -> list[NewTask]:
+        """The tasks that look where something may be that was found gone: a part of a round at a time."""
+        looks = payload["looks"]
+        seeking = [one for one in found if looks.get(one.entity, 0) < LOOKS and (one.waiting or one.feeds)]
+        places = {(many, id) for one in seeking for many, ids in one.waiting.items() for id in ids}
+        places |= {("", feed) for one in seeking for feed in one.feeds}
+        left = [place for place in sorted(places) if list(place) > payload["looked"]]
+        if len(left) > CHILDREN_PAGE:
+            left = left[:CHILDREN_PAGE]
+            payload["looked"] = list(left[-1])
+        else:
+            payload["looked"] = []
+            payload["looks"] = {**looks, **{one.entity: looks.get(one.entity, 0) + 1 for one in seeking}}
+        return [self._look(payload, *place) for place in left]
+
+    def _look(self, payload: Payload, many: str, id: str) -> NewTask:
+        """The task that lists one collection, or follows the feed of a name."""
+        since = self._surroundings.now()
+        if not many:
+            entity, root = payload["feeds"][id]
+            follow = {"entity": entity, "operation": "follow", "names": [id], "id": root}
+            return NewTask(TaskKind.FOLLOW, {**follow, "since": since})
+        entity, _, name = many.partition(".")
+        base = {"entity": entity, "operation": "load_collection", "names": [name], "id": id}
+        return NewTask(TaskKind.LOAD_COLLECTION, {**base, "since": since})
 
     # fields
 
@@ -382,6 +408,10 @@ class TaskRunner:
             if error is not None:
                 failures.append(failure_of(task, error, now, ref.id))
         return failures
+
+
+def _looking(payload: Payload) -> Looking:
+    return Looking(payload["whole"], list(payload["feeds"]), payload["since"], payload["again"])
 
 
 def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:

@@ -23,6 +23,7 @@ from .operations import Caller, Operation
 from .tasks import Task
 
 Clock = Callable[[], float]  # seconds since the epoch
+MOMENT = 1e-6  # seconds; about the least difference of two times in this century
 
 
 class Shared:
@@ -151,7 +152,7 @@ class TaskEnv(Env[Any]):
 
 @dataclass
 class Floor:
-    """The latest time that is stored already, in seconds since the epoch."""
+    """The earliest time that can come next, in seconds since the epoch."""
 
     at: float = 0.0
 
@@ -172,5 +173,11 @@ class Surroundings:
     floor: Floor = field(default_factory=Floor)
 
     def now(self) -> float:
-        """When a request begins: never before one whose answer is stored, should the clock be set back."""
-        return max(self.clock(), self.floor.at)
+        """When a request begins or has ended: later than whatever was before it, as no clock promises.
+
+        What was listed after what is a matter of life and death for a row; so it is told apart
+        even where the clock stands, or was set back behind what is stored.
+        """
+        at = max(self.clock(), self.floor.at)
+        self.floor.at = at + MOMENT
+        return at

@@ -125,7 +125,7 @@ COUNT_DOWN = """
 """
 
 LOOK = f"""
-    SELECT id, parent, unfinished, more, children > 0 AND failed = children
+    SELECT id, parent, kind, unfinished, more, children > 0 AND failed = children
       FROM _max_task
      WHERE id IN (SELECT value FROM json_each(?)) AND state = '{State.AWAITING_CHILDREN}'
 """
@@ -584,8 +584,10 @@ class _Transaction:
 
     def _end_containers(self) -> None:
         ids, self._look_at = json.dumps(sorted(self._look_at)), set()
-        for id, parent, left, more, all_failed in self.connection.execute(LOOK, (ids,)).fetchall():
-            if more and left <= CHILDREN_BOUND - CHILDREN_PAGE:
+        for id, parent, kind, left, more, all_failed in self.connection.execute(LOOK, (ids,)).fetchall():
+            # who removes wants to know what its children have found; who expands only wants room
+            room = 0 if kind == TaskKind.REMOVE else CHILDREN_BOUND - CHILDREN_PAGE
+            if more and left <= room:
                 self.connection.execute(move_to(State.PENDING), (self.now, id))
             elif not more and left == 0:
                 to = State.FAILED if all_failed else State.COMPLETED

@@ -1,0 +1,295 @@
+"""An upstream that lives: what it holds changes between its answers, and it lists it in every way.
+
+Boxes stand in groups, items in boxes and loose in groups: an item can be reached through several
+collections and be in several at once.  Every collection is listed in full, newest or oldest first
+since a time, or by a token; a feed may tell what becomes of boxes and items.  Pages are short, and
+continue behind a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from max.core import Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
+from max.entities import Entity, Field, Many, ManyOf, Ref
+from max.errors import MarkRefused, UpstreamMissing
+
+EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
+PAGE = 2  # items on one
+KINDS = ("full", "newest", "oldest", "token")
+
+
+class Item(Entity):
+    """What is in a box, or lies about."""
+
+    title: Field[str] = Field()
+    box: Field[Ref[Box] | None] = Field()
+    changed: Field[datetime] = Field()
+
+
+class Box(Entity):
+    """Stands in a group."""
+
+    title: Field[str] = Field()
+    group: Field[Ref[Group]] = Field()
+    changed: Field[datetime] = Field()
+    items: Many[Item] = Many(by=lambda: Item.box)
+
+
+class Group(Entity):
+    """Has boxes, and items that lie about."""
+
+    title: Field[str] = Field()
+    changed: Field[datetime] = Field()
+    boxes: Many[Box] = Many(by=lambda: Box.group)
+    loose: Many[Item] = Many()
+
+
+class Root(Entity):
+    """Where everything begins."""
+
+    groups: Many[Group] = Many()
+
+
+SCHEMA = Schema([Root, Group, Box, Item], roots=[Root])
+ROOT = Ref(Root, "r")
+COLLECTIONS: Sequence[ManyOf[Any, Any]] = (Root.groups, Group.boxes, Group.loose, Box.items)
+State = tuple[Mapping[str, set[Any]], Mapping[str, set[str]]]  # rows by entity, members by collection
+
+
+@dataclass
+class Thing:
+    """Something upstream: where it is, and when it last changed, as a number that only grows."""
+
+    kind: type[Entity]
+    id: str
+    title: str
+    places: set[tuple[str, str]]  # collections, with the id of the parent
+    changed: int = 0
+
+    def parent(self, many: ManyOf[Any, Any]) -> str | None:
+        """The one parent that it names of a collection."""
+        return next((id for name, id in self.places if name == repr(many)), None)
+
+    def entity(self) -> Entity:
+        """As it is listed."""
+        values: dict[str, Any] = {"title": self.title, "changed": EPOCH + timedelta(seconds=self.changed)}
+        if self.kind is Item:
+            box = self.parent(Box.items)
+            values["box"] = None if box is None else Ref(Box, box)
+        if self.kind is Box:
+            values["group"] = Ref(Group, self.parent(Group.boxes) or "")
+        return self.kind(self.id, **values)
+
+
+@dataclass
+class Upstream:
+    """Everything that there is, and was."""
+
+    kinds: Mapping[str, str]  # how each collection is listed
+    feed: bool
+    things: dict[str, Thing] = field(default_factory=dict)
+    gone: dict[str, tuple[type[Entity], int]] = field(default_factory=dict)  # when, by id
+    clock: int = 0
+    life: int = 0  # tokens of an earlier one are refused
+    polite: bool = True  # a refused token is an error; else the page says that it is full
+    moved: set[str] = field(default_factory=set)  # what has changed its place since the sync began
+    steady: set[str] = field(default_factory=set)  # what was there at every moment since the sync began
+
+    # -- what happens upstream -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A sync begins now."""
+        self.moved, self.steady = set(), set(self.things)
+
+    def create(self, kind: type[Entity], id: str, *places: tuple[str, str]) -> None:
+        """Something new, or what was deleted, comes back."""
+        self.gone.pop(id, None)
+        self.things[id] = Thing(kind, id, "new", set(places))
+        self.moved.add(id)
+        self.touch(id)
+
+    def touch(self, id: str, title: str | None = None) -> None:
+        """Something has changed."""
+        self.clock += 1
+        self.things[id].changed = self.clock
+        self.things[id].title = title or self.things[id].title
+
+    def put(self, id: str, places: set[tuple[str, str]]) -> None:
+        """Something is elsewhere now; at most once in a sync.
+
+        What moves there and back, or twice, while a sync looks for it may be where it just was
+        not looked for: no listing can tell, and this is the one thing that is left out here.
+        """
+        if id not in self.moved and places != self.things[id].places:
+            self.moved.add(id)
+            self.things[id].places = places
+            self.touch(id)
+
+    def delete(self, id: str) -> None:
+        """Something is gone, and what is nowhere else with it."""
+        thing = self.things.pop(id)
+        self.clock += 1
+        self.gone[id] = (thing.kind, self.clock)
+        self.steady.discard(id)
+        inside = {repr(ManyOf(thing.kind, name)) for name in thing.kind.children()}
+        for other in list(self.things.values()):
+            left = {place for place in other.places if place[0] not in inside or place[1] != id}
+            if other.id in self.things and left != other.places:
+                other.places = left
+                self.moved.add(other.id)
+                if left:
+                    self.touch(other.id)
+                else:
+                    self.delete(other.id)
+
+    def of(self, kind: type[Entity]) -> list[str]:
+        """The ids of what there is of a kind."""
+        return sorted(id for id, thing in self.things.items() if thing.kind is kind)
+
+    def state(self) -> State:
+        """What a copy of all this holds."""
+        rows: dict[str, set[Any]] = {"Group": set(), "Box": set(), "Item": set()}
+        members: dict[str, set[str]] = {repr(many): set() for many in COLLECTIONS}
+        for thing in self.things.values():
+            rows[thing.kind.__name__].add(signature(thing.entity()))
+            for name, parent in thing.places:
+                members[name].add(f"{parent}/{thing.id}")
+        return rows, members
+
+    # -- how it answers ------------------------------------------------------------------------
+
+    def page(self, many: ManyOf[Any, Any], parent: Ref[Any], request: PageRequest) -> Page[Any]:
+        """A page of a collection, in the way in which it is listed."""
+        if parent.entity is not Root and parent.id not in self.things:
+            raise UpstreamMissing(f"{parent} is gone")
+        members = [thing for thing in self.things.values() if (repr(many), parent.id) in thing.places]
+        kind = self.kinds[repr(many)]
+        if kind == "token":
+            return self._since_token(many, members, request)
+        if kind == "full":
+            return _page(members, request, lambda thing: thing.id)
+        if request.since is not None:
+            since = int((request.since - EPOCH).total_seconds())
+            members = [thing for thing in members if thing.changed >= since]
+        sign = -1 if kind == "newest" else 1
+        return _page(members, request, lambda thing: f"{10**9 + sign * thing.changed}")
+
+    def _since_token(self, many: ManyOf[Any, Any], members: list[Thing], request: PageRequest) -> Page[Any]:
+        """All by their ids, or what has changed in the order of that, with what is gone at the end.
+
+        A cursor says since when, where the listing began, and where it stands.
+        """
+        since, start, full = self._position(request)
+        key = None if request.cursor is None else request.cursor.split(",")[3]
+        inner = PageRequest(key or None)
+        if since is None:
+            page = _page(members, inner, lambda thing: thing.id)
+        else:
+            changed = [thing for thing in members if thing.changed > since]
+            page = _page(changed, inner, lambda thing: f"{10**9 + thing.changed}")
+        if page.next is not None:
+            place = f"{self.life},{'' if since is None else since},{start},{page.next}"
+            return page.replace(next=place, full=full)
+        removed = [] if since is None else self._tombstones({many.child}, since)
+        return page.replace(mark=f"{self.life},{start}", full=full, removed=removed)
+
+    def _position(self, request: PageRequest) -> tuple[int | None, int, bool]:
+        if request.cursor is not None:
+            _, since, start, _ = request.cursor.split(",")
+            return (int(since) if since else None), int(start), False
+        if request.mark is None:
+            return None, self.clock, False
+        life, at = map(int, request.mark.split(","))
+        if life == self.life:
+            return at, self.clock, False
+        if self.polite:
+            raise MarkRefused("the token is too old")
+        return None, self.clock, True
+
+    def changes(self, request: PageRequest) -> Page[Entity]:
+        """What has become of boxes and items since a position; only of what still holds."""
+        if request.mark is None:
+            return Page([], mark=f"{self.life},{self.clock}")
+        life, at = map(int, (request.cursor or request.mark).split(","))
+        if life != self.life:
+            raise MarkRefused("the position is too old")
+        changed = [
+            (t.changed, t.id) for t in self.things.values() if t.kind in (Box, Item) and t.changed > at
+        ]
+        gone = [(when, id) for id, (kind, when) in self.gone.items() if kind in (Box, Item) and when > at]
+        shown = sorted(changed + gone)[:PAGE]
+        items = [self.things[id].entity() for _, id in shown if id in self.things]
+        removed = [self.gone[id][0].ref(id) for _, id in shown if id not in self.things]
+        place = f"{self.life},{shown[-1][0] if shown else self.clock}"
+        more = len(changed) + len(gone) > PAGE
+        return Page(items, place if more else None, removed=removed, mark=None if more else place)
+
+    def _tombstones(self, kinds: set[type[Entity]], since: int) -> list[Ref[Any]]:
+        return [kind.ref(id) for id, (kind, when) in self.gone.items() if kind in kinds and when > since]
+
+
+def signature(entity: Entity) -> str:
+    """Everything that a row says."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(entity._values.items()))
+
+
+def _page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
+    """The next few behind a key."""
+    left = sorted((thing for thing in things if key(thing) > (request.cursor or "")), key=key)
+    shown = left[:PAGE]
+    following = key(shown[-1]) if len(left) > PAGE else None
+    if request.ids_only:
+        return Page([thing.kind(thing.id) for thing in shown], following)
+    return Page([thing.entity() for thing in shown], following)
+
+
+# -- the connector -------------------------------------------------------------------------------
+
+FIELDS: Mapping[type[Entity], Sequence[Any]] = {
+    Group: [Group.title, Group.changed],
+    Box: [Box.title, Box.group, Box.changed],
+    Item: [Item.title, Item.box, Item.changed],
+}
+SWEEP = timedelta(days=3650)
+
+
+def loaders(
+    upstream: Upstream, ask: Callable[[str | None, Callable[[], Page[Any]]], Any]
+) -> list[Loader[Any]]:
+    """How each collection is listed; ``ask`` lets every request take its time, or fail."""
+
+    def lister(many: ManyOf[Any, Any]) -> Loader[Any]:
+        async def list_them(parent: Ref[Any], request: PageRequest, env: Any) -> Page[Any]:
+            page: Page[Any] = await ask(request.cursor, lambda: upstream.page(many, parent, request))
+            return page
+
+        list_them.__name__ = f"list_{many.name}"
+        kind, changed = upstream.kinds[repr(many)], FIELDS[many.child][-1]
+        watermark = (
+            Watermark(changed, newest_first=kind == "newest") if kind in ("newest", "oldest") else None
+        )
+        sweep = None if kind == "full" else SWEEP
+        declare = Loader.collection(many, brings=FIELDS[many.child], watermark=watermark, sweep=sweep)
+        return declare(list_them)
+
+    async def changes(root: Ref[Any], request: PageRequest, env: Any) -> Page[Entity]:
+        return await ask(request.cursor, lambda: upstream.changes(request))  # type: ignore[no-any-return]  # a page
+
+    found = [lister(many) for many in COLLECTIONS]
+    if upstream.feed:
+        brings = [*FIELDS[Box], *FIELDS[Item]]
+        found.append(Loader.feed(Root, brings=brings, covers=[Group.boxes, Box.items])(changes))
+    return found
+
+
+def plan(upstream: Upstream) -> SyncPlan:
+    """Everything, parents first; boxes and loose items side by side."""
+    inside = [Step.for_all(Group).load_collection(many) for many in (Group.boxes, Group.loose)]
+    follow = [Step.for_root(ROOT).follow("changes")] if upstream.feed else []
+    groups = Step.for_root(ROOT).load_collection(Root.groups)
+    items = Step.for_all(Box).load_collection(Box.items)
+    return SyncPlan([*follow, groups, Step.concurrent(inside), items])
