@@ -501,6 +501,8 @@ def imported_by(folder: Path, *words: str) -> set[str]:
         ["get", "acme", "AcmeUser:u01"],
         ["count", "acme", "AcmeUser"],
         ["schema", "acme"],
+        ["freshness", "acme"],
+        ["count", "acme", "AcmeUser", "--filter", "_age(name) > 1d"],
         ["status"],
         ["ls"],
     ],

@@ -163,6 +163,7 @@ THROUGH: Filter[Issue] = Issue.assignee.to(User.email).contains("@acme.com") & I
     Repository.id
 ).eq("1")
 INHERITED: Filter[Comment] = Comment.at.lt(datetime.now(UTC)) & Comment.actor.to(User.login).starts_with("a")
+STALE: Filter[Issue] = Issue.assignee.to(User.email).synced_before(1.5) | Issue.title.synced_since(1)
 EMPTY: Filter[User] = User.email.eq(None) | User.email.is_loaded() | User.id.ne("7")
 QUERY: Query[Issue] = (
     Query(Issue)
