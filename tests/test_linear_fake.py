@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from max_linear import SOURCES, LinearIssue, LinearProject, connector
 
 from max import BadCredentials, Json, Onboarded, Prompter, Retry, Status, onboard
+from max.tape import Recording
 from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 
 pytestmark = needs_fake
@@ -353,6 +355,21 @@ def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Cop
     assert copy.differences() == []
 
 
+def test_p41_a_key_occurs_in_no_byte_that_a_sync_with_errors_leaves(copy: Copy, small_pages: None) -> None:
+    key = f"lin_api_{secrets.token_hex(20)}"
+    copy.fake.tokens.add_static(key)
+    copy.secrets.secrets["api_key"] = key
+    copy.tape = lambda: Recording(copy.folder / "all.tape")
+    echo = {"errors": [{"message": f"what of {key}?", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}]}
+    copy.fake.inject("graphql Issues", status=400, body=echo, times=2)
+    copy.fake.inject("graphql Cycles", status=403, body={"error": f"no {key}"}, times=None)
+    result = copy.sync()
+    assert result.status is Status.PARTIAL
+    assert key not in repr(result)
+    for file in copy.folder.iterdir():
+        assert key.encode() not in file.read_bytes(), file.name
+
+
 # -- connecting --------------------------------------------------------------------------------
 
 
@@ -380,10 +397,10 @@ class Person(Prompter):
 
 
 def connect(
-    fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **secrets: str
+    fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **credentials: str
 ) -> Onboarded:
     """What connecting comes to."""
-    return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, secrets))
+    return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, credentials))
 
 
 def test_connecting_asks_for_the_key_and_shows_whose_workspace_it_opens(fake: Any) -> None:
