@@ -48,8 +48,8 @@ def configure_configure(parser: Parser) -> None:
         help="what to change; without any, the settings are shown",
     )
     parser.set_defaults(run=run_configure)
-    about = [f"{name}: {one.about} ({one.expected})" for name, one in SETTINGS.items()]
-    parser.description = "\n  ".join([f"{parser.description}", "", *about])
+    about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
+    parser.description = "\n  ".join([f"{parser.description}\n", *about])
     examples(
         parser,
         "max configure acme:default",

@@ -37,12 +37,14 @@ def _number(least: float, most: float) -> Callable[[Json], bool]:
 DAYS = f"a number of days up to {MOST_DAYS:,}"
 SETTINGS = {
     "history": Setting(
-        "what is recorded of changes to rows: off, or changes", " or ".join(HISTORY), lambda v: v in HISTORY
+        "whether changes to rows are recorded: off, or changes", " or ".join(HISTORY), lambda v: v in HISTORY
     ),
-    "history_days": Setting("how long recorded changes are kept", DAYS, _number(0, MOST_DAYS)),
-    "removed_days": Setting("how long removed rows are kept, hidden", DAYS, _number(0, MOST_DAYS)),
+    "history_days": Setting("how many days recorded changes are kept", DAYS, _number(0, MOST_DAYS)),
+    "removed_days": Setting("how many days removed rows are kept, hidden", DAYS, _number(0, MOST_DAYS)),
     "removal_share": Setting(
-        "share of an entity's rows that a sync may remove unasked", "a number from 0 to 1", _number(0, 1)
+        "share of an entity's rows, 0 to 1, that a sync may remove unasked",
+        "a number from 0 to 1",
+        _number(0, 1),
     ),
 }
 
