@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from .connector import Answers, CredentialProvider, Say
-from .errors import BadCredentials, Offline, PermissionDenied
+from .errors import BadCredentials, Offline, PermissionDenied, UsageError
 from .oauth import OAuth
 from .operations import on_behalf
 
@@ -69,8 +69,7 @@ class BrowserSignIn:
         """Sign somebody in; PermissionDenied when they refuse, Offline when nobody comes in time."""
         client_id, verifier = answers[self.client_id], secrets.token_urlsafe(64)
         redirect = _Redirect(state=secrets.token_urlsafe(32))
-        server = await asyncio.start_server(redirect.answer, "127.0.0.1", self.port, limit=LONGEST)
-        async with server:
+        async with await self._listening(redirect) as server:
             back = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{PATH}"
             url = self.address(client_id, back, redirect.state, verifier)
             say(f"Sign in with a browser; if none opens, go to: {url}")
@@ -104,6 +103,15 @@ class BrowserSignIn:
         }
         scope = {"scope": self.separator.join(self.scopes)} if self.scopes else {}
         return f"{self.authorize_url}?{urlencode({**asked, **scope, **self.extra})}"
+
+    async def _listening(self, redirect: _Redirect) -> asyncio.Server:
+        try:
+            return await asyncio.start_server(redirect.answer, "127.0.0.1", self.port, limit=LONGEST)
+        except OSError as error:
+            raise UsageError(
+                f"the sign-in needs port {self.port} of this machine: {error.strerror}",
+                hint="end the program that uses it, and connect again",
+            ) from error
 
     async def _code(self, redirect: _Redirect) -> str:
         try:

@@ -28,7 +28,7 @@ from max import (
     onboard,
 )
 from max.connector import NoConfig, OnboardingStep
-from max.errors import ConnectorError
+from max.errors import ConnectorError, UsageError
 from tests.sample import sample
 from tests.token_service import CLIENT, SECRET, TokenService
 
@@ -198,6 +198,11 @@ class TestSigningIn:
     def test_nobody_is_waited_for_for_ever(self, service: TokenService) -> None:
         with pytest.raises(Offline, match=r"nobody signed in within 0\.01 s"):
             connect(service, lambda url: None, Person(), patience=0.01)
+
+    def test_a_port_that_is_taken_is_named(self, service: TokenService) -> None:
+        port = urlsplit(service.url).port
+        with pytest.raises(UsageError, match=f"needs port {port} of this machine"):
+            connect(service, lambda url: None, Person(), port=port)
 
     def test_a_code_that_another_one_used_is_refused(self, service: TokenService) -> None:
         def browser(url: str) -> None:
