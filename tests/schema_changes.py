@@ -20,7 +20,8 @@ from tests.strategies import records
 
 NAMES = ["a", "b", "c", "d", "order"]
 IDS = ["1", "2", "3"]
-kinds = st.sampled_from([str(kind) for kind in Kind])
+KINDS = tuple(str(kind) for kind in Kind)
+kinds = st.sampled_from(KINDS)
 
 
 def one_field(name: str, kind: str, optional: bool, entities: Sequence[str], draw: st.DrawFn) -> Json:
@@ -30,15 +31,17 @@ def one_field(name: str, kind: str, optional: bool, entities: Sequence[str], dra
 
 
 @st.composite
-def schema_data(draw: st.DrawFn) -> Json:
-    """One or two entities with a few fields, which may list one another."""
+def schema_data(draw: st.DrawFn, of: Sequence[str] = KINDS) -> Json:
+    """One or two entities with a few fields of some kinds, which may list one another."""
     names = ["First", "Second"][: draw(st.integers(1, 2))]
     entities = []
     for name in names:
         fields = draw(st.lists(st.sampled_from(NAMES), max_size=4, unique=True))
         lists = draw(st.booleans())
         many = {"name": "members", "child": draw(st.sampled_from(names)), "by": None, "description": ""}
-        drawn = [one_field(field, draw(kinds), draw(st.booleans()), names, draw) for field in fields]
+        drawn = [
+            one_field(field, draw(st.sampled_from(of)), draw(st.booleans()), names, draw) for field in fields
+        ]
         collections = [many] if lists else []
         entities.append({"name": name, "description": "", "fields": drawn, "collections": collections})
     return {"entities": entities, "roots": []}

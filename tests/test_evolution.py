@@ -24,6 +24,7 @@ from max.contracts import (
     Contract,
     DropField,
     Migration,
+    RenameEntity,
     RenameField,
     Rules,
 )
@@ -33,6 +34,7 @@ from max.core import (
     EntityLoader,
     Env,
     InstallationInfo,
+    Listing,
     Loader,
     Page,
     PageRequest,
@@ -50,6 +52,7 @@ from max.sqlite import MEMORY, migrate, transaction
 from max.tasks import MIGRATIONS as TASKS
 from tests.sample import SampleConfig, sample
 from tests.schema_changes import (
+    KINDS,
     Question,
     Upgrade,
     answers,
@@ -101,11 +104,14 @@ def test_a_migrated_database_has_the_structure_of_a_fresh_one(
 # -- what a plan says --------------------------------------------------------------------------
 
 
-@settings(max_examples=150)
-@given(st.data())
-def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(data: st.DataObject) -> None:
-    declared = data.draw(schema_data())
-    upgrade = data.draw(upgrades(declared))
+@pytest.mark.parametrize(("kinds", "changes"), [(KINDS, ()), (("integer",), ("toggle", "widen"))])
+@settings(max_examples=120)
+@given(data=st.data())
+def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
+    kinds: tuple[str, ...], changes: tuple[str, ...], data: st.DataObject
+) -> None:
+    declared = data.draw(schema_data(kinds))
+    upgrade = data.draw(upgrades(declared, changes))
     with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
@@ -366,6 +372,24 @@ def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: sqlit
     assert tables.freshness.synced_at(connection, THING.ref("1"), ["name", "size"]) == [5.0, None]
 
 
+def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: sqlite3.Connection) -> None:
+    def recorded(declared: Any, *migrations: Migration) -> Tables:
+        tables = applied_to(connection, declared, *migrations)
+        with transaction(connection):
+            tables.history.attach(connection, on=True)
+        return tables
+
+    tables = recorded(THING)
+    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    other = made("Thing", {"name": "str", "weight": "int"})
+    tables = recorded(other, Migration("by weight", DropField("Thing", "size")))
+    (number,) = connection.execute("SELECT bit FROM _max_field WHERE field = 'weight'").fetchone()
+    assert number == 2
+    stored(connection, tables, [Arrival([other("1", weight=7)], 6.0)])
+    told = [(change.kind, dict(change.new)) for change in tables.history.page(connection).items]
+    assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
+
+
 def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: sqlite3.Connection) -> None:
     wide = made("Wide", {f"f{n}": "int" for n in range(61)})
     applied_to(connection, wide)
@@ -496,6 +520,25 @@ def test_what_could_not_be_converted_is_fetched_for_those_rows_alone(tmp_path: P
     assert calls.sync(path, 1, migrations=[migration]) == ["list since m", "note of 2"]
     with closing(opened(path)) as connection:
         assert connection.execute("SELECT note FROM thing ORDER BY _id").fetchall() == [("TEXT",), ("text",)]
+
+
+def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.Connection) -> None:
+    leaf = made("Leaf", {})
+    one = [made("Tree", {"key": "str"}, leaves=("Leaf", None)), leaf]
+    two = [made("Plant", {"key": "str"}, leaves=("Leaf", None)), leaf]
+    tables, tree = applied_to(connection, one), one[0]
+    rows = [tree("1", key="2"), tree("2", key="1"), tree("3", key="")]  # two change places, one has none
+    stored(connection, tables, [Arrival(rows, 4.0)])
+    for id in ("1", "2", "3"):
+        listing = Listing(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, mark=f"m{id}")
+        stored(connection, tables, [Arrival([leaf(f"of {id}")], 5.0, listing)])
+    tables = applied_to(
+        connection, two, Migration("", RenameEntity("Tree", "Plant"), ChangeKey("Plant", "key"))
+    )
+    leaves: Any = ManyOf(two[0], "leaves")
+    found = {id: tables.collection(connection, two[0].ref(id), leaves).items for id in ("1", "2", "3")}
+    assert found == {"1": [leaf("of 2")], "2": [leaf("of 1")], "3": []}
+    assert tables.membership.listed(connection, two[0].ref("1"), leaves).mark == "m2"
 
 
 def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:
