@@ -29,7 +29,7 @@ from .core import Lifecycle
 from .entities import Json
 from .errors import BadCredentials, UpstreamBroken, UpstreamChanged, UpstreamError
 from .http import Auth, HttpClient, HttpResponse, Meaning, Transport, checked_token
-from .operations import Limit, Operation, Retry, on_behalf
+from .operations import Limit, Operation, Retry, last_attempt, on_behalf
 
 SKEW = 120.0  # seconds before its expiry from which a token is renewed
 DEADLINE = 30.0  # seconds for one request to the token endpoint
@@ -123,10 +123,8 @@ class _Kept:
         return self.access is None or now >= self.expires_at - min(skew, self.lifetime / 2)
 
 
-# With which token the request went out that the current task has made last, and whose it was.
-_USED: ContextVar[tuple[OAuthTokens, Secret] | None] = ContextVar(
-    "the token of the last request", default=None
-)
+# With which token the request went out that the current task has made last: whose it was, in which attempt.
+_USED: ContextVar[tuple[OAuthTokens, object, Secret] | None] = ContextVar("the token in use", default=None)
 
 
 class OAuthTokens(Auth, Lifecycle):
@@ -173,7 +171,7 @@ class OAuthTokens(Auth, Lifecycle):
             kept = await self._renewed_in_time(kept)
         if kept.access is None:
             raise self._nothing_kept()
-        _USED.set((self, kept.access))
+        _USED.set((self, last_attempt(), kept.access))
         return {"authorization": f"Bearer {checked_token(kept.access.reveal())}"}
 
     async def renew(self) -> None:
@@ -183,7 +181,8 @@ class OAuthTokens(Auth, Lifecycle):
         even those that it has just given.
         """
         held, used = self._kept.access if self._kept else None, _USED.get()
-        refused = used[1] if used is not None and used[0] is self else held
+        known = used is not None and used[0] is self and used[1] is last_attempt()
+        refused = used[2] if used is not None and known else held  # else a task of the attempt's own asked
         if refused == held:
             if self._renewing is None or self._renewing.done():
                 self._count_refusal()

@@ -319,6 +319,7 @@ class Caller:
         limit = call.operation.limit.name
         await self._flow.acquire(limit, patience=call.operation.retry.patience)
         outer = _LIMIT.set(limit)
+        _ATTEMPT.set(call)
         try:
             return await self._chain(call)
         except QuotaExceeded as error:
@@ -339,6 +340,7 @@ class Caller:
 _CALLER: ContextVar[tuple[Caller, bool] | None] = ContextVar("caller at hand", default=None)
 
 
+_ATTEMPT: ContextVar[object] = ContextVar("the attempt that the task has begun last", default=None)
 _LIMIT: ContextVar[str | None] = ContextVar("the limit of the attempt that is under way", default=None)
 
 
@@ -350,6 +352,11 @@ def hold_limit(seconds: float) -> None:
     at_hand, limit = _CALLER.get(), _LIMIT.get()
     if at_hand is not None and limit is not None and seconds > 0:
         at_hand[0]._flow.hold(limit, seconds)
+
+
+def last_attempt() -> object:
+    """By what the attempt is known that the current task, or whoever began it, made last; None before any."""
+    return _ATTEMPT.get()
 
 
 async def on_behalf(operation: Operation[C, In, Out], context: C, input: In) -> Out:

@@ -266,6 +266,23 @@ class TestOnce:
         asyncio.run(main())
         assert service.refreshes == 1
 
+    def test_a_request_that_is_made_in_a_task_of_its_own_is_renewed_for_too(
+        self, service: TokenService, clock: FakeClock
+    ) -> None:
+        async def aside(http: HttpClient, input: None) -> str:
+            return await asyncio.create_task(get_thing(http, input))
+
+        async def main() -> list[str]:
+            async with client(service, kept(service)) as one:
+                first = await one.thing()
+                clock.advance(DAY)
+                second = await one.caller.run(fetching, one.http, None)
+                service.expire()
+                return [first, second, await one.caller.run(fetching, one.http, None)]
+
+        fetching = Operation("sample:thing:fetch", aside)
+        assert asyncio.run(main()) == ["access-0", "access-1", "access-2"]
+
     def test_those_who_ask_for_a_renewal_themselves_share_it_too(self, service: TokenService) -> None:
         async def main() -> str:
             async with client(service, kept(service)) as one:
