@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,8 @@ def scope(options: Options) -> SyncOptions:
 class Aged(Record):
     """How old one thing is: a field of an entity, a collection, or a feed.
 
-    ``of`` is how many there are: rows, parents, or places where the feed is followed.
+    ``of`` is how many there are: rows, parents, or places where the feed is followed.  An entity
+    without fields stands for itself, without ages.
     """
 
     kind: str
@@ -123,10 +125,13 @@ class Aged(Record):
     of: int
     ages: Ages
 
+    def __str__(self) -> str:
+        return f"{self.entity}.{self.name}" if self.kind == "field" else self.name
+
     def to_json(self) -> Json:
         """For ``-o json``; ages are in seconds, null when there is none."""
         owner = {} if self.entity is None else {"entity": self.entity}
-        counts = {"rows" if self.kind == "field" else "places": self.of, "never": self.ages.never}
+        counts = {"rows" if self.kind in ("field", "entity") else "places": self.of, "never": self.ages.never}
         shares = {"youngest": 0.0, "median": 0.5, "p90": 0.9, "oldest": 1.0}
         ages = {name: quantile(self.ages, share) for name, share in shares.items()}
         return {"kind": self.kind, **owner, self.kind: self.name, **counts, **ages}
@@ -181,13 +186,18 @@ def run_freshness(options: Options) -> Answer:
         fields = [one for entity in entities for one in aged_fields(open, entity, field, now)]
         lists = [] if field else [one for entity in entities for one in aged_listings(open, entity, now)]
         feeds = [] if options.what else aged_feeds(open, now)
-        roots = {entity.__name__ for entity in open.tables.schema.roots}
+        roots = frozenset(entity.__name__ for entity in open.tables.schema.roots)
 
     def text() -> Iterator[str]:
-        yield from fields_text(fields, lists, roots, apart=options.what is not None)
+        if options.what is None:
+            yield from overview(fields, lists, roots)
+        else:
+            yield from ages_table(["field"], [[str(one), *one.cells()] for one in fields], "rows")
         if lists or feeds:
             yield ""
-            yield from ages_table("listing", [[one.name, *one.cells()] for one in [*lists, *feeds]], "places")
+            yield from ages_table(
+                ["listing"], [[str(one), *one.cells()] for one in [*lists, *feeds]], "places"
+            )
 
     return listing(options, [one.to_json() for one in [*fields, *lists, *feeds]], text)
 
@@ -215,56 +225,60 @@ def named(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
     return entity, found
 
 
+def aged(kind: str, entity: str | None, name: str, ages: Ages) -> Aged:
+    """A thing of which each place is counted in its ages."""
+    return Aged(kind, entity, name, ages.never + sum(rows for _, rows in ages.ages), ages)
+
+
 def aged_fields(open: Reading, entity: type[Entity], field: str | None, now: float) -> list[Aged]:
     """The fields of an entity, or one of them."""
-    layout = open.tables.layout(entity)
+    layout, name = open.tables.layout(entity), entity.__name__
+    if not layout.types:
+        return [Aged("entity", name, name, open.tables.count(open.connection, Query(entity)), Ages([], 0))]
     fields = [field] if field else list(layout.types)
     found = open.tables.freshness.ages(open.connection, layout, fields, now=now)
-    return [
-        Aged("field", entity.__name__, name, ages.never + sum(rows for _, rows in ages.ages), ages)
-        for name, ages in found.items()
-    ]
+    return [aged("field", name, one, ages) for one, ages in found.items()]
 
 
 def aged_listings(open: Reading, entity: type[Entity], now: float) -> list[Aged]:
     """The collections that list an entity."""
-    membership = open.tables.membership
-    found = []
-    for many in membership.listing(entity):
-        ages = membership.ages(open.connection, many, now=now)
-        parents = ages.never + sum(rows for _, rows in ages.ages)
-        found.append(Aged("listing", entity.__name__, repr(many), parents, ages))
-    return found
+    membership, name = open.tables.membership, entity.__name__
+    return [
+        aged("listing", name, repr(many), membership.ages(open.connection, many, now=now))
+        for many in membership.listing(entity)
+    ]
 
 
 def aged_feeds(open: Reading, now: float) -> list[Aged]:
     """The feeds that are followed."""
     found = open.tables.membership.feeds(open.connection, now=now)
-    return [
-        Aged("feed", None, name, ages.never + sum(rows for _, rows in ages.ages), ages)
-        for name, ages in found.items()
-    ]
+    return [aged("feed", None, name, ages) for name, ages in found.items()]
 
 
-def fields_text(
-    fields: Sequence[Aged], lists: Sequence[Aged], roots: Iterable[str], *, apart: bool
-) -> list[str]:
-    """A line for each field, or for each lot of fields of an entity that are equally old."""
+def overview(fields: Sequence[Aged], lists: Sequence[Aged], roots: Container[str | None]) -> list[str]:
+    """A line for each lot of an entity's fields that nothing shown tells apart."""
     listed = {one.entity for one in lists if one.ages.ages}
-    lots: dict[Any, list[Aged]] = {}
+    lots: dict[tuple[str | None, str], list[Aged]] = {}
     for one in fields:
-        lots.setdefault((one.entity, one.name if apart else repr(one.ages)), []).append(one)
-    several = {one.entity for one in fields if sum(entity == one.entity for entity, _ in lots) > 1}
+        lots.setdefault((one.entity, "|".join(one.cells())), []).append(one)
+    several = Counter(entity for entity, _ in lots)
     rows = []
     for (entity, _), lot in lots.items():
-        words = some([one.name for one in lot]) if apart or entity in several else "all"
-        cells = lot[0].cells()
-        if lot[0].of == 0 and not apart:
-            words = "none there" if entity in listed else "never listed"
-        elif entity in roots and lot[0].ages.never == lot[0].of:
-            words, cells[1] = f"{words}, kept by the seeder", ""
-        rows.append([f"{entity}.{words}" if apart else entity, *([] if apart else [words]), *cells])
-    return ages_table("field" if apart else "entity", rows, "rows", [] if apart else ["fields"])
+        names = "all" if several[entity] == 1 else some([one.name for one in lot])
+        rows.append([entity or "", *lot_cells(lot[0], names, entity in listed, entity in roots)])
+    return ages_table(["entity", "fields"], rows, "rows")
+
+
+def lot_cells(one: Aged, names: str, listed: bool, root: bool) -> list[str]:
+    """What is said of fields that are as old as this one."""
+    cells = one.cells()
+    if one.of == 0:
+        return ["none there" if listed else "never listed", *cells]
+    if one.kind == "entity":
+        return ["has no fields", cells[0]]
+    if root and one.ages.never == one.of:  # nobody asks for it: each sync begins with storing it
+        return [f"{names}, kept by the seeder", cells[0]]
+    return [names, *cells]
 
 
 def some(names: Sequence[str]) -> str:
@@ -274,11 +288,14 @@ def some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN_FIELDS])} and {len(names) - SHOWN_FIELDS} more"
 
 
-def ages_table(head: str, rows: Sequence[Sequence[str]], counts: str, more: Sequence[str] = ()) -> list[str]:
+def ages_table(names: Sequence[str], rows: Sequence[Sequence[str]], counts: str) -> list[str]:
     """Names on the left, counts and ages on the right."""
-    names = [Column(head, whole=True), *(Column(name) for name in more)]
+    first, *others = names
     numbers = [counts, "never", "youngest", "median", "90 %", "oldest"]
-    return table([*names, *(Column(name, right=True) for name in numbers)], rows, width(sys.stdout), paint())
+    columns = [Column(first, whole=True), *map(Column, others)]
+    columns += [Column(name, right=True) for name in numbers]
+    filled = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
+    return table(columns, filled, width(sys.stdout), paint())
 
 
 # -- invalidate --------------------------------------------------------------------------------

@@ -329,6 +329,10 @@ class Shelf(Entity):
     appendices: Many[Appendix] = Many()
 
 
+class House(Entity):
+    """Has nothing but its id."""
+
+
 async def read(folder, what):
     with Path("asked").open("a") as file:
         file.write(what + "\\n")
@@ -366,7 +370,7 @@ async def looked_at(refs, env):
 
 
 async def seed(context, engine):
-    await engine.store(Shelf("s", place="hall"))
+    await engine.store(Shelf("s", place="hall"), House("h"))
     shelf = Step.for_root(Shelf.ref("s"))
     return SyncPlan([
         shelf.load_collection(Shelf.books), Step.for_all(Book).load_collection(Book.leaves),
@@ -380,7 +384,7 @@ async def initialise(config, credentials):
 
 connector = Connector(
     name="book", description="Pages of a book, for tests.",
-    schema=Schema([Shelf, Book, Leaf, Appendix], roots=[Shelf]),
+    schema=Schema([Shelf, Book, Leaf, Appendix, House], roots=[Shelf, House]),
     loaders=[books, leaves, appendices, counted, looked_at], seeder=seed, initialise=initialise,
     config=NoConfig, operations=[ask],
 )
@@ -594,16 +598,36 @@ def test_freshness_tells_rows_ages_and_what_was_never_listed(
     synced.run("invalidate", "book", "Leaf:a1")
     monkeypatch.setattr(time, "time", lambda: then + 7_260)
     lines = synced.run("freshness", "book").out.splitlines()
-    assert [line.split() for line in lines[:5]] == [
+    assert [line.split() for line in lines[:6]] == [
         ["entity", "fields", "rows", "never", "youngest", "median", "90", "%", "oldest"],
         ["Shelf", "all,", "kept", "by", "the", "seeder", "1"],
         ["Book", "all", "2", "0", *["2", "h"] * 4],
         ["Leaf", "all", "3", "1", *["2", "h"] * 4],
         ["Appendix", "never", "listed", "0", "0"],
+        ["House", "has", "no", "fields", "1"],
     ]
-    assert lines[6].split()[:3] == ["listing", "places", "never"]
+    assert lines[7].split()[:3] == ["listing", "places", "never"]
     assert lines[-2].split() == ["Book.leaves", "2", "1", *["2", "h"] * 4]
     assert lines[-1].split() == ["Shelf.appendices", "1", "1"]
+
+
+def test_freshness_tells_how_far_feeds_were_read(synced: Library) -> None:
+    values = f"'feed news', 's', {time.time() - 300}"
+    synced.sql(f"INSERT INTO _max_list (collection, parent, listed_at) VALUES ({values})")
+    row = json.loads(synced.run("freshness", "book", "-o", "ndjson").out.splitlines()[-1])
+    assert [row["kind"], row["feed"], row["places"], row["never"]] == ["feed", "news", 1, 0]
+    assert 300 <= row["youngest"] == row["median"] == row["p90"] == row["oldest"] < 360
+    assert synced.run("freshness", "book").out.splitlines()[-1].split()[:4] == ["news", "1", "0", "5"]
+
+
+def test_fields_that_are_equally_old_share_a_line(synced: Library) -> None:
+    synced.sql("UPDATE _max_page SET requested_at = requested_at - 7200 WHERE fields = ',words,'")
+    synced.sql("UPDATE _max_page SET requested_at = requested_at - 300 WHERE fields != ',words,'")
+    lines = [line.split() for line in synced.run("freshness", "book").out.splitlines()]
+    assert lines[3:5] == [
+        ["Leaf", "text,", "blank", "3", "0", *["5", "min"] * 4],
+        ["Leaf", "words", "3", "0", *["2", "h"] * 4],
+    ]
 
 
 def test_freshness_of_one_entity_goes_field_by_field(synced: Library) -> None:
@@ -702,6 +726,7 @@ def test_a_whole_entity_is_invalidated_with_every_list_of_it(synced: Library) ->
         (["Leaf:zz"], 1, "no Leaf 'zz'"),
         (["Leaf:a1", "Leaf:zz"], 1, "no Leaf 'zz'"),
         (["Leaf:a1", "--filter", "text = x"], 2, "--filter does not go with a ref"),
+        (["House"], 2, "House has no fields that could be asked for"),
         (["elsewhere/Leaf:a1"], 2, "belongs to another installation"),
         (["Leaf.text", "--filter", "text ="], 2, "column 7"),
         (["a b:c"], 2, "is not a ref"),
