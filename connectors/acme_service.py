@@ -159,6 +159,13 @@ class Tenant:
     # reading
 
     @property
+    def company(self) -> str:
+        """Which company this is: what its records are made from."""
+        made = self.settings
+        sizes = (made.workspaces, made.users, made.projects, made.tasks, made.files)
+        return "-".join(map(str, (made.seed, *sizes)))
+
+    @property
     def position(self) -> int:
         """How many changes there have been: where a reader of the feed stands now."""
         return len(self._log)
@@ -573,13 +580,13 @@ class Service:
 
     def _changes(self, query: Mapping[str, str]) -> Json:
         now = self.tenant.position
-        since = whole_number(query, "since", 0, now + 1)
+        since = whole_number(query, "since", now, now + 1)
         if since > now:
             raise missing(f"position {query['since']} is not known here; list everything again")
         size = whole_number(query, "limit", self.page_size, max(LARGEST_PAGE, self.page_size))
         items = self.tenant.feed(since, size or self.page_size)
         end = since + len(items)
-        return {"items": items, "position": str(end), "more": end < now}
+        return {"items": items, "position": str(end), "more": end < now, "company": self.tenant.company}
 
     def _details(self, ids: str) -> list[Row]:
         wanted = ids.split(",") if ids else []
@@ -639,7 +646,8 @@ addresses (all want `Authorization: Bearer TOKEN`, but /api/stats):
   POST   the same addresses with a JSON object: create, 201
   GET, PATCH, DELETE   /api/users/ID, …: one record; deleting takes along what is below
   GET    /api/users?ids=ID,ID (at most 100), /api/workspaces/ID/billing, /api/statuses
-  GET    /api/changes?since=POSITION   {"items", "position", "more"}; tombstones included
+  GET    /api/changes?since=POSITION   {"items", "position", "more", "company"}; tombstones
+                                       included; without since, just the present position
   GET    /api/tenant, /api/stats       {"requests", "paths", "pages"}
   POST   /api/faults   {"latency_ms", "error_rate", "rate_limit"}, any of them
 """

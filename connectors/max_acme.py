@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from max import (
     Limit,
     Loader,
     Many,
+    MarkRefused,
     Mismatch,
     Operation,
     Page,
@@ -163,13 +164,14 @@ class AcmeConfig:
     tasks: int = 20  # of each project
     files: int = 3  # of each project
     seed: int = 1
+    changes: bool = True  # follow the feed of changes; false: list everything in every sync
     page_size: int = 0  # records of a page; 0: as the service likes
     latency_ms: float = 0.0  # before every answer
     error_rate: float = 0.0  # share of requests that fail, 0 to 1
     rate_limit: float = 0.0  # requests a second; 0: no limit
 
     def __post_init__(self) -> None:
-        numbers = [one.name for one in fields(self) if one.name not in ("base_url", "seed")]
+        numbers = [one.name for one in fields(self) if one.name not in ("base_url", "seed", "changes")]
         wrong = [
             Mismatch(name, "a number that is not negative", getattr(self, name))
             for name in numbers
@@ -230,7 +232,7 @@ def embedded(config: AcmeConfig) -> Embedded:
     from acme_service import Service, Settings
 
     settings = asdict(config)
-    del settings["base_url"]
+    del settings["base_url"], settings["changes"]
     return Embedded(Service(Settings(**settings)))
 
 
@@ -241,6 +243,7 @@ class Acme:
     source: Source
     address: str
     page_size: int = 0
+    changes: bool = True
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,18 @@ list_tasks = listing("acme:task:list", "/api/projects/{parent}/tasks")
 list_files = listing("acme:file:list", "/api/projects/{parent}/files")
 
 
+@operation("acme:change:list", limit=API, retry=RETRY)
+async def list_changes(acme: Acme, page: Listed) -> Json:
+    """What has changed since a position, or without one where the feed stands now."""
+    params = {"limit": str(acme.page_size)} if acme.page_size else {}
+    if page.cursor is not None:
+        params["since"] = page.cursor
+    try:
+        return await acme.source.get("/api/changes", params)
+    except UpstreamMissing as error:
+        raise MarkRefused(f"acme: {error.message}") from error
+
+
 @operation("acme:user:get", limit=API, retry=RETRY)
 async def get_users(acme: Acme, chosen: Chosen) -> Json:
     """The details of up to 100 users."""
@@ -306,9 +321,16 @@ async def list_statuses(acme: Acme, _: Nothing) -> Json:
 
 
 def page_of(answer: Json, make: Callable[[Row], V]) -> Page[V]:
-    """An answer of several records as a page; UpstreamChanged when it is none."""
-    try:
+    """An answer of several records as a page."""
+    with understood():
         return Page([make(row) for row in answer["items"]], next=answer["next"])
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Read an answer; UpstreamChanged when it is not what it must be."""
+    try:
+        yield
     except (KeyError, TypeError) as error:
         raise UpstreamChanged(
             f"acme: an answer came without what it must hold ({error})", hint="update the connector"
@@ -329,16 +351,18 @@ def user_ref(id: str | None) -> Ref[AcmeUser] | None:
 )
 async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
     """The parts of the company."""
-    return page_of(
-        await env.run(list_workspaces, Listed("", page.cursor)),
-        lambda row: AcmeWorkspace(
-            row["id"],
-            name=row["name"],
-            active=row["active"],
-            owner=user_ref(row["owner"]),
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-        ),
+    return page_of(await env.run(list_workspaces, Listed("", page.cursor)), workspace_of)
+
+
+def workspace_of(row: Row) -> AcmeWorkspace:
+    """A workspace as the listing shows it."""
+    return AcmeWorkspace(
+        row["id"],
+        name=row["name"],
+        active=row["active"],
+        owner=user_ref(row["owner"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )
 
 
@@ -395,21 +419,23 @@ async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[A
 )
 async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
     """What is worked on in a workspace."""
-    return page_of(
-        await env.run(list_projects, Listed(parent.id, page.cursor)),
-        lambda row: AcmeProject(
-            row["id"],
-            name=row["name"],
-            description=row["description"],
-            status=row["status"],
-            active=row["active"],
-            tags=row["tags"],
-            due_date=row["due_date"],
-            owner=user_ref(row["owner"]),
-            workspace=AcmeWorkspace.ref(row["workspace"]),
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-        ),
+    return page_of(await env.run(list_projects, Listed(parent.id, page.cursor)), project_of)
+
+
+def project_of(row: Row) -> AcmeProject:
+    """A project as the listing shows it."""
+    return AcmeProject(
+        row["id"],
+        name=row["name"],
+        description=row["description"],
+        status=row["status"],
+        active=row["active"],
+        tags=row["tags"],
+        due_date=row["due_date"],
+        owner=user_ref(row["owner"]),
+        workspace=AcmeWorkspace.ref(row["workspace"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )
 
 
@@ -473,26 +499,81 @@ async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> 
 )
 async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
     """The documents of a project."""
-    return page_of(
-        await env.run(list_files, Listed(parent.id, page.cursor)),
-        lambda row: AcmeFile(
-            row["id"],
-            name=row["name"],
-            mime_type=row["mime_type"],
-            size=row["size"],
-            owner=user_ref(row["owner"]),
-            project=AcmeProject.ref(row["project"]),
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-        ),
+    return page_of(await env.run(list_files, Listed(parent.id, page.cursor)), file_of)
+
+
+def file_of(row: Row) -> AcmeFile:
+    """A file as the listing shows it."""
+    return AcmeFile(
+        row["id"],
+        name=row["name"],
+        mime_type=row["mime_type"],
+        size=row["size"],
+        owner=user_ref(row["owner"]),
+        project=AcmeProject.ref(row["project"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )
+
+
+ENTITIES: Mapping[str, type[Entity]] = {
+    "workspace": AcmeWorkspace,
+    "user": AcmeUser,
+    "project": AcmeProject,
+    "task": AcmeTask,
+    "file": AcmeFile,
+}
+
+
+@Loader.feed(
+    AcmeRoot,
+    brings=(*workspaces.brings, *users.brings, *projects.brings, *tasks.brings, *files.brings),
+    covers=(
+        *(AcmeRoot.workspaces, AcmeWorkspace.users, AcmeWorkspace.projects),
+        *(AcmeProject.tasks, AcmeProject.files),
+        *(AcmeWorkspace.plan, AcmeWorkspace.seats, AcmeUser.timezone, AcmeUser.last_seen_at),
+    ),
+)
+async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[Entity]:
+    """Whatever changed anywhere in the company, and what is gone.
+
+    A position counts the changes of one company; the mark says which one it was.
+    """
+    company, _, position = (page.cursor or page.mark or "").partition(":")
+    answer = await env.run(list_changes, Listed("", position or None))
+    with understood():
+        tasks_changed = any(row["type"] == "task" for row in answer["items"])
+    known = await env.raw(statuses) if tasks_changed else {}
+    with understood():
+        if company not in ("", answer["company"]):
+            raise MarkRefused("acme: this is another company than the one that was synced")
+        reached = f"{answer['company']}:{answer['position']}"
+        latest = {row["id"]: row for row in answer["items"]}.values()  # all show a record as it is now
+        made = [entity_of(row["type"], row["record"], known) for row in latest if not row["deleted"]]
+        gone = [ENTITIES[row["type"]].ref(row["id"]) for row in latest if row["deleted"]]
+        return Page(made, reached if answer["more"] else None, removed=gone, mark=reached)
+
+
+def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:
+    """A record of any kind, as its own listing shows it."""
+    if kind == "task":
+        return task_of(row, known)
+    makers: Mapping[str, Callable[[Row], Entity]] = {
+        "workspace": workspace_of,
+        "user": user_of,
+        "project": project_of,
+        "file": file_of,
+    }
+    return makers[kind](row)
 
 
 async def seed(acme: Acme, engine: Engine) -> SyncPlan:
     """The company, and the way through it: its parts, people and projects, then the work."""
     await engine.store(AcmeRoot(ROOT_ID, name="Acme", source=acme.address))
+    follow = [Step.for_root(AcmeRoot.ref(ROOT_ID)).follow(changes.name)] if acme.changes else []
     return SyncPlan(
         [
+            *follow,
             Step.for_root(AcmeRoot.ref(ROOT_ID)).load_collection(AcmeRoot.workspaces),
             Step.concurrent(
                 [
@@ -518,7 +599,8 @@ async def seed(acme: Acme, engine: Engine) -> SyncPlan:
 async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Installation[Acme]:
     """The embedded tenant, or a client of the served one, which needs the token."""
     if not config.base_url:
-        return installed(Acme(embedded(config), f"embedded, seed {config.seed}", config.page_size))
+        address = f"embedded, seed {config.seed}"
+        return installed(Acme(embedded(config), address, config.page_size, config.changes))
     secret = await credentials.find(TOKEN)
     if secret is None:
         raise BadCredentials(
@@ -528,7 +610,8 @@ async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Ins
     from max import BearerAuth, HttpClient  # only who talks HTTP pays for their import
 
     client = HttpClient(config.base_url, credentials, auth=BearerAuth(secret))
-    return installed(Acme(client, config.base_url, config.page_size), client.start, client.stop)
+    acme = Acme(client, config.base_url, config.page_size, config.changes)
+    return installed(acme, client.start, client.stop)
 
 
 def installed(
@@ -566,7 +649,7 @@ connector = Connector(
         [AcmeRoot, AcmeWorkspace, AcmeUser, AcmeProject, AcmeTask, AcmeFile],
         roots=[AcmeRoot],
     ),
-    loaders=[workspaces, billing, users, user_details, projects, statuses, tasks, files],
+    loaders=[changes, workspaces, billing, users, user_details, projects, statuses, tasks, files],
     seeder=seed,
     initialise=initialise,
     config=AcmeConfig,
@@ -578,7 +661,7 @@ connector = Connector(
     ],
     operations=[
         *(list_workspaces, list_users, list_projects, list_tasks, list_files),
-        *(get_users, get_billing, list_statuses),
+        *(get_users, get_billing, list_statuses, list_changes),
     ],
     hosts=["{base_url}"],
 )
