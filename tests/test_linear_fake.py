@@ -11,7 +11,7 @@ from typing import Any
 
 import max_linear
 import pytest
-from max_linear import SOURCES, LinearIssue, LinearProject, connector
+from max_linear import API, SOURCES, LinearIssue, LinearProject, connector
 
 from max import BadCredentials, Json, Onboarded, Prompter, Retry, Status, onboard
 from max.tape import Recording
@@ -101,6 +101,17 @@ def test_what_changed_arrives_with_the_next_sync(synced: Copy) -> None:
     change(synced.fake)
     assert synced.sync().status is Status.COMPLETED
     assert synced.differences() == []
+
+
+def test_the_next_sync_begins_at_the_newest_change_wherever_that_row_stands(
+    copy: Copy, small_pages: None
+) -> None:
+    copy.fake.touch("Issue", issue(0), title="The oldest, edited last")
+    copy.sync()
+    copy.requests()
+    copy.sync()
+    assert Counter(copy.requests())["IssuesChanged"] == 1
+    assert copy.differences() == []
 
 
 # -- what is gone ------------------------------------------------------------------------------
@@ -216,6 +227,8 @@ def test_what_is_edited_or_made_in_mid_sweep_is_not_removed(
     synced.fake.inject("graphql Issues(Ids)?$", call=edit, skip=1)
     result = synced.sync(**options)
     assert (result.status, result.removed) == (Status.COMPLETED, 0)
+    listed = [name for name in synced.requests() if name.startswith("Issues")]
+    assert listed[-3:] == ["Issues" if "full" in options else "IssuesIds"] * 3  # nobody had to look again
     synced.sync()
     assert not [one for one in synced.differences() if "late" not in one]
 
@@ -309,10 +322,12 @@ def test_requests_wait_for_the_bucket_to_fill_again(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(operation, "retry", Retry(attempts=8, base=0.05, cap=0.2))
     core = fake_module("core")
     with workspace(clock=core.Clock()) as fake:
-        fake.request_window = core.Window(12, 0.6, fake.clock, leaky=True)
+        fake.request_window = core.Window(10, 0.8, fake.clock, leaky=True)
         copy = Copy(tmp_path, fake)
         fake.clock.advance(-60)  # which the sync makes good: resets are told by the clock of the answers
         assert copy.sync().status is Status.COMPLETED
+        refused = [one for one in fake.log if one.status == 400]
+        assert len(refused) <= API.concurrency  # those under way when the bucket ran dry
         assert copy.differences() == []
 
 
