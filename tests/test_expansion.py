@@ -1,10 +1,12 @@
-"""Retrying just what failed: which tasks that is, and what they come to."""
+"""Which tasks a sync consists of: of a plan with options, or of just what failed."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
@@ -33,7 +35,10 @@ from max import (
     SyncResult,
 )
 from max.connector import MemoryCredentials
-from max.errors import NotFound, SyncError
+from max.core import Resolver, SyncOptions
+from max.errors import NotFound, SyncError, UsageError
+from max.expansion import asked, expand, wanted
+from max.tasks import Payload
 
 
 class Shelf(Entity):
@@ -223,3 +228,71 @@ def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
         assert (await handle.status()).status is Status.CANCELLED
 
     using(source, body)
+
+
+# -- what is asked for beyond a plan -----------------------------------------------------------
+
+
+@Loader.collection(Library.shelves, sweep=timedelta(days=1))
+async def marked(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
+    return Page([], mark="1")
+
+
+SCHEMA = Schema([Library, Shelf, Book], roots=[Library])
+RESOLVER = Resolver(SCHEMA, [marked, books, authors])
+PLAN = SyncPlan(
+    [
+        Step.for_root(Library.ref("l")).load_collection(Library.shelves),
+        Step.for_all(Shelf).load_collection(Shelf.books),
+        Step.for_all(Book).load_fields(Book.author),
+    ]
+)
+
+
+def payloads(options: SyncOptions) -> list[Payload]:
+    """What the tasks of the plan's steps know."""
+    return [task.payload for task in expand(PLAN, RESOLVER, options, now=1000.0).children[:-1]]
+
+
+def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
+    assert [one["since"] for one in payloads(SyncOptions())] == [1000.0] * 3
+    assert [one["since"] for one in payloads(SyncOptions(if_stale=60.0))] == [940.0] * 3
+    assert [one["since"] for one in payloads(SyncOptions(heal=True))] == [0.0] * 3
+    assert all(one["full"] for one in payloads(SyncOptions(full=True)))
+
+
+def test_a_sweep_lists_what_there_is_however_lately_that_was_listed() -> None:
+    marked, books, authors = payloads(SyncOptions(sweep=True))
+    assert (marked["since"], marked["sweeping"], "full" in marked) == (1000.0, True, False)
+    assert (books["since"], books["sweeping"], books["full"]) == (1000.0, True, True)
+    assert "sweeping" not in authors
+
+
+def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
+    def remembered(options: SyncOptions) -> object:
+        payload = expand(PLAN, RESOLVER, options, now=0.0).payload
+        return json.loads(json.dumps(payload))["options"]
+
+    assert remembered(SyncOptions()) == {}
+    given = SyncOptions(only=("Book", "Shelf"), if_stale=1.5, allow_removals=True)
+    assert remembered(given) == {"only": ["Book", "Shelf"], "if_stale": 1.5, "allow_removals": True}
+    assert remembered(given) == asked(given)
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        (["book.AUTHOR"], {"author"}),
+        (["Book"], {"id", "title", "author"}),
+        (["book.title", "BOOK.id"], {"title", "id"}),
+        (["shelf"], {"id"}),
+    ],
+)
+def test_what_is_wanted_is_named_in_any_case(only: list[str], names: set[str]) -> None:
+    assert {field.name for field in wanted(only, RESOLVER)} == names
+
+
+@pytest.mark.parametrize("only", ["Boko", "Book.autor", "Shelf.books", ""])
+def test_what_is_wanted_must_be_there(only: str) -> None:
+    with pytest.raises(UsageError):
+        wanted([only], RESOLVER)
