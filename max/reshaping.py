@@ -118,6 +118,9 @@ def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
     def rewrite(payload: dict[str, Json]) -> None:
         if payload.get("entity") == old:
             payload["entity"] = new
+        for root in _roots(payload):
+            root[0] = new if root[0] == old else root[0]
+        _look_anew(payload, lambda name: new + name[len(old) :] if name.partition(".")[0] == old else name)
 
     rewrite_tasks(connection, rewrite)
 
@@ -148,7 +151,12 @@ def rename_collection(connection: sqlite3.Connection, path: Path, new: str) -> N
     entity, old = path
     values = (f"{entity}.{new}", f"{entity}.{old}")
     connection.execute("UPDATE _max_list SET collection = ? WHERE collection = ?", values)
-    rewrite_tasks(connection, lambda payload: _rename_in_task(payload, path, new))
+
+    def rewrite(payload: dict[str, Json]) -> None:
+        _rename_in_task(payload, path, new)
+        _look_anew(payload, lambda name: values[0] if name == values[1] else name)
+
+    rewrite_tasks(connection, rewrite)
 
 
 def _rename_in_pages(connection: sqlite3.Connection, path: Path, new: str | None) -> None:
@@ -160,8 +168,21 @@ def _rename_in_pages(connection: sqlite3.Connection, path: Path, new: str | None
     )
 
 
+def _roots(payload: dict[str, Json]) -> list[list[Json]]:
+    """The roots of the feeds that a task knows of: entity and id, and perhaps more."""
+    feed = payload.get("feed")
+    return [*([feed] if feed else []), *payload.get("feeds", {}).values()]
+
+
+def _look_anew(payload: dict[str, Json], rename: Callable[[str], str]) -> None:
+    """Rename the collections in which a task looks for what is gone; it begins its search anew."""
+    if "whole" in payload:
+        payload["whole"] = sorted(map(rename, payload["whole"]))
+        payload |= {"again": {}, "looks": {}, "looked": []}
+
+
 def _rename_in_task(payload: dict[str, Json], path: Path, new: str) -> None:
-    if payload.get("entity") == path[0] and isinstance(payload.get("names"), list):
+    if payload.get("entity") == path[0] and payload.get("operation") != "follow" and "names" in payload:
         payload["names"] = [new if name == path[1] else name for name in payload["names"]]
 
 
@@ -495,6 +516,9 @@ def _rekey_tasks(connection: sqlite3.Connection, entity: str) -> None:
         return str(row[0]) if row else id
 
     def rewrite(payload: dict[str, Json]) -> None:
+        for root in _roots(payload):
+            root[1] = new_id(root[1]) if root[0] == entity else root[1]
+        _look_anew(payload, lambda name: name)
         if payload.get("entity") == entity:
             if payload.get("id") is not None:
                 payload["id"] = new_id(payload["id"])

@@ -417,7 +417,14 @@ def test_links_freshness_and_tasks_follow(connection: sqlite3.Connection, end: i
         "matching": ["=", ["name"], "x"],
     }
     ask = {"matching": ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["name"], "x"]]]}
-    for number, one in enumerate([payload, issues, issues | ask]):
+    gone = {
+        "whole": ["Root.people"],
+        "feeds": {"x": ["Person", "1"]},
+        "looked": [1],
+        "again": {},
+        "looks": {},
+    }
+    for number, one in enumerate([payload, issues, issues | ask, gone]):
         sql = (
             "INSERT INTO _max_task (id, sync, kind, payload, state, created_at, changed_at)"
             " VALUES (?, 's', 'expand', ?, 'pending', 0, 0)"
@@ -432,6 +439,7 @@ def test_links_freshness_and_tasks_follow(connection: sqlite3.Connection, end: i
     tasks = [json.loads(row[0]) for row in connection.execute("SELECT payload FROM _max_task ORDER BY id")]
     assert tasks[0] == payload | {"entity": "User", "ids": [id]}
     assert tasks[1] == issues | {"names": ["title"], "matching": ["=", ["title"], "x"]}
+    assert tasks[3] == gone | {"whole": ["Root.users"], "feeds": {"x": ["User", id]}, "looked": []}
     assert tasks[2]["matching"] == ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["title"], "x"]]]
 
 
