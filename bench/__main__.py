@@ -11,6 +11,7 @@ BENCHES = (
     "first_sync",
     "http_sync",
     "resync",
+    "million",
     "history",
     "tasks",
     "latency",
