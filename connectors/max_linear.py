@@ -27,6 +27,7 @@ from max import (
     BudgetHeaders,
     Connection,
     Connector,
+    Contract,
     Credential,
     CredentialProvider,
     Custom,
@@ -720,9 +721,6 @@ async def get_organization(linear: Linear, _: None) -> Json:
     )
 
 
-# -- loaders -----------------------------------------------------------------------------
-
-
 def fields_of(entity: type[Entity]) -> list[Any]:
     """Every field of an entity: its loader brings whole records."""
     return [getattr(entity, name) for name in entity.types()]
@@ -875,5 +873,6 @@ connector = Connector(
         Validate(check),
         Custom(settle),
     ],
+    contracts={source.entity: Contract.QUARANTINE for source in SOURCES},  # an odd row keeps nothing up
     operations=[get_organization, list_project_teams, OAUTH.renewal, *LISTINGS],
 )

@@ -359,6 +359,15 @@ def test_all_teams_of_a_project_come_however_many_they_are(copy: Copy, small_pag
     assert sorted(kept["team_ids"]) == sorted(teams)
 
 
+def test_a_row_that_makes_no_sense_stands_aside_and_keeps_nothing_up(copy: Copy) -> None:
+    copy.fake.touch("Issue", issue(2), dueDate="soon")
+    result = copy.sync()
+    assert (result.status, result.counts["LinearIssue"]) == (Status.COMPLETED, 11)
+    copy.fake.touch("Issue", issue(2), dueDate="2025-06-01")
+    copy.sync()
+    assert copy.differences() == []
+
+
 def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Copy) -> None:
     for requests in (3, 9, 10):
         copy.killed_after(requests)
