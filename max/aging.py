@@ -185,7 +185,7 @@ def run_freshness(options: Options) -> Answer:
         entities, field = asked_entities(open.tables.schema, options.what)
         fields = [one for entity in entities for one in aged_fields(open, entity, field, now)]
         lists = [] if field else [one for entity in entities for one in aged_listings(open, entity, now)]
-        feeds = [] if options.what else aged_feeds(open, now)
+        feeds = [] if field else aged_feeds(open, now)
         roots = frozenset(entity.__name__ for entity in open.tables.schema.roots)
 
     def text() -> Iterator[str]:

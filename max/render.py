@@ -574,9 +574,12 @@ def summary(
 
 
 def _nothing(result: SyncResult) -> str:
-    """Why no rows were stored; each request is counted, so none means that all of it was fresh enough."""
-    fresh = result.status == "completed" and not result.requests and not result.removed
-    return "nothing is stale, so nothing was asked for" if fresh else "nothing was stored"
+    """Why no rows are counted: each request is, and of rows those alone that were listed."""
+    if result.status != "completed":
+        return "nothing was stored"
+    if result.requests or result.removed:
+        return "no rows were listed"
+    return "nothing is stale, so nothing was asked for"
 
 
 def failures_text(

@@ -350,9 +350,9 @@ def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
     ("more", "words"),
     [
         ({"requests": {}}, "nothing is stale, so nothing was asked for"),
-        ({}, "nothing was stored"),
+        ({}, "no rows were listed"),
         ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
-        ({"requests": {}, "removed": 3}, "nothing was stored"),
+        ({"requests": {}, "removed": 3}, "no rows were listed"),
     ],
 )
 def test_a_sync_that_asked_for_nothing_says_so(more: dict[str, Any], words: str) -> None:
