@@ -140,19 +140,23 @@ def check_migrations(migrations: object, schema: Schema, where: str) -> None:
     if not isinstance(migrations, Sequence) or isinstance(migrations, str):
         raise ConnectorError(f"{where} is {migrations!r}, not a list")
     for number, migration in enumerate(migrations):
-        place = f"{where}[{number}]"
-        if not isinstance(migration, Migration):
-            raise ConnectorError(f"{place} is {migration!r}, not a Migration")
-        if not isinstance(migration.purpose, str) or not migration.purpose.strip():
-            raise ConnectorError(f"{place} does not say what it is for", hint='write Migration("why", …)')
-        for change in migration.changes:
-            if not isinstance(change, SchemaChange):
-                raise ConnectorError(f"{place} holds {change!r}, which is no change of a schema")
-        if not migration.changes:
-            raise ConnectorError(f"{place} changes nothing")
+        _check_migration(migration, f"{where}[{number}]")
     changes = [(f"{where}[{n}]", change) for n, one in enumerate(migrations) for change in one.changes]
     for position, (place, change) in enumerate(changes):
         _check_end(place, change, [later for _, later in changes[position + 1 :]], schema)
+
+
+def _check_migration(migration: object, place: str) -> None:
+    """ConnectorError unless it is a migration that says what it is for, and changes something."""
+    if not isinstance(migration, Migration):
+        raise ConnectorError(f"{place} is {migration!r}, not a Migration")
+    if not isinstance(migration.purpose, str) or not migration.purpose.strip():
+        raise ConnectorError(f"{place} does not say what it is for", hint='write Migration("why", …)')
+    if not migration.changes:
+        raise ConnectorError(f"{place} changes nothing")
+    for change in migration.changes:
+        if not isinstance(change, SchemaChange):
+            raise ConnectorError(f"{place} holds {change!r}, which is no change of a schema")
 
 
 def _check_end(place: str, change: SchemaChange, later: Sequence[SchemaChange], schema: Schema) -> None:

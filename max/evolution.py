@@ -148,10 +148,7 @@ def nothing() -> None:
 def _perform(
     connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None
 ) -> set[str]:
-    """Do what is planned; the collections that bring what is lacking then.
-
-    What stands aside because it did not fit may fit an entity that has changed.
-    """
+    """Do what is planned; the collections that bring what is lacking then."""
     if found.changes_data and history.read_feed(connection) is not None:
         history.drop_triggers(connection)
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
@@ -160,11 +157,15 @@ def _perform(
     for change in found.changes:
         if change.work is not None and change.work(connection):
             lacking |= lists_of(change, schema, resolver)
-    aside = kept_entities(connection)
-    for change in found.changes:
-        if change.owner in aside and change.kind != "nothing":
-            lacking |= lists_of(change.replace(name=""), schema, resolver)
+    for change in _tried_again(connection, found):
+        lacking |= lists_of(change.replace(name=""), schema, resolver)
     return lacking
+
+
+def _tried_again(connection: sqlite3.Connection, found: Plan) -> list[Change]:
+    """The changes of entities of which something stands aside: it may fit now."""
+    aside = kept_entities(connection)
+    return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 
 
 def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from .entities import Entity, ManyOf
@@ -32,21 +32,28 @@ def number_fields(
     raises when somebody else knows the columns as they were.
     """
     name = entity.__name__
-    rows = connection.execute("SELECT field, bit, part FROM _max_field WHERE entity = ?", (name,)).fetchall()
-    bits, parts = {field: bit for field, bit, _ in rows}, {field: part for field, _, part in rows}
-    spent = connection.execute("SELECT bits FROM _max_spent WHERE entity = ?", (name,)).fetchone()
-    numbers = count(max([*(bit + 1 for bit in bits.values()), *(spent or [0])], default=0))
-    kinds = {field: str(holds.kind) for field, holds in entity.types().items()}
+    rows = connection.execute("SELECT field, part FROM _max_field WHERE entity = ?", (name,))
+    parts: dict[str, int] = dict(rows.fetchall())
     new, moves = assigned_parts(groups, parts)
-    for field in (field for names in groups for field in names if field not in bits):
-        row = (name, field, kinds[field], next(numbers), new[field])
+    bits = count(_first_free_bit(connection, name))
+    for field in filter(lambda field: field not in parts, chain.from_iterable(groups)):
+        row = (name, field, str(entity.types()[field].kind), next(bits), new[field])
         connection.execute("INSERT INTO _max_field VALUES (?, ?, ?, ?, ?)", row)
     moved = [(new[field], name, field) for field in parts if new[field] != parts[field]]
     if moved:
         before_moving()
     connection.executemany("UPDATE _max_field SET part = ? WHERE entity = ? AND field = ?", moved)
-    if rows:
-        _move_stamps(connection, name, moves, kept=set(new.values()))
+    if parts:
+        _move_stamps(connection, name, moves, kept={stamp_column(part) for part in new.values()})
+
+
+def _first_free_bit(connection: sqlite3.Connection, entity: str) -> int:
+    """The bit behind every one that was ever given."""
+    sql = """
+        SELECT max(coalesce((SELECT max(bit) + 1 FROM _max_field WHERE entity = :entity), 0),
+                   coalesce((SELECT bits FROM _max_spent WHERE entity = :entity), 0))
+    """
+    return int(connection.execute(sql, {"entity": entity}).fetchone()[0])
 
 
 def assigned_parts(
@@ -73,14 +80,13 @@ def assigned_parts(
 
 
 def _move_stamps(
-    connection: sqlite3.Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[int]
+    connection: sqlite3.Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[str]
 ) -> None:
     """Let each part's column hold the stamps of the part from which it comes."""
     table = quoted(snake(entity))
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    for part in sources:
-        if stamp_column(part) not in columns:
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(stamp_column(part))} INTEGER")
+    for column in sorted(kept - columns):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column)} INTEGER")
     changes = [
         f"{quoted(stamp_column(part))} = {'NULL' if old is None else quoted(stamp_column(old))}"
         for part, old in sources.items()
@@ -88,8 +94,8 @@ def _move_stamps(
     ]
     if changes:
         connection.execute(f"UPDATE {table} SET {', '.join(changes)}")
-    for column in columns:
-        if column.startswith("_page_") and column not in map(stamp_column, kept):
+    for column in sorted(columns - kept):
+        if column.startswith("_page_"):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(column)}")
 
 
