@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
@@ -44,12 +44,13 @@ from max.core import (
     SyncPlan,
 )
 from max.engine import Tables
-from max.entities import Entity, ManyOf, Ref
+from max.entities import Entity, ManyOf, Ref, values_of
 from max.errors import SchemaError, StorageError
 from max.evolution import plan
 from max.runtime import InstallationRuntime
 from max.sqlite import MEMORY, migrate, transaction
 from max.tasks import MIGRATIONS as TASKS
+from max.tasks import SyncResult
 from tests.sample import SampleConfig, sample
 from tests.schema_changes import (
     KINDS,
@@ -446,6 +447,19 @@ def test_links_freshness_and_tasks_follow(connection: sqlite3.Connection, end: i
 # -- what the next sync fetches ------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def running(connector: Connector[Any, Any], path: Path) -> AsyncIterator[InstallationRuntime]:
+    """A started runtime."""
+    info = InstallationInfo("sample", "default", "1", {}, 0.0)
+    credentials = CredentialProvider(MemoryCredentials(), ())
+    runtime = InstallationRuntime(info, connector, SampleConfig(), credentials, path)
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()
+
+
 class Calls:
     """A connector in two versions, and what its loaders were asked."""
 
@@ -490,15 +504,8 @@ class Calls:
         self.made.clear()
 
         async def main() -> None:
-            info = InstallationInfo("sample", "default", "1", {}, 0.0)
-            connector = self.connector(version, **changes)
-            credentials = CredentialProvider(MemoryCredentials(), ())
-            runtime = InstallationRuntime(info, connector, SampleConfig(), credentials, path)
-            await runtime.start()
-            try:
+            async with running(self.connector(version, **changes), path) as runtime:
                 result = await (await runtime.sync()).completion()
-            finally:
-                await runtime.stop()
             assert result.status == "completed"
 
         asyncio.run(main())
@@ -556,6 +563,54 @@ def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:
         connection.execute("UPDATE thing SET name = '' WHERE _id = '2'")
     migrations = [Migration("names are ids", ChangeKey("Thing", "name"))]
     assert calls.sync(path, 1, migrations=migrations) == ["list since None", "note of 2"]
+
+
+def versioned(name: str, field: str, asked: asyncio.Event | None, **more: Any) -> Connector[Any, Any]:
+    """Things with a note, under names of choice; with an event, their loader sets it and never answers."""
+    thing = made(name, {field: "str"})
+    root = made("Root", {}, things=(name, None))
+
+    @Loader.collection(root.things)
+    async def list_things(parent: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
+        return Page([thing("1"), thing("2")])
+
+    async def fetch(ref: Ref[Any], env: Env[Any]) -> Entity:
+        if asked is not None:
+            asked.set()
+            await asyncio.Event().wait()
+        fetched: Entity = thing(ref.id, **{field: f"{field} of {ref.id}"})
+        return fetched
+
+    fetch.__name__ = f"fetch_{field}"
+    loaders = [list_things, Loader.entity(getattr(thing, field))(fetch)]
+
+    async def seed(context: object, engine: Engine) -> SyncPlan:
+        await engine.store(root("root"))
+        fields = Step.for_all(thing).load_fields(getattr(thing, field))
+        return SyncPlan([Step.for_root(root.ref("root")).load_collection(root.things), fields])
+
+    schema = Schema([root, thing], roots=[root])
+    return sample(schema=schema, loaders=loaders, seeder=seed, **more)
+
+
+def test_a_sync_that_was_interrupted_goes_on_under_new_names(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    steps = RenameEntity("Thing", "Item"), RenameField("Item", "note", "remark")
+    migrations = [Migration("as people say", *steps)]
+
+    async def main() -> tuple[SyncResult, list[Entity]]:
+        asked = asyncio.Event()
+        async with running(versioned("Thing", "note", asked), path) as runtime:
+            await runtime.sync()
+            await asked.wait()
+        async with running(versioned("Item", "remark", None, migrations=migrations), path) as runtime:
+            result = await (await runtime.sync()).completion()
+            item: Any = runtime.engine.schema.entity("Item")
+            return result, await runtime.engine.query(item).all()
+
+    result, items = asyncio.run(main())
+    assert (result.status, result.resumed) == ("completed", True)
+    assert [values_of(one) for one in items] == [{"id": id, "remark": f"remark of {id}"} for id in ("1", "2")]
 
 
 # -- processes ---------------------------------------------------------------------------------
