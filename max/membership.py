@@ -54,7 +54,18 @@ LINKED = """
         SELECT 1 FROM _max_link AS k CROSS JOIN _max_list AS l ON l.id = k.list
          WHERE k.child = _max_orphan.row AND l.collection IN (SELECT value FROM json_each(:collections)))
 """
+DOUBTED = """
+    INSERT INTO _max_orphan (entity, row, lost_at)
+    SELECT :entity, _row, :at FROM {table} AS t WHERE _removed_at IS NULL AND NOT EXISTS (
+        SELECT 1 FROM _max_link AS k CROSS JOIN _max_list AS l ON l.id = k.list
+         WHERE k.child = t._row AND l.collection IN (SELECT value FROM json_each(:collections)))
+    ON CONFLICT DO NOTHING
+"""
 LINKS_BY_CHILD = "CREATE INDEX IF NOT EXISTS _max_link_child ON _max_link (child)"
+PARENTS = """
+    SELECT parent FROM _max_list WHERE collection = ?
+       AND EXISTS (SELECT 1 FROM _max_link WHERE list = _max_list.id AND child = ?)
+"""
 CLOSE = """
     UPDATE _max_list
        SET listed_at = :began,
@@ -325,6 +336,17 @@ class Membership:
             "anew": changes.anew,
         }
         connection.execute(FOLLOWED, values)
+        if changes.anew and self.resolver is not None:
+            brings = self.resolver.feed(changes.feed).brings
+            for entity in dict.fromkeys(field.entity for field in brings):
+                self._doubt(connection, self._layout(entity), changes.began_at)
+
+    def _doubt(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
+        """A feed that was begun anew will not tell what is gone of that which nobody lists."""
+        if self.listing(layout.entity) and connection.execute("SELECT 1 FROM _max_link LIMIT 1").fetchone():
+            connection.execute(LINKS_BY_CHILD)
+            values = {"entity": layout.entity.__name__, "collections": self._names(layout.entity), "at": at}
+            connection.execute(DOUBTED.format(table=quoted(layout.table)), values)
 
     def covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that need another look when the feed names it."""
@@ -385,7 +407,24 @@ class Membership:
         for statement in UNLINK:
             connection.execute(statement, values)
         self._disinherit(connection, layout, json.dumps(ids), at)
+        self._take_along(connection, layout, json.dumps(ids), at)
         self._freshness.renew(connection, layout, at)
+
+    def _take_along(self, connection: sqlite3.Connection, layout: Layout[Any], ids: str, at: float) -> None:
+        """What only came along with rows that are hidden now, and nobody lists, is gone with them."""
+        for name in layout.entity.children():
+            many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
+            if many.by is None or self.resolver is None or self.resolver.is_listed(many):
+                continue
+            child = self._layout(many.child)
+            rows = connection.execute(
+                f"UPDATE {quoted(child.table)} SET _removed_at = :at WHERE _removed_at IS NULL"
+                f" AND {quoted(many.by.name)} IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS ("
+                f"SELECT 1 FROM _max_link AS k WHERE k.child = _row AND k.list IN ({LISTS})) RETURNING _id",
+                {"ids": ids, "at": at, "collections": self._names(many.child)},
+            ).fetchall()
+            if rows:
+                self._bury(connection, child, [id for (id,) in rows], at)
 
     def _alive(self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[Any]) -> int:
         sql = (
@@ -447,7 +486,7 @@ class Membership:
         """
         again = looking.again.get(layout.entity.__name__)
         after = looking.since if again is None else again
-        places = self._places(connection, layout.entity, looking, after)
+        places = self._places(connection, layout.entity, looking, math.inf if again is None else again)
         values = {"entity": layout.entity.__name__, "since": looking.since, "list": NOWHERE}
         if len(places) > 1:
             waiting = [place for place in places if place.seen < after]
@@ -458,11 +497,11 @@ class Membership:
         return Proof({**values, "seen": only.seen, "list": only.list or NOWHERE}, places)
 
     def _places(
-        self, connection: sqlite3.Connection, entity: type[Entity], looking: Looking, after: float
+        self, connection: sqlite3.Connection, entity: type[Entity], looking: Looking, before: float
     ) -> list[Whereabouts]:
         """Every place in which an entity could be, or a parent of it that is not known yet.
 
-        Parents that nobody listed since before ``after`` are none: they go the same way.
+        Parents that were lost before a time are none: they go the same way.
         """
         places = []
         for many in self._ways_to(entity):
@@ -471,8 +510,8 @@ class Membership:
                 f"SELECT p._id, l.id, l.seen_at FROM {quoted(self._layout(many.parent).table)} AS p"
                 f" {join} _max_list AS l ON l.collection = :collection AND l.parent = p._id"
                 " WHERE p._removed_at IS NULL AND NOT EXISTS (SELECT 1 FROM _max_orphan AS o"
-                " WHERE o.entity = :parents AND o.row = p._row AND o.lost_at <= :after) ORDER BY p._id",
-                {"collection": repr(many), "parents": many.parent.__name__, "after": after},
+                " WHERE o.entity = :parents AND o.row = p._row AND o.lost_at <= :before) ORDER BY p._id",
+                {"collection": repr(many), "parents": many.parent.__name__, "before": before},
             ).fetchall()
             feed, begun, read = self._told(connection, many, looking)
             for parent, list, seen_at in rows:
@@ -519,6 +558,25 @@ class Membership:
                 self._bury(connection, layout, [id for id, _, at in rows if at == lost], lost)
             removed += len(rows)
         return removed
+
+    def is_doomed(
+        self, connection: sqlite3.Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
+    ) -> bool:
+        """Whether a row was found gone and is not removed yet, or hangs on nothing but such rows."""
+        layout = self._layout(ref.entity)
+        sql = f"""
+            SELECT _row, EXISTS (SELECT 1 FROM _max_orphan WHERE entity = ? AND row = _row)
+              FROM {quoted(layout.table)} WHERE _id = ?
+        """
+        found = connection.execute(sql, (ref.entity.__name__, ref.id)).fetchone()
+        if found is None or found[1] or ref in below:
+            return found is not None and bool(found[1])
+        parents = [
+            many.parent.ref(parent)
+            for many in self.listing(ref.entity)
+            for (parent,) in connection.execute(PARENTS, (repr(many), found[0])).fetchall()
+        ]
+        return bool(parents) and all(self.is_doomed(connection, one, [*below, ref]) for one in parents)
 
     # -- purging --------------------------------------------------------------------------
 

@@ -58,11 +58,13 @@ from .tasks import (
     Task,
     TaskKind,
     failure_of,
+    only_id,
 )
 
 TRIES = 5  # of a task, without getting further in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
-LOOKS = 6  # rounds in which a sync looks everywhere for what it finds gone of one entity
+LOOKS = 8  # rounds in which a sync looks everywhere for what it finds gone of one entity
+VAIN = 2  # such rounds in a row that bring nothing: somewhere one cannot look
 FEW = 10  # rows that may always be removed
 
 Commit = Callable[[Settlement], Awaitable[Outcome]]
@@ -100,10 +102,21 @@ class TaskRunner:
             return None  # somebody else decides about the task now
         except StorageError:
             raise
+        except UpstreamMissing as error:
+            return await self._missing(task, error)
         except Exception as error:
             return self.failed(task, error)
         finally:
             self._further.pop(task.id, None)
+
+    async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
+        """What is below something that this sync has found gone is missing rightly."""
+        id = only_id(task.payload)
+        if id is not None:
+            ref = self._resolver.schema.entity(task.payload["entity"]).ref(id)
+            if await self._surroundings.meta.is_doomed(ref):
+                return Settlement(task, State.COMPLETED)
+        return self.failed(task, error)
 
     def failed(self, task: Task, error: Exception) -> Settlement:
         """Try again later what may pass; everything else has failed."""
@@ -336,8 +349,7 @@ class TaskRunner:
 
     def _look_again(self, payload: dict[str, Any], found: Sequence[Removal]) -> list[NewTask]:
         """The tasks that look where something may be that was found gone: a part of a round at a time."""
-        looks = payload["looks"]
-        seeking = [one for one in found if looks.get(one.entity, 0) < LOOKS and (one.waiting or one.feeds)]
+        seeking = [one for one in found if (one.waiting or one.feeds) and _is_worth_it(payload, one)]
         places = {(many, id) for one in seeking for many, ids in one.waiting.items() for id in ids}
         places |= {("", feed) for one in seeking for feed in one.feeds}
         left = [place for place in sorted(places) if list(place) > payload["looked"]]
@@ -346,7 +358,7 @@ class TaskRunner:
             payload["looked"] = list(left[-1])
         else:
             payload["looked"] = []
-            payload["looks"] = {**looks, **{one.entity: looks.get(one.entity, 0) + 1 for one in seeking}}
+            payload["looks"] = {**payload["looks"], **{one.entity: _looks(payload, one) for one in seeking}}
         return [self._look(payload, *place) for place in left]
 
     def _look(self, payload: Payload, many: str, id: str) -> NewTask:
@@ -375,7 +387,7 @@ class TaskRunner:
         env = TaskEnv(self._surroundings, task, self._shared)
         at = self._surroundings.now()
         batch = await self._asking.batch(loader, refs, env)
-        failures = self._failures(task, refs, batch)
+        failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
         write = self._surroundings.engine.writing(Arrival(batch.items, at, sync=task.sync))
         writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
@@ -396,7 +408,7 @@ class TaskRunner:
             )
         return home
 
-    def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
+    async def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
         """Each ref that failed, or that did not come."""
         now = self._surroundings.clock()
         come = {item.id for item in batch.items}
@@ -405,9 +417,23 @@ class TaskRunner:
             error = batch.failed.get(ref.id)
             if error is None and ref.id not in come:
                 error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
+            if isinstance(error, UpstreamMissing) and await self._surroundings.meta.is_doomed(ref):
+                continue
             if error is not None:
                 failures.append(failure_of(task, error, now, ref.id))
         return failures
+
+
+def _looks(payload: Payload, found: Removal) -> list[int]:
+    """With the next round, how many there were, how many in vain, and how many places are left."""
+    left = len(found.feeds) + sum(map(len, found.waiting.values()))
+    rounds, vain, before = payload["looks"].get(found.entity, (0, 0, -1))
+    return [rounds + 1, vain + 1 if left == before else 0, left]
+
+
+def _is_worth_it(payload: Payload, found: Removal) -> bool:
+    rounds, vain, _ = _looks(payload, found)
+    return rounds <= LOOKS and vain < VAIN
 
 
 def _looking(payload: Payload) -> Looking:

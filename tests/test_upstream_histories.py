@@ -148,7 +148,7 @@ class World:
         change(self.upstream, event)
         page: Page[Any] = answer()
         await later(delays[(self.asked * 7) % len(delays)])
-        return page.replace(next=cursor or "again") if event.what == "again" and page.next else page
+        return page.replace(next=cursor) if event.what == "again" and cursor and page.next else page
 
     async def _disturb(self, what: str) -> None:
         errors = {"broken": UpstreamBroken, "offline": Offline, "denied": PermissionDenied}
