@@ -545,6 +545,15 @@ def test_an_unfinished_sync_does_not_go_on_with_other_options(synced: Library) -
     assert len(synced.asked()) == 5
 
 
+def test_what_a_person_should_know_of_a_sync_is_told_with_it(synced: Library) -> None:
+    note = "Shelf:s.books: the mark is unknown; asked for everything instead"
+    synced.sql(f"UPDATE _max_sync SET notes = '[\"{note}\"]'")
+    (run,) = synced.run("runs", "book", "--json").data["data"]
+    assert run["notes"] == [note]
+    assert f"  note  {note}" in synced.run("runs", "show", run["id"]).out.splitlines()
+    assert synced.run("runs", "show", run["id"], "--json").data["notes"] == [note]
+
+
 # -- removals that look wrong
 
 

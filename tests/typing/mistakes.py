@@ -204,3 +204,5 @@ class Mislabelled(Entity):
 
 Issue.id.eq(7)  # M65 the id compared with a number
 QUERY.order_by(User.id)  # M66 another entity's id
+Issue.title.synced_before("1d")  # M67 an age where a moment is wanted, in seconds
+QUERY.where(User.login.synced_since(1.5))  # M68 another entity's field
