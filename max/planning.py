@@ -47,6 +47,7 @@ class StoredField:
     def __init__(self, declared: Json, origin: reshaping.Path, *, hidden: bool) -> None:
         self.declared, self.origin, self.hidden = declared, origin, hidden
         self.using: list[Callable[[Any], Any] | None] = []
+        self.version: int | None = None  # of the migration that changed its type last
 
     @property
     def many(self) -> bool:
@@ -198,8 +199,8 @@ class Planner:
         self.changes: list[Change] = []
 
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
-        stored = self._shape.get(entity)
-        self.changes.append(Change(entity, name, kind, words, migration=self.version, stored=stored, **more))
+        facts = {"migration": self.version, "stored": self._shape.get(entity), **more}
+        self.changes.append(Change(entity, name, kind, words, **facts))
 
     def _refuse(self, path: reshaping.Path, words: str, hint: str) -> None:
         self._note(*path, "refused", words, compatible=False, refused=hint)
@@ -278,7 +279,9 @@ class Planner:
                         field.declared = field.declared | {key: change.new}
 
     def _change_type(self, change: ChangeType, entity: StoredEntity) -> None:
-        entity.fields[change.field].using.append(change.using)
+        field = entity.fields[change.field]
+        field.using.append(change.using)
+        field.version = self.version
 
     def _change_key(self, change: ChangeKey, entity: StoredEntity) -> None:
         field, path = entity.fields[change.field], (entity.name, change.field)
@@ -495,6 +498,7 @@ class Planner:
             compatible=False,
             rows=self._count(stored.table),
             fetch=self._fetch(entity, [name], stored.table) if using is None else "",
+            migration=field.version,
             work=lambda connection: reshaping.convert(connection, path, old, new, using),
         )
 

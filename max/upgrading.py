@@ -87,7 +87,7 @@ def run_migrate(options: Options) -> Answer:
         status = 1 if any(change.refused for change in found.changes) else 0
     else:
         found, status = migrated(project, info, connector), 0
-    notes = hints(info, found) if options.plan else []
+    notes = hints(info, found) if options.plan else [f"done; next: max sync {info}"] if found.changes else []
     data = {**plan_json(info, found), "done": not options.plan}
     return answer(options, data, partial(plan_text, info, found), notes)._replace(status=status)
 
