@@ -180,26 +180,30 @@ def configure_freshness(parser: Parser) -> None:
 
 def run_freshness(options: Options) -> Answer:
     """How old every field is, and how long ago what was listed."""
-    now = time.time()
     with reading(options) as open:
-        entities, field = asked_entities(open.tables.schema, options.what)
-        fields = [one for entity in entities for one in aged_fields(open, entity, field, now)]
-        lists = [] if field else [one for entity in entities for one in aged_listings(open, entity, now)]
-        feeds = [] if field else aged_feeds(open, now)
+        fields, others = looked_at(open, options.what, time.time())
         roots = frozenset(entity.__name__ for entity in open.tables.schema.roots)
 
     def text() -> Iterator[str]:
         if options.what is None:
-            yield from overview(fields, lists, roots)
+            yield from overview(fields, others, roots)
         else:
             yield from ages_table(["field"], [[str(one), *one.cells()] for one in fields], "rows")
-        if lists or feeds:
+        if others:
             yield ""
-            yield from ages_table(
-                ["listing"], [[str(one), *one.cells()] for one in [*lists, *feeds]], "places"
-            )
+            yield from ages_table(["listing"], [[str(one), *one.cells()] for one in others], "places")
 
-    return listing(options, [one.to_json() for one in [*fields, *lists, *feeds]], text)
+    return listing(options, [one.to_json() for one in [*fields, *others]], text)
+
+
+def looked_at(open: Reading, what: str | None, now: float) -> tuple[list[Aged], list[Aged]]:
+    """The fields that are meant; and the listings and feeds that bring them, unless it is one field."""
+    entities, field = asked_entities(open.tables.schema, what)
+    fields = [one for entity in entities for one in aged_fields(open, entity, field, now)]
+    if field:
+        return fields, []
+    lists = [one for entity in entities for one in aged_listings(open, entity, now)]
+    return fields, [*lists, *aged_feeds(open, now)]
 
 
 def asked_entities(schema: Schema, what: str | None) -> tuple[list[type[Entity]], str | None]:
@@ -255,9 +259,9 @@ def aged_feeds(open: Reading, now: float) -> list[Aged]:
     return [aged("feed", None, name, ages) for name, ages in found.items()]
 
 
-def overview(fields: Sequence[Aged], lists: Sequence[Aged], roots: Container[str | None]) -> list[str]:
+def overview(fields: Sequence[Aged], others: Sequence[Aged], roots: Container[str | None]) -> list[str]:
     """A line for each lot of an entity's fields that nothing shown tells apart."""
-    listed = {one.entity for one in lists if one.ages.ages}
+    listed = {one.entity for one in others if one.ages.ages}
     lots: dict[tuple[str | None, str], list[Aged]] = {}
     for one in fields:
         lots.setdefault((one.entity, "|".join(one.cells())), []).append(one)
@@ -384,11 +388,10 @@ def asked_fields(
         else:
             entity, field = named(tables.schema, word)
             fields.setdefault(entity, []).extend([field] if field else entity.types())
-    if ids and options.filter is not None:
-        raise UsageError("--filter does not go with a ref, which names one already", hint="leave one out")
-    for entity in [*ids, *fields]:
         if not entity.types():
             raise UsageError(f"{entity.__name__} has no fields that could be asked for")
+    if ids and options.filter is not None:
+        raise UsageError("--filter does not go with a ref, which names one already", hint="leave one out")
     by_id = [Chosen(entity, tuple(entity.types()), with_ids(entity, some)) for entity, some in ids.items()]
     return by_id + [
         Chosen(entity, tuple(dict.fromkeys(names)), asked_filter(options, entity))

@@ -281,16 +281,7 @@ class _Parser:
 
     def _age(self) -> Filter[Any]:
         """What follows ``_age``."""
-        if not self._took("("):
-            self._fail(self._peek(), f"expected '(' and a field, as in _age(name) > 1d, got {self._peek()}")
-        token = self._next()
-        if token.kind != "word" or token.keyword in KEYWORDS:
-            self._fail(token, f"expected a field, got {token}")
-        field = self._field(token)
-        if field.name == "id":
-            self._fail(token, "an id has no age; name a field")
-        if not self._took(")"):
-            self._fail(self._peek(), f"expected ')' after _age({_spelled(field)}, got {self._peek()}")
+        field = self._in_parentheses()
         sign, value = self._next(), self._next()
         op = OPERATORS.get(sign.text) if sign.kind == "operator" else None
         if op in (Op.EQ, Op.NE) and value.keyword == "NEVER":
@@ -301,6 +292,19 @@ class _Parser:
             return Synced(field.path, SINCE[op], self._now - length_of(value.text))
         except ValueError:
             self._fail(value, f"expected {AN_AGE}, got {value}")
+
+    def _in_parentheses(self) -> FieldOf[Any, Any]:
+        if not self._took("("):
+            self._fail(self._peek(), f"expected '(' and a field, as in _age(name) > 1d, got {self._peek()}")
+        token = self._next()
+        if token.kind != "word" or token.keyword in KEYWORDS:
+            self._fail(token, f"expected a field, got {token}")
+        field = self._field(token)
+        if field.name == "id":
+            self._fail(token, "an id has no age; name a field")
+        if not self._took(")"):
+            self._fail(self._peek(), f"expected ')' after _age({_spelled(field)}, got {self._peek()}")
+        return field
 
     def _empty(self, field: FieldOf[Any, Any], op: Op) -> Filter[Any]:
         """``IS NULL`` and ``= null``; negated, what is loaded and not empty."""

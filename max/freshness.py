@@ -236,21 +236,33 @@ class Freshness:
         """
         counts: dict[str, Counter[int | None]] = {known(layout, field): Counter() for field in fields}
         values = {"now": now, "entity": layout.entity.__name__, "fields": json.dumps(list(counts))}
-        words = {"table": quoted(layout.table), "on_page": on_page("t"), "never": NEVER}
         for part in sorted({layout.parts[field] for field in counts}):
-            sql = PAGE_AGES.format(**words, stamp=quoted(layout.stamps[part]))
+            sql = PAGE_AGES.format(
+                table=quoted(layout.table), on_page=on_page("t"), stamp=quoted(layout.stamps[part])
+            )
             alike = [field for field in counts if layout.parts[field] == part]
             for age, brought, number in connection.execute(sql, values):
                 for field in alike:
                     counts[field][age if f",{field}," in (brought or "") else None] += number
-        stamps = " ".join(f"WHEN '{f}' THEN t.{quoted(layout.stamps[layout.parts[f]])}" for f in counts)
         if counts:
-            for field, by_page, age, number in connection.execute(
-                BESIDE_AGES.format(**words, stamps=stamps), values
-            ):
-                counts[field][by_page] -= number
-                counts[field][age] += number
+            self._count_exceptions(connection, layout, counts, values)
         return {field: _ages(found) for field, found in counts.items()}
+
+    def _count_exceptions(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        counts: Mapping[str, Counter[int | None]],
+        values: Mapping[str, Any],
+    ) -> None:
+        """Move what stands beside from the age that its page gives it to its own."""
+        stamps = [f"WHEN '{one}' THEN t.{quoted(layout.stamps[layout.parts[one]])}" for one in counts]
+        sql = BESIDE_AGES.format(
+            table=quoted(layout.table), on_page=on_page("t"), never=NEVER, stamps=" ".join(stamps)
+        )
+        for field, by_page, age, number in connection.execute(sql, values):
+            counts[field][by_page] -= number
+            counts[field][age] += number
 
     # -- what comes too late --------------------------------------------------------------
 
