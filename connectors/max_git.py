@@ -113,6 +113,7 @@ class GitCommit(Entity):
     parents: Field[list[str]] = Field("the ids of its parents, the first one being its own branch")
     insertions: Field[int] = Field("lines added, against the first parent; binary files count none")
     deletions: Field[int] = Field("lines removed, against the first parent")
+    changes: Many[GitFileChange] = Many("what it did to files", by=lambda: GitFileChange.commit)
 
 
 class GitFileChange(Entity):
@@ -789,15 +790,10 @@ def commit_entity(commit: Commit) -> GitCommit:
     )
 
 
-def change_ref(change: Change) -> Ref[GitFileChange]:
-    """The ref of a file change."""
-    return GitFileChange.ref(f"{change.sha}:{name_of(change.path)}")
-
-
 def change_entity(change: Change) -> GitFileChange:
     """A file change as it is stored."""
     return GitFileChange(
-        change_ref(change).id,
+        f"{change.sha}:{name_of(change.path)}",
         commit=GitCommit.ref(change.sha),
         path=name_of(change.path),
         old_path=name_of(change.old_path) if change.old_path is not None else None,
@@ -826,9 +822,8 @@ async def arrived(portion: Portion, next: str | None, mark: str | None) -> Page[
 
 
 async def departed(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
-    """A page of commits that no ref reaches any more, and of their changes."""
-    refs: list[Ref[Any]] = [GitCommit.ref(commit.sha) for commit in portion.commits]
-    return Page((), next, removed=[*refs, *map(change_ref, portion.changes)], mark=mark)
+    """A page of commits that no ref reaches any more; their changes go with them."""
+    return Page((), next, removed=[GitCommit.ref(commit.sha) for commit in portion.commits], mark=mark)
 
 
 async def beginning(git: Git, mark: str | None) -> Position:

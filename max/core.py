@@ -581,6 +581,10 @@ class Resolver:
         """The loader that lists a collection."""
         return self._collections[collection]
 
+    def is_listed(self, collection: ManyOf[Any, Any]) -> bool:
+        """Whether a loader lists a collection; else its members come along with something."""
+        return collection in self._collections
+
     def feed(self, name: str) -> FeedLoader[Any, Any]:
         """The feed of a name; UnknownName."""
         if name not in self._feeds:
@@ -651,7 +655,8 @@ class Resolver:
         brought = {field for loader in self.loaders for field in loader.brings}
         for entity in self.schema.entities.values():
             for name in entity.children():
-                if ManyOf(entity, name) not in self._collections:
+                many: ManyOf[Any, Any] = ManyOf(entity, name)
+                if not self.is_listed(many) and (many.by is None or many.by not in brought):
                     raise ConnectorError(f"{entity.__name__}.{name} has no loader that lists it")
             for name in entity.types():
                 if FieldOf(entity, name) not in brought and entity not in self.schema.roots:
@@ -850,6 +855,9 @@ class SyncMeta(Protocol):
 
     def removing(self, entities: Sequence[str], looking: Looking) -> Write:
         """The work that removes what is certainly gone of these entities, in another part's transaction."""
+
+    async def is_doomed(self, ref: Ref[Any]) -> bool:
+        """Whether it was found gone and is not removed yet, or hangs on nothing but such things."""
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""

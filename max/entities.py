@@ -689,7 +689,8 @@ class Many(Generic[E]):
     """Declares a collection: the children that upstream lists under us.
 
     ``by`` names the child's ref to us (``Many(by=lambda: Issue.repository)``); without it,
-    membership is stored beside the children.
+    membership is stored beside the children.  With it no loader needs to list the collection:
+    its members may come along with something else, and go with us unless somebody lists them.
     """
 
     name: str

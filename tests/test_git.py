@@ -223,8 +223,7 @@ def test_a_second_listing_gives_exactly_the_difference(
     pages = listing(path, mark=old_pages[-1].mark, crashes=lambda: data.draw(st.booleans()), **sizes)
     assert commits_of(pages).keys() == new - old
     assert removed_of(pages, GitCommit) == old - new
-    gone = {change.id for change in changes_of(old_pages).values() if change.commit.id not in new}
-    assert removed_of(pages, GitFileChange) == gone
+    assert {ref.entity for page in pages for ref in page.removed} <= {GitCommit}
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
@@ -796,3 +795,18 @@ class TestThroughTheCommandLine:
         git(repository, "commit", "--quiet", "--allow-empty", "-m", "another two")
         assert main(["sync", "git"]) == 0
         assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 2
+
+    def test_what_git_has_thrown_away_is_gone_with_its_file_changes(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("one", "two", "three"):
+            (repository / name).write_text(name)
+            git(repository, "add", name)
+            git(repository, "commit", "--quiet", "-m", name)
+        assert main(["sync", "git"]) == 0
+        git(repository, "reset", "--quiet", "--hard", "HEAD~2")
+        git(repository, "reflog", "expire", "--expire=now", "--all")
+        git(repository, "gc", "--quiet", "--prune=now")
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 1
+        assert self.count("GitFileChange", capsys) == 1
