@@ -90,15 +90,12 @@ def length(text: str) -> float:
 
 def refuse_contradictions(options: Options) -> None:
     """UsageError when two options exclude one another."""
+    given = {name for name, value in vars(options).items() if value or isinstance(value, str | float)}
     for one, others in CONTRADICTIONS.items():
-        for other in others:
-            if getattr(options, one) not in (None, False) and getattr(options, other) not in (
-                None,
-                False,
-                [],
-            ):
-                words = [f"--{name.replace('_', '-')}" for name in (one, other)]
-                raise UsageError(f"{' and '.join(words)} exclude one another", hint="leave one of them out")
+        clashing = [other for other in others if {one, other} <= given]
+        if clashing:
+            words = [f"--{name.replace('_', '-')}" for name in (one, clashing[0])]
+            raise UsageError(f"{' and '.join(words)} exclude one another", hint="leave one of them out")
 
 
 def scope(options: Options) -> SyncOptions:

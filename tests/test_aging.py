@@ -514,6 +514,7 @@ def test_heal_asks_just_for_what_is_missing(synced: Library) -> None:
     "words",
     [
         ["--full", "--if-stale", "5m"],
+        ["--full", "--if-stale", "0s"],
         ["--full", "--heal"],
         ["--heal", "--if-stale", "5m"],
         ["--sweep", "--heal"],
