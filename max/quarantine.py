@@ -152,8 +152,8 @@ class Quarantine:
         connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", names)
 
     def close(self, connection: sqlite3.Connection, listing: Listing, began_at: float) -> None:
-        """Let go of what a complete listing of everything has not shown any more."""
-        if not listing.delta and listing.sweeps:
+        """Let go of what a complete listing of everything, with its values, has not shown any more."""
+        if not listing.delta and listing.sweeps and not listing.ids_only:
             sql = "DELETE FROM _max_quarantine WHERE list = ? AND at < ?"
             connection.execute(sql, (list_name(listing), began_at))
 

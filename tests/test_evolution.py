@@ -391,6 +391,24 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
 
+def test_history_goes_on_under_new_names(connection: sqlite3.Connection) -> None:
+    tables = applied_to(connection, THING)
+    with transaction(connection):
+        tables.history.attach(connection, on=True)
+    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    cursor = tables.history.page(connection).cursor
+    item = made("Item", {"title": "str", "size": "int"})
+    steps = RenameEntity("Thing", "Item"), RenameField("Item", "name", "title")
+    tables = applied_to(connection, item, Migration("as people say", *steps))
+    with transaction(connection):
+        tables.history.attach(connection, on=True)
+    stored(connection, tables, [Arrival([item("1", title="y")], 6.0)])
+    (change,) = tables.history.page(connection, cursor).items
+    assert (change.entity, dict(change.old), dict(change.new)) == (item, {"title": "x"}, {"title": "y"})
+    first = tables.history.page(connection).items[0]
+    assert (first.entity, dict(first.new)) == (item, {"title": "x", "size": 1})
+
+
 def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: sqlite3.Connection) -> None:
     wide = made("Wide", {f"f{n}": "int" for n in range(61)})
     applied_to(connection, wide)

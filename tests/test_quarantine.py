@@ -226,6 +226,15 @@ def test_a_delta_says_nothing_of_what_it_leaves_out(connection: sqlite3.Connecti
     assert aside(connection) == {"1": "Thing:1.size"}
 
 
+def test_a_listing_of_ids_alone_says_nothing_of_values(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=5.0)
+    ids_only = Listing(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
+    with transaction(connection):
+        tables.write(connection, Arrival([Thing("1")], 6.0, ids_only))
+    assert aside(connection) == {"1": "Thing:1.size"}
+
+
 def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: sqlite3.Connection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
