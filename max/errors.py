@@ -22,6 +22,7 @@ that meets them, always ``from error``.
     ├── StorageError                the database: newer than the code, full, damaged, locked
     ├── SyncError                   a sync that cannot start or go on
     │   ├── SyncRunning                 another one is at it
+    │   ├── SuspiciousRemoval           so much is gone that somebody has to allow it
     │   └── LeaseLost                   a task was taken over; what it brings is not stored
     ├── HistoryError                changes that are asked for and were not recorded
     │   └── CursorExpired               … or are no longer kept
@@ -34,6 +35,7 @@ that meets them, always ``from error``.
     │   ├── PermissionDenied            the credential is right and may not do this
     │   ├── QuotaExceeded               too many requests; ``retry_after`` seconds
     │   ├── UpstreamMissing             the thing asked for does not exist (any more)
+    │   ├── MarkRefused                 a sync token or position is not accepted any more
     │   ├── UpstreamChanged             an answer that the connector does not understand
     │   └── UpstreamBroken              the other side failed (5xx)
     ├── LoaderFault                 a connector's code raised or returned nonsense
