@@ -302,7 +302,7 @@ class TapeParted(TapeError):
         super().__init__(
             f"tape and run parted at {operation}: the run asks for {input}, {what}"
             f" ({left} of its answers are left{near})",
-            hint="the tape ends too early, or the connector asks otherwise than the version that was recorded",
+            hint="the tape ends too early, or the connector asks otherwise than when it was recorded",
             operation=operation,
             input=input,
             left=left,
