@@ -11,7 +11,7 @@ import pytest
 from max import Entity, Field, Many, Query, Ref, Schema
 from max.core import Order
 from max.engine import Tables
-from max.evolution import build_indexes
+from max.layouts import build_indexes
 from max.queries import selects, write_cursor
 
 
