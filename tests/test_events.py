@@ -198,7 +198,9 @@ def test_who_does_not_read_delays_nothing_and_is_told_what_is_lost() -> None:
     status, told = play(Source(name=[named]), body)
     assert (status, len(told)) == (Status.COMPLETED, BUFFER + 2)
     assert (told[-2].kind, told[-1].kind) == (EventKind.LOST, EventKind.SYNC_ENDED)
-    assert told[-2].facts["events"] + BUFFER == 3 * BUFFER + 2 * 12 + 1, "three for each task, two for pages and the removal"
+    assert told[-2].facts["events"] + BUFFER == 3 * BUFFER + 2 * 12 + 1, (
+        "three a task, two a page and the removal"
+    )
 
 
 def test_a_sync_that_is_stopped_before_it_ran_has_an_end() -> None:

@@ -28,9 +28,9 @@ from max.errors import (
     UsageError,
 )
 from max.execution import NO_OPTIONS
-from max.runner import TRIES
 from max.expansion import expand
 from max.operations import operation
+from max.runner import TRIES
 from max.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
 from tests.sample import sample
 from tests.scenes import (
