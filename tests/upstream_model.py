@@ -258,13 +258,15 @@ SWEEP = timedelta(days=3650)
 
 
 def loaders(
-    upstream: Upstream, ask: Callable[[str | None, Callable[[], Page[Any]]], Any]
+    upstream: Upstream, ask: Callable[[str, str, PageRequest, Callable[[], Page[Any]]], Any]
 ) -> list[Loader[Any]]:
     """How each collection is listed; ``ask`` lets every request take its time, or fail."""
 
     def lister(many: ManyOf[Any, Any]) -> Loader[Any]:
         async def list_them(parent: Ref[Any], request: PageRequest, env: Any) -> Page[Any]:
-            page: Page[Any] = await ask(request.cursor, lambda: upstream.page(many, parent, request))
+            page: Page[Any] = await ask(
+                repr(many), parent.id, request, lambda: upstream.page(many, parent, request)
+            )
             return page
 
         list_them.__name__ = f"list_{many.name}"
@@ -277,7 +279,7 @@ def loaders(
         return declare(list_them)
 
     async def changes(root: Ref[Any], request: PageRequest, env: Any) -> Page[Entity]:
-        return await ask(request.cursor, lambda: upstream.changes(request))  # type: ignore[no-any-return]  # a page
+        return await ask("feed", root.id, request, lambda: upstream.changes(request))  # type: ignore[no-any-return]  # a page
 
     found = [lister(many) for many in COLLECTIONS]
     if upstream.feed:

@@ -1,0 +1,419 @@
+"""Removals: what is gone upstream is hidden, and nothing else is; what is suspicious is asked about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.core import Settings, SyncOptions
+from max.tasks import Status, SyncResult
+from tests.upstream_model import ROOT, Box, Group, Item, Root, Upstream
+from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
+
+LOOSE, BOXES, ITEMS, GROUPS = map(repr, (Group.loose, Group.boxes, Box.items, Root.groups))
+Body = Callable[[World], Awaitable[None]]
+
+
+def furnish(upstream: Upstream, groups: int = 2, items: int = 0) -> None:
+    """Some groups, and items that lie about in the first of them."""
+    for number in range(groups):
+        upstream.create(Group, f"g{number}", (GROUPS, ROOT.id))
+    for number in range(items):
+        upstream.create(Item, f"i{number:02}", (LOOSE, "g0"))
+
+
+async def synced(world: World, sync: Sync = Sync()) -> SyncResult:  # noqa: B008  # it is never changed
+    """What one sync came to, which nobody killed."""
+    result = await world.sync(sync)
+    assert result is not None
+    return result
+
+
+async def ids(world: World) -> set[str]:
+    """The items that can be seen."""
+    rows, _ = await world.state()
+    return {row.split("id=")[1].split(",")[0] for row in rows["Item"]}
+
+
+async def members(world: World) -> set[str]:
+    """Which item lies about in which group."""
+    return (await world.state())[1][LOOSE]
+
+
+def asked(world: World) -> Counter[str]:
+    """What was asked since the last look, by collection and parent."""
+    requests, world.requests = world.requests, []
+    return Counter(f"{one.name} {one.parent}" for one in requests)
+
+
+# -- parents -------------------------------------------------------------------------------------
+
+
+def test_who_loses_one_of_several_parents_stays() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Item, "i", (LOOSE, "g0"), (LOOSE, "g1"))
+        await synced(world)
+        world.upstream.begin()
+        world.upstream.put("i", {(LOOSE, "g1")})
+        result = await synced(world)
+        assert (result.status, result.removed) == (Status.COMPLETED, 0)
+        assert (await ids(world), await members(world)) == ({"i"}, {"g1/i"})
+
+    play(body)
+
+
+def test_who_loses_all_parents_is_gone() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Item, "i", (LOOSE, "g0"), (LOOSE, "g1"))
+        await synced(world)
+        world.upstream.delete("i")
+        result = await synced(world)
+        assert (result.status, result.removed, await ids(world)) == (Status.COMPLETED, 1, set())
+
+    play(body)
+
+
+@pytest.mark.parametrize(("before", "after"), [("g0", "g1"), ("g1", "g0")])
+def test_who_moves_to_another_parent_is_never_gone(before: str, after: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Item, "i", (LOOSE, before))
+        await synced(world)
+        world.upstream.begin()
+        world.upstream.put("i", {(LOOSE, after)})
+        assert (await synced(world)).removed == 0
+        assert await members(world) == {f"{after}/i"}
+
+    play(body)
+
+
+def test_who_is_in_a_collection_of_another_kind_stays() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (LOOSE, "g0"), (ITEMS, "b"))
+        await synced(world)
+        world.upstream.begin()
+        world.upstream.put("i", {(ITEMS, "b")})
+        assert (await synced(world)).removed == 0
+        assert (await ids(world), await members(world)) == ({"i"}, set())
+
+    play(body)
+
+
+def test_what_is_in_a_parent_goes_with_it_unless_it_is_elsewhere_too() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "inside", (ITEMS, "b"))
+        world.upstream.create(Item, "both", (ITEMS, "b"), (LOOSE, "g1"))
+        await synced(world)
+        world.upstream.delete("g0")
+        result = await synced(world)
+        assert (result.status, result.failures, result.removed) == (Status.COMPLETED, (), 3)
+        assert await world.state() == world.upstream.state()
+
+    play(body)
+
+
+def test_who_was_lost_is_not_asked_for_children_and_what_is_below_may_be_missing() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        await synced(world)
+        world.upstream.delete("g0")
+        asked(world)
+        result = await synced(world)
+        assert (result.status, result.failures) == (Status.COMPLETED, ())
+        assert not [what for what in asked(world) if what.endswith(" g0")]
+
+    play(body)
+
+
+def test_a_root_stays_though_nobody_lists_it() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        await synced(world)
+        world.upstream.delete("g0")
+        world.upstream.delete("g1")
+        assert (await synced(world)).removed == 2
+        await world.open()
+        assert await world.engine.count(world.engine.query(Root).query) == 1
+        await world.close()
+
+    play(body)
+
+
+# -- certainty -----------------------------------------------------------------------------------
+
+
+def test_with_one_place_a_row_is_gone_without_another_look() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        await synced(world)
+        world.upstream.delete("g1")
+        asked(world)
+        assert (await synced(world)).removed == 1
+        assert asked(world) == {"Root.groups r": 1, "Group.boxes g0": 1, "Group.loose g0": 1}
+
+    play(body)
+
+
+def test_with_several_places_all_are_looked_at_once_more() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=2)
+        await synced(world)
+        world.upstream.delete("i00")
+        asked(world)
+        assert (await synced(world)).removed == 1
+        assert set(asked(world).values()) == {2}
+
+    play(body)
+
+
+def test_where_nothing_is_lost_nothing_is_looked_at_again() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=2)
+        await synced(world)
+        asked(world)
+        assert (await synced(world)).removed == 0
+        assert set(asked(world).values()) == {1}
+
+    play(body)
+
+
+def test_a_round_of_looks_is_handed_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("max.runner.CHILDREN_PAGE", 2)
+
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=5, items=2)
+        await synced(world)
+        world.upstream.delete("i00")
+        asked(world)
+        assert (await synced(world)).removed == 1
+        assert {times for what, times in asked(world).items() if what.startswith("Group")} == {2}
+
+    play(body)
+
+
+def during(
+    *syncs: Sync, kinds: Sequence[str] = ("full",) * 4, feed: bool = False, delays: Any = (1,)
+) -> None:
+    """Let a history happen: nothing that is there may be hidden, and in the end all is right."""
+    live(History(tuple(kinds), feed, True, delays, syncs))
+
+
+GROUP_0, GROUP_1, GROUP_2 = Event("group", 0), Event("group", 1), Event("group", 2)
+IN_G0, IN_G1, IN_G2 = (Event("item", 6, number) for number in range(3))  # i0 lies about there
+
+
+@pytest.mark.parametrize("number", range(2, 10))
+def test_who_moved_before_a_sync_and_again_during_it_is_never_hidden(number: int) -> None:
+    begin = Sync([GROUP_0, GROUP_1, GROUP_2, IN_G0])
+    for there, back in ((IN_G1, IN_G2), (IN_G2, IN_G1)):
+        during(begin, Sync([there], {number: back}))
+        during(begin, Sync([there], {number: back}), delays=(1, 3, 2))
+
+
+@pytest.mark.parametrize("number", range(2, 8))
+def test_who_moves_into_a_parent_made_during_the_sync_is_never_hidden(number: int) -> None:
+    begin = Sync([GROUP_0, GROUP_1, IN_G0])
+    during(begin, Sync([], {2: GROUP_2, number: IN_G2}))
+    during(begin, Sync([], {2: Event("box", 0, 1), number: Event("item", 0, 0)}))
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_who_is_edited_while_the_newest_come_first_is_never_hidden(number: int) -> None:
+    kinds = ("newest", "full", "full", "full")
+    full = SyncOptions(full=True, allow_removals=True)
+    edited = Sync([], {number: Event("touch", 0)}, options=full)
+    during(Sync([GROUP_0, GROUP_1, GROUP_2]), edited, kinds=kinds)
+    during(
+        Sync([GROUP_0, GROUP_1, GROUP_2]), Sync([], {number: Event("touch", 0)}, options=RIGHT), kinds=kinds
+    )
+
+
+def test_a_long_listing_newest_first_still_finds_what_is_gone() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=7)
+        await synced(world)
+        world.upstream.delete("g3")
+        result = await synced(world, Sync(options=RIGHT))
+        assert (result.status, result.removed) == (Status.COMPLETED, 1)
+
+    play(body, groups="newest")
+
+
+def test_what_only_a_feed_told_of_goes_when_the_feed_begins_anew() -> None:
+    boxed = Event("item", 21, 0)
+    during(
+        Sync([GROUP_0]),
+        Sync([boxed], {3: Event("denied"), 4: Event("denied")}),
+        Sync([Event("delete", 1)], options=SyncOptions(full=True)),
+        feed=True,
+    )
+
+
+def test_who_is_gone_is_no_place_to_look_for_others() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        await synced(world)
+        world.upstream.delete("b")
+        world.upstream.delete("g1")
+        result = await synced(world)
+        assert (result.failures, result.removed) == ((), 2)
+
+    play(body)
+
+
+def test_while_a_place_cannot_be_looked_at_nothing_is_removed() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=1)
+        await synced(world)
+        world.upstream.delete("i00")
+        denied = {number: Event("denied") for number in (4, 5, *range(6, 40))}
+        result = await synced(world, Sync([], denied))
+        assert (result.status, result.removed, await ids(world)) == (Status.PARTIAL, 0, {"i00"})
+        assert (await synced(world)).removed == 1
+
+    play(body)
+
+
+@pytest.mark.parametrize("trouble", ["denied", "kill", "pause", "again"])
+def test_a_listing_that_was_cut_short_removes_nothing(trouble: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=1, items=7)
+        await synced(world)
+        world.requests.clear()
+        number = 4 if trouble == "again" else 3
+        await world.sync(Sync([], {number: Event(trouble)}))
+        assert len(await ids(world)) == 7
+        world.upstream.delete("i03")
+        assert (await synced(world, Sync(restart=True))).removed == 1
+
+    play(body, groups="full")
+
+
+# -- the guard -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+@settings(max_examples=12)
+def test_so_many_may_go_and_no_more_without_being_asked(rows: int, gone: int, share: float) -> None:
+    gone = min(rows, gone)
+    expected = gone <= max(10, share * rows)
+
+    async def body(world: World) -> None:
+        world.settings = Settings(removal_share=share)
+        furnish(world.upstream, groups=1, items=rows)
+        await synced(world)
+        for number in range(gone):
+            world.upstream.delete(f"i{number:02}")
+        result = await synced(world)
+        assert (result.status is Status.COMPLETED, len(await ids(world))) == (
+            expected,
+            rows - gone if expected else rows,
+        )
+
+    play(body)
+
+
+def test_what_is_suspicious_is_told_with_its_numbers_and_goes_when_it_is_allowed() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=1, items=40)
+        await synced(world)
+        for number in range(1, 40):
+            world.upstream.delete(f"i{number:02}")
+        refused = await synced(world)
+        (failure,) = refused.failures
+        assert (refused.status, failure.code) == (Status.PARTIAL, "sync.removals")
+        assert "39 of 40 Item" in failure.message
+        assert len(await ids(world)) == 40
+        allowed = await synced(world, Sync(options=SyncOptions(allow_removals=True)))
+        assert (allowed.status, allowed.removed, await ids(world)) == (Status.COMPLETED, 39, {"i00"})
+
+    play(body)
+
+
+def test_what_came_back_after_a_refusal_stays_though_removals_are_allowed() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=1, items=40)
+        await synced(world)
+        for number in range(40):
+            world.upstream.delete(f"i{number:02}")
+        assert (await synced(world)).status is Status.PARTIAL
+        world.upstream.create(Item, "i07", (LOOSE, "g0"))
+        heal = Sync(options=SyncOptions(heal=True, allow_removals=True))
+        assert ((await synced(world, heal)).removed, await ids(world)) == (39, {"i07"})
+
+    play(body)
+
+
+# -- what is hidden ------------------------------------------------------------------------------
+
+
+def test_who_comes_back_is_seen_again_with_what_is_new() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=1)
+        await synced(world)
+        world.upstream.delete("i00")
+        await synced(world)
+        world.upstream.create(Item, "i00", (LOOSE, "g1"))
+        world.upstream.touch("i00", "back")
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body)
+
+
+def test_what_was_hidden_for_long_is_deleted_with_all_that_is_known_of_it() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=2)
+        await synced(world)
+        world.upstream.delete("i00")
+        world.upstream.delete("g1")
+        await synced(world)
+        await world.open()
+        assert len(await world.hidden()) == 2
+        await world.close()
+        world.set_back = -31 * 86_400.0
+        await synced(world)
+        await world.open()
+        count = "SELECT (SELECT count(*) FROM _max_link) - 2, (SELECT count(*) FROM _max_orphan)"
+        left = await world.database.read(lambda one: one.execute(count).fetchone())
+        assert (await world.hidden(), left) == (set(), (0, 0))
+        await world.close()
+
+    play(body)
+
+
+# -- several installations -----------------------------------------------------------------------
+
+
+def test_interleaved_syncs_of_two_installations_do_not_touch_each_others_rows(tmp_path: Any) -> None:
+    async def life(world: World, mine: str) -> None:
+        furnish(world.upstream, groups=3)
+        for number in range(4):
+            world.upstream.create(Item, f"{mine}{number}", (LOOSE, f"g{number % 3}"))
+            if number >= 2:
+                world.upstream.delete(f"{mine}{number - 2}")
+            await synced(world, Sync([], {3: Event("touch", number)}))
+        await synced(world, Sync(options=RIGHT))
+        assert await world.state() == world.upstream.state()
+        assert await ids(world) == {f"{mine}2", f"{mine}3"}
+
+    async def main(first: World) -> None:
+        history = first.history
+        second = World(history, tmp_path / "second.db")
+        await asyncio.gather(life(first, "a"), life(second, "b"))
+
+    play(main, groups="newest", loose="oldest")

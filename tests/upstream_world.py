@@ -1,0 +1,307 @@
+"""Processes that copy a living upstream, one after the other, in time that costs nothing.
+
+A process may be killed: what it would still write is lost, and the next one finds the file as it
+was left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from max.core import Page, PageRequest, Settings, SyncOptions
+from max.engine import SqliteEngine, SqliteSyncMeta
+from max.errors import Interrupted, Offline, PermissionDenied, StorageError, UpstreamBroken
+from max.execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle
+from max.operations import Caller, Limits
+from max.sqlite import Work
+from max.task_store import SqliteTaskStore
+from max.tasks import Status, SyncResult
+from tests.sample import sample
+from tests.scenes import PatientDatabase, run
+from tests.upstream_model import (
+    COLLECTIONS,
+    ROOT,
+    SCHEMA,
+    Box,
+    Group,
+    Item,
+    Root,
+    State,
+    Upstream,
+    loaders,
+    plan,
+    signature,
+)
+from tests.virtual_time import later, now
+
+T = TypeVar("T")
+
+RIGHT = SyncOptions(sweep=True, allow_removals=True)
+EAGER = Settings(removal_share=0.5)
+
+
+class Request(NamedTuple):
+    """What was asked: of which collection or feed, for which parent."""
+
+    name: str
+    parent: str
+    page: PageRequest
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens: by its name and two numbers that choose among what there is."""
+
+    what: str
+    a: int = 0
+    b: int = 0
+
+
+@dataclass(frozen=True)
+class Sync:
+    """One sync of a history: what happens before it, and before its nth answers."""
+
+    before: Sequence[Event] = ()
+    during: dict[int, Event] = field(default_factory=dict)
+    restart: bool = False  # give up what was interrupted
+    options: SyncOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True)
+class History:
+    """A life of an upstream, and the syncs in it."""
+
+    kinds: tuple[str, ...]
+    feed: bool
+    polite: bool
+    delays: tuple[int, ...]  # seconds before and after each answer, in turn
+    syncs: tuple[Sync, ...] = ()
+
+
+def change(upstream: Upstream, event: Event) -> None:
+    """Let something happen upstream; what cannot happen does not."""
+    a, b, groups, boxes = event.a, event.b, upstream.of(Group), upstream.of(Box)
+    if event.what == "group" and f"g{a % 3}" not in upstream.things:
+        upstream.create(Group, f"g{a % 3}", (repr(Root.groups), ROOT.id))
+    elif event.what == "box" and groups:
+        place(upstream, Box, f"b{a % 4}", {(repr(Group.boxes), groups[b % len(groups)])})
+    elif event.what == "item" and groups:
+        loose = {(repr(Group.loose), groups[b % len(groups)])}
+        boxed = {(repr(Box.items), boxes[b % len(boxes)])} if boxes else loose
+        two = {*loose, (repr(Group.loose), groups[(b + 1) % len(groups)])}
+        place(upstream, Item, f"i{a % 6}", (boxed, loose, boxed | loose, two)[a // 6 % 4])
+    elif event.what == "forget":
+        upstream.life += 1
+    elif upstream.things and event.what in ("touch", "delete"):
+        id = sorted(upstream.things)[a % len(upstream.things)]
+        upstream.touch(id, f"title {b}") if event.what == "touch" else upstream.delete(id)
+
+
+def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) -> None:
+    """Something comes, comes back or moves."""
+    if id in upstream.things:
+        upstream.put(id, places)
+    else:
+        upstream.create(kind, id, *places)
+
+
+class MortalDatabase(PatientDatabase):
+    """A database of a process that may be killed: what it would still write is lost."""
+
+    dead = False
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run work in one transaction, unless the process is no more."""
+        if self.dead:
+            raise StorageError("killed")
+        return await super().transact(work)
+
+
+class World:
+    """An upstream and its copy in a file, from one process to the next."""
+
+    def __init__(self, history: History, path: Path) -> None:
+        self.history, self.path = history, path
+        kinds = {repr(many): kind for many, kind in zip(COLLECTIONS, history.kinds, strict=True)}
+        self.upstream = Upstream(kinds, history.feed, polite=history.polite)
+        self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
+        self.during: dict[int, Event] = {}
+        self.asked = 0
+        self.requests: list[Request] = []
+        self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is wrong
+        self.handle: SyncHandle | None = None
+        self.killed = asyncio.Event()
+
+    async def ask(
+        self, name: str, parent: str, request: PageRequest, answer: Callable[[], Page[Any]]
+    ) -> Page[Any]:
+        """A request: it takes its time, and things happen before it is answered."""
+        self.asked += 1
+        number, delays = self.asked, self.history.delays
+        self.requests.append(Request(name, parent, request))
+        await later(delays[number % len(delays)])
+        event = self.during.pop(number, Event("nothing"))
+        await self._disturb(event.what)
+        change(self.upstream, event)
+        page = answer()
+        await later(delays[number * 7 % len(delays)])
+        lies = event.what == "again" and request.cursor is not None and page.next is not None
+        return page.replace(next=request.cursor) if lies else page
+
+    def clock(self) -> float:
+        """The time as this machine has it."""
+        return now() - self.set_back
+
+    async def _disturb(self, what: str) -> None:
+        errors = {"broken": UpstreamBroken, "offline": Offline, "denied": PermissionDenied}
+        if what in errors:
+            raise errors[what]("it was drawn so")
+        if what == "pause" and self.handle is not None:
+            await self.handle.pause()
+        if what == "kill":
+            self.database.dead = True
+            self.killed.set()
+            await asyncio.Event().wait()
+
+    async def open(self) -> None:
+        """A process begins."""
+        self.killed = asyncio.Event()
+        self.database = MortalDatabase(self.path)
+        await self.database.start()
+        resolver = self.connector.resolver
+        self.engine = SqliteEngine(self.database, SCHEMA, resolver.parts, resolver)
+        await self.engine.start()
+        await self.engine.store(Root(ROOT.id))
+        self.meta = SqliteSyncMeta(self.database, self.engine.tables)
+        self.executor = SyncExecutor(
+            SqliteTaskStore(self.database),
+            Surroundings(
+                "model",
+                self.connector,
+                None,
+                self.engine,
+                self.meta,
+                Caller(Limits()),
+                self.clock,
+                lambda: 1.0,
+                self.settings,
+            ),
+            after=self.engine.tidy,
+            cap=3,
+        )
+        await self.executor.start()
+
+    async def close(self) -> None:
+        """The process ends: by itself, or it was killed."""
+        await self.executor.stop()
+        dead, self.database.dead = self.database.dead, False
+        if dead:
+            await self.database.transact(_bury)
+        await self.database.stop()
+
+    async def sync(self, one: Sync) -> SyncResult | None:
+        """What one sync comes to, in a process of its own; None when it was killed."""
+        for event in one.before:
+            change(self.upstream, event)
+        await self.open()
+        try:
+            hidden = await self.hidden()
+            result = await self._run(one)
+            new = await self.hidden() - hidden
+            assert not new & self.upstream.steady, f"hidden, and still there: {new & self.upstream.steady}"
+            return result
+        finally:
+            self.handle = None
+            await self.close()
+
+    async def _run(self, one: Sync) -> SyncResult | None:
+        unfinished = await self.executor.unfinished()
+        self.during, self.asked = dict(one.during), 0
+        if unfinished is not None and not one.restart:
+            self.handle = await self.executor.resume(unfinished)
+        else:
+            self.upstream.begin()
+            self.handle = await self.executor.begin(plan(self.upstream), one.options)
+        ended, killed = asyncio.create_task(self.handle.completion()), asyncio.create_task(self.killed.wait())
+        await asyncio.wait([ended, killed], return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
+        if not self.killed.is_set():
+            return await ended
+        await self.executor.stop()
+        outcome = await asyncio.gather(ended, return_exceptions=True)
+        assert isinstance(outcome[0], Interrupted | StorageError)
+        return None
+
+    async def hidden(self) -> set[str]:
+        """The ids of the rows that are hidden."""
+
+        def read(connection: sqlite3.Connection) -> set[str]:
+            sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
+            tables = [layout.table for layout in self.engine.tables._layouts.values()]
+            return {id for table in tables for (id,) in connection.execute(sql.format(table))}
+
+        return await self.database.read(read)
+
+    async def state(self) -> State:
+        """What the database holds."""
+        await self.open()
+        rows, members = {}, {}
+        for kind in (Group, Box, Item):
+            rows[kind.__name__] = {signature(one) for one in await self.engine.query(kind).all()}
+        for many in COLLECTIONS:
+            parents: list[Any] = await self.engine.query(many.parent).all()
+            pages = [(one.id, await self.engine.load_collection(one.ref(one.id), many)) for one in parents]
+            members[repr(many)] = {f"{id}/{child.id}" for id, page in pages for child in page.items}
+        await self.close()
+        return rows, members
+
+
+def _bury(connection: sqlite3.Connection) -> None:
+    """Let the worker look like a process that is no more: its start is another one's."""
+    for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
+        for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():
+            if worker is not None:
+                host, boot, pid, _, serial = worker.split("/")
+                dead = f"{host}/{boot}/{pid}/0/{serial}"
+                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (dead, worker))
+
+
+def live(history: History) -> None:
+    """Let a history happen, then sync once undisturbed: the copy must be right."""
+
+    async def main(path: Path) -> None:
+        world = World(history, path)
+        for one in history.syncs:
+            await world.sync(one)
+        result = await world.sync(Sync(restart=True, options=RIGHT))
+        assert result is not None
+        assert await world.state() == world.upstream.state()
+        assert (result.status, result.failures) == (Status.COMPLETED, ())
+
+    with tempfile.TemporaryDirectory() as folder:
+        run(main(Path(folder) / "data.db"))
+
+
+def play(
+    body: Callable[[World], Awaitable[T]],
+    *,
+    groups: str = "full",
+    boxes: str = "full",
+    loose: str = "full",
+    items: str = "full",
+    feed: bool = False,
+    polite: bool = True,
+) -> T:
+    """Run a body on a world whose collections are listed in these ways."""
+
+    async def main(path: Path) -> T:
+        return await body(World(History((groups, boxes, loose, items), feed, polite, (1,)), path))
+
+    with tempfile.TemporaryDirectory() as folder:
+        return run(main(Path(folder) / "data.db"))
