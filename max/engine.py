@@ -45,7 +45,7 @@ from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .history import History
 from .layouts import Parts, build_indexes, read_layouts
 from .membership import LINKS_BY_CHILD, Membership, Place
-from .quarantine import Quarantine
+from .quarantine import Quarantine, Sifted
 from .queries import chosen, count, run, selects, write_cursor
 from .rows import Layout, Rows, stamp_column
 from .sqlite import Database, migrate, quoted, refuse_newer
@@ -264,24 +264,38 @@ class Tables:
         sifted = [
             self.quarantine.sift(connection, self.layout(kind), e, arrival) for kind, e in by_entity.items()
         ]
-        listing, at = arrival.listing, arrival.requested_at if dated else None
-        place = self.membership.open(connection, listing) if listing is not None else None
-        counts = {}
-        for layout, groups, _, unfit in sifted:
-            along = listing is not None and layout.entity is not listing.collection.child
-            before = last_row(connection, layout) if along else 0
-            if listing is not None and listing.ids_only and not along:
-                groups = self._restore(connection, layout, groups, arrival.requested_at)
-            elif arrival.changes is not None:
-                self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
-            self._write_groups(connection, layout, groups, at, None if along else place)
-            new = last_row(connection, layout) - before if along else len(by_entity[layout.entity]) - unfit
-            counts[layout.entity.__name__] = new
+        place = self.membership.open(connection, arrival.listing) if arrival.listing is not None else None
+        at = arrival.requested_at if dated else None
+        counts = {
+            one.layout.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
+        }
         removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
         self.quarantine.forget(connection, arrival.removed)
         self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
         return Stored(counts, removed, sum(one.unfit for one in sifted))
+
+    def _store(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        sifted: Sifted,
+        at: float | None,
+        place: Place | None,
+    ) -> int:
+        """Store what came of one entity; how many rows that counts for: of what came along, new ones only."""
+        layout, groups, listing = sifted.layout, sifted.groups, arrival.listing
+        if listing is not None and layout.entity is not listing.collection.child:
+            before = last_row(connection, layout)
+            self._write_groups(connection, layout, groups, at, None)
+            return last_row(connection, layout) - before
+        number = sum(len(rows.ids) for rows in groups)
+        if listing is not None and listing.ids_only:
+            groups = self._restore(connection, layout, groups, arrival.requested_at)
+        elif arrival.changes is not None:
+            self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
+        self._write_groups(connection, layout, groups, at, place)
+        return number
 
     def _remember_members(
         self,
@@ -367,24 +381,16 @@ class Tables:
         parts, fields = complete_parts(layout, groups) if at is not None else ({}, "")
         stamps: list[Any] = []
         if parts:
-            page = {
-                "entity": layout.entity.__name__,
-                "fields": fields,
-                "at": at,
-                "list": place.list if place else None,
-                "number": place.number if place else None,
-                "generation": place.generation if place else None,
-            }
+            page = {"entity": layout.entity.__name__, "fields": fields, "at": at}
+            page |= place._asdict() if place else dict.fromkeys(Place._fields)
             stamps = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
         for rows in groups:
             key = rows.names, tuple(parts)
             statement = layout.upserts.get(key) or layout.upserts.setdefault(key, upsert(layout, *key))
             connection.executemany(statement, rows.tuples(*layout.masks(rows.names), *stamps))
-        if at is not None:
-            for rows in groups:
-                alone = [name for name in rows.names if layout.parts[name] not in parts]
-                if alone:
-                    self.freshness.record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
+            alone = [name for name in rows.names if layout.parts[name] not in parts]
+            if alone and at is not None:
+                self.freshness.record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
 
     # -- freshness ------------------------------------------------------------------------
 
@@ -688,6 +694,10 @@ class SqliteSyncMeta(SyncMeta):
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
         return lambda connection: Stored({}, membership.removing(connection, entities, looking))
+
+    async def is_doomed(self, ref: Ref[Any]) -> bool:
+        """Whether it was found gone and is not removed yet."""
+        return await self._database.read(lambda c: self._tables.membership.is_doomed(c, ref))
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""
