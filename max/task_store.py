@@ -450,6 +450,17 @@ class _Transaction:
         states = [_state_after(one, wanted) for one in settlements]
         self._move(settlements, states)
         stored = [[write(self.connection) for write in one.writes] for one in settlements]
+        self._remember(settlements)
+        for one, to in zip(settlements, states, strict=True):
+            if to is State.AWAITING_CHILDREN:
+                self._look_at.add(one.task.id)
+            elif not MOVES[to]:
+                self._ended.append((one.task.id, one.task.parent, to is State.FAILED))
+        self._stored += chain.from_iterable(stored)
+        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
+
+    def _remember(self, settlements: Sequence[Settlement]) -> None:
+        """What is to be done because of them, what failed, and what there is to say."""
         rows = [
             self._row(child, one.task.id, None, State.PENDING)
             for one in settlements
@@ -458,13 +469,6 @@ class _Transaction:
         self.connection.executemany(INSERT_TASK, rows)
         self._record([failure for one in settlements for failure in one.failures])
         self._note([note for one in settlements for note in one.notes])
-        for one, to in zip(settlements, states, strict=True):
-            if to is State.AWAITING_CHILDREN:
-                self._look_at.add(one.task.id)
-            elif not MOVES[to]:
-                self._ended.append((one.task.id, one.task.parent, to is State.FAILED))
-        self._stored += chain.from_iterable(stored)
-        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         by_statement: dict[str, list[Any]] = {}
