@@ -42,6 +42,7 @@ from tests.virtual_time import later, now
 
 T = TypeVar("T")
 
+START = 1_900_000_000.0  # seconds since the epoch: when virtual time begins
 RIGHT = SyncOptions(sweep=True, allow_removals=True)
 EAGER = Settings(removal_share=0.5)
 
@@ -156,7 +157,7 @@ class World:
 
     def clock(self) -> float:
         """The time as this machine has it."""
-        return now() - self.set_back
+        return START + now() - self.set_back
 
     async def _disturb(self, what: str) -> None:
         errors = {"broken": UpstreamBroken, "offline": Offline, "denied": PermissionDenied}

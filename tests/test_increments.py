@@ -1,0 +1,464 @@
+"""Increments: the next listing begins where the last complete one says, and loses nothing by it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from max.connector import Connector
+from max.core import Batch, Listed, Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
+from max.engine import SqliteEngine, SqliteSyncMeta
+from max.entities import Entity, Field, Many, ManyOf, Ref
+from max.execution import Surroundings, SyncExecutor
+from max.operations import Caller, Limits
+from max.sqlite import MEMORY
+from max.surroundings import MOMENT
+from max.task_store import SqliteTaskStore
+from max.tasks import Status, SyncResult
+from tests.sample import sample
+from tests.scenes import PatientDatabase, run
+from tests.upstream_model import EPOCH, KINDS, ROOT, Group, Item, Root
+from tests.upstream_world import RIGHT, Event, Request, Sync, World, play
+from tests.virtual_time import now
+
+LOOSE, GROUPS = repr(Group.loose), repr(Root.groups)
+INCREMENTAL = ("newest", "oldest", "token")
+
+
+async def synced(world: World, sync: Sync = Sync()) -> SyncResult:  # noqa: B008  # it is never changed
+    """What one sync came to, which nobody killed."""
+    result = await world.sync(sync)
+    assert result is not None
+    return result
+
+
+def furnish(world: World, items: int = 5) -> None:
+    """One group, and items that lie about in it."""
+    world.upstream.create(Group, "g", (GROUPS, ROOT.id))
+    for number in range(items):
+        world.upstream.create(Item, f"i{number}", (LOOSE, "g"))
+
+
+def listed(world: World, many: ManyOf[Any, Any] = Group.loose) -> list[Request]:
+    """What was asked of a collection since the last look."""
+    requests, world.requests = world.requests, []
+    return [one for one in requests if one.name == repr(many)]
+
+
+async def remembered(world: World) -> Listed:
+    """What is remembered of the listings of the group's items."""
+    await world.open()
+    known = await world.meta.listed(Group.ref("g"), Group.loose)
+    await world.close()
+    return known
+
+
+# -- marks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", INCREMENTAL)
+def test_only_what_changed_is_asked_for_the_next_time(kind: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        assert [one.page.cursor is None for one in listed(world)] == [True, False, False]
+        world.upstream.touch("i1", "changed")
+        await synced(world)
+        (request,) = listed(world)
+        assert (request.page.mark, request.page.since) != (None, None)
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+def test_a_watermark_asks_for_what_changed_at_the_newest_value_or_later() -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        listed(world)
+        await synced(world)
+        newest = max(thing.changed for thing in world.upstream.things.values())
+        assert [one.page.since for one in listed(world)] == [EPOCH + timedelta(seconds=newest)]
+
+    for kind in ("newest", "oldest"):
+        play(body, loose=kind)
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_edited_during_a_listing_is_not_missed_by_the_next(kind: str, number: int) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world, Sync([], {number: Event("touch", 3), number + 1: Event("touch", 5, 1)}))
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_during_a_listing_is_not_missed_by_the_next(kind: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        for number in (3, 4, 5):
+            await synced(world, Sync([Event("touch", 1)], {number: Event("item", number, 0)}))
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+@pytest.mark.parametrize("trouble", ["denied", "kill", "pause", "again", "offline"])
+@pytest.mark.parametrize("kind", INCREMENTAL)
+def test_a_mark_moves_only_with_a_listing_that_was_read_to_its_end(kind: str, trouble: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        before = await remembered(world)
+        for number in range(5):
+            world.upstream.touch(f"i{number}", "changed")
+        # the second page of three, which the next tries fail as well
+        await world.sync(Sync([], {number: Event(trouble) for number in range(4, 9)}))
+        assert (await remembered(world)).mark == before.mark is not None
+        await synced(world, Sync(restart=True))
+        assert (await remembered(world)).mark != before.mark
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+@pytest.mark.parametrize("kind", INCREMENTAL)
+def test_what_goes_on_after_a_pause_keeps_its_mark(kind: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        paused = await synced(world, Sync([], {4: Event("pause")}))
+        assert paused.status is Status.PAUSED
+        for number in range(5):
+            world.upstream.touch(f"i{number}", "changed")
+        assert (await synced(world)).id == paused.id
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+def test_a_full_sync_asks_for_everything_and_moves_the_mark() -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        listed(world)
+        await synced(world, Sync(options=RIGHT.replace(full=True)))
+        assert {one.page.since for one in listed(world)} == {None}
+        await synced(world)
+        assert len(listed(world)) == 1
+
+    play(body, loose="oldest")
+
+
+# -- refused marks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_token_that_is_refused_falls_back_to_everything_and_says_so(polite: bool) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        world.upstream.delete("i2")
+        world.upstream.gone.clear()  # nobody remembers that it was there
+        world.upstream.life += 1
+        result = await synced(world)
+        assert (result.status, len(result.notes), result.removed) == (Status.COMPLETED, 1, 1)
+        assert ("too old" in result.notes[0]) == polite
+        assert await world.state() == world.upstream.state()
+        assert (await synced(world)).notes == ()
+
+    play(body, loose="token", polite=polite)
+
+
+def test_a_position_that_is_refused_between_two_pages_begins_the_feed_anew() -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        for number in range(5):
+            world.upstream.touch(f"i{number}", "changed")
+        world.upstream.delete("i4")
+        world.upstream.gone.clear()
+        result = await synced(world, Sync([], {2: Event("forget")}))
+        assert (result.status, len(result.notes)) == (Status.COMPLETED, 1)
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, feed=True)
+
+
+# -- sweeps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", INCREMENTAL)
+def test_a_sweep_follows_when_it_is_due_or_asked_for_and_names_ids_only(kind: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        world.upstream.delete("i2")
+        world.upstream.gone.clear()
+        listed(world)
+        assert (await synced(world)).removed == 0
+        assert {one.page.ids_only for one in listed(world)} == {False}
+        assert (await synced(world, Sync(options=RIGHT))).removed == 1
+        assert {one.page.ids_only for one in listed(world)} == {False, True}
+        world.upstream.delete("i3")
+        world.upstream.gone.clear()
+        world.set_back = -3651 * 86_400.0
+        assert (await synced(world)).removed == 1
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+def test_a_sweep_keeps_the_mark() -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        await synced(world)
+        before = await remembered(world)
+        await synced(world, Sync(options=RIGHT))
+        after = await remembered(world)
+        assert (after.mark, after.full_at) == (before.mark, before.full_at)
+        assert (after.swept_at or 0.0) > (before.swept_at or 0.0)
+
+    play(body, loose="oldest")
+
+
+# -- feeds ---------------------------------------------------------------------------------------
+
+
+def names(world: World) -> list[str]:
+    """The collections and feeds that were asked for since the last look."""
+    requests, world.requests = world.requests, []
+    return [one.name for one in requests]
+
+
+def test_what_a_feed_covers_is_listed_once_and_then_told() -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        world.upstream.create(Item, "x", (LOOSE, "g"))
+        await synced(world, Sync([Event("box", 0), Event("item", 0)]))
+        assert {"feed", "Group.boxes", "Box.items"} <= set(names(world))
+        await synced(world, Sync([Event("item", 1), Event("touch", 0)]))
+        assert set(names(world)) == {"feed", "Root.groups", "Group.loose"}
+        assert await world.state() == world.upstream.state()
+
+    play(body, feed=True)
+
+
+def test_a_parent_that_is_new_is_listed_though_a_feed_covers_its_children() -> None:
+    async def body(world: World) -> None:
+        furnish(world, items=0)
+        await synced(world)
+        world.upstream.create(Group, "new", (GROUPS, ROOT.id))
+        names(world)
+        await synced(world)
+        assert [one for one in names(world) if one == "Group.boxes"] == ["Group.boxes"]
+
+    play(body, feed=True)
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_what_changes_while_a_feed_is_begun_is_told_by_it(number: int) -> None:
+    async def body(world: World) -> None:
+        furnish(world)
+        begun = [Event("box", 0), Event("item", 0), Event("item", 1)]
+        await synced(world, Sync(begun, {number: Event("delete", 3), number + 1: Event("touch", 4, 1)}))
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, feed=True)
+
+
+class Doc(Entity):
+    """Something with a long text that is fetched alone."""
+
+    title: Field[str] = Field()
+    text: Field[str] = Field()
+
+
+class Shelf(Entity):
+    """Where documents stand."""
+
+    docs: Many[Doc] = Many()
+
+
+SHELF = Ref(Shelf, "s")
+
+
+class Library:
+    """A feed that names documents without their texts, and says what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.changed: list[str] = []
+        self.answers: dict[str | None, Page[Entity]] = {}
+
+    def loaders(self) -> Sequence[Loader[Any]]:
+        """A listing, a text, a feed that covers both."""
+
+        @Loader.collection(Shelf.docs, brings=[Doc.title])
+        async def docs(parent: Ref[Shelf], request: PageRequest, env: Any) -> Page[Doc]:
+            self.asked.append("docs")
+            return Page([Doc(id, title=id) for id in "abc"])
+
+        @Loader.entity_batched(Doc.text)
+        async def texts(refs: Sequence[Ref[Doc]], env: Any) -> Batch[Doc]:
+            self.asked += [f"text {ref.id}" for ref in refs]
+            return Batch([Doc(ref.id, text="long") for ref in refs])
+
+        @Loader.feed(Shelf, brings=[Doc.title], covers=[Shelf.docs, Doc.text])
+        async def changes(root: Ref[Shelf], request: PageRequest, env: Any) -> Page[Entity]:
+            self.asked.append("changes")
+            if request.mark is None:
+                return Page([], mark="0")
+            if self.answers:
+                return self.answers[request.cursor]
+            changed, self.changed = self.changed, []
+            return Page([Doc(id, title="new") for id in changed], mark=f"{request.mark}1")
+
+        return [docs, texts, changes]
+
+    def sync(self, *before: Callable[[], object]) -> list[tuple[list[str], SyncResult]]:
+        """What each of some syncs asked and came to, the first one before anything happens."""
+
+        connector = sample(schema=Schema([Shelf, Doc], roots=[Shelf]), loaders=self.loaders())
+        root = Step.for_root(SHELF)
+        steps = [root.follow("changes"), root.load_collection(Shelf.docs)]
+        plan = SyncPlan([*steps, Step.for_all(Doc).load_fields(Doc.text)])
+        results = []
+
+        async def body(executor: SyncExecutor) -> None:
+            for happens in (lambda: None, *before):
+                happens()
+                result = await (await executor.begin(plan)).completion()
+                results.append((sorted(self.asked), result))
+                self.asked.clear()
+
+        executing(connector, Shelf("s"), body)
+        return results
+
+
+def executing(
+    connector: Connector[Any, Any], root: Entity, body: Callable[[SyncExecutor], Awaitable[None]]
+) -> None:
+    """Run a body with an executor of a connector, in virtual time."""
+
+    async def main() -> None:
+        database = PatientDatabase(MEMORY)
+        await database.start()
+        engine = SqliteEngine(database, connector.schema, connector.resolver.parts, connector.resolver)
+        await engine.start()
+        await engine.store(root)
+        meta = SqliteSyncMeta(database, engine.tables)
+        around = Surroundings("i", connector, None, engine, meta, Caller(Limits()), now)
+        executor = SyncExecutor(SqliteTaskStore(database), around, after=engine.tidy)
+        await executor.start()
+        await body(executor)
+        await executor.stop()
+        await database.stop()
+
+    run(main())
+
+
+def test_a_feed_makes_stale_what_it_covers_and_does_not_bring() -> None:
+    library = Library()
+    (first, _), (second, _), (third, _) = library.sync(lambda: None, lambda: library.changed.append("b"))
+    assert first == ["changes", "docs", "text a", "text b", "text c"]
+    assert second == ["changes"]
+    assert third == ["changes", "text b"]
+
+
+def test_a_feed_that_names_everything_on_several_pages_counts_as_begun_anew() -> None:
+    library = Library()
+
+    def full() -> None:
+        library.answers[None] = Page([Doc("a", title="1")], "more", full=True)
+        library.answers["more"] = Page([Doc("b", title="2")], mark="9")
+
+    (_, _), (second, result), (third, _) = library.sync(full, library.answers.clear)
+    assert (second, len(result.notes)) == (["changes", "changes", "docs", "text a", "text b", "text c"], 1)
+    assert third == ["changes"]
+
+
+def test_a_feed_without_its_new_position_has_failed() -> None:
+    library = Library()
+
+    def lost() -> None:
+        library.answers[None] = Page([Doc("a", title="1")])
+
+    (_, _), (_, result), (again, _) = library.sync(lost, library.answers.clear)
+    assert (result.status, "new position" in result.failures[0].message) == (Status.FAILED, True)
+    assert again == ["changes"]
+
+
+# -- overlap -------------------------------------------------------------------------------------
+
+
+class Dated(Entity):
+    """What says when it changed."""
+
+    changed: Field[datetime] = Field()
+
+
+class Place(Entity):
+    """Where dated things are."""
+
+    things: Many[Dated] = Many()
+
+
+def test_an_overlap_is_taken_off_the_mark() -> None:
+    asked: list[datetime | None] = []
+    watermark = Watermark(Dated.changed, overlap=timedelta(minutes=5))
+
+    @Loader.collection(Place.things, brings=[Dated.changed], watermark=watermark)
+    async def things(parent: Ref[Place], request: PageRequest, env: Any) -> Page[Dated]:
+        asked.append(request.since)
+        return Page([Dated("i", changed=EPOCH)])
+
+    plan = SyncPlan([Step.for_root(Place.ref("p")).load_collection(Place.things)])
+    connector = sample(schema=Schema([Place, Dated], roots=[Place]), loaders=[things])
+
+    async def body(executor: SyncExecutor) -> None:
+        for _ in range(2):
+            assert (await (await executor.begin(plan)).completion()).status is Status.COMPLETED
+
+    executing(connector, Place("p"), body)
+    assert asked == [None, EPOCH - timedelta(minutes=5)]
+
+
+# -- clocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("items", [0, 3])
+def test_a_clock_that_is_set_back_does_not_freeze_the_data(kind: str, items: int) -> None:
+    async def body(world: World) -> None:
+        furnish(world, items)
+        await synced(world)
+        world.set_back = 365 * 86_400.0
+        world.upstream.create(Item, "new", (LOOSE, "g"))
+        world.upstream.touch("g", "changed")
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+        world.upstream.delete("new")
+        await synced(world, Sync(options=RIGHT))
+        assert await world.state() == world.upstream.state()
+
+    play(body, loose=kind)
+
+
+def test_no_two_moments_of_a_sync_are_the_same() -> None:
+    nothing: Any = None
+    parts = (nothing, nothing, nothing, nothing, nothing)
+    around = Surroundings("i", *parts, clock=lambda: 1_700_000_000.0)
+    times = [around.now() for _ in range(1_000)]
+    assert times == sorted(set(times))
+    assert times[-1] - times[0] < 2_000 * MOMENT
