@@ -865,7 +865,7 @@ connector = Connector(
     hosts=["{base_url}"],
     credentials=[API_KEY, *OAUTH.credentials],
     onboarding=[
-        SecretInput(API_KEY, "Personal API key, from Settings, Security & access (empty: use OAuth)"),
+        SecretInput(API_KEY, "Personal API key (see Settings, Security & access); nothing for OAuth"),
         Custom(how),
         Input("client_id", "Client id of your OAuth application", when=itemgetter("oauth")),
         SecretInput(OAuth.CLIENT_SECRET, "Its client secret (empty: it has none)", when=itemgetter("oauth")),
