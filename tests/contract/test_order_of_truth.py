@@ -1,0 +1,187 @@
+"""Of two answers for one thing the one whose request began later wins, whichever comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from max.core import Arrival
+from max.entities import values_of
+from max.sqlite import MEMORY
+from tests.contract.places import Person, Store, Team, place, using
+
+__all__ = ["place"]
+
+TEAM, OTHER, ANN = Team.ref("t"), Team.ref("o"), Person.ref("1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one answer said of a person: some fields, or that it is gone."""
+
+    at: float
+    fields: tuple[tuple[str, Any], ...] = ()
+    gone: bool = False
+    listed: bool = False  # on a page of its own, not alone
+
+    async def arrive(self, store: Store, number: int) -> None:
+        """It comes now."""
+        if self.gone:
+            await store.receive(Arrival([], self.at, removed=[ANN]))
+        elif self.listed:
+            await store.page(TEAM, Team.people, self.person(), at=self.at, number=number, last=False)
+        else:
+            await store.receive(Arrival([self.person()], self.at))
+
+    def person(self) -> Person:
+        """The row as it came."""
+        return Person("1", **dict(self.fields))
+
+
+VALUES = st.fixed_dictionaries(
+    {}, optional={"name": st.sampled_from("abc"), "age": st.none() | st.integers(0, 9), "score": st.just(1.5)}
+).filter(bool)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> list[Answer]:
+    """Answers whose requests began at different times, in the order in which they come."""
+    times = draw(st.lists(st.integers(1, 50), min_size=1, max_size=8, unique=True))
+    found = []
+    for at in times:
+        if draw(st.integers(0, 3)) == 0:
+            found.append(Answer(float(at), gone=True))
+        else:
+            fields = tuple(sorted(draw(VALUES).items()))
+            found.append(Answer(float(at), fields, listed=draw(st.booleans())))
+    return found
+
+
+async def seen(store: Store) -> dict[str, Any] | None:
+    """What can be seen of the person."""
+    found = await store.engine.query(Person).all()
+    return {name: value for name, value in values_of(found[0]).items() if name != "id"} if found else None
+
+
+@given(answers())
+def test_the_answer_to_the_later_request_holds_whichever_comes_first(some: Sequence[Answer]) -> None:
+    removed = max((one.at for one in some if one.gone), default=0.0)
+    after = [one for one in some if not one.gone and one.at > removed]
+    truth = {name: value for one in sorted(after, key=lambda one: one.at) for name, value in one.fields}
+
+    async def body(store: Store) -> None:
+        for number, one in enumerate(some):
+            await one.arrive(store, number)
+        found = await seen(store)
+        assert (found is None) == (not after)
+        if found is not None:  # what was said before it was gone may still be known, or not
+            assert {name: value for name, value in found.items() if name in truth} == truth
+
+    using(MEMORY, body)
+
+
+def test_a_late_answer_brings_what_nothing_later_has_brought(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([Person("1", name="new")], 20.0))
+        await store.receive(Arrival([Person("1", name="old", age=7)], 10.0))
+        assert await seen(store) == {"name": "new", "age": 7}
+
+    using(place, body)
+
+
+def test_a_partial_answer_never_clears(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([Person("1", name="n", age=7)], 10.0))
+        await store.receive(Arrival([Person("1", name="m")], 20.0))
+        assert await seen(store) == {"name": "m", "age": 7}
+        await store.receive(Arrival([Person("1", age=None)], 30.0))
+        assert await seen(store) == {"name": "m", "age": None}
+
+    using(place, body)
+
+
+def test_a_late_page_does_not_bring_back_what_is_gone(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([Person("1", name="n")], 10.0))
+        await store.receive(Arrival([], 30.0, removed=[ANN]))
+        await store.page(TEAM, Team.people, Person("1", name="n"), at=20.0)
+        assert await seen(store) is None
+        assert not (await store.engine.load_collection(TEAM, Team.people)).items
+
+    using(place, body)
+
+
+def test_a_late_page_does_not_bring_back_what_was_gone_twice(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([], 10.0, removed=[ANN]))
+        await store.receive(Arrival([], 30.0, removed=[ANN]))
+        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        assert await seen(store) is None
+
+    using(place, body)
+
+
+def test_a_late_tombstone_does_not_hide_what_a_later_answer_has_brought(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        stored = await store.receive(Arrival([], 10.0, removed=[ANN]))
+        assert (stored.removed, await seen(store)) == (0, {"name": "n"})
+
+    using(place, body)
+
+
+def test_a_later_answer_brings_back_what_was_gone(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([], 10.0, removed=[ANN]))
+        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        assert await seen(store) == {"name": "n"}
+
+    using(place, body)
+
+
+def test_what_is_gone_is_in_no_list_when_it_comes_back_elsewhere(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.page(TEAM, Team.people, Person("1", name="n"), at=10.0)
+        await store.receive(Arrival([], 20.0, removed=[ANN]))
+        await store.page(OTHER, Team.people, Person("1", name="n"), at=30.0, delta=True)
+        assert not (await store.engine.load_collection(TEAM, Team.people)).items
+        assert len((await store.engine.load_collection(OTHER, Team.people)).items) == 1
+
+    using(place, body)
+
+
+def test_rows_of_one_page_are_late_each_for_itself(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Arrival([Person("1", name="new")], 20.0))
+        await store.page(TEAM, Team.people, Person("1", name="old"), Person("2", name="old"), at=10.0)
+        names = {one.id: one.name for one in await store.engine.query(Person).all()}
+        assert names == {"1": "new", "2": "old"}
+        assert len((await store.engine.load_collection(TEAM, Team.people)).items) == 2
+
+    using(place, body)
+
+
+def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.engine.store(Person("1", name="undated"))
+        await store.receive(Arrival([Person("1", name="dated")], 1.0))
+        assert await seen(store) == {"name": "dated"}
+
+    using(place, body)
+
+
+def test_times_of_answers_are_the_floor_under_a_clock_that_was_set_back(place: str) -> None:
+    async def body(store: Store) -> None:
+        assert await store.meta.newest() == 0.0
+        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        assert await store.meta.newest() == 20.0
+        await store.page(TEAM, Team.people, at=30.0)
+        assert await store.meta.newest() == 30.0  # of a listing that brought nothing
+        await store.receive(Arrival([], 40.0, removed=[ANN]))
+        assert await store.meta.newest() == 40.0
+
+    using(place, body)
