@@ -1,0 +1,393 @@
+"""Membership: who is in which list, who is in none, and what of that is certainly gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from max.core import Arrival, Changes, Listing, Loader, Looking, Page, Removal, Resolver
+from max.engine import SqliteEngine, SqliteSyncMeta
+from max.entities import Entity, FieldOf, ManyOf, Ref
+from max.sqlite import MEMORY, Database
+from tests.contract.places import SCHEMA, Person, Post, Store, Team, using
+
+A, B, C = (Team.ref(id) for id in "abc")
+WHOLE = ("Team.people", "Team.posts")
+Body = Callable[[Store], Awaitable[None]]
+
+
+async def page(store: Store, team: Ref[Any], *ids: str, at: float, **more: Any) -> None:
+    """A complete listing of one team's people, on one page; it has ended a second later."""
+    many: ManyOf[Any, Any] = Team.people
+    listing = Listing(team, many, more.pop("number", 0), more.pop("last", True), began_at=at, **more)
+    people = [Person(id, name=id) for id in ids]
+    await store.receive(Arrival(people, at, listing, received_at=at + 1.0))
+
+
+async def gone(store: Store, since: float, **again: float) -> Mapping[str, Removal]:
+    """What was found gone, by entity."""
+    looking = Looking(WHOLE, (), since, again)
+    return {one.entity: one for one in await store.meta.removals(looking)}
+
+
+async def people(store: Store, team: Ref[Any]) -> set[str]:
+    """Whom a team has."""
+    return {one.id for one in (await store.engine.load_collection(team, Team.people)).items}
+
+
+def teams(*ids: str) -> Callable[[Body], None]:
+    """Run a body on a store that has these teams."""
+
+    def run(body: Body) -> None:
+        async def main(store: Store) -> None:
+            await store.engine.store(*map(Team, ids))
+            await body(store)
+
+        using(MEMORY, main)
+
+    return run
+
+
+# -- who is lost ---------------------------------------------------------------------------------
+
+
+def test_with_one_place_who_is_not_listed_is_gone_at_once() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "1", at=20.0)
+        found = await gone(store, since=15.0)
+        assert (found["Person"].rows, found["Person"].left, found["Person"].of) == (1, 0, 2)
+        assert await people(store, A) == {"1"}
+
+
+def test_what_was_lost_before_the_sync_began_is_to_be_looked_at_again() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "1", at=20.0)
+        found = (await gone(store, since=30.0))["Person"]
+        assert (found.rows, found.left, found.waiting) == (0, 1, {"Team.people": ["a"]})
+        await page(store, A, "1", at=40.0)
+        assert (await gone(store, since=30.0))["Person"].rows == 1
+
+
+def test_who_is_in_another_list_is_not_lost() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, B, "1", at=10.0)
+        await page(store, A, at=20.0)
+        assert await gone(store, since=15.0) == {}
+
+
+def test_who_turns_up_in_another_list_is_not_lost_any_more() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        assert set(await gone(store, since=15.0)) == {"Person"}
+        await page(store, B, "1", at=19.0)
+        assert await gone(store, since=15.0) == {}
+
+
+def test_who_came_along_later_is_not_lost_any_more() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, at=20.0)
+        await store.receive(Arrival([Person("1", name="late")], 19.0))
+        await store.receive(Arrival([Person("2", name="came along")], 30.0))
+        assert (await gone(store, since=15.0))["Person"].rows == 1
+
+
+def test_with_several_places_all_are_looked_at_and_then_again() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        first = (await gone(store, since=15.0))["Person"]
+        assert (first.rows, first.waiting) == (0, {"Team.people": ["b"]})
+        await page(store, B, at=30.0)
+        second = (await gone(store, since=15.0))["Person"]
+        assert (second.rows, second.left, second.waiting) == (0, 1, {})
+        third = (await gone(store, since=15.0, Person=40.0))["Person"]
+        assert (third.rows, third.waiting) == (0, {"Team.people": ["a", "b"]})
+        await page(store, A, at=50.0)
+        await page(store, B, at=50.0)
+        assert (await gone(store, since=15.0, Person=40.0))["Person"].rows == 1
+
+
+def test_who_is_lost_in_the_second_round_waits_for_the_next_sync() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "2", at=20.0)
+        await page(store, B, at=20.0)
+        await page(store, A, at=50.0)
+        await page(store, B, at=50.0)
+        found = (await gone(store, since=15.0, Person=40.0))["Person"]
+        assert (found.rows, found.left, found.waiting) == (1, 1, {})
+
+
+def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        found = await store.meta.removals(Looking((), (), 15.0))
+        assert [(one.rows, one.waiting) for one in found] == [(1, {})]
+
+
+# -- listings that prove less --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listing", [{"delta": True}, {"sweeps": False}, {"last": False}])
+def test_nobody_is_lost_by_a_listing_that_does_not_name_everybody(listing: dict[str, Any]) -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "1", at=20.0, **listing)
+        assert await gone(store, since=15.0) == {}
+        assert await people(store, A) == {"1", "2"}
+
+
+def test_who_is_lost_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "1", at=20.0, sure=False, first="x")
+        assert (await gone(store, since=15.0))["Person"].waiting == {"Team.people": ["a"]}
+        await page(store, A, at=30.0, delta=True)
+        assert (await gone(store, since=15.0))["Person"].rows == 1
+
+
+def test_an_unsure_listing_was_sure_when_the_next_one_begins_alike() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0, sure=False, first="x")
+        await page(store, A, "1", at=20.0, sure=False, first="x")
+        for at, first in ((30.0, "y"), (40.0, "z")):
+            await page(store, A, at=at, delta=True, sure=False, first=first)
+            assert (await gone(store, since=15.0))["Person"].rows == 0
+        await page(store, A, at=50.0, delta=True, sure=False, first="z")
+        assert (await gone(store, since=15.0))["Person"].rows == 1
+
+
+def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await store.receive(Arrival([], 15.0, removed=[Person.ref("1")]))
+        listing = Listing(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        await store.receive(Arrival([Person("1"), Person("2")], 20.0, listing))
+        assert [one.id for one in await store.engine.query(Person).all()] == ["1"]
+        assert await people(store, A) == {"1"}
+
+
+# -- removing ------------------------------------------------------------------------------------
+
+
+async def remove(store: Store, *entities: str, since: float, **again: float) -> int:
+    """Remove what is certainly gone, in a transaction of its own."""
+    database = store.engine._database  # type: ignore[attr-defined]  # the store's own
+    write = store.meta.removing(entities, Looking(WHOLE, (), since, again))
+    return int((await database.transact(write)).removed)
+
+
+def test_only_what_is_certain_is_removed_and_counted() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "2", at=20.0)
+        assert await remove(store, "Person", since=15.0) == 0
+        await page(store, B, at=50.0)
+        await page(store, A, at=50.0)
+        assert await remove(store, "Person", since=15.0, Person=40.0) == 1
+        assert [one.id for one in await store.engine.query(Person).all()] == ["2"]
+        assert await remove(store, "Person", since=15.0, Person=40.0) == 0
+
+
+def test_who_was_removed_is_no_orphan_and_comes_back_in_its_list() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        assert await remove(store, "Person", since=15.0) == 1
+        assert await gone(store, since=15.0) == {}
+        await page(store, A, "1", at=30.0)
+        assert await people(store, A) == {"1"}
+
+
+def test_what_only_a_parent_held_is_lost_with_it() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, B, "2", at=10.0)
+        await store.receive(Arrival([], 20.0, removed=[A]))
+        found = (await gone(store, since=15.0))["Person"]
+        assert (found.left, found.waiting) == (1, {"Team.people": ["b"]})
+        assert await people(store, B) == {"2"}
+        await page(store, B, "2", at=30.0)
+        assert (await gone(store, since=15.0))["Person"].rows == 1
+
+
+def test_a_parent_that_comes_back_is_listed_in_full() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0, mark="m")
+        await store.receive(Arrival([], 20.0, removed=[A]))
+        await store.receive(Arrival([Team("a", order="1")], 30.0))
+        assert (await store.meta.listed(A, Team.people)).mark is None
+
+
+def test_who_is_lost_is_not_asked_for() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", at=10.0)
+        await page(store, A, "1", at=20.0)
+        assert await store.meta.stale_ids(Person, ["age"], before=30.0) == ["1"]
+
+
+# -- feeds ---------------------------------------------------------------------------------------
+
+
+@Loader.collection(Team.people)
+async def list_people(parent: Ref[Team], request: Any, env: Any) -> Page[Person]:
+    """It is never asked."""
+    return Page([])
+
+
+@Loader.collection(Team.posts, brings=[Post.title, Post.team])
+async def list_posts(parent: Ref[Team], request: Any, env: Any) -> Page[Post]:
+    """It is never asked."""
+    return Page([])
+
+
+@Loader.entity(*(FieldOf(Person, name) for name in Person.types()))
+async def load_person(ref: Ref[Person], env: Any) -> Person:
+    """It is never asked."""
+    return Person(ref.id)
+
+
+@Loader.feed(Team, brings=[Post.title, Post.team], covers=[Team.posts])
+async def told(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
+    """It is never asked."""
+    return Page([], mark="0")
+
+
+class Fed:
+    """An engine that knows of a feed of posts."""
+
+    def __init__(self, database: Database) -> None:
+        resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, told])
+        self._database, self.engine = database, SqliteEngine(database, SCHEMA, resolver.parts, resolver)
+        self.meta = SqliteSyncMeta(database, self.engine.tables)
+
+    async def tell(self, *posts: Post, at: float, last: bool = True, anew: bool = False) -> None:
+        """The feed names posts."""
+        changes = Changes(A, "told", last, f"mark {at}", at, anew)
+        await self._database.transact(self.engine.writing(Arrival(posts, at, changes=changes)))
+
+    async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
+        """A team's posts are listed."""
+        listing = Listing(team, Team.posts, 0, last=True, began_at=at)
+        arrival = Arrival(posts, at, listing, received_at=at + 1.0)
+        await self._database.transact(self.engine.writing(arrival))
+
+    async def links(self) -> set[tuple[str, str]]:
+        """Which team is remembered to have which post."""
+        sql = """
+            SELECT l.parent, p._id FROM _max_link AS k JOIN _max_list AS l ON l.id = k.list
+              JOIN post AS p ON p._row = k.child WHERE l.collection = 'Team.posts'
+        """
+        return set(await self._database.read(lambda one: one.execute(sql).fetchall()))
+
+    async def left(self) -> int:
+        """How many posts are in doubt."""
+        looking = Looking(WHOLE, ["told"], 0.0)
+        return sum(one.rows + one.left for one in await self.meta.removals(looking))
+
+
+def following(body: Callable[[Fed], Awaitable[None]]) -> None:
+    """Run a body on an engine that knows of a feed."""
+
+    async def main() -> None:
+        database = Database(MEMORY)
+        await database.start()
+        fed = Fed(database)
+        await fed.engine.start()
+        await fed.engine.store(Team("a"), Team("b"))
+        await body(fed)
+        await database.stop()
+
+    asyncio.run(main())
+
+
+def post(id: str, team: Ref[Team] | None) -> Post:
+    """A post of a team."""
+    return Post(id, title=id, team=team)
+
+
+def test_what_a_feed_names_moves_to_the_parent_that_it_names() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.list(A, post("1", A), post("2", A), at=10.0)
+        await fed.tell(post("1", B), at=20.0)
+        assert await fed.links() == {("b", "1"), ("a", "2")}
+        await fed.tell(post("1", None), at=30.0)
+        assert await fed.links() == {("a", "2")}
+        assert await fed.left() == 0  # the feed itself says that it is there
+
+
+def test_what_a_feed_names_is_lost_no_more() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.list(A, post("1", A), at=10.0)
+        await fed.list(A, at=20.0)
+        assert await fed.left() == 1
+        await fed.tell(post("1", B), at=19.0)
+        assert await fed.left() == 0
+
+
+def test_the_position_of_a_feed_moves_with_its_last_page() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.tell(at=10.0, anew=True)
+        await fed.tell(post("1", A), at=20.0, last=False)
+        assert (await fed.meta.followed(A, "told")).mark == "mark 10.0"
+        await fed.tell(at=21.0)
+        known = await fed.meta.followed(A, "told")
+        assert (known.mark, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
+
+
+def test_a_feed_that_begins_anew_doubts_what_nobody_lists() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.tell(at=5.0, anew=True)
+        await fed.list(A, post("1", A), at=10.0)
+        await fed.tell(post("2", None), at=20.0)
+        await fed.tell(at=30.0)
+        assert await fed.left() == 0
+        await fed.tell(at=40.0, anew=True)
+        assert await fed.left() == 1
+        await fed.tell(post("2", None), at=50.0)
+        assert await fed.left() == 0
+
+
+def test_what_a_feed_covers_was_seen_when_the_feed_was_read() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.tell(at=5.0, anew=True)
+        await fed.list(A, post("1", A), at=10.0)
+        await fed.list(B, at=10.0)
+        await fed.list(A, at=20.0)
+        looking = Looking(WHOLE, ["told"], 15.0)
+        (found,) = await fed.meta.removals(looking)
+        assert (found.waiting, list(found.feeds)) == ({}, ["told"])
+        await fed.tell(at=30.0)
+        (found,) = await fed.meta.removals(looking.replace(again={"Post": 25.0}))
+        assert (found.rows, found.left) == (1, 0)
