@@ -343,7 +343,8 @@ class Membership:
 
     def _doubt(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
         """A feed that was begun anew will not tell what is gone of that which nobody lists."""
-        if self.listing(layout.entity) and connection.execute("SELECT 1 FROM _max_link LIMIT 1").fetchone():
+        some = f"SELECT 1 FROM {quoted(layout.table)} LIMIT 1"
+        if self.listing(layout.entity) and connection.execute(some).fetchone():
             connection.execute(LINKS_BY_CHILD)
             values = {"entity": layout.entity.__name__, "collections": self._names(layout.entity), "at": at}
             connection.execute(DOUBTED.format(table=quoted(layout.table)), values)

@@ -262,6 +262,11 @@ def test_what_only_a_feed_told_of_goes_when_the_feed_begins_anew() -> None:
     )
 
 
+def test_what_only_a_feed_told_of_goes_though_no_list_has_anything() -> None:
+    full = Sync([], options=SyncOptions(full=True))
+    during(Sync([GROUP_2]), Sync([Event("item", 4)], {2: Event("delete", 0)}), full, feed=True)
+
+
 def test_who_is_gone_is_no_place_to_look_for_others() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)

@@ -28,6 +28,7 @@ SYNCS = st.builds(
     st.dictionaries(st.integers(1, 40), EVENTS | EVENTS | EVENTS | TROUBLE, max_size=12),
     st.booleans(),
     OPTIONS,
+    st.none() | st.none() | st.integers(0, 60),
 )
 HISTORIES = st.builds(
     History,

@@ -66,12 +66,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Sync:
-    """One sync of a history: what happens before it, and before its nth answers."""
+    """One sync of a history: what happens before it, and before its nth answers.
+
+    ``dies`` is at which of its transactions the process is killed, counted from 0.
+    """
 
     before: Sequence[Event] = ()
     during: dict[int, Event] = field(default_factory=dict)
     restart: bool = False  # give up what was interrupted
     options: SyncOptions = NO_OPTIONS
+    dies: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,29 @@ def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) 
 
 
 class MortalDatabase(PatientDatabase):
-    """A database of a process that may be killed: what it would still write is lost."""
+    """A database of a process that may be killed: what it would still write is lost.
+
+    ``left`` is how many transactions it still lives to see.
+    """
 
     dead = False
+    left: int | None = None
+
+    def __init__(self, path: Path, killed: asyncio.Event) -> None:
+        super().__init__(path)
+        self._killed = killed
+
+    def kill(self) -> None:
+        """End the process."""
+        self.dead = True
+        self._killed.set()
 
     async def transact(self, work: Work[T]) -> T:
         """Run work in one transaction, unless the process is no more."""
+        if self.left is not None and not self.dead:
+            self.left -= 1
+            if self.left < 0:
+                self.kill()
         if self.dead:
             raise StorageError("killed")
         return await super().transact(work)
@@ -166,14 +187,13 @@ class World:
         if what == "pause" and self.handle is not None:
             await self.handle.pause()
         if what == "kill":
-            self.database.dead = True
-            self.killed.set()
+            self.database.kill()
             await asyncio.Event().wait()
 
     async def open(self) -> None:
         """A process begins."""
         self.killed = asyncio.Event()
-        self.database = MortalDatabase(self.path)
+        self.database = MortalDatabase(self.path, self.killed)
         await self.database.start()
         resolver = self.connector.resolver
         self.engine = SqliteEngine(self.database, SCHEMA, resolver.parts, resolver)
@@ -201,7 +221,7 @@ class World:
     async def close(self) -> None:
         """The process ends: by itself, or it was killed."""
         await self.executor.stop()
-        dead, self.database.dead = self.database.dead, False
+        dead, self.database.dead, self.database.left = self.database.dead, False, None
         if dead:
             await self.database.transact(_bury)
         await self.database.stop()
@@ -230,6 +250,7 @@ class World:
             self.upstream.begin()
             self.handle = await self.executor.begin(plan(self.upstream), one.options)
         ended, killed = asyncio.create_task(self.handle.completion()), asyncio.create_task(self.killed.wait())
+        self.database.left = one.dies
         await asyncio.wait([ended, killed], return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
         if not self.killed.is_set():
