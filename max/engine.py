@@ -129,6 +129,13 @@ RESTORE = """
     UPDATE {table} SET _removed_at = NULL
      WHERE _removed_at <= :at AND _id IN (SELECT value FROM json_each(:ids))
 """
+STRANGERS = """
+    UPDATE _max_list SET invalidated_at = :at
+     WHERE id = :list AND EXISTS (
+        SELECT 1 FROM json_each(:ids) AS named
+         WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
+           AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
+"""
 PAGES_TOO_MANY = 2  # times as many as at the last look: then those that no row names are dropped
 
 
@@ -291,7 +298,7 @@ class Tables:
             return last_row(connection, layout) - before
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
-            groups = self._restore(connection, layout, groups, arrival.requested_at)
+            groups = self._restore(connection, layout, groups, arrival.requested_at, place)
         elif arrival.changes is not None:
             self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
         self._write_groups(connection, layout, groups, at, place)
@@ -323,11 +330,23 @@ class Tables:
                 self.membership.follow(connection, changes)
 
     def _restore(
-        self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], at: float
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float,
+        place: Place | None,
     ) -> list[Rows]:
-        """Bring back what exists after all; the groups that bring more than an id."""
+        """Bring back what exists after all; the groups that bring more than an id.
+
+        Who can be seen again, or for the first time, may have changed long ago: a listing of
+        changes does not tell of it, so that the next one has to be of everything.
+        """
         bare = [id for rows in groups if not rows.names for id in rows.ids]
         values = {"at": at, "ids": json.dumps(bare)}
+        if place is not None:
+            where = {"list": place.list, "entity": layout.entity.__name__}
+            connection.execute(STRANGERS.format(table=quoted(layout.table)), values | where)
         connection.execute(RESTORE.format(table=quoted(layout.table)), values)
         return [rows for rows in groups if rows.names]
 
