@@ -195,6 +195,21 @@ def lose_team(fake: Any, team: str) -> set[str]:
     return lost
 
 
+def test_a_team_that_can_be_seen_again_or_for_the_first_time_is_copied_whole(copy: Copy) -> None:
+    tables = copy.fake.tables
+    rows = {number: tables.get("Issue", issue(number)) for number in (2, 3)}
+    tables.delete("Issue", issue(2))  # never seen
+    copy.sync()
+    tables.delete("Issue", issue(3))  # seen, and lost
+    assert copy.sync(sweep=True).removed == 1
+    rows[3] |= {"title": "Edited meanwhile, long before the newest change"}
+    for row in rows.values():
+        tables.put("Issue", row)
+    copy.sync(sweep=True)
+    copy.sync()
+    assert copy.differences() == []
+
+
 # -- a workspace that moves while it is read -----------------------------------------------------
 
 

@@ -188,6 +188,19 @@ def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
         assert await people(store, A) == {"1"}
 
 
+@pytest.mark.parametrize(("named", "mark"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"])
+def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
+    named: list[str], mark: str | None
+) -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        first = Listing(A, Team.people, 0, True, began_at=10.0, mark="m")
+        await store.receive(Arrival([Person("1", name="Ada")], 10.0, first))
+        sweep = Listing(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        await store.receive(Arrival([Person(id) for id in named], 20.0, sweep))
+        assert (await store.meta.listed(A, Team.people)).mark == mark
+
+
 # -- removing ------------------------------------------------------------------------------------
 
 
