@@ -13,6 +13,7 @@ from max.core import Batch, Listed, Loader, Page, PageRequest, Schema, Step, Syn
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.entities import Entity, Field, Many, ManyOf, Ref
 from max.execution import Surroundings, SyncExecutor
+from max.listings import Scan, beginning
 from max.operations import Caller, Limits
 from max.sqlite import MEMORY
 from max.surroundings import MOMENT
@@ -194,6 +195,14 @@ def test_a_position_that_is_refused_between_two_pages_begins_the_feed_anew() -> 
     play(body, feed=True)
 
 
+def test_a_listing_that_begins_anew_forgets_what_the_source_said_of_its_length() -> None:
+    scan = Scan("items", beginning("a token"))
+    scan.take(Page([Item("i")], "more", total=1))
+    scan.restart(10.0)
+    assert scan.take(Page([Item("i"), Item("j")], total=2))
+    assert (scan.problem, scan.proven) == (None, True)
+
+
 # -- sweeps --------------------------------------------------------------------------------------
 
 
@@ -218,11 +227,13 @@ def test_a_sweep_follows_when_it_is_due_or_asked_for_and_names_ids_only(kind: st
     play(body, loose=kind)
 
 
-def test_a_sweep_keeps_the_mark() -> None:
+def test_only_what_names_everything_counts_as_a_sweep_and_it_keeps_the_mark() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
         before = await remembered(world)
+        await synced(world)
+        assert (await remembered(world)).swept_at == before.swept_at
         await synced(world, Sync(options=RIGHT))
         after = await remembered(world)
         assert (after.mark, after.full_at) == (before.mark, before.full_at)

@@ -274,8 +274,10 @@ def test_who_is_gone_is_no_place_to_look_for_others() -> None:
         await synced(world)
         world.upstream.delete("b")
         world.upstream.delete("g1")
+        asked(world)
         result = await synced(world)
         assert (result.failures, result.removed) == ((), 2)
+        assert not [what for what in asked(world) if what.endswith(" g1")]
 
     play(body)
 
