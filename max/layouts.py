@@ -138,10 +138,8 @@ def build_indexes(connection: sqlite3.Connection, schema: Schema) -> None:
     """Index the refs by which collections are read, and what is removed: cheapest after a bulk load."""
     for entity in schema.entities.values():
         table = snake(entity.__name__)
-        index = quoted(f"_max_{table}__removed_at")
-        connection.execute(
-            f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table)} (_removed_at) WHERE _removed_at IS NOT NULL"
-        )
+        removed = f"{quoted(table)} (_removed_at) WHERE _removed_at IS NOT NULL"
+        connection.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'_max_{table}__removed_at')} ON {removed}")
         for name in entity.children():
             many: ManyOf[Any, Any] = ManyOf(entity, name)
             if many.by is not None:
