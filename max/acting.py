@@ -90,7 +90,8 @@ def run_connect(options: Options) -> Answer:
         info = project.reconfigure(existing, found.config, found.secrets)
     else:
         info = keep(project, connector_name, name or None, found, new=made)
-    notes = [*([f"made a project in {project.root}"] if made else []), f"next: max sync {info}"]
+    notes = [f"made a project in {project.root}"] if made else []
+    notes += [*found.found, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return answer(options, installation_json(info), lambda: [f"{verb} {info}"], notes)
 
@@ -121,7 +122,8 @@ async def onboarded(
     asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
     found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
     # what stays as it was is not written again: a sync may be renewing it
-    return Onboarded(found.config, {name: s for name, s in found.secrets.items() if kept.get(name) != s})
+    changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
+    return Onboarded(found.config, changed, found.found)
 
 
 async def kept_secrets(connector: AnyConnector, project: Project, info: InstallationInfo) -> dict[str, str]:

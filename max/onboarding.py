@@ -312,10 +312,14 @@ class Prompter(Protocol):
 
 @dataclass(frozen=True)
 class Onboarded:
-    """What an onboarding came to: plain configuration values, and secrets by credential."""
+    """What an onboarding came to: plain configuration values, and secrets by credential.
+
+    ``found`` is what validations said while nobody was there to be told.
+    """
 
     config: dict[str, Json]
     secrets: dict[str, str] = field(repr=False)
+    found: tuple[str, ...] = ()
 
 
 async def onboard(
@@ -389,6 +393,7 @@ class _Onboarding:
         self._secrets = self._kept.secrets
         self._settled = {*given, *secrets}  # not to be asked for
         self._missing: list[Mismatch] = []
+        self._found: list[str] = []
 
     def _wrong_secrets(self, secrets: Mapping[str, str]) -> list[Mismatch]:
         known = {one.name for one in self._connector.credentials}
@@ -434,7 +439,7 @@ class _Onboarding:
             )
         values = {key: value for key, value in self._answers.items() if key in self._holds}
         config = read_config(self._connector.config, values, subject=self._subject)
-        return Onboarded(config_values(config), dict(self._secrets))
+        return Onboarded(config_values(config), dict(self._secrets), tuple(self._found))
 
     def _miss(self, key: str, expected: str) -> None:
         self._missing.append(Mismatch(key, f"{expected} (--set {key}=…)", None))
@@ -578,6 +583,8 @@ class _Onboarding:
             else:
                 if self._prompter is not None:
                     self._prompter.say(line)
+                else:
+                    self._found.append(line)
                 return
             self._settled.clear()  # what was given may be what is wrong
             for earlier in before:

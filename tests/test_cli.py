@@ -238,7 +238,7 @@ def test_init_makes_a_project_once(cli: Cli, tmp_path: Path) -> None:
 def test_connect_makes_the_project_and_says_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
     run = cli("connect", "acme", "--no-input")
     assert (run.status, run.out) == (0, "connected acme:default\n")
-    assert run.err == f"made a project in {tmp_path}\nnext: max sync acme:default\n"
+    assert run.err == f"made a project in {tmp_path}\nacme: 2 workspaces\nnext: max sync acme:default\n"
 
 
 def test_a_failed_connect_leaves_no_project_behind(cli: Cli, tmp_path: Path) -> None:
