@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from max.cli import main
+from tests.command_line import Cli, Run, running
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,21 +87,6 @@ connector = Connector(
 '''
 
 
-class Run(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Run]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that has the things connector."""
@@ -116,12 +100,7 @@ def cli(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     """Runs a command in the folder."""
     monkeypatch.chdir(folder)
 
-    def run(*words: str) -> Run:
-        capsys.readouterr()
-        status = main(words)
-        return Run(status, *capsys.readouterr())
-
-    yield run
+    yield running(capsys)
     sys.modules.pop("max_things", None)  # another test's folder has a file of its own
 
 

@@ -8,10 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import max_acme
 import pytest
@@ -20,33 +19,15 @@ from hypothesis import strategies as st
 from max_acme import AcmeTask, AcmeUser
 
 from max import Project, __version__
-from max.cli import COMMANDS, GROUPS, leading_project, main, wants_json
+from max.cli import COMMANDS, GROUPS, leading_project, wants_json
 from max.engine import SqliteEngine
 from max.entities import Entity
 from max.errors import InvalidAnswers
 from max.sqlite import Database
+from tests.command_line import Cli, Run, running
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-
-
-class Run(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.err)["error"]
-
-
-Cli = Callable[..., Run]
 
 
 @pytest.fixture
@@ -54,12 +35,7 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     """Runs a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> Run:
-        capsys.readouterr()
-        status = main(words)
-        return Run(status, *capsys.readouterr())
-
-    return run
+    return running(capsys)
 
 
 def user(number: int, **more: Any) -> AcmeUser:

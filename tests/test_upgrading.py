@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from max.cli import main
 from max.project import Project
 from max.tasks import new_worker
+from tests.command_line import Cli, running
 from tests.versions import opened
 
 CONNECTOR = '''
@@ -68,33 +66,13 @@ ODD = {
 }
 
 
-class Run(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Run]
-
-
 @pytest.fixture
 def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in a project of its own."""
     monkeypatch.chdir(tmp_path)
     Project.init(tmp_path)
 
-    def run(*words: str) -> Run:
-        capsys.readouterr()
-        status = main(words)
-        return Run(status, *capsys.readouterr())
-
-    return run
+    return running(capsys)
 
 
 def install(version: dict[str, str]) -> None:
