@@ -601,4 +601,4 @@ async def _read(request: HttpRequest, pieces: AsyncIterator[bytes], largest: int
 def _offline(request: HttpRequest, error: Exception) -> Offline:
     host = urlsplit(request.url).netloc
     reason = str(error) or type(error).__name__
-    return Offline(f"{request}: no answer from {host}: {reason}", hint="check the network and the address")
+    return Offline(f"no answer from {host}: {reason}", hint="check the network and the address")
