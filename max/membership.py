@@ -113,8 +113,8 @@ REMOVE = """
     ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at
      WHERE _removed_at IS NULL OR _removed_at < excluded._removed_at
 """
-UNLINK = (  # what is gone is nobody's any more, and no orphan
-    f"DELETE FROM _max_link WHERE list IN ({LISTS}) AND child IN (SELECT value FROM json_each(:rows))",
+UNLINK = (  # what is gone is nobody's any more, and no orphan; + has the links searched by child
+    f"DELETE FROM _max_link WHERE +list IN ({LISTS}) AND child IN (SELECT value FROM json_each(:rows))",
     "DELETE FROM _max_orphan WHERE entity = :entity AND row IN (SELECT value FROM json_each(:rows))",
 )
 PROVEN = "(lost_at <= :seen AND :seen >= :since OR list IS :list AND lost_at >= :since)"
