@@ -350,9 +350,7 @@ class TaskRunner:
     def _look_again(self, payload: dict[str, Any], found: Sequence[Removal]) -> list[NewTask]:
         """The tasks that look where something may be that was found gone: a part of a round at a time."""
         seeking = [one for one in found if (one.waiting or one.feeds) and _is_worth_it(payload, one)]
-        places = {(many, id) for one in seeking for many, ids in one.waiting.items() for id in ids}
-        places |= {("", feed) for one in seeking for feed in one.feeds}
-        left = [place for place in sorted(places) if list(place) > payload["looked"]]
+        left = [place for place in _places(seeking) if list(place) > payload["looked"]]
         if len(left) > CHILDREN_PAGE:
             left = left[:CHILDREN_PAGE]
             payload["looked"] = list(left[-1])
@@ -438,6 +436,12 @@ def _is_worth_it(payload: Payload, found: Removal) -> bool:
 
 def _looking(payload: Payload) -> Looking:
     return Looking(payload["whole"], list(payload["feeds"]), payload["since"], payload["again"])
+
+
+def _places(found: Sequence[Removal]) -> list[tuple[str, str]]:
+    """The collections to list, each with a parent's id, and under no name the feeds to follow."""
+    places = {(many, id) for one in found for many, ids in one.waiting.items() for id in ids}
+    return sorted(places | {("", feed) for one in found for feed in one.feeds})
 
 
 def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:
