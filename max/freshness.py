@@ -32,7 +32,7 @@ PLACE_PAGE = """
                   requested_at = excluded.requested_at
     RETURNING id
 """
-RECORD = """
+_RECORD = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
     SELECT :entity, _row, f.value, :synced_at, :recorded_at
       FROM {table}, json_each(:fields) AS f
@@ -41,21 +41,21 @@ RECORD = """
        SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
      WHERE excluded.recorded_at >= recorded_at
 """
-SPENT = """
+_SPENT = """
     UPDATE _max_page SET fields = replace(fields, :field, ',')
      WHERE entity = :entity AND requested_at <= :at AND instr(fields, :field)
 """
-SPENT_BESIDE = """
+_SPENT_BESIDE = """
     UPDATE _max_freshness SET synced_at = NULL, recorded_at = :at
      WHERE entity = :entity AND recorded_at <= :at AND field IN (SELECT value FROM json_each(:fields))
 """
-PAGE_AGES = """
+_PAGE_AGES = """
     SELECT CAST(max(0, :now - p.requested_at) AS INTEGER) AS age, p.fields, count(*)
       FROM {table} AS t LEFT JOIN _max_page AS p ON p.id = t.{stamp} AND {on_page}
      WHERE t._removed_at IS NULL
      GROUP BY 1, 2  -- a column of the entity may have any name
 """
-BESIDE_AGES = """
+_BESIDE_AGES = """
     SELECT x.field, CAST(max(0, :now - p.requested_at) AS INTEGER) AS page,
            CAST(max(0, :now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {never})
                                    THEN x.synced_at ELSE p.requested_at END) AS INTEGER) AS age,
@@ -67,13 +67,13 @@ BESIDE_AGES = """
      WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
      GROUP BY 1, 2, 3
 """
-NEWEST = """
+_NEWEST = """
     SELECT coalesce(max(at), 0) FROM (
         SELECT max(at) AS at FROM _max_newest
          UNION ALL SELECT max(listed_at) FROM _max_list
          UNION ALL SELECT max(lost_at) FROM _max_orphan)
 """
-RENEW_NEWEST = """
+_RENEW_NEWEST = """
     INSERT INTO _max_newest VALUES (:entity, :at)
     ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
 """
@@ -107,16 +107,16 @@ class Freshness:
             "synced_at": synced_at,
             "recorded_at": recorded_at,
         }
-        connection.execute(RECORD.format(table=quoted(layout.table)), values)
+        connection.execute(_RECORD.format(table=quoted(layout.table)), values)
         self.renew(connection, layout, recorded_at)
 
     def renew(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
         """Remember the latest time at which something of an entity was asked for."""
-        connection.execute(RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
+        connection.execute(_RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
 
     def newest(self, connection: sqlite3.Connection) -> float:
         """The latest of all entities and of all listings; 0 when nothing is stored."""
-        return float(connection.execute(NEWEST).fetchone()[0])
+        return float(connection.execute(_NEWEST).fetchone()[0])
 
     def invalidate(
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
@@ -138,8 +138,8 @@ class Freshness:
     ) -> None:
         values = {"entity": layout.entity.__name__, "at": at}
         for name in names:
-            connection.execute(SPENT, {**values, "field": f",{name},"})
-        connection.execute(SPENT_BESIDE, {**values, "fields": json.dumps(names)})
+            connection.execute(_SPENT, {**values, "field": f",{name},"})
+        connection.execute(_SPENT_BESIDE, {**values, "fields": json.dumps(names)})
 
     def _except(
         self,
@@ -237,7 +237,7 @@ class Freshness:
         counts: dict[str, Counter[int | None]] = {known(layout, field): Counter() for field in fields}
         values = {"now": now, "entity": layout.entity.__name__, "fields": json.dumps(list(counts))}
         for part in sorted({layout.parts[field] for field in counts}):
-            sql = PAGE_AGES.format(
+            sql = _PAGE_AGES.format(
                 table=quoted(layout.table), on_page=on_page("t"), stamp=quoted(layout.stamps[part])
             )
             alike = [field for field in counts if layout.parts[field] == part]
@@ -257,7 +257,7 @@ class Freshness:
     ) -> None:
         """Move what stands beside from the age that its page gives it to its own."""
         stamps = [f"WHEN '{one}' THEN t.{quoted(layout.stamps[layout.parts[one]])}" for one in counts]
-        sql = BESIDE_AGES.format(
+        sql = _BESIDE_AGES.format(
             table=quoted(layout.table), on_page=on_page("t"), never=NEVER, stamps=" ".join(stamps)
         )
         for field, by_page, age, number in connection.execute(sql, values):
