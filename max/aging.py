@@ -37,6 +37,7 @@ from .core import Ages, InstallationInfo, Query, SyncOptions
 from .engine import Tables
 from .entities import Compare, Entity, FieldOf, Op, Record, RefKey, known_name
 from .errors import MaxError, SyncRunning, UsageError
+from .freshness import newest
 from .render import Column, counted, number, table
 from .terminal import width
 
@@ -337,7 +338,7 @@ def run_invalidate(options: Options) -> Answer:
         chosen = asked_fields(options, info, connection, tables)
         notes += refuse_running(connection)
         tables.membership.resolver = resolver
-        at = max(time.time(), tables.freshness.newest(connection))
+        at = max(time.time(), newest(connection))
         rows = [
             tables.invalidate(connection, Query(one.entity, one.matching), one.fields, at=at)
             for one in chosen

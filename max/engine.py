@@ -41,7 +41,7 @@ from .core import (
 )
 from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
-from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
+from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late, newest
 from .history import History
 from .layouts import Parts, build_indexes, read_layouts
 from .membership import LINKS_BY_CHILD, Membership, Place
@@ -703,7 +703,7 @@ class SqliteSyncMeta(SyncMeta):
 
     async def newest(self) -> float:
         """The latest time at which a request began whose answer is stored."""
-        return await self._database.read(self._tables.freshness.newest)
+        return await self._database.read(newest)
 
     async def removals(self, looking: Looking) -> list[Removal]:
         """What listings have found gone and is not removed yet."""

@@ -22,6 +22,7 @@ from . import history, reshaping
 from .contracts import NO_RULES, Contract, Rules
 from .core import Resolver
 from .errors import StorageError
+from .freshness import newest
 from .layouts import Parts, build_indexes, create_table, number_fields, read_layouts
 from .planning import Change, Planner, StoredEntity, bringing, hidden_rows, read_shape
 from .planning import Plan as Plan
@@ -128,7 +129,7 @@ def evolve(
     _record(connection, found, schema, rules)
     for entity in schema.entities.values():
         number_fields(connection, entity, parts(entity), alone)
-    at = reshaping.newest(connection) + AFTERWARDS
+    at = newest(connection) + AFTERWARDS
     connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
     layouts = read_layouts(connection, schema)
     for layout in layouts.values():

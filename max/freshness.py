@@ -114,10 +114,6 @@ class Freshness:
         """Remember the latest time at which something of an entity was asked for."""
         connection.execute(_RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
 
-    def newest(self, connection: sqlite3.Connection) -> float:
-        """The latest of all entities and of all listings; 0 when nothing is stored."""
-        return float(connection.execute(_NEWEST).fetchone()[0])
-
     def invalidate(
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> None:
@@ -305,6 +301,11 @@ class Freshness:
 def _ages(counts: Mapping[int | None, int]) -> Ages:
     aged = sorted((float(age), number) for age, number in counts.items() if age is not None and number)
     return Ages(aged, counts.get(None, 0))
+
+
+def newest(connection: sqlite3.Connection) -> float:
+    """When the latest request began whose answer is stored, or listing; 0 when nothing is stored."""
+    return float(connection.execute(_NEWEST).fetchone()[0])
 
 
 def known(layout: Layout[Any], field: str) -> str:

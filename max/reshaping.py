@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from . import history
 from .entities import EXACT_FLOAT, FieldType, Json, is_id
 from .errors import SchemaError
+from .freshness import newest
 from .rows import BITS, SQL_TYPES, decode_column, encode_one, word_column
 from .schema import snake
 from .sqlite import quoted
@@ -28,11 +29,6 @@ KEPT_LOGS = frozenset({"_max_failure"})  # tables that tell what has happened, a
 Using = Callable[[Any], Any]
 Path = tuple[str, str]  # an entity and its field
 
-NEWEST = """
-    SELECT max(coalesce((SELECT max(requested_at) FROM _max_page), 0),
-               coalesce((SELECT max(recorded_at) FROM _max_freshness), 0),
-               coalesce((SELECT max(at) FROM _max_newest), 0))
-"""
 STALE = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
     SELECT :entity, _row, :field, NULL, :at FROM {table} WHERE {condition}
@@ -44,11 +40,6 @@ SPENT = """
     SELECT entity, bit + 1 FROM _max_field WHERE entity = ? AND field = ?
     ON CONFLICT (entity) DO UPDATE SET bits = max(bits, excluded.bits)
 """
-
-
-def newest(connection: sqlite3.Connection) -> float:
-    """When the latest request began whose answer is stored: what is older than that was known before."""
-    return float(connection.execute(NEWEST).fetchone()[0])
 
 
 def interrupt_history(connection: sqlite3.Connection) -> None:
