@@ -21,7 +21,17 @@ DISTURBANCES = ("broken", "offline", "denied", "again", "kill", "pause")
 NUMBERS = st.integers(0, 23)
 EVENTS = st.builds(Event, st.sampled_from(CHANGES), NUMBERS, NUMBERS)
 TROUBLE = st.builds(Event, st.sampled_from(DISTURBANCES))
-OPTIONS = st.sampled_from([NO_OPTIONS, RIGHT, SyncOptions(full=True, allow_removals=True)])
+ALLOWED = SyncOptions(allow_removals=True)
+OPTIONS = st.sampled_from(
+    [
+        NO_OPTIONS,
+        RIGHT,
+        ALLOWED.replace(full=True),
+        ALLOWED.replace(heal=True),
+        ALLOWED.replace(if_stale=30.0),
+        ALLOWED.replace(only=("Item",)),
+    ]
+)
 SYNCS = st.builds(
     Sync,
     st.lists(EVENTS, max_size=8),
@@ -29,6 +39,7 @@ SYNCS = st.builds(
     st.booleans(),
     OPTIONS,
     st.none() | st.none() | st.integers(0, 60),
+    st.booleans(),
 )
 HISTORIES = st.builds(
     History,

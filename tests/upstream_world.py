@@ -7,6 +7,7 @@ was left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +17,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from max.core import Page, PageRequest, Settings, SyncOptions
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.errors import Interrupted, Offline, PermissionDenied, StorageError, UpstreamBroken
+from max.errors import (
+    Interrupted,
+    NotFound,
+    Offline,
+    PermissionDenied,
+    StorageError,
+    SyncError,
+    UpstreamBroken,
+)
 from max.execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle
 from max.operations import Caller, Limits
 from max.sqlite import Work
@@ -76,6 +85,7 @@ class Sync:
     restart: bool = False  # give up what was interrupted
     options: SyncOptions = NO_OPTIONS
     dies: int | None = None
+    retry: bool = False  # of what failed before, when there is something
 
 
 @dataclass(frozen=True)
@@ -248,7 +258,7 @@ class World:
             self.handle = await self.executor.resume(unfinished)
         else:
             self.upstream.begin()
-            self.handle = await self.executor.begin(plan(self.upstream), one.options)
+            self.handle = await self._begin(one)
         ended, killed = asyncio.create_task(self.handle.completion()), asyncio.create_task(self.killed.wait())
         self.database.left = one.dies
         await asyncio.wait([ended, killed], return_when=asyncio.FIRST_COMPLETED)
@@ -259,6 +269,12 @@ class World:
         outcome = await asyncio.gather(ended, return_exceptions=True)
         assert isinstance(outcome[0], Interrupted | StorageError)
         return None
+
+    async def _begin(self, one: Sync) -> SyncHandle:
+        if one.retry:
+            with contextlib.suppress(SyncError, NotFound):
+                return await self.executor.retry()
+        return await self.executor.begin(plan(self.upstream), one.options)
 
     async def hidden(self) -> set[str]:
         """The ids of the rows that are hidden."""
