@@ -86,7 +86,9 @@ FOLLOWED = """
 """
 PAIRS = """
     WITH pairs AS (
-        SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS parent FROM json_each(:pairs)
+        SELECT json_extract(value, '$[0]') AS id, q._id AS parent
+          FROM json_each(:pairs) LEFT JOIN {parents} AS q
+            ON q._id = json_extract(value, '$[1]') AND q._removed_at IS NULL
     ), chosen AS (
         SELECT t._row AS child, l.id AS list, l.generation
           FROM pairs JOIN {table} AS t ON t._id = pairs.id AND t._removed_at IS NULL
@@ -357,7 +359,10 @@ class Membership:
     def link_by_refs(
         self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], root: Ref[Any]
     ) -> None:
-        """Make rows that a feed has named members of the parents that they point at, and of no others."""
+        """Make rows that a feed has named members of the parents that they point at, and of no others.
+
+        A parent that is not known has no list to be in: it is listed once it is.
+        """
         for many in self.listing(layout.entity):
             for rows in groups:
                 pairs = list(_with_parents(many, rows, root))
@@ -373,8 +378,9 @@ class Membership:
         pairs: Sequence[tuple[str, str | None]],
     ) -> None:
         values = {"collection": repr(many), "pairs": json.dumps(pairs)}
+        tables = {"table": quoted(layout.table), "parents": quoted(self._layout(many.parent).table)}
         for statement in RELINK:
-            connection.execute(statement.format(table=quoted(layout.table)), values)
+            connection.execute(statement.format(**tables), values)
 
     # -- removal --------------------------------------------------------------------------
 

@@ -267,6 +267,11 @@ def test_what_only_a_feed_told_of_goes_though_no_list_has_anything() -> None:
     during(Sync([GROUP_2]), Sync([Event("item", 4)], {2: Event("delete", 0)}), full, feed=True)
 
 
+def test_what_a_feed_told_of_goes_though_its_parent_was_never_known() -> None:
+    items = Sync([GROUP_1, Event("box", 1)], options=SyncOptions(only=("Item",)))
+    during(Sync(), items, Sync([Event("delete", 1), Event("forget")]), feed=True)
+
+
 def test_who_is_gone_is_no_place_to_look_for_others() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)

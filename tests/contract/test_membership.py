@@ -356,6 +356,16 @@ def test_what_a_feed_names_moves_to_the_parent_that_it_names() -> None:
         assert await fed.left() == 0  # the feed itself says that it is there
 
 
+def test_a_feed_puts_nobody_into_the_list_of_a_parent_that_is_not_known() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.list(A, post("1", A), at=10.0)
+        await fed.tell(post("1", C), post("2", C), at=20.0)
+        assert await fed.links() == set()
+        await fed.tell(at=30.0, anew=True)
+        assert await fed.left() == 2
+
+
 def test_what_a_feed_names_is_lost_no_more() -> None:
     @following
     async def _(fed: Fed) -> None:
