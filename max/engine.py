@@ -383,7 +383,6 @@ class Tables:
         else:
             self._write_rows(connection, layout, in_time(groups, later), at, place)
             self._write_rows(connection, layout, late(groups, later), at, None)
-        self.freshness.renew(connection, layout, at)
         self.membership.found(connection, layout, groups, at)
 
     def _write_rows(

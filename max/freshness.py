@@ -76,6 +76,7 @@ _NEWEST = """
 _RENEW_NEWEST = """
     INSERT INTO _max_newest VALUES (:entity, :at)
     ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
+    RETURNING at
 """
 
 
@@ -110,9 +111,10 @@ class Freshness:
         connection.execute(_RECORD.format(table=quoted(layout.table)), values)
         self.renew(connection, layout, recorded_at)
 
-    def renew(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
-        """Remember the latest time at which something of an entity was asked for."""
-        connection.execute(_RENEW_NEWEST, {"entity": layout.entity.__name__, "at": at})
+    def renew(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> bool:
+        """Remember the latest time at which something of an entity was asked for; whether this is it."""
+        values = {"entity": layout.entity.__name__, "at": at}
+        return connection.execute(_RENEW_NEWEST, values).fetchone() is not None
 
     def invalidate(
         self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
@@ -269,11 +271,9 @@ class Freshness:
 
         None in place of the fields: the row was removed by a later word than this answer.
         """
-        name = layout.entity.__name__
-        newest = connection.execute("SELECT at FROM _max_newest WHERE entity = ?", (name,)).fetchone()
-        if newest is None or newest[0] <= at:
+        if self.renew(connection, layout, at):
             return {}
-        values = {"at": at, "entity": name, "ids": json.dumps(list(ids))}
+        values = {"at": at, "entity": layout.entity.__name__, "ids": json.dumps(list(ids))}
         candidates = connection.execute(self._candidates(layout), values).fetchall()
         found: dict[str, frozenset[str] | None] = {id: None for id, removed in candidates if removed}
         for id, removed in candidates:
