@@ -25,7 +25,7 @@ from max.engine import Tables
 from max.entities import FieldOf, Filter, Op, Synced
 from max.errors import UsageError
 from max.tasks import new_worker
-from tests.test_acting import Run
+from tests.command_line import Run
 
 
 class Person(Entity):

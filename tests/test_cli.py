@@ -24,18 +24,10 @@ from max.engine import SqliteEngine
 from max.entities import Entity
 from max.errors import InvalidAnswers
 from max.sqlite import Database
-from tests.command_line import Cli, Run, running
+from tests.command_line import Cli, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-
-
-@pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    return running(capsys)
 
 
 def user(number: int, **more: Any) -> AcmeUser:

@@ -16,9 +16,7 @@ from max.engine import SqliteEngine
 from max.entities import Entity, Ref
 from max.settings import SETTINGS
 from max.sqlite import Database
-from tests.test_cli import Cli, Run, cli
-
-__all__ = ["cli"]  # the fixture
+from tests.command_line import Cli, Run
 
 NOON = 1_800_000_000.0
 
