@@ -32,6 +32,8 @@ from .core import (
     PageRequest,
     Removal,
     Stored,
+    Transaction,
+    Write,
     filter_from_json,
 )
 from .entities import FieldOf, ManyOf, Ref, datetime_of
@@ -191,7 +193,8 @@ class TaskRunner:
         scan = Scan(f"{parent}.{many.name}", payload, loader.watermark)
         while True:
             arrival, following, notes = await self._load_page(task, loader, parent, scan)
-            writes = [self._surroundings.engine.writing(arrival)]
+            write = self._surroundings.engine.writing(arrival)
+            writes = [uncounting(write) if "again" in payload or "ids_only" in payload else write]
             if scan.problem is not None:
                 failure = failure_of(task, scan.problem, self._surroundings.clock())
                 return Settlement(task, State.FAILED, payload, writes, failures=(failure,), notes=notes)
@@ -368,7 +371,7 @@ class TaskRunner:
             return NewTask(TaskKind.FOLLOW, {**follow, "since": since})
         entity, _, name = many.partition(".")
         base = {"entity": entity, "operation": "load_collection", "names": [name], "id": id}
-        return NewTask(TaskKind.LOAD_COLLECTION, {**base, "since": since})
+        return NewTask(TaskKind.LOAD_COLLECTION, {**base, "since": since, "again": True})
 
     # fields
 
@@ -388,7 +391,7 @@ class TaskRunner:
         failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
         write = self._surroundings.engine.writing(Arrival(batch.items, at, sync=task.sync))
-        writes = [lambda transaction: uncounted(write(transaction))] if batch.items else []
+        writes = [uncounting(write)] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
 
     def _home(self, payload: Payload) -> Loader[Any]:
@@ -455,6 +458,10 @@ def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:
     return PageRequest(payload["cursor"], since=since, ids_only=ids_only)
 
 
-def uncounted(stored: Stored) -> Stored:
-    """A sync counts the rows that were listed; more fields of the same rows are no more rows."""
-    return Stored({}, stored.removed)
+def uncounting(write: Write) -> Write:
+    """A sync counts the rows that it lists, once: more of them, or another look, are no more rows."""
+
+    def work(transaction: Transaction) -> Stored:
+        return write(transaction).replace(counts={})
+
+    return work

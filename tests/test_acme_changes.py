@@ -222,3 +222,16 @@ def test_only_some_entities_are_asked_for_when_others_are_not_wanted() -> None:
     asked, files, workspaces = syncing(Service(SMALL), body)
     assert asked == ["acme:billing:get", "acme:change:list", "acme:file:list"]
     assert (files, workspaces) == (4, 2)
+
+
+def test_a_second_look_for_what_is_gone_counts_no_row_again() -> None:
+    service = Service(SMALL)
+
+    async def body(runtime: InstallationRuntime) -> SyncResult:
+        await sync(runtime)
+        service.tenant.delete("w1-p1-t1")
+        return await sync(runtime)
+
+    result = syncing(service, body, changes=False)
+    assert (result.removed, result.counts["AcmeTask"]) == (1, 15)
+    assert result.requests["acme:task:list"] > 4
