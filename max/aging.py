@@ -179,6 +179,7 @@ def configure_freshness(parser: Parser) -> None:
 def run_freshness(options: Options) -> Answer:
     """How old every field is, and how long ago what was listed."""
     with reading(options) as open:
+        open.tables.need_newest()
         fields, others = looked_at(open, options.what, time.time())
         roots = frozenset(entity.__name__ for entity in open.tables.schema.roots)
 
@@ -369,7 +370,9 @@ def changing(project: Project, info: InstallationInfo) -> Iterator[tuple[sqlite3
         closing(connect(path, cache=READER_CACHE)) as connection,
         transaction(connection),
     ):
-        yield connection, Tables.stored(connection)
+        tables = Tables.stored(connection)
+        tables.need_newest()
+        yield connection, tables
 
 
 def asked_fields(

@@ -152,6 +152,7 @@ class Tables:
         self.schema, self._rules = schema, rules
         self._parts = parts or (lambda entity: [tuple(entity.types())])
         self._layouts: dict[str, Layout[Any]] = {}
+        self._version = len(MIGRATIONS)
         self.freshness = Freshness(self._layouts)
         self.membership = Membership(schema, self._layouts, self.freshness)
         self.membership.resolver = resolver
@@ -169,8 +170,17 @@ class Tables:
             raise StorageError("the database holds no data yet", hint="run a sync first")
         refuse_newer("engine", row[1], len(MIGRATIONS))
         tables = cls(Schema.from_json(json.loads(row[0])))
+        tables._version = row[1]
         tables._layouts.update(read_layouts(connection, tables.schema))
         return tables
+
+    def need_newest(self) -> None:
+        """StorageError when an older Max wrote last, which did not keep all that is asked for."""
+        if self._version < len(MIGRATIONS):
+            raise StorageError(
+                "an older Max wrote this database last, and did not keep how far its listings were read",
+                hint="sync once: that brings it up to date",
+            )
 
     # -- schema ---------------------------------------------------------------------------
 

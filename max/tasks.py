@@ -415,9 +415,10 @@ MIGRATIONS = (
 
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 
-SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan, notes,
-    unfit, (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
+SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
+    {notes}, {unfit}, (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
+LATER_COLUMNS = {"notes": "'[]'", "unfit": "0"}  # and what they hold where an older version wrote last
 
 GIVE_BACK = f"""
     UPDATE _max_task
@@ -441,26 +442,21 @@ def runs(connection: sqlite3.Connection, limit: int, *, now: float) -> list[Sync
     """The newest syncs, newest first; empty when there never was one."""
     if not _has_tables(connection):
         return []
-    rows = connection.execute(
-        f"SELECT {SYNC_COLUMNS} FROM _max_sync s ORDER BY id DESC LIMIT ?", (limit,)
-    ).fetchall()
-    return [_run_of(row, now) for row in rows]
+    return _select_runs(connection, "ORDER BY id DESC LIMIT ?", (limit,), now=now)
 
 
 def run(connection: sqlite3.Connection, id: str, *, now: float) -> SyncRun:
     """The sync of an id, or of its beginning; NotFound, or UsageError when several begin so."""
-    found: list[Any] = []
+    found: list[SyncRun] = []
     if _has_tables(connection):
-        found = connection.execute(
-            f"SELECT {SYNC_COLUMNS} FROM _max_sync s WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 10",
-            (id, id + "~"),
-        ).fetchall()
+        condition = "WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 10"
+        found = _select_runs(connection, condition, (id, id + "~"), now=now)
     if not found:
         raise NotFound("sync", id, hint="`max runs` lists them")
     if len(found) > 1:
-        listed = ", ".join(row[0] for row in found)
+        listed = ", ".join(one.id for one in found)
         raise UsageError(f"several syncs begin with {id!r}", hint=f"one of: {listed}")
-    return _run_of(found[0], now)
+    return found[0]
 
 
 def failures(connection: sqlite3.Connection, sync: str) -> list[Failure]:
@@ -508,8 +504,7 @@ def unfinished_runs(connection: sqlite3.Connection, *, now: float) -> list[SyncR
     """The syncs that have not ended, newest first."""
     if not _has_tables(connection):
         return []
-    query = f"SELECT {SYNC_COLUMNS} FROM _max_sync s WHERE {UNFINISHED} ORDER BY id DESC"
-    return [_run_of(row, now) for row in connection.execute(query).fetchall()]
+    return _select_runs(connection, f"WHERE {UNFINISHED} ORDER BY id DESC", (), now=now)
 
 
 def options_of(connection: sqlite3.Connection, sync: str) -> Json:
@@ -587,6 +582,16 @@ def _wanted(connection: sqlite3.Connection, sync: str) -> Wanted:
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_failure'").fetchone())
+
+
+def _select_runs(
+    connection: sqlite3.Connection, condition: str, values: Sequence[Any], *, now: float
+) -> list[SyncRun]:
+    """The syncs that fit; one who only reads may be newer than whoever wrote last."""
+    present = {row[1] for row in connection.execute("PRAGMA table_info(_max_sync)")}
+    later = {name: name if name in present else instead for name, instead in LATER_COLUMNS.items()}
+    query = f"SELECT {SYNC_COLUMNS.format(**later)} FROM _max_sync s {condition}"
+    return [_run_of(row, now) for row in connection.execute(query, values).fetchall()]
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:

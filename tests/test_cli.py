@@ -6,8 +6,10 @@ import asyncio
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -536,3 +538,34 @@ def test_names_that_are_no_utf_8_and_narrow_terminals_do_no_harm(stored: Cli, tm
         check=False,
     )
     assert (run.returncode, odd.returncode, b"Traceback" in odd.stderr) == (0, 2, False)
+
+
+# -- between an upgrade and the next sync -----------------------------------------------------
+
+
+@pytest.fixture
+def of_an_older_version(cli: Cli, tmp_path: Path) -> Cli:
+    """A project whose database the first version wrote last."""
+    assert cli("sync", "acme:default").status == 0
+    with closing(sqlite3.connect(tmp_path / ".max/installations/acme/default/data.db")) as connection:
+        connection.execute("ALTER TABLE _max_sync DROP COLUMN notes")
+        connection.execute("ALTER TABLE _max_sync DROP COLUMN unfit")
+        connection.execute("DELETE FROM _max_migration WHERE owner = 'execution' AND version > 2")
+        connection.execute("DELETE FROM _max_migration WHERE owner = 'engine' AND version > 1")
+        connection.commit()
+    return cli
+
+
+def test_what_an_older_version_wrote_can_be_read(of_an_older_version: Cli) -> None:
+    (last,) = of_an_older_version("runs", "-o", "json").data["data"]
+    assert (last["status"], last["notes"], last["unfit"]) == ("completed", [], 0)
+    assert of_an_older_version("count", "acme", "AcmeTask", "-o", "json").data["count"] == 200
+    assert "completed" in of_an_older_version("status").out
+
+
+@pytest.mark.parametrize("words", [("freshness", "acme"), ("invalidate", "acme", "AcmeUser")])
+def test_what_an_older_version_did_not_keep_is_not_made_up(
+    of_an_older_version: Cli, words: tuple[str, ...]
+) -> None:
+    run = of_an_older_version(*words)
+    assert (run.status, "sync once" in run.err) == (1, True)
