@@ -36,10 +36,10 @@ from .rows import NEVER, Layout, encode_one
 from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
-MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
-LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
+_MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
+_LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
 CASEFOLD = "max_casefold"  # the SQL function that the statements call, and whoever runs them provides
-COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
+_COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
 class Statement:
@@ -122,7 +122,7 @@ class Statement:
             return f"{column} = {self.bind(value)}"
         if filter.op is Op.NE:
             return f"{column} IS NOT {self.bind(value)} AND {self.loaded(filter.path)}"
-        return f"{column} {COMPARISONS[filter.op]} {self.bind(value)}"
+        return f"{column} {_COMPARISONS[filter.op]} {self.bind(value)}"
 
     def _synced(self, filter: Synced[Any]) -> str:
         alias, layout = self._owner(filter.path)
@@ -133,7 +133,7 @@ class Statement:
             raise UnknownName("field", name, layout.types, where=layout.entity.__name__)
         synced = f"coalesce({layout.synced(name, alias)}, {NEVER})"
         there = f"t.{quoted(filter.path[0].name)} IS NOT NULL AND " if len(filter.path) > 1 else ""
-        return f"{there}{synced} {COMPARISONS[filter.op]} {self.bind(filter.at)}"
+        return f"{there}{synced} {_COMPARISONS[filter.op]} {self.bind(filter.at)}"
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
@@ -146,8 +146,8 @@ class Statement:
         """Values as one parameter, however many; SQLite's JSON would cut a text at a NUL."""
         if not any(isinstance(value, str) and "\0" in value for value in values):
             return f"SELECT value FROM json_each({self.bind(json.dumps(values))})"
-        if len(values) > MOST_VALUES:
-            raise UsageError(f"a list with a NUL in it holds at most {MOST_VALUES:,} values")
+        if len(values) > _MOST_VALUES:
+            raise UsageError(f"a list with a NUL in it holds at most {_MOST_VALUES:,} values")
         return ", ".join(self.bind(value) for value in values)
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
@@ -159,7 +159,7 @@ class Statement:
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
         folded = f"instr({CASEFOLD}({column}), {self.bind(text.casefold())}) > 0"
-        if not text.isascii() or len(text) > LONGEST_PATTERN:
+        if not text.isascii() or len(text) > _LONGEST_PATTERN:
             return folded
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         like = f"{column} LIKE {self.bind(f'%{escaped}%')} ESCAPE '\\'"
