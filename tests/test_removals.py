@@ -206,9 +206,9 @@ def test_a_round_of_looks_is_handed_out_in_parts(monkeypatch: pytest.MonkeyPatch
 
 def during(
     *syncs: Sync, kinds: Sequence[str] = ("full",) * 4, feed: bool = False, delays: Any = (1,)
-) -> None:
-    """Let a history happen: nothing that is there may be hidden, and in the end all is right."""
-    live(History(tuple(kinds), feed, True, delays, syncs))
+) -> dict[str, Any]:
+    """Let a history happen: nothing that is there may be hidden; what is not right in the end."""
+    return live(History(tuple(kinds), feed, True, delays, syncs))
 
 
 GROUP_0, GROUP_1, GROUP_2 = Event("group", 0), Event("group", 1), Event("group", 2)
@@ -219,15 +219,15 @@ IN_G0, IN_G1, IN_G2 = (Event("item", 6, number) for number in range(3))  # i0 li
 def test_who_moved_before_a_sync_and_again_during_it_is_never_hidden(number: int) -> None:
     begin = Sync([GROUP_0, GROUP_1, GROUP_2, IN_G0])
     for there, back in ((IN_G1, IN_G2), (IN_G2, IN_G1)):
-        during(begin, Sync([there], {number: back}))
-        during(begin, Sync([there], {number: back}), delays=(1, 3, 2))
+        assert during(begin, Sync([there], {number: back})) == {}
+        assert during(begin, Sync([there], {number: back}), delays=(1, 3, 2)) == {}
 
 
 @pytest.mark.parametrize("number", range(2, 8))
 def test_who_moves_into_a_parent_made_during_the_sync_is_never_hidden(number: int) -> None:
     begin = Sync([GROUP_0, GROUP_1, IN_G0])
-    during(begin, Sync([], {2: GROUP_2, number: IN_G2}))
-    during(begin, Sync([], {2: Event("box", 0, 1), number: Event("item", 0, 0)}))
+    assert during(begin, Sync([], {2: GROUP_2, number: IN_G2})) == {}
+    assert during(begin, Sync([], {2: Event("box", 0, 1), number: Event("item", 0, 0)})) == {}
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -235,9 +235,14 @@ def test_who_is_edited_while_the_newest_come_first_is_never_hidden(number: int) 
     kinds = ("newest", "full", "full", "full")
     full = SyncOptions(full=True, allow_removals=True)
     edited = Sync([], {number: Event("touch", 0)}, options=full)
-    during(Sync([GROUP_0, GROUP_1, GROUP_2]), edited, kinds=kinds)
-    during(
-        Sync([GROUP_0, GROUP_1, GROUP_2]), Sync([], {number: Event("touch", 0)}, options=RIGHT), kinds=kinds
+    assert during(Sync([GROUP_0, GROUP_1, GROUP_2]), edited, kinds=kinds) == {}
+    assert (
+        during(
+            Sync([GROUP_0, GROUP_1, GROUP_2]),
+            Sync([], {number: Event("touch", 0)}, options=RIGHT),
+            kinds=kinds,
+        )
+        == {}
     )
 
 
@@ -254,22 +259,25 @@ def test_a_long_listing_newest_first_still_finds_what_is_gone() -> None:
 
 def test_what_only_a_feed_told_of_goes_when_the_feed_begins_anew() -> None:
     boxed = Event("item", 21, 0)
-    during(
-        Sync([GROUP_0]),
-        Sync([boxed], {3: Event("denied"), 4: Event("denied")}),
-        Sync([Event("delete", 1)], options=SyncOptions(full=True)),
-        feed=True,
+    assert (
+        during(
+            Sync([GROUP_0]),
+            Sync([boxed], {3: Event("denied"), 4: Event("denied")}),
+            Sync([Event("delete", 1)], options=SyncOptions(full=True)),
+            feed=True,
+        )
+        == {}
     )
 
 
 def test_what_only_a_feed_told_of_goes_though_no_list_has_anything() -> None:
     full = Sync([], options=SyncOptions(full=True))
-    during(Sync([GROUP_2]), Sync([Event("item", 4)], {2: Event("delete", 0)}), full, feed=True)
+    assert during(Sync([GROUP_2]), Sync([Event("item", 4)], {2: Event("delete", 0)}), full, feed=True) == {}
 
 
 def test_what_a_feed_told_of_goes_though_its_parent_was_never_known() -> None:
     items = Sync([GROUP_1, Event("box", 1)], options=SyncOptions(only=("Item",)))
-    during(Sync(), items, Sync([Event("delete", 1), Event("forget")]), feed=True)
+    assert during(Sync(), items, Sync([Event("delete", 1), Event("forget")]), feed=True) == {}
 
 
 def test_who_is_gone_is_no_place_to_look_for_others() -> None:
