@@ -11,7 +11,7 @@ from typing import Any
 
 from max import Query
 from max.core import Order
-from max.queries import write_cursor
+from max.storage.query_sql import write_cursor
 
 from .measure import Row, Run, Timing, fresh_paths, interleaved, report
 from .records import make, running, sync

@@ -31,8 +31,8 @@ from max import (
     SyncPlan,
 )
 from max.connector import MemoryCredentials, NoConfig
-from max.entities import ManyOf, P
-from max.operations import AnyOperation
+from max.model.entities import ManyOf, P
+from max.upstream.operations import AnyOperation
 
 C = TypeVar("C")
 Record = dict[str, Json]

@@ -10,7 +10,7 @@ from typing import Any
 
 from max import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, Ref
 from max.connector import NoConfig
-from max.entities import ManyOf
+from max.model.entities import ManyOf
 
 from . import by_hand
 from .measure import Row, Timing, fresh_paths, interleaved, report

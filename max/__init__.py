@@ -21,8 +21,6 @@ loaded from its module when it is first used.
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 
 if TYPE_CHECKING:
-    from .changes import Change as Change
-    from .changes import ChangeFeed as ChangeFeed
     from .connector import Answers as Answers
     from .connector import Connector as Connector
     from .connector import Credential as Credential
@@ -36,14 +34,6 @@ if TYPE_CHECKING:
     from .connector import Select as Select
     from .connector import SignIn as SignIn
     from .connector import Validate as Validate
-    from .contracts import ChangeKey as ChangeKey
-    from .contracts import ChangeType as ChangeType
-    from .contracts import Contract as Contract
-    from .contracts import DropEntity as DropEntity
-    from .contracts import DropField as DropField
-    from .contracts import Migration as Migration
-    from .contracts import RenameEntity as RenameEntity
-    from .contracts import RenameField as RenameField
     from .core import STATIC as STATIC
     from .core import Batch as Batch
     from .core import Engine as Engine
@@ -60,14 +50,6 @@ if TYPE_CHECKING:
     from .core import SyncOptions as SyncOptions
     from .core import SyncPlan as SyncPlan
     from .core import Watermark as Watermark
-    from .entities import Entity as Entity
-    from .entities import Field as Field
-    from .entities import Filter as Filter
-    from .entities import Json as Json
-    from .entities import Many as Many
-    from .entities import Ref as Ref
-    from .entities import RefKey as RefKey
-    from .entities import Scope as Scope
     from .errors import BadCredentials as BadCredentials
     from .errors import CursorExpired as CursorExpired
     from .errors import FieldNotLoaded as FieldNotLoaded
@@ -86,76 +68,98 @@ if TYPE_CHECKING:
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
-    from .events import Event as Event
-    from .events import EventKind as EventKind
-    from .events import Events as Events
     from .execution import Progress as Progress
     from .execution import SyncHandle as SyncHandle
-    from .graphql import Connection as Connection
-    from .graphql import GraphQL as GraphQL
-    from .hosts import Hosts as Hosts
-    from .http import Auth as Auth
-    from .http import BearerAuth as BearerAuth
-    from .http import Budget as Budget
-    from .http import BudgetHeaders as BudgetHeaders
-    from .http import HttpClient as HttpClient
-    from .http import HttpRequest as HttpRequest
-    from .http import HttpResponse as HttpResponse
-    from .http import KeyAuth as KeyAuth
-    from .http import Transport as Transport
-    from .oauth import OAuth as OAuth
-    from .oauth import OAuthTokens as OAuthTokens
-    from .onboarding import Onboarded as Onboarded
-    from .onboarding import Prompter as Prompter
-    from .onboarding import onboard as onboard
-    from .operations import Limit as Limit
-    from .operations import Operation as Operation
-    from .operations import Retry as Retry
-    from .operations import on_behalf as on_behalf
-    from .operations import operation as operation
+    from .installations.onboarding import Onboarded as Onboarded
+    from .installations.onboarding import Prompter as Prompter
+    from .installations.onboarding import onboard as onboard
+    from .installations.registry import ConnectorRegistry as ConnectorRegistry
+    from .model.changes import Change as Change
+    from .model.changes import ChangeFeed as ChangeFeed
+    from .model.entities import Entity as Entity
+    from .model.entities import Field as Field
+    from .model.entities import Filter as Filter
+    from .model.entities import Json as Json
+    from .model.entities import Many as Many
+    from .model.entities import Ref as Ref
+    from .model.entities import RefKey as RefKey
+    from .model.entities import Scope as Scope
+    from .model.migrations import ChangeKey as ChangeKey
+    from .model.migrations import ChangeType as ChangeType
+    from .model.migrations import Contract as Contract
+    from .model.migrations import DropEntity as DropEntity
+    from .model.migrations import DropField as DropField
+    from .model.migrations import Migration as Migration
+    from .model.migrations import RenameEntity as RenameEntity
+    from .model.migrations import RenameField as RenameField
+    from .model.tasks import Failure as Failure
+    from .model.tasks import Status as Status
+    from .model.tasks import SyncResult as SyncResult
     from .project import Project as Project
-    from .registry import ConnectorRegistry as ConnectorRegistry
     from .runtime import InstallationRuntime as InstallationRuntime
-    from .sign_in import BrowserSignIn as BrowserSignIn
-    from .tape import Recording as Recording
-    from .tape import Replay as Replay
-    from .tasks import Failure as Failure
-    from .tasks import Status as Status
-    from .tasks import SyncResult as SyncResult
+    from .sync.events import Event as Event
+    from .sync.events import EventKind as EventKind
+    from .sync.events import Events as Events
+    from .upstream.browser_login import BrowserSignIn as BrowserSignIn
+    from .upstream.graphql import Connection as Connection
+    from .upstream.graphql import GraphQL as GraphQL
+    from .upstream.hosts import Hosts as Hosts
+    from .upstream.http import Auth as Auth
+    from .upstream.http import BearerAuth as BearerAuth
+    from .upstream.http import Budget as Budget
+    from .upstream.http import BudgetHeaders as BudgetHeaders
+    from .upstream.http import HttpClient as HttpClient
+    from .upstream.http import HttpRequest as HttpRequest
+    from .upstream.http import HttpResponse as HttpResponse
+    from .upstream.http import KeyAuth as KeyAuth
+    from .upstream.http import Transport as Transport
+    from .upstream.oauth import OAuth as OAuth
+    from .upstream.oauth import OAuthTokens as OAuthTokens
+    from .upstream.operations import Limit as Limit
+    from .upstream.operations import Operation as Operation
+    from .upstream.operations import Retry as Retry
+    from .upstream.operations import on_behalf as on_behalf
+    from .upstream.operations import operation as operation
+    from .upstream.recording import Recording as Recording
+    from .upstream.recording import Replay as Replay
 
 __version__ = "0.1.0"
 
 HOMES = {
-    "changes": "Change ChangeFeed",
+    "model.changes": "Change ChangeFeed",
     "connector": (
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select SignIn Validate"
     ),
-    "contracts": "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField",
+    "model.migrations": (
+        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
+    ),
     "core": (
         "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Settings Step "
         "SyncMeta SyncOptions SyncPlan Watermark"
     ),
-    "entities": "Entity Field Filter Json Many Ref RefKey Scope",
+    "model.entities": "Entity Field Filter Json Many Ref RefKey Scope",
     "errors": (
         "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError "
         "Mismatch NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken "
         "UpstreamChanged UpstreamError UpstreamMissing"
     ),
-    "events": "Event EventKind Events",
+    "sync.events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
-    "graphql": "Connection GraphQL",
-    "hosts": "Hosts",
-    "http": "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport",
-    "oauth": "OAuth OAuthTokens",
-    "onboarding": "Onboarded Prompter onboard",
-    "operations": "Limit Operation Retry on_behalf operation",
+    "upstream.graphql": "Connection GraphQL",
+    "upstream.hosts": "Hosts",
+    "upstream.http": (
+        "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport"
+    ),
+    "upstream.oauth": "OAuth OAuthTokens",
+    "installations.onboarding": "Onboarded Prompter onboard",
+    "upstream.operations": "Limit Operation Retry on_behalf operation",
     "project": "Project",
-    "registry": "ConnectorRegistry",
+    "installations.registry": "ConnectorRegistry",
     "runtime": "InstallationRuntime",
-    "tape": "Recording Replay",
-    "sign_in": "BrowserSignIn",
-    "tasks": "Failure Status SyncResult",
+    "upstream.recording": "Recording Replay",
+    "upstream.browser_login": "BrowserSignIn",
+    "model.tasks": "Failure Status SyncResult",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn, TextIO
 
-    from .commands import Answer
+    from .commands.framework import Answer
     from .errors import MaxError
 
 INTERRUPTED = 130
@@ -30,27 +30,27 @@ GROUPS = {
     "Ask": ("search", "get", "count", "changes", "freshness", "schema", "schema diff", "quarantine"),
 }
 COMMANDS = {  # in which module, and what it does
-    "init": ("commands", "make a project in a folder"),
-    "connect": ("acting", "connect a source: answer its questions, store its secrets"),
-    "configure": ("keeping", "show or change how an installation's data is kept"),
-    "disconnect": ("acting", "remove an installation and its data"),
-    "ls": ("commands", "list installations"),
-    "sync": ("acting", "copy what changed into the installation's database"),
-    "status": ("commands", "tell when each installation was synced, and what it holds"),
-    "runs": ("commands", "list past syncs, or show one with its failures"),
-    "pause": ("acting", "pause a running sync, from any terminal"),
-    "resume": ("acting", "go on with a sync that was paused or interrupted"),
-    "cancel": ("acting", "end a sync; what it stored stays"),
-    "invalidate": ("aging", "mark what is stored as stale, so that the next sync asks for it again"),
-    "migrate": ("upgrading", "bring stored data to what the connector declares now; --plan only tells"),
-    "search": ("commands", "find entities by filter, order and page"),
-    "get": ("commands", "show one entity"),
-    "count": ("commands", "count entities"),
-    "changes": ("keeping", "tell what changed in the rows, and when"),
-    "freshness": ("aging", "tell how old each field is, and how long ago what was listed"),
-    "schema": ("commands", "show entities, fields and relationships"),
-    "schema diff": ("upgrading", "compare what is stored with what the connector declares now"),
-    "quarantine": ("upgrading", "show rows that were kept aside because they do not fit"),
+    "init": ("framework", "make a project in a folder"),
+    "connect": ("connect", "connect a source: answer its questions, store its secrets"),
+    "configure": ("changes", "show or change how an installation's data is kept"),
+    "disconnect": ("connect", "remove an installation and its data"),
+    "ls": ("framework", "list installations"),
+    "sync": ("connect", "copy what changed into the installation's database"),
+    "status": ("framework", "tell when each installation was synced, and what it holds"),
+    "runs": ("framework", "list past syncs, or show one with its failures"),
+    "pause": ("connect", "pause a running sync, from any terminal"),
+    "resume": ("connect", "go on with a sync that was paused or interrupted"),
+    "cancel": ("connect", "end a sync; what it stored stays"),
+    "invalidate": ("freshness", "mark what is stored as stale, so that the next sync asks for it again"),
+    "migrate": ("migrate", "bring stored data to what the connector declares now; --plan only tells"),
+    "search": ("framework", "find entities by filter, order and page"),
+    "get": ("framework", "show one entity"),
+    "count": ("framework", "count entities"),
+    "changes": ("changes", "tell what changed in the rows, and when"),
+    "freshness": ("freshness", "tell how old each field is, and how long ago what was listed"),
+    "schema": ("framework", "show entities, fields and relationships"),
+    "schema diff": ("migrate", "compare what is stored with what the connector declares now"),
+    "quarantine": ("migrate", "show rows that were kept aside because they do not fit"),
 }
 EXAMPLES = """\
 Begin here (no account and no network needed)
@@ -126,12 +126,12 @@ def perform(words: list[str]) -> Answer:
         refuse(words)
     from importlib import import_module
 
-    from .commands import parse
+    from .commands.framework import parse
 
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command = " ".join(words[:size])
     module, summary = COMMANDS[command]
-    configure = import_module(f".{module}", __package__).CONFIGURE[command]
+    configure = import_module(f".commands.{module}", __package__).CONFIGURE[command]
     options = parse(command, words[size:], summary, configure)
     options.project = options.project or project or "."
     answer: Answer = options.run(options)
@@ -192,8 +192,8 @@ def say(answer: Answer) -> int:
 
 def complain(error: MaxError, *, as_json: bool) -> None:
     """Print an error where errors go."""
-    from .render import Paint, compact, harmless
-    from .terminal import colours
+    from .commands.terminal import colours
+    from .commands.text import Paint, compact, harmless
 
     if as_json:
         print(compact({"error": error.describe()}), file=sys.stderr)

@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from .contracts import Contract, Migration, Rules, check_contracts, check_migrations
 from .core import (
     BatchLoader,
     C,
@@ -33,10 +32,11 @@ from .core import (
     Seeder,
     Watermark,
 )
-from .entities import Entity, FieldOf, Kind, ManyOf, Ref
 from .errors import BadCredentials, ConnectorError, UnknownName
-from .hosts import NOWHERE, PLACEHOLDER, Hosts, Pattern
-from .operations import AnyOperation, Operation
+from .model.entities import Entity, FieldOf, Kind, ManyOf, Ref
+from .model.migrations import Contract, Migration, Rules, check_contracts, check_migrations
+from .upstream.hosts import NOWHERE, PLACEHOLDER, Hosts, Pattern
+from .upstream.operations import AnyOperation, Operation
 
 Conf = TypeVar("Conf")
 Answers = Mapping[str, Any]

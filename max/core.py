@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from .changes import Change as Change
-from .changes import ChangeFeed as ChangeFeed
-from .entities import (
+from .errors import ConnectorError, UnknownName
+from .model.changes import Change as Change
+from .model.changes import ChangeFeed as ChangeFeed
+from .model.entities import (
     AllOf,
     E,
     Entity,
@@ -28,17 +29,16 @@ from .entities import (
     V,
     own_names,
 )
-from .errors import ConnectorError, UnknownName
-from .plans import Concurrent as Concurrent
-from .plans import Step as Step
-from .plans import SyncPlan as SyncPlan
-from .plans import Target as Target
-from .plans import filter_from_json as filter_from_json
-from .plans import filter_to_json as filter_to_json
-from .schema import Relationship as Relationship
-from .schema import Schema as Schema
-from .schema import description_of as description_of
-from .schema import snake as snake
+from .model.plan import Concurrent as Concurrent
+from .model.plan import Step as Step
+from .model.plan import SyncPlan as SyncPlan
+from .model.plan import Target as Target
+from .model.plan import filter_from_json as filter_from_json
+from .model.plan import filter_to_json as filter_to_json
+from .model.schema import Relationship as Relationship
+from .model.schema import Schema as Schema
+from .model.schema import description_of as description_of
+from .model.schema import snake as snake
 
 C = TypeVar("C")
 

@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from .changes import ChangeFeed, ChangePage
-from .contracts import NO_RULES, Rules
 from .core import (
     DEFAULTS,
     PAGE_SIZE,
@@ -39,16 +37,18 @@ from .core import (
     SyncMeta,
     Write,
 )
-from .entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
-from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late, newest
-from .history import History
-from .layouts import Parts, build_indexes, read_layouts
-from .membership import LINKS_BY_CHILD, Membership, Place
-from .quarantine import Quarantine, Sifted
-from .queries import chosen, count, run, selects, write_cursor
-from .rows import Layout, Rows, stamp_column
-from .sqlite import Database, migrate, quoted, refuse_newer
+from .model.changes import ChangeFeed, ChangePage
+from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
+from .model.migrations import NO_RULES, Rules
+from .storage.change_log import History
+from .storage.ddl import Parts, build_indexes, read_layouts
+from .storage.freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late, newest
+from .storage.membership import LINKS_BY_CHILD, Membership, Place
+from .storage.quarantine import Quarantine, Sifted
+from .storage.query_sql import chosen, count, run, selects, write_cursor
+from .storage.rows import Layout, Rows, stamp_column
+from .storage.sqlite import Database, migrate, quoted, refuse_newer
 
 DAY = 86_400.0  # seconds
 
@@ -186,7 +186,7 @@ class Tables:
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
-        from .evolution import evolve  # those who only read do without
+        from .storage.schema_evolution import evolve  # those who only read do without
 
         migrate(connection, "engine", MIGRATIONS)
         self.quarantine.apply(connection)

@@ -19,12 +19,7 @@ from functools import partial
 
 from .core import SyncOptions, SyncPlan
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
-from .events import Events, Origin, Teller
-from .expansion import expand, retried
-from .runner import TaskRunner
-from .surroundings import MOMENT, Shared
-from .surroundings import Surroundings as Surroundings
-from .tasks import (
+from .model.tasks import (
     SIGN,
     Outcome,
     ResumedSync,
@@ -38,6 +33,11 @@ from .tasks import (
     Wanted,
     new_worker,
 )
+from .sync.context import MOMENT, Shared
+from .sync.context import Surroundings as Surroundings
+from .sync.events import Events, Origin, Teller
+from .sync.task_graph import expand, retried
+from .sync.task_runner import TaskRunner
 
 CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
 LOST = "lost"  # how an attempt ended whose task is somebody else's now

@@ -29,16 +29,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from .core import InstallationInfo
-from .entities import Json, datetime_text, is_datetime
 from .errors import Mismatch, Offline, ProjectError, UnknownName, UsageError
-from .settings import changed, misfits, read_settings
+from .model.entities import Json, datetime_text, is_datetime
+from .model.settings import changed, misfits, read_settings
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .registry import ConnectorRegistry
+    from .installations.registry import ConnectorRegistry
     from .runtime import InstallationRuntime
-    from .tape import Recording, Replay
+    from .upstream.recording import Recording, Replay
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ class Project:
     def registry(self) -> ConnectorRegistry:
         """The connectors that can be used here, the project's own among them."""
         if self._registry is None:
-            from .registry import ConnectorRegistry
+            from .installations.registry import ConnectorRegistry
 
             self._registry = ConnectorRegistry([self.root / CONNECTORS])
         return self._registry
@@ -341,7 +341,7 @@ class Project:
     def _assemble(self, info: InstallationInfo, tape: Recording | Replay | None) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
         from .connector import CredentialProvider
-        from .onboarding import read_config
+        from .installations.onboarding import read_config
         from .runtime import InstallationRuntime
 
         connector = self.registry.resolve(info.connector)

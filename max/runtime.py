@@ -20,11 +20,11 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError, SyncRunning
 from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
-from .expansion import asked
-from .sqlite import Database
-from .tape import Tape, Untaped
-from .task_store import SqliteTaskStore
-from .tasks import Status, is_alive, options_of, owner_of
+from .model.tasks import Status, is_alive, options_of, owner_of
+from .storage.sqlite import Database
+from .storage.task_store import SqliteTaskStore
+from .sync.task_graph import asked
+from .upstream.recording import Tape, Untaped
 
 
 class LifecycleManager:

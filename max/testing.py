@@ -29,8 +29,8 @@ from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from .connector import Credential, CredentialProvider, MemoryCredentials
-from .entities import Json
-from .hosts import Hosts
+from .model.entities import Json
+from .upstream.hosts import Hosts
 
 V = TypeVar("V")
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from max import sqlite
 from max.connector import CredentialProvider, Installation, MemoryCredentials
 from max.core import Batch, Engine, InstallationInfo, SyncPlan
 from max.runtime import InstallationRuntime
+from max.storage import sqlite
 from tests.sample import SampleConfig, sample
 from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User, users
 

@@ -29,10 +29,10 @@ from max_linear import SOURCES, LinearConfig, Source, camel, connector
 from max import CredentialProvider, Entity, InstallationInfo, Json, Ref, Status, SyncResult
 from max.connector import MemoryCredentials
 from max.core import SyncOptions
-from max.entities import Kind, values_of
-from max.onboarding import read_config
+from max.installations.onboarding import read_config
+from max.model.entities import Kind, values_of
 from max.runtime import InstallationRuntime
-from max.tape import Recording, Replay
+from max.upstream.recording import Recording, Replay
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]

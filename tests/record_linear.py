@@ -1,4 +1,4 @@
-"""Records the tapes of tests/test_linear.py anew, from the fake: ``python -m tests.record_linear``."""
+"""Records the tapes of tests/connectors/test_linear.py anew, from the fake: ``python -m tests.record_linear``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from max import Status
-from max.tape import Recording
+from max.upstream.recording import Recording
 from tests.linear_fake import Copy, first_part, second_part, workspace
 
 TAPES = Path(__file__).parent / "tapes"

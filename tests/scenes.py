@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from max.core import C, Env, Loader, Page, PageRequest, RawLoader, Schema, Step, SyncPlan
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.entities import Entity, Field, Many, Ref
 from max.execution import CAP, Surroundings, SyncExecutor, SyncHandle
-from max.operations import AnyOperation, Caller, Limits
-from max.sqlite import MEMORY, Database, Work
-from max.task_store import SqliteTaskStore
-from max.tasks import SyncResult
+from max.model.entities import Entity, Field, Many, Ref
+from max.model.tasks import SyncResult
+from max.storage.sqlite import MEMORY, Database, Work
+from max.storage.task_store import SqliteTaskStore
+from max.upstream.operations import AnyOperation, Caller, Limits
 from tests.sample import sample
 from tests.virtual_time import JumpingSelector, VirtualTimeLoop, later, now
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from max.contracts import NO_RULES, DropField, Migration, RenameField, Rules
 from max.core import Arrival, Listing, Order, Page, Query, Schema, filter_from_json, filter_to_json
 from max.engine import Tables
-from max.entities import Compare, Entity, FieldOf, Filter, Json, Kind, ManyOf, Op, Ref, values_of
 from max.errors import MaxError
-from max.layouts import Parts
-from max.sqlite import transaction
+from max.model.entities import Compare, Entity, FieldOf, Filter, Json, Kind, ManyOf, Op, Ref, values_of
+from max.model.migrations import NO_RULES, DropField, Migration, RenameField, Rules
+from max.storage.ddl import Parts
+from max.storage.sqlite import transaction
 from tests.strategies import records
 
 NAMES = ["a", "b", "c", "d", "order"]

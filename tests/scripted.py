@@ -35,7 +35,7 @@ from max import (
     SyncResult,
 )
 from max.connector import AnyConnector, MemoryCredentials
-from max.entities import ManyOf
+from max.model.entities import ManyOf
 from max.testing import FakeClock, ScriptedUpstream, access
 from tests.sample import SampleConfig
 

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from max.core import Schema, snake
-from max.entities import (
+from max.model.entities import (
     RESERVED,
     AllOf,
     AnyOf,

@@ -37,11 +37,11 @@ from max import (
 )
 from max.connector import MemoryCredentials, Secret
 from max.core import InstallationInfo, SyncOptions
-from max.entities import ManyOf, entity_json
 from max.execution import NO_OPTIONS
-from max.operations import Caller
+from max.model.entities import ManyOf, entity_json
+from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
-from max.tasks import SyncResult
+from max.upstream.operations import Caller
 from tests.sample import sample
 
 # -- a source whose answers are scripted ------------------------------------------------------------

@@ -23,9 +23,9 @@ from max_acme import AcmeTask, AcmeUser
 from max import Project, __version__
 from max.cli import COMMANDS, GROUPS, leading_project, wants_json
 from max.engine import SqliteEngine
-from max.entities import Entity
 from max.errors import InvalidAnswers
-from max.sqlite import Database
+from max.model.entities import Entity
+from max.storage.sqlite import Database
 from tests.command_line import Cli, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -481,7 +481,14 @@ def test_reading_imports_no_event_loop_and_no_connector(
     stored: Cli, tmp_path: Path, words: list[str]
 ) -> None:
     loaded = imported_by(tmp_path, *words)
-    assert not loaded & {*SLOW, "max_acme", "max.runtime", "max.execution", "max.connector", "max.http"}
+    assert not loaded & {
+        *SLOW,
+        "max_acme",
+        "max.runtime",
+        "max.execution",
+        "max.connector",
+        "max.upstream.http",
+    }
 
 
 def test_version_and_overview_need_no_parser(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from max.connector import (
     Validate,
 )
 from max.core import BatchLoader, CollectionLoader, EntityLoader, Loader, Schema
-from max.entities import Entity, Field, FieldOf, Many, Ref
 from max.errors import BadCredentials, ConnectorError, UnknownName
-from max.operations import Operation
+from max.model.entities import Entity, Field, FieldOf, Many, Ref
+from max.upstream.operations import Operation
 from tests.sample import initialise, list_things, sample, seed
 
 

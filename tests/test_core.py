@@ -24,8 +24,8 @@ from max.core import (
     filter_to_json,
     snake,
 )
-from max.entities import AllOf, Entity, Field, FieldOf, Many, Ref
 from max.errors import ConnectorError, SchemaError, UnknownName
+from max.model.entities import AllOf, Entity, Field, FieldOf, Many, Ref
 from tests.strategies import ages, filters, fitting, ids, schemas, texts
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from max.core import Arrival, Listing, Query, Schema
 from max.engine import SqliteEngine, SqliteSyncMeta, Tables
-from max.entities import Entity, Field, Many
 from max.errors import FieldNotLoaded, SchemaError, StorageError
-from max.sqlite import MEMORY, Database, reader, transaction
+from max.model.entities import Entity, Field, Many
+from max.storage.sqlite import MEMORY, Database, reader, transaction
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, using
 
 T = TypeVar("T")

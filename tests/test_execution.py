@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.core import Batch, Env, Loader, Page, Step, SyncPlan
-from max.entities import Ref
 from max.errors import (
     BadCredentials,
     LeaseLost,
@@ -28,10 +27,11 @@ from max.errors import (
     UsageError,
 )
 from max.execution import NO_OPTIONS
-from max.expansion import expand
-from max.operations import operation
-from max.runner import TRIES
-from max.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
+from max.model.entities import Ref
+from max.model.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
+from max.sync.task_graph import expand
+from max.sync.task_runner import TRIES
+from max.upstream.operations import operation
 from tests.sample import sample
 from tests.scenes import (
     LOADERS,

@@ -11,14 +11,14 @@ import pytest
 from max.connector import Connector
 from max.core import Batch, Listed, Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.entities import Entity, Field, Many, ManyOf, Ref
 from max.execution import Surroundings, SyncExecutor
-from max.listings import Scan, beginning
-from max.operations import Caller, Limits
-from max.sqlite import MEMORY
-from max.surroundings import MOMENT
-from max.task_store import SqliteTaskStore
-from max.tasks import Status, SyncResult
+from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.tasks import Status, SyncResult
+from max.storage.sqlite import MEMORY
+from max.storage.task_store import SqliteTaskStore
+from max.sync.context import MOMENT
+from max.sync.pagination import Scan, beginning
+from max.upstream.operations import Caller, Limits
 from tests.sample import sample
 from tests.scenes import PatientDatabase, run
 from tests.upstream_model import EPOCH, KINDS, ROOT, Group, Item, Root

@@ -13,7 +13,11 @@ from pathlib import Path
 import max as package
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(path.stem for path in (ROOT / "max").glob("*.py") if path.stem != "__main__")
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "max").rglob("*.py")
+    if path.stem != "__main__"
+)
 
 WATCH = """
 import sys, threading
@@ -41,7 +45,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 import importlib
 for name in {modules!r}:
-    importlib.import_module("max" if name == "__init__" else "max." + name)
+    importlib.import_module(name)
 print(seen, threading.active_count())
 """
 
@@ -144,6 +148,6 @@ class TestLayers:
     """What the files import."""
 
     def test_no_module_imports_itself_by_the_name_max(self) -> None:
-        for path in (ROOT / "max").glob("*.py"):
+        for path in (ROOT / "max").rglob("*.py"):
             for line in path.read_text().splitlines():
                 assert not line.lstrip().startswith(("import max", "from max")), f"{path.name}: {line}"

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from max.core import DEFAULTS, InstallationInfo, Settings
 from max.errors import InvalidAnswers, MaxError, ProjectError, UnknownName, UpstreamBroken, UsageError
+from max.model.settings import settings_json
 from max.project import Project
-from max.settings import settings_json
 from tests.sample import Thing, events, refusals, source
 
 NOW = 1_700_000_000.25

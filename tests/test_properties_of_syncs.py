@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from max.core import Arrival
 from max.errors import LeaseLost, PermissionDenied, QuotaExceeded, UpstreamBroken
-from max.operations import Limit, Operation, Retry
-from max.tasks import (
+from max.model.tasks import (
     BLOCKED,
     NewTask,
     Settlement,
@@ -30,6 +29,7 @@ from max.tasks import (
     failure_of,
     new_worker,
 )
+from max.upstream.operations import Limit, Operation, Retry
 from tests.scenes import NAMES, ROOT, USERS, Source, Stage, User, build, named, play, run, users
 from tests.virtual_time import later, now
 
@@ -218,9 +218,9 @@ BOUND, PAGE = 40, 20  # children that wait at a time, and that are made at a tim
 def small_bounds() -> Iterator[None]:
     """Bounds that a test can reach."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("max.runner.CHILDREN_PAGE", PAGE)
-        patch.setattr("max.task_store.CHILDREN_PAGE", PAGE)
-        patch.setattr("max.task_store.CHILDREN_BOUND", BOUND)
+        patch.setattr("max.sync.task_runner.CHILDREN_PAGE", PAGE)
+        patch.setattr("max.storage.task_store.CHILDREN_PAGE", PAGE)
+        patch.setattr("max.storage.task_store.CHILDREN_BOUND", BOUND)
         yield
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.core import Settings, SyncOptions
-from max.tasks import Status, SyncResult
+from max.model.tasks import Status, SyncResult
 from tests.upstream_model import ROOT, Box, Group, Item, Root, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
 
@@ -191,7 +191,7 @@ def test_where_nothing_is_lost_nothing_is_looked_at_again() -> None:
 
 
 def test_a_round_of_looks_is_handed_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("max.runner.CHILDREN_PAGE", 2)
+    monkeypatch.setattr("max.sync.task_runner.CHILDREN_PAGE", 2)
 
     async def body(world: World) -> None:
         furnish(world.upstream, groups=5, items=2)

@@ -15,11 +15,11 @@ import pytest
 
 from max.connector import CredentialProvider, Installation, MemoryCredentials
 from max.core import Engine, Env, InstallationInfo, Loader, Page, PageRequest, Step, SyncOptions, SyncPlan
-from max.entities import Ref
 from max.errors import BadCredentials, Interrupted, StorageError, SyncError, SyncRunning, UpstreamBroken
+from max.model.entities import Ref
+from max.model.tasks import Status
 from max.runtime import InstallationRuntime, LifecycleManager
-from max.sqlite import MEMORY
-from max.tasks import Status
+from max.storage.sqlite import MEMORY
 from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from max.core import Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
-from max.entities import Entity, Field, Many, ManyOf, Ref
 from max.errors import MarkRefused, UpstreamMissing
+from max.model.entities import Entity, Field, Many, ManyOf, Ref
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 PAGE = 2  # items on one

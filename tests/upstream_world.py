@@ -27,10 +27,10 @@ from max.errors import (
     UpstreamBroken,
 )
 from max.execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle
-from max.operations import Caller, Limits
-from max.sqlite import Work
-from max.task_store import SqliteTaskStore
-from max.tasks import Status, SyncResult
+from max.model.tasks import Status, SyncResult
+from max.storage.sqlite import Work
+from max.storage.task_store import SqliteTaskStore
+from max.upstream.operations import Caller, Limits
 from tests.sample import sample
 from tests.scenes import PatientDatabase, run
 from tests.upstream_model import (

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from max.contracts import (
+from max.core import Arrival, Listing, Query, Schema
+from max.engine import Tables
+from max.model.entities import Entity, Field, FieldOf, Json, Many, ManyOf, Ref, values_of
+from max.model.migrations import (
     ChangeKey,
     ChangeType,
     DropEntity,
@@ -17,10 +20,7 @@ from max.contracts import (
     RenameField,
     Rules,
 )
-from max.core import Arrival, Listing, Query, Schema
-from max.engine import Tables
-from max.entities import Entity, Field, FieldOf, Json, Many, ManyOf, Ref, values_of
-from max.sqlite import connect, transaction
+from max.storage.sqlite import connect, transaction
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.core import Arrival, Page, Query, Schema
-from max.entities import (
+from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
+from max.model.entities import (
     AllOf,
     AnyOf,
     Compare,
@@ -24,8 +25,7 @@ from max.entities import (
     check_entity,
     values_of,
 )
-from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
-from max.sqlite import MEMORY
+from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Post, Store, Team, place, using
 from tests.strategies import ODDITIES, Thing, filters, iso_forms, moments, records, samples, schemas
 

@@ -10,8 +10,8 @@ import pytest
 
 from max.core import Arrival, Changes, Listing, Loader, Looking, Page, Removal, Resolver
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.entities import Entity, FieldOf, ManyOf, Ref
-from max.sqlite import MEMORY, Database
+from max.model.entities import Entity, FieldOf, ManyOf, Ref
+from max.storage.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, using
 
 A, B, C = (Team.ref(id) for id in "abc")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max.core import Arrival
-from max.entities import values_of
-from max.sqlite import MEMORY
+from max.model.entities import values_of
+from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Store, Team, place, using
 
 __all__ = ["place"]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from max.core import Arrival, Listing
 from max.engine import SqliteEngine
-from max.entities import FieldOf
 from max.errors import StorageError, UnknownName
-from max.sqlite import MEMORY, Database
+from max.model.entities import FieldOf
+from max.storage.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
 
 __all__ = ["place"]

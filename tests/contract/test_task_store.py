@@ -11,9 +11,7 @@ import pytest
 
 from max.core import Stored
 from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
-from max.sqlite import Database
-from max.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
-from max.tasks import (
+from max.model.tasks import (
     CHILDREN_PAGE,
     LEASE,
     NewTask,
@@ -31,6 +29,8 @@ from max.tasks import (
     new_worker,
     this_machine,
 )
+from max.storage.sqlite import Database
+from max.storage.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
 from tests.contract.places import place
 
 __all__ = ["place"]

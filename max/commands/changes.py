@@ -1,0 +1,202 @@
+"""What the commands do that are about how data is kept: its settings, and what changed in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..core import InstallationInfo
+from ..errors import CursorExpired, HistoryError, UsageError
+from ..model.changes import Change, ChangePage, change_json
+from ..model.settings import SETTINGS, from_words, settings_json
+from ..storage.change_log import PAGE
+from .framework import (
+    Answer,
+    Options,
+    Parser,
+    add_target,
+    answer,
+    at_least_one,
+    examples,
+    found_project,
+    paint,
+    reading,
+)
+from .terminal import width
+from .text import MOST, Colour, Column, Paint, cell, compact, cut, moment, padded, stamp, table
+
+if TYPE_CHECKING:
+    from ..model.entities import Json
+
+COLOURS: dict[str, Colour] = {"created": "green", "removed": "red", "restored": "yellow"}
+KIND = 8  # cells of the longest kind of change
+
+
+# -- configure --------------------------------------------------------------------------------
+
+
+def configure_configure(parser: Parser) -> None:
+    """``max configure INSTALLATION [SETTING=VALUE …]``."""
+    add_target(parser)
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="SETTING=VALUE",
+        help="what to change; without any, the settings are shown",
+    )
+    parser.set_defaults(run=run_configure)
+    about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
+    parser.description = "\n  ".join([f"{parser.description}\n", *about])
+    examples(
+        parser,
+        "max configure acme:default",
+        "max configure acme:default history=changes history_days=30",
+    )
+
+
+def run_configure(options: Options) -> Answer:
+    """Show the settings of an installation, or change some of them."""
+    project = found_project(options)
+    info = project.target(options.target)
+    words = dict(map(setting, options.settings))
+    notes = ["in force from the next start on: a sync that is running keeps the old ones"] if words else []
+    if words:
+        info = project.configure(info, **from_words(words))
+    data = {"installation": str(info), "settings": settings_json(info.settings)}
+    return answer(options, data, partial(settings_text, info), notes)
+
+
+def setting(word: str) -> tuple[str, str]:
+    """``history=changes`` as its two parts."""
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError(f"{word!r} sets nothing", hint="write it as SETTING=VALUE, such as history=changes")
+    return name, value
+
+
+def settings_text(info: InstallationInfo) -> list[str]:
+    """Every setting with its value and what it means."""
+    values = settings_json(info.settings)
+    rows = [[name, str(values[name]), one.about] for name, one in SETTINGS.items()]
+    columns = [Column("setting", whole=True), Column("value", whole=True), Column("means")]
+    return table(columns, rows, width(sys.stdout), paint())
+
+
+# -- changes ----------------------------------------------------------------------------------
+
+
+def configure_changes(parser: Parser) -> None:
+    """``max changes INSTALLATION``."""
+    add_target(parser)
+    parser.add_argument(
+        "--since", metavar="CURSOR", help="only what came after; now: nothing but the newest cursor"
+    )
+    parser.add_argument("--entity", metavar="ENTITY", help="only this one")
+    parser.add_argument("--limit", type=at_least_one, metavar="N", help="changes (default: all)")
+    parser.set_defaults(run=run_changes)
+    examples(
+        parser,
+        "max changes acme:default  (once there is: max configure acme:default history=changes)",
+        "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
+        "max changes acme:default --since now -o json",
+    )
+
+
+def run_changes(options: Options) -> Answer:
+    """What changed, oldest first, as it is read; with the cursor from which to go on."""
+    notes: list[str] = []
+    lines = {"text": changes_text, "json": changes_json, "ndjson": changes_ndjson}[options.output]
+    return Answer(lines(options, notes), notes)
+
+
+def pages(options: Options) -> Iterator[ChangePage]:
+    """The changes that the options ask for, a page at a time; there is always one."""
+    left, since = options.limit, options.since
+    with reading(options) as open:
+        entity = open.entity(options.entity) if options.entity else None
+        while True:
+            size = PAGE if left is None else min(left, PAGE)
+            with naming(open.info):
+                page = open.tables.history.page(open.connection, since, entity=entity, limit=size)
+            yield page
+            left = None if left is None else left - len(page.items)
+            if not page.more or left == 0:
+                return
+            since = page.cursor
+
+
+@contextmanager
+def naming(info: InstallationInfo) -> Iterator[None]:
+    """Have it said of which installation nothing is recorded."""
+    try:
+        yield
+    except CursorExpired:
+        raise
+    except HistoryError as error:
+        hint = f"turn it on with: max configure {info} history=changes"
+        if info.settings.history != "off":
+            hint = f"it begins with: max sync {info}"
+        raise HistoryError(f"{info}: {error.message}", hint=hint) from error
+
+
+def meta(page: ChangePage) -> dict[str, Json]:
+    """Where to go on, and whether there is more already."""
+    return {"hasMore": page.more, "cursor": page.cursor}
+
+
+def row(change: Change) -> dict[str, Json]:
+    """A change as JSON data, its time first."""
+    return {"at": stamp(change.at), **change_json(change)}
+
+
+def changes_ndjson(options: Options, notes: list[str]) -> Iterator[str]:
+    """A line for each change; at the end from which cursor to go on."""
+    for page in pages(options):
+        yield from map(compact, map(row, page.items))
+    yield compact({"_meta": meta(page)})
+
+
+def changes_json(options: Options, notes: list[str]) -> Iterator[str]:
+    """``{"data", "hasMore", "cursor"}``, written as it is read."""
+    separator = '{"data":['
+    for page in pages(options):
+        for one in page.items:
+            yield separator + compact(row(one))
+            separator = ","
+    head = separator if separator != "," else ""
+    yield f"{head}],{compact(meta(page))[1:]}"
+
+
+def changes_text(options: Options, notes: list[str]) -> Iterator[str]:
+    """A line for each change, and below an update one for each field."""
+    shown = False
+    for page in pages(options):
+        for change in page.items:
+            shown = True
+            yield from change_lines(change, paint())
+    found = "" if shown else "nothing changed; "
+    notes.append(f"{found}{'more follow' if page.more else 'go on later with'}: --since {page.cursor}")
+
+
+def change_lines(change: Change, paint: Paint) -> Iterator[str]:
+    """When what became of what; of an update each field as it was and as it is."""
+    kind = paint(padded(change.kind, KIND), COLOURS.get(change.kind))
+    yield f"{moment(change.at)}  {kind}  {change.ref!r}"
+    if change.kind == "updated":
+        for name in {**change.old, **change.new}:
+            old, new = (shown_value(side, name) for side in (change.old, change.new))
+            yield f"  {paint(name, 'dim')}: {old} → {new}"
+
+
+def shown_value(side: Mapping[str, Any], name: str) -> str:
+    """A field's value on one line, or that there is none."""
+    return cut(cell(side[name]), MOST) if name in side else "(not loaded)"
+
+
+CONFIGURE: dict[str, Callable[[Parser], None]] = {
+    "configure": configure_configure,
+    "changes": configure_changes,
+}

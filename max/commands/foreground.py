@@ -1,0 +1,138 @@
+"""A sync in the foreground: its progress on stderr, and what Ctrl-C means to it.
+
+The first Ctrl-C (or SIGTERM) pauses the sync after the pages under way; the second leaves at
+once.  Neither loses anything: what a page brought is stored as a whole or not at all.
+
+Where events are asked for, they take the place of the progress, as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO, cast
+
+from ..core import InstallationInfo
+from ..errors import Interrupted
+from ..execution import Progress, SyncHandle
+from ..model.tasks import SyncResult
+from ..project import Project
+from ..runtime import InstallationRuntime
+from ..sync.events import Event, Events
+from ..upstream.recording import Recording, Replay
+from .terminal import ProgressView
+from .text import compact, counted, until
+
+Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Foreground:
+    """Runs one sync for whoever watches ``stream``, or reads its events from ``events``."""
+
+    def __init__(self, stream: TextIO, *, events: TextIO | None = None) -> None:
+        self._view = ProgressView(stream, now=time.monotonic())
+        self._events = events
+        self._handle: SyncHandle | None = None
+        self._interruptions = 0
+        self._pausing: asyncio.Task[None] | None = None
+
+    async def sync(
+        self, project: Project, info: InstallationInfo, begin: Begin, tape: Recording | Replay | None = None
+    ) -> SyncResult:
+        """Begin a sync, or go on with one, and wait for its end or its pause."""
+        with self._signals():
+            try:
+                async with project:
+                    runtime = await project.runtime(info.connector, info.name, tape=tape)
+                    self._handle = await begin(runtime)
+                    return await self._completion(info, self._handle)
+            except asyncio.CancelledError:
+                if not self._interruptions:
+                    raise
+                hint = f"nothing is lost; begin again with: max sync {info}"
+                raise Interrupted("interrupted before the sync had begun", hint=hint) from None
+            finally:
+                self._view.clear()
+
+    async def _completion(self, info: InstallationInfo, handle: SyncHandle) -> SyncResult:
+        if self._events is not None:
+            told = self._write(self._events, info, handle.events())
+        else:
+            told = self._watch(handle)
+        telling = asyncio.create_task(told)
+        try:
+            return await handle.completion()
+        finally:
+            if self._events is None:
+                telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await telling
+            if self._pausing is not None:
+                await asyncio.gather(self._pausing, return_exceptions=True)  # it may have come too late
+
+    async def _watch(self, handle: SyncHandle) -> None:
+        async for one in handle.progress():
+            self._view.show(one.counts, note_of(one), now=time.monotonic())
+
+    async def _write(self, stream: TextIO, info: InstallationInfo, events: Events) -> None:
+        """A line for each event, in a thread: who reads slowly, or no more, does not stop the sync."""
+
+        def write(some: Sequence[Event]) -> None:
+            for one in some:
+                stream.write(f"{compact({**one.to_json(), 'installation': str(info)})}\n")
+            stream.flush()
+
+        with suppress(BrokenPipeError):  # the answer, which comes last, will find out again
+            while some := await events.some():
+                await asyncio.to_thread(write, some)
+
+    # -- signals
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take the signals, where a loop can; elsewhere Ctrl-C ends the sync, which can go on later."""
+        loop, main = asyncio.get_running_loop(), cast("asyncio.Task[SyncResult]", asyncio.current_task())
+        taken: list[signal.Signals] = []
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                with suppress(NotImplementedError):
+                    loop.add_signal_handler(number, self._interrupt, main)
+                    taken.append(number)
+        try:
+            yield
+        finally:
+            for number in taken:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self, main: asyncio.Task[SyncResult]) -> None:
+        self._interruptions += 1
+        if self._interruptions > 1:
+            self._leave()
+        if self._handle is None:
+            main.cancel()
+            return
+        self._view.say("pausing after the pages under way; once more leaves at once")
+        self._pausing = asyncio.create_task(self._handle.pause())
+
+    def _leave(self) -> NoReturn:
+        """End the process without waiting for anything, as a crash would."""
+        self._view.say("left at once; what was stored is kept, and the same command goes on")
+        if self._events is None:  # whose reader may have stopped reading
+            sys.stdout.flush()
+        os._exit(Interrupted.exit_status)
+
+
+def note_of(progress: Progress) -> str:
+    """What a sync is waiting for, when nothing of it is under way."""
+    if progress.running or progress.due is None or progress.due <= progress.at:
+        return ""
+    limits = f" for {', '.join(progress.limits)}" if progress.limits else ""
+    return f"waiting until {until(progress.due, progress.at)}{limits}, {counted(progress.waiting, 'task')}"

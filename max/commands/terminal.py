@@ -1,0 +1,160 @@
+"""The terminal: what it can show, questions to whoever sits at it, a line that shows progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from ..errors import UsageError
+from .text import harmless, progress_line
+
+if TYPE_CHECKING:
+    from ..connector import Option
+
+FALLBACK_WIDTH = 80  # cells of a terminal that does not tell
+REDRAW = 0.1  # seconds between two drawings of the progress line
+REPORT = 10.0  # seconds between two lines of progress when nobody sits at a terminal
+ERASE = "\r\033[K"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person may be looking."""
+    return not stream.closed and stream.isatty()
+
+
+def colours(stream: TextIO) -> bool:
+    """Whether to use colours: on a terminal, unless NO_COLOR is set or it is a dumb one."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width(stream: TextIO) -> int | None:
+    """How many cells a line has; None when nothing needs to fit, as in a pipe."""
+    if not is_terminal(stream):
+        return None
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or FALLBACK_WIDTH
+    except OSError:
+        return FALLBACK_WIDTH
+
+
+def tell(line: str) -> None:
+    """Say something at once, on stderr, before a command has its answer."""
+    sys.stderr.write("\n".join(map(harmless, line.splitlines())) + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a question at once, also below an event loop, which would only note it."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class TerminalPrompter:
+    """Asks on stderr, reads from stdin, and reads secrets without showing them."""
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        """One line; the default for an empty one."""
+        return self._line(f"{prompt}{f' [{default}]' if default else ''}: ") or default or ""
+
+    async def secret(self, prompt: str) -> str:
+        """One line that does not appear on the screen."""
+        from getpass import getpass
+
+        with interruptible():
+            return getpass(f"{harmless(prompt)}: ", stream=sys.stderr)
+
+    async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
+        """Numbered options; asks again until the numbers fit."""
+        self.say("\n".join([prompt, *(f"  {n:>2}  {shown}" for n, (_, shown) in enumerate(options, 1))]))
+        asked = "numbers, with commas (empty: none): " if several else "number: "
+        while True:
+            chosen = numbers(self._line(asked), len(options))
+            if chosen is not None and (several or len(chosen) == 1):
+                return [options[number - 1][0] for number in chosen]
+            self.say(f"write {'numbers' if several else 'one number'} from 1 to {len(options)}")
+
+    async def confirm(self, prompt: str) -> bool:
+        """Yes or no; no for an empty line."""
+        return self._line(f"{prompt} [y/N] ").lower() in ("y", "yes")
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        tell(line)
+
+    def _line(self, prompt: str) -> str:
+        sys.stderr.write(harmless(prompt))
+        sys.stderr.flush()
+        with interruptible():
+            line = sys.stdin.readline()
+        if not line:
+            raise UsageError(
+                "the input ended before the question was answered",
+                hint="give answers as options: --set key=value, --credential name=env:VAR, --yes",
+            )
+        return line.strip()
+
+
+def numbers(line: str, most: int) -> list[int] | None:
+    """``3, 1`` as numbers from 1 to ``most``; None when some word is none."""
+    words = [word.strip() for word in line.split(",") if word.strip()]
+    if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
+        return None
+    return list(map(int, words))
+
+
+class ProgressView:
+    """How a sync is getting on: one line redrawn on a terminal, few lines elsewhere.
+
+    Times are seconds of a clock that never goes back, passed in.
+    """
+
+    def __init__(self, stream: TextIO, *, now: float) -> None:
+        self._stream = stream
+        self._live = is_terminal(stream)
+        self._began = self._drawn = now
+        self._before: int | None = None  # rows of an earlier run of the sync, which are not of our speed
+        self._visible = False
+
+    def show(self, counts: Mapping[str, int], note: str, *, now: float) -> None:
+        """Draw, unless the last drawing is too young."""
+        total = sum(counts.values())
+        if self._before is None:
+            self._before = total
+        if now - self._drawn < (REDRAW if self._live else REPORT):
+            return
+        self._drawn = now
+        elapsed = now - self._began
+        room = width(self._stream)
+        line = progress_line(counts, elapsed, (total - self._before) / elapsed, note, room and room - 1)
+        self._stream.write(f"{ERASE}{line}" if self._live else f"{line}\n")
+        self._stream.flush()
+        self._visible = self._live
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the progress."""
+        self.clear()
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Take the progress line away."""
+        if self._visible:
+            self._stream.write(ERASE)
+            self._stream.flush()
+            self._visible = False

@@ -1,0 +1,847 @@
+"""Entities: how a connector declares what upstream keeps, and what their values may be.
+
+Rule 1: an annotation is the only place where a field's type is written; columns, filters,
+checks and JSON follow from it.
+
+Rule 2: "never loaded" and "upstream says empty" are two things.  Reading the first raises
+FieldNotLoaded, the second is None.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Never,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    overload,
+)
+
+from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName
+
+Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
+
+V = TypeVar("V")
+W = TypeVar("W")
+E = TypeVar("E", bound="Entity")
+P = TypeVar("P", bound="Entity")
+
+INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
+JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
+EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
+RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, which no field may take
+UTC_MARKS = ("--T::Z", "--T::.")  # what separates the numbers of 2026-01-31T09:30:00Z and …00.5Z
+
+
+# -- data and values -------------------------------------------------------------------------
+
+
+@dataclass_transform(frozen_default=True)
+class Record:
+    """Immutable data: the annotations are the fields, in order, as in a frozen dataclass.
+
+    It exists because importing ``dataclasses`` costs more processor time than the whole
+    of this module, and every command would pay for it.
+    """
+
+    _names: ClassVar[tuple[str, ...]] = ()
+    _known: ClassVar[frozenset[str]] = frozenset()
+    _required: ClassVar[frozenset[str]] = frozenset()  # those that have no default
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = [n for n, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
+        cls._names = tuple(dict.fromkeys([*cls._names, *own]))
+        cls._known = frozenset(cls._names)
+        cls._required = frozenset(name for name in cls._names if not hasattr(cls, name))
+
+    def __init__(self, *args: object, **named: object) -> None:
+        values = dict(zip(self._names, args, strict=False))
+        values.update(named)
+        if len(values) < len(args) + len(named) or not self._required <= values.keys() <= self._known:
+            raise TypeError(self._problem(args, named))
+        self.__dict__.update(values)
+
+    def _problem(self, args: Sequence[object], named: Mapping[str, object]) -> str:
+        """Why no record can be made of these arguments, of which one is missing, unknown or given twice."""
+        given = {*self._names[: len(args)], *named}
+        missing, unknown = self._required - given, given - self._known
+        if missing:
+            return f"{type(self).__name__} misses {', '.join(n for n in self._names if n in missing)}"
+        if unknown:
+            return f"{type(self).__name__} has no {', '.join(n for n in named if n in unknown)}"
+        return f"{type(self).__name__} takes {', '.join(self._names)}"
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __delattr__(self, name: str) -> Never:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self._names)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+        return f"{type(self).__name__}({inside})"
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed."""
+        return type(self)(**({n: getattr(self, n) for n in self._names} | changes))
+
+
+class Kind(StrEnum):
+    """What a field holds."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    REAL = "real"
+    BOOLEAN = "boolean"
+    DATETIME = "datetime"
+    DATE = "date"
+    JSON = "json"
+    REF = "ref"
+
+
+EXPECTED = {
+    Kind.TEXT: "text that UTF-8 can encode",
+    Kind.INTEGER: "an integer of at most 64 bits",
+    Kind.REAL: "a finite number",
+    Kind.BOOLEAN: "true or false",
+    Kind.DATETIME: "a time with its zone (an aware datetime, or its ISO 8601 text)",
+    Kind.DATE: "a date (or its ISO 8601 text)",
+    Kind.JSON: "JSON data",
+}
+
+
+def is_text(value: object) -> bool:
+    """A str without lone surrogates, which no UTF-8 database can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_id(value: object) -> bool:
+    """A text that can name an entity; SQLite's JSON functions would cut it at a NUL."""
+    return is_text(value) and value != "" and "\0" not in str(value)
+
+
+def is_json(value: object) -> bool:
+    """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
+    try:
+        return _is_json(value)
+    except RecursionError:
+        return False
+
+
+def _is_json(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        return value.bit_length() <= JSON_BITS
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return is_text(value)
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, dict) and all(is_text(k) and _is_json(v) for k, v in value.items())
+
+
+def is_real(value: object) -> bool:
+    """A finite float, or an integer that a float holds exactly."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= EXACT_FLOAT
+
+
+def is_datetime(value: object) -> bool:
+    """An aware datetime whose moment in UTC exists, or ISO 8601 text of one."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(moment, datetime) or moment.utcoffset() is None:
+            return False
+        return bool(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        return False
+
+
+def is_date(value: object) -> bool:
+    """A date that is no datetime, or its ISO 8601 text."""
+    if not isinstance(value, str):
+        return isinstance(value, date) and not isinstance(value, datetime)
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+CHECKS: dict[Kind, Callable[[object], bool]] = {
+    Kind.TEXT: is_text,
+    Kind.INTEGER: lambda v: (
+        isinstance(v, int) and not isinstance(v, bool) and -INTEGER_LIMIT <= v < INTEGER_LIMIT
+    ),
+    Kind.REAL: is_real,
+    Kind.BOOLEAN: lambda v: isinstance(v, bool),
+    Kind.DATETIME: is_datetime,
+    Kind.DATE: is_date,
+    Kind.JSON: is_json,
+}
+
+
+def datetime_text(value: datetime | str) -> str:
+    """A moment as text that sorts as time does: UTC, no zone, no trailing zeros.
+
+    ``2026-01-31T09:30:00.5``: SQLite's own date functions read it as UTC.  Text that came
+    from upstream in UTC is kept without building a datetime anew.
+    """
+    if isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        if value[-1] == "Z" and value[4:20:3] in UTC_MARKS and (len(value) == 20 or value[20:-1].isdigit()):
+            return _trimmed(value[:26].rstrip("Z"))
+        value = moment
+    return _trimmed(value.astimezone(UTC).isoformat()[:-6])
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if len(text) > 19 else text
+
+
+def datetime_of(text: str) -> datetime:
+    """The inverse of datetime_text: aware, in UTC."""
+    return datetime.fromisoformat(text + "Z")
+
+
+# -- references ------------------------------------------------------------------------
+
+
+class Scope(Record):
+    """Where a ref holds: inside one installation (the default), or naming its installation."""
+
+    installation: str | None = None
+
+
+LOCAL = Scope()
+
+
+class Ref(Generic[E]):
+    """Points at one entity without loading it."""
+
+    __slots__ = ("entity", "id", "scope")
+
+    entity: type[E]
+    id: str
+    scope: Scope
+
+    def __init__(self, entity: type[E], id: str, scope: Scope = LOCAL) -> None:
+        self.entity, self.id, self.scope = entity, id, scope
+
+    @staticmethod
+    def of(entity: P) -> Ref[P]:
+        """The ref that points at a record."""
+        return Ref(type(entity), entity.id)
+
+    @property
+    def key(self) -> RefKey:
+        """The ref as text-able data, free of classes."""
+        return RefKey(self.entity.__name__, self.id, self.scope.installation)
+
+    def within(self, installation: str) -> Ref[E]:
+        """The same ref, naming its installation: for use beside refs of other installations."""
+        return Ref(self.entity, self.id, Scope(installation))
+
+    def local(self) -> Ref[E]:
+        """The same ref as its own installation writes it."""
+        return Ref(self.entity, self.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash((self.entity.__name__, self.id, self.scope.installation))
+
+    def __repr__(self) -> str:
+        text = str(self.key)
+        return (
+            text if text.isprintable() else repr(text)[1:-1]
+        )  # a message must be printable, whatever the id
+
+
+class RefKey(Record):
+    """A ref as data: ``Entity:id``, or ``installation/Entity:id`` across installations.
+
+    An id may hold any text; entity names are identifiers and installation ids hold neither
+    ``/`` nor ``:``, so the first ``:`` always ends the head.
+    """
+
+    entity: str
+    id: str
+    installation: str | None = None
+
+    def __str__(self) -> str:
+        head = f"{self.installation}/" if self.installation else ""
+        return f"{head}{self.entity}:{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> RefKey:
+        """The inverse of ``str``; ValueError when the text is no key."""
+        head, colon, id = text.partition(":")
+        installation, slash, entity = head.rpartition("/")
+        if not colon or not entity.isidentifier() or (slash and not installation) or "/" in installation:
+            raise ValueError(f"{text!r} is not a ref; write Entity:id")
+        return cls(entity, id, installation or None)
+
+
+# -- field types -------------------------------------------------------------------------
+
+
+class FieldType(Record):
+    """What a field holds: its kind, whether None may stand there, and a ref's target."""
+
+    kind: Kind
+    optional: bool = False
+    target: type[Entity] | None = None
+
+    @classmethod
+    def of(cls, hint: object, where: str) -> FieldType:
+        """The type that an annotation means; SchemaError names ``where`` when it means none."""
+        options = typing.get_args(hint) if _is_union(hint) else (hint,)
+        plain = [one for one in options if one is not types.NoneType]
+        optional = len(plain) < len(options)
+        if len(plain) == 1:
+            one = plain[0]
+            kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
+            if kind is Kind.REF:
+                return cls(kind, optional, _entity_of(typing.get_args(one), where))
+            if kind is not None:
+                return cls(kind, optional or one is Any)  # JSON's own null is "empty upstream", too
+        raise SchemaError(
+            f"{where} is annotated {hint!r}, which no column can hold",
+            hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
+        )
+
+    @property
+    def expected(self) -> str:
+        """What fits, in words."""
+        words = f"a ref to {self.target.__name__}" if self.target else EXPECTED[self.kind]
+        return f"{words}, or null" if self.optional else words
+
+    def check(self, value: object) -> bool:
+        """Whether a value fits."""
+        if value is None:
+            return self.optional
+        if self.kind is Kind.REF:
+            return isinstance(value, Ref) and value.entity is self.target and self._is_local(value)
+        return CHECKS[self.kind](value)
+
+    @staticmethod
+    def _is_local(ref: Ref[Any]) -> bool:
+        return ref.scope.installation is None and is_text(ref.id) and bool(ref.id)
+
+    def dump(self, value: Any) -> Json:
+        """A value that fits as JSON data: times with ``Z``, refs as ids."""
+        if value is None:
+            return None
+        if self.kind is Kind.DATETIME:
+            return datetime_text(value) + "Z"
+        if self.kind is Kind.DATE:
+            return value if isinstance(value, str) else value.isoformat()
+        if self.kind is Kind.REF:
+            return value.id
+        return float(value) if self.kind is Kind.REAL else value
+
+    def load(self, data: Json) -> Any:
+        """The inverse of dump."""
+        if data is None:
+            return None
+        if self.kind is Kind.DATETIME:
+            return datetime.fromisoformat(data)
+        if self.kind is Kind.DATE:
+            return date.fromisoformat(data)
+        if self.kind is Kind.REF:
+            return Ref(cast("type[Entity]", self.target), data)
+        return data
+
+
+def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
+    """The entity that stands in ``Ref[…]`` or ``Many[…]``."""
+    entity = arguments[0] if arguments else None
+    if isinstance(entity, type) and issubclass(entity, Entity):
+        return entity
+    raise SchemaError(f"{where} does not name one entity", hint="write it in brackets: Ref[User]")
+
+
+ID = FieldType(Kind.TEXT)
+
+
+def _is_union(hint: object) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+PYTHON_KINDS: dict[object, Kind] = {
+    str: Kind.TEXT,
+    int: Kind.INTEGER,
+    float: Kind.REAL,
+    bool: Kind.BOOLEAN,
+    datetime: Kind.DATETIME,
+    date: Kind.DATE,
+    Any: Kind.JSON,
+    list: Kind.JSON,
+    dict: Kind.JSON,
+    Ref: Kind.REF,
+}
+
+
+# -- filters ------------------------------------------------------------------------------
+
+
+class Op(StrEnum):
+    """How a filter compares, spelled as the filter language spells it."""
+
+    EQ = "="
+    NE = "!="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+    CONTAINS = "~="
+    STARTS_WITH = "^="
+    IN = "IN"
+    IS_NULL = "IS NULL"
+    IS_LOADED = "IS LOADED"
+
+
+class Filter(Record, Generic[E]):
+    """A condition on one entity; combine with ``&``, ``|`` and ``~``.
+
+    Every condition is true or false: one that asks about an empty value is false, and its
+    negation true.
+    """
+
+    def __and__(self, other: Filter[E]) -> Filter[E]:
+        return AllOf((self, other))
+
+    def __or__(self, other: Filter[E]) -> Filter[E]:
+        return AnyOf((self, other))
+
+    def __invert__(self) -> Filter[E]:
+        return Not(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a filter has no truth value; combine filters with &, | and ~")
+
+
+class Compare(Filter[E]):
+    """One field against one value; ``path`` has two fields when it goes through a ref."""
+
+    path: tuple[FieldOf[Any, Any], ...]
+    op: Op
+    value: Any = None
+
+
+class Synced(Filter[E]):
+    """When one field was last synced, compared with ``at``, in seconds since the epoch.
+
+    Never is before every moment.  A field behind a ref to nothing fits no comparison.
+    """
+
+    path: tuple[FieldOf[Any, Any], ...]
+    op: Op
+    at: float
+
+
+class AllOf(Filter[E]):
+    """True when every part is."""
+
+    parts: tuple[Filter[E], ...]
+
+
+class AnyOf(Filter[E]):
+    """True when one part is."""
+
+    parts: tuple[Filter[E], ...]
+
+
+class Not(Filter[E]):
+    """True when the part is not."""
+
+    part: Filter[E]
+
+
+# -- fields -------------------------------------------------------------------------------
+
+
+class FieldOf(Generic[E, V]):
+    """A field of one entity class, as queries, plans and loaders name it."""
+
+    __slots__ = ("entity", "name", "via")
+
+    def __init__(self, entity: type[E], name: str, via: FieldOf[Any, Any] | None = None) -> None:
+        self.entity, self.name, self.via = entity, name, via
+
+    @property
+    def type(self) -> FieldType:
+        """What the field holds."""
+        owner = self.via.type.target if self.via else self.entity
+        return ID if self.name == "id" else cast("type[Entity]", owner).types()[self.name]
+
+    @property
+    def path(self) -> tuple[FieldOf[Any, Any], ...]:
+        """The fields to walk: one, or a ref and a field of its target."""
+        return (self.via, self) if self.via else (self,)
+
+    @overload
+    def to(self: FieldOf[E, Ref[P]], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
+    @overload
+    def to(self: FieldOf[E, Ref[P] | None], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
+    def to(self: FieldOf[E, Any], field: FieldOf[P, W]) -> FieldOf[E, W]:
+        """A field of the entity that this ref points at: ``Issue.assignee.to(User.email)``."""
+        if self.via or field.via:
+            raise ValueError("a filter goes through one ref at most")
+        if self.type.target is not field.entity:
+            raise TypeError(f"{self!r} does not point at {field.entity.__name__}")
+        return FieldOf(self.entity, field.name, self)
+
+    def _compare(self, op: Op, value: object = None) -> Filter[E]:
+        return Compare(self.path, op, value)
+
+    def eq(self, value: V) -> Filter[E]:
+        """Equal; ``eq(None)`` asks for what upstream says is empty."""
+        return self._compare(Op.EQ, value)
+
+    def ne(self, value: V) -> Filter[E]:
+        """Loaded and not equal."""
+        return self._compare(Op.NE, value)
+
+    def lt(self, value: V) -> Filter[E]:
+        """Less than."""
+        return self._compare(Op.LT, value)
+
+    def le(self, value: V) -> Filter[E]:
+        """Less than or equal."""
+        return self._compare(Op.LE, value)
+
+    def gt(self, value: V) -> Filter[E]:
+        """Greater than."""
+        return self._compare(Op.GT, value)
+
+    def ge(self, value: V) -> Filter[E]:
+        """Greater than or equal."""
+        return self._compare(Op.GE, value)
+
+    def contains(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
+        """Contains the text, whatever the case of either."""
+        return cast("FieldOf[E, str]", self)._compare(Op.CONTAINS, text)
+
+    def starts_with(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
+        """Begins with the text, in the same case."""
+        return cast("FieldOf[E, str]", self)._compare(Op.STARTS_WITH, text)
+
+    def is_in(self, values: Iterable[V]) -> Filter[E]:
+        """Equal to one of the values."""
+        if isinstance(values, str):
+            raise TypeError(f"{self!r}.is_in() takes a list of values, not one text")
+        return self._compare(Op.IN, tuple(values))
+
+    def is_null(self) -> Filter[E]:
+        """Loaded, and upstream says empty."""
+        return self._compare(Op.IS_NULL)
+
+    def is_loaded(self) -> Filter[E]:
+        """Some loader has filled the field in, be it with nothing."""
+        return self._compare(Op.IS_LOADED)
+
+    def synced_before(self, at: float) -> Filter[E]:
+        """Last asked for before ``at`` (seconds since the epoch), or never, or invalidated since."""
+        return Synced(self.path, Op.LT, at)
+
+    def synced_since(self, at: float) -> Filter[E]:
+        """Last asked for at ``at`` (seconds since the epoch) or later, and not invalidated since."""
+        return Synced(self.path, Op.GE, at)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FieldOf) and (self.entity, self.name, self.via) == (
+            other.entity,
+            other.name,
+            other.via,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.entity, self.name, self.via))
+
+    def __repr__(self) -> str:
+        head = repr(self.via) if self.via else self.entity.__name__
+        return f"{head}.{self.name}"
+
+
+def field_of(entity: type[E], name: str) -> FieldOf[E, Any]:
+    """The field of a name; UnknownName names the nearest."""
+    if name not in entity._fields:
+        raise UnknownName("field", name, entity._fields, where=entity.__name__)
+    return FieldOf(entity, name)
+
+
+def known_name(entity: type[Entity], name: str) -> str:
+    """The name of a field, or ``id``, as it is declared, given in any case; UnknownName names the nearest."""
+    known = {known.casefold(): known for known in ("id", *entity.types())}
+    if name.casefold() not in known:
+        raise UnknownName("field", name, known.values(), where=entity.__name__)
+    return known[name.casefold()]
+
+
+def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
+    """The names of fields; ValueError for one that stands beyond a ref."""
+    for field in fields:
+        if field.via:
+            raise ValueError(f"{field!r} belongs to another entity; name the ref itself")
+    return tuple(field.name for field in fields)
+
+
+class ManyOf(Generic[P, E]):
+    """A collection of one entity class, seen from its parent."""
+
+    __slots__ = ("name", "parent")
+
+    def __init__(self, parent: type[P], name: str) -> None:
+        self.parent, self.name = parent, name
+
+    @property
+    def child(self) -> type[E]:
+        """The entity that the collection holds."""
+        return cast("type[E]", self.parent.children()[self.name])
+
+    @property
+    def by(self) -> FieldOf[E, Any] | None:
+        """The child's ref that points back, when the declaration names it."""
+        declared = self.parent._collections[self.name].by
+        return declared() if declared else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ManyOf) and (self.parent, self.name) == (other.parent, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.parent, self.name))
+
+    def __repr__(self) -> str:
+        return f"{self.parent.__name__}.{self.name}"
+
+
+Inverse: TypeAlias = "Callable[[], FieldOf[E, Ref[Any]] | FieldOf[E, Ref[Any] | None]]"
+
+
+class Field(Generic[V]):
+    """Declares one stored value; its annotation says which.
+
+    ``description`` is shown by ``max schema`` to people and agents.  ``searchable`` says that
+    people look for words in it: it is for texts.
+    """
+
+    name: str
+
+    def __init__(self, description: str = "", *, searchable: bool = False) -> None:
+        self.description, self.searchable = description, searchable
+
+    def __set_name__(self, owner: type[Entity], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[E]) -> FieldOf[E, V]: ...
+    @overload
+    def __get__(self, instance: Entity, owner: object) -> V: ...
+    def __get__(self, instance: Entity | None, owner: Any) -> FieldOf[Any, V] | V:
+        if instance is None:
+            return FieldOf(owner, self.name)
+        try:
+            return cast(V, instance._values[self.name])
+        except KeyError:
+            raise FieldNotLoaded(type(instance).__name__, self.name) from None
+
+    def __set__(self, instance: Never, value: V) -> None:
+        # V types the constructor's parameter, Never refuses every assignment; frozen_default would
+        # do so too, and lose the handle's type wherever a field is inherited, the id's everywhere
+        raise AttributeError(f"{type(instance).__name__} is immutable")
+
+
+class Many(Generic[E]):
+    """Declares a collection: the children that upstream lists under us.
+
+    ``by`` names the child's ref to us (``Many(by=lambda: Issue.repository)``); without it,
+    membership is stored beside the children.  With it no loader needs to list the collection:
+    its members may come along with something else, and go with us unless somebody lists them.
+    """
+
+    name: str
+
+    def __init__(self, description: str = "", *, by: Inverse[E] | None = None) -> None:
+        self.description, self.by = description, by
+
+    def __set_name__(self, owner: type[Entity], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[P]) -> ManyOf[P, E]: ...
+    @overload
+    def __get__(self, instance: Entity, owner: object) -> NoReturn: ...
+    def __get__(self, instance: Entity | None, owner: Any) -> ManyOf[Any, E]:
+        if instance is None:
+            return ManyOf(owner, self.name)
+        raise FieldNotLoaded(type(instance).__name__, self.name, hint="read it with engine.load_collection()")
+
+    def __set__(self, instance: Never, value: Never) -> None:
+        raise AttributeError("children are stored under their parent, never inside it")
+
+
+def key(*, kw_only: Literal[False]) -> Any:
+    """The upstream identifier: the one value every entity has, and the only positional one."""
+    return Field("the identifier upstream gives")
+
+
+# -- entities -----------------------------------------------------------------------------
+
+
+def refuse_reserved_names(entity: type[_Declared]) -> None:
+    """SchemaError when a field's name is ours or would make two columns one."""
+    seen: dict[str, str] = {}
+    for name in [*entity._fields, *entity._collections]:
+        if name.startswith("_") or name in RESERVED:
+            raise SchemaError(
+                f"{entity.__name__}.{name}: the name is reserved", hint="give the field another name"
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise SchemaError(
+                f"{entity.__name__}.{name} and .{other} differ in case alone, which a column cannot"
+            )
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
+class _Declared:
+    _values: dict[str, Any]
+    _fields: ClassVar[dict[str, Field[Any]]] = {}
+    _collections: ClassVar[dict[str, Many[Any]]] = {}
+    _types: ClassVar[dict[str, FieldType] | None] = None
+    _children: ClassVar[dict[str, type[Entity]] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
+        cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
+        cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
+        cls._types = cls._children = None
+        refuse_reserved_names(cls)
+
+    def __init__(self, /, id: str, **values: Any) -> None:
+        if not values.keys() <= self._fields.keys():
+            unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
+            raise TypeError(f"{type(self).__name__} has no field {unknown}")
+        values["id"] = id
+        self._values = values
+
+
+class Entity(_Declared):
+    """One kind of thing that an upstream system keeps; an instance is a partial record."""
+
+    id: Field[str] = key(kw_only=False)
+
+    @classmethod
+    def ref(cls, id: str) -> Ref[Self]:
+        """Point at one of these."""
+        return Ref(cls, id)
+
+    @classmethod
+    def types(cls) -> Mapping[str, FieldType]:
+        """What each field but the id holds; annotations are resolved at the first call."""
+        if cls._types is None:
+            resolve(cls, {})
+        return cast("dict[str, FieldType]", cls._types)
+
+    @classmethod
+    def children(cls) -> Mapping[str, type[Entity]]:
+        """The entity of each collection."""
+        if cls._children is None:
+            resolve(cls, {})
+        return cast("dict[str, type[Entity]]", cls._children)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._values == self._values
+
+    __hash__ = None  # type: ignore[assignment]  # a record is a value that may hold lists
+
+    def __repr__(self) -> str:
+        loaded = "".join(f", {k}={v!r}" for k, v in self._values.items() if k != "id")
+        return f"{type(self).__name__}({self._values['id']!r}{loaded})"
+
+
+def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> None:
+    """Read an entity's annotations; ``neighbours`` are names its module may not show."""
+    try:
+        hints = typing.get_type_hints(entity, localns=dict(neighbours))
+    except NameError as error:
+        raise SchemaError(
+            f"{entity.__name__} is annotated with {error.name!r}, which its module does not define",
+            hint="declare the entities of one connector in one module, at the top level",
+        ) from error
+    where = entity.__name__
+    entity._types = {
+        name: FieldType.of(_inside(hints, where, name), f"{where}.{name}")
+        for name in entity._fields
+        if name != "id"
+    }
+    entity._children = {
+        name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
+    }
+
+
+def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:
+    arguments = typing.get_args(hints.get(name))
+    if not arguments or typing.get_origin(hints[name]) not in (Field, Many):
+        raise SchemaError(f"{entity}.{name} has no annotation", hint=f"write {name}: Field[…] = Field()")
+    return arguments[0]
+
+
+def values_of(entity: Entity) -> Mapping[str, Any]:
+    """What is loaded of a record, by field name; the id is always there."""
+    return types.MappingProxyType(entity._values)
+
+
+def entity_json(entity: Entity, fields: Iterable[str] | None = None) -> dict[str, Json]:
+    """A record as JSON data; fields that are not loaded are left out."""
+    holds = type(entity).types()
+    values = entity._values
+    wanted = values if fields is None else [name for name in fields if name in values]
+    chosen = {n: values[n] if n == "id" else holds[n].dump(values[n]) for n in wanted if n != "id"}
+    return {"id": values["id"], **chosen}
+
+
+def check_entity(entity: Entity) -> list[Mismatch]:
+    """Every value of a record that does not fit, with its path."""
+    where = repr(Ref(type(entity), entity._values["id"]))
+    wrong = []
+    if not is_id(entity._values["id"]):
+        wrong.append(Mismatch(f"{where}.id", "a text that is not empty, without NUL", entity._values["id"]))
+    for name, holds in type(entity).types().items():
+        if name in entity._values and not holds.check(entity._values[name]):
+            wrong.append(Mismatch(f"{where}.{name}", holds.expected, entity._values[name]))
+    return wrong

@@ -1,0 +1,179 @@
+"""Schemas: the entities of one connector, and the same as JSON data.
+
+A schema that was written to JSON gives back entities without their module, so that whoever
+only reads a database needs no connector.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import SchemaError, UnknownName
+from .entities import Entity, Field, FieldOf, FieldType, Json, Kind, Many, ManyOf, Record, resolve
+
+
+def snake(name: str) -> str:
+    """``AcmeUser`` → ``acme_user``, ``HTTPRoute`` → ``http_route``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+class Relationship(Record):
+    """That one entity points at another, or lists it."""
+
+    source: str
+    field: str
+    target: str
+    many: bool
+
+
+class Schema:
+    """The entities of one connector, and which of them are roots."""
+
+    def __init__(self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = ()) -> None:
+        self.entities = {entity.__name__: entity for entity in entities}
+        self.roots = tuple(roots)
+        if len(self.entities) < len(entities):
+            raise SchemaError("two entities of the schema share a name")
+        for entity in entities:
+            if entity._types is None:
+                resolve(entity, self.entities)
+        self._check_tables(entities)
+        self._check_targets()
+        self._check_searchable()
+
+    def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
+        tables: dict[str, str] = {}
+        for entity in entities:
+            table = snake(entity.__name__)
+            other = tables.setdefault(table, entity.__name__)
+            if other != entity.__name__:
+                raise SchemaError(f"{entity.__name__} and {other} would share one table")
+            if table.startswith(("_", "sqlite_")):
+                raise SchemaError(f"{entity.__name__}: tables named {table} are not ours to make")
+
+    def _check_targets(self) -> None:
+        known = set(self.entities.values())
+        for root in self.roots:
+            if root not in known:
+                raise SchemaError(f"root {root.__name__} is not among the schema's entities")
+        for entity in self.entities.values():
+            leads = {f: t.target for f, t in entity.types().items() if t.target} | dict(entity.children())
+            for name, target in leads.items():
+                where = f"{entity.__name__}.{name}"
+                if target not in known:
+                    raise SchemaError(f"{where} leads to {target.__name__}, which the schema does not have")
+            for name in entity.children():
+                _check_inverse(ManyOf(entity, name))
+
+    def _check_searchable(self) -> None:
+        for entity in self.entities.values():
+            for name, holds in entity.types().items():
+                if entity._fields[name].searchable and holds.kind is not Kind.TEXT:
+                    raise SchemaError(f"{entity.__name__}.{name} is searchable, but holds no text")
+
+    @property
+    def relationships(self) -> list[Relationship]:
+        """Every ref with a target and every collection, in the order of declaration."""
+        found = []
+        for name, entity in self.entities.items():
+            refs = [(f, t.target) for f, t in entity.types().items() if t.target]
+            found += [Relationship(name, f, target.__name__, many=False) for f, target in refs]
+            many = entity.children().items()
+            found += [Relationship(name, f, child.__name__, many=True) for f, child in many]
+        return found
+
+    def entity(self, name: str) -> type[Entity]:
+        """The entity of a name, in any case; UnknownName names the nearest."""
+        if name in self.entities:
+            return self.entities[name]
+        folded = [known for known in self.entities if name.casefold() in (known.casefold(), snake(known))]
+        if len(folded) != 1:
+            raise UnknownName("entity", name, self.entities)
+        return self.entities[folded[0]]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content
+
+    def to_json(self) -> Json:
+        """The schema as JSON data: ``{"entities": [...], "roots": [...]}``."""
+        return {
+            "entities": [_entity_to_json(entity) for entity in self.entities.values()],
+            "roots": [root.__name__ for root in self.roots],
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Schema:
+        """Entities made from data, equal to those they were written from, without their module."""
+        made: dict[str, type[Entity]] = {}
+        for one in data["entities"]:
+            made[one["name"]] = _entity_from_json(one)
+        for one in data["entities"]:
+            entity = made[one["name"]]
+            entity._types = {f["name"]: _type_from_json(f, made) for f in one["fields"]}
+            entity._children = {c["name"]: made[c["child"]] for c in one["collections"]}
+            for c in one["collections"]:
+                if c["by"]:
+                    entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
+        return cls(list(made.values()), roots=[made[name] for name in data["roots"]])
+
+
+def _check_inverse(many: ManyOf[Any, Any]) -> None:
+    """SchemaError when ``by`` is not the child's own ref to the parent."""
+    back = many.by
+    if back and (back.entity is not many.child or back.type.target is not many.parent):
+        raise SchemaError(f"{many!r}: by={back!r} is not a ref of {many.child.__name__} to its parent")
+
+
+def description_of(entity: type[Entity]) -> str:
+    """The first paragraph of an entity's docstring, on one line."""
+    return " ".join((entity.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def _entity_to_json(entity: type[Entity]) -> Json:
+    collections: list[ManyOf[Any, Any]] = [ManyOf(entity, name) for name in entity._collections]
+    return {
+        "name": entity.__name__,
+        "description": description_of(entity),
+        "fields": [
+            {
+                "name": name,
+                "kind": str(holds.kind),
+                "optional": holds.optional,
+                "target": holds.target.__name__ if holds.target else None,
+                "description": entity._fields[name].description,
+                "searchable": entity._fields[name].searchable,
+            }
+            for name, holds in entity.types().items()
+        ],
+        "collections": [
+            {
+                "name": many.name,
+                "child": many.child.__name__,
+                "by": many.by.name if many.by else None,
+                "description": entity._collections[many.name].description,
+            }
+            for many in collections
+        ],
+    }
+
+
+def _entity_from_json(data: Json) -> type[Entity]:
+    body: dict[str, Any] = {"__doc__": data["description"], "__module__": __name__}
+    body |= {
+        f["name"]: Field(f["description"], searchable=f.get("searchable", False)) for f in data["fields"]
+    }  # data of an older version does not say what is searchable
+    body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
+    return type(data["name"], (Entity,), body)
+
+
+def _pointing_back(child: type[Entity], field: str) -> Callable[[], FieldOf[Any, Any]]:
+    return lambda: FieldOf(child, field)
+
+
+def _type_from_json(data: Json, made: Mapping[str, type[Entity]]) -> FieldType:
+    target = made[data["target"]] if data["target"] else None
+    return FieldType(Kind(data["kind"]), data["optional"], target)

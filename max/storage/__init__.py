@@ -1,0 +1,1 @@
+"""Everything that writes or reads SQL."""

@@ -1,0 +1,310 @@
+"""Queries: a Query as one SQL statement, and the cursors that page through its order.
+
+Rule 1: every condition is true or false.  NULL never makes a third value: a comparison
+with an empty value is false, and NOT is its exact complement.
+
+Rule 2: a page begins after a key (the order's values and the id), never at an offset, so a
+page costs the same wherever it lies and no row is seen twice or left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from ..core import Order, Query
+from ..errors import InvalidCursor, UnknownName, UsageError
+from ..model.entities import (
+    CHECKS,
+    AllOf,
+    AnyOf,
+    Compare,
+    Entity,
+    FieldOf,
+    FieldType,
+    Filter,
+    Kind,
+    Not,
+    Op,
+    Synced,
+    is_text,
+)
+from .rows import NEVER, Layout, encode_one
+from .sqlite import quoted
+
+ID = FieldType(Kind.TEXT)
+_MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
+_LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
+CASEFOLD = "max_casefold"  # the SQL function that the statements call, and whoever runs them provides
+_COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
+
+
+class Statement:
+    """One SELECT being written: its joins, its conditions, its values."""
+
+    def __init__(self, layouts: Mapping[str, Layout[Any]], entity: type[Entity]) -> None:
+        self._layouts = layouts
+        self.layout: Layout[Any] = layouts[entity.__name__]
+        self._joins: dict[str, str] = {}
+        self.values: list[Any] = []
+
+    @property
+    def source(self) -> str:
+        """The FROM clause, with the entities reached through refs."""
+        return " ".join([f"FROM {quoted(self.layout.table)} AS t", *self._joins.values()])
+
+    def column(self, path: Sequence[FieldOf[Any, Any]]) -> str:
+        """A field of the path as SQL, joining the ref's target when the path has two."""
+        alias, layout = self._owner(path)
+        name = path[-1].name
+        if name != "id" and name not in layout.types:
+            raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
+        return f"{alias}.{quoted('_id' if name == 'id' else name)}"
+
+    def loaded(self, path: Sequence[FieldOf[Any, Any]]) -> str:
+        """SQL that is true when the last field of the path was loaded."""
+        alias, layout = self._owner(path)
+        name = path[-1].name
+        return f"{alias}._id IS NOT NULL" if name == "id" else layout.loaded(name, alias)
+
+    def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, Layout[Any]]:
+        if len(path) == 1:
+            return "t", self.layout
+        ref = path[0]
+        target = self.layout.types[ref.name].target if ref.name in self.layout.types else None
+        if target is None:
+            raise UsageError(f"{ref!r} is no ref, so nothing can be asked through it")
+        layout = self._layouts[target.__name__]
+        alias = quoted(f"via {ref.name}")
+        self._joins[ref.name] = (
+            f"LEFT JOIN {quoted(layout.table)} AS {alias}"
+            f" ON {alias}._id = t.{quoted(ref.name)} AND {alias}._removed_at IS NULL"
+        )
+        return alias, layout
+
+    def bind(self, value: Any) -> str:
+        """A value as a parameter of the statement."""
+        self.values.append(value)
+        return "?"
+
+    # -- conditions ---------------------------------------------------------------------
+
+    def condition(self, filter: Filter[Any] | None) -> str:
+        """A filter as SQL that is 1 or 0 (or NULL, which counts as 0)."""
+        if filter is None:
+            return "1"
+        if isinstance(filter, Not):
+            return f"({self.condition(filter.part)}) IS NOT TRUE"
+        if isinstance(filter, Compare):
+            return self._comparison(filter)
+        if isinstance(filter, Synced):
+            return self._synced(filter)
+        parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
+        joined = (" AND " if isinstance(filter, AllOf) else " OR ").join(parts)
+        return joined or ("1" if isinstance(filter, AllOf) else "0")
+
+    def _comparison(self, filter: Compare[Any]) -> str:
+        column = self.column(filter.path)
+        if filter.op is Op.IS_LOADED:
+            return self.loaded(filter.path)
+        if filter.op is Op.IS_NULL or (filter.op is Op.EQ and filter.value is None):
+            return f"{column} IS NULL AND {self.loaded(filter.path)}"
+        holds = ID if filter.path[-1].name == "id" else filter.path[-1].type
+        if filter.op is Op.IN:
+            return self._membership(filter, column, holds)
+        if filter.op in (Op.CONTAINS, Op.STARTS_WITH):
+            return self._text(filter.op, column, str(filter.value))
+        value = self._encoded(holds, filter.value, filter.path[-1])
+        if filter.op is Op.EQ:
+            return f"{column} = {self.bind(value)}"
+        if filter.op is Op.NE:
+            return f"{column} IS NOT {self.bind(value)} AND {self.loaded(filter.path)}"
+        return f"{column} {_COMPARISONS[filter.op]} {self.bind(value)}"
+
+    def _synced(self, filter: Synced[Any]) -> str:
+        alias, layout = self._owner(filter.path)
+        name = filter.path[-1].name
+        if name == "id":
+            raise UsageError(f"{filter.path[-1]!r} has no age of its own", hint="name a field")
+        if name not in layout.types:
+            raise UnknownName("field", name, layout.types, where=layout.entity.__name__)
+        synced = f"coalesce({layout.synced(name, alias)}, {NEVER})"
+        there = f"t.{quoted(filter.path[0].name)} IS NOT NULL AND " if len(filter.path) > 1 else ""
+        return f"{there}{synced} {_COMPARISONS[filter.op]} {self.bind(filter.at)}"
+
+    def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
+        values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
+        inside = f"{column} IN ({self._listed([value for value in values if value is not None])})"
+        if None in values:
+            return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
+        return inside
+
+    def _listed(self, values: list[Any]) -> str:
+        """Values as one parameter, however many; SQLite's JSON would cut a text at a NUL."""
+        if not any(isinstance(value, str) and "\0" in value for value in values):
+            return f"SELECT value FROM json_each({self.bind(json.dumps(values))})"
+        if len(values) > _MOST_VALUES:
+            raise UsageError(f"a list with a NUL in it holds at most {_MOST_VALUES:,} values")
+        return ", ".join(self.bind(value) for value in values)
+
+    def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
+        if not holds.check(value) and value is not None:
+            raise UsageError(f"{field!r} holds {holds.expected}; {value!r} is none")
+        return encode_one(holds, value)
+
+    def _text(self, op: Op, column: str, text: str) -> str:
+        if op is Op.STARTS_WITH:
+            return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
+        folded = f"instr({CASEFOLD}({column}), {self.bind(text.casefold())}) > 0"
+        if not text.isascii() or len(text) > _LONGEST_PATTERN:
+            return folded
+        escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        like = f"{column} LIKE {self.bind(f'%{escaped}%')} ESCAPE '\\'"
+        return f"(({column} GLOB '*[^ -~]*' AND {folded}) OR {like})"
+
+    # -- order --------------------------------------------------------------------------
+
+    def order(self, terms: Sequence[Order]) -> str:
+        """The ORDER BY clause; the id settles ties, so the order is total."""
+        words = [f"{self.column(term.path)} {'DESC' if term.descending else 'ASC'}" for term in terms]
+        return ", ".join([*words, "t._id ASC"])
+
+    def after(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
+        """True for the rows behind a key."""
+        if not terms:
+            return f"t._id > {self.bind(values[0])}"
+        near = self.near(terms, values)
+        return f"{near} OR {self.far(terms[0])}" if has_far(terms, values) else near
+
+    def near(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
+        """True for the rows behind a key that are empty in its first field, or filled, as the key is."""
+        column, value = self.column(terms[0].path), values[0]
+        if value is None:
+            return f"({column} IS NULL AND ({self.after(terms[1:], values[1:])}))"
+        sign = "<" if terms[0].descending else ">"
+        return (
+            f"({column} {sign}= {self.bind(value)} AND ({column} {sign} {self.bind(value)}"
+            f" OR ({column} = {self.bind(value)} AND ({self.after(terms[1:], values[1:])}))))"
+        )
+
+    def far(self, term: Order) -> str:
+        """True for the others behind it: empty values stand before all others."""
+        return f"{self.column(term.path)} IS {'' if term.descending else 'NOT '}NULL"
+
+
+def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
+    """Whether both empty and filled values can come behind a key."""
+    return bool(terms) and (values[0] is None) is not terms[0].descending
+
+
+def selects(
+    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int
+) -> Iterator[tuple[str, list[Any]]]:
+    """The statements of one page, to be run until there are enough rows.
+
+    Each gives ``(id, *fields, *loaded words, *order values)`` and is one range of the first
+    field, so that an index on it leads straight to where the page begins.
+    """
+    if query.cursor is None:
+        yield _select(layouts, query, limit, lambda statement: "1")
+        return
+    key = read_cursor(query)
+    if not query.order:
+        yield _select(layouts, query, limit, lambda statement: statement.after((), key))
+        return
+    yield _select(layouts, query, limit, lambda statement: statement.near(query.order, key))
+    if has_far(query.order, key):
+        yield _select(layouts, query, limit, lambda statement: statement.far(query.order[0]))
+
+
+def _select(
+    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int, behind: Callable[[Statement], str]
+) -> tuple[str, list[Any]]:
+    statement = Statement(layouts, query.entity)
+    names = chosen(statement.layout, query)
+    columns = ["t._id", *(f"t.{quoted(n)}" for n in names)]
+    columns += [f"t.{quoted(word)}" for word in statement.layout.words]
+    columns += [statement.column(term.path) for term in query.order]
+    where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})", f"({behind(statement)})"]
+    order = statement.order(query.order)
+    sql = (
+        f"SELECT {', '.join(columns)} {statement.source} WHERE {' AND '.join(where)}"
+        f" ORDER BY {order} LIMIT {limit}"
+    )
+    return sql, statement.values
+
+
+def count(layouts: Mapping[str, Layout[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
+    """The statement that counts what fits."""
+    statement = Statement(layouts, query.entity)
+    condition = statement.condition(query.filter)
+    return (
+        f"SELECT count(*) {statement.source} WHERE t._removed_at IS NULL AND ({condition})",
+        statement.values,
+    )
+
+
+def chosen(layout: Layout[Any], query: Query[Any]) -> list[str]:
+    """The fields that a query wants; UnknownName for one that the entity does not have."""
+    if query.fields is None:
+        return list(layout.types)
+    for name in query.fields:
+        if name not in layout.types and name != "id":
+            raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
+    return [name for name in dict.fromkeys(query.fields) if name != "id"]
+
+
+# -- running -------------------------------------------------------------------------------
+
+
+def run(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query; what its SQL calls is made known first.
+
+    Only when it does: a new function makes SQLite compile every statement of the connection anew.
+    """
+    if CASEFOLD in sql:
+        connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
+    return connection.execute(sql, values).fetchall()
+
+
+def _casefold(text: str | None) -> str | None:
+    return None if text is None else text.casefold()
+
+
+# -- cursors --------------------------------------------------------------------------------
+
+
+def _signature(query: Query[Any]) -> str:
+    terms = [
+        f"{'.'.join(field.name for field in term.path)}{' desc' if term.descending else ''}"
+        for term in query.order
+    ]
+    return ",".join([query.entity.__name__, *terms])
+
+
+def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:
+    """The place behind a row as opaque text that knows its query's entity and order."""
+    text = json.dumps([_signature(query), *values], separators=(",", ":"))
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _is_key(value: object) -> bool:
+    """Whether SQLite can compare with a value of a cursor."""
+    return value is None or is_text(value) or CHECKS[Kind.INTEGER](value) or CHECKS[Kind.REAL](value)
+
+
+def read_cursor(query: Query[Any]) -> list[Any]:
+    """The place that the query's cursor means; InvalidCursor when it is not this query's."""
+    text = query.cursor or ""
+    try:
+        data = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, UnicodeError) as error:
+        raise InvalidCursor("it is damaged") from error
+    if not isinstance(data, list) or len(data) != len(query.order) + 2 or not isinstance(data[-1], str):
+        raise InvalidCursor("it belongs to another order")
+    if data[0] != _signature(query) or not all(map(_is_key, data)):
+        raise InvalidCursor("it belongs to another entity or order")
+    return data[1:]

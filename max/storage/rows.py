@@ -1,0 +1,379 @@
+"""Rows: entities as the columns of SQLite, and back.
+
+Rule 1: values are checked and encoded a column at a time.  The types of a whole column are
+looked up in C; only a column that holds something unusual is looked at value by value.
+
+Rule 2: NULL alone never says whether a field was loaded.  ``_loaded`` is a bit for each
+field; 62 fit a column, and wider entities have more of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from itertools import repeat
+from operator import attrgetter
+from types import NoneType
+from typing import Any, Generic, cast
+
+from ..errors import InvalidEntity
+from ..model.entities import (
+    ID,
+    INTEGER_LIMIT,
+    LOCAL,
+    E,
+    Entity,
+    FieldType,
+    Kind,
+    Ref,
+    check_entity,
+    datetime_of,
+    datetime_text,
+)
+from .sqlite import quoted
+
+BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble
+
+NEVER = "-1e999"  # before every time, as SQL writes it
+
+SQL_TYPES = {
+    Kind.TEXT: "TEXT",
+    Kind.INTEGER: "INTEGER",
+    Kind.REAL: "REAL",
+    Kind.BOOLEAN: "INTEGER",
+    Kind.DATETIME: "TEXT",
+    Kind.DATE: "TEXT",
+    Kind.JSON: "TEXT",
+    Kind.REF: "TEXT",
+}
+
+PLAIN: dict[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str}),
+    Kind.INTEGER: frozenset({int}),
+    Kind.REAL: frozenset({float}),
+    Kind.BOOLEAN: frozenset({bool}),
+    Kind.DATETIME: frozenset({datetime}),
+    Kind.DATE: frozenset({date}),
+    Kind.REF: frozenset({Ref}),
+}
+
+ISO_SIGNS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"))  # where ISO 8601 has which sign
+
+DECODERS: dict[Kind, Callable[[Any], Any]] = {  # of immutable values, which entities may share
+    Kind.BOOLEAN: bool,
+    Kind.DATETIME: datetime_of,
+    Kind.DATE: date.fromisoformat,
+}
+
+Column = Sequence[Any]
+
+_TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
+
+
+class Unfit(Exception):
+    """Some value of a column does not fit; who encodes finds out which."""
+
+
+def json_text(value: Any) -> str:
+    """JSON data as it is stored."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encode_one(holds: FieldType, value: Any) -> Any:
+    """A value that fits, as SQLite stores it."""
+    if value is None:
+        return None
+    if holds.kind is Kind.DATETIME:
+        return datetime_text(value)
+    if holds.kind is Kind.JSON:
+        return json_text(value)
+    if holds.kind is Kind.BOOLEAN:
+        return int(value)
+    dumped = holds.dump(value)
+    return str(dumped) if isinstance(dumped, str) else dumped
+
+
+def decode_column(holds: FieldType, column: Column) -> Column:
+    """A column as Python values; of equal ones only the first is decoded."""
+    if holds.kind is Kind.JSON:  # lists and dicts, which no two entities may share
+        return [None if stored is None else json.loads(stored) for stored in column]
+    if holds.kind is Kind.REF:
+        target = cast("type[Entity]", holds.target)
+        values: dict[Any, Any] = {stored: Ref(target, stored) for stored in set(column)}
+    elif holds.kind in DECODERS:
+        decode = DECODERS[holds.kind]
+        values = {stored: decode(stored) for stored in set(column) if stored is not None}
+    else:
+        return column
+    values[None] = None
+    return list(map(values.__getitem__, column))
+
+
+def encode_column(holds: FieldType, column: Column) -> Column:
+    """A whole column as SQLite stores it; Unfit when a value does not fit."""
+    kinds = set(map(type, column))
+    if NoneType in kinds:
+        if not holds.optional:
+            raise Unfit
+        kinds.discard(NoneType)
+    if not kinds:
+        return column
+    if holds.kind is Kind.DATETIME and kinds == {str}:
+        return _iso_datetime(holds, column, [v for v in column if v is not None])
+    plain = PLAIN.get(holds.kind)
+    if plain is None or not kinds <= plain:
+        return _encode_each(holds, column)
+    return _ENCODE_PLAIN[holds.kind](holds, column, [v for v in column if v is not None])
+
+
+def _encode_each(holds: FieldType, column: Column) -> Column:
+    if not all(map(holds.check, column)):
+        raise Unfit
+    return [encode_one(holds, value) for value in column]
+
+
+def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
+    joined = "".join(values)
+    if not joined.isascii():
+        try:
+            joined.encode()
+        except UnicodeEncodeError:
+            raise Unfit from None
+    return column
+
+
+def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
+    if min(values) < -INTEGER_LIMIT or max(values) >= INTEGER_LIMIT:
+        raise Unfit
+    return column
+
+
+def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
+    if not all(map(math.isfinite, values)):
+        raise Unfit
+    return column
+
+
+def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
+    if any(value.tzinfo is not UTC for value in values):
+        return _encode_each(holds, column)
+    return [None if value is None else _trimmed(value.isoformat()) for value in column]
+
+
+def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
+    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, kept as they are but for the zone."""
+    if not _same_shape(values):
+        return _encode_each(holds, column)
+    try:
+        for _ in map(datetime.fromisoformat, values):
+            pass
+    except ValueError:
+        raise Unfit from None
+    end = _common_end(values)
+    if end is None:
+        return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
+    return [value and value[:end] for value in column]
+
+
+def _same_shape(values: list[str]) -> bool:
+    """Whether all are UTC times of one width: seen by every nth character of all of them at once.
+
+    Then it is enough to check that such moments exist.
+    """
+    width, joined = len(values[0]), "".join(values)
+    if width not in (20, 24, 27) or len(set(map(len, values))) > 1 or "T24" in joined:
+        return False
+    signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
+    return all(set(joined[at::width]) == {sign} for at, sign in signs)
+
+
+def _common_end(values: list[str]) -> int | None:
+    """Where all of them end but for trailing zeros and the zone, when that is one place."""
+    width, joined = len(values[0]), "".join(values)
+    if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
+        return 19
+    return None if "0" in joined[width - 2 :: width] else width - 1
+
+
+def _trimmed(text: str) -> str:
+    """UTC's own isoformat without its zone and without trailing zeros."""
+    return text[:19] if len(text) == 25 else text[:26].rstrip("0")
+
+
+def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
+    return [None if value is None else value.isoformat() for value in column]
+
+
+def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
+    targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
+    ids = list(map(_ID, values))
+    plain = targets == {holds.target} and set(map(type, ids)) == {str} and "" not in ids
+    if not plain or scopes != {id(LOCAL)}:
+        return _encode_each(holds, column)
+    _plain_text(holds, ids, ids)
+    return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
+
+
+_ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
+    Kind.TEXT: _plain_text,
+    Kind.INTEGER: _plain_integer,
+    Kind.REAL: _plain_real,
+    Kind.BOOLEAN: lambda _, column, values: column,
+    Kind.DATETIME: _plain_datetime,
+    Kind.DATE: _plain_date,
+    Kind.REF: _plain_ref,
+}
+
+
+class Rows:
+    """Entities of one type that hold the same fields: their ids and their encoded columns."""
+
+    def __init__(self, names: tuple[str, ...], ids: list[str], columns: list[Column]) -> None:
+        self.names, self.ids, self.columns = names, ids, columns
+
+    def tuples(self, *constants: Any) -> Iterator[tuple[Any, ...]]:
+        """``(id, *values, *constants)`` of each entity, for executemany."""
+        return zip(self.ids, *self.columns, *map(repeat, constants), strict=False)
+
+    def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> Rows:
+        """Some of the rows, with some of their fields."""
+        columns = [self.columns[self.names.index(name)] for name in names]
+        ids = [self.ids[at] for at in positions]
+        return Rows(names, ids, [[column[at] for at in positions] for column in columns])
+
+
+class Layout(Generic[E]):
+    """How one entity type lies in its table: columns, bits, encoders and decoders.
+
+    ``bits`` numbers the fields; ``parts`` maps each field to the stamp column of the fields
+    that arrive together with it.
+    """
+
+    def __init__(self, entity: type[E], table: str, bits: dict[str, int], parts: dict[str, int]) -> None:
+        self.entity, self.table = entity, table
+        self.types = dict(entity.types())
+        self.bits, self.parts = bits, parts
+        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], str] = {}  # statements, once written
+        self.words = [word_column(word) for word in range(1 + max(bits.values(), default=0) // BITS)]
+        self.stamps = {part: stamp_column(part) for part in sorted({0, *parts.values()})}
+
+    def masks(self, names: Iterable[str]) -> list[int]:
+        """The bits of some fields, one number for each _loaded column."""
+        words = [0] * len(self.words)
+        for name in names:
+            word, bit = divmod(self.bits[name], BITS)
+            words[word] |= 1 << bit
+        return words
+
+    def loaded(self, name: str, alias: str) -> str:
+        """SQL that is true when a field of the row was loaded."""
+        word, bit = divmod(self.bits[name], BITS)
+        return f"{alias}.{quoted(self.words[word])} & {1 << bit}"
+
+    def synced(self, name: str, alias: str) -> str:
+        """SQL for when a field of the row was last synced: by its page, or by what stands beside."""
+        stamp, entity = quoted(stamp_column(self.parts[name])), self.entity.__name__
+        page = (
+            f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
+            f" AND instr(p.fields, ',{name},') AND {on_page(alias)})"
+        )
+        beside = (
+            f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
+            f" AND x.field = '{name}'"
+        )
+        return (
+            f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), {NEVER}) >= coalesce({page}, {NEVER})"
+            f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
+        )
+
+    def encode(self, entities: Sequence[Entity]) -> list[Rows]:
+        """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
+        groups = _by_fields(self._once_each(entities))
+        try:
+            return [self._encode_group(names, records) for names, records in groups.items()]
+        except Unfit:
+            raise InvalidEntity([m for one in entities for m in check_entity(one)]) from None
+
+    def _once_each(self, entities: Sequence[Entity]) -> list[dict[str, Any]]:
+        """The records' values; of several records of one thing the later fields hold."""
+        records = [entity._values for entity in entities]
+        if len({str(values["id"]) for values in records}) == len(records):
+            return records
+        wrong = [mismatch for one in entities for mismatch in check_entity(one)]
+        if wrong:
+            raise InvalidEntity(wrong)
+        merged: dict[str, dict[str, Any]] = {}
+        for values in records:
+            merged[values["id"]] = merged.get(values["id"], {}) | values
+        return list(merged.values())
+
+    def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
+        names = tuple(name for name in keys if name != "id")
+        ids = list(encode_column(ID, [record["id"] for record in records]))
+        if "" in ids or "\0" in "".join(ids):
+            raise Unfit
+        columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
+        return Rows(names, ids, columns)
+
+    def decode(self, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[E]:
+        """Records from ``(id, *names, *words)`` rows; fields whose bit is not set are left out."""
+        if not rows:
+            return []
+        ids, *columns = zip(*rows, strict=True)
+        values, words = columns[: len(names)], columns[len(names) :]
+        decoded = [
+            decode_column(self.types[name], column) for name, column in zip(names, values, strict=True)
+        ]
+        keys = ("id", *names)
+        records = list(map(dict, map(zip, repeat(keys), zip(ids, *decoded, strict=True))))
+        wanted = self.masks(names)
+        if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in set(word)):
+            for record, masks in zip(records, zip(*words, strict=True), strict=True):
+                self._drop_unloaded(record, names, masks)
+        return self._entities(records)
+
+    def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], masks: Sequence[int]) -> None:
+        for name in names:
+            word, bit = divmod(self.bits[name], BITS)
+            if not masks[word] >> bit & 1:
+                del record[name]
+
+    def _entities(self, records: Iterable[dict[str, Any]]) -> list[E]:
+        """Entities without their constructor: what was stored has been checked."""
+        entity, made = self.entity, []
+        for record in records:
+            one = object.__new__(entity)
+            one._values = record
+            made.append(one)
+        return made
+
+
+def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """The records by the fields that they hold; mostly all of them hold the same."""
+    shapes = set(map(tuple, records))
+    if len(shapes) == 1:
+        return {shapes.pop(): records}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for values in records:
+        groups.setdefault(tuple(values), []).append(values)
+    return groups
+
+
+def on_page(alias: str) -> str:
+    """SQL that is true when the page ``p``, which brought a row, still speaks for it."""
+    return (
+        f"(p.list IS NULL OR EXISTS (SELECT 1 FROM _max_link AS k WHERE k.list = p.list"
+        f" AND k.child = {alias}._row AND k.generation >= p.generation))"
+    )
+
+
+def word_column(word: int) -> str:
+    """The column of one word of _loaded bits."""
+    return f"_loaded_{word}" if word else "_loaded"
+
+
+def stamp_column(part: int) -> str:
+    """The column that says which page last brought one part of the fields."""
+    return f"_page_{part}" if part else "_page"

@@ -1,0 +1,579 @@
+"""Planning: what it takes to make stored data fit what a connector declares now.
+
+Nothing is written here.  A plan says of each difference what will happen, what it costs, and
+whether old queries go on to work; what cannot be done safely names the declaration that would
+allow it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..core import CollectionLoader, FeedLoader, Resolver
+from ..errors import SchemaError
+from ..model.entities import Entity, FieldOf, FieldType, Json, Kind, Record
+from ..model.migrations import (
+    ChangeKey,
+    ChangeType,
+    DropEntity,
+    DropField,
+    RenameEntity,
+    RenameField,
+    SchemaChange,
+)
+from ..model.schema import Schema, snake
+from . import schema_operations as reshaping
+from .membership import feed_name
+from .sqlite import quoted
+
+Work = Callable[[sqlite3.Connection], int | None]
+
+GONE = "is no longer declared: hidden, and kept"
+
+
+# -- what is stored ------------------------------------------------------------------------
+
+
+class StoredField:
+    """A field or a collection: what the database has, and where it has come to in the plan.
+
+    ``origin`` is the entity and the name under which it is stored; ``using`` the conversions
+    that it is to go through, None among them when it is to be fetched anew.
+    """
+
+    def __init__(self, declared: Json, origin: reshaping.Path, *, hidden: bool) -> None:
+        self.declared, self.origin, self.hidden = declared, origin, hidden
+        self.using: list[Callable[[Any], Any] | None] = []
+        self.version: int | None = None  # of the migration that changed its type last
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a collection."""
+        return "child" in self.declared
+
+    @property
+    def column(self) -> str:
+        """Its column, as SQL names it before anything is changed."""
+        return quoted(self.origin[1])
+
+    @property
+    def using_all(self) -> list[reshaping.Using] | None:
+        """The conversions, or None when no value can be kept."""
+        steps = [one for one in self.using if one is not None]
+        return steps if len(steps) == len(self.using) else None
+
+
+class StoredEntity:
+    """An entity as the database has it: its table, and its fields and collections by name."""
+
+    def __init__(self, name: str, table: str, *, hidden: bool) -> None:
+        self.name, self.table, self.hidden = name, table, hidden
+        self.fields: dict[str, StoredField] = {}
+
+
+Shape = dict[str, StoredEntity]
+
+
+def read_shape(connection: sqlite3.Connection) -> Shape | None:
+    """What the database holds, hidden things included; None when it holds nothing yet."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_schema'").fetchone():
+        return None
+    row = connection.execute("SELECT schema FROM _max_schema").fetchone()
+    if row is None:
+        return None
+    shape: Shape = {}
+    for one in json.loads(row[0])["entities"]:
+        entity = shape[one["name"]] = StoredEntity(one["name"], snake(one["name"]), hidden=False)
+        for declared in (*one["fields"], *one["collections"]):
+            _place(entity, declared, hidden=False)
+    for name, _, text in hidden_rows(connection):
+        entity = shape.setdefault(name, StoredEntity(name, snake(name), hidden=True))
+        if declared := json.loads(text):
+            _place(entity, declared, hidden=True)
+    return shape
+
+
+def _place(entity: StoredEntity, declared: Json, *, hidden: bool) -> None:
+    name = declared["name"]
+    entity.fields[name] = StoredField(declared, (entity.name, name), hidden=hidden)
+
+
+def words_of(declared: Json) -> str:
+    """What a field holds, for people."""
+    if "child" in declared:
+        return f"a collection of {declared['child']}"
+    kind = f"a ref to {declared['target']}" if declared["target"] else declared["kind"]
+    return f"{kind} or nothing" if declared["optional"] else str(kind)
+
+
+def hidden_rows(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_hidden'").fetchone():
+        return []
+    return connection.execute("SELECT entity, name, declared FROM _max_hidden").fetchall()
+
+
+# -- plans ---------------------------------------------------------------------------------
+
+
+class Change(Record):
+    """One difference between what is stored and what is declared.
+
+    ``compatible``: old queries go on to work, and give the same.  ``refused`` says which
+    declaration would allow it; then nothing at all is changed.  ``migration`` is the version
+    that declares it, ``rows`` how many are rewritten, ``fetch`` what the next sync has to get.
+    """
+
+    entity: str
+    name: str
+    kind: str
+    words: str
+    compatible: bool = True
+    refused: str = ""
+    migration: int | None = None
+    rows: int = 0
+    fetch: str = ""
+    work: Work | None = None  # gives how many rows lack the field afterwards
+    stored: StoredEntity | None = None
+
+    @property
+    def owner(self) -> str:
+        """The entity's name when everything is done."""
+        return self.stored.name if self.stored is not None else self.entity
+
+    @property
+    def where(self) -> str:
+        """``Issue.title``, or ``Issue``."""
+        return f"{self.entity}.{self.name}" if self.name else self.entity
+
+    def to_json(self) -> Json:
+        """What is to be known of it as JSON data."""
+        names = ("entity", "name", "kind", "words", "compatible", "migration", "rows", "fetch")
+        data = {name: getattr(self, name) for name in names}
+        return data | {"name": self.name or None, "refused": self.refused or None}
+
+
+class Plan(Record):
+    """What an upgrade does to a database; ``fresh`` when there is nothing in it yet.
+
+    ``version`` is the newest migration that is recorded, ``known`` the newest there is.
+    """
+
+    changes: tuple[Change, ...]
+    version: int
+    known: int
+    fresh: bool = False
+    shape: Mapping[str, StoredEntity] | None = None
+
+    @property
+    def compatible(self) -> bool:
+        """Whether every old query goes on to work."""
+        return all(change.compatible and not change.refused for change in self.changes)
+
+    @property
+    def changes_data(self) -> bool:
+        """Whether anything is to be done to what is stored."""
+        return any(change.work is not None for change in self.changes)
+
+    def check(self) -> None:
+        """SchemaError, naming everything that cannot be done and what would allow it."""
+        refused = [change for change in self.changes if change.refused]
+        if refused:
+            message = "\n".join(f"{change.where} {change.words}" for change in refused)
+            hints = dict.fromkeys(change.refused for change in refused)
+            raise SchemaError(
+                message,
+                hint=f"{'; '.join(hints)}; nothing was changed",
+                changes=[change.to_json() for change in refused],
+            )
+
+
+class Planner:
+    """Walks through migrations and differences, noting what each needs; writes nothing."""
+
+    def __init__(self, connection: sqlite3.Connection, shape: Shape, resolver: Resolver | None) -> None:
+        self._connection, self._shape, self._resolver = connection, shape, resolver
+        self.version: int | None = None
+        self.changes: list[Change] = []
+
+    def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
+        facts = {"migration": self.version, "stored": self._shape.get(entity), **more}
+        self.changes.append(Change(entity, name, kind, words, **facts))
+
+    def _refuse(self, path: reshaping.Path, words: str, hint: str) -> None:
+        self._note(*path, "refused", words, compatible=False, refused=hint)
+
+    def _count(self, table: str, condition: str = "1") -> int:
+        sql = f"SELECT count(*) FROM {quoted(table)} WHERE {condition}"
+        return int(self._connection.execute(sql).fetchone()[0])
+
+    # migrations
+
+    def migrate(self, change: SchemaChange) -> None:
+        """Note what a declared change does, and go on with what it leads to."""
+        name, field = subject(change)
+        entity = self._shape.get(name)
+        if entity is None or (field and field not in entity.fields):
+            self._note(name, field, "nothing", "is not stored, so there is nothing to do")
+            return
+        steps: dict[type[Any], Callable[[Any, StoredEntity], None]] = {
+            RenameField: self._rename_field,
+            RenameEntity: self._rename_entity,
+            ChangeType: self._change_type,
+            ChangeKey: self._change_key,
+            DropField: self._drop_field,
+            DropEntity: self._drop_entity,
+        }
+        steps[type(change)](change, entity)
+
+    def _rename_field(self, change: RenameField, entity: StoredEntity) -> None:
+        if change.new in entity.fields:
+            words = f"cannot become {change.new}, which is stored already"
+            hint = f'before it, declare DropField("{entity.name}", "{change.new}")'
+            self._refuse((entity.name, change.old), words, hint)
+            return
+        field = entity.fields.pop(change.old)
+        work = self._renaming(entity.name, change, many=field.many)
+        entity.fields[change.new] = field
+        field.declared = field.declared | {"name": change.new}
+        words = f"becomes {change.new}"
+        self._note(entity.name, change.old, "renamed", words, compatible=field.hidden, work=work)
+        if not field.many:
+            self._follow_inverse(entity.name, change.old, change.new)
+
+    def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
+        path = entity, change.old
+        if many:
+            return lambda connection: reshaping.rename_collection(connection, path, change.new)
+        targets = {
+            (owner.name, name): field.declared.get("target")
+            for owner in self._shape.values()
+            for name, field in owner.fields.items()
+        }
+        target: Callable[[str, str], str | None] = lambda owner, name: targets.get((owner, name))  # noqa: E731
+        return lambda connection: reshaping.rename_field(connection, path, change.new, target)
+
+    def _follow_inverse(self, child: str, old: str, new: str) -> None:
+        for owner in self._shape.values():
+            for field in owner.fields.values():
+                if field.many and field.declared["child"] == child and field.declared["by"] == old:
+                    field.declared = field.declared | {"by": new}
+
+    def _rename_entity(self, change: RenameEntity, entity: StoredEntity) -> None:
+        taken = [one.name for one in self._shape.values() if snake(one.name) == snake(change.new)]
+        if [name for name in taken if name != change.old]:
+            words = f"cannot become {change.new}, whose table is taken by {taken[0]}"
+            self._refuse((change.old, ""), words, f'before it, declare DropEntity("{taken[0]}")')
+            return
+        work: Work = lambda connection: reshaping.rename_entity(connection, change.old, change.new)  # noqa: E731
+        words = f"becomes {change.new}"
+        self._note(change.old, "", "renamed", words, compatible=entity.hidden, work=work)
+        self._shape[change.new] = self._shape.pop(change.old)
+        entity.name = change.new
+        for owner in self._shape.values():
+            for field in owner.fields.values():
+                for key in ("target", "child"):
+                    if field.declared.get(key) == change.old:
+                        field.declared = field.declared | {key: change.new}
+
+    def _change_type(self, change: ChangeType, entity: StoredEntity) -> None:
+        field = entity.fields[change.field]
+        field.using.append(change.using)
+        field.version = self.version
+
+    def _change_key(self, change: ChangeKey, entity: StoredEntity) -> None:
+        field, path = entity.fields[change.field], (entity.name, change.field)
+        using = field.using_all
+        if field.many or field.declared["kind"] not in (Kind.TEXT, Kind.INTEGER) or using is None:
+            self._refuse(path, "holds no ids", "declare ChangeKey of a field that holds text or integers")
+            return
+        twins = [] if using else reshaping.duplicates(self._connection, field.origin)
+        if twins:
+            error = reshaping.twins(path, twins)
+            self._refuse(path, error.message.partition(" ")[2], error.hint)
+            return
+        none = 0 if using else self._count(entity.table, f"{field.column} IS NULL")
+        words = "becomes the id" + (f"; {none} rows have none, and are dropped" if none else "")
+        key = self._key(path, field, using)
+        self._note(
+            *path,
+            "key",
+            words,
+            compatible=entity.hidden,
+            rows=self._count(entity.table),
+            work=lambda connection: reshaping.rekey(connection, key),
+        )
+
+    def _key(self, path: reshaping.Path, field: StoredField, using: list[reshaping.Using]) -> reshaping.Key:
+        entity = path[0]
+        everything = [
+            (owner.name, name, one.declared)
+            for owner in self._shape.values()
+            for name, one in owner.fields.items()
+        ]
+        return reshaping.Key(
+            path,
+            type_of(field.declared),
+            [(owner, name) for owner, name, one in everything if one.get("target") == entity],
+            [
+                *(f"{o}.{n}" for o, n, one in everything if o == entity and "child" in one),
+                *self._feeds(entity),
+            ],
+            [f"{owner}.{name}" for owner, name, one in everything if one.get("child") == entity],
+            using,
+        )
+
+    def _feeds(self, root: str) -> list[str]:
+        """What the feeds of a root are called among the lists."""
+        loaders = self._resolver.loaders if self._resolver else ()
+        feeds = [one for one in loaders if isinstance(one, FeedLoader)]
+        return [feed_name(one.name) for one in feeds if one.root.__name__ == root]
+
+    def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
+        path, field = (entity.name, change.field), entity.fields[change.field]
+        drop = reshaping.drop_collection if field.many else reshaping.drop_field
+        self._note(
+            *path,
+            "dropped",
+            "is deleted with what was stored of it",
+            compatible=field.hidden,
+            rows=0 if field.many else self._count(entity.table),
+            work=lambda connection: drop(connection, path),
+        )
+        del entity.fields[change.field]
+
+    def _drop_entity(self, change: DropEntity, entity: StoredEntity) -> None:
+        lists = [
+            (owner.name, name)
+            for owner in self._shape.values()
+            for name, field in owner.fields.items()
+            if field.many and entity.name in (owner.name, field.declared["child"])
+        ]
+
+        def work(connection: sqlite3.Connection) -> None:
+            for path in lists:
+                reshaping.drop_collection(connection, path)
+            reshaping.drop_entity(connection, change.entity)
+
+        rows = self._count(entity.table)
+        words = f"is deleted with its {rows} rows"
+        self._note(change.entity, "", "dropped", words, compatible=entity.hidden, rows=rows, work=work)
+        del self._shape[change.entity]
+
+    # differences
+
+    def compare(self, schema: Schema) -> None:
+        """Note what distinguishes what is stored, or has come of it, from what is declared."""
+        declared = {one["name"]: one for one in schema.to_json()["entities"]}
+        for name, one in declared.items():
+            stored = self._shape.get(name)
+            if stored is None:
+                self._new_entity(schema.entities[name])
+            else:
+                self._compare_entity(stored, schema.entities[name], one)
+        for name, stored in self._shape.items():
+            if name not in declared and not stored.hidden:
+                self._note(name, "", "hidden", GONE, compatible=False)
+                stored.hidden = True
+                for field in stored.fields.values():
+                    field.hidden = True
+
+    def _new_entity(self, entity: type[Entity]) -> None:
+        name = entity.__name__
+        other = next((one for one in self._shape if snake(one) == snake(name)), None)
+        if other is not None:
+            hint = f'declare RenameEntity("{other}", "{name}"), or DropEntity("{other}")'
+            self._refuse((name, ""), f"would take the table of {other}", hint)
+        else:
+            fetch = self._fetch(entity, entity.types())
+            self._note(name, "", "new entity", "is new", fetch=fetch, work=lacking)
+
+    def _compare_entity(self, stored: StoredEntity, entity: type[Entity], declared: Json) -> None:
+        if stored.hidden:
+            stored.hidden = False
+            words = f"is declared again: its {self._count(stored.table)} rows come back"
+            self._note(stored.name, "", "back", words, work=lacking)
+        names = set()
+        for one in declared["fields"]:
+            names.add(one["name"])
+            self._compare_field(stored, entity, one)
+        for one in declared["collections"]:
+            names.add(one["name"])
+            self._compare_collection(stored, one)
+        for name, field in stored.fields.items():
+            if name not in names and not field.hidden:
+                self._note(stored.name, name, "hidden", GONE, compatible=False)
+                field.hidden = True
+
+    def _compare_field(self, stored: StoredEntity, entity: type[Entity], declared: Json) -> None:
+        path = stored.name, declared["name"]
+        field = stored.fields.get(path[1])
+        if field is None:
+            self._new_field(stored, entity, path)
+        elif field.many:
+            words = f"is stored as {words_of(field.declared)}, now declared {words_of(declared)}"
+            self._refuse(path, words, declaring(f'DropField("{path[0]}", "{path[1]}")'))
+        else:
+            if field.hidden:
+                field.hidden = False
+                fetch = self._fetch(entity, [path[1]], stored.table)
+                words = "is declared again: its values come back"
+                work: Work = lambda connection: reshaping.outdate(connection, path)  # noqa: E731
+                self._note(*path, "back", words, fetch=fetch, work=work)
+            if field.using:
+                self._convert(stored, field, entity, path[1])
+            else:
+                self._retype(stored, field, entity, declared)
+
+    def _new_field(self, stored: StoredEntity, entity: type[Entity], path: reshaping.Path) -> None:
+        alike = (one for one in stored.fields if one.casefold() == path[1].casefold())
+        other = next(alike, None)
+        if other is not None:
+            hint = declaring(f'RenameField("{path[0]}", "{other}", "{path[1]}")')
+            self._refuse(path, f"would take the column of {other}", hint)
+        else:
+            fetch = self._fetch(entity, [path[1]], stored.table)
+            self._note(*path, "new field", "is new", fetch=fetch, work=lacking)
+
+    def _retype(self, stored: StoredEntity, field: StoredField, entity: type[Entity], declared: Json) -> None:
+        """Note what another type means for a field that no migration speaks of."""
+        old, path = field.declared, (stored.name, declared["name"])
+        wider = (old["kind"], declared["kind"]) == (Kind.INTEGER, Kind.REAL)
+        if old["target"] != declared["target"] or (old["kind"] != declared["kind"] and not wider):
+            words = f"is stored as {words_of(old)}, now declared {words_of(declared)}"
+            self._refuse(path, words, declaring(f'ChangeType("{path[0]}", "{path[1]}", using=…)'))
+            return
+        if wider:
+            self._widen(path, field, entity.types()[path[1]])
+        if old["optional"] and not declared["optional"]:
+            self._narrow(path, field, entity)
+        elif declared["optional"] and not old["optional"]:
+            self._note(*path, "wider", "may be empty now")
+
+    def _widen(self, path: reshaping.Path, field: StoredField, holds: FieldType) -> None:
+        table = snake(field.origin[0])
+        lost = self._count(table, f"_removed_at IS NULL AND {reshaping.too_large(field.column)}")
+        words = "holds floats now"
+        if lost:
+            words += f"; {lost} integers are too large for one, and are fetched anew"
+        self._note(
+            *path,
+            "wider",
+            words,
+            compatible=not lost,
+            rows=self._count(table),
+            work=lambda connection: reshaping.widen(connection, path, holds),
+        )
+
+    def _narrow(self, path: reshaping.Path, field: StoredField, entity: type[Entity]) -> None:
+        word, bit = reshaping.bit_of(self._connection, field.origin)
+        none = self._count(
+            snake(field.origin[0]), f"{field.column} IS NULL AND {word} & {bit} AND _removed_at IS NULL"
+        )
+        words = "may not be empty any more"
+        if none:
+            words += f"; in {none} rows it is, and is fetched anew"
+        condition = f"{quoted(path[1])} IS NULL"
+        self._note(
+            *path,
+            "narrower",
+            words,
+            compatible=not none,
+            rows=none,
+            fetch=self._fetch(entity, [path[1]]) if none else "",
+            work=lambda connection: reshaping.unload(connection, path, condition),
+        )
+
+    def _convert(self, stored: StoredEntity, field: StoredField, entity: type[Entity], name: str) -> None:
+        old, new, using = type_of(field.declared), entity.types()[name], field.using_all
+        path = stored.name, name
+        kind = words_of({"kind": str(new.kind), "optional": new.optional, "target": target_of(new)})
+        how = "fetched anew" if using is None else "converted"
+        self._note(
+            *path,
+            "converted",
+            f"was {words_of(field.declared)}, is {kind} now: {how}",
+            compatible=False,
+            rows=self._count(stored.table),
+            fetch=self._fetch(entity, [name], stored.table) if using is None else "",
+            migration=field.version,
+            work=lambda connection: reshaping.convert(connection, path, old, new, using),
+        )
+
+    def _compare_collection(self, stored: StoredEntity, declared: Json) -> None:
+        path = stored.name, declared["name"]
+        field = stored.fields.get(path[1])
+        if field is None:
+            self._note(*path, "new collection", "is new", fetch="it is listed")
+        elif not field.many or field.declared["child"] != declared["child"]:
+            words = f"is stored as {words_of(field.declared)}, now declared {words_of(declared)}"
+            self._refuse(path, words, declaring(f'DropField("{path[0]}", "{path[1]}")'))
+        else:
+            if field.hidden:
+                field.hidden = False
+                words = "is declared again: its members come back"
+                self._note(*path, "back", words, fetch="it is listed in full", work=lacking)
+            if field.declared["by"] != declared["by"]:
+                words, fetch = "finds its members in another way", "it is listed in full"
+                self._note(*path, "members", words, compatible=False, fetch=fetch, work=lacking)
+
+    def _fetch(self, entity: type[Entity], names: Sequence[str] | Mapping[str, Any], table: str = "") -> str:
+        """What the next sync does for fields that rows lack, in words."""
+        if self._resolver is None:
+            return ""
+        rows = self._count(table) if table else 0
+        words = []
+        for name in names:
+            home = self._resolver.home(FieldOf(entity, name))
+            if home is not None:
+                words.append(f"{home.name} fetches it" + (f" for {rows} rows" if table else ""))
+            words += [f"{one} is listed in full" for one in bringing(self._resolver, entity, name)]
+        return ", ".join(dict.fromkeys(words))
+
+
+def lacking(_: sqlite3.Connection) -> int:
+    """What is new is in no row yet."""
+    return 1
+
+
+def subject(change: SchemaChange) -> reshaping.Path:
+    """The entity that a change speaks of, and the field, or ""."""
+    if isinstance(change, RenameEntity):
+        return change.old, ""
+    if isinstance(change, DropEntity):
+        return change.entity, ""
+    return change.entity, change.old if isinstance(change, RenameField) else change.field
+
+
+def declaring(change: str) -> str:
+    """The hint that names a declaration."""
+    return f"declare it in the connector's migrations=: Migration(…, {change})"
+
+
+def target_of(holds: FieldType) -> str | None:
+    """The name of the entity that a ref points at."""
+    return holds.target.__name__ if holds.target else None
+
+
+def type_of(declared: Json) -> FieldType:
+    """A stored field's type; what a ref pointed at may be gone, so any class of that name does."""
+    target = type(declared["target"], (Entity,), {}) if declared["target"] else None
+    return FieldType(Kind(declared["kind"]), declared["optional"], target)
+
+
+def bringing(resolver: Resolver, entity: type[Entity], name: str) -> list[str]:
+    """The collections with which a field comes along, when no loader fetches it by itself.
+
+    Without a name: those that list the entity, or bring something of it.
+    """
+    if name and resolver.home(FieldOf(entity, name)) is not None:
+        return []
+    found = []
+    for loader in resolver.loaders:
+        if isinstance(loader, CollectionLoader):
+            brings = any(one.entity is entity and name in ("", one.name) for one in loader.brings)
+            if brings or (not name and loader.lists.child is entity):
+                found.append(repr(loader.lists))
+    return found

@@ -1,0 +1,210 @@
+"""Evolution: how a database that holds data comes to fit what its connector declares now.
+
+Rule 1: everything is planned before anything is written; one thing that cannot be done safely
+refuses the whole.
+
+Rule 2: nothing is lost that was not dropped by a declaration.  A field or an entity that is no
+longer declared is hidden, and comes back as it was.
+
+Rule 3: planning, changing and recording that it was done are one transaction, under the write
+lock: however many processes start, and wherever one is killed, it is done once or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from ..core import Resolver
+from ..errors import StorageError
+from ..model.migrations import NO_RULES, Contract, Rules
+from ..model.schema import Schema
+from . import change_log as history
+from . import schema_operations as reshaping
+from .ddl import Parts, build_indexes, create_table, number_fields, read_layouts
+from .freshness import newest
+from .quarantine import kept_entities
+from .rows import Layout
+from .schema_diff import Change, Planner, StoredEntity, bringing, hidden_rows, read_shape
+from .schema_diff import Plan as Plan
+from .sqlite import migrate
+
+TABLES = (
+    """
+    CREATE TABLE _max_hidden (
+        entity   TEXT NOT NULL,
+        name     TEXT NOT NULL,
+        declared TEXT NOT NULL,
+        PRIMARY KEY (entity, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_spent (
+        entity TEXT PRIMARY KEY,
+        bits   INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+RELIST = "UPDATE _max_list SET invalidated_at = ? WHERE collection = ?"
+AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began before then leaves open
+
+
+def plan(
+    connection: sqlite3.Connection, schema: Schema, resolver: Resolver | None = None, rules: Rules = NO_RULES
+) -> Plan:
+    """What it takes to make the database fit the schema; nothing is written.
+
+    StorageError when a migration was edited after it ran, or the database is newer.
+    """
+    shape = read_shape(connection)
+    done = _recorded(connection, rules)
+    known = len(rules.migrations)
+    if shape is None:
+        return Plan((), known, known, fresh=True)
+    planner = Planner(connection, shape, resolver)
+    for number, migration in enumerate(rules.migrations[done:], done + 1):
+        planner.version = number
+        for change in migration.changes:
+            planner.migrate(change)
+    planner.version = None
+    planner.compare(schema)
+    changes = tuple(_frozen(change, rules) for change in planner.changes)
+    return Plan(changes, done, known, shape=shape)
+
+
+def _recorded(connection: sqlite3.Connection, rules: Rules) -> int:
+    """How many migrations are recorded, each as it is declared."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
+        return 0
+    sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
+    done = connection.execute(sql, (rules.owner,)).fetchall()
+    if len(done) > len(rules.migrations):
+        raise StorageError(
+            f"the data is of schema version {len(done)}, which this connector does not know"
+            f" ({rules.name} {len(rules.migrations)})",
+            hint="install the newer connector again, or restore a backup from before its upgrade",
+        )
+    for (version, digest), migration in zip(done, rules.migrations, strict=False):
+        if digest != migration.digest:
+            raise StorageError(
+                f"migration {version} of {rules.name} ({migration.purpose}) was changed after it ran",
+                hint="restore it as it was released, and declare what is new in a migration of its own",
+            )
+    return len(done)
+
+
+def _frozen(change: Change, rules: Rules) -> Change:
+    """The change, refused when its entity's contract allows none."""
+    exempt = change.refused or change.kind in ("new entity", "nothing")
+    if exempt or rules.contract(change.owner) is not Contract.FREEZE:
+        return change
+    hint = (
+        f"{change.owner} is frozen: give it Contract.EVOLVE in the release that is to change it,"
+        " or install the version before"
+    )
+    return change.replace(refused=hint, compatible=False, work=None)
+
+
+# -- doing it ------------------------------------------------------------------------------
+
+
+def evolve(
+    connection: sqlite3.Connection,
+    schema: Schema,
+    parts: Parts,
+    resolver: Resolver | None = None,
+    rules: Rules = NO_RULES,
+) -> dict[str, Layout[Any]]:
+    """Make the tables fit the schema, inside the caller's transaction; how each entity lies then.
+
+    SchemaError when that is not safe; nothing is changed then.
+    """
+    found = plan(connection, schema, resolver, rules)
+    found.check()
+    migrate(connection, "evolution", TABLES)
+    alone = partial(rules.busy, connection) if rules.busy is not None else nothing
+    if found.changes_data:
+        alone()
+    lacking = _perform(connection, found, schema, resolver)
+    _record(connection, found, schema, rules)
+    for entity in schema.entities.values():
+        number_fields(connection, entity, parts(entity), alone)
+    at = newest(connection) + AFTERWARDS
+    connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
+    layouts = read_layouts(connection, schema)
+    for layout in layouts.values():
+        create_table(connection, layout)
+    if found.changes_data:
+        build_indexes(connection, schema)
+    return layouts
+
+
+VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
+
+
+def nothing() -> None:
+    """What is done before a change when nobody else is to be asked."""
+
+
+def _perform(
+    connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None
+) -> set[str]:
+    """Do what is planned; the collections that bring what is lacking then."""
+    if found.changes_data and history.read_feed(connection) is not None:
+        history.drop_triggers(connection)
+    if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
+        reshaping.interrupt_history(connection)
+    lacking: set[str] = set()
+    for change in found.changes:
+        if change.work is not None and change.work(connection):
+            lacking |= lists_of(change, schema, resolver)
+    for change in _tried_again(connection, found):
+        lacking |= lists_of(change.replace(name=""), schema, resolver)
+    return lacking
+
+
+def _tried_again(connection: sqlite3.Connection, found: Plan) -> list[Change]:
+    """The changes of entities of which something stands aside: it may fit now."""
+    aside = kept_entities(connection)
+    return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
+
+
+def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[str]:
+    """The collections to be listed in full because of a change."""
+    entity = schema.entities.get(change.owner)
+    if entity is None:
+        return set()
+    if change.name in entity.children():
+        return {f"{change.owner}.{change.name}"}
+    if resolver is None:
+        return set()
+    name = change.name if change.name in entity.types() and change.kind != "key" else ""
+    return set(bringing(resolver, entity, name))
+
+
+def _record(connection: sqlite3.Connection, found: Plan, schema: Schema, rules: Rules) -> None:
+    """Remember what was done, what is hidden, and the schema that the tables have now."""
+    first = 0 if found.fresh else found.version
+    rows = [
+        (rules.owner, version, migration.digest)
+        for version, migration in enumerate(rules.migrations, 1)
+        if version > first
+    ]
+    connection.executemany("INSERT INTO _max_migration VALUES (?, ?, ?)", rows)
+    hidden = sorted(_still_hidden(found.shape or {}))
+    if hidden != sorted(hidden_rows(connection)):
+        connection.execute("DELETE FROM _max_hidden")
+        connection.executemany("INSERT INTO _max_hidden VALUES (?, ?, ?)", hidden)
+    text = json.dumps(schema.to_json(), ensure_ascii=False)
+    if connection.execute("SELECT schema FROM _max_schema").fetchone() != (text,):
+        connection.execute("INSERT OR REPLACE INTO _max_schema VALUES (1, ?)", (text,))
+
+
+def _still_hidden(shape: Mapping[str, StoredEntity]) -> Iterator[tuple[str, str, str]]:
+    for entity in shape.values():
+        if entity.hidden:
+            yield entity.name, "", "{}"
+        for name, field in entity.fields.items():
+            if field.hidden:
+                yield entity.name, name, json.dumps(field.declared, ensure_ascii=False)

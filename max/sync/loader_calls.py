@@ -1,0 +1,118 @@
+"""Asking loaders, and checking what they return before anybody stores it.
+
+Whatever a loader raises is its task's failure, in words that name the loader and the line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..connector import Connector
+from ..core import Batch, BatchLoader, CollectionLoader, Env, Loader, Page
+from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
+from ..model.entities import Entity, Ref, values_of
+
+
+class Asking:
+    """Calls the loaders of one connector; what they answer is as they declare, or LoaderFault."""
+
+    def __init__(self, connector: Connector[Any, Any]) -> None:
+        self._name = connector.name
+
+    async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: Env[Any]) -> Batch[Any]:
+        """What came of some refs."""
+        if isinstance(loader, BatchLoader):
+            batch: Batch[Any] = await self._answer(loader, refs, env)
+            if not isinstance(batch, Batch):
+                raise self._fault(loader, "a Batch", batch)
+        else:
+            one = await self._answer(loader, refs[0], env)
+            if not isinstance(one, Entity):
+                raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
+            batch = Batch([one])
+        asked = {ref.id for ref in refs}
+        for item in batch.items:
+            if type(item) is not refs[0].entity or item.id not in asked:
+                raise self._fault(loader, f"only the {refs[0].entity.__name__} that were asked for", item)
+        self._check_fields(loader, batch.items)
+        return batch
+
+    async def page(self, loader: Loader[Any], *arguments: object) -> Page[Any]:
+        """A page of a collection, or of a feed."""
+        page: Page[Any] = await self._answer(loader, *arguments)
+        if not isinstance(page, Page):
+            raise self._fault(loader, "a Page", page)
+        if isinstance(loader, CollectionLoader):
+            child = loader.lists.child
+            for item in page.items:
+                if type(item) is not child:
+                    raise self._fault(loader, f"items of {child.__name__}", item)
+        elif page.next is None and page.mark is None:
+            raise UpstreamChanged(
+                f"{self._name}: loader {loader.name} ended without the feed's new position",
+                hint="nothing of this answer was stored; update the connector",
+            )
+        self._check_fields(loader, [*page.items, *page.also])
+        return page
+
+    async def _answer(self, loader: Loader[Any], *arguments: object) -> Any:
+        """What a loader answers; what it raises is the task's failure, whatever it is."""
+        try:
+            return await loader.function(*arguments)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise self._raised(loader, error) from error
+        except Exception as error:
+            cause: Exception = error
+            while isinstance(cause, ExceptionGroup):  # of a TaskGroup in the loader
+                cause = cause.exceptions[0]
+            if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
+                raise cause from None
+            raise self._raised(loader, cause) from error
+
+    def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+        own = [one for one in frames if one.filename == frames[0].filename]
+        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        return LoaderFault(
+            f"{self._name}: loader {loader.name} raised {_words(error)}{place}",
+            hint="this is a bug of the connector",
+            connector=self._name,
+            loader=loader.name,
+        )
+
+    def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
+        """A loader brings what it declares: the schema's entities, and only those fields."""
+        declared: dict[type[Entity], set[str]] = {}
+        for field in loader.brings:
+            declared.setdefault(field.entity, {"id"}).add(field.name)
+        if isinstance(loader, CollectionLoader):
+            declared.setdefault(loader.lists.child, {"id"})
+        shapes = {(type(entity), tuple(values_of(entity))): entity for entity in entities}
+        for (kind, names), example in shapes.items():
+            if kind not in declared:
+                known = " or ".join(sorted(entity.__name__ for entity in declared))
+                raise self._fault(loader, f"entities of {known}", example)
+            extra = [name for name in names if name not in declared[kind]]
+            if extra:
+                raise self._fault(
+                    loader, f"only the fields in its brings, without {', '.join(extra)}", example
+                )
+
+    def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
+        return LoaderFault(
+            f"{self._name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}",
+            hint="this is a bug of the connector; nothing of this answer was stored",
+            connector=self._name,
+            loader=loader.name,
+        )
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,386 @@
+"""Encoding: values as JSON data that people can read, and back; secrets are taken out on the way.
+
+Rule 1: no secret gets through, in no encoding that it may have taken on its way to us.
+
+Rule 2: what is encoded can be decoded without running code that the data names: classes are
+looked up in the module of the operation, entities in the schema.  What could not be had again
+is refused when it is encoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+import threading
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime
+from datetime import time as time_of_day
+from decimal import Decimal
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from ..connector import Secret
+from ..core import Batch, Page, PageRequest
+from ..errors import LoaderFault, MaxError, TapeError, UpstreamError
+from ..model.entities import Entity, Json, Record, Ref, RefKey, values_of
+from ..model.schema import Schema
+from .operations import AnyOperation
+
+MARK = "***"  # what stands where a secret was
+SHORTEST = 6  # characters of a secret that can be taken out without taking out everything else
+SECRET_KEYS = frozenset({"access_token", "refresh_token", "id_token", "client_secret", "authorization"})
+
+
+# -- secrets -----------------------------------------------------------------------------------
+
+
+class Scrubber:
+    """Takes secrets out of texts, in every encoding that they may have taken.
+
+    ``seen`` tells the secrets that are known now; those that are learned are known for ever.
+    """
+
+    def __init__(self, seen: Callable[[], Iterable[Secret]]) -> None:
+        self._seen = seen
+        self._known: set[str] = set()
+        self._forms: tuple[str, ...] = ()  # the longest first: one may be a part of another
+        self._digits = False  # whether a number may be a secret
+        self._learning = threading.Lock()
+
+    def refresh(self) -> None:
+        """Look which secrets there are now; TapeError for one that is too short."""
+        for secret in self._seen():
+            self.learn(secret.reveal())
+
+    def learn(self, secret: str) -> None:
+        """Take this one out, too, from now on."""
+        if secret in self._known or not secret.strip():
+            return
+        if len(secret) < SHORTEST:
+            raise TapeError(
+                f"a secret of {len(secret)} characters cannot be kept out of a tape",
+                hint=f"record with one of at least {SHORTEST} characters",
+            )
+        found = {form for part in parts_of(secret) for form in forms_of(part)}
+        with self._learning:
+            self._known.add(secret)
+            self._forms = tuple(sorted({*self._forms, *found}, key=len, reverse=True))
+            self._digits = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, MARK)
+        return text
+
+    def bytes(self, data: bytes) -> bytes:
+        """Bytes without secrets, as UTF-8 writes them."""
+        for form in self._forms:
+            if (written := form.encode(errors="surrogatepass")) in data:
+                data = data.replace(written, MARK.encode())
+        return data
+
+    def number(self, number: float) -> Json:
+        """The number; the mark when its digits hold a secret."""
+        return MARK if self._digits and self.text(repr(number)) != repr(number) else number
+
+    def refuse(self, line: str, operation: str) -> None:
+        """TapeError when a secret is left in a line, such as one that is a word of the tape's own."""
+        if any(form in line for form in self._forms):
+            raise TapeError(
+                f"{operation}: a secret is part of the tape's own words; the attempt was not written",
+                hint="record with another credential",
+            )
+
+
+def parts_of(secret: str) -> list[str]:
+    """A secret, each long line of it, and each long text in it when it is JSON."""
+    try:
+        data = json.loads(secret)
+    except (ValueError, RecursionError):
+        data = None
+    inside = list(_texts(data)) if isinstance(data, dict | list) else secret.split()
+    return [secret, *(part for part in inside if len(part) >= 2 * SHORTEST)]
+
+
+def _texts(data: Json) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict | list):
+        for one in data.values() if isinstance(data, dict) else data:
+            yield from _texts(one)
+
+
+def forms_of(secret: str) -> set[str]:
+    """How a secret may be written: as it is, escaped for URLs, JSON, HTML and Python, in base64 and hex."""
+    from html import escape
+
+    raw = secret.encode(errors="surrogatepass")
+    urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    urls |= {re.sub("%..", lambda code: code[0].lower(), url) for url in urls} | {quote(url) for url in urls}
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    escaped |= {one.replace("/", "\\/") for one in escaped} | {repr(secret)[1:-1], ascii(secret)[1:-1]}
+    escaped |= {escape(secret), escape(secret, quote=False)}
+    return {secret, *urls, *escaped, raw.hex(), raw.hex().upper(), *_base64_forms(raw)}
+
+
+def _base64_forms(raw: bytes) -> Iterator[str]:
+    """What every base64 text that holds these bytes must contain, wherever in it they begin."""
+    for before in range(3):
+        data = b"\0" * before + raw
+        first, last = math.ceil(8 * before / 6), 8 * len(data) // 6
+        for encode in (b64encode, urlsafe_b64encode):
+            yield encode(data).decode()[first:last]
+
+
+# -- values ------------------------------------------------------------------------------------
+#
+# What JSON has is written as it is.  Everything else is an object whose first key begins with "$".
+
+AS_TEXT: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "$datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "$date": (date, date.isoformat, date.fromisoformat),
+    "$time": (time_of_day, time_of_day.isoformat, time_of_day.fromisoformat),
+    "$decimal": (Decimal, str, Decimal),
+}
+AS_LIST: Mapping[str, type] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+OURS: Mapping[str, type] = {one.__name__: one for one in (Page, Batch, PageRequest)}
+
+
+class Codec:
+    """The values of one operation ↔ JSON; ``clean`` takes secrets out on the way."""
+
+    def __init__(self, operation: AnyOperation, schema: Schema, clean: Scrubber) -> None:
+        self._name, self._schema, self._clean = operation.name, schema, clean
+        function = inspect.unwrap(operation.function)
+        self._names: Mapping[str, Any] = getattr(function, "__globals__", {})
+
+    # encoding
+
+    def encode(self, value: object) -> Json:
+        """A value as JSON data; TapeError when it could not be had again."""
+        try:
+            return self._encode(value)
+        except RecursionError as error:
+            raise self._refused("a value that is nested too deep or in itself") from error
+
+    def encode_input(self, value: object) -> Json:
+        """An input as JSON data: one of named fields by those that differ from their defaults.
+
+        So another version of the connector, whose inputs have more fields, asks for the same.
+        """
+        kind = type(value)
+        if _is_data(kind):
+            defaults = _defaults(kind)
+            fields = ((name, getattr(value, name)) for name in _field_names(kind))
+            return {n: self.encode(v) for n, v in fields if n not in defaults or defaults[n] != v}
+        return self.encode(value)
+
+    def _encode(self, value: Any) -> Json:
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is str:
+            return self._clean.text(value)
+        if kind is float and not math.isfinite(value):
+            return {"$float": repr(value)}
+        if kind in (int, float):
+            return self._clean.number(value)
+        if kind is list:
+            return [self._encode(one) for one in value]
+        if kind in (dict, MappingProxyType):
+            return self._mapping(value)
+        return self._tagged(kind, value)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Json:
+        if not all(type(key) is str and not key.startswith("$") for key in value):
+            return {"$dict": [[self._encode(key), self._encode(one)] for key, one in value.items()]}
+        for key in SECRET_KEYS & value.keys():
+            if isinstance(value[key], str) and len(value[key]) >= SHORTEST:
+                self._clean.learn(value[key])
+        return {self._clean.text(key): self._encode(one) for key, one in value.items()}
+
+    def _tagged(self, kind: type, value: Any) -> Json:
+        for tag, (known, write, _) in AS_TEXT.items():
+            if kind is known:
+                return {tag: write(value)}
+        for tag, known in AS_LIST.items():
+            if kind is known:
+                inside = [self._encode(one) for one in value]
+                return {tag: inside if kind is tuple else sorted(inside, key=canonical)}
+        if kind is bytes:
+            return {"$bytes": b64encode(self._clean.bytes(value)).decode()}
+        if kind is Secret:
+            self._clean.learn(value.reveal())
+            return {"$secret": MARK}
+        if kind is Ref:
+            self._entity(value.entity.__name__, value.entity)
+            return {"$ref": self._clean.text(str(value.key))}
+        if isinstance(value, Exception):
+            return {"$error": self.encode_error(value)}
+        return self._named(kind, value)
+
+    def _named(self, kind: type, value: Any) -> Json:
+        """An instance of a class that is found again by its name."""
+        name = kind.__qualname__
+        if issubclass(kind, Entity):
+            self._entity(name, kind)
+            return {"$entity": name, "values": self._mapping({"id": value.id, **values_of(value)})}
+        if self._class(name) is not kind:
+            raise self._refused(f"a {name}, which is no class that stands in the operation's own module")
+        if issubclass(kind, Enum):
+            return {"$enum": name, "name": value.name}
+        if not _is_data(kind):
+            raise self._refused(f"a {name}, which has no fields that could be written")
+        return {
+            "$data": name,
+            "fields": {one: self._encode(getattr(value, one)) for one in _field_names(kind)},
+        }
+
+    def encode_error(self, error: BaseException) -> Json:
+        """What was raised: its class, its message and what else it carries."""
+        if not isinstance(error, MaxError):
+            return {"class": type(error).__name__, "message": self._clean.text(str(error))}
+        told = {"class": type(error).__name__, **error.describe()}
+        if isinstance(error, UpstreamError) and error.retry_after is not None:
+            told["retry_after"] = error.retry_after
+        return self.encode(told)
+
+    def _refused(self, what: str) -> TapeError:
+        return TapeError(
+            f"{self._name}: a tape cannot hold {what}",
+            hint="return JSON data, entities, or dataclasses that stand in the operation's module",
+            operation=self._name,
+        )
+
+    # decoding
+
+    def decode(self, data: Json) -> Any:
+        """The value that was encoded; TapeError when this version of the connector cannot have it."""
+        if isinstance(data, list):
+            return [self.decode(one) for one in data]
+        if not isinstance(data, dict):
+            return data
+        tag = next(iter(data), "")
+        if not tag.startswith("$"):
+            return {key: self.decode(one) for key, one in data.items()}
+        try:
+            return self._untagged(tag, data[tag], data)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise self._unreadable(f"{tag[1:]} {data[tag]!r:.60}") from error
+
+    def _untagged(self, tag: str, inside: Json, data: Json) -> Any:
+        if tag in AS_TEXT:
+            return AS_TEXT[tag][2](inside)
+        if tag in AS_LIST:
+            return AS_LIST[tag](self.decode(one) for one in inside)
+        decoders: dict[str, Callable[[], Any]] = {
+            "$float": lambda: float(inside),
+            "$bytes": lambda: b64decode(inside),
+            "$secret": lambda: Secret(inside),
+            "$dict": lambda: {self.decode(key): self.decode(one) for key, one in inside},
+            "$ref": lambda: self._ref(RefKey.parse(inside)),
+            "$error": lambda: decoded_error(self.decode(inside)),
+            "$entity": lambda: self._made_entity(inside, data["values"]),
+            "$enum": lambda: self._class(inside)[data["name"]],
+            "$data": lambda: self._made(inside, data["fields"]),
+        }
+        return decoders[tag]()
+
+    def _ref(self, key: RefKey) -> Ref[Any]:
+        ref: Ref[Any] = Ref(self._entity(key.entity), key.id)
+        return ref if key.installation is None else ref.within(key.installation)
+
+    def _made_entity(self, name: str, values: Json) -> Entity:
+        entity = self._entity(name)
+        known = {"id", *entity.types()}
+        return entity(**{field: self.decode(one) for field, one in values.items() if field in known})
+
+    def _made(self, name: str, fields: Json) -> Any:
+        kind = self._class(name)
+        known = _field_names(kind)
+        return kind(**{field: self.decode(one) for field, one in fields.items() if field in known})
+
+    def _class(self, name: str) -> Any:
+        """The class of a name in the operation's module, or one of those that every operation may use."""
+        if name in OURS:
+            return OURS[name]
+        first, *rest = name.split(".")
+        found = self._names.get(first)
+        for one in rest:
+            found = getattr(found, one, None)
+        return found
+
+    def _entity(self, name: str, expected: type[Entity] | None = None) -> type[Entity]:
+        """The schema's entity of a name, which must be the expected one."""
+        found = self._schema.entities.get(name)
+        if found is None or found is not (expected or found):
+            raise self._refused(f"a {name}, which the connector's schema does not have")
+        return found
+
+    def _unreadable(self, what: str) -> TapeError:
+        return TapeError(
+            f"{self._name}: the tape holds {what}, which this version of the connector cannot read",
+            hint="replay it with the version that the tape names in its first line",
+            operation=self._name,
+        )
+
+
+def _is_data(kind: type) -> bool:
+    """Whether a class is nothing but named fields: a dataclass, a named tuple or a record of ours."""
+    named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return named_tuple or issubclass(kind, Record) or dataclasses.is_dataclass(kind)
+
+
+def _field_names(kind: Any) -> tuple[str, ...]:
+    """The fields of data with which an instance can be made again."""
+    if dataclasses.is_dataclass(kind):
+        return tuple(one.name for one in dataclasses.fields(kind) if one.init)
+    return tuple(kind._names if issubclass(kind, Record) else kind._fields)
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(kind):
+        fields, missing = dataclasses.fields(kind), dataclasses.MISSING
+        made = {one.name: one.default_factory() for one in fields if one.default_factory is not missing}
+        return made | {one.name: one.default for one in fields if one.default is not missing}
+    if issubclass(kind, Record):
+        return {name: getattr(kind, name) for name in kind._names if hasattr(kind, name)}
+    return dict(kind._field_defaults)
+
+
+def decoded_error(told: Mapping[str, Any]) -> Exception:
+    """The error that was written down; the nearest class that there is now, when its own is gone."""
+    if "code" not in told:
+        return LoaderFault(
+            f"{told['class']} was raised when this was recorded: {told['message']}",
+            hint="this is a bug of the connector",
+        )
+    classes = list(_below(MaxError))
+    named = [one for one in classes if one.__name__ == told["class"]]
+    alike = [one for one in classes if one.code == told["code"]]
+    kind = next(iter([*named, *alike]), UpstreamError)
+    made = kind.__new__(kind, told["message"])
+    vars(made).update(told["data"])  # where an error keeps its facts, as attributes
+    made.message, made.hint, made.data = told["message"], told["hint"], told["data"]
+    if isinstance(made, UpstreamError):
+        made.retry_after = None if told.get("retry_after") is None else 0.0  # nobody waits for a tape
+    return made
+
+
+def _below(kind: type[MaxError]) -> Iterator[type[MaxError]]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _below(one)
+
+
+def canonical(data: Json) -> str:
+    """JSON data as the one text that equal data has."""
+    return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,158 @@
+"""``max configure`` and ``max changes``: how data is kept, and what changed in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max_acme import AcmeUser
+
+from max import Project
+from max.core import Arrival, InstallationInfo
+from max.engine import SqliteEngine
+from max.model.entities import Entity, Ref
+from max.model.settings import SETTINGS
+from max.storage.sqlite import Database
+from tests.command_line import Cli, Run
+
+NOON = 1_800_000_000.0
+
+
+@pytest.fixture
+def info(cli: Cli, tmp_path: Path) -> InstallationInfo:
+    return Project.init(tmp_path).connect("acme", None, {}, {}, now=NOON)
+
+
+def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = ()) -> None:
+    """Store an arrival as the installation's settings say."""
+
+    async def main() -> None:
+        project = Project.find(".")
+        info = project.target("acme")
+        schema = project.registry.resolve("acme").schema
+        database = Database(project.database(info))
+        await database.start()
+        engine = SqliteEngine(database, schema, settings=info.settings)
+        await engine.start()
+        await database.transact(engine.writing(Arrival(entities, at, removed=removed, sync="s1")))
+        await database.stop()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def recorded(cli: Cli, info: InstallationInfo) -> Cli:
+    """Runs a command where history is on, and something happened."""
+    cli("configure", "acme", "history=changes")
+    store(AcmeUser("u1", name="Ada", active=True))
+    store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
+    store(at=NOON + 62, removed=(AcmeUser.ref("u1"),))
+    return cli
+
+
+def lines(run: Run) -> list[Any]:
+    return [json.loads(line) for line in run.out.splitlines()]
+
+
+# -- configure --------------------------------------------------------------------------------
+
+
+def test_settings_are_shown_with_what_they_mean(cli: Cli, info: InstallationInfo) -> None:
+    run = cli("configure", "acme:default")
+    assert run.out.splitlines()[1].split()[:2] == ["history", "off"]
+    assert all(one.about in run.out for one in SETTINGS.values())
+    assert run.err == ""
+
+
+def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -> None:
+    run = cli("configure", "acme", "history=changes", "history_days=30", "removal_share=0.5", "--json")
+    shown = {"history": "changes", "history_days": 30, "removed_days": 30, "removal_share": 0.5}
+    assert run.data == {"installation": "acme:default", "settings": shown}
+    assert cli("configure", "acme", "--json").data == run.data
+    assert cli("configure", "acme", "removed_days=7").err.startswith("in force from the next start on")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("histori=off", "did you mean: history"),
+        ("history=change", "did you mean: changes"),
+        ("history_days=soon", "expected a number of days up to 36,500"),
+        ("removal_share=2", "expected a number from 0 to 1"),
+        ("history", "write it as SETTING=VALUE"),
+    ],
+)
+def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, word: str, said: str) -> None:
+    run = cli("configure", "acme", word)
+    assert (run.status, run.out) == (2, "")
+    assert said in run.err
+    assert Project.find(".").target("acme") == info
+
+
+# -- changes ----------------------------------------------------------------------------------
+
+
+def test_each_change_is_a_line_of_json_and_the_last_says_where_to_go_on(recorded: Cli) -> None:
+    *changes, last = lines(recorded("changes", "acme", "-o", "ndjson"))
+    assert [(one["kind"], one["old"], one["new"]) for one in changes] == [
+        ("created", {}, {"name": "Ada", "active": True}),
+        ("updated", {"name": "Ada"}, {"name": "Ada Byron", "email": "a@x"}),
+        ("removed", {"name": "Ada Byron", "email": "a@x", "active": True}, {}),
+    ]
+    first = {"entity": "AcmeUser", "id": "u1", "sync": "s1", "at": "2027-01-15T08:00:00Z"}
+    assert first.items() <= changes[0].items()
+    assert last == {"_meta": {"hasMore": False, "cursor": changes[-1]["cursor"]}}
+
+
+def test_going_on_from_a_cursor_tells_the_rest(recorded: Cli) -> None:
+    first, head = lines(recorded("changes", "acme", "--limit", "1", "-o", "ndjson"))
+    assert head["_meta"] == {"hasMore": True, "cursor": first["cursor"]}
+    run = recorded("changes", "acme", "--since", first["cursor"], "-o", "json")
+    assert [one["kind"] for one in run.data["data"]] == ["updated", "removed"]
+    assert run.data["hasMore"] is False
+    rest = recorded("changes", "acme", "--since", run.data["cursor"], "-o", "json")
+    assert rest.data == {"data": [], "hasMore": False, "cursor": run.data["cursor"]}
+
+
+def test_the_newest_cursor_can_be_asked_for(recorded: Cli) -> None:
+    cursor = recorded("changes", "acme", "--since", "now", "--json").data["cursor"]
+    assert recorded("changes", "acme", "--since", cursor).err == (
+        f"nothing changed; go on later with: --since {cursor}\n"
+    )
+
+
+def test_people_see_a_line_for_a_change_and_one_for_each_field_of_an_update(recorded: Cli) -> None:
+    run = recorded("changes", "acme")
+    assert run.out.splitlines() == [
+        "2027-01-15 08:00  created   AcmeUser:u1",
+        "2027-01-15 08:01  updated   AcmeUser:u1",
+        "  name: Ada → Ada Byron",
+        "  email: (not loaded) → a@x",
+        "2027-01-15 08:01  removed   AcmeUser:u1",
+    ]
+    assert run.err.startswith("go on later with: --since ")
+
+
+def test_one_entity_can_be_asked_for(recorded: Cli) -> None:
+    assert len(lines(recorded("changes", "acme", "--entity", "acme_user", "-o", "ndjson"))) == 4
+    assert len(lines(recorded("changes", "acme", "--entity", "AcmeTask", "-o", "ndjson"))) == 1
+    run = recorded("changes", "acme", "--entity", "AcmeUse")
+    assert (run.status, "did you mean: AcmeUser" in run.err) == (2, True)
+
+
+def test_where_nothing_is_recorded_it_is_said_how_to_begin(cli: Cli, info: InstallationInfo) -> None:
+    store(AcmeUser("u1", name="Ada"))
+    run = cli("changes", "acme", "-o", "json")
+    assert (run.status, run.error["code"]) == (1, "history")
+    assert run.error["hint"] == "turn it on with: max configure acme:default history=changes"
+    cli("configure", "acme", "history=changes")
+    assert cli("changes", "acme", "--json").error["hint"] == "it begins with: max sync acme:default"
+
+
+def test_a_cursor_of_another_installation_is_a_usage_error(recorded: Cli) -> None:
+    run = recorded("changes", "acme:default", "--since", "WyJhYmMiLDFd")
+    assert run.status == 2
+    assert "belongs to another installation" in run.err

@@ -1,0 +1,404 @@
+"""Syncing from the command line: what it says, how it ends, and what a signal does to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Cli, Run, running
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A source that answers as its configuration says, and tells on stderr which page is asked for.
+CONNECTOR = '''
+"""Things, for tests."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+
+from max import (
+    Batch, Connector, Entity, Field, Installation, Loader, Many, Page, PermissionDenied, Schema, Step,
+    SyncPlan, UpstreamMissing,
+)
+
+
+class Thing(Entity):
+    """One thing."""
+
+    name: Field[str] = Field()
+    size: Field[int] = Field()
+
+
+class Shelf(Entity):
+    """Where things lie."""
+
+    things: Many[Thing] = Many()
+
+
+@dataclass(frozen=True)
+class Config:
+    mode: str = "well"
+
+
+@Loader.collection(Shelf.things, brings=[Thing.name])
+async def listed(shelf, request, env):
+    number = int(request.cursor or 0)
+    print(f"page {number}", file=sys.stderr, flush=True)
+    if env.context == "closed":
+        raise PermissionDenied("things may not be seen", hint="ask their owner")
+    if env.context == "stuck":
+        await asyncio.Event().wait()
+    last = number == 2 and env.context != "endless"
+    return Page([Thing(str(number), name=f"Thing {number}")], None if last else str(number + 1))
+
+
+@Loader.entity_batched(Thing.size)
+async def measured(refs, env):
+    broken = {"1": UpstreamMissing("thing 1 is gone", hint="look for it")} if env.context == "partial" else {}
+    return Batch([Thing(ref.id, size=len(ref.id)) for ref in refs if ref.id not in broken], broken)
+
+
+async def seed(mode, engine):
+    if mode == "seedless":
+        raise PermissionDenied("the shelf is locked", hint="find the key")
+    await engine.store(Shelf("s"))
+    fields = Step.for_all(Thing).load_fields(Thing.size)
+    return SyncPlan([Step.for_root(Shelf.ref("s")).load_collection(Shelf.things), fields])
+
+
+async def initialise(config, credentials):
+    return Installation(config.mode)
+
+
+connector = Connector(
+    name="things", description="Things, for tests.", schema=Schema([Shelf, Thing], roots=[Shelf]),
+    loaders=[listed, measured], seeder=seed, initialise=initialise, config=Config,
+)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that has the things connector."""
+    (tmp_path / "connectors").mkdir()
+    (tmp_path / "connectors" / "max_things.py").write_text(CONNECTOR)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """Runs a command in the folder."""
+    monkeypatch.chdir(folder)
+
+    yield running(capsys)
+    sys.modules.pop("max_things", None)  # another test's folder has a file of its own
+
+
+def things(cli: Cli, mode: str) -> Run:
+    cli("connect", "things", "--set", f"mode={mode}")
+    return cli("sync", "things")
+
+
+# -- how a sync ends -----------------------------------------------------------------------------
+
+
+def test_one_command_makes_the_project_connects_and_syncs(cli: Cli, folder: Path) -> None:
+    run = cli("sync", "acme:default")
+    assert run.status == 0
+    assert run.err.splitlines()[:2] == [f"made a project in {folder}", "connected acme:default"]
+    assert run.out.splitlines()[0].startswith("acme:default: completed in ")
+    assert "  AcmeTask       200" in run.out.splitlines()
+    assert run.err.splitlines()[-1].startswith("next: max search acme:default AcmeTask")
+
+
+def test_what_was_synced_can_be_asked_for(cli: Cli) -> None:
+    cli("sync", "acme")
+    page = cli("search", "acme:default", "AcmeUser", "--limit", "2", "-o", "json").data
+    assert (page["type"], len(page["data"]), page["hasMore"]) == ("AcmeUser", 2, True)
+    assert cli("count", "acme", "AcmeTask", "-o", "json").data == {"type": "AcmeTask", "count": 200}
+
+
+def test_the_result_as_json_is_alone_on_stdout(cli: Cli) -> None:
+    data = cli("sync", "acme:default", "-o", "json").data
+    assert (data["installation"], data["status"], data["failures"]) == ("acme:default", "completed", [])
+    assert data["counts"]["AcmeUser"] == 20
+
+
+def test_as_ndjson_what_happens_is_told_a_line_each_and_the_result_last(cli: Cli) -> None:
+    run = cli("sync", "acme:default", "-o", "ndjson")
+    *events, result = map(json.loads, run.out.splitlines())
+    assert (events[0]["event"], events[-1]["event"]) == ("sync.started", "sync.ended")
+    assert {one["installation"] for one in events} == {"acme:default"}
+    assert (result["status"], "event" in result) == ("completed", False)
+    assert sum(sum(one.get("counts", {}).values()) for one in events) == sum(result["counts"].values())
+
+
+def test_without_a_name_the_only_installation_is_synced(cli: Cli) -> None:
+    assert cli("sync").status == 1
+    cli("connect", "acme:mine")
+    assert cli("sync", "-o", "json").data["installation"] == "acme:mine"
+    cli("connect", "things")
+    run = cli("sync")
+    assert (run.status, "name one of: acme:mine, things:default" in run.err) == (2, True)
+
+
+def test_a_connector_that_needs_answers_is_not_connected_by_itself(cli: Cli, folder: Path) -> None:
+    run = cli("sync", "git")
+    assert (run.status, "first: max connect git" in run.err) == (2, True)
+    assert not (folder / ".max").exists()
+
+
+def test_a_misspelt_connector_makes_no_project(cli: Cli, folder: Path) -> None:
+    run = cli("sync", "amce:default")
+    assert (run.status, "did you mean: acme" in run.err) == (2, True)
+    assert not (folder / ".max").exists()
+
+
+def test_a_misspelt_installation_is_not_connected_anew(cli: Cli) -> None:
+    cli("connect", "acme")
+    run = cli("sync", "acme:defualt")
+    assert (run.status, "did you mean: acme:default" in run.err) == (2, True)
+
+
+def test_a_partial_sync_lists_what_failed_and_exits_3(cli: Cli) -> None:
+    run = things(cli, "partial")
+    assert (run.status, "partial" in run.out.splitlines()[0]) == (3, True)
+    assert run.out.splitlines()[-4:] == [
+        "1 failure:",
+        "  Thing:1: load fields size",
+        "    thing 1 is gone",
+        "    look for it",
+    ]
+    assert "to do again just what failed: max sync things:default --retry-failed" in run.err
+
+
+def test_a_retry_does_only_what_failed_and_tells_the_same_truth(cli: Cli) -> None:
+    things(cli, "partial")
+    run = cli("sync", "things:default", "--retry-failed", "-o", "json")
+    assert (run.status, run.data["status"], run.data["counts"]) == (1, "failed", {})
+    assert [one["id"] for one in run.data["failures"]] == ["1"]
+
+
+def test_a_retry_of_nothing_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
+    cli("sync", "acme")
+    assert "nothing failed in it" in cli("sync", "acme", "--retry-failed").err
+    assert "no sync 'zzzz'" in cli("sync", "acme", "--retry-failed", "zzzz").err
+    both = cli("sync", "acme", "--restart", "--retry-failed")
+    assert (both.status, "not allowed with" in both.err) == (2, True)
+
+
+def test_a_sync_that_stores_nothing_failed(cli: Cli) -> None:
+    run = things(cli, "closed")
+    assert (run.status, "failed" in run.out.splitlines()[0]) == (1, True)
+    assert "nothing was stored" in run.out
+    assert "things may not be seen" in run.out
+
+
+def test_a_source_that_cannot_be_reached_at_all_is_an_error(cli: Cli) -> None:
+    run = things(cli, "seedless")
+    assert (run.status, run.out) == (1, "")
+    assert run.err == "max: the shelf is locked\n  find the key\n"
+
+
+# -- what is remembered --------------------------------------------------------------------------
+
+
+def test_runs_show_tells_each_failure_with_reason_attempt_and_time(cli: Cli) -> None:
+    run = things(cli, "partial")
+    shown = cli("runs", "show", run.out.split("sync ")[1].split(")")[0]).out
+    assert "Thing:1: load fields size\n    attempt 1, 20" in shown
+    assert "thing 1 is gone" in shown
+
+
+def test_runs_lists_syncs_and_shows_one(cli: Cli) -> None:
+    things(cli, "partial")
+    cli("sync", "acme")
+    rows = cli("runs", "-o", "json").data["data"]
+    assert sorted((row["installation"], row["status"]) for row in rows) == [
+        ("acme:default", "completed"),
+        ("things:default", "partial"),
+    ]
+    (id,) = [row["id"] for row in rows if row["status"] == "partial"]
+    assert (
+        cli("runs", "show", id[:9], "-o", "json").data["failures"][0]["what"] == "Thing:1: load fields size"
+    )
+    assert "thing 1 is gone" in cli("runs", "show", id).out
+    assert len(cli("runs", "things", "-o", "ndjson").out.splitlines()) == 1
+    assert len(cli("runs", "--limit", "1").out.splitlines()) == 2
+
+
+def test_status_tells_when_and_what(cli: Cli) -> None:
+    things(cli, "well")
+    lines = cli("status").out.splitlines()
+    assert lines[1].startswith("  last sync   completed, just now (")
+    assert lines[2] == "  data        4 rows: 1 Shelf, 3 Thing"
+    assert cli("status", "things", "-o", "json").data["data"][0]["rows"] == {"Shelf": 1, "Thing": 3}
+
+
+# -- signals, and other processes ------------------------------------------------------------------
+
+
+@contextmanager
+def begin(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, which does not outlive the block."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
+    with subprocess.Popen(
+        [sys.executable, "-m", "max", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read stderr up to a line that begins so."""
+    assert process.stderr
+    assert any(line.startswith(words) for line in process.stderr), f"no {words!r} came"
+
+
+@pytest.fixture
+def endless(cli: Cli, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sync that has no end, at its third page or later."""
+    cli("connect", "things", "--set", "mode=endless")
+    with begin(folder, "sync", "things") as process:
+        wait_for(process, "page 2")
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_pauses_the_sync_and_says_how_to_go_on(
+    endless: subprocess.Popen[str], cli: Cli, number: signal.Signals
+) -> None:
+    endless.send_signal(number)
+    out, err = endless.communicate(timeout=30)
+    assert (endless.returncode, "paused" in out.splitlines()[0]) == (130, True)
+    assert err.splitlines()[-1] == "everything so far is saved; go on with: max resume things:default"
+    assert cli("status", "-o", "json").data["data"][0]["lastSync"]["status"] == "paused"
+
+
+def test_a_second_signal_leaves_at_once(cli: Cli, folder: Path) -> None:
+    cli("connect", "things", "--set", "mode=stuck")
+    with begin(folder, "sync", "things") as process:
+        wait_for(process, "page 0")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "pausing")
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(timeout=30), process.communicate()[0]) == (130, "")
+    assert "unfinished  go on with: max resume things:default" in cli("status").out
+
+
+def test_a_sync_is_never_run_twice_at_once(endless: subprocess.Popen[str], cli: Cli) -> None:
+    run = cli("sync", "things", "-o", "json")
+    assert (run.status, json.loads(run.err)["error"]["code"]) == (1, "sync.running")
+    refused = cli("disconnect", "things", "--yes")
+    assert (refused.status, "already running" in refused.err) == (1, True)
+
+
+def test_pause_from_another_process_then_resume(endless: subprocess.Popen[str], cli: Cli) -> None:
+    asked = cli("pause", "things", "-o", "json").data
+    out, _ = endless.communicate(timeout=30)
+    assert (endless.returncode, asked["wanted"], "paused" in out) == (130, "pause", True)
+    cli("connect", "things:default", "--change", "--set", "mode=closed")
+    run = cli("resume", "things", "-o", "json")
+    assert (run.data["id"], run.data["resumed"], run.status) == (asked["id"], True, 3)
+
+
+def test_cancel_from_another_process_ends_it(endless: subprocess.Popen[str], cli: Cli) -> None:
+    cli("cancel", "things")
+    out, err = endless.communicate(timeout=30)
+    assert (endless.returncode, "cancelled" in out) == (1, True)
+    assert err.splitlines()[-1] == "what was stored stays; begin anew with: max sync things:default"
+    assert "the last one ended cancelled" in cli("pause", "things").err
+
+
+def test_what_was_killed_can_be_cancelled_by_anybody(endless: subprocess.Popen[str], cli: Cli) -> None:
+    endless.kill()
+    endless.communicate()
+    assert "interrupted" in cli("status").out
+    assert cli("cancel", "things", "-o", "json").data["status"] == "cancelled"
+
+
+def test_what_was_killed_goes_on_where_it_was(endless: subprocess.Popen[str], cli: Cli) -> None:
+    endless.kill()
+    endless.communicate()
+    before = cli("count", "things", "Thing", "-o", "json").data["count"]
+    cli("connect", "things:default", "--change", "--set", "mode=closed")
+    run = cli("sync", "things")
+    assert (run.status, f"page {before}" in run.err, "page 0" in run.err) == (3, True, False)
+
+
+# -- tapes -----------------------------------------------------------------------------------------
+
+
+def test_what_was_recorded_replays_into_an_installation_made_for_it(cli: Cli, folder: Path) -> None:
+    cli("connect", "acme", "--set", "users=3", "--set", "tasks=2")
+    recorded = cli("sync", "acme", "--record", "acme.tape", "-o", "json").data
+    replay = cli("sync", "acme:ticket", "--replay", "acme.tape")
+    assert (replay.status, replay.err.splitlines()[0]) == (0, "made acme:ticket for the replay")
+    assert "nobody asked" not in replay.err
+    again = cli("sync", "acme:ticket", "--replay", "acme.tape", "-o", "json").data
+    assert (again["counts"], again["requests"]) == (recorded["counts"], recorded["requests"])
+    assert again["replay"] == {"left": {}, "notes": []}
+
+
+@pytest.mark.parametrize("target", ["acme", "acme:ticket"])
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_replay_needs_no_project_and_no_answers(
+    cli: Cli, folder: Path, target: str, connected: bool
+) -> None:
+    cli("sync", "acme", "--record", "acme.tape")
+    shutil.rmtree(folder / ".max")
+    if connected:
+        cli("connect", "things")
+    assert cli("sync", target, "--replay", "acme.tape").status == 0
+    assert cli("count", target, "AcmeTask", "-o", "json").data["count"] == 200
+    assert "recorded from acme, not from things" in cli("sync", "things:x", "--replay", "acme.tape").err
+
+
+def test_a_replay_is_not_mixed_with_what_was_synced(cli: Cli) -> None:
+    cli("sync", "acme", "--record", "acme.tape")
+    refused = cli("sync", "acme", "--replay", "acme.tape")
+    assert (refused.status, "holds data that was synced" in refused.err) == (1, True)
+    assert "max sync acme:NAME --replay FILE" in refused.err
+    cli("sync", "acme:ticket", "--replay", "acme.tape")
+    refused = cli("sync", "acme:ticket")
+    assert (refused.status, "holds the replay of a tape" in refused.err) == (1, True)
+
+
+def test_a_tape_that_ends_too_early_says_where_and_what_is_left_is_told(cli: Cli, folder: Path) -> None:
+    cli("sync", "acme", "--record", "acme.tape")
+    lines = (folder / "acme.tape").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "acme:status:list" not in line]
+    (folder / "acme.tape").write_text("".join(kept)[:-1])
+    run = cli("sync", "acme:ticket", "--replay", "acme.tape")
+    assert run.status == 3
+    assert "tape and run parted at acme:status:list: the run asks for {}, which is not on" in run.out
+    assert "--retry-failed" not in run.err
+    assert f"acme.tape ends within line {len(kept)}: its recording was cut short" in run.err
+
+
+def test_a_recording_needs_a_new_file_and_says_so_before_anything_else(cli: Cli, folder: Path) -> None:
+    (folder / "mine").write_text("mine")
+    refused = cli("sync", "acme", "--record", "mine")
+    assert (refused.status, "mine holds something already" in refused.err) == (1, True)
+    assert not (folder / ".max").exists()
+    for words in (["--replay", "mine"], ["--replay", "nowhere"]):
+        assert cli("sync", "acme", *words).status == 1
+    assert cli("sync", "acme", "--record", "a", "--replay", "b").status == 2
+    assert not (folder / ".max").exists()

@@ -1,0 +1,217 @@
+"""The terminal: questions and answers, secrets that stay unseen, a line that shows progress."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from max.commands.terminal import (
+    ERASE,
+    ProgressView,
+    TerminalPrompter,
+    colours,
+    interruptible,
+    is_terminal,
+    width,
+)
+from max.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> TerminalPrompter:
+    """A prompter; what is typed is set with ``type_``."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return TerminalPrompter()
+
+
+def type_(text: str) -> None:
+    assert isinstance(sys.stdin, io.StringIO)
+    sys.stdin.write(text)
+    sys.stdin.seek(0)
+
+
+OPTIONS = [("a", "The first"), ("b", "The second"), ("c", "The third")]
+
+
+@pytest.mark.parametrize(("line", "answer"), [("mine\n", "mine"), ("  mine \n", "mine"), ("\n", "yours")])
+def test_a_text_or_its_default(
+    typed: TerminalPrompter, capsys: pytest.CaptureFixture[str], line: str, answer: str
+) -> None:
+    type_(line)
+    assert asyncio.run(typed.text("Name", "yours")) == answer
+    assert capsys.readouterr() == ("", "Name [yours]: ")
+
+
+def test_without_a_default_an_empty_line_is_an_empty_text(typed: TerminalPrompter) -> None:
+    type_("\n")
+    assert asyncio.run(typed.text("Name", None)) == ""
+
+
+def test_the_end_of_the_input_is_no_answer(typed: TerminalPrompter) -> None:
+    with pytest.raises(UsageError, match="the input ended"):
+        asyncio.run(typed.text("Name", "yours"))
+
+
+@pytest.mark.parametrize(("line", "answer"), [("y\n", True), ("YES\n", True), ("\n", False), ("no\n", False)])
+def test_only_yes_confirms(typed: TerminalPrompter, line: str, answer: bool) -> None:
+    type_(line)
+    assert asyncio.run(typed.confirm("Really?")) is answer
+
+
+def test_a_choice_is_asked_for_until_it_fits(
+    typed: TerminalPrompter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_("x\n4\n1,2\n2\n")
+    assert asyncio.run(typed.choose("Which?", OPTIONS, several=False)) == ["b"]
+    asked = capsys.readouterr().err
+    assert "   2  The second\n" in asked
+    assert asked.count("write one number from 1 to 3") == 3
+
+
+def test_several_may_be_chosen_or_none(typed: TerminalPrompter) -> None:
+    type_("3, 1\n\n")
+    chosen = [asyncio.run(typed.choose("Which?", OPTIONS, several=True)) for _ in range(2)]
+    assert chosen == [["c", "a"], []]
+
+
+def test_what_is_shown_cannot_steer_the_terminal(
+    typed: TerminalPrompter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed.say("a\x1b[2J\nb")
+    assert capsys.readouterr().err == "a\\x1b[2J\nb\n"
+
+
+def test_ctrl_c_ends_a_question_and_the_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible():
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_secret_is_not_shown_while_it_is_typed(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    terminal, inside = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
+    words = [sys.executable, "-m", "max", "connect", "acme"]
+    script = [(b"): ", b"http://127.0.0.1:9\n"), (b"printed: ", b"hunter2\n"), (b"[y/N] ", b"n\n")]
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=environment,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    ) as process:
+        os.close(inside)
+        shown = converse(terminal, script)
+    assert (process.returncode, b"127.0.0.1:9" in shown, b"hunter2" in shown) == (1, True, False)
+    assert not (tmp_path / ".max").exists()
+
+
+def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
+    """Answer each prompt when it stands at the end; everything that was shown."""
+    shown = b""
+    with open(terminal, "r+b", buffering=0) as screen:
+        while True:
+            try:
+                more = screen.read(1024)
+            except OSError:  # how Linux says that the other side has closed
+                return shown
+            if not more:
+                return shown
+            shown += more
+            if script and shown.endswith(script[0][0]):
+                screen.write(script.pop(0)[1])
+
+
+# -- what a terminal can do --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "expected"),
+    [
+        (Screen(), {}, True),
+        (Screen(), {"NO_COLOR": "1"}, False),
+        (Screen(), {"NO_COLOR": ""}, True),
+        (Screen(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {}, False),
+    ],
+)
+def test_colours_only_on_a_terminal_that_wants_them(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, environment: dict[str, str], expected: bool
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert colours(stream) is expected
+
+
+def test_the_width_is_told_or_a_usual_one_and_a_pipe_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "33")
+    assert (width(Screen()), width(io.StringIO())) == (33, None)
+    monkeypatch.setenv("COLUMNS", "0")
+    assert width(Screen()) == 80
+
+
+def test_a_closed_stream_is_no_terminal() -> None:
+    closed = Screen()
+    closed.close()
+    assert not is_terminal(closed)
+
+
+# -- progress ----------------------------------------------------------------------------------
+
+
+def test_on_a_terminal_one_line_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    screen = Screen()
+    view = ProgressView(screen, now=0.0)
+    view.show({"User": 0}, "", now=0.01)
+    view.show({"User": 100}, "", now=1.0)
+    view.show({"User": 300}, "", now=2.0)
+    view.clear()
+    view.clear()
+    assert screen.getvalue() == f"{ERASE}1 s  100/s  User 100{ERASE}2 s  150/s  User 300{ERASE}"
+
+
+def test_elsewhere_a_line_comes_now_and_then() -> None:
+    stream = io.StringIO()
+    view = ProgressView(stream, now=0.0)
+    for second in range(25):
+        view.show({"User": second * 10}, "", now=float(second))
+    view.clear()
+    assert stream.getvalue() == "10 s  10/s  User 100\n20 s  10/s  User 200\n"
+
+
+def test_rows_of_before_a_resume_do_not_count_for_the_speed() -> None:
+    stream = io.StringIO()
+    view = ProgressView(stream, now=0.0)
+    view.show({"User": 10_000}, "", now=0.0)
+    view.show({"User": 10_100}, "", now=10.0)
+    assert stream.getvalue() == "10 s  10/s  User 10,100\n"
+
+
+def test_a_line_that_stays_stands_above_the_progress() -> None:
+    screen = Screen()
+    view = ProgressView(screen, now=0.0)
+    view.show({}, "", now=1.0)
+    view.say("pausing")
+    assert screen.getvalue() == f"{ERASE}1 s  starting{ERASE}pausing\n"

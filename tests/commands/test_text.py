@@ -1,0 +1,406 @@
+"""What people see: tables that fit, text that cannot harm a terminal, times in words."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.commands.text import (
+    PLAIN,
+    Column,
+    Paint,
+    Standing,
+    Table,
+    ago,
+    cell,
+    cells,
+    clusters,
+    compact,
+    counted,
+    cut,
+    duration,
+    entity_columns,
+    entity_row,
+    failures_text,
+    harmless,
+    moment,
+    number,
+    padded,
+    progress_line,
+    record,
+    run_json,
+    runs_table,
+    schema_json,
+    schema_text,
+    status_text,
+    summary,
+    table,
+    until,
+)
+from max.core import InstallationInfo, Schema
+from max.model.entities import Entity, Field, Json, Many, Ref
+from max.model.tasks import Failure, Status, SyncResult
+
+NOW = 1_800_000_000.0
+TEXTS = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"]),
+        st.sampled_from("e\u0301\u200d\ufe0f👩💻🇩🇪🏽한글日本語\x1b\n\u202eक्षि"),
+    )
+)
+
+
+class Person(Entity):
+    """Someone.
+
+    A second paragraph that no table needs.
+    """
+
+    name: Field[str] = Field("how they are called")
+    age: Field[int | None] = Field("in years")
+    active: Field[bool] = Field()
+    seen_at: Field[datetime | None] = Field()
+    born: Field[date | None] = Field()
+    tags: Field[Json] = Field()
+    boss: Field[Ref[Person] | None] = Field("to whom they answer")
+    reports: Many[Person] = Many("who answers to them", by=lambda: Person.boss)
+
+
+ADA = Person(
+    "p1",
+    name="Ada\nLovelace",
+    age=36,
+    active=True,
+    seen_at=datetime(2026, 1, 31, 9, 30, 15, tzinfo=UTC),
+    born=date(1815, 12, 10),
+    tags=["maths", "poetry"],
+    boss=Ref(Person, "p2"),
+)
+SCHEMA = Schema([Person], roots=[Person])
+ACME = InstallationInfo("acme", "default", "b50b862c00000000", {"users": 5, "base_url": ""}, NOW - 7200)
+
+
+def failure(number: int, message: str = "no answer", hint: str = "check the network") -> Failure:
+    return Failure(
+        *("s1", number, "load_fields", f"Person:{number}: load fields age", "Person", str(number)),
+        *("upstream.offline", message, hint, 4, NOW, {}),
+    )
+
+
+def result(
+    *, status: Status = Status.COMPLETED, failures: tuple[Failure, ...] = (), **more: Any
+) -> SyncResult:
+    made = SyncResult(
+        id="01abc",
+        status=status,
+        counts={"Person": 12_345, "Team": 7},
+        removed=2,
+        requests={"acme:user:list": 124},
+        failed=len(failures),
+        started_at=NOW - 65,
+        finished_at=NOW,
+        resumed=False,
+        worker=None,
+        plan=None,
+        notes=(),
+        unfit=0,
+        failures=failures,
+    )
+    return made.replace(**more)
+
+
+# -- characters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("abc", 3),
+        ("naïve", 5),
+        ("e\u0301", 1),
+        ("日本", 4),
+        ("한글", 4),
+        ("\u1112\u1161\u11ab", 2),
+        ("👍🏽", 2),
+        ("👩\u200d💻", 2),
+        ("🇩🇪", 2),
+        ("🇩🇪🇫🇷", 4),
+        ("❤\ufe0f", 2),
+        ("", 0),
+    ],
+)
+def test_a_text_is_measured_in_the_cells_it_takes(text: str, width: int) -> None:
+    assert cells(text) == width
+
+
+@pytest.mark.parametrize("text", ["e\u0301", "👍🏽", "👩\u200d💻", "🇩🇪", "❤\ufe0f", "\u1112\u1161\u11ab"])
+def test_one_character_to_a_reader_is_never_split(text: str) -> None:
+    assert list(clusters(text)) == [text]
+    assert cut(f"{text}{text}xyz", cells(text) * 2 + 1) == f"{text}{text}…"
+
+
+@given(TEXTS, st.integers(0, 20))
+@settings(deadline=None, max_examples=200)
+def test_a_cut_text_fits_and_is_whole_characters_of_the_beginning(text: str, width: int) -> None:
+    shown = cut(text, width)
+    whole = list(clusters(text))
+    assert cells(shown) <= width
+    assert (
+        shown == text or not shown or list(clusters(shown[:-1])) == whole[: len(list(clusters(shown[:-1])))]
+    )
+
+
+@given(TEXTS)
+@settings(deadline=None, max_examples=200)
+def test_the_characters_put_together_are_the_text(text: str) -> None:
+    assert "".join(clusters(text)) == text
+
+
+@given(st.text(st.characters()))
+@settings(deadline=None, max_examples=200)
+def test_no_control_character_reaches_the_terminal(text: str) -> None:
+    shown = harmless(text)
+    bad = [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert not bad
+    assert "\u202e" not in shown
+
+
+def test_what_steers_a_terminal_is_spelled_out() -> None:
+    assert harmless("\x1b[31mred\x07 a\nb\tc \u202eevil") == "\\x1b[31mred\\x07 a b c \\u202eevil"
+
+
+def test_joined_emoji_and_accents_stay_as_they_are() -> None:
+    assert harmless("👩\u200d💻 e\u0301 日本") == "👩\u200d💻 e\u0301 日本"
+
+
+@given(st.recursive(st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@settings(deadline=None, max_examples=100)
+def test_json_text_reads_back_equal_and_steers_nothing(value: Json) -> None:
+    text = compact(value)
+    assert json.loads(text) == value
+    assert not {"\x1b", "\x7f", "\x9b", "\u2028", "\u202e"} & set(text)
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+
+CELLS = st.lists(st.lists(TEXTS.map(harmless), min_size=4, max_size=4), max_size=5)
+
+
+@given(CELLS, st.integers(1, 60))
+@settings(deadline=None, max_examples=150)
+def test_no_line_of_a_table_is_wider_than_the_terminal(rows: list[list[str]], width: int) -> None:
+    columns = [Column("id", whole=True), Column("name"), Column("age", right=True), Column("note")]
+    assert max(map(cells, table(columns, rows, width))) <= width
+
+
+def test_without_a_terminal_nothing_is_cut() -> None:
+    long = "x" * 500
+    assert table([Column("a"), Column("b")], [[long, "y"]], None)[1] == f"{long}  y"
+
+
+def test_numbers_stand_on_the_right_and_are_never_cut() -> None:
+    lines = table([Column("name"), Column("votes", right=True)], [["a" * 40, "7"], ["b", "1234567"]], 20)
+    assert lines == ["name           votes", "aaaaaaaaaa…        7", "b            1234567"]
+
+
+def test_wide_characters_keep_the_columns_in_line() -> None:
+    lines = table([Column("a"), Column("b")], [["日本語", "x"], ["abc", "y"]], 40)
+    assert [cells(line.removesuffix(end)) for line, end in zip(lines[1:], "xy", strict=True)] == [8, 8]
+
+
+def test_columns_without_room_are_named() -> None:
+    columns = [Column(name, whole=True) for name in ("first", "second", "third")]
+    made = Table(columns, [["1" * 10, "2" * 10, "3" * 10]], 25)
+    assert (made.hidden, made.line(["a", "b", "c"])) == (["third"], "a           b")
+
+
+def test_a_header_is_bold_only_where_colours_are_on() -> None:
+    rows = [["1"]]
+    assert Table([Column("a")], rows, 9, Paint(on=True)).header() == "\033[1ma\033[0m"
+    assert Table([Column("a")], rows, 9).header() == "a"
+
+
+def test_a_record_as_cells() -> None:
+    row = entity_row(ADA, list(Person.types()))
+    assert row[:4] == ["p1", "Ada Lovelace", "36", "true"]
+    assert row[4:] == ["2026-01-31 09:30", "1815-12-10", "maths, poetry", "p2"]
+    assert [column.right for column in entity_columns(Person, ["name", "age"])] == [False, False, True]
+
+
+def test_empty_upstream_and_never_loaded_look_different() -> None:
+    assert entity_row(Person("p3", boss=None), ["name", "boss"]) == ["p3", "", "–"]
+
+
+def test_a_record_line_by_line_is_not_shortened() -> None:
+    lines = record(ADA, ["name", "seen_at", "boss", "age"])
+    assert lines == [
+        "Person:p1",
+        "  id       p1",
+        "  name     Ada",
+        "           Lovelace",
+        "  seen_at  2026-01-31T09:30:15Z",
+        "  boss     Person:p2",
+        "  age      36",
+    ]
+    assert "(not loaded)" in record(Person("p3"), ["name"])[2]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "true"),
+        (3, "3"),
+        (2.5, "2.5"),
+        ({"a": [1]}, '{"a":[1]}'),
+        ([], "[]"),
+        ([1], "[1]"),
+    ],
+)
+def test_a_value_in_a_cell(value: object, text: str) -> None:
+    assert cell(value) == text
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def test_counts_have_separators() -> None:
+    assert (number(20_000), counted(1, "row"), counted(2_000, "row")) == ("20,000", "1 row", "2,000 rows")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((0.04, "40 ms"), (1.44, "1.4 s"), (9.96, "10 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s")),
+        *((3600, "1 h 00 min"), (7890, "2 h 11 min"), (-1, "0 ms")),
+    ],
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        *((0, "just now"), (-5, "just now"), (59, "just now"), (60, "1 minute ago"), (7200, "2 hours ago")),
+        *((86_400, "1 day ago"), (86_400 * 45, "1 month ago"), (86_400 * 800, "2 years ago")),
+    ],
+)
+def test_an_age_in_words(age: float, words: str) -> None:
+    assert ago(NOW - age, NOW) == words
+
+
+def test_what_never_happened() -> None:
+    assert (ago(None, NOW), moment(None), moment(0)) == ("never", "–", "1970-01-01 00:00")
+
+
+# -- schemas, installations, syncs -----------------------------------------------------------
+
+
+def test_a_schema_as_text() -> None:
+    lines = schema_text(SCHEMA, [Person], {"Person": 1234}, None)
+    assert lines[:2] == ["Person  1,234 rows  root", "  Someone."]
+    assert [line.split("  ")[1] for line in lines[2:]] == ["id", *Person.types(), "reports"]
+    assert lines[-2] == "  boss     ref to Person?       to whom they answer"
+    assert lines[-1] == "  reports  many Person by boss  who answers to them"
+
+
+def test_a_schema_as_data_has_counts_and_relationships() -> None:
+    data = schema_json(SCHEMA, [Person], {"Person": 3})
+    assert (data["entities"][0]["rows"], data["roots"]) == (3, ["Person"])
+    assert {"source": "Person", "field": "boss", "target": "Person", "many": False} in data["relationships"]
+
+
+def test_a_status_says_what_to_do_next() -> None:
+    paused = Standing(ACME, result(status=Status.PAUSED), {"Person": 12_345, "Team": 0})
+    assert (
+        status_text(Standing(ACME, None, {}), NOW)[1] == "  never synced; begin with: max sync acme:default"
+    )
+    assert "  unfinished  go on with: max resume acme:default" in status_text(paused, NOW)
+    waiting = Standing(ACME, result(status=Status.RUNNING), {}, (NOW + 600.0, 212))
+    assert f"  waiting     until {until(NOW + 600.0, NOW)}, 212 tasks" in status_text(waiting, NOW)
+    assert status_text(paused, NOW)[-1] == "  data        12,345 rows: 12,345 Person"
+    assert paused.to_json()["unfinished"] == "01abc"
+
+
+def test_a_summary_counts_by_entity() -> None:
+    assert summary(ACME, result(), None) == [
+        "acme:default: completed in 1 min 05 s (sync 01abc)",
+        "  Person  12,345",
+        "  Team         7",
+        "  124 requests, 2 rows removed",
+    ]
+
+
+def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
+    notes = ("AcmeRoot:acme.workspaces: " + "the token was refused " * 5, "a \x1b[31m note")
+    lines = summary(ACME, result(notes=notes), 40)
+    assert lines[-2:] == [f"  note  {notes[0]}", "  note  a \\x1b[31m note"]
+    assert run_json(result(notes=notes))["notes"] == list(notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"requests": {}}, "nothing is stale, so nothing was asked for"),
+        ({}, "no rows were listed"),
+        ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
+        ({"requests": {}, "removed": 3}, "no rows were listed"),
+    ],
+)
+def test_a_sync_that_asked_for_nothing_says_so(more: dict[str, Any], words: str) -> None:
+    assert summary(ACME, result(**{"removed": 0, "counts": {}, **more}), None)[1] == f"  {words}"
+
+
+def test_failures_with_one_cause_stand_together() -> None:
+    lines = failures_text(
+        [failure(1), failure(2), failure(3, "gone", "")], None, PLAIN, everything=False, of="s1"
+    )
+    assert lines == [
+        "3 failures:",
+        "  Person:1: load fields age",
+        "  Person:2: load fields age",
+        "    no answer",
+        "    check the network",
+        "  Person:3: load fields age",
+        "    gone",
+    ]
+
+
+def test_a_long_list_of_failures_is_shortened_and_says_how_to_see_all() -> None:
+    many = tuple(failure(number) for number in range(1500))
+    lines = summary(ACME, result(status=Status.PARTIAL, failures=many), None)
+    assert lines[-1] == "  … and 1,490 more: max runs show 01abc"
+    assert len(summary(ACME, result(failures=many), None, all_failures=True)) > 1500
+
+
+def test_past_syncs_as_a_table() -> None:
+    header, line = runs_table([(ACME, result(status=Status.PARTIAL))], NOW, None)
+    assert header.split()[:4] == ["sync", "status", "installation", "started"]
+    assert line.split("  ")[:3] == ["01abc", "partial", "acme:default"]
+    assert run_json(result())["startedAt"] == "2027-01-15T07:58:55Z"
+
+
+def test_colours_do_not_change_the_columns_of_past_syncs() -> None:
+    rows = [(ACME, result(status=status)) for status in (Status.PARTIAL, Status.INTERRUPTED)]
+    painted = runs_table(rows, NOW, None, Paint(on=True))
+    plain = [line.replace("\033[33m", "").replace("\033[0m", "") for line in painted[1:]]
+    assert plain == runs_table(rows, NOW, None)[1:]
+
+
+def test_a_progress_line_has_counts_and_rate_and_fits() -> None:
+    line = progress_line({"Person": 1000, "Team": 5}, 10.0, 100.5, "waiting for acme", None)
+    assert line == "10 s  100/s  Person 1,000  Team 5  waiting for acme"
+    assert cells(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
+    assert progress_line({}, 0.1, 0, "", None) == "0 s  starting"
+
+
+def test_padding_counts_cells() -> None:
+    assert (padded("日", 4), padded("7", 3, right=True)) == ("日  ", "  7")

@@ -1,0 +1,812 @@
+"""The git connector gives what git itself says, whatever the history holds.
+
+Every oracle is another command than the one the connector runs: rev-list for commits and
+their parents, log --shortstat for lines, diff-tree for files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tracemalloc
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import max_git
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from max_git import ROOT, Git, GitAuthor, GitBranch, GitCommit, GitConfig, GitFileChange, GitTag, connector
+
+from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
+from max.cli import main
+from max.connector import CredentialProvider, Custom, MemoryCredentials, Validate
+from max.core import CollectionLoader, In, Out, OutsideCall, RawLoader
+from max.model.entities import V, check_entity
+from max.upstream.operations import Caller, Limits, Operation
+from tests.git_repositories import History, git, linear, lines, make, needs_git, parents, rev_list, shortstat
+
+pytestmark = needs_git
+NOBODY = CredentialProvider(MemoryCredentials(), [])
+SLACK = 1 << 20  # bytes that the last 15,000 commits of a history may cost
+
+
+class Reading(Env[Git]):
+    """What a loader is given when no sync is about it."""
+
+    installation, version, sync, task, attempt, deadline = "i", "1", "s", 1, 1, None
+
+    def __init__(self, path: Path, **sizes: int) -> None:
+        self._git = Git(str(path), **sizes)
+        self._caller = Caller(Limits())
+
+    @property
+    def context(self) -> Git:
+        return self._git
+
+    async def run(self, operation: OutsideCall[Git, In, Out], input: In) -> Out:
+        assert isinstance(operation, Operation)
+        result: Out = await self._caller.run(operation, self._git, input)
+        return result
+
+    async def raw(self, loader: RawLoader[Git, V]) -> V:
+        raise NotImplementedError
+
+
+Loading = CollectionLoader[Any, Any, Git]
+
+
+async def pages_of(
+    path: Path,
+    loader: Loading = max_git.load_commits,
+    *,
+    mark: str | None = None,
+    crashes: Callable[[], bool] = lambda: False,
+    **sizes: int,
+) -> list[Page[Any]]:
+    """Every page of a listing; where ``crashes`` says so, another process goes on."""
+    env, pages, cursor = Reading(path, **sizes), list[Page[Any]](), None
+    try:
+        while not pages or cursor is not None:
+            pages.append(await loader.load(ROOT, PageRequest(cursor, mark), env))
+            cursor = pages[-1].next
+            if crashes():
+                await env.context.commits.stop()
+                env = Reading(path, **sizes)
+    finally:
+        await env.context.commits.stop()
+    return pages
+
+
+def listing(path: Path, loader: Loading = max_git.load_commits, **options: Any) -> list[Page[Any]]:
+    """``pages_of``, from where there is no event loop; every entity must fit its fields."""
+    pages = asyncio.run(pages_of(path, loader, **options))
+    wrong = [m for page in pages for one in [*page.items, *page.also] for m in check_entity(one)]
+    assert wrong == []
+    return pages
+
+
+def commits_of(pages: list[Page[Any]]) -> dict[str, GitCommit]:
+    """The commits of all pages, each of which must have come once."""
+    found = [commit for page in pages for commit in page.items]
+    assert len({commit.id for commit in found}) == len(found)
+    return {commit.id: commit for commit in found}
+
+
+def changes_of(pages: list[Page[Any]]) -> dict[str, GitFileChange]:
+    """The file changes of all pages, each of which must have come once."""
+    found = [one for page in pages for one in page.also if isinstance(one, GitFileChange)]
+    assert len({change.id for change in found}) == len(found)
+    return {change.id: change for change in found}
+
+
+def removed_of(pages: list[Page[Any]], entity: type[Any]) -> set[str]:
+    """The ids of one type that a listing says are gone."""
+    return {ref.id for page in pages for ref in page.removed if ref.entity is entity}
+
+
+def only_commit(path: Path) -> GitCommit:
+    (commit,) = commits_of(listing(path)).values()
+    return commit
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return make(tmp_path / "repository")
+
+
+# -- any history ---------------------------------------------------------------------------
+
+PATHS = [
+    b"a",
+    b"dir/b",
+    b"b\xff",
+    b"l\nf",
+    b"t\tb",
+    b'"q"',
+    b"\\xff",
+    b"\xff",
+    b"\xc3\xbc",
+    b":100644 a",
+    b"commit",
+]
+EDITS = st.dictionaries(
+    st.sampled_from(PATHS), st.none() | st.sampled_from([b"", b"1\n2\n", b"1\n2\n3\n", b"\0b"]), max_size=4
+)
+WORDS = st.sampled_from(
+    [b"", b"one\n", b"one\n\nbody\n", b"\xff\xfe", b":100644", b"1\t2\tx", b"commit", b"\n\n a\n"]
+)
+STEP = st.tuples(st.integers(0, 2), EDITS, WORDS, st.lists(st.integers(0, 30), max_size=4))
+STEPS = st.lists(STEP, max_size=12)
+
+
+def add(history: History, steps: list[tuple[int, dict[bytes, bytes | None], bytes, list[int]]]) -> None:
+    """Commits on three branches; a parent is any earlier commit, two and more make merges."""
+    for branch, files, message, chosen in steps:
+        numbers = dict.fromkeys(1 + n % history.commits for n in chosen) if history.commits else {}
+        history.commit(f"b{branch}", files, parents=list(numbers), message=message)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a repository for each example of a property."""
+    return lambda: make(tmp_path_factory.mktemp("example") / "r", "--bare")
+
+
+SIZES = st.fixed_dictionaries({"page_commits": st.integers(1, 5), "page_changes": st.integers(1, 6)})
+
+
+@settings(deadline=None, max_examples=25)
+@given(STEPS, SIZES, st.data())
+def test_pages_of_any_size_over_any_crashes_give_each_commit_once(
+    fresh: Callable[[], Path], steps: list[Any], sizes: dict[str, Any], data: st.DataObject
+) -> None:
+    path, history = fresh(), History()
+    add(history, steps)
+    history.write(path)
+    pages = listing(path, crashes=lambda: data.draw(st.booleans()), **sizes)
+    commits, changes = commits_of(pages), changes_of(pages)
+    assert commits.keys() == set(rev_list(path))
+    assert {sha: commit.parents for sha, commit in commits.items()} == parents(path)
+    lines_of = {sha: (commit.insertions, commit.deletions) for sha, commit in commits.items()}
+    assert lines_of == shortstat(path)
+    assert counted(changes) == {sha: found for sha, found in lines_of.items() if any(found)}
+    assert changes.keys() == files_of(path)
+
+
+def counted(changes: dict[str, GitFileChange]) -> dict[str, tuple[int, int]]:
+    """The lines of each commit as the sum of its changes."""
+    sums: dict[str, tuple[int, int]] = {}
+    for change in changes.values():
+        added, removed = sums.get(change.commit.id, (0, 0))
+        sums[change.commit.id] = (added + (change.insertions or 0), removed + (change.deletions or 0))
+    return {sha: found for sha, found in sums.items() if any(found)}
+
+
+def files_of(path: Path) -> set[str]:
+    """``commit:path`` of every file that every commit changed, asked one commit at a time."""
+    found = set()
+    for sha, (first, *_) in {sha: own or [""] for sha, own in parents(path).items()}.items():
+        trees = [first, sha] if first else ["--root", sha]
+        names = git(
+            path, "diff-tree", "-r", "-z", "-M", "--no-commit-id", "--diff-filter=d", "--name-only", *trees
+        )
+        gone = git(
+            path, "diff-tree", "-r", "-z", "-M", "--no-commit-id", "--diff-filter=D", "--name-only", *trees
+        )
+        found |= {f"{sha}:{max_git.name_of(name)}" for name in (names + gone).split(b"\0") if name}
+    return found
+
+
+@settings(deadline=None, max_examples=25)
+@given(STEPS, STEPS, st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=2), SIZES, st.data())
+def test_a_second_listing_gives_exactly_the_difference(
+    fresh: Callable[[], Path],
+    before: list[Any],
+    after: list[Any],
+    moved: list[tuple[int, int]],
+    sizes: dict[str, Any],
+    data: st.DataObject,
+) -> None:
+    path, history = fresh(), History()
+    add(history, before)
+    history.write(path)
+    old, old_pages = set(rev_list(path)), listing(path)
+    add(history, after)
+    for branch, number in moved if history.commits else []:
+        history.reset(f"refs/heads/b{branch}", 1 + number % history.commits)
+    history.write(path)
+    new = set(rev_list(path))
+    pages = listing(path, mark=old_pages[-1].mark, crashes=lambda: data.draw(st.booleans()), **sizes)
+    assert commits_of(pages).keys() == new - old
+    assert removed_of(pages, GitCommit) == old - new
+    assert {ref.entity for page in pages for ref in page.removed} <= {GitCommit}
+
+
+@given(st.binary(max_size=8), st.binary(max_size=8))
+def test_two_names_never_become_one(one: bytes, other: bytes) -> None:
+    assert (max_git.name_of(one) == max_git.name_of(other)) == (one == other)
+
+
+def test_a_name_that_looks_like_an_escape_differs_from_the_byte_it_would_stand_for() -> None:
+    assert max_git.name_of(b"\xff") == "\\xff"
+    assert max_git.name_of(b"\\xff") == "\\\\xff"
+    assert max_git.name_of(b"CORP\\ada") == "CORP\\ada"
+
+
+# -- what a commit holds ---------------------------------------------------------------------
+
+
+def test_a_commit_keeps_its_people_times_offsets_and_message(repository: Path) -> None:
+    history = History()
+    history.commit(
+        author=b"Ada L <Ada@Example.com>", when=b"1700000000 -0330", message=b"One\nline\n\nBody\n\nmore\n"
+    )
+    history.write(repository)
+    commit = only_commit(repository)
+    assert (commit.subject, commit.body) == ("One line", "Body\n\nmore")
+    assert commit.author == GitAuthor.ref("Ada L <Ada@Example.com>") == commit.committer
+    assert commit.authored_at == datetime.fromtimestamp(1_700_000_000, UTC)
+    assert commit.author_offset == commit.committer_offset == -210
+
+
+def test_a_message_in_another_encoding_is_read_in_it(repository: Path) -> None:
+    history = History()
+    name = "Jörg <j@x>".encode("latin-1")
+    history.commit(message="Grüße\n".encode("latin-1"), encoding=b"ISO-8859-1", author=name)
+    history.write(repository)
+    commit = only_commit(repository)
+    assert (commit.subject, commit.author.id) == ("Grüße", "Jörg <j@x>")
+
+
+def test_bytes_in_no_encoding_are_escaped(repository: Path) -> None:
+    history = History()
+    history.commit(message=b"a\xffb\n", author=b"J\xf6rg <j@x>")
+    history.write(repository)
+    commit = only_commit(repository)
+    assert (commit.subject, commit.author.id) == ("a\\xffb", "J\\xf6rg <j@x>")
+
+
+@pytest.mark.parametrize(
+    ("written", "moment", "offset"),
+    [
+        (b"0 +0000", datetime(1970, 1, 1, tzinfo=UTC), 0),
+        (b"99999999999999 +0000", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), 0),
+        (b"%d +0000" % 10**40, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), 0),
+        (b"1 +9999", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 99 * 60 + 99),
+        (b"1 -510000", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), -5100 * 60),
+        (b"-100 +0000", None, None),
+        (b"yesterday", None, None),
+        (b"", None, None),
+    ],
+)
+def test_a_time_that_makes_no_sense_is_held_within_what_can_be_said(
+    repository: Path, written: bytes, moment: datetime | None, offset: int | None
+) -> None:
+    tree = git(repository, "mktree").strip()
+    who = b"Ada <ada@x> " + written
+    text = b"tree %s\nauthor %s\ncommitter %s\n\nx\n" % (tree, who, who)
+    store_commit(repository, text)
+    commit = only_commit(repository)
+    assert (commit.authored_at, commit.author_offset) == (moment, offset)
+    assert (commit.committed_at, commit.committer_offset) == (moment, offset)
+
+
+def store_commit(path: Path, text: bytes) -> str:
+    """Let main be a commit of exactly these bytes, however wrong."""
+    (sha,) = lines(path, "hash-object", "-t", "commit", "-w", "--stdin", "--literally", stdin=text)
+    (path / ".git/refs/heads/main").write_text(f"{sha}\n")
+    return sha
+
+
+def test_a_commit_without_people_is_read(repository: Path) -> None:
+    tree = git(repository, "mktree").strip()
+    store_commit(repository, b"tree %s\nauthor nobody\ncommitter <>\n\nbare\n" % tree)
+    commit = only_commit(repository)
+    assert (commit.subject, commit.authored_at, commit.committed_at) == ("bare", None, None)
+
+
+def test_file_changes_say_what_happened_to_which_kind_of_file(repository: Path) -> None:
+    history = History()
+    first = history.commit(files={b"old": b"1\n2\n3\n", b"dead": b"1\n", b"bin": b"\0"})
+    link, module = b"M 120000 inline link\ndata 1\na", b"M 160000 %s sub" % (b"1" * 40)
+    history.commit(files={b"dead": None, b"bin": b"\0\1"}, parents=[first], raw=[b"R old new", link, module])
+    history.write(repository)
+    pages = listing(repository)
+    newest = pages[0].items[0].id
+    changes = {c.path: c for c in changes_of(pages).values() if c.commit.id == newest}
+    assert {path: (c.status, c.kind, c.insertions, c.deletions) for path, c in changes.items()} == {
+        "new": ("renamed", "file", 0, 0),
+        "dead": ("deleted", "file", 0, 1),
+        "bin": ("modified", "file", None, None),
+        "link": ("added", "symlink", 1, 0),
+        "sub": ("added", "submodule", 1, 0),
+    }
+    assert changes["new"].old_path == "old"
+
+
+def test_a_merge_counts_what_it_brought_to_its_first_parent(repository: Path) -> None:
+    history = History()
+    base = history.commit(files={b"base": b"0\n"})
+    sides = [history.commit(f"s{n}", {b"side%d" % n: b"1\n" * n}, parents=[base]) for n in (1, 2, 3)]
+    raw = [b"M 100644 inline side%d\ndata %d\n%s" % (n, 2 * n, b"1\n" * n) for n in (1, 2, 3)]
+    history.commit(parents=[base, *sides], raw=raw)
+    history.write(repository)
+    octopus = next(c for c in commits_of(listing(repository)).values() if len(c.parents) == 4)
+    assert (octopus.insertions, octopus.deletions) == (6, 0)
+
+
+def test_an_author_is_the_same_record_on_every_page(repository: Path) -> None:
+    history = History()
+    for number in range(6):
+        history.commit(
+            author=[b"Ada <a@x>", b"ADA <a@x>", b"Ada <A@x>"][number % 3], parents=[number] if number else []
+        )
+    history.write(repository)
+    pages = listing(repository, page_commits=1)
+    authors = [one for page in pages for one in page.also if isinstance(one, GitAuthor)]
+    assert len(authors) == 6
+    assert {a.id: (a.name, a.email) for a in authors} == {
+        "Ada <a@x>": ("Ada", "a@x"),
+        "ADA <a@x>": ("ADA", "a@x"),
+        "Ada <A@x>": ("Ada", "A@x"),
+    }
+
+
+# -- odd repositories ------------------------------------------------------------------------
+
+
+def test_a_repository_without_commits_is_empty(repository: Path) -> None:
+    (page,) = listing(repository)
+    assert (list(page.items), page.next) == ([], None)
+    root = asyncio.run(Git(str(repository)).repository())
+    assert (root.name, root.head_branch, root.head) == ("repository", "main", None)
+
+
+def test_everything_that_was_there_is_gone_when_every_ref_is(repository: Path) -> None:
+    history = History()
+    history.commit()
+    history.write(repository)
+    (page,) = listing(repository)
+    git(repository, "update-ref", "-d", "refs/heads/main")
+    pages = listing(repository, mark=page.mark)
+    assert removed_of(pages, GitCommit) == {page.items[0].id}
+
+
+def test_a_detached_head_and_those_of_other_working_trees_count_as_tips(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "main")
+    for place in (repository, repository.parent / "other"):
+        if place != repository:
+            git(repository, "worktree", "add", "--quiet", "--detach", str(place))
+        git(place, "checkout", "--quiet", "--detach")
+        git(place, "commit", "--quiet", "--allow-empty", "-m", place.name)
+    assert {c.subject for c in commits_of(listing(repository)).values()} == {"main", "repository", "other"}
+    assert commits_of(listing(repository.parent / "other")).keys() == set(rev_list(repository))
+    assert asyncio.run(Git(str(repository)).repository()).head_branch is None
+
+
+def test_a_shallow_clone_ends_where_it_was_cut_off_and_deepening_lists_it_anew(tmp_path: Path) -> None:
+    whole = linear(tmp_path / "whole.git", 30)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--depth=5", f"file://{whole}", str(clone))
+    pages = listing(clone)
+    assert commits_of(pages).keys() == set(rev_list(clone))
+    assert asyncio.run(Git(str(clone)).repository()).shallow
+    git(clone, "fetch", "--quiet", "--unshallow")
+    assert commits_of(listing(clone, mark=pages[-1].mark)).keys() == set(rev_list(clone))
+
+
+def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path) -> None:
+    history = History()
+    history.commit(message=b"old\n")
+    history.write(repository)
+    mark = listing(repository)[-1].mark
+    git(repository, "update-ref", "-d", "refs/heads/main")
+    (repository / ".git/objects").joinpath("pack").rename(repository / "away")
+    for loose in (repository / ".git/objects").glob("??/*"):
+        loose.unlink()
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "new")
+    pages = listing(repository, mark=mark)
+    assert [c.subject for c in commits_of(pages).values()] == ["new"]
+    assert pages[0].full, "the mark could not be used, so this is everything"
+    assert not listing(repository, mark=pages[-1].mark)[0].full
+
+
+def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repository: Path) -> None:
+    history = History()
+    history.commit(files={b"sub/a": b"1\n2\n", b"old": b"1\n2\n3\n", b".gitattributes": b"* diff=evil\n"})
+    history.commit(parents=[1], raw=[b"R old new"], files={b"sub/a": b"2\n"})
+    history.write(repository)
+    git(repository, "checkout", "--quiet", "main")
+    calm = listing(repository)
+    ran = repository / "ran"
+    for key, value in {
+        "diff.evil.textconv": f"touch {ran}; cat", "diff.evil.command": f"touch {ran}; true",
+        "diff.external": f"touch {ran}; true", "core.fsmonitor": f"touch {ran}; true",
+        "core.pager": f"touch {ran}; cat", "gpg.program": f"touch {ran}; true", "log.showSignature": "true",
+        "diff.renames": "false", "diff.relative": "true", "log.mailmap": "true", "log.showRoot": "false",
+        "log.date": "iso", "i18n.logOutputEncoding": "latin1", "color.ui": "always",
+    }.items():  # fmt: skip
+        git(repository, "config", key, value)
+    assert listing(repository / "sub")[0].items == calm[0].items
+    assert set(changes_of(listing(repository / "sub"))) == set(changes_of(calm))
+    assert not ran.exists()
+
+
+# -- going on ----------------------------------------------------------------------------------
+
+
+def test_commits_made_in_mid_listing_wait_for_the_next(repository: Path) -> None:
+    history = History()
+    for number in range(6):
+        history.commit(parents=[number] if number else [])
+    history.write(repository)
+    before = set(rev_list(repository))
+
+    def write() -> bool:
+        git(repository, "commit", "--quiet", "--allow-empty", "-m", "late")
+        return True
+
+    pages = listing(repository, page_commits=2, crashes=write)
+    assert commits_of(pages).keys() == before
+    later = commits_of(listing(repository, mark=pages[-1].mark))
+    assert {commit.subject for commit in later.values()} == {"late"}
+    assert len(later) == len(pages)
+
+
+def test_a_second_listing_of_the_same_history_is_one_empty_page(repository: Path) -> None:
+    history = History()
+    history.commit()
+    history.write(repository)
+    (page,) = listing(repository)
+    (again,) = listing(repository, mark=page.mark)
+    assert (again.items, again.also, again.removed, again.mark) == ([], [], (), page.mark)
+
+
+def test_a_cursor_that_fits_no_order_of_the_history_begins_again(repository: Path) -> None:
+    history = History()
+    for number in range(5):
+        history.commit(parents=[number] if number else [])
+    history.write(repository)
+
+    async def main() -> list[str]:
+        env = Reading(repository, page_commits=2)
+        page = await max_git.load_commits.load(ROOT, PageRequest(), env)
+        cursor = (page.next or "").replace(page.items[-1].id, "0" * 40, 2)
+        await env.context.commits.stop()
+        later = Reading(repository)
+        found = [c.id for c in (await max_git.load_commits.load(ROOT, PageRequest(cursor), later)).items]
+        await later.context.commits.stop()
+        return found
+
+    assert set(asyncio.run(main())) == set(rev_list(repository))
+
+
+def test_a_page_that_is_asked_for_again_is_the_same(repository: Path) -> None:
+    history = History()
+    for number in range(7):
+        history.commit(parents=[number] if number else [], files={b"f%d" % number: b"1\n"})
+    history.write(repository)
+
+    async def main() -> tuple[Page[Any], ...]:
+        env = Reading(repository, page_commits=2)
+        first = await max_git.load_commits.load(ROOT, PageRequest(), env)
+        twice = [await max_git.load_commits.load(ROOT, PageRequest(first.next), env) for _ in range(2)]
+        await env.context.commits.stop()
+        return tuple(twice)
+
+    once, again = asyncio.run(main())
+    assert once.items == again.items
+    assert once.next == again.next
+
+
+def test_stop_ends_a_git_that_is_in_the_middle_of_its_log(large: Path) -> None:
+    async def main() -> int | None:
+        env = Reading(large, page_commits=1)
+        await max_git.load_commits.load(ROOT, PageRequest(), env)
+        command = env.context.commits._command
+        assert command is not None
+        process = command._process
+        assert process is not None
+        await env.context.commits.stop()
+        await env.context.commits.stop()
+        return process.returncode
+
+    assert asyncio.run(main()) == -9
+
+
+# -- branches and tags ---------------------------------------------------------------------------
+
+
+def test_branches_are_local_and_remote_with_their_heads(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole")
+    git(whole, "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(tmp_path, "clone", "--quiet", str(whole), str(tmp_path / "clone"))
+    (head,) = rev_list(whole)
+    (page,) = listing(tmp_path / "clone", max_git.load_branches)
+    found = {b.id: (b.name, b.remote, b.current, b.stands_for, b.upstream) for b in page.items}
+    origin = "refs/remotes/origin/main"
+    assert found == {
+        "refs/heads/main": ("main", False, True, None, GitBranch.ref(origin)),
+        "refs/remotes/origin/HEAD": ("origin/HEAD", True, False, origin, None),
+        origin: ("origin/main", True, False, None, None),
+    }
+    assert {b.head.id for b in page.items} == {head}
+
+
+def test_tags_lead_to_commits_trees_and_files_through_other_tags(repository: Path) -> None:
+    history = History()
+    history.commit(files={b"a": b"1\n"})
+    history.tag("annotated", 1, b"Version one\n\nwith words\n")
+    history.write(repository)
+    for words in (
+        ["light", "main"],
+        ["tree", "main^{tree}"],
+        ["blob", "main:a"],
+        ["-m", "n", "nested", "annotated"],
+    ):
+        git(repository, "-c", "tag.gpgSign=false", "tag", *words)
+    git(repository, "tag", "-m", "of a file", "file", "main:a")
+    (page,) = listing(repository, max_git.load_tags)
+    found = {t.name: (t.annotated, t.target_type, t.target is None, t.message) for t in page.items}
+    assert found == {
+        "annotated": (True, "commit", False, "Version one\n\nwith words"),
+        "light": (False, "commit", False, None),
+        "tree": (False, "tree", True, None),
+        "blob": (False, "blob", True, None),
+        "nested": (True, "commit", False, "n"),
+        "file": (True, "blob", True, "of a file"),
+    }
+    annotated = next(t for t in page.items if t.name == "annotated")
+    assert (annotated.tagger, annotated.tagger_offset) == (GitAuthor.ref("Ada <ada@example.com>"), 60)
+
+
+def test_a_tag_without_a_tagger_or_with_an_absurd_time_is_read(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    (head,) = rev_list(repository)
+    for name, tagger in {"none": b"", "late": b"tagger A <a> 99999999999999 +0000\n"}.items():
+        text = b"object %s\ntype commit\ntag x\n%s\nhello\n" % (head.encode(), tagger)
+        (sha,) = lines(repository, "hash-object", "-t", "tag", "-w", "--stdin", "--literally", stdin=text)
+        git(repository, "update-ref", f"refs/tags/{name}", sha)
+    (page,) = listing(repository, max_git.load_tags)
+    found: dict[str, GitTag] = {tag.name: tag for tag in page.items}
+    assert (found["none"].tagger, found["none"].tagged_at, found["none"].message) == (None, None, "hello")
+    assert found["late"].tagged_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def test_many_refs_come_in_pages_each_once(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    (head,) = rev_list(repository)
+    count = 2 * max_git.PAGE_REFS + 1
+    orders = b"".join(b"create refs/tags/t\xff%d %s\n" % (n, head.encode()) for n in range(count))
+    git(repository, "update-ref", "--stdin", stdin=orders)
+    pages = listing(repository, max_git.load_tags)
+    assert [len(page.items) for page in pages] == [max_git.PAGE_REFS, max_git.PAGE_REFS, 1]
+    assert len({tag.id for page in pages for tag in page.items}) == count
+
+
+# -- what is wrong -------------------------------------------------------------------------------
+
+
+def examined(path: Path | str) -> str:
+    """What onboarding says of a path."""
+
+    async def main() -> str:
+        answers: dict[str, Any] = {"path": str(path)}
+        said = ""
+        for step in connector.onboarding:
+            if isinstance(step, Custom):
+                answers |= await step.run(answers, NOBODY)
+            elif isinstance(step, Validate):
+                said = await step.check(answers, NOBODY)
+        return said
+
+    return asyncio.run(main())
+
+
+def test_onboarding_says_how_much_there_is(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(repository, "branch", "second")
+    assert examined(repository) == "git: 1 commit on 2 branches"
+
+
+def test_a_path_that_begins_with_a_dash_or_is_relative_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "-c")
+    monkeypatch.chdir(tmp_path)
+    assert examined("-c") == "git: 0 commits on 0 branches"
+    assert Git("-c").path == str(tmp_path / "-c")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "nowhere", "file", "."])
+def test_a_path_without_a_repository_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UpstreamMissing) as caught:
+        examined(path)
+    assert "give the path" in caught.value.hint
+
+
+def test_a_machine_without_git_is_told_to_install_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(repository))
+    with pytest.raises(MaxError, match="git cannot be run") as caught:
+        examined(repository)
+    assert "install git" in caught.value.hint
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_repository_of_another_user_needs_consent(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (repository, repository / ".git"):
+        os.chown(place, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    with pytest.raises(PermissionDenied) as caught:
+        examined(repository)
+    assert f"safe.directory {repository}" in caught.value.hint
+
+
+def test_a_damaged_repository_fails_in_gits_own_words(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "two")
+    old = rev_list(repository)[1]
+    (repository / ".git/objects" / old[:2] / old[2:]).unlink()
+    with pytest.raises(UpstreamError, match=old) as caught:
+        listing(repository)
+    assert "git fsck" in caught.value.hint
+
+
+def test_a_partial_clone_is_not_completed_behind_its_owners_back(repository: Path) -> None:
+    history = History()
+    history.commit(files={b"a": b"1\n"})
+    history.write(repository)
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    clone = repository.parent / "clone"
+    git(repository, "clone", "--quiet", "--bare", "--filter=blob:none", f"file://{repository}", str(clone))
+    with pytest.raises(UpstreamError, match="partial clone"):
+        listing(clone)
+
+
+def test_output_of_another_shape_is_refused() -> None:
+    with pytest.raises(UpstreamError, match="does not understand"):
+        max_git.length_of(b"something new")
+
+
+# -- the connector, and much of it -----------------------------------------------------------------
+
+
+def test_every_field_is_described() -> None:
+    described = connector.schema.to_json()["entities"]
+    assert all(entity["description"] for entity in described)
+    assert all(part["description"] for one in described for part in one["fields"] + one["collections"])
+
+
+def test_an_installation_is_healthy_when_git_can_read_it(repository: Path) -> None:
+    async def main() -> str:
+        installation = await connector.initialise(GitConfig(str(repository)), NOBODY)
+        assert installation.health is not None
+        assert installation.stop is not None
+        said = await installation.health()
+        await installation.stop()
+        return said
+
+    assert asyncio.run(main()) == "git: 0 commits on 0 branches"
+
+
+async def read_all(path: str) -> list[tuple[int, int]]:
+    """After every page of a listing: how many commits came, and how much memory was used at most."""
+    env, count, cursor, peaks = Reading(Path(path)), 0, None, []
+    while True:
+        page = await max_git.load_commits.load(ROOT, PageRequest(cursor), env)
+        count, cursor = count + len(page.items), page.next
+        peaks.append((count, tracemalloc.get_traced_memory()[1]))
+        if cursor is None:
+            return peaks
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare repository of 20,000 commits."""
+    return linear(tmp_path_factory.mktemp("large") / "repository.git", 20_000)
+
+
+def test_a_large_history_is_read_as_git_counts_it_in_flat_memory(large: Path) -> None:
+    tracemalloc.start()
+    try:
+        peaks = asyncio.run(read_all(str(large)))
+    finally:
+        tracemalloc.stop()
+    read, peak = zip(*peaks, strict=True)
+    assert read[-1] == int(lines(large, "rev-list", "--all", "--count")[0]) == 20_000
+    assert peak[-1] < peak[len(peak) // 4] + SLACK
+
+
+def test_a_commit_of_many_files_goes_over_several_pages(repository: Path) -> None:
+    history = History()
+    history.commit(files={b"f%d" % n: b"1\n" for n in range(25)})
+    history.write(repository)
+    pages = listing(repository, page_changes=10)
+    assert [len(page.also) for page in pages] == [10, 10, 6]
+    assert [len(page.items) for page in pages] == [0, 0, 1]
+    assert pages[-1].items[0].insertions == 25
+
+
+def test_other_tasks_have_their_turn_while_a_history_is_read(large: Path) -> None:
+    async def main() -> int:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count())
+        await read_all(str(large))
+        counting.cancel()
+        return turns
+
+    assert asyncio.run(main()) > 20_000 / max_git.TURN
+
+
+class TestThroughTheCommandLine:
+    """``max connect git`` and ``max sync git``, in a project of its own."""
+
+    @pytest.fixture
+    def home(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "home"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert main(["connect", "git", "--set", f"path={repository}"]) == 0
+        return folder
+
+    def count(self, entity: str, capsys: pytest.CaptureFixture[str]) -> int:
+        capsys.readouterr()
+        assert main(["count", "git", entity, "-o", "json"]) == 0
+        return int(json.loads(capsys.readouterr().out)["count"])
+
+    def test_there_is_a_row_for_each_commit_of_rev_list(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        history = History()
+        for number in range(40):
+            parents = [number] if number else []
+            octopus = [number - 3, number - 7] if number % 10 == 9 else []
+            history.commit(parents=[*parents, *octopus], files={b"f\xff%d" % number: b"x\n"})
+        history.write(repository)
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository))
+
+    def test_a_rewritten_branch_leaves_the_commits_that_are_reachable(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for message in ("one", "two", "three"):
+            git(repository, "commit", "--quiet", "--allow-empty", "-m", message)
+        assert main(["sync", "git"]) == 0
+        git(repository, "reset", "--quiet", "--hard", "HEAD~2")
+        git(repository, "commit", "--quiet", "--allow-empty", "-m", "another two")
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 2
+
+    def test_what_git_has_thrown_away_is_gone_with_its_file_changes(
+        self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("one", "two", "three"):
+            (repository / name).write_text(name)
+            git(repository, "add", name)
+            git(repository, "commit", "--quiet", "-m", name)
+        assert main(["sync", "git"]) == 0
+        git(repository, "reset", "--quiet", "--hard", "HEAD~2")
+        git(repository, "reflog", "expire", "--expire=now", "--all")
+        git(repository, "gc", "--quiet", "--prune=now")
+        assert main(["sync", "git"]) == 0
+        assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 1
+        assert self.count("GitFileChange", capsys) == 1

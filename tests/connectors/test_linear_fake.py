@@ -1,0 +1,491 @@
+"""Linear against a strict fake of it: whatever happens on the way, the database ends as upstream is."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import max_linear
+import pytest
+from max_linear import API, SOURCES, LinearIssue, LinearProject, connector
+
+from max import BadCredentials, Json, Onboarded, Prompter, Retry, Status, onboard
+from max.upstream.recording import Recording
+from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
+
+pytestmark = needs_fake
+
+NOTHING: Mapping[str, Any] = {}
+MOST = 10_000  # points that one request may cost
+LISTINGS = [source.connection[0].upper() + source.connection[1:] for source in SOURCES]
+WHOLE = {"TeamMemberships", "ProjectStatuses", "InitiativeToProjects", "IssueRelations"}  # cannot be filtered
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for operation in connector.operations:
+        monkeypatch.setattr(operation, "retry", Retry(attempts=4, base=0.002, cap=0.01))
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of five rows, so that a small workspace has many."""
+    monkeypatch.setattr(max_linear, "PAGE", 5)
+    monkeypatch.setattr(max_linear, "FEW", 2)
+
+
+@pytest.fixture
+def fake() -> Iterator[Any]:
+    with workspace() as served:
+        yield served
+
+
+@pytest.fixture
+def copy(tmp_path: Path, fake: Any) -> Copy:
+    """An installation that has not synced yet."""
+    return Copy(tmp_path, fake)
+
+
+@pytest.fixture
+def synced(copy: Copy) -> Copy:
+    """An installation that has all there was."""
+    assert copy.sync().status is Status.COMPLETED
+    copy.requests()
+    return copy
+
+
+# -- everything, and what changed -----------------------------------------------------------
+
+
+def test_a_first_sync_copies_every_row_of_every_kind(copy: Copy) -> None:
+    result = copy.sync()
+    assert result.status is Status.COMPLETED
+    assert set(result.counts) == {source.entity.__name__ for source in SOURCES}
+    assert copy.differences() == []
+
+
+def test_a_sync_asks_for_each_collection_once_and_pays_less_than_a_request_may_cost(synced: Copy) -> None:
+    synced.sync(full=True)
+    requests = [one.json() for one in synced.fake.log]
+    assert sorted(synced.requests()) == sorted(["Organization", *LISTINGS])
+    costs = [cost(synced.fake, one) for one in requests]
+    assert max(costs) <= MOST
+
+
+def cost(fake: Any, body: Json) -> int:
+    """The points of a request."""
+    document, errors = fake.engine.prepare(body["query"], {}, None)
+    assert not errors
+    points: int = fake.engine.complexity(document, body["variables"], body.get("operationName"))
+    return points
+
+
+def test_an_unchanged_workspace_costs_a_request_for_each_collection_and_no_sweep(synced: Copy) -> None:
+    assert synced.sync().status is Status.COMPLETED
+    assert set(synced.requests()) == {f"{name}Changed" for name in LISTINGS}
+    assert synced.differences() == []
+
+
+def test_pages_follow_one_another_to_the_end(copy: Copy, small_pages: None) -> None:
+    copy.sync()
+    pages = Counter(copy.requests())
+    assert (pages["Issues"], pages["Comments"], pages["WorkflowStates"]) == (3, 6, 2)
+    assert copy.differences() == []
+
+
+def test_what_changed_arrives_with_the_next_sync(synced: Copy) -> None:
+    change(synced.fake)
+    assert synced.sync().status is Status.COMPLETED
+    assert synced.differences() == []
+
+
+def test_the_next_sync_begins_at_the_newest_change_wherever_that_row_stands(
+    copy: Copy, small_pages: None
+) -> None:
+    copy.fake.touch("Issue", issue(0), title="The oldest, edited last")
+    copy.sync()
+    copy.requests()
+    copy.sync()
+    assert Counter(copy.requests())["IssuesChanged"] == 1
+    assert copy.differences() == []
+
+
+# -- what is gone ------------------------------------------------------------------------------
+
+
+def test_archived_and_binned_things_stay_and_say_so(synced: Copy) -> None:
+    synced.fake.clock.advance(30)
+    synced.fake.trash(issue(5))
+    synced.sync(sweep=True)
+    kept = synced.rows(LinearIssue)[issue(5)]
+    assert kept["trashed"] is True
+    assert kept["archived_at"] is not None
+    assert synced.differences() == []
+
+
+def test_what_was_purged_is_gone_after_the_sweep_of_the_day(synced: Copy) -> None:
+    synced.fake.tables.delete("Issue", issue(5))
+    synced.sync()
+    assert synced.differences() == [f"issues: left over {issue(5)}"]
+    synced.later(86_400)
+    synced.sync()
+    assert synced.differences() == []
+    synced.requests()
+    synced.sync()
+    assert not [name for name in synced.requests() if name.endswith("Ids")]
+
+
+def test_what_was_purged_is_gone_after_a_sweep_that_was_asked_for(synced: Copy, small_pages: None) -> None:
+    for number in (5, 6):
+        synced.fake.tables.delete("Comment", uid("comment", number, 0))
+    synced.sync(sweep=True)
+    assert Counter(synced.requests())["CommentsIds"] == 6
+    assert synced.differences() == []
+
+
+def test_a_relation_that_is_taken_back_is_gone_with_the_next_sync(synced: Copy) -> None:
+    synced.fake.tables.delete("IssueRelation", uid("IssueRelation", "1"))
+    synced.sync(allow_removals=True)
+    assert synced.differences() == []
+
+
+def test_many_relations_are_read_as_far_as_they_are_new(copy: Copy, small_pages: None) -> None:
+    for number in range(12):
+        values = {"type": "related", "issueId": issue(0), "relatedIssueId": issue(number)}
+        put(copy.fake, "IssueRelation", f"more {number}", 10 * number, **values)
+    copy.sync()
+    assert Counter(copy.requests())["IssueRelations"] == 3
+    put(copy.fake, "IssueRelation", "new", 1000, type="blocks", issueId=issue(0), relatedIssueId=issue(1))
+    copy.sync()
+    assert Counter(copy.requests())["IssueRelationsChanged"] == 1
+    assert copy.differences() == []
+
+
+def test_a_private_team_that_is_lost_is_not_removed_unasked(tmp_path: Path) -> None:
+    with workspace(issues=30, comments=1) as fake:
+        copy = Copy(tmp_path, fake)
+        copy.sync()
+        lost = lose_team(fake, uid("team", "OPS"))
+        result = copy.sync(sweep=True)
+        assert result.status is Status.PARTIAL
+        assert {failure.code for failure in result.failures} == {"sync.removals"}
+        assert all("--allow-removals" in failure.hint for failure in result.failures)
+        assert lost <= copy.rows(LinearIssue).keys()
+        copy.sync(sweep=True, allow_removals=True)
+        assert copy.differences() == []
+
+
+def lose_team(fake: Any, team: str) -> set[str]:
+    """Hide a team and what is in it, as when somebody is taken out of a private one; its issues."""
+    lost = {row["id"] for row in fake.tables.all("Issue") if row["teamId"] == team}
+    for kind, key, gone in (
+        ("Comment", "issueId", lost),
+        ("Issue", "teamId", {team}),
+        ("Team", "id", {team}),
+    ):
+        for row in fake.tables.all(kind):
+            if row.get(key) in gone:
+                fake.tables.delete(kind, row["id"])
+    fake.tables.get("Project", uid("project", 0))["teamIds"] = []
+    fake.touch("Issue", issue(0), parentId=None)  # it was in that team
+    return lost
+
+
+def test_a_team_that_can_be_seen_again_or_for_the_first_time_is_copied_whole(copy: Copy) -> None:
+    tables = copy.fake.tables
+    rows = {number: tables.get("Issue", issue(number)) for number in (2, 3)}
+    tables.delete("Issue", issue(2))  # never seen
+    copy.sync()
+    tables.delete("Issue", issue(3))  # seen, and lost
+    assert copy.sync(sweep=True).removed == 1
+    rows[3] |= {"title": "Edited meanwhile, long before the newest change"}
+    for row in rows.values():
+        tables.put("Issue", row)
+    copy.sync(sweep=True)
+    copy.sync()
+    assert copy.differences() == []
+
+
+# -- a workspace that moves while it is read -----------------------------------------------------
+
+
+def test_rows_that_are_edited_in_mid_scan_are_there_after_the_next_sync(
+    copy: Copy, small_pages: None
+) -> None:
+    tables = copy.fake.tables
+
+    def edit(_: Any) -> None:
+        copy.fake.clock.advance(1)
+        for number in (0, 11):  # the last of the scan, and one that was read
+            copy.fake.touch("Issue", issue(number), title="Edited")
+
+    copy.fake.inject("graphql Issues$", call=edit, skip=1)
+    copy.sync()
+    assert len(copy.rows(LinearIssue)) == len(tables.all("Issue"))
+    copy.sync()
+    assert copy.differences() == []
+
+
+@pytest.mark.parametrize("options", [{"sweep": True}, {"full": True}])
+def test_what_is_edited_or_made_in_mid_sweep_is_not_removed(
+    synced: Copy, small_pages: None, options: dict[str, bool]
+) -> None:
+    def edit(_: Any) -> None:
+        synced.fake.clock.advance(1)
+        synced.fake.touch("Issue", issue(0), title="Edited")
+        put(synced.fake, "Issue", "late", 10_000_000, number=99, teamId=uid("team", "ENG"))
+
+    synced.fake.inject("graphql Issues(Ids)?$", call=edit, skip=1)
+    result = synced.sync(**options)
+    assert (result.status, result.removed) == (Status.COMPLETED, 0)
+    listed = [name for name in synced.requests() if name.startswith("Issues")]
+    assert listed[-3:] == ["Issues" if "full" in options else "IssuesIds"] * 3  # nobody had to look again
+    synced.sync()
+    assert not [one for one in synced.differences() if "late" not in one]
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "a broken gateway": {"status": 502},
+    "an outage with a time to wait": {"status": 503, "headers": {"Retry-After": "0.02"}},
+    "too many requests, in a 400": {"status": 400},
+    "too many requests, with a time to wait": {"status": 429, "headers": {"Retry-After": "0.02"}},
+    "an error in a 200": {
+        "status": 200,
+        "body": {
+            "data": None,
+            "errors": [{"message": "Sorry", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}],
+        },
+    },
+    "cut short": {"truncate": 60},
+    "no answer": {"drop": True},
+    "a web page": {"garbage": True},
+    "drop by drop": {"dribble": 0.04},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_on_every_kind_of_page_is_outlived(
+    copy: Copy, small_pages: None, fault: dict[str, Any]
+) -> None:
+    swept = [f"{name}Ids" for name in LISTINGS if name not in WHOLE]
+    for name in ["Organization", *LISTINGS, *(f"{name}Changed" for name in LISTINGS), *swept]:
+        for after in (0, 1):  # the first page, and the next one
+            copy.fake.inject(f"graphql {name}$", skip=after, **fault)
+    assert copy.sync().status is Status.COMPLETED
+    assert copy.differences() == []
+    change(copy.fake)
+    assert copy.sync(sweep=True).status is Status.COMPLETED
+    assert copy.differences() == []
+    assert all(one.hits for one in copy.fake.faults if one.skip == 0)
+
+
+def test_a_token_that_expires_on_any_kind_of_page_is_renewed_and_the_new_pair_is_kept(
+    tmp_path: Path, fake: Any, small_pages: None
+) -> None:
+    copy = Copy(tmp_path, fake, refresh_token="lin_refresh_fake", client_secret="secret")
+    copy.values["client_id"] = "client"
+    pages = [
+        ("Organization", 0),
+        ("Issues", 1),
+        ("IssuesChanged", 0),
+        ("IssueRelationsChanged", 0),
+        ("CommentsIds", 2),
+    ]
+    for name, after in pages:
+        expiry = fake.inject(f"graphql {name}$", call=lambda _: fake.tokens.expire_all(), skip=after)
+        change(fake)
+        assert copy.sync(sweep=True, full=name == "Issues").status is Status.COMPLETED
+        assert (expiry.hits > after, copy.differences()) == (True, [])
+    assert copy.secrets.secrets["refresh_token"] in fake.tokens.refresh
+    assert fake.tokens.refreshes == 1 + len(pages)
+
+
+def test_an_application_gets_a_new_token_with_its_secret_alone(tmp_path: Path, fake: Any) -> None:
+    copy = Copy(tmp_path, fake, client_secret="secret")
+    copy.values["client_id"] = "client"
+    assert copy.sync().status is Status.COMPLETED
+    fake.tokens.expire_all()
+    assert copy.sync().status is Status.COMPLETED
+    assert copy.secrets.secrets.keys() == {"client_secret", "access_token", "expires_at"}
+
+
+def test_a_refresh_whose_answer_is_lost_is_made_again(tmp_path: Path, fake: Any) -> None:
+    copy = Copy(tmp_path, fake, refresh_token="lin_refresh_fake", client_secret="secret")
+    copy.values["client_id"] = "client"
+    fake.inject("POST /oauth/token", truncate=10)
+    assert copy.sync().status is Status.COMPLETED
+    assert fake.tokens.refreshes == 1
+
+
+def test_a_key_that_is_refused_fails_the_sync_and_keeps_the_rows(synced: Copy) -> None:
+    synced.fake.tokens.static.clear()
+    result = synced.sync()
+    assert result.status is Status.FAILED
+    assert {failure.code for failure in result.failures} == {"upstream.credentials"}
+    synced.fake.tokens.add_static(synced.fake.API_KEY)
+    assert synced.differences() == []
+
+
+def test_requests_wait_for_the_bucket_to_fill_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for operation in connector.operations:
+        monkeypatch.setattr(operation, "retry", Retry(attempts=8, base=0.05, cap=0.2))
+    core = fake_module("core")
+    with workspace(clock=core.Clock()) as fake:
+        fake.request_window = core.Window(10, 0.8, fake.clock, leaky=True)
+        copy = Copy(tmp_path, fake)
+        fake.clock.advance(-60)  # which the sync makes good: resets are told by the clock of the answers
+        assert copy.sync().status is Status.COMPLETED
+        refused = [one for one in fake.log if one.status == 400]
+        assert len(refused) <= API.concurrency  # those under way when the bucket ran dry
+        assert copy.differences() == []
+
+
+@pytest.mark.parametrize("code", ["FORBIDDEN", "FEATURE_NOT_ACCESSIBLE"])
+def test_what_a_credential_may_not_see_fails_alone_and_can_be_left_out(copy: Copy, code: str) -> None:
+    refused = {"errors": [{"message": "No", "extensions": {"code": code}}]}
+    copy.fake.inject("graphql Initiatives", status=400, body=refused, times=None)
+    result = copy.sync()
+    assert result.status is Status.PARTIAL
+    assert [failure.code for failure in result.failures] == ["upstream.permission"]
+    assert "leave_out=" in result.failures[0].hint
+    copy.values["leave_out"] = ["initiatives"]
+    assert copy.sync().status is Status.COMPLETED
+
+
+def test_a_credential_of_another_workspace_brings_nothing(copy: Copy) -> None:
+    copy.values["organization"] = "another"
+    result = copy.sync()
+    assert result.status is Status.FAILED
+    assert "another workspace" in result.failures[0].message
+    assert copy.rows(LinearIssue) == {}
+
+
+def test_all_teams_of_a_project_come_however_many_they_are(copy: Copy, small_pages: None) -> None:
+    teams = [put(copy.fake, "Team", f"T{number}", key=f"T{number}", name="x")["id"] for number in range(22)]
+    copy.fake.touch("Project", uid("project", 0), teamIds=teams)
+    copy.sync()
+    kept = copy.rows(LinearProject)[uid("project", 0)]
+    assert sorted(kept["team_ids"]) == sorted(teams)
+
+
+def test_a_row_that_makes_no_sense_stands_aside_and_keeps_nothing_up(copy: Copy) -> None:
+    copy.fake.touch("Issue", issue(2), dueDate="soon")
+    result = copy.sync()
+    assert (result.status, result.counts["LinearIssue"]) == (Status.COMPLETED, 11)
+    copy.fake.touch("Issue", issue(2), dueDate="2025-06-01")
+    copy.sync()
+    assert copy.differences() == []
+
+
+def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Copy) -> None:
+    for requests in (3, 9, 10):
+        copy.killed_after(requests)
+    assert copy.apart().returncode == 0
+    assert copy.differences() == []
+    change(copy.fake)
+    copy.killed_after(9, "sweep")
+    assert copy.apart().returncode == 0
+    assert copy.differences() == []
+
+
+def test_p41_a_key_occurs_in_no_byte_that_a_sync_with_errors_leaves(copy: Copy, small_pages: None) -> None:
+    key = f"lin_api_{secrets.token_hex(20)}"
+    copy.fake.tokens.add_static(key)
+    copy.secrets.secrets["api_key"] = key
+    copy.tape = lambda: Recording(copy.folder / "all.tape")
+    echo = {"errors": [{"message": f"what of {key}?", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}]}
+    copy.fake.inject("graphql Issues", status=400, body=echo, times=2)
+    copy.fake.inject("graphql Cycles", status=403, body={"error": f"no {key}"}, times=None)
+    result = copy.sync()
+    assert result.status is Status.PARTIAL
+    assert key not in repr(result)
+    for file in copy.folder.iterdir():
+        assert key.encode() not in file.read_bytes(), file.name
+
+
+# -- connecting --------------------------------------------------------------------------------
+
+
+class Person(Prompter):
+    """Types prepared lines, and remembers what was asked and said."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines, self.asked, self.said = list(lines), list[str](), list[str]()
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        return await self.secret(prompt)
+
+    async def secret(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return self.lines.pop(0)
+
+    async def choose(self, prompt: str, options: Sequence[tuple[str, str]], several: bool) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def confirm(self, prompt: str) -> bool:
+        return True
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def connect(
+    fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **credentials: str
+) -> Onboarded:
+    """What connecting comes to."""
+    return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, credentials))
+
+
+def test_connecting_asks_for_the_key_and_shows_whose_workspace_it_opens(fake: Any) -> None:
+    person = Person(KEY)
+    found = connect(fake, person)
+    assert (len(person.asked), found.secrets) == (1, {"api_key": KEY})
+    assert person.said == ["linear: Acme (linear.app/acme), seen by User 0 <user0@acme.test>"]
+    assert found.config["organization"] == uid("org")
+
+
+def test_a_key_that_is_refused_is_asked_for_again(fake: Any) -> None:
+    person = Person("lin_api_wrong", KEY)
+    assert connect(fake, person).secrets == {"api_key": KEY}
+    assert "the credential was refused" in person.said[0]
+    assert "lin_api_wrong" not in "".join(person.said)
+
+
+def test_without_a_key_connecting_asks_for_what_oauth_needs_and_keeps_the_new_pair(fake: Any) -> None:
+    person = Person("", "client", "secret")
+    found = connect(fake, person, refresh_token="lin_refresh_fake")  # else a browser is opened
+    assert found.config["client_id"] == "client"
+    assert found.secrets.keys() == {"access_token", "refresh_token", "client_secret", "expires_at"}
+    assert found.secrets["refresh_token"] in fake.tokens.refresh
+
+
+def test_connecting_by_a_script_is_validated_too(fake: Any) -> None:
+    assert connect(fake, None, api_key=KEY).config["organization"] == uid("org")
+    with pytest.raises(BadCredentials):
+        connect(fake, None, api_key="lin_api_wrong")
+    with pytest.raises(BadCredentials, match="no credential"):
+        connect(fake, None)
+
+
+def test_an_installation_cannot_be_changed_to_another_workspace(fake: Any) -> None:
+    with pytest.raises(BadCredentials, match="another workspace"):
+        connect(fake, None, {"organization": "another"}, api_key=KEY)
+
+
+def test_health_tells_whose_workspace_it_is(copy: Copy) -> None:
+    async def main() -> str:
+        config, credentials = copy.configured()
+        installation = await connector.initialise(config, credentials)
+        assert installation.health
+        assert installation.stop
+        line = await installation.health()
+        await installation.stop()
+        return line
+
+    assert asyncio.run(main()).startswith("linear: Acme (linear.app/acme)")

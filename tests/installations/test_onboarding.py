@@ -1,0 +1,542 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.connector import (
+    Answers,
+    Connector,
+    Credential,
+    CredentialProvider,
+    Custom,
+    Input,
+    NoConfig,
+    Option,
+    Secret,
+    SecretInput,
+    Select,
+    Validate,
+)
+from max.errors import BadCredentials, ConnectorError, InvalidAnswers, UsageError, shown
+from max.installations.onboarding import (
+    Onboarded,
+    ValueType,
+    as_text,
+    config_values,
+    needs_answers,
+    onboard,
+    read_config,
+    read_secret,
+)
+from max.model.entities import Json
+from tests.sample import sample
+
+
+@dataclass(frozen=True)
+class Settings:
+    url: str
+    pages: int = 10
+    share: float = 0.5
+    archived: bool = False
+    since: int | None = None
+    teams: Sequence[str] = ()
+    labels: Mapping[str, Json] = field(default_factory=dict)
+
+
+def settings_of(**values: object) -> Settings:
+    return read_config(Settings, {"url": "u"} | values, subject="the configuration")
+
+
+# -- configuration -------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("ab"),
+    lambda inside: (
+        st.lists(inside, max_size=3) | st.dictionaries(st.text("xyz", max_size=3), inside, max_size=3)
+    ),
+    max_leaves=6,
+)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+lists, entries = st.lists(st.text("ab"), max_size=3), st.dictionaries(st.text("ab"), json_values, max_size=3)
+
+# Each type with values that fit it, and values of JSON's other types that do not.
+TYPES: dict[str, tuple[Any, st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
+    "text": (str, st.text(), st.none() | st.integers() | lists),
+    "whole": (int, st.integers(), st.none() | st.booleans() | finite | st.just("five") | lists),
+    "real": (float, finite, st.none() | st.booleans() | st.sampled_from([math.nan, math.inf, "x"]) | lists),
+    "flag": (bool, st.booleans(), st.none() | st.integers() | finite | st.just("maybe")),
+    "maybe": (int | None, st.none() | st.integers(), st.booleans() | st.just("x") | lists),
+    "many": (list[str], lists, st.none() | st.integers() | entries),
+    "deep": (dict[str, Any], entries, st.none() | st.integers() | lists | st.just("{")),
+    "any": (Any, json_values, st.just(math.nan) | st.just([math.inf]) | st.just({"a": {1}})),
+}
+names = st.lists(st.sampled_from(sorted(TYPES)), min_size=1, unique=True)
+
+
+def made_config(chosen: Sequence[str]) -> type[Any]:
+    """A configuration class with these keys, none of which has a default."""
+    return dataclasses.make_dataclass("Made", [(name, TYPES[name][0]) for name in chosen], frozen=True)
+
+
+def depths(value: object) -> Iterator[object]:
+    """The value and everything inside of it."""
+    yield value
+    inside: Sequence[object] = ()
+    if isinstance(value, Mapping):
+        inside = list(value.values())
+    elif isinstance(value, list | tuple):
+        inside = value
+    for one in inside:
+        yield from depths(one)
+
+
+def spoil(value: Any) -> None:
+    """Change a list or a dict at every depth."""
+    for one in list(depths(value)):
+        if isinstance(one, list):
+            one.append("changed")
+        elif isinstance(one, dict):
+            one["changed"] = True
+
+
+class TestConfiguration:
+    """``read_config``: from JSON data, or what was typed, to the connector's frozen class."""
+
+    def test_defaults_stand_where_nothing_is_given(self) -> None:
+        assert settings_of() == Settings("u", labels={})
+
+    @pytest.mark.parametrize(
+        ("key", "text", "value"),
+        [
+            ("pages", "7", 7),
+            ("pages", "-7", -7),
+            ("share", "1e-3", 0.001),
+            ("share", "2", 2.0),
+            ("archived", "yes", True),
+            ("archived", "TRUE", True),
+            ("archived", "0", False),
+            ("since", "", None),
+            ("since", "null", None),
+            ("since", "5", 5),
+            ("teams", "a, b,,c", ("a", "b", "c")),
+            ("teams", "", ()),
+            ("teams", '["a,b"]', ("a,b",)),
+            ("labels", '{"a": [1]}', {"a": (1,)}),
+            ("url", "", ""),
+            ("url", "null", "null"),
+        ],
+    )
+    def test_what_is_typed_is_read_as_its_type(self, key: str, text: str, value: object) -> None:
+        assert getattr(settings_of(**{key: text}), key) == value
+
+    def test_everything_wrong_is_listed_at_once(self) -> None:
+        with pytest.raises(InvalidAnswers) as caught:
+            read_config(Settings, {"pages": "x", "paegs": 1, "teams": ["a", 7]}, subject="acme")
+        assert [one.path for one in caught.value.mismatches] == ["pages", "paegs", "teams[1]", "url"]
+        assert "another key (pages, labels)" in str(caught.value)
+        assert caught.value.exit_status == 2
+
+    def test_an_unknown_keys_value_may_be_a_secret_and_is_masked(self) -> None:
+        with pytest.raises(InvalidAnswers) as caught:
+            settings_of(token="hunter2")
+        assert "hunter2" not in str(caught.value.describe())
+
+    def test_a_connectors_own_refusal_keeps_its_words(self) -> None:
+        @dataclass(frozen=True)
+        class Even:
+            number: int = 0
+
+            def __post_init__(self) -> None:
+                if self.number % 2:
+                    raise ValueError("number must be even")
+
+        with pytest.raises(UsageError, match="acme does not fit: number must be even"):
+            read_config(Even, {"number": 3}, subject="acme")
+
+    def test_a_type_that_cannot_be_read_is_the_connectors_mistake(self) -> None:
+        odd = dataclasses.make_dataclass("Odd", [("path", Path)], frozen=True)
+        with pytest.raises(ConnectorError, match=r"Odd.path is annotated .*Path"):
+            read_config(odd, {}, subject="odd")
+
+    @pytest.mark.parametrize(
+        "value", [(), ("",), ("a", "b"), ("a,b",), ("[a",), (" a",), None, True, 2.5, "x"]
+    )
+    def test_a_value_as_text_reads_as_the_value(self, value: object) -> None:
+        hints: dict[type, object] = {tuple: Sequence[str], bool: bool, float: float, str: str}
+        wrong: list[Any] = []
+        holds = ValueType.of(hints.get(type(value), int | None), "x")
+        assert holds.read(as_text(value), "x", wrong) == value
+        assert wrong == []
+
+    @settings(deadline=None, max_examples=60)
+    @given(names, st.data())
+    def test_p32_nothing_of_a_configuration_can_be_changed(
+        self, chosen: list[str], data: st.DataObject
+    ) -> None:
+        values = {name: data.draw(TYPES[name][1], label=name) for name in chosen}
+        before = copy.deepcopy(values)
+        config = read_config(made_config(chosen), values, subject="made")
+        spoil(values)
+        assert config_values(config) == before
+        for name in chosen:
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(config, name, None)
+            for one in depths(getattr(config, name)):
+                assert not isinstance(one, list | dict | set)
+                if isinstance(one, Mapping | tuple):
+                    with pytest.raises((TypeError, AttributeError)):
+                        one[next(iter(one), 0)] = "changed"  # type: ignore[index]  # that is the point
+
+    def test_p32_defaults_cannot_be_changed_either(self) -> None:
+        labels = settings_of().labels
+        with pytest.raises(TypeError):
+            labels["a"] = 1  # type: ignore[index]  # that is the point
+
+    @settings(deadline=None, max_examples=60)
+    @given(names, st.data())
+    def test_a_configuration_survives_json(self, chosen: list[str], data: st.DataObject) -> None:
+        made = made_config(chosen)
+        config = read_config(made, {n: data.draw(TYPES[n][1]) for n in chosen}, subject="made")
+        assert read_config(made, config_values(config), subject="made") == config
+
+    @settings(deadline=None, max_examples=100)
+    @given(names, st.data())
+    def test_p12_each_failing_key_has_path_expected_and_actual(
+        self, chosen: list[str], data: st.DataObject
+    ) -> None:
+        bad = set(data.draw(st.lists(st.sampled_from(chosen), unique=True, min_size=1)))
+        absent = set(data.draw(st.lists(st.sampled_from(sorted(bad)), unique=True)))
+        values = {n: data.draw(TYPES[n][2 if n in bad else 1], label=n) for n in chosen if n not in absent}
+        with pytest.raises(InvalidAnswers) as caught:
+            read_config(made_config(chosen), values, subject="made")
+        wrong = {one.path.partition(".")[0].partition("[")[0]: one for one in caught.value.mismatches}
+        assert set(wrong) == bad
+        for name, one in wrong.items():
+            assert one.expected
+            if one.path == name:
+                assert one.actual == shown(values.get(name))
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.text("secret0123", min_size=8), st.booleans())
+    def test_p12_a_secrets_actual_is_masked(self, secret: str, known: bool) -> None:
+        connector = sample(credentials=[Credential("key")])
+        secrets = {"key": ""} if known else {"token": secret}
+        with pytest.raises(InvalidAnswers) as caught:
+            asyncio.run(onboard(connector, None, {"toke": secret}, secrets))
+        assert [one.actual for one in caught.value.mismatches] == ["***", "***"]
+        assert secret not in str(caught.value.describe()) + caught.value.render()
+
+
+# -- onboarding ----------------------------------------------------------------------------------
+
+TOKEN = Credential("token")
+
+
+@dataclass(frozen=True)
+class Account:
+    url: str = ""
+    workspace: str | None = None
+    teams: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Needy:
+    url: str
+    pages: int
+
+
+class Scripted:
+    """A prompter whose answers are given beforehand, and which notes what it was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+        self.said: list[str] = []
+
+    def _next(self, prompt: str) -> Any:
+        self.asked.append(prompt)
+        if not self.answers:
+            raise KeyboardInterrupt
+        return self.answers.pop(0)
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        """The next answer; the default for None."""
+        answer = self._next(prompt)
+        return str((default or "") if answer is None else answer)
+
+    async def secret(self, prompt: str) -> str:
+        """The next answer."""
+        return str(self._next(prompt))
+
+    async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
+        """The next answer, which names the options shown."""
+        self.said.append(", ".join(label for _, label in options))
+        return list(self._next(prompt))
+
+    async def confirm(self, prompt: str) -> bool:
+        """The next answer."""
+        return bool(self._next(prompt))
+
+    def say(self, line: str) -> None:
+        """Note it."""
+        self.said.append(line)
+
+
+async def check_token(answers: Answers, credentials: CredentialProvider) -> str:
+    if (await credentials.get(TOKEN)).reveal() != "right":
+        raise BadCredentials("the token is wrong")
+    return f"connected to {answers['url']}"
+
+
+async def workspaces(answers: Answers, credentials: CredentialProvider) -> Sequence[Option]:
+    await credentials.get(TOKEN)
+    return [("w1", "First"), ("w2", "Second")]
+
+
+def remote(answers: Answers) -> bool:
+    return bool(answers["url"])
+
+
+def account(*steps: Any, **changes: Any) -> Connector[Any, Any]:
+    """A connector that is embedded, or asked for over a network when it has an url."""
+    return sample(config=Account, credentials=[TOKEN], onboarding=steps, **changes)
+
+
+FULL = (
+    Input("url", "Address"),
+    SecretInput(TOKEN, "Token", when=remote),
+    Validate(check_token, when=remote),
+    Select("workspace", "Workspace", workspaces, when=remote),
+    Select("teams", "Teams", workspaces, several=True, when=remote),
+)
+
+
+def run(
+    connector: Connector[Any, Any],
+    prompter: Scripted | None,
+    secrets: Mapping[str, str] | None = None,
+    **given: object,
+) -> Onboarded:
+    return asyncio.run(onboard(connector, prompter, given, secrets or {}))
+
+
+class TestAsking:
+    """Onboarding with somebody to ask."""
+
+    def test_every_step_is_taken_in_order(self) -> None:
+        prompter = Scripted("http://x", "right", ["w2"], ["w1", "w2"])
+        done = run(account(*FULL), prompter)
+        assert done.config == {"url": "http://x", "workspace": "w2", "teams": ["w1", "w2"]}
+        assert done.secrets == {"token": "right"}
+        assert prompter.asked == ["Address", "Token", "Workspace", "Teams"]
+        assert prompter.said[0] == "connected to http://x"
+
+    def test_steps_whose_condition_fails_are_left_out(self) -> None:
+        prompter = Scripted(None)
+        assert run(account(*FULL), prompter).config == {"url": "", "workspace": None, "teams": []}
+        assert prompter.asked == ["Address"]
+
+    def test_what_is_given_is_not_asked_for(self) -> None:
+        prompter = Scripted(["w1"])
+        done = run(account(*FULL), prompter, {"token": "right"}, url="u", teams="w1,w2")
+        assert prompter.asked == ["Workspace"]
+        assert done.config["teams"] == ["w1", "w2"]
+
+    def test_what_does_not_fit_is_asked_for_again(self) -> None:
+        prompter = Scripted("u", "many", "", "3")
+        assert run(sample(config=Needy), prompter).config == {"url": "u", "pages": 3}
+        assert prompter.said == [
+            "pages: expected an integer, got str 'many'",
+            "pages: expected an integer, got str ''",
+        ]
+
+    def test_a_required_secret_is_insisted_on_and_an_optional_one_is_not(self) -> None:
+        spare = Credential("spare", required=False)
+        steps = [SecretInput(TOKEN, "Token"), SecretInput(spare, "Spare")]
+        connector = sample(credentials=[TOKEN, spare], onboarding=steps)
+        prompter = Scripted("", "x", "")
+        assert run(connector, prompter).secrets == {"token": "x"}
+        assert prompter.said == ["token is needed"]
+
+    def test_a_failed_validation_is_tried_again_with_new_answers(self) -> None:
+        prompter = Scripted("u", "wrong", True, None, "right", ["w1"], [])
+        assert run(account(*FULL), prompter).secrets == {"token": "right"}
+        assert prompter.asked[:5] == [
+            "Address",
+            "Token",
+            "Change the answers and try again?",
+            "Address",
+            "Token (empty: as before)",
+        ]
+        assert "the token is wrong" in prompter.said[0]
+
+    def test_a_given_secret_that_fails_may_be_replaced(self) -> None:
+        prompter = Scripted(True, None, "right", ["w1"], [])
+        assert run(account(*FULL), prompter, {"token": "wrong"}, url="u").secrets == {"token": "right"}
+
+    def test_a_failed_validation_that_is_given_up_is_the_error(self) -> None:
+        with pytest.raises(BadCredentials, match="the token is wrong"):
+            run(account(*FULL), Scripted("u", "wrong", False))
+
+    def test_an_interruption_passes(self) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run(account(*FULL), Scripted("u"))
+
+    def test_nothing_to_choose_from_is_an_error(self) -> None:
+        async def none(answers: Answers, credentials: CredentialProvider) -> Sequence[Option]:
+            return []
+
+        with pytest.raises(UsageError, match="nothing to choose for 'workspace'"):
+            run(account(Select("workspace", "Workspace", none)), Scripted("x"), {"token": "x"})
+
+    def test_the_connectors_own_code_brings_values_and_secrets(self) -> None:
+        async def sign_in(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {"token": Secret("right"), "workspace": "w9", "device": 7}
+
+        async def check(answers: Answers, credentials: CredentialProvider) -> str:
+            return f"{answers['device']} {(await credentials.get(TOKEN)).reveal()}"
+
+        prompter = Scripted()
+        done = run(account(Custom(sign_in), Validate(check)), prompter)
+        assert (done.config["workspace"], done.secrets) == ("w9", {"token": "right"})
+        assert prompter.said == ["7 right"]
+        assert "right" not in repr(done)
+
+
+class TestScripted:
+    """Onboarding with nobody to ask."""
+
+    def test_the_defaults_stand(self) -> None:
+        assert run(account(*FULL), None).config == {"url": "", "workspace": None, "teams": []}
+
+    def test_everything_that_is_missing_is_listed_with_how_to_give_it(self) -> None:
+        with pytest.raises(InvalidAnswers) as caught:
+            run(sample(config=Needy, credentials=[TOKEN]), None)
+        assert [one.path for one in caught.value.mismatches] == ["url", "pages", "token"]
+        assert "--set url=" in str(caught.value)
+        assert "--credential token=env:" in str(caught.value)
+
+    def test_a_secret_that_a_condition_asks_for_is_required(self) -> None:
+        with pytest.raises(InvalidAnswers, match="token: expected a secret"):
+            run(account(*FULL), None, url="u")
+
+    def test_validations_still_run(self) -> None:
+        with pytest.raises(BadCredentials, match="the token is wrong"):
+            run(account(*FULL), None, {"token": "wrong"}, url="u")
+
+    def test_a_given_choice_must_be_among_the_options(self) -> None:
+        with pytest.raises(InvalidAnswers, match="teams: expected some of w1, w2, got list"):
+            run(account(*FULL), None, {"token": "right"}, url="u", workspace="w1", teams="w1,w7")
+
+    def test_a_choice_that_is_missing_comes_with_its_options(self) -> None:
+        connector = sample(config=Needy, onboarding=[Select("url", "Which", options_of("a", "b"))])
+        with pytest.raises(InvalidAnswers, match=r"url: expected one of a, b \(--set url="):
+            run(connector, None, pages=1)
+
+    def test_options_are_not_asked_for_while_something_is_missing(self) -> None:
+        steps = [SecretInput(TOKEN, "Token"), Select("url", "Which", workspaces), Input("pages", "Pages")]
+        with pytest.raises(InvalidAnswers) as caught:
+            run(sample(config=Needy, credentials=[TOKEN], onboarding=steps), None, pages=1)
+        assert [one.path for one in caught.value.mismatches] == ["token", "url"]
+
+    def test_what_the_connectors_own_code_does_not_bring_is_missing(self) -> None:
+        async def nothing(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {}
+
+        connector = sample(config=Needy, credentials=[TOKEN], onboarding=[Custom(nothing)])
+        assert needs_answers(connector)
+        with pytest.raises(InvalidAnswers) as caught:
+            run(connector, None, pages=1)
+        assert [one.path for one in caught.value.mismatches] == ["url", "token"]
+
+    def test_what_the_connectors_own_code_brings_must_fit(self) -> None:
+        async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {"pages": "many"}
+
+        with pytest.raises(InvalidAnswers, match="sample's own onboarding brought does not fit"):
+            run(sample(config=Needy, onboarding=[Custom(nonsense)]), None, url="u")
+
+    def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
+        steps = [Input("url", "Address"), Input("pages", "Pages", when=remote)]
+        with pytest.raises(InvalidAnswers) as caught:
+            run(sample(config=Needy, onboarding=steps), None)
+        assert [one.path for one in caught.value.mismatches] == ["url", "pages"]
+
+    def test_a_condition_on_what_nothing_sets_is_the_connectors_mistake(self) -> None:
+        connector = account(Input("url", "Address", when=lambda answers: answers["colour"]))
+        with pytest.raises(ConnectorError, match="reads 'colour'"):
+            run(connector, None, {"token": "x"})
+
+
+def options_of(*values: str) -> Any:
+    async def options(answers: Answers, credentials: CredentialProvider) -> Sequence[Option]:
+        return [(value, value.upper()) for value in values]
+
+    return options
+
+
+class TestNeedsAnswers:
+    """Whether connecting takes more than the defaults."""
+
+    @pytest.mark.parametrize(
+        ("connector", "needs"),
+        [
+            (sample(config=NoConfig), False),
+            (sample(), False),
+            (sample(config=Needy), True),
+            (account(), True),
+            (account(*FULL), False),
+            (account(SecretInput(TOKEN, "Token")), True),
+            (sample(credentials=[Credential("spare", required=False)]), False),
+        ],
+    )
+    def test_a_required_thing_without_default_does(self, connector: Connector[Any, Any], needs: bool) -> None:
+        assert needs_answers(connector) is needs
+
+
+class TestSecretsFromOutside:
+    """``read_secret``: where ``--credential name=…`` points."""
+
+    def test_a_variable_a_file_and_standard_input(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SAMPLE_TOKEN", "from env")
+        (tmp_path / "token").write_text("from file\n")
+        assert read_secret("env:SAMPLE_TOKEN", io.StringIO()) == "from env"
+        assert read_secret(f"file:{tmp_path / 'token'}", io.StringIO()) == "from file"
+        assert read_secret("-", io.StringIO(" two\nlines \r\n")) == " two\nlines "
+
+    @pytest.mark.parametrize("spec", ["hunter2", "hunter:2", "env:", "file:", ""])
+    def test_a_secret_on_the_command_line_is_refused_and_not_repeated(self, spec: str) -> None:
+        with pytest.raises(UsageError, match="env:VARIABLE") as caught:
+            read_secret(spec, io.StringIO())
+        assert "hunter" not in caught.value.render()
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [
+            ("env:NO_SUCH_VARIABLE", "variable NO_SUCH_VARIABLE is not set"),
+            ("file:{folder}/none", "none cannot be read: No such file"),
+            ("file:{folder}/bytes", "it is not UTF-8 text"),
+            ("-", "standard input is empty"),
+        ],
+    )
+    def test_a_place_without_secret_is_named(self, spec: str, words: str, tmp_path: Path) -> None:
+        (tmp_path / "bytes").write_bytes(b"\xff")
+        with pytest.raises(UsageError, match=words):
+            read_secret(spec.format(folder=tmp_path), io.StringIO("\n"))

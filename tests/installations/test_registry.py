@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.errors import ConnectorError, MissingExtra, UnknownName
+from max.installations import registry
+from max.installations.registry import VARIABLE, ConnectorRegistry
+from tests.sample import executed, source
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder: Path, name: str, text: str | None = None) -> Path:
+    """The file of a connector, in a folder that is made when needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"max_{name}.py"
+    path.write_text(source(name) if text is None else text)
+    return path
+
+
+def install(site: Path, distribution: str, points: dict[str, str]) -> None:
+    """What an installer leaves of a distribution with these entry points."""
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[max.connectors]", *lines, ""]))
+
+
+@contextmanager
+def process_state() -> Iterator[None]:
+    """Put back the modules, the search path and the environment as they were."""
+    modules, path, variable = set(sys.modules), list(sys.path), os.environ.pop(VARIABLE, None)
+    executed.clear()
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - modules:
+            if "max_" in name:
+                del sys.modules[name]
+        sys.path[:] = path
+        os.environ.pop(VARIABLE, None)
+        if variable is not None:
+            os.environ[VARIABLE] = variable
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    with process_state():
+        yield
+
+
+class TestFinding:
+    """Where names come from, and which file one stands for."""
+
+    def test_names_are_sorted_and_nothing_is_imported(self, tmp_path: Path) -> None:
+        write(tmp_path, "zebra", "raise RuntimeError('imported')")
+        write(tmp_path, "aardvark", "raise RuntimeError('imported')")
+        names = ConnectorRegistry([tmp_path]).names()
+        assert [name for name in names if name in ("zebra", "aardvark")] == ["aardvark", "zebra"]
+
+    def test_a_folder_that_is_not_there_holds_none(self, tmp_path: Path) -> None:
+        assert "sample" not in ConnectorRegistry([tmp_path / "connectors"]).names()
+
+    def test_the_environment_is_read_when_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = ConnectorRegistry()
+        monkeypatch.setenv(VARIABLE, os.pathsep.join([str(tmp_path), "", str(write(tmp_path / "b", "two"))]))
+        write(tmp_path, "one")
+        assert {"one", "two"} <= set(found.names())
+        assert found.resolve("two").name == "two"
+
+    @pytest.mark.parametrize("wrong", ["missing", "other.py"])
+    def test_a_wrong_environment_is_named(
+        self, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "other.py").touch()
+        monkeypatch.setenv(VARIABLE, str(tmp_path / wrong))
+        with pytest.raises(ConnectorError, match=f"MAX_CONNECTORS names .*{wrong}"):
+            ConnectorRegistry().names()
+
+    def test_an_unknown_name_comes_with_the_nearest(self, tmp_path: Path) -> None:
+        write(tmp_path, "widgets")
+        with pytest.raises(UnknownName) as caught:
+            ConnectorRegistry([tmp_path]).resolve("wigets")
+        assert "widgets" in caught.value.hint
+        assert caught.value.exit_status == 2
+
+    def test_installed_packages_offer_connectors(self, tmp_path: Path) -> None:
+        install(tmp_path, "max-parcel", {"parcel": "parcel_source.main:made"})
+        (tmp_path / "parcel_source").mkdir()
+        (tmp_path / "parcel_source" / "__init__.py").touch()
+        (tmp_path / "parcel_source" / "main.py").write_text(source("parcel").replace("connector =", "made ="))
+        sys.path.insert(0, str(tmp_path))
+        found = ConnectorRegistry()
+        assert "parcel" in found.names()
+        assert found.resolve("parcel").name == "parcel"
+        for name in ("parcel_source", "parcel_source.main"):
+            sys.modules.pop(name, None)
+
+    def test_an_installed_connector_whose_module_is_gone_is_told(self, tmp_path: Path) -> None:
+        install(tmp_path, "max-parcel", {"parcel": "max_parcel:connector"})
+        sys.path.insert(0, str(tmp_path))
+        with pytest.raises(ConnectorError, match="installed as max_parcel:connector"):
+            ConnectorRegistry().resolve("parcel")
+
+    def test_two_files_for_one_name_are_refused_and_both_named(self, tmp_path: Path) -> None:
+        one, two = write(tmp_path / "a", "twin"), write(tmp_path / "b", "twin")
+        with pytest.raises(ConnectorError) as caught:
+            ConnectorRegistry([tmp_path / "a", tmp_path / "b"]).resolve("twin")
+        assert str(one) in str(caught.value)
+        assert str(two) in str(caught.value)
+        assert executed == []
+
+    def test_one_file_by_two_ways_is_no_clash(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(tmp_path / "a", "single")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "b"))
+        assert ConnectorRegistry([tmp_path / "a"]).resolve("single").name == "single"
+
+    def test_a_checkout_uses_its_own_connectors_before_those_it_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "site", "shipped", "raise RuntimeError('the installed one')")
+        install(tmp_path / "site", "max-sync", {"shipped": "max_shipped:connector"})
+        sys.path.insert(0, str(tmp_path / "site"))
+        write(tmp_path / "checkout", "shipped")
+        monkeypatch.setattr(registry, "BESIDE", tmp_path / "checkout")
+        assert ConnectorRegistry().resolve("shipped").name == "shipped"
+
+    @settings(deadline=None, max_examples=25)
+    @given(
+        st.dictionaries(
+            st.from_regex(r"p28_[a-z0-9_]{1,6}", fullmatch=True),
+            st.lists(
+                st.tuples(st.sampled_from(["folder", "variable", "file", "point"]), st.integers(0, 1)),
+                min_size=1,
+                max_size=3,
+                unique_by=lambda route: route[0],
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def test_p28_every_connector_resolves_once_and_alone_and_a_clash_is_refused(
+        self, layout: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        with TemporaryDirectory() as base, process_state():
+            laid_out(Path(base), layout)
+            found = ConnectorRegistry([Path(base) / "folder"])
+            assert set(layout) <= set(found.names())
+            assert executed == []
+            for name, routes in layout.items():
+                executed.clear()
+                if len({content for _, content in routes}) > 1:
+                    with pytest.raises(ConnectorError, match=f"two connectors are named '{name}'") as caught:
+                        found.resolve(name)
+                    assert all(f"{content}/max_{name}.py" in real(caught.value) for _, content in routes)
+                    assert executed == []
+                else:
+                    assert found.resolve(name) is found.resolve(name)
+                    assert ConnectorRegistry([Path(base) / "folder"]).resolve(name) is found.resolve(name)
+                    assert executed == [name]
+
+
+def real(error: ConnectorError) -> str:
+    """The files an error names, links followed."""
+    return " ".join(os.path.realpath(word) for word in str(error).split())
+
+
+def laid_out(base: Path, layout: dict[str, list[tuple[str, int]]]) -> None:
+    """Connectors by name: each route leads to the file in folder 0 or in folder 1, by a link."""
+    points: dict[str, str] = {}
+    files: list[str] = []
+    for name, routes in layout.items():
+        for route, content in routes:
+            held = write(base / str(content), name)
+            link = base / route / name / held.name if route == "file" else base / route / held.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(held)
+            files += [str(link)] if route == "file" else []
+            points |= {name: f"max_{name}:connector"} if route == "point" else {}
+    (base / "variable").mkdir(exist_ok=True)
+    install(base / "point", "some-connectors", points)
+    sys.path.insert(0, str(base / "point"))
+    os.environ[VARIABLE] = os.pathsep.join([str(base / "variable"), *files])
+
+
+class TestLoading:
+    """What a connector's file may do wrong, and what is said of it."""
+
+    def test_a_module_is_importable_under_its_own_name_afterwards(self, tmp_path: Path) -> None:
+        write(tmp_path, "named")
+        made = ConnectorRegistry([tmp_path]).resolve("named")
+        assert sys.modules["max_named"].connector is made
+
+    def test_a_module_that_is_imported_already_is_used(self, tmp_path: Path) -> None:
+        write(tmp_path, "early")
+        sys.path.insert(0, str(tmp_path))
+        early = __import__("max_early")
+        assert ConnectorRegistry([tmp_path]).resolve("early") is early.connector
+
+    def test_two_projects_may_have_connectors_of_one_name(self, tmp_path: Path) -> None:
+        write(tmp_path / "a", "local")
+        write(tmp_path / "b", "local")
+        one, two = (ConnectorRegistry([tmp_path / folder]).resolve("local") for folder in "ab")
+        assert one is not two
+        assert executed == ["local", "local"]
+
+    def test_an_error_of_the_file_is_told_with_its_line(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "broken", "x = 1\n\nprint(x.y)\n")
+        with pytest.raises(ConnectorError, match=f"{path}:3: AttributeError: 'int' object has no"):
+            ConnectorRegistry([tmp_path]).resolve("broken")
+        assert "max_broken" not in sys.modules
+
+    def test_a_file_that_is_no_python_is_told_with_its_line(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "spelt", "x = 1\ny = = 2\n")
+        with pytest.raises(ConnectorError, match=f"{path}:2: SyntaxError: invalid syntax"):
+            ConnectorRegistry([tmp_path]).resolve("spelt")
+
+    def test_a_declaration_that_cannot_work_is_told_with_its_line(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "loose", "from tests.sample import sample\nconnector = sample(name='Bad!')\n")
+        with pytest.raises(ConnectorError, match=f"{path}:2: name: 'Bad!'"):
+            ConnectorRegistry([tmp_path]).resolve("loose")
+
+    def test_a_missing_extra_keeps_its_own_words(self, tmp_path: Path) -> None:
+        text = "from max.errors import MissingExtra\nraise MissingExtra('http', 'httpx2', 'this')\n"
+        write(tmp_path, "hungry", text)
+        with pytest.raises(MissingExtra, match="needs httpx2"):
+            ConnectorRegistry([tmp_path]).resolve("hungry")
+
+    def test_a_file_without_connector_is_told(self, tmp_path: Path) -> None:
+        write(tmp_path, "empty", "")
+        with pytest.raises(ConnectorError, match=r"max_empty.py has no connector"):
+            ConnectorRegistry([tmp_path]).resolve("empty")
+
+    def test_a_connector_of_another_name_than_its_file_is_refused(self, tmp_path: Path) -> None:
+        write(tmp_path, "inside", source("outside"))
+        with pytest.raises(ConnectorError, match="is named 'outside', but is found as 'inside'"):
+            ConnectorRegistry([tmp_path]).resolve("inside")
+
+    def test_one_that_was_corrected_loads(self, tmp_path: Path) -> None:
+        found = ConnectorRegistry([tmp_path])
+        write(tmp_path, "second", "1 / 0")
+        with pytest.raises(ConnectorError, match="ZeroDivisionError"):
+            found.resolve("second")
+        write(tmp_path, "second")
+        assert found.resolve("second").name == "second"
+
+
+CONNECTOR = """
+from __future__ import annotations
+from dataclasses import dataclass
+import max.core as core
+import max
+from max import Connector, Entity, Field, Installation, Loader, Many, Page, Ref, Schema, Step, SyncPlan
+from max.errors import Offline
+
+class Thing(Entity):
+    title: Field[str] = Field()
+
+class Root(Entity):
+    things: Many[Thing] = Many()
+
+@dataclass(frozen=True)
+class Config:
+    title: str = "a"
+
+@Loader.collection(Root.things, brings=[Thing.title])
+async def things(parent: Ref[Root], request, env):
+    import max.model.entities
+    return Page([max.model.entities.Entity is Entity, core.Page is Page])
+
+async def seed(context, engine):
+    return SyncPlan([])
+
+async def initialise(config, credentials):
+    return Installation(config)
+
+schema = Schema([Root, Thing], roots=[Root])
+connector = Connector(name="tiny", description="", schema=schema, loaders=[things],
+                      seeder=seed, initialise=initialise, config=Config)
+"""
+
+PROGRAM = """
+import sys, typing, asyncio
+sys.path.insert(0, {base!r})
+from host._vendor.zmax.installations.registry import ConnectorRegistry
+from host._vendor.zmax import Connector
+connector = ConnectorRegistry().resolve("tiny")
+assert isinstance(connector, Connector)
+assert typing.get_type_hints(connector.config) == {{"title": str}}
+page = asyncio.run(connector.loaders[0].function(None, None, None))
+assert page.items == [True, True], page
+assert not [name for name in sys.modules if name.split(".")[0] in ("max", "max_tiny")]
+assert ConnectorRegistry().resolve("tiny") is connector
+print(ConnectorRegistry().names())
+"""
+
+
+class TestVendored:
+    """This package as a copy under another name."""
+
+    def test_connectors_beside_a_copy_belong_to_the_copy(self, tmp_path: Path) -> None:
+        vendor = tmp_path / "host" / "_vendor"
+        shutil.copytree(ROOT / "max", vendor / "zmax", ignore=shutil.ignore_patterns("__pycache__"))
+        write(vendor / "connectors", "tiny", CONNECTOR)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-B", "-c", PROGRAM.format(base=str(tmp_path))],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("['tiny']\n", "")

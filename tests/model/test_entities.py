@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from max.errors import FieldNotLoaded, SchemaError, UnknownName, shown
+from max.model.entities import (
+    AllOf,
+    AnyOf,
+    Entity,
+    Field,
+    FieldType,
+    Filter,
+    Json,
+    Kind,
+    Many,
+    Not,
+    Op,
+    Record,
+    Ref,
+    RefKey,
+    Scope,
+    check_entity,
+    datetime_of,
+    datetime_text,
+    entity_json,
+    field_of,
+    own_names,
+    values_of,
+)
+from tests.strategies import ODDITIES, Thing, fitting, iso_forms, moments, samples
+
+
+class User(Entity):
+    """Someone with an account."""
+
+    login: Field[str] = Field()
+    email: Field[str | None] = Field("where to write")
+
+
+class Issue(Entity):
+    """A report."""
+
+    title: Field[str] = Field()
+    votes: Field[int] = Field()
+    weight: Field[float | None] = Field()
+    open: Field[bool] = Field()
+    opened_at: Field[datetime] = Field()
+    due: Field[date | None] = Field()
+    extra: Field[Json] = Field()
+    labels: Field[list[str]] = Field()
+    assignee: Field[Ref[User] | None] = Field()
+    watchers: Many[User] = Many("who is told")
+
+
+def declared(annotation: Any = None, **fields: Any) -> Any:
+    """An entity declared without the help of a type checker."""
+    hints = {} if annotation is None else {"__annotations__": dict.fromkeys(fields, annotation)}
+    return type("Sample", (Entity,), {**fields, **hints})
+
+
+# -- records --------------------------------------------------------------------------------
+
+
+class Point(Record):
+    x: int
+    y: int = 0
+    origin: ClassVar[str] = "corner"
+
+
+class Named(Point):
+    label: str = ""
+
+
+def test_a_record_takes_its_fields_by_position_or_name() -> None:
+    assert Point(1, 2) == Point(x=1, y=2)
+    assert Point(1).y == 0
+    assert Named(1, 2, "a").label == "a"
+
+
+@pytest.mark.parametrize(("given", "named"), [((), {}), ((1, 2, 3), {}), ((1,), {"x": 2}), ((1,), {"z": 2})])
+def test_a_record_refuses_missing_unknown_and_doubled_values(
+    given: tuple[int], named: dict[str, int]
+) -> None:
+    with pytest.raises(TypeError, match="Point"):
+        Point(*given, **named)
+
+
+def test_a_record_cannot_be_changed() -> None:
+    point = Point(1)
+    with pytest.raises(AttributeError, match="immutable"):
+        point.x = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="immutable"):
+        del point.x
+    assert point.replace(y=5) == Point(1, 5)
+    assert point == Point(1)
+
+
+def test_records_compare_by_type_and_value_and_hash_alike() -> None:
+    assert Point(1, 2) != Named(1, 2)
+    assert Point(1, 2) != Point(2, 1)
+    assert len({Point(1), Point(1, 0), Point(2)}) == 2
+    assert repr(Named(1, label="a")) == "Named(x=1, y=0, label='a')"
+
+
+# -- references -----------------------------------------------------------------------------
+
+installations = st.none() | st.text("abcdef0123456789-", min_size=1)
+
+
+@drawn(st.sampled_from(["User", "Größe", "日本"]), st.text() | st.text(":/aA"), installations)
+def test_a_ref_key_comes_back_from_its_text_whatever_the_id(entity: str, id: str, home: str | None) -> None:
+    key = RefKey(entity, id, home)
+    assert RefKey.parse(str(key)) == key
+
+
+@pytest.mark.parametrize("text", ["", "User", ":7", "7:User", "a/b/User:1", "/User:1", "a/:1", "my user:1"])
+def test_a_text_that_is_no_ref_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write Entity:id"):
+        RefKey.parse(text)
+
+
+def test_refs_are_equal_when_they_point_at_the_same_thing_in_the_same_scope() -> None:
+    ref = User.ref("7")
+    assert ref == Ref(User, "7") == Ref.of(User("7"))
+    assert ref not in (User.ref("8"), Ref(Issue, "7"), "User:7")
+    assert len({ref, User.ref("7"), ref.within("a"), ref.within("b")}) == 3
+
+
+@drawn(st.text())
+def test_a_ref_is_shown_in_text_that_can_be_printed(id: str) -> None:
+    assert repr(User.ref(id)).isprintable()
+    assert repr(User.ref("a b/ä:7")) == "User:a b/ä:7"
+    assert all(str(one).isprintable() for one in check_entity(Issue(id, assignee=Ref(User, id, Scope(id)))))
+
+
+def test_a_ref_names_its_installation_only_when_it_leaves_it() -> None:
+    abroad = User.ref("7").within("acme-1")
+    assert str(abroad) == "acme-1/User:7"
+    assert abroad.scope == Scope("acme-1")
+    assert abroad != User.ref("7")
+    assert abroad.local() == User.ref("7")
+
+
+# -- field types ----------------------------------------------------------------------------
+
+
+def test_the_annotation_says_what_a_field_holds() -> None:
+    types = Issue.types()
+    assert types["title"] == FieldType(Kind.TEXT)
+    assert types["weight"] == FieldType(Kind.REAL, optional=True)
+    assert types["open"] == FieldType(Kind.BOOLEAN)
+    assert types["opened_at"] == FieldType(Kind.DATETIME)
+    assert types["due"] == FieldType(Kind.DATE, optional=True)
+    assert types["labels"] == FieldType(Kind.JSON)
+    assert types["assignee"] == FieldType(Kind.REF, optional=True, target=User)
+    assert Issue.children() == {"watchers": User}
+
+
+def test_json_may_be_null_because_json_has_a_null_of_its_own() -> None:
+    assert Issue.types()["extra"].check(None)
+    assert not Issue.types()["labels"].check(None)
+
+
+@pytest.mark.parametrize("hint", [bytes, int | str, None, set[str], object, Kind, int | str | None])
+def test_an_annotation_that_no_column_can_hold_is_refused(hint: object) -> None:
+    with pytest.raises(SchemaError, match=r"Issue\.x is annotated .* no column can hold"):
+        FieldType.of(hint, "Issue.x")
+
+
+@pytest.mark.parametrize("hint", [Ref, Ref[Any], Ref[User | Issue]])
+def test_a_ref_that_does_not_name_its_entity_is_refused(hint: object) -> None:
+    with pytest.raises(SchemaError, match=r"Issue\.x does not name one entity"):
+        FieldType.of(hint, "Issue.x")
+
+
+def test_a_collection_of_what_is_no_entity_is_refused() -> None:
+    class Album(Entity):
+        titles: Many[str] = Many()  # type: ignore[type-var]
+
+    with pytest.raises(SchemaError, match=r"Album\.titles does not name one entity"):
+        Album.children()
+
+
+def test_a_field_without_annotation_is_refused_by_name() -> None:
+    for annotation in (None, "str", "Field"):
+        with pytest.raises(SchemaError, match=r"Sample\.size has no annotation"):
+            declared(annotation, size=Field()).types()
+
+
+def test_a_name_that_the_module_does_not_show_is_named() -> None:
+    with pytest.raises(SchemaError, match="Sample is annotated with 'Nowhere'"):
+        declared("Field[Nowhere]", x=Field()).types()
+
+
+# -- checks ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=600)
+@drawn(st.sampled_from(Kind), st.booleans(), samples)
+def test_p13_field_check_agrees_with_a_naive_oracle(
+    kind: Kind, optional: bool, sample: tuple[object, frozenset[Kind]]
+) -> None:
+    value, fits = sample
+    holds = FieldType(kind, optional, Thing if kind is Kind.REF else None)
+    assert holds.check(value) is (kind in fits)
+    assert holds.check(None) is optional
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_p13_field_check_agrees_with_the_oracle_about_every_oddity(kind: Kind) -> None:
+    holds = FieldType(kind, target=Thing if kind is Kind.REF else None)
+    wrong = [shown(value) for value, fits in ODDITIES if holds.check(value) is not (kind in fits)]
+    assert wrong == []
+
+
+@settings(deadline=None)
+@drawn(st.data())
+def test_a_value_that_fits_is_equal_after_json(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(Kind))
+    holds = FieldType(kind, data.draw(st.booleans()), Thing if kind is Kind.REF else None)
+    value = data.draw(fitting(holds))
+    again = holds.load(json.loads(json.dumps(holds.dump(value))))
+    assert holds.check(value)
+    assert again == value
+
+
+def test_a_record_names_every_value_that_does_not_fit() -> None:
+    wrong: Any = {"title": 7, "votes": True, "assignee": Issue.ref("1"), "due": "soon"}
+    found = [one.describe() for one in check_entity(Issue("1", **wrong))]
+    assert found == [
+        {"path": "Issue:1.title", "expected": "text that UTF-8 can encode", "actual": "int 7"},
+        {"path": "Issue:1.votes", "expected": "an integer of at most 64 bits", "actual": "bool True"},
+        {
+            "path": "Issue:1.due",
+            "expected": "a date (or its ISO 8601 text), or null",
+            "actual": "str 'soon'",
+        },
+        {"path": "Issue:1.assignee", "expected": "a ref to User, or null", "actual": "Ref Issue:1"},
+    ]
+
+
+@pytest.mark.parametrize("id", ["", 7, None, "\ud800", "a\0b"])
+def test_an_id_must_be_a_text_that_is_not_empty(id: Any) -> None:
+    (mismatch,) = check_entity(User(id))
+    assert mismatch.path.endswith(".id")
+    assert mismatch.expected == "a text that is not empty, without NUL"
+
+
+def test_a_ref_of_another_installation_is_no_value_of_a_field() -> None:
+    issue = Issue("1", assignee=User.ref("7").within("acme-2"))
+    (mismatch,) = check_entity(issue)
+    assert mismatch.actual == "Ref acme-2/User:7"
+
+
+# -- times ----------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@drawn(moments)
+def test_every_form_of_a_moment_becomes_the_same_text_and_comes_back(moment: datetime) -> None:
+    texts = {datetime_text(moment), *map(datetime_text, iso_forms(moment))}
+    assert len(texts) == 1
+    assert datetime_of(texts.pop()) == moment
+
+
+@settings(deadline=None)
+@drawn(st.lists(moments, min_size=2, max_size=6), st.integers(0, 7))
+def test_moments_as_text_sort_as_time_does(some: list[datetime], form: int) -> None:
+    near = [moment + timedelta(microseconds=step) for moment in some for step in (1, 10, 999_999)]
+    in_time = [datetime_text(moment) for moment in sorted([*some, *near])]
+    assert sorted(datetime_text(iso_forms(m)[form]) for m in [*some, *near]) == in_time
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("2026-01-31T09:30:00Z", "2026-01-31T09:30:00"),
+        ("2026-01-31T09:30:00.500Z", "2026-01-31T09:30:00.5"),
+        ("2026-01-31T09:30:00.000000Z", "2026-01-31T09:30:00"),
+        ("2026-01-31T09:30:10.000Z", "2026-01-31T09:30:10"),
+        ("2026-01-31T09:30:00.123456789Z", "2026-01-31T09:30:00.123456"),
+        ("2026-01-31T09:30:00,123Z", "2026-01-31T09:30:00.123"),
+        ("2026-01-31T093000.12345Z", "2026-01-31T09:30:00.12345"),
+        ("2026-W05-6T09:30:00Z", "2026-01-31T09:30:00"),
+        ("2026-01-31 09:30:00+00:00", "2026-01-31T09:30:00"),
+        ("2026-01-31T01:30:00+0530", "2026-01-30T20:00:00"),
+        ("2026-01-31T09:30Z", "2026-01-31T09:30:00"),
+        ("20260131T093000Z", "2026-01-31T09:30:00"),
+    ],
+)
+def test_a_time_from_upstream_is_stored_in_one_form(text: str, stored: str) -> None:
+    assert FieldType(Kind.DATETIME).check(text)
+    assert datetime_text(text) == stored
+
+
+# -- entities -------------------------------------------------------------------------------
+
+
+def test_a_handle_is_typed_by_its_class_and_a_value_by_its_record() -> None:
+    issue = Issue("7", title="x")
+    assert repr(Issue.title) == "Issue.title"
+    assert issue.title == "x"
+    assert issue.id == "7"
+    assert dict(values_of(issue)) == {"id": "7", "title": "x"}
+
+
+def test_what_was_never_loaded_is_not_none() -> None:
+    issue = Issue("7", assignee=None)
+    assert issue.assignee is None
+    with pytest.raises(FieldNotLoaded, match=r"Issue\.title is not loaded"):
+        issue.title  # noqa: B018
+
+
+def test_a_collection_is_not_read_from_a_record() -> None:
+    with pytest.raises(FieldNotLoaded, match="not loaded") as caught:
+        Issue("7").watchers  # noqa: B018
+    assert "load_collection" in caught.value.hint
+
+
+def test_a_record_refuses_a_field_that_its_entity_does_not_have() -> None:
+    unknown: Any = {"titel": "x"}
+    with pytest.raises(TypeError, match="Issue has no field titel"):
+        Issue("7", **unknown)
+
+
+def test_values_of_a_record_cannot_be_set() -> None:
+    issue: Any = Issue("7", title="x")
+    for name in ("title", "watchers", "id"):
+        with pytest.raises(AttributeError):
+            setattr(issue, name, "y")
+    with pytest.raises(TypeError):
+        values_of(issue)["title"] = "y"  # type: ignore[index]
+    assert issue == Issue("7", title="x")
+
+
+def test_records_are_equal_when_the_same_fields_hold_the_same() -> None:
+    assert Issue("7", title="x") == Issue("7", title="x")
+    assert Issue("7", assignee=None) != Issue("7")
+    assert Issue("7") != User("7")
+    assert repr(Issue("7", votes=3)) == "Issue('7', votes=3)"
+
+
+def test_a_record_as_json_leaves_out_what_is_not_loaded() -> None:
+    opened = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    issue = Issue("7", opened_at=opened, assignee=User.ref("u"), due=None, weight=2)
+    whole = {"id": "7", "opened_at": "2026-01-31T09:30:00Z", "assignee": "u", "due": None, "weight": 2.0}
+    assert entity_json(issue) == whole
+    assert entity_json(issue, ["due", "title"]) == {"id": "7", "due": None}
+
+
+@pytest.mark.parametrize("name", ["ref", "types", "children", "_hidden", "Id"])
+def test_names_that_are_ours_or_collide_with_ours_are_refused(name: str) -> None:
+    with pytest.raises(SchemaError, match=name):
+        declared(**{name: Field()})
+
+
+def test_names_that_differ_in_case_alone_are_refused() -> None:
+    with pytest.raises(SchemaError, match=r"Sample\.NAME and \.name differ in case alone"):
+        declared(name=Field(), NAME=Many())
+
+
+@pytest.mark.parametrize("name", ["order", "group", "class", "self", "values", "mro", "größe"])
+def test_other_words_of_sql_and_python_are_good_names(name: str) -> None:
+    sample = declared("Field[str]", **{name: Field()})
+    record = sample("7", **{name: "x"})
+    assert getattr(record, name) == "x"
+    assert sample.types() == {name: FieldType(Kind.TEXT)}
+
+
+def test_an_entity_inherits_the_fields_of_every_base() -> None:
+    class Dated(Entity):
+        at: Field[datetime] = Field()
+
+    class Titled(Entity):
+        title: Field[str] = Field()
+
+    class Post(Dated, Titled):
+        body: Field[str] = Field()
+
+    assert set(Post.types()) == {"at", "title", "body"}
+    assert Post("1", title="x").title == "x"
+
+
+# -- filters --------------------------------------------------------------------------------
+
+
+def test_a_filter_says_what_it_compares() -> None:
+    condition: Any = Issue.votes.gt(3)
+    assert (condition.path, condition.op, condition.value) == ((Issue.votes,), Op.GT, 3)
+    assert Issue.title.is_in(iter(["a", "b"])) == Issue.title.is_in(["a", "b"])
+    assert Issue.assignee.eq(User.ref("7")) != Issue.assignee.ne(User.ref("7"))
+
+
+def test_filters_combine() -> None:
+    one, two = Issue.votes.gt(3), Issue.title.contains("bug")
+    assert one & two == AllOf((one, two))
+    assert one | two == AnyOf((one, two))
+    assert ~one == Not(one)
+    assert hash(one & two) == hash(AllOf((one, two)))
+
+
+def test_a_filter_has_no_truth_value() -> None:
+    condition: Filter[Issue] = Issue.votes.gt(3)
+    with pytest.raises(TypeError, match="combine filters with &"):
+        bool(condition)
+    with pytest.raises(TypeError, match="combine filters with &"):
+        sorted([condition], key=lambda one: not one)
+
+
+def test_a_filter_goes_through_one_ref() -> None:
+    email = Issue.assignee.to(User.email)
+    assert [field.name for field in email.path] == ["assignee", "email"]
+    assert email.type == FieldType(Kind.TEXT, optional=True)
+    assert repr(email) == "Issue.assignee.email"
+    assert Issue.assignee.to(User.id).type == FieldType(Kind.TEXT)
+
+
+def test_a_path_of_fields_is_a_ref_and_a_field_of_its_target() -> None:
+    ref: Any = Issue.assignee
+    with pytest.raises(ValueError, match="one ref at most"):
+        ref.to(User.email).to(User.login)
+    with pytest.raises(TypeError, match="does not point at Issue"):
+        ref.to(Issue.title)
+    with pytest.raises(TypeError, match="does not point at User"):
+        field_of(Issue, "title").to(User.email)
+
+
+def test_one_text_is_no_list_of_values() -> None:
+    with pytest.raises(TypeError, match="takes a list of values"):
+        Issue.title.is_in("open")
+
+
+def test_fields_are_found_by_name_or_the_nearest_are_named() -> None:
+    assert field_of(Issue, "title") == Issue.title
+    with pytest.raises(UnknownName, match="unknown field 'titel' in Issue") as caught:
+        field_of(Issue, "titel")
+    assert caught.value.candidates[0] == "title"
+
+
+def test_a_field_beyond_a_ref_is_not_one_of_the_entitys_own() -> None:
+    assert own_names([Issue.title, Issue.id]) == ("title", "id")
+    with pytest.raises(ValueError, match="belongs to another entity"):
+        own_names([Issue.assignee.to(User.email)])

@@ -1,0 +1,523 @@
+"""The filter language: what it means, what it refuses, and that nothing else can happen."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.core import Schema
+from max.errors import InvalidFilter, UnknownName
+from max.model.entities import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Entity,
+    Field,
+    FieldOf,
+    FieldType,
+    Filter,
+    Json,
+    Kind,
+    Many,
+    Not,
+    Op,
+    Ref,
+    Synced,
+)
+from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, length_of, parse
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+class Team(Entity):
+    """People together."""
+
+    name: Field[str] = Field()
+    founded: Field[date | None] = Field()
+
+
+class Ticket(Entity):
+    """One of each kind of field."""
+
+    title: Field[str] = Field()
+    note: Field[str | None] = Field()
+    votes: Field[int] = Field()
+    score: Field[float] = Field()
+    done: Field[bool] = Field()
+    opened_at: Field[datetime] = Field()
+    due: Field[date | None] = Field()
+    tags: Field[Json] = Field()
+    team: Field[Ref[Team] | None] = Field()
+    größe: Field[int] = Field()
+    watchers: Many[Team] = Many()
+
+
+SCHEMA = Schema([Team, Ticket])
+
+
+def tree(text: str) -> Filter[Ticket]:
+    return parse(text, Ticket, now=NOW.timestamp())
+
+
+def refusal(text: str) -> InvalidFilter:
+    with pytest.raises(InvalidFilter) as caught:
+        tree(text)
+    return caught.value
+
+
+# -- conditions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("votes = 3", Ticket.votes.eq(3)),
+        ("votes != 3", Ticket.votes.ne(3)),
+        ("votes<3", Ticket.votes.lt(3)),
+        ("votes <= -3", Ticket.votes.le(-3)),
+        ("votes>3", Ticket.votes.gt(3)),
+        ("score >= 3.5e2", Ticket.score.ge(350.0)),
+        ("title ~= bug", Ticket.title.contains("bug")),
+        ("title ^= 'Bug'", Ticket.title.starts_with("Bug")),
+        ("votes IN (1, 2,3)", Ticket.votes.is_in([1, 2, 3])),
+        ("votes not in (1)", ~Ticket.votes.is_in([1])),
+        ("due in (2026-01-31, null)", Ticket.due.is_in([date(2026, 1, 31), None])),
+        ("note IS NULL", Ticket.note.is_null()),
+        ("note is not null", Ticket.note.ne(None)),
+        ("note = null", Ticket.note.is_null()),
+        ("note != NULL", Ticket.note.ne(None)),
+        ("note IS LOADED", Ticket.note.is_loaded()),
+        ("note IS NOT LOADED", ~Ticket.note.is_loaded()),
+        ("id = 007", Compare((FieldOf(Ticket, "id"),), Op.EQ, "007")),
+        ("TITLE = x", Ticket.title.eq("x")),
+        ("größe = 1", Ticket.größe.eq(1)),
+    ],
+)
+def test_each_operator_gives_the_tree_that_python_builds(text: str, expected: Filter[Ticket]) -> None:
+    assert tree(text) == expected
+
+
+def test_a_path_goes_through_one_ref() -> None:
+    assert tree("team.name ~= core") == Ticket.team.to(Team.name).contains("core")
+    assert tree("team.id = 5") == Compare(
+        (FieldOf(Ticket, "team"), FieldOf(Ticket, "id", Ticket.team)), Op.EQ, "5"
+    )
+    assert "one ref at most" in refusal("team.name.x = 1").problem
+
+
+def test_what_is_no_ref_has_nothing_behind_its_dot() -> None:
+    assert refusal("title.name = 1").problem.startswith("title holds text")
+
+
+# -- values take the field's type -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("title = 007", "007"),
+        ("title = true", "true"),
+        ('title = "null"', "null"),
+        ("title = -7d", "-7d"),
+        ("title = ada@acme.com", "ada@acme.com"),
+        ("title = urn:li:5", "urn:li:5"),
+        ("votes = '12'", 12),
+        ("score = 12", 12.0),
+        ("done = TRUE", True),
+        ("opened_at = 2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("opened_at = 2026-01-31T09:30", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("opened_at = 2026-01-31T09:30:00+02:00", datetime(2026, 1, 31, 7, 30, tzinfo=UTC)),
+        ("opened_at = '2026-01-31 09:30Z'", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("due = 2026-01-31", date(2026, 1, 31)),
+        ("due = -1w", date(2026, 1, 24)),
+        ("tags = 5", 5),
+        ("""tags = '["a", "b"]'""", ["a", "b"]),
+        ("tags = urgent", "urgent"),
+        ("tags ~= 5", "5"),
+        ("team = 5", Ref(Team, "5")),
+        ("team = Team:5", Ref(Team, "5")),
+        ("team = 'Team:a:b c'", Ref(Team, "a:b c")),
+    ],
+)
+def test_a_value_takes_the_type_of_its_field(text: str, value: object) -> None:
+    found = cast("Compare[Ticket]", tree(text)).value
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("age", "moved"),
+    [
+        ("-30s", timedelta(seconds=-30)),
+        ("-5m", timedelta(minutes=-5)),
+        ("-12h", timedelta(hours=-12)),
+        ("-7d", timedelta(days=-7)),
+        ("+2w", timedelta(weeks=2)),
+    ],
+)
+def test_an_age_counts_from_now(age: str, moved: timedelta) -> None:
+    assert tree(f"opened_at > {age}") == Ticket.opened_at.gt(NOW + moved)
+
+
+# -- ages of fields ---------------------------------------------------------------------------
+
+DAY_AGO = NOW.timestamp() - 86_400
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_age(title) > 1d", Ticket.title.synced_before(DAY_AGO)),
+        ("_age(title) <= 1d", Ticket.title.synced_since(DAY_AGO)),
+        ("_AGE( TITLE )>=1d", Synced(Ticket.title.path, Op.LE, DAY_AGO)),
+        ("_age(title) < 1d", Synced(Ticket.title.path, Op.GT, DAY_AGO)),
+        ("_age(team) <= 2w", Ticket.team.synced_since(NOW.timestamp() - 14 * 86_400)),
+        ("_age(team.name) > 90s", Ticket.team.to(Team.name).synced_before(NOW.timestamp() - 90)),
+        ("_age(title) = never", Ticket.title.synced_before(0.0)),
+        ("_age(title) != NEVER", Ticket.title.synced_since(0.0)),
+        ("NOT _age(title) > 1d AND votes = 1", ~Ticket.title.synced_before(DAY_AGO) & Ticket.votes.eq(1)),
+    ],
+)
+def test_an_age_becomes_the_moment_that_it_counts_from(text: str, expected: Filter[Ticket]) -> None:
+    assert tree(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ("_age > 1d", 6, "expected '(' and a field, as in _age(name) > 1d"),
+        ("_age(", 6, "expected a field"),
+        ("_age()", 6, "expected a field"),
+        ("_age(AND)", 6, "expected a field"),
+        ("_age(watchers) > 1d", 6, "a collection"),
+        ("_age(title.x) > 1d", 6, "nothing stands behind its dot"),
+        ("_age(id) > 1d", 6, "an id has no age"),
+        ("_age(team.id) > 1d", 6, "an id has no age"),
+        ("_age(title > 1d", 12, "expected ')' after _age(title"),
+        ("_age(title) 1d", 13, "expected < <= > >=, or = never"),
+        ("_age(title) IS NULL", 13, "expected < <= > >="),
+        ("_age(title) = 1d", 13, "expected < <= > >=, or = never"),
+        ("_age(title) == 1d", 13, "write ="),
+        ("_age(title) ~= 1d", 13, "expected < <= > >="),
+        ("_age(title) > -1d", 15, "an age such as 90s, 5m, 2h, 1d or 2w, got '-1d'"),
+        ("_age(title) > never", 15, "an age such as"),
+        ("_age(title) > 2026-01-31", 15, "an age such as"),
+        ("_age(title) > 1.5h", 15, "an age such as"),
+        ("_age(title) >", 14, "got the end"),
+    ],
+)
+def test_a_refused_age_points_at_its_column(text: str, column: int, words: str) -> None:
+    error = refusal(text)
+    assert (error.column, words in error.problem) == (column, True), error.problem
+
+
+def test_an_unknown_field_has_no_age_either() -> None:
+    with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket"):
+        tree("_age(titel) > 1d")
+
+
+@pytest.mark.parametrize("text", ["", "d", "1", "-1d", "+1d", "1.5h", "1D", "1 d", "1y", "١d", "1234567890d"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is not an age such as 90s"):
+        length_of(text)
+
+
+@pytest.mark.parametrize(
+    ("quoted", "value"),
+    [
+        (r'"say \"hi\""', 'say "hi"'),
+        (r"'it\'s'", "it's"),
+        ("'it''s'", "it's"),
+        ("\"it''s\"", "it''s"),
+        (r'"tab\tline\nback\\slash"', "tab\tline\nback\\slash"),
+        (r'"\u00e9"', "é"),
+        ("''", ""),
+        ("'(a AND b) = 100%'", "(a AND b) = 100%"),
+    ],
+)
+def test_quotes_and_escapes(quoted: str, value: str) -> None:
+    assert tree(f"title = {quoted}") == Ticket.title.eq(value)
+
+
+# -- how parts combine ------------------------------------------------------------------------
+
+
+A, B, C = Ticket.votes.eq(1), Ticket.votes.eq(2), Ticket.votes.eq(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("votes=1 OR votes=2 AND votes=3", A | (B & C)),
+        ("votes=1 and votes=2 or votes=3", (A & B) | C),
+        ("(votes=1 OR votes=2) AND votes=3", (A | B) & C),
+        ("NOT votes=1 AND votes=2", (~A) & B),
+        ("NOT (votes=1 AND votes=2)", ~(A & B)),
+        ("NOT NOT votes=1", ~(~A)),
+        ("votes=1 AND votes=2 AND votes=3", AllOf((A, B, C))),
+        ("((votes=1))", A),
+    ],
+)
+def test_not_binds_before_and_before_or(text: str, expected: Filter[Ticket]) -> None:
+    assert tree(text) == expected
+
+
+WORDS = st.recursive(
+    st.sampled_from("pqrs"),
+    lambda inner: st.one_of(
+        inner.map(lambda x: f"NOT {x}"),
+        inner.map(lambda x: f"({x})"),
+        st.tuples(inner, inner).map(" AND ".join),
+        st.tuples(inner, inner).map(" OR ".join),
+    ),
+    max_leaves=8,
+)
+
+
+def truth(condition: Filter[Any], facts: dict[int, bool]) -> bool:
+    if isinstance(condition, Compare):
+        return facts[condition.value]
+    if isinstance(condition, Not):
+        return not truth(condition.part, facts)
+    if isinstance(condition, AllOf):
+        return all(truth(part, facts) for part in condition.parts)
+    return any(truth(part, facts) for part in cast("AnyOf[Any]", condition).parts)
+
+
+@given(WORDS, st.lists(st.booleans(), min_size=4, max_size=4))
+@settings(deadline=None, max_examples=150)
+def test_precedence_is_that_of_python(words: str, facts: list[bool]) -> None:
+    """Python's own ``not``, ``and``, ``or`` are the oracle."""
+    names = dict(zip("pqrs", facts, strict=True))
+    text = re.sub("[pqrs]", lambda name: f"votes={ord(name[0])}", words)
+    expected = eval(words.lower(), dict(names))
+    assert truth(tree(text), {ord(name): fact for name, fact in names.items()}) is expected
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ("", 1, "empty"),
+        ("   ", 4, "empty"),
+        ("votes", 6, "expected an operator after votes, got the end"),
+        ("votes =", 8, "expected a value, got the end"),
+        ("votes == 3", 7, "write ="),
+        ("title LIKE 'x'", 7, "write ~="),
+        ("votes = 3 && votes = 4", 11, "write AND"),
+        ("votes = x", 9, "votes expects an integer of at most 64 bits, got 'x'"),
+        ("votes = 9223372036854775808", 9, "integer"),
+        ("score = nan", 9, "a number"),
+        ("done = yes", 8, "true or false"),
+        ("opened_at > 7d", 13, "-7d"),
+        ("opened_at > -999999999w", 13, "an age"),
+        ("due = 2026-02-30", 7, "a date"),
+        ("votes ~= 3", 7, "~= does not fit votes, which holds integer"),
+        ("done > false", 6, "> does not fit done"),
+        ("team < 5", 6, "a ref to Team"),
+        ("votes < null", 9, "null has no order"),
+        ("title = 'x", 9, "not closed"),
+        (r"title = 'a\qb'", 11, "unknown escape"),
+        ("title = John Smith", 14, "quotes around a value of several words"),
+        ("title = AND", 9, "put it in quotes"),
+        ("(votes = 1", 11, "the '(' stands in column 1"),
+        ("votes = 1)", 10, "expected AND, OR or the end"),
+        ("votes IN 3", 10, "expected '(' after IN"),
+        ("votes IN ()", 11, "expected a value"),
+        ("votes IN (1 2)", 13, "expected ',' or ')'"),
+        ("votes NOT 3", 11, "expected IN after NOT"),
+        ("note IS 3", 9, "expected NULL, NOT NULL, LOADED"),
+        ("votes = 1 AND", 14, "expected a field, got the end"),
+        ("= 3", 1, "expected a field"),
+        ("watchers = 3", 1, "a collection"),
+        ('title = "\\ud800"', 9, "UTF-8"),
+    ],
+)
+def test_a_refusal_points_at_its_column(text: str, column: int, words: str) -> None:
+    error = refusal(text)
+    assert (error.column, words in error.problem) == (column, True), error.problem
+
+
+def test_the_caret_stands_under_the_mistake_even_after_a_line_break() -> None:
+    lines = refusal("votes = 1\nAND\tvotes = x").message.splitlines()
+    assert lines[1].index("x") == lines[2].index("^")
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket") as caught:
+        tree("titel = 1")
+    assert caught.value.candidates[0] == "title"
+
+
+def test_an_unknown_field_behind_a_ref_names_the_targets_own() -> None:
+    with pytest.raises(UnknownName, match="'nam' in Team") as caught:
+        tree("team.nam = 1")
+    assert caught.value.candidates == ["name"]
+
+
+@pytest.mark.parametrize("text", ["(" * 10_000, "NOT " * 10_000, "(" * 200 + "votes=1" + ")" * 200])
+def test_nesting_has_a_bound(text: str) -> None:
+    assert f"more than {DEPTH} deep" in refusal(text).problem
+
+
+def test_the_number_of_conditions_has_a_bound() -> None:
+    assert f"more than {CONDITIONS}" in refusal(" OR ".join(["votes=1"] * (CONDITIONS + 1))).problem
+    assert isinstance(tree(" OR ".join(["votes=1"] * CONDITIONS)), AnyOf)
+
+
+WORDS_OF_OURS = ("NOT", "IN", "IS", "NULL", "LOADED", "-7d", "'x'", "_age", "_age(title)", "never", "1d")
+PIECES = st.sampled_from(
+    (
+        *'=<(),3"\\',
+        "votes",
+        "title",
+        "team.name",
+        "opened_at",
+        "tags",
+        "id",
+        "!=",
+        "~=",
+        "^=",
+        "AND",
+        "OR",
+        *WORDS_OF_OURS,
+    )
+)
+
+
+@given(
+    st.one_of(st.text(), st.lists(PIECES).map(" ".join), st.lists(st.one_of(PIECES, st.text())).map("".join))
+)
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
+    outcome: Filter[Ticket] | InvalidFilter | UnknownName
+    try:
+        outcome = tree(text)
+    except (InvalidFilter, UnknownName) as error:
+        outcome = error
+    assert not isinstance(outcome, InvalidFilter) or 1 <= outcome.column <= len(text) + 1
+    assert not isinstance(outcome, UnknownName) or outcome.kind == "field"
+
+
+# -- a tree written out and read back ---------------------------------------------------------
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES: dict[Kind, st.SearchStrategy[Any]] = {
+    Kind.TEXT: TEXTS,
+    Kind.INTEGER: st.integers(-(2**63), 2**63 - 1),
+    Kind.REAL: st.floats(allow_nan=False, allow_infinity=False),
+    Kind.BOOLEAN: st.booleans(),
+    Kind.DATETIME: st.datetimes(
+        datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([UTC])
+    ),  # years whose moments every zone can name
+    Kind.DATE: st.dates(),
+    Kind.JSON: st.recursive(
+        st.one_of(st.booleans(), st.integers(-99, 99), TEXTS),
+        lambda inner: st.one_of(st.lists(inner), st.dictionaries(TEXTS, inner)),
+        max_leaves=4,
+    ),
+    Kind.REF: TEXTS.filter(bool).map(Team.ref),
+}
+PATHS = [
+    (FieldOf(Ticket, "id"),),
+    *((FieldOf(Ticket, name),) for name in Ticket.types()),
+    *((Ticket.team, FieldOf(Ticket, name, Ticket.team)) for name in ("id", *Team.types())),
+]
+
+
+def kind_of(path: tuple[FieldOf[Any, Any], ...]) -> FieldType:
+    return FieldType(Kind.TEXT) if path[-1].name == "id" else path[-1].type
+
+
+@st.composite
+def ages(draw: st.DrawFn) -> Filter[Ticket]:
+    path = draw(st.sampled_from([path for path in PATHS if path[-1].name != "id"]))
+    return Synced(path, draw(st.sampled_from(list(SINCE))), NOW.timestamp() - draw(st.integers(0, 10**9 - 1)))
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> Filter[Ticket]:
+    path = draw(st.sampled_from(PATHS))
+    kind = kind_of(path).kind
+    op = draw(st.sampled_from([op for op in Op if kind in FITTING.get(op, Kind)]))
+    value = TEXTS if op is Op.CONTAINS else VALUES[kind]
+    if op in (Op.IS_NULL, Op.IS_LOADED):
+        return Compare(path, op)
+    if op is Op.IN:
+        return Compare(path, op, tuple(draw(st.lists(st.one_of(st.none(), value), min_size=1))))
+    return Compare(path, op, draw(st.one_of(st.none(), value) if op is Op.NE else value))
+
+
+TREES = st.recursive(
+    conditions() | ages(),
+    lambda inner: st.one_of(
+        inner.map(Not),
+        st.lists(inner, min_size=2, max_size=4).map(lambda parts: AllOf(tuple(parts))),
+        st.lists(inner, min_size=2, max_size=4).map(lambda parts: AnyOf(tuple(parts))),
+    ),
+    max_leaves=8,
+)
+
+
+def written(condition: Filter[Any]) -> str:
+    if isinstance(condition, Synced):
+        path, age = ".".join(field.name for field in condition.path), NOW.timestamp() - condition.at
+        return f"_age({path}) {SINCE[condition.op]} {age:.0f}s"
+    if isinstance(condition, Compare):
+        return f"{'.'.join(field.name for field in condition.path)} {comparison(condition)}"
+    if isinstance(condition, Not):
+        return f"NOT ({written(condition.part)})"
+    word = " AND " if isinstance(condition, AllOf) else " OR "
+    return word.join(f"({written(part)})" for part in cast("AnyOf[Any]", condition).parts)
+
+
+def comparison(condition: Compare[Any]) -> str:
+    holds = kind_of(condition.path)
+    if condition.op in (Op.IS_NULL, Op.IS_LOADED):
+        return str(condition.op)
+    if condition.op is Op.IN:
+        return f"IN ({', '.join(literal(holds, value) for value in condition.value)})"
+    words = condition.op is Op.CONTAINS
+    return f"{condition.op} {literal(FieldType(Kind.TEXT) if words else holds, condition.value)}"
+
+
+def literal(holds: FieldType, value: Any) -> str:
+    if value is None:
+        return "null"
+    if holds.kind is Kind.REF:
+        return quoted(f"Team:{value.id}")
+    return quoted(json.dumps(value) if holds.kind in (Kind.JSON, Kind.BOOLEAN) else str(holds.dump(value)))
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(TREES)
+@settings(deadline=None, max_examples=150)
+def test_a_tree_written_as_text_reads_back_equal(condition: Filter[Ticket]) -> None:
+    assert tree(written(condition)) == condition
+
+
+@given(TEXTS, st.sampled_from("\"'"))
+@settings(deadline=None)
+def test_any_text_can_be_quoted(value: str, quote: str) -> None:
+    body = value.replace("\\", "\\\\").replace(quote, quote * 2)
+    assert tree(f"title = {quote}{body}{quote}") == Ticket.title.eq(value)
+
+
+@given(st.text(string.ascii_letters + string.digits + "._-:/@#%+*", min_size=1))
+@settings(deadline=None)
+def test_a_word_without_spaces_needs_no_quotes(word: str) -> None:
+    expected: Filter[Ticket] = Ticket.note.is_null() if word.upper() == "NULL" else Ticket.note.eq(word)
+    if word.upper() not in ("AND", "OR", "NOT", "IN", "IS"):
+        assert tree(f"note = {word}") == expected

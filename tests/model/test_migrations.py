@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from max.connector import Connector
+from max.errors import ConnectorError
+from max.model.migrations import (
+    ChangeKey,
+    ChangeType,
+    Contract,
+    DropEntity,
+    DropField,
+    Migration,
+    RenameEntity,
+    RenameField,
+    SchemaChange,
+)
+from tests.sample import SampleRoot, Thing, sample
+
+
+def declared(*changes: SchemaChange) -> Connector[Any, Any]:
+    """A connector with a migration for each change."""
+    return sample(migrations=[Migration("why", change) for change in changes])
+
+
+# -- migrations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [RenameField("Thing", "name", "title")],
+        [RenameField("SampleRoot", "items", "things")],
+        [RenameEntity("Item", "Thing"), ChangeType("Thing", "title")],
+        [
+            RenameField("Item", "name", "caption"),
+            RenameEntity("Item", "Thing"),
+            DropField("Thing", "caption"),
+        ],
+        [RenameField("Thing", "name", "head"), RenameField("Thing", "head", "title")],
+        [ChangeKey("Thing", "uuid"), DropField("Thing", "uuid")],
+        [RenameEntity("Old", "Older"), DropEntity("Older")],
+    ],
+)
+def test_migrations_that_lead_to_the_schema_load(changes: list[SchemaChange]) -> None:
+    assert len(declared(*changes).rules.migrations) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (RenameField("Thing", "name", "titel"), "leads to Thing.titel", "did you mean title?"),
+        (RenameEntity("Item", "Thng"), "leads to Thng", "did you mean Thing?"),
+        (ChangeType("Thing", "wxyz"), "leads to Thing.wxyz", 'DropField("Thing", "wxyz")'),
+        (ChangeKey("Older", "id"), "leads to Older.id", 'DropField("Older", "id")'),
+    ],
+)
+def test_a_migration_that_leads_nowhere_is_refused_when_the_connector_loads(
+    change: SchemaChange, message: str, hint: str
+) -> None:
+    with pytest.raises(ConnectorError, match=r"sample: migrations\[0\]") as caught:
+        declared(change)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("migrations", "message"),
+    [
+        ("later", "migrations is 'later', not a list"),
+        ([RenameField("Thing", "name", "title")], r"migrations\[0\] is RenameField.*, not a Migration"),
+        ([Migration("why")], r"migrations\[0\] changes nothing"),
+        ([Migration(" ", DropEntity("Old"))], r"migrations\[0\] does not say what it is for"),
+        ([Migration("why", DropEntity("Old"), "more")], r"holds 'more', which is no change of a schema"),  # type: ignore[arg-type] # wrong on purpose
+    ],
+)
+def test_what_is_no_migration_is_named(migrations: Any, message: str) -> None:
+    with pytest.raises(ConnectorError, match=message):
+        sample(migrations=migrations)
+
+
+def test_what_a_migration_is_for_may_be_corrected_and_what_it_does_may_not() -> None:
+    one = Migration("wy", RenameField("Thing", "name", "title"), ChangeType("Thing", "title", using=str))
+    two = Migration("why", RenameField("Thing", "name", "title"), ChangeType("Thing", "title", using=repr))
+    other = Migration("why", RenameField("Thing", "name", "title"), ChangeType("Thing", "title"))
+    assert one.digest == two.digest
+    assert one.digest != other.digest
+
+
+# -- contracts ---------------------------------------------------------------------------------
+
+
+def test_an_entity_evolves_unless_its_contract_says_otherwise() -> None:
+    rules = sample(contracts={Thing: Contract.QUARANTINE}).rules
+    assert rules.contract("Thing") is Contract.QUARANTINE
+    assert rules.contract(SampleRoot.__name__) is Contract.EVOLVE
+
+
+@pytest.mark.parametrize(
+    ("contracts", "message"),
+    [
+        ([Thing], "contracts is .*, not a mapping"),
+        ({"Thing": Contract.FREEZE}, "contracts names 'Thing', which is no entity of the schema"),
+        ({Thing: "frozen"}, "contracts gives Thing 'frozen', which is no Contract"),
+    ],
+)
+def test_what_is_no_contract_is_named(contracts: Any, message: str) -> None:
+    with pytest.raises(ConnectorError, match=message):
+        sample(contracts=contracts)

@@ -1,0 +1,718 @@
+"""History: what is recorded of changes, how it is followed, and that it replays to the rows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from max.connector import CredentialProvider, MemoryCredentials
+from max.core import Arrival, InstallationInfo, Schema, Settings
+from max.engine import DAY, SqliteEngine
+from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
+from max.model.changes import NOW, Change, ChangeFeed, change_json
+from max.model.entities import Entity, Field, Ref, values_of
+from max.model.migrations import (
+    NO_RULES,
+    ChangeKey,
+    ChangeType,
+    DropField,
+    Migration,
+    RenameEntity,
+    RenameField,
+    Rules,
+)
+from max.runtime import InstallationRuntime
+from max.storage.change_log import PAGE
+from max.storage.sqlite import MEMORY, Database
+from max.testing import START, FakeClock
+from tests.contract.places import SCHEMA, Person, Post, Team, parts
+from tests.sample import SampleConfig, Thing, sample
+from tests.strategies import records
+
+T = TypeVar("T")
+ON, OFF = Settings(history="changes"), Settings()
+NOON = 1_800_000_000.0
+RED = Team.ref("red")
+Rows = dict[str, dict[str, Any]]
+
+
+class Place:
+    """A database that is opened with one history or another, by one schema or another."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.engine = SqliteEngine(database, SCHEMA)
+
+    async def open(
+        self, settings: Settings = ON, schema: Schema = SCHEMA, rules: Rules = NO_RULES
+    ) -> SqliteEngine:
+        """A new engine on it."""
+        self.engine = SqliteEngine(self.database, schema, parts, settings=settings, rules=rules)
+        await self.engine.start()
+        return self.engine
+
+    async def receive(self, *entities: Entity, at: float = NOON, **more: Any) -> None:
+        """Store an arrival."""
+        await self.database.transact(self.engine.writing(Arrival(entities, at, **more)))
+
+    async def remove(self, *refs: Ref[Any], at: float = NOON) -> None:
+        """Store tombstones."""
+        await self.receive(at=at, removed=refs)
+
+    async def told(self, since: str | None = None, entity: type[Entity] | None = None) -> list[Change]:
+        """What is told behind a cursor."""
+        return [change async for change in self.engine.changes(since=since, entity=entity)]
+
+    async def sql(self, text: str) -> list[Any]:
+        """What other tools would see, or do."""
+        return await self.database.transact(lambda c: c.execute(text).fetchall())
+
+    async def rows(self) -> Rows:
+        """Every row as queries give it."""
+        found: Rows = {}
+        for entity in self.engine.schema.entities.values():
+            for one in await self.engine.query(entity).all():
+                found[repr(Ref.of(one))] = without_id(values_of(one))
+        return found
+
+
+@asynccontextmanager
+async def placed(path: Path | str = MEMORY) -> Any:
+    """A place whose database is open."""
+    database = Database(path)
+    await database.start()
+    try:
+        yield Place(database)
+    finally:
+        await database.stop()
+
+
+def using(body: Callable[[Place], Awaitable[T]], path: Path | str = MEMORY) -> T:
+    """Run a body on a place."""
+
+    async def main() -> T:
+        async with placed(path) as place:
+            return await body(place)
+
+    return asyncio.run(main())
+
+
+def recorded(body: Callable[[Place], Awaitable[T]]) -> T:
+    """Run a body on a place whose history is on."""
+
+    async def main(place: Place) -> T:
+        await place.open()
+        return await body(place)
+
+    return using(main)
+
+
+def without_id(values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "id"}
+
+
+def replayed(changes: Iterable[Change], rows: Rows | None = None) -> Rows:
+    """The rows that changes lead to; each must fit what was there before it."""
+    rows = {} if rows is None else rows
+    for change in changes:
+        key = repr(change.ref)
+        before = rows.pop(key, {})
+        if change.kind != "updated":
+            assert same(before, change.old), "a row that comes was not there, one that goes was told whole"
+        assert all(same(before[name], value) for name, value in change.old.items())
+        if change.kind != "removed":
+            rows[key] = {n: v for n, v in before.items() if n not in change.old} | dict(change.new)
+    return rows
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types all through: 1 is neither 1.0 nor True."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return repr(one) == repr(other)
+
+
+# -- what is told ---------------------------------------------------------------------------
+
+
+def test_a_row_that_is_new_is_told_with_all_that_was_loaded() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Person("a", name="Ada", boss=None), received_at=NOON + 1, sync="s1")
+        return await place.told()
+
+    (change,) = recorded(body)
+    assert (change.kind, change.ref, change.at, change.sync) == ("created", Person.ref("a"), NOON + 1, "s1")
+    assert (change.old, change.new) == ({}, {"name": "Ada", "boss": None})
+
+
+def test_an_update_tells_only_what_changed_and_tells_empty_from_not_loaded() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Person("a", name="Ada", age=None, active=True))
+        await place.receive(Person("a", name="Ada", age=7, boss=None, active=None), at=NOON + 1)
+        await place.receive(Person("a", extra=None), at=NOON + 2)
+        return await place.told()
+
+    _, change, last = recorded(body)
+    assert (last.kind, last.old, last.new) == ("updated", {}, {"extra": None})
+    assert (change.kind, change.old) == ("updated", {"age": None, "active": True})
+    assert change.new == {"age": 7, "boss": None, "active": None}
+
+
+def test_a_removal_tells_what_there_was_and_a_return_what_there_is() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Post("1", title="x"))
+        await place.remove(Post.ref("1"), at=NOON + 1)
+        await place.receive(Post("1", title="y", team=RED), at=NOON + 2)
+        return await place.told()
+
+    _, went, came = recorded(body)
+    assert (went.kind, went.old, went.new) == ("removed", {"title": "x"}, {})
+    assert (came.kind, came.old, came.new) == ("restored", {}, {"title": "y", "team": RED})
+
+
+def test_what_stays_as_it_is_is_not_told() -> None:
+    async def body(place: Place) -> list[str]:
+        posts = [Post(str(number), title="x") for number in range(3)]
+        for at in (NOON, NOON + 1):
+            await place.receive(*posts, at=at)
+            await place.remove(Post.ref("none"), at=at)
+        return [change.kind for change in await place.told()]
+
+    assert recorded(body) == ["created"] * 3
+
+
+def test_rows_that_other_tools_change_are_told_as_well() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Post("1", title="x"), Post("2", title="z"), sync="s1")
+        await place.engine.tidy(NOON)
+        await place.sql("UPDATE post SET title = 'y' WHERE _id = '1'")
+        await place.sql("UPDATE post SET _id = '3' WHERE _id = '2'")
+        await place.sql("DELETE FROM post WHERE _id = '1'")
+        return await place.told()
+
+    _, _, updated, *moved, deleted = recorded(body)
+    assert (updated.new, updated.sync) == ({"title": "y"}, None)
+    assert [(c.kind, c.id) for c in moved] == [("removed", "2"), ("created", "3")]
+    assert (deleted.kind, deleted.old) == ("removed", {"title": "y"})
+
+
+def test_changes_as_json_are_values_as_entities_have_them() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Post("1", title="x", team=RED), sync="s1")
+        return await place.told()
+
+    (change,) = recorded(body)
+    data = change_json(change)
+    assert data.pop("cursor") == change.cursor
+    assert data == {
+        "kind": "created",
+        "entity": "Post",
+        "id": "1",
+        "sync": "s1",
+        "old": {},
+        "new": {"title": "x", "team": "red"},
+    }
+
+
+def test_only_one_entity_can_be_followed() -> None:
+    async def body(place: Place) -> list[Any]:
+        await place.receive(Post("1", title="x"), Team("red", order="1"))
+        with pytest.raises(UnknownName):
+            place.engine.changes(entity=type("Nobody", (Entity,), {}))
+        return [change.ref for change in await place.told(entity=Team)]
+
+    assert recorded(body) == [RED]
+
+
+# -- replaying ------------------------------------------------------------------------------
+
+IDS = st.sampled_from(["a", "b", "c\U0001f600"])
+PEOPLE: st.SearchStrategy[Any] = records(Person, IDS)
+ENTITIES = st.lists(PEOPLE | records(Post, IDS), max_size=4)
+STEPS: st.SearchStrategy[tuple[str, list[Any]]] = st.one_of(
+    st.tuples(st.just("receive"), ENTITIES),
+    st.tuples(st.just("store"), ENTITIES),
+    st.tuples(st.just("remove"), st.lists(st.builds(Person.ref, IDS) | st.builds(Post.ref, IDS))),
+    st.tuples(st.sampled_from(["follow", "fold", "off", "on"]), st.just([])),
+)
+ODD = Person(
+    "a", name="\0\x1b\x7f\u2028", age=2**63 - 1, score=1.7976931348623157e308, extra=[2**70, 5e-324, "\0"]
+)
+FOLDING = Settings(history="changes", history_days=30, removed_days=20)
+
+
+BOTH: list[tuple[str, list[Any]]] = [("receive", [Person(id, name=id)]) for id in "ab"]
+
+
+class Follower:
+    """Who replays the changes from where it was; once its cursor has expired, from the beginning."""
+
+    def __init__(self) -> None:
+        self.cursor: str | None = None
+        self.rows: Rows = {}
+
+    async def follow(self, place: Place) -> Rows:
+        """The rows as they are now."""
+        feed = place.engine.changes(since=self.cursor)
+        try:
+            replayed([change async for change in feed], self.rows)
+        except CursorExpired:
+            self.cursor, self.rows = None, {}
+            return await self.follow(place)
+        self.cursor = feed.cursor
+        return self.rows
+
+
+async def take(place: Place, step: str, things: Sequence[Any], at: float) -> None:
+    """Do one thing to the rows, or to their history."""
+    if step == "receive":
+        await place.receive(*things, at=at)
+    elif step == "store":
+        await place.engine.store(*things)
+    elif step == "remove":
+        await place.remove(*things, at=at)
+    elif step == "fold":  # what was told until now, and rows that were removed
+        await place.engine.tidy(at + 30 * DAY)
+    elif step in ("on", "off"):
+        await place.open(FOLDING if step == "on" else OFF)
+
+
+@settings(max_examples=80)
+@given(st.lists(STEPS, max_size=12))
+@example([("receive", [ODD]), ("remove", [Person.ref("a")]), ("fold", []), ("receive", [Person("a", age=1)])])
+@example([("receive", [Person("a", score=0.1 + 0.2, name="x")]), ("receive", [Person("a", score=None)])])
+@example([*BOTH, ("fold", []), ("receive", [Person("a", age=1), Person("b", age=1)]), ("fold", [])])
+@example([*BOTH, ("fold", []), ("off", []), ("remove", [Person.ref("a")]), ("on", [])])
+def test_p31_from_any_cursor_the_changes_lead_to_the_rows(
+    steps: list[tuple[str, list[Any]]],
+) -> None:
+    async def body(place: Place) -> None:
+        await place.open(FOLDING)
+        follower = Follower()
+        for number, (step, things) in enumerate(steps):
+            await take(place, step, things, NOON + number)
+            if place.engine.tables.history.recording:
+                told = await place.told()
+                assert same(replayed(told), await place.rows()), "from the beginning"
+                for at, change in enumerate(told):
+                    assert await place.told(change.cursor) == told[at + 1 :], "in order, without gaps"
+                assert step != "follow" or same(await follower.follow(place), await place.rows())
+
+    using(body)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
+    async def body(place: Place) -> None:
+        await place.receive(*(Person(str(n), score=score) for n, score in enumerate(numbers)))
+        assert same(replayed(await place.told()), await place.rows())
+
+    recorded(body)
+
+
+def test_an_entity_of_many_fields_is_told_whole() -> None:
+    names = [f"f{number}" for number in range(200)]
+    body = {**{name: Field() for name in names}, "__annotations__": dict.fromkeys(names, "Field[int | None]")}
+    wide: Any = type("Wide", (Entity,), {**body, "__module__": __name__})
+
+    async def main(place: Place) -> tuple[list[Change], Rows, Rows]:
+        await place.open(schema=Schema([wide]))
+        await place.receive(wide("1", f0=1, f62=None, f199=3))
+        await place.receive(wide("1", f61=61, f62=7, f150=None))
+        told = await place.told()
+        await place.receive(wide("2"), at=NOON + 90 * DAY)
+        await place.engine.tidy(NOON + 91 * DAY)
+        return told, replayed(await place.told()), await place.rows()
+
+    (_, change), rebuilt, rows = using(main)
+    assert (change.old, change.new) == ({"f62": None}, {"f61": 61, "f62": 7, "f150": None})
+    assert rebuilt == rows
+
+
+def test_a_killed_process_leaves_rows_and_their_history_together(tmp_path: Path) -> None:
+    path = str(tmp_path / "data.db")
+    words = [sys.executable, "-c", WRITER, path]
+    writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert writer.stdout is not None
+    for _ in range(5):
+        writer.stdout.readline()
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+
+    async def body(place: Place) -> tuple[Rows, Rows]:
+        await place.open()
+        return replayed(await place.told()), await place.rows()
+
+    rebuilt, rows = using(body, path)
+    assert len(rows) >= 200
+    assert same(rebuilt, rows)
+
+
+WRITER = """
+import asyncio, itertools, sys
+from tests.storage.test_change_log import NOON, Person, placed
+
+async def main():
+    async with placed(sys.argv[1]) as place:
+        await place.open()
+        for number in itertools.count():
+            ids = range(number * 50, number * 50 + 100)
+            await place.receive(*(Person(str(id), name=f"{number}") for id in ids), at=NOON + number)
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+# -- on and off -----------------------------------------------------------------------------
+
+
+def test_history_is_off_and_then_there_is_no_trace_of_it() -> None:
+    async def body(place: Place) -> tuple[list[str], str]:
+        await place.open(OFF)
+        await place.receive(Post("1", title="x"))
+        await place.engine.tidy(NOON)
+        with pytest.raises(HistoryError) as raised:
+            await place.told()
+        return await place.database.read(lambda c: list(c.iterdump())), raised.value.render()
+
+    dump, message = using(body)
+    assert not [line for line in dump if "TRIGGER" in line or "_max_change" in line or "_max_feed" in line]
+    assert message == (
+        "nothing is recorded of changes\n"
+        "  turn it on with: max configure INSTALLATION history=changes; then sync"
+    )
+
+
+def test_turning_it_on_tells_what_is_there_already() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.open(OFF)
+        await place.receive(Post("1", title="x"), Post("2", title="y"))
+        await place.remove(Post.ref("2"), at=NOON + 1)
+        await place.open()
+        return await place.told()
+
+    (change,) = using(body)
+    assert (change.kind, change.id, change.new, change.sync) == ("created", "1", {"title": "x"}, None)
+
+
+def test_turning_it_off_keeps_what_was_told_until_it_is_too_old() -> None:
+    async def body(place: Place) -> list[list[str]]:
+        await place.open()
+        await place.receive(Post("1", title="x"), Post("2", title="x"))
+        await place.open(OFF)
+        await place.receive(Post("3", title="x"))
+        told = [[change.id for change in await place.told()]]
+        await place.engine.tidy(NOON + 89 * DAY)
+        told.append([change.id for change in await place.told()])
+        for _ in range(2):
+            await place.engine.tidy(NOON + 91 * DAY)
+        with pytest.raises(HistoryError):
+            await place.told()
+        return told
+
+    assert using(body) == [["1", "2"]] * 2
+
+
+def test_turning_it_on_again_tells_all_rows_anew_and_lets_old_cursors_expire() -> None:
+    async def body(place: Place) -> list[str]:
+        await place.open()
+        await place.receive(Post("1", title="x"), Post("2", title="x"))
+        cursor = (await place.told())[-1].cursor
+        await place.open(OFF)
+        await place.remove(Post.ref("1"), at=NOON + 1)
+        await place.open()
+        with pytest.raises(CursorExpired):
+            await place.told(cursor)
+        await place.engine.tidy(NOON)
+        return [change.id for change in await place.told()]
+
+    assert using(body) == ["2"]
+
+
+def test_a_feed_that_begins_with_no_rows_can_be_tidied() -> None:
+    async def body(place: Place) -> list[Change]:
+        feed = place.engine.changes(since=NOW)
+        assert [change async for change in feed] == []
+        await place.engine.tidy(NOON)
+        await place.receive(Post("1", title="x"))
+        assert len(await place.told()) == 1
+        return await place.told(feed.cursor)
+
+    assert [change.id for change in recorded(body)] == ["1"]
+
+
+def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
+    async def body(place: Place) -> tuple[list[Change], Rows]:
+        await place.receive(Post("1", title="x"))
+        (change,) = await place.told()
+        await place.sql("""UPDATE _max_change_entity SET kinds = '{"0": "real"}' WHERE name = 'Post'""")
+        await place.open()
+        with pytest.raises(CursorExpired):
+            await place.told(change.cursor)
+        return await place.told(), await place.rows()
+
+    told, rows = recorded(body)
+    assert replayed(told) == rows
+
+
+def test_going_on_writes_nothing() -> None:
+    def written(connection: sqlite3.Connection) -> tuple[int, Any]:
+        version = connection.execute("PRAGMA schema_version").fetchone()[0]
+        return connection.total_changes, version
+
+    async def body(place: Place) -> tuple[Any, Any]:
+        await place.receive(Post("1", title="x"))
+        history = place.engine.tables.history
+        before = await place.database.transact(written)
+        await place.database.transact(lambda connection: history.attach(connection, on=True))
+        return before, await place.database.transact(written)
+
+    before, after = recorded(body)
+    assert before == after
+
+
+def test_syncs_say_what_they_have_changed(tmp_path: Path) -> None:
+    settings = Settings(history="changes", removal_share=1)
+    info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
+    clock = FakeClock()
+
+    async def sync(config: SampleConfig) -> tuple[str, list[Change]]:
+        credentials = CredentialProvider(MemoryCredentials(), ())
+        path = tmp_path / "data.db"
+        runtime = InstallationRuntime(info, sample(), config, credentials, path, clock=clock)
+        await runtime.start()
+        try:
+            handle = await runtime.sync()
+            await handle.completion()
+            return handle.id, [change async for change in runtime.engine.changes()]
+        finally:
+            await runtime.stop()
+
+    async def main() -> list[tuple[str, list[Change]]]:
+        found = []
+        for config in (SampleConfig(2), SampleConfig(2), SampleConfig(1, "other")):
+            found.append(await sync(config))
+            clock.advance(60)
+        return found
+
+    (first, _), _, (third, told) = clock.run(main())
+    assert [(change.kind, change.id, change.sync) for change in told if change.entity is Thing] == [
+        ("created", "0", first),
+        ("created", "1", first),
+        ("updated", "0", third),
+        ("removed", "1", third),
+    ]
+    assert told[-1].at >= START + 120 > told[0].at
+
+
+# -- cursors --------------------------------------------------------------------------------
+
+
+def test_a_cursor_stands_behind_its_change() -> None:
+    async def body(place: Place) -> list[list[str]]:
+        await place.receive(*(Post(id, title="x") for id in "abc"))
+        first, second, third = await place.told()
+        return [[change.id for change in await place.told(one.cursor)] for one in (first, second, third)]
+
+    assert recorded(body) == [["b", "c"], ["c"], []]
+
+
+def test_now_gives_the_newest_cursor_and_nothing_else() -> None:
+    async def body(place: Place) -> tuple[list[Change], list[Change]]:
+        await place.receive(Post("1", title="x"))
+        feed = place.engine.changes(since=NOW)
+        seen = [change async for change in feed]
+        await place.receive(Post("2", title="x"))
+        return seen, await place.told(feed.cursor)
+
+    seen, later = recorded(body)
+    assert (seen, [change.id for change in later]) == ([], ["2"])
+
+
+def test_many_changes_come_in_pages_also_once_they_are_folded() -> None:
+    count = 2 * PAGE + 1
+
+    async def body(place: Place) -> tuple[list[str], list[str], list[str]]:
+        await place.receive(*(Post(f"{number:05}", title="x") for number in range(count)))
+        whole = [change.id for change in await place.told()]
+        await place.receive(Post("new", title="x"), at=NOON + 90 * DAY)
+        await place.engine.tidy(NOON + 91 * DAY)
+        folded = await place.told()
+        middle = await place.told(folded[PAGE + 3].cursor)
+        return whole, [change.id for change in folded], [change.id for change in middle]
+
+    whole, folded, middle = recorded(body)
+    assert whole == [f"{number:05}" for number in range(count)]
+    assert folded == [*whole, "new"]
+    assert middle == folded[PAGE + 4 :]
+
+
+def test_a_feed_that_is_left_half_way_goes_on_from_its_cursor() -> None:
+    async def body(place: Place) -> tuple[str | None, list[str]]:
+        await place.receive(*(Post(id, title="x") for id in "abc"))
+        feed: ChangeFeed = place.engine.changes()
+        async for change in feed:
+            if change.id == "b":
+                break
+        return feed.cursor, [change.id for change in await place.told(feed.cursor)]
+
+    cursor, rest = recorded(body)
+    assert cursor is not None
+    assert rest == ["c"]
+
+
+def test_who_follows_one_entity_is_not_left_behind_by_the_others() -> None:
+    async def body(place: Place) -> list[Change]:
+        await place.receive(Team("red", order="1"))
+        feed = place.engine.changes(entity=Team)
+        assert [change.id async for change in feed] == ["red"]
+        await place.receive(Post("1", title="x"), at=NOON + 1)
+        later = place.engine.changes(since=feed.cursor, entity=Team)
+        assert [change async for change in later] == []
+        await place.receive(Post("2", title="x"), at=NOON + 99 * DAY)
+        await place.engine.tidy(NOON + 100 * DAY)
+        return await place.told(later.cursor, Team)
+
+    assert recorded(body) == []
+
+
+def test_a_cursor_whose_changes_are_folded_has_expired() -> None:
+    async def body(place: Place) -> str:
+        await place.receive(Post("1", title="x"))
+        (change,) = await place.told()
+        for at in (NOON + 1, NOON + 90 * DAY):
+            await place.receive(Post("1", title=f"{at}"), at=at)
+        await place.engine.tidy(NOON + 91 * DAY)
+        with pytest.raises(CursorExpired) as raised:
+            await place.told(change.cursor)
+        assert [change.new["title"] for change in await place.told()] == [f"{NOON + 1}", f"{NOON + 90 * DAY}"]
+        return raised.value.render()
+
+    assert "--since now" in recorded(body)
+
+
+def test_the_cursor_of_another_installation_is_refused() -> None:
+    async def cursor(place: Place) -> str:
+        await place.receive(Post("1", title="x"))
+        return (await place.told())[-1].cursor
+
+    other = recorded(cursor)
+
+    async def body(place: Place) -> None:
+        await place.receive(Post("1", title="x"), Post("2", title="x"))
+        with pytest.raises(InvalidCursor, match="belongs to another installation"):
+            await place.told(other)
+
+    recorded(body)
+
+
+@pytest.mark.parametrize("text", ["", "x", "!!", "bnVsbA", "WzEsMl0", "W10", "\u2028"])
+def test_a_text_that_is_no_cursor_is_refused(text: str) -> None:
+    async def body(place: Place) -> None:
+        with pytest.raises(InvalidCursor, match="none of `max changes`"):
+            await place.told(text)
+
+    recorded(body)
+
+
+# -- schemas that change ----------------------------------------------------------------------
+
+
+def made(name: str, **hints: str) -> Any:
+    """An entity as one version of a connector declares it."""
+    fields: dict[str, Any] = {field: Field() for field in hints}
+    return type(name, (Entity,), {**fields, "__annotations__": hints, "__module__": __name__})
+
+
+def test_a_new_field_is_told_from_then_on() -> None:
+    old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[float | None]")
+
+    async def body(place: Place) -> tuple[list[Change], Rows]:
+        await place.open(schema=Schema([old]))
+        await place.receive(old("1", a="x"))
+        await place.open(schema=Schema([new]))
+        await place.receive(new("1", a="x", b=0.5), new("2", b=None), at=NOON + 1)
+        return await place.told(), await place.rows()
+
+    told, rows = using(body)
+    assert [(change.kind, change.new) for change in told[1:]] == [
+        ("updated", {"b": 0.5}),
+        ("created", {"b": None}),
+    ]
+    assert replayed(told) == rows
+
+
+def test_what_a_new_field_holds_before_anybody_looked_is_told() -> None:
+    old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[str]")
+
+    async def body(place: Place) -> tuple[list[Change], Rows]:
+        await place.open(schema=Schema([new]))
+        await place.receive(new("1", a="x", b="y"), new("2", a="x"))
+        await place.open(schema=Schema([old]))
+        before = await place.told()
+        assert [change.new for change in before] == [{"a": "x"}] * 2, "as the schema has it now"
+        await place.open(schema=Schema([new]))
+        return await place.told(before[-1].cursor), await place.rows()
+
+    told, rows = using(body)
+    assert [(change.id, change.kind, change.new) for change in told] == [("1", "updated", {"b": "y"})]
+    assert rows["Note:1"] == {"a": "x", "b": "y"}
+
+
+def test_history_goes_on_under_other_names() -> None:
+    one, other = made("Note", a="Field[str]"), made("Remark", b="Field[str]")
+    renamed = Migration("better names", RenameField("Note", "a", "b"), RenameEntity("Note", "Remark"))
+
+    async def body(place: Place) -> tuple[list[Change], Rows]:
+        await place.open(schema=Schema([one]))
+        await place.receive(one("1", a="x"))
+        (created,) = await place.told()
+        await place.open(schema=Schema([other]), rules=Rules("notes", (renamed,)))
+        await place.receive(other("1", b="y"), at=NOON + 1)
+        assert [change.new for change in await place.told(created.cursor)] == [{"b": "y"}]
+        return await place.told(), await place.rows()
+
+    told, rows = using(body)
+    assert [(change.kind, change.ref, change.new) for change in told] == [
+        ("created", other.ref("1"), {"b": "x"}),
+        ("updated", other.ref("1"), {"b": "y"}),
+    ]
+    assert replayed(told) == rows
+
+
+@pytest.mark.parametrize(
+    "change", [ChangeType("Note", "a", using=len), ChangeKey("Note", "key"), DropField("Note", "key")]
+)
+def test_what_a_migration_does_to_values_begins_the_feed_anew(change: Any) -> None:
+    old = made("Note", a="Field[str]", key="Field[str]")
+    hints = {"a": "Field[int]" if isinstance(change, ChangeType) else "Field[str]", "key": "Field[str]"}
+    if isinstance(change, DropField):
+        del hints["key"]
+
+    async def body(place: Place) -> tuple[Rows, Rows]:
+        await place.open(schema=Schema([old]))
+        await place.receive(old("1", a="xyz", key="k"))
+        (created,) = await place.told()
+        rules = Rules("notes", (Migration("another schema", change),))
+        await place.open(schema=Schema([made("Note", **hints)]), rules=rules)
+        with pytest.raises(CursorExpired):
+            await place.told(created.cursor)
+        return replayed(await place.told()), await place.rows()
+
+    rebuilt, rows = using(body)
+    assert same(rebuilt, rows)
+    assert len(rows) == 1

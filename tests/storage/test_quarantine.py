@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.connector import Secret
+from max.core import Arrival, CollectionLoader, Listing, Loader, Page, Query, Resolver, Schema, Stored
+from max.engine import Tables
+from max.errors import InvalidEntity
+from max.model.entities import Entity, Field, Json, Kind, Many, Ref
+from max.model.migrations import Contract, Rules
+from max.storage.quarantine import Quarantined, quarantined
+from max.storage.sqlite import MEMORY, transaction
+from tests.strategies import ids, samples
+from tests.versions import made
+
+
+class Thing(Entity):
+    """What may not fit."""
+
+    name: Field[str] = Field()
+    size: Field[int] = Field()
+    more: Field[Json] = Field()
+
+
+class Shelf(Entity):
+    """Lists things."""
+
+    things: Many[Thing] = Many()
+
+
+SCHEMA = Schema([Shelf, Thing], roots=[Shelf])
+ASIDE = Rules("shelves", contracts={"Thing": Contract.QUARANTINE})
+SHELF = Shelf.ref("a")
+BAD: Any = "large"
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    held = sqlite3.connect(MEMORY, isolation_level=None)
+    yield held
+    held.close()
+
+
+def opened(connection: sqlite3.Connection, rules: Rules = ASIDE, schema: Schema = SCHEMA) -> Tables:
+    """The tables of a connector with a contract for things."""
+    tables = Tables(schema, rules=rules)
+    with transaction(connection):
+        tables.apply(connection)
+    return tables
+
+
+def receive(
+    connection: sqlite3.Connection, tables: Tables, *things: Entity, at: float = 5.0, **more: Any
+) -> Stored:
+    """Store a whole listing of the shelf."""
+    listing = Listing(SHELF, Shelf.things, 0, last=True, began_at=at)
+    with transaction(connection):
+        return tables.write(connection, Arrival(things, at, listing, sync="s", **more))
+
+
+def things(connection: sqlite3.Connection, tables: Tables) -> Sequence[Thing]:
+    return tables.fetch(connection, Query(Thing)).items
+
+
+def aside(connection: sqlite3.Connection) -> dict[str, str]:
+    """What is kept aside, and why."""
+    return {one.id: one.path for one in quarantined(connection)}
+
+
+# -- what does not fit -------------------------------------------------------------------------
+
+
+def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    stored = receive(connection, tables, Thing("1", name="x", size=1), Thing("2", name="y", size=BAD))
+    assert stored == Stored({"Thing": 1}, unfit=1)
+    assert things(connection, tables) == [Thing("1", name="x", size=1)]
+    assert quarantined(connection) == [
+        Quarantined(
+            "Thing",
+            "2",
+            "Thing:2.size",
+            "an integer of at most 64 bits",
+            "str 'large'",
+            ("size",),
+            {"id": "2", "name": "y", "size": "large"},
+            "s",
+            5.0,
+        )
+    ]
+
+
+@pytest.mark.parametrize("contract", [Contract.EVOLVE, Contract.FREEZE])
+def test_without_such_a_contract_the_whole_page_fails(
+    connection: sqlite3.Connection, contract: Contract
+) -> None:
+    tables = opened(connection, Rules("shelves", contracts={"Thing": contract}))
+    with pytest.raises(InvalidEntity, match=r"Thing:2\.size"):
+        receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD))
+    assert things(connection, tables) == []
+    assert aside(connection) == {}
+
+
+def test_other_entities_of_the_page_have_their_own_contract(connection: sqlite3.Connection) -> None:
+    other = made("Other", {"size": "int"})
+    tables = opened(connection, schema=Schema([Shelf, Thing, other]))
+    with pytest.raises(InvalidEntity, match=r"Other:1\.size"), transaction(connection):
+        tables.write(connection, Arrival([Thing("1", size=BAD), other("1", size=BAD)], 5.0))
+    assert aside(connection) == {}
+
+
+def test_a_secret_is_not_shown(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    secret: Any = Secret("hunter2")
+    receive(connection, tables, Thing("1", name=secret))
+    (one,) = quarantined(connection)
+    assert one.actual == "Secret Secret(***)"
+    assert not any("hunter2" in line for line in connection.iterdump())
+
+
+def test_rows_without_an_id_are_kept_each_once(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    nameless: list[Any] = [None, "", 7, "a\0b"]
+    for at in (5.0, 6.0):
+        found = receive(connection, tables, *(Thing(id, name="x") for id in nameless), at=at)
+        assert found.unfit == 4
+    assert [one.id for one in quarantined(connection)] == [""] * 4
+    assert [one.row["id"] for one in quarantined(connection)].count(7) == 1
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(ids, samples, samples), max_size=5, unique_by=lambda one: one[0]))
+def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
+    drawn: list[tuple[str, tuple[Any, frozenset[Kind]], tuple[Any, frozenset[Kind]]]],
+) -> None:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+        tables = opened(connection)
+        rows = [Thing(id, name=name, size=size) for id, (name, _), (size, _) in drawn]
+        stored = receive(connection, tables, *rows)
+        found = {one.id for one in things(connection, tables)}
+    fits = {id for id, (_, name), (_, size) in drawn if Kind.TEXT in name and Kind.INTEGER in size}
+    assert found == fits
+    assert stored.unfit == len(drawn) - len(fits)
+
+
+@settings(max_examples=50)
+@given(st.lists(samples, min_size=1, max_size=3))
+def test_p12_what_is_kept_aside_names_path_expected_and_actual(
+    drawn: list[tuple[Any, frozenset[Kind]]],
+) -> None:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+        tables = opened(connection)
+        receive(connection, tables, *(Thing(str(n), size=value) for n, (value, _) in enumerate(drawn)))
+        kept = {one.id: one for one in quarantined(connection)}
+    wrong = {str(n) for n, (_, fits) in enumerate(drawn) if Kind.INTEGER not in fits}
+    assert kept.keys() == wrong
+    assert {one.path for one in kept.values()} == {f"Thing:{id}.size" for id in wrong}
+    assert all(one.expected == "an integer of at most 64 bits" and one.actual for one in kept.values())
+
+
+# -- a row that is stored already --------------------------------------------------------------
+
+
+def test_a_stored_row_stays_as_it_was_and_is_stale(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", name="x", size=1), at=5.0)
+    receive(connection, tables, Thing("1", name="y", size=BAD), at=6.0)
+    assert things(connection, tables) == [Thing("1", name="x", size=1)]
+    assert tables.freshness.synced_at(connection, Thing.ref("1"), ["name", "size"]) == [None, None]
+
+
+def test_a_stored_row_is_not_swept(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=1), Thing("2", size=2), at=5.0)
+    receive(connection, tables, Thing("1", size=BAD), at=6.0)
+    members = tables.collection(connection, SHELF, Shelf.things).items
+    assert [one.id for one in members] == ["1"]
+    assert connection.execute("SELECT row FROM _max_orphan").fetchall() == [(2,)]
+
+
+# -- leaving -----------------------------------------------------------------------------------
+
+
+def test_a_row_that_fits_again_leaves(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
+    receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD), at=6.0)
+    assert aside(connection) == {"2": "Thing:2.size"}
+    assert things(connection, tables) == [Thing("1", size=1)]
+
+
+def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", name="x", size=BAD), at=5.0)
+    with transaction(connection):
+        tables.write(connection, Arrival([Thing("1", name="y")], 6.0))
+    assert aside(connection) == {"1": "Thing:1.size"}
+    with transaction(connection):
+        tables.write(connection, Arrival([Thing("1", size=3)], 7.0))
+    assert aside(connection) == {}
+
+
+def test_a_row_that_is_gone_upstream_leaves(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
+    with transaction(connection):
+        tables.write(connection, Arrival([], 6.0, removed=[Thing.ref("1")]))
+    assert aside(connection) == {"2": "Thing:2.size"}
+    receive(connection, tables, at=7.0)
+    assert aside(connection) == {}
+
+
+def test_a_delta_says_nothing_of_what_it_leaves_out(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=5.0)
+    delta = Listing(SHELF, Shelf.things, 0, last=True, delta=True, began_at=6.0)
+    with transaction(connection):
+        tables.write(connection, Arrival([], 6.0, delta))
+    assert aside(connection) == {"1": "Thing:1.size"}
+
+
+def test_a_listing_of_ids_alone_says_nothing_of_values(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=5.0)
+    ids_only = Listing(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
+    with transaction(connection):
+        tables.write(connection, Arrival([Thing("1")], 6.0, ids_only))
+    assert aside(connection) == {"1": "Thing:1.size"}
+
+
+def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=5.0)
+    thing = made("Thing", {"name": "str", "size": "int | None", "more": "Json"})
+    shelf = made("Shelf", {}, things=("Thing", None))
+    schema = Schema([shelf, thing], roots=[shelf])
+
+    async def listed(parent: Ref[Any], request: Any, env: Any) -> Page[Any]:
+        return Page([])
+
+    brings = [thing.name, thing.size, thing.more]
+    loader: CollectionLoader[Any, Any, Any] = Loader.collection(shelf.things, brings=brings)(listed)
+    tables = Tables(schema, None, Resolver(schema, [loader]), ASIDE)
+    with transaction(connection):
+        tables.apply(connection)
+    assert tables.membership.listed(connection, shelf.ref("a"), shelf.things).listed_at is None
+
+
+def test_the_values_of_a_row_that_json_cannot_hold_are_shown(connection: sqlite3.Connection) -> None:
+    tables = opened(connection)
+    odd: Any = {1, 2}
+    receive(connection, tables, Thing("1", name="x", more=odd, size=BAD))
+    (one,) = quarantined(connection, entity="Thing", limit=1)
+    assert one.row == {"id": "1", "name": "x", "more": "set {1, 2}", "size": "large"}
+    assert one.fields == ("size", "more")

@@ -1,0 +1,76 @@
+"""Queries: a page begins where its cursor says, found in an index when the order has one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from max import Entity, Field, Many, Query, Ref, Schema
+from max.core import Order
+from max.engine import Tables
+from max.storage.ddl import build_indexes
+from max.storage.query_sql import selects, write_cursor
+
+
+class Shelf(Entity):
+    """Its books are found by their own ref, so that the ref has an index."""
+
+    books: Many[Book] = Many(by=lambda: Book.shelf)
+
+
+class Book(Entity):
+    """Stands on a shelf, or on none."""
+
+    shelf: Field[Ref[Shelf] | None] = Field()
+
+
+TABLES = Tables(Schema([Shelf, Book]))
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    """Tables with the indexes that a sync leaves."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        TABLES.apply(connection)
+        build_indexes(connection, TABLES.schema)
+        yield connection
+
+
+def plans(connection: sqlite3.Connection, key: str | None, *, descending: bool) -> list[str]:
+    """How SQLite would find the page behind a shelf, a line for each range."""
+    query = Query(Book, order=(Order(Book.shelf.path, descending),))
+    behind = query.after(write_cursor(query, [key, "a book"]))
+    statements = selects(TABLES._layouts, behind, 10)
+    return [
+        connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchone()[-1] for sql, values in statements
+    ]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_behind_a_value_begins_in_the_index(connection: sqlite3.Connection, descending: bool) -> None:
+    found = plans(connection, "a shelf", descending=descending)[0]
+
+    assert "SEARCH t USING INDEX" in found
+    assert "shelf" in found
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_behind_an_empty_value_begins_in_the_index(
+    connection: sqlite3.Connection, descending: bool
+) -> None:
+    assert all("SEARCH t USING INDEX" in found for found in plans(connection, None, descending=descending))
+
+
+def test_empty_and_filled_values_are_two_ranges_only_where_the_order_goes_from_one_to_the_other(
+    connection: sqlite3.Connection,
+) -> None:
+    numbers = {
+        (key, descending): len(plans(connection, key, descending=descending))
+        for key in (None, "a shelf")
+        for descending in (False, True)
+    }
+
+    assert numbers == {(None, False): 2, (None, True): 1, ("a shelf", False): 1, ("a shelf", True): 2}

@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from max.errors import NotFound, StorageError
+from max.storage import sqlite
+from max.storage.sqlite import MEMORY, Database, migrate, quoted, reader, transaction
+
+T = TypeVar("T")
+NOTES = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"
+
+
+@pytest.fixture(params=["file", MEMORY])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return MEMORY if request.param == MEMORY else str(tmp_path / "data.db")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def using(path: str | Path, body: Callable[[Database], Awaitable[T]]) -> T:
+    """Run a body on an open database that has a table of notes."""
+
+    async def main() -> T:
+        database = Database(path)
+        await database.start()
+        try:
+            await database.transact(lambda c: c.execute(NOTES))
+            return await body(database)
+        finally:
+            await database.stop()
+
+    return asyncio.run(main())
+
+
+def add(text: str | None) -> Callable[[sqlite3.Connection], None]:
+    """Work that stores a note; None cannot be stored."""
+    return lambda c: (c.execute("INSERT INTO note (text) VALUES (?)", (text,)), None)[1]
+
+
+def notes(connection: sqlite3.Connection) -> list[str]:
+    """Work that reads every note."""
+    return [row[0] for row in connection.execute("SELECT text FROM note ORDER BY id")]
+
+
+# -- names ----------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_any_name_is_quoted_into_itself(name: str) -> None:
+    connection = sqlite3.connect(MEMORY)
+    connection.execute(f"CREATE TABLE t ({quoted(name)} TEXT)")
+    (column,) = connection.execute("PRAGMA table_info(t)").fetchall()
+    connection.close()
+    assert column[1] == name
+
+
+# -- transactions ---------------------------------------------------------------------------
+
+
+def test_what_a_transaction_wrote_is_read_afterwards(path: str) -> None:
+    async def body(database: Database) -> list[str]:
+        await database.transact(add("a"))
+        return await database.read(notes)
+
+    assert using(path, body) == ["a"]
+
+
+@pytest.mark.parametrize("error", [NotFound("note", "7"), KeyError("x"), SystemExit(3)])
+def test_a_transaction_that_raises_leaves_nothing_and_the_error_as_it_was(
+    path: str, error: BaseException
+) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        add("a")(connection)
+        raise error
+
+    async def body(database: Database) -> list[str]:
+        with pytest.raises(type(error)) as caught:
+            await database.transact(work)
+        assert caught.value is error
+        return await database.read(notes)
+
+    assert using(path, body) == []
+
+
+def test_a_failing_statement_undoes_what_stood_before_it(path: str) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        add("a")(connection)
+        add(None)(connection)
+
+    async def body(database: Database) -> list[str]:
+        with pytest.raises(StorageError, match="NOT NULL constraint failed"):
+            await database.transact(work)
+        await database.transact(add("b"))
+        return await database.read(notes)
+
+    assert using(path, body) == ["b"]
+
+
+def test_stop_iteration_reaches_the_caller_as_an_error(path: str) -> None:
+    async def body(database: Database) -> list[str]:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await database.transact(lambda connection: next(iter(())))
+        return await database.read(notes)
+
+    assert using(path, body) == []
+
+
+def test_a_read_cannot_write(tmp_path: Path) -> None:
+    async def body(database: Database) -> list[str]:
+        with pytest.raises(StorageError, match="readonly") as caught:
+            await database.read(add("a"))
+        assert "writable" in caught.value.hint
+        return await database.read(notes)
+
+    assert using(tmp_path / "data.db", body) == []
+
+
+def test_what_is_read_in_one_work_belongs_to_one_moment(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    def twice(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+        first = notes(connection)
+        other = sqlite3.connect(path)
+        with other:
+            add("late")(other)
+        other.close()
+        return first, notes(connection)
+
+    first, second = using(path, lambda database: database.read(twice))
+    assert first == second == []
+
+
+def test_readers_go_on_while_the_writer_is_at_work_and_beside_one_another(tmp_path: Path) -> None:
+    meet = threading.Barrier(1 + sqlite.READERS, timeout=10)
+
+    def work(connection: sqlite3.Connection) -> list[str]:
+        meet.wait()  # passes only when a writer and all readers are inside at once
+        return notes(connection)
+
+    async def body(database: Database) -> Any:
+        reads = [database.read(work) for _ in range(sqlite.READERS)]
+        return await asyncio.gather(database.transact(work), *reads)
+
+    assert using(tmp_path / "data.db", body) == [[], [], []]
+
+
+def test_transactions_of_many_callers_run_one_after_another(path: str) -> None:
+    inside: list[str] = []
+
+    def work(connection: sqlite3.Connection) -> None:
+        inside.append("in")
+        add("a")(connection)
+        inside.append("out")
+
+    async def body(database: Database) -> list[str]:
+        await asyncio.gather(*(database.transact(work) for _ in range(20)))
+        return await database.read(notes)
+
+    assert len(using(path, body)) == 20
+    assert inside == ["in", "out"] * 20
+
+
+def test_the_event_loop_runs_while_a_transaction_does(path: str) -> None:
+    released = threading.Event()
+    ticks = 0
+
+    async def body(database: Database) -> bool:
+        nonlocal ticks
+        blocked = asyncio.ensure_future(database.transact(lambda c: released.wait(10)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+            ticks += 1
+        assert not blocked.done()
+        released.set()
+        return await blocked
+
+    assert using(path, body) is True
+    assert ticks == 100
+
+
+def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
+    released = threading.Event()
+    complaints: list[Any] = []
+
+    async def body(database: Database) -> list[str]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        for work in (lambda c: (released.wait(10), add("a")(c)), lambda c: 1 / 0):
+            waiting = asyncio.ensure_future(database.transact(work))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        released.set()
+        await database.transact(add("b"))
+        return await database.read(notes)
+
+    assert using(path, body) == ["a", "b"], "work that was begun is finished, whoever waits"
+    assert complaints == []
+
+
+# -- start and stop -------------------------------------------------------------------------
+
+
+def test_start_and_stop_may_be_called_twice_and_in_turn(path: str) -> None:
+    async def main() -> list[str]:
+        database = Database(path)
+        await database.stop()
+        for _ in range(2):
+            await database.start()
+            await database.start()
+            await database.transact(lambda c: c.execute(NOTES))
+            await database.transact(add("a"))
+            found = await database.read(notes)
+            await database.stop()
+            await database.stop()
+        return found
+
+    assert len(asyncio.run(main())) == (1 if path == MEMORY else 2)
+
+
+def test_nothing_runs_after_stop(path: str) -> None:
+    async def main() -> list[threading.Thread]:
+        before = set(threading.enumerate())
+        database = Database(path)
+        assert set(threading.enumerate()) == before, "nothing runs before start"
+        await database.start()
+        await database.read(lambda c: None)
+        await database.stop()
+        return [thread for thread in threading.enumerate() if thread not in before]
+
+    assert asyncio.run(main()) == []
+
+
+def test_stop_waits_for_what_was_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = Database(tmp_path / "data.db")
+        await database.start()
+        await database.transact(lambda c: c.execute(NOTES))
+        asked = [asyncio.ensure_future(database.transact(add("a"))) for _ in range(5)]
+        await asyncio.sleep(0)
+        await database.stop()
+        await asyncio.gather(*asked)
+
+    asyncio.run(main())
+    with reader(tmp_path / "data.db") as connection:
+        assert notes(connection) == ["a"] * 5
+
+
+@pytest.mark.parametrize("ask", [Database.read, Database.transact])
+def test_a_database_that_is_not_open_says_so(path: str, ask: Callable[..., Awaitable[None]]) -> None:
+    async def main() -> None:
+        await ask(Database(path), notes)
+
+    with pytest.raises(StorageError, match="the database is not open"):
+        asyncio.run(main())
+
+
+def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    async def main() -> int:
+        database = Database(tmp_path / "data.db")
+        starting = asyncio.ensure_future(database.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        return threading.active_count()
+
+    before = threading.active_count()
+    assert asyncio.run(main()) == before
+
+
+# -- errors of the machine ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is not a database at all" * 50, b"SQLite format 3\0" + b"x" * 2000]
+)
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data.db"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"data\.db: file is not a database") as caught:
+        asyncio.run(Database(path).start())
+    assert "restore a backup" in caught.value.hint
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="unable to open") as caught:
+        asyncio.run(Database(tmp_path / "none" / "data.db").start())
+    assert "check that the folder exists" in caught.value.hint
+    assert caught.value.describe()["data"] == {"path": str(tmp_path / "none" / "data.db")}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StorageError, match="unable to open"):
+            asyncio.run(Database(tmp_path / "data.db").start())
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_database_held_by_another_is_told_apart_and_used_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
+    path = tmp_path / "data.db"
+
+    async def body(database: Database) -> list[str]:
+        other = sqlite3.connect(path, isolation_level=None)
+        with transaction(other):
+            with pytest.raises(StorageError, match="database is locked") as caught:
+                await database.transact(add("a"))
+            assert "another process holds the database" in caught.value.hint
+            assert await database.read(notes) == []
+        other.close()
+        await database.transact(add("b"))
+        return await database.read(notes)
+
+    assert using(path, body) == ["b"]
+
+
+def test_a_full_disk_stores_nothing_of_the_work_and_is_got_over(path: str) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
+        for _ in range(200):
+            add("x" * 1000)(connection)
+
+    def pages(count: int) -> Callable[[sqlite3.Connection], None]:
+        return lambda c: (c.execute(f"PRAGMA max_page_count = {count}"), None)[1]
+
+    async def body(database: Database) -> list[str]:
+        await database.transact(add("before"))
+        await database.transact(pages(20))
+        with pytest.raises(StorageError, match="full") as caught:
+            await database.transact(fill)
+        assert "free some space" in caught.value.hint
+        await database.transact(pages(1_000_000))
+        await database.transact(add("after"))
+        return await database.read(notes)
+
+    assert using(path, body) == ["before", "after"]
+
+
+def test_a_reader_that_cannot_open_fails_its_own_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(database: Database) -> list[str]:
+        with monkeypatch.context() as broken:
+            broken.setattr(sqlite, "OLDEST_SQLITE", (99, 0, 0))
+            failed = await asyncio.gather(*(database.read(notes) for _ in range(4)), return_exceptions=True)
+        assert all(isinstance(error, StorageError) for error in failed)
+        return await database.read(notes)
+
+    assert using(tmp_path / "data.db", body) == []
+
+
+def test_an_sqlite_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "OLDEST_SQLITE", (99, 0, 0))
+    with pytest.raises(StorageError, match="is too old"):
+        asyncio.run(Database(tmp_path / "data.db").start())
+
+
+# -- reading without an event loop ----------------------------------------------------------
+
+
+def test_a_reader_needs_no_event_loop_and_cannot_write(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    using(path, lambda database: database.transact(add("a")))
+    with reader(path) as connection:
+        assert notes(connection) == ["a"]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            add("b")(connection)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_reader_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="there is no database yet"), reader(tmp_path / "data.db"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- migrations -----------------------------------------------------------------------------
+
+FIRST = "CREATE TABLE a (x TEXT); INSERT INTO a VALUES ('once')"
+SECOND = "ALTER TABLE a ADD COLUMN y TEXT;\n"
+
+PROCESS = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[2])
+from max.storage.sqlite import Database, migrate
+
+async def main():
+    database = Database(sys.argv[1])
+    await database.start()
+    await database.transact(lambda c: migrate(c, "test", sys.argv[3:]))
+    await database.stop()
+
+print("ready", flush=True)
+sys.stdin.readline()
+asyncio.run(main())
+"""
+
+
+def applying(connection: sqlite3.Connection, *migrations: str, owner: str = "test") -> None:
+    """Migrate as the engine does, in a transaction."""
+    with transaction(connection):
+        migrate(connection, owner, migrations)
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    opened = sqlite3.connect(MEMORY, isolation_level=None)
+    yield opened
+    opened.close()
+
+
+def state(connection: sqlite3.Connection) -> list[str]:
+    """Everything that the database holds, as text."""
+    return list(connection.iterdump())
+
+
+def test_each_migration_runs_once_in_order(connection: sqlite3.Connection) -> None:
+    applying(connection, FIRST)
+    applying(connection, FIRST, SECOND)
+    before = state(connection)
+    applying(connection, FIRST, SECOND)
+    assert connection.execute("SELECT * FROM a").fetchall() == [("once", None)]
+    assert state(connection) == before
+
+
+def test_owners_count_their_migrations_apart(connection: sqlite3.Connection) -> None:
+    applying(connection, FIRST, owner="one")
+    applying(connection, "CREATE TABLE b (x TEXT)", owner="two")
+    rows = connection.execute("SELECT owner, version FROM _max_migration ORDER BY owner").fetchall()
+    assert rows == [("one", 1), ("two", 1)]
+
+
+def test_a_migration_that_was_edited_is_refused_and_nothing_changes(connection: sqlite3.Connection) -> None:
+    applying(connection, FIRST)
+    before = state(connection)
+    with pytest.raises(StorageError, match="migration test 1 was changed after it ran"):
+        applying(connection, FIRST + " ", SECOND)
+    assert state(connection) == before
+
+
+def test_a_database_that_is_newer_is_refused_and_nothing_changes(connection: sqlite3.Connection) -> None:
+    applying(connection, FIRST, SECOND)
+    before = state(connection)
+    with pytest.raises(StorageError, match=r"newer than this Max \(test 2, known 1\)") as caught:
+        applying(connection, FIRST)
+    assert "upgrade Max" in caught.value.hint
+    assert state(connection) == before
+
+
+def test_a_migration_that_fails_takes_all_of_them_back(connection: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such table: missing"):
+        applying(connection, FIRST, SECOND, "DROP TABLE missing")
+    assert state(connection) == ["BEGIN TRANSACTION;", "COMMIT;"]
+
+
+def test_eight_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", PROCESS, str(tmp_path / "data.db"), root, FIRST, SECOND]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(8)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 8
+    with reader(tmp_path / "data.db") as connection:
+        assert connection.execute("SELECT * FROM a").fetchall() == [("once", None)]

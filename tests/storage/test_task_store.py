@@ -1,0 +1,388 @@
+"""The SQLite task store: what a fault leaves behind, and what any history keeps to."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.core import Arrival, Listing
+from max.engine import SqliteEngine
+from max.errors import StorageError, SyncError, SyncRunning
+from max.model.tasks import (
+    LEASE,
+    NewTask,
+    Settled,
+    Settlement,
+    State,
+    Status,
+    Task,
+    TaskKind,
+    Wanted,
+    new_worker,
+)
+from max.storage.sqlite import MEMORY, Database
+from max.storage.task_store import SqliteTaskStore
+from tests.contract.places import SCHEMA, Person, Team, parts
+from tests.contract.test_task_store import HERE, done, expansion, failed, group, load, waits
+
+T = TypeVar("T")
+RED = Team.ref("red")
+
+
+class Place:
+    """An installation's database, with everything that shares it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.engine = SqliteEngine(database, SCHEMA, parts)
+        self.store = SqliteTaskStore(database)
+        self.sync = ""
+
+    async def begin(self, *steps: NewTask) -> list[Task]:
+        """Begin a sync and claim what can be."""
+        self.sync = await self.store.begin([], group(*steps, chained=True), worker=HERE, now=1.0)
+        return list((await self.settle()).claimed)
+
+    async def settle(self, *settlements: Settlement, claim: int = 9) -> Settled:
+        """Settle and claim."""
+        return await self.store.settle(
+            self.sync, settlements, worker=HERE, claim=claim, alone=True, requests={"a:b:c": 1}, now=1.5
+        )
+
+    def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
+        """A page of people, with which the task has ended or goes on."""
+        people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
+        listing = Listing(RED, Team.people, number, last, mark="m")
+        write = self.engine.writing(Arrival(people, 2.0, listing))
+        state = State.COMPLETED if last else State.RUNNING
+        return Settlement(task, state, {**task.payload, "cursor": number}, [write], progress=True)
+
+    async def dump(self) -> list[str]:
+        """All that is durable, whatever the sync's id."""
+        lines = await self.database.read(lambda connection: list(connection.iterdump()))
+        return [line.replace(self.sync, "SYNC") for line in lines]
+
+
+def using(path: str | Path, body: Callable[[Place], Awaitable[T]]) -> T:
+    """Run a body on a database that is open."""
+
+    async def main() -> T:
+        database = Database(path)
+        await database.start()
+        try:
+            place = Place(database)
+            await place.engine.start()
+            await place.store.start()
+            return await body(place)
+        finally:
+            await database.stop()
+
+    return asyncio.run(main())
+
+
+# -- faults ---------------------------------------------------------------------------------
+
+
+class Denies:
+    """Makes the nth thing that SQLite is asked to do fail, once."""
+
+    def __init__(self, nth: int) -> None:
+        self.left, self.armed = nth, False
+
+    def __call__(self, *action: object) -> int:
+        """What SQLite asks before each action."""
+        self.left -= self.armed
+        return sqlite3.SQLITE_DENY if self.armed and self.left == 0 else sqlite3.SQLITE_OK
+
+
+def end_of_a_page(place: Place) -> Callable[[Task], Sequence[Settlement]]:
+    """A task's last page: rows, links, freshness, mark, cursor, its own state, its parent, the next step."""
+    return lambda task: [place.page(task, 0)]
+
+
+def a_fan_out(place: Place) -> Callable[[Task], Sequence[Settlement]]:
+    """A task makes children and waits for them."""
+    return lambda task: [waits(task, *map(load, "abc"))]
+
+
+def a_failure(place: Place) -> Callable[[Task], Sequence[Settlement]]:
+    """A task fails, what waited is blocked, and the sync ends."""
+    return lambda task: [failed(task)]
+
+
+@pytest.mark.parametrize("kind", [end_of_a_page, a_fan_out, a_failure])
+def test_a_fault_anywhere_in_a_settlement_leaves_the_old_state_or_the_new_one(kind: Any) -> None:
+    def after(nth: int) -> tuple[list[str], list[str], bool]:
+        async def body(place: Place) -> tuple[list[str], list[str], bool]:
+            (task,) = await place.begin(expansion(), load("next"))
+            old, denies = await place.dump(), Denies(nth)
+            await place.database.read(lambda c: c.set_authorizer(denies))
+            denies.armed = True
+            with suppress(StorageError):
+                await place.store.settle(
+                    place.sync, kind(place)(task), worker=HERE, claim=0, alone=True, requests={}, now=1.5
+                )
+            denies.armed = False
+            return old, await place.dump(), denies.left > 0
+
+        return using(MEMORY, body)
+
+    _, new, _ = after(0)
+    faults, finished = 0, False
+    while not finished:
+        faults += 1
+        old, found, finished = after(faults)
+        assert found == (new if finished else old), f"fault {faults}"
+    assert faults > 10
+
+
+def test_a_full_disk_is_one_error_and_the_sync_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    async def body(place: Place) -> None:
+        (task,) = await place.begin(load("list"))
+        old = await place.dump()
+        await place.database.transact(set_room(0))
+        with pytest.raises(StorageError, match="full") as caught:
+            await place.settle(place.page(task, 0, size=5_000))
+        assert caught.value.hint == "free some space on the disk; what was stored before is safe"
+        assert await place.dump() == old
+        await place.database.transact(set_room(1_000_000))
+        await place.store.resume(place.sync, worker=HERE, now=3.0)
+        (again,) = (await place.settle()).claimed
+        assert (await place.settle(place.page(again, 0, size=5_000))).status is Status.COMPLETED
+        assert await place.engine.query(Person).count() == 5_000
+
+    using(tmp_path / "data.db", body)
+
+
+def set_room(pages: int) -> Callable[[sqlite3.Connection], None]:
+    """Let the file grow by so many pages."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        size = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {size + pages}")
+
+    return work
+
+
+def test_a_value_that_no_row_can_hold_fails_its_task_alone() -> None:
+    def too_big(connection: sqlite3.Connection) -> Any:
+        connection.execute("SELECT zeroblob(2000000000)")
+
+    async def body(place: Place) -> None:
+        bad, good = await place.begin(group(load("a"), load("b")))
+        settled = await place.settle(Settlement(bad, State.COMPLETED, writes=[too_big]), place.page(good, 0))
+        assert isinstance(settled.outcomes[0].error, SyncError)
+        assert "string or blob too big" in str(settled.outcomes[0].error)
+        assert settled.outcomes[1].state is State.COMPLETED
+        assert (await place.settle(failed(bad))).status is Status.PARTIAL
+
+    using(MEMORY, body)
+
+
+def test_what_a_task_costs_does_not_grow_with_its_siblings() -> None:
+    async def steps(place: Place, siblings: int) -> int:
+        (task,) = await place.begin(expansion())
+        children = (await place.settle(waits(task, *map(load, map(str, range(siblings)))))).claimed
+        counted = 0
+
+        def count() -> None:
+            nonlocal counted
+            counted += 1
+
+        await place.database.read(lambda c: c.set_progress_handler(count, 50))
+        await place.settle(*map(done, children))
+        await place.database.read(lambda c: c.set_progress_handler(None, 0))
+        return counted
+
+    few = using(MEMORY, lambda place: steps(place, 50))
+    many = using(MEMORY, lambda place: steps(place, 1_900))
+    assert many < few * 1.5
+
+
+# -- any history ------------------------------------------------------------------------------
+
+
+def page(task: Task) -> Settlement:
+    """The task goes on."""
+    return Settlement(task, State.RUNNING, progress=True)
+
+
+def again(task: Task) -> Settlement:
+    """The task is to be tried again."""
+    return Settlement(task, State.PENDING)
+
+
+ENDS = [done, failed, page, page, page, again]
+
+
+class History:
+    """Syncs that processes begin, work at, pause, cancel and die over, beside a plain model.
+
+    Every process is one of another machine, so that it is dead when its lease has passed.
+    """
+
+    def __init__(self, store: SqliteTaskStore) -> None:
+        self.store, self.now, self.processes = store, 1000.0, 0
+        self.ids: list[str] = []
+        self.final: dict[str, Status] = {}
+        self.given: set[int] = set()  # tasks of the newest sync that were ever claimed
+        self.ended: set[int] = set()  # tasks that came to an end
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process, which knows of nothing."""
+        self.processes += 1
+        self.worker = f"machine{self.processes}/boot/1/1/x"
+        self.sync: str | None = None
+        self.tasks: list[Task] = []
+
+    async def begin(self, chance: Random) -> None:
+        """A sync with groups of some tasks, unless someone is at one."""
+        steps = (group(*map(load, "abcd"[: chance.randrange(5)])) for _ in range(chance.randrange(4)))
+        plan = group(*steps, chained=chance.random() < 0.5)
+        with suppress(SyncRunning):
+            self.sync = await self.store.begin([], plan, worker=self.worker, now=self.now)
+            self.ids.append(self.sync)
+            self.tasks, self.given = [], set()
+
+    async def resume(self, chance: Random) -> None:
+        """Take over what was left, if it is free."""
+        with suppress(SyncRunning):
+            id = await self.store.unfinished(worker=self.worker, now=self.now)
+            if id is not None and self.sync is None:
+                await self.store.resume(id, worker=self.worker, now=self.now)
+                self.sync = id
+
+    async def settle(self, chance: Random) -> None:
+        """Some tasks end, go on or are tried again; new ones are claimed."""
+        if self.sync is None:
+            await chance.choice([self.begin, self.resume, self.resume])(chance)
+        if self.sync is None:
+            return
+        chance.shuffle(self.tasks)
+        count = chance.randint(0, len(self.tasks))
+        ending, self.tasks = self.tasks[:count], self.tasks[count:]
+        settlements = [chance.choice(ENDS)(task) for task in ending]
+        settled = await self.store.settle(
+            self.sync,
+            settlements,
+            worker=self.worker,
+            claim=2,
+            alone=not self.tasks,
+            requests={},
+            now=self.now,
+        )
+        for task, outcome in zip(ending, settled.outcomes, strict=True):
+            assert outcome.error is None
+            self.tasks += [task] if outcome.state is State.RUNNING else []
+            self.ended |= {task.id} if outcome.state in (State.COMPLETED, State.FAILED) else set()
+        assert not self.ended & {task.id for task in settled.claimed}, "what has ended never runs again"
+        self.tasks += settled.claimed
+        self.given |= {task.id for task in settled.claimed}
+        await self.follow(settled)
+
+    async def follow(self, settled: Settled) -> None:
+        """Do what a worker does then."""
+        if settled.status is not Status.RUNNING:
+            assert self.given <= self.ended, "all that was begun has come to an end"
+            self.sync, self.tasks = None, []
+        elif settled.wanted is Wanted.RUN:
+            assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
+        elif not self.tasks:
+            status = await self.store.obey(self.sync or "", worker=self.worker, now=self.now)
+            assert status in (Status.PAUSED, Status.CANCELLED)
+            self.sync = None
+
+    async def request(self, chance: Random) -> None:
+        """Anybody asks the newest sync for something."""
+        wanted = chance.choice([Wanted.PAUSE] * 3 + [Wanted.RUN] * 4 + [Wanted.CANCEL])
+        if self.ids:
+            with suppress(SyncError):  # it has ended, or is about to
+                await self.store.request(self.ids[-1], wanted, now=self.now)
+
+    async def waver(self, chance: Random) -> None:
+        """Somebody asks for a pause, and takes it back before it is obeyed."""
+        if len(self.tasks) > 1:
+            with suppress(SyncError):  # it is being cancelled
+                await self.store.request(self.sync or "", Wanted.PAUSE, now=self.now)
+            await self.settle(chance)
+        await self.request(chance)
+
+    async def crash(self, chance: Random) -> None:
+        """The process dies, which others know when its lease has passed."""
+        self.now += chance.choice([0.0, LEASE])
+        self.restart()
+
+    async def release(self, chance: Random) -> None:
+        """The process stops in good order."""
+        if self.sync is not None:
+            await self.store.release(self.sync, worker=self.worker, now=self.now)
+            self.sync, self.tasks = None, []
+
+    async def prune(self, chance: Random) -> None:
+        """Forget what can be."""
+        await self.store.prune()
+
+    async def check(self) -> None:
+        """Every sync has kept its id, and its one final status."""
+        found = await self.store.runs(1000, now=self.now)
+        assert [run.id for run in found] == self.ids[::-1] == sorted(set(self.ids), reverse=True)
+        for run in found:
+            if run.status.final:
+                assert self.final.setdefault(run.id, run.status) is run.status
+                assert (run.finished_at is not None, run.worker) == (True, None)
+            else:
+                assert run.id not in self.final, "what has ended does not begin again"
+                assert run.id == self.ids[-1], "only the newest goes on"
+
+
+STEPS = ["settle"] * 12 + ["request"] * 4 + ["begin", "resume", "waver", "crash", "release", "prune"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from(STEPS), min_size=60, max_size=90), st.integers(0, 2**32))
+def test_p3_ids_are_unique_and_each_sync_reaches_exactly_one_final_status(
+    steps: list[str], seed: int
+) -> None:
+    async def body(place: Place) -> None:
+        history, chance = History(place.store), Random(seed)
+        for step in steps:
+            await getattr(history, step)(chance)
+            await history.check()
+
+    using(MEMORY, body)
+
+
+def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: Path) -> None:
+    async def begin() -> list[str]:
+        database = Database(tmp_path / "data.db")
+        await database.start()
+        try:
+            store, found = SqliteTaskStore(database), []
+            await store.start()
+            for _ in range(20):
+                found.append(await store.begin([], group(), worker=new_worker(), now=5.0))
+            return found
+        finally:
+            await database.stop()
+
+    async def main() -> list[str]:
+        one, two = await asyncio.gather(begin(), begin())
+        return one + two
+
+    found = asyncio.run(main())
+    assert len(set(found)) == 40
+    assert {len(id) for id in found} == {10}
+
+
+def test_the_kinds_of_tasks_are_what_history_holds() -> None:
+    assert list(TaskKind) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]

@@ -1,0 +1,258 @@
+"""Events: every beginning has its end, each says of what it is, and no listener delays a sync."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.commands.foreground import note_of
+from max.commands.text import until
+from max.core import Page
+from max.errors import Interrupted, PermissionDenied, QuotaExceeded, SyncError, UpstreamBroken
+from max.execution import SyncExecutor, SyncHandle
+from max.model.tasks import BLOCKED, Status, SyncResult, new_worker, waits
+from max.storage.task_store import SqliteTaskStore
+from max.sync.events import BUFFER, Event, EventKind, Events, Origin
+from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
+from tests.virtual_time import later, now
+
+STARTS = {EventKind.SYNC_STARTED, EventKind.TASK_STARTED}
+ENDS = {EventKind.SYNC_ENDED, EventKind.SYNC_FAILED, EventKind.TASK_ENDED, EventKind.TASK_FAILED}
+
+
+def check_pairs(events: Sequence[Event]) -> None:
+    """Every started has exactly one end, and attempts lie within their sync."""
+    under_way: list[tuple[int | None, int | None]] = []
+    begun = set()
+    for event in events:
+        key = (event.task, event.attempt)
+        if event.kind in STARTS:
+            assert bool(under_way) is (event.task is not None), f"{event} is in the wrong place"
+            assert event.task is None or key not in begun, f"{event} begins twice"
+            under_way.append(key)
+            begun.add(key)
+        else:
+            assert key in under_way, f"{event} of what is not under way"
+        if event.kind in ENDS:
+            under_way.remove(key)
+            assert event.task is not None or not under_way, f"{event} around {under_way}"
+    assert events
+    assert not under_way, f"no end of {under_way}"
+
+
+async def rest(reader: Events) -> list[Event]:
+    """What a listener is told until the end."""
+    return [event async for event in reader]
+
+
+# -- any sync ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Course:
+    """What upstream does with each of some users, and what happens to the sync, and when."""
+
+    ways: Sequence[str]
+    stop: str
+    after: float
+    cap: int
+
+
+COURSES = st.builds(
+    Course,
+    st.lists(st.sampled_from(["well", "broken", "flaky", "slow", "wrong"]), max_size=7),
+    st.sampled_from(["nothing", "pause", "cancel", "stop", "kill"]),
+    st.sampled_from([0.3, 1.1, 1.6, 2.2, 3.2, 4.7]),  # between transactions, of which the dead tell nothing
+    st.integers(1, 4),
+)
+
+
+def upstream(ways: Sequence[str]) -> Source:
+    """A listing on two pages, then a name for each user, in as many ways."""
+    tried: Counter[str] = Counter()
+
+    async def name(id: str, env: Any) -> Any:
+        way, tried[id] = ways[int(id)], tried[id] + 1
+        await later(3.0 if way == "slow" else 0.5)
+        if way == "broken" or (way == "flaky" and tried[id] == 1):
+            raise UpstreamBroken("it is down") if way == "flaky" else PermissionDenied("it is closed")
+        return "no user" if way == "wrong" else await named(id, env)
+
+    async def page(cursor: str | None, env: Any) -> Page[User]:
+        await later(0.5)
+        half = len(ways) // 2
+        ids = [str(number) for number in range(len(ways))]
+        return users(*ids[half:]) if cursor else users(*ids[:half], next="2")
+
+    return Source(users=[page], notes=[PermissionDenied("closed")], name=[name])
+
+
+class Killed(SyncExecutor):
+    """An executor of a process that ends without a word."""
+
+    worker = ""
+
+    async def let_go(self, sync: str) -> None:
+        """The dead let nothing go."""
+
+
+async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
+    """All that is told of a sync until its last end, by all that go on with it, and its result."""
+    stage.executor.cap = course.cap
+    store = SqliteTaskStore(stage.database, version="7")
+    if course.stop == "kill":
+        stage.executor = Killed(store, stage.executor.surroundings, cap=course.cap)
+        host, boot, *_ = new_worker().split("/")
+        stage.executor.worker = f"{host}/{boot}/4194999/1/dead"
+    else:
+        stage.executor = SyncExecutor(store, stage.executor.surroundings, cap=course.cap)
+    await stage.executor.start()
+    handle = await stage.begin(USERS, NAMES, NOTES, USERS)
+    reader = handle.events()
+    await later(course.after)
+    told = await stopped(stage, course, handle, reader)
+    result = await store.result(handle.id, now=now())
+    if not result.status.final:
+        again = SyncExecutor(store, stage.executor.surroundings, cap=course.cap)
+        await again.start()
+        handle = await again.resume(handle.id)
+        reader, result = handle.events(), await handle.completion()
+        told += await rest(reader)
+    return told, result
+
+
+async def stopped(stage: Stage, course: Course, handle: SyncHandle, reader: Events) -> list[Event]:
+    """Do to the sync what the course says; what was told until then."""
+    with suppress(SyncError):  # it may have ended
+        if course.stop == "pause":
+            await handle.pause()
+        elif course.stop == "cancel":
+            await handle.cancel()
+        elif course.stop == "stop":
+            await stage.executor.stop()
+    if course.stop == "kill" and not handle.done:
+        told = await reader.some()
+        await stage.executor.stop()
+        return told
+    with suppress(Interrupted):
+        await handle.completion()
+    return await rest(reader)
+
+
+@given(COURSES)
+@settings(deadline=None, max_examples=60)
+def test_p20_every_started_has_exactly_one_end_whatever_happens_to_the_sync(course: Course) -> None:
+    told, result = play(upstream(course.ways), lambda stage: taken(stage, course))
+    check_pairs(told)
+    assert told[-1].facts["status"] == result.status
+
+
+@given(COURSES)
+@settings(deadline=None, max_examples=30)
+def test_p22_every_event_and_every_failure_says_of_what_it_is(course: Course) -> None:
+    told, result = play(upstream(course.ways), lambda stage: taken(stage, course))
+    assert {event.origin for event in told} == {Origin("inst", "scene", "7", result.id)}
+    assert [event.at for event in told] == sorted(event.at for event in told)
+    codes = set()
+    for event in told:
+        whole = event.kind.startswith("sync.")
+        assert whole is (event.task is None) is (event.attempt is None)
+        assert event.to_json().keys() >= {"event", "at", *Origin._fields, "task", "attempt"}
+        codes |= {(event.task, event.attempt, one["code"]) for one in event.facts.get("failures", ())}
+    for one in result.failures:
+        assert (one.sync, one.version, one.task > 0, one.at > 0) == (result.id, "7", True, True)
+        assert one.code == BLOCKED or (one.task, one.attempt, one.code) in codes
+
+
+# -- listeners -----------------------------------------------------------------------------------
+
+
+def test_who_comes_late_is_told_first_what_is_under_way() -> None:
+    async def body(stage: Stage) -> list[Event]:
+        handle = await stage.begin(USERS, NAMES)
+        await later(1.2)
+        events = await rest(handle.events())
+        assert [event.kind for event in await rest(handle.events())] == [events[0].kind, events[-1].kind]
+        return events
+
+    told = play(upstream(["slow", "well"]), body)
+    check_pairs(told)
+    assert "User:0: load fields name" in [event.facts.get("what") for event in told[:3]]
+
+
+def test_who_does_not_read_delays_nothing_and_is_told_what_is_lost() -> None:
+    async def body(stage: Stage) -> tuple[Status, list[Event]]:
+        await stage.engine.store(*(User(str(number)) for number in range(BUFFER)))
+        handle = await stage.begin(NAMES)
+        reader = handle.events()
+        status = (await handle.completion()).status
+        return status, await rest(reader)
+
+    status, told = play(Source(name=[named]), body)
+    assert (status, len(told)) == (Status.COMPLETED, BUFFER + 2)
+    assert (told[-2].kind, told[-1].kind) == (EventKind.LOST, EventKind.SYNC_ENDED)
+    assert told[-2].facts["events"] + BUFFER == 3 * BUFFER + 2 * 12 + 1, (
+        "three a task, two a page and the removal"
+    )
+
+
+def test_a_sync_that_is_stopped_before_it_ran_has_an_end() -> None:
+    async def body(stage: Stage) -> list[Event]:
+        handle = await stage.begin(USERS)
+        reader = handle.events()
+        await stage.executor.stop()
+        assert (await stage.store.result(handle.id, now=now())).status is Status.INTERRUPTED
+        return await rest(reader)
+
+    told = play(upstream(["well"]), body)
+    check_pairs(told)
+    assert told[-1].facts["status"] == "interrupted"
+
+
+# -- waits ---------------------------------------------------------------------------------------
+
+
+def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
+    async def body(stage: Stage) -> list[Event]:
+        handle = await stage.begin(USERS)
+        reader = handle.events()
+        limits = stage.executor.surroundings.caller._flow
+        limits.hold("acme:api", 900.0)
+        await later(60.0)
+        (note,) = [note_of(one) for one in [handle._drain.latest]]
+        assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"
+        seen = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
+        assert seen is not None
+        assert (round(seen[0]), seen[1]) == (900, 1)
+        assert not await stage.database.read(lambda one: waits(one, handle.id, now=2000.0)), "it may begin"
+        await handle.completion()
+        return await rest(reader)
+
+    told = play(Source(users=[QuotaExceeded("wait", retry_after=900.0), users("a")]), body)
+    check_pairs(told)
+    (wait,) = [event.facts for event in told if event.kind is EventKind.SYNC_WAITING]
+    assert wait == {"until": pytest.approx(900.0, abs=1.0), "tasks": 1, "limits": ["acme:api"]}
+    (one,) = [event.facts for event in told if event.kind is EventKind.TASK_WAITING]
+    assert one["error"]["code"] == "upstream.quota"
+
+
+@pytest.mark.parametrize(
+    ("wait", "shown"), [(600, "00:20"), (601, "00:21"), (30.2, "00:10:31"), (86_400, "1970-01-02 00:10")]
+)
+def test_a_time_to_come_is_shown_as_on_the_clock(
+    monkeypatch: pytest.MonkeyPatch, wait: float, shown: str
+) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert until(600.0 + wait, 600.0) == shown
+    monkeypatch.undo()
+    time.tzset()

@@ -1,0 +1,179 @@
+"""A listing ends where its source says, or it has failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max import Env, Loader, Page, PageRequest, Ref, Status
+from max.sync.pagination import Scan, beginning
+from tests.sample import SampleRoot, Thing, sample
+from tests.scripted import synced
+
+Pages = Sequence[Page[Thing]]
+
+
+def things(first: int, many: int) -> list[Thing]:
+    return [Thing(str(n), title="x") for n in range(first, first + many)]
+
+
+def listing(*sizes: int, total: int | None = None, size: int | None = None) -> list[Page[Thing]]:
+    """Pages of so many items each, linked by cursors."""
+    pages, first = [], 0
+    for number, many in enumerate(sizes):
+        following = f"p{number + 1}" if number + 1 < len(sizes) else None
+        pages.append(Page(things(first, many), next=following, total=total, size=size))
+        first += many
+    return pages
+
+
+def take(pages: Pages, *, mark: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
+    """After which pages the listing was complete, and what speaks against it."""
+    scan = Scan("SampleRoot:root.things", beginning(mark))
+    complete = []
+    for page in pages:
+        complete.append(scan.take(page))
+        if scan.problem is not None:
+            return complete, scan.problem.message
+        if resumed:
+            scan = Scan("SampleRoot:root.things", json.loads(json.dumps(scan.payload)))
+    return complete, ""
+
+
+# -- what a scan makes of pages ----------------------------------------------------------
+
+
+def test_a_listing_is_complete_with_its_last_page_and_not_before() -> None:
+    assert take(listing(3, 3, 1)) == ([False, False, True], "")
+    assert take(listing(0)) == ([True], "")
+
+
+@pytest.mark.parametrize("cursor", ["p1", "p2"])
+def test_a_cursor_that_comes_twice_has_no_end(cursor: str) -> None:
+    pages = listing(2, 2, 2)
+    pages[2] = pages[2].replace(next=cursor)
+    complete, problem = take(pages)
+    assert complete == [False, False, False]
+    assert problem == f"SampleRoot:root.things: the cursor {cursor!r} came twice; the listing has no end"
+
+
+def test_the_cursor_that_a_resumed_listing_began_with_counts_as_seen() -> None:
+    scan = Scan("it", {**beginning(None), "number": 4, "cursor": "p4"})
+    assert not scan.take(Page(things(0, 2), next="p4"))
+    assert scan.problem is not None
+    assert "'p4' came twice" in scan.problem.message
+
+
+def test_a_page_that_comes_again_under_another_cursor_is_refused_unless_it_is_empty() -> None:
+    again = [*listing(2, 2, 2)[:2], Page(things(0, 2))]
+    assert "page 3 brought the same 2 items" in take(again)[1]
+    assert take(listing(2, 0, 0, 1)) == ([False, False, False, True], "")
+
+
+def test_a_change_feed_may_say_the_same_again_and_has_no_total() -> None:
+    pages = [Page(things(0, 1), next="p1", total=9), Page(things(0, 1), total=9)]
+    assert take(pages, mark="m") == ([False, True], "")
+
+
+@pytest.mark.parametrize(("total", "told"), [(7, "7"), (4, "4")])
+def test_a_total_that_disagrees_is_told_with_both_numbers(total: int, told: str) -> None:
+    complete, problem = take(listing(3, 3, total=total))
+    assert complete == [False, False]
+    assert problem.endswith(f"the source says that it has {told} items, and listed 6")
+
+
+@pytest.mark.parametrize(("arrived", "sound"), [(5, False), (6, True), (7, True), (8, True), (9, False)])
+def test_a_total_that_moves_during_the_listing_is_believed_either_way(arrived: int, sound: bool) -> None:
+    pages = listing(3, arrived - 3)
+    pages[0], pages[1] = pages[0].replace(total=6), pages[1].replace(total=8)
+    complete, problem = take(pages)
+    assert complete == [False, sound]
+    assert ("6 to 8 items" in problem) is not sound
+
+
+@pytest.mark.parametrize("mark", [None, "m"])
+def test_a_full_page_that_names_no_next_one_is_no_end_where_the_last_is_always_shorter(
+    mark: str | None,
+) -> None:
+    assert "the last page is full (3 items)" in take(listing(3, 3, size=3), mark=mark)[1]
+    assert take(listing(3, 2, size=3), mark=mark) == ([False, True], "")
+
+
+def test_a_total_that_agrees_vouches_for_a_full_last_page() -> None:
+    assert take(listing(3, 3, size=3, total=6)) == ([False, True], "")
+
+
+def test_a_first_page_that_could_not_use_the_mark_makes_it_a_full_listing() -> None:
+    pages = listing(3, 3, total=7)
+    pages[0] = pages[0].replace(full=True)
+    assert "7 items, and listed 6" in take(pages, mark="m")[1]
+
+
+def test_a_task_of_before_there_were_counts_goes_on_without_them() -> None:
+    scan = Scan("it", {"number": 3, "cursor": "p3", "mark": None, "delta": False})
+    assert scan.take(Page(things(0, 2), total=8))
+    assert scan.problem is None
+
+
+sizes = st.lists(st.integers(1, 4), min_size=2, max_size=8)
+
+
+@given(sizes, st.data(), st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_no_page_can_be_left_out_of_a_listing_that_has_a_total(
+    sizes: list[int], data: st.DataObject, resumed: bool
+) -> None:
+    pages = listing(*sizes, total=sum(sizes))
+    assert take(pages, resumed=resumed) == ([False] * (len(pages) - 1) + [True], "")
+    lost = data.draw(st.integers(0, len(pages) - 1))
+    rest = [*pages[:lost], *pages[lost + 1 :]]
+    rest[-1] = rest[-1].replace(next=None)
+    assert not any(take(rest, resumed=resumed)[0])
+
+
+@given(sizes, st.data(), st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_no_page_can_come_in_place_of_another(sizes: list[int], data: st.DataObject, total: bool) -> None:
+    pages = listing(*sizes, total=sum(sizes) if total else None)
+    lost = data.draw(st.integers(1, len(pages) - 1))
+    instead = data.draw(st.integers(0, lost - 1))
+    pages[lost] = pages[lost].replace(items=pages[instead].items)
+    assert not any(take(pages)[0])
+
+
+# -- what a sync makes of it ---------------------------------------------------------------
+
+
+def test_a_listing_that_disagrees_keeps_its_rows_sweeps_nothing_and_moves_no_mark(path: Path) -> None:
+    asked: list[str | None] = []
+    answers: list[Page[Any]] = [
+        Page(things(0, 3), total=3, mark="first"),
+        Page(things(1, 3), total=9, mark="second", full=True),
+        Page(things(1, 2), total=2, mark="third", full=True),
+    ]
+
+    @Loader.collection(SampleRoot.things, brings=[Thing.title])
+    async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[Any]) -> Page[Thing]:
+        asked.append(request.mark)
+        return answers.pop(0)
+
+    connector = sample(loaders=[list_things])
+    statuses, members = [], []
+    for _ in range(3):
+        result, ids = synced(connector, path, SampleRoot.things)
+        statuses.append(result.status)
+        members.append(ids)
+    assert statuses == [Status.COMPLETED, Status.PARTIAL, Status.COMPLETED]
+    assert members == [["0", "1", "2"], ["0", "1", "2", "3"], ["1", "2"]]
+    assert asked == [None, "first", "first"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data.db"

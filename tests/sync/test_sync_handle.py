@@ -1,0 +1,353 @@
+"""What can be asked of a sync that was begun: to pause, to go on, to end, and how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from max.core import Page, Step
+from max.errors import (
+    Interrupted,
+    LeaseLost,
+    NotFound,
+    QuotaExceeded,
+    StorageError,
+    SyncError,
+    SyncRunning,
+)
+from max.model.tasks import Status, SyncResult, Wanted, request
+from max.storage.sqlite import transaction
+from tests.scenes import (
+    NAMES,
+    NOTES,
+    USERS,
+    Source,
+    Stage,
+    User,
+    build,
+    named,
+    play,
+    run,
+    slow,
+    users,
+)
+from tests.virtual_time import later, now
+
+
+async def never(what: Any, env: Any) -> Any:
+    """An answer that does not come."""
+    await asyncio.Event().wait()
+
+
+# -- pausing, cancelling, stopping ---------------------------------------------------------------
+
+
+def pages(count: int, seconds: float = 1.0) -> Source:
+    """A listing of so many pages, each of which takes its time."""
+
+    async def page(cursor: str | None, env: Any) -> Page[User]:
+        await later(seconds)
+        following = int(cursor or 0) + 1
+        return users(cursor or "0", next=str(following) if following < count else None)
+
+    return Source(users=[page], name=[named])
+
+
+def test_a_pause_is_obeyed_after_the_page_under_way_and_taken_up_there() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(1.5)
+        await handle.pause()
+        paused = await handle.completion()
+        assert (paused.status, paused.counts) == (Status.PAUSED, {"User": 2})
+        assert now() == pytest.approx(2.0)
+        again = await handle.resume()
+        assert again.id == handle.id
+        result = await again.completion()
+        assert (result.status, result.counts, result.resumed) == (Status.COMPLETED, {"User": 4}, True)
+
+    source = pages(4)
+    play(source, body)
+    assert [what for _, what in source.asked] == [None, "1", "2", "3"]
+
+
+def test_a_pause_that_was_not_yet_obeyed_is_taken_back() -> None:
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(Step.concurrent([USERS, NOTES]))
+        await later(0.5)
+        await handle.pause()
+        await later(1.0)  # users stop at their page; notes are under way
+        assert await handle.resume() is handle
+        return (await handle.completion()).status
+
+    source = pages(3)
+    source.answers["notes"] = [slow(9.0, Page([]))]
+    assert play(source, body) is Status.COMPLETED
+    assert source.count("users") == 3
+
+
+def test_a_pause_taken_back_while_it_is_being_obeyed_is_none() -> None:
+    async def body(stage: Stage) -> Status:
+        obey = stage.store.obey
+
+        async def hesitates(sync: str, *, worker: str, now: float) -> Status:
+            await stage.store.request(sync, Wanted.RUN, now=now)
+            return await obey(sync, worker=worker, now=now)
+
+        stage.store.obey = hesitates  # type: ignore[method-assign]
+        handle = await stage.begin(USERS)
+        await handle.pause()
+        return (await handle.completion()).status
+
+    assert play(pages(3), body) is Status.COMPLETED
+
+
+def test_a_pause_taken_back_when_it_has_just_been_obeyed_goes_on_with_a_new_handle() -> None:
+    async def body(stage: Stage) -> Status:
+        result = stage.store.result
+
+        async def slowly(sync: str, *, now: float) -> SyncResult:
+            await later(1.0)
+            return await result(sync, now=now)
+
+        stage.store.result = slowly  # type: ignore[method-assign]
+        handle = await stage.begin(USERS)
+        await later(0.5)
+        await handle.pause()
+        await later(1.0)  # the page has ended at 1
+        assert not handle.done
+        again = await handle.resume()
+        assert again is not handle
+        return (await again.completion()).status
+
+    assert play(pages(3), body) is Status.COMPLETED
+
+
+def test_a_pause_while_a_task_waits_for_its_time_is_obeyed_at_once() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(10.0)
+        await handle.pause()
+        assert (await handle.completion()).status is Status.PAUSED
+        assert now() < 12.0
+
+    play(Source(users=[QuotaExceeded("wait", retry_after=900.0)]), body)
+
+
+def test_cancelling_does_not_wait_for_a_loader_that_is_stuck() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(5.0)
+        await handle.cancel()
+        result = await handle.completion()
+        assert (result.status, result.counts) == (Status.CANCELLED, {"User": 1})
+        assert now() == pytest.approx(5.0)
+        with pytest.raises(SyncError, match=r"already ended \(cancelled\)"):
+            await handle.resume()
+
+    play(Source(users=[users("a", next="2"), never]), body)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"), [(Wanted.PAUSE, Status.PAUSED), (Wanted.CANCEL, Status.CANCELLED)]
+)
+def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: Wanted, status: str) -> None:
+    path = tmp_path / "data.db"
+
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(USERS)
+        await later(1.5)
+        other = sqlite3.connect(path, isolation_level=None)
+        with transaction(other):
+            request(other, handle.id[:8], wanted, now=now())
+        other.close()
+        return (await handle.completion()).status
+
+    source = pages(9)
+    assert play(source, body, path) == status
+    assert source.count("users") < 5
+
+
+def test_a_cancelled_sync_is_not_the_next_ones_business() -> None:
+    async def body(stage: Stage) -> list[Status]:
+        handle = await stage.begin(USERS)
+        await handle.cancel()
+        first = await handle.completion()
+        return [first.status, (await stage.sync(USERS)).status]
+
+    assert play(pages(2), body) == [Status.CANCELLED, Status.COMPLETED]
+
+
+def test_stopping_in_the_middle_interrupts_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    path, source = tmp_path / "data.db", pages(5)
+
+    async def first(stage: Stage) -> str:
+        handle = await stage.begin(USERS)
+        await later(2.5)
+        waiting = asyncio.create_task(handle.completion())
+        await later(0.0)
+        await stage.executor.stop()
+        with pytest.raises(Interrupted, match="was stopped before its end"):
+            await waiting
+        assert (await stage.store.result(handle.id, now=now())).status is Status.INTERRUPTED
+        return handle.id
+
+    async def second(stage: Stage) -> SyncResult:
+        id = await stage.executor.unfinished()
+        assert id == left
+        return await (await stage.executor.resume(id or "")).completion()
+
+    left = play(source, first, path)
+    result = play(source, second, path)
+    assert (result.status, result.counts) == (Status.COMPLETED, {"User": 5})
+    assert [what for _, what in source.asked] == [None, "1", "2", "2", "3", "4"], "only the page under way"
+
+
+def test_one_sync_at_a_time() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        for attempt in (stage.begin(NAMES), stage.executor.resume(handle.id)):
+            with pytest.raises(SyncRunning, match=f"sync {handle.id} is already running"):
+                await attempt
+        assert stage.executor.running is handle
+        await handle.completion()
+        assert stage.executor.running is None
+        await stage.executor.stop()
+        with pytest.raises(StorageError, match="not started"):
+            await stage.begin(USERS)
+
+    play(pages(1), body)
+
+
+def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(0.5)
+        await stage.database.transact(
+            lambda c: (c.execute("UPDATE _max_sync SET worker = 'h/b/1/1/x'"), None)[1]
+        )
+        with pytest.raises(LeaseLost, match="no longer this process's"):
+            await handle.completion()
+
+    play(pages(3), body)
+
+
+def test_a_database_that_fails_ends_the_sync_which_can_go_on_later(tmp_path: Path) -> None:
+    def room(pages: int) -> Callable[[sqlite3.Connection], None]:
+        def work(connection: sqlite3.Connection) -> None:
+            size = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {size + pages}")
+
+        return work
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS)
+        seen = asyncio.create_task(last_status(handle))
+        await later(1.5)
+        await stage.database.transact(room(0))
+        with pytest.raises(StorageError, match="full") as caught:
+            await handle.completion()
+        assert "free some space" in caught.value.hint
+        assert await seen is Status.INTERRUPTED
+        await stage.database.transact(room(100_000))
+        return await (await handle.resume()).completion()
+
+    big = users(*(f"{n:0500}" for n in range(3000)))
+    source = Source(users=[users("a", next="2"), slow(2.0, big)])
+    result = play(source, body, tmp_path / "data.db")
+    assert (result.status, result.counts) == (Status.COMPLETED, {"User": 3001})
+
+
+# -- watching ---------------------------------------------------------------------------------
+
+
+async def last_status(handle: Any) -> Status:
+    """What the last news of a sync say."""
+    status = Status.RUNNING
+    async for one in handle.progress():
+        status = one.status
+    return status
+
+
+def test_progress_counts_up_and_ends_with_the_sync() -> None:
+    async def body(stage: Stage) -> list[tuple[Status, int]]:
+        handle = await stage.begin(USERS)
+        found = [(one.status, one.counts.get("User", 0)) async for one in handle.progress()]
+        assert [one.status async for one in handle.progress()] == [Status.COMPLETED], (
+            "also for who comes late"
+        )
+        return found
+
+    found = play(pages(4), body)
+    assert found == sorted(found, key=lambda one: one[1])
+    assert found[-1] == (Status.COMPLETED, 4)
+    assert {count for _, count in found} == {0, 1, 2, 3, 4}
+
+
+def test_progress_says_until_when_the_sync_waits() -> None:
+    async def body(stage: Stage) -> list[tuple[int, int, float | None]]:
+        handle = await stage.begin(USERS)
+        return [(one.running, one.waiting, one.due) async for one in handle.progress()]
+
+    found = play(Source(users=[QuotaExceeded("wait", retry_after=60.0), users("a")]), body)
+    assert (0, 1, 60.0) in found
+
+
+def test_who_watches_slowly_delays_nobody_and_sees_the_newest() -> None:
+    async def body(stage: Stage) -> int:
+        handle, news = await stage.begin(USERS), 0
+        async for _ in handle.progress():
+            news += 1
+            await later(3.5)
+        assert (await handle.status()).finished_at == pytest.approx(8.0)
+        return news
+
+    assert play(pages(8), body) == 4
+
+
+def test_who_stops_watching_or_waiting_stops_nothing() -> None:
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(USERS)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await handle.completion()
+        async for _ in handle.progress():
+            break
+        return (await handle.completion()).status
+
+    assert play(pages(3), body) is Status.COMPLETED
+
+
+def test_a_failing_end_still_ends_the_progress() -> None:
+    async def body(stage: Stage) -> None:
+        async def fails(now: float) -> None:
+            raise StorageError("the index cannot be built")
+
+        stage.executor._after = fails
+        handle = await stage.begin(USERS)
+        seen = asyncio.create_task(last_status(handle))
+        with pytest.raises(StorageError, match="index"):
+            await handle.completion()
+        assert await seen is Status.COMPLETED
+        assert (await handle.status()).status is Status.COMPLETED
+
+    play(pages(1), body)
+
+
+def test_stopping_twice_or_without_a_sync_is_nothing() -> None:
+    async def main() -> None:
+        stage = await build(pages(1))
+        await stage.executor.stop()
+        await stage.executor.stop()
+        with pytest.raises(NotFound):
+            await stage.store.result("zz", now=0.0)
+        await stage.database.stop()
+
+    run(main())
+    assert not [one for one in threading.enumerate() if one is not threading.main_thread()]

@@ -1,0 +1,298 @@
+"""Which tasks a sync consists of: of a plan with options, or of just what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from max import (
+    Batch,
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Installation,
+    InstallationInfo,
+    InstallationRuntime,
+    Loader,
+    Many,
+    NoConfig,
+    Page,
+    PageRequest,
+    PermissionDenied,
+    Ref,
+    Schema,
+    Status,
+    Step,
+    SyncPlan,
+    SyncResult,
+)
+from max.connector import MemoryCredentials
+from max.core import Resolver, SyncOptions
+from max.errors import NotFound, SyncError, UsageError
+from max.model.tasks import Payload
+from max.sync.task_graph import asked, expand, wanted
+
+
+class Shelf(Entity):
+    """Where books stand."""
+
+    books: Many[Book] = Many()
+
+
+class Library(Entity):
+    """The root."""
+
+    shelves: Many[Shelf] = Many()
+
+
+class Book(Entity):
+    """Something to read."""
+
+    title: Field[str] = Field()
+    author: Field[str] = Field()
+
+
+@dataclass
+class Source:
+    """What refuses to answer for now, and what was asked."""
+
+    closed: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+
+    def ask(self, what: str) -> None:
+        self.asked.append(what)
+        if what in self.closed:
+            raise PermissionDenied(f"{what} is closed")
+
+
+@Loader.collection(Library.shelves)
+async def shelves(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
+    env.context.ask("shelves")
+    return Page([Shelf("a"), Shelf("b")])
+
+
+@Loader.collection(Shelf.books, brings=[Book.title])
+async def books(parent: Ref[Shelf], request: PageRequest, env: Env[Source]) -> Page[Book]:
+    page = int(request.cursor or 0)
+    env.context.ask(f"{parent.id}{page}")
+    return Page([Book(f"{parent.id}{page}", title="x")], next=str(page + 1) if page < 2 else None)
+
+
+@Loader.entity_batched(Book.author, size=10)
+async def authors(refs: Sequence[Ref[Book]], env: Env[Source]) -> Batch[Book]:
+    closed = env.context.closed
+    env.context.asked += [f"author of {ref.id}" for ref in refs]
+    found = [Book(ref.id, author="Ada") for ref in refs if f"author of {ref.id}" not in closed]
+    failed = {ref.id: PermissionDenied("closed") for ref in refs if f"author of {ref.id}" in closed}
+    return Batch(found, failed)
+
+
+async def seed(context: Source, engine: Engine) -> SyncPlan:
+    await engine.store(Library("l"))
+    return SyncPlan(
+        [
+            Step.for_root(Library.ref("l")).load_collection(Library.shelves),
+            Step.for_all(Shelf).load_collection(Shelf.books),
+            Step.for_all(Book).load_fields(Book.author),
+        ]
+    )
+
+
+Body = Callable[[InstallationRuntime], Awaitable[None]]
+
+
+def using(source: Source, body: Body) -> None:
+    async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[Source]:
+        return Installation(source)
+
+    async def main() -> None:
+        connector = Connector(
+            name="library",
+            description="Books.",
+            schema=Schema([Library, Shelf, Book], roots=[Library]),
+            loaders=[shelves, books, authors],
+            seeder=seed,
+            initialise=initialise,
+            config=NoConfig,
+        )
+        info = InstallationInfo("library", "default", "id", {}, 0.0)
+        credentials = CredentialProvider(MemoryCredentials(), [])
+        runtime = InstallationRuntime(info, connector, NoConfig(), credentials, ":memory:")
+        await runtime.start()
+        try:
+            await body(runtime)
+        finally:
+            await runtime.stop()
+
+    asyncio.run(main())
+
+
+async def synced(runtime: InstallationRuntime) -> SyncResult:
+    return await (await runtime.sync()).completion()
+
+
+async def retried(runtime: InstallationRuntime, sync: str | None = None) -> SyncResult:
+    return await (await runtime.retry_failed(sync)).completion()
+
+
+def test_only_the_refs_that_failed_are_asked_for_again() -> None:
+    source = Source({"author of a1"})
+
+    async def body(runtime: InstallationRuntime) -> None:
+        assert (await synced(runtime)).status is Status.PARTIAL
+        source.closed.clear()
+        source.asked.clear()
+        assert (await retried(runtime)).status is Status.COMPLETED
+        assert source.asked == ["author of a1"]
+        assert (await runtime.engine.load(Book.ref("a1"))).author == "Ada"
+
+    using(source, body)
+
+
+def test_a_listing_goes_on_at_the_page_that_failed() -> None:
+    source = Source({"b1"})
+
+    async def body(runtime: InstallationRuntime) -> None:
+        assert (await synced(runtime)).status is Status.PARTIAL
+        source.closed.clear()
+        source.asked.clear()
+        assert (await retried(runtime)).status is Status.COMPLETED
+        assert source.asked == ["b1", "b2"]
+        listed = await runtime.engine.load_collection(Shelf.ref("b"), Shelf.books)
+        assert [book.id for book in listed.items] == ["b0", "b1", "b2"]
+
+    using(source, body)
+
+
+def test_what_was_blocked_runs_once_its_cause_is_gone() -> None:
+    source = Source({"shelves"})
+
+    async def body(runtime: InstallationRuntime) -> None:
+        first = await synced(runtime)
+        assert (first.status, [one.code for one in first.failures][1:]) == (
+            Status.FAILED,
+            ["sync.blocked", "sync.blocked"],
+        )
+        source.closed.clear()
+        assert (await retried(runtime)).status is Status.COMPLETED
+        assert await runtime.engine.query(Book).where(Book.author.eq("Ada")).count() == 6
+
+    using(source, body)
+
+
+def test_what_fails_again_is_told_again_and_can_be_retried_by_its_id() -> None:
+    source = Source({"author of a1"})
+
+    async def body(runtime: InstallationRuntime) -> None:
+        first = await synced(runtime)
+        second = await retried(runtime, first.id)
+        assert (second.status, second.failures[0].id) == (Status.FAILED, "a1")
+        source.closed.clear()
+        assert (await retried(runtime, second.id)).status is Status.COMPLETED
+
+    using(source, body)
+
+
+def test_there_is_nothing_to_retry_where_nothing_failed() -> None:
+    async def body(runtime: InstallationRuntime) -> None:
+        with pytest.raises(NotFound):
+            await runtime.retry_failed()
+        done = await synced(runtime)
+        with pytest.raises(SyncError, match="nothing failed"):
+            await runtime.retry_failed()
+        with pytest.raises(NotFound, match="no sync 'nosuch'"):
+            await runtime.retry_failed("nosuch")
+        assert done.status is Status.COMPLETED
+
+    using(Source(), body)
+
+
+def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
+    source = Source()
+
+    async def body(runtime: InstallationRuntime) -> None:
+        handle = await runtime.sync()
+        await handle.pause()
+        paused = await handle.completion()
+        assert paused.status is Status.PAUSED
+        fresh = await (await runtime.sync(restart=True)).completion()
+        assert (fresh.id != paused.id, fresh.status) == (True, Status.COMPLETED)
+        assert (await handle.status()).status is Status.CANCELLED
+
+    using(source, body)
+
+
+# -- what is asked for beyond a plan -----------------------------------------------------------
+
+
+@Loader.collection(Library.shelves, sweep=timedelta(days=1))
+async def marked(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
+    return Page([], mark="1")
+
+
+SCHEMA = Schema([Library, Shelf, Book], roots=[Library])
+RESOLVER = Resolver(SCHEMA, [marked, books, authors])
+PLAN = SyncPlan(
+    [
+        Step.for_root(Library.ref("l")).load_collection(Library.shelves),
+        Step.for_all(Shelf).load_collection(Shelf.books),
+        Step.for_all(Book).load_fields(Book.author),
+    ]
+)
+
+
+def payloads(options: SyncOptions) -> list[Payload]:
+    """What the tasks of the plan's steps know."""
+    return [task.payload for task in expand(PLAN, RESOLVER, options, now=1000.0).children[:-1]]
+
+
+def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
+    assert [one["since"] for one in payloads(SyncOptions())] == [1000.0] * 3
+    assert [one["since"] for one in payloads(SyncOptions(if_stale=60.0))] == [940.0] * 3
+    assert [one["since"] for one in payloads(SyncOptions(heal=True))] == [0.0] * 3
+    assert all(one["full"] for one in payloads(SyncOptions(full=True)))
+
+
+def test_a_sweep_lists_what_there_is_however_lately_that_was_listed() -> None:
+    marked, books, authors = payloads(SyncOptions(sweep=True))
+    assert (marked["since"], marked["sweeping"], "full" in marked) == (1000.0, True, False)
+    assert (books["since"], books["sweeping"], books["full"]) == (1000.0, True, True)
+    assert "sweeping" not in authors
+
+
+def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
+    def remembered(options: SyncOptions) -> object:
+        payload = expand(PLAN, RESOLVER, options, now=0.0).payload
+        return json.loads(json.dumps(payload))["options"]
+
+    assert remembered(SyncOptions()) == {}
+    given = SyncOptions(only=("Book", "Shelf"), if_stale=1.5, allow_removals=True)
+    assert remembered(given) == {"only": ["Book", "Shelf"], "if_stale": 1.5, "allow_removals": True}
+    assert remembered(given) == asked(given)
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        (["book.AUTHOR"], {"author"}),
+        (["Book"], {"id", "title", "author"}),
+        (["book.title", "BOOK.id"], {"title", "id"}),
+        (["shelf"], {"id"}),
+    ],
+)
+def test_what_is_wanted_is_named_in_any_case(only: list[str], names: set[str]) -> None:
+    assert {field.name for field in wanted(only, RESOLVER)} == names
+
+
+@pytest.mark.parametrize("only", ["Boko", "Book.autor", "Shelf.books", ""])
+def test_what_is_wanted_must_be_there(only: str) -> None:
+    with pytest.raises(UsageError):
+        wanted([only], RESOLVER)

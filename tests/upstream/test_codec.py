@@ -1,0 +1,397 @@
+"""Encoding: any value comes back equal, and no secret gets through in any of its disguises."""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import time as time_of_day
+from decimal import Decimal
+from enum import Enum, StrEnum
+from html import escape
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max import Batch, Entity, Field, Json, Page, PageRequest, Ref, Schema
+from max.connector import Secret
+from max.errors import (
+    LoaderFault,
+    MaxError,
+    Offline,
+    QuotaExceeded,
+    TapeError,
+    UpstreamError,
+    UpstreamMissing,
+)
+from max.model.entities import Scope
+from max.upstream.codec import MARK, SHORTEST, Codec, Scrubber, canonical, decoded_error
+from max.upstream.operations import Operation
+
+
+class Writer(Entity):
+    """Who writes."""
+
+    name: Field[str | None] = Field()
+    born: Field[datetime] = Field()
+    friend: Field[Ref[Writer] | None] = Field()
+    more: Field[Json] = Field()
+
+
+class Stranger(Entity):
+    """Of another schema."""
+
+    name: Field[str] = Field()
+
+
+class Colour(Enum):
+    """A choice."""
+
+    RED = "red"
+    GREEN = 2
+
+
+class Size(StrEnum):
+    """A choice that is a text, too."""
+
+    SMALL = "s"
+
+
+class Pair(NamedTuple):
+    """Two things."""
+
+    left: Any
+    right: Any = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked."""
+
+    of: Any
+    cursor: str | None = None
+    most: int = 100
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Outer:
+    """Holds another class."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        """Stands within."""
+
+        value: Any
+
+
+class TokenGone(UpstreamError):
+    """A connector's own error."""
+
+    code = "upstream.token_gone"
+
+    def __init__(self, since: str) -> None:
+        self.since = since
+        super().__init__(f"gone since {since}", hint="list everything", since=since)
+
+
+async def ask(context: None, input: Any) -> Any:
+    """An operation of this module."""
+
+
+SCHEMA = Schema([Writer])
+OPERATION = Operation("test:thing:ask", ask)
+
+
+def codec(*secrets: str) -> Codec:
+    """For the operation, with secrets to take out."""
+    clean = Scrubber(tuple)
+    for secret in secrets:
+        clean.learn(secret)
+    return Codec(OPERATION, SCHEMA, clean)
+
+
+def again(value: object) -> Any:
+    """What comes back of a value that goes through a file."""
+    return codec().decode(json.loads(json.dumps(codec().encode(value), ensure_ascii=False)))
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal in value and type, all the way down."""
+    if type(left) is not type(right):
+        return {type(left), type(right)} == {dict, MappingProxyType} and dict(left) == dict(right)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(map(same, left.values(), right.values()))
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Asked):
+        return all(same(getattr(left, name), getattr(right, name)) for name in ("of", "cursor", "about"))
+    if isinstance(left, MaxError):
+        return (str(left), left.describe()) == (str(right), right.describe())
+    return bool(left == right)
+
+
+texts = st.text(st.characters(codec=None), max_size=8)  # halves of surrogate pairs, too
+zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+refs = st.builds(Ref, st.just(Writer), texts, st.sampled_from([Scope(), Scope("inst")]))
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    texts,
+    st.binary(max_size=8),
+    st.datetimes(timezones=st.one_of(zones, st.none())),
+    st.dates(),
+    st.times(),
+    st.decimals(allow_nan=False),
+    st.sampled_from([Colour.RED, Colour.GREEN, Size.SMALL, PageRequest("c"), PageRequest(None, "m")]),
+    refs,
+    st.frozensets(st.integers()),
+    st.sets(texts),
+)
+
+
+def containers(inside: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What holds values."""
+    keys = st.one_of(texts, st.sampled_from(["$tuple", "$", "id"]))
+    entities = st.builds(Writer, texts, name=inside, more=inside)
+    return st.one_of(
+        st.lists(inside, max_size=3),
+        st.lists(inside, max_size=3).map(tuple),
+        st.dictionaries(keys, inside, max_size=3),
+        st.dictionaries(st.integers(), inside, max_size=2),
+        st.builds(Asked, inside, about=st.dictionaries(texts, inside, max_size=2)),
+        st.builds(Pair, inside, inside),
+        st.builds(Outer.Inner, inside),
+        st.builds(
+            Page, st.lists(entities, max_size=2), texts, mark=texts, removed=st.lists(refs, max_size=1)
+        ),
+        st.builds(Batch, st.lists(entities, max_size=2)),
+        entities,
+    )
+
+
+VALUES = st.recursive(leaves, containers, max_leaves=12)
+
+
+class TestValues:
+    """Values that are encoded come back."""
+
+    @given(VALUES)
+    @settings(max_examples=300)
+    def test_p45_any_value_comes_back_equal_in_value_and_type(self, value: Any) -> None:
+        assert same(again(value), value)
+
+    @given(VALUES)
+    @settings(max_examples=100)
+    def test_p45_equal_values_are_asked_for_by_the_same_text(self, value: Any) -> None:
+        asked = canonical(codec().encode_input(value))
+        assert canonical(json.loads(asked)) == canonical(codec().encode_input(value)) == asked
+
+    def test_json_is_written_as_it_is(self) -> None:
+        data = {"items": [{"id": 7, "name": "Åsa", "tags": ["a", None, 1.5, True]}], "next": None}
+        assert codec().encode(data) == data
+
+    def test_a_batch_keeps_the_error_of_each_ref(self) -> None:
+        gone = UpstreamMissing("7 is gone", hint="look for it", id="7")
+        batch = again(Batch([Writer("1", name="Ada")], {"7": gone}))
+        assert batch.items == [Writer("1", name="Ada")]
+        assert same(batch.failed["7"], gone)
+
+    def test_a_field_that_was_not_loaded_stays_so(self) -> None:
+        assert again(Writer("1", name=None)) == Writer("1", name=None) != Writer("1")
+
+    @pytest.mark.parametrize(
+        "value",
+        [object(), len, type("Local", (), {})(), Stranger("1", name="x"), Ref(Stranger, "1"), iter([]), 1j],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_what_cannot_come_back_is_refused_with_the_operation(self, value: object) -> None:
+        with pytest.raises(TapeError, match=r"test:thing:ask: a tape cannot hold a ") as caught:
+            codec().encode({"deep": [value]})
+        assert "return JSON data, entities, or dataclasses" in caught.value.hint
+
+    def test_a_class_that_only_bears_a_known_name_is_refused(self) -> None:
+        impostor = type("Asked", (), {})
+        with pytest.raises(TapeError, match="Asked"):
+            codec().encode(impostor())
+
+    def test_what_holds_itself_is_refused(self) -> None:
+        circle: list[Any] = []
+        circle.append(circle)
+        with pytest.raises(TapeError, match="nested too deep"):
+            codec().encode(circle)
+
+
+class TestInputs:
+    """How inputs are written, so that a later version asks for the same."""
+
+    def test_fields_are_named_and_defaults_left_out(self) -> None:
+        assert codec().encode_input(Asked("w1")) == {"of": "w1"}
+        assert codec().encode_input(Asked("w1", "c", 100)) == {"of": "w1", "cursor": "c"}
+        assert codec().encode_input(Pair(1)) == {"left": 1}
+        assert codec().encode_input(PageRequest()) == {}
+
+    def test_the_order_of_keys_and_members_does_not_matter(self) -> None:
+        left, right = ({"a": 1, "b": {"x", "y"}}, {"b": {"y", "x"}, "a": 1})
+        assert canonical(codec().encode_input(left)) == canonical(codec().encode_input(right))
+
+
+class TestOtherVersions:
+    """A tape of one version, read by another."""
+
+    def test_fields_that_are_gone_are_left_out(self) -> None:
+        value = {"$entity": "Writer", "values": {"id": "1", "name": "Ada", "shoe": 43}}
+        assert codec().decode(value) == Writer("1", name="Ada")
+        asked = codec().decode({"$data": "Asked", "fields": {"of": 1, "gone": 2}})
+        assert asked == Asked(1)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {"$data": "Gone", "fields": {}},
+            {"$data": "Asked", "fields": {}},
+            {"$entity": "Gone", "values": {"id": "1"}},
+            {"$enum": "Colour", "name": "BLUE"},
+            {"$future": 1},
+            {"$datetime": "soon"},
+            {"$decimal": "much"},
+        ],
+        ids=str,
+    )
+    def test_what_it_does_not_know_any_more_is_named(self, data: Json) -> None:
+        with pytest.raises(TapeError, match="test:thing:ask"):
+            codec().decode([data])
+
+
+class TestErrors:
+    """What was raised is raised again."""
+
+    def told(self, error: Exception) -> Exception:
+        return decoded_error(json.loads(json.dumps(codec().encode_error(error))))
+
+    def test_with_its_class_and_all_that_it_carries(self) -> None:
+        error = self.told(TokenGone("Monday"))
+        assert isinstance(error, TokenGone)
+        assert (error.since, error.describe()) == ("Monday", TokenGone("Monday").describe())
+        assert str(error) == "gone since Monday"
+
+    def test_without_its_wait(self) -> None:
+        error = self.told(QuotaExceeded("slow down", retry_after=60.0, status=429))
+        assert isinstance(error, QuotaExceeded)
+        assert (error.retry_after, error.data) == (0.0, {"status": 429, "retry_after": 60.0})
+        assert isinstance(offline := self.told(Offline("no network")), Offline)
+        assert offline.retry_after is None
+
+    def test_as_the_nearest_class_when_its_own_is_gone(self) -> None:
+        told = {"class": "Renamed", "code": "upstream.quota", "message": "m", "hint": "", "data": {}}
+        assert type(decoded_error(told)) is QuotaExceeded
+        assert type(decoded_error(told | {"code": "unheard.of"})) is UpstreamError
+
+    def test_a_bug_comes_back_as_a_bug(self) -> None:
+        error = self.told(KeyError("items"))
+        assert isinstance(error, LoaderFault)
+        assert "KeyError was raised when this was recorded: 'items'" in str(error)
+
+
+# -- secrets -------------------------------------------------------------------------------------
+
+secrets = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=8, max_size=40)
+DISGUISES: Mapping[str, Callable[[str], Any]] = {
+    "plain": lambda secret: f"Bearer {secret}!",
+    "key": lambda secret: {secret: 1},
+    "bytes": lambda secret: b"\xff" + secret.encode(),
+    "url": lambda secret: f"?token={quote(secret, safe='')}&",
+    "form": lambda secret: f"token={quote_plus(secret)}",
+    "path": lambda secret: f"/{quote(secret)}/",
+    "url in url": lambda secret: quote(f"https://x/?t={quote(secret, safe='')}"),
+    "json": lambda secret: json.dumps({"token": secret}),
+    "utf-8 json": lambda secret: json.dumps({"token": secret}, ensure_ascii=False),
+    "html": lambda secret: f"<b>{escape(secret)}</b>",
+    "hex": lambda secret: secret.encode().hex(),
+    "repr": lambda secret: f"{[secret]!r} {[secret]!a}",
+    "base64": lambda secret: b64encode(secret.encode()).decode(),
+    "basic": lambda secret: f"Basic {b64encode(f'ada:{secret}'.encode()).decode()}",
+    "basic, user first": lambda secret: f"Basic {b64encode(f'ad:{secret}'.encode()).decode()}",
+    "websafe": lambda secret: urlsafe_b64encode(f"{secret}:x".encode()).decode(),
+    "error": lambda secret: UpstreamMissing(f"no {secret}", hint=secret, token=secret),
+    "bug": lambda secret: ValueError(secret),
+    "entity": lambda secret: Writer(secret, name=secret),
+    "ref": lambda secret: Ref(Writer, secret),
+    "request": lambda secret: PageRequest(cursor=secret),
+    "secret": Secret,
+}
+
+
+class TestSecrets:
+    """Secrets are taken out on the way."""
+
+    @pytest.mark.parametrize("disguise", DISGUISES)
+    @given(secret=secrets)
+    @settings(max_examples=15)
+    def test_p41_a_secret_is_in_no_byte_whatever_its_disguise(self, disguise: str, secret: str) -> None:
+        value = DISGUISES[disguise](secret)
+        for written in (codec(secret).encode([value]), codec(secret).encode_input(value)):
+            line = json.dumps(written, ensure_ascii=False)
+            assert not any(form in line for form in disguised(secret)), line
+            assert MARK in line or disguise == "bytes"
+
+    @given(secret=st.integers(10**SHORTEST, 10**12), around=st.integers(0, 99))
+    def test_p41_a_secret_of_digits_is_in_no_number(self, secret: int, around: int) -> None:
+        written = codec(str(secret)).encode([int(f"{around}{secret}"), secret, secret / 1000, 5])
+        assert str(secret) not in json.dumps(written)
+        assert written[1:] == [MARK, secret / 1000 if str(secret) not in repr(secret / 1000) else MARK, 5]
+
+    def test_what_a_secret_is_made_of_is_secret_too(self) -> None:
+        pem = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nAgEAAoIBAQC7VJTUt9Us\n-----END KEY-----"
+        assert "AgEAAoIBAQC7VJTUt9Us" not in str(codec(pem).encode(["x AgEAAoIBAQC7VJTUt9Us x"]))
+        blob = json.dumps({"private_key": "correct horse battery", "type": "service"})
+        assert codec(blob).encode("the correct horse battery staple") == f"the {MARK} staple"
+
+    @pytest.mark.parametrize("key", ["access_token", "refresh_token", "client_secret"])
+    def test_what_services_call_a_token_is_secret_before_anybody_keeps_it(self, key: str) -> None:
+        at = codec()
+        assert at.encode({key: "fresh-token", "expires_in": 3600}) == {key: MARK, "expires_in": 3600}
+        assert at.encode("fresh-token") == MARK
+
+    def test_secrets_that_are_learned_later_are_taken_out_from_then_on(self) -> None:
+        known: list[Secret] = []
+        clean = Scrubber(lambda: known)
+        assert clean.text("first second") == "first second"
+        known.append(Secret("second"))
+        clean.refresh()
+        assert clean.text("first second") == f"first {MARK}"
+
+    def test_one_that_is_too_short_is_refused(self) -> None:
+        with pytest.raises(TapeError, match="a secret of 3 characters") as caught:
+            codec("abc")
+        assert "abc" not in caught.value.render()
+        codec("", " \n")  # is none
+
+    def test_one_that_is_a_word_of_the_tape_is_refused(self) -> None:
+        clean = Scrubber(lambda: [Secret("operation")])
+        clean.refresh()
+        with pytest.raises(TapeError, match="a secret is part of the tape's own words"):
+            clean.refuse('{"operation": "x"}', "test:thing:ask")
+
+
+def disguised(secret: str) -> list[str]:
+    """What must not be found, written down anew; of base64 what does not depend on its neighbours."""
+    raw = secret.encode()
+    inner = {b64encode(b"\0" * n + raw).decode()[4:-4] for n in range(3)}
+    inner |= {urlsafe_b64encode(b"\0" * n + raw).decode()[4:-4] for n in range(3)}
+    return [secret, raw.hex(), quote(secret, safe=""), json.dumps(secret)[1:-1], *inner]
+
+
+def test_every_kind_of_time_and_number_is_covered() -> None:
+    moment = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    for value in (moment, moment.date(), date(1, 1, 1), time_of_day(9, 30), Decimal("1.10"), math.inf):
+        assert same(again(value), value)
+    assert math.isnan(again(math.nan))

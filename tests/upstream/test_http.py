@@ -1,0 +1,672 @@
+"""The HTTP client: every answer of a service, and every lack of one, has its meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max import (
+    Auth,
+    BadCredentials,
+    BearerAuth,
+    BudgetHeaders,
+    Credential,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    InvalidAnswers,
+    Json,
+    KeyAuth,
+    Offline,
+    Operation,
+    PermissionDenied,
+    QuotaExceeded,
+    Retry,
+    Secret,
+    Transport,
+    UpstreamBroken,
+    UpstreamChanged,
+    UpstreamError,
+    UpstreamMissing,
+)
+from max.errors import MissingExtra
+from max.testing import access
+from max.upstream.http import Meaning, retry_after, service_time, without
+from max.upstream.operations import Caller, Limits
+from tests.answering import Upstream, answer
+
+V = TypeVar("V")
+TOKEN = "tok-3141592653589793"  # not a secret of anybody's
+AUTH = BearerAuth(Secret(TOKEN))
+
+
+def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, timeout: float = 5.0) -> V:
+    """Do something with a client of an upstream."""
+
+    async def main() -> V:
+        async with (
+            upstream.serving() as url,
+            HttpClient(url, access(url), auth=AUTH, timeout=timeout, largest=10_000) as client,
+        ):
+            return await work(client)
+
+    return asyncio.run(main())
+
+
+def get(*answers: bytes | None, path: str = "/thing", timeout: float = 5.0) -> Json:
+    """What a client makes of an upstream's answers."""
+    return talk(Upstream(*answers), lambda client: client.get(path), timeout=timeout)
+
+
+def error_of(*answers: bytes | None, timeout: float = 5.0) -> UpstreamError:
+    """The error that a client makes of an upstream's answers."""
+    with pytest.raises(UpstreamError) as caught:
+        get(*answers, timeout=timeout)
+    return caught.value
+
+
+# -- good answers ------------------------------------------------------------------------
+
+
+def test_the_body_is_given_as_json_data() -> None:
+    assert get(answer(200, '{"a": [1, "é"]}'.encode())) == {"a": [1, "é"]}
+
+
+def test_a_compressed_body_is_decoded() -> None:
+    assert get(answer(200, gzip.compress(b"[1]"), content_encoding="gzip")) == [1]
+
+
+def test_an_answer_without_a_body_is_none() -> None:
+    assert get(answer(204, b"")) is None
+
+
+def test_what_is_sent_is_json_with_the_token_and_the_parameters() -> None:
+    upstream = Upstream(answer(201, b"[]"))
+    talk(upstream, lambda c: c.request("POST", "/things?a=1", params={"b": "x y&z"}, json={"c": "é"}))
+    (heard,) = upstream.heard
+    assert heard.startswith("POST /things?a=1&b=x+y%26z HTTP/1.1")
+    assert f"authorization: Bearer {TOKEN}\r\n" in heard
+    assert heard.endswith('{"c":"\\u00e9"}')
+
+
+def test_a_base_address_with_a_path_keeps_it() -> None:
+    upstream = Upstream(answer(200))
+
+    async def main() -> None:
+        async with upstream.serving() as url, HttpClient(f"{url}/v2/", access(url)) as client:
+            await client.get("/thing")
+
+    asyncio.run(main())
+    assert upstream.heard[0].startswith("GET /v2/thing ")
+
+
+def test_connections_are_used_again() -> None:
+    async def ten(client: HttpClient) -> int:
+        for _ in range(10):
+            await client.get("/")
+        return 10
+
+    upstream = Upstream(answer(200))
+    assert (talk(upstream, ten), upstream.connections) == (10, 1)
+
+
+def test_a_form_is_sent_as_one_and_headers_of_one_request_go_with_it() -> None:
+    upstream = Upstream(answer(200))
+    form, headers = {"a": "x y", "b": "é&"}, {"x-one": "1"}
+    talk(upstream, lambda c: c.request("POST", "/token", form=form, headers=headers))
+    (heard,) = upstream.heard
+    assert "content-type: application/x-www-form-urlencoded\r\n" in heard.lower()
+    assert "x-one: 1\r\n" in heard
+    assert heard.endswith("\r\n\r\na=x+y&b=%C3%A9%26")
+
+
+def test_the_head_of_a_thing_can_be_asked() -> None:
+    upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-one: 1\r\n\r\n")
+    response = talk(upstream, lambda client: client.request("HEAD", "/thing"))
+    assert (response.headers["x-one"], response.json()) == ("1", None)
+
+
+def test_what_has_not_changed_is_a_good_answer_to_who_asked_that() -> None:
+    upstream = Upstream(b"HTTP/1.1 304 Same\r\netag: x\r\n\r\n")
+    headers = {"if-none-match": "x"}
+    assert talk(upstream, lambda c: c.request("GET", "/thing", headers=headers)).status == 304
+    with pytest.raises(UpstreamChanged, match="304"):
+        talk(upstream, lambda client: client.get("/thing"))
+
+
+# -- statuses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "meant"),
+    [
+        (400, UpstreamChanged),
+        (401, BadCredentials),
+        (403, PermissionDenied),
+        (404, UpstreamMissing),
+        (405, UpstreamChanged),
+        (408, QuotaExceeded),
+        (410, UpstreamMissing),
+        (422, UpstreamChanged),
+        (429, QuotaExceeded),
+        (500, UpstreamBroken),
+        (503, UpstreamBroken),
+        (599, UpstreamBroken),
+    ],
+)
+def test_a_status_is_the_error_that_says_what_to_do(status: int, meant: type[UpstreamError]) -> None:
+    error = error_of(answer(status))
+    assert type(error) is meant
+    assert error.hint
+    assert error.data["status"] == status
+    assert error.message.startswith("GET /thing: ")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_that_is_asked_for_is_in_the_error(status: int) -> None:
+    assert error_of(answer(status, retry_after="17")).retry_after == 17.0
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": "no such plan"}', ": no such plan"),
+        (b'{"error": {"message": "no\\n such  plan"}}', ": no such plan"),
+        (b'{"message": "no such plan"}', ": no such plan"),
+        (b"<html>no</html>", ""),
+        (b'{"error": 7}', ""),
+    ],
+)
+def test_the_services_own_words_are_repeated_when_it_has_some(body: bytes, words: str) -> None:
+    assert error_of(answer(422, body)).message == f"GET /thing: the request was refused (422){words}"
+
+
+# -- what an answer means ---------------------------------------------------------------------
+
+
+def meant(*answers: bytes, meaning: Meaning) -> tuple[Json, UpstreamError | None]:
+    """What a client makes of answers whose meaning is known: data, or an error."""
+
+    async def main() -> tuple[Json, UpstreamError | None]:
+        async with (
+            Upstream(*answers).serving() as url,
+            HttpClient(url, access(url), auth=AUTH, meaning=meaning) as client,
+        ):
+            try:
+                return await client.get("/thing"), None
+            except UpstreamError as error:
+                return None, error
+
+    return asyncio.run(main())
+
+
+def says(response: HttpResponse) -> UpstreamError | None:
+    """Errors as some services write them: beside the data, with a status of its own."""
+    words = response.json().get("wrong")
+    kinds = {"slow": QuotaExceeded, "gone": UpstreamMissing}
+    return kinds[words](f"{words}: {TOKEN}") if words in kinds else None
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_says_which_error_an_answer_is_whatever_its_status(status: int) -> None:
+    _, error = meant(answer(status, b'{"wrong": "slow"}', retry_after="3"), meaning=says)
+    assert type(error) is QuotaExceeded
+    assert (error.retry_after, error.data["status"], error.message) == (3.0, status, "slow: ***")
+
+
+def test_a_body_that_says_nothing_leaves_it_to_the_status() -> None:
+    assert meant(answer(200, b"{}"), meaning=says) == ({}, None)
+    assert type(meant(answer(404, b"{}"), meaning=says)[1]) is UpstreamMissing
+
+
+def test_a_wait_that_the_body_names_is_not_replaced() -> None:
+    error = QuotaExceeded("slower", retry_after=0.2)
+    meant(answer(429, retry_after="200"), meaning=lambda response: error)
+    assert error.retry_after == 0.2
+
+
+def test_a_request_may_bring_a_meaning_of_its_own() -> None:
+    def gone(response: HttpResponse) -> UpstreamError:
+        return UpstreamMissing(f"{response.request}: gone")
+
+    with pytest.raises(UpstreamMissing, match=r"^GET /x a thing: gone$"):
+        talk(Upstream(answer(200)), lambda c: c.request("GET", "/x?y=1", meaning=gone, label="a thing"))
+
+
+# -- budgets ------------------------------------------------------------------------------------
+
+POINTS = BudgetHeaders("x-left", "x-reset", cost="x-cost", unit=0.001)
+numbers = st.floats().map(str) | st.text(max_size=5) | st.integers(-10, 10**13).map(str)
+
+
+@given(st.dictionaries(st.sampled_from(["x-left", "x-reset", "x-cost"]), numbers))
+def test_no_header_makes_an_endless_or_a_negative_wait(headers: dict[str, str]) -> None:
+    budget = POINTS(headers)
+    assert budget is None or 0 <= budget.wait(1e9) < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"x-left": "0", "x-reset": "1000007000"}, 7.0),
+        ({"x-left": "1", "x-reset": "1000007000"}, 0.0),
+        ({"x-left": "9", "x-reset": "1000007000", "x-cost": "10"}, 7.0),
+        ({"x-left": "0", "x-reset": "999999000", "x-cost": "0"}, 0.0),
+        ({"x-left": "0", "x-reset": "9999999999999999"}, 0.0),
+    ],
+)
+def test_a_budget_that_cannot_pay_is_waited_for_until_its_reset(headers: dict[str, str], wait: float) -> None:
+    budget = POINTS(headers)
+    assert budget is not None
+    assert budget.wait(1e6) == wait
+
+
+def test_a_reset_may_count_from_now() -> None:
+    budget = BudgetHeaders("left", "window", unit=0.001, relative=True)({"left": "0", "window": "10000"})
+    assert budget is not None
+    assert budget.wait(1e9) == 10.0
+
+
+def test_the_service_is_believed_about_its_own_time() -> None:
+    assert service_time({"date": "Thu, 01 Jan 1970 00:01:00 GMT"}) == 60.0
+    assert abs(service_time({"date": "nonsense"}) - time.time()) < 60
+
+
+@pytest.mark.parametrize(("asked", "left", "waits"), [("5", "0", 7.0), ("9", "0", 9.0), ("5", "3", 5.0)])
+def test_a_refusal_asks_for_the_later_of_its_header_and_its_budgets(
+    asked: str, left: str, waits: float
+) -> None:
+    date = "Thu, 01 Jan 1970 00:00:01 GMT"
+    refused = answer(429, date=date, retry_after=asked, x_left=left, x_reset="8000")
+
+    async def main() -> None:
+        async with (
+            Upstream(refused).serving() as url,
+            HttpClient(url, access(url), budgets=[POINTS]) as client,
+        ):
+            await client.get("/")
+
+    with pytest.raises(QuotaExceeded) as caught:
+        asyncio.run(main())
+    assert caught.value.retry_after == waits
+
+
+# -- the next page ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "following"),
+    [
+        ('<https://h/x?page=2>; rel="next", <https://h/x?page=9>; rel="last"', "https://h/x?page=2"),
+        (
+            '<https://h/x?page=1>; rel="prev first", </x?page=3>;title="a, b; c";rel=next',
+            "https://h/x?page=3",
+        ),
+        ('<?a=1,2;b=3>; rel="last NEXT"; type="x"', "https://h/x?a=1,2;b=3"),
+        ('<https://h/x>; title="rel=next"', None),
+        ('<https://h/x>; rel="nextish"', None),
+        ("", None),
+        ("nonsense; rel=next", None),
+    ],
+)
+def test_the_link_to_the_next_page_is_found(header: str, following: str | None) -> None:
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"link": header}, b"")
+    assert response.link() == following
+
+
+@given(st.text('<>;,="rel next', max_size=60))
+def test_any_link_header_is_read_without_complaint(header: str) -> None:
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"link": header}, b"")
+    assert response.link() is None or "next" in header
+
+
+# -- Retry-After -----------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
+def test_a_date_is_as_good_as_its_number_of_seconds(seconds: int, moment: datetime) -> None:
+    now = moment.replace(microsecond=0, tzinfo=UTC)
+    date = format_datetime(now + timedelta(seconds=seconds), usegmt=True)
+    assert retry_after(date, now.timestamp()) == retry_after(str(seconds), 0.0) == seconds
+
+
+@given(st.text() | st.floats().map(str))
+def test_no_text_makes_an_endless_or_a_negative_wait(text: str) -> None:
+    wait = retry_after(text, 1e9)
+    assert wait is None or 0 <= wait < float("inf")
+
+
+def test_a_date_that_has_passed_means_now_and_nonsense_means_nothing() -> None:
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 2e9) == 0.0
+    assert [retry_after(text, 0.0) for text in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
+
+
+# -- bodies that cannot be used ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer(200, b"<html>maintenance</html>"),
+        answer(200, b'{"a": '),
+        answer(200, b"\xff\xfe"),
+        answer(200, b"[" * 9_000),
+        answer(200, b"not gzip", content_encoding="gzip"),
+        b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"a":...',
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{...",
+    ],
+)
+def test_a_body_that_is_no_json_or_cut_short_is_a_broken_service(said: bytes) -> None:
+    error = error_of(said)
+    assert type(error) is UpstreamBroken
+    assert error.retryable
+
+
+def test_a_body_without_end_is_not_read_to_the_end() -> None:
+    assert "longer than 10,000 bytes" in error_of(answer(200, b"1" * 10_001)).message
+    assert (
+        "longer than" in error_of(answer(200, gzip.compress(b"1" * 10**6), content_encoding="gzip")).message
+    )
+
+
+# -- no answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [None, b""])
+def test_a_service_that_says_nothing_is_offline(said: bytes | None) -> None:
+    error = error_of(said, timeout=0.05)
+    assert type(error) is Offline
+    assert "no answer from 127.0.0.1" in error.message
+
+
+def test_a_service_that_is_not_there_is_offline() -> None:
+    async def main() -> None:
+        async with Upstream(None).serving() as url:
+            pass
+        async with HttpClient(url, access(url)) as client:
+            await client.get("/")
+
+    with pytest.raises(Offline, match="no answer from"):
+        asyncio.run(main())
+
+
+class Dribble(Upstream):
+    """Promises much, and says a little now and then."""
+
+    async def say(self, writer: asyncio.StreamWriter, said: bytes) -> None:
+        """A head, and spaces without end."""
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.002)  # under every time-out between two pieces
+
+
+def test_an_answer_that_dribbles_is_cut_by_the_deadline_of_the_operation() -> None:
+    async def ask(client: HttpClient, path: str) -> Json:
+        return await client.get(path)
+
+    slow = Operation("t:thing:get", ask, deadline=0.05, retry=Retry(attempts=1))
+    with pytest.raises(Offline, match=r"within 0\.05 s"):
+        talk(Dribble(b""), lambda client: Caller(Limits()).run(slow, client, "/"))
+
+
+# -- secrets -------------------------------------------------------------------------------------
+
+
+def test_no_message_repeats_the_token_though_the_service_does() -> None:
+    error = error_of(answer(401, f'{{"error": "bad token {TOKEN}"}}'.encode()))
+    assert "bad token ***" in error.message
+    assert TOKEN not in f"{error} {error!r} {error.describe()} {error.render()}"
+
+
+def test_no_message_holds_a_query() -> None:
+    with pytest.raises(UpstreamMissing) as caught:
+        get(answer(404), path="/thing?key=hidden")
+    assert "hidden" not in str(caught.value)
+
+
+def test_no_message_repeats_a_secret_that_was_given_out() -> None:
+    async def main() -> str:
+        async with Upstream(answer(400, b'{"error": "client-secret-1 is wrong"}')).serving() as url:
+            credentials = access(url, other="client-secret-1")
+            await credentials.get(Credential("other"))
+            async with HttpClient(url, credentials) as client:
+                with pytest.raises(UpstreamChanged) as caught:
+                    await client.get("/")
+        return caught.value.message
+
+    assert asyncio.run(main()) == "GET /: the request was refused (400): *** is wrong"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    secrets=st.sets(st.text("abc", min_size=10, max_size=40).map("secret-".__add__), min_size=1, max_size=3),
+    left=st.integers(10, 40),
+)
+def test_p41_no_message_holds_a_secret_or_its_beginning(secrets: set[str], left: int) -> None:
+    for secret in secrets:
+        assert without(secrets, f"{secret} {secret[:left]}") == "*** ***"
+    assert without(secrets, "a secret-a") == "a secret-a"
+
+
+def test_a_token_is_taken_out_though_the_message_cuts_it_off() -> None:
+    error = error_of(answer(422, f'{{"error": "{"x" * 185} {TOKEN}"}}'.encode()))
+    assert error.message.endswith("x ***")
+
+
+def test_the_client_and_its_requests_show_no_header() -> None:
+    request = HttpRequest("GET", "http://h/x?key=hidden", {"authorization": TOKEN})
+    shown = f"{HttpClient('http://h', access('http://h'), auth=AUTH)!r} {request!r} {request} {AUTH!r}"
+    assert TOKEN not in shown
+    assert "hidden" not in shown
+
+
+@pytest.mark.parametrize("kind", [BearerAuth, KeyAuth])
+@pytest.mark.parametrize("token", ["", "two words", "line\nend", "ünicode"])
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+    kind: type[BearerAuth | KeyAuth], token: str
+) -> None:
+    with pytest.raises(BadCredentials) as caught:
+        kind(Secret(token))
+    assert not token or token not in str(caught.value)
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def headers_of(auth: Auth, times: int = 1) -> list[str]:
+    """What a service hears of a credential."""
+
+    async def main() -> list[str]:
+        upstream = Upstream(answer(302, location="/on"), answer(200))
+        async with upstream.serving() as url, HttpClient(url, access(url), auth=auth) as client:
+            for _ in range(times):
+                await client.get("/")
+        return upstream.heard
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("auth", "line"),
+    [
+        (BearerAuth(Secret("abc")), "authorization: Bearer abc\r\n"),
+        (KeyAuth(Secret("lin_api_x")), "authorization: lin_api_x\r\n"),
+        (KeyAuth(Secret("abc"), "X-Api-Key"), "x-api-key: abc\r\n"),
+    ],
+)
+def test_a_credential_is_in_its_header_in_every_request(auth: Auth, line: str) -> None:
+    first, redirected = headers_of(auth)
+    assert line in first
+    assert line in redirected
+
+
+class Counting(Auth):
+    """Another credential for every request."""
+
+    number = 0
+
+    async def headers(self) -> dict[str, str]:
+        """The next one; none after the third."""
+        self.number += 1
+        if self.number > 3:
+            raise BadCredentials("there are no more")
+        return {"Authorization": f"Bearer number-{self.number}"}
+
+
+def test_the_credential_is_asked_for_before_every_request() -> None:
+    heard = headers_of(Counting(), 2)
+    assert [line for one in heard for line in one.split("\r\n") if "Bearer" in line] == [
+        f"authorization: Bearer number-{n}" for n in (1, 2, 3)
+    ]
+
+
+def test_a_credential_that_cannot_be_had_is_no_request() -> None:
+    with pytest.raises(BadCredentials, match="no more"):
+        headers_of(Counting(), 3)
+
+
+# -- where requests go ---------------------------------------------------------------------------
+
+
+def test_a_redirect_within_the_origin_is_followed() -> None:
+    moved = answer(302, location="/elsewhere?page=2")
+    upstream = Upstream(moved, answer(200, b"[7]"))
+    assert talk(upstream, lambda client: client.get("/thing")) == [7]
+    assert upstream.heard[1].startswith("GET /elsewhere?page=2 ")
+
+
+@pytest.mark.parametrize("elsewhere", ["http://localhost:1/", "https://127.0.0.1/", "//evil.example/x"])
+def test_a_redirect_to_an_undeclared_host_is_not_followed(elsewhere: str) -> None:
+    error = error_of(answer(302, location=elsewhere))
+    assert type(error) is PermissionDenied
+    assert str(error.data["host"]) in elsewhere
+
+
+@pytest.mark.parametrize("elsewhere", ["ftp://127.0.0.1/", "http://[", "mailto:a@b", "http://u:p@127.0.0.1/"])
+def test_a_redirect_to_what_is_no_address_is_not_followed(elsewhere: str) -> None:
+    error = error_of(answer(302, location=elsewhere))
+    assert type(error) is PermissionDenied
+    assert "cannot be used" in error.message
+
+
+def test_a_declared_host_is_asked_without_the_credential() -> None:
+    async def main() -> tuple[Json, list[str]]:
+        files, home = Upstream(answer(200, b"[3]")), Upstream(b"")
+        async with files.serving() as there, home.serving() as here:
+            home.answers = [answer(307, location=f"{there}/file")]
+            async with HttpClient(here, access(here, there), auth=AUTH) as client:
+                return await client.get("/thing"), files.heard
+
+    data, (heard,) = asyncio.run(main())
+    assert data == [3]
+    assert heard.startswith("GET /file ")
+    assert TOKEN not in heard
+
+
+def test_redirects_in_a_circle_end() -> None:
+    upstream = Upstream(answer(302, location="/thing"))
+    with pytest.raises(UpstreamChanged, match="302"):
+        talk(upstream, lambda client: client.get("/thing"))
+    assert len(upstream.heard) == 6
+
+
+def test_what_is_written_is_never_redirected() -> None:
+    upstream = Upstream(answer(307, location="/elsewhere"), answer(200))
+    with pytest.raises(UpstreamChanged, match="307"):
+        talk(upstream, lambda client: client.request("POST", "/thing", json={}))
+    assert len(upstream.heard) == 1
+
+
+def test_the_address_of_a_next_page_is_used_when_it_has_the_same_origin() -> None:
+    upstream = Upstream(answer(200, b"[2]"))
+    assert talk(upstream, lambda client: client.get(f"{upstream.url}/x?p=2")) == [2]
+    assert upstream.heard[0].startswith("GET /x?p=2 ")
+
+
+def test_the_address_of_an_undeclared_host_is_refused_before_anything_is_sent() -> None:
+    upstream = Upstream(answer(200))
+    with pytest.raises(PermissionDenied, match=r"evil\.example"):
+        talk(upstream, lambda client: client.get("https://evil.example/x"))
+    assert upstream.heard == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.example.com",
+        "ftp://h",
+        "http://",
+        "http://h:0",
+        "http://h:x",
+        "http://h?a=1",
+        "http://u:pass@h",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidAnswers, match="base_url") as caught:
+        HttpClient(url, access())
+    assert "pass" not in str(caught.value)
+
+
+# -- transports and lifecycle ----------------------------------------------------------------------
+
+
+class Echo(Transport):
+    """Answers with what it was asked."""
+
+    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+        """The request's own method and address."""
+        return HttpResponse(request, 200, {}, f'["{request.method}", "{request.url}"]'.encode())
+
+
+def test_another_transport_takes_the_place_of_the_network() -> None:
+    client = HttpClient("https://h", access("https://h"), transport=Echo())
+    assert asyncio.run(client.get("x", {"a": "1"})) == ["GET", "https://h/x?a=1"]
+
+
+def test_a_client_may_be_stopped_twice_and_started_again() -> None:
+    async def main() -> list[Json]:
+        async with Upstream(answer(200, b"[1]")).serving() as url:
+            client = HttpClient(url, access(url))
+            for _ in range(2):
+                await client.start()
+                await client.start()
+                first = await client.get("/")
+                await client.stop()
+                await client.stop()
+            return [first]
+
+    assert asyncio.run(main()) == [[1]]
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(MissingExtra) as caught:
+        asyncio.run(HttpClient("http://h", access("http://h")).get("/"))
+    assert caught.value.hint == "pip install 'max-sync[http]'"
+
+
+def test_importing_and_starting_a_client_does_not_import_the_library() -> None:
+    code = """
+import asyncio, sys, max.upstream.http, max.testing
+client = max.upstream.http.HttpClient("http://h", max.testing.access("http://h"))
+asyncio.run(client.start())
+sys.exit("httpx2" in sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

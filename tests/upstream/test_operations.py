@@ -1,0 +1,752 @@
+"""The chain that every outside call goes through: limits, retries, deadlines, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from email.utils import formatdate
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max import (
+    BadCredentials,
+    BudgetHeaders,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    Limit,
+    MaxError,
+    Offline,
+    Operation,
+    PermissionDenied,
+    QuotaExceeded,
+    Retry,
+    Transport,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamMissing,
+)
+from max.errors import ConnectorError, LoaderFault
+from max.testing import access
+from max.upstream.operations import Call, Caller, Limits, Middleware, Next, hold_limit, on_behalf, operation
+from tests import virtual_time
+
+PER = 60.0  # seconds
+
+
+def caller(draw: float = 0.0) -> Caller:
+    """A caller in virtual time, whose chance is known."""
+    return Caller(Limits(), draw=lambda: draw)
+
+
+class Script:
+    """A service that answers as told: an error to raise, or seconds to take before it answers."""
+
+    def __init__(self, *answers: BaseException | float) -> None:
+        self.answers = list(answers)
+        self.begun: list[float] = []
+        self.under_way = self.most = 0
+
+    async def __call__(self, context: str, input: int) -> str:
+        """The next answer; once all are given, one that comes at once."""
+        self.begun.append(virtual_time.now())
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            answer = self.answers.pop(0) if self.answers else 0.0
+            if isinstance(answer, BaseException):
+                raise answer
+            await asyncio.sleep(answer)
+            return f"{context}{input}"
+        finally:
+            self.under_way -= 1
+
+    def operation(
+        self, limit: Limit | None = None, retry: Retry | None = None, deadline: float = PER
+    ) -> Operation[str, int, str]:
+        """The service as an operation."""
+        return Operation("t:thing:get", self, limit=limit or Limit("t:api"), retry=retry, deadline=deadline)
+
+
+def call(script: Script, *, draw: float = 0.0, retry: Retry | None = None, deadline: float = PER) -> str:
+    """One call of a scripted service."""
+    return virtual_time.run(caller(draw).run(script.operation(retry=retry, deadline=deadline), "a", 1))
+
+
+def call_many(
+    many: int, one: Operation[str, int, str], arrivals: Sequence[float] = ()
+) -> list[str | BaseException]:
+    """As many calls through one caller: all at once, or each at its time."""
+
+    async def arrive(through: Caller, n: int) -> str:
+        await asyncio.sleep(arrivals[n] if arrivals else 0)
+        return await through.run(one, "a", n)
+
+    async def main() -> list[str | BaseException]:
+        through = caller()
+        return await asyncio.gather(*(arrive(through, n) for n in range(many)), return_exceptions=True)
+
+    return virtual_time.run(main())
+
+
+def broken(retry_after: float | None = None) -> UpstreamError:
+    return UpstreamBroken("down", retry_after=retry_after)
+
+
+def throttled(retry_after: float | None) -> UpstreamError:
+    return QuotaExceeded("slower", retry_after=retry_after)
+
+
+# -- declaring ---------------------------------------------------------------------------
+
+
+def test_an_operation_is_named_connector_thing_verb() -> None:
+    with pytest.raises(ConnectorError, match="connector:thing:verb"):
+        Operation("list", Script())
+
+
+def test_a_decorated_function_is_called_with_context_and_input() -> None:
+    @operation("t:thing:get", limit=Limit("t:api"), deadline=3.0)
+    async def get(context: str, input: int) -> str:
+        return context * input
+
+    assert asyncio.run(get("ab", 2)) == "abab"
+    assert (get.name, get.deadline, get.limit.name) == ("t:thing:get", 3.0, "t:api")
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"calls": 0}, {"calls": 5, "per": 0.0}])
+def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConnectorError, match="lets no call through"):
+        Limit("t:api", **wrong)
+
+
+def test_two_limits_of_one_name_are_refused() -> None:
+    limits = Limits()
+    limits.declare([Limit("t:api"), Limit("t:api")])
+    with pytest.raises(ConnectorError, match="share a name"):
+        limits.declare([Limit("t:api", concurrency=2)])
+
+
+# -- retrying ----------------------------------------------------------------------------
+
+
+def test_what_may_pass_is_tried_again_until_it_answers() -> None:
+    script = Script(broken(), Offline("gone"))
+    assert call(script) == "a1"
+    assert len(script.begun) == 3
+
+
+def test_what_cannot_pass_is_not_tried_again() -> None:
+    script = Script(BadCredentials("wrong"))
+    with pytest.raises(BadCredentials):
+        call(script)
+    assert len(script.begun) == 1
+
+
+def test_the_last_error_leaves_when_every_attempt_failed() -> None:
+    script = Script(*(broken() for _ in range(9)))
+    with pytest.raises(UpstreamBroken, match="down"):
+        call(script, retry=Retry(attempts=3))
+    assert len(script.begun) == 3
+
+
+@pytest.mark.parametrize(("draw", "waits"), [(0.0, [0.5, 1.0, 1.5]), (0.5, [0.75, 1.5, 2.25])])
+def test_waits_double_up_to_the_cap_and_are_spread_by_the_draw(draw: float, waits: list[float]) -> None:
+    script = Script(*(broken() for _ in range(3)))
+    call(script, draw=draw, retry=Retry(attempts=4, base=1.0, cap=3.0))
+    between = [b - a for a, b in zip(script.begun, script.begun[1:], strict=False)]
+    assert between == pytest.approx(waits)
+
+
+@given(attempt=st.integers(1, 10_000), draw=st.floats(0, 1, exclude_max=True), base=st.floats(0.001, 10))
+def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(attempt: int, draw: float, base: float) -> None:
+    retry = Retry(attempts=10_001, base=base, cap=8.0)
+    delay = retry.delay(attempt, broken(), draw)
+    assert delay is not None
+    assert min(8.0, base * 2 ** min(attempt - 1, 60)) / 2 <= delay <= 8.0
+
+
+# -- waits that the service asks for -------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [throttled(7.0), broken(7.0)])
+def test_the_wait_that_the_service_asks_for_is_kept_exactly(error: UpstreamError) -> None:
+    script = Script(error)
+    call(script, draw=0.9)
+    assert script.begun == [0.0, 7.0]
+
+
+def test_an_asked_for_wait_costs_patience_and_no_attempt() -> None:
+    script = Script(*(throttled(1.0) for _ in range(9)))
+    assert call(script, retry=Retry(attempts=2, patience=9.0)) == "a1"
+    assert len(script.begun) == 10
+
+
+def test_a_service_that_always_asks_for_more_wears_patience_out() -> None:
+    script = Script(*(throttled(4.0) for _ in range(9)))
+    with pytest.raises(QuotaExceeded):
+        call(script, retry=Retry(patience=10.0))
+    assert script.begun == [0.0, 4.0, 8.0]
+
+
+def test_a_wait_of_nothing_is_no_invitation_to_hammer() -> None:
+    script = Script(*(throttled(0.0) for _ in range(99)))
+    with pytest.raises(QuotaExceeded):
+        call(script, retry=Retry(base=0.5, patience=2.0))
+    assert script.begun == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_wait_beyond_patience_is_left_to_the_task() -> None:
+    script = Script(throttled(3600.0))
+    with pytest.raises(QuotaExceeded) as caught:
+        call(script)
+    assert caught.value.retry_after == 3600.0
+    assert len(script.begun) == 1
+
+
+def test_everybody_who_shares_the_limit_waits_when_one_is_told_to() -> None:
+    script = Script(throttled(5.0))
+    answers = call_many(4, script.operation(Limit("t:api", concurrency=1)))
+    assert sorted(map(str, answers)) == ["a0", "a1", "a2", "a3"]
+    assert script.begun == [0.0, 5.0, 5.0, 5.0, 5.0]
+
+
+def test_a_long_hold_turns_the_others_away_without_asking_the_service() -> None:
+    script = Script(throttled(3600.0))
+    answers = call_many(5, script.operation(Limit("t:api", concurrency=1)))
+    assert [type(answer) for answer in answers] == [QuotaExceeded] * 5
+    assert len(script.begun) == 1
+    assert {one.retry_after for one in answers if isinstance(one, QuotaExceeded)} == {3600.0}
+
+
+def test_a_hold_touches_no_other_limit() -> None:
+    async def main() -> str:
+        through = caller()
+        with pytest.raises(QuotaExceeded):
+            await through.run(Script(throttled(3600.0)).operation(), "a", 1)
+        return await through.run(Script().operation(Limit("t:other")), "b", 2)
+
+    assert virtual_time.run(main()) == "b2"
+
+
+# -- limits ------------------------------------------------------------------------------
+
+
+tenths = st.integers(0, 40).map(lambda tenths: tenths / 10)
+
+
+@given(
+    concurrency=st.integers(1, 5),
+    calls=st.integers(1, 5),
+    per=tenths.map(lambda seconds: seconds + 0.1),
+    arrivals=st.lists(st.tuples(tenths, tenths), min_size=1, max_size=25),
+)
+@settings(deadline=None, max_examples=100)
+def test_p34_no_window_holds_more_calls_than_its_limit(
+    concurrency: int, calls: int, per: float, arrivals: list[tuple[float, float]]
+) -> None:
+    script = Script(*(takes for _, takes in arrivals))
+    limit = Limit("t:api", concurrency, calls, per)
+    call_many(len(arrivals), script.operation(limit), [at for at, _ in arrivals])
+    assert script.most <= concurrency
+    assert len(script.begun) == len(arrivals)
+    for first, beyond in zip(script.begun, script.begun[calls:], strict=False):
+        assert beyond - first >= per * (1 - 1e-9)
+
+
+@given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=6), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
+    waits: Sequence[float], concurrency: int
+) -> None:
+    told: list[tuple[float, float]] = []
+    left = list(waits)
+    begun: list[float] = []
+
+    async def service(_: str, input: int) -> int:
+        begun.append(virtual_time.now())
+        await virtual_time.later(0.01)
+        if left:
+            told.append((virtual_time.now(), left.pop()))
+            raise throttled(told[-1][1])
+        return input
+
+    limit = Limit("t:api", concurrency)
+    rule = Retry(patience=1000.0)
+    asked = Operation("t:thing:get", service, limit=limit, retry=rule)
+
+    async def main() -> None:
+        through = caller()
+        await asyncio.gather(*(through.run(asked, "a", n) for n in range(6)))
+
+    virtual_time.run(main())
+    assert not [t for t in begun for at, wait in told if at < t < (at + wait) * (1 - 1e-9)]
+
+
+# -- limits that learn -----------------------------------------------------------------------
+
+EPOCH = 1_750_000_000  # seconds, at which virtual time begins for the service
+BUDGETS = (
+    BudgetHeaders("requests-left", "requests-reset"),
+    BudgetHeaders("points-left", "points-reset", cost="points-cost", unit=0.001),
+)
+
+
+class Said(NamedTuple):
+    """What an answer tells: its status, and of each budget what is left and seconds to its reset."""
+
+    status: int
+    requests: int
+    requests_reset: float
+    points: int
+    points_reset: float
+
+    def until(self) -> float:
+        """Seconds until every budget that cannot pay for another request is full again."""
+        requests = self.requests_reset if self.requests < 1 else 0.0
+        return max(requests, self.points_reset if self.points < COST else 0.0)
+
+
+COST = 7  # points that every request takes
+FULL = Said(200, 100, 50.0, 100, 50.0)
+
+
+class Budgeted(Transport):
+    """A service that says in each answer's headers what is left."""
+
+    def __init__(self, *answers: Said) -> None:
+        self.answers = list(answers)
+        self.begun: list[float] = []
+        self.early: list[float] = []  # what began before the end of a wait that had been told
+        self.until = 0.0  # when the latest wait ends
+
+    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+        """The next answer, which takes a while."""
+        self.begun.append(virtual_time.now())
+        if virtual_time.now() < self.until - 0.01:
+            self.early.append(virtual_time.now())
+        await virtual_time.later(0.25)
+        said, now = self.answers.pop(0) if self.answers else FULL, virtual_time.now()
+        self.until = max(self.until, now + said.until())
+        headers = {
+            "date": formatdate(EPOCH + now, usegmt=True),
+            "requests-left": str(said.requests),
+            "requests-reset": str(EPOCH + now + said.requests_reset),
+            "points-left": str(said.points),
+            "points-reset": str(int((EPOCH + now + said.points_reset) * 1000)),
+            "points-cost": str(COST),
+        }
+        return HttpResponse(request, said.status, headers, b"{}")
+
+    def client(self) -> HttpClient:
+        """A client which reads the budgets."""
+        return HttpClient("https://h", access("https://h"), budgets=BUDGETS, transport=self)
+
+
+async def fetch(client: HttpClient, path: str) -> Any:
+    return await client.get(path)
+
+
+left = st.sampled_from([0, 0, 1, COST - 1, COST, 1000])
+resets = st.integers(0, 400).map(lambda quarters: quarters / 4)
+
+
+@given(
+    st.lists(st.builds(Said, st.sampled_from([200, 200, 429]), left, resets, left, resets), max_size=6),
+    st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=200)
+def test_p34_nobody_begins_before_the_latest_reset_of_what_is_used_up(said: list[Said], many: int) -> None:
+    service, limit = Budgeted(*said), Limit("t:api", many)
+    rule = Retry(attempts=20, patience=1e6)
+    both = [Operation(f"t:{name}:get", fetch, limit=limit, retry=rule) for name in ("one", "two")]
+
+    async def main() -> list[Any]:
+        through, client = caller(), service.client()
+        return await asyncio.gather(*(through.run(both[n % 2], client, "/") for n in range(9)))
+
+    assert virtual_time.run(main()) == [{}] * 9
+    assert service.early == []
+    assert len(service.begun) == 9 + sum(one.status == 429 for one in said)
+
+
+def test_a_long_wait_that_a_good_answer_announces_is_left_to_the_tasks() -> None:
+    service = Budgeted(FULL._replace(requests=0, requests_reset=3600.0))
+    one = Operation("t:thing:get", fetch, limit=Limit("t:api"))
+
+    async def main() -> tuple[Any, QuotaExceeded, list[str]]:
+        through, client = caller(), service.client()
+        good = await through.run(one, client, "/")
+        with pytest.raises(QuotaExceeded) as refused:
+            await through.run(one, client, "/")
+        return good, refused.value, through.on_hold()
+
+    good, error, held = virtual_time.run(main())
+    assert (good, held, len(service.begun)) == ({}, ["t:api"], 1)
+    assert error.retry_after == pytest.approx(3600.0, abs=1.0)
+
+
+def test_a_refusal_waits_for_the_budgets_though_the_header_asks_for_less() -> None:
+    service = Budgeted(Said(429, 0, 30.0, 0, 3600.0))
+    with pytest.raises(QuotaExceeded) as refused:
+        virtual_time.run(
+            caller().run(Operation("t:thing:get", fetch, limit=Limit("t:api")), service.client(), "/")
+        )
+    assert refused.value.retry_after == pytest.approx(3600.0, abs=1.0)
+
+
+def test_what_is_learnt_touches_the_limit_of_the_innermost_operation_alone() -> None:
+    inner = Operation("t:token:renew", fetch, limit=Limit("t:token"))
+
+    async def outer(client: HttpClient, path: str) -> Any:
+        return await on_behalf(inner, client, path)
+
+    async def main() -> list[str]:
+        through, service = caller(), Budgeted(FULL._replace(points=0, points_reset=9.0))
+        await through.run(Operation("t:thing:get", outer, limit=Limit("t:api")), service.client(), "/")
+        await service.client().get("/")  # outside of every operation: nobody to tell
+        hold_limit(5.0)
+        return through.on_hold()
+
+    assert virtual_time.run(main()) == ["t:token"]
+
+
+def test_as_many_calls_as_the_limit_allows_run_side_by_side() -> None:
+    script = Script(*[1.0] * 12)
+    call_many(12, script.operation(Limit("t:api", concurrency=4)))
+    assert script.most == 4
+    assert script.begun == [0.0] * 4 + [1.0] * 4 + [2.0] * 4
+
+
+def test_a_failed_call_gives_its_permit_back() -> None:
+    script = Script(BadCredentials("wrong"), ValueError("bug"), 1.0)
+    answers = call_many(3, script.operation(Limit("t:api", concurrency=1)))
+    assert [type(answer) for answer in answers] == [BadCredentials, ValueError, str]
+
+
+def test_a_cancelled_waiter_gives_its_permit_back() -> None:
+    async def main() -> str:
+        through, script = caller(), Script()
+        one = script.operation(Limit("t:api", concurrency=1, calls=1, per=50.0))
+        await through.run(one, "a", 1)
+        waiting = asyncio.create_task(through.run(one, "a", 2))
+        await virtual_time.later(1.0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return await through.run(one, "a", 3)
+
+    assert virtual_time.run(main()) == "a3"
+
+
+# -- deadlines and foreign errors ----------------------------------------------------------
+
+
+def test_p8_a_call_that_does_not_end_in_time_is_offline_and_its_permit_returns() -> None:
+    script = Script(1000.0)
+    one = script.operation(Limit("t:api", concurrency=1), Retry(attempts=1), deadline=5.0)
+    late, good = call_many(2, one)
+    assert isinstance(late, Offline)
+    assert "within 5 s" in late.message
+    assert good == "a1"
+    assert script.under_way == 0
+
+
+def test_each_attempt_has_a_deadline_of_its_own() -> None:
+    script = Script(1000.0, 3.0)
+    assert call(script, deadline=5.0) == "a1"
+
+
+@pytest.mark.parametrize(
+    ("raised", "meant"),
+    [
+        (ConnectionResetError("reset by peer"), Offline),
+        (socket.gaierror("no such host"), Offline),
+        (ssl.SSLError("certificate has expired"), Offline),
+        (OSError(errno.EHOSTUNREACH, "no route to host"), Offline),
+        (OSError("Multiple exceptions: [Errno 111] refused, [Errno 111] refused"), Offline),
+        (TimeoutError(), Offline),
+        (FileNotFoundError("no git here"), UpstreamMissing),
+        (PermissionError("not yours"), PermissionDenied),
+        (OSError(errno.EMFILE, "too many open files"), LoaderFault),
+    ],
+)
+def test_an_error_of_the_system_becomes_one_of_ours(raised: OSError, meant: type[MaxError]) -> None:
+    with pytest.raises(MaxError) as caught:
+        call(Script(raised), retry=Retry(attempts=1))
+    assert type(caught.value) is meant
+    assert "t:thing:get" in caught.value.message
+    assert caught.value.hint
+    assert "token" not in caught.value.render()
+    assert caught.value.__cause__ is raised or isinstance(raised, TimeoutError)
+
+
+def test_a_bug_passes_through_unchanged_and_once() -> None:
+    script = Script(KeyError("bug"))
+    with pytest.raises(KeyError):
+        call(script)
+    assert len(script.begun) == 1
+
+
+# -- counting ------------------------------------------------------------------------------
+
+
+def test_every_attempt_is_counted_by_the_name_of_its_operation() -> None:
+    async def main() -> dict[str, int]:
+        through = caller()
+        await through.run(Script(broken(), broken()).operation(), "a", 1)
+        await through.run(Operation("t:thing:list", Script()), "a", 1)
+        return dict(through.calls)
+
+    assert virtual_time.run(main()) == {"t:thing:get": 3, "t:thing:list": 1}
+
+
+# -- middlewares ---------------------------------------------------------------------------
+
+Event = tuple[str, int, int]  # what happened, which middleware, in which attempt
+
+
+def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middleware:
+    """A middleware that notes what passes; it raises on the way in or out where it is told to."""
+
+    async def watch(call: Call, next: Next) -> Any:
+        events.append(("before", number, call.attempt))
+        if raises.get(number) == "in":
+            raise ValueError("in")
+        try:
+            output = await next(call)
+        except Exception:
+            events.append(("error", number, call.attempt))
+            raise
+        events.append(("after", number, call.attempt))
+        if raises.get(number) == "out":
+            raise ValueError("out")
+        return output
+
+    return watch
+
+
+def watched(
+    many: int, script: Script, *, raises: dict[int, str] | None = None, renews: bool = False
+) -> tuple[list[Event], Counter[str]]:
+    """What as many middlewares saw of one call, and what the caller counted."""
+    events: list[Event] = []
+
+    async def renew() -> None:
+        """The next credential is as good as the script says."""
+
+    around = [watching(number, events, raises or {}) for number in range(many)]
+    through = Caller(Limits(), middlewares=around, renew=renew if renews else None, draw=lambda: 0.0)
+    with suppress(UpstreamError, ValueError):
+        virtual_time.run(through.run(script.operation(), "a", 1))
+    return events, through.calls
+
+
+answers = st.lists(st.sampled_from(["good", "broken", "refused", "asks"]), max_size=4)
+MEANS: dict[str, UpstreamError | float] = {
+    "broken": broken(),
+    "refused": BadCredentials("wrong"),
+    "asks": throttled(1.0),
+    "good": 0.0,
+}
+
+
+@given(many=st.integers(0, 6), said=answers, renews=st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_p24_each_middleware_runs_exactly_once_in_every_attempt(
+    many: int, said: list[str], renews: bool
+) -> None:
+    script = Script(*(MEANS[word] for word in said))
+    events, calls = watched(many, script, renews=renews)
+    attempts = len(script.begun)
+    begun = Counter((number, attempt) for what, number, attempt in events if what == "before")
+    assert begun == {(number, attempt): 1 for number in range(many) for attempt in range(1, attempts + 1)}
+    assert calls == {"t:thing:get": attempts}
+
+
+def expected(many: int, works: bool, raiser: int, way: str, attempt: int) -> list[Event]:
+    """What middlewares see of one attempt, said without running one: a way in, and a way out."""
+    reached = raiser + 1 if way == "in" else many
+    events = [("before", number, attempt) for number in range(reached)]
+    word = "after" if works else "error"
+    for number in reversed(range(reached)):
+        if number == raiser and way == "in":
+            word = "error"
+            continue
+        events.append((word, number, attempt))
+        if number == raiser and word == "after":
+            word = "error"
+    return events
+
+
+@given(st.data(), st.integers(1, 6), answers)
+@settings(deadline=None, max_examples=100)
+def test_p25_before_runs_in_order_and_after_and_errors_in_exact_reverse(
+    data: st.DataObject, many: int, said: list[str]
+) -> None:
+    raiser = data.draw(st.integers(0, many))  # one beyond the last raises nothing
+    way = data.draw(st.sampled_from(["in", "out"])) if raiser < many else ""
+    script = Script(*(MEANS[word] for word in said))
+    events, _ = watched(many, script, raises={raiser: way})
+    words = [*said, "good"]
+    told = [expected(many, words[n] == "good", raiser, way, n + 1) for n in range(max(1, len(script.begun)))]
+    assert events == [event for attempt in told for event in attempt]
+
+
+def test_a_middleware_may_answer_in_place_of_the_service_and_change_what_it_is_asked() -> None:
+    async def doubled(call: Call, next: Next) -> Any:
+        return call.input if call.input == 7 else await next(call._replace(input=call.input * 2))
+
+    async def main(input: int) -> str:
+        return await Caller(Limits(), middlewares=[doubled]).run(Script().operation(), "a", input)
+
+    assert [virtual_time.run(main(3)), virtual_time.run(main(7))] == ["a6", 7]
+
+
+def test_a_middleware_sees_errors_as_the_caller_will() -> None:
+    seen: list[Exception] = []
+
+    async def watch(call: Call, next: Next) -> Any:
+        try:
+            return await next(call)
+        except MaxError as error:
+            seen.append(error)
+            raise
+
+    script = Script(ConnectionResetError("reset by peer"), 1000.0)
+    through = Caller(Limits(), middlewares=[watch])
+    assert virtual_time.run(through.run(script.operation(deadline=5.0), "a", 1)) == "a1"
+    assert [type(error) for error in seen] == [Offline, Offline]
+
+
+class Bearers:
+    """A service whose bearer expires, and the client that holds one."""
+
+    def __init__(self, *, can_renew: bool = True) -> None:
+        self.good, self.held = 0, 0
+        self.renewed, self.refused = 0, 0
+        self.can_renew = can_renew
+
+    async def ask(self, context: str, input: int) -> str:
+        held = self.held
+        await asyncio.sleep(1.0)
+        if held != self.good:
+            self.refused += 1
+            raise BadCredentials("the bearer has expired")
+        return f"{input}"
+
+    async def renew(self) -> None:
+        self.renewed += 1
+        await asyncio.sleep(5.0)
+        if not self.can_renew:
+            raise BadCredentials("connect again")
+        self.held = self.good
+
+    def all(self, number: int) -> list[str | BaseException]:
+        asking = Operation("t:thing:get", self.ask, limit=Limit("t:api", concurrency=50))
+        through = Caller(Limits(), renew=self.renew)
+
+        async def main() -> list[str | BaseException]:
+            calls = [through.run(asking, "", one) for one in range(number)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        return virtual_time.run(main())
+
+
+class TestRenewal:
+    """A credential that is refused is renewed once."""
+
+    @pytest.mark.parametrize("number", [1, 2, 20])
+    def test_p29_one_renewal_serves_all_who_were_refused(self, number: int) -> None:
+        bearers = Bearers()
+        bearers.good = 1
+        assert bearers.all(number) == [str(one) for one in range(number)]
+        assert (bearers.renewed, bearers.refused) == (1, number)
+
+    def test_a_credential_that_is_refused_again_is_not_renewed_for_ever(self) -> None:
+        bearers = Bearers()
+        bearers.good = -1
+        bearers.renew = _nothing  # type: ignore[method-assign]  # a renewal that brings nothing new
+        (error,) = bearers.all(1)
+        assert isinstance(error, BadCredentials)
+        assert bearers.refused == 2
+
+    def test_a_renewal_that_fails_is_tried_once_and_told_to_everybody(self) -> None:
+        bearers = Bearers(can_renew=False)
+        bearers.good = 1
+        errors = bearers.all(10)
+        assert {str(error) for error in errors} == {"connect again"}
+        assert bearers.renewed == 1
+
+    def test_after_a_minute_somebody_may_have_connected_again(self) -> None:
+        bearers = Bearers(can_renew=False)
+        bearers.good = 1
+        through = Caller(Limits(), renew=bearers.renew)
+        asking = Operation("t:thing:get", bearers.ask)
+
+        async def main() -> str:
+            with pytest.raises(BadCredentials, match="connect again"):
+                await through.run(asking, "", 1)
+            bearers.can_renew = True
+            await virtual_time.later(60)
+            return await through.run(asking, "", 2)
+
+        assert virtual_time.run(main()) == "2"
+        assert bearers.renewed == 2
+
+    def test_a_renewal_that_may_work_later_is_tried_again(self) -> None:
+        bearers, outages = Bearers(), [Offline("no network")]
+        bearers.good, renew = 1, bearers.renew
+
+        async def shaky() -> None:
+            if outages:
+                raise outages.pop()
+            await renew()
+
+        bearers.renew = shaky  # type: ignore[method-assign]  # the first time there is no network
+        assert bearers.all(3) == ["0", "1", "2"]
+        assert bearers.renewed == 1
+
+    def test_without_a_way_to_renew_the_refusal_stands(self) -> None:
+        script = Script(BadCredentials("no"))
+        with pytest.raises(BadCredentials):
+            virtual_time.run(caller().run(script.operation(), "a", 1))
+        assert len(script.begun) == 1
+
+
+async def _nothing() -> None:
+    """Renews nothing."""
+
+
+class TestOnBehalf:
+    """What an operation needs first goes through the same chain."""
+
+    def test_it_is_counted_by_the_caller_of_the_operation_that_is_under_way(self) -> None:
+        async def ask(context: str, input: int) -> str:
+            return f"{await on_behalf(Operation('t:token:get', first), context, input)}!"
+
+        first, through = Script(), caller()
+        assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1!"
+        assert through.calls == {"t:thing:get": 1, "t:token:get": 1}
+
+    def test_it_needs_no_operation_under_way(self) -> None:
+        assert virtual_time.run(on_behalf(Script().operation(), "a", 1)) == "a1"
+
+    def test_when_it_is_refused_the_operation_renews_and_not_it(self) -> None:
+        async def ask(context: str, input: int) -> str:
+            return await on_behalf(script.operation(), context, input)
+
+        async def renew() -> None:
+            renewed.append(len(script.begun))
+
+        script, renewed = Script(BadCredentials("old")), list[int]()
+        through = Caller(Limits(), renew=renew)
+        assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1"
+        assert (renewed, len(script.begun)) == ([1], 2)

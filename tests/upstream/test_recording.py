@@ -1,0 +1,736 @@
+"""Tapes: every attempt is written down, no secret is, and a replay needs nothing but the tape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pytest
+from acme_service import Server, Service, Settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from max_acme import connector as acme
+
+from max import (
+    BadCredentials,
+    CredentialProvider,
+    Engine,
+    Env,
+    HttpClient,
+    Installation,
+    Json,
+    Loader,
+    Offline,
+    Operation,
+    Page,
+    PageRequest,
+    PermissionDenied,
+    Project,
+    QuotaExceeded,
+    Recording,
+    Ref,
+    Replay,
+    Schema,
+    Step,
+    SyncPlan,
+    TapeError,
+    TapeParted,
+    UpstreamMissing,
+    on_behalf,
+)
+from max.connector import MemoryCredentials, Secret
+from max.core import InstallationInfo, SyncOptions
+from max.model.entities import ManyOf
+from max.model.tasks import Status, SyncResult
+from max.runtime import InstallationRuntime
+from max.upstream.hosts import Hosts
+from tests.taped import (
+    DESCRIBE,
+    INFO,
+    KEY,
+    LIST,
+    NAMED,
+    SCHEMA,
+    Asked,
+    Upstream,
+    answered,
+    caller_of,
+    contents,
+    crowd,
+    entries,
+    page,
+    run,
+    script,
+    seeding,
+    written,
+)
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+# -- recording -----------------------------------------------------------------------------------------
+
+passing = st.sampled_from([Offline("no network"), QuotaExceeded("slow down", retry_after=0.0)])
+faults = st.dictionaries(st.integers(0, 4), st.lists(passing, min_size=1, max_size=4), max_size=4)
+
+
+async def served(error_rate: float, seed: int, tape: Path, folder: Path) -> tuple[SyncResult, Counter[str]]:
+    """Record a sync of an acme behind HTTP; what it came to, and the service's own count."""
+    size = Settings(
+        workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3, seed=seed, error_rate=error_rate
+    )
+    async with Server(Service(size), "a-token") as server, Project.init(folder) as project:
+        project.connect("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
+        runtime = await project.runtime("acme", "default", tape=Recording(tape))
+        result = await (await runtime.sync()).completion()
+        (folder / "stored.json").write_text(json.dumps(await contents(runtime.engine)))
+        return result, server.service.paths
+
+
+class TestRecording:
+    """What is on a tape."""
+
+    @given(error_rate=st.sampled_from([0.0, 0.05, 0.15]), seed=st.integers(1, 99))
+    @settings(max_examples=4)
+    def test_p37_the_tape_has_as_many_attempts_as_the_service_counts(
+        self, error_rate: float, seed: int
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            tape = Path(folder) / "tape"
+            result, counted = asyncio.run(served(error_rate, seed, tape, Path(folder)))
+            found = entries(tape)
+        assert result.status is Status.COMPLETED
+        assert len(found) == counted.total()
+        assert Counter(one["operation"] for one in found) == result.requests
+        assert all(("output" in one) != ("error" in one) for one in found)
+        failed = [one for one in found if "error" in one]
+        assert all(one["error"]["code"] == "upstream.broken" for one in failed)
+        assert len([one for one in found if one["attempt"] > 1]) == len(failed)
+
+    @given(st.integers(1, 5), faults)
+    @settings(max_examples=25)
+    def test_p37_every_attempt_stands_in_order_with_input_and_outcome(
+        self, pages: int, faults: Mapping[int, Sequence[Exception]]
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            tape, upstream = Path(folder) / "tape", Upstream(script(pages, faults))
+            run(crowd(upstream), Recording(tape))
+            first, *rest = entries(tape)
+        assert (first["operation"], first["output"]) == ("crowd:crowd:get", "everybody")
+        assert [one["input"]["page"] for one in rest] == upstream.asked[1:]
+        for number in range(pages):
+            mine = [one for one in rest if one["input"]["page"] == str(number)]
+            assert [one["attempt"] for one in mine] == list(range(1, len(mine) + 1))
+            told = [(one["error"]["class"], one["error"]["message"]) for one in mine[:-1]]
+            assert told == [(type(error).__name__, str(error)) for error in faults.get(number, ())]
+            assert mine[-1]["output"]["people"][0][0] == f"{number}a"
+        times = [one["at"] for one in rest]
+        assert times == sorted(times)
+
+    def test_the_first_line_says_whose_it_is(self, tmp_path: Path) -> None:
+        run(
+            crowd(Upstream(script(1)), version="7"),
+            Recording(tmp_path / "t", clock=lambda: 0.0),
+            key="secret-7",
+        )
+        (first, *_) = (tmp_path / "t").read_text().splitlines()
+        assert json.loads(first) == {
+            "tape": 1,
+            "connector": "crowd",
+            "connectorVersion": "7",
+            "installation": "abc",
+            "recordedAt": "1970-01-01T00:00:00.000Z",
+            "beganEmpty": True,
+            "credentials": ["key"],
+            "config": {},
+            "options": {},
+        }
+
+    def test_it_names_the_options_of_its_sync_with_which_a_replay_begins_too(self, tmp_path: Path) -> None:
+        given = SyncOptions(only=("Person.name", "Crowd"), if_stale=60.0)
+
+        async def main() -> None:
+            async with caller_of(tmp_path / "t", Upstream({}), given):
+                pass
+
+        asyncio.run(main())
+        replay = Replay(tmp_path / "t")
+        assert replay.header.options == {"only": ["Person.name", "Crowd"], "if_stale": 60.0}
+        assert replay.scope(SyncOptions()) == given
+        assert replay.scope(SyncOptions(full=True)) == SyncOptions(full=True)
+
+    def test_only_its_owner_can_read_it(self, tmp_path: Path) -> None:
+        run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
+        assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
+
+    def test_a_file_that_holds_something_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "t").write_text("mine")
+        with pytest.raises(TapeError, match="holds something already"):
+            run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
+        assert (tmp_path / "t").read_text() == "mine"
+        (tmp_path / "t").write_text("")
+        run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
+        assert len(entries(tmp_path / "t")) == 2
+
+    def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
+        upstream = Upstream(script(1))
+        with pytest.raises(TapeError, match="No such file or directory"):
+            run(crowd(upstream), Recording(tmp_path / "no" / "t"))
+        assert upstream.asked == []
+
+    def test_an_output_that_cannot_come_back_fails_its_task_and_names_the_operation(
+        self, tmp_path: Path
+    ) -> None:
+        upstream = Upstream(script(2) | {"1": [{"people": [], "odd": object()}]})
+        outcome = run(crowd(upstream), Recording(tmp_path / "t"))
+        (failure,) = outcome.result.failures
+        assert failure.code == "tape"
+        assert failure.message.startswith("crowd:person:list: a tape cannot hold a object")
+        assert len(entries(tmp_path / "t")) == len(upstream.asked)
+        assert entries(tmp_path / "t")[-1]["error"]["code"] == "tape"
+
+    def test_when_the_disk_is_full_nothing_more_is_asked(self, tmp_path: Path) -> None:
+        async def main() -> list[str]:
+            upstream = Upstream(script(1) | {"0": [{"people": "x" * 5000}]})
+            async with caller_of(tmp_path / "t", upstream) as caller:
+                await caller.run(DESCRIBE, upstream, None)
+                with files_of_at_most(2000):
+                    for _ in range(2):
+                        with pytest.raises(TapeError, match="the tape cannot be written: File too large"):
+                            await caller.run(LIST, upstream, Asked("0"))
+            return upstream.asked
+
+        assert asyncio.run(main()) == ["crowd", "0"]
+        replay = Replay(tmp_path / "t")
+        assert run(crowd(None), replay).result.failures[0].code == "tape.parted"
+        assert "line 3: its recording was cut short" in replay.notes[0]
+
+    def test_what_an_operation_asks_on_its_own_behalf_is_noted_without_its_texts(
+        self, tmp_path: Path
+    ) -> None:
+        async def token(upstream: Upstream, grant: Json) -> Json:
+            return {"token": "the-new-token", "expires": 60}
+
+        async def fetch_with_token(upstream: Upstream, asked: Asked) -> Any:
+            await on_behalf(Operation("crowd:token:get", token), upstream, {"grant": "the-old-token", "n": 1})
+            return await upstream.answer(asked.page)
+
+        named: Operation[Any, None, Any] = Operation(
+            "crowd:crowd:get", lambda upstream, _: fetch_with_token(upstream, Asked("crowd"))
+        )
+        upstream = Upstream(script(1))
+        connector = crowd(upstream, seeder=seeding(named), operations=[named, LIST])
+        run(connector, Recording(tmp_path / "t"))
+        inner, outer, _ = entries(tmp_path / "t")
+        assert inner["within"] == outer["operation"] == "crowd:crowd:get"
+        assert (inner["input"], inner["output"]) == (
+            {"grant": "***", "n": 1},
+            {"token": "***", "expires": 60},
+        )
+        replay = Replay(tmp_path / "t")
+        assert run(crowd(None, seeder=seeding(named)), replay).result.status is Status.COMPLETED
+        assert replay.left() == Counter()
+
+    def test_a_call_that_was_cancelled_is_noted_and_not_replayed(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            tape, reached = Recording(tmp_path / "t"), asyncio.Event()
+
+            async def hangs(upstream: Upstream) -> None:
+                reached.set()
+                await asyncio.Event().wait()
+
+            upstream = Upstream({"crowd": ["everybody"], "0": [hangs, {"people": []}]})
+            secrets = CredentialProvider(MemoryCredentials(), [KEY])
+            runtime = InstallationRuntime(INFO, crowd(upstream), None, secrets, tmp_path / "db", tape=tape)
+            await runtime.start()
+            await runtime.sync()
+            await reached.wait()
+            await runtime.stop()
+
+        asyncio.run(main())
+        assert entries(tmp_path / "t")[-1]["cancelled"] is True
+        with pytest.raises(TapeParted, match="which is not on the tape"):
+            asyncio.run(answered(tmp_path / "t", LIST, Asked("0")))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# -- secrets -------------------------------------------------------------------------------------------
+
+keys = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=8, max_size=30)
+
+
+class TestSecrets:
+    """What no tape holds."""
+
+    @given(keys, keys)
+    @settings(max_examples=20)
+    def test_p41_no_byte_of_a_tape_holds_a_secret_old_or_new(self, key: str, new: str) -> None:
+        """The service echoes the key in every way it can, refuses it, and gives a new one."""
+
+        async def refuses(upstream: Upstream) -> Exception:
+            return BadCredentials(f"{quote(key, safe='')} is old", hint=key, key=key)
+
+        async def echoes(upstream: Upstream) -> Json:
+            both = (key, new)
+            answer = {one: [b64encode(f"{one}:{one}".encode()).decode(), json.dumps(one)] for one in both}
+            return {"people": [["1", f"{key}{new}"]], "echo": answer, "raw": key.encode(), "next": new}
+
+        def secretly(upstream: Upstream) -> Any:
+            async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
+                async def renew() -> None:
+                    await credentials.keep({KEY: Secret(new)})
+
+                return Installation(upstream, renew=renew)
+
+            return crowd(upstream, initialise=initialise)
+
+        gone = UpstreamMissing(f"nothing at {new}", hint="?", at=json.dumps({"at": new}))
+        upstream = Upstream({"crowd": [refuses, f"the crowd of {key}"], "0": [echoes], new: [gone]})
+        with tempfile.TemporaryDirectory() as folder:
+            tape = Path(folder) / "tape"
+            run(secretly(upstream), Recording(tape), key=key)
+            written = tape.read_bytes()
+        assert len(upstream.asked) == len(written.splitlines()) - 1 == 4
+        for secret in (key, new):
+            forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret.encode().hex()}
+            inner = {b64encode(b"\0" * n + secret.encode()).decode()[4:-4] for n in range(3)}
+            assert not [form for form in forms | inner if form.encode() in written]
+
+    def test_p41_nor_one_that_another_process_brought_while_it_was_asked(self, tmp_path: Path) -> None:
+        upstream = Upstream(script(1))
+
+        async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
+            async def rotated(_: Upstream) -> str:
+                await credentials.keep({KEY: Secret("brought-meanwhile")})
+                return "signed with brought-meanwhile"
+
+            upstream.script["crowd"] = [rotated]
+            return Installation(upstream)
+
+        run(crowd(upstream, initialise=initialise), Recording(tmp_path / "t"), key="the-first-key")
+        assert entries(tmp_path / "t")[0]["output"] == "signed with ***"
+
+    def test_the_configuration_on_the_tape_holds_none_either(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            tape = Recording(tmp_path / "t")
+            info = InstallationInfo("crowd", "default", "abc", {"url": "http://x/?k=s3cr3t-key"}, 0.0)
+            secrets = CredentialProvider(MemoryCredentials({"key": "s3cr3t-key"}), [KEY])
+            upstream = Upstream(script(1))
+            runtime = InstallationRuntime(info, crowd(upstream), None, secrets, ":memory:", tape=tape)
+            await runtime.start()
+            await (await runtime.sync()).completion()
+            await runtime.stop()
+
+        asyncio.run(main())
+        assert "http://x/?k=***" in (tmp_path / "t").read_text()
+        assert "s3cr3t-key" not in (tmp_path / "t").read_text()
+
+    def test_a_secret_that_is_too_short_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
+        upstream = Upstream(script(1))
+        with pytest.raises(TapeError, match="a secret of 3 characters"):
+            run(crowd(upstream), Recording(tmp_path / "t"), key="abc")
+        assert (upstream.asked, (tmp_path / "t").read_bytes()) == ([], b"")
+
+
+# -- replaying -----------------------------------------------------------------------------------------
+
+OFFLINE = """
+import sys
+sys.modules["httpx2"] = None
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind"):
+        raise SystemExit(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+from max.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def offline(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command on a machine without a network, without the extra, without credentials."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
+    environment = {**os.environ, "PYTHONPATH": paths, "MAX_HOME": str(folder / "home")}
+    command = [sys.executable, "-c", OFFLINE, *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+async def stored_in(folder: Path, name: str) -> dict[str, Json]:
+    """What an acme installation of a project holds, without asking anybody."""
+    async with Project.open(folder) as project:
+        info = project.target(f"acme:{name}")
+        secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
+        from max_acme import AcmeConfig
+
+        runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.database(info))
+        await runtime.start()
+        try:
+            return await contents(runtime.engine)
+        finally:
+            await runtime.stop()
+
+
+class TestReplaying:
+    """The same sync, from the tape alone."""
+
+    def test_p45_a_recorded_sync_replays_offline_to_an_equal_database(self, tmp_path: Path) -> None:
+        tape = tmp_path / "acme.tape"
+        result, _ = asyncio.run(served(0.1, 3, tape, tmp_path))
+        (tmp_path / "elsewhere").mkdir()
+        done = offline(tmp_path / "elsewhere", "sync", "acme:copy", "--replay", str(tape), "-o", "json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["counts"], told["requests"]) == (dict(result.counts), dict(result.requests))
+        assert told["replay"] == {"left": {}, "notes": []}
+        copy = asyncio.run(stored_in(tmp_path / "elsewhere", "copy"))
+        assert copy == json.loads((tmp_path / "stored.json").read_text())
+        assert len(copy["AcmeTask"]) == 2 * 2 * 7
+
+    @given(st.integers(1, 5), faults)
+    @settings(max_examples=25)
+    def test_p45_whatever_failed_in_passing(
+        self, pages: int, faults: Mapping[int, Sequence[Exception]]
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            tape = Path(folder) / "tape"
+            recorded = run(crowd(Upstream(script(pages, faults))), Recording(tape))
+            replay = Replay(tape)
+            copy = run(crowd(None), replay)
+        assert copy.stored == recorded.stored
+        assert (copy.result.status, copy.result.requests) == (Status.COMPLETED, recorded.result.requests)
+        assert (replay.left(), replay.notes) == (Counter(), [])
+
+    @given(st.integers(0, 3))
+    @settings(max_examples=4)
+    def test_p45_and_whatever_failed_for_good(self, page: int) -> None:
+        denied = PermissionDenied("not for you", hint="ask", page=page)
+        with tempfile.TemporaryDirectory() as folder:
+            tape = Path(folder) / "tape"
+            recorded = run(crowd(Upstream(script(4, {page: [denied]}))), Recording(tape))
+            copy = run(crowd(None), Replay(tape))
+        assert copy.stored == recorded.stored
+        assert copy.result.status is recorded.result.status is not Status.COMPLETED
+        (told,), (again,) = recorded.result.failures, copy.result.failures
+        assert (again.code, again.message, again.hint) == (told.code, told.message, told.hint)
+
+    def test_p45_a_newer_version_replays_the_tape_of_an_older_one(self, tmp_path: Path) -> None:
+        recorded = run(crowd(Upstream(script(3))), Recording(tmp_path / "t"))
+        data = SCHEMA.to_json()
+        data["entities"][1]["fields"].append({**data["entities"][1]["fields"][0], "name": "shout"})
+        schema = Schema.from_json(data)
+        newer: Any = schema.entities["Person"]
+        root: Any = schema.entities["Crowd"]
+        many: ManyOf[Any, Any] = ManyOf(root, "people")
+
+        @Loader.collection(many, brings=[newer.name, newer.shout])
+        async def people(parent: Ref[Any], request: PageRequest, env: Env[Upstream]) -> Page[Any]:
+            answer = await env.run(LIST, Asked(request.cursor or "0"))
+            made = [newer(id, name=name, shout=name.upper()) for id, name in answer["people"]]
+            return Page(made, answer.get("next"))
+
+        async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
+            await engine.store(root("all", name=await on_behalf(DESCRIBE, upstream, None)))
+            return SyncPlan([Step.for_root(root.ref("all")).load_collection(many)])
+
+        replay = Replay(tmp_path / "t")
+        copy = run(crowd(None, version="2", schema=schema, loaders=[people], seeder=seed), replay)
+        assert replay.notes == ["recorded with version 1 of crowd; this is 2"]
+        shouting = [one | {"shout": one["name"].upper()} for one in recorded.stored["Person"]]
+        assert copy.stored == recorded.stored | {"Person": shouting}
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+    def test_the_order_of_calls_may_be_another_one(self, tmp_path: Path, order: Sequence[int]) -> None:
+        tape = written(tmp_path / "t", *(page(str(n)) for n in range(3)))
+
+        async def main() -> list[str]:
+            async with caller_of(tape) as caller:
+                found = await asyncio.gather(*(caller.run(LIST, None, Asked(str(n))) for n in order))
+            return [answer["people"][0][0] for answer in found]
+
+        assert asyncio.run(main()) == [str(n) for n in order]
+
+    def test_the_nth_run_with_an_input_gets_what_the_nth_one_got(self, tmp_path: Path) -> None:
+        error: Json = {
+            "class": "Offline",
+            "code": "upstream.offline",
+            "message": "no",
+            "hint": "",
+            "data": {},
+        }
+        failed: dict[str, Any] = {"operation": "crowd:crowd:get", "error": error}
+        attempts = [
+            failed,
+            failed | {"attempt": 2},
+            NAMED | {"attempt": 3},
+            NAMED | {"output": "later"},
+            failed,
+        ]
+        tape = written(tmp_path / "t", *attempts)
+
+        async def main() -> list[Any]:
+            found = list[Any]()
+            async with caller_of(tape) as caller:
+                for _ in range(3):
+                    try:
+                        found.append(await caller.run(DESCRIBE, None, None))
+                    except Offline as offline:
+                        found.append(str(offline))
+                return [*found, caller.calls]
+
+        assert asyncio.run(main()) == ["everybody", "later", "no", {"crowd:crowd:get": 5}]
+
+    def test_no_wait_is_waited_for(self, tmp_path: Path) -> None:
+        quota = {"class": "QuotaExceeded", "code": "upstream.quota", "message": "slow", "hint": ""}
+        wait = {"error": quota | {"data": {"retry_after": 600.0}, "retry_after": 600.0}}
+        failing = [{"operation": "crowd:person:list", "input": {"page": "0"}} | wait] * 3
+        tape = written(tmp_path / "t", NAMED, *failing, page("0"))
+        outcome = run(crowd(None), Replay(tape))
+        assert outcome.result.status is Status.COMPLETED
+        assert outcome.result.requests == {"crowd:person:list": 4}
+        assert outcome.result.finished_at - outcome.result.started_at < 5  # type: ignore[operator]  # it ended
+
+    def test_credentials_are_neither_needed_nor_used(self, tmp_path: Path) -> None:
+        run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), key="the-real-key")
+        for held in (None, "another-key"):
+            upstream = Upstream({})
+            run(crowd(upstream), Replay(tmp_path / "t"), key=held)
+            assert (upstream.key, upstream.asked) == (Secret("***"), [])
+
+    def test_clients_are_made_but_not_started(self, tmp_path: Path) -> None:
+        done: list[str] = []
+
+        async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
+            async def start() -> None:
+                done.append("start")
+
+            async def stop() -> None:
+                done.append("stop")
+
+            return Installation(Upstream({}), start=start, stop=stop)
+
+        run(crowd(None, initialise=initialise), Replay(written(tmp_path / "t", NAMED, page("0"))))
+        assert done == ["stop"]
+
+    def test_what_is_asked_outside_of_operations_reaches_nobody(self, tmp_path: Path) -> None:
+        async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
+            client = HttpClient("http://127.0.0.1:9", credentials)
+            return Installation(client, stop=client.stop)
+
+        async def seed(client: HttpClient, engine: Engine) -> SyncPlan:
+            await client.get("/who")
+            raise AssertionError("somebody answered")
+
+        connector = crowd(None, initialise=initialise, seeder=seed, hosts=["127.0.0.1:9"])
+        with pytest.raises(TapeError, match=r"http://127\.0\.0\.1:9 would be asked outside of any operation"):
+            run(connector, Replay(written(tmp_path / "t", NAMED)))
+
+    def test_git_replays_without_its_repository(self, tmp_path: Path) -> None:
+        from max_git import GitConfig, connector
+
+        from tests.git_repositories import git, make
+
+        place = make(tmp_path / "place")
+        git(place, "commit", "--quiet", "--allow-empty", "-m", "First")
+        git(place, "tag", "-a", "v1", "-m", "one")
+        config = GitConfig(str(place))
+        recorded = run(connector, Recording(tmp_path / "t"), config=config)
+        place.rename(tmp_path / "gone")
+        copy = run(connector, Replay(tmp_path / "t"), config=config)
+        assert copy.stored == recorded.stored
+        assert [len(copy.stored[name]) for name in ("GitCommit", "GitTag", "GitBranch")] == [1, 1, 1]
+
+
+class TestParting:
+    """Where tape and run part."""
+
+    def test_it_is_told_what_was_asked_what_is_left_and_what_is_most_like_it(self, tmp_path: Path) -> None:
+        tape = written(tmp_path / "t", NAMED, page("1"), page("2"), page("27"))
+        with pytest.raises(TapeParted) as caught:
+            asyncio.run(answered(tape, LIST, Asked("28")))
+        error = caught.value
+        assert (error.operation, error.input) == ("crowd:person:list", '{"page":"28"}')
+        assert error.left == 3
+        assert error.nearest in ('{"page":"2"}', '{"page":"27"}')
+        assert "which is not on the tape (3 of its answers are left; most like it is" in str(error)
+        assert error.code == "tape.parted"
+
+    def test_an_operation_that_the_tape_does_not_have_is_most_like_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(TapeParted) as caught:
+            asyncio.run(answered(written(tmp_path / "t", NAMED), LIST, Asked("0")))
+        assert (caught.value.left, caught.value.nearest) == (0, None)
+
+    def test_one_run_more_than_the_tape_has_is_too_many(self, tmp_path: Path) -> None:
+        tape = written(tmp_path / "t", NAMED, page("0", output={"people": [["1", "x"]], "next": "0"}))
+        (failure,) = run(crowd(None), Replay(tape)).result.failures
+        assert failure.code == "tape.parted"
+        assert "once more than the tape has" in failure.message
+
+    def test_it_fails_what_needed_it_and_nothing_else(self, tmp_path: Path) -> None:
+        outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED, page("0"), page("7"))))
+        assert outcome.result.status is Status.COMPLETED
+        outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED)))
+        assert [failure.code for failure in outcome.result.failures] == ["tape.parted"]
+
+    def test_what_nobody_asked_for_is_reported(self, tmp_path: Path) -> None:
+        replay = Replay(written(tmp_path / "t", NAMED, page("0"), page("7"), page("8")))
+        run(crowd(None), replay)
+        assert replay.report() == ["nobody asked for these answers on the tape: crowd:person:list (2)"]
+
+
+class TestFiles:
+    """What can be replayed."""
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("", "is no tape, or an empty one"),
+            ("{}\n", "is no tape"),
+            ("hello\n", "is no tape"),
+            ('{"tape": 99}\n', "of a newer format"),
+        ],
+    )
+    def test_what_is_no_tape_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
+        (tmp_path / "t").write_text(text)
+        with pytest.raises(TapeError, match=problem):
+            Replay(tmp_path / "t")
+
+    def test_what_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(TapeError, match="No such file"):
+            Replay(tmp_path / "t")
+
+    def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
+        tape = written(tmp_path / "t", NAMED)
+        tape.write_text(tape.read_text() + "{}\n")
+        with pytest.raises(TapeError, match="line 3: this is no attempt of an operation"):
+            run(crowd(None), Replay(tape))
+
+    def test_a_tape_of_another_connector_is_refused(self, tmp_path: Path) -> None:
+        tape = written(tmp_path / "t", NAMED, connector="club")
+        with pytest.raises(TapeError, match="recorded from club, not from crowd"):
+            run(crowd(None), Replay(tape))
+
+    def test_tapes_of_different_installations_are_not_mixed(self, tmp_path: Path) -> None:
+        one, two = written(tmp_path / "1", NAMED), written(tmp_path / "2", NAMED, installation="other")
+        with pytest.raises(TapeError, match="different installations"):
+            Replay(one, two)
+
+    def test_a_killed_recording_replays_together_with_what_went_on(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "first", tmp_path / "second"
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.recording", str(tmp_path / "db"), str(first)], cwd=ROOT
+        ) as child:
+            assert child.wait() == -signal.SIGKILL
+        assert [one["input"]["page"] for one in entries(first)[1:]] == ["0", "1", "2"]
+        went_on = run(crowd(Upstream(script(6))), Recording(second), database=tmp_path / "db")
+        assert went_on.result.resumed
+        assert json.loads(second.read_text().splitlines()[0])["beganEmpty"] is False
+        alone = run(crowd(None), Replay(first))
+        assert [failure.code for failure in alone.result.failures] == ["tape.parted"]
+        replay = Replay(second, first)
+        both = run(crowd(None), replay)
+        assert both.stored == went_on.stored
+        assert (both.result.status, replay.notes) == (Status.COMPLETED, [])
+
+
+class TestWhoseDataItIs:
+    """What is replayed is not mixed with what was synced."""
+
+    def test_a_replay_is_refused_where_there_are_data(self, tmp_path: Path) -> None:
+        run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), database=tmp_path / "db")
+        with pytest.raises(TapeError, match="holds data that was synced; a replay would mix with it"):
+            run(crowd(None), Replay(tmp_path / "t"), database=tmp_path / "db")
+
+    @pytest.mark.parametrize("recording", [False, True])
+    def test_a_sync_is_refused_where_there_is_a_replay(self, tmp_path: Path, recording: bool) -> None:
+        tape = written(tmp_path / "t", NAMED, page("0"))
+        run(crowd(None), Replay(tape), database=tmp_path / "db")
+        upstream = Upstream(script(1))
+        other = Recording(tmp_path / "other") if recording else None
+        with pytest.raises(TapeError, match="holds the replay of a tape that was recorded at 2026-01-31"):
+            run(crowd(upstream), other, database=tmp_path / "db")
+        assert upstream.asked == []
+
+    def test_a_replay_of_another_installation_is_refused(self, tmp_path: Path) -> None:
+        run(crowd(None), Replay(written(tmp_path / "1", NAMED, page("0"))), database=tmp_path / "db")
+        other = written(tmp_path / "2", NAMED, page("0"), installation="other")
+        with pytest.raises(TapeError, match="holds the replay of another installation's tape"):
+            run(crowd(None), Replay(other), database=tmp_path / "db")
+
+    def test_what_was_recorded_on_top_is_replayed_on_top(self, tmp_path: Path) -> None:
+        first = written(tmp_path / "1", NAMED, page("0"))
+        answer = {"people": [["9", "Nine"]]}
+        later = {"beganEmpty": False, "recordedAt": "2026-02-01T00:00:00Z"}
+        second = written(tmp_path / "2", NAMED, page("0", output=answer), **later)
+        run(crowd(None), Replay(first), database=tmp_path / "db")
+        replay = Replay(second)
+        outcome = run(crowd(None), replay, database=tmp_path / "db")
+        assert {one["id"] for one in outcome.stored["Person"]} >= {"9"}
+        assert replay.notes == ["the recorded sync began with data, which the tape does not hold"]
+
+
+class TestProjects:
+    """Tapes through a project."""
+
+    def test_a_replay_into_its_own_installation_begins_anew(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            tape = tmp_path / "t"
+            project = Project.init(tmp_path)
+            project.connect("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
+            project.connect("acme", "copy", {}, {}, now=0.0)
+            async with project:
+                runtime = await project.runtime("acme", "default", tape=Recording(tape))
+                recorded = await (await runtime.sync()).completion()
+            for _ in range(2):
+                async with project:
+                    runtime = await project.runtime("acme", "copy", tape=Replay(tape))
+                    replayed = await (await runtime.sync()).completion()
+                    assert (replayed.counts, replayed.requests) == (recorded.counts, recorded.requests)
+
+        asyncio.run(main())
+
+    def test_a_runtime_that_is_warm_takes_no_tape(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            project = Project.init(tmp_path)
+            project.connect("acme", None, {}, {}, now=0.0)
+            async with project:
+                tape = Recording(tmp_path / "t")
+                runtime = await project.runtime("acme", "default", tape=tape)
+                assert await project.runtime("acme", "default", tape=tape) is runtime
+                assert await project.runtime("acme", "default") is runtime
+                with pytest.raises(Exception, match="in use here without that tape"):
+                    await project.runtime("acme", "default", tape=Recording(tmp_path / "other"))
+
+        asyncio.run(main())
