@@ -79,7 +79,6 @@ if TYPE_CHECKING:
     from .model.entities import Entity as Entity
     from .model.entities import Field as Field
     from .model.entities import Filter as Filter
-    from .model.entities import Json as Json
     from .model.entities import Many as Many
     from .model.entities import Ref as Ref
     from .model.entities import RefKey as RefKey
@@ -95,6 +94,7 @@ if TYPE_CHECKING:
     from .model.tasks import Failure as Failure
     from .model.tasks import Status as Status
     from .model.tasks import SyncResult as SyncResult
+    from .model.values import Json as Json
     from .project import Project as Project
     from .runtime import InstallationRuntime as InstallationRuntime
     from .sync.events import Event as Event

@@ -33,8 +33,9 @@ from .core import (
     Watermark,
 )
 from .errors import BadCredentials, ConnectorError, UnknownName
-from .model.entities import Entity, FieldOf, Kind, ManyOf, Ref
+from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.migrations import Contract, Migration, Rules, check_contracts, check_migrations
+from .model.values import Kind
 from .upstream.hosts import NOWHERE, PLACEHOLDER, Hosts, Pattern
 from .upstream.operations import AnyOperation, Operation
 

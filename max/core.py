@@ -15,20 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 from .errors import ConnectorError, UnknownName
 from .model.changes import Change as Change
 from .model.changes import ChangeFeed as ChangeFeed
-from .model.entities import (
-    AllOf,
-    E,
-    Entity,
-    FieldOf,
-    Filter,
-    Json,
-    ManyOf,
-    P,
-    Record,
-    Ref,
-    V,
-    own_names,
-)
+from .model.entities import AllOf, E, Entity, FieldOf, Filter, ManyOf, P, Ref, V, own_names
 from .model.plan import Concurrent as Concurrent
 from .model.plan import Step as Step
 from .model.plan import SyncPlan as SyncPlan
@@ -39,6 +26,8 @@ from .model.schema import Relationship as Relationship
 from .model.schema import Schema as Schema
 from .model.schema import description_of as description_of
 from .model.schema import snake as snake
+from .model.struct import Record
+from .model.values import Json
 
 C = TypeVar("C")
 

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from .core import InstallationInfo
 from .errors import Mismatch, Offline, ProjectError, UnknownName, UsageError
-from .model.entities import Json, datetime_text, is_datetime
 from .model.settings import changed, misfits, read_settings
+from .model.values import Json, datetime_text, is_datetime
 
 if TYPE_CHECKING:
     import asyncio

@@ -29,7 +29,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from .connector import Credential, CredentialProvider, MemoryCredentials
-from .model.entities import Json
+from .model.values import Json
 from .upstream.hosts import Hosts
 
 V = TypeVar("V")

@@ -30,7 +30,8 @@ from max import CredentialProvider, Entity, InstallationInfo, Json, Ref, Status,
 from max.connector import MemoryCredentials
 from max.core import SyncOptions
 from max.installations.onboarding import read_config
-from max.model.entities import Kind, values_of
+from max.model.entities import values_of
+from max.model.values import Kind
 from max.runtime import InstallationRuntime
 from max.upstream.recording import Recording, Replay
 

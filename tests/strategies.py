@@ -20,8 +20,6 @@ from max.model.entities import (
     FieldOf,
     FieldType,
     Filter,
-    Json,
-    Kind,
     Many,
     Not,
     Op,
@@ -29,6 +27,7 @@ from max.model.entities import (
     Scope,
     Synced,
 )
+from max.model.values import Json, Kind
 
 KEYWORDS = [
     "order",

@@ -9,7 +9,7 @@ from typing import Any
 
 from max.core import Arrival, Listing, Query, Schema
 from max.engine import Tables
-from max.model.entities import Entity, Field, FieldOf, Json, Many, ManyOf, Ref, values_of
+from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref, values_of
 from max.model.migrations import (
     ChangeKey,
     ChangeType,
@@ -20,6 +20,7 @@ from max.model.migrations import (
     RenameField,
     Rules,
 )
+from max.model.values import Json
 from max.storage.sqlite import connect, transaction
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module

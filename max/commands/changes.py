@@ -29,7 +29,7 @@ from .terminal import width
 from .text import MOST, Colour, Column, Paint, cell, compact, cut, moment, padded, stamp, table
 
 if TYPE_CHECKING:
-    from ..model.entities import Json
+    from ..model.values import Json
 
 COLOURS: dict[str, Colour] = {"created": "green", "removed": "red", "restored": "yellow"}
 KIND = 8  # cells of the longest kind of change

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
 
-    from ..model.entities import Json
     from ..model.tasks import SyncResult, SyncRun
+    from ..model.values import Json
 
 LIMIT = 50  # entities that a search answers unless told otherwise
 RUNS = 20  # syncs that `max runs` lists unless told otherwise

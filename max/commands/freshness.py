@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ..core import Ages, InstallationInfo, Query, SyncOptions
 from ..engine import Tables
 from ..errors import MaxError, SyncRunning, UsageError
-from ..model.entities import Compare, Entity, FieldOf, Op, Record, RefKey, known_name
+from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
+from ..model.struct import Record
 from ..storage.freshness import newest
 from .framework import (
     Answer,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     import sqlite3
 
     from ..core import Resolver, Schema
-    from ..model.entities import Filter, Json
+    from ..model.entities import Filter
+    from ..model.values import Json
     from ..project import Project
 
 CONTRADICTIONS = {  # what cannot be asked for beside what, by option

@@ -37,7 +37,7 @@ from .text import Column, ago, counted, number, stamp, table
 
 if TYPE_CHECKING:
     from ..connector import AnyConnector
-    from ..model.entities import Json
+    from ..model.values import Json
     from ..project import Project
     from ..storage.schema_diff import Change, Plan
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import category, east_asian_width
 
 from ..core import InstallationInfo, Schema, description_of
-from ..model.entities import Entity, FieldType, Json, Kind, ManyOf, Ref, values_of
+from ..model.entities import Entity, FieldType, ManyOf, Ref, values_of
+from ..model.values import Json, Kind
 
 if TYPE_CHECKING:
     from ..model.tasks import Failure, SyncResult, SyncRun

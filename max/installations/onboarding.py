@@ -41,7 +41,7 @@ from ..connector import (
     Validate,
 )
 from ..errors import ConnectorError, InvalidAnswers, MaxError, Mismatch, UsageError, nearest
-from ..model.entities import Json, is_json
+from ..model.values import Json, is_json
 
 WORDS = {
     "true": True,

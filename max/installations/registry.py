@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectorError, MaxError, SchemaError, UnknownName
-from ..model.entities import Record
+from ..model.struct import Record
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
-from .entities import Entity, Json, Record, Ref
+from .entities import Entity, Ref
+from .struct import Record
+from .values import Json
 
 NOW = "now"  # the cursor that stands behind everything that is recorded
 

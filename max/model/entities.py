@@ -9,11 +9,10 @@ FieldNotLoaded, the second is None.
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import (
     Any,
@@ -31,208 +30,18 @@ from typing import (
 )
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName
-
-Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
+from .struct import Record
+from .values import CHECKS, EXPECTED, Json, Kind, datetime_text, is_id, is_text
 
 V = TypeVar("V")
 W = TypeVar("W")
 E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
 
-INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
-JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
-EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
 RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, which no field may take
-UTC_MARKS = ("--T::Z", "--T::.")  # what separates the numbers of 2026-01-31T09:30:00Z and …00.5Z
 
 
 # -- data and values -------------------------------------------------------------------------
-
-
-@dataclass_transform(frozen_default=True)
-class Record:
-    """Immutable data: the annotations are the fields, in order, as in a frozen dataclass.
-
-    It exists because importing ``dataclasses`` costs more processor time than the whole
-    of this module, and every command would pay for it.
-    """
-
-    _names: ClassVar[tuple[str, ...]] = ()
-    _known: ClassVar[frozenset[str]] = frozenset()
-    _required: ClassVar[frozenset[str]] = frozenset()  # those that have no default
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        own = [n for n, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
-        cls._names = tuple(dict.fromkeys([*cls._names, *own]))
-        cls._known = frozenset(cls._names)
-        cls._required = frozenset(name for name in cls._names if not hasattr(cls, name))
-
-    def __init__(self, *args: object, **named: object) -> None:
-        values = dict(zip(self._names, args, strict=False))
-        values.update(named)
-        if len(values) < len(args) + len(named) or not self._required <= values.keys() <= self._known:
-            raise TypeError(self._problem(args, named))
-        self.__dict__.update(values)
-
-    def _problem(self, args: Sequence[object], named: Mapping[str, object]) -> str:
-        """Why no record can be made of these arguments, of which one is missing, unknown or given twice."""
-        given = {*self._names[: len(args)], *named}
-        missing, unknown = self._required - given, given - self._known
-        if missing:
-            return f"{type(self).__name__} misses {', '.join(n for n in self._names if n in missing)}"
-        if unknown:
-            return f"{type(self).__name__} has no {', '.join(n for n in named if n in unknown)}"
-        return f"{type(self).__name__} takes {', '.join(self._names)}"
-
-    def __setattr__(self, name: str, value: object) -> Never:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def __delattr__(self, name: str) -> Never:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self._names)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
-        return f"{type(self).__name__}({inside})"
-
-    def replace(self, **changes: object) -> Self:
-        """A copy with some fields changed."""
-        return type(self)(**({n: getattr(self, n) for n in self._names} | changes))
-
-
-class Kind(StrEnum):
-    """What a field holds."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    REAL = "real"
-    BOOLEAN = "boolean"
-    DATETIME = "datetime"
-    DATE = "date"
-    JSON = "json"
-    REF = "ref"
-
-
-EXPECTED = {
-    Kind.TEXT: "text that UTF-8 can encode",
-    Kind.INTEGER: "an integer of at most 64 bits",
-    Kind.REAL: "a finite number",
-    Kind.BOOLEAN: "true or false",
-    Kind.DATETIME: "a time with its zone (an aware datetime, or its ISO 8601 text)",
-    Kind.DATE: "a date (or its ISO 8601 text)",
-    Kind.JSON: "JSON data",
-}
-
-
-def is_text(value: object) -> bool:
-    """A str without lone surrogates, which no UTF-8 database can hold."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_id(value: object) -> bool:
-    """A text that can name an entity; SQLite's JSON functions would cut it at a NUL."""
-    return is_text(value) and value != "" and "\0" not in str(value)
-
-
-def is_json(value: object) -> bool:
-    """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
-    try:
-        return _is_json(value)
-    except RecursionError:
-        return False
-
-
-def _is_json(value: object) -> bool:
-    if value is None or isinstance(value, bool):
-        return True
-    if isinstance(value, int):
-        return value.bit_length() <= JSON_BITS
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, str):
-        return is_text(value)
-    if isinstance(value, list):
-        return all(map(_is_json, value))
-    return isinstance(value, dict) and all(is_text(k) and _is_json(v) for k, v in value.items())
-
-
-def is_real(value: object) -> bool:
-    """A finite float, or an integer that a float holds exactly."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= EXACT_FLOAT
-
-
-def is_datetime(value: object) -> bool:
-    """An aware datetime whose moment in UTC exists, or ISO 8601 text of one."""
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if not isinstance(moment, datetime) or moment.utcoffset() is None:
-            return False
-        return bool(moment.astimezone(UTC))
-    except (ValueError, OverflowError):
-        return False
-
-
-def is_date(value: object) -> bool:
-    """A date that is no datetime, or its ISO 8601 text."""
-    if not isinstance(value, str):
-        return isinstance(value, date) and not isinstance(value, datetime)
-    try:
-        return date.fromisoformat(value).isoformat() == value
-    except ValueError:
-        return False
-
-
-CHECKS: dict[Kind, Callable[[object], bool]] = {
-    Kind.TEXT: is_text,
-    Kind.INTEGER: lambda v: (
-        isinstance(v, int) and not isinstance(v, bool) and -INTEGER_LIMIT <= v < INTEGER_LIMIT
-    ),
-    Kind.REAL: is_real,
-    Kind.BOOLEAN: lambda v: isinstance(v, bool),
-    Kind.DATETIME: is_datetime,
-    Kind.DATE: is_date,
-    Kind.JSON: is_json,
-}
-
-
-def datetime_text(value: datetime | str) -> str:
-    """A moment as text that sorts as time does: UTC, no zone, no trailing zeros.
-
-    ``2026-01-31T09:30:00.5``: SQLite's own date functions read it as UTC.  Text that came
-    from upstream in UTC is kept without building a datetime anew.
-    """
-    if isinstance(value, str):
-        moment = datetime.fromisoformat(value)
-        if value[-1] == "Z" and value[4:20:3] in UTC_MARKS and (len(value) == 20 or value[20:-1].isdigit()):
-            return _trimmed(value[:26].rstrip("Z"))
-        value = moment
-    return _trimmed(value.astimezone(UTC).isoformat()[:-6])
-
-
-def _trimmed(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if len(text) > 19 else text
-
-
-def datetime_of(text: str) -> datetime:
-    """The inverse of datetime_text: aware, in UTC."""
-    return datetime.fromisoformat(text + "Z")
 
 
 # -- references ------------------------------------------------------------------------

@@ -27,21 +27,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ..errors import InvalidFilter, UnknownName
-from .entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    E,
-    Entity,
-    FieldOf,
-    FieldType,
-    Filter,
-    Kind,
-    Not,
-    Op,
-    Ref,
-    Synced,
-)
+from .entities import AllOf, AnyOf, Compare, E, Entity, FieldOf, FieldType, Filter, Not, Op, Ref, Synced
+from .values import Kind
 
 DEPTH = 50  # how deep parentheses and NOT may nest
 CONDITIONS = 500  # per filter; SQLite allows expressions 1,000 levels deep

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ConnectorError, nearest
-from .entities import Record
 from .schema import Schema
+from .struct import Record
 
 
 class Contract(StrEnum):

@@ -18,17 +18,17 @@ from .entities import (
     Entity,
     FieldOf,
     Filter,
-    Json,
     ManyOf,
     Not,
     Op,
-    Record,
     Ref,
     Synced,
     field_of,
     own_names,
 )
 from .schema import Schema
+from .struct import Record
+from .values import Json
 
 
 class Step(Record):

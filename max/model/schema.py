@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import SchemaError, UnknownName
-from .entities import Entity, Field, FieldOf, FieldType, Json, Kind, Many, ManyOf, Record, resolve
+from .entities import Entity, Field, FieldOf, FieldType, Many, ManyOf, resolve
+from .struct import Record
+from .values import Json, Kind
 
 
 def snake(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..core import DEFAULTS, Settings
 from ..errors import InvalidAnswers, Mismatch, UnknownName
-from .entities import Json
+from .values import Json
 
 HISTORY = ("off", "changes")
 MOST_DAYS = 36_500  # a hundred years, as good as for ever

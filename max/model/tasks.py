@@ -25,7 +25,8 @@ from typing import Any, NamedTuple, Protocol
 
 from ..core import Stored, Write
 from ..errors import NotFound, SyncError, SyncRunning, UsageError, describe
-from .entities import Json, Record
+from .struct import Record
+from .values import Json
 
 CHILDREN_PAGE = 1_000  # targets that a task hands on at a time
 LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead

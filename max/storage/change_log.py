@@ -25,7 +25,8 @@ from typing import Any, NamedTuple, cast
 from ..core import Arrival
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import NOW, Change, ChangeKind, ChangePage
-from ..model.entities import Entity, FieldType, Json, Kind, Ref
+from ..model.entities import Entity, FieldType, Ref
+from ..model.values import Json, Kind
 from .rows import BITS, DECODERS, Layout
 from .sqlite import Database, migrate, quoted
 

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 from ..core import Arrival, Listing
 from ..errors import InvalidEntity, Mismatch, shown
-from ..model.entities import Entity, Json, Record, Ref, check_entity, is_id, is_json, values_of
+from ..model.entities import Entity, Ref, check_entity, values_of
 from ..model.migrations import Contract, Rules
+from ..model.struct import Record
+from ..model.values import Json, is_id, is_json
 from .freshness import Freshness
 from .rows import Layout, Rows
 from .sqlite import migrate

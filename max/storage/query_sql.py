@@ -17,21 +17,8 @@ from typing import Any, cast
 
 from ..core import Order, Query
 from ..errors import InvalidCursor, UnknownName, UsageError
-from ..model.entities import (
-    CHECKS,
-    AllOf,
-    AnyOf,
-    Compare,
-    Entity,
-    FieldOf,
-    FieldType,
-    Filter,
-    Kind,
-    Not,
-    Op,
-    Synced,
-    is_text,
-)
+from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
+from ..model.values import CHECKS, Kind, is_text
 from .rows import NEVER, Layout, encode_one
 from .sqlite import quoted
 

@@ -19,19 +19,8 @@ from types import NoneType
 from typing import Any, Generic, cast
 
 from ..errors import InvalidEntity
-from ..model.entities import (
-    ID,
-    INTEGER_LIMIT,
-    LOCAL,
-    E,
-    Entity,
-    FieldType,
-    Kind,
-    Ref,
-    check_entity,
-    datetime_of,
-    datetime_text,
-)
+from ..model.entities import ID, LOCAL, E, Entity, FieldType, Ref, check_entity
+from ..model.values import INTEGER_LIMIT, Kind, datetime_of, datetime_text
 from .sqlite import quoted
 
 BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble

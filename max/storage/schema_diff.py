@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core import CollectionLoader, FeedLoader, Resolver
 from ..errors import SchemaError
-from ..model.entities import Entity, FieldOf, FieldType, Json, Kind, Record
+from ..model.entities import Entity, FieldOf, FieldType
 from ..model.migrations import (
     ChangeKey,
     ChangeType,
@@ -25,6 +25,8 @@ from ..model.migrations import (
     SchemaChange,
 )
 from ..model.schema import Schema, snake
+from ..model.struct import Record
+from ..model.values import Json, Kind
 from . import schema_operations as reshaping
 from .membership import feed_name
 from .sqlite import quoted

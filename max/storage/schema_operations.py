@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import SchemaError
-from ..model.entities import EXACT_FLOAT, FieldType, Json, is_id
+from ..model.entities import FieldType
 from ..model.schema import snake
+from ..model.values import EXACT_FLOAT, Json, is_id
 from . import change_log as history
 from .freshness import newest
 from .rows import BITS, SQL_TYPES, decode_column, encode_one, word_column

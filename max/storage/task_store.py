@@ -19,7 +19,6 @@ from typing import Any
 
 from ..core import Stored
 from ..errors import LeaseLost, NotFound, SyncError, SyncRunning
-from ..model.entities import Json
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
@@ -61,6 +60,7 @@ from ..model.tasks import (
     unfinished_runs,
     unpause,
 )
+from ..model.values import Json
 from .sqlite import Database, migrate, primary_code
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from ..errors import describe
-from ..model.entities import Json
 from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task, describe_task
+from ..model.values import Json
 
 BUFFER = 10_000  # events that wait for their reader
 DIED = {

@@ -12,7 +12,8 @@ from zlib import crc32
 
 from ..core import Page, Watermark
 from ..errors import UpstreamChanged
-from ..model.entities import Json, datetime_text, values_of
+from ..model.entities import values_of
+from ..model.values import Json, datetime_text
 
 
 def beginning(mark: str | None) -> dict[str, Json]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..core import Concurrent, Loader, Resolver, Step, SyncOptions, SyncPlan
 from ..errors import UsageError
-from ..model.entities import FieldOf, Json, ManyOf, known_name
+from ..model.entities import FieldOf, ManyOf, known_name
 from ..model.tasks import BLOCKED, Failure, NewTask, TaskKind
+from ..model.values import Json
 
 Roots = Mapping[str, tuple[str, str]]  # entity and id of the root of each feed that a plan follows
 

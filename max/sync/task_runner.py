@@ -45,7 +45,7 @@ from ..errors import (
     UpstreamMissing,
     describe,
 )
-from ..model.entities import FieldOf, ManyOf, Ref, datetime_of
+from ..model.entities import FieldOf, ManyOf, Ref
 from ..model.tasks import (
     CHILDREN_PAGE,
     Failure,
@@ -59,6 +59,7 @@ from ..model.tasks import (
     failure_of,
     only_id,
 )
+from ..model.values import datetime_of
 from .context import Shared, Surroundings, TaskEnv
 from .loader_calls import Asking
 from .pagination import Scan, beginning

@@ -28,8 +28,10 @@ from urllib.parse import quote, quote_plus
 from ..connector import Secret
 from ..core import Batch, Page, PageRequest
 from ..errors import LoaderFault, MaxError, TapeError, UpstreamError
-from ..model.entities import Entity, Json, Record, Ref, RefKey, values_of
+from ..model.entities import Entity, Ref, RefKey, values_of
 from ..model.schema import Schema
+from ..model.struct import Record
+from ..model.values import Json
 from .operations import AnyOperation
 
 MARK = "***"  # what stands where a secret was

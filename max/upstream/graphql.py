@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from ..core import Page
 from ..errors import UpstreamBroken, UpstreamChanged, UpstreamError
-from ..model.entities import Json
+from ..model.values import Json
 from .http import BROKEN, ERRORS, HttpClient, HttpResponse, Refusal, by_status, is_good, short
 
 V = TypeVar("V")

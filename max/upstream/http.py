@@ -43,7 +43,7 @@ from ..errors import (
     UpstreamError,
     UpstreamMissing,
 )
-from ..model.entities import Json
+from ..model.values import Json
 from .hosts import read_address
 from .operations import hold_limit
 

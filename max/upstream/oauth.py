@@ -27,7 +27,7 @@ from urllib.parse import quote_plus
 from ..connector import Credential, CredentialProvider, Secret
 from ..core import Lifecycle
 from ..errors import BadCredentials, UpstreamBroken, UpstreamChanged, UpstreamError
-from ..model.entities import Json
+from ..model.values import Json
 from .http import Auth, HttpClient, HttpResponse, Meaning, Transport, checked_token
 from .operations import Limit, Operation, Retry, last_attempt, on_behalf
 

@@ -37,8 +37,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from ..connector import AnyConnector, CredentialProvider, MemoryCredentials
 from ..core import C, In, InstallationInfo, Lifecycle, Out, SyncOptions
 from ..errors import TapeError, TapeParted
-from ..model.entities import Json, is_text
 from ..model.schema import Schema, snake
+from ..model.values import Json, is_text
 from ..storage.sqlite import migrate, quoted, reader
 from .codec import MARK, Codec, Scrubber, canonical, decoded_error
 from .hosts import Hosts, Origin

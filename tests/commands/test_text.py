@@ -44,8 +44,9 @@ from max.commands.text import (
     until,
 )
 from max.core import InstallationInfo, Schema
-from max.model.entities import Entity, Field, Json, Many, Ref
+from max.model.entities import Entity, Field, Many, Ref
 from max.model.tasks import Failure, Status, SyncResult
+from max.model.values import Json
 
 NOW = 1_800_000_000.0
 TEXTS = st.text(

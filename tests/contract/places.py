@@ -15,7 +15,8 @@ import pytest
 
 from max.core import Arrival, Engine, Listing, Schema, Stored, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.model.entities import Entity, Field, Json, Many, ManyOf, Ref
+from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.values import Json
 from max.storage.sqlite import MEMORY, Database
 
 T = TypeVar("T")

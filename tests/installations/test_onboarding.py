@@ -39,7 +39,7 @@ from max.installations.onboarding import (
     read_config,
     read_secret,
 )
-from max.model.entities import Json
+from max.model.values import Json
 from tests.sample import sample
 
 

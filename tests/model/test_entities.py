@@ -17,23 +17,20 @@ from max.model.entities import (
     Field,
     FieldType,
     Filter,
-    Json,
-    Kind,
     Many,
     Not,
     Op,
-    Record,
     Ref,
     RefKey,
     Scope,
     check_entity,
-    datetime_of,
-    datetime_text,
     entity_json,
     field_of,
     own_names,
     values_of,
 )
+from max.model.struct import Record
+from max.model.values import Json, Kind, datetime_of, datetime_text
 from tests.strategies import ODDITIES, Thing, fitting, iso_forms, moments, samples
 
 

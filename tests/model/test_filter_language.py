@@ -23,8 +23,6 @@ from max.model.entities import (
     FieldOf,
     FieldType,
     Filter,
-    Json,
-    Kind,
     Many,
     Not,
     Op,
@@ -32,6 +30,7 @@ from max.model.entities import (
     Synced,
 )
 from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, length_of, parse
+from max.model.values import Json, Kind
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

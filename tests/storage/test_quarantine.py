@@ -13,8 +13,9 @@ from max.connector import Secret
 from max.core import Arrival, CollectionLoader, Listing, Loader, Page, Query, Resolver, Schema, Stored
 from max.engine import Tables
 from max.errors import InvalidEntity
-from max.model.entities import Entity, Field, Json, Kind, Many, Ref
+from max.model.entities import Entity, Field, Many, Ref
 from max.model.migrations import Contract, Rules
+from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
 from max.storage.sqlite import MEMORY, transaction
 from tests.strategies import ids, samples
