@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from max import Query
-from max.core import Order
+from max.model.query import Order
 from max.storage.query_sql import write_cursor
 
 from .measure import Row, Run, Timing, fresh_paths, interleaved, report

@@ -34,22 +34,10 @@ if TYPE_CHECKING:
     from .connector import Select as Select
     from .connector import SignIn as SignIn
     from .connector import Validate as Validate
-    from .core import STATIC as STATIC
-    from .core import Batch as Batch
     from .core import Engine as Engine
-    from .core import Env as Env
     from .core import InstallationInfo as InstallationInfo
-    from .core import Loader as Loader
-    from .core import Page as Page
-    from .core import PageRequest as PageRequest
-    from .core import Query as Query
-    from .core import Schema as Schema
-    from .core import Settings as Settings
-    from .core import Step as Step
     from .core import SyncMeta as SyncMeta
     from .core import SyncOptions as SyncOptions
-    from .core import SyncPlan as SyncPlan
-    from .core import Watermark as Watermark
     from .errors import BadCredentials as BadCredentials
     from .errors import CursorExpired as CursorExpired
     from .errors import FieldNotLoaded as FieldNotLoaded
@@ -83,6 +71,11 @@ if TYPE_CHECKING:
     from .model.entities import Ref as Ref
     from .model.entities import RefKey as RefKey
     from .model.entities import Scope as Scope
+    from .model.loaders import STATIC as STATIC
+    from .model.loaders import Env as Env
+    from .model.loaders import Loader as Loader
+    from .model.loaders import PageRequest as PageRequest
+    from .model.loaders import Watermark as Watermark
     from .model.migrations import ChangeKey as ChangeKey
     from .model.migrations import ChangeType as ChangeType
     from .model.migrations import Contract as Contract
@@ -91,6 +84,13 @@ if TYPE_CHECKING:
     from .model.migrations import Migration as Migration
     from .model.migrations import RenameEntity as RenameEntity
     from .model.migrations import RenameField as RenameField
+    from .model.plan import Step as Step
+    from .model.plan import SyncPlan as SyncPlan
+    from .model.query import Batch as Batch
+    from .model.query import Page as Page
+    from .model.query import Query as Query
+    from .model.schema import Schema as Schema
+    from .model.settings import Settings as Settings
     from .model.tasks import Failure as Failure
     from .model.tasks import Status as Status
     from .model.tasks import SyncResult as SyncResult
@@ -126,40 +126,43 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
-    "model.changes": "Change ChangeFeed",
     "connector": (
         "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
         "SecretInput Select SignIn Validate"
     ),
-    "model.migrations": (
-        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
-    ),
-    "core": (
-        "Batch Engine Env InstallationInfo Loader Page PageRequest Query STATIC Schema Settings Step "
-        "SyncMeta SyncOptions SyncPlan Watermark"
-    ),
-    "model.entities": "Entity Field Filter Json Many Ref RefKey Scope",
+    "core": "Engine InstallationInfo SyncMeta SyncOptions",
     "errors": (
         "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError "
         "Mismatch NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken "
         "UpstreamChanged UpstreamError UpstreamMissing"
     ),
-    "sync.events": "Event EventKind Events",
     "execution": "Progress SyncHandle",
+    "installations.onboarding": "onboard Onboarded Prompter",
+    "installations.registry": "ConnectorRegistry",
+    "model.changes": "Change ChangeFeed",
+    "model.entities": "Entity Field Filter Many Ref RefKey Scope",
+    "model.loaders": "Env Loader PageRequest STATIC Watermark",
+    "model.migrations": (
+        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
+    ),
+    "model.plan": "Step SyncPlan",
+    "model.query": "Batch Page Query",
+    "model.schema": "Schema",
+    "model.settings": "Settings",
+    "model.tasks": "Failure Status SyncResult",
+    "model.values": "Json",
+    "project": "Project",
+    "runtime": "InstallationRuntime",
+    "sync.events": "Event EventKind Events",
+    "upstream.browser_login": "BrowserSignIn",
     "upstream.graphql": "Connection GraphQL",
     "upstream.hosts": "Hosts",
     "upstream.http": (
         "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport"
     ),
     "upstream.oauth": "OAuth OAuthTokens",
-    "installations.onboarding": "Onboarded Prompter onboard",
-    "upstream.operations": "Limit Operation Retry on_behalf operation",
-    "project": "Project",
-    "installations.registry": "ConnectorRegistry",
-    "runtime": "InstallationRuntime",
+    "upstream.operations": "Limit on_behalf Operation operation Retry",
     "upstream.recording": "Recording Replay",
-    "upstream.browser_login": "BrowserSignIn",
-    "model.tasks": "Failure Status SyncResult",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
 

@@ -19,22 +19,22 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from .core import (
+from .core import Seeder
+from .errors import BadCredentials, ConnectorError, UnknownName
+from .model.entities import Entity, FieldOf, ManyOf, Ref
+from .model.loaders import (
     BatchLoader,
-    C,
     CollectionLoader,
     EntityLoader,
     FeedLoader,
     Loader,
     RawLoader,
     Resolver,
-    Schema,
-    Seeder,
     Watermark,
 )
-from .errors import BadCredentials, ConnectorError, UnknownName
-from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.migrations import Contract, Migration, Rules, check_contracts, check_migrations
+from .model.query import C
+from .model.schema import Schema
 from .model.values import Kind
 from .upstream.hosts import NOWHERE, PLACEHOLDER, Hosts, Pattern
 from .upstream.operations import AnyOperation, Operation

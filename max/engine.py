@@ -18,29 +18,16 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from .core import (
-    DEFAULTS,
-    PAGE_SIZE,
-    Ages,
-    Arrival,
-    BoundQuery,
-    Engine,
-    Listed,
-    Looking,
-    Page,
-    Query,
-    Removal,
-    Resolver,
-    Schema,
-    Settings,
-    Stored,
-    SyncMeta,
-    Write,
-)
+from .core import BoundQuery, Engine, SyncMeta
 from .errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
 from .model.changes import ChangeFeed, ChangePage
+from .model.delivery import Ages, Arrival, Listed, Looking, Removal, Stored, Write
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref, own_names
+from .model.loaders import Resolver
 from .model.migrations import NO_RULES, Rules
+from .model.query import PAGE_SIZE, Page, Query
+from .model.schema import Schema
+from .model.settings import DEFAULTS, Settings
 from .storage.change_log import History
 from .storage.ddl import Parts, build_indexes, read_layouts
 from .storage.freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late, newest

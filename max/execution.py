@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 
-from .core import SyncOptions, SyncPlan
+from .core import SyncOptions
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
+from .model.plan import SyncPlan
 from .model.tasks import (
     SIGN,
     Outcome,

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from max.connector import CredentialProvider, Installation, MemoryCredentials
-from max.core import Batch, Engine, InstallationInfo, SyncPlan
+from max.core import Engine, InstallationInfo
+from max.model.plan import SyncPlan
+from max.model.query import Batch
 from max.runtime import InstallationRuntime
 from max.storage import sqlite
 from tests.sample import SampleConfig, sample

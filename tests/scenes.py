@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from max.core import C, Env, Loader, Page, PageRequest, RawLoader, Schema, Step, SyncPlan
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.execution import CAP, Surroundings, SyncExecutor, SyncHandle
 from max.model.entities import Entity, Field, Many, Ref
+from max.model.loaders import Env, Loader, PageRequest, RawLoader
+from max.model.plan import Step, SyncPlan
+from max.model.query import C, Page
+from max.model.schema import Schema
 from max.model.tasks import SyncResult
 from max.storage.sqlite import MEMORY, Database, Work
 from max.storage.task_store import SqliteTaskStore

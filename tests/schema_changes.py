@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from max.core import Arrival, Listing, Order, Page, Query, Schema, filter_from_json, filter_to_json
 from max.engine import Tables
 from max.errors import MaxError
+from max.model.delivery import Arrival, Listing
 from max.model.entities import Compare, Entity, FieldOf, Filter, ManyOf, Op, Ref, values_of
 from max.model.migrations import NO_RULES, DropField, Migration, RenameField, Rules
+from max.model.plan import filter_from_json, filter_to_json
+from max.model.query import Order, Page, Query
+from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.ddl import Parts
 from max.storage.sqlite import transaction

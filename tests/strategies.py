@@ -9,7 +9,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from max.core import Schema, snake
 from max.model.entities import (
     RESERVED,
     AllOf,
@@ -27,6 +26,7 @@ from max.model.entities import (
     Scope,
     Synced,
 )
+from max.model.schema import Schema, snake
 from max.model.values import Json, Kind
 
 KEYWORDS = [

@@ -22,9 +22,10 @@ from max.connector import (
     Select,
     Validate,
 )
-from max.core import BatchLoader, CollectionLoader, EntityLoader, Loader, Schema
 from max.errors import BadCredentials, ConnectorError, UnknownName
 from max.model.entities import Entity, Field, FieldOf, Many, Ref
+from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader
+from max.model.schema import Schema
 from max.upstream.operations import Operation
 from tests.sample import initialise, list_things, sample, seed
 

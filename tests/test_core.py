@@ -8,24 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import (
-    Batch,
-    Env,
-    Loader,
-    Page,
-    PageRequest,
-    Query,
-    Relationship,
-    Resolver,
-    Schema,
-    Step,
-    SyncPlan,
-    filter_from_json,
-    filter_to_json,
-    snake,
-)
 from max.errors import ConnectorError, SchemaError, UnknownName
 from max.model.entities import AllOf, Entity, Field, FieldOf, Many, Ref
+from max.model.loaders import Env, Loader, PageRequest, Resolver
+from max.model.plan import Step, SyncPlan, filter_from_json, filter_to_json
+from max.model.query import Batch, Page, Query
+from max.model.schema import Relationship, Schema, snake
 from tests.strategies import ages, filters, fitting, ids, schemas, texts
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Batch, Env, Loader, Page, Step, SyncPlan
 from max.errors import (
     BadCredentials,
     LeaseLost,
@@ -28,6 +27,9 @@ from max.errors import (
 )
 from max.execution import NO_OPTIONS
 from max.model.entities import Ref
+from max.model.loaders import Env, Loader
+from max.model.plan import Step, SyncPlan
+from max.model.query import Batch, Page
 from max.model.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
 from max.sync.task_graph import expand
 from max.sync.task_runner import TRIES

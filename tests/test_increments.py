@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from max.connector import Connector
-from max.core import Batch, Listed, Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.execution import Surroundings, SyncExecutor
+from max.model.delivery import Listed
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.loaders import Loader, PageRequest, Watermark
+from max.model.plan import Step, SyncPlan
+from max.model.query import Batch, Page
+from max.model.schema import Schema
 from max.model.tasks import Status, SyncResult
 from max.storage.sqlite import MEMORY
 from max.storage.task_store import SqliteTaskStore

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import DEFAULTS, InstallationInfo, Settings
+from max.core import InstallationInfo
 from max.errors import InvalidAnswers, MaxError, ProjectError, UnknownName, UpstreamBroken, UsageError
-from max.model.settings import settings_json
+from max.model.settings import DEFAULTS, Settings, settings_json
 from max.project import Project
 from tests.sample import Thing, events, refusals, source
 

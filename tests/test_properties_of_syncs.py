@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Arrival
 from max.errors import LeaseLost, PermissionDenied, QuotaExceeded, UpstreamBroken
+from max.model.delivery import Arrival
 from max.model.tasks import (
     BLOCKED,
     NewTask,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Settings, SyncOptions
+from max.core import SyncOptions
+from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
 from tests.upstream_model import ROOT, Box, Group, Item, Root, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play

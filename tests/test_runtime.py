@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 import pytest
 
 from max.connector import CredentialProvider, Installation, MemoryCredentials
-from max.core import Engine, Env, InstallationInfo, Loader, Page, PageRequest, Step, SyncOptions, SyncPlan
+from max.core import Engine, InstallationInfo, SyncOptions
 from max.errors import BadCredentials, Interrupted, StorageError, SyncError, SyncRunning, UpstreamBroken
 from max.model.entities import Ref
+from max.model.loaders import Env, Loader, PageRequest
+from max.model.plan import Step, SyncPlan
+from max.model.query import Page
 from max.model.tasks import Status
 from max.runtime import InstallationRuntime, LifecycleManager
 from max.storage.sqlite import MEMORY

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from max.core import Loader, Page, PageRequest, Schema, Step, SyncPlan, Watermark
 from max.errors import MarkRefused, UpstreamMissing
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.loaders import Loader, PageRequest, Watermark
+from max.model.plan import Step, SyncPlan
+from max.model.query import Page
+from max.model.schema import Schema
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 PAGE = 2  # items on one

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from max.core import Page, PageRequest, Settings, SyncOptions
+from max.core import SyncOptions
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.errors import (
     Interrupted,
@@ -27,6 +27,9 @@ from max.errors import (
     UpstreamBroken,
 )
 from max.execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle
+from max.model.loaders import PageRequest
+from max.model.query import Page
+from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
 from max.storage.sqlite import Work
 from max.storage.task_store import SqliteTaskStore

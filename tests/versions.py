@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from max.core import Arrival, Listing, Query, Schema
 from max.engine import Tables
+from max.model.delivery import Arrival, Listing
 from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref, values_of
 from max.model.migrations import (
     ChangeKey,
@@ -20,6 +20,8 @@ from max.model.migrations import (
     RenameField,
     Rules,
 )
+from max.model.query import Query
+from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.sqlite import connect, transaction
 

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..core import InstallationInfo, Order, Page, Query
+from ..core import InstallationInfo
 from ..engine import Tables
 from ..errors import NotFound, ProjectError, StorageError, UnknownName, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey, entity_json, known_name
+from ..model.query import Order, Page, Query
 from ..project import Project
 from .terminal import colours, is_terminal, width
 from .text import Paint, Table, compact, entity_columns, entity_row, number

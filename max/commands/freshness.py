@@ -17,10 +17,12 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..core import Ages, InstallationInfo, Query, SyncOptions
+from ..core import InstallationInfo, SyncOptions
 from ..engine import Tables
 from ..errors import MaxError, SyncRunning, UsageError
+from ..model.delivery import Ages
 from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
+from ..model.query import Query
 from ..model.struct import Record
 from ..storage.freshness import newest
 from .framework import (
@@ -45,8 +47,9 @@ from .text import Column, counted, number, table
 if TYPE_CHECKING:
     import sqlite3
 
-    from ..core import Resolver, Schema
     from ..model.entities import Filter
+    from ..model.loaders import Resolver
+    from ..model.schema import Schema
     from ..model.values import Json
     from ..project import Project
 

@@ -17,8 +17,9 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import category, east_asian_width
 
-from ..core import InstallationInfo, Schema, description_of
+from ..core import InstallationInfo
 from ..model.entities import Entity, FieldType, ManyOf, Ref, values_of
+from ..model.schema import Schema, description_of
 from ..model.values import Json, Kind
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from ..core import DEFAULTS, Settings
 from ..errors import InvalidAnswers, Mismatch, UnknownName
+from .struct import Record
 from .values import Json
 
 HISTORY = ("off", "changes")
@@ -97,3 +97,20 @@ def read_settings(data: Mapping[str, Json]) -> Settings:
 def settings_json(settings: Settings) -> dict[str, Json]:
     """Every setting by its name."""
     return {name: getattr(settings, name) for name in SETTINGS}
+
+
+class Settings(Record):
+    """How Max keeps one installation's data.
+
+    ``history`` "changes" records what changes in each row, for ``history_days``.  A row that was
+    removed upstream is kept, hidden, for ``removed_days``.  ``removal_share`` is the part of an
+    entity's rows that one sync may remove without being asked to, from 0 to 1.
+    """
+
+    history: Literal["off", "changes"] = "off"
+    history_days: float = 90
+    removed_days: float = 30
+    removal_share: float = 0.25
+
+
+DEFAULTS = Settings()

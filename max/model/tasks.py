@@ -23,8 +23,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..core import Stored, Write
 from ..errors import NotFound, SyncError, SyncRunning, UsageError, describe
+from .delivery import Stored, Write
 from .struct import Record
 from .values import Json
 

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
-from ..core import Arrival
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import NOW, Change, ChangeKind, ChangePage
+from ..model.delivery import Arrival
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
 from .rows import BITS, DECODERS, Layout

@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..core import Ages, Query
 from ..errors import UnknownName
+from ..model.delivery import Ages
 from ..model.entities import Filter, ManyOf, Ref
+from ..model.query import Query
 from .query_sql import Statement, run
 from .rows import NEVER, Layout, Rows, on_page
 from .sqlite import quoted

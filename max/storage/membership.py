@@ -22,8 +22,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..core import Ages, Changes, Listed, Listing, Looking, Removal, Resolver, Schema
+from ..model.delivery import Ages, Changes, Listed, Listing, Looking, Removal
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
+from ..model.loaders import Resolver
+from ..model.schema import Schema
 from .freshness import Freshness
 from .rows import Layout, Rows
 from .sqlite import quoted

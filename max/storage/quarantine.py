@@ -17,8 +17,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..core import Arrival, Listing
 from ..errors import InvalidEntity, Mismatch, shown
+from ..model.delivery import Arrival, Listing
 from ..model.entities import Entity, Ref, check_entity, values_of
 from ..model.migrations import Contract, Rules
 from ..model.struct import Record

@@ -15,9 +15,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ..core import Order, Query
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
+from ..model.query import Order, Query
 from ..model.values import CHECKS, Kind, is_text
 from .rows import NEVER, Layout, encode_one
 from .sqlite import quoted

@@ -12,9 +12,9 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..core import CollectionLoader, FeedLoader, Resolver
 from ..errors import SchemaError
 from ..model.entities import Entity, FieldOf, FieldType
+from ..model.loaders import CollectionLoader, FeedLoader, Resolver
 from ..model.migrations import (
     ChangeKey,
     ChangeType,

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from ..core import Resolver
 from ..errors import StorageError
+from ..model.loaders import Resolver
 from ..model.migrations import NO_RULES, Contract, Rules
 from ..model.schema import Schema
 from . import change_log as history

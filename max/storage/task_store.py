@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ..core import Stored
 from ..errors import LeaseLost, NotFound, SyncError, SyncRunning
+from ..model.delivery import Stored
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,

@@ -16,9 +16,11 @@ from functools import partial
 from typing import Any, cast
 
 from ..connector import Connector
-from ..core import DEFAULTS, Engine, Env, In, Out, OutsideCall, RawLoader, Settings, SyncMeta
+from ..core import Engine, SyncMeta
 from ..errors import LoaderFault
 from ..model.entities import V
+from ..model.loaders import Env, In, Out, OutsideCall, RawLoader
+from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
 from ..upstream.operations import Caller, Operation
 

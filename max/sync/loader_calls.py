@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..connector import Connector
-from ..core import Batch, BatchLoader, CollectionLoader, Env, Loader, Page
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
 from ..model.entities import Entity, Ref, values_of
+from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader
+from ..model.query import Batch, Page
 
 
 class Asking:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 from zlib import crc32
 
-from ..core import Page, Watermark
 from ..errors import UpstreamChanged
 from ..model.entities import values_of
+from ..model.loaders import Watermark
+from ..model.query import Page
 from ..model.values import Json, datetime_text
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import Concurrent, Loader, Resolver, Step, SyncOptions, SyncPlan
+from ..core import SyncOptions
 from ..errors import UsageError
 from ..model.entities import FieldOf, ManyOf, known_name
+from ..model.loaders import Loader, Resolver
+from ..model.plan import Concurrent, Step, SyncPlan
 from ..model.tasks import BLOCKED, Failure, NewTask, TaskKind
 from ..model.values import Json
 

@@ -16,25 +16,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ..core import (
-    Arrival,
-    Batch,
-    BatchLoader,
-    Changes,
-    CollectionLoader,
-    FeedLoader,
-    Listed,
-    Listing,
-    Loader,
-    Looking,
-    Page,
-    PageRequest,
-    Removal,
-    Stored,
-    Transaction,
-    Write,
-    filter_from_json,
-)
 from ..errors import (
     LeaseLost,
     MarkRefused,
@@ -45,7 +26,11 @@ from ..errors import (
     UpstreamMissing,
     describe,
 )
+from ..model.delivery import Arrival, Changes, Listed, Listing, Looking, Removal, Stored, Transaction, Write
 from ..model.entities import FieldOf, ManyOf, Ref
+from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
+from ..model.plan import filter_from_json
+from ..model.query import Batch, Page
 from ..model.tasks import (
     CHILDREN_PAGE,
     Failure,

@@ -26,9 +26,10 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from ..connector import Secret
-from ..core import Batch, Page, PageRequest
 from ..errors import LoaderFault, MaxError, TapeError, UpstreamError
 from ..model.entities import Entity, Ref, RefKey, values_of
+from ..model.loaders import PageRequest
+from ..model.query import Batch, Page
 from ..model.schema import Schema
 from ..model.struct import Record
 from ..model.values import Json

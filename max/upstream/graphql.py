@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from ..core import Page
 from ..errors import UpstreamBroken, UpstreamChanged, UpstreamError
+from ..model.query import Page
 from ..model.values import Json
 from .http import BROKEN, ERRORS, HttpClient, HttpResponse, Refusal, by_status, is_good, short
 

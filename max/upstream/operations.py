@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeAlias, cast
 
-from ..core import C, FlowController, In, Out
+from ..core import FlowController
 from ..errors import (
     BadCredentials,
     ConnectorError,
@@ -43,6 +43,8 @@ from ..errors import (
     UpstreamError,
     UpstreamMissing,
 )
+from ..model.loaders import In, Out
+from ..model.query import C
 
 TOLD = 60.0  # seconds for which a renewal that failed is not tried again
 SHORTEST = 1e-4  # seconds to sleep, so that no rounding makes a wait of nothing

@@ -35,8 +35,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from ..connector import AnyConnector, CredentialProvider, MemoryCredentials
-from ..core import C, In, InstallationInfo, Lifecycle, Out, SyncOptions
+from ..core import InstallationInfo, Lifecycle, SyncOptions
 from ..errors import TapeError, TapeParted
+from ..model.loaders import In, Out
+from ..model.query import C
 from ..model.schema import Schema, snake
 from ..model.values import Json, is_text
 from ..storage.sqlite import migrate, quoted, reader

@@ -11,8 +11,9 @@ import pytest
 from max_acme import AcmeUser
 
 from max import Project
-from max.core import Arrival, InstallationInfo
+from max.core import InstallationInfo
 from max.engine import SqliteEngine
+from max.model.delivery import Arrival
 from max.model.entities import Entity, Ref
 from max.model.settings import SETTINGS
 from max.storage.sqlite import Database

@@ -43,8 +43,9 @@ from max.commands.text import (
     table,
     until,
 )
-from max.core import InstallationInfo, Schema
+from max.core import InstallationInfo
 from max.model.entities import Entity, Field, Many, Ref
+from max.model.schema import Schema
 from max.model.tasks import Failure, Status, SyncResult
 from max.model.values import Json
 

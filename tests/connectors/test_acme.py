@@ -59,8 +59,8 @@ from max import (
     Validate,
 )
 from max.connector import MemoryCredentials
-from max.core import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.model.entities import ManyOf, check_entity, values_of
+from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.testing import access
 from max.upstream.operations import Caller, Limits
 from tests import virtual_time

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from max.core import Arrival, Engine, Listing, Schema, Stored, SyncMeta
+from max.core import Engine, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
+from max.model.delivery import Arrival, Listing, Stored
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.sqlite import MEMORY, Database
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Arrival, Page, Query, Schema
 from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
+from max.model.delivery import Arrival
 from max.model.entities import (
     AllOf,
     AnyOf,
@@ -25,6 +25,8 @@ from max.model.entities import (
     check_entity,
     values_of,
 )
+from max.model.query import Page, Query
+from max.model.schema import Schema
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Post, Store, Team, place, using
 from tests.strategies import ODDITIES, Thing, filters, iso_forms, moments, records, samples, schemas

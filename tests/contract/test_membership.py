@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from max.core import Arrival, Changes, Listing, Loader, Looking, Page, Removal, Resolver
 from max.engine import SqliteEngine, SqliteSyncMeta
+from max.model.delivery import Arrival, Changes, Listing, Looking, Removal
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
+from max.model.loaders import Loader, Resolver
+from max.model.query import Page
 from max.storage.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, using
 

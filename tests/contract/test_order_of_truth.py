@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from max.core import Arrival
+from max.model.delivery import Arrival
 from max.model.entities import values_of
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Store, Team, place, using

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Arrival, Listing
 from max.engine import SqliteEngine
 from max.errors import StorageError, UnknownName
+from max.model.delivery import Arrival, Listing
 from max.model.entities import FieldOf
 from max.storage.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from max.core import Stored
 from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
+from max.model.delivery import Stored
 from max.model.tasks import (
     CHILDREN_PAGE,
     LEASE,

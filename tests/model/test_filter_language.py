@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Schema
 from max.errors import InvalidFilter, UnknownName
 from max.model.entities import (
     AllOf,
@@ -30,6 +29,7 @@ from max.model.entities import (
     Synced,
 )
 from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, length_of, parse
+from max.model.schema import Schema
 from max.model.values import Json, Kind
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from max.core import DEFAULTS, InstallationInfo, Settings
+from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, UnknownName
-from max.model.settings import SETTINGS, changed, from_words, read_settings, settings_json
+from max.model.settings import DEFAULTS, SETTINGS, Settings, changed, from_words, read_settings, settings_json
 from max.project import Project
 
 

@@ -18,10 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max.connector import CredentialProvider, MemoryCredentials
-from max.core import Arrival, InstallationInfo, Schema, Settings
+from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
 from max.model.changes import NOW, Change, ChangeFeed, change_json
+from max.model.delivery import Arrival
 from max.model.entities import Entity, Field, Ref, values_of
 from max.model.migrations import (
     NO_RULES,
@@ -33,6 +34,8 @@ from max.model.migrations import (
     RenameField,
     Rules,
 )
+from max.model.schema import Schema
+from max.model.settings import Settings
 from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE
 from max.storage.sqlite import MEMORY, Database

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.connector import Secret
-from max.core import Arrival, CollectionLoader, Listing, Loader, Page, Query, Resolver, Schema, Stored
 from max.engine import Tables
 from max.errors import InvalidEntity
+from max.model.delivery import Arrival, Listing, Stored
 from max.model.entities import Entity, Field, Many, Ref
+from max.model.loaders import CollectionLoader, Loader, Resolver
 from max.model.migrations import Contract, Rules
+from max.model.query import Page, Query
+from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
 from max.storage.sqlite import MEMORY, transaction

@@ -18,24 +18,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from max.connector import Connector, CredentialProvider, MemoryCredentials
-from max.core import (
-    Arrival,
-    Engine,
-    EntityLoader,
-    Env,
-    InstallationInfo,
-    Listing,
-    Loader,
-    Page,
-    PageRequest,
-    Query,
-    Schema,
-    Step,
-    SyncPlan,
-)
+from max.core import Engine, InstallationInfo
 from max.engine import Tables
 from max.errors import SchemaError, StorageError
+from max.model.delivery import Arrival, Listing
 from max.model.entities import Entity, ManyOf, Ref, values_of
+from max.model.loaders import EntityLoader, Env, Loader, PageRequest
 from max.model.migrations import (
     ChangeKey,
     ChangeType,
@@ -46,6 +34,9 @@ from max.model.migrations import (
     RenameField,
     Rules,
 )
+from max.model.plan import Step, SyncPlan
+from max.model.query import Page, Query
+from max.model.schema import Schema
 from max.model.tasks import MIGRATIONS as TASKS
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime

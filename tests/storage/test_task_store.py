@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.core import Arrival, Listing
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
+from max.model.delivery import Arrival, Listing
 from max.model.tasks import (
     LEASE,
     NewTask,

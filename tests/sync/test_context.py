@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from max.core import Env, Loader
+from max.model.loaders import Env, Loader
 from max.model.tasks import Status, SyncResult
 from tests.scenes import NAMES, RAW, USERS, Source, named, outcome, slow, users
 from tests.virtual_time import later

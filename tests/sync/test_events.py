@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from max.commands.foreground import note_of
 from max.commands.text import until
-from max.core import Page
 from max.errors import Interrupted, PermissionDenied, QuotaExceeded, SyncError, UpstreamBroken
 from max.execution import SyncExecutor, SyncHandle
+from max.model.query import Page
 from max.model.tasks import BLOCKED, Status, SyncResult, new_worker, waits
 from max.storage.task_store import SqliteTaskStore
 from max.sync.events import BUFFER, Event, EventKind, Events, Origin

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from max.core import Page, Step
 from max.errors import (
     Interrupted,
     LeaseLost,
@@ -21,6 +20,8 @@ from max.errors import (
     SyncError,
     SyncRunning,
 )
+from max.model.plan import Step
+from max.model.query import Page
 from max.model.tasks import Status, SyncResult, Wanted, request
 from max.storage.sqlite import transaction
 from tests.scenes import (

@@ -35,8 +35,9 @@ from max import (
     SyncResult,
 )
 from max.connector import MemoryCredentials
-from max.core import Resolver, SyncOptions
+from max.core import SyncOptions
 from max.errors import NotFound, SyncError, UsageError
+from max.model.loaders import Resolver
 from max.model.tasks import Payload
 from max.sync.task_graph import asked, expand, wanted
 
