@@ -30,8 +30,9 @@ from max import (
     SyncHandle,
     SyncPlan,
 )
-from max.connector import MemoryCredentials, NoConfig
+from max.connector import NoConfig
 from max.model.entities import ManyOf, P
+from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import AnyOperation
 
 C = TypeVar("C")

@@ -23,13 +23,10 @@ TYPE_CHECKING = False  # importing typing costs as much as the interpreter itsel
 if TYPE_CHECKING:
     from .connector import Answers as Answers
     from .connector import Connector as Connector
-    from .connector import Credential as Credential
-    from .connector import CredentialProvider as CredentialProvider
     from .connector import Custom as Custom
     from .connector import Input as Input
     from .connector import Installation as Installation
     from .connector import NoConfig as NoConfig
-    from .connector import Secret as Secret
     from .connector import SecretInput as SecretInput
     from .connector import Select as Select
     from .connector import SignIn as SignIn
@@ -101,6 +98,9 @@ if TYPE_CHECKING:
     from .sync.events import EventKind as EventKind
     from .sync.events import Events as Events
     from .upstream.browser_login import BrowserSignIn as BrowserSignIn
+    from .upstream.credentials import Credential as Credential
+    from .upstream.credentials import CredentialProvider as CredentialProvider
+    from .upstream.credentials import Secret as Secret
     from .upstream.graphql import Connection as Connection
     from .upstream.graphql import GraphQL as GraphQL
     from .upstream.hosts import Hosts as Hosts
@@ -126,10 +126,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
-    "connector": (
-        "Answers Connector Credential CredentialProvider Custom Input Installation NoConfig Secret "
-        "SecretInput Select SignIn Validate"
-    ),
+    "connector": "Answers Connector Custom Input Installation NoConfig SecretInput Select SignIn Validate",
     "core": "Engine InstallationInfo SyncMeta SyncOptions",
     "errors": (
         "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError "
@@ -155,6 +152,7 @@ HOMES = {
     "runtime": "InstallationRuntime",
     "sync.events": "Event EventKind Events",
     "upstream.browser_login": "BrowserSignIn",
+    "upstream.credentials": "Credential CredentialProvider Secret",
     "upstream.graphql": "Connection GraphQL",
     "upstream.hosts": "Hosts",
     "upstream.http": (

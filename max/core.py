@@ -18,6 +18,7 @@ from .model.query import EVERYTHING, PAGE_SIZE, C, Page, Query
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.struct import Record
+from .model.tasks import NewTask, ResumedSync, Settled, Settlement, Status, SyncResult, SyncRun, Wanted
 from .model.values import Json
 
 # -- pages and queries -----------------------------------------------------------------------
@@ -265,3 +266,72 @@ class SyncMeta(Protocol):
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
         """How old a field is over all rows of its entity."""
+
+
+class TaskStore(Protocol):
+    """The queue of one installation, and the memory of its syncs.
+
+    Safe for concurrent callers in any number of processes.  Each call is one transaction: a
+    crash leaves all of it or nothing.  StorageError when the store cannot answer.  Times are
+    seconds since the epoch.  ``worker`` is who asks, as ``new_worker`` names it.
+    """
+
+    async def start(self) -> None:
+        """Make ready what is stored; may be called again."""
+
+    async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
+        """Begin a sync with its whole task graph; its id, greater than every one before.
+
+        Unfinished syncs that nobody works at are cancelled; SyncRunning when somebody does.
+        """
+
+    async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
+        """Take over a sync that nobody works at: what was under way or paused is pending again.
+
+        A task under way when its process died five times in a row is failed.  NotFound,
+        SyncError when it has ended, SyncRunning when another worker is at it.
+        """
+
+    async def settle(
+        self,
+        sync: str,
+        settlements: Sequence[Settlement],
+        *,
+        worker: str,
+        claim: int,
+        alone: bool,
+        requests: Mapping[str, int],
+        now: float,
+    ) -> Settled:
+        """Store what tasks did and claim up to ``claim`` new ones, in one transaction.
+
+        Each settlement is stored as a whole or, when it fails, not at all: its outcome has the
+        error, LeaseLost when the task is no longer this attempt's.  Containers whose children
+        have ended end, and what waited for them begins or is failed as blocked.  With the last
+        task the sync has its final status.  ``alone``: nothing else of the sync is under way,
+        so that a task which was there when processes died may be given out, by itself.
+
+        When this raises, nothing at all was stored: StorageError when the database failed,
+        LeaseLost when the sync is no longer the worker's.
+        """
+
+    async def obey(self, sync: str, *, worker: str, now: float) -> Status:
+        """Pause or cancel the sync as wanted, when nothing of it is under way; its status."""
+
+    async def release(self, sync: str, *, worker: str, now: float) -> None:
+        """Let go of a sync: what is under way is pending again, and anyone may resume."""
+
+    async def request(self, sync: str, wanted: Wanted, *, now: float) -> None:
+        """Ask whoever works at the sync to pause, cancel or go on; SyncError when it has ended."""
+
+    async def unfinished(self, *, worker: str, now: float) -> str | None:
+        """The newest sync that this worker could resume, or None; SyncRunning when another is at one."""
+
+    async def runs(self, limit: int, *, now: float) -> list[SyncRun]:
+        """The newest syncs, newest first."""
+
+    async def result(self, sync: str, *, now: float) -> SyncResult:
+        """What a sync has come to so far; NotFound."""
+
+    async def prune(self) -> None:
+        """Forget the tasks of finished syncs, and all but the newest hundred syncs."""

@@ -17,23 +17,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 
-from .core import SyncOptions
+from .core import SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
-from .model.tasks import (
-    SIGN,
-    Outcome,
-    ResumedSync,
-    Settled,
-    Settlement,
-    State,
-    Status,
-    SyncResult,
-    Task,
-    TaskStore,
-    Wanted,
-    new_worker,
-)
+from .model.tasks import Outcome, ResumedSync, Settled, Settlement, State, Status, SyncResult, Task, Wanted
+from .storage.leases import SIGN, new_worker
 from .sync.context import MOMENT, Shared
 from .sync.context import Surroundings as Surroundings
 from .sync.events import Events, Origin, Teller

@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .connector import Connector, CredentialProvider, Installation
+from .connector import Connector, Installation
 from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError, SyncRunning
 from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
-from .model.tasks import Status, is_alive, options_of, owner_of
+from .model.tasks import Status
+from .storage.leases import is_alive, owner_of
 from .storage.sqlite import Database
+from .storage.sync_log import options_of
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import asked
+from .upstream.credentials import CredentialProvider
 from .upstream.recording import Tape, Untaped
 
 

@@ -28,8 +28,8 @@ from enum import StrEnum
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from .connector import Credential, CredentialProvider, MemoryCredentials
 from .model.values import Json
+from .upstream.credentials import Credential, CredentialProvider, MemoryCredentials
 from .upstream.hosts import Hosts
 
 V = TypeVar("V")

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from max.connector import CredentialProvider, Installation, MemoryCredentials
+from max.connector import Installation
 from max.core import Engine, InstallationInfo
 from max.model.plan import SyncPlan
 from max.model.query import Batch
 from max.runtime import InstallationRuntime
 from max.storage import sqlite
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User, users
 

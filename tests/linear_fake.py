@@ -27,12 +27,12 @@ import pytest
 from max_linear import SOURCES, LinearConfig, Source, camel, connector
 
 from max import CredentialProvider, Entity, InstallationInfo, Json, Ref, Status, SyncResult
-from max.connector import MemoryCredentials
 from max.core import SyncOptions
-from max.installations.onboarding import read_config
+from max.installations.config import read_config
 from max.model.entities import values_of
 from max.model.values import Kind
 from max.runtime import InstallationRuntime
+from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording, Replay
 
 T = TypeVar("T")

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from max.engine import Tables
 from max.errors import MaxError
 from max.model.delivery import Arrival, Listing
 from max.model.entities import Compare, Entity, FieldOf, Filter, ManyOf, Op, Ref, values_of
@@ -20,6 +19,7 @@ from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.ddl import Parts
 from max.storage.sqlite import transaction
+from max.storage.tables import Tables
 from tests.strategies import records
 
 NAMES = ["a", "b", "c", "d", "order"]

@@ -34,9 +34,10 @@ from max import (
     SyncPlan,
     SyncResult,
 )
-from max.connector import AnyConnector, MemoryCredentials
+from max.connector import AnyConnector
 from max.model.entities import ManyOf
 from max.testing import FakeClock, ScriptedUpstream, access
+from max.upstream.credentials import MemoryCredentials
 from tests.sample import SampleConfig
 
 PAGES, SIZE = 5, 4  # pages of a listing, items on a page

@@ -35,12 +35,12 @@ from max import (
     UpstreamMissing,
     on_behalf,
 )
-from max.connector import MemoryCredentials, Secret
 from max.core import InstallationInfo, SyncOptions
 from max.execution import NO_OPTIONS
 from max.model.entities import ManyOf, entity_json
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
+from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.operations import Caller
 from tests.sample import sample
 

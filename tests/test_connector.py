@@ -9,23 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connector import (
-    Connector,
-    Credential,
-    CredentialProvider,
-    Input,
-    Installation,
-    MemoryCredentials,
-    NoConfig,
-    Secret,
-    SecretInput,
-    Select,
-    Validate,
-)
+from max.connector import Connector, Input, Installation, NoConfig, SecretInput, Select, Validate
 from max.errors import BadCredentials, ConnectorError, UnknownName
 from max.model.entities import Entity, Field, FieldOf, Many, Ref
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader
 from max.model.schema import Schema
+from max.upstream.credentials import Credential, CredentialProvider, MemoryCredentials, Secret
 from max.upstream.operations import Operation
 from tests.sample import initialise, list_things, sample, seed
 

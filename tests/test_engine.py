@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from max.engine import SqliteEngine, SqliteSyncMeta, Tables
+from max.engine import SqliteEngine, SqliteSyncMeta
 from max.errors import FieldNotLoaded, SchemaError, StorageError
 from max.model.delivery import Arrival, Listing
 from max.model.entities import Entity, Field, Many
 from max.model.query import Query
 from max.model.schema import Schema
 from max.storage.sqlite import MEMORY, Database, reader, transaction
+from max.storage.tables import Tables
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, using
 
 T = TypeVar("T")

@@ -27,8 +27,8 @@ from max.model.tasks import (
     Task,
     TaskKind,
     failure_of,
-    new_worker,
 )
+from max.storage.leases import new_worker
 from max.upstream.operations import Limit, Operation, Retry
 from tests.scenes import NAMES, ROOT, USERS, Source, Stage, User, build, named, play, run, users
 from tests.virtual_time import later, now

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from max.connector import CredentialProvider, Installation, MemoryCredentials
+from max.connector import Installation
 from max.core import Engine, InstallationInfo, SyncOptions
 from max.errors import BadCredentials, Interrupted, StorageError, SyncError, SyncRunning, UpstreamBroken
 from max.model.entities import Ref
@@ -23,6 +23,7 @@ from max.model.query import Page
 from max.model.tasks import Status
 from max.runtime import InstallationRuntime, LifecycleManager
 from max.storage.sqlite import MEMORY
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
 
 T = TypeVar("T")

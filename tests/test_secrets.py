@@ -23,9 +23,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from max import Credential, CredentialProvider, Json, Offline, Secret
-from max.connector import MemoryCredentials
 from max.errors import ProjectError, UnknownName
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
+from max.upstream.credentials import MemoryCredentials
 from tests.token_service import SECRET, TokenService
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT 
 HOLDER = """
 import sys
 from pathlib import Path
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
 
 with FileCredentials(Path(sys.argv[1])).held():
     print("held", flush=True)
@@ -45,7 +45,7 @@ with FileCredentials(Path(sys.argv[1])).held():
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
 
 async def main(path, name):
     store = FileCredentials(Path(path))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from max.engine import Tables
 from max.model.delivery import Arrival, Listing
 from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref, values_of
 from max.model.migrations import (
@@ -24,6 +23,7 @@ from max.model.query import Query
 from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.sqlite import connect, transaction
+from max.storage.tables import Tables
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
 

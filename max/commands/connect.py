@@ -16,11 +16,14 @@ from ..connector import AnyConnector
 from ..core import InstallationInfo
 from ..errors import ProjectError, SuspiciousRemoval, SyncError, SyncRunning, UnknownName, UsageError
 from ..execution import SyncHandle
-from ..installations.onboarding import Onboarded, needs_answers, onboard, read_secret
-from ..model.tasks import Status, SyncResult, SyncRun, Wanted, owner_of, request, runs
+from ..installations.onboarding import Onboarded, needs_answers, onboard
+from ..installations.secret_sources import read_secret
+from ..model.tasks import Status, SyncResult, SyncRun, Wanted
 from ..project import Project
 from ..runtime import InstallationRuntime
+from ..storage.leases import owner_of
 from ..storage.sqlite import READER_CACHE, connect, transaction, translated
+from ..storage.sync_log import request, runs
 from ..sync.task_graph import wanted
 from ..upstream.recording import Recording, Replay, refuse_written
 from .foreground import Begin, Foreground

@@ -18,11 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..core import InstallationInfo
-from ..engine import Tables
 from ..errors import NotFound, ProjectError, StorageError, UnknownName, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey, entity_json, known_name
 from ..model.query import Order, Page, Query
 from ..project import Project
+from ..storage.tables import Tables
 from .terminal import colours, is_terminal, width
 from .text import Paint, Table, compact, entity_columns, entity_row, number
 
@@ -526,7 +526,7 @@ def configure_status(parser: Parser) -> None:
 
 def run_status(options: Options) -> Answer:
     """How every installation stands, or one."""
-    from ..model.tasks import runs, waits
+    from ..storage.sync_log import runs, waits
     from .text import Standing, status_text
 
     project = found_project(options)
@@ -582,7 +582,7 @@ def configure_runs(parser: Parser) -> None:
 
 def run_runs(options: Options) -> Answer:
     """Past syncs, newest first; ``show`` tells all of one."""
-    from ..model.tasks import runs
+    from ..storage.sync_log import runs
     from .text import run_json, runs_table
 
     project = found_project(options)
@@ -621,7 +621,7 @@ def show_run(options: Options, project: Project) -> Answer:
 
 def found_run(project: Project, info: InstallationInfo, id: str) -> SyncResult | None:
     """The sync of an installation whose id begins so, or None."""
-    from ..model.tasks import result
+    from ..storage.sync_log import result
 
     if not project.database(info).exists():
         return None

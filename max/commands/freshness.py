@@ -18,13 +18,13 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo, SyncOptions
-from ..engine import Tables
 from ..errors import MaxError, SyncRunning, UsageError
 from ..model.delivery import Ages
 from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
 from ..model.query import Query
 from ..model.struct import Record
 from ..storage.freshness import newest
+from ..storage.tables import Tables
 from .framework import (
     Answer,
     Options,
@@ -433,7 +433,9 @@ def resolver_of(project: Project, info: InstallationInfo) -> tuple[Resolver | No
 
 def refuse_running(connection: sqlite3.Connection) -> list[str]:
     """SyncRunning while answers are under way, which could pass for newer; what to know of a paused sync."""
-    from ..model.tasks import Status, owner_of, runs
+    from ..model.tasks import Status
+    from ..storage.leases import owner_of
+    from ..storage.sync_log import runs
 
     last = next(iter(runs(connection, 1, now=time.time())), None)
     if last is None or last.status.final:

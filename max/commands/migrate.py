@@ -105,10 +105,10 @@ def planned(project: Project, info: InstallationInfo, connector: AnyConnector) -
 
 def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) -> Plan:
     """Do it now, in one transaction; SyncRunning while a process is at a sync."""
-    from ..engine import Tables
     from ..runtime import refuse_while_syncing
     from ..storage.schema_evolution import plan
     from ..storage.sqlite import WRITER_CACHE, connect, transaction, translated
+    from ..storage.tables import Tables
 
     path = str(project.database(info))
     if not project.database(info).exists():

@@ -17,17 +17,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from ..core import TaskStore
 from ..errors import LeaseLost, NotFound, SyncError, SyncRunning
 from ..model.delivery import Stored
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
-    FAILURE_COLUMNS,
-    GIVE_BACK,
-    MIGRATIONS,
     MOVES,
-    SIGN,
-    UNFINISHED,
     Failure,
     NewTask,
     Outcome,
@@ -41,17 +37,24 @@ from ..model.tasks import (
     SyncRun,
     Task,
     TaskKind,
-    TaskStore,
     Wanted,
     describe_task,
     failure_of,
     failure_record,
+    only_id,
+)
+from ..model.values import Json
+from .leases import SIGN, owner_of
+from .sqlite import Database, migrate, primary_code
+from .sync_log import (
+    FAILURE_COLUMNS,
+    GIVE_BACK,
+    MIGRATIONS,
+    UNFINISHED,
     finish,
     guard,
     let_go,
     obey,
-    only_id,
-    owner_of,
     request,
     result,
     run,
@@ -60,8 +63,6 @@ from ..model.tasks import (
     unfinished_runs,
     unpause,
 )
-from ..model.values import Json
-from .sqlite import Database, migrate, primary_code
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 MAX_DEATHS = 5  # ends of the process, in a row, that a task may see

@@ -20,8 +20,9 @@ from hmac import compare_digest
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from ..connector import Answers, CredentialProvider, Say
+from ..connector import Answers, Say
 from ..errors import BadCredentials, Offline, PermissionDenied, UsageError
+from .credentials import CredentialProvider
 from .oauth import OAuth
 from .operations import on_behalf
 

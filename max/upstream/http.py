@@ -28,7 +28,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
-from ..connector import CredentialProvider, Secret
 from ..core import Lifecycle
 from ..errors import (
     BadCredentials,
@@ -44,6 +43,7 @@ from ..errors import (
     UpstreamMissing,
 )
 from ..model.values import Json
+from .credentials import CredentialProvider, Secret
 from .hosts import read_address
 from .operations import hold_limit
 

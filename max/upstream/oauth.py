@@ -24,10 +24,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias, cast
 from urllib.parse import quote_plus
 
-from ..connector import Credential, CredentialProvider, Secret
 from ..core import Lifecycle
 from ..errors import BadCredentials, UpstreamBroken, UpstreamChanged, UpstreamError
 from ..model.values import Json
+from .credentials import Credential, CredentialProvider, Secret
 from .http import Auth, HttpClient, HttpResponse, Meaning, Transport, checked_token
 from .operations import Limit, Operation, Retry, last_attempt, on_behalf
 

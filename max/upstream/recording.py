@@ -34,7 +34,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from ..connector import AnyConnector, CredentialProvider, MemoryCredentials
+from ..connector import AnyConnector
 from ..core import InstallationInfo, Lifecycle, SyncOptions
 from ..errors import TapeError, TapeParted
 from ..model.loaders import In, Out
@@ -42,9 +42,11 @@ from ..model.query import C
 from ..model.schema import Schema, snake
 from ..model.values import Json, is_text
 from ..storage.sqlite import migrate, quoted, reader
-from .codec import MARK, Codec, Scrubber, canonical, decoded_error
+from .codec import Codec, canonical, decoded_error
+from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, Call, Caller, Limits, Next, Operation
+from .redaction import MARK, Scrubber
 
 T = TypeVar("T")
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from max import Entity, Field, Many, Query, Ref, Schema
 from max.cli import main
 from max.commands.freshness import quantile, some, span
-from max.engine import Tables
 from max.errors import UsageError
 from max.model.delivery import Ages, Arrival, Listing
 from max.model.entities import FieldOf, Filter, Op, Synced
-from max.model.tasks import new_worker
+from max.storage.leases import new_worker
+from max.storage.tables import Tables
 from tests.command_line import Run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from max.model.tasks import new_worker
 from max.project import Project
+from max.storage.leases import new_worker
 from tests.command_line import Cli, running
 from tests.versions import opened
 

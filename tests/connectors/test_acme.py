@@ -58,10 +58,10 @@ from max import (
     UpstreamMissing,
     Validate,
 )
-from max.connector import MemoryCredentials
 from max.model.entities import ManyOf, check_entity, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.testing import access
+from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import Caller, Limits
 from tests import virtual_time
 

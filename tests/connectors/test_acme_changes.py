@@ -23,10 +23,10 @@ from max import (
     SyncOptions,
     SyncResult,
 )
-from max.connector import MemoryCredentials
 from max.model.entities import entity_json
 from max.model.tasks import Status
 from max.storage.sqlite import MEMORY
+from max.upstream.credentials import MemoryCredentials
 
 T = TypeVar("T")
 SMALL = Settings(workspaces=2, users=3, projects=2, tasks=4, files=1)

@@ -23,9 +23,10 @@ from max_git import ROOT, Git, GitAuthor, GitBranch, GitCommit, GitConfig, GitFi
 
 from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.cli import main
-from max.connector import CredentialProvider, Custom, MemoryCredentials, Validate
+from max.connector import Custom, Validate
 from max.model.entities import V, check_entity
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from max.upstream.operations import Caller, Limits, Operation
 from tests.git_repositories import History, git, linear, lines, make, needs_git, parents, rev_list, shortstat
 

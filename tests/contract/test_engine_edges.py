@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from max.engine import Tables
 from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
 from max.model.entities import Ref
+from max.storage.tables import Tables
 from tests.contract.places import Person, Store, Team, place, using
 from tests.contract.test_engine import ADA, AT, BOB, RED, ask
 from tests.contract.test_sync_meta import ages, whole

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from max.core import TaskStore
 from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
 from max.model.delivery import Stored
 from max.model.tasks import (
     CHILDREN_PAGE,
-    LEASE,
     NewTask,
     Outcome,
     Settled,
@@ -23,12 +23,10 @@ from max.model.tasks import (
     SyncResult,
     Task,
     TaskKind,
-    TaskStore,
     Wanted,
     failure_of,
-    new_worker,
-    this_machine,
 )
+from max.storage.leases import LEASE, new_worker, this_machine
 from max.storage.sqlite import Database
 from max.storage.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
 from tests.contract.places import place

@@ -14,32 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connector import (
-    Answers,
-    Connector,
-    Credential,
-    CredentialProvider,
-    Custom,
-    Input,
-    NoConfig,
-    Option,
-    Secret,
-    SecretInput,
-    Select,
-    Validate,
-)
+from max.connector import Answers, Connector, Custom, Input, NoConfig, Option, SecretInput, Select, Validate
 from max.errors import BadCredentials, ConnectorError, InvalidAnswers, UsageError, shown
-from max.installations.onboarding import (
-    Onboarded,
-    ValueType,
-    as_text,
-    config_values,
-    needs_answers,
-    onboard,
-    read_config,
-    read_secret,
-)
+from max.installations.config import ValueType, as_text, config_values, read_config
+from max.installations.onboarding import Onboarded, needs_answers, onboard
+from max.installations.secret_sources import read_secret
 from max.model.values import Json
+from max.upstream.credentials import Credential, CredentialProvider, Secret
 from tests.sample import sample
 
 

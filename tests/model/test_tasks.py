@@ -14,28 +14,10 @@ from pathlib import Path
 import pytest
 
 from max.errors import NotFound, UpstreamMissing
-from max.model.tasks import (
-    LEASE,
-    MIGRATIONS,
-    MOVES,
-    State,
-    Status,
-    Task,
-    TaskKind,
-    describe_task,
-    failure_of,
-    guard,
-    is_alive,
-    new_worker,
-    owner_of,
-    process_start,
-    result,
-    run,
-    runs,
-    this_machine,
-    unfinished,
-)
+from max.model.tasks import MOVES, State, Status, Task, TaskKind, describe_task, failure_of
+from max.storage.leases import LEASE, is_alive, new_worker, owner_of, process_start, this_machine
 from max.storage.sqlite import MEMORY, migrate, transaction
+from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
 from max.storage.task_store import SETTLE, move_to
 
 FIELDS = {"entity": "Thing", "operation": "load_fields", "names": ["title", "size"]}

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from max.connector import CredentialProvider, MemoryCredentials
 from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
@@ -40,6 +39,7 @@ from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE
 from max.storage.sqlite import MEMORY, Database
 from max.testing import START, FakeClock
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.contract.places import SCHEMA, Person, Post, Team, parts
 from tests.sample import SampleConfig, Thing, sample
 from tests.strategies import records

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connector import Secret
-from max.engine import Tables
 from max.errors import InvalidEntity
 from max.model.delivery import Arrival, Listing, Stored
 from max.model.entities import Entity, Field, Many, Ref
@@ -21,6 +19,8 @@ from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
 from max.storage.sqlite import MEMORY, transaction
+from max.storage.tables import Tables
+from max.upstream.credentials import Secret
 from tests.strategies import ids, samples
 from tests.versions import made
 

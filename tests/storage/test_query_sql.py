@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 
 from max import Entity, Field, Many, Query, Ref, Schema
-from max.engine import Tables
 from max.model.query import Order
 from max.storage.ddl import build_indexes
 from max.storage.query_sql import selects, write_cursor
+from max.storage.tables import Tables
 
 
 class Shelf(Entity):

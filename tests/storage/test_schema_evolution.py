@@ -17,9 +17,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from max.connector import Connector, CredentialProvider, MemoryCredentials
+from max.connector import Connector
 from max.core import Engine, InstallationInfo
-from max.engine import Tables
 from max.errors import SchemaError, StorageError
 from max.model.delivery import Arrival, Listing
 from max.model.entities import Entity, ManyOf, Ref, values_of
@@ -37,11 +36,13 @@ from max.model.migrations import (
 from max.model.plan import Step, SyncPlan
 from max.model.query import Page, Query
 from max.model.schema import Schema
-from max.model.tasks import MIGRATIONS as TASKS
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
 from max.storage.schema_evolution import plan
 from max.storage.sqlite import MEMORY, migrate, transaction
+from max.storage.sync_log import MIGRATIONS as TASKS
+from max.storage.tables import Tables
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 from tests.schema_changes import (
     KINDS,

@@ -17,18 +17,8 @@ from hypothesis import strategies as st
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
 from max.model.delivery import Arrival, Listing
-from max.model.tasks import (
-    LEASE,
-    NewTask,
-    Settled,
-    Settlement,
-    State,
-    Status,
-    Task,
-    TaskKind,
-    Wanted,
-    new_worker,
-)
+from max.model.tasks import NewTask, Settled, Settlement, State, Status, Task, TaskKind, Wanted
+from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, Database
 from max.storage.task_store import SqliteTaskStore
 from tests.contract.places import SCHEMA, Person, Team, parts

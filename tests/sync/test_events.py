@@ -17,7 +17,9 @@ from max.commands.text import until
 from max.errors import Interrupted, PermissionDenied, QuotaExceeded, SyncError, UpstreamBroken
 from max.execution import SyncExecutor, SyncHandle
 from max.model.query import Page
-from max.model.tasks import BLOCKED, Status, SyncResult, new_worker, waits
+from max.model.tasks import BLOCKED, Status, SyncResult
+from max.storage.leases import new_worker
+from max.storage.sync_log import waits
 from max.storage.task_store import SqliteTaskStore
 from max.sync.events import BUFFER, Event, EventKind, Events, Origin
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users

@@ -22,8 +22,9 @@ from max.errors import (
 )
 from max.model.plan import Step
 from max.model.query import Page
-from max.model.tasks import Status, SyncResult, Wanted, request
+from max.model.tasks import Status, SyncResult, Wanted
 from max.storage.sqlite import transaction
+from max.storage.sync_log import request
 from tests.scenes import (
     NAMES,
     NOTES,

@@ -34,12 +34,12 @@ from max import (
     SyncPlan,
     SyncResult,
 )
-from max.connector import MemoryCredentials
 from max.core import SyncOptions
 from max.errors import NotFound, SyncError, UsageError
 from max.model.loaders import Resolver
 from max.model.tasks import Payload
 from max.sync.task_graph import asked, expand, wanted
+from max.upstream.credentials import MemoryCredentials
 
 
 class Shelf(Entity):

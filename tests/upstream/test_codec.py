@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import Batch, Entity, Field, Json, Page, PageRequest, Ref, Schema
-from max.connector import Secret
 from max.errors import (
     LoaderFault,
     MaxError,
@@ -32,8 +31,10 @@ from max.errors import (
     UpstreamMissing,
 )
 from max.model.entities import Scope
-from max.upstream.codec import MARK, SHORTEST, Codec, Scrubber, canonical, decoded_error
+from max.upstream.codec import Codec, canonical, decoded_error
+from max.upstream.credentials import Secret
 from max.upstream.operations import Operation
+from max.upstream.redaction import MARK, SHORTEST, Scrubber
 
 
 class Writer(Entity):

@@ -38,10 +38,10 @@ from max import (
     Validate,
     onboard,
 )
-from max.connector import MemoryCredentials
 from max.errors import ConnectorError, UnknownName
 from max.installations.registry import ConnectorRegistry
 from max.project import Project
+from max.upstream.credentials import MemoryCredentials
 from max.upstream.hosts import Hosts, read_address
 from tests.answering import Upstream, answer
 from tests.sample import SampleRoot, Thing, sample

@@ -33,9 +33,9 @@ from max import (
     UpstreamChanged,
     UpstreamError,
 )
-from max.connector import CredentialStore, MemoryCredentials
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
 from max.testing import FakeClock
+from max.upstream.credentials import CredentialStore, MemoryCredentials
 from max.upstream.hosts import Hosts
 from max.upstream.oauth import REFUSALS
 from max.upstream.operations import Call, Caller, Limits, Middleware, Next
@@ -203,7 +203,7 @@ class TestTheTime:
 WORKER = """
 import asyncio, sys
 from pathlib import Path
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
 from tests.upstream.test_oauth import client
 from tests.token_service import TokenService
 
@@ -357,7 +357,7 @@ def at_once(commands: list[list[str]]) -> list[str]:
 KILLER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from max.project import FileCredentials
+from max.installations.credential_file import FileCredentials
 from tests.upstream.test_oauth import client
 from tests.test_project import sabotage
 from tests.token_service import TokenService

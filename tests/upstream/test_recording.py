@@ -52,11 +52,11 @@ from max import (
     UpstreamMissing,
     on_behalf,
 )
-from max.connector import MemoryCredentials, Secret
 from max.core import InstallationInfo, SyncOptions
 from max.model.entities import ManyOf
 from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime
+from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.hosts import Hosts
 from tests.taped import (
     DESCRIBE,

@@ -1,0 +1,256 @@
+"""Configuration: how a connector's dataclass is read from answers and written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ..connector import (
+    Conf,
+)
+from ..errors import ConnectorError, InvalidAnswers, Mismatch, UsageError, nearest
+from ..model.values import Json, is_json
+
+WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+NOTHING = ("", "null", "none")  # texts that mean None where a value may be None and is no text
+
+
+def frozen(value: object) -> Any:
+    """A copy that cannot be changed: lists as tuples, mappings read-only, at every depth."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: frozen(one) for key, one in value.items()})
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def plain(value: object) -> Json:
+    """The inverse of ``frozen``: lists and dicts, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, str):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise ValueError
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, str) and value.strip().lower() in WORDS:
+        return WORDS[value.strip().lower()]
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _json(value: object) -> Any:
+    if is_json(plain(value)):
+        return frozen(value)
+    raise ValueError
+
+
+# Each takes the value itself or its text, and raises ValueError for anything else.
+SCALARS: dict[object, tuple[str, Callable[[object], object]]] = {
+    str: ("a text", _text),
+    int: ("an integer", _integer),
+    float: ("a finite number", _number),
+    bool: ("true or false", _boolean),
+    Any: ("JSON data", _json),
+    object: ("JSON data", _json),
+}
+LISTS = (list, tuple, Sequence)
+MAPPINGS = (dict, Mapping)
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """What a configuration value may be; ``container`` is list, dict, or None for one value."""
+
+    scalar: object
+    container: type[list[Any]] | type[dict[str, Any]] | None = None
+    optional: bool = False
+
+    @classmethod
+    def of(cls, hint: object, where: str) -> ValueType:
+        """The type that an annotation means; ConnectorError names ``where`` when it means none."""
+        given, optional = _without_none(hint)
+        if given in SCALARS:
+            return cls(given, None, optional)
+        origin = typing.get_origin(given) or given
+        inside = [one for one in typing.get_args(given) if one is not Ellipsis] or [Any]
+        if inside[-1] in SCALARS and (origin in LISTS or origin in MAPPINGS):
+            return cls(inside[-1], list if origin in LISTS else dict, optional)
+        raise ConnectorError(
+            f"{where} is annotated {hint!r}, which no configuration value can be",
+            hint="use str, int, float, bool, Sequence[…] or Mapping[str, …] of these, Json, or | None",
+        )
+
+    @property
+    def expected(self) -> str:
+        """What fits, in words."""
+        one = SCALARS[self.scalar][0]
+        kind = self.container.__name__ if self.container else ""
+        words = {"list": f"a list, each {one}", "dict": f"a mapping, each {one}"}.get(kind, one)
+        return f"{words}, or null" if self.optional else words
+
+    def read(self, value: object, path: str, wrong: list[Mismatch]) -> Any:
+        """The value, immutable; what does not fit is added to ``wrong``."""
+        if self.optional and self._means_nothing(value):
+            return None
+        try:
+            if self.container is list:
+                items = enumerate(_items(value))
+                return tuple([self._inside(one, f"{path}[{i}]", wrong) for i, one in items])
+            if self.container is dict:
+                entries = _entries(value).items()
+                return MappingProxyType({k: self._inside(v, f"{path}.{k}", wrong) for k, v in entries})
+            return SCALARS[self.scalar][1](value)
+        except (ValueError, OverflowError):
+            wrong.append(Mismatch(path, self.expected, value))
+            return None
+
+    def _means_nothing(self, value: object) -> bool:
+        if isinstance(value, str) and (self.container or self.scalar is not str):
+            return value.strip().lower() in NOTHING
+        return value is None
+
+    def _inside(self, value: object, path: str, wrong: list[Mismatch]) -> Any:
+        return ValueType(self.scalar).read(value, path, wrong)
+
+
+def _without_none(hint: object) -> tuple[object, bool]:
+    """An annotation without its ``| None``, and whether it had one."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint, False
+    given = [one for one in typing.get_args(hint) if one is not types.NoneType]
+    optional = len(given) < len(typing.get_args(hint))
+    return (given[0] if len(given) == 1 else hint), optional
+
+
+def _items(value: object) -> Sequence[object]:
+    """A list, or its text: JSON, or parts between commas."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        value = json.loads(value)
+    if isinstance(value, list | tuple):
+        return value
+    raise ValueError
+
+
+def _entries(value: object) -> Mapping[str, object]:
+    """A mapping with texts as keys, or its JSON text."""
+    value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    raise ValueError
+
+
+def as_text(value: object) -> str:
+    """A value as people would type it; reading it gives the value again."""
+    if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
+        text = ",".join(value)
+        if not text.startswith("[") and _items(text) == list(value):
+            return text
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(plain(value))
+
+
+def config_types(config_type: type[Any]) -> dict[str, ValueType]:
+    """What each configuration key holds; ConnectorError for an annotation that cannot be read."""
+    try:
+        hints = typing.get_type_hints(config_type)
+    except NameError as error:
+        raise ConnectorError(
+            f"{config_type.__name__} is annotated with {error.name!r}, which its module does not define"
+        ) from error
+    return {
+        one.name: ValueType.of(hints[one.name], f"{config_type.__name__}.{one.name}")
+        for one in _fields(config_type)
+    }
+
+
+def config_defaults(config_type: type[Any]) -> dict[str, Any]:
+    """The default of each configuration key that has one, immutable."""
+    found = {}
+    for one in _fields(config_type):
+        if one.default is not dataclasses.MISSING:
+            found[one.name] = frozen(one.default)
+        elif one.default_factory is not dataclasses.MISSING:
+            found[one.name] = frozen(one.default_factory())
+    return found
+
+
+def _fields(config_type: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [one for one in dataclasses.fields(config_type) if one.init]
+
+
+def read_values(
+    holds: Mapping[str, ValueType], values: Mapping[str, object], wrong: list[Mismatch]
+) -> dict[str, Any]:
+    """The values by key, immutable; those that do not fit, or have no key, are added to ``wrong``."""
+    read = {}
+    for key, value in values.items():
+        if key in holds:
+            read[key] = holds[key].read(value, key, wrong)
+        else:
+            known = ", ".join(nearest(key, holds) or holds) or "no key at all"
+            wrong.append(Mismatch(key, f"another key ({known})", value, secret=True))
+    return read
+
+
+def read_config(config_type: type[Conf], values: Mapping[str, object], *, subject: str) -> Conf:
+    """A connector's configuration from values, or the texts of values.
+
+    InvalidAnswers lists every key that is missing, unknown or does not fit.  Nothing of the
+    result can be changed, nor does it follow a change of ``values``.
+    """
+    holds, wrong = config_types(config_type), list[Mismatch]()
+    read = config_defaults(config_type) | read_values(holds, values, wrong)
+    wrong += [Mismatch(key, one.expected, None) for key, one in holds.items() if key not in read]
+    if wrong:
+        raise InvalidAnswers(f"{subject} does not fit", wrong, hint="give values with --set key=value")
+    try:
+        return config_type(**read)
+    except (ValueError, TypeError) as error:  # what the connector's own __post_init__ refuses
+        raise UsageError(
+            f"{subject} does not fit: {error}", hint="give values with --set key=value"
+        ) from error
+
+
+def config_values(config: object) -> dict[str, Json]:
+    """A configuration as JSON data; ``read_config`` of it gives an equal one."""
+    return {one.name: plain(getattr(config, one.name)) for one in _fields(type(config))}

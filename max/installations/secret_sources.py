@@ -1,0 +1,46 @@
+"""Secrets from outside: a file, an environment variable, standard input."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import UsageError
+
+
+def read_secret(spec: str, stdin: TextIO) -> str:
+    """The secret that ``env:VAR``, ``file:PATH`` or ``-`` (standard input) leads to.
+
+    One line end at its end is dropped.  No error repeats the text: it may be a secret.
+    """
+    kind, _, place = spec.partition(":")
+    if spec == "-":
+        text = stdin.read()
+    elif kind == "env" and place:
+        text = _from_variable(place)
+    elif kind == "file" and place:
+        text = _from_file(Path(place).expanduser())
+    else:
+        raise UsageError(
+            "a credential is given as env:VARIABLE, file:PATH or - (standard input)",
+            hint="a secret itself does not belong on a command line, where others can see it",
+        )
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise UsageError(f"the secret from {'standard input' if spec == '-' else spec} is empty")
+    return text
+
+
+def _from_variable(name: str) -> str:
+    if name not in os.environ:
+        raise UsageError(f"the environment variable {name} is not set", hint=f"export {name}, then try again")
+    return os.environ[name]
+
+
+def _from_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"the secret's file {path} cannot be read: {problem}") from None

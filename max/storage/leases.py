@@ -1,0 +1,58 @@
+"""Leases: who works at a sync, and whether that process still lives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead
+SIGN = 1.0  # seconds between two signs of life, at least
+
+
+def this_machine() -> str:
+    """Host and boot: what two processes share when one can see whether the other lives."""
+    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{host.replace('/', '_')}/{boot}"
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty where /proc does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def new_worker() -> str:
+    """A worker of this process: ``host/boot/pid/start/serial``."""
+    pid = os.getpid()
+    return f"{this_machine()}/{pid}/{process_start(pid)}/{os.urandom(4).hex()}"
+
+
+def is_alive(worker: str, seen_at: float, now: float) -> bool:
+    """Whether a worker still holds its leases."""
+    host, boot, pid, start, _ = worker.split("/")
+    here_host, here_boot = this_machine().split("/")
+    if host != here_host:
+        return now - seen_at < LEASE
+    return boot == here_boot and _runs(int(pid)) and process_start(int(pid)) == start
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def owner_of(worker: str) -> str:
+    """A worker in words, for the one who finds it at work."""
+    host, _, pid, _, _ = worker.split("/")
+    return f"process {pid} on {host}"

@@ -1,0 +1,494 @@
+"""Tables: the SQL of one schema, on connections and transactions of its callers."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from ..errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
+from ..model.delivery import Arrival, Stored
+from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, own_names
+from ..model.loaders import Resolver
+from ..model.migrations import NO_RULES, Rules
+from ..model.query import PAGE_SIZE, Page, Query
+from ..model.schema import Schema
+from .change_log import History
+from .ddl import Parts, read_layouts
+from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
+from .membership import Membership, Place
+from .quarantine import Quarantine, Sifted
+from .query_sql import chosen, count, run, selects, write_cursor
+from .rows import Layout, Rows, stamp_column
+from .sqlite import migrate, quoted, refuse_newer
+
+MIGRATIONS = (
+    """
+    CREATE TABLE _max_schema (
+        id     INTEGER PRIMARY KEY CHECK (id = 1),
+        schema TEXT NOT NULL
+    );
+    CREATE TABLE _max_field (
+        entity TEXT NOT NULL,
+        field  TEXT NOT NULL,
+        kind   TEXT NOT NULL,
+        bit    INTEGER NOT NULL,
+        part   INTEGER NOT NULL,
+        PRIMARY KEY (entity, field)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_list (
+        id         INTEGER PRIMARY KEY,
+        collection TEXT NOT NULL,
+        parent     TEXT NOT NULL,
+        generation INTEGER NOT NULL DEFAULT 0,
+        mark       TEXT,
+        UNIQUE (collection, parent)
+    );
+    CREATE TABLE _max_link (
+        list       INTEGER NOT NULL,
+        child      INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        PRIMARY KEY (list, child)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_page (
+        id           INTEGER PRIMARY KEY,
+        entity       TEXT NOT NULL,
+        list         INTEGER,
+        number       INTEGER,
+        generation   INTEGER,
+        fields       TEXT NOT NULL,
+        requested_at REAL NOT NULL
+    );
+    CREATE UNIQUE INDEX _max_page_place ON _max_page (list, number, entity) WHERE list IS NOT NULL;
+    CREATE TABLE _max_freshness (
+        entity      TEXT NOT NULL,
+        row         INTEGER NOT NULL,
+        field       TEXT NOT NULL,
+        synced_at   REAL,
+        recorded_at REAL NOT NULL,
+        PRIMARY KEY (entity, row, field)
+    ) WITHOUT ROWID
+    """,
+    """
+    ALTER TABLE _max_list ADD COLUMN listed_at REAL;
+    ALTER TABLE _max_list ADD COLUMN full_at REAL;
+    ALTER TABLE _max_list ADD COLUMN swept_at REAL;
+    ALTER TABLE _max_list ADD COLUMN seen_at REAL;
+    ALTER TABLE _max_list ADD COLUMN first TEXT;
+    ALTER TABLE _max_list ADD COLUMN invalidated_at REAL;
+    CREATE INDEX _max_page_time ON _max_page (entity, requested_at);
+    CREATE TABLE _max_newest (
+        entity TEXT PRIMARY KEY,
+        at     REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_orphan (
+        entity  TEXT NOT NULL,
+        row     INTEGER NOT NULL,
+        list    INTEGER,
+        lost_at REAL NOT NULL,
+        PRIMARY KEY (entity, row)
+    ) WITHOUT ROWID;
+    CREATE TABLE _max_kept_pages (number INTEGER NOT NULL)
+    """,
+)
+STORED_SCHEMA = """
+    SELECT schema, (SELECT max(version) FROM _max_migration WHERE owner = 'engine') FROM _max_schema
+"""
+RESTORE = """
+    UPDATE {table} SET _removed_at = NULL
+     WHERE _removed_at <= :at AND _id IN (SELECT value FROM json_each(:ids))
+"""
+STRANGERS = """
+    UPDATE _max_list SET invalidated_at = :at
+     WHERE id = :list AND EXISTS (
+        SELECT 1 FROM json_each(:ids) AS named
+         WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
+           AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
+"""
+PAGES_TOO_MANY = 2  # times as many as at the last look: then those that no row names are dropped
+
+
+class Tables:
+    """The SQL of one schema: synchronous, on connections and transactions of its callers."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        parts: Parts | None = None,
+        resolver: Resolver | None = None,
+        rules: Rules = NO_RULES,
+    ) -> None:
+        self.schema, self._rules = schema, rules
+        self._parts = parts or (lambda entity: [tuple(entity.types())])
+        self._layouts: dict[str, Layout[Any]] = {}
+        self._version = len(MIGRATIONS)
+        self.freshness = Freshness(self._layouts)
+        self.membership = Membership(schema, self._layouts, self.freshness)
+        self.membership.resolver = resolver
+        self.history = History(self._layouts)
+        self.quarantine = Quarantine(rules, self.freshness)
+
+    @classmethod
+    def stored(cls, connection: sqlite3.Connection) -> Tables:
+        """The tables as the database describes them, without the connector; for reading."""
+        try:
+            row = connection.execute(STORED_SCHEMA).fetchone()
+        except sqlite3.OperationalError:
+            row = None
+        if row is None:
+            raise StorageError("the database holds no data yet", hint="run a sync first")
+        refuse_newer("engine", row[1], len(MIGRATIONS))
+        tables = cls(Schema.from_json(json.loads(row[0])))
+        tables._version = row[1]
+        tables._layouts.update(read_layouts(connection, tables.schema))
+        return tables
+
+    def need_newest(self) -> None:
+        """StorageError when an older Max wrote last, which did not keep all that is asked for."""
+        if self._version < len(MIGRATIONS):
+            raise StorageError(
+                "an older Max wrote this database last, and did not keep how far its listings were read",
+                hint="sync once: that brings it up to date",
+            )
+
+    # -- schema ---------------------------------------------------------------------------
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
+        from .schema_evolution import evolve  # those who only read do without
+
+        migrate(connection, "engine", MIGRATIONS)
+        self.quarantine.apply(connection)
+        resolver = self.membership.resolver
+        self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._rules))
+
+    def layout(self, entity: type[E]) -> Layout[E]:
+        """How an entity lies in its table; UnknownName when it is not of this schema."""
+        layout = self._layouts.get(entity.__name__)
+        if layout is None:
+            raise UnknownName("entity", entity.__name__, self._layouts)
+        return layout
+
+    # -- reading --------------------------------------------------------------------------
+
+    def fetch(self, connection: sqlite3.Connection, query: Query[E]) -> Page[E]:
+        """One page of a query."""
+        layout = self.layout(query.entity)
+        size = PAGE_SIZE if query.size is None else query.size
+        if size < 0:
+            raise UsageError(f"a limit counts entities; {size} is none")
+        rows: list[tuple[Any, ...]] = []
+        for sql, values in selects(self._layouts, query, size + 1):
+            rows += run(connection, sql, values)
+            if len(rows) > size:
+                break
+        more, rows = len(rows) > size, rows[:size]
+        names = chosen(layout, query)
+        width = 1 + len(names) + len(layout.words)
+        cursor = None
+        if more and rows:
+            cursor = write_cursor(query, [*rows[-1][width:], rows[-1][0]])
+        return Page(layout.decode(names, [row[:width] for row in rows] if query.order else rows), cursor)
+
+    def count(self, connection: sqlite3.Connection, query: Query[Any]) -> int:
+        """How many entities fit a query's filter."""
+        self.layout(query.entity)
+        return int(run(connection, *count(self._layouts, query))[0][0])
+
+    def load(self, connection: sqlite3.Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
+        """One entity; NotFound when it is not stored or was removed upstream."""
+        layout = self.layout(ref.entity)
+        names = [name for name in own_names(fields) if name != "id"] if fields else list(layout.types)
+        columns = [quoted(name) for name in ("_id", *names, *layout.words)]
+        sql = f"SELECT {', '.join(columns)} FROM {quoted(layout.table)} WHERE _id = ? AND _removed_at IS NULL"
+        rows = connection.execute(sql, (ref.id,)).fetchall()
+        if not rows:
+            raise NotFound(ref.entity.__name__, ref.id, hint="check the id, or sync first")
+        return layout.decode(names, rows)[0]
+
+    def collection(
+        self,
+        connection: sqlite3.Connection,
+        parent: Ref[P],
+        many: ManyOf[P, E],
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Page[E]:
+        """A page of a collection's members, in the order in which they were first stored."""
+        self.layout(many.parent)
+        layout = self.layout(many.child)
+        size = PAGE_SIZE if limit is None else limit
+        member = (
+            f"t.{quoted(many.by.name)} = :parent"
+            if many.by is not None
+            else "t._row IN (SELECT child FROM _max_link JOIN _max_list ON id = list"
+            " WHERE collection = :collection AND parent = :parent AND child > :after)"
+        )
+        columns = ["t._id", *(f"t.{quoted(n)}" for n in (*layout.types, *layout.words)), "t._row"]
+        sql = f"""
+            SELECT {", ".join(columns)} FROM {quoted(layout.table)} AS t
+             WHERE {member} AND t._removed_at IS NULL AND t._row > :after
+             ORDER BY t._row LIMIT :limit
+        """
+        values = {"collection": repr(many), "parent": parent.id, "after": _position(after), "limit": size + 1}
+        rows = connection.execute(sql, values).fetchall()
+        more, rows = len(rows) > size, rows[:size]
+        items = layout.decode(list(layout.types), [row[:-1] for row in rows])
+        return Page(items, str(rows[-1][-1]) if more and rows else None)
+
+    # -- writing --------------------------------------------------------------------------
+
+    def write(self, connection: sqlite3.Connection, arrival: Arrival, *, dated: bool = True) -> Stored:
+        """Store an arrival, all or nothing: run it inside a transaction.
+
+        Without ``dated`` nothing is recorded about when the fields were synced.
+        """
+        if self.history.recording:
+            self.history.moment(connection, arrival, dated=dated)
+        by_entity = by_type(arrival.entities)
+        sifted = [
+            self.quarantine.sift(connection, self.layout(kind), e, arrival) for kind, e in by_entity.items()
+        ]
+        place = self.membership.open(connection, arrival.listing) if arrival.listing is not None else None
+        at = arrival.requested_at if dated else None
+        counts = {
+            one.layout.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
+        }
+        removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
+        self.quarantine.forget(connection, arrival.removed)
+        self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
+        counts = {entity: number for entity, number in counts.items() if number}
+        return Stored(counts, removed, sum(one.unfit for one in sifted))
+
+    def _store(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        sifted: Sifted,
+        at: float | None,
+        place: Place | None,
+    ) -> int:
+        """Store what came of one entity; how many rows that counts for: of what came along, new ones only."""
+        layout, groups, listing = sifted.layout, sifted.groups, arrival.listing
+        if listing is not None and layout.entity is not listing.collection.child:
+            before = last_row(connection, layout)
+            self._write_groups(connection, layout, groups, at, None)
+            return last_row(connection, layout) - before
+        number = sum(len(rows.ids) for rows in groups)
+        if listing is not None and listing.ids_only:
+            groups = self._restore(connection, layout, groups, arrival.requested_at, place)
+        elif arrival.changes is not None:
+            self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
+        self._write_groups(connection, layout, groups, at, place)
+        return number
+
+    def _remember_members(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        encoded: Sequence[tuple[Layout[Any], Sequence[Rows]]],
+        place: Place | None,
+    ) -> None:
+        """Who is whose now, and with the last page how far the listing or the feed was read."""
+        listing, changes = arrival.listing, arrival.changes
+        if listing is not None and place is not None:
+            began_at = arrival.requested_at if listing.began_at is None else listing.began_at
+            received_at = arrival.requested_at if arrival.received_at is None else arrival.received_at
+            child = self.layout(listing.collection.child)
+            groups = next((groups for layout, groups in encoded if layout is child), [])
+            self.membership.link(connection, listing, groups, place)
+            if listing.last:
+                closing = listing.replace(began_at=began_at)
+                self.membership.close(connection, closing, place, at=received_at)
+                self.quarantine.close(connection, listing, began_at)
+        if changes is not None:
+            for layout, groups in encoded:
+                self.membership.link_by_refs(connection, layout, groups, changes.root)
+            if changes.last:
+                self.membership.follow(connection, changes)
+
+    def _restore(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float,
+        place: Place | None,
+    ) -> list[Rows]:
+        """Bring back what exists after all; the groups that bring more than an id.
+
+        Who can be seen again, or for the first time, may have changed long ago: a listing of
+        changes does not tell of it, so that the next one has to be of everything.
+        """
+        bare = [id for rows in groups if not rows.names for id in rows.ids]
+        values = {"at": at, "ids": json.dumps(bare)}
+        if place is not None:
+            where = {"list": place.list, "entity": layout.entity.__name__}
+            connection.execute(STRANGERS.format(table=quoted(layout.table)), values | where)
+        connection.execute(RESTORE.format(table=quoted(layout.table)), values)
+        return [rows for rows in groups if rows.names]
+
+    def _suspect(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        feed: str,
+        at: float,
+    ) -> None:
+        """What a feed names has changed: those of its fields that the feed does not bring are stale."""
+        covered = self.membership.covered(layout.entity, feed)
+        for rows in groups:
+            stale = [name for name in covered if name not in rows.names]
+            if stale:
+                self.freshness.record(connection, layout, rows.ids, stale, synced_at=None, recorded_at=at)
+
+    def _write_groups(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float | None,
+        place: Place | None,
+    ) -> None:
+        """Store the rows of one entity; of those of which something newer is known, only the rest."""
+        if at is None:
+            self._write_rows(connection, layout, groups, at, place)
+            return
+        later = self.freshness.later(connection, layout, chain.from_iterable(r.ids for r in groups), at)
+        if not later:
+            self._write_rows(connection, layout, groups, at, place)
+        else:
+            self._write_rows(connection, layout, in_time(groups, later), at, place)
+            self._write_rows(connection, layout, late(groups, later), at, None)
+        self.membership.found(connection, layout, groups, at)
+
+    def _write_rows(
+        self,
+        connection: sqlite3.Connection,
+        layout: Layout[Any],
+        groups: Sequence[Rows],
+        at: float | None,
+        place: Place | None,
+    ) -> None:
+        """Upsert rows and remember which page brought them."""
+        if not groups:
+            return
+        parts, fields = complete_parts(layout, groups) if at is not None else ({}, "")
+        stamps: list[Any] = []
+        if parts:
+            page = {"entity": layout.entity.__name__, "fields": fields, "at": at}
+            page |= place._asdict() if place else dict.fromkeys(Place._fields)
+            stamps = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
+        for rows in groups:
+            key = rows.names, tuple(parts)
+            statement = layout.upserts.get(key) or layout.upserts.setdefault(key, upsert(layout, *key))
+            connection.executemany(statement, rows.tuples(*layout.masks(rows.names), *stamps))
+            alone = [name for name in rows.names if layout.parts[name] not in parts]
+            if alone and at is not None:
+                self.freshness.record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
+
+    # -- freshness ------------------------------------------------------------------------
+
+    def record(
+        self,
+        connection: sqlite3.Connection,
+        refs: Sequence[Ref[Any]],
+        fields: Sequence[str],
+        *,
+        synced_at: float | None,
+        recorded_at: float,
+    ) -> None:
+        """Note when fields of some refs were synced, or (None) that what is older is stale."""
+        by_entity: dict[type[Entity], list[str]] = {}
+        for ref in refs:
+            by_entity.setdefault(ref.entity, []).append(ref.id)
+        for entity, ids in by_entity.items():
+            layout = self.layout(entity)
+            self.freshness.record(
+                connection, layout, ids, fields, synced_at=synced_at, recorded_at=recorded_at
+            )
+            if synced_at is None:
+                self._relist(connection, entity, fields, recorded_at)
+
+    def invalidate(
+        self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
+    ) -> int:
+        """Count as stale what fits a query and was synced at or before ``at``; how many rows that are."""
+        number = self.count(connection, query)  # before the filter's own ages change
+        self.freshness.invalidate(connection, query, fields, at=at)
+        self._relist(connection, query.entity, fields, at, whole=query.filter is None)
+        return number
+
+    def _relist(
+        self,
+        connection: sqlite3.Connection,
+        entity: type[Entity],
+        fields: Sequence[str],
+        at: float,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """What only comes with a listing is fetched by listing in full."""
+        collections = self.membership.bringing(entity, fields)
+        if collections:
+            self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
+
+    def drop_pages(self, connection: sqlite3.Connection) -> None:
+        """Forget the pages that no row names, once there are many more than the last time."""
+        (pages,) = connection.execute("SELECT count(*) FROM _max_page").fetchone()
+        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_pages").fetchone()
+        if pages <= PAGES_TOO_MANY * kept:
+            return
+        for layout in self._layouts.values():
+            used = " UNION ".join(
+                f"SELECT {quoted(column)} FROM {quoted(layout.table)} WHERE {quoted(column)} IS NOT NULL"
+                for column in layout.stamps.values()
+            )
+            connection.execute(
+                f"DELETE FROM _max_page WHERE entity = ? AND id NOT IN ({used})", (layout.entity.__name__,)
+            )
+        connection.execute("DELETE FROM _max_kept_pages")
+        connection.execute("INSERT INTO _max_kept_pages SELECT count(*) FROM _max_page")
+
+
+def _position(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isdecimal():
+        raise InvalidCursor("it belongs to a query, not to a collection")
+    return int(cursor)
+
+
+def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
+    """Entities apart by their type, in the order of the first of each."""
+    types = list(map(type, entities))
+    if len(set(types)) == 1:
+        return {types[0]: entities}
+    return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
+
+
+def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:
+    """The number of an entity's newest row; 0 when it has none."""
+    return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
+
+
+def upsert(layout: Layout[Any], names: tuple[str, ...], parts: tuple[int, ...]) -> str:
+    """The statement that stores rows with these fields; rows that stay as they are are not written."""
+    stamps = [quoted(stamp_column(part)) for part in parts]
+    words = [quoted(word) for word in layout.words]
+    fields = [quoted(name) for name in names]
+    columns = ['"_id"', *fields, *words, *stamps]
+    changes = [f"{c} = excluded.{c}" for c in (*fields, *stamps)]
+    changes += [f"{word} = {word} | excluded.{word}" for word in words]
+    differs = [f"{c} IS NOT excluded.{c}" for c in (*fields, *stamps)]
+    differs += [f"{word} & excluded.{word} IS NOT excluded.{word}" for word in words]
+    return (
+        f"INSERT INTO {quoted(layout.table)} ({', '.join(columns)})"
+        f" VALUES ({', '.join('?' * len(columns))})"
+        f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
+        f" WHERE {' OR '.join([*differs, '_removed_at IS NOT NULL'])}"
+    )
