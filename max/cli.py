@@ -30,25 +30,25 @@ GROUPS = {
     "Ask": ("search", "get", "count", "changes", "freshness", "schema", "schema diff", "quarantine"),
 }
 COMMANDS = {  # in which module, and what it does
-    "init": ("framework", "make a project in a folder"),
+    "init": ("setup", "make a project in a folder"),
     "connect": ("connect", "connect a source: answer its questions, store its secrets"),
-    "configure": ("changes", "show or change how an installation's data is kept"),
+    "configure": ("setup", "show or change how an installation's data is kept"),
     "disconnect": ("connect", "remove an installation and its data"),
-    "ls": ("framework", "list installations"),
-    "sync": ("connect", "copy what changed into the installation's database"),
-    "status": ("framework", "tell when each installation was synced, and what it holds"),
-    "runs": ("framework", "list past syncs, or show one with its failures"),
-    "pause": ("connect", "pause a running sync, from any terminal"),
-    "resume": ("connect", "go on with a sync that was paused or interrupted"),
-    "cancel": ("connect", "end a sync; what it stored stays"),
+    "ls": ("setup", "list installations"),
+    "sync": ("sync", "copy what changed into the installation's database"),
+    "status": ("status", "tell when each installation was synced, and what it holds"),
+    "runs": ("status", "list past syncs, or show one with its failures"),
+    "pause": ("sync", "pause a running sync, from any terminal"),
+    "resume": ("sync", "go on with a sync that was paused or interrupted"),
+    "cancel": ("sync", "end a sync; what it stored stays"),
     "invalidate": ("freshness", "mark what is stored as stale, so that the next sync asks for it again"),
     "migrate": ("migrate", "bring stored data to what the connector declares now; --plan only tells"),
-    "search": ("framework", "find entities by filter, order and page"),
-    "get": ("framework", "show one entity"),
-    "count": ("framework", "count entities"),
+    "search": ("query", "find entities by filter, order and page"),
+    "get": ("query", "show one entity"),
+    "count": ("query", "count entities"),
     "changes": ("changes", "tell what changed in the rows, and when"),
     "freshness": ("freshness", "tell how old each field is, and how long ago what was listed"),
-    "schema": ("framework", "show entities, fields and relationships"),
+    "schema": ("status", "show entities, fields and relationships"),
     "schema diff": ("migrate", "compare what is stored with what the connector declares now"),
     "quarantine": ("migrate", "show rows that were kept aside because they do not fit"),
 }
@@ -131,11 +131,16 @@ def perform(words: list[str]) -> Answer:
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command = " ".join(words[:size])
     module, summary = COMMANDS[command]
-    configure = import_module(f".commands.{module}", __package__).CONFIGURE[command]
+    configure = getattr(import_module(f".commands.{module}", __package__), configurer(command))
     options = parse(command, words[size:], summary, configure)
     options.project = options.project or project or "."
     answer: Answer = options.run(options)
     return answer
+
+
+def configurer(command: str) -> str:
+    """The name of the function that says which words a command takes."""
+    return f"configure_{command.replace(' ', '_')}"
 
 
 def refuse(words: list[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Records the tapes of tests/connectors/test_linear.py anew, from the fake: ``python -m tests.record_linear``."""
+"""Record the tapes of tests/connectors/test_linear.py again: ``python -m tests.record_linear``."""
 
 from __future__ import annotations
 

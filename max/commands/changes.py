@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
-from ..errors import CursorExpired, HistoryError, UsageError
+from ..errors import CursorExpired, HistoryError
 from ..model.changes import Change, ChangePage, change_json
-from ..model.settings import SETTINGS, from_words, settings_json
 from ..storage.change_log import PAGE
 from .framework import (
     Answer,
     Options,
     Parser,
     add_target,
-    answer,
     at_least_one,
     examples,
-    found_project,
     paint,
     reading,
 )
-from .terminal import width
-from .text import MOST, Colour, Column, Paint, cell, compact, cut, moment, padded, stamp, table
+from .tables import MOST
+from .text import Colour, Paint, cell, compact, cut, moment, padded, stamp
 
 if TYPE_CHECKING:
     from ..model.values import Json
@@ -36,53 +31,6 @@ KIND = 8  # cells of the longest kind of change
 
 
 # -- configure --------------------------------------------------------------------------------
-
-
-def configure_configure(parser: Parser) -> None:
-    """``max configure INSTALLATION [SETTING=VALUE …]``."""
-    add_target(parser)
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="SETTING=VALUE",
-        help="what to change; without any, the settings are shown",
-    )
-    parser.set_defaults(run=run_configure)
-    about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
-    parser.description = "\n  ".join([f"{parser.description}\n", *about])
-    examples(
-        parser,
-        "max configure acme:default",
-        "max configure acme:default history=changes history_days=30",
-    )
-
-
-def run_configure(options: Options) -> Answer:
-    """Show the settings of an installation, or change some of them."""
-    project = found_project(options)
-    info = project.target(options.target)
-    words = dict(map(setting, options.settings))
-    notes = ["in force from the next start on: a sync that is running keeps the old ones"] if words else []
-    if words:
-        info = project.configure(info, **from_words(words))
-    data = {"installation": str(info), "settings": settings_json(info.settings)}
-    return answer(options, data, partial(settings_text, info), notes)
-
-
-def setting(word: str) -> tuple[str, str]:
-    """``history=changes`` as its two parts."""
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise UsageError(f"{word!r} sets nothing", hint="write it as SETTING=VALUE, such as history=changes")
-    return name, value
-
-
-def settings_text(info: InstallationInfo) -> list[str]:
-    """Every setting with its value and what it means."""
-    values = settings_json(info.settings)
-    rows = [[name, str(values[name]), one.about] for name, one in SETTINGS.items()]
-    columns = [Column("setting", whole=True), Column("value", whole=True), Column("means")]
-    return table(columns, rows, width(sys.stdout), paint())
 
 
 # -- changes ----------------------------------------------------------------------------------
@@ -194,9 +142,3 @@ def change_lines(change: Change, paint: Paint) -> Iterator[str]:
 def shown_value(side: Mapping[str, Any], name: str) -> str:
     """A field's value on one line, or that there is none."""
     return cut(cell(side[name]), MOST) if name in side else "(not loaded)"
-
-
-CONFIGURE: dict[str, Callable[[Parser], None]] = {
-    "configure": configure_configure,
-    "changes": configure_changes,
-}

@@ -9,15 +9,14 @@ for, or was invalidated since, has none, and is counted apart.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..core import InstallationInfo, SyncOptions
+from ..core import InstallationInfo
 from ..errors import MaxError, SyncRunning, UsageError
 from ..model.delivery import Ages
 from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
@@ -30,10 +29,8 @@ from .framework import (
     Options,
     Parser,
     Reading,
-    add_filter,
     add_target,
     answer,
-    asked_filter,
     examples,
     found_project,
     listing,
@@ -41,8 +38,10 @@ from .framework import (
     reading,
     synced_database,
 )
+from .query import add_filter, asked_filter
+from .tables import Column, table
 from .terminal import width
-from .text import Column, counted, number, table
+from .text import counted, number
 
 if TYPE_CHECKING:
     import sqlite3
@@ -53,63 +52,11 @@ if TYPE_CHECKING:
     from ..model.values import Json
     from ..project import Project
 
-CONTRADICTIONS = {  # what cannot be asked for beside what, by option
-    "retry_failed": ("full", "only", "if_stale", "heal", "sweep", "allow_removals"),
-    "full": ("if_stale", "heal"),
-    "if_stale": ("heal", "sweep"),
-    "heal": ("sweep",),
-}
 SPANS = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, in, as; in seconds
 SHOWN_FIELDS = 3  # that are named in one cell
 
 
 # -- how much a sync asks for ------------------------------------------------------------------
-
-
-def add_scope(parser: Parser) -> None:
-    """The options of ``max sync`` that say what it asks for."""
-    flags = {
-        "full": "ask for everything again, whatever its age",
-        "heal": "ask just for what is missing, has expired or was invalidated",
-        "sweep": "list everything that exists, to find what is gone",
-        "allow-removals": "remove what is gone upstream, however much it is",
-    }
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="ENTITY[.FIELD],…", help="ask for nothing but these"
-    )
-    parser.add_argument(
-        "--if-stale", type=length, metavar="AGE", help="ask for nothing younger: 90s, 5m, 2h, 1d, 2w"
-    )
-    for flag, words in flags.items():
-        parser.add_argument(f"--{flag}", action="store_true", help=words)
-
-
-def length(text: str) -> float:
-    """An age in seconds."""
-    from ..model.filter_language import length_of
-
-    try:
-        return length_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def refuse_contradictions(options: Options) -> None:
-    """UsageError when two options exclude one another."""
-    given = {name for name, value in vars(options).items() if value or isinstance(value, str | float)}
-    for one, others in CONTRADICTIONS.items():
-        clashing = [other for other in others if {one, other} <= given]
-        if clashing:
-            words = [f"--{name.replace('_', '-')}" for name in (one, clashing[0])]
-            raise UsageError(f"{' and '.join(words)} exclude one another", hint="leave one of them out")
-
-
-def scope(options: Options) -> SyncOptions:
-    """What the options of ``max sync`` ask for."""
-    only = tuple(word.strip() for words in options.only for word in words.split(","))
-    return SyncOptions(
-        options.full, only, options.if_stale, options.heal, options.sweep, options.allow_removals
-    )
 
 
 # -- freshness ---------------------------------------------------------------------------------
@@ -470,9 +417,3 @@ def invalidated_text(
         yield f"  lists in full: {collection} ({counted(count, 'list')})"
     for loader, names in fetched.items():
         yield f"  asks again: {loader}, for {some(names)}"
-
-
-CONFIGURE: dict[str, Callable[[Parser], None]] = {
-    "freshness": configure_freshness,
-    "invalidate": configure_invalidate,
-}

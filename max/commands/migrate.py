@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
 from ..storage.quarantine import Quarantined, quarantined
 from .framework import (
-    LIMIT,
     Answer,
     Options,
     Parser,
@@ -32,8 +31,10 @@ from .framework import (
     paint,
     reading,
 )
+from .query import LIMIT
+from .tables import Column, table
 from .terminal import width
-from .text import Column, ago, counted, number, stamp, table
+from .text import ago, counted, number, stamp
 
 if TYPE_CHECKING:
     from ..connector import AnyConnector
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 # -- what would happen ------------------------------------------------------------------------
 
 
-def configure_diff(parser: Parser) -> None:
+def configure_schema_diff(parser: Parser) -> None:
     """``max schema diff [INSTALLATION]``."""
     add_target(parser, optional=True)
     parser.set_defaults(run=run_diff)
@@ -208,10 +209,3 @@ def aside_json(one: Quarantined) -> Json:
     """The same as data, with the row as it came."""
     data = {field: getattr(one, field) for field in one._names}
     return {**data, "fields": list(one.fields), "at": stamp(one.at)}
-
-
-CONFIGURE: dict[str, Callable[[Parser], None]] = {
-    "schema diff": configure_diff,
-    "migrate": configure_migrate,
-    "quarantine": configure_quarantine,
-}

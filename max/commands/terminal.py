@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
-from .text import harmless, progress_line
+from .text import harmless
+from .views import progress_line
 
 if TYPE_CHECKING:
     from ..connector import Option

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from max.commands.tables import Column, Table, entity_columns, entity_row, record, table
 from max.commands.text import (
     PLAIN,
-    Column,
     Paint,
-    Standing,
-    Table,
     ago,
     cell,
     cells,
@@ -25,23 +23,22 @@ from max.commands.text import (
     counted,
     cut,
     duration,
-    entity_columns,
-    entity_row,
-    failures_text,
     harmless,
     moment,
     number,
     padded,
+    until,
+)
+from max.commands.views import (
+    Standing,
+    failures_text,
     progress_line,
-    record,
     run_json,
     runs_table,
     schema_json,
     schema_text,
     status_text,
     summary,
-    table,
-    until,
 )
 from max.core import InstallationInfo
 from max.model.entities import Entity, Field, Many, Ref

@@ -1,0 +1,119 @@
+"""init, ls, configure: a project and its installations."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..core import InstallationInfo
+from ..errors import UsageError
+from ..model.settings import SETTINGS, from_words, settings_json
+from ..project import Project
+from .framework import (
+    Answer,
+    Options,
+    Parser,
+    add_target,
+    answer,
+    examples,
+    found_project,
+    listing,
+    paint,
+)
+from .tables import Column, table
+from .terminal import width
+
+if TYPE_CHECKING:
+    pass
+
+
+def configure_init(parser: Parser) -> None:
+    """``max init [DIR]``."""
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="the folder (default: the current one)")
+    parser.set_defaults(run=run_init)
+    examples(parser, "max init", "max init ~/work/data")
+
+
+def run_init(options: Options) -> Answer:
+    """Make a project; nothing changes when there is one."""
+    project = Project.init(options.folder or options.project)
+    notes = ["next: max sync acme:default, or max connect with a source of yours"]
+    return answer(options, {"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
+
+
+def configure_ls(parser: Parser) -> None:
+    """``max ls``."""
+    parser.set_defaults(run=run_ls)
+    examples(parser, "max ls", "max ls -o json")
+
+
+def run_ls(options: Options) -> Answer:
+    """List installations; those whose file is broken are named on stderr."""
+    from .views import installation_json, installation_row
+
+    project = found_project(options)
+    known, problems = project.installations(), project.problems()
+    columns = [
+        Column("installation", whole=True),
+        Column("id", whole=True),
+        Column("connected"),
+        Column("config"),
+    ]
+
+    def text() -> list[str]:
+        rows = [installation_row(info, time.time()) for info in known]
+        return table(columns, rows, width(sys.stdout), paint()) if rows else []
+
+    notes = [problem.render() for problem in problems]
+    if not known and not problems:
+        notes = ["nothing is connected yet; try: max sync acme:default"]
+    return listing(options, [installation_json(info) for info in known], text)._replace(notes=notes)
+
+
+def configure_configure(parser: Parser) -> None:
+    """``max configure INSTALLATION [SETTING=VALUE …]``."""
+    add_target(parser)
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="SETTING=VALUE",
+        help="what to change; without any, the settings are shown",
+    )
+    parser.set_defaults(run=run_configure)
+    about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
+    parser.description = "\n  ".join([f"{parser.description}\n", *about])
+    examples(
+        parser,
+        "max configure acme:default",
+        "max configure acme:default history=changes history_days=30",
+    )
+
+
+def run_configure(options: Options) -> Answer:
+    """Show the settings of an installation, or change some of them."""
+    project = found_project(options)
+    info = project.target(options.target)
+    words = dict(map(setting, options.settings))
+    notes = ["in force from the next start on: a sync that is running keeps the old ones"] if words else []
+    if words:
+        info = project.configure(info, **from_words(words))
+    data = {"installation": str(info), "settings": settings_json(info.settings)}
+    return answer(options, data, partial(settings_text, info), notes)
+
+
+def setting(word: str) -> tuple[str, str]:
+    """``history=changes`` as its two parts."""
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError(f"{word!r} sets nothing", hint="write it as SETTING=VALUE, such as history=changes")
+    return name, value
+
+
+def settings_text(info: InstallationInfo) -> list[str]:
+    """Every setting with its value and what it means."""
+    values = settings_json(info.settings)
+    rows = [[name, str(values[name]), one.about] for name, one in SETTINGS.items()]
+    columns = [Column("setting", whole=True), Column("value", whole=True), Column("means")]
+    return table(columns, rows, width(sys.stdout), paint())

@@ -1,0 +1,130 @@
+"""Tables: columns that fit a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..model.entities import Entity, FieldType, values_of
+from ..model.values import Kind
+from .text import PLAIN, Paint, cell, cells, cut, harmless, padded, whole_value
+
+if TYPE_CHECKING:
+    pass
+
+
+GAP = 2  # cells between two columns
+LEAST = 8  # cells that a column of prose keeps when there is no room for all
+MOST = 60  # cells that a column of prose takes when there is room for all
+NUMBERS = frozenset({Kind.INTEGER, Kind.REAL})
+
+
+class Column:
+    """A column: its name, whether it holds numbers, and whether it must not be cut."""
+
+    __slots__ = ("name", "right", "whole")
+
+    def __init__(self, name: str, *, right: bool = False, whole: bool = False) -> None:
+        self.name, self.right, self.whole = name, right, whole or right
+
+
+class Table:
+    """Columns with widths that fit a terminal, made from the first rows.
+
+    ``width`` in cells, None for as wide as it comes.  ``hidden`` are the columns for which
+    there was no room.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Sequence[str]],
+        width: int | None,
+        paint: Paint = PLAIN,
+    ) -> None:
+        self._paint = paint
+        natural = [
+            max([cells(column.name), *(cells(row[i]) for row in rows)]) for i, column in enumerate(columns)
+        ]
+        self._widths = fitted(columns, natural, width)
+        self._columns = columns[: len(self._widths)]
+        self.hidden = [column.name for column in columns[len(self._widths) :]]
+
+    def header(self) -> str:
+        """The names of the columns."""
+        return self._paint(self.line([column.name for column in self._columns]), "bold")
+
+    def line(self, row: Sequence[str]) -> str:
+        """A row's cells in their columns."""
+        parts = [
+            padded(cut(text, width), width, right=column.right)
+            for text, width, column in zip(row, self._widths, self._columns, strict=False)
+        ]
+        return (" " * GAP).join(parts).rstrip()
+
+
+def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
+    """The width of each column that has room; the last ones have none when all are at their least."""
+    if width is None:
+        return list(natural)
+    natural = [
+        size if column.whole else min(size, MOST) for column, size in zip(columns, natural, strict=True)
+    ]
+    least = [
+        size if column.whole else min(size, LEAST) for column, size in zip(columns, natural, strict=True)
+    ]
+    while len(least) > 1 and sum(least) + GAP * (len(least) - 1) > width:
+        least.pop()
+    least[0] = min(least[0], max(width, 1))
+    return shared_out(least, natural, width - sum(least) - GAP * (len(least) - 1))
+
+
+def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+    """Give room to the columns that want more, the same to each, until there is none."""
+    widths = list(least)
+    while room > 0 and (growing := [i for i, size in enumerate(widths) if size < natural[i]]):
+        share = max(room // len(growing), 1)
+        for i in growing[:room]:
+            step = min(share, natural[i] - widths[i])
+            widths[i] += step
+            room -= step
+    return widths
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None, paint: Paint = PLAIN
+) -> list[str]:
+    """Header and rows."""
+    made = Table(columns, rows, width, paint)
+    return [made.header(), *map(made.line, rows)]
+
+
+def entity_columns(entity: type[Entity], fields: Sequence[str]) -> list[Column]:
+    """The columns of a search: the id first, numbers on the right."""
+    types = entity.types()
+    return [Column("id", whole=True), *(_column(name, types[name]) for name in fields if name != "id")]
+
+
+def _column(name: str, holds: FieldType) -> Column:
+    short = holds.kind in (Kind.BOOLEAN, Kind.DATE, Kind.DATETIME)
+    return Column(name, right=holds.kind in NUMBERS, whole=short)
+
+
+def entity_row(entity: Entity, fields: Sequence[str]) -> list[str]:
+    """The cells of a record; what is not loaded is blank."""
+    values = values_of(entity)
+    return [harmless(entity.id), *(cell(values[n]) if n in values else "" for n in fields if n != "id")]
+
+
+def record(entity: Entity, fields: Sequence[str], paint: Paint = PLAIN) -> list[str]:
+    """A record with a line for each field, longer texts indented below its name."""
+    values = values_of(entity)
+    names = ["id", *(name for name in fields if name != "id")]
+    width = max(map(cells, names))
+    lines = [paint(f"{type(entity).__name__}:{harmless(entity.id)}", "bold")]
+    for name in names:
+        text = whole_value(values[name]) if name in values else "(not loaded)"
+        first, *more = text.split("\n")
+        lines.append(f"  {paint(padded(name, width), 'dim')}  {first}".rstrip())
+        lines += [f"{' ' * (width + 4)}{line}".rstrip() for line in more]
+    return lines
