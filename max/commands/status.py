@@ -179,6 +179,8 @@ def found_run(project: Project, info: InstallationInfo, id: str) -> SyncResult |
 
 def last_run(project: Project, info: InstallationInfo) -> SyncRun | None:
     """The newest sync of an installation, or None."""
+    from ..storage.sync_log import runs
+
     if not project.database(info).exists():
         return None
     with connected(project, info) as connection:

@@ -97,7 +97,7 @@ def test_this_process_is_alive_and_no_two_workers_are_the_same() -> None:
 
 
 def test_a_process_that_has_ended_is_not_alive() -> None:
-    script = "from max.model.tasks import new_worker; print(new_worker())"
+    script = "from max.storage.leases import new_worker; print(new_worker())"
     root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
