@@ -36,8 +36,8 @@ from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import AnyOperation
 
 C = TypeVar("C")
-Record = dict[str, Json]
-Read = Callable[[int, int], list[Record]]  # the records from one number up to another
+Struct = dict[str, Json]
+Read = Callable[[int, int], list[Struct]]  # the records from one number up to another
 
 PAGE = 1_000  # records
 USUAL = Settings()
@@ -73,7 +73,7 @@ FIELDS = tuple(Item.types())
 BROUGHT = [getattr(Item, name) for name in FIELDS]
 
 
-def make(start: int, stop: int) -> list[Record]:
+def make(start: int, stop: int) -> list[Struct]:
     """Records as an API's JSON gives them."""
     return [
         {
@@ -92,7 +92,7 @@ def make(start: int, stop: int) -> list[Record]:
     ]
 
 
-def item(data: Record) -> Item:
+def item(data: Struct) -> Item:
     """A record as a connector's author writes it."""
     return Item(
         data["id"],

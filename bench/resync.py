@@ -20,8 +20,8 @@ from .records import (
     Item,
     Owner,
     Read,
-    Record,
     Root,
+    Struct,
     connector,
     item,
     listing,
@@ -70,7 +70,7 @@ def run() -> None:
     """Each source twice; the second time against the first."""
     records = make(0, RECORDS)
 
-    def read(start: int, stop: int) -> list[Record]:
+    def read(start: int, stop: int) -> list[Struct]:
         return records[start:stop]
 
     plain, indexed = (twice(syncing(one)) for one in (listing(read, RECORDS), tickets(read, RECORDS)))
@@ -111,7 +111,7 @@ def syncing(source: Source) -> Callable[[Path], None]:
     return lambda path: asyncio.run(sync(source, path))
 
 
-def converted_pages(records: list[Record]) -> Iterator[list[by_hand.Row]]:
+def converted_pages(records: list[Struct]) -> Iterator[list[by_hand.Row]]:
     """What is upserted by hand, converted anew each time."""
     return (
         [by_hand.converted(one) for one in records[at : at + PAGE]] for at in range(0, len(records), PAGE)
@@ -139,7 +139,7 @@ def tickets(read: Read, count: int) -> Source:
     return connector([Desk, Person, Ticket], [list_tickets, *others], seeding(Desk.tickets), read)
 
 
-def ticket(number: int, data: Record) -> Ticket:
+def ticket(number: int, data: Struct) -> Ticket:
     """A record with three refs, spread over a thousand people."""
     return Ticket(
         data["id"],
@@ -165,7 +165,7 @@ def never(many: ManyOf[Person, Ticket]) -> Loader[Read]:
     return Loader.collection(many)(list_nothing)
 
 
-def changing(records: list[Record], changes: int) -> Source:
+def changing(records: list[Struct], changes: int) -> Source:
     """A source that knows what changed since its mark: so many records, each time anew."""
     turns = [0]
 

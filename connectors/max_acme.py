@@ -34,7 +34,6 @@ from max import (
     Limit,
     Loader,
     Many,
-    MarkRefused,
     Mismatch,
     Operation,
     Page,
@@ -46,6 +45,7 @@ from max import (
     SecretInput,
     Step,
     SyncPlan,
+    SyncTokenRefused,
     UpstreamBroken,
     UpstreamChanged,
     UpstreamError,
@@ -252,7 +252,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListingState:
     """Which page of which listing: ``parent`` is empty at the top, ``cursor`` on the first page."""
 
     parent: str
@@ -271,10 +271,10 @@ RETRY = Retry(attempts=6, base=0.1, cap=4.0)
 TOKEN = Credential("token", "what `max_acme serve` printed as token", required=False)
 
 
-def listing(name: str, path: str) -> Operation[Acme, Listed, Json]:
+def listing(name: str, path: str) -> Operation[Acme, ListingState, Json]:
     """The operation that fetches one page of a listing."""
 
-    async def fetch(acme: Acme, page: Listed) -> Json:
+    async def fetch(acme: Acme, page: ListingState) -> Json:
         params = {"limit": str(acme.page_size)} if acme.page_size else {}
         if page.cursor is not None:
             params["cursor"] = page.cursor
@@ -291,7 +291,7 @@ list_files = listing("acme:file:list", "/api/projects/{parent}/files")
 
 
 @operation("acme:change:list", limit=API, retry=RETRY)
-async def list_changes(acme: Acme, page: Listed) -> Json:
+async def list_changes(acme: Acme, page: ListingState) -> Json:
     """What has changed since a position, or without one where the feed stands now."""
     params = {"limit": str(acme.page_size)} if acme.page_size else {}
     if page.cursor is not None:
@@ -299,7 +299,7 @@ async def list_changes(acme: Acme, page: Listed) -> Json:
     try:
         return await acme.source.get("/api/changes", params)
     except UpstreamMissing as error:
-        raise MarkRefused(f"acme: {error.message}") from error
+        raise SyncTokenRefused(f"acme: {error.message}") from error
 
 
 @operation("acme:user:get", limit=API, retry=RETRY)
@@ -351,7 +351,7 @@ def user_ref(id: str | None) -> Ref[AcmeUser] | None:
 )
 async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
     """The parts of the company."""
-    return page_of(await env.run(list_workspaces, Listed("", page.cursor)), workspace_of)
+    return page_of(await env.run(list_workspaces, ListingState("", page.cursor)), workspace_of)
 
 
 def workspace_of(row: Row) -> AcmeWorkspace:
@@ -396,7 +396,7 @@ def user_of(row: Row) -> AcmeUser:
 @Loader.collection(AcmeWorkspace.users, brings=LISTED)
 async def users(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeUser]:
     """Who has an account in a workspace."""
-    return page_of(await env.run(list_users, Listed(parent.id, page.cursor)), user_of)
+    return page_of(await env.run(list_users, ListingState(parent.id, page.cursor)), user_of)
 
 
 @Loader.entity_batched(AcmeUser.timezone, AcmeUser.last_seen_at, size=BATCH)
@@ -419,7 +419,7 @@ async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[A
 )
 async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
     """What is worked on in a workspace."""
-    return page_of(await env.run(list_projects, Listed(parent.id, page.cursor)), project_of)
+    return page_of(await env.run(list_projects, ListingState(parent.id, page.cursor)), project_of)
 
 
 def project_of(row: Row) -> AcmeProject:
@@ -486,7 +486,7 @@ def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
 async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeTask]:
     """The work to do in a project."""
     known = await env.raw(statuses)
-    answer = await env.run(list_tasks, Listed(parent.id, page.cursor))
+    answer = await env.run(list_tasks, ListingState(parent.id, page.cursor))
     return page_of(answer, lambda row: task_of(row, known))
 
 
@@ -499,7 +499,7 @@ async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> 
 )
 async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
     """The documents of a project."""
-    return page_of(await env.run(list_files, Listed(parent.id, page.cursor)), file_of)
+    return page_of(await env.run(list_files, ListingState(parent.id, page.cursor)), file_of)
 
 
 def file_of(row: Row) -> AcmeFile:
@@ -540,13 +540,13 @@ async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Pag
     A position counts the changes of one company; the mark says which one it was.
     """
     company, _, position = (page.cursor or page.mark or "").partition(":")
-    answer = await env.run(list_changes, Listed("", position or None))
+    answer = await env.run(list_changes, ListingState("", position or None))
     with understood():
         tasks_changed = any(row["type"] == "task" for row in answer["items"])
     known = await env.raw(statuses) if tasks_changed else {}
     with understood():
         if company not in ("", answer["company"]):
-            raise MarkRefused("acme: this is another company than the one that was synced")
+            raise SyncTokenRefused("acme: this is another company than the one that was synced")
         reached = f"{answer['company']}:{answer['position']}"
         latest = {row["id"]: row for row in answer["items"]}.values()  # all show a record as it is now
         made = [entity_of(row["type"], row["record"], known) for row in latest if not row["deleted"]]

@@ -37,7 +37,6 @@ from max import (
     Answers,
     Connector,
     CredentialProvider,
-    Custom,
     Engine,
     Entity,
     Env,
@@ -52,6 +51,7 @@ from max import (
     PageRequest,
     PermissionDenied,
     Ref,
+    RunCode,
     Schema,
     Step,
     SyncPlan,
@@ -59,8 +59,8 @@ from max import (
     UpstreamError,
     UpstreamMissing,
     Validate,
-    on_behalf,
     operation,
+    run_operation,
 )
 
 PAGE_COMMITS = 500  # commits of a page, at most
@@ -258,7 +258,7 @@ def complaint_of(path: str, arguments: Sequence[str], complaint: str) -> Upstrea
     )
 
 
-Record = list[bytes]  # NUL-ended tokens that belong together
+Struct = list[bytes]  # NUL-ended tokens that belong together
 
 
 class Command:
@@ -279,7 +279,7 @@ class Command:
         self._fine = (0, 1) if absent else (0,)  # 1: what was asked for does not exist
         self._length = length
         self._process: asyncio.subprocess.Process | None = None
-        self._records: deque[Record] = deque()
+        self._records: deque[Struct] = deque()
         self._tokens: list[bytes] = []
         self._parts = [b""]  # the token that has no end yet
 
@@ -335,7 +335,7 @@ class Command:
             await self.stop()
         return chunk
 
-    async def take(self) -> Record | None:
+    async def take(self) -> Struct | None:
         """The next record, or None when git has ended well and everything was given."""
         while not self._records:
             chunk = await self.read()
@@ -405,7 +405,7 @@ class Commit:
 
     __slots__ = ("author", "committer", "deletions", "header", "insertions", "sha")
 
-    def __init__(self, header: Record) -> None:
+    def __init__(self, header: Struct) -> None:
         self.header = header
         self.sha = header[0].decode("ascii")
         self.author, self.committer = (header[2], header[3]), (header[6], header[7])
@@ -437,7 +437,7 @@ class Counting:
         self._commit: Commit | None = None
         self._announced: deque[Change] = deque()
 
-    def add(self, record: Record | None) -> Iterator[Piece]:
+    def add(self, record: Struct | None) -> Iterator[Piece]:
         """The pieces that a record completes, or the end of the log."""
         if record is None or record[0] == b"commit":
             yield from self._announced
@@ -452,7 +452,7 @@ class Counting:
         else:
             yield from self._count(self._commit, record)
 
-    def _count(self, commit: Commit, record: Record) -> Iterator[Piece]:
+    def _count(self, commit: Commit, record: Struct) -> Iterator[Piece]:
         """A counted file; git leaves those out of which no line differs."""
         added, removed, path = record[0].split(b"\t", 2)
         while self._announced and self._announced[0].path != (path or record[-1]):
@@ -468,7 +468,7 @@ class Counting:
         yield change._replace(insertions=int(added), deletions=int(removed))
 
 
-def announced(commit: Commit, record: Record) -> Change:
+def announced(commit: Commit, record: Struct) -> Change:
     """A changed file whose lines are not counted yet."""
     before, after, _, _, status = record[0][1:].split(b" ")
     old_path = record[1] if len(record) == 3 else None
@@ -652,7 +652,7 @@ TAG = """
 
 async def rows_after(
     path: str, fields: str, patterns: Sequence[str], cursor: str | None
-) -> tuple[list[Record], str | None]:
+) -> tuple[list[Struct], str | None]:
     """A page of refs, and the cursor of the next one.
 
     The cursor is the last name given: names come in their order, so refs that are made or
@@ -663,7 +663,7 @@ async def rows_after(
     words = ("for-each-ref", "--sort=refname", f"--format={layout}", *patterns)
     command = Command(path, *words, length=lambda _: len(names))
     after = cursor.encode("latin-1") if cursor is not None else b""  # any bytes, a character each
-    rows: list[Record] = []
+    rows: list[Struct] = []
     try:
         await command.start()
         while (row := await command.take()) is not None:
@@ -878,7 +878,7 @@ async def read_tags(git: Git, request: PageRequest) -> Page[GitTag]:
     return Page([tag for tag, _ in pairs], next, list(taggers.values()))
 
 
-def branch_entity(row: Record) -> GitBranch:
+def branch_entity(row: Struct) -> GitBranch:
     """A branch as it is stored."""
     ref_name, kind, sha, current, symref, upstream = row
     return GitBranch(
@@ -893,7 +893,7 @@ def branch_entity(row: Record) -> GitBranch:
     )
 
 
-def tag_entities(row: Record, targets: Mapping[str, tuple[str, str]]) -> tuple[GitTag, GitAuthor | None]:
+def tag_entities(row: Struct, targets: Mapping[str, tuple[str, str]]) -> tuple[GitTag, GitAuthor | None]:
     """A tag as it is stored, and its tagger."""
     ref_name, own_type, own_sha, name, email, date, contents, signature = row
     annotated, sha = own_type == b"tag", own_sha.decode("ascii")
@@ -954,7 +954,7 @@ class GitConfig:
 
 async def seed(git: Git, engine: Engine) -> SyncPlan:
     """Store the repository; list its commits, branches and tags side by side."""
-    repository = await on_behalf(read_repository, git, None)
+    repository = await run_operation(read_repository, git, None)
     await engine.store(repository)
     root = Step.for_root(ROOT)
     listings = [
@@ -989,6 +989,6 @@ connector = Connector(
     seeder=seed,
     initialise=initialise,
     config=GitConfig,
-    onboarding=[Input("path", "Path of the repository"), Custom(settle), Validate(examine)],
+    onboarding=[Input("path", "Path of the repository"), RunCode(settle), Validate(examine)],
     operations=[read_repository, read_commits, read_branches, read_tags],
 )

@@ -25,12 +25,9 @@ from max import (
     BadCredentials,
     BrowserSignIn,
     BudgetHeaders,
-    Connection,
     Connector,
-    Contract,
     Credential,
     CredentialProvider,
-    Custom,
     Engine,
     Entity,
     Env,
@@ -53,8 +50,11 @@ from max import (
     PageRequest,
     PermissionDenied,
     Ref,
+    RelayConnection,
     Retry,
+    RunCode,
     Schema,
+    SchemaContract,
     SecretInput,
     SignIn,
     Step,
@@ -573,7 +573,7 @@ class Source(Reader):
 
     def page(self, answer: Json, asked: Asked) -> Page[Any]:
         """An answer as a page of entities; UpstreamChanged when it is none."""
-        listed = Connection.of(answer, self.connection)
+        listed = RelayConnection.of(answer, self.connection)
         try:
             if asked.ids_only:
                 return listed.page(lambda row: self.entity(row["id"]))
@@ -588,7 +588,7 @@ class Source(Reader):
                 hint="update the connector",
             ) from error
 
-    def _changed(self, listed: Connection, asked: Asked) -> Page[Any]:
+    def _changed(self, listed: RelayConnection, asked: Asked) -> Page[Any]:
         """A page of what cannot be asked for by time: sorted by it, and read as far as it is new.
 
         What fits on one page is read whole, and so tells what is gone, too.
@@ -728,7 +728,7 @@ def fields_of(entity: type[Entity]) -> list[Any]:
 
 async def with_all_teams(answer: Json, env: Env[Linear]) -> Json:
     """A page of projects, with every team of those of which it may show too few."""
-    rows = Connection.of(answer, "projects").nodes
+    rows = RelayConnection.of(answer, "projects").nodes
     full = [row["id"] for row in rows if len(row["teams"]["nodes"]) >= TEAMS]
     teams = {project: await teams_of(project, env) for project in full}
     rows = [row | {"teams": {"nodes": teams.get(row["id"], row["teams"]["nodes"])}} for row in rows]
@@ -741,7 +741,7 @@ async def teams_of(project: str, env: Env[Linear]) -> list[Json]:
     after: str | None = None
     while True:
         answer = await env.run(list_project_teams, Asked(PAGE, after, project=project))
-        page = Connection.of(answer, "project", "teams")
+        page = RelayConnection.of(answer, "project", "teams")
         teams, after = teams + page.nodes, page.next
         if after is None:
             return teams
@@ -866,13 +866,13 @@ connector = Connector(
     credentials=[API_KEY, *OAUTH.credentials],
     onboarding=[
         SecretInput(API_KEY, "Personal API key (see Settings, Security & access); nothing for OAuth"),
-        Custom(how),
+        RunCode(how),
         Input("client_id", "Client id of your OAuth application", when=itemgetter("oauth")),
         SecretInput(OAuth.CLIENT_SECRET, "Its client secret (empty: it has none)", when=itemgetter("oauth")),
         SignIn([OAuth.REFRESH_TOKEN], BROWSER, when=itemgetter("oauth")),
         Validate(check),
-        Custom(settle),
+        RunCode(settle),
     ],
-    contracts={source.entity: Contract.QUARANTINE for source in SOURCES},  # an odd row keeps nothing up
+    contracts={source.entity: SchemaContract.QUARANTINE for source in SOURCES},  # an odd row keeps nothing up
     operations=[get_organization, list_project_teams, OAUTH.renewal, *LISTINGS],
 )

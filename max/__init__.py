@@ -23,10 +23,10 @@ TYPE_CHECKING = False  # importing typing costs as much as the interpreter itsel
 if TYPE_CHECKING:
     from .connector import Answers as Answers
     from .connector import Connector as Connector
-    from .connector import Custom as Custom
     from .connector import Input as Input
     from .connector import Installation as Installation
     from .connector import NoConfig as NoConfig
+    from .connector import RunCode as RunCode
     from .connector import SecretInput as SecretInput
     from .connector import Select as Select
     from .connector import SignIn as SignIn
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
     from .errors import FieldNotLoaded as FieldNotLoaded
     from .errors import InvalidAnswers as InvalidAnswers
     from .errors import InvalidEntity as InvalidEntity
-    from .errors import MarkRefused as MarkRefused
     from .errors import MaxError as MaxError
     from .errors import Mismatch as Mismatch
     from .errors import NotFound as NotFound
     from .errors import Offline as Offline
     from .errors import PermissionDenied as PermissionDenied
     from .errors import QuotaExceeded as QuotaExceeded
-    from .errors import TapeError as TapeError
-    from .errors import TapeParted as TapeParted
+    from .errors import RecordingError as RecordingError
+    from .errors import ReplayMismatch as ReplayMismatch
+    from .errors import SyncTokenRefused as SyncTokenRefused
     from .errors import UpstreamBroken as UpstreamBroken
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
     from .execution import Progress as Progress
     from .execution import SyncHandle as SyncHandle
-    from .installations.onboarding import Onboarded as Onboarded
+    from .installations.onboarding import OnboardingResult as OnboardingResult
     from .installations.onboarding import Prompter as Prompter
     from .installations.onboarding import onboard as onboard
     from .installations.registry import ConnectorRegistry as ConnectorRegistry
@@ -75,12 +75,12 @@ if TYPE_CHECKING:
     from .model.loaders import Watermark as Watermark
     from .model.migrations import ChangeKey as ChangeKey
     from .model.migrations import ChangeType as ChangeType
-    from .model.migrations import Contract as Contract
     from .model.migrations import DropEntity as DropEntity
     from .model.migrations import DropField as DropField
     from .model.migrations import Migration as Migration
     from .model.migrations import RenameEntity as RenameEntity
     from .model.migrations import RenameField as RenameField
+    from .model.migrations import SchemaContract as SchemaContract
     from .model.plan import Step as Step
     from .model.plan import SyncPlan as SyncPlan
     from .model.query import Batch as Batch
@@ -101,8 +101,8 @@ if TYPE_CHECKING:
     from .upstream.credentials import Credential as Credential
     from .upstream.credentials import CredentialProvider as CredentialProvider
     from .upstream.credentials import Secret as Secret
-    from .upstream.graphql import Connection as Connection
     from .upstream.graphql import GraphQL as GraphQL
+    from .upstream.graphql import RelayConnection as RelayConnection
     from .upstream.hosts import Hosts as Hosts
     from .upstream.http import Auth as Auth
     from .upstream.http import BearerAuth as BearerAuth
@@ -118,29 +118,29 @@ if TYPE_CHECKING:
     from .upstream.operations import Limit as Limit
     from .upstream.operations import Operation as Operation
     from .upstream.operations import Retry as Retry
-    from .upstream.operations import on_behalf as on_behalf
     from .upstream.operations import operation as operation
+    from .upstream.operations import run_operation as run_operation
     from .upstream.recording import Recording as Recording
     from .upstream.recording import Replay as Replay
 
 __version__ = "0.1.0"
 
 HOMES = {
-    "connector": "Answers Connector Custom Input Installation NoConfig SecretInput Select SignIn Validate",
+    "connector": "Answers Connector Input Installation NoConfig RunCode SecretInput Select SignIn Validate",
     "core": "Engine InstallationInfo SyncMeta SyncOptions",
     "errors": (
-        "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MarkRefused MaxError "
-        "Mismatch NotFound Offline PermissionDenied QuotaExceeded TapeError TapeParted UpstreamBroken "
-        "UpstreamChanged UpstreamError UpstreamMissing"
+        "BadCredentials CursorExpired FieldNotLoaded InvalidAnswers InvalidEntity MaxError Mismatch "
+        "NotFound Offline PermissionDenied QuotaExceeded RecordingError ReplayMismatch "
+        "SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
     ),
     "execution": "Progress SyncHandle",
-    "installations.onboarding": "onboard Onboarded Prompter",
+    "installations.onboarding": "onboard OnboardingResult Prompter",
     "installations.registry": "ConnectorRegistry",
     "model.changes": "Change ChangeFeed",
     "model.entities": "Entity Field Filter Many Ref RefKey Scope",
     "model.loaders": "Env Loader PageRequest STATIC Watermark",
     "model.migrations": (
-        "ChangeKey ChangeType Contract DropEntity DropField Migration RenameEntity RenameField"
+        "ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField SchemaContract"
     ),
     "model.plan": "Step SyncPlan",
     "model.query": "Batch Page Query",
@@ -153,13 +153,13 @@ HOMES = {
     "sync.events": "Event EventKind Events",
     "upstream.browser_login": "BrowserSignIn",
     "upstream.credentials": "Credential CredentialProvider Secret",
-    "upstream.graphql": "Connection GraphQL",
+    "upstream.graphql": "GraphQL RelayConnection",
     "upstream.hosts": "Hosts",
     "upstream.http": (
         "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport"
     ),
     "upstream.oauth": "OAuth OAuthTokens",
-    "upstream.operations": "Limit on_behalf Operation operation Retry",
+    "upstream.operations": "Limit Operation operation Retry run_operation",
     "upstream.recording": "Recording Replay",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}

@@ -30,7 +30,7 @@ from .model.loaders import (
     Resolver,
     Watermark,
 )
-from .model.migrations import Contract, Migration, Rules, check_contracts, check_migrations
+from .model.migrations import Migration, SchemaContract, SchemaPolicy, check_contracts, check_migrations
 from .model.query import C
 from .model.schema import Schema
 from .model.values import Kind
@@ -115,7 +115,7 @@ class Validate:
 
 
 @dataclass(frozen=True)
-class Custom:
+class RunCode:
     """Runs the connector's own code; the mapping it returns joins the answers.
 
     A Secret under a credential's name is kept as that credential; what is no configuration
@@ -142,7 +142,7 @@ class SignIn:
     when: When | None = None
 
 
-OnboardingStep = Input | SecretInput | Select | Validate | Custom | SignIn
+OnboardingStep = Input | SecretInput | Select | Validate | RunCode | SignIn
 
 
 # -- the connector -------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Connector(Generic[Conf, C]):
     hosts: Sequence[str] = ()
     version: str = "1"
     migrations: Sequence[Migration] = ()
-    contracts: Mapping[type[Entity], Contract] = field(default_factory=dict)
+    contracts: Mapping[type[Entity], SchemaContract] = field(default_factory=dict)
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -187,10 +187,10 @@ class Connector(Generic[Conf, C]):
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> SchemaPolicy:
         """What whoever holds the data must know of the schema's past and future."""
         contracts = {entity.__name__: contract for entity, contract in self.contracts.items()}
-        return Rules(self.name, tuple(self.migrations), contracts)
+        return SchemaPolicy(self.name, tuple(self.migrations), contracts)
 
     def hosts_for(self, config: Conf | Answers) -> Hosts:
         """The declared hosts with a configuration filled in, which onboarding may not have completed."""

@@ -11,14 +11,31 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Generic, Protocol, TypeAlias
 
 from .model.changes import ChangeFeed
-from .model.delivery import Ages, Arrival, Listed, Looking, Removal, Stored, Write
+from .model.delivery import (
+    AgeHistogram,
+    DeletionCandidates,
+    DeletionScope,
+    Delivery,
+    ListingState,
+    Write,
+    WriteResult,
+)
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
 from .model.plan import SyncPlan
 from .model.query import EVERYTHING, PAGE_SIZE, C, Page, Query
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
-from .model.struct import Record
-from .model.tasks import NewTask, ResumedSync, Settled, Settlement, Status, SyncResult, SyncRun, Wanted
+from .model.struct import Struct
+from .model.tasks import (
+    NewTask,
+    ResumedSync,
+    Settlement,
+    SettleResult,
+    Status,
+    SyncCommand,
+    SyncResult,
+    SyncRun,
+)
 from .model.values import Json
 
 # -- pages and queries -----------------------------------------------------------------------
@@ -94,7 +111,7 @@ Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
 # -- installations ----------------------------------------------------------------------------
 
 
-class SyncOptions(Record):
+class SyncOptions(Struct):
     """What a sync shall ask for, beyond what its plan and its loaders say.
 
     ``full``: everything, whatever its age.  ``only``: nothing but these, ``Entity`` or
@@ -111,7 +128,7 @@ class SyncOptions(Record):
     allow_removals: bool = False
 
 
-class InstallationInfo(Record):
+class InstallationInfo(Struct):
     """What is known of an installation without opening it.
 
     ``connected_at`` is seconds since the epoch.  ``config`` holds plain values only, never a secret.
@@ -179,14 +196,14 @@ class Engine(Lifecycle, Protocol):
     ) -> Page[E]:
         """A page of a collection's members; empty when it was never listed."""
 
-    async def store(self, *entities: Entity, requested_at: float | None = None) -> Stored:
+    async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
         """Upsert in one transaction: given fields change, all others stay; an explicit None clears.
 
         All or nothing; InvalidEntity names every value that does not fit.  With
         ``requested_at`` (seconds since the epoch) the fields count as synced at that time.
         """
 
-    def writing(self, arrival: Arrival) -> Write:
+    def writing(self, arrival: Delivery) -> Write:
         """The work that stores an arrival, to run inside a transaction that another part owns."""
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
@@ -232,10 +249,10 @@ class SyncMeta(Protocol):
     async def is_fully_synced(self, ref: Ref[Any]) -> bool:
         """Whether every field of the entity has been synced."""
 
-    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> Listed:
+    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is remembered of a collection's listings; ``mark`` is None when a full one is due."""
 
-    async def followed(self, root: Ref[Any], feed: str) -> Listed:
+    async def followed(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
 
     async def unlisted_ids(
@@ -255,16 +272,16 @@ class SyncMeta(Protocol):
     async def newest(self) -> float:
         """The latest time at which a request began whose answer is stored; 0 when there is none."""
 
-    async def removals(self, looking: Looking) -> list[Removal]:
+    async def removals(self, looking: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
 
-    def removing(self, entities: Sequence[str], looking: Looking) -> Write:
+    def removing(self, entities: Sequence[str], looking: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities, in another part's transaction."""
 
     async def is_doomed(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet, or hangs on nothing but such things."""
 
-    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
+    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
         """How old a field is over all rows of its entity."""
 
 
@@ -302,7 +319,7 @@ class TaskStore(Protocol):
         alone: bool,
         requests: Mapping[str, int],
         now: float,
-    ) -> Settled:
+    ) -> SettleResult:
         """Store what tasks did and claim up to ``claim`` new ones, in one transaction.
 
         Each settlement is stored as a whole or, when it fails, not at all: its outcome has the
@@ -321,7 +338,7 @@ class TaskStore(Protocol):
     async def release(self, sync: str, *, worker: str, now: float) -> None:
         """Let go of a sync: what is under way is pending again, and anyone may resume."""
 
-    async def request(self, sync: str, wanted: Wanted, *, now: float) -> None:
+    async def request(self, sync: str, wanted: SyncCommand, *, now: float) -> None:
         """Ask whoever works at the sync to pause, cancel or go on; SyncError when it has ended."""
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:

@@ -18,10 +18,18 @@ from typing import Any
 
 from .core import BoundQuery, Engine, SyncMeta
 from .model.changes import ChangeFeed, ChangePage
-from .model.delivery import Ages, Arrival, Listed, Looking, Removal, Stored, Write
+from .model.delivery import (
+    AgeHistogram,
+    DeletionCandidates,
+    DeletionScope,
+    Delivery,
+    ListingState,
+    Write,
+    WriteResult,
+)
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
 from .model.loaders import Resolver
-from .model.migrations import NO_RULES, Rules
+from .model.migrations import NO_POLICY, SchemaPolicy
 from .model.query import Page, Query
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
@@ -50,7 +58,7 @@ class SqliteEngine(Engine):
         resolver: Resolver | None = None,
         *,
         settings: Settings = DEFAULTS,
-        rules: Rules = NO_RULES,
+        rules: SchemaPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._settings = database, settings
@@ -100,13 +108,13 @@ class SqliteEngine(Engine):
             )
         )
 
-    async def store(self, *entities: Entity, requested_at: float | None = None) -> Stored:
+    async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
         """Upsert in one transaction."""
-        arrival = Arrival(entities, requested_at or 0.0)
+        arrival = Delivery(entities, requested_at or 0.0)
         dated = requested_at is not None
         return await self._database.transact(lambda c: self.tables.write(c, arrival, dated=dated))
 
-    def writing(self, arrival: Arrival) -> Write:
+    def writing(self, arrival: Delivery) -> Write:
         """The work that stores an arrival inside a transaction of this engine's database."""
         return lambda connection: self.tables.write(connection, arrival)
 
@@ -212,12 +220,12 @@ class SqliteSyncMeta(SyncMeta):
         times = await self._database.read(lambda c: self._tables.freshness.synced_at(c, ref, names))
         return None not in times
 
-    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> Listed:
+    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is remembered of a collection's listings."""
         membership = self._tables.membership
         return await self._database.read(lambda c: membership.listed(c, parent, collection))
 
-    async def followed(self, root: Ref[Any], feed: str) -> Listed:
+    async def followed(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.followed(c, root, feed))
 
@@ -225,20 +233,20 @@ class SqliteSyncMeta(SyncMeta):
         """The latest time at which a request began whose answer is stored."""
         return await self._database.read(newest)
 
-    async def removals(self, looking: Looking) -> list[Removal]:
+    async def removals(self, looking: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
         return await self._database.read(lambda c: self._tables.membership.removals(c, looking))
 
-    def removing(self, entities: Sequence[str], looking: Looking) -> Write:
+    def removing(self, entities: Sequence[str], looking: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
-        return lambda connection: Stored({}, membership.removing(connection, entities, looking))
+        return lambda connection: WriteResult({}, membership.removing(connection, entities, looking))
 
     async def is_doomed(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet."""
         return await self._database.read(lambda c: self._tables.membership.is_doomed(c, ref))
 
-    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> Ages:
+    async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
         """How old a field is over all rows of its entity."""
         layout, freshness = self._tables.layout(field.entity), self._tables.freshness
         found = await self._database.read(lambda c: freshness.ages(c, layout, [field.name], now=now))

@@ -27,15 +27,15 @@ that meets them, always ``from error``.
     ├── HistoryError                changes that are asked for and were not recorded
     │   └── CursorExpired               … or are no longer kept
     ├── MissingExtra                an optional library is not installed
-    ├── TapeError                   a tape that cannot be written or played
-    │   └── TapeParted                  a replay asks for what its tape does not have
+    ├── RecordingError                   a tape that cannot be written or played
+    │   └── ReplayMismatch                  a replay asks for what its tape does not have
     ├── UpstreamError               what the other side answered, or that it did not
     │   ├── Offline                     no answer: network, DNS, connection, time-out
     │   ├── BadCredentials              the credential is wrong or has expired
     │   ├── PermissionDenied            the credential is right and may not do this
     │   ├── QuotaExceeded               too many requests; ``retry_after`` seconds
     │   ├── UpstreamMissing             the thing asked for does not exist (any more)
-    │   ├── MarkRefused                 a sync token or position is not accepted any more
+    │   ├── SyncTokenRefused                 a sync token or position is not accepted any more
     │   ├── UpstreamChanged             an answer that the connector does not understand
     │   └── UpstreamBroken              the other side failed (5xx)
     ├── LoaderFault                 a connector's code raised or returned nonsense
@@ -280,13 +280,13 @@ class MissingExtra(MaxError):
         )
 
 
-class TapeError(MaxError):
+class RecordingError(MaxError):
     """A tape: it cannot be written, read, or played here."""
 
     code = "tape"
 
 
-class TapeParted(TapeError):
+class ReplayMismatch(RecordingError):
     """A replay asks for what its tape does not have; says where tape and run parted.
 
     ``left``: how many answers of the operation the run has not asked for; ``nearest``: the
@@ -426,7 +426,7 @@ class UpstreamChanged(UpstreamError):
     code = "upstream.changed"
 
 
-class MarkRefused(UpstreamError):
+class SyncTokenRefused(UpstreamError):
     """The source no longer accepts a sync token or the position in its feed."""
 
     code = "upstream.mark"

@@ -20,11 +20,21 @@ from functools import partial
 from .core import SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
-from .model.tasks import Outcome, ResumedSync, Settled, Settlement, State, Status, SyncResult, Task, Wanted
+from .model.tasks import (
+    Outcome,
+    ResumedSync,
+    Settlement,
+    SettleResult,
+    State,
+    Status,
+    SyncCommand,
+    SyncResult,
+    Task,
+)
 from .storage.leases import SIGN, new_worker
-from .sync.context import MOMENT, Shared
-from .sync.context import Surroundings as Surroundings
-from .sync.events import Events, Origin, Teller
+from .sync.context import MOMENT, RawCache
+from .sync.context import SyncContext as SyncContext
+from .sync.events import EventPublisher, Events, Origin
 from .sync.task_graph import expand, retried
 from .sync.task_runner import TaskRunner
 
@@ -52,7 +62,7 @@ class Progress:
     limits: Sequence[str] = ()
 
 
-class _Drain:
+class _SyncLoop:
     """One sync in this process: gathers what tasks bring, settles it, hands out new tasks."""
 
     def __init__(
@@ -71,12 +81,12 @@ class _Drain:
         self._broken: BaseException | None = None
         self._cancelled = False
         self._wake = asyncio.Event()
-        self._shared = Shared()
+        self._shared = RawCache()
         self._runner = TaskRunner(executor.surroundings, self._shared, self._commit)
         self._listeners: list[asyncio.Queue[Progress]] = []
         self.latest = Progress(sync, Status.RUNNING, self._clock(), dict(counts))
         self._given_up = State.PENDING  # what becomes of attempts that are not let end
-        self.teller = Teller(executor.origin(sync), self._clock, self._leased, resumed)
+        self.teller = EventPublisher(executor.origin(sync), self._clock, self._leased, resumed)
 
     async def run(self) -> SyncResult:
         """Until the sync has ended, is paused, or the store fails."""
@@ -92,7 +102,7 @@ class _Drain:
         except BaseException as error:
             await self._end_tasks()
             if status is Status.INTERRUPTED:
-                await self._executor.let_go(self.sync)
+                await self._executor.release_tasks(self.sync)
             self.end(status, error)
             raise
 
@@ -101,11 +111,11 @@ class _Drain:
             settled = await self._settle()
             if settled.status is not Status.RUNNING:
                 return settled.status
-            if settled.wanted is Wanted.CANCEL:
+            if settled.wanted is SyncCommand.CANCEL:
                 self._given_up = State.CANCELLED
                 self._cancel_tasks()
             idle = not self._leased and not self._settlements
-            if idle and settled.wanted is not Wanted.RUN:
+            if idle and settled.wanted is not SyncCommand.RUN:
                 status = await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
                 if status is not Status.RUNNING:
                     return status
@@ -115,7 +125,7 @@ class _Drain:
                 raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
             await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
 
-    async def _settle(self) -> Settled:
+    async def _settle(self) -> SettleResult:
         """Store what has ended, and begin what that made possible."""
         if self._broken is not None:
             raise self._broken
@@ -232,7 +242,7 @@ class _Drain:
 
     # progress
 
-    def _tell_progress(self, settled: Settled, idle: bool) -> None:
+    def _tell_progress(self, settled: SettleResult, idle: bool) -> None:
         now, due = self._clock(), settled.due
         limits: Sequence[str] = ()
         if idle and due is not None and due > now:
@@ -272,7 +282,7 @@ class _Drain:
 class SyncHandle:
     """A sync that was begun: how it stands, and what can be asked of it."""
 
-    def __init__(self, executor: SyncExecutor, drain: _Drain, running: asyncio.Task[SyncResult]) -> None:
+    def __init__(self, executor: SyncExecutor, drain: _SyncLoop, running: asyncio.Task[SyncResult]) -> None:
         self._executor, self._drain, self._running = executor, drain, running
         self.id = drain.sync
 
@@ -287,12 +297,12 @@ class SyncHandle:
 
     async def pause(self) -> None:
         """Stop at the next page; the sync can be resumed, by any process."""
-        await self._request(Wanted.PAUSE)
+        await self._request(SyncCommand.PAUSE)
 
     async def resume(self) -> SyncHandle:
         """Go on: with this handle when a pause was not yet obeyed, else with a new one."""
         if not self.done:
-            await self._request(Wanted.RUN)
+            await self._request(SyncCommand.RUN)
             if (await self.status()).status is Status.RUNNING:
                 return self
             await asyncio.wait([self._running])  # it has just been obeyed
@@ -300,9 +310,9 @@ class SyncHandle:
 
     async def cancel(self) -> None:
         """End the sync for good, without waiting for pages under way; what was stored stays."""
-        await self._request(Wanted.CANCEL)
+        await self._request(SyncCommand.CANCEL)
 
-    async def _request(self, wanted: Wanted) -> None:
+    async def _request(self, wanted: SyncCommand) -> None:
         await self._executor.store.request(self.id, wanted, now=self._executor.surroundings.clock())
         self._drain.wake()
 
@@ -337,7 +347,7 @@ class SyncExecutor:
     def __init__(
         self,
         store: TaskStore,
-        surroundings: Surroundings,
+        surroundings: SyncContext,
         *,
         after: Callable[[float], Awaitable[None]] | None = None,
         cap: int = CAP,
@@ -365,7 +375,7 @@ class SyncExecutor:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
             if self._handle is not None:  # it may have been stopped before it ran at all
-                await self.let_go(self._handle.id)
+                await self.release_tasks(self._handle.id)
 
     @property
     def running(self) -> SyncHandle | None:
@@ -440,14 +450,14 @@ class SyncExecutor:
         if self._after is not None:
             await self._after(self.surroundings.clock())
 
-    async def let_go(self, sync: str) -> None:
+    async def release_tasks(self, sync: str) -> None:
         """Leave a sync to whoever resumes it; when even that cannot be stored, this worker can."""
         with contextlib.suppress(StorageError):
             await self.store.release(sync, worker=self.worker, now=self.surroundings.clock())
 
     def _drive(self, sync: str, counts: Mapping[str, int], resumed: ResumedSync | None = None) -> SyncHandle:
         self.told = Counter(self.surroundings.caller.calls)
-        drain = _Drain(self, sync, counts, resumed)
+        drain = _SyncLoop(self, sync, counts, resumed)
         self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._running.add_done_callback(lambda task: drain.end(Status.INTERRUPTED))  # it may not have begun

@@ -19,9 +19,9 @@ from .connector import Connector, Installation
 from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError, SyncRunning
-from .execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle, not_started
+from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .model.tasks import Status
-from .storage.leases import is_alive, owner_of
+from .storage.leases import describe_worker, is_alive
 from .storage.sqlite import Database
 from .storage.sync_log import options_of
 from .storage.task_store import SqliteTaskStore
@@ -166,7 +166,7 @@ def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], 
     )
     for sync, worker, seen_at in rows.fetchall():
         if is_alive(worker, seen_at, clock()):
-            raise SyncRunning(sync, owner_of(worker))
+            raise SyncRunning(sync, describe_worker(worker))
 
 
 class _Connection:
@@ -240,7 +240,7 @@ class _Execution:
     async def start(self) -> None:
         """Build the executor and start it."""
         runtime = self._runtime
-        surroundings = Surroundings(
+        surroundings = SyncContext(
             installation=runtime.info.id,
             connector=runtime._connector,
             context=runtime._connection.context,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.execution import CAP, Surroundings, SyncExecutor, SyncHandle
+from max.execution import CAP, SyncContext, SyncExecutor, SyncHandle
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import Env, Loader, PageRequest, RawLoader
 from max.model.plan import Step, SyncPlan
@@ -19,7 +19,7 @@ from max.model.schema import Schema
 from max.model.tasks import SyncResult
 from max.storage.sqlite import MEMORY, Database, Work
 from max.storage.task_store import SqliteTaskStore
-from max.upstream.operations import AnyOperation, Caller, Limits
+from max.upstream.operations import AnyOperation, Limits, OperationRunner
 from tests.sample import sample
 from tests.virtual_time import JumpingSelector, VirtualTimeLoop, later, now
 
@@ -246,7 +246,9 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     await engine.start()
     await engine.store(Root("r"))
     meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)
-    surroundings = Surroundings("inst", connector, source, engine, meta, Caller(Limits()), now, lambda: draw)
+    surroundings = SyncContext(
+        "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
+    )
     executor = SyncExecutor(store, surroundings, after=engine.tidy, cap=cap)
     await executor.start()
     return Stage(source, database, engine, meta, store, executor)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from max.errors import MaxError
-from max.model.delivery import Arrival, Listing
+from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Compare, Entity, FieldOf, Filter, ManyOf, Op, Ref, values_of
-from max.model.migrations import NO_RULES, DropField, Migration, RenameField, Rules
+from max.model.migrations import NO_POLICY, DropField, Migration, RenameField, SchemaPolicy
 from max.model.plan import filter_from_json, filter_to_json
 from max.model.query import Order, Page, Query
 from max.model.schema import Schema
@@ -55,7 +55,7 @@ class Upgrade(NamedTuple):
     """What a connector declares after it was changed: the schema, and how that came about."""
 
     data: Json
-    rules: Rules
+    rules: SchemaPolicy
 
 
 @st.composite
@@ -66,7 +66,7 @@ def upgrades(draw: st.DrawFn, old: Json, changes: Sequence[str] = ()) -> Upgrade
         entity = draw(st.sampled_from(data["entities"]))
         change = draw(st.sampled_from(changes or sorted(CHANGES)))
         steps += CHANGES[change](entity, [one["name"] for one in data["entities"]], draw)
-    return Upgrade(data, Rules("drawn", (Migration("drawn", *steps),) if steps else ()))
+    return Upgrade(data, SchemaPolicy("drawn", (Migration("drawn", *steps),) if steps else ()))
 
 
 def _add(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
@@ -160,7 +160,7 @@ def partitions(draw: st.DrawFn, data: Json) -> Parts:
 
 
 def applied(
-    connection: sqlite3.Connection, data: Json, parts: Parts | None, rules: Rules = NO_RULES
+    connection: sqlite3.Connection, data: Json, parts: Parts | None, rules: SchemaPolicy = NO_POLICY
 ) -> Tables:
     """Make a database fit a schema."""
     tables = Tables(Schema.from_json(data), parts, rules=rules)
@@ -170,7 +170,7 @@ def applied(
 
 
 @st.composite
-def arrivals(draw: st.DrawFn, tables: Tables) -> list[Arrival]:
+def arrivals(draw: st.DrawFn, tables: Tables) -> list[Delivery]:
     """What answers of different times bring: whole pages, pages of lists, and records alone."""
     found = []
     for number, entity in enumerate(tables.schema.entities.values()):
@@ -178,17 +178,17 @@ def arrivals(draw: st.DrawFn, tables: Tables) -> list[Arrival]:
             ids = draw(st.lists(st.sampled_from(IDS), unique=True))
             rows = [draw(records(entity, st.just(id))) for id in ids]
             lists = [
-                Listing(parent.ref("1"), ManyOf(parent, many), 0, last=True)
+                ListingPage(parent.ref("1"), ManyOf(parent, many), 0, last=True)
                 for parent in tables.schema.entities.values()
                 for many, child in parent.children().items()
                 if child is entity
             ]
             listing = draw(st.sampled_from([None, *lists]))
-            found.append(Arrival(rows, at, listing))
+            found.append(Delivery(rows, at, listing))
     return found
 
 
-def stored(connection: sqlite3.Connection, tables: Tables, some: Sequence[Arrival]) -> None:
+def stored(connection: sqlite3.Connection, tables: Tables, some: Sequence[Delivery]) -> None:
     """Store what arrived."""
     for arrival in some:
         with transaction(connection):

@@ -33,7 +33,7 @@ from max import (
     Step,
     SyncPlan,
     UpstreamMissing,
-    on_behalf,
+    run_operation,
 )
 from max.core import InstallationInfo, SyncOptions
 from max.execution import NO_OPTIONS
@@ -41,7 +41,7 @@ from max.model.entities import ManyOf, entity_json
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials, Secret
-from max.upstream.operations import Caller
+from max.upstream.operations import OperationRunner
 from tests.sample import sample
 
 # -- a source whose answers are scripted ------------------------------------------------------------
@@ -118,7 +118,7 @@ async def people(parent: Ref[Crowd], request: PageRequest, env: Env[Upstream]) -
 
 
 async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
-    await engine.store(Crowd("all", name=await on_behalf(DESCRIBE, upstream, None)))
+    await engine.store(Crowd("all", name=await run_operation(DESCRIBE, upstream, None)))
     return SyncPlan([Step.for_root(Crowd.ref("all")).load_collection(Crowd.people)])
 
 
@@ -237,7 +237,7 @@ def seeding(operation: Any) -> Any:
     """A seeder that names the crowd by an operation."""
 
     async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
-        answer = await on_behalf(operation, upstream, None)
+        answer = await run_operation(operation, upstream, None)
         await engine.store(Crowd("all", name=str(answer)))
         return SyncPlan([Step.for_root(Crowd.ref("all")).load_collection(Crowd.people)])
 
@@ -247,7 +247,7 @@ def seeding(operation: Any) -> Any:
 @asynccontextmanager
 async def caller_of(
     tape: Path, upstream: Any = None, options: SyncOptions = NO_OPTIONS
-) -> AsyncIterator[Caller]:
+) -> AsyncIterator[OperationRunner]:
     """Who answers from a tape, or records to it what an upstream answers."""
     playing: Recording | Replay = Replay(tape) if upstream is None else Recording(tape)
     await playing.start()

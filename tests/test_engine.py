@@ -11,7 +11,7 @@ import pytest
 
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.errors import FieldNotLoaded, SchemaError, StorageError
-from max.model.delivery import Arrival, Listing
+from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, Field, Many
 from max.model.query import Query
 from max.model.schema import Schema
@@ -112,7 +112,7 @@ def test_an_unchanged_row_is_not_written_again() -> None:
         posts = [Post(str(number), title="x", team=RED) for number in range(100)]
         written = []
         for at in (1.0, 2.0):
-            page = Arrival(posts, at, Listing(RED, Team.posts, 0, last=True))
+            page = Delivery(posts, at, ListingPage(RED, Team.posts, 0, last=True))
             before = await database.transact(lambda c: c.total_changes)
             await database.transact(engine.writing(page))
             written.append(await database.transact(lambda c: c.total_changes) - before)
@@ -140,7 +140,7 @@ def test_starting_twice_changes_nothing(connection: sqlite3.Connection) -> None:
 def test_a_new_field_adds_a_column_and_is_not_loaded_in_old_rows(connection: sqlite3.Connection) -> None:
     tables = apply(connection, ONE)
     with transaction(connection):
-        tables.write(connection, Arrival([ONE("1", name="x")], 5.0))
+        tables.write(connection, Delivery([ONE("1", name="x")], 5.0))
     tables = apply(connection, TWO)
     old = tables.load(connection, TWO.ref("1"))
     assert old == TWO("1", name="x")
@@ -161,7 +161,7 @@ def test_a_field_of_another_kind_is_refused_before_anything_changes(connection: 
 def test_a_field_that_went_and_came_back_has_its_values(connection: sqlite3.Connection) -> None:
     tables = apply(connection, TWO)
     with transaction(connection):
-        tables.write(connection, Arrival([TWO("1", name="x", size=3)], 5.0))
+        tables.write(connection, Delivery([TWO("1", name="x", size=3)], 5.0))
     apply(connection, ONE)
     assert apply(connection, TWO).load(connection, TWO.ref("1")) == TWO("1", name="x", size=3)
 
@@ -206,7 +206,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
         meta = SqliteSyncMeta(database, engine.tables)
         for at in (1.0, 2.0, 3.0):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
-        await database.transact(engine.writing(Arrival([Team("red", order="x")], 4.0)))
+        await database.transact(engine.writing(Delivery([Team("red", order="x")], 4.0)))
         before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
         await engine.tidy(0.0)
         after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
@@ -224,7 +224,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
 
 
 def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> None:
-    pages = [Arrival([Person(f"{page}-{n}", name="x") for n in range(50)], 1.0) for page in range(20)]
+    pages = [Delivery([Person(f"{page}-{n}", name="x") for n in range(50)], 1.0) for page in range(20)]
 
     async def body(database: Database, engine: SqliteEngine) -> list[int]:
         async def counts() -> list[int]:

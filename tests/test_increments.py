@@ -10,8 +10,8 @@ import pytest
 
 from max.connector import Connector
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.execution import Surroundings, SyncExecutor
-from max.model.delivery import Listed
+from max.execution import SyncContext, SyncExecutor
+from max.model.delivery import ListingState
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import Loader, PageRequest, Watermark
 from max.model.plan import Step, SyncPlan
@@ -21,8 +21,8 @@ from max.model.tasks import Status, SyncResult
 from max.storage.sqlite import MEMORY
 from max.storage.task_store import SqliteTaskStore
 from max.sync.context import MOMENT
-from max.sync.pagination import Scan, beginning
-from max.upstream.operations import Caller, Limits
+from max.sync.pagination import PageTracker, beginning
+from max.upstream.operations import Limits, OperationRunner
 from tests.sample import sample
 from tests.scenes import PatientDatabase, run
 from tests.upstream_model import EPOCH, KINDS, ROOT, Group, Item, Root
@@ -53,7 +53,7 @@ def listed(world: World, many: ManyOf[Any, Any] = Group.loose) -> list[Request]:
     return [one for one in requests if one.name == repr(many)]
 
 
-async def remembered(world: World) -> Listed:
+async def remembered(world: World) -> ListingState:
     """What is remembered of the listings of the group's items."""
     await world.open()
     known = await world.meta.listed(Group.ref("g"), Group.loose)
@@ -200,7 +200,7 @@ def test_a_position_that_is_refused_between_two_pages_begins_the_feed_anew() -> 
 
 
 def test_a_listing_that_begins_anew_forgets_what_the_source_said_of_its_length() -> None:
-    scan = Scan("items", beginning("a token"))
+    scan = PageTracker("items", beginning("a token"))
     scan.take(Page([Item("i")], "more", total=1))
     scan.restart(10.0)
     assert scan.take(Page([Item("i"), Item("j")], total=2))
@@ -373,7 +373,7 @@ def executing(
         await engine.start()
         await engine.store(root)
         meta = SqliteSyncMeta(database, engine.tables)
-        around = Surroundings("i", connector, None, engine, meta, Caller(Limits()), now)
+        around = SyncContext("i", connector, None, engine, meta, OperationRunner(Limits()), now)
         executor = SyncExecutor(SqliteTaskStore(database), around, after=engine.tidy)
         await executor.start()
         await body(executor)
@@ -473,7 +473,7 @@ def test_a_clock_that_is_set_back_does_not_freeze_the_data(kind: str, items: int
 def test_no_two_moments_of_a_sync_are_the_same() -> None:
     nothing: Any = None
     parts = (nothing, nothing, nothing, nothing, nothing)
-    around = Surroundings("i", *parts, clock=lambda: 1_700_000_000.0)
+    around = SyncContext("i", *parts, clock=lambda: 1_700_000_000.0)
     times = [around.now() for _ in range(1_000)]
     assert times == sorted(set(times))
     assert times[-1] - times[0] < 2_000 * MOMENT

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from max.errors import MarkRefused, UpstreamMissing
+from max.errors import SyncTokenRefused, UpstreamMissing
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import Loader, PageRequest, Watermark
 from max.model.plan import Step, SyncPlan
@@ -210,7 +210,7 @@ class Upstream:
         if life == self.life:
             return at, self.clock, False
         if self.polite:
-            raise MarkRefused("the token is too old")
+            raise SyncTokenRefused("the token is too old")
         return None, self.clock, True
 
     def changes(self, request: PageRequest) -> Page[Entity]:
@@ -219,7 +219,7 @@ class Upstream:
             return Page([], mark=f"{self.life},{self.clock}")
         life, at = map(int, (request.cursor or request.mark).split(","))
         if life != self.life:
-            raise MarkRefused("the position is too old")
+            raise SyncTokenRefused("the position is too old")
         changed = [
             (t.changed, t.id) for t in self.things.values() if t.kind in (Box, Item) and t.changed > at
         ]

@@ -26,14 +26,14 @@ from max.errors import (
     SyncError,
     UpstreamBroken,
 )
-from max.execution import NO_OPTIONS, Surroundings, SyncExecutor, SyncHandle
+from max.execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle
 from max.model.loaders import PageRequest
 from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
 from max.storage.sqlite import Work
 from max.storage.task_store import SqliteTaskStore
-from max.upstream.operations import Caller, Limits
+from max.upstream.operations import Limits, OperationRunner
 from tests.sample import sample
 from tests.scenes import PatientDatabase, run
 from tests.upstream_model import (
@@ -215,13 +215,13 @@ class World:
         self.meta = SqliteSyncMeta(self.database, self.engine.tables)
         self.executor = SyncExecutor(
             SqliteTaskStore(self.database),
-            Surroundings(
+            SyncContext(
                 "model",
                 self.connector,
                 None,
                 self.engine,
                 self.meta,
-                Caller(Limits()),
+                OperationRunner(Limits()),
                 self.clock,
                 lambda: 1.0,
                 self.settings,

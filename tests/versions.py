@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from max.model.delivery import Arrival, Listing
+from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref, values_of
 from max.model.migrations import (
     ChangeKey,
@@ -17,7 +17,7 @@ from max.model.migrations import (
     Migration,
     RenameEntity,
     RenameField,
-    Rules,
+    SchemaPolicy,
 )
 from max.model.query import Query
 from max.model.schema import Schema
@@ -27,7 +27,7 @@ from max.storage.tables import Tables
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
 
-Rows = dict[str, dict[str, dict[str, Any]]]  # values by entity, id and field; refs are ids
+EncodedRows = dict[str, dict[str, dict[str, Any]]]  # values by entity, id and field; refs are ids
 LEVELS = {1: "low", 2: "high"}
 LATEST = 6
 
@@ -90,9 +90,9 @@ MIGRATIONS = {
 }
 
 
-def rules(version: int) -> Rules:
+def rules(version: int) -> SchemaPolicy:
     """The connector's history up to a version."""
-    return Rules("evolving", tuple(one for since, one in MIGRATIONS.items() if since <= version))
+    return SchemaPolicy("evolving", tuple(one for since, one in MIGRATIONS.items() if since <= version))
 
 
 def apply(connection: sqlite3.Connection, version: int) -> Tables:
@@ -111,9 +111,9 @@ def opened(path: Path) -> sqlite3.Connection:
 # -- data --------------------------------------------------------------------------------
 
 
-def rows_of(version: int) -> Rows:
+def rows_of(version: int) -> EncodedRows:
     """What upstream has in a version: as version 1 had it, told in the words of that version."""
-    rows: Rows = {
+    rows: EncodedRows = {
         "Root": {"root": {}},
         "Person": {
             "1": {"name": "Ada", "nick": "a", "age": 36, "boss": None, "uuid": "u-1"},
@@ -131,7 +131,7 @@ def rows_of(version: int) -> Rows:
     return carried(rows, 1, version)
 
 
-def carried(rows: Rows, start: int, end: int) -> Rows:
+def carried(rows: EncodedRows, start: int, end: int) -> EncodedRows:
     """What an upgrade makes of stored rows: what a version cannot hold is not loaded."""
     for version in range(start + 1, end + 1):
         if version in STEPS:
@@ -139,7 +139,7 @@ def carried(rows: Rows, start: int, end: int) -> Rows:
     return rows
 
 
-def _second(rows: Rows) -> Rows:
+def _second(rows: EncodedRows) -> EncodedRows:
     for row in rows["Person"].values():
         if row.get("nick", "") is None:
             del row["nick"]
@@ -150,7 +150,7 @@ def _second(rows: Rows) -> Rows:
     return rows
 
 
-def _third(rows: Rows) -> Rows:
+def _third(rows: EncodedRows) -> EncodedRows:
     for row in rows["Issue"].values():
         if "name" in row:
             row["title"] = row.pop("name")
@@ -158,7 +158,7 @@ def _third(rows: Rows) -> Rows:
     return rows
 
 
-def _fourth(rows: Rows) -> Rows:
+def _fourth(rows: EncodedRows) -> EncodedRows:
     for row in rows["Issue"].values():
         row.pop("body", None)
         level = LEVELS.get(row.pop("priority"))
@@ -167,7 +167,7 @@ def _fourth(rows: Rows) -> Rows:
     return rows
 
 
-def _fifth(rows: Rows) -> Rows:
+def _fifth(rows: EncodedRows) -> EncodedRows:
     new = {id: row["uuid"] for id, row in rows["User"].items() if row["uuid"] is not None}
     rows["User"] = {new[id]: row for id, row in rows["User"].items() if id in new}
     for entity, field in (("User", "boss"), ("Issue", "owner")):
@@ -181,10 +181,10 @@ def _fifth(rows: Rows) -> Rows:
     return rows
 
 
-STEPS: dict[int, Callable[[Rows], Rows]] = {2: _second, 3: _third, 4: _fourth, 5: _fifth}
+STEPS: dict[int, Callable[[EncodedRows], EncodedRows]] = {2: _second, 3: _third, 4: _fourth, 5: _fifth}
 
 
-def fill(connection: sqlite3.Connection, tables: Tables, rows: Rows, at: float = 100.0) -> None:
+def fill(connection: sqlite3.Connection, tables: Tables, rows: EncodedRows, at: float = 100.0) -> None:
     """Store rows as listings of the root bring them."""
     entities = tables.schema.entities
     root = entities["Root"].ref("root")
@@ -194,8 +194,8 @@ def fill(connection: sqlite3.Connection, tables: Tables, rows: Rows, at: float =
             many = next(
                 (m for m, child in entities["Root"].children().items() if child.__name__ == name), None
             )
-            listing = Listing(root, ManyOf(entities["Root"], many), 0, True, mark="m") if many else None
-            tables.write(connection, Arrival(some, at, listing))
+            listing = ListingPage(root, ManyOf(entities["Root"], many), 0, True, mark="m") if many else None
+            tables.write(connection, Delivery(some, at, listing))
 
 
 def _entity(entity: type[Entity], id: str, row: Mapping[str, Any]) -> Entity:
@@ -207,9 +207,9 @@ def _entity(entity: type[Entity], id: str, row: Mapping[str, Any]) -> Entity:
     return entity(id, **values)
 
 
-def read(connection: sqlite3.Connection, tables: Tables) -> Rows:
+def read(connection: sqlite3.Connection, tables: Tables) -> EncodedRows:
     """Everything that queries find."""
-    found: Rows = {}
+    found: EncodedRows = {}
     for name, entity in tables.schema.entities.items():
         items = tables.fetch(connection, Query(entity)).items
         if items:

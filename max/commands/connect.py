@@ -14,11 +14,11 @@ from pathlib import Path
 from ..connector import AnyConnector
 from ..core import InstallationInfo
 from ..errors import ProjectError, SyncRunning, UnknownName, UsageError
-from ..installations.onboarding import Onboarded, onboard
+from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.secret_sources import read_secret
 from ..model.tasks import Status
 from ..project import Project
-from ..storage.leases import owner_of
+from ..storage.leases import describe_worker
 from .framework import (
     Answer,
     Options,
@@ -100,7 +100,7 @@ def the_one_there(project: Project, connector: str, name: str) -> InstallationIn
 
 async def onboarded(
     connector: AnyConnector, options: Options, project: Project, existing: InstallationInfo | None
-) -> Onboarded:
+) -> OnboardingResult:
     """What the connector's onboarding comes to, asking when somebody is there."""
     given: dict[str, object] = dict(existing.config) if existing else {}
     given |= pairs("--set", options.set)
@@ -111,7 +111,7 @@ async def onboarded(
     found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
     # what stays as it was is not written again: a sync may be renewing it
     changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
-    return Onboarded(found.config, changed, found.found)
+    return OnboardingResult(found.config, changed, found.found)
 
 
 async def kept_secrets(connector: AnyConnector, project: Project, info: InstallationInfo) -> dict[str, str]:
@@ -135,7 +135,7 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
 
 
 def keep(
-    project: Project, connector: str, name: str | None, found: Onboarded, *, new: bool
+    project: Project, connector: str, name: str | None, found: OnboardingResult, *, new: bool
 ) -> InstallationInfo:
     """Store a new installation, in a project that is made when it is new."""
     if new:
@@ -174,7 +174,7 @@ def refuse_while_syncing(project: Project, info: InstallationInfo) -> None:
     """SyncRunning when a process is at work on the installation."""
     last = last_run(project, info)
     if last is not None and last.status is Status.RUNNING:
-        raise SyncRunning(last.id, owner_of(last.worker or "////"))
+        raise SyncRunning(last.id, describe_worker(last.worker or "////"))
 
 
 # -- sync -------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
 from ..errors import MaxError, SyncRunning, UsageError
-from ..model.delivery import Ages
+from ..model.delivery import AgeHistogram
 from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
 from ..model.query import Query
-from ..model.struct import Record
+from ..model.struct import Struct
 from ..storage.freshness import newest
 from ..storage.tables import Tables
 from .framework import (
@@ -62,7 +62,7 @@ SHOWN_FIELDS = 3  # that are named in one cell
 # -- freshness ---------------------------------------------------------------------------------
 
 
-class Aged(Record):
+class Aged(Struct):
     """How old one thing is: a field of an entity, a collection, or a feed.
 
     ``of`` is how many there are: rows, parents, or places where the feed is followed.  An entity
@@ -73,7 +73,7 @@ class Aged(Record):
     entity: str | None
     name: str
     of: int
-    ages: Ages
+    ages: AgeHistogram
 
     def __str__(self) -> str:
         return f"{self.entity}.{self.name}" if self.kind == "field" else self.name
@@ -93,7 +93,7 @@ class Aged(Record):
         return [number(self.of), number(self.ages.never), *ages]
 
 
-def quantile(ages: Ages, share: float) -> float | None:
+def quantile(ages: AgeHistogram, share: float) -> float | None:
     """The age that this share of what has one does not exceed; None when nothing has."""
     wanted, seen = share * sum(rows for _, rows in ages.ages), 0
     for age, rows in ages.ages:
@@ -180,7 +180,7 @@ def named(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
     return entity, found
 
 
-def aged(kind: str, entity: str | None, name: str, ages: Ages) -> Aged:
+def aged(kind: str, entity: str | None, name: str, ages: AgeHistogram) -> Aged:
     """A thing of which each place is counted in its ages."""
     return Aged(kind, entity, name, ages.never + sum(rows for _, rows in ages.ages), ages)
 
@@ -189,7 +189,9 @@ def aged_fields(open: Reading, entity: type[Entity], field: str | None, now: flo
     """The fields of an entity, or one of them."""
     layout, name = open.tables.layout(entity), entity.__name__
     if not layout.types:
-        return [Aged("entity", name, name, open.tables.count(open.connection, Query(entity)), Ages([], 0))]
+        return [
+            Aged("entity", name, name, open.tables.count(open.connection, Query(entity)), AgeHistogram([], 0))
+        ]
     fields = [field] if field else list(layout.types)
     found = open.tables.freshness.ages(open.connection, layout, fields, now=now)
     return [aged("field", name, one, ages) for one, ages in found.items()]
@@ -256,7 +258,7 @@ def ages_table(names: Sequence[str], rows: Sequence[Sequence[str]], counts: str)
 # -- invalidate --------------------------------------------------------------------------------
 
 
-class Chosen(Record):
+class Chosen(Struct):
     """Fields of an entity's rows, of those alone that fit a filter."""
 
     entity: type[Entity]
@@ -381,14 +383,14 @@ def resolver_of(project: Project, info: InstallationInfo) -> tuple[Resolver | No
 def refuse_running(connection: sqlite3.Connection) -> list[str]:
     """SyncRunning while answers are under way, which could pass for newer; what to know of a paused sync."""
     from ..model.tasks import Status
-    from ..storage.leases import owner_of
+    from ..storage.leases import describe_worker
     from ..storage.sync_log import runs
 
     last = next(iter(runs(connection, 1, now=time.time())), None)
     if last is None or last.status.final:
         return []
     if last.status is Status.RUNNING:
-        raise SyncRunning(last.id, owner_of(last.worker or "////"))
+        raise SyncRunning(last.id, describe_worker(last.worker or "////"))
     return [f"sync {last.id} has not ended: what it has asked for, only the sync after it asks for again"]
 
 

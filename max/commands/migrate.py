@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..connector import AnyConnector
     from ..model.values import Json
     from ..project import Project
-    from ..storage.schema_diff import Change, Plan
+    from ..storage.schema_diff import MigrationPlan, SchemaChange
 
 
 # -- what would happen ------------------------------------------------------------------------
@@ -93,18 +93,18 @@ def run_migrate(options: Options) -> Answer:
     return answer(options, data, partial(plan_text, info, found), notes)._replace(status=status)
 
 
-def planned(project: Project, info: InstallationInfo, connector: AnyConnector) -> Plan:
+def planned(project: Project, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
     """What an upgrade would do to an installation's data."""
-    from ..storage.schema_evolution import Plan, plan
+    from ..storage.schema_evolution import MigrationPlan, plan
 
     if not project.database(info).exists():
         known = len(connector.migrations)
-        return Plan((), known, known, fresh=True)
+        return MigrationPlan((), known, known, fresh=True)
     with connected(project, info) as connection:
         return plan(connection, connector.schema, connector.resolver, connector.rules)
 
 
-def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) -> Plan:
+def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
     """Do it now, in one transaction; SyncRunning while a process is at a sync."""
     from ..runtime import refuse_while_syncing
     from ..storage.schema_evolution import plan
@@ -128,7 +128,7 @@ def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) 
     return found
 
 
-def plan_json(info: InstallationInfo, found: Plan) -> dict[str, Json]:
+def plan_json(info: InstallationInfo, found: MigrationPlan) -> dict[str, Json]:
     """A plan as data."""
     return {
         "installation": str(info),
@@ -140,7 +140,7 @@ def plan_json(info: InstallationInfo, found: Plan) -> dict[str, Json]:
     }
 
 
-def plan_text(info: InstallationInfo, found: Plan) -> list[str]:
+def plan_text(info: InstallationInfo, found: MigrationPlan) -> list[str]:
     """A plan as a table."""
     if not found.changes:
         return [f"{info}: nothing is stored yet" if found.fresh else f"{info}: nothing to do"]
@@ -150,14 +150,14 @@ def plan_text(info: InstallationInfo, found: Plan) -> list[str]:
     return table(columns, rows, width(sys.stdout), paint())
 
 
-def change_row(change: Change) -> list[str]:
+def change_row(change: SchemaChange) -> list[str]:
     """A change as a line of the table."""
     by = f"migration {change.migration}" if change.migration is not None else "itself"
     queries = "refused" if change.refused else "go on" if change.compatible else "break"
     return [change.where, change.words, by, queries, number(change.rows) if change.rows else "", change.fetch]
 
 
-def hints(info: InstallationInfo, found: Plan) -> list[str]:
+def hints(info: InstallationInfo, found: MigrationPlan) -> list[str]:
     """What to do next: declare what is refused, or let it happen."""
     refused = dict.fromkeys(change.refused for change in found.changes if change.refused)
     if refused:

@@ -14,8 +14,8 @@ from ..connector import AnyConnector
 from ..core import InstallationInfo, SyncOptions
 from ..errors import SuspiciousRemoval, SyncError, UnknownName, UsageError
 from ..execution import SyncHandle
-from ..installations.onboarding import Onboarded, needs_answers, onboard
-from ..model.tasks import Status, SyncResult, SyncRun, Wanted
+from ..installations.onboarding import OnboardingResult, needs_answers, onboard
+from ..model.tasks import Status, SyncCommand, SyncResult, SyncRun
 from ..project import Project
 from ..runtime import InstallationRuntime
 from ..storage.sqlite import READER_CACHE, connect, transaction, translated
@@ -118,7 +118,7 @@ def replayed(options: Options, tape: Replay) -> Answer:
         if not colon and connector != tape.header.connector:
             raise
         tape.refuse_other_connector(connector)
-        found = Onboarded(dict(tape.header.config), {})
+        found = OnboardingResult(dict(tape.header.config), {})
         info = keep(project, connector, name or None, found, new=made)
         tell(f"made {info} for the replay")
     return synced(options, project, info, partial(begun, options), tape)
@@ -153,7 +153,7 @@ def with_installation(options: Options) -> tuple[Project, list[str]]:
     return project, [*([f"made a project in {project.root}"] if made else []), f"connected {info}"]
 
 
-def without_answers(connector: AnyConnector, target: str) -> Onboarded:
+def without_answers(connector: AnyConnector, target: str) -> OnboardingResult:
     """What connecting comes to when nobody is asked; UsageError when it needs answers."""
     if needs_answers(connector):
         raise UsageError(
@@ -221,23 +221,23 @@ def configure_asking(verb: str, run: Handler) -> Callable[[Parser], None]:
 
 def run_pause(options: Options) -> Answer:
     """Ask the sync that is under way to pause at its next page."""
-    return asked(options, Wanted.PAUSE)
+    return asked(options, SyncCommand.PAUSE)
 
 
 def run_cancel(options: Options) -> Answer:
     """End the sync that is under way, paused or interrupted."""
-    return asked(options, Wanted.CANCEL)
+    return asked(options, SyncCommand.CANCEL)
 
 
 def run_resume(options: Options) -> Answer:
     """Go on with a paused or interrupted sync here; a running one is told to stay so."""
     project, info, run = unfinished_run(options)
     if run.status is Status.RUNNING:
-        return asked(options, Wanted.RUN)
+        return asked(options, SyncCommand.RUN)
     return synced(options, project, info, InstallationRuntime.sync)
 
 
-def asked(options: Options, wanted: Wanted) -> Answer:
+def asked(options: Options, wanted: SyncCommand) -> Answer:
     """Write down what is wanted of an unfinished sync, and tell what comes of it."""
     project, info, run = unfinished_run(options)
     path = str(project.database(info))
@@ -250,9 +250,9 @@ def asked(options: Options, wanted: Wanted) -> Answer:
             connection.close()
     now = last_run(project, info) or run
     words = {
-        Wanted.PAUSE: f"sync {run.id} of {info} pauses after the pages under way",
-        Wanted.CANCEL: f"sync {run.id} of {info} ends after the pages under way",
-        Wanted.RUN: f"sync {run.id} of {info} goes on",
+        SyncCommand.PAUSE: f"sync {run.id} of {info} pauses after the pages under way",
+        SyncCommand.CANCEL: f"sync {run.id} of {info} ends after the pages under way",
+        SyncCommand.RUN: f"sync {run.id} of {info} goes on",
     }
     settled = f"sync {run.id} of {info} is {now.status}"
     text = words[wanted] if now.status is Status.RUNNING else settled

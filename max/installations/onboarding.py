@@ -20,10 +20,10 @@ from typing import Any, Protocol
 from ..connector import (
     Answers,
     AnyConnector,
-    Custom,
     Input,
     OnboardingStep,
     Option,
+    RunCode,
     SecretInput,
     Select,
     SignIn,
@@ -75,7 +75,7 @@ class Prompter(Protocol):
 
 
 @dataclass(frozen=True)
-class Onboarded:
+class OnboardingResult:
     """What an onboarding came to: plain configuration values, and secrets by credential.
 
     ``found`` is what validations said while nobody was there to be told.
@@ -91,7 +91,7 @@ async def onboard(
     prompter: Prompter | None,
     given: Mapping[str, object],
     secrets: Mapping[str, str],
-) -> Onboarded:
+) -> OnboardingResult:
     """Run a connector's onboarding; what is given is not asked for.
 
     InvalidAnswers when something given does not fit, or nobody can be asked for what is
@@ -118,7 +118,7 @@ def steps_of(connector: AnyConnector) -> list[OnboardingStep]:
     A connector with code of its own may bring such things itself, so nothing is added there.
     """
     steps = connector.onboarding
-    if any(isinstance(step, Custom | SignIn) for step in steps):
+    if any(isinstance(step, RunCode | SignIn) for step in steps):
         return list(steps)
     keys = {step.key for step in steps if isinstance(step, Input | Select)}
     asked = {step.credential.name for step in steps if isinstance(step, SecretInput)}
@@ -188,7 +188,7 @@ class _Onboarding:
             else:
                 await self._take(step)
 
-    def result(self) -> Onboarded:
+    def result(self) -> OnboardingResult:
         """What is to be kept; InvalidAnswers when something is missing."""
         asked = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
         for key, holds in self._holds.items():
@@ -203,7 +203,7 @@ class _Onboarding:
             )
         values = {key: value for key, value in self._answers.items() if key in self._holds}
         config = read_config(self._connector.config, values, subject=self._subject)
-        return Onboarded(config_values(config), dict(self._secrets), tuple(self._found))
+        return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._found))
 
     def _miss(self, key: str, expected: str) -> None:
         self._missing.append(Mismatch(key, f"{expected} (--set {key}=…)", None))
@@ -241,7 +241,7 @@ class _Onboarding:
                 await self._secret(step)
             case Select():
                 await self._select(step)
-            case Custom() if not self._missing:
+            case RunCode() if not self._missing:
                 self._join(await step.run(self._view, self._provider))
             case SignIn() if not self._missing:
                 await self._sign_in(step)

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectorError, MaxError, SchemaError, UnknownName
-from ..model.struct import Record
+from ..model.struct import Struct
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -44,7 +44,7 @@ BESIDE = Path(__file__).parents[2] / "connectors"  # a checkout's, or a vendored
 _loading = threading.RLock()  # modules are the process's: one at a time, whatever the registry
 
 
-class Origin(Record):
+class Origin(Struct):
     """Where a connector comes from: its file, and which attribute of which module it is."""
 
     module: str

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
 from .entities import Entity, Ref
-from .struct import Record
+from .struct import Struct
 from .values import Json
 
 NOW = "now"  # the cursor that stands behind everything that is recorded
@@ -15,7 +15,7 @@ NOW = "now"  # the cursor that stands behind everything that is recorded
 ChangeKind: TypeAlias = Literal["created", "updated", "removed", "restored"]
 
 
-class Change(Record):
+class Change(Struct):
     """What became of one entity; fields by name, as values.
 
     ``old`` holds what was there before and ``new`` what is there now: of an update the fields
@@ -40,7 +40,7 @@ class Change(Record):
         return Ref(self.entity, self.id)
 
 
-class ChangePage(Record):
+class ChangePage(Struct):
     """Some changes in their order; ``cursor`` stands behind them, or behind all when no more follow."""
 
     items: Sequence[Change]

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from .entities import Entity, ManyOf, Ref
-from .struct import Record
+from .struct import Struct
 
 
-class Listing(Record):
+class ListingPage(Struct):
     """Which page of which collection an arrival is; ``number`` counts from 0.
 
     ``delta``: the listing names only what changed since the mark, so that what it leaves out
@@ -35,7 +35,7 @@ class Listing(Record):
     ids_only: bool = False
 
 
-class Changes(Record):
+class FeedPage(Struct):
     """Which page of which feed an arrival is.
 
     ``mark`` is the feed's new position; it becomes durable with ``last``.  ``anew``: the feed
@@ -50,7 +50,7 @@ class Changes(Record):
     anew: bool = False
 
 
-class Arrival(Record):
+class Delivery(Struct):
     """What one answer from upstream brought; ``requested_at`` is when its request began.
 
     ``entities`` may be of several types and partial.  ``removed`` are tombstones: the
@@ -60,14 +60,14 @@ class Arrival(Record):
 
     entities: Sequence[Entity]
     requested_at: float
-    listing: Listing | None = None
+    listing: ListingPage | None = None
     removed: Sequence[Ref[Any]] = ()
-    changes: Changes | None = None
+    changes: FeedPage | None = None
     received_at: float | None = None
     sync: str | None = None
 
 
-class Stored(Record):
+class WriteResult(Struct):
     """What storing an arrival came to: rows by entity name, and how many of all were removed.
 
     Of what came along with a listing only new rows count: the same may come with many pages.
@@ -80,10 +80,10 @@ class Stored(Record):
 
 
 Transaction: TypeAlias = Any  # the open transaction of whatever store the parts share
-Write: TypeAlias = Callable[[Transaction], Stored]
+Write: TypeAlias = Callable[[Transaction], WriteResult]
 
 
-class Listed(Record):
+class ListingState(Struct):
     """What is remembered of a listing or a feed; every time is when its first request began.
 
     ``mark`` is where the next one may go on.  ``listed_at``: the last complete one.  ``full_at``:
@@ -97,7 +97,7 @@ class Listed(Record):
     swept_at: float | None = None
 
 
-class Ages(Record):
+class AgeHistogram(Struct):
     """How old one field of an entity's rows is: ``(whole seconds, rows)`` of each age, youngest first.
 
     ``never`` counts rows of which it was never synced, or was invalidated since.
@@ -107,7 +107,7 @@ class Ages(Record):
     never: int
 
 
-class Looking(Record):
+class DeletionScope(Struct):
     """How a sync looks for what is gone.
 
     ``whole`` names the collections that it lists of every parent, ``feeds`` those that it
@@ -121,7 +121,7 @@ class Looking(Record):
     again: Mapping[str, float] = MappingProxyType({})
 
 
-class Removal(Record):
+class DeletionCandidates(Struct):
     """What a sync has found gone of one entity, and not removed yet.
 
     ``rows`` is of how many that is certain, ``left`` of how many not yet; ``of`` is how many the

@@ -30,7 +30,7 @@ from typing import (
 )
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName
-from .struct import Record
+from .struct import Struct
 from .values import CHECKS, EXPECTED, Json, Kind, datetime_text, is_id, is_text
 
 V = TypeVar("V")
@@ -47,7 +47,7 @@ RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, whi
 # -- references ------------------------------------------------------------------------
 
 
-class Scope(Record):
+class Scope(Struct):
     """Where a ref holds: inside one installation (the default), or naming its installation."""
 
     installation: str | None = None
@@ -99,7 +99,7 @@ class Ref(Generic[E]):
         )  # a message must be printable, whatever the id
 
 
-class RefKey(Record):
+class RefKey(Struct):
     """A ref as data: ``Entity:id``, or ``installation/Entity:id`` across installations.
 
     An id may hold any text; entity names are identifiers and installation ids hold neither
@@ -127,7 +127,7 @@ class RefKey(Record):
 # -- field types -------------------------------------------------------------------------
 
 
-class FieldType(Record):
+class FieldType(Struct):
     """What a field holds: its kind, whether None may stand there, and a ref's target."""
 
     kind: Kind
@@ -243,7 +243,7 @@ class Op(StrEnum):
     IS_LOADED = "IS LOADED"
 
 
-class Filter(Record, Generic[E]):
+class Filter(Struct, Generic[E]):
     """A condition on one entity; combine with ``&``, ``|`` and ``~``.
 
     Every condition is true or false: one that asks about an empty value is false, and its

@@ -10,7 +10,7 @@ from ..errors import ConnectorError, UnknownName
 from .entities import E, Entity, FieldOf, ManyOf, P, Ref, V
 from .query import Batch, C, Page
 from .schema import Schema
-from .struct import Record
+from .struct import Struct
 
 STATIC = timedelta.max  # the ``ttl`` of what never changes
 In = TypeVar("In")
@@ -69,7 +69,7 @@ class Env(Protocol[C]):
         """What a raw loader gives: loaded at most once in a sync."""
 
 
-class PageRequest(Record):
+class PageRequest(Struct):
     """Which page of a collection is wanted.
 
     ``cursor`` is what the page before gave as ``next``; None for the first.  ``mark`` is the
@@ -84,7 +84,7 @@ class PageRequest(Record):
     ids_only: bool = False
 
 
-class Watermark(Record):
+class Watermark(Struct):
     """That a listing can begin at what changed: the field that says when, and how it is sorted.
 
     ``overlap`` is taken off, for sources that show a change later than they date it.  The mark

@@ -15,10 +15,10 @@ from typing import Any
 
 from ..errors import ConnectorError, nearest
 from .schema import Schema
-from .struct import Record
+from .struct import Struct
 
 
-class Contract(StrEnum):
+class SchemaContract(StrEnum):
     """What may happen to one entity when upstream or an upgrade brings what does not fit.
 
     EVOLVE: an upgrade may change its schema; a value that does not fit fails its page.
@@ -31,7 +31,7 @@ class Contract(StrEnum):
     QUARANTINE = "quarantine"
 
 
-class RenameField(Record):
+class RenameField(Struct):
     """A field, or a collection, has another name; everything known of it is kept."""
 
     entity: str
@@ -39,14 +39,14 @@ class RenameField(Record):
     new: str
 
 
-class RenameEntity(Record):
+class RenameEntity(Struct):
     """An entity has another name; its rows, links and freshness are kept."""
 
     old: str
     new: str
 
 
-class ChangeType(Record):
+class ChangeType(Struct):
     """A field holds something else: ``using`` makes the new value of the old one.
 
     It is not called for empty values.  What it raises for, or what does not fit the type that
@@ -59,7 +59,7 @@ class ChangeType(Record):
     using: Callable[[Any], Any] | None = None
 
 
-class ChangeKey(Record):
+class ChangeKey(Struct):
     """What stood in a field is the id from now on: refs, links and lists follow.
 
     Rows without it are dropped, to be listed anew; two rows with one id refuse the migration.
@@ -69,29 +69,29 @@ class ChangeKey(Record):
     field: str
 
 
-class DropField(Record):
+class DropField(Struct):
     """A field, or a collection, is gone with what was stored of it."""
 
     entity: str
     field: str
 
 
-class DropEntity(Record):
+class DropEntity(Struct):
     """An entity is gone with its rows."""
 
     entity: str
 
 
-SchemaChange = RenameField | RenameEntity | ChangeType | ChangeKey | DropField | DropEntity
+MigrationStep = RenameField | RenameEntity | ChangeType | ChangeKey | DropField | DropEntity
 
 
-class Migration(Record):
+class Migration(Struct):
     """One step of a schema's history: ``Migration("why", RenameField("Issue", "name", "title"))``."""
 
     purpose: str
-    changes: tuple[SchemaChange, ...]
+    changes: tuple[MigrationStep, ...]
 
-    def __init__(self, purpose: str, *changes: SchemaChange) -> None:
+    def __init__(self, purpose: str, *changes: MigrationStep) -> None:
         super().__init__(purpose, changes)
 
     @property
@@ -107,7 +107,7 @@ def _word(value: object) -> object:
     return True if callable(value) else value
 
 
-class Rules(Record):
+class SchemaPolicy(Struct):
     """What a connector declares of its schema's past and future, for whoever holds its data.
 
     ``busy`` is called inside the transaction before anything is changed, and raises when
@@ -116,7 +116,7 @@ class Rules(Record):
 
     name: str = ""
     migrations: tuple[Migration, ...] = ()
-    contracts: Mapping[str, Contract] = MappingProxyType({})
+    contracts: Mapping[str, SchemaContract] = MappingProxyType({})
     busy: Callable[[Any], None] | None = None
 
     @property
@@ -124,12 +124,12 @@ class Rules(Record):
         """Under which name the migrations are recorded."""
         return f"connector:{self.name}"
 
-    def contract(self, entity: str) -> Contract:
+    def contract(self, entity: str) -> SchemaContract:
         """The contract of an entity, by name."""
-        return self.contracts.get(entity, Contract.EVOLVE)
+        return self.contracts.get(entity, SchemaContract.EVOLVE)
 
 
-NO_RULES = Rules()
+NO_POLICY = SchemaPolicy()
 
 
 # -- checks --------------------------------------------------------------------------------
@@ -155,11 +155,11 @@ def _check_migration(migration: object, place: str) -> None:
     if not migration.changes:
         raise ConnectorError(f"{place} changes nothing")
     for change in migration.changes:
-        if not isinstance(change, SchemaChange):
+        if not isinstance(change, MigrationStep):
             raise ConnectorError(f"{place} holds {change!r}, which is no change of a schema")
 
 
-def _check_end(place: str, change: SchemaChange, later: Sequence[SchemaChange], schema: Schema) -> None:
+def _check_end(place: str, change: MigrationStep, later: Sequence[MigrationStep], schema: Schema) -> None:
     """ConnectorError when what a change leads to is neither declared now nor dropped later."""
     for path in _results(change):
         end = _followed(path, later)
@@ -181,7 +181,7 @@ def _drop(path: tuple[str, str]) -> str:
     return f'DropField("{path[0]}", "{path[1]}")' if path[1] else f'DropEntity("{path[0]}")'
 
 
-def _results(change: SchemaChange) -> Iterator[tuple[str, str]]:
+def _results(change: MigrationStep) -> Iterator[tuple[str, str]]:
     """The entity and the field (or "") that must exist after a change."""
     if isinstance(change, RenameField):
         yield change.entity, change.new
@@ -191,7 +191,7 @@ def _results(change: SchemaChange) -> Iterator[tuple[str, str]]:
         yield change.entity, change.field
 
 
-def _followed(path: tuple[str, str], later: Sequence[SchemaChange]) -> tuple[str, str] | None:
+def _followed(path: tuple[str, str], later: Sequence[MigrationStep]) -> tuple[str, str] | None:
     """Where a path has come to after other changes; None when it is dropped."""
     entity, name = path
     for change in later:
@@ -211,5 +211,5 @@ def check_contracts(contracts: object, schema: Schema, where: str) -> None:
     for entity, contract in contracts.items():
         if entity not in schema.entities.values():
             raise ConnectorError(f"{where} names {entity!r}, which is no entity of the schema")
-        if not isinstance(contract, Contract):
+        if not isinstance(contract, SchemaContract):
             raise ConnectorError(f"{where} gives {entity.__name__} {contract!r}, which is no Contract")

@@ -27,11 +27,11 @@ from .entities import (
     own_names,
 )
 from .schema import Schema
-from .struct import Record
+from .struct import Struct
 from .values import Json
 
 
-class Step(Record):
+class Step(Struct):
     """One thing to load, of one target.  Names and ids only: a plan outlives the process.
 
     Without an id the target is every entity that fits ``matching`` (a filter as JSON data).
@@ -68,7 +68,7 @@ class Step(Record):
         return f"{target}: {self.operation.replace('_', ' ')} {', '.join(self.names)}"
 
 
-class Target(Record, Generic[E]):
+class Target(Struct, Generic[E]):
     """Whom a step is for, before it says what to load."""
 
     entity: type[E]
@@ -93,7 +93,7 @@ class Target(Record, Generic[E]):
         return None if self.matching is None else filter_to_json(self.matching)
 
 
-class Concurrent(Record):
+class Concurrent(Struct):
     """Steps that run side by side."""
 
     steps: tuple[Step, ...]
@@ -102,7 +102,7 @@ class Concurrent(Record):
         return " | ".join(map(str, self.steps))
 
 
-class SyncPlan(Record):
+class SyncPlan(Struct):
     """Steps in their order: data that can be printed, compared and stored."""
 
     steps: tuple[Step | Concurrent, ...]

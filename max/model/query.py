@@ -7,21 +7,21 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from .entities import AllOf, E, Entity, FieldOf, Filter, Ref, V, own_names
-from .struct import Record
+from .struct import Struct
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
 EVERYTHING = 2**62  # the limit of a query that has none
 
 
-class Page(Record, Generic[V]):
+class Page(Struct, Generic[V]):
     """Some of many things, and where the next page begins; ``next`` is None on the last.
 
     The rest is for loaders: ``also`` are entities of other types that came along, ``removed``
     the source's own word that things are gone, ``mark`` the source's sync token, which the
     next sync is given once this listing is complete.  ``full`` on a first page says that the
     request's mark could not be used, and the listing names everything (a loader that learns so
-    from an error raises MarkRefused instead, and is asked again without the mark).
+    from an error raises SyncTokenRefused instead, and is asked again without the mark).
 
     What a loader knows of the whole listing proves its end: ``total`` is how many items the
     source says that it has.  ``size`` is for sources whose last page is always a shorter one:
@@ -38,7 +38,7 @@ class Page(Record, Generic[V]):
     size: int | None = None
 
 
-class Batch(Record, Generic[E]):
+class Batch(Struct, Generic[E]):
     """What came of several refs: entities, and the error of each ref that failed, by id.
 
     A ref that is in neither is missing upstream.
@@ -48,14 +48,14 @@ class Batch(Record, Generic[E]):
     failed: Mapping[str, Exception] = MappingProxyType({})
 
 
-class Order(Record):
+class Order(Struct):
     """One field to sort by; empty values come first, last when descending."""
 
     path: tuple[FieldOf[Any, Any], ...]
     descending: bool = False
 
 
-class Query(Record, Generic[E]):
+class Query(Struct, Generic[E]):
     """What to read: pure data until an engine runs it."""
 
     entity: type[E]

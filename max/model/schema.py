@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import SchemaError, UnknownName
 from .entities import Entity, Field, FieldOf, FieldType, Many, ManyOf, resolve
-from .struct import Record
+from .struct import Struct
 from .values import Json, Kind
 
 
@@ -21,7 +21,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-class Relationship(Record):
+class Relationship(Struct):
     """That one entity points at another, or lists it."""
 
     source: str

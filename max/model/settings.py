@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from ..errors import InvalidAnswers, Mismatch, UnknownName
-from .struct import Record
+from .struct import Struct
 from .values import Json
 
 HISTORY = ("off", "changes")
@@ -99,7 +99,7 @@ def settings_json(settings: Settings) -> dict[str, Json]:
     return {name: getattr(settings, name) for name in SETTINGS}
 
 
-class Settings(Record):
+class Settings(Struct):
     """How Max keeps one installation's data.
 
     ``history`` "changes" records what changes in each row, for ``history_days``.  A row that was

@@ -12,7 +12,7 @@ from typing import (
 
 
 @dataclass_transform(frozen_default=True)
-class Record:
+class Struct:
     """Immutable data: the annotations are the fields, in order, as in a frozen dataclass.
 
     It exists because importing ``dataclasses`` costs more processor time than the whole

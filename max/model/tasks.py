@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from ..errors import describe
-from .delivery import Stored, Write
-from .struct import Record
+from .delivery import Write, WriteResult
+from .struct import Struct
 from .values import Json
 
 CHILDREN_PAGE = 1_000  # targets that a task hands on at a time
@@ -83,7 +83,7 @@ class Status(StrEnum):
         return self not in (Status.RUNNING, Status.PAUSED, Status.INTERRUPTED)
 
 
-class Wanted(StrEnum):
+class SyncCommand(StrEnum):
     """What any process may ask of a sync; its worker obeys at the next page."""
 
     RUN = "run"
@@ -133,7 +133,7 @@ class Task(NamedTuple):
     deaths: int
 
 
-class Failure(Record):
+class Failure(Struct):
     """What failed, why, and all that is needed to try just that again."""
 
     sync: str
@@ -177,11 +177,11 @@ class Outcome(NamedTuple):
     """What became of a settlement: the task's state and what was stored, or the error."""
 
     state: State
-    stored: Stored = Stored({})
+    stored: WriteResult = WriteResult({})
     error: Exception | None = None
 
 
-class Settled(NamedTuple):
+class SettleResult(NamedTuple):
     """What one call of ``settle`` came to: an outcome for each settlement, and the new work.
 
     ``due`` is when the next task may be claimed, None when that depends on those running.
@@ -190,12 +190,12 @@ class Settled(NamedTuple):
     outcomes: Sequence[Outcome]
     claimed: Sequence[Task]
     status: Status
-    wanted: Wanted
+    wanted: SyncCommand
     due: float | None = None
     waiting: int = 0
 
 
-class SyncRun(Record):
+class SyncRun(Struct):
     """A sync as history shows it.  ``counts``: rows by entity, ``requests``: by operation."""
 
     id: str
@@ -242,7 +242,7 @@ def describe_task(kind: TaskKind, payload: Payload) -> str:
     return f"{target}: {operation} {', '.join(payload['names'])}"
 
 
-def only_id(payload: Payload) -> str | None:
+def single_id(payload: Payload) -> str | None:
     """The id of the one thing that a task is about; None when there are several, or all."""
     ids = payload.get("ids") or [payload.get("id")]
     return ids[0] if len(ids) == 1 else None
@@ -255,7 +255,7 @@ def failure_of(task: Task, error: BaseException, at: float, id: str | None = Non
     if id is not None:
         what = describe_task(task.kind, {**payload, "ids": [id]})
     else:
-        id = only_id(payload)
+        id = single_id(payload)
     return failure_record(task.sync, task.id, task.kind, payload, what, describe(error), task.attempt, at, id)
 
 

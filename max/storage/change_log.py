@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import NOW, Change, ChangeKind, ChangePage
-from ..model.delivery import Arrival
+from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
-from .rows import BITS, DECODERS, Layout
+from .rows import BITS, DECODERS, TableMapping
 from .sqlite import Database, migrate, quoted
 
 PAGE = 1_000  # changes that are read, or folded, at a time
@@ -129,7 +129,7 @@ class _Feed(NamedTuple):
 class History:
     """The feed over the layouts of one schema, which it shares with their owner."""
 
-    def __init__(self, layouts: Mapping[str, Layout[Any]]) -> None:
+    def __init__(self, layouts: Mapping[str, TableMapping[Any]]) -> None:
         self._layouts = layouts
         self.recording = False  # whether writers are to say when they write, and in which sync
         self._kept = False  # whether there is, or was, a feed
@@ -187,7 +187,7 @@ class History:
                     connection.execute(sql)
 
     def _catch_up(
-        self, connection: sqlite3.Connection, layout: Layout[Any], known: Mapping[int, str] | None
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], known: Mapping[int, str] | None
     ) -> None:
         """Record what rows hold already: of a new entity all, of a known one what its new fields hold."""
         told, where = list(layout.types), "t._removed_at IS NULL"
@@ -206,7 +206,7 @@ class History:
         connection.execute(f"{record}, {quoted(layout.table)} AS t WHERE {where} ORDER BY t._row")
         connection.execute(MOMENT, (None, None))
 
-    def moment(self, connection: sqlite3.Connection, arrival: Arrival, *, dated: bool) -> None:
+    def moment(self, connection: sqlite3.Connection, arrival: Delivery, *, dated: bool) -> None:
         """Say of what follows when its answer came, and in which sync; what is not dated comes now."""
         at = arrival.requested_at if arrival.received_at is None else arrival.received_at
         connection.execute(MOMENT, (at if dated else self.clock(), arrival.sync))
@@ -311,7 +311,7 @@ def drop_triggers(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TRIGGER {quoted(name)}")
 
 
-def kinds_of(layout: Layout[Any]) -> dict[int, str]:
+def kinds_of(layout: TableMapping[Any]) -> dict[int, str]:
     """What each field holds, by its number."""
     return {layout.bits[name]: str(holds.kind) for name, holds in layout.types.items()}
 
@@ -328,7 +328,7 @@ def read_kinds(connection: sqlite3.Connection) -> dict[str, dict[int, str]]:
 # of its fields are told, then the values in the order of their bits.
 
 
-def triggers(layout: Layout[Any], number: int) -> dict[str, str]:
+def triggers(layout: TableMapping[Any], number: int) -> dict[str, str]:
     """The triggers that record every way in which a row of a table can change, by their names."""
     table = quoted(layout.table)
     old_seen, new_seen = "OLD._removed_at IS NULL", "NEW._removed_at IS NULL"
@@ -363,7 +363,7 @@ def triggers(layout: Layout[Any], number: int) -> dict[str, str]:
     return made
 
 
-def by_word(layout: Layout[Any]) -> list[list[str | None]]:
+def by_word(layout: TableMapping[Any]) -> list[list[str | None]]:
     """The fields of each word in the order of their bits; None where no field of now stands."""
     places: list[list[str | None]] = [[] for _ in layout.words]
     for name in sorted(layout.types, key=layout.bits.__getitem__):
@@ -373,7 +373,7 @@ def by_word(layout: Layout[Any]) -> list[list[str | None]]:
     return places
 
 
-def whole(layout: Layout[Any], alias: str, fields: Iterable[str] | None = None) -> str:
+def whole(layout: TableMapping[Any], alias: str, fields: Iterable[str] | None = None) -> str:
     """SQL for a side of a change that tells all that is loaded, of all fields or of some."""
     told = set(layout.types if fields is None else fields)
     words = []
@@ -383,7 +383,7 @@ def whole(layout: Layout[Any], alias: str, fields: Iterable[str] | None = None) 
     return f"json_array({', '.join(words)})"
 
 
-def changed_side(layout: Layout[Any], alias: str) -> str:
+def changed_side(layout: TableMapping[Any], alias: str) -> str:
     """SQL for a side of an update: what differs between OLD and NEW."""
     words = []
     for column, names in zip(map(quoted, layout.words), by_word(layout), strict=True):
@@ -407,7 +407,7 @@ def _array(mask: str, values: Sequence[str]) -> str:
     return f"json_array({', '.join([mask, *values])})"
 
 
-def _value(layout: Layout[Any], alias: str, name: str | None) -> str:
+def _value(layout: TableMapping[Any], alias: str, name: str | None) -> str:
     if name is None:
         return "NULL"
     column = f"{alias}.{quoted(name)}"
@@ -426,7 +426,7 @@ class _Reading:
         self,
         connection: sqlite3.Connection,
         feed: _Feed,
-        layouts: Mapping[str, Layout[Any]],
+        layouts: Mapping[str, TableMapping[Any]],
         entity: type[Entity] | None,
     ) -> None:
         self._connection, self._feed = connection, feed
@@ -483,7 +483,7 @@ class _Reading:
 Decoders = Mapping[int, tuple[str, Callable[[Any], Any]]]
 
 
-def decoders(layout: Layout[Any]) -> Decoders:
+def decoders(layout: TableMapping[Any]) -> Decoders:
     """By a field's number its name, and how its value is read."""
     return {layout.bits[name]: (name, decoder(holds)) for name, holds in layout.types.items()}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema, snake
-from .rows import SQL_TYPES, Layout, stamp_column
+from .rows import SQL_TYPES, TableMapping, stamp_column
 from .sqlite import quoted
 
 Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
@@ -99,14 +99,14 @@ def _move_stamps(
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(column)}")
 
 
-def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, Layout[Any]]:
+def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, TableMapping[Any]]:
     """How each entity lies in its table, by entity name."""
     numbers: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in schema.entities}
     for name, field, bit, part in connection.execute("SELECT entity, field, bit, part FROM _max_field"):
         if name in numbers and field in schema.entities[name].types():
             numbers[name][field] = (bit, part)
     return {
-        name: Layout(
+        name: TableMapping(
             entity,
             snake(name),
             {field: bit for field, (bit, _) in numbers[name].items()},
@@ -116,7 +116,7 @@ def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, La
     }
 
 
-def create_table(connection: sqlite3.Connection, layout: Layout[Any]) -> None:
+def create_table(connection: sqlite3.Connection, layout: TableMapping[Any]) -> None:
     """Create an entity's table, or add the columns that it lacks."""
     columns = {"_id": "TEXT NOT NULL UNIQUE"}
     columns |= {name: SQL_TYPES[holds.kind] for name, holds in layout.types.items()}

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UnknownName
-from ..model.delivery import Ages
+from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
 from .query_sql import Statement, run
-from .rows import NEVER, Layout, Rows, on_page
+from .rows import NEVER, EncodedRows, TableMapping, on_page
 from .sqlite import quoted
 
 PLACE_PAGE = """
@@ -84,7 +84,7 @@ _RENEW_NEWEST = """
 class Freshness:
     """The SQL of freshness over the layouts of one schema, which it shares with their owner."""
 
-    def __init__(self, layouts: Mapping[str, Layout[Any]]) -> None:
+    def __init__(self, layouts: Mapping[str, TableMapping[Any]]) -> None:
         self._layouts = layouts
 
     # -- recording ------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Freshness:
     def record(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         ids: Sequence[str],
         fields: Sequence[str],
         *,
@@ -112,7 +112,7 @@ class Freshness:
         connection.execute(_RECORD.format(table=quoted(layout.table)), values)
         self.renew(connection, layout, recorded_at)
 
-    def renew(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> bool:
+    def renew(self, connection: sqlite3.Connection, layout: TableMapping[Any], at: float) -> bool:
         """Remember the latest time at which something of an entity was asked for; whether this is it."""
         values = {"entity": layout.entity.__name__, "at": at}
         return connection.execute(_RENEW_NEWEST, values).fetchone() is not None
@@ -133,7 +133,7 @@ class Freshness:
         self.renew(connection, layout, at)
 
     def _spend(
-        self, connection: sqlite3.Connection, layout: Layout[Any], names: Sequence[str], at: float
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], names: Sequence[str], at: float
     ) -> None:
         values = {"entity": layout.entity.__name__, "at": at}
         for name in names:
@@ -143,7 +143,7 @@ class Freshness:
     def _except(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         matching: Filter[Any],
         names: Sequence[str],
         at: float,
@@ -227,8 +227,8 @@ class Freshness:
         return [row[0] for row in run(connection, sql, statement.values)]
 
     def ages(
-        self, connection: sqlite3.Connection, layout: Layout[Any], fields: Sequence[str], *, now: float
-    ) -> dict[str, Ages]:
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], fields: Sequence[str], *, now: float
+    ) -> dict[str, AgeHistogram]:
         """How old some fields are over all rows of an entity.
 
         The rows are read once for each part that the fields belong to, and each exception once.
@@ -250,7 +250,7 @@ class Freshness:
     def _count_exceptions(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         counts: Mapping[str, Counter[int | None]],
         values: Mapping[str, Any],
     ) -> None:
@@ -266,7 +266,7 @@ class Freshness:
     # -- what comes too late --------------------------------------------------------------
 
     def later(
-        self, connection: sqlite3.Connection, layout: Layout[Any], ids: Iterable[str], at: float
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Iterable[str], at: float
     ) -> dict[str, frozenset[str] | None]:
         """Of these ids, the fields that a request begun after ``at`` has brought already.
 
@@ -285,7 +285,7 @@ class Freshness:
                     found[id] = frozenset(fields)
         return found
 
-    def _candidates(self, layout: Layout[Any]) -> str:
+    def _candidates(self, layout: TableMapping[Any]) -> str:
         pages = " OR ".join(
             f"t.{quoted(stamp)} IN (SELECT id FROM _max_page WHERE entity = :entity AND requested_at > :at)"
             for stamp in layout.stamps.values()
@@ -299,9 +299,9 @@ class Freshness:
         """
 
 
-def _ages(counts: Mapping[int | None, int]) -> Ages:
+def _ages(counts: Mapping[int | None, int]) -> AgeHistogram:
     aged = sorted((float(age), number) for age, number in counts.items() if age is not None and number)
-    return Ages(aged, counts.get(None, 0))
+    return AgeHistogram(aged, counts.get(None, 0))
 
 
 def newest(connection: sqlite3.Connection) -> float:
@@ -309,14 +309,14 @@ def newest(connection: sqlite3.Connection) -> float:
     return float(connection.execute(_NEWEST).fetchone()[0])
 
 
-def known(layout: Layout[Any], field: str) -> str:
+def known(layout: TableMapping[Any], field: str) -> str:
     """The field's own name; UnknownName when the entity has none of it."""
     if field not in layout.types:
         raise UnknownName("field", field, layout.types, where=layout.entity.__name__)
     return field
 
 
-def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[int, None], str]:
+def complete_parts(layout: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[dict[int, None], str]:
     """The parts of which every row of a page brings every field, and those fields as text.
 
     Only of such parts can the page say when they were synced.
@@ -329,7 +329,7 @@ def complete_parts(layout: Layout[Any], groups: Sequence[Rows]) -> tuple[dict[in
     return {layout.parts[field]: None for field in fields}, f",{','.join(fields)},"
 
 
-def in_time(groups: Sequence[Rows], later: Mapping[str, frozenset[str] | None]) -> list[Rows]:
+def in_time(groups: Sequence[EncodedRows], later: Mapping[str, frozenset[str] | None]) -> list[EncodedRows]:
     """The rows of which nothing came later."""
     kept = []
     for rows in groups:
@@ -338,7 +338,7 @@ def in_time(groups: Sequence[Rows], later: Mapping[str, frozenset[str] | None]) 
     return [rows for rows in kept if rows.ids]
 
 
-def late(groups: Sequence[Rows], later: Mapping[str, frozenset[str] | None]) -> list[Rows]:
+def late(groups: Sequence[EncodedRows], later: Mapping[str, frozenset[str] | None]) -> list[EncodedRows]:
     """The other rows, each with those of its fields that nothing later has brought."""
     kept = []
     for rows in groups:

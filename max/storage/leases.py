@@ -52,7 +52,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def owner_of(worker: str) -> str:
+def describe_worker(worker: str) -> str:
     """A worker in words, for the one who finds it at work."""
     host, _, pid, _, _ = worker.split("/")
     return f"process {pid} on {host}"

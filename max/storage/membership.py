@@ -22,12 +22,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..model.delivery import Ages, Changes, Listed, Listing, Looking, Removal
+from ..model.delivery import (
+    AgeHistogram,
+    DeletionCandidates,
+    DeletionScope,
+    FeedPage,
+    ListingPage,
+    ListingState,
+)
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from ..model.loaders import Resolver
 from ..model.schema import Schema
 from .freshness import Freshness
-from .rows import Layout, Rows
+from .rows import EncodedRows, TableMapping
 from .sqlite import quoted
 
 PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
@@ -153,11 +160,13 @@ class Proof(NamedTuple):
 class Membership:
     """The SQL of lists, links, feeds and orphans over the layouts of one schema."""
 
-    def __init__(self, schema: Schema, layouts: Mapping[str, Layout[Any]], freshness: Freshness) -> None:
+    def __init__(
+        self, schema: Schema, layouts: Mapping[str, TableMapping[Any]], freshness: Freshness
+    ) -> None:
         self._schema, self._layouts, self._freshness = schema, layouts, freshness
         self.resolver: Resolver | None = None
 
-    def _layout(self, entity: type[Entity]) -> Layout[Any]:
+    def _layout(self, entity: type[Entity]) -> TableMapping[Any]:
         return self._layouts[entity.__name__]
 
     def listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
@@ -170,7 +179,7 @@ class Membership:
 
     # -- listings -------------------------------------------------------------------------
 
-    def open(self, connection: sqlite3.Connection, listing: Listing) -> Place:
+    def open(self, connection: sqlite3.Connection, listing: ListingPage) -> Place:
         """Where a page stands; a full listing's first page begins a generation."""
         names = {"collection": repr(listing.collection), "parent": listing.parent.id}
         list_id, generation = connection.execute(LIST_OF, names).fetchone()
@@ -184,7 +193,11 @@ class Membership:
         return Place(list_id, generation, number)
 
     def link(
-        self, connection: sqlite3.Connection, listing: Listing, groups: Sequence[Rows], place: Place
+        self,
+        connection: sqlite3.Connection,
+        listing: ListingPage,
+        groups: Sequence[EncodedRows],
+        place: Place,
     ) -> None:
         """Remember a page's members."""
         child = self._layout(listing.collection.child)
@@ -196,8 +209,8 @@ class Membership:
     def found(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
-        groups: Sequence[Rows],
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
         at: float = math.inf,
     ) -> None:
         """What is in a list, or was brought by a request that began after it was lost, is no orphan."""
@@ -210,7 +223,7 @@ class Membership:
                 (entity, at, ids),
             )
 
-    def close(self, connection: sqlite3.Connection, listing: Listing, place: Place, *, at: float) -> None:
+    def close(self, connection: sqlite3.Connection, listing: ListingPage, place: Place, *, at: float) -> None:
         """The listing is complete: its mark moves, and what it has not seen is no member any more."""
         swept = not listing.delta and listing.sweeps
         values = {
@@ -233,7 +246,9 @@ class Membership:
             connection.execute(LINKED, lost)
         connection.execute(CLOSE, values)
 
-    def listed(self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> Listed:
+    def listed(
+        self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]
+    ) -> ListingState:
         """What is remembered of a collection's listings."""
         sql = """
             SELECT CASE WHEN invalidated_at IS NULL THEN mark END,
@@ -241,7 +256,7 @@ class Membership:
               FROM _max_list WHERE collection = ? AND parent = ?
         """
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
-        return Listed(*row) if row else Listed()
+        return ListingState(*row) if row else ListingState()
 
     def bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring those of the fields that no loader fetches by themselves.
@@ -291,7 +306,7 @@ class Membership:
         sql = "SELECT collection, count(*) FROM _max_list WHERE invalidated_at = ? GROUP BY collection"
         return dict(connection.execute(sql, (at,)).fetchall())
 
-    def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> Ages:
+    def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> AgeHistogram:
         """How long ago a collection was listed to its end, over all parents."""
         rows = connection.execute(
             f"""
@@ -304,20 +319,20 @@ class Membership:
             {"now": now, "collection": repr(many)},
         ).fetchall()
         never = sum(number for age, number in rows if age is None)
-        return Ages([(float(age), number) for age, number in rows if age is not None], never)
+        return AgeHistogram([(float(age), number) for age, number in rows if age is not None], never)
 
     def _names(self, entity: type[Entity]) -> str:
         return json.dumps([repr(many) for many in self.listing(entity)])
 
     # -- feeds ----------------------------------------------------------------------------
 
-    def followed(self, connection: sqlite3.Connection, root: Ref[Any], feed: str) -> Listed:
+    def followed(self, connection: sqlite3.Connection, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         sql = "SELECT mark, listed_at, full_at FROM _max_list WHERE collection = ? AND parent = ?"
         row = connection.execute(sql, (feed_name(feed), root.id)).fetchone()
-        return Listed(*row) if row else Listed()
+        return ListingState(*row) if row else ListingState()
 
-    def feeds(self, connection: sqlite3.Connection, *, now: float) -> dict[str, Ages]:
+    def feeds(self, connection: sqlite3.Connection, *, now: float) -> dict[str, AgeHistogram]:
         """How long ago each feed was read to its end, over all roots that follow it."""
         rows = connection.execute(
             "SELECT collection, CAST(max(0, ? - listed_at) AS INTEGER) AS age, count(*) FROM _max_list"
@@ -326,11 +341,13 @@ class Membership:
         ).fetchall()
         names = dict.fromkeys(collection for collection, _, _ in rows)
         return {
-            name.removeprefix(feed_name("")): Ages([(float(age), n) for c, age, n in rows if c == name], 0)
+            name.removeprefix(feed_name("")): AgeHistogram(
+                [(float(age), n) for c, age, n in rows if c == name], 0
+            )
             for name in names
         }
 
-    def follow(self, connection: sqlite3.Connection, changes: Changes) -> None:
+    def follow(self, connection: sqlite3.Connection, changes: FeedPage) -> None:
         """The feed was read to its end: its mark moves."""
         values = {
             "collection": feed_name(changes.feed),
@@ -345,7 +362,7 @@ class Membership:
             for entity in dict.fromkeys(field.entity for field in brings):
                 self._doubt(connection, self._layout(entity), changes.began_at)
 
-    def _doubt(self, connection: sqlite3.Connection, layout: Layout[Any], at: float) -> None:
+    def _doubt(self, connection: sqlite3.Connection, layout: TableMapping[Any], at: float) -> None:
         """A feed that was begun anew will not tell what is gone of that which nobody lists."""
         some = f"SELECT 1 FROM {quoted(layout.table)} LIMIT 1"
         if self.listing(layout.entity) and connection.execute(some).fetchone():
@@ -359,7 +376,11 @@ class Membership:
         return [one.name for one in covers if not isinstance(one, ManyOf) and one.entity is entity]
 
     def link_by_refs(
-        self, connection: sqlite3.Connection, layout: Layout[Any], groups: Sequence[Rows], root: Ref[Any]
+        self,
+        connection: sqlite3.Connection,
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
+        root: Ref[Any],
     ) -> None:
         """Make rows that a feed has named members of the parents that they point at, and of no others.
 
@@ -375,7 +396,7 @@ class Membership:
     def _relink(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         many: ManyOf[Any, Any],
         pairs: Sequence[tuple[str, str | None]],
     ) -> None:
@@ -406,7 +427,7 @@ class Membership:
         return removed
 
     def _bury(
-        self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[str], at: float
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Sequence[str], at: float
     ) -> None:
         """What becomes of the places of rows that are hidden now, and of those in them."""
         sql = f"SELECT _row FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?))"
@@ -419,7 +440,9 @@ class Membership:
         self._take_along(connection, layout, json.dumps(ids), at)
         self._freshness.renew(connection, layout, at)
 
-    def _take_along(self, connection: sqlite3.Connection, layout: Layout[Any], ids: str, at: float) -> None:
+    def _take_along(
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: str, at: float
+    ) -> None:
         """What only came along with rows that are hidden now, and nobody lists, is gone with them."""
         for name in layout.entity.children():
             many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
@@ -435,14 +458,16 @@ class Membership:
             if rows:
                 self._bury(connection, child, [id for (id,) in rows], at)
 
-    def _alive(self, connection: sqlite3.Connection, layout: Layout[Any], ids: Sequence[Any]) -> int:
+    def _alive(self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Sequence[Any]) -> int:
         sql = (
             f"SELECT count(*) FROM {quoted(layout.table)} WHERE _removed_at IS NULL"
             " AND _id IN (SELECT value FROM json_each(?))"
         )
         return int(connection.execute(sql, (json.dumps(ids),)).fetchone()[0])
 
-    def _disinherit(self, connection: sqlite3.Connection, layout: Layout[Any], ids: str, at: float) -> None:
+    def _disinherit(
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: str, at: float
+    ) -> None:
         """Forget the listings of parents that are gone; what they held is orphaned."""
         for name in layout.entity.children():
             many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
@@ -463,7 +488,7 @@ class Membership:
 
     # -- orphans --------------------------------------------------------------------------
 
-    def removals(self, connection: sqlite3.Connection, looking: Looking) -> list[Removal]:
+    def removals(self, connection: sqlite3.Connection, looking: DeletionScope) -> list[DeletionCandidates]:
         """Of each entity with orphans: of how many it is certain that they are gone, and where to look."""
         found = []
         for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_orphan").fetchall():
@@ -474,7 +499,9 @@ class Membership:
                     found.append(one)
         return found
 
-    def _removal(self, connection: sqlite3.Connection, layout: Layout[Any], looking: Looking) -> Removal:
+    def _removal(
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], looking: DeletionScope
+    ) -> DeletionCandidates:
         proof = self._proof(connection, layout, looking)
         proven, left = connection.execute(
             f"SELECT total({PROVEN}), total(NOT {PROVEN}) FROM ({_orphans(layout)})", proof.values
@@ -486,9 +513,11 @@ class Membership:
             if place.feed is None:
                 waiting.setdefault(repr(place.many), []).append(place.parent)
         feeds = sorted({place.feed for place in proof.waiting if left and place.feed is not None})
-        return Removal(layout.entity.__name__, int(proven), int(left), of, waiting, feeds)
+        return DeletionCandidates(layout.entity.__name__, int(proven), int(left), of, waiting, feeds)
 
-    def _proof(self, connection: sqlite3.Connection, layout: Layout[Any], looking: Looking) -> Proof:
+    def _proof(
+        self, connection: sqlite3.Connection, layout: TableMapping[Any], looking: DeletionScope
+    ) -> Proof:
         """What is known of the places in which the orphans of an entity may be.
 
         With one place there is nothing to move between: to have lost them is proof enough.
@@ -506,7 +535,7 @@ class Membership:
         return Proof({**values, "seen": only.seen, "list": only.list or NOWHERE}, places)
 
     def _places(
-        self, connection: sqlite3.Connection, entity: type[Entity], looking: Looking, before: float
+        self, connection: sqlite3.Connection, entity: type[Entity], looking: DeletionScope, before: float
     ) -> list[Whereabouts]:
         """Every place in which an entity could be, or a parent of it that is not known yet.
 
@@ -540,7 +569,7 @@ class Membership:
         return ways
 
     def _told(
-        self, connection: sqlite3.Connection, many: ManyOf[Any, Any], looking: Looking
+        self, connection: sqlite3.Connection, many: ManyOf[Any, Any], looking: DeletionScope
     ) -> tuple[str | None, float, float]:
         """The feed that covers a collection, when it was begun and when it was last read."""
         feed = self.resolver.covering(many) if self.resolver else None
@@ -550,7 +579,9 @@ class Membership:
         begun, read = connection.execute(sql, (feed_name(feed.name),)).fetchone()
         return (feed.name, begun, read) if begun is not None else (None, math.inf, -math.inf)
 
-    def removing(self, connection: sqlite3.Connection, entities: Sequence[str], looking: Looking) -> int:
+    def removing(
+        self, connection: sqlite3.Connection, entities: Sequence[str], looking: DeletionScope
+    ) -> int:
         """Hide the orphans of some entities that are certainly gone; how many rows that were."""
         removed = 0
         for name in entities:
@@ -618,7 +649,7 @@ def feed_name(feed: str) -> str:
     return f"feed {feed}"
 
 
-def _orphans(layout: Layout[Any]) -> str:
+def _orphans(layout: TableMapping[Any]) -> str:
     """SQL for the orphans of an entity that are not hidden yet."""
     return f"""
         SELECT t._id AS id, o.row, o.list, o.lost_at
@@ -627,7 +658,9 @@ def _orphans(layout: Layout[Any]) -> str:
     """
 
 
-def _with_parents(many: ManyOf[Any, Any], rows: Rows, root: Ref[Any]) -> Iterator[tuple[str, str | None]]:
+def _with_parents(
+    many: ManyOf[Any, Any], rows: EncodedRows, root: Ref[Any]
+) -> Iterator[tuple[str, str | None]]:
     """Each row's id with that of its parent, where the rows tell."""
     if many.by is not None and many.by.name in rows.names:
         yield from zip(rows.ids, rows.columns[rows.names.index(many.by.name)], strict=True)

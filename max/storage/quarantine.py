@@ -18,13 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidEntity, Mismatch, shown
-from ..model.delivery import Arrival, Listing
+from ..model.delivery import Delivery, ListingPage
 from ..model.entities import Entity, Ref, check_entity, values_of
-from ..model.migrations import Contract, Rules
-from ..model.struct import Record
+from ..model.migrations import SchemaContract, SchemaPolicy
+from ..model.struct import Struct
 from ..model.values import Json, is_id, is_json
 from .freshness import Freshness
-from .rows import Layout, Rows
+from .rows import EncodedRows, TableMapping
 from .sqlite import migrate
 
 MIGRATIONS = (
@@ -54,7 +54,7 @@ KEPT = """
 """
 
 
-class Quarantined(Record):
+class Quarantined(Struct):
     """A row that is kept aside: the first value that did not fit, and the row as JSON data.
 
     ``fields`` names everything that did not fit; ``at`` is when it was asked for, in seconds
@@ -72,24 +72,24 @@ class Quarantined(Record):
     at: float
 
 
-class Sifted(NamedTuple):
+class ValidatedRows(NamedTuple):
     """The rows of one entity that fit, encoded; the ids of those that do not, and how many these are."""
 
-    layout: Layout[Any]
-    groups: Sequence[Rows]
+    layout: TableMapping[Any]
+    groups: Sequence[EncodedRows]
     aside: Sequence[str] = ()
     unfit: int = 0
 
     @property
-    def seen(self) -> Sequence[Rows]:
+    def seen(self) -> Sequence[EncodedRows]:
         """All that an answer has shown to exist."""
-        return [*self.groups, Rows((), list(self.aside), [])] if self.aside else self.groups
+        return [*self.groups, EncodedRows((), list(self.aside), [])] if self.aside else self.groups
 
 
 class Quarantine:
     """Sorts out what does not fit, for the entities whose contract says so."""
 
-    def __init__(self, rules: Rules, freshness: Freshness) -> None:
+    def __init__(self, rules: SchemaPolicy, freshness: Freshness) -> None:
         self._rules, self._freshness = rules, freshness
 
     def apply(self, connection: sqlite3.Connection) -> None:
@@ -99,21 +99,21 @@ class Quarantine:
     def sift(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         entities: Sequence[Entity],
-        arrival: Arrival,
-    ) -> Sifted:
+        arrival: Delivery,
+    ) -> ValidatedRows:
         """Encode what fits and keep aside what does not; InvalidEntity without such a contract."""
         try:
-            sifted, unfit = Sifted(layout, layout.encode(entities)), []
+            sifted, unfit = ValidatedRows(layout, layout.encode(entities)), []
         except InvalidEntity:
-            if self._rules.contract(layout.entity.__name__) is not Contract.QUARANTINE:
+            if self._rules.contract(layout.entity.__name__) is not SchemaContract.QUARANTINE:
                 raise
             wrong = [(one, check_entity(one)) for one in entities]
             unfit = [(one, mismatches) for one, mismatches in wrong if mismatches]
             groups = layout.encode([one for one, mismatches in wrong if not mismatches])
             ids = [one.id for one, _ in unfit if is_id(one.id)]
-            sifted = Sifted(layout, groups, ids, len({id(one) for one, _ in unfit}))
+            sifted = ValidatedRows(layout, groups, ids, len({id(one) for one, _ in unfit}))
         self._release(connection, sifted)
         if unfit:
             self._keep(connection, layout, unfit, arrival)
@@ -122,9 +122,9 @@ class Quarantine:
     def _keep(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
+        layout: TableMapping[Any],
         unfit: Sequence[tuple[Entity, Sequence[Mismatch]]],
-        arrival: Arrival,
+        arrival: Delivery,
     ) -> None:
         rows = [_row(one, mismatches, arrival) for one, mismatches in unfit]
         connection.executemany(KEEP, rows)
@@ -134,7 +134,7 @@ class Quarantine:
                 at = arrival.requested_at
                 self._freshness.record(connection, layout, [one.id], names, synced_at=None, recorded_at=at)
 
-    def _release(self, connection: sqlite3.Connection, sifted: Sifted) -> None:
+    def _release(self, connection: sqlite3.Connection, sifted: ValidatedRows) -> None:
         """Let go of the rows of which everything fits now."""
         entity = sifted.layout.entity.__name__
         sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND nameless = ''"
@@ -153,7 +153,7 @@ class Quarantine:
         names = [(ref.entity.__name__, ref.id) for ref in removed]
         connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", names)
 
-    def close(self, connection: sqlite3.Connection, listing: Listing, began_at: float) -> None:
+    def close(self, connection: sqlite3.Connection, listing: ListingPage, began_at: float) -> None:
         """Let go of what a complete listing of everything, with its values, has not shown any more."""
         if not listing.delta and listing.sweeps and not listing.ids_only:
             sql = "DELETE FROM _max_quarantine WHERE list = ? AND at < ?"
@@ -163,12 +163,12 @@ class Quarantine:
 ALL = frozenset({""})  # more than any row has: what is not kept aside is not let go
 
 
-def list_name(listing: Listing) -> str:
+def list_name(listing: ListingPage) -> str:
     """Which list a row came with."""
     return f"{listing.collection!r} of {listing.parent.id}"
 
 
-def _row(one: Entity, mismatches: Sequence[Mismatch], arrival: Arrival) -> tuple[Any, ...]:
+def _row(one: Entity, mismatches: Sequence[Mismatch], arrival: Delivery) -> tuple[Any, ...]:
     from hashlib import sha256  # slow, and nearly never needed
 
     first, text = mismatches[0], row_text(one)

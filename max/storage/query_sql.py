@@ -19,7 +19,7 @@ from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
 from ..model.query import Order, Query
 from ..model.values import CHECKS, Kind, is_text
-from .rows import NEVER, Layout, encode_one
+from .rows import NEVER, TableMapping, encode_one
 from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
@@ -32,9 +32,9 @@ _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 class Statement:
     """One SELECT being written: its joins, its conditions, its values."""
 
-    def __init__(self, layouts: Mapping[str, Layout[Any]], entity: type[Entity]) -> None:
+    def __init__(self, layouts: Mapping[str, TableMapping[Any]], entity: type[Entity]) -> None:
         self._layouts = layouts
-        self.layout: Layout[Any] = layouts[entity.__name__]
+        self.layout: TableMapping[Any] = layouts[entity.__name__]
         self._joins: dict[str, str] = {}
         self.values: list[Any] = []
 
@@ -57,7 +57,7 @@ class Statement:
         name = path[-1].name
         return f"{alias}._id IS NOT NULL" if name == "id" else layout.loaded(name, alias)
 
-    def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, Layout[Any]]:
+    def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, TableMapping[Any]]:
         if len(path) == 1:
             return "t", self.layout
         ref = path[0]
@@ -188,7 +188,7 @@ def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
 
 
 def selects(
-    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int
+    layouts: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int
 ) -> Iterator[tuple[str, list[Any]]]:
     """The statements of one page, to be run until there are enough rows.
 
@@ -208,7 +208,10 @@ def selects(
 
 
 def _select(
-    layouts: Mapping[str, Layout[Any]], query: Query[Any], limit: int, behind: Callable[[Statement], str]
+    layouts: Mapping[str, TableMapping[Any]],
+    query: Query[Any],
+    limit: int,
+    behind: Callable[[Statement], str],
 ) -> tuple[str, list[Any]]:
     statement = Statement(layouts, query.entity)
     names = chosen(statement.layout, query)
@@ -224,7 +227,7 @@ def _select(
     return sql, statement.values
 
 
-def count(layouts: Mapping[str, Layout[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
+def count(layouts: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
     """The statement that counts what fits."""
     statement = Statement(layouts, query.entity)
     condition = statement.condition(query.filter)
@@ -234,7 +237,7 @@ def count(layouts: Mapping[str, Layout[Any]], query: Query[Any]) -> tuple[str, l
     )
 
 
-def chosen(layout: Layout[Any], query: Query[Any]) -> list[str]:
+def chosen(layout: TableMapping[Any], query: Query[Any]) -> list[str]:
     """The fields that a query wants; UnknownName for one that the entity does not have."""
     if query.fields is None:
         return list(layout.types)

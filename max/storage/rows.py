@@ -61,7 +61,7 @@ Column = Sequence[Any]
 _TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
 
 
-class Unfit(Exception):
+class InvalidColumn(Exception):
     """Some value of a column does not fit; who encodes finds out which."""
 
 
@@ -105,7 +105,7 @@ def encode_column(holds: FieldType, column: Column) -> Column:
     kinds = set(map(type, column))
     if NoneType in kinds:
         if not holds.optional:
-            raise Unfit
+            raise InvalidColumn
         kinds.discard(NoneType)
     if not kinds:
         return column
@@ -119,7 +119,7 @@ def encode_column(holds: FieldType, column: Column) -> Column:
 
 def _encode_each(holds: FieldType, column: Column) -> Column:
     if not all(map(holds.check, column)):
-        raise Unfit
+        raise InvalidColumn
     return [encode_one(holds, value) for value in column]
 
 
@@ -129,19 +129,19 @@ def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
         try:
             joined.encode()
         except UnicodeEncodeError:
-            raise Unfit from None
+            raise InvalidColumn from None
     return column
 
 
 def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
     if min(values) < -INTEGER_LIMIT or max(values) >= INTEGER_LIMIT:
-        raise Unfit
+        raise InvalidColumn
     return column
 
 
 def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
     if not all(map(math.isfinite, values)):
-        raise Unfit
+        raise InvalidColumn
     return column
 
 
@@ -159,7 +159,7 @@ def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column
         for _ in map(datetime.fromisoformat, values):
             pass
     except ValueError:
-        raise Unfit from None
+        raise InvalidColumn from None
     end = _common_end(values)
     if end is None:
         return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
@@ -216,7 +216,7 @@ _ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
 }
 
 
-class Rows:
+class EncodedRows:
     """Entities of one type that hold the same fields: their ids and their encoded columns."""
 
     def __init__(self, names: tuple[str, ...], ids: list[str], columns: list[Column]) -> None:
@@ -226,14 +226,14 @@ class Rows:
         """``(id, *values, *constants)`` of each entity, for executemany."""
         return zip(self.ids, *self.columns, *map(repeat, constants), strict=False)
 
-    def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> Rows:
+    def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> EncodedRows:
         """Some of the rows, with some of their fields."""
         columns = [self.columns[self.names.index(name)] for name in names]
         ids = [self.ids[at] for at in positions]
-        return Rows(names, ids, [[column[at] for at in positions] for column in columns])
+        return EncodedRows(names, ids, [[column[at] for at in positions] for column in columns])
 
 
-class Layout(Generic[E]):
+class TableMapping(Generic[E]):
     """How one entity type lies in its table: columns, bits, encoders and decoders.
 
     ``bits`` numbers the fields; ``parts`` maps each field to the stamp column of the fields
@@ -277,12 +277,12 @@ class Layout(Generic[E]):
             f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
         )
 
-    def encode(self, entities: Sequence[Entity]) -> list[Rows]:
+    def encode(self, entities: Sequence[Entity]) -> list[EncodedRows]:
         """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
         groups = _by_fields(self._once_each(entities))
         try:
             return [self._encode_group(names, records) for names, records in groups.items()]
-        except Unfit:
+        except InvalidColumn:
             raise InvalidEntity([m for one in entities for m in check_entity(one)]) from None
 
     def _once_each(self, entities: Sequence[Entity]) -> list[dict[str, Any]]:
@@ -298,13 +298,13 @@ class Layout(Generic[E]):
             merged[values["id"]] = merged.get(values["id"], {}) | values
         return list(merged.values())
 
-    def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> Rows:
+    def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> EncodedRows:
         names = tuple(name for name in keys if name != "id")
         ids = list(encode_column(ID, [record["id"] for record in records]))
         if "" in ids or "\0" in "".join(ids):
-            raise Unfit
+            raise InvalidColumn
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
-        return Rows(names, ids, columns)
+        return EncodedRows(names, ids, columns)
 
     def decode(self, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[E]:
         """Records from ``(id, *names, *words)`` rows; fields whose bit is not set are left out."""

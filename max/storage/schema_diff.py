@@ -20,12 +20,12 @@ from ..model.migrations import (
     ChangeType,
     DropEntity,
     DropField,
+    MigrationStep,
     RenameEntity,
     RenameField,
-    SchemaChange,
 )
 from ..model.schema import Schema, snake
-from ..model.struct import Record
+from ..model.struct import Struct
 from ..model.values import Json, Kind
 from . import schema_operations as reshaping
 from .membership import feed_name
@@ -120,7 +120,7 @@ def hidden_rows(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 # -- plans ---------------------------------------------------------------------------------
 
 
-class Change(Record):
+class SchemaChange(Struct):
     """One difference between what is stored and what is declared.
 
     ``compatible``: old queries go on to work, and give the same.  ``refused`` says which
@@ -157,13 +157,13 @@ class Change(Record):
         return data | {"name": self.name or None, "refused": self.refused or None}
 
 
-class Plan(Record):
+class MigrationPlan(Struct):
     """What an upgrade does to a database; ``fresh`` when there is nothing in it yet.
 
     ``version`` is the newest migration that is recorded, ``known`` the newest there is.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[SchemaChange, ...]
     version: int
     known: int
     fresh: bool = False
@@ -198,11 +198,11 @@ class Planner:
     def __init__(self, connection: sqlite3.Connection, shape: Shape, resolver: Resolver | None) -> None:
         self._connection, self._shape, self._resolver = connection, shape, resolver
         self.version: int | None = None
-        self.changes: list[Change] = []
+        self.changes: list[SchemaChange] = []
 
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
         facts = {"migration": self.version, "stored": self._shape.get(entity), **more}
-        self.changes.append(Change(entity, name, kind, words, **facts))
+        self.changes.append(SchemaChange(entity, name, kind, words, **facts))
 
     def _refuse(self, path: reshaping.Path, words: str, hint: str) -> None:
         self._note(*path, "refused", words, compatible=False, refused=hint)
@@ -213,7 +213,7 @@ class Planner:
 
     # migrations
 
-    def migrate(self, change: SchemaChange) -> None:
+    def migrate(self, change: MigrationStep) -> None:
         """Note what a declared change does, and go on with what it leads to."""
         name, field = subject(change)
         entity = self._shape.get(name)
@@ -540,7 +540,7 @@ def lacking(_: sqlite3.Connection) -> int:
     return 1
 
 
-def subject(change: SchemaChange) -> reshaping.Path:
+def subject(change: MigrationStep) -> reshaping.Path:
     """The entity that a change speaks of, and the field, or ""."""
     if isinstance(change, RenameEntity):
         return change.old, ""

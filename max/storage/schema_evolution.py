@@ -20,16 +20,16 @@ from typing import Any
 
 from ..errors import StorageError
 from ..model.loaders import Resolver
-from ..model.migrations import NO_RULES, Contract, Rules
+from ..model.migrations import NO_POLICY, SchemaContract, SchemaPolicy
 from ..model.schema import Schema
 from . import change_log as history
 from . import schema_operations as reshaping
 from .ddl import Parts, build_indexes, create_table, number_fields, read_layouts
 from .freshness import newest
 from .quarantine import kept_entities
-from .rows import Layout
-from .schema_diff import Change, Planner, StoredEntity, bringing, hidden_rows, read_shape
-from .schema_diff import Plan as Plan
+from .rows import TableMapping
+from .schema_diff import MigrationPlan as MigrationPlan
+from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .sqlite import migrate
 
 TABLES = (
@@ -51,8 +51,11 @@ AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began 
 
 
 def plan(
-    connection: sqlite3.Connection, schema: Schema, resolver: Resolver | None = None, rules: Rules = NO_RULES
-) -> Plan:
+    connection: sqlite3.Connection,
+    schema: Schema,
+    resolver: Resolver | None = None,
+    rules: SchemaPolicy = NO_POLICY,
+) -> MigrationPlan:
     """What it takes to make the database fit the schema; nothing is written.
 
     StorageError when a migration was edited after it ran, or the database is newer.
@@ -61,7 +64,7 @@ def plan(
     done = _recorded(connection, rules)
     known = len(rules.migrations)
     if shape is None:
-        return Plan((), known, known, fresh=True)
+        return MigrationPlan((), known, known, fresh=True)
     planner = Planner(connection, shape, resolver)
     for number, migration in enumerate(rules.migrations[done:], done + 1):
         planner.version = number
@@ -70,10 +73,10 @@ def plan(
     planner.version = None
     planner.compare(schema)
     changes = tuple(_frozen(change, rules) for change in planner.changes)
-    return Plan(changes, done, known, shape=shape)
+    return MigrationPlan(changes, done, known, shape=shape)
 
 
-def _recorded(connection: sqlite3.Connection, rules: Rules) -> int:
+def _recorded(connection: sqlite3.Connection, rules: SchemaPolicy) -> int:
     """How many migrations are recorded, each as it is declared."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
         return 0
@@ -94,13 +97,13 @@ def _recorded(connection: sqlite3.Connection, rules: Rules) -> int:
     return len(done)
 
 
-def _frozen(change: Change, rules: Rules) -> Change:
+def _frozen(change: SchemaChange, rules: SchemaPolicy) -> SchemaChange:
     """The change, refused when its entity's contract allows none."""
     exempt = change.refused or change.kind in ("new entity", "nothing")
-    if exempt or rules.contract(change.owner) is not Contract.FREEZE:
+    if exempt or rules.contract(change.owner) is not SchemaContract.FREEZE:
         return change
     hint = (
-        f"{change.owner} is frozen: give it Contract.EVOLVE in the release that is to change it,"
+        f"{change.owner} is frozen: give it SchemaContract.EVOLVE in the release that is to change it,"
         " or install the version before"
     )
     return change.replace(refused=hint, compatible=False, work=None)
@@ -114,8 +117,8 @@ def evolve(
     schema: Schema,
     parts: Parts,
     resolver: Resolver | None = None,
-    rules: Rules = NO_RULES,
-) -> dict[str, Layout[Any]]:
+    rules: SchemaPolicy = NO_POLICY,
+) -> dict[str, TableMapping[Any]]:
     """Make the tables fit the schema, inside the caller's transaction; how each entity lies then.
 
     SchemaError when that is not safe; nothing is changed then.
@@ -148,7 +151,7 @@ def nothing() -> None:
 
 
 def _perform(
-    connection: sqlite3.Connection, found: Plan, schema: Schema, resolver: Resolver | None
+    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, resolver: Resolver | None
 ) -> set[str]:
     """Do what is planned; the collections that bring what is lacking then."""
     if found.changes_data and history.read_feed(connection) is not None:
@@ -164,13 +167,13 @@ def _perform(
     return lacking
 
 
-def _tried_again(connection: sqlite3.Connection, found: Plan) -> list[Change]:
+def _tried_again(connection: sqlite3.Connection, found: MigrationPlan) -> list[SchemaChange]:
     """The changes of entities of which something stands aside: it may fit now."""
     aside = kept_entities(connection)
     return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 
 
-def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[str]:
+def lists_of(change: SchemaChange, schema: Schema, resolver: Resolver | None) -> set[str]:
     """The collections to be listed in full because of a change."""
     entity = schema.entities.get(change.owner)
     if entity is None:
@@ -183,7 +186,9 @@ def lists_of(change: Change, schema: Schema, resolver: Resolver | None) -> set[s
     return set(bringing(resolver, entity, name))
 
 
-def _record(connection: sqlite3.Connection, found: Plan, schema: Schema, rules: Rules) -> None:
+def _record(
+    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, rules: SchemaPolicy
+) -> None:
     """Remember what was done, what is hidden, and the schema that the tables have now."""
     first = 0 if found.fresh else found.version
     rows = [

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
-from ..model.tasks import MOVES, Failure, State, Status, SyncResult, SyncRun, Wanted
+from ..model.tasks import MOVES, Failure, State, Status, SyncCommand, SyncResult, SyncRun
 from ..model.values import Json
-from .leases import is_alive, owner_of
+from .leases import describe_worker, is_alive
 
 
 def guard(to: State) -> str:
@@ -157,8 +157,8 @@ def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float
     """
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
-            raise SyncRunning(found.id, owner_of(found.worker or ""))
-        if _wanted(connection, found.id) is not Wanted.CANCEL:
+            raise SyncRunning(found.id, describe_worker(found.worker or ""))
+        if _wanted(connection, found.id) is not SyncCommand.CANCEL:
             return found.id
     return None
 
@@ -177,7 +177,7 @@ def options_of(connection: sqlite3.Connection, sync: str) -> Json:
     return json.loads(row[0]) if row and row[0] else {}
 
 
-def request(connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: float) -> None:
+def request(connection: sqlite3.Connection, sync: str, wanted: SyncCommand, *, now: float) -> None:
     """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
 
     Its worker obeys at its next page; when it has none, the answer is given here.  SyncError
@@ -186,38 +186,38 @@ def request(connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: f
     found = run(connection, sync, now=now)
     if found.status.final:
         raise SyncError(f"sync {found.id} has already ended ({found.status})", hint="`max runs` lists them")
-    if wanted is not Wanted.CANCEL and _wanted(connection, found.id) is Wanted.CANCEL:
+    if wanted is not SyncCommand.CANCEL and _wanted(connection, found.id) is SyncCommand.CANCEL:
         raise SyncError(f"sync {found.id} is being cancelled", hint="begin another one when it has ended")
     connection.execute("UPDATE _max_sync SET wanted = ? WHERE id = ?", (wanted, found.id))
     if found.status is Status.RUNNING:
-        if wanted is Wanted.RUN:
-            unpause(connection, found.id)
-    elif wanted is not Wanted.RUN:
+        if wanted is SyncCommand.RUN:
+            resume_tasks(connection, found.id)
+    elif wanted is not SyncCommand.RUN:
         obey(connection, found.id, wanted, now=now, died=found.status is Status.INTERRUPTED)
 
 
 def obey(
-    connection: sqlite3.Connection, sync: str, wanted: Wanted, *, now: float, died: bool = False
+    connection: sqlite3.Connection, sync: str, wanted: SyncCommand, *, now: float, died: bool = False
 ) -> None:
     """Pause or end a sync of which nothing is under way; ``died``: its worker ended without a word."""
-    if wanted is Wanted.PAUSE:
+    if wanted is SyncCommand.PAUSE:
         connection.execute(
             f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}", (Status.PAUSED, sync)
         )
-        let_go(connection, sync, died=died)
-    elif wanted is Wanted.CANCEL:
+        release_tasks(connection, sync, died=died)
+    elif wanted is SyncCommand.CANCEL:
         connection.execute(CANCEL_TASKS, (now, sync))
         finish(connection, sync, Status.CANCELLED, now=now)
 
 
-def unpause(connection: sqlite3.Connection, sync: str) -> None:
+def resume_tasks(connection: sqlite3.Connection, sync: str) -> None:
     """What stopped between two pages may be claimed again."""
     connection.execute(
         f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'", (sync,)
     )
 
 
-def let_go(connection: sqlite3.Connection, sync: str, *, died: bool = False) -> None:
+def release_tasks(connection: sqlite3.Connection, sync: str, *, died: bool = False) -> None:
     """What is under way is pending again, and nobody works at the sync any more."""
     connection.execute(GIVE_BACK, (int(died), sync))
     leave(connection, sync)
@@ -239,8 +239,8 @@ def leave(connection: sqlite3.Connection, sync: str) -> None:
     )
 
 
-def _wanted(connection: sqlite3.Connection, sync: str) -> Wanted:
-    return Wanted(connection.execute("SELECT wanted FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0])
+def _wanted(connection: sqlite3.Connection, sync: str) -> SyncCommand:
+    return SyncCommand(connection.execute("SELECT wanted FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0])
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

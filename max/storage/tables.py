@@ -9,19 +9,19 @@ from itertools import chain
 from typing import Any
 
 from ..errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
-from ..model.delivery import Arrival, Stored
+from ..model.delivery import Delivery, WriteResult
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, own_names
 from ..model.loaders import Resolver
-from ..model.migrations import NO_RULES, Rules
+from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Page, Query
 from ..model.schema import Schema
 from .change_log import History
 from .ddl import Parts, read_layouts
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .membership import Membership, Place
-from .quarantine import Quarantine, Sifted
+from .quarantine import Quarantine, ValidatedRows
 from .query_sql import chosen, count, run, selects, write_cursor
-from .rows import Layout, Rows, stamp_column
+from .rows import EncodedRows, TableMapping, stamp_column
 from .sqlite import migrate, quoted, refuse_newer
 
 MIGRATIONS = (
@@ -118,11 +118,11 @@ class Tables:
         schema: Schema,
         parts: Parts | None = None,
         resolver: Resolver | None = None,
-        rules: Rules = NO_RULES,
+        rules: SchemaPolicy = NO_POLICY,
     ) -> None:
         self.schema, self._rules = schema, rules
         self._parts = parts or (lambda entity: [tuple(entity.types())])
-        self._layouts: dict[str, Layout[Any]] = {}
+        self._layouts: dict[str, TableMapping[Any]] = {}
         self._version = len(MIGRATIONS)
         self.freshness = Freshness(self._layouts)
         self.membership = Membership(schema, self._layouts, self.freshness)
@@ -164,7 +164,7 @@ class Tables:
         resolver = self.membership.resolver
         self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._rules))
 
-    def layout(self, entity: type[E]) -> Layout[E]:
+    def layout(self, entity: type[E]) -> TableMapping[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""
         layout = self._layouts.get(entity.__name__)
         if layout is None:
@@ -241,7 +241,7 @@ class Tables:
 
     # -- writing --------------------------------------------------------------------------
 
-    def write(self, connection: sqlite3.Connection, arrival: Arrival, *, dated: bool = True) -> Stored:
+    def write(self, connection: sqlite3.Connection, arrival: Delivery, *, dated: bool = True) -> WriteResult:
         """Store an arrival, all or nothing: run it inside a transaction.
 
         Without ``dated`` nothing is recorded about when the fields were synced.
@@ -261,13 +261,13 @@ class Tables:
         self.quarantine.forget(connection, arrival.removed)
         self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
-        return Stored(counts, removed, sum(one.unfit for one in sifted))
+        return WriteResult(counts, removed, sum(one.unfit for one in sifted))
 
     def _store(
         self,
         connection: sqlite3.Connection,
-        arrival: Arrival,
-        sifted: Sifted,
+        arrival: Delivery,
+        sifted: ValidatedRows,
         at: float | None,
         place: Place | None,
     ) -> int:
@@ -288,8 +288,8 @@ class Tables:
     def _remember_members(
         self,
         connection: sqlite3.Connection,
-        arrival: Arrival,
-        encoded: Sequence[tuple[Layout[Any], Sequence[Rows]]],
+        arrival: Delivery,
+        encoded: Sequence[tuple[TableMapping[Any], Sequence[EncodedRows]]],
         place: Place | None,
     ) -> None:
         """Who is whose now, and with the last page how far the listing or the feed was read."""
@@ -313,11 +313,11 @@ class Tables:
     def _restore(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
-        groups: Sequence[Rows],
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
         at: float,
         place: Place | None,
-    ) -> list[Rows]:
+    ) -> list[EncodedRows]:
         """Bring back what exists after all; the groups that bring more than an id.
 
         Who can be seen again, or for the first time, may have changed long ago: a listing of
@@ -334,8 +334,8 @@ class Tables:
     def _suspect(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
-        groups: Sequence[Rows],
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
         feed: str,
         at: float,
     ) -> None:
@@ -349,8 +349,8 @@ class Tables:
     def _write_groups(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
-        groups: Sequence[Rows],
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
         at: float | None,
         place: Place | None,
     ) -> None:
@@ -369,8 +369,8 @@ class Tables:
     def _write_rows(
         self,
         connection: sqlite3.Connection,
-        layout: Layout[Any],
-        groups: Sequence[Rows],
+        layout: TableMapping[Any],
+        groups: Sequence[EncodedRows],
         at: float | None,
         place: Place | None,
     ) -> None:
@@ -471,12 +471,12 @@ def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
-def last_row(connection: sqlite3.Connection, layout: Layout[Any]) -> int:
+def last_row(connection: sqlite3.Connection, layout: TableMapping[Any]) -> int:
     """The number of an entity's newest row; 0 when it has none."""
     return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
 
 
-def upsert(layout: Layout[Any], names: tuple[str, ...], parts: tuple[int, ...]) -> str:
+def upsert(layout: TableMapping[Any], names: tuple[str, ...], parts: tuple[int, ...]) -> str:
     """The statement that stores rows with these fields; rows that stay as they are are not written."""
     stamps = [quoted(stamp_column(part)) for part in parts]
     words = [quoted(word) for word in layout.words]

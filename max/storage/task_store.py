@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core import TaskStore
 from ..errors import LeaseLost, NotFound, SyncError, SyncRunning
-from ..model.delivery import Stored
+from ..model.delivery import WriteResult
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
@@ -29,22 +29,22 @@ from ..model.tasks import (
     Outcome,
     Payload,
     ResumedSync,
-    Settled,
     Settlement,
+    SettleResult,
     State,
     Status,
+    SyncCommand,
     SyncResult,
     SyncRun,
     Task,
     TaskKind,
-    Wanted,
     describe_task,
     failure_of,
     failure_record,
-    only_id,
+    single_id,
 )
 from ..model.values import Json
-from .leases import SIGN, owner_of
+from .leases import SIGN, describe_worker
 from .sqlite import Database, migrate, primary_code
 from .sync_log import (
     FAILURE_COLUMNS,
@@ -53,15 +53,15 @@ from .sync_log import (
     UNFINISHED,
     finish,
     guard,
-    let_go,
     obey,
+    release_tasks,
     request,
     result,
+    resume_tasks,
     run,
     runs,
     unfinished,
     unfinished_runs,
-    unpause,
 )
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
@@ -69,7 +69,7 @@ MAX_DEATHS = 5  # ends of the process, in a row, that a task may see
 SUSPECT_DEATHS = 2  # from so many on, a task runs alone, so that it proves itself or its guilt
 KEPT_SYNCS = 100  # finished syncs that are remembered
 PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
-NOTHING = Stored({})
+NOTHING = WriteResult({})
 KINDS = {str(kind): kind for kind in TaskKind}
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: ids are typed by people
 
@@ -206,7 +206,7 @@ class SqliteTaskStore(TaskStore):
             if found.status.final:
                 raise SyncError(f"sync {found.id} has already ended ({found.status})")
             if found.status is Status.RUNNING and found.worker != worker:
-                raise SyncRunning(found.id, owner_of(found.worker or ""))
+                raise SyncRunning(found.id, describe_worker(found.worker or ""))
             dead = self._inside(connection, found.id, now).resume(worker, died=found.worker != worker)
             values = {name: getattr(found, name) for name in SyncRun._names}
             crashed = found.worker not in (None, worker)
@@ -224,14 +224,14 @@ class SqliteTaskStore(TaskStore):
         alone: bool,
         requests: Mapping[str, int],
         now: float,
-    ) -> Settled:
+    ) -> SettleResult:
         """A savepoint for each settlement, one commit for all of them and the claims."""
 
-        def work(connection: sqlite3.Connection) -> Settled:
+        def work(connection: sqlite3.Connection) -> SettleResult:
             inside = self._inside(connection, sync, now)
             status, wanted, owner = inside.sync_row()
             if status.final and not settlements:
-                return Settled((), (), status, wanted)
+                return SettleResult((), (), status, wanted)
             if owner != worker:
                 raise LeaseLost(f"sync {sync} is no longer this process's", hint="another one took it over")
             outcomes = inside.settle(settlements, wanted)
@@ -239,9 +239,9 @@ class SqliteTaskStore(TaskStore):
             inside.advance()
             inside.sign(worker)
             status, wanted, _ = inside.sync_row()
-            if status is not Status.RUNNING or wanted is not Wanted.RUN:
-                return Settled(outcomes, (), status, wanted)
-            return Settled(outcomes, *inside.claim(claim, alone=alone))
+            if status is not Status.RUNNING or wanted is not SyncCommand.RUN:
+                return SettleResult(outcomes, (), status, wanted)
+            return SettleResult(outcomes, *inside.claim(claim, alone=alone))
 
         return await self._database.transact(work)
 
@@ -262,11 +262,11 @@ class SqliteTaskStore(TaskStore):
 
         def work(connection: sqlite3.Connection) -> None:
             if self._inside(connection, sync, now).sync_row()[2] == worker:
-                let_go(connection, sync)
+                release_tasks(connection, sync)
 
         await self._database.transact(work)
 
-    async def request(self, sync: str, wanted: Wanted, *, now: float) -> None:
+    async def request(self, sync: str, wanted: SyncCommand, *, now: float) -> None:
         """Write down what is wanted, for whichever process works at the sync."""
         await self._database.transact(lambda connection: request(connection, sync, wanted, now=now))
 
@@ -307,8 +307,8 @@ def _next_id(connection: sqlite3.Connection, now: float) -> str:
 def _abandon_others(connection: sqlite3.Connection, worker: str, now: float) -> None:
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
-            raise SyncRunning(found.id, owner_of(found.worker or ""))
-        obey(connection, found.id, Wanted.CANCEL, now=now)
+            raise SyncRunning(found.id, describe_worker(found.worker or ""))
+        obey(connection, found.id, SyncCommand.CANCEL, now=now)
 
 
 def _prune_some(connection: sqlite3.Connection) -> int:
@@ -331,16 +331,16 @@ class _Transaction:
         self.connection, self.sync, self.now, self._version = connection, sync, now, version
         self._ended: list[tuple[int, int | None, bool]] = []  # id, parent, failed
         self._look_at: set[int] = set()
-        self._stored: list[Stored] = []
+        self._stored: list[WriteResult] = []
 
-    def sync_row(self) -> tuple[Status, Wanted, str | None]:
+    def sync_row(self) -> tuple[Status, SyncCommand, str | None]:
         """Status as stored, what is wanted, and whose it is."""
         row = self.connection.execute(
             "SELECT state, wanted, worker FROM _max_sync WHERE id = ?", (self.sync,)
         ).fetchone()
         if row is None:
             raise NotFound("sync", self.sync)
-        return Status(row[0]), Wanted(row[1]), row[2]
+        return Status(row[0]), SyncCommand(row[1]), row[2]
 
     # beginning
 
@@ -348,7 +348,7 @@ class _Transaction:
         """Store the sync and its graph, and start what waits for nothing."""
         self.connection.execute(
             "INSERT INTO _max_sync (id, plan, state, wanted, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.sync, plan, Status.RUNNING, Wanted.RUN, worker, self.now),
+            (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now),
         )
         self.sign(worker)
         self._begin_task(self._insert(root, None, None))
@@ -389,7 +389,7 @@ class _Transaction:
         """
         self.connection.execute(
             "UPDATE _max_sync SET state = ?, wanted = ?, worker = ?, resumed = 1 WHERE id = ?",
-            (Status.RUNNING, Wanted.RUN, worker, self.sync),
+            (Status.RUNNING, SyncCommand.RUN, worker, self.sync),
         )
         self.sign(worker)
         dead = self._under_way() if died else []
@@ -397,7 +397,7 @@ class _Transaction:
             if task.deaths >= MAX_DEATHS - 1:
                 self._fail_deadly(task)
         self.connection.execute(GIVE_BACK, (int(died), self.sync))
-        unpause(self.connection, self.sync)
+        resume_tasks(self.connection, self.sync)
         self.advance()
         return dead
 
@@ -428,7 +428,7 @@ class _Transaction:
 
     # settling
 
-    def settle(self, settlements: Sequence[Settlement], wanted: Wanted) -> list[Outcome]:
+    def settle(self, settlements: Sequence[Settlement], wanted: SyncCommand) -> list[Outcome]:
         """Store settlements: all of them, or, when one cannot be stored, each by itself."""
         self.connection.execute("SAVEPOINT settlement")
         try:
@@ -447,7 +447,7 @@ class _Transaction:
     def _is_fatal(self, error: sqlite3.Error) -> bool:
         return primary_code(error) in FATAL or not self.connection.in_transaction
 
-    def _store(self, settlements: Sequence[Settlement], wanted: Wanted) -> list[Outcome]:
+    def _store(self, settlements: Sequence[Settlement], wanted: SyncCommand) -> list[Outcome]:
         states = [_state_after(one, wanted) for one in settlements]
         self._move(settlements, states)
         stored = [[write(self.connection) for write in one.writes] for one in settlements]
@@ -574,7 +574,7 @@ class _Transaction:
                 "hint": "retry that first",
             }
             what = describe_task(TaskKind(kind), payload)
-            shown = failure_record(self.sync, id, kind, payload, what, error, 0, self.now, only_id(payload))
+            shown = failure_record(self.sync, id, kind, payload, what, error, 0, self.now, single_id(payload))
             self._record([shown])
         kept = json.dumps({**payload, "blocked_by": cause})  # so that the next in line names the first cause
         self.connection.execute(move_to(State.FAILED, ", payload = ?"), (self.now, kept, id))
@@ -611,7 +611,7 @@ class _Transaction:
 
     # claiming
 
-    def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, Wanted, float | None, int]:
+    def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, SyncCommand, float | None, int]:
         """Lease tasks whose time has come, the oldest first; when there are none, when the next is due."""
         claimed = self._take(limit, 0, SUSPECT_DEATHS - 1)
         if alone and limit and not claimed:
@@ -620,7 +620,7 @@ class _Transaction:
         if not claimed:
             most = MAX_DEATHS if alone else SUSPECT_DEATHS - 1
             due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
-        return claimed, Status.RUNNING, Wanted.RUN, due, waiting
+        return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting
 
     def _take(self, limit: int, least: int, most: int) -> list[Task]:
         values = {"sync": self.sync, "now": self.now, "limit": limit}
@@ -642,24 +642,24 @@ def _own_error(task: Task, error: Exception) -> Exception:
     return own
 
 
-def _state_after(one: Settlement, wanted: Wanted) -> State:
+def _state_after(one: Settlement, wanted: SyncCommand) -> State:
     """Where a settlement leads.
 
     A task that would go on with its next page stops there when the sync shall; cancelling
     follows when nothing is under way.  An expansion fails when the children it has made have
     ended.
     """
-    if one.state is State.RUNNING and wanted is not Wanted.RUN:
+    if one.state is State.RUNNING and wanted is not SyncCommand.RUN:
         return State.PAUSED
     if one.state is State.FAILED and one.task.kind is TaskKind.EXPAND:
         return State.AWAITING_CHILDREN
     return one.state
 
 
-def _sum(stored: Sequence[Stored]) -> Stored:
+def _sum(stored: Sequence[WriteResult]) -> WriteResult:
     if len(stored) <= 1:
         return stored[0] if stored else NOTHING
     counts: Counter[str] = Counter()
     for one in stored:
         counts.update(one.counts)
-    return Stored(dict(counts), sum(one.removed for one in stored), sum(one.unfit for one in stored))
+    return WriteResult(dict(counts), sum(one.removed for one in stored), sum(one.unfit for one in stored))

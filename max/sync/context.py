@@ -22,13 +22,13 @@ from ..model.entities import V
 from ..model.loaders import Env, In, Out, OutsideCall, RawLoader
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
-from ..upstream.operations import Caller, Operation
+from ..upstream.operations import Operation, OperationRunner
 
 Clock = Callable[[], float]  # seconds since the epoch
 MOMENT = 1e-6  # seconds; about the least difference of two times in this century
 
 
-class Shared:
+class RawCache:
     """What raw loaders gave in this sync: each runs once, however many ask at the same time.
 
     A load belongs to nobody: it runs in the context in which the sync was begun, and goes on
@@ -40,7 +40,7 @@ class Shared:
         self._asked: dict[RawLoader[Any, Any], list[RawLoader[Any, Any]]] = {}  # by the raw loader that asked
         self._context = contextvars.copy_context()
 
-    async def get(self, loader: RawLoader[Any, V], env: TaskEnv) -> V:
+    async def get(self, loader: RawLoader[Any, V], env: LoaderEnv) -> V:
         """The value; a load that failed is forgotten, so that the next one to ask tries again.
 
         LoaderFault when a raw loader asks for what waits for itself.
@@ -83,22 +83,22 @@ async def _awaited(awaitable: Awaitable[V]) -> V:
     return await awaitable
 
 
-class TaskEnv(Env[Any]):
+class LoaderEnv(Env[Any]):
     """What one attempt of one task gives its loader; ``asker`` is the raw loader that it is for, if any."""
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        surroundings: SyncContext,
         task: Task,
-        shared: Shared,
+        shared: RawCache,
         asker: RawLoader[Any, Any] | None = None,
     ) -> None:
         self._surroundings, self._task, self._shared = surroundings, task, shared
         self.asker = asker
 
-    def within(self, loader: RawLoader[Any, Any]) -> TaskEnv:
+    def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
         """The same for a raw loader that runs on the task's behalf."""
-        return TaskEnv(self._surroundings, self._task, self._shared, loader)
+        return LoaderEnv(self._surroundings, self._task, self._shared, loader)
 
     @property
     def context(self) -> Any:
@@ -153,14 +153,14 @@ class TaskEnv(Env[Any]):
 
 
 @dataclass
-class Floor:
+class MonotonicClock:
     """The earliest time that can come next, in seconds since the epoch."""
 
     at: float = 0.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class SyncContext:
     """What every task of an installation shares."""
 
     installation: str
@@ -168,11 +168,11 @@ class Surroundings:
     context: Any
     engine: Engine
     meta: SyncMeta
-    caller: Caller
+    caller: OperationRunner
     clock: Clock = time.time
     draw: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
-    floor: Floor = field(default_factory=Floor)
+    floor: MonotonicClock = field(default_factory=MonotonicClock)
 
     def now(self) -> float:
         """When a request begins or has ended: later than whatever was before it, as no clock promises.

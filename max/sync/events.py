@@ -122,7 +122,7 @@ class Events:
         return self._buffer.popleft()
 
 
-class Teller:
+class EventPublisher:
     """Tells what happens in one sync of this process.
 
     ``under_way`` are the tasks whose attempt was told as started, as the sync itself keeps them.

@@ -18,7 +18,7 @@ from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader
 from ..model.query import Batch, Page
 
 
-class Asking:
+class LoaderCaller:
     """Calls the loaders of one connector; what they answer is as they declare, or LoaderFault."""
 
     def __init__(self, connector: Connector[Any, Any]) -> None:

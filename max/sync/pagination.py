@@ -26,7 +26,7 @@ def beginning(mark: str | None) -> dict[str, Json]:
     return {**place, "mark": mark, "newest": mark, "delta": mark is not None, "listed": 0}
 
 
-class Scan:
+class PageTracker:
     """One listing, page by page, with what speaks against it.
 
     ``payload`` is the task's own memory of it, as JSON data.  What only this process has seen

@@ -23,7 +23,7 @@ def expand(plan: SyncPlan, resolver: Resolver, options: SyncOptions, *, now: flo
     plan or the options name what the schema or the loaders do not have.
     """
     plan.check(resolver.schema)
-    expansion = _Expansion(plan, resolver, options, now)
+    expansion = _GraphBuilder(plan, resolver, options, now)
     steps = []
     for step in plan.steps:
         if isinstance(step, Concurrent):
@@ -49,7 +49,7 @@ def asked(options: SyncOptions) -> dict[str, Json]:
     }
 
 
-class _Expansion:
+class _GraphBuilder:
     """One plan on its way to tasks, with what was asked for beside it."""
 
     def __init__(self, plan: SyncPlan, resolver: Resolver, options: SyncOptions, now: float) -> None:

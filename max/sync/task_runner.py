@@ -18,15 +18,25 @@ from typing import Any
 
 from ..errors import (
     LeaseLost,
-    MarkRefused,
     StorageError,
     SuspiciousRemoval,
     SyncError,
+    SyncTokenRefused,
     UpstreamError,
     UpstreamMissing,
     describe,
 )
-from ..model.delivery import Arrival, Changes, Listed, Listing, Looking, Removal, Stored, Transaction, Write
+from ..model.delivery import (
+    DeletionCandidates,
+    DeletionScope,
+    Delivery,
+    FeedPage,
+    ListingPage,
+    ListingState,
+    Transaction,
+    Write,
+    WriteResult,
+)
 from ..model.entities import FieldOf, ManyOf, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
 from ..model.plan import filter_from_json
@@ -42,12 +52,12 @@ from ..model.tasks import (
     Task,
     TaskKind,
     failure_of,
-    only_id,
+    single_id,
 )
 from ..model.values import datetime_of
-from .context import Shared, Surroundings, TaskEnv
-from .loader_calls import Asking
-from .pagination import Scan, beginning
+from .context import LoaderEnv, RawCache, SyncContext
+from .loader_calls import LoaderCaller
+from .pagination import PageTracker, beginning
 
 TRIES = 5  # of a task, without getting further in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
@@ -65,11 +75,11 @@ class TaskRunner:
     ``run`` returns.
     """
 
-    def __init__(self, surroundings: Surroundings, shared: Shared, commit: Commit) -> None:
+    def __init__(self, surroundings: SyncContext, shared: RawCache, commit: Commit) -> None:
         self._surroundings, self._shared, self._commit = surroundings, shared, commit
         self._further: dict[int, Payload] = {}  # where tasks are that stored a page since they were claimed
         self._resolver = surroundings.connector.resolver
-        self._asking = Asking(surroundings.connector)
+        self._asking = LoaderCaller(surroundings.connector)
         self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
         self._kinds: dict[TaskKind, Callable[[Task], Awaitable[Settlement | None]]] = {
             TaskKind.EXPAND: self._expand,
@@ -99,7 +109,7 @@ class TaskRunner:
 
     async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
         """What is below something that this sync has found gone is missing rightly."""
-        id = only_id(task.payload)
+        id = single_id(task.payload)
         if id is not None:
             ref = self._resolver.schema.entity(task.payload["entity"]).ref(id)
             if await self._surroundings.meta.is_doomed(ref):
@@ -176,7 +186,7 @@ class TaskRunner:
         loader = self._resolver.collection(many)
         if "number" not in payload and not await self._begin_listing(payload, loader, parent):
             return Settlement(task, State.COMPLETED)
-        scan = Scan(f"{parent}.{many.name}", payload, loader.watermark)
+        scan = PageTracker(f"{parent}.{many.name}", payload, loader.watermark)
         while True:
             arrival, following, notes = await self._load_page(task, loader, parent, scan)
             write = self._surroundings.engine.writing(arrival)
@@ -206,7 +216,7 @@ class TaskRunner:
         payload["sweeping"] = payload.get("sweeping", False) or self._sweep_is_due(loader, listed)
         return True
 
-    def _sweep_is_due(self, loader: CollectionLoader[Any, Any, Any], listed: Listed) -> bool:
+    def _sweep_is_due(self, loader: CollectionLoader[Any, Any, Any], listed: ListingState) -> bool:
         if loader.sweep is None:
             return False
         swept_at = listed.swept_at
@@ -220,13 +230,13 @@ class TaskRunner:
         return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "ids_only": True})]
 
     async def _load_page(
-        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: Scan
-    ) -> tuple[Arrival, str | None, Sequence[str]]:
+        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: PageTracker
+    ) -> tuple[Delivery, str | None, Sequence[str]]:
         """The page as it is to be stored, the cursor of the next one, and what there is to say."""
         page, at, notes = await self._ask(task, loader, parent, scan)
         payload, watermark = scan.payload, loader.watermark
         number, complete = payload["number"], scan.take(page)
-        listing = Listing(
+        listing = ListingPage(
             parent,
             loader.lists,
             number,
@@ -241,21 +251,21 @@ class TaskRunner:
         )
         entities = [*page.items, *page.also]
         received = self._surroundings.now()
-        arrival = Arrival(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
+        arrival = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
         return arrival, page.next, notes
 
     async def _ask(
-        self, task: Task, loader: Loader[Any], of: Ref[Any], scan: Scan
+        self, task: Task, loader: Loader[Any], of: Ref[Any], scan: PageTracker
     ) -> tuple[Page[Any], float, Sequence[str]]:
         """The next page, when its request began, and what to say of it."""
-        env = TaskEnv(self._surroundings, task, self._shared)
+        env = LoaderEnv(self._surroundings, task, self._shared)
         payload, at = scan.payload, self._surroundings.now()
         if payload["began"] is None:
             payload["began"] = at
         try:
             page = await self._asking.page(loader, of, _request(payload, loader), env)
             refused = page.full and payload["mark"] is not None and payload["number"] == 0 and scan.by_token
-        except MarkRefused as error:
+        except SyncTokenRefused as error:
             if payload["mark"] is None:
                 raise
             scan.restart(at)
@@ -275,7 +285,7 @@ class TaskRunner:
             if known.listed_at is not None and known.listed_at >= payload["since"]:
                 return Settlement(task, State.COMPLETED)
             payload |= beginning(None if payload.get("full") else known.mark)
-        scan = Scan(f"{root}: feed {loader.name}", payload)
+        scan = PageTracker(f"{root}: feed {loader.name}", payload)
         while True:
             page, at, notes = await self._ask(task, loader, root, scan)
             write = self._surroundings.engine.writing(self._changes(task, loader, root, scan, page, at))
@@ -292,15 +302,15 @@ class TaskRunner:
         task: Task,
         loader: FeedLoader[Any, Any],
         root: Ref[Any],
-        scan: Scan,
+        scan: PageTracker,
         page: Page[Any],
         at: float,
-    ) -> Arrival:
+    ) -> Delivery:
         """A page of a feed as it is to be stored."""
         complete = scan.take(page)
         began, anew = scan.payload["began"], not scan.payload["delta"]
-        changes = Changes(root, loader.name, complete, page.mark, began, anew)
-        return Arrival([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
+        changes = FeedPage(root, loader.name, complete, page.mark, began, anew)
+        return Delivery([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
 
     # removal
 
@@ -321,7 +331,7 @@ class TaskRunner:
         state = State.FAILED if failures else State.COMPLETED
         return Settlement(task, state, failures=failures)
 
-    async def _gone(self, payload: dict[str, Any]) -> list[Removal]:
+    async def _gone(self, payload: dict[str, Any]) -> list[DeletionCandidates]:
         """What is found gone; where everywhere was looked at once, the second round begins now."""
         found = await self._surroundings.meta.removals(_looking(payload))
         again = payload["again"]
@@ -332,11 +342,11 @@ class TaskRunner:
         payload["again"] = {**again, **dict.fromkeys(new, self._surroundings.now())}
         return await self._surroundings.meta.removals(_looking(payload))
 
-    def _is_suspicious(self, payload: Payload, found: Removal) -> bool:
+    def _is_suspicious(self, payload: Payload, found: DeletionCandidates) -> bool:
         share = self._surroundings.settings.removal_share
         return not payload["allow"] and found.rows > max(FEW, share * found.of)
 
-    def _look_again(self, payload: dict[str, Any], found: Sequence[Removal]) -> list[NewTask]:
+    def _look_again(self, payload: dict[str, Any], found: Sequence[DeletionCandidates]) -> list[NewTask]:
         """The tasks that look where something may be that was found gone: a part of a round at a time."""
         seeking = [one for one in found if (one.waiting or one.feeds) and _is_worth_it(payload, one)]
         left = [place for place in _places(seeking) if list(place) > payload["looked"]]
@@ -371,12 +381,12 @@ class TaskRunner:
             if not await self._surroundings.meta.stale(refs[0], fields, before=before):
                 return Settlement(task, State.COMPLETED)
         loader = self._home(payload)
-        env = TaskEnv(self._surroundings, task, self._shared)
+        env = LoaderEnv(self._surroundings, task, self._shared)
         at = self._surroundings.now()
         batch = await self._asking.batch(loader, refs, env)
         failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
-        write = self._surroundings.engine.writing(Arrival(batch.items, at, sync=task.sync))
+        write = self._surroundings.engine.writing(Delivery(batch.items, at, sync=task.sync))
         writes = [uncounting(write)] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
 
@@ -411,23 +421,23 @@ class TaskRunner:
         return failures
 
 
-def _looks(payload: Payload, found: Removal) -> list[int]:
+def _looks(payload: Payload, found: DeletionCandidates) -> list[int]:
     """With the next round, how many there were, how many in vain, and how many places are left."""
     left = len(found.feeds) + sum(map(len, found.waiting.values()))
     rounds, vain, before = payload["looks"].get(found.entity, (0, 0, -1))
     return [rounds + 1, vain + 1 if left == before else 0, left]
 
 
-def _is_worth_it(payload: Payload, found: Removal) -> bool:
+def _is_worth_it(payload: Payload, found: DeletionCandidates) -> bool:
     rounds, vain, _ = _looks(payload, found)
     return rounds <= LOOKS and vain < VAIN
 
 
-def _looking(payload: Payload) -> Looking:
-    return Looking(payload["whole"], list(payload["feeds"]), payload["since"], payload["again"])
+def _looking(payload: Payload) -> DeletionScope:
+    return DeletionScope(payload["whole"], list(payload["feeds"]), payload["since"], payload["again"])
 
 
-def _places(found: Sequence[Removal]) -> list[tuple[str, str]]:
+def _places(found: Sequence[DeletionCandidates]) -> list[tuple[str, str]]:
     """The collections to list, each with a parent's id, and under no name the feeds to follow."""
     places = {(many, id) for one in found for many, ids in one.waiting.items() for id in ids}
     return sorted(places | {("", feed) for one in found for feed in one.feeds})
@@ -447,7 +457,7 @@ def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:
 def uncounting(write: Write) -> Write:
     """A sync counts the rows that it lists, once: more of them, or another look, are no more rows."""
 
-    def work(transaction: Transaction) -> Stored:
+    def work(transaction: Transaction) -> WriteResult:
         return write(transaction).replace(counts={})
 
     return work

@@ -24,7 +24,7 @@ from ..connector import Answers, Say
 from ..errors import BadCredentials, Offline, PermissionDenied, UsageError
 from .credentials import CredentialProvider
 from .oauth import OAuth
-from .operations import on_behalf
+from .operations import run_operation
 
 PATIENCE = 300.0  # seconds for somebody to sign in
 READ = 3.0  # seconds for a browser to say what it wants
@@ -86,7 +86,7 @@ class BrowserSignIn:
             credentials, answers[self.base_url], client_id=client_id, grant=lambda now: form
         )
         try:
-            await on_behalf(self.oauth.renewal, tokens, "code")
+            await run_operation(self.oauth.renewal, tokens, "code")
         finally:
             await tokens.stop()
         return {}

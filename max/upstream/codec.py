@@ -22,12 +22,12 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import LoaderFault, MaxError, TapeError, UpstreamError
+from ..errors import LoaderFault, MaxError, RecordingError, UpstreamError
 from ..model.entities import Entity, Ref, RefKey, values_of
 from ..model.loaders import PageRequest
 from ..model.query import Batch, Page
 from ..model.schema import Schema
-from ..model.struct import Record
+from ..model.struct import Struct
 from ..model.values import Json
 from .credentials import Secret
 from .operations import AnyOperation
@@ -61,7 +61,7 @@ class Codec:
     # encoding
 
     def encode(self, value: object) -> Json:
-        """A value as JSON data; TapeError when it could not be had again."""
+        """A value as JSON data; RecordingError when it could not be had again."""
         try:
             return self._encode(value)
         except RecursionError as error:
@@ -149,8 +149,8 @@ class Codec:
             told["retry_after"] = error.retry_after
         return self.encode(told)
 
-    def _refused(self, what: str) -> TapeError:
-        return TapeError(
+    def _refused(self, what: str) -> RecordingError:
+        return RecordingError(
             f"{self._name}: a tape cannot hold {what}",
             hint="return JSON data, entities, or dataclasses that stand in the operation's module",
             operation=self._name,
@@ -159,7 +159,7 @@ class Codec:
     # decoding
 
     def decode(self, data: Json) -> Any:
-        """The value that was encoded; TapeError when this version of the connector cannot have it."""
+        """The value that was encoded; RecordingError when this version of the connector cannot have it."""
         if isinstance(data, list):
             return [self.decode(one) for one in data]
         if not isinstance(data, dict):
@@ -221,8 +221,8 @@ class Codec:
             raise self._refused(f"a {name}, which the connector's schema does not have")
         return found
 
-    def _unreadable(self, what: str) -> TapeError:
-        return TapeError(
+    def _unreadable(self, what: str) -> RecordingError:
+        return RecordingError(
             f"{self._name}: the tape holds {what}, which this version of the connector cannot read",
             hint="replay it with the version that the tape names in its first line",
             operation=self._name,
@@ -232,14 +232,14 @@ class Codec:
 def _is_data(kind: type) -> bool:
     """Whether a class is nothing but named fields: a dataclass, a named tuple or a record of ours."""
     named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return named_tuple or issubclass(kind, Record) or dataclasses.is_dataclass(kind)
+    return named_tuple or issubclass(kind, Struct) or dataclasses.is_dataclass(kind)
 
 
 def _field_names(kind: Any) -> tuple[str, ...]:
     """The fields of data with which an instance can be made again."""
     if dataclasses.is_dataclass(kind):
         return tuple(one.name for one in dataclasses.fields(kind) if one.init)
-    return tuple(kind._names if issubclass(kind, Record) else kind._fields)
+    return tuple(kind._names if issubclass(kind, Struct) else kind._fields)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _defaults(kind: Any) -> dict[str, Any]:
         fields, missing = dataclasses.fields(kind), dataclasses.MISSING
         made = {one.name: one.default_factory() for one in fields if one.default_factory is not missing}
         return made | {one.name: one.default for one in fields if one.default is not missing}
-    if issubclass(kind, Record):
+    if issubclass(kind, Struct):
         return {name: getattr(kind, name) for name in kind._names if hasattr(kind, name)}
     return dict(kind._field_defaults)
 

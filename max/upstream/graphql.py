@@ -121,14 +121,14 @@ def _mapping(data: Json) -> Mapping[str, Json]:
     return data if isinstance(data, dict) else {}
 
 
-class Connection(NamedTuple):
+class RelayConnection(NamedTuple):
     """One page of a Relay connection: its nodes, and the cursor after them (None on the last)."""
 
     nodes: list[Json]
     next: str | None
 
     @classmethod
-    def of(cls, data: Json, *path: str) -> Connection:
+    def of(cls, data: Json, *path: str) -> RelayConnection:
         """What stands at a path in the data; UpstreamChanged when it is no whole connection."""
         where = ".".join(path)
         for key in path:

@@ -29,7 +29,7 @@ from ..errors import BadCredentials, UpstreamBroken, UpstreamChanged, UpstreamEr
 from ..model.values import Json
 from .credentials import Credential, CredentialProvider, Secret
 from .http import Auth, HttpClient, HttpResponse, Meaning, Transport, checked_token
-from .operations import Limit, Operation, Retry, last_attempt, on_behalf
+from .operations import Limit, Operation, Retry, last_attempt, run_operation
 
 SKEW = 120.0  # seconds before its expiry from which a token is renewed
 DEADLINE = 30.0  # seconds for one request to the token endpoint
@@ -233,7 +233,7 @@ class OAuthTokens(Auth, Lifecycle):
             if self._ended is not None and self._ended[0] == asked_with:
                 raise self._ended[1]
             try:
-                await on_behalf(self._oauth.renewal, self, "refresh" if self._grant is None else "grant")
+                await run_operation(self._oauth.renewal, self, "refresh" if self._grant is None else "grant")
             except BadCredentials as error:
                 self._ended = asked_with, error
                 raise

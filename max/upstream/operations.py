@@ -211,7 +211,7 @@ Next: TypeAlias = Callable[[Call], Awaitable[Any]]
 Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
-class Renewal:
+class CredentialRefresh:
     """Gets a new credential when the old one is refused: once, however many callers were refused.
 
     A failure that is final is told to everybody who asks in the next minute; one that may pass to
@@ -240,7 +240,7 @@ class Renewal:
             self.number += 1
 
 
-class Caller:
+class OperationRunner:
     """Runs operations through the chain, and counts every attempt by operation name.
 
     Each middleware stands around every attempt, the first one outermost: it awaits
@@ -258,7 +258,7 @@ class Caller:
     ) -> None:
         self._flow, self._draw = flow, draw
         self.calls: Counter[str] = Counter()
-        self._renewal = None if renew is None else Renewal(renew)
+        self._renewal = None if renew is None else CredentialRefresh(renew)
         self._chain: Next = _in_time
         for middleware in reversed([self._count, *middlewares]):
             self._chain = _around(middleware, self._chain)
@@ -269,7 +269,7 @@ class Caller:
 
     @contextmanager
     def at_hand(self, *, renewing: bool = True) -> Iterator[None]:
-        """Inside, ``on_behalf`` goes through this caller, though no operation is under way."""
+        """Inside, ``run_operation`` goes through this caller, though no operation is under way."""
         outer = _CALLER.set((self, renewing))
         try:
             yield
@@ -339,7 +339,7 @@ class Caller:
 
 
 # The caller at hand, and whether it may renew a credential that is refused.
-_CALLER: ContextVar[tuple[Caller, bool] | None] = ContextVar("caller at hand", default=None)
+_CALLER: ContextVar[tuple[OperationRunner, bool] | None] = ContextVar("caller at hand", default=None)
 
 
 _ATTEMPT: ContextVar[object] = ContextVar("the attempt that the task has begun last", default=None)
@@ -361,14 +361,14 @@ def last_attempt() -> object:
     return _ATTEMPT.get()
 
 
-async def on_behalf(operation: Operation[C, In, Out], context: C, input: In) -> Out:
+async def run_operation(operation: Operation[C, In, Out], context: C, input: In) -> Out:
     """Run what the operation that is under way needs first, such as a new token, through its caller.
 
     So its limits, middlewares and counts see this call, too.  Where no operation is under way,
     it goes through the caller at hand (in a seeder, the sync's), or a chain of its own.  Within an
     operation, a credential that is refused is not renewed: that is the operation's to do.
     """
-    caller, renewing = _CALLER.get() or (Caller(Limits()), False)
+    caller, renewing = _CALLER.get() or (OperationRunner(Limits()), False)
     return await caller.run(operation, context, input, renewing=renewing)
 
 

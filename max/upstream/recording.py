@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo, Lifecycle, SyncOptions
-from ..errors import TapeError, TapeParted
+from ..errors import RecordingError, ReplayMismatch
 from ..model.loaders import In, Out
 from ..model.query import C
 from ..model.schema import Schema, snake
@@ -45,7 +45,7 @@ from ..storage.sqlite import migrate, quoted, reader
 from .codec import Codec, canonical, decoded_error
 from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
-from .operations import AnyOperation, Call, Caller, Limits, Next, Operation
+from .operations import AnyOperation, Call, Limits, Next, Operation, OperationRunner
 from .redaction import MARK, Scrubber
 
 T = TypeVar("T")
@@ -79,10 +79,10 @@ def holds_data(connection: sqlite3.Connection, schema: Schema) -> bool:
 
 
 def refuse_replayed(connection: sqlite3.Connection) -> None:
-    """TapeError when a database holds a replay: what a service answers must not be mixed with it."""
+    """RecordingError when a database holds a replay: what a service answers must not be mixed with it."""
     owner = replayed(connection)
     if owner is not None:
-        raise TapeError(
+        raise RecordingError(
             f"this installation holds the replay of a tape that was recorded at {owner[1]}",
             hint="replay into it again with --replay, or connect the service under another name",
         )
@@ -119,20 +119,22 @@ class Header(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Header:
-        """The header of a file; TapeError when it has none."""
+        """The header of a file; RecordingError when it has none."""
         try:
             with path.open("rb") as file:
                 data = json.loads(file.readline())
             if data["tape"] > FORMAT:
-                raise TapeError(f"{path}: the tape is of a newer format", hint="update Max to replay it")
+                raise RecordingError(f"{path}: the tape is of a newer format", hint="update Max to replay it")
             return cls(
                 *(data["connector"], data["connectorVersion"], data["installation"], dict(data["config"])),
                 *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data.get("options", {})),
             )
         except OSError as error:
-            raise TapeError(f"{path}: {error.strerror}", hint="name a file that --record wrote") from error
+            raise RecordingError(
+                f"{path}: {error.strerror}", hint="name a file that --record wrote"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise TapeError(
+            raise RecordingError(
                 f"{path} is no tape, or an empty one", hint="name a file that --record wrote"
             ) from error
 
@@ -147,7 +149,7 @@ class Tape(Lifecycle, Protocol):
     ) -> CredentialProvider:
         """The credentials that ``initialise`` is given; asked for after each start, before anything runs."""
 
-    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> Caller:
+    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> OperationRunner:
         """Who runs the operations."""
 
     def draw(self) -> float:
@@ -157,7 +159,7 @@ class Tape(Lifecycle, Protocol):
         """The options with which a sync is to be begun when these are given."""
 
     def admit(self, connection: sqlite3.Connection) -> None:
-        """A sync begins in this database, within this transaction; TapeError when it must not."""
+        """A sync begins in this database, within this transaction; RecordingError when it must not."""
 
 
 class Untaped(Tape):
@@ -177,9 +179,9 @@ class Untaped(Tape):
         """The credentials as they are."""
         return credentials
 
-    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> Caller:
+    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> OperationRunner:
         """A caller as any other."""
-        return Caller(Limits(), renew=renew)
+        return OperationRunner(Limits(), renew=renew)
 
     def draw(self) -> float:
         """Chance."""
@@ -220,7 +222,7 @@ class Recording(Untaped):
         return info.config
 
     async def start(self) -> None:
-        """Open the file; TapeError when it holds something, or cannot be written."""
+        """Open the file; RecordingError when it holds something, or cannot be written."""
         if self._writer is None:
             self._writer = _Writer(self.path)
 
@@ -243,9 +245,9 @@ class Recording(Untaped):
         self._header = Header(connector.name, connector.version, info.id, config, held, now)
         return credentials
 
-    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> Caller:
+    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> OperationRunner:
         """A caller with this tape innermost."""
-        return _RecordingCaller(Limits(), middlewares=[self.record], renew=renew)
+        return _RecordingRunner(Limits(), middlewares=[self.record], renew=renew)
 
     def scope(self, options: SyncOptions) -> SyncOptions:
         """Those; the header names them."""
@@ -281,11 +283,11 @@ class Recording(Untaped):
 
     def _opened(self) -> _Writer:
         if self._writer is None:
-            raise TapeError(f"{self.path}: the tape is not open", hint="start it first")
+            raise RecordingError(f"{self.path}: the tape is not open", hint="start it first")
         return self._writer
 
 
-class _RecordingCaller(Caller):
+class _RecordingRunner(OperationRunner):
     """Knows which operation another one runs within."""
 
     async def run(
@@ -327,24 +329,24 @@ class _Entry:
         self._clean.refuse(line, self._name)
         return line
 
-    def ended(self, key: str, encode: Callable[[], Json]) -> Callable[[], tuple[str, TapeError | None]]:
+    def ended(self, key: str, encode: Callable[[], Json]) -> Callable[[], tuple[str, RecordingError | None]]:
         """The work of writing the line, and what is to be raised once it is written."""
         told = {**self._told, "seconds": round(self._clock() - self._began, 6)}
 
-        def work() -> tuple[str, TapeError | None]:
+        def work() -> tuple[str, RecordingError | None]:
             self._clean.refresh()  # the attempt may have brought a new secret
             try:
                 return self._written(told, key, encode), None
-            except TapeError as refused:
+            except RecordingError as refused:
                 return self._written(told, "error", partial(self.codec.encode_error, refused)), refused
 
         return work
 
 
 def refuse_written(path: Path) -> None:
-    """TapeError when a file holds something: each tape has its own file."""
+    """RecordingError when a file holds something: each tape has its own file."""
     if path.exists() and (not path.is_file() or path.stat().st_size):
-        raise TapeError(
+        raise RecordingError(
             f"{path} holds something already",
             hint="record to a new file; what was recorded in parts is replayed with several --replay FILE",
         )
@@ -359,20 +361,20 @@ class _Writer:
         try:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
-            raise TapeError(
+            raise RecordingError(
                 f"{path}: {error.strerror}", hint="record to a file that can be written"
             ) from error
         self._thread = ThreadPoolExecutor(1, "max-tape")
 
-    def write(self, work: Callable[[], tuple[str, TapeError | None]]) -> Future[None]:
+    def write(self, work: Callable[[], tuple[str, RecordingError | None]]) -> Future[None]:
         """Write the line that some work gives, in a thread; raises what the work gives with it."""
         return self._thread.submit(self._write, work)
 
-    async def written(self, work: Callable[[], tuple[str, TapeError | None]]) -> None:
+    async def written(self, work: Callable[[], tuple[str, RecordingError | None]]) -> None:
         """The same, until it is done."""
         await asyncio.shield(asyncio.wrap_future(self.write(work)))
 
-    def _write(self, work: Callable[[], tuple[str, TapeError | None]]) -> None:
+    def _write(self, work: Callable[[], tuple[str, RecordingError | None]]) -> None:
         self.refuse_broken()
         line, refused = work()
         self._append(line)
@@ -389,9 +391,9 @@ class _Writer:
             self.refuse_broken()
 
     def refuse_broken(self) -> None:
-        """TapeError when a line could not be written: what follows a gap would be of no use."""
+        """RecordingError when a line could not be written: what follows a gap would be of no use."""
         if self._broken:
-            raise TapeError(
+            raise RecordingError(
                 f"{self._path}: the tape cannot be written: {self._broken}",
                 hint="it can be replayed up to there; record again to another file",
             )
@@ -408,11 +410,11 @@ def _moment(seconds: float) -> str:
 
 
 def _line(data: Json) -> str:
-    """Data as a line; TapeError for a number that is too long to be read again."""
+    """Data as a line; RecordingError for a number that is too long to be read again."""
     try:
         text = json.dumps(data, ensure_ascii=False)
     except ValueError as error:
-        raise TapeError(f"{data['operation']}: a tape cannot hold this: {error}") from error
+        raise RecordingError(f"{data['operation']}: a tape cannot hold this: {error}") from error
     return f"{text if is_text(text) else json.dumps(data)}\n"  # half a surrogate pair has to be escaped
 
 
@@ -448,7 +450,7 @@ Key = tuple[str, str]  # an operation's name, and its input as canonical JSON
 class Replay(Tape):
     """Answers every operation from the tapes of one sync: one, or more when it was interrupted.
 
-    A service; each start begins at the beginning.  TapeError when the files are no tapes of one
+    A service; each start begins at the beginning.  RecordingError when the files are no tapes of one
     installation.
     """
 
@@ -461,7 +463,7 @@ class Replay(Tape):
         self.header = self.headers[0]
         for header, path in tapes:
             if header.installation != self.header.installation:
-                raise TapeError(
+                raise RecordingError(
                     f"{path} and {self._paths[0]} were recorded from different installations",
                     hint="several tapes are replayed together when they are parts of one sync",
                 )
@@ -492,7 +494,7 @@ class Replay(Tape):
 
     async def _reading(self, work: Callable[[], T]) -> T:
         if self._thread is None:
-            raise TapeError("the tape is not open", hint="start it first")
+            raise RecordingError("the tape is not open", hint="start it first")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _index(self) -> None:
@@ -546,16 +548,16 @@ class Replay(Tape):
         return self._credentials
 
     def refuse_other_connector(self, name: str) -> None:
-        """TapeError unless the tape was recorded with a connector of this name."""
+        """RecordingError unless the tape was recorded with a connector of this name."""
         if name != self.header.connector:
-            raise TapeError(
+            raise RecordingError(
                 f"the tape was recorded from {self.header.connector}, not from {name}",
                 hint=f"replay it into a new one: max sync {self.header.connector}:NAME --replay FILE",
             )
 
-    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> Caller:
+    def caller(self, renew: Callable[[], Awaitable[None]] | None) -> OperationRunner:
         """A caller that asks nobody."""
-        return _ReplayCaller(self)
+        return _ReplayRunner(self)
 
     def draw(self) -> float:
         """No wait is spread: there is none."""
@@ -590,7 +592,7 @@ class Replay(Tape):
             return
         if owner is None or owner[0] != self.header.installation:
             what = "data that was synced" if owner is None else "the replay of another installation's tape"
-            raise TapeError(
+            raise RecordingError(
                 f"this installation holds {what}; a replay would mix with it",
                 hint=f"replay into a new one: max sync {self.header.connector}:NAME --replay FILE",
             )
@@ -599,7 +601,7 @@ class Replay(Tape):
         """The configuration to replay with, the recorded one; makes room in a file that is not in use.
 
         What an earlier replay left there is removed, if the recorded sync began with nothing.
-        TapeError when the file holds anything else than a replay of the same installation.
+        RecordingError when the file holds anything else than a replay of the same installation.
         """
         self.refuse_other_connector(connector.name)
         if database.exists():
@@ -614,7 +616,7 @@ class Replay(Tape):
     async def answer(self, operation: AnyOperation, input: object) -> tuple[int, Any]:
         """After how many attempts the next run of an operation with an input ended, and how.
 
-        TapeParted when the tape has no such run any more.
+        ReplayMismatch when the tape has no such run any more.
         """
         assert self._connector is not None  # noqa: S101  # provide comes before the first call
         codec = Codec(operation, self._connector.schema, Scrubber(tuple))
@@ -634,12 +636,14 @@ class Replay(Tape):
             return _Raised(decoded_error(codec.decode(entry["error"])))
         return codec.decode(entry["output"])
 
-    def _parted(self, key: Key) -> TapeParted:
+    def _parted(self, key: Key) -> ReplayMismatch:
         name, input = key
         left = [other for (operation, other), runs in self._runs.items() if operation == name and runs]
         asked = [other for operation, other in self._runs if operation == name and other != input]
         near = most_similar(input, left or asked)
-        return TapeParted(name, _short(input), again=self._asked[key], left=self.left()[name], nearest=near)
+        return ReplayMismatch(
+            name, _short(input), again=self._asked[key], left=self.left()[name], nearest=near
+        )
 
     def left(self) -> Counter[str]:
         """How many runs of each operation nobody has asked for."""
@@ -658,14 +662,14 @@ class _Nobody(Hosts):
     """Where a replay may send requests."""
 
     def check(self, origin: Origin) -> None:
-        """TapeError: what is asked outside of an operation is on no tape."""
-        raise TapeError(
+        """RecordingError: what is asked outside of an operation is on no tape."""
+        raise RecordingError(
             f"{origin} would be asked outside of any operation, and a replay asks nobody",
-            hint="let the connector ask through an operation; in a seeder, with on_behalf",
+            hint="let the connector ask through an operation; in a seeder, with run_operation",
         )
 
 
-class _ReplayCaller(Caller):
+class _ReplayRunner(OperationRunner):
     """Asks nobody: neither limits nor renewals nor retries are needed."""
 
     def __init__(self, replay: Replay) -> None:
@@ -700,7 +704,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Json:
         entry = json.loads(line)
         entry["operation"], entry["input"], entry["attempt"]
     except (ValueError, KeyError, TypeError) as error:
-        raise TapeError(
+        raise RecordingError(
             f"{path}, line {number}: this is no attempt of an operation",
             hint="the tape was changed; record anew",
         ) from error

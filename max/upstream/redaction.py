@@ -10,7 +10,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
-from ..errors import TapeError
+from ..errors import RecordingError
 from ..model.values import Json
 from .credentials import Secret
 
@@ -33,7 +33,7 @@ class Scrubber:
         self._learning = threading.Lock()
 
     def refresh(self) -> None:
-        """Look which secrets there are now; TapeError for one that is too short."""
+        """Look which secrets there are now; RecordingError for one that is too short."""
         for secret in self._seen():
             self.learn(secret.reveal())
 
@@ -42,7 +42,7 @@ class Scrubber:
         if secret in self._known or not secret.strip():
             return
         if len(secret) < SHORTEST:
-            raise TapeError(
+            raise RecordingError(
                 f"a secret of {len(secret)} characters cannot be kept out of a tape",
                 hint=f"record with one of at least {SHORTEST} characters",
             )
@@ -71,9 +71,9 @@ class Scrubber:
         return MARK if self._digits and self.text(repr(number)) != repr(number) else number
 
     def refuse(self, line: str, operation: str) -> None:
-        """TapeError when a secret is left in a line, such as one that is a word of the tape's own."""
+        """RecordingError when a secret is left in a line, such as one that is a word of the tape's own."""
         if any(form in line for form in self._forms):
-            raise TapeError(
+            raise RecordingError(
                 f"{operation}: a secret is part of the tape's own words; the attempt was not written",
                 hint="record with another credential",
             )

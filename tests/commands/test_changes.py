@@ -13,7 +13,7 @@ from max_acme import AcmeUser
 from max import Project
 from max.core import InstallationInfo
 from max.engine import SqliteEngine
-from max.model.delivery import Arrival
+from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.settings import SETTINGS
 from max.storage.sqlite import Database
@@ -38,7 +38,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         await database.start()
         engine = SqliteEngine(database, schema, settings=info.settings)
         await engine.start()
-        await database.transact(engine.writing(Arrival(entities, at, removed=removed, sync="s1")))
+        await database.transact(engine.writing(Delivery(entities, at, removed=removed, sync="s1")))
         await database.stop()
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ from max import Entity, Field, Many, Query, Ref, Schema
 from max.cli import main
 from max.commands.freshness import quantile, some, span
 from max.errors import UsageError
-from max.model.delivery import Ages, Arrival, Listing
+from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf, Filter, Op, Synced
 from max.storage.leases import new_worker
 from max.storage.tables import Tables
@@ -62,11 +62,11 @@ class Place:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection, self.tables, self.now = connection, Tables(SCHEMA, parts), 100.0
         self.tables.apply(connection)
-        self.tables.write(connection, Arrival([Team("red")], 1.0), dated=False)
+        self.tables.write(connection, Delivery([Team("red")], 1.0), dated=False)
 
-    def write(self, people: Sequence[Person], listing: Listing | None = None, ago: float = 0.0) -> None:
+    def write(self, people: Sequence[Person], listing: ListingPage | None = None, ago: float = 0.0) -> None:
         """An answer to a request that began some time ago."""
-        self.tables.write(self.connection, Arrival(people, self.now - ago, listing))
+        self.tables.write(self.connection, Delivery(people, self.now - ago, listing))
 
     def synced(self) -> Seen:
         """When each field of each person was synced, asked one by one."""
@@ -81,7 +81,7 @@ class Place:
         """Who fits a filter."""
         return {one.id for one in self.tables.fetch(self.connection, Query(Person, condition)).items}
 
-    def ages(self) -> dict[str, Ages]:
+    def ages(self) -> dict[str, AgeHistogram]:
         """How old every field of a person is."""
         layout = self.tables.layout(Person)
         return self.tables.freshness.ages(self.connection, layout, NAMES, now=self.now)
@@ -130,7 +130,7 @@ def take(place: Place, step: Step) -> None:
     if kind in ("alone", "late"):
         place.write(people(who, names, bosses), ago=15.0 if kind == "late" else 0.0)
     elif kind == "page":
-        place.write(people(who, names, bosses), Listing(RED, Team.people, 0, last=True, began_at=at))
+        place.write(people(who, names, bosses), ListingPage(RED, Team.people, 0, last=True, began_at=at))
     elif kind == "refs":
         refs = [Person.ref(id) for id in sorted(who)]
         tables.record(connection, refs, sorted(names), synced_at=None, recorded_at=at)
@@ -140,7 +140,7 @@ def take(place: Place, step: Step) -> None:
     elif kind == "whole":
         tables.invalidate(connection, Query(Person), sorted(names), at=at)
     else:
-        arrival = Arrival([], at, removed=[Person.ref(id) for id in sorted(who)])
+        arrival = Delivery([], at, removed=[Person.ref(id) for id in sorted(who)])
         tables.write(connection, arrival)
 
 
@@ -276,9 +276,9 @@ def test_an_age_is_short(seconds: float, words: str) -> None:
 
 
 def test_a_share_of_what_was_synced_is_as_young_as_its_quantile() -> None:
-    ages = Ages([(1.0, 50), (2.0, 40), (9.0, 10)], 1_000)
+    ages = AgeHistogram([(1.0, 50), (2.0, 40), (9.0, 10)], 1_000)
     assert [quantile(ages, share) for share in (0.0, 0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 1, 2, 2, 9, 9]
-    assert quantile(Ages([], 3), 0.5) is None
+    assert quantile(AgeHistogram([], 3), 0.5) is None
 
 
 def test_many_names_are_shortened() -> None:

@@ -62,7 +62,7 @@ FOUR = {**ONE, "fields": "name: Field[str] = Field(); size: Field[str] = Field()
 ODD = {
     **ONE,
     "items": "[Thing('1', name='x', size=1), Thing('2', name='y', size=Big)]",
-    "more": "contracts={Thing: Contract.QUARANTINE}",
+    "more": "contracts={Thing: SchemaContract.QUARANTINE}",
 }
 
 

@@ -62,7 +62,7 @@ from max.model.entities import ManyOf, check_entity, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.testing import access
 from max.upstream.credentials import MemoryCredentials
-from max.upstream.operations import Caller, Limits
+from max.upstream.operations import Limits, OperationRunner
 from tests import virtual_time
 
 V = TypeVar("V")
@@ -465,7 +465,7 @@ class LoaderEnv:
     task: int = 1
     attempt: int = 1
     deadline: float | None = None
-    caller: Caller = field(default_factory=lambda: Caller(Limits()))
+    caller: OperationRunner = field(default_factory=lambda: OperationRunner(Limits()))
     known: dict[str, Any] = field(default_factory=dict)
 
     async def run(self, operation: OutsideCall[Acme, Any, V], input: object) -> V:

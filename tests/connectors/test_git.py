@@ -23,11 +23,11 @@ from max_git import ROOT, Git, GitAuthor, GitBranch, GitCommit, GitConfig, GitFi
 
 from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.cli import main
-from max.connector import Custom, Validate
+from max.connector import RunCode, Validate
 from max.model.entities import V, check_entity
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
-from max.upstream.operations import Caller, Limits, Operation
+from max.upstream.operations import Limits, Operation, OperationRunner
 from tests.git_repositories import History, git, linear, lines, make, needs_git, parents, rev_list, shortstat
 
 pytestmark = needs_git
@@ -42,7 +42,7 @@ class Reading(Env[Git]):
 
     def __init__(self, path: Path, **sizes: int) -> None:
         self._git = Git(str(path), **sizes)
-        self._caller = Caller(Limits())
+        self._caller = OperationRunner(Limits())
 
     @property
     def context(self) -> Git:
@@ -599,7 +599,7 @@ def examined(path: Path | str) -> str:
         answers: dict[str, Any] = {"path": str(path)}
         said = ""
         for step in connector.onboarding:
-            if isinstance(step, Custom):
+            if isinstance(step, RunCode):
                 answers |= await step.run(answers, NOBODY)
             elif isinstance(step, Validate):
                 said = await step.check(answers, NOBODY)

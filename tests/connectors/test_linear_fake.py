@@ -13,7 +13,7 @@ import max_linear
 import pytest
 from max_linear import API, SOURCES, LinearIssue, LinearProject, connector
 
-from max import BadCredentials, Json, Onboarded, Prompter, Retry, Status, onboard
+from max import BadCredentials, Json, OnboardingResult, Prompter, Retry, Status, onboard
 from max.upstream.recording import Recording
 from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 
@@ -437,7 +437,7 @@ class Person(Prompter):
 
 def connect(
     fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **credentials: str
-) -> Onboarded:
+) -> OnboardingResult:
     """What connecting comes to."""
     return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, credentials))
 

@@ -15,7 +15,7 @@ import pytest
 
 from max.core import Engine, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.model.delivery import Arrival, Listing, Stored
+from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.schema import Schema
 from max.model.values import Json
@@ -67,7 +67,7 @@ class Store:
 
     engine: Engine
     meta: SyncMeta
-    receive: Callable[[Arrival], Awaitable[Stored]]
+    receive: Callable[[Delivery], Awaitable[WriteResult]]
     state: Callable[[], Awaitable[list[str]]]  # all that is durable, as text
 
     async def page(
@@ -80,10 +80,10 @@ class Store:
         last: bool = True,
         delta: bool = False,
         mark: str | None = None,
-    ) -> Stored:
+    ) -> WriteResult:
         """Receive one page of a listing."""
-        listing = Listing(parent, collection, number, last, delta, mark)
-        return await self.receive(Arrival(entities, at, listing))
+        listing = ListingPage(parent, collection, number, last, delta, mark)
+        return await self.receive(Delivery(entities, at, listing))
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         engine = SqliteEngine(database, schema, parts)
         await engine.start()
 
-        async def receive(arrival: Arrival) -> Stored:
+        async def receive(arrival: Delivery) -> WriteResult:
             return await database.transact(engine.writing(arrival))
 
         def dump(connection: sqlite3.Connection) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
-from max.model.delivery import Arrival
+from max.model.delivery import Delivery
 from max.model.entities import (
     AllOf,
     AnyOf,
@@ -480,7 +480,7 @@ def test_a_value_that_the_field_cannot_hold_is_a_usage_error(place: str, value: 
 def test_a_removed_entity_is_not_seen_through_a_ref(place: str) -> None:
     async def body(store: Store) -> set[str]:
         await store.engine.store(Person("a", boss=BOB), Person("b", name="Bob"))
-        await store.receive(Arrival((), 9.0, removed=[BOB]))
+        await store.receive(Delivery((), 9.0, removed=[BOB]))
         return await ask(store, [], Person.boss.to(Person.name).eq("Bob"))
 
     assert using(place, body) == set()
@@ -551,7 +551,7 @@ def test_rows_that_come_and_go_between_pages_do_not_disturb_the_others(place: st
         query = store.engine.query(Person).order_by(Person.age).limit(2)
         first = await query.page()
         await store.engine.store(Person("a", age=1), Person("e", age=1))
-        await store.receive(Arrival((), 9.0, removed=[Person.ref("d")]))
+        await store.receive(Delivery((), 9.0, removed=[Person.ref("d")]))
         second = await query.after(first.next).page()
         return [person.id for page in (first, second) for person in page.items]
 
@@ -711,10 +711,10 @@ def test_a_page_stores_who_came_along_without_making_them_members(place: str) ->
 def test_what_was_removed_is_hidden_everywhere(place: str) -> None:
     async def body(store: Store) -> list[Any]:
         await store.page(RED, Team.people, Person("a", name="Ada"), Person("b"))
-        stored = await store.receive(Arrival((), 109.0, removed=[ADA, Person.ref("never")]))
+        stored = await store.receive(Delivery((), 109.0, removed=[ADA, Person.ref("never")]))
         with pytest.raises(NotFound):
             await store.engine.load(ADA)
-        again = await store.receive(Arrival((), 10.0, removed=[ADA]))
+        again = await store.receive(Delivery((), 10.0, removed=[ADA]))
         count = await store.engine.query(Person).count()
         found = await store.engine.query(Person).all()
         return [stored.removed, again.removed, count, [one.id for one in found], await members(store)]
@@ -725,7 +725,7 @@ def test_what_was_removed_is_hidden_everywhere(place: str) -> None:
 def test_what_was_removed_comes_back_when_upstream_brings_it_back(place: str) -> None:
     async def body(store: Store) -> tuple[Person, list[str]]:
         await store.page(RED, Team.people, Person("a", name="Ada", age=36))
-        await store.receive(Arrival((), 9.0, removed=[ADA]))
+        await store.receive(Delivery((), 9.0, removed=[ADA]))
         await store.page(RED, Team.people, Person("a", name="Ada"))
         return await store.engine.load(ADA), await members(store)
 
@@ -735,7 +735,7 @@ def test_what_was_removed_comes_back_when_upstream_brings_it_back(place: str) ->
 def test_removal_and_rows_of_one_arrival_are_stored_together(place: str) -> None:
     async def body(store: Store) -> set[str]:
         await store.engine.store(Person("a"), Person("b"))
-        await store.receive(Arrival([Person("c"), Team("red")], 9.0, removed=[ADA]))
+        await store.receive(Delivery([Person("c"), Team("red")], 9.0, removed=[ADA]))
         return {person.id for person in await store.engine.query(Person).all()}
 
     assert using(place, body) == {"b", "c"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.model.delivery import Arrival, Changes, Listing, Looking, Removal
+from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, FeedPage, ListingPage
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
 from max.model.loaders import Loader, Resolver
 from max.model.query import Page
@@ -24,14 +24,14 @@ Body = Callable[[Store], Awaitable[None]]
 async def page(store: Store, team: Ref[Any], *ids: str, at: float, **more: Any) -> None:
     """A complete listing of one team's people, on one page; it has ended a second later."""
     many: ManyOf[Any, Any] = Team.people
-    listing = Listing(team, many, more.pop("number", 0), more.pop("last", True), began_at=at, **more)
+    listing = ListingPage(team, many, more.pop("number", 0), more.pop("last", True), began_at=at, **more)
     people = [Person(id, name=id) for id in ids]
-    await store.receive(Arrival(people, at, listing, received_at=at + 1.0))
+    await store.receive(Delivery(people, at, listing, received_at=at + 1.0))
 
 
-async def gone(store: Store, since: float, **again: float) -> Mapping[str, Removal]:
+async def gone(store: Store, since: float, **again: float) -> Mapping[str, DeletionCandidates]:
     """What was found gone, by entity."""
-    looking = Looking(WHOLE, (), since, again)
+    looking = DeletionScope(WHOLE, (), since, again)
     return {one.entity: one for one in await store.meta.removals(looking)}
 
 
@@ -101,8 +101,8 @@ def test_who_came_along_later_is_not_lost_any_more() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, at=20.0)
-        await store.receive(Arrival([Person("1", name="late")], 19.0))
-        await store.receive(Arrival([Person("2", name="came along")], 30.0))
+        await store.receive(Delivery([Person("1", name="late")], 19.0))
+        await store.receive(Delivery([Person("2", name="came along")], 30.0))
         assert (await gone(store, since=15.0))["Person"].rows == 1
 
 
@@ -140,7 +140,7 @@ def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
-        found = await store.meta.removals(Looking((), (), 15.0))
+        found = await store.meta.removals(DeletionScope((), (), 15.0))
         assert [(one.rows, one.waiting) for one in found] == [(1, {})]
 
 
@@ -183,9 +183,9 @@ def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
-        await store.receive(Arrival([], 15.0, removed=[Person.ref("1")]))
-        listing = Listing(A, Team.people, 0, True, began_at=20.0, ids_only=True)
-        await store.receive(Arrival([Person("1"), Person("2")], 20.0, listing))
+        await store.receive(Delivery([], 15.0, removed=[Person.ref("1")]))
+        listing = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        await store.receive(Delivery([Person("1"), Person("2")], 20.0, listing))
         assert [one.id for one in await store.engine.query(Person).all()] == ["1"]
         assert await people(store, A) == {"1"}
 
@@ -196,10 +196,10 @@ def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
 ) -> None:
     @teams("a")
     async def _(store: Store) -> None:
-        first = Listing(A, Team.people, 0, True, began_at=10.0, mark="m")
-        await store.receive(Arrival([Person("1", name="Ada")], 10.0, first))
-        sweep = Listing(A, Team.people, 0, True, began_at=20.0, ids_only=True)
-        await store.receive(Arrival([Person(id) for id in named], 20.0, sweep))
+        first = ListingPage(A, Team.people, 0, True, began_at=10.0, mark="m")
+        await store.receive(Delivery([Person("1", name="Ada")], 10.0, first))
+        sweep = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        await store.receive(Delivery([Person(id) for id in named], 20.0, sweep))
         assert (await store.meta.listed(A, Team.people)).mark == mark
 
 
@@ -209,7 +209,7 @@ def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
 async def remove(store: Store, *entities: str, since: float, **again: float) -> int:
     """Remove what is certainly gone, in a transaction of its own."""
     database = store.engine._database  # type: ignore[attr-defined]  # the store's own
-    write = store.meta.removing(entities, Looking(WHOLE, (), since, again))
+    write = store.meta.removing(entities, DeletionScope(WHOLE, (), since, again))
     return int((await database.transact(write)).removed)
 
 
@@ -242,7 +242,7 @@ def test_what_only_a_parent_held_is_lost_with_it() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, B, "2", at=10.0)
-        await store.receive(Arrival([], 20.0, removed=[A]))
+        await store.receive(Delivery([], 20.0, removed=[A]))
         found = (await gone(store, since=15.0))["Person"]
         assert (found.left, found.waiting) == (1, {"Team.people": ["b"]})
         assert await people(store, B) == {"2"}
@@ -254,8 +254,8 @@ def test_a_parent_that_comes_back_is_listed_in_full() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0, mark="m")
-        await store.receive(Arrival([], 20.0, removed=[A]))
-        await store.receive(Arrival([Team("a", order="1")], 30.0))
+        await store.receive(Delivery([], 20.0, removed=[A]))
+        await store.receive(Delivery([Team("a", order="1")], 30.0))
         assert (await store.meta.listed(A, Team.people)).mark is None
 
 
@@ -304,13 +304,13 @@ class Fed:
 
     async def tell(self, *posts: Post, at: float, last: bool = True, anew: bool = False) -> None:
         """The feed names posts."""
-        changes = Changes(A, "told", last, f"mark {at}", at, anew)
-        await self._database.transact(self.engine.writing(Arrival(posts, at, changes=changes)))
+        changes = FeedPage(A, "told", last, f"mark {at}", at, anew)
+        await self._database.transact(self.engine.writing(Delivery(posts, at, changes=changes)))
 
     async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
         """A team's posts are listed."""
-        listing = Listing(team, Team.posts, 0, last=True, began_at=at)
-        arrival = Arrival(posts, at, listing, received_at=at + 1.0)
+        listing = ListingPage(team, Team.posts, 0, last=True, began_at=at)
+        arrival = Delivery(posts, at, listing, received_at=at + 1.0)
         await self._database.transact(self.engine.writing(arrival))
 
     async def links(self) -> set[tuple[str, str]]:
@@ -323,7 +323,7 @@ class Fed:
 
     async def left(self) -> int:
         """How many posts are in doubt."""
-        looking = Looking(WHOLE, ["told"], 0.0)
+        looking = DeletionScope(WHOLE, ["told"], 0.0)
         return sum(one.rows + one.left for one in await self.meta.removals(looking))
 
 
@@ -410,7 +410,7 @@ def test_what_a_feed_covers_was_seen_when_the_feed_was_read() -> None:
         await fed.list(A, post("1", A), at=10.0)
         await fed.list(B, at=10.0)
         await fed.list(A, at=20.0)
-        looking = Looking(WHOLE, ["told"], 15.0)
+        looking = DeletionScope(WHOLE, ["told"], 15.0)
         (found,) = await fed.meta.removals(looking)
         assert (found.waiting, list(found.feeds)) == ({}, ["told"])
         await fed.tell(at=30.0)

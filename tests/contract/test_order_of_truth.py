@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from max.model.delivery import Arrival
+from max.model.delivery import Delivery
 from max.model.entities import values_of
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Store, Team, place, using
@@ -31,11 +31,11 @@ class Answer:
     async def arrive(self, store: Store, number: int) -> None:
         """It comes now."""
         if self.gone:
-            await store.receive(Arrival([], self.at, removed=[ANN]))
+            await store.receive(Delivery([], self.at, removed=[ANN]))
         elif self.listed:
             await store.page(TEAM, Team.people, self.person(), at=self.at, number=number, last=False)
         else:
-            await store.receive(Arrival([self.person()], self.at))
+            await store.receive(Delivery([self.person()], self.at))
 
     def person(self) -> Person:
         """The row as it came."""
@@ -86,8 +86,8 @@ def test_the_answer_to_the_later_request_holds_whichever_comes_first(some: Seque
 
 def test_a_late_answer_brings_what_nothing_later_has_brought(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([Person("1", name="new")], 20.0))
-        await store.receive(Arrival([Person("1", name="old", age=7)], 10.0))
+        await store.receive(Delivery([Person("1", name="new")], 20.0))
+        await store.receive(Delivery([Person("1", name="old", age=7)], 10.0))
         assert await seen(store) == {"name": "new", "age": 7}
 
     using(place, body)
@@ -95,10 +95,10 @@ def test_a_late_answer_brings_what_nothing_later_has_brought(place: str) -> None
 
 def test_a_partial_answer_never_clears(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([Person("1", name="n", age=7)], 10.0))
-        await store.receive(Arrival([Person("1", name="m")], 20.0))
+        await store.receive(Delivery([Person("1", name="n", age=7)], 10.0))
+        await store.receive(Delivery([Person("1", name="m")], 20.0))
         assert await seen(store) == {"name": "m", "age": 7}
-        await store.receive(Arrival([Person("1", age=None)], 30.0))
+        await store.receive(Delivery([Person("1", age=None)], 30.0))
         assert await seen(store) == {"name": "m", "age": None}
 
     using(place, body)
@@ -106,8 +106,8 @@ def test_a_partial_answer_never_clears(place: str) -> None:
 
 def test_a_late_page_does_not_bring_back_what_is_gone(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([Person("1", name="n")], 10.0))
-        await store.receive(Arrival([], 30.0, removed=[ANN]))
+        await store.receive(Delivery([Person("1", name="n")], 10.0))
+        await store.receive(Delivery([], 30.0, removed=[ANN]))
         await store.page(TEAM, Team.people, Person("1", name="n"), at=20.0)
         assert await seen(store) is None
         assert not (await store.engine.load_collection(TEAM, Team.people)).items
@@ -117,9 +117,9 @@ def test_a_late_page_does_not_bring_back_what_is_gone(place: str) -> None:
 
 def test_a_late_page_does_not_bring_back_what_was_gone_twice(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([], 10.0, removed=[ANN]))
-        await store.receive(Arrival([], 30.0, removed=[ANN]))
-        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        await store.receive(Delivery([], 10.0, removed=[ANN]))
+        await store.receive(Delivery([], 30.0, removed=[ANN]))
+        await store.receive(Delivery([Person("1", name="n")], 20.0))
         assert await seen(store) is None
 
     using(place, body)
@@ -127,8 +127,8 @@ def test_a_late_page_does_not_bring_back_what_was_gone_twice(place: str) -> None
 
 def test_a_late_tombstone_does_not_hide_what_a_later_answer_has_brought(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([Person("1", name="n")], 20.0))
-        stored = await store.receive(Arrival([], 10.0, removed=[ANN]))
+        await store.receive(Delivery([Person("1", name="n")], 20.0))
+        stored = await store.receive(Delivery([], 10.0, removed=[ANN]))
         assert (stored.removed, await seen(store)) == (0, {"name": "n"})
 
     using(place, body)
@@ -136,8 +136,8 @@ def test_a_late_tombstone_does_not_hide_what_a_later_answer_has_brought(place: s
 
 def test_a_later_answer_brings_back_what_was_gone(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([], 10.0, removed=[ANN]))
-        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        await store.receive(Delivery([], 10.0, removed=[ANN]))
+        await store.receive(Delivery([Person("1", name="n")], 20.0))
         assert await seen(store) == {"name": "n"}
 
     using(place, body)
@@ -146,7 +146,7 @@ def test_a_later_answer_brings_back_what_was_gone(place: str) -> None:
 def test_what_is_gone_is_in_no_list_when_it_comes_back_elsewhere(place: str) -> None:
     async def body(store: Store) -> None:
         await store.page(TEAM, Team.people, Person("1", name="n"), at=10.0)
-        await store.receive(Arrival([], 20.0, removed=[ANN]))
+        await store.receive(Delivery([], 20.0, removed=[ANN]))
         await store.page(OTHER, Team.people, Person("1", name="n"), at=30.0, delta=True)
         assert not (await store.engine.load_collection(TEAM, Team.people)).items
         assert len((await store.engine.load_collection(OTHER, Team.people)).items) == 1
@@ -156,7 +156,7 @@ def test_what_is_gone_is_in_no_list_when_it_comes_back_elsewhere(place: str) -> 
 
 def test_rows_of_one_page_are_late_each_for_itself(place: str) -> None:
     async def body(store: Store) -> None:
-        await store.receive(Arrival([Person("1", name="new")], 20.0))
+        await store.receive(Delivery([Person("1", name="new")], 20.0))
         await store.page(TEAM, Team.people, Person("1", name="old"), Person("2", name="old"), at=10.0)
         names = {one.id: one.name for one in await store.engine.query(Person).all()}
         assert names == {"1": "new", "2": "old"}
@@ -168,7 +168,7 @@ def test_rows_of_one_page_are_late_each_for_itself(place: str) -> None:
 def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
     async def body(store: Store) -> None:
         await store.engine.store(Person("1", name="undated"))
-        await store.receive(Arrival([Person("1", name="dated")], 1.0))
+        await store.receive(Delivery([Person("1", name="dated")], 1.0))
         assert await seen(store) == {"name": "dated"}
 
     using(place, body)
@@ -177,11 +177,11 @@ def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
 def test_times_of_answers_are_the_floor_under_a_clock_that_was_set_back(place: str) -> None:
     async def body(store: Store) -> None:
         assert await store.meta.newest() == 0.0
-        await store.receive(Arrival([Person("1", name="n")], 20.0))
+        await store.receive(Delivery([Person("1", name="n")], 20.0))
         assert await store.meta.newest() == 20.0
         await store.page(TEAM, Team.people, at=30.0)
         assert await store.meta.newest() == 30.0  # of a listing that brought nothing
-        await store.receive(Arrival([], 40.0, removed=[ANN]))
+        await store.receive(Delivery([], 40.0, removed=[ANN]))
         assert await store.meta.newest() == 40.0
 
     using(place, body)

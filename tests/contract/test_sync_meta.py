@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from max.engine import SqliteEngine
 from max.errors import StorageError, UnknownName
-from max.model.delivery import Arrival, Listing
+from max.model.delivery import Delivery, ListingPage
 from max.model.entities import FieldOf
 from max.storage.sqlite import MEMORY, Database
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
@@ -52,8 +52,8 @@ def test_what_is_stored_without_a_time_is_not_synced(place: str) -> None:
 
 def test_an_arrival_dates_the_fields_that_it_brought_and_no_others(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
-        await store.receive(Arrival([Person("a", name="Ada", age=36)], 100.0))
-        await store.receive(Arrival([Person("a", age=36)], 200.0))
+        await store.receive(Delivery([Person("a", name="Ada", age=36)], 100.0))
+        await store.receive(Delivery([Person("a", age=36)], 200.0))
         return await ages(store, "name", "age", "score")
 
     assert using(place, body) == [100.0, 200.0, None]
@@ -132,8 +132,8 @@ def test_every_field_is_as_fresh_as_the_last_arrival_that_brought_it(
             record = Person(
                 id, **{name: getattr(whole(id, score=1.0), name) for name in NAMES if name in names}
             )
-            listing = Listing(RED, Team.people, step - 1, last=False) if listed else None
-            await store.receive(Arrival([record], 100.0 * step, listing))
+            listing = ListingPage(RED, Team.people, step - 1, last=False) if listed else None
+            await store.receive(Delivery([record], 100.0 * step, listing))
             latest.update({(id, name): 100.0 * step for name in names})
         return {
             (id, field.name): await store.meta.synced_at(Person.ref(id), field)
@@ -150,8 +150,8 @@ def test_every_field_is_as_fresh_as_the_last_arrival_that_brought_it(
 
 def test_stale_fields_are_those_not_synced_since(place: str) -> None:
     async def body(store: Store) -> list[list[FieldOf[Person, Any]]]:
-        await store.receive(Arrival([whole("a")], 100.0))
-        await store.receive(Arrival([Person("a", score=1.0)], 200.0))
+        await store.receive(Delivery([whole("a")], 100.0))
+        await store.receive(Delivery([Person("a", score=1.0)], 200.0))
         wanted: list[FieldOf[Person, Any]] = [Person.name, Person.score]
         return [await store.meta.stale(ADA, wanted, before=at) for at in (100.0, 100.5, 201.0)]
 
@@ -164,9 +164,9 @@ def test_asking_for_no_field_gives_none(place: str) -> None:
 
 def test_an_entity_is_fully_synced_when_every_field_is(place: str) -> None:
     async def body(store: Store) -> list[bool]:
-        await store.receive(Arrival([whole("a"), Team("red", order="x")], 100.0))
+        await store.receive(Delivery([whole("a"), Team("red", order="x")], 100.0))
         first = await store.meta.is_fully_synced(ADA)
-        await store.receive(Arrival([Person("a", score=None)], 200.0))
+        await store.receive(Delivery([Person("a", score=None)], 200.0))
         return [first, await store.meta.is_fully_synced(ADA), await store.meta.is_fully_synced(RED)]
 
     assert using(place, body) == [False, True, True]
@@ -195,7 +195,7 @@ def test_recording_dates_what_was_stored_by_others(place: str) -> None:
 
 def test_an_older_record_does_not_hide_a_newer_arrival(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
-        await store.receive(Arrival([whole("a")], 200.0))
+        await store.receive(Delivery([whole("a")], 200.0))
         await store.meta.record([ADA], ["name"], at=100.0)
         first = await ages(store, "name")
         await store.meta.record([ADA], ["name"], at=300.0)
@@ -217,7 +217,7 @@ def test_of_several_records_the_latest_request_holds_whichever_is_told_last(plac
 
 def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
     async def body(store: Store) -> list[Any]:
-        await store.receive(Arrival([whole("a", age=36), whole("b")], 100.0))
+        await store.receive(Delivery([whole("a", age=36), whole("b")], 100.0))
         await store.meta.invalidate([ADA], ["age"], at=150.0)
         ada = await store.engine.load(ADA)
         bob = await store.meta.synced_at(BOB, Person.age)
@@ -228,9 +228,9 @@ def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
 
 def test_what_arrives_after_an_invalidation_is_fresh(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
-        await store.receive(Arrival([whole("a")], 100.0))
+        await store.receive(Delivery([whole("a")], 100.0))
         await store.meta.invalidate([ADA], ["age"], at=150.0)
-        await store.receive(Arrival([whole("a")], 200.0))
+        await store.receive(Delivery([whole("a")], 200.0))
         fresh = await ages(store, "age")
         await store.meta.invalidate([ADA], ["age"], at=150.0)
         return [*fresh, *await ages(store, "age")]
@@ -256,8 +256,8 @@ async def stale_ids(
 
 def test_stale_ids_come_in_their_order_page_by_page(place: str) -> None:
     async def body(store: Store) -> list[list[str]]:
-        await store.receive(Arrival([whole(id) for id in "edcba"], 100.0))
-        await store.receive(Arrival([whole("c")], 200.0))
+        await store.receive(Delivery([whole(id) for id in "edcba"], 100.0))
+        await store.receive(Delivery([whole("c")], 200.0))
         await store.meta.invalidate([Person.ref("c")], ["age"], at=300.0)
         names, both = await stale_ids(store, "name"), await stale_ids(store, "name", "age")
         return [names, both, await stale_ids(store, "name", before=100.0), await stale_ids(store, "score")]
@@ -267,7 +267,7 @@ def test_stale_ids_come_in_their_order_page_by_page(place: str) -> None:
 
 def test_without_fields_every_id_counts(place: str) -> None:
     async def body(store: Store) -> list[list[str]]:
-        await store.receive(Arrival([whole(id) for id in "cab"], 1e9))
+        await store.receive(Delivery([whole(id) for id in "cab"], 1e9))
         return [await stale_ids(store), await stale_ids(store, limit=1)]
 
     assert using(place, body) == [list("abc"), list("abc")]
@@ -275,8 +275,8 @@ def test_without_fields_every_id_counts(place: str) -> None:
 
 def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) -> None:
     async def body(store: Store) -> list[str]:
-        await store.receive(Arrival([whole(id, age=ord(id)) for id in "abcde"], 100.0))
-        await store.receive(Arrival((), 101.0, removed=[Person.ref("d")]))
+        await store.receive(Delivery([whole(id, age=ord(id)) for id in "abcde"], 100.0))
+        await store.receive(Delivery((), 101.0, removed=[Person.ref("d")]))
         return await stale_ids(store, "name", matching=Person.age.gt(ord("b")) & ~Person.name.eq("x"))
 
     assert using(place, body) == ["c", "e"]
@@ -327,10 +327,10 @@ def test_data_freshness_and_marks_outlive_the_process(tmp_path: Any) -> None:
 
 # -- faults ---------------------------------------------------------------------------------
 
-ARRIVAL = Arrival(
+ARRIVAL = Delivery(
     [whole("a", name="new"), Person("b", name="Bob"), whole("d", score=1.0), Team("red", order="first")],
     200.0,
-    Listing(RED, Team.people, 0, last=True, mark="m2"),
+    ListingPage(RED, Team.people, 0, last=True, mark="m2"),
     removed=[Person.ref("c")],
 )
 
@@ -362,8 +362,8 @@ def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> 
         await database.start()
         engine = SqliteEngine(database, SCHEMA, parts)
         await engine.start()
-        first = Arrival(
-            [whole(id) for id in "abc"], 100.0, Listing(RED, Team.people, 0, last=True, mark="m1")
+        first = Delivery(
+            [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, last=True, mark="m1")
         )
         await database.transact(engine.writing(first))
 

@@ -11,19 +11,19 @@ import pytest
 
 from max.core import TaskStore
 from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
-from max.model.delivery import Stored
+from max.model.delivery import WriteResult
 from max.model.tasks import (
     CHILDREN_PAGE,
     NewTask,
     Outcome,
-    Settled,
     Settlement,
+    SettleResult,
     State,
     Status,
+    SyncCommand,
     SyncResult,
     Task,
     TaskKind,
-    Wanted,
     failure_of,
 )
 from max.storage.leases import LEASE, new_worker, this_machine
@@ -55,7 +55,7 @@ class Desk:
 
     async def settle(
         self, *settlements: Settlement, claim: int = 100, alone: bool = True, worker: str = HERE, **calls: int
-    ) -> Settled:
+    ) -> SettleResult:
         """Settle and claim."""
         return await self.store.settle(
             self.sync, settlements, worker=worker, claim=claim, alone=alone, requests=calls, now=self.now
@@ -73,7 +73,7 @@ class Desk:
         """What the sync has come to."""
         return await self.store.result(self.sync, now=self.now)
 
-    async def request(self, wanted: Wanted) -> None:
+    async def request(self, wanted: SyncCommand) -> None:
         """Ask for something."""
         await self.store.request(self.sync, wanted, now=self.now)
 
@@ -95,9 +95,9 @@ def group(*children: NewTask, chained: bool = False) -> NewTask:
     return NewTask(TaskKind.GROUP, {"step": "a group"}, children, chained)
 
 
-def stores(number: int = 1) -> Callable[[Any], Stored]:
+def stores(number: int = 1) -> Callable[[Any], WriteResult]:
     """A write that stores so many things."""
-    return lambda transaction: Stored({"Thing": number})
+    return lambda transaction: WriteResult({"Thing": number})
 
 
 def done(task: Task, **more: Any) -> Settlement:
@@ -312,7 +312,7 @@ def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None
 
 
 def test_a_settlement_that_cannot_be_stored_does_not_keep_the_others(place: str) -> None:
-    def refuses(transaction: Any) -> Stored:
+    def refuses(transaction: Any) -> WriteResult:
         raise UpstreamBroken("no such value")
 
     async def body(desk: Desk) -> Sequence[Outcome]:
@@ -458,10 +458,10 @@ def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
     async def body(desk: Desk) -> Task:
         await desk.begin(load())
         (task,) = await desk.claim()
-        await desk.request(Wanted.PAUSE)
+        await desk.request(SyncCommand.PAUSE)
         page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, [stores()], progress=True)
         settled = await desk.settle(page)
-        assert (settled.outcomes[0].state, settled.wanted) == (State.PAUSED, Wanted.PAUSE)
+        assert (settled.outcomes[0].state, settled.wanted) == (State.PAUSED, SyncCommand.PAUSE)
         assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.PAUSED
         assert await desk.store.unfinished(worker=new_worker(), now=desk.now) == desk.sync
         await desk.resume()
@@ -475,9 +475,9 @@ def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(group(load("a"), load("b")))
         one, two = await desk.claim()
-        await desk.request(Wanted.PAUSE)
+        await desk.request(SyncCommand.PAUSE)
         await desk.settle(Settlement(one, State.RUNNING))
-        await desk.request(Wanted.RUN)
+        await desk.request(SyncCommand.RUN)
         assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.RUNNING
         (again,) = await desk.claim()
         return (await desk.settle(done(again), done(two))).status
@@ -489,7 +489,7 @@ def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(load())
         (task,) = await desk.claim()
-        await desk.request(Wanted.CANCEL)
+        await desk.request(SyncCommand.CANCEL)
         settled = await desk.settle(Settlement(task, State.RUNNING, writes=[stores()]))
         assert (settled.status, settled.claimed) == (Status.RUNNING, ())
         assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.CANCELLED
@@ -502,16 +502,18 @@ def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None
 def test_what_is_being_cancelled_cannot_be_called_back(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
-        await desk.request(Wanted.CANCEL)
-        for wanted in (Wanted.RUN, Wanted.PAUSE):
+        await desk.request(SyncCommand.CANCEL)
+        for wanted in (SyncCommand.RUN, SyncCommand.PAUSE):
             with pytest.raises(SyncError, match="is being cancelled"):
                 await desk.request(wanted)
 
     using(place, body)
 
 
-@pytest.mark.parametrize(("wanted", "status"), [(Wanted.PAUSE, "paused"), (Wanted.CANCEL, "cancelled")])
-def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: Wanted, status: str) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "status"), [(SyncCommand.PAUSE, "paused"), (SyncCommand.CANCEL, "cancelled")]
+)
+def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: SyncCommand, status: str) -> None:
     async def body(desk: Desk) -> str:
         await desk.begin(load(), worker=GONE)
         await desk.claim(GONE)
@@ -524,7 +526,7 @@ def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: Wanted, s
 def test_one_that_was_to_be_cancelled_when_its_process_ended_is_not_resumed(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(load(), worker=ELSEWHERE)
-        await desk.request(Wanted.CANCEL)
+        await desk.request(SyncCommand.CANCEL)
         desk.now += LEASE
         assert await desk.store.unfinished(worker=HERE, now=desk.now) is None
         old, _ = desk.sync, await desk.begin(load())
@@ -536,7 +538,7 @@ def test_one_that_was_to_be_cancelled_when_its_process_ended_is_not_resumed(plac
 def test_what_has_ended_stays_as_it_is(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin()
-        for attempt in (desk.request(Wanted.PAUSE), desk.request(Wanted.CANCEL), desk.resume()):
+        for attempt in (desk.request(SyncCommand.PAUSE), desk.request(SyncCommand.CANCEL), desk.resume()):
             with pytest.raises(SyncError, match=r"has already ended \(completed\)"):
                 await attempt
 

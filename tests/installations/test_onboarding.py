@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connector import Answers, Connector, Custom, Input, NoConfig, Option, SecretInput, Select, Validate
+from max.connector import Answers, Connector, Input, NoConfig, Option, RunCode, SecretInput, Select, Validate
 from max.errors import BadCredentials, ConnectorError, InvalidAnswers, UsageError, shown
 from max.installations.config import ValueType, as_text, config_values, read_config
-from max.installations.onboarding import Onboarded, needs_answers, onboard
+from max.installations.onboarding import OnboardingResult, needs_answers, onboard
 from max.installations.secret_sources import read_secret
 from max.model.values import Json
 from max.upstream.credentials import Credential, CredentialProvider, Secret
@@ -312,7 +312,7 @@ def run(
     prompter: Scripted | None,
     secrets: Mapping[str, str] | None = None,
     **given: object,
-) -> Onboarded:
+) -> OnboardingResult:
     return asyncio.run(onboard(connector, prompter, given, secrets or {}))
 
 
@@ -393,7 +393,7 @@ class TestAsking:
             return f"{answers['device']} {(await credentials.get(TOKEN)).reveal()}"
 
         prompter = Scripted()
-        done = run(account(Custom(sign_in), Validate(check)), prompter)
+        done = run(account(RunCode(sign_in), Validate(check)), prompter)
         assert (done.config["workspace"], done.secrets) == ("w9", {"token": "right"})
         assert prompter.said == ["7 right"]
         assert "right" not in repr(done)
@@ -439,7 +439,7 @@ class TestScripted:
         async def nothing(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {}
 
-        connector = sample(config=Needy, credentials=[TOKEN], onboarding=[Custom(nothing)])
+        connector = sample(config=Needy, credentials=[TOKEN], onboarding=[RunCode(nothing)])
         assert needs_answers(connector)
         with pytest.raises(InvalidAnswers) as caught:
             run(connector, None, pages=1)
@@ -450,7 +450,7 @@ class TestScripted:
             return {"pages": "many"}
 
         with pytest.raises(InvalidAnswers, match="sample's own onboarding brought does not fit"):
-            run(sample(config=Needy, onboarding=[Custom(nonsense)]), None, url="u")
+            run(sample(config=Needy, onboarding=[RunCode(nonsense)]), None, url="u")
 
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
         steps = [Input("url", "Address"), Input("pages", "Pages", when=remote)]

@@ -29,7 +29,7 @@ from max.model.entities import (
     own_names,
     values_of,
 )
-from max.model.struct import Record
+from max.model.struct import Struct
 from max.model.values import Json, Kind, datetime_of, datetime_text
 from tests.strategies import ODDITIES, Thing, fitting, iso_forms, moments, samples
 
@@ -65,7 +65,7 @@ def declared(annotation: Any = None, **fields: Any) -> Any:
 # -- records --------------------------------------------------------------------------------
 
 
-class Point(Record):
+class Point(Struct):
     x: int
     y: int = 0
     origin: ClassVar[str] = "corner"

@@ -9,18 +9,18 @@ from max.errors import ConnectorError
 from max.model.migrations import (
     ChangeKey,
     ChangeType,
-    Contract,
     DropEntity,
     DropField,
     Migration,
+    MigrationStep,
     RenameEntity,
     RenameField,
-    SchemaChange,
+    SchemaContract,
 )
 from tests.sample import SampleRoot, Thing, sample
 
 
-def declared(*changes: SchemaChange) -> Connector[Any, Any]:
+def declared(*changes: MigrationStep) -> Connector[Any, Any]:
     """A connector with a migration for each change."""
     return sample(migrations=[Migration("why", change) for change in changes])
 
@@ -44,7 +44,7 @@ def declared(*changes: SchemaChange) -> Connector[Any, Any]:
         [RenameEntity("Old", "Older"), DropEntity("Older")],
     ],
 )
-def test_migrations_that_lead_to_the_schema_load(changes: list[SchemaChange]) -> None:
+def test_migrations_that_lead_to_the_schema_load(changes: list[MigrationStep]) -> None:
     assert len(declared(*changes).rules.migrations) == len(changes)
 
 
@@ -58,7 +58,7 @@ def test_migrations_that_lead_to_the_schema_load(changes: list[SchemaChange]) ->
     ],
 )
 def test_a_migration_that_leads_nowhere_is_refused_when_the_connector_loads(
-    change: SchemaChange, message: str, hint: str
+    change: MigrationStep, message: str, hint: str
 ) -> None:
     with pytest.raises(ConnectorError, match=r"sample: migrations\[0\]") as caught:
         declared(change)
@@ -93,16 +93,16 @@ def test_what_a_migration_is_for_may_be_corrected_and_what_it_does_may_not() -> 
 
 
 def test_an_entity_evolves_unless_its_contract_says_otherwise() -> None:
-    rules = sample(contracts={Thing: Contract.QUARANTINE}).rules
-    assert rules.contract("Thing") is Contract.QUARANTINE
-    assert rules.contract(SampleRoot.__name__) is Contract.EVOLVE
+    rules = sample(contracts={Thing: SchemaContract.QUARANTINE}).rules
+    assert rules.contract("Thing") is SchemaContract.QUARANTINE
+    assert rules.contract(SampleRoot.__name__) is SchemaContract.EVOLVE
 
 
 @pytest.mark.parametrize(
     ("contracts", "message"),
     [
         ([Thing], "contracts is .*, not a mapping"),
-        ({"Thing": Contract.FREEZE}, "contracts names 'Thing', which is no entity of the schema"),
+        ({"Thing": SchemaContract.FREEZE}, "contracts names 'Thing', which is no entity of the schema"),
         ({Thing: "frozen"}, "contracts gives Thing 'frozen', which is no Contract"),
     ],
 )

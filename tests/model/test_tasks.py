@@ -15,7 +15,7 @@ import pytest
 
 from max.errors import NotFound, UpstreamMissing
 from max.model.tasks import MOVES, State, Status, Task, TaskKind, describe_task, failure_of
-from max.storage.leases import LEASE, is_alive, new_worker, owner_of, process_start, this_machine
+from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
 from max.storage.sqlite import MEMORY, migrate, transaction
 from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
 from max.storage.task_store import SETTLE, move_to
@@ -93,7 +93,7 @@ def test_this_process_is_alive_and_no_two_workers_are_the_same() -> None:
     one, two = new_worker(), new_worker()
     assert one != two
     assert is_alive(one, 0.0, 1e12)
-    assert owner_of(one) == f"process {os.getpid()} on {this_machine().split('/')[0]}"
+    assert describe_worker(one) == f"process {os.getpid()} on {this_machine().split('/')[0]}"
 
 
 def test_a_process_that_has_ended_is_not_alive() -> None:

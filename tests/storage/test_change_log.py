@@ -21,17 +21,17 @@ from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
 from max.model.changes import NOW, Change, ChangeFeed, change_json
-from max.model.delivery import Arrival
+from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
 from max.model.migrations import (
-    NO_RULES,
+    NO_POLICY,
     ChangeKey,
     ChangeType,
     DropField,
     Migration,
     RenameEntity,
     RenameField,
-    Rules,
+    SchemaPolicy,
 )
 from max.model.schema import Schema
 from max.model.settings import Settings
@@ -48,7 +48,7 @@ T = TypeVar("T")
 ON, OFF = Settings(history="changes"), Settings()
 NOON = 1_800_000_000.0
 RED = Team.ref("red")
-Rows = dict[str, dict[str, Any]]
+EncodedRows = dict[str, dict[str, Any]]
 
 
 class Place:
@@ -59,7 +59,7 @@ class Place:
         self.engine = SqliteEngine(database, SCHEMA)
 
     async def open(
-        self, settings: Settings = ON, schema: Schema = SCHEMA, rules: Rules = NO_RULES
+        self, settings: Settings = ON, schema: Schema = SCHEMA, rules: SchemaPolicy = NO_POLICY
     ) -> SqliteEngine:
         """A new engine on it."""
         self.engine = SqliteEngine(self.database, schema, parts, settings=settings, rules=rules)
@@ -68,7 +68,7 @@ class Place:
 
     async def receive(self, *entities: Entity, at: float = NOON, **more: Any) -> None:
         """Store an arrival."""
-        await self.database.transact(self.engine.writing(Arrival(entities, at, **more)))
+        await self.database.transact(self.engine.writing(Delivery(entities, at, **more)))
 
     async def remove(self, *refs: Ref[Any], at: float = NOON) -> None:
         """Store tombstones."""
@@ -82,9 +82,9 @@ class Place:
         """What other tools would see, or do."""
         return await self.database.transact(lambda c: c.execute(text).fetchall())
 
-    async def rows(self) -> Rows:
+    async def rows(self) -> EncodedRows:
         """Every row as queries give it."""
-        found: Rows = {}
+        found: EncodedRows = {}
         for entity in self.engine.schema.entities.values():
             for one in await self.engine.query(entity).all():
                 found[repr(Ref.of(one))] = without_id(values_of(one))
@@ -126,7 +126,7 @@ def without_id(values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "id"}
 
 
-def replayed(changes: Iterable[Change], rows: Rows | None = None) -> Rows:
+def replayed(changes: Iterable[Change], rows: EncodedRows | None = None) -> EncodedRows:
     """The rows that changes lead to; each must fit what was there before it."""
     rows = {} if rows is None else rows
     for change in changes:
@@ -264,9 +264,9 @@ class Follower:
 
     def __init__(self) -> None:
         self.cursor: str | None = None
-        self.rows: Rows = {}
+        self.rows: EncodedRows = {}
 
-    async def follow(self, place: Place) -> Rows:
+    async def follow(self, place: Place) -> EncodedRows:
         """The rows as they are now."""
         feed = place.engine.changes(since=self.cursor)
         try:
@@ -331,7 +331,7 @@ def test_an_entity_of_many_fields_is_told_whole() -> None:
     body = {**{name: Field() for name in names}, "__annotations__": dict.fromkeys(names, "Field[int | None]")}
     wide: Any = type("Wide", (Entity,), {**body, "__module__": __name__})
 
-    async def main(place: Place) -> tuple[list[Change], Rows, Rows]:
+    async def main(place: Place) -> tuple[list[Change], EncodedRows, EncodedRows]:
         await place.open(schema=Schema([wide]))
         await place.receive(wide("1", f0=1, f62=None, f199=3))
         await place.receive(wide("1", f61=61, f62=7, f150=None))
@@ -355,7 +355,7 @@ def test_a_killed_process_leaves_rows_and_their_history_together(tmp_path: Path)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
 
-    async def body(place: Place) -> tuple[Rows, Rows]:
+    async def body(place: Place) -> tuple[EncodedRows, EncodedRows]:
         await place.open()
         return replayed(await place.told()), await place.rows()
 
@@ -459,7 +459,7 @@ def test_a_feed_that_begins_with_no_rows_can_be_tidied() -> None:
 
 
 def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
-    async def body(place: Place) -> tuple[list[Change], Rows]:
+    async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.receive(Post("1", title="x"))
         (change,) = await place.told()
         await place.sql("""UPDATE _max_change_entity SET kinds = '{"0": "real"}' WHERE name = 'Post'""")
@@ -644,7 +644,7 @@ def made(name: str, **hints: str) -> Any:
 def test_a_new_field_is_told_from_then_on() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[float | None]")
 
-    async def body(place: Place) -> tuple[list[Change], Rows]:
+    async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.open(schema=Schema([old]))
         await place.receive(old("1", a="x"))
         await place.open(schema=Schema([new]))
@@ -662,7 +662,7 @@ def test_a_new_field_is_told_from_then_on() -> None:
 def test_what_a_new_field_holds_before_anybody_looked_is_told() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[str]")
 
-    async def body(place: Place) -> tuple[list[Change], Rows]:
+    async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.open(schema=Schema([new]))
         await place.receive(new("1", a="x", b="y"), new("2", a="x"))
         await place.open(schema=Schema([old]))
@@ -680,11 +680,11 @@ def test_history_goes_on_under_other_names() -> None:
     one, other = made("Note", a="Field[str]"), made("Remark", b="Field[str]")
     renamed = Migration("better names", RenameField("Note", "a", "b"), RenameEntity("Note", "Remark"))
 
-    async def body(place: Place) -> tuple[list[Change], Rows]:
+    async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.open(schema=Schema([one]))
         await place.receive(one("1", a="x"))
         (created,) = await place.told()
-        await place.open(schema=Schema([other]), rules=Rules("notes", (renamed,)))
+        await place.open(schema=Schema([other]), rules=SchemaPolicy("notes", (renamed,)))
         await place.receive(other("1", b="y"), at=NOON + 1)
         assert [change.new for change in await place.told(created.cursor)] == [{"b": "y"}]
         return await place.told(), await place.rows()
@@ -706,11 +706,11 @@ def test_what_a_migration_does_to_values_begins_the_feed_anew(change: Any) -> No
     if isinstance(change, DropField):
         del hints["key"]
 
-    async def body(place: Place) -> tuple[Rows, Rows]:
+    async def body(place: Place) -> tuple[EncodedRows, EncodedRows]:
         await place.open(schema=Schema([old]))
         await place.receive(old("1", a="xyz", key="k"))
         (created,) = await place.told()
-        rules = Rules("notes", (Migration("another schema", change),))
+        rules = SchemaPolicy("notes", (Migration("another schema", change),))
         await place.open(schema=Schema([made("Note", **hints)]), rules=rules)
         with pytest.raises(CursorExpired):
             await place.told(created.cursor)

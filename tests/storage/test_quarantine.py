@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import InvalidEntity
-from max.model.delivery import Arrival, Listing, Stored
+from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import CollectionLoader, Loader, Resolver
-from max.model.migrations import Contract, Rules
+from max.model.migrations import SchemaContract, SchemaPolicy
 from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.values import Json, Kind
@@ -40,7 +40,7 @@ class Shelf(Entity):
 
 
 SCHEMA = Schema([Shelf, Thing], roots=[Shelf])
-ASIDE = Rules("shelves", contracts={"Thing": Contract.QUARANTINE})
+ASIDE = SchemaPolicy("shelves", contracts={"Thing": SchemaContract.QUARANTINE})
 SHELF = Shelf.ref("a")
 BAD: Any = "large"
 
@@ -52,7 +52,7 @@ def connection() -> Iterator[sqlite3.Connection]:
     held.close()
 
 
-def opened(connection: sqlite3.Connection, rules: Rules = ASIDE, schema: Schema = SCHEMA) -> Tables:
+def opened(connection: sqlite3.Connection, rules: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
     """The tables of a connector with a contract for things."""
     tables = Tables(schema, rules=rules)
     with transaction(connection):
@@ -62,11 +62,11 @@ def opened(connection: sqlite3.Connection, rules: Rules = ASIDE, schema: Schema 
 
 def receive(
     connection: sqlite3.Connection, tables: Tables, *things: Entity, at: float = 5.0, **more: Any
-) -> Stored:
+) -> WriteResult:
     """Store a whole listing of the shelf."""
-    listing = Listing(SHELF, Shelf.things, 0, last=True, began_at=at)
+    listing = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=at)
     with transaction(connection):
-        return tables.write(connection, Arrival(things, at, listing, sync="s", **more))
+        return tables.write(connection, Delivery(things, at, listing, sync="s", **more))
 
 
 def things(connection: sqlite3.Connection, tables: Tables) -> Sequence[Thing]:
@@ -84,7 +84,7 @@ def aside(connection: sqlite3.Connection) -> dict[str, str]:
 def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: sqlite3.Connection) -> None:
     tables = opened(connection)
     stored = receive(connection, tables, Thing("1", name="x", size=1), Thing("2", name="y", size=BAD))
-    assert stored == Stored({"Thing": 1}, unfit=1)
+    assert stored == WriteResult({"Thing": 1}, unfit=1)
     assert things(connection, tables) == [Thing("1", name="x", size=1)]
     assert quarantined(connection) == [
         Quarantined(
@@ -101,11 +101,11 @@ def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection
     ]
 
 
-@pytest.mark.parametrize("contract", [Contract.EVOLVE, Contract.FREEZE])
+@pytest.mark.parametrize("contract", [SchemaContract.EVOLVE, SchemaContract.FREEZE])
 def test_without_such_a_contract_the_whole_page_fails(
-    connection: sqlite3.Connection, contract: Contract
+    connection: sqlite3.Connection, contract: SchemaContract
 ) -> None:
-    tables = opened(connection, Rules("shelves", contracts={"Thing": contract}))
+    tables = opened(connection, SchemaPolicy("shelves", contracts={"Thing": contract}))
     with pytest.raises(InvalidEntity, match=r"Thing:2\.size"):
         receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD))
     assert things(connection, tables) == []
@@ -116,7 +116,7 @@ def test_other_entities_of_the_page_have_their_own_contract(connection: sqlite3.
     other = made("Other", {"size": "int"})
     tables = opened(connection, schema=Schema([Shelf, Thing, other]))
     with pytest.raises(InvalidEntity, match=r"Other:1\.size"), transaction(connection):
-        tables.write(connection, Arrival([Thing("1", size=BAD), other("1", size=BAD)], 5.0))
+        tables.write(connection, Delivery([Thing("1", size=BAD), other("1", size=BAD)], 5.0))
     assert aside(connection) == {}
 
 
@@ -204,10 +204,10 @@ def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: sqlit
     tables = opened(connection)
     receive(connection, tables, Thing("1", name="x", size=BAD), at=5.0)
     with transaction(connection):
-        tables.write(connection, Arrival([Thing("1", name="y")], 6.0))
+        tables.write(connection, Delivery([Thing("1", name="y")], 6.0))
     assert aside(connection) == {"1": "Thing:1.size"}
     with transaction(connection):
-        tables.write(connection, Arrival([Thing("1", size=3)], 7.0))
+        tables.write(connection, Delivery([Thing("1", size=3)], 7.0))
     assert aside(connection) == {}
 
 
@@ -215,7 +215,7 @@ def test_a_row_that_is_gone_upstream_leaves(connection: sqlite3.Connection) -> N
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
     with transaction(connection):
-        tables.write(connection, Arrival([], 6.0, removed=[Thing.ref("1")]))
+        tables.write(connection, Delivery([], 6.0, removed=[Thing.ref("1")]))
     assert aside(connection) == {"2": "Thing:2.size"}
     receive(connection, tables, at=7.0)
     assert aside(connection) == {}
@@ -224,18 +224,18 @@ def test_a_row_that_is_gone_upstream_leaves(connection: sqlite3.Connection) -> N
 def test_a_delta_says_nothing_of_what_it_leaves_out(connection: sqlite3.Connection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
-    delta = Listing(SHELF, Shelf.things, 0, last=True, delta=True, began_at=6.0)
+    delta = ListingPage(SHELF, Shelf.things, 0, last=True, delta=True, began_at=6.0)
     with transaction(connection):
-        tables.write(connection, Arrival([], 6.0, delta))
+        tables.write(connection, Delivery([], 6.0, delta))
     assert aside(connection) == {"1": "Thing:1.size"}
 
 
 def test_a_listing_of_ids_alone_says_nothing_of_values(connection: sqlite3.Connection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
-    ids_only = Listing(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
+    ids_only = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
     with transaction(connection):
-        tables.write(connection, Arrival([Thing("1")], 6.0, ids_only))
+        tables.write(connection, Delivery([Thing("1")], 6.0, ids_only))
     assert aside(connection) == {"1": "Thing:1.size"}
 
 

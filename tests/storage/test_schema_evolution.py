@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from max.connector import Connector
 from max.core import Engine, InstallationInfo
 from max.errors import SchemaError, StorageError
-from max.model.delivery import Arrival, Listing
+from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, ManyOf, Ref, values_of
 from max.model.loaders import EntityLoader, Env, Loader, PageRequest
 from max.model.migrations import (
     ChangeKey,
     ChangeType,
-    Contract,
     DropField,
     Migration,
     RenameEntity,
     RenameField,
-    Rules,
+    SchemaContract,
+    SchemaPolicy,
 )
 from max.model.plan import Step, SyncPlan
 from max.model.query import Page, Query
@@ -224,7 +224,7 @@ def refusal(connection: sqlite3.Connection, one: Any, two: Any, *migrations: Mig
 def applied_to(connection: sqlite3.Connection, declared: Any, *migrations: Migration) -> Tables:
     """Make a database fit some entities, whose connector is called ``drawn``."""
     entities = declared if isinstance(declared, list) else [declared]
-    tables = Tables(Schema(entities), rules=Rules("drawn", migrations))
+    tables = Tables(Schema(entities), rules=SchemaPolicy("drawn", migrations))
     with transaction(connection):
         tables.apply(connection)
     return tables
@@ -264,14 +264,14 @@ def test_a_rename_onto_what_is_stored_is_refused(connection: sqlite3.Connection)
 def test_two_rows_that_would_have_one_id_are_named(connection: sqlite3.Connection) -> None:
     tables = applied_to(connection, THING)
     rows = [THING("1", name="x", size=1), THING("2", name="x", size=2), THING("3", name="y", size=3)]
-    stored(connection, tables, [Arrival(rows, 1.0)])
+    stored(connection, tables, [Delivery(rows, 1.0)])
     key = Migration("names are ids", ChangeKey("Thing", "name"))
     assert "several rows have 'x'" in refusal(connection, THING, THING, key).message
 
 
 def test_two_rows_whose_converted_values_would_be_one_id_are_named(connection: sqlite3.Connection) -> None:
     tables = applied_to(connection, THING)
-    stored(connection, tables, [Arrival([THING("1", name="x"), THING("2", name="X")], 1.0)])
+    stored(connection, tables, [Delivery([THING("1", name="x"), THING("2", name="X")], 1.0)])
     lower = ChangeType("Thing", "name", using=lambda name: name.lower())
     error = refusal(connection, THING, THING, Migration("lower", lower, ChangeKey("Thing", "name")))
     assert "several rows have 'x'" in error.message
@@ -279,8 +279,8 @@ def test_two_rows_whose_converted_values_would_be_one_id_are_named(connection: s
 
 def test_a_removed_row_gives_its_new_id_up_to_one_that_is_there(connection: sqlite3.Connection) -> None:
     tables = applied_to(connection, THING)
-    stored(connection, tables, [Arrival([THING("1", name="x", size=1), THING("2", name="x", size=2)], 1.0)])
-    stored(connection, tables, [Arrival([], 2.0, removed=[THING.ref("1")])])
+    stored(connection, tables, [Delivery([THING("1", name="x", size=1), THING("2", name="x", size=2)], 1.0)])
+    stored(connection, tables, [Delivery([], 2.0, removed=[THING.ref("1")])])
     tables = applied_to(connection, THING, Migration("names are ids", ChangeKey("Thing", "name")))
     assert tables.fetch(connection, Query(THING)).items == [THING("x", name="x", size=2)]
 
@@ -305,7 +305,7 @@ def test_data_of_a_newer_connector_is_refused(connection: sqlite3.Connection) ->
 
 def frozen(connection: sqlite3.Connection, *declared: type[Entity], frozen: str) -> None:
     """Make a database fit entities, one of which is frozen."""
-    rules = Rules("drawn", contracts={frozen: Contract.FREEZE})
+    rules = SchemaPolicy("drawn", contracts={frozen: SchemaContract.FREEZE})
     with transaction(connection):
         Tables(Schema(declared), rules=rules).apply(connection)
 
@@ -316,7 +316,7 @@ def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: sqlite3.Connec
     larger = made("Thing", {"name": "str", "size": "int", "more": "str"})
     with pytest.raises(SchemaError, match=r"Thing\.more is new") as caught:
         frozen(connection, larger, frozen="Thing")
-    assert "Contract.EVOLVE" in caught.value.hint
+    assert "SchemaContract.EVOLVE" in caught.value.hint
     assert list(connection.iterdump()) == before
 
 
@@ -334,7 +334,7 @@ def test_what_is_no_longer_declared_comes_back_with_its_values(connection: sqlit
     bare, other = made("Thing", {}), made("Other", {"thing": "Ref[Thing]"})
     tables = applied_to(connection, [THING, other])
     stored(
-        connection, tables, [Arrival([THING("1", name="x", size=1), other("2", thing=THING.ref("1"))], 5.0)]
+        connection, tables, [Delivery([THING("1", name="x", size=1), other("2", thing=THING.ref("1"))], 5.0)]
     )
     tables = applied_to(connection, bare)
     assert tables.fetch(connection, Query(bare)).items == [bare("1")]
@@ -348,7 +348,7 @@ def test_what_is_no_longer_declared_comes_back_with_its_values(connection: sqlit
 
 def test_what_was_hidden_may_be_renamed_after_all(connection: sqlite3.Connection) -> None:
     tables = applied_to(connection, THING)
-    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     applied_to(connection, made("Thing", {"size": "int"}))
     title = made("Thing", {"title": "str", "size": "int"})
     tables = applied_to(connection, title, Migration("better", RenameField("Thing", "name", "title")))
@@ -357,7 +357,7 @@ def test_what_was_hidden_may_be_renamed_after_all(connection: sqlite3.Connection
 
 def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: sqlite3.Connection) -> None:
     tables = applied_to(connection, THING)
-    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     drop = Migration("no sizes", DropField("Thing", "size"))
     applied_to(connection, made("Thing", {"name": "str"}), drop)
     tables = applied_to(connection, THING, drop)
@@ -373,12 +373,12 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
         return tables
 
     tables = recorded(THING)
-    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     other = made("Thing", {"name": "str", "weight": "int"})
     tables = recorded(other, Migration("by weight", DropField("Thing", "size")))
     (number,) = connection.execute("SELECT bit FROM _max_field WHERE field = 'weight'").fetchone()
     assert number == 2
-    stored(connection, tables, [Arrival([other("1", weight=7)], 6.0)])
+    stored(connection, tables, [Delivery([other("1", weight=7)], 6.0)])
     told = [(change.kind, dict(change.new)) for change in tables.history.page(connection).items]
     assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
@@ -387,14 +387,14 @@ def test_history_goes_on_under_new_names(connection: sqlite3.Connection) -> None
     tables = applied_to(connection, THING)
     with transaction(connection):
         tables.history.attach(connection, on=True)
-    stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 5.0)])
+    stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     cursor = tables.history.page(connection).cursor
     item = made("Item", {"title": "str", "size": "int"})
     steps = RenameEntity("Thing", "Item"), RenameField("Item", "name", "title")
     tables = applied_to(connection, item, Migration("as people say", *steps))
     with transaction(connection):
         tables.history.attach(connection, on=True)
-    stored(connection, tables, [Arrival([item("1", title="y")], 6.0)])
+    stored(connection, tables, [Delivery([item("1", title="y")], 6.0)])
     (change,) = tables.history.page(connection, cursor).items
     assert (change.entity, dict(change.old), dict(change.new)) == (item, {"title": "x"}, {"title": "y"})
     first = tables.history.page(connection).items[0]
@@ -406,7 +406,7 @@ def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: sqlite3.Co
     applied_to(connection, wide)
     wider = made("Wide", {f"f{n}": "int" for n in range(70)})
     tables = applied_to(connection, wider)
-    stored(connection, tables, [Arrival([wider("1", f0=0, f60=60, f61=61, f69=69)], 5.0)])
+    stored(connection, tables, [Delivery([wider("1", f0=0, f60=60, f61=61, f69=69)], 5.0)])
     fewer = made("Wide", {f"f{n}": "int" for n in range(60, 70)})
     found = applied_to(connection, fewer).fetch(connection, Query(fewer)).items
     assert found == [fewer("1", f60=60, f61=61, f69=69)]
@@ -553,10 +553,10 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.C
     two = [made("Plant", {"key": "str"}, leaves=("Leaf", None)), leaf]
     tables, tree = applied_to(connection, one), one[0]
     rows = [tree("1", key="2"), tree("2", key="1"), tree("3", key="")]  # two change places, one has none
-    stored(connection, tables, [Arrival(rows, 4.0)])
+    stored(connection, tables, [Delivery(rows, 4.0)])
     for id in ("1", "2", "3"):
-        listing = Listing(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, mark=f"m{id}")
-        stored(connection, tables, [Arrival([leaf(f"of {id}")], 5.0, listing)])
+        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, mark=f"m{id}")
+        stored(connection, tables, [Delivery([leaf(f"of {id}")], 5.0, listing)])
     tables = applied_to(
         connection, two, Migration("", RenameEntity("Tree", "Plant"), ChangeKey("Plant", "key"))
     )
@@ -642,7 +642,7 @@ def test_eight_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None
     path, log = tmp_path / "data.db", tmp_path / "converted"
     with closing(opened(path)) as connection:
         tables = applied_to(connection, THING)
-        stored(connection, tables, [Arrival([THING("1", name="x", size=1)], 1.0)])
+        stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 1.0)])
     ready, go = os.pipe()
 
     def using(size: int) -> int:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
-from max.model.delivery import Arrival, Listing
-from max.model.tasks import NewTask, Settled, Settlement, State, Status, Task, TaskKind, Wanted
+from max.model.delivery import Delivery, ListingPage
+from max.model.tasks import NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task, TaskKind
 from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, Database
 from max.storage.task_store import SqliteTaskStore
@@ -42,7 +42,7 @@ class Place:
         self.sync = await self.store.begin([], group(*steps, chained=True), worker=HERE, now=1.0)
         return list((await self.settle()).claimed)
 
-    async def settle(self, *settlements: Settlement, claim: int = 9) -> Settled:
+    async def settle(self, *settlements: Settlement, claim: int = 9) -> SettleResult:
         """Settle and claim."""
         return await self.store.settle(
             self.sync, settlements, worker=HERE, claim=claim, alone=True, requests={"a:b:c": 1}, now=1.5
@@ -51,8 +51,8 @@ class Place:
     def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
         """A page of people, with which the task has ended or goes on."""
         people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
-        listing = Listing(RED, Team.people, number, last, mark="m")
-        write = self.engine.writing(Arrival(people, 2.0, listing))
+        listing = ListingPage(RED, Team.people, number, last, mark="m")
+        write = self.engine.writing(Delivery(people, 2.0, listing))
         state = State.COMPLETED if last else State.RUNNING
         return Settlement(task, state, {**task.payload, "cursor": number}, [write], progress=True)
 
@@ -280,12 +280,12 @@ class History:
         self.given |= {task.id for task in settled.claimed}
         await self.follow(settled)
 
-    async def follow(self, settled: Settled) -> None:
+    async def follow(self, settled: SettleResult) -> None:
         """Do what a worker does then."""
         if settled.status is not Status.RUNNING:
             assert self.given <= self.ended, "all that was begun has come to an end"
             self.sync, self.tasks = None, []
-        elif settled.wanted is Wanted.RUN:
+        elif settled.wanted is SyncCommand.RUN:
             assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
         elif not self.tasks:
             status = await self.store.obey(self.sync or "", worker=self.worker, now=self.now)
@@ -294,7 +294,7 @@ class History:
 
     async def request(self, chance: Random) -> None:
         """Anybody asks the newest sync for something."""
-        wanted = chance.choice([Wanted.PAUSE] * 3 + [Wanted.RUN] * 4 + [Wanted.CANCEL])
+        wanted = chance.choice([SyncCommand.PAUSE] * 3 + [SyncCommand.RUN] * 4 + [SyncCommand.CANCEL])
         if self.ids:
             with suppress(SyncError):  # it has ended, or is about to
                 await self.store.request(self.ids[-1], wanted, now=self.now)
@@ -303,7 +303,7 @@ class History:
         """Somebody asks for a pause, and takes it back before it is obeyed."""
         if len(self.tasks) > 1:
             with suppress(SyncError):  # it is being cancelled
-                await self.store.request(self.sync or "", Wanted.PAUSE, now=self.now)
+                await self.store.request(self.sync or "", SyncCommand.PAUSE, now=self.now)
             await self.settle(chance)
         await self.request(chance)
 

@@ -101,7 +101,7 @@ class Killed(SyncExecutor):
 
     worker = ""
 
-    async def let_go(self, sync: str) -> None:
+    async def release_tasks(self, sync: str) -> None:
         """The dead let nothing go."""
 
 

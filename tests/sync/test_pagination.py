@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import Env, Loader, Page, PageRequest, Ref, Status
-from max.sync.pagination import Scan, beginning
+from max.sync.pagination import PageTracker, beginning
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import synced
 
@@ -35,14 +35,14 @@ def listing(*sizes: int, total: int | None = None, size: int | None = None) -> l
 
 def take(pages: Pages, *, mark: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
     """After which pages the listing was complete, and what speaks against it."""
-    scan = Scan("SampleRoot:root.things", beginning(mark))
+    scan = PageTracker("SampleRoot:root.things", beginning(mark))
     complete = []
     for page in pages:
         complete.append(scan.take(page))
         if scan.problem is not None:
             return complete, scan.problem.message
         if resumed:
-            scan = Scan("SampleRoot:root.things", json.loads(json.dumps(scan.payload)))
+            scan = PageTracker("SampleRoot:root.things", json.loads(json.dumps(scan.payload)))
     return complete, ""
 
 
@@ -64,7 +64,7 @@ def test_a_cursor_that_comes_twice_has_no_end(cursor: str) -> None:
 
 
 def test_the_cursor_that_a_resumed_listing_began_with_counts_as_seen() -> None:
-    scan = Scan("it", {**beginning(None), "number": 4, "cursor": "p4"})
+    scan = PageTracker("it", {**beginning(None), "number": 4, "cursor": "p4"})
     assert not scan.take(Page(things(0, 2), next="p4"))
     assert scan.problem is not None
     assert "'p4' came twice" in scan.problem.message
@@ -116,7 +116,7 @@ def test_a_first_page_that_could_not_use_the_mark_makes_it_a_full_listing() -> N
 
 
 def test_a_task_of_before_there_were_counts_goes_on_without_them() -> None:
-    scan = Scan("it", {"number": 3, "cursor": "p3", "mark": None, "delta": False})
+    scan = PageTracker("it", {"number": 3, "cursor": "p3", "mark": None, "delta": False})
     assert scan.take(Page(things(0, 2), total=8))
     assert scan.problem is None
 

@@ -22,7 +22,7 @@ from max.errors import (
 )
 from max.model.plan import Step
 from max.model.query import Page
-from max.model.tasks import Status, SyncResult, Wanted
+from max.model.tasks import Status, SyncCommand, SyncResult
 from max.storage.sqlite import transaction
 from max.storage.sync_log import request
 from tests.scenes import (
@@ -99,7 +99,7 @@ def test_a_pause_taken_back_while_it_is_being_obeyed_is_none() -> None:
         obey = stage.store.obey
 
         async def hesitates(sync: str, *, worker: str, now: float) -> Status:
-            await stage.store.request(sync, Wanted.RUN, now=now)
+            await stage.store.request(sync, SyncCommand.RUN, now=now)
             return await obey(sync, worker=worker, now=now)
 
         stage.store.obey = hesitates  # type: ignore[method-assign]
@@ -157,9 +157,9 @@ def test_cancelling_does_not_wait_for_a_loader_that_is_stuck() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status"), [(Wanted.PAUSE, Status.PAUSED), (Wanted.CANCEL, Status.CANCELLED)]
+    ("wanted", "status"), [(SyncCommand.PAUSE, Status.PAUSED), (SyncCommand.CANCEL, Status.CANCELLED)]
 )
-def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: Wanted, status: str) -> None:
+def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: SyncCommand, status: str) -> None:
     path = tmp_path / "data.db"
 
     async def body(stage: Stage) -> Status:

@@ -21,7 +21,7 @@ from max import (
     MaxError,
     OAuth,
     Offline,
-    Onboarded,
+    OnboardingResult,
     PermissionDenied,
     SecretInput,
     SignIn,
@@ -95,7 +95,7 @@ def connect(
     *,
     secrets: Mapping[str, str] = {},
     **how: Any,
-) -> Onboarded:
+) -> OnboardingResult:
     """What connecting comes to."""
     given = {"base_url": service.url}
     return asyncio.run(onboard(connector(browser, **how), person, given, secrets))

@@ -26,7 +26,7 @@ from max.errors import (
     MaxError,
     Offline,
     QuotaExceeded,
-    TapeError,
+    RecordingError,
     UpstreamError,
     UpstreamMissing,
 )
@@ -215,19 +215,19 @@ class TestValues:
         ids=lambda value: type(value).__name__,
     )
     def test_what_cannot_come_back_is_refused_with_the_operation(self, value: object) -> None:
-        with pytest.raises(TapeError, match=r"test:thing:ask: a tape cannot hold a ") as caught:
+        with pytest.raises(RecordingError, match=r"test:thing:ask: a tape cannot hold a ") as caught:
             codec().encode({"deep": [value]})
         assert "return JSON data, entities, or dataclasses" in caught.value.hint
 
     def test_a_class_that_only_bears_a_known_name_is_refused(self) -> None:
         impostor = type("Asked", (), {})
-        with pytest.raises(TapeError, match="Asked"):
+        with pytest.raises(RecordingError, match="Asked"):
             codec().encode(impostor())
 
     def test_what_holds_itself_is_refused(self) -> None:
         circle: list[Any] = []
         circle.append(circle)
-        with pytest.raises(TapeError, match="nested too deep"):
+        with pytest.raises(RecordingError, match="nested too deep"):
             codec().encode(circle)
 
 
@@ -268,7 +268,7 @@ class TestOtherVersions:
         ids=str,
     )
     def test_what_it_does_not_know_any_more_is_named(self, data: Json) -> None:
-        with pytest.raises(TapeError, match="test:thing:ask"):
+        with pytest.raises(RecordingError, match="test:thing:ask"):
             codec().decode([data])
 
 
@@ -371,7 +371,7 @@ class TestSecrets:
         assert clean.text("first second") == f"first {MARK}"
 
     def test_one_that_is_too_short_is_refused(self) -> None:
-        with pytest.raises(TapeError, match="a secret of 3 characters") as caught:
+        with pytest.raises(RecordingError, match="a secret of 3 characters") as caught:
             codec("abc")
         assert "abc" not in caught.value.render()
         codec("", " \n")  # is none
@@ -379,7 +379,7 @@ class TestSecrets:
     def test_one_that_is_a_word_of_the_tape_is_refused(self) -> None:
         clean = Scrubber(lambda: [Secret("operation")])
         clean.refresh()
-        with pytest.raises(TapeError, match="a secret is part of the tape's own words"):
+        with pytest.raises(RecordingError, match="a secret is part of the tape's own words"):
             clean.refuse('{"operation": "x"}', "test:thing:ask")
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from max import (
     BadCredentials,
     BudgetHeaders,
-    Connection,
     GraphQL,
     HttpClient,
     HttpRequest,
@@ -26,6 +25,7 @@ from max import (
     Page,
     PermissionDenied,
     QuotaExceeded,
+    RelayConnection,
     Secret,
     Transport,
     UpstreamBroken,
@@ -225,11 +225,11 @@ def connection(nodes: Json, more: Json = False, cursor: Json = None) -> Json:
 
 def test_a_connection_is_a_page() -> None:
     data = connection([{"id": "1"}, {"id": "2"}], more=True, cursor="c")
-    assert Connection.of(data, "things").page(lambda node: node["id"]) == Page(["1", "2"], next="c")
+    assert RelayConnection.of(data, "things").page(lambda node: node["id"]) == Page(["1", "2"], next="c")
 
 
 def test_the_last_page_has_no_next_though_it_has_a_cursor() -> None:
-    assert Connection.of({"team": connection([], cursor="c")}, "team", "things") == ([], None)
+    assert RelayConnection.of({"team": connection([], cursor="c")}, "team", "things") == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_the_last_page_has_no_next_though_it_has_a_cursor() -> None:
 )
 def test_half_a_connection_is_no_end_of_the_pages(data: Json, lacks: str) -> None:
     with pytest.raises(UpstreamChanged, match=f"^things: .*{lacks}"):
-        Connection.of(data, "things")
+        RelayConnection.of(data, "things")
 
 
 # -- a strict server with Linear's own schema ------------------------------------------------------
@@ -293,8 +293,8 @@ class TestLinear:
 
     def test_pages_follow_one_another_to_the_end(self, linear: Any) -> None:
         with linear().seed(issues=0, users=5) as server:
-            first = Connection.of(self.ask(server, first=3), "users")
-            second = Connection.of(self.ask(server, first=3, after=first.next), "users")
+            first = RelayConnection.of(self.ask(server, first=3), "users")
+            second = RelayConnection.of(self.ask(server, first=3, after=first.next), "users")
         assert (len(first.nodes), len(second.nodes), second.next) == (3, 2, None)
         assert len({node["id"] for node in first.nodes + second.nodes}) == 5
 
@@ -346,7 +346,7 @@ class TestLinear:
             server.inject("Users", **fault)
             with pytest.raises(UpstreamError) as caught:
                 self.ask(server)
-            assert len(Connection.of(self.ask(server), "users").nodes) == 4
+            assert len(RelayConnection.of(self.ask(server), "users").nodes) == 4
         assert (type(caught.value), caught.value.retry_after) == (meant, wait)
 
     def test_a_wrong_key_is_a_bad_credential(self, linear: Any) -> None:

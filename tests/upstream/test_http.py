@@ -44,7 +44,7 @@ from max import (
 from max.errors import MissingExtra
 from max.testing import access
 from max.upstream.http import Meaning, retry_after, service_time, without
-from max.upstream.operations import Caller, Limits
+from max.upstream.operations import Limits, OperationRunner
 from tests.answering import Upstream, answer
 
 V = TypeVar("V")
@@ -420,7 +420,7 @@ def test_an_answer_that_dribbles_is_cut_by_the_deadline_of_the_operation() -> No
 
     slow = Operation("t:thing:get", ask, deadline=0.05, retry=Retry(attempts=1))
     with pytest.raises(Offline, match=r"within 0\.05 s"):
-        talk(Dribble(b""), lambda client: Caller(Limits()).run(slow, client, "/"))
+        talk(Dribble(b""), lambda client: OperationRunner(Limits()).run(slow, client, "/"))
 
 
 # -- secrets -------------------------------------------------------------------------------------

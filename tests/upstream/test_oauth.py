@@ -38,7 +38,7 @@ from max.testing import FakeClock
 from max.upstream.credentials import CredentialStore, MemoryCredentials
 from max.upstream.hosts import Hosts
 from max.upstream.oauth import REFUSALS
-from max.upstream.operations import Call, Caller, Limits, Middleware, Next
+from max.upstream.operations import Call, Limits, Middleware, Next, OperationRunner
 from tests.token_service import CLIENT, DAY, GRACE, SECRET, TokenService, instead, lost
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class Client:
 
     def __init__(self, tokens: OAuthTokens, http: HttpClient, around: Middleware) -> None:
         self.tokens, self.http = tokens, http
-        self.caller = Caller(Limits(), renew=tokens.renew, middlewares=[around], draw=lambda: 0.0)
+        self.caller = OperationRunner(Limits(), renew=tokens.renew, middlewares=[around], draw=lambda: 0.0)
 
     async def thing(self) -> str:
         """With which token a thing is read now."""

@@ -36,15 +36,24 @@ from max import (
 )
 from max.errors import ConnectorError, LoaderFault
 from max.testing import access
-from max.upstream.operations import Call, Caller, Limits, Middleware, Next, hold_limit, on_behalf, operation
+from max.upstream.operations import (
+    Call,
+    Limits,
+    Middleware,
+    Next,
+    OperationRunner,
+    hold_limit,
+    operation,
+    run_operation,
+)
 from tests import virtual_time
 
 PER = 60.0  # seconds
 
 
-def caller(draw: float = 0.0) -> Caller:
+def caller(draw: float = 0.0) -> OperationRunner:
     """A caller in virtual time, whose chance is known."""
-    return Caller(Limits(), draw=lambda: draw)
+    return OperationRunner(Limits(), draw=lambda: draw)
 
 
 class Script:
@@ -86,7 +95,7 @@ def call_many(
 ) -> list[str | BaseException]:
     """As many calls through one caller: all at once, or each at its time."""
 
-    async def arrive(through: Caller, n: int) -> str:
+    async def arrive(through: OperationRunner, n: int) -> str:
         await asyncio.sleep(arrivals[n] if arrivals else 0)
         return await through.run(one, "a", n)
 
@@ -407,7 +416,7 @@ def test_what_is_learnt_touches_the_limit_of_the_innermost_operation_alone() -> 
     inner = Operation("t:token:renew", fetch, limit=Limit("t:token"))
 
     async def outer(client: HttpClient, path: str) -> Any:
-        return await on_behalf(inner, client, path)
+        return await run_operation(inner, client, path)
 
     async def main() -> list[str]:
         through, service = caller(), Budgeted(FULL._replace(points=0, points_reset=9.0))
@@ -543,7 +552,7 @@ def watched(
         """The next credential is as good as the script says."""
 
     around = [watching(number, events, raises or {}) for number in range(many)]
-    through = Caller(Limits(), middlewares=around, renew=renew if renews else None, draw=lambda: 0.0)
+    through = OperationRunner(Limits(), middlewares=around, renew=renew if renews else None, draw=lambda: 0.0)
     with suppress(UpstreamError, ValueError):
         virtual_time.run(through.run(script.operation(), "a", 1))
     return events, through.calls
@@ -605,7 +614,7 @@ def test_a_middleware_may_answer_in_place_of_the_service_and_change_what_it_is_a
         return call.input if call.input == 7 else await next(call._replace(input=call.input * 2))
 
     async def main(input: int) -> str:
-        return await Caller(Limits(), middlewares=[doubled]).run(Script().operation(), "a", input)
+        return await OperationRunner(Limits(), middlewares=[doubled]).run(Script().operation(), "a", input)
 
     assert [virtual_time.run(main(3)), virtual_time.run(main(7))] == ["a6", 7]
 
@@ -621,7 +630,7 @@ def test_a_middleware_sees_errors_as_the_caller_will() -> None:
             raise
 
     script = Script(ConnectionResetError("reset by peer"), 1000.0)
-    through = Caller(Limits(), middlewares=[watch])
+    through = OperationRunner(Limits(), middlewares=[watch])
     assert virtual_time.run(through.run(script.operation(deadline=5.0), "a", 1)) == "a1"
     assert [type(error) for error in seen] == [Offline, Offline]
 
@@ -651,7 +660,7 @@ class Bearers:
 
     def all(self, number: int) -> list[str | BaseException]:
         asking = Operation("t:thing:get", self.ask, limit=Limit("t:api", concurrency=50))
-        through = Caller(Limits(), renew=self.renew)
+        through = OperationRunner(Limits(), renew=self.renew)
 
         async def main() -> list[str | BaseException]:
             calls = [through.run(asking, "", one) for one in range(number)]
@@ -688,7 +697,7 @@ class TestRenewal:
     def test_after_a_minute_somebody_may_have_connected_again(self) -> None:
         bearers = Bearers(can_renew=False)
         bearers.good = 1
-        through = Caller(Limits(), renew=bearers.renew)
+        through = OperationRunner(Limits(), renew=bearers.renew)
         asking = Operation("t:thing:get", bearers.ask)
 
         async def main() -> str:
@@ -730,23 +739,23 @@ class TestOnBehalf:
 
     def test_it_is_counted_by_the_caller_of_the_operation_that_is_under_way(self) -> None:
         async def ask(context: str, input: int) -> str:
-            return f"{await on_behalf(Operation('t:token:get', first), context, input)}!"
+            return f"{await run_operation(Operation('t:token:get', first), context, input)}!"
 
         first, through = Script(), caller()
         assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1!"
         assert through.calls == {"t:thing:get": 1, "t:token:get": 1}
 
     def test_it_needs_no_operation_under_way(self) -> None:
-        assert virtual_time.run(on_behalf(Script().operation(), "a", 1)) == "a1"
+        assert virtual_time.run(run_operation(Script().operation(), "a", 1)) == "a1"
 
     def test_when_it_is_refused_the_operation_renews_and_not_it(self) -> None:
         async def ask(context: str, input: int) -> str:
-            return await on_behalf(script.operation(), context, input)
+            return await run_operation(script.operation(), context, input)
 
         async def renew() -> None:
             renewed.append(len(script.begun))
 
         script, renewed = Script(BadCredentials("old")), list[int]()
-        through = Caller(Limits(), renew=renew)
+        through = OperationRunner(Limits(), renew=renew)
         assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1"
         assert (renewed, len(script.begun)) == ([1], 2)

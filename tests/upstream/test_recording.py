@@ -42,15 +42,15 @@ from max import (
     Project,
     QuotaExceeded,
     Recording,
+    RecordingError,
     Ref,
     Replay,
+    ReplayMismatch,
     Schema,
     Step,
     SyncPlan,
-    TapeError,
-    TapeParted,
     UpstreamMissing,
-    on_behalf,
+    run_operation,
 )
 from max.core import InstallationInfo, SyncOptions
 from max.model.entities import ManyOf
@@ -187,7 +187,7 @@ class TestRecording:
 
     def test_a_file_that_holds_something_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "t").write_text("mine")
-        with pytest.raises(TapeError, match="holds something already"):
+        with pytest.raises(RecordingError, match="holds something already"):
             run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
         assert (tmp_path / "t").read_text() == "mine"
         (tmp_path / "t").write_text("")
@@ -196,7 +196,7 @@ class TestRecording:
 
     def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
-        with pytest.raises(TapeError, match="No such file or directory"):
+        with pytest.raises(RecordingError, match="No such file or directory"):
             run(crowd(upstream), Recording(tmp_path / "no" / "t"))
         assert upstream.asked == []
 
@@ -218,7 +218,9 @@ class TestRecording:
                 await caller.run(DESCRIBE, upstream, None)
                 with files_of_at_most(2000):
                     for _ in range(2):
-                        with pytest.raises(TapeError, match="the tape cannot be written: File too large"):
+                        with pytest.raises(
+                            RecordingError, match="the tape cannot be written: File too large"
+                        ):
                             await caller.run(LIST, upstream, Asked("0"))
             return upstream.asked
 
@@ -234,7 +236,9 @@ class TestRecording:
             return {"token": "the-new-token", "expires": 60}
 
         async def fetch_with_token(upstream: Upstream, asked: Asked) -> Any:
-            await on_behalf(Operation("crowd:token:get", token), upstream, {"grant": "the-old-token", "n": 1})
+            await run_operation(
+                Operation("crowd:token:get", token), upstream, {"grant": "the-old-token", "n": 1}
+            )
             return await upstream.answer(asked.page)
 
         named: Operation[Any, None, Any] = Operation(
@@ -271,7 +275,7 @@ class TestRecording:
 
         asyncio.run(main())
         assert entries(tmp_path / "t")[-1]["cancelled"] is True
-        with pytest.raises(TapeParted, match="which is not on the tape"):
+        with pytest.raises(ReplayMismatch, match="which is not on the tape"):
             asyncio.run(answered(tmp_path / "t", LIST, Asked("0")))
 
 
@@ -359,7 +363,7 @@ class TestSecrets:
 
     def test_a_secret_that_is_too_short_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
-        with pytest.raises(TapeError, match="a secret of 3 characters"):
+        with pytest.raises(RecordingError, match="a secret of 3 characters"):
             run(crowd(upstream), Recording(tmp_path / "t"), key="abc")
         assert (upstream.asked, (tmp_path / "t").read_bytes()) == ([], b"")
 
@@ -462,7 +466,7 @@ class TestReplaying:
             return Page(made, answer.get("next"))
 
         async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
-            await engine.store(root("all", name=await on_behalf(DESCRIBE, upstream, None)))
+            await engine.store(root("all", name=await run_operation(DESCRIBE, upstream, None)))
             return SyncPlan([Step.for_root(root.ref("all")).load_collection(many)])
 
         replay = Replay(tmp_path / "t")
@@ -554,7 +558,9 @@ class TestReplaying:
             raise AssertionError("somebody answered")
 
         connector = crowd(None, initialise=initialise, seeder=seed, hosts=["127.0.0.1:9"])
-        with pytest.raises(TapeError, match=r"http://127\.0\.0\.1:9 would be asked outside of any operation"):
+        with pytest.raises(
+            RecordingError, match=r"http://127\.0\.0\.1:9 would be asked outside of any operation"
+        ):
             run(connector, Replay(written(tmp_path / "t", NAMED)))
 
     def test_git_replays_without_its_repository(self, tmp_path: Path) -> None:
@@ -578,7 +584,7 @@ class TestParting:
 
     def test_it_is_told_what_was_asked_what_is_left_and_what_is_most_like_it(self, tmp_path: Path) -> None:
         tape = written(tmp_path / "t", NAMED, page("1"), page("2"), page("27"))
-        with pytest.raises(TapeParted) as caught:
+        with pytest.raises(ReplayMismatch) as caught:
             asyncio.run(answered(tape, LIST, Asked("28")))
         error = caught.value
         assert (error.operation, error.input) == ("crowd:person:list", '{"page":"28"}')
@@ -588,7 +594,7 @@ class TestParting:
         assert error.code == "tape.parted"
 
     def test_an_operation_that_the_tape_does_not_have_is_most_like_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(TapeParted) as caught:
+        with pytest.raises(ReplayMismatch) as caught:
             asyncio.run(answered(written(tmp_path / "t", NAMED), LIST, Asked("0")))
         assert (caught.value.left, caught.value.nearest) == (0, None)
 
@@ -624,27 +630,27 @@ class TestFiles:
     )
     def test_what_is_no_tape_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
         (tmp_path / "t").write_text(text)
-        with pytest.raises(TapeError, match=problem):
+        with pytest.raises(RecordingError, match=problem):
             Replay(tmp_path / "t")
 
     def test_what_is_not_there_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(TapeError, match="No such file"):
+        with pytest.raises(RecordingError, match="No such file"):
             Replay(tmp_path / "t")
 
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
         tape = written(tmp_path / "t", NAMED)
         tape.write_text(tape.read_text() + "{}\n")
-        with pytest.raises(TapeError, match="line 3: this is no attempt of an operation"):
+        with pytest.raises(RecordingError, match="line 3: this is no attempt of an operation"):
             run(crowd(None), Replay(tape))
 
     def test_a_tape_of_another_connector_is_refused(self, tmp_path: Path) -> None:
         tape = written(tmp_path / "t", NAMED, connector="club")
-        with pytest.raises(TapeError, match="recorded from club, not from crowd"):
+        with pytest.raises(RecordingError, match="recorded from club, not from crowd"):
             run(crowd(None), Replay(tape))
 
     def test_tapes_of_different_installations_are_not_mixed(self, tmp_path: Path) -> None:
         one, two = written(tmp_path / "1", NAMED), written(tmp_path / "2", NAMED, installation="other")
-        with pytest.raises(TapeError, match="different installations"):
+        with pytest.raises(RecordingError, match="different installations"):
             Replay(one, two)
 
     def test_a_killed_recording_replays_together_with_what_went_on(self, tmp_path: Path) -> None:
@@ -670,7 +676,7 @@ class TestWhoseDataItIs:
 
     def test_a_replay_is_refused_where_there_are_data(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), database=tmp_path / "db")
-        with pytest.raises(TapeError, match="holds data that was synced; a replay would mix with it"):
+        with pytest.raises(RecordingError, match="holds data that was synced; a replay would mix with it"):
             run(crowd(None), Replay(tmp_path / "t"), database=tmp_path / "db")
 
     @pytest.mark.parametrize("recording", [False, True])
@@ -679,14 +685,16 @@ class TestWhoseDataItIs:
         run(crowd(None), Replay(tape), database=tmp_path / "db")
         upstream = Upstream(script(1))
         other = Recording(tmp_path / "other") if recording else None
-        with pytest.raises(TapeError, match="holds the replay of a tape that was recorded at 2026-01-31"):
+        with pytest.raises(
+            RecordingError, match="holds the replay of a tape that was recorded at 2026-01-31"
+        ):
             run(crowd(upstream), other, database=tmp_path / "db")
         assert upstream.asked == []
 
     def test_a_replay_of_another_installation_is_refused(self, tmp_path: Path) -> None:
         run(crowd(None), Replay(written(tmp_path / "1", NAMED, page("0"))), database=tmp_path / "db")
         other = written(tmp_path / "2", NAMED, page("0"), installation="other")
-        with pytest.raises(TapeError, match="holds the replay of another installation's tape"):
+        with pytest.raises(RecordingError, match="holds the replay of another installation's tape"):
             run(crowd(None), Replay(other), database=tmp_path / "db")
 
     def test_what_was_recorded_on_top_is_replayed_on_top(self, tmp_path: Path) -> None:
