@@ -53,11 +53,11 @@ def source(changes: int) -> Connector[NoConfig, int]:
 
     @Loader.collection(Root.records, brings=BROUGHT)
     async def list_items(parent: Ref[Root], request: PageRequest, env: Env[int]) -> Page[Item]:
-        start, count = int(request.cursor or 0), RECORDS if request.mark is None else env.context
+        start, count = int(request.cursor or 0), RECORDS if request.sync_token is None else env.context
         end = min(start + PAGE, count)
-        more = 0 if request.mark is None else 1
+        more = 0 if request.sync_token is None else 1
         items = [item({**data, "votes": data["votes"] + more}) for data in make(start, end)]
-        return Page(items, str(end) if end < count else None, mark="now")
+        return Page(items, str(end) if end < count else None, sync_token="now")
 
     return connector([Root, Owner, Item], [list_items], seeding(Root.records), changes)
 

@@ -175,8 +175,8 @@ def changing(records: list[Struct], changes: int) -> Source:
     @Loader.collection(Root.records, brings=BROUGHT)
     async def list_items(parent: Ref[Root], request: PageRequest, env: Env[list[int]]) -> Page[Item]:
         env.context[0] += request.cursor is None
-        start, count = int(request.cursor or 0), RECORDS if request.mark is None else changes
+        start, count = int(request.cursor or 0), RECORDS if request.sync_token is None else changes
         end = min(start + PAGE, count)
-        return Page(latest(env.context[0], start, end), str(end) if end < count else None, mark="now")
+        return Page(latest(env.context[0], start, end), str(end) if end < count else None, sync_token="now")
 
     return connector([Root, Owner, Item], [list_items], seeding(Root.records), turns)

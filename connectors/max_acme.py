@@ -539,7 +539,7 @@ async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Pag
 
     A position counts the changes of one company; the mark says which one it was.
     """
-    company, _, position = (page.cursor or page.mark or "").partition(":")
+    company, _, position = (page.cursor or page.sync_token or "").partition(":")
     answer = await env.run(list_changes, ListingState("", position or None))
     with understood():
         tasks_changed = any(row["type"] == "task" for row in answer["items"])
@@ -551,7 +551,7 @@ async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Pag
         latest = {row["id"]: row for row in answer["items"]}.values()  # all show a record as it is now
         made = [entity_of(row["type"], row["record"], known) for row in latest if not row["deleted"]]
         gone = [ENTITIES[row["type"]].ref(row["id"]) for row in latest if row["deleted"]]
-        return Page(made, reached if answer["more"] else None, removed=gone, mark=reached)
+        return Page(made, reached if answer["more"] else None, removed=gone, sync_token=reached)
 
 
 def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:

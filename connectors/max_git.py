@@ -517,10 +517,10 @@ class Position:
     last: str = ""
 
     @classmethod
-    def parse(cls, cursor: str, mark: str | None) -> Position:
+    def parse(cls, cursor: str, sync_token: str | None) -> Position:
         """The inverse of str, for the request's own mark, which no cursor repeats."""
         *now, delta, gone, commits, changes, last = json.loads(cursor)
-        since = Mark.parse(mark).tips if delta and mark is not None else None
+        since = Mark.parse(sync_token).tips if delta and sync_token is not None else None
         return cls(Mark(tuple(now[0]), now[1]), since, gone, commits, changes, last)
 
     def __str__(self) -> str:
@@ -699,7 +699,7 @@ class Git:
             await command.stop()
         return os.fsdecode(b"".join(chunks)).splitlines()
 
-    async def mark(self) -> Mark:
+    async def sync_token(self) -> Mark:
         """The tips of every ref and every working tree's HEAD, now."""
         tips = await self.output("rev-list", "--all", "--no-walk=unsorted")
         hidden = await self.output("for-each-ref", "--format=%(refname) %(objectname)", "refs/replace")
@@ -813,28 +813,30 @@ async def in_turns(make: Callable[[T], E], things: Sequence[T]) -> list[E]:
     return made
 
 
-async def arrived(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
+async def arrived(portion: Portion, next: str | None, sync_token: str | None) -> Page[GitCommit]:
     """A page of commits that refs reach, with their authors and changes."""
     people = {commit.author for commit in portion.commits} | {commit.committer for commit in portion.commits}
     also: list[Entity] = [author_of(*person) for person in people]
     also += await in_turns(change_entity, portion.changes)
-    return Page(await in_turns(commit_entity, portion.commits), next, also, mark=mark)
+    return Page(await in_turns(commit_entity, portion.commits), next, also, sync_token=sync_token)
 
 
-async def departed(portion: Portion, next: str | None, mark: str | None) -> Page[GitCommit]:
+async def departed(portion: Portion, next: str | None, sync_token: str | None) -> Page[GitCommit]:
     """A page of commits that no ref reaches any more; their changes go with them."""
-    return Page((), next, removed=[GitCommit.ref(commit.sha) for commit in portion.commits], mark=mark)
+    return Page(
+        (), next, removed=[GitCommit.ref(commit.sha) for commit in portion.commits], sync_token=sync_token
+    )
 
 
-async def beginning(git: Git, mark: str | None) -> Position:
+async def beginning(git: Git, sync_token: str | None) -> Position:
     """Where a new listing begins: at what is new since the mark, or at everything.
 
     A mark whose commits git has thrown away, or whose view of the history was another one,
     cannot be compared with what is there now.
     """
-    now = await git.mark()
-    if mark is not None:
-        old = Mark.parse(mark)
+    now = await git.sync_token()
+    if sync_token is not None:
+        old = Mark.parse(sync_token)
         if old.view == now.view and await git.has(old.tips):
             return Position(now, old.tips)
     return Position(now)
@@ -850,14 +852,14 @@ async def read_repository(git: Git, _: None) -> GitRepository:
 async def read_commits(git: Git, request: PageRequest) -> Page[GitCommit]:
     """One page of the commits that are new since the mark, then of those that are gone."""
     if request.cursor is not None:
-        position = Position.parse(request.cursor, request.mark)
+        position = Position.parse(request.cursor, request.sync_token)
     else:
-        position = await beginning(git, request.mark)
+        position = await beginning(git, request.sync_token)
     portion = await git.commits.read(position)
     next = str(portion.next) if portion.next else None
     page_of = departed if position.gone else arrived
     page = await page_of(portion, next, None if next else str(position.now))
-    return page.replace(full=request.mark is not None and position.since is None)
+    return page.replace(full=request.sync_token is not None and position.since is None)
 
 
 @operation("git:branch:list", deadline=PATIENCE)

@@ -161,8 +161,8 @@ def test_an_error_says_what_to_do_next() -> None:
 
 
 def test_a_filter_error_points_at_the_column() -> None:
-    *_, text, mark = SAMPLES[InvalidFilter].message.splitlines()
-    assert text.index(">") == mark.index("^") - 1
+    *_, text, sync_token = SAMPLES[InvalidFilter].message.splitlines()
+    assert text.index(">") == sync_token.index("^") - 1
 
 
 def test_a_misspelt_name_finds_its_neighbours_in_any_case() -> None:

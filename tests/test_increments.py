@@ -73,7 +73,7 @@ def test_only_what_changed_is_asked_for_the_next_time(kind: str) -> None:
         world.upstream.touch("i1", "changed")
         await synced(world)
         (request,) = listed(world)
-        assert (request.page.mark, request.page.since) != (None, None)
+        assert (request.page.sync_token, request.page.since) != (None, None)
         assert await world.state() == world.upstream.state()
 
     play(body, loose=kind)
@@ -127,9 +127,9 @@ def test_a_mark_moves_only_with_a_listing_that_was_read_to_its_end(kind: str, tr
             world.upstream.touch(f"i{number}", "changed")
         # the second page of three, which the next tries fail as well
         await world.sync(Sync([], {number: Event(trouble) for number in range(4, 9)}))
-        assert (await remembered(world)).mark == before.mark is not None
+        assert (await remembered(world)).sync_token == before.sync_token is not None
         await synced(world, Sync(restart=True))
-        assert (await remembered(world)).mark != before.mark
+        assert (await remembered(world)).sync_token != before.sync_token
         assert await world.state() == world.upstream.state()
 
     play(body, loose=kind)
@@ -240,7 +240,7 @@ def test_only_what_names_everything_counts_as_a_sweep_and_it_keeps_the_mark() ->
         assert (await remembered(world)).swept_at == before.swept_at
         await synced(world, Sync(options=RIGHT))
         after = await remembered(world)
-        assert (after.mark, after.full_at) == (before.mark, before.full_at)
+        assert (after.sync_token, after.full_at) == (before.sync_token, before.full_at)
         assert (after.swept_at or 0.0) > (before.swept_at or 0.0)
 
     play(body, loose="oldest")
@@ -332,12 +332,12 @@ class Library:
         @Loader.feed(Shelf, brings=[Doc.title], covers=[Shelf.docs, Doc.text])
         async def changes(root: Ref[Shelf], request: PageRequest, env: Any) -> Page[Entity]:
             self.asked.append("changes")
-            if request.mark is None:
-                return Page([], mark="0")
+            if request.sync_token is None:
+                return Page([], sync_token="0")
             if self.answers:
                 return self.answers[request.cursor]
             changed, self.changed = self.changed, []
-            return Page([Doc(id, title="new") for id in changed], mark=f"{request.mark}1")
+            return Page([Doc(id, title="new") for id in changed], sync_token=f"{request.sync_token}1")
 
         return [docs, texts, changes]
 
@@ -396,7 +396,7 @@ def test_a_feed_that_names_everything_on_several_pages_counts_as_begun_anew() ->
 
     def full() -> None:
         library.answers[None] = Page([Doc("a", title="1")], "more", full=True)
-        library.answers["more"] = Page([Doc("b", title="2")], mark="9")
+        library.answers["more"] = Page([Doc("b", title="2")], sync_token="9")
 
     (_, _), (second, result), (third, _) = library.sync(full, library.answers.clear)
     assert (second, len(result.notes)) == (["changes", "changes", "docs", "text a", "text b", "text c"], 1)

@@ -180,7 +180,7 @@ ENDS = st.sampled_from([State.RUNNING, State.PENDING, State.COMPLETED, State.FAI
 
 @given(st.lists(ENDS, min_size=1, max_size=4), st.integers(1, 3), st.booleans())
 @settings(deadline=None, max_examples=20)
-def test_p8_a_late_result_changes_no_row(late: list[State], deaths: int, taken: bool) -> None:
+def test_p8_a_late_result_changes_no_row(late: list[State], crashes: int, taken: bool) -> None:
     async def body(stage: Stage) -> None:
         def dump(connection: sqlite3.Connection) -> list[str]:
             return list(connection.iterdump())
@@ -194,7 +194,7 @@ def test_p8_a_late_result_changes_no_row(late: list[State], deaths: int, taken: 
         step = Model(Leaf(fails=False)).task
         sync = await stage.store.begin([], step, worker=worker, now=5.0)
         old = [*(await settle(claim=1)).claimed]
-        for _ in range(deaths):
+        for _ in range(crashes):
             await stage.store.release(sync, worker=worker, now=5.0)
             worker = new_worker() if taken else worker
             await stage.store.resume(sync, worker=worker, now=5.0)

@@ -35,7 +35,7 @@ def marks() -> dict[int, str]:
     """The marked lines of the file of mistakes, and their marks."""
     lines = (ROOT / MISTAKES).read_text().splitlines()
     found = {number: re.search(r"# (M\d+)", line) for number, line in enumerate(lines, 1)}
-    return {number: mark[1] for number, mark in found.items() if mark}
+    return {number: sync_token[1] for number, sync_token in found.items() if sync_token}
 
 
 def test_the_marks_count_up() -> None:
@@ -43,7 +43,7 @@ def test_the_marks_count_up() -> None:
 
 
 def test_every_mistake_of_an_author_is_caught_on_its_line(reported: dict[str, dict[int, str]]) -> None:
-    missed = [mark for line, mark in marks().items() if line not in reported[MISTAKES]]
+    missed = [sync_token for line, sync_token in marks().items() if line not in reported[MISTAKES]]
     assert missed == []
 
 

@@ -198,15 +198,15 @@ class Upstream:
             place = f"{self.life},{'' if since is None else since},{start},{page.next}"
             return page.replace(next=place, full=full)
         removed = [] if since is None else self._tombstones({many.child}, since)
-        return page.replace(mark=f"{self.life},{start}", full=full, removed=removed)
+        return page.replace(sync_token=f"{self.life},{start}", full=full, removed=removed)
 
     def _position(self, request: PageRequest) -> tuple[int | None, int, bool]:
         if request.cursor is not None:
             _, since, start, _ = request.cursor.split(",")
             return (int(since) if since else None), int(start), False
-        if request.mark is None:
+        if request.sync_token is None:
             return None, self.clock, False
-        life, at = map(int, request.mark.split(","))
+        life, at = map(int, request.sync_token.split(","))
         if life == self.life:
             return at, self.clock, False
         if self.polite:
@@ -215,9 +215,9 @@ class Upstream:
 
     def changes(self, request: PageRequest) -> Page[Entity]:
         """What has become of boxes and items since a position; only of what still holds."""
-        if request.mark is None:
-            return Page([], mark=f"{self.life},{self.clock}")
-        life, at = map(int, (request.cursor or request.mark).split(","))
+        if request.sync_token is None:
+            return Page([], sync_token=f"{self.life},{self.clock}")
+        life, at = map(int, (request.cursor or request.sync_token).split(","))
         if life != self.life:
             raise SyncTokenRefused("the position is too old")
         changed = [
@@ -229,7 +229,7 @@ class Upstream:
         removed = [self.gone[id][0].ref(id) for _, id in shown if id not in self.things]
         place = f"{self.life},{shown[-1][0] if shown else self.clock}"
         more = len(changed) + len(gone) > PAGE
-        return Page(items, place if more else None, removed=removed, mark=None if more else place)
+        return Page(items, place if more else None, removed=removed, sync_token=None if more else place)
 
     def _tombstones(self, kinds: set[type[Entity]], since: int) -> list[Ref[Any]]:
         return [kind.ref(id) for id, (kind, when) in self.gone.items() if kind in kinds and when > since]

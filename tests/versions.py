@@ -194,7 +194,9 @@ def fill(connection: sqlite3.Connection, tables: Tables, rows: EncodedRows, at: 
             many = next(
                 (m for m, child in entities["Root"].children().items() if child.__name__ == name), None
             )
-            listing = ListingPage(root, ManyOf(entities["Root"], many), 0, True, mark="m") if many else None
+            listing = (
+                ListingPage(root, ManyOf(entities["Root"], many), 0, True, sync_token="m") if many else None
+            )
             tables.write(connection, Delivery(some, at, listing))
 
 

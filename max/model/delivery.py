@@ -27,7 +27,7 @@ class ListingPage(Struct):
     number: int
     last: bool
     delta: bool = False
-    mark: str | None = None
+    sync_token: str | None = None
     began_at: float | None = None
     sweeps: bool = True
     sure: bool = True
@@ -45,7 +45,7 @@ class FeedPage(Struct):
     root: Ref[Any]
     feed: str
     last: bool
-    mark: str | None
+    sync_token: str | None
     began_at: float
     anew: bool = False
 
@@ -91,7 +91,7 @@ class ListingState(Struct):
     ``swept_at``: the last complete one that named everything.
     """
 
-    mark: str | None = None
+    sync_token: str | None = None
     listed_at: float | None = None
     full_at: float | None = None
     swept_at: float | None = None

@@ -79,7 +79,7 @@ class PageRequest(Struct):
     """
 
     cursor: str | None = None
-    mark: str | None = None
+    sync_token: str | None = None
     since: datetime | None = None
     ids_only: bool = False
 

@@ -32,7 +32,7 @@ class Page(Struct, Generic[V]):
     next: str | None = None
     also: Sequence[Entity] = ()
     removed: Sequence[Ref[Any]] = ()
-    mark: str | None = None
+    sync_token: str | None = None
     full: bool = False
     total: int | None = None
     size: int | None = None

@@ -130,7 +130,7 @@ class Task(NamedTuple):
     payload: Payload
     attempt: int
     tries: int
-    deaths: int
+    crashes: int
 
 
 class Failure(Struct):

@@ -232,7 +232,7 @@ class Membership:
             "entity": listing.collection.child.__name__,
             "at": at,
             "began": listing.began_at,
-            "mark": listing.mark,
+            "mark": listing.sync_token,
             "ids_only": listing.ids_only,
             "swept": swept,
             "sure": listing.sure,
@@ -352,7 +352,7 @@ class Membership:
         values = {
             "collection": feed_name(changes.feed),
             "parent": changes.root.id,
-            "mark": changes.mark,
+            "mark": changes.sync_token,
             "began": changes.began_at,
             "anew": changes.anew,
         }

@@ -45,7 +45,7 @@ MIGRATIONS = (
         state       TEXT NOT NULL,
         attempt     INTEGER NOT NULL DEFAULT 0,
         tries       INTEGER NOT NULL DEFAULT 0,
-        deaths      INTEGER NOT NULL DEFAULT 0,
+        crashes      INTEGER NOT NULL DEFAULT 0,
         not_before  REAL NOT NULL DEFAULT 0,
         children    INTEGER NOT NULL DEFAULT 0,
         unfinished  INTEGER NOT NULL DEFAULT 0,
@@ -91,7 +91,7 @@ SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at,
 LATER_COLUMNS = {"notes": "'[]'", "unfit": "0"}  # and what they hold where an older version wrote last
 GIVE_BACK = f"""
     UPDATE _max_task
-       SET state = '{State.PENDING}', tries = max(tries - 1, 0), deaths = deaths + ?
+       SET state = '{State.PENDING}', tries = max(tries - 1, 0), crashes = crashes + ?
      WHERE sync = ? AND state = '{State.RUNNING}' AND {guard(State.PENDING)}
 """
 FAILURE_COLUMNS = ", ".join(Failure._names)

@@ -65,8 +65,8 @@ from .sync_log import (
 )
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
-MAX_DEATHS = 5  # ends of the process, in a row, that a task may see
-SUSPECT_DEATHS = 2  # from so many on, a task runs alone, so that it proves itself or its guilt
+MAX_CRASHES = 5  # ends of the process, in a row, that a task may see
+SUSPECT_CRASHES = 2  # from so many on, a task runs alone, so that it proves itself or its guilt
 KEPT_SYNCS = 100  # finished syncs that are remembered
 PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
 NOTHING = WriteResult({})
@@ -86,15 +86,15 @@ CLAIM = f"""
      WHERE {guard(State.RUNNING)}
        AND id IN (SELECT id FROM _max_task
                    WHERE sync = :sync AND state = '{State.PENDING}' AND not_before <= :now
-                     AND deaths BETWEEN :least AND :most
+                     AND crashes BETWEEN :least AND :most
                    ORDER BY not_before, id
                    LIMIT :limit)
-    RETURNING id, sync, parent, kind, payload, attempt, tries, deaths
+    RETURNING id, sync, parent, kind, payload, attempt, tries, crashes
 """
 
 DUE = f"""
     SELECT min(not_before), count(*) FROM _max_task
-     WHERE sync = :sync AND state = '{State.PENDING}' AND deaths <= :most
+     WHERE sync = :sync AND state = '{State.PENDING}' AND crashes <= :most
 """
 
 SETTLE = {
@@ -102,7 +102,7 @@ SETTLE = {
     UPDATE _max_task
        SET state = '{to}',
            tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
-           deaths = CASE WHEN :progress THEN 0 ELSE deaths END,
+           crashes = CASE WHEN :progress THEN 0 ELSE crashes END,
            payload = coalesce(:payload, payload),
            not_before = :not_before,
            more = :more,
@@ -117,7 +117,7 @@ SETTLE = {
 }
 
 COMPLETE = f"""
-    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, deaths = 0, changed_at = ?
+    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, crashes = 0, changed_at = ?
      WHERE id = ? AND attempt = ? AND state = '{State.RUNNING}'
 """  # what most tasks come to, for a third of the time
 
@@ -394,7 +394,7 @@ class _Transaction:
         self.sign(worker)
         dead = self._under_way() if died else []
         for task in dead:
-            if task.deaths >= MAX_DEATHS - 1:
+            if task.crashes >= MAX_CRASHES - 1:
                 self._fail_deadly(task)
         self.connection.execute(GIVE_BACK, (int(died), self.sync))
         resume_tasks(self.connection, self.sync)
@@ -403,7 +403,7 @@ class _Transaction:
 
     def _under_way(self) -> list[Task]:
         rows = self.connection.execute(
-            "SELECT id, sync, parent, kind, payload, attempt, tries, deaths FROM _max_task"
+            "SELECT id, sync, parent, kind, payload, attempt, tries, crashes FROM _max_task"
             f" WHERE sync = ? AND state = '{State.RUNNING}' ORDER BY id",
             (self.sync,),
         )
@@ -411,7 +411,7 @@ class _Transaction:
 
     def _fail_deadly(self, task: Task) -> None:
         error = SyncError(
-            f"the process ended {MAX_DEATHS} times in a row while this task ran",
+            f"the process ended {MAX_CRASHES} times in a row while this task ran",
             hint="look for what ends it: memory, a crash in the connector's libraries",
         )
         self.connection.execute(FAIL_WITH_CHILDREN, (self.now, task.id))
@@ -613,12 +613,12 @@ class _Transaction:
 
     def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, SyncCommand, float | None, int]:
         """Lease tasks whose time has come, the oldest first; when there are none, when the next is due."""
-        claimed = self._take(limit, 0, SUSPECT_DEATHS - 1)
+        claimed = self._take(limit, 0, SUSPECT_CRASHES - 1)
         if alone and limit and not claimed:
-            claimed = self._take(1, SUSPECT_DEATHS, MAX_DEATHS)
+            claimed = self._take(1, SUSPECT_CRASHES, MAX_CRASHES)
         due, waiting = None, 0
         if not claimed:
-            most = MAX_DEATHS if alone else SUSPECT_DEATHS - 1
+            most = MAX_CRASHES if alone else SUSPECT_CRASHES - 1
             due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
         return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting
 
@@ -629,8 +629,8 @@ class _Transaction:
 
 
 def _task_of(row: Sequence[Any]) -> Task:
-    id, sync, parent, kind, payload, attempt, tries, deaths = row
-    return Task(id, sync, parent, KINDS[kind], json.loads(payload), attempt, tries, deaths)
+    id, sync, parent, kind, payload, attempt, tries, crashes = row
+    return Task(id, sync, parent, KINDS[kind], json.loads(payload), attempt, tries, crashes)
 
 
 def _own_error(task: Task, error: Exception) -> Exception:

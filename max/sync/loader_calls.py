@@ -52,7 +52,7 @@ class LoaderCaller:
             for item in page.items:
                 if type(item) is not child:
                     raise self._fault(loader, f"items of {child.__name__}", item)
-        elif page.next is None and page.mark is None:
+        elif page.next is None and page.sync_token is None:
             raise UpstreamChanged(
                 f"{self._name}: loader {loader.name} ended without the feed's new position",
                 hint="nothing of this answer was stored; update the connector",

@@ -17,13 +17,13 @@ from ..model.query import Page
 from ..model.values import Json, datetime_text
 
 
-def beginning(mark: str | None) -> dict[str, Json]:
+def beginning(sync_token: str | None) -> dict[str, Json]:
     """What a task remembers of a listing before its first page; ``mark`` is the last one's.
 
     ``began`` is when its first request began, ``newest`` what its own mark would be so far.
     """
     place = {"number": 0, "cursor": None, "began": None}
-    return {**place, "mark": mark, "newest": mark, "delta": mark is not None, "listed": 0}
+    return {**place, "mark": sync_token, "newest": sync_token, "delta": sync_token is not None, "listed": 0}
 
 
 class PageTracker:

@@ -212,7 +212,7 @@ class TaskRunner:
         if fresh and (listed.listed_at or 0.0) >= await self._before(payload):
             return False
         everything = payload.get("full") or payload.get("ids_only")
-        payload |= beginning(None if everything else listed.mark)
+        payload |= beginning(None if everything else listed.sync_token)
         payload["sweeping"] = payload.get("sweeping", False) or self._sweep_is_due(loader, listed)
         return True
 
@@ -242,7 +242,7 @@ class TaskRunner:
             number,
             complete,
             delta=payload["delta"],
-            mark=page.mark if watermark is None else payload["newest"],
+            sync_token=page.sync_token if watermark is None else payload["newest"],
             began_at=payload["began"],
             sweeps=scan.proven,
             sure=scan.sure,
@@ -284,7 +284,7 @@ class TaskRunner:
             known = await self._surroundings.meta.followed(root, loader.name)
             if known.listed_at is not None and known.listed_at >= payload["since"]:
                 return Settlement(task, State.COMPLETED)
-            payload |= beginning(None if payload.get("full") else known.mark)
+            payload |= beginning(None if payload.get("full") else known.sync_token)
         scan = PageTracker(f"{root}: feed {loader.name}", payload)
         while True:
             page, at, notes = await self._ask(task, loader, root, scan)
@@ -309,7 +309,7 @@ class TaskRunner:
         """A page of a feed as it is to be stored."""
         complete = scan.take(page)
         began, anew = scan.payload["began"], not scan.payload["delta"]
-        changes = FeedPage(root, loader.name, complete, page.mark, began, anew)
+        changes = FeedPage(root, loader.name, complete, page.sync_token, began, anew)
         return Delivery([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
 
     # removal
@@ -449,8 +449,8 @@ def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:
     ids_only = payload.get("ids_only", False)
     if watermark is None:
         return PageRequest(payload["cursor"], payload["mark"], ids_only=ids_only)
-    mark, overlap = payload["mark"], watermark.overlap or timedelta(0)
-    since = None if mark is None else datetime_of(mark) - overlap
+    sync_token, overlap = payload["mark"], watermark.overlap or timedelta(0)
+    since = None if sync_token is None else datetime_of(sync_token) - overlap
     return PageRequest(payload["cursor"], since=since, ids_only=ids_only)
 
 

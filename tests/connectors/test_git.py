@@ -64,7 +64,7 @@ async def pages_of(
     path: Path,
     loader: Loading = max_git.load_commits,
     *,
-    mark: str | None = None,
+    sync_token: str | None = None,
     crashes: Callable[[], bool] = lambda: False,
     **sizes: int,
 ) -> list[Page[Any]]:
@@ -72,7 +72,7 @@ async def pages_of(
     env, pages, cursor = Reading(path, **sizes), list[Page[Any]](), None
     try:
         while not pages or cursor is not None:
-            pages.append(await loader.load(ROOT, PageRequest(cursor, mark), env))
+            pages.append(await loader.load(ROOT, PageRequest(cursor, sync_token), env))
             cursor = pages[-1].next
             if crashes():
                 await env.context.commits.stop()
@@ -221,7 +221,9 @@ def test_a_second_listing_gives_exactly_the_difference(
         history.reset(f"refs/heads/b{branch}", 1 + number % history.commits)
     history.write(path)
     new = set(rev_list(path))
-    pages = listing(path, mark=old_pages[-1].mark, crashes=lambda: data.draw(st.booleans()), **sizes)
+    pages = listing(
+        path, sync_token=old_pages[-1].sync_token, crashes=lambda: data.draw(st.booleans()), **sizes
+    )
     assert commits_of(pages).keys() == new - old
     assert removed_of(pages, GitCommit) == old - new
     assert {ref.entity for page in pages for ref in page.removed} <= {GitCommit}
@@ -373,7 +375,7 @@ def test_everything_that_was_there_is_gone_when_every_ref_is(repository: Path) -
     history.write(repository)
     (page,) = listing(repository)
     git(repository, "update-ref", "-d", "refs/heads/main")
-    pages = listing(repository, mark=page.mark)
+    pages = listing(repository, sync_token=page.sync_token)
     assert removed_of(pages, GitCommit) == {page.items[0].id}
 
 
@@ -397,23 +399,23 @@ def test_a_shallow_clone_ends_where_it_was_cut_off_and_deepening_lists_it_anew(t
     assert commits_of(pages).keys() == set(rev_list(clone))
     assert asyncio.run(Git(str(clone)).repository()).shallow
     git(clone, "fetch", "--quiet", "--unshallow")
-    assert commits_of(listing(clone, mark=pages[-1].mark)).keys() == set(rev_list(clone))
+    assert commits_of(listing(clone, sync_token=pages[-1].sync_token)).keys() == set(rev_list(clone))
 
 
 def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path) -> None:
     history = History()
     history.commit(message=b"old\n")
     history.write(repository)
-    mark = listing(repository)[-1].mark
+    sync_token = listing(repository)[-1].sync_token
     git(repository, "update-ref", "-d", "refs/heads/main")
     (repository / ".git/objects").joinpath("pack").rename(repository / "away")
     for loose in (repository / ".git/objects").glob("??/*"):
         loose.unlink()
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "new")
-    pages = listing(repository, mark=mark)
+    pages = listing(repository, sync_token=sync_token)
     assert [c.subject for c in commits_of(pages).values()] == ["new"]
     assert pages[0].full, "the mark could not be used, so this is everything"
-    assert not listing(repository, mark=pages[-1].mark)[0].full
+    assert not listing(repository, sync_token=pages[-1].sync_token)[0].full
 
 
 def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repository: Path) -> None:
@@ -453,7 +455,7 @@ def test_commits_made_in_mid_listing_wait_for_the_next(repository: Path) -> None
 
     pages = listing(repository, page_commits=2, crashes=write)
     assert commits_of(pages).keys() == before
-    later = commits_of(listing(repository, mark=pages[-1].mark))
+    later = commits_of(listing(repository, sync_token=pages[-1].sync_token))
     assert {commit.subject for commit in later.values()} == {"late"}
     assert len(later) == len(pages)
 
@@ -463,8 +465,8 @@ def test_a_second_listing_of_the_same_history_is_one_empty_page(repository: Path
     history.commit()
     history.write(repository)
     (page,) = listing(repository)
-    (again,) = listing(repository, mark=page.mark)
-    assert (again.items, again.also, again.removed, again.mark) == ([], [], (), page.mark)
+    (again,) = listing(repository, sync_token=page.sync_token)
+    assert (again.items, again.also, again.removed, again.sync_token) == ([], [], (), page.sync_token)
 
 
 def test_a_cursor_that_fits_no_order_of_the_history_begins_again(repository: Path) -> None:

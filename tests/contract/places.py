@@ -79,10 +79,10 @@ class Store:
         number: int = 0,
         last: bool = True,
         delta: bool = False,
-        mark: str | None = None,
+        sync_token: str | None = None,
     ) -> WriteResult:
         """Receive one page of a listing."""
-        listing = ListingPage(parent, collection, number, last, delta, mark)
+        listing = ListingPage(parent, collection, number, last, delta, sync_token)
         return await self.receive(Delivery(entities, at, listing))
 
 

@@ -369,7 +369,7 @@ def test_the_work_of_a_process_that_has_ended_is_free_at_once(place: str, worker
         return await desk.claim()
 
     (task,) = using(place, body)
-    assert (task.attempt, task.tries, task.deaths) == (2, 1, 1)
+    assert (task.attempt, task.tries, task.crashes) == (2, 1, 1)
 
 
 def test_the_work_of_another_machine_is_free_when_its_lease_has_passed(place: str) -> None:
@@ -408,10 +408,10 @@ def test_a_task_that_ends_its_process_five_times_has_failed(place: str) -> None:
         await desk.begin(group(load("deadly"), load("good")), worker=GONE)
         first = await desk.claim(GONE)
         await desk.settle(done(first[1]), worker=GONE)
-        for deaths in range(1, 5):
-            await desk.resume(GONE + str(deaths))
-            (task,) = await desk.claim(GONE + str(deaths))
-            assert task.deaths == deaths
+        for crashes in range(1, 5):
+            await desk.resume(GONE + str(crashes))
+            (task,) = await desk.claim(GONE + str(crashes))
+            assert task.crashes == crashes
         await desk.resume()
         return await desk.result()
 
@@ -423,8 +423,8 @@ def test_a_task_that_ends_its_process_five_times_has_failed(place: str) -> None:
 def test_a_suspect_runs_when_nothing_else_does(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(group(load("suspect"), load("other")), worker=GONE)
-        for deaths in range(2):
-            worker = GONE + str(deaths)
+        for crashes in range(2):
+            worker = GONE + str(crashes)
             await desk.resume(worker)
             (task,) = (await desk.settle(claim=1, worker=worker)).claimed
         await desk.resume()

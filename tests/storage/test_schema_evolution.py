@@ -485,10 +485,10 @@ class Calls:
 
         @Loader.collection(root.things, brings=[thing.name, *([thing.size] if more else [])])
         async def list_things(parent: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
-            self.made.append(f"list since {request.mark}")
+            self.made.append(f"list since {request.sync_token}")
             values: dict[str, Any] = {"size": 3} if more else {}
-            items = [] if request.mark else [thing(id, name=id, **values) for id in ("1", "2")]
-            return Page(items, mark="m")
+            items = [] if request.sync_token else [thing(id, name=id, **values) for id in ("1", "2")]
+            return Page(items, sync_token="m")
 
         def fetching(name: str) -> EntityLoader[Any, Any]:
             async def fetch(ref: Ref[Any], env: Env[Any]) -> Entity:
@@ -555,7 +555,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.C
     rows = [tree("1", key="2"), tree("2", key="1"), tree("3", key="")]  # two change places, one has none
     stored(connection, tables, [Delivery(rows, 4.0)])
     for id in ("1", "2", "3"):
-        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, mark=f"m{id}")
+        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, sync_token=f"m{id}")
         stored(connection, tables, [Delivery([leaf(f"of {id}")], 5.0, listing)])
     tables = applied_to(
         connection, two, Migration("", RenameEntity("Tree", "Plant"), ChangeKey("Plant", "key"))
@@ -563,7 +563,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.C
     leaves: Any = ManyOf(two[0], "leaves")
     found = {id: tables.collection(connection, two[0].ref(id), leaves).items for id in ("1", "2", "3")}
     assert found == {"1": [leaf("of 2")], "2": [leaf("of 1")], "3": []}
-    assert tables.membership.listed(connection, two[0].ref("1"), leaves).mark == "m2"
+    assert tables.membership.listed(connection, two[0].ref("1"), leaves).sync_token == "m2"
 
 
 def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def listing(*sizes: int, total: int | None = None, size: int | None = None) -> l
     return pages
 
 
-def take(pages: Pages, *, mark: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
+def take(pages: Pages, *, sync_token: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
     """After which pages the listing was complete, and what speaks against it."""
-    scan = PageTracker("SampleRoot:root.things", beginning(mark))
+    scan = PageTracker("SampleRoot:root.things", beginning(sync_token))
     complete = []
     for page in pages:
         complete.append(scan.take(page))
@@ -78,7 +78,7 @@ def test_a_page_that_comes_again_under_another_cursor_is_refused_unless_it_is_em
 
 def test_a_change_feed_may_say_the_same_again_and_has_no_total() -> None:
     pages = [Page(things(0, 1), next="p1", total=9), Page(things(0, 1), total=9)]
-    assert take(pages, mark="m") == ([False, True], "")
+    assert take(pages, sync_token="m") == ([False, True], "")
 
 
 @pytest.mark.parametrize(("total", "told"), [(7, "7"), (4, "4")])
@@ -97,12 +97,12 @@ def test_a_total_that_moves_during_the_listing_is_believed_either_way(arrived: i
     assert ("6 to 8 items" in problem) is not sound
 
 
-@pytest.mark.parametrize("mark", [None, "m"])
+@pytest.mark.parametrize("sync_token", [None, "m"])
 def test_a_full_page_that_names_no_next_one_is_no_end_where_the_last_is_always_shorter(
-    mark: str | None,
+    sync_token: str | None,
 ) -> None:
-    assert "the last page is full (3 items)" in take(listing(3, 3, size=3), mark=mark)[1]
-    assert take(listing(3, 2, size=3), mark=mark) == ([False, True], "")
+    assert "the last page is full (3 items)" in take(listing(3, 3, size=3), sync_token=sync_token)[1]
+    assert take(listing(3, 2, size=3), sync_token=sync_token) == ([False, True], "")
 
 
 def test_a_total_that_agrees_vouches_for_a_full_last_page() -> None:
@@ -112,7 +112,7 @@ def test_a_total_that_agrees_vouches_for_a_full_last_page() -> None:
 def test_a_first_page_that_could_not_use_the_mark_makes_it_a_full_listing() -> None:
     pages = listing(3, 3, total=7)
     pages[0] = pages[0].replace(full=True)
-    assert "7 items, and listed 6" in take(pages, mark="m")[1]
+    assert "7 items, and listed 6" in take(pages, sync_token="m")[1]
 
 
 def test_a_task_of_before_there_were_counts_goes_on_without_them() -> None:
@@ -153,14 +153,14 @@ def test_no_page_can_come_in_place_of_another(sizes: list[int], data: st.DataObj
 def test_a_listing_that_disagrees_keeps_its_rows_sweeps_nothing_and_moves_no_mark(path: Path) -> None:
     asked: list[str | None] = []
     answers: list[Page[Any]] = [
-        Page(things(0, 3), total=3, mark="first"),
-        Page(things(1, 3), total=9, mark="second", full=True),
-        Page(things(1, 2), total=2, mark="third", full=True),
+        Page(things(0, 3), total=3, sync_token="first"),
+        Page(things(1, 3), total=9, sync_token="second", full=True),
+        Page(things(1, 2), total=2, sync_token="third", full=True),
     ]
 
     @Loader.collection(SampleRoot.things, brings=[Thing.title])
     async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[Any]) -> Page[Thing]:
-        asked.append(request.mark)
+        asked.append(request.sync_token)
         return answers.pop(0)
 
     connector = sample(loaders=[list_things])

@@ -236,7 +236,7 @@ def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
 
 @Loader.collection(Library.shelves, sweep=timedelta(days=1))
 async def marked(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
-    return Page([], mark="1")
+    return Page([], sync_token="1")
 
 
 SCHEMA = Schema([Library, Shelf, Book], roots=[Library])

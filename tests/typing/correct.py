@@ -103,7 +103,7 @@ async def repository_issues(parent: Ref[Repository], request: PageRequest, env: 
     known: list[str] = await env.raw(labels)
     issue = Issue("1", repository=parent, assignee=None, labels=known, opened_at=datetime.now(UTC))
     return Page(
-        [issue], next=request.cursor, also=[User("7", login="ada")], removed=[Issue.ref("2")], mark="9"
+        [issue], next=request.cursor, also=[User("7", login="ada")], removed=[Issue.ref("2")], sync_token="9"
     )
 
 

@@ -172,7 +172,7 @@ def containers(inside: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(Pair, inside, inside),
         st.builds(Outer.Inner, inside),
         st.builds(
-            Page, st.lists(entities, max_size=2), texts, mark=texts, removed=st.lists(refs, max_size=1)
+            Page, st.lists(entities, max_size=2), texts, sync_token=texts, removed=st.lists(refs, max_size=1)
         ),
         st.builds(Batch, st.lists(entities, max_size=2)),
         entities,
