@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 GROUPS = {
-    "Set up": ("init", "connect", "configure", "disconnect", "ls"),
+    "Set up": ("init", "connect", "settings", "disconnect", "ls"),
     "Copy": ("sync", "status", "runs", "pause", "resume", "cancel", "invalidate", "migrate"),
     "Ask": ("search", "get", "count", "changes", "freshness", "schema", "schema diff", "quarantine"),
 }
 COMMANDS = {  # in which module, and what it does
     "init": ("setup", "make a project in a folder"),
     "connect": ("connect", "connect a source: answer its questions, store its secrets"),
-    "configure": ("setup", "show or change how an installation's data is kept"),
+    "settings": ("setup", "show or change how an installation's data is kept"),
     "disconnect": ("connect", "remove an installation and its data"),
     "ls": ("setup", "list installations"),
     "sync": ("sync", "copy what changed into the installation's database"),

@@ -115,16 +115,16 @@ class SyncOptions(Struct):
     """What a sync shall ask for, beyond what its plan and its loaders say.
 
     ``full``: everything, whatever its age.  ``only``: nothing but these, ``Entity`` or
-    ``Entity.field``.  ``if_stale``: nothing that is younger, in seconds.  ``heal``: just what is
-    missing, has expired or was invalidated.  ``sweep``: look now for what is gone.
+    ``Entity.field``.  ``if_stale``: nothing that is younger, in seconds.  ``missing_only``: just what
+    is missing, has expired or was invalidated.  ``check_deletes``: look now for what is gone.
     ``allow_removals``: remove that, however much it is.
     """
 
     full: bool = False
     only: tuple[str, ...] = ()
     if_stale: float | None = None
-    heal: bool = False
-    sweep: bool = False
+    missing_only: bool = False
+    check_deletes: bool = False
     allow_removals: bool = False
 
 

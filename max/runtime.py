@@ -116,22 +116,24 @@ class InstallationRuntime:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(what, asyncio.Lock())
 
-    async def sync(self, options: SyncOptions = NO_OPTIONS, *, restart: bool = False) -> SyncHandle:
+    async def sync(
+        self, options: SyncOptions = NO_OPTIONS, *, discard_unfinished: bool = False
+    ) -> SyncHandle:
         """Begin a sync, and return at once.
 
         The one that is under way here is joined; one that was interrupted or paused goes on,
-        or with ``restart`` is given up.  SyncRunning when another process is at it, SyncError
+        or with ``discard_unfinished`` is given up.  SyncRunning when another process is at it, SyncError
         when options are given and one is to go on that was begun with others.
         """
         async with self._one_at_a_time("sync"):
             executor, options = self._execution.executor, self.tape.scope(options)
             running = executor.running.id if executor.running is not None else await executor.unfinished()
-            if running is not None and not restart and options != NO_OPTIONS:
+            if running is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_others(running, options)
             if executor.running is not None:
                 return executor.running
             await self._database.transact(self.tape.admit)
-            if running is not None and not restart:
+            if running is not None and not discard_unfinished:
                 return await executor.resume(running)
             with executor.surroundings.caller.at_hand():
                 plan = await self._connector.seeder(self._connection.context, self._engine)
@@ -141,7 +143,7 @@ class InstallationRuntime:
         if asked(options) != await self._database.read(lambda connection: options_of(connection, sync)):
             raise SyncError(
                 f"sync {sync} of {self.info} has not ended, and was begun with other options",
-                hint=f"let it end first with: max resume {self.info}, or give it up with --restart",
+                hint=f"finish it with: max resume {self.info}, or add --discard-unfinished",
             )
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:

@@ -208,7 +208,7 @@ def second_part(copy: Copy) -> SyncResult:
     if copy.fake is not None:
         change(copy.fake)
         copy.fake.tables.delete("Comment", uid("comment", 2, 0))
-    return copy.sync(sweep=True)
+    return copy.sync(check_deletes=True)
 
 
 # -- what the workspace holds --------------------------------------------------------------
@@ -433,7 +433,7 @@ def main(folder: str, url: str, now: str, *options: str) -> int:
     copy.clock = Clock(float(now))
 
     async def body(runtime: InstallationRuntime) -> SyncResult:
-        handle = await runtime.sync(SyncOptions(sweep="sweep" in options))
+        handle = await runtime.sync(SyncOptions(check_deletes="check-deletes" in options))
         return await handle.completion()
 
     result = asyncio.run(copy.open(body))

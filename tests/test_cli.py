@@ -131,7 +131,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
         (["connect", "acme", "--set", "users"], "--set expects name=value"),
         (["connect", "acme", "--set", "users=x"], "users: expected an integer"),
         (["connect", "acme", "--credential", "token=hunter2"], "given as env:VARIABLE"),
-        (["connect", "acme:new", "--change"], "unknown installation 'acme:new'"),
+        (["connect", "acme:new", "--update"], "unknown installation 'acme:new'"),
         (["disconnect", "acme"], "deletes its secrets"),
         (["sync", "acmd"], "unknown installation 'acmd'"),
         (["sync", "acme:other"], "unknown installation 'acme:other'"),
@@ -226,8 +226,8 @@ def test_connect_again_makes_another_installation(cli: Cli) -> None:
 def test_a_name_that_is_taken_is_refused_and_can_be_changed(cli: Cli) -> None:
     cli("connect", "acme:mine")
     refused = cli("connect", "acme:mine", "--set", "users=3")
-    assert (refused.status, "max connect acme:mine --change" in refused.err) == (1, True)
-    changed = cli("connect", "acme:mine", "--change", "--set", "users=3", "-o", "json")
+    assert (refused.status, "max connect acme:mine --update" in refused.err) == (1, True)
+    changed = cli("connect", "acme:mine", "--update", "--set", "users=3", "-o", "json")
     assert changed.data["config"]["users"] == 3
 
 

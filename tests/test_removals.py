@@ -373,8 +373,8 @@ def test_what_came_back_after_a_refusal_stays_though_removals_are_allowed() -> N
             world.upstream.delete(f"i{number:02}")
         assert (await synced(world)).status is Status.PARTIAL
         world.upstream.create(Item, "i07", (LOOSE, "g0"))
-        heal = Sync(options=SyncOptions(heal=True, allow_removals=True))
-        assert ((await synced(world, heal)).removed, await ids(world)) == (39, {"i07"})
+        missing_only = Sync(options=SyncOptions(missing_only=True, allow_removals=True))
+        assert ((await synced(world, missing_only)).removed, await ids(world)) == (39, {"i07"})
 
     play(body)
 

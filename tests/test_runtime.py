@@ -279,7 +279,7 @@ def test_a_paused_sync_goes_on_and_with_restart_is_given_up() -> None:
         assert (await first.completion()).status in (Status.PAUSED, Status.COMPLETED)
         second = await one.sync()
         statuses = [(await second.completion()).status]
-        third = await one.sync(restart=True)
+        third = await one.sync(discard_unfinished=True)
         return [*statuses, (await third.completion()).status]
 
     gate = Gate()

@@ -328,7 +328,7 @@ class TestNowhereElse:
             assert max("connect", "acme", *where, "--credential", "token=env:ACME_TOKEN") == 0
             assert max("sync", "acme", "-o", "ndjson", "--record", "acme.tape") == 3
             server.token = "another"
-            assert max("sync", "acme", "--restart") != 0
+            assert max("sync", "acme", "--discard-unfinished") != 0
             assert max("runs", "acme", "-o", "json") == 0
             written = max.written()
             listed = server.listed
@@ -363,7 +363,7 @@ class TestNowhereElse:
         assert max("connect", "guarded:mine", *where, "--credential", "refresh_token=env:FIRST") == 0
         (path,) = tmp_path.rglob("credentials.json")
         path.write_text('{"note": "mine", "refresh_token": "refresh-0", "expires_at": ""}')
-        again = ["--change", "--credential", "refresh_token=env:OTHER"]
+        again = ["--update", "--credential", "refresh_token=env:OTHER"]
         assert max("connect", "guarded:mine", *again) == 0, max.said
         after = {"note": "mine", "refresh_token": "refresh-9", "expires_at": ""}
         assert json.loads(path.read_text()) == after

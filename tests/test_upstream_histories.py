@@ -27,7 +27,7 @@ OPTIONS = st.sampled_from(
         NO_OPTIONS,
         RIGHT,
         ALLOWED.replace(full=True),
-        ALLOWED.replace(heal=True),
+        ALLOWED.replace(missing_only=True),
         ALLOWED.replace(if_stale=30.0),
         ALLOWED.replace(only=("Item",)),
     ]

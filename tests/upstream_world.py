@@ -55,7 +55,7 @@ from tests.virtual_time import later, now
 T = TypeVar("T")
 
 START = 1_900_000_000.0  # seconds since the epoch: when virtual time begins
-RIGHT = SyncOptions(sweep=True, allow_removals=True)
+RIGHT = SyncOptions(check_deletes=True, allow_removals=True)
 EAGER = Settings(removal_share=0.5)
 
 

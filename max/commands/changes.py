@@ -47,7 +47,7 @@ def configure_changes(parser: Parser) -> None:
     parser.set_defaults(run=run_changes)
     examples(
         parser,
-        "max changes acme:default  (once there is: max configure acme:default history=changes)",
+        "max changes acme:default  (once there is: max settings acme:default history=changes)",
         "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
         "max changes acme:default --since now -o json",
     )
@@ -84,7 +84,7 @@ def naming(info: InstallationInfo) -> Iterator[None]:
     except CursorExpired:
         raise
     except HistoryError as error:
-        hint = f"turn it on with: max configure {info} history=changes"
+        hint = f"turn it on with: max settings {info} history=changes"
         if info.settings.history != "off":
             hint = f"it begins with: max sync {info}"
         raise HistoryError(f"{info}: {error.message}", hint=hint) from error

@@ -49,14 +49,14 @@ def configure_connect(parser: Parser) -> None:
         help="a secret from env:VARIABLE, file:PATH, or - for standard input",
     )
     parser.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
-    parser.add_argument("--change", action="store_true", help="change an installation that is there already")
+    parser.add_argument("--update", action="store_true", help="change an installation that is there already")
     parser.set_defaults(run=run_connect)
     examples(
         parser,
         "max connect acme",
         "max connect git:site --set path=~/work/site",
         "max connect acme --set base_url=http://localhost:4567 --credential token=env:ACME_TOKEN",
-        "max connect acme:default --change --set users=50",
+        "max connect acme:default --update --set users=50",
     )
 
 
@@ -67,10 +67,10 @@ def run_connect(options: Options) -> Answer:
         raise UsageError("connect what?", hint=f"one of: {', '.join(project.registry.names())}")
     connector_name, _, name = options.name.partition(":")
     existing = the_one_there(project, connector_name, name)
-    if options.change and existing is None:
+    if options.update and existing is None:
         raise UnknownName("installation", options.name, map(str, project.installations()))
-    if existing is not None and not options.change:
-        hint = f"to change it: max connect {existing} --change; to add another, choose another name"
+    if existing is not None and not options.update:
+        hint = f"to change it: max connect {existing} --update; to add another, choose another name"
         raise ProjectError(f"{existing} is connected already", hint=hint)
     connector = project.registry.resolve(connector_name)
     found = asyncio.run(onboarded(connector, options, project, existing))

@@ -309,7 +309,7 @@ def run_invalidate(options: Options) -> Answer:
         "listings": lists,
         "loaders": fetched,
     }
-    notes += [f"next: max sync {info}, or just this: max sync {info} --heal"]
+    notes += [f"next: max sync {info}, or just this: max sync {info} --missing-only"]
     return answer(options, data, lambda: invalidated_text(chosen, rows, lists, fetched), notes)
 
 

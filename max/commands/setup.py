@@ -1,4 +1,4 @@
-"""init, ls, configure: a project and its installations."""
+"""init, ls, settings: a project and its installations."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def run_ls(options: Options) -> Answer:
     return listing(options, [installation_json(info) for info in known], text)._replace(notes=notes)
 
 
-def configure_configure(parser: Parser) -> None:
-    """``max configure INSTALLATION [SETTING=VALUE …]``."""
+def configure_settings(parser: Parser) -> None:
+    """``max settings INSTALLATION [SETTING=VALUE …]``."""
     add_target(parser)
     parser.add_argument(
         "settings",
@@ -81,17 +81,17 @@ def configure_configure(parser: Parser) -> None:
         metavar="SETTING=VALUE",
         help="what to change; without any, the settings are shown",
     )
-    parser.set_defaults(run=run_configure)
+    parser.set_defaults(run=run_settings)
     about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
     parser.description = "\n  ".join([f"{parser.description}\n", *about])
     examples(
         parser,
-        "max configure acme:default",
-        "max configure acme:default history=changes history_days=30",
+        "max settings acme:default",
+        "max settings acme:default history=changes history_days=30",
     )
 
 
-def run_configure(options: Options) -> Answer:
+def run_settings(options: Options) -> Answer:
     """Show the settings of an installation, or change some of them."""
     project = found_project(options)
     info = project.target(options.target)

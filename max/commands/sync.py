@@ -47,7 +47,9 @@ def configure_sync(parser: Parser) -> None:
     """``max sync [INSTALLATION]``."""
     add_target(parser, optional=True)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--restart", action="store_true", help="give up an interrupted sync and begin anew")
+    how.add_argument(
+        "--discard-unfinished", action="store_true", help="give up an interrupted sync and begin anew"
+    )
     how.add_argument(
         "--retry-failed",
         nargs="?",
@@ -128,7 +130,7 @@ def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandl
     """What ``max sync`` begins with its options."""
     if options.retry_failed is not None:
         return runtime.retry_failed(options.retry_failed or None)
-    return runtime.sync(scope(options), restart=options.restart)
+    return runtime.sync(scope(options), discard_unfinished=options.discard_unfinished)
 
 
 def with_installation(options: Options) -> tuple[Project, list[str]]:
@@ -280,10 +282,10 @@ if TYPE_CHECKING:
 
 
 CONTRADICTIONS = {  # what cannot be asked for beside what, by option
-    "retry_failed": ("full", "only", "if_stale", "heal", "sweep", "allow_removals"),
-    "full": ("if_stale", "heal"),
-    "if_stale": ("heal", "sweep"),
-    "heal": ("sweep",),
+    "retry_failed": ("full", "only", "if_stale", "missing_only", "check_deletes", "allow_removals"),
+    "full": ("if_stale", "missing_only"),
+    "if_stale": ("missing_only", "check_deletes"),
+    "missing_only": ("check_deletes",),
 }
 
 
@@ -291,8 +293,8 @@ def add_scope(parser: Parser) -> None:
     """The options of ``max sync`` that say what it asks for."""
     flags = {
         "full": "ask for everything again, whatever its age",
-        "heal": "ask just for what is missing, has expired or was invalidated",
-        "sweep": "list everything that exists, to find what is gone",
+        "missing-only": "ask just for what is missing, has expired or was invalidated",
+        "check-deletes": "list everything that exists, to find what is gone",
         "allow-removals": "remove what is gone upstream, however much it is",
     }
     parser.add_argument(
@@ -329,5 +331,10 @@ def scope(options: Options) -> SyncOptions:
     """What the options of ``max sync`` ask for."""
     only = tuple(word.strip() for words in options.only for word in words.split(","))
     return SyncOptions(
-        options.full, only, options.if_stale, options.heal, options.sweep, options.allow_removals
+        options.full,
+        only,
+        options.if_stale,
+        options.missing_only,
+        options.check_deletes,
+        options.allow_removals,
     )

@@ -230,7 +230,7 @@ class History:
         if feed is None or (not feed.recording and feed.newest <= feed.floor):
             raise HistoryError(
                 "nothing is recorded of changes",
-                hint="turn it on with: max configure INSTALLATION history=changes; then sync",
+                hint="turn it on with: max settings INSTALLATION history=changes; then sync",
             )
         if since == NOW:
             return ChangePage((), feed_cursor(feed, feed.newest), more=False)

@@ -72,7 +72,7 @@ class _GraphBuilder:
         if not self._is_wanted((*loader.brings, FieldOf(many.child, "id"))):
             return []
         payload = {**base, "names": list(step.names), **self._since(loader, many)}
-        if self._options.sweep:  # whatever was listed lately, or is covered by a feed
+        if self._options.check_deletes:  # whatever was listed lately, or is covered by a feed
             payload |= {"since": self._now, "sweeping": True}
             payload.pop("feed", None)
             if loader.sweep is None:  # only by listing everything can it tell what is gone
@@ -130,7 +130,7 @@ class _GraphBuilder:
         feeds = {self._resolver.covering(one) for one in what}
         feed = feeds.pop() if len(feeds) == 1 else None
         told = {} if feed is None or feed.name not in self._feeds else {"feed": self._told(feed.name)}
-        if options.heal and loader.kind != "feed":
+        if options.missing_only and loader.kind != "feed":
             return {"since": 0.0 if ttl is None else now - ttl, **told}
         return {"since": now - max(ttl or 0.0, options.if_stale or 0.0), **told}
 

@@ -331,7 +331,7 @@ def _known_error(what: str, code: str) -> UpstreamError | None:
     if code in GONE:
         return BadCredentials(
             what,
-            hint="connect again (max connect NAME --change): access was revoked, or what is kept is too old",
+            hint="connect again (max connect NAME --update): access was revoked, or what is kept is too old",
         )
     if code in STRANGER:
         return BadCredentials(what, hint="check the client id and the client secret, and connect again")

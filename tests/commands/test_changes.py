@@ -1,4 +1,4 @@
-"""``max configure`` and ``max changes``: how data is kept, and what changed in it."""
+"""``max settings`` and ``max changes``: how data is kept, and what changed in it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
 @pytest.fixture
 def recorded(cli: Cli, info: InstallationInfo) -> Cli:
     """Runs a command where history is on, and something happened."""
-    cli("configure", "acme", "history=changes")
+    cli("settings", "acme", "history=changes")
     store(AcmeUser("u1", name="Ada", active=True))
     store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
     store(at=NOON + 62, removed=(AcmeUser.ref("u1"),))
@@ -58,22 +58,22 @@ def lines(run: Run) -> list[Any]:
     return [json.loads(line) for line in run.out.splitlines()]
 
 
-# -- configure --------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------
 
 
 def test_settings_are_shown_with_what_they_mean(cli: Cli, info: InstallationInfo) -> None:
-    run = cli("configure", "acme:default")
+    run = cli("settings", "acme:default")
     assert run.out.splitlines()[1].split()[:2] == ["history", "off"]
     assert all(one.about in run.out for one in SETTINGS.values())
     assert run.err == ""
 
 
 def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -> None:
-    run = cli("configure", "acme", "history=changes", "history_days=30", "removal_share=0.5", "--json")
+    run = cli("settings", "acme", "history=changes", "history_days=30", "removal_share=0.5", "--json")
     shown = {"history": "changes", "history_days": 30, "removed_days": 30, "removal_share": 0.5}
     assert run.data == {"installation": "acme:default", "settings": shown}
-    assert cli("configure", "acme", "--json").data == run.data
-    assert cli("configure", "acme", "removed_days=7").err.startswith("in force from the next start on")
+    assert cli("settings", "acme", "--json").data == run.data
+    assert cli("settings", "acme", "removed_days=7").err.startswith("in force from the next start on")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -
     ],
 )
 def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, word: str, said: str) -> None:
-    run = cli("configure", "acme", word)
+    run = cli("settings", "acme", word)
     assert (run.status, run.out) == (2, "")
     assert said in run.err
     assert Project.find(".").target("acme") == info
@@ -148,8 +148,8 @@ def test_where_nothing_is_recorded_it_is_said_how_to_begin(cli: Cli, info: Insta
     store(AcmeUser("u1", name="Ada"))
     run = cli("changes", "acme", "-o", "json")
     assert (run.status, run.error["code"]) == (1, "history")
-    assert run.error["hint"] == "turn it on with: max configure acme:default history=changes"
-    cli("configure", "acme", "history=changes")
+    assert run.error["hint"] == "turn it on with: max settings acme:default history=changes"
+    cli("settings", "acme", "history=changes")
     assert cli("changes", "acme", "--json").error["hint"] == "it begins with: max sync acme:default"
 
 

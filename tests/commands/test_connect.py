@@ -193,7 +193,7 @@ def test_a_retry_of_nothing_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
     cli("sync", "acme")
     assert "nothing failed in it" in cli("sync", "acme", "--retry-failed").err
     assert "no sync 'zzzz'" in cli("sync", "acme", "--retry-failed", "zzzz").err
-    both = cli("sync", "acme", "--restart", "--retry-failed")
+    both = cli("sync", "acme", "--discard-unfinished", "--retry-failed")
     assert (both.status, "not allowed with" in both.err) == (2, True)
 
 
@@ -314,7 +314,7 @@ def test_pause_from_another_process_then_resume(endless: subprocess.Popen[str], 
     asked = cli("pause", "things", "-o", "json").data
     out, _ = endless.communicate(timeout=30)
     assert (endless.returncode, asked["wanted"], "paused" in out) == (130, "pause", True)
-    cli("connect", "things:default", "--change", "--set", "mode=closed")
+    cli("connect", "things:default", "--update", "--set", "mode=closed")
     run = cli("resume", "things", "-o", "json")
     assert (run.data["id"], run.data["resumed"], run.status) == (asked["id"], True, 3)
 
@@ -338,7 +338,7 @@ def test_what_was_killed_goes_on_where_it_was(endless: subprocess.Popen[str], cl
     endless.kill()
     endless.communicate()
     before = cli("count", "things", "Thing", "-o", "json").data["count"]
-    cli("connect", "things:default", "--change", "--set", "mode=closed")
+    cli("connect", "things:default", "--update", "--set", "mode=closed")
     run = cli("sync", "things")
     assert (run.status, f"page {before}" in run.err, "page 0" in run.err) == (3, True, False)
 

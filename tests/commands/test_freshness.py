@@ -503,10 +503,10 @@ def test_only_names_what_is_there(synced: Library, only: str, words: str) -> Non
 
 
 def test_heal_asks_just_for_what_is_missing(synced: Library) -> None:
-    synced.run("sync", "book", "--heal")
+    synced.run("sync", "book", "--missing-only")
     assert synced.asked() == []
     synced.run("invalidate", "book", "Leaf.words", "--filter", "text ^= a")
-    synced.run("sync", "book", "--heal")
+    synced.run("sync", "book", "--missing-only")
     assert synced.asked() == ["words 2"]
 
 
@@ -515,10 +515,10 @@ def test_heal_asks_just_for_what_is_missing(synced: Library) -> None:
     [
         ["--full", "--if-stale", "5m"],
         ["--full", "--if-stale", "0s"],
-        ["--full", "--heal"],
-        ["--heal", "--if-stale", "5m"],
-        ["--sweep", "--heal"],
-        ["--sweep", "--if-stale", "5m"],
+        ["--full", "--missing-only"],
+        ["--missing-only", "--if-stale", "5m"],
+        ["--check-deletes", "--missing-only"],
+        ["--check-deletes", "--if-stale", "5m"],
         ["--retry-failed", "--full"],
         ["--retry-failed", "--only", "Leaf"],
         ["--retry-failed", "--allow-removals"],
@@ -541,8 +541,8 @@ def test_an_unfinished_sync_does_not_go_on_with_other_options(synced: Library) -
     run = synced.run("sync", "book", "--full")
     assert (run.status, synced.asked()) == (1, [])
     assert "has not ended, and was begun with other options" in run.err
-    assert "max resume book:default, or give it up with --restart" in run.err
-    assert synced.run("sync", "book", "--full", "--restart").status == 0
+    assert "max resume book:default, or add --discard-unfinished" in run.err
+    assert synced.run("sync", "book", "--full", "--discard-unfinished").status == 0
     assert len(synced.asked()) == 5
 
 
@@ -588,7 +588,7 @@ def test_a_removal_that_was_refused_is_made_once_it_was_looked_at_again(library:
     library.upstream(a=["a1"], b=["b1"])
     library.run("sync", "book")
     library.asked()
-    run = library.run("sync", "book", "--heal", "--allow-removals", "--json")
+    run = library.run("sync", "book", "--missing-only", "--allow-removals", "--json")
     assert (run.data["removed"], set(library.asked())) == (39, {"books", "leaves a", "leaves b"})
 
 
@@ -697,9 +697,9 @@ def test_ages_fit_in_filters_of_the_command_line(synced: Library) -> None:
 def test_a_field_that_is_invalidated_is_asked_for_again_and_keeps_its_value(synced: Library) -> None:
     run = synced.run("invalidate", "book", "leaf.blank")
     assert run.out.splitlines() == ["stale: blank of 3 Leaf", "  asks again: looked_at, for Leaf.blank"]
-    assert run.err == "next: max sync book:default, or just this: max sync book:default --heal\n"
+    assert run.err == "next: max sync book:default, or just this: max sync book:default --missing-only\n"
     assert synced.run("count", "book", "Leaf", "--filter", "blank = false").out == "3\n"
-    synced.run("sync", "book", "--heal")
+    synced.run("sync", "book", "--missing-only")
     assert synced.asked() == ["blank 3"]
 
 
@@ -711,9 +711,9 @@ def test_what_only_comes_with_a_listing_makes_it_run_in_full(synced: Library) ->
         "listings": {"Book.leaves": 1},
         "loaders": {"counted": ["Leaf.words"], "looked_at": ["Leaf.blank"]},
     }
-    synced.run("sync", "book", "--heal")
+    synced.run("sync", "book", "--missing-only")
     assert synced.asked() == ["blank 1", "leaves a", "words 1"]
-    synced.run("sync", "book", "--heal")
+    synced.run("sync", "book", "--missing-only")
     assert synced.asked() == []
 
 

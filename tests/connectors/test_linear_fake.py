@@ -120,7 +120,7 @@ def test_the_next_sync_begins_at_the_newest_change_wherever_that_row_stands(
 def test_archived_and_binned_things_stay_and_say_so(synced: Copy) -> None:
     synced.fake.clock.advance(30)
     synced.fake.trash(issue(5))
-    synced.sync(sweep=True)
+    synced.sync(check_deletes=True)
     kept = synced.rows(LinearIssue)[issue(5)]
     assert kept["trashed"] is True
     assert kept["archived_at"] is not None
@@ -142,7 +142,7 @@ def test_what_was_purged_is_gone_after_the_sweep_of_the_day(synced: Copy) -> Non
 def test_what_was_purged_is_gone_after_a_sweep_that_was_asked_for(synced: Copy, small_pages: None) -> None:
     for number in (5, 6):
         synced.fake.tables.delete("Comment", uid("comment", number, 0))
-    synced.sync(sweep=True)
+    synced.sync(check_deletes=True)
     assert Counter(synced.requests())["CommentsIds"] == 6
     assert synced.differences() == []
 
@@ -170,12 +170,12 @@ def test_a_private_team_that_is_lost_is_not_removed_unasked(tmp_path: Path) -> N
         copy = Copy(tmp_path, fake)
         copy.sync()
         lost = lose_team(fake, uid("team", "OPS"))
-        result = copy.sync(sweep=True)
+        result = copy.sync(check_deletes=True)
         assert result.status is Status.PARTIAL
         assert {failure.code for failure in result.failures} == {"sync.removals"}
         assert all("--allow-removals" in failure.hint for failure in result.failures)
         assert lost <= copy.rows(LinearIssue).keys()
-        copy.sync(sweep=True, allow_removals=True)
+        copy.sync(check_deletes=True, allow_removals=True)
         assert copy.differences() == []
 
 
@@ -201,11 +201,11 @@ def test_a_team_that_can_be_seen_again_or_for_the_first_time_is_copied_whole(cop
     tables.delete("Issue", issue(2))  # never seen
     copy.sync()
     tables.delete("Issue", issue(3))  # seen, and lost
-    assert copy.sync(sweep=True).removed == 1
+    assert copy.sync(check_deletes=True).removed == 1
     rows[3] |= {"title": "Edited meanwhile, long before the newest change"}
     for row in rows.values():
         tables.put("Issue", row)
-    copy.sync(sweep=True)
+    copy.sync(check_deletes=True)
     copy.sync()
     assert copy.differences() == []
 
@@ -230,7 +230,7 @@ def test_rows_that_are_edited_in_mid_scan_are_there_after_the_next_sync(
     assert copy.differences() == []
 
 
-@pytest.mark.parametrize("options", [{"sweep": True}, {"full": True}])
+@pytest.mark.parametrize("options", [{"check_deletes": True}, {"full": True}])
 def test_what_is_edited_or_made_in_mid_sweep_is_not_removed(
     synced: Copy, small_pages: None, options: dict[str, bool]
 ) -> None:
@@ -280,7 +280,7 @@ def test_a_fault_on_every_kind_of_page_is_outlived(
     assert copy.sync().status is Status.COMPLETED
     assert copy.differences() == []
     change(copy.fake)
-    assert copy.sync(sweep=True).status is Status.COMPLETED
+    assert copy.sync(check_deletes=True).status is Status.COMPLETED
     assert copy.differences() == []
     assert all(one.hits for one in copy.fake.faults if one.skip == 0)
 
@@ -300,7 +300,7 @@ def test_a_token_that_expires_on_any_kind_of_page_is_renewed_and_the_new_pair_is
     for name, after in pages:
         expiry = fake.inject(f"graphql {name}$", call=lambda _: fake.tokens.expire_all(), skip=after)
         change(fake)
-        assert copy.sync(sweep=True, full=name == "Issues").status is Status.COMPLETED
+        assert copy.sync(check_deletes=True, full=name == "Issues").status is Status.COMPLETED
         assert (expiry.hits > after, copy.differences()) == (True, [])
     assert copy.secrets.secrets["refresh_token"] in fake.tokens.refresh
     assert fake.tokens.refreshes == 1 + len(pages)
@@ -389,7 +389,7 @@ def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Cop
     assert copy.apart().returncode == 0
     assert copy.differences() == []
     change(copy.fake)
-    copy.killed_after(9, "sweep")
+    copy.killed_after(9, "check-deletes")
     assert copy.apart().returncode == 0
     assert copy.differences() == []
 

@@ -190,7 +190,9 @@ def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
         assert await people(store, A) == {"1"}
 
 
-@pytest.mark.parametrize(("named", "sync_token"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"])
+@pytest.mark.parametrize(
+    ("named", "sync_token"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"]
+)
 def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
     named: list[str], sync_token: str | None
 ) -> None:

@@ -396,7 +396,7 @@ def test_history_is_off_and_then_there_is_no_trace_of_it() -> None:
     assert not [line for line in dump if "TRIGGER" in line or "_max_change" in line or "_max_feed" in line]
     assert message == (
         "nothing is recorded of changes\n"
-        "  turn it on with: max configure INSTALLATION history=changes; then sync"
+        "  turn it on with: max settings INSTALLATION history=changes; then sync"
     )
 
 

@@ -224,7 +224,7 @@ def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
         await handle.pause()
         paused = await handle.completion()
         assert paused.status is Status.PAUSED
-        fresh = await (await runtime.sync(restart=True)).completion()
+        fresh = await (await runtime.sync(discard_unfinished=True)).completion()
         assert (fresh.id != paused.id, fresh.status) == (True, Status.COMPLETED)
         assert (await handle.status()).status is Status.CANCELLED
 
@@ -258,12 +258,12 @@ def payloads(options: SyncOptions) -> list[Payload]:
 def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
     assert [one["since"] for one in payloads(SyncOptions())] == [1000.0] * 3
     assert [one["since"] for one in payloads(SyncOptions(if_stale=60.0))] == [940.0] * 3
-    assert [one["since"] for one in payloads(SyncOptions(heal=True))] == [0.0] * 3
+    assert [one["since"] for one in payloads(SyncOptions(missing_only=True))] == [0.0] * 3
     assert all(one["full"] for one in payloads(SyncOptions(full=True)))
 
 
 def test_a_sweep_lists_what_there_is_however_lately_that_was_listed() -> None:
-    marked, books, authors = payloads(SyncOptions(sweep=True))
+    marked, books, authors = payloads(SyncOptions(check_deletes=True))
     assert (marked["since"], marked["sweeping"], "full" in marked) == (1000.0, True, False)
     assert (books["since"], books["sweeping"], books["full"]) == (1000.0, True, True)
     assert "sweeping" not in authors
