@@ -859,7 +859,7 @@ async def read_commits(git: Git, request: PageRequest) -> Page[GitCommit]:
     next = str(portion.next) if portion.next else None
     page_of = departed if position.gone else arrived
     page = await page_of(portion, next, None if next else str(position.now))
-    return page.replace(full=request.sync_token is not None and position.since is None)
+    return page.replace(complete_snapshot=request.sync_token is not None and position.since is None)
 
 
 @operation("git:branch:list", deadline=PATIENCE)

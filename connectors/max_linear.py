@@ -597,7 +597,7 @@ class Source(Reader):
         since = datetime.fromisoformat(asked.since or "")
         older = any(datetime.fromisoformat(row["updatedAt"]) < since for row in listed.nodes[-1:])
         items = [self.entity_of(row) for row in listed.nodes]
-        return Page(items, next=None if older else listed.next, full=whole)
+        return Page(items, next=None if older else listed.next, complete_snapshot=whole)
 
     def entity_of(self, row: Json) -> Entity:
         """A row as an entity."""

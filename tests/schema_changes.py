@@ -230,7 +230,7 @@ def questions(connection: sqlite3.Connection, tables: Tables, entity: type[Entit
     for name, holds in entity.types().items():
         field: FieldOf[Any, Any] = FieldOf(entity, name)
         asked += [Question((name,), None, None), Question(None, None, name)]
-        conditions: list[Filter[Any]] = [Compare(field.path, Op.IS_NULL), Compare(field.path, Op.IS_LOADED)]
+        conditions: list[Filter[Any]] = [Compare(field.path, Op.EQ, None), Compare(field.path, Op.IS_LOADED)]
         found = [values_of(row)[name] for row in rows if name in values_of(row)]
         if holds.kind is not Kind.REF:
             conditions += [Compare(field.path, Op.EQ, value) for value in found]

@@ -292,11 +292,11 @@ def conditions(
     field: FieldOf[Any, Any] = FieldOf(entity, name)
     text = field.type.kind is Kind.TEXT
     ordered = field.type.kind not in (Kind.BOOLEAN, Kind.REF, Kind.JSON)
-    ops = [*(COMPARES if ordered else EQUALS), Op.IN, Op.IS_NULL, Op.IS_LOADED]
+    ops = [*(COMPARES if ordered else EQUALS), Op.IN, Op.IS_LOADED]
     op = draw(st.sampled_from([*ops, Op.CONTAINS, Op.STARTS_WITH] if text else ops))
     if op is Op.IN:
         return Compare(field.path, op, tuple(draw(st.lists(values[name], max_size=3))))
-    if op in (Op.IS_NULL, Op.IS_LOADED):
+    if op is Op.IS_LOADED:
         return Compare(field.path, op)
     return Compare(field.path, op, draw(values[name].filter(lambda v: v is not None or op in EQUALS)))
 

@@ -395,7 +395,7 @@ def test_a_feed_that_names_everything_on_several_pages_counts_as_begun_anew() ->
     library = Library()
 
     def full() -> None:
-        library.answers[None] = Page([Doc("a", title="1")], "more", full=True)
+        library.answers[None] = Page([Doc("a", title="1")], "more", complete_snapshot=True)
         library.answers["more"] = Page([Doc("b", title="2")], sync_token="9")
 
     (_, _), (second, result), (third, _) = library.sync(full, library.answers.clear)

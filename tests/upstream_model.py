@@ -196,9 +196,9 @@ class Upstream:
             page = _page(changed, inner, lambda thing: f"{10**9 + thing.changed}")
         if page.next is not None:
             place = f"{self.life},{'' if since is None else since},{start},{page.next}"
-            return page.replace(next=place, full=full)
+            return page.replace(next=place, complete_snapshot=full)
         removed = [] if since is None else self._tombstones({many.child}, since)
-        return page.replace(sync_token=f"{self.life},{start}", full=full, removed=removed)
+        return page.replace(sync_token=f"{self.life},{start}", complete_snapshot=full, removed=removed)
 
     def _position(self, request: PageRequest) -> tuple[int | None, int, bool]:
         if request.cursor is not None:

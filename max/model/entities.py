@@ -239,7 +239,6 @@ class Op(StrEnum):
     CONTAINS = "~="
     STARTS_WITH = "^="
     IN = "IN"
-    IS_NULL = "IS NULL"
     IS_LOADED = "IS LOADED"
 
 
@@ -377,7 +376,7 @@ class FieldOf(Generic[E, V]):
 
     def is_null(self) -> Filter[E]:
         """Loaded, and upstream says empty."""
-        return self._compare(Op.IS_NULL)
+        return self._compare(Op.EQ, None)
 
     def is_loaded(self) -> Filter[E]:
         """Some loader has filled the field in, be it with nothing."""

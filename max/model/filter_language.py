@@ -220,7 +220,7 @@ class _Parser:
         negated = self._took("NOT")
         token = self._next()
         if token.keyword == "NULL":
-            return self._empty(field, Op.NE if negated else Op.EQ)
+            return Compare(field.path, Op.NE if negated else Op.EQ)
         if token.keyword != "LOADED":
             expected = "NULL or LOADED" if negated else "NULL, NOT NULL, LOADED or NOT LOADED"
             self._fail(token, f"expected {expected} after IS, got {token}")
@@ -261,7 +261,7 @@ class _Parser:
             self._fail(token, f"{op} does not fit {_spelled(field)}, which holds {_described(field)}")
         value = self._next()
         if value.keyword == "NULL" and op in (Op.EQ, Op.NE):
-            return self._empty(field, op)
+            return Compare(field.path, op)
         words = op is Op.CONTAINS and kind is Kind.JSON  # looked for in the JSON text
         holds = FieldType(Kind.TEXT) if words else _type(field)
         return Compare(field.path, op, self._value(value, field, holds))
@@ -292,10 +292,6 @@ class _Parser:
         if not self._took(")"):
             self._fail(self._peek(), f"expected ')' after _age({_spelled(field)}, got {self._peek()}")
         return field
-
-    def _empty(self, field: FieldOf[Any, Any], op: Op) -> Filter[Any]:
-        """``IS NULL`` and ``= null``; negated, what is loaded and not empty."""
-        return Compare(field.path, Op.IS_NULL) if op is Op.EQ else Compare(field.path, Op.NE, None)
 
     # -- names and values
 

@@ -19,7 +19,7 @@ class Page(Struct, Generic[V]):
 
     The rest is for loaders: ``also`` are entities of other types that came along, ``removed``
     the source's own word that things are gone, ``mark`` the source's sync token, which the
-    next sync is given once this listing is complete.  ``full`` on a first page says that the
+    next sync is given once this listing is complete.  ``complete_snapshot`` on a first page says that the
     request's mark could not be used, and the listing names everything (a loader that learns so
     from an error raises SyncTokenRefused instead, and is asked again without the mark).
 
@@ -33,7 +33,7 @@ class Page(Struct, Generic[V]):
     also: Sequence[Entity] = ()
     removed: Sequence[Ref[Any]] = ()
     sync_token: str | None = None
-    full: bool = False
+    complete_snapshot: bool = False
     total: int | None = None
     size: int | None = None
 

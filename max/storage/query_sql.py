@@ -97,7 +97,7 @@ class Statement:
         column = self.column(filter.path)
         if filter.op is Op.IS_LOADED:
             return self.loaded(filter.path)
-        if filter.op is Op.IS_NULL or (filter.op is Op.EQ and filter.value is None):
+        if filter.op is Op.EQ and filter.value is None:
             return f"{column} IS NULL AND {self.loaded(filter.path)}"
         holds = ID if filter.path[-1].name == "id" else filter.path[-1].type
         if filter.op is Op.IN:

@@ -75,7 +75,7 @@ class PageTracker:
     def take(self, page: Page[Any]) -> bool:
         """Count a page in; whether the listing is complete with it, and sound."""
         payload = self.payload
-        if payload["number"] == 0 and page.full:
+        if payload["number"] == 0 and page.complete_snapshot:
             payload["delta"] = False
         if "listed" in payload:  # a task of an older version did not count
             self._count(page)

@@ -264,7 +264,8 @@ class TaskRunner:
             payload["began"] = at
         try:
             page = await self._asking.page(loader, of, _request(payload, loader), env)
-            refused = page.full and payload["mark"] is not None and payload["number"] == 0 and scan.by_token
+            resumes = payload["mark"] is not None and payload["number"] == 0 and scan.by_token
+            refused = page.complete_snapshot and resumes
         except SyncTokenRefused as error:
             if payload["mark"] is None:
                 raise

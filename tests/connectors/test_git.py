@@ -414,8 +414,8 @@ def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "new")
     pages = listing(repository, sync_token=sync_token)
     assert [c.subject for c in commits_of(pages).values()] == ["new"]
-    assert pages[0].full, "the mark could not be used, so this is everything"
-    assert not listing(repository, sync_token=pages[-1].sync_token)[0].full
+    assert pages[0].complete_snapshot, "the mark could not be used, so this is everything"
+    assert not listing(repository, sync_token=pages[-1].sync_token)[0].complete_snapshot
 
 
 def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repository: Path) -> None:

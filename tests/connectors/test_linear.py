@@ -262,7 +262,7 @@ def test_what_cannot_be_filtered_is_read_as_far_as_it_is_new() -> None:
     def read(asked: Asked, *rows: dict[str, Any], next: str | None = None) -> tuple[str | None, bool]:
         info = {"hasNextPage": next is not None, "endCursor": next}
         read = source.page({"issueRelations": {"nodes": list(rows), "pageInfo": info}}, asked)
-        return read.next, read.full
+        return read.next, read.complete_snapshot
 
     assert read(asked, new, new, next="c") == ("c", False)
     assert read(asked, new, old, next="c") == (None, False)

@@ -449,11 +449,11 @@ def conditions(draw: st.DrawFn) -> Filter[Ticket]:
     kind = kind_of(path).kind
     op = draw(st.sampled_from([op for op in Op if kind in FITTING.get(op, Kind)]))
     value = TEXTS if op is Op.CONTAINS else VALUES[kind]
-    if op in (Op.IS_NULL, Op.IS_LOADED):
+    if op is Op.IS_LOADED:
         return Compare(path, op)
     if op is Op.IN:
         return Compare(path, op, tuple(draw(st.lists(st.one_of(st.none(), value), min_size=1))))
-    return Compare(path, op, draw(st.one_of(st.none(), value) if op is Op.NE else value))
+    return Compare(path, op, draw(st.one_of(st.none(), value) if op in (Op.EQ, Op.NE) else value))
 
 
 TREES = st.recursive(
@@ -481,7 +481,7 @@ def written(condition: Filter[Any]) -> str:
 
 def comparison(condition: Compare[Any]) -> str:
     holds = kind_of(condition.path)
-    if condition.op in (Op.IS_NULL, Op.IS_LOADED):
+    if condition.op is Op.IS_LOADED:
         return str(condition.op)
     if condition.op is Op.IN:
         return f"IN ({', '.join(literal(holds, value) for value in condition.value)})"

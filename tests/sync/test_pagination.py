@@ -111,7 +111,7 @@ def test_a_total_that_agrees_vouches_for_a_full_last_page() -> None:
 
 def test_a_first_page_that_could_not_use_the_mark_makes_it_a_full_listing() -> None:
     pages = listing(3, 3, total=7)
-    pages[0] = pages[0].replace(full=True)
+    pages[0] = pages[0].replace(complete_snapshot=True)
     assert "7 items, and listed 6" in take(pages, sync_token="m")[1]
 
 
@@ -154,8 +154,8 @@ def test_a_listing_that_disagrees_keeps_its_rows_sweeps_nothing_and_moves_no_mar
     asked: list[str | None] = []
     answers: list[Page[Any]] = [
         Page(things(0, 3), total=3, sync_token="first"),
-        Page(things(1, 3), total=9, sync_token="second", full=True),
-        Page(things(1, 2), total=2, sync_token="third", full=True),
+        Page(things(1, 3), total=9, sync_token="second", complete_snapshot=True),
+        Page(things(1, 2), total=2, sync_token="third", complete_snapshot=True),
     ]
 
     @Loader.collection(SampleRoot.things, brings=[Thing.title])
