@@ -27,8 +27,8 @@ that meets them, always ``from error``.
     ├── HistoryError                changes that are asked for and were not recorded
     │   └── CursorExpired               … or are no longer kept
     ├── MissingExtra                an optional library is not installed
-    ├── RecordingError                   a tape that cannot be written or played
-    │   └── ReplayMismatch                  a replay asks for what its tape does not have
+    ├── RecordingError                   a recording that cannot be written or played
+    │   └── ReplayMismatch                  a replay asks for what its recording does not have
     ├── UpstreamError               what the other side answered, or that it did not
     │   ├── Offline                     no answer: network, DNS, connection, time-out
     │   ├── BadCredentials              the credential is wrong or has expired
@@ -281,28 +281,27 @@ class MissingExtra(MaxError):
 
 
 class RecordingError(MaxError):
-    """A tape: it cannot be written, read, or played here."""
+    """A recording: it cannot be written, read, or played here."""
 
-    code = "tape"
+    code = "recording"
 
 
 class ReplayMismatch(RecordingError):
-    """A replay asks for what its tape does not have; says where tape and run parted.
+    """A replay asks for what its recording does not have; says where recording and run parted.
 
     ``left``: how many answers of the operation the run has not asked for; ``nearest``: the
     recorded input that is most like the one asked for, if any.
     """
 
-    code = "tape.parted"
+    code = "replay.mismatch"
 
     def __init__(self, operation: str, input: str, *, again: int, left: int, nearest: str | None) -> None:
         self.operation, self.input, self.left, self.nearest = operation, input, left, nearest
-        what = "once more than the tape has" if again else "which is not on the tape"
-        near = f"; most like it is {nearest}" if nearest is not None else ""
+        what = "more often than it was recorded" if again else "which was not recorded"
+        near = f"; the most similar input is {nearest}" if nearest is not None else ""
         super().__init__(
-            f"tape and run parted at {operation}: the run asks for {input}, {what}"
-            f" ({left} of its answers are left{near})",
-            hint="the tape ends too early, or the connector asks otherwise than when it was recorded",
+            f"{operation}: the replay asks for {input}, {what} ({left} recorded answers are unused{near})",
+            hint="the recording ends too early, or this version of the connector sends other requests",
             operation=operation,
             input=input,
             left=left,

@@ -313,20 +313,22 @@ class Project:
     # -- runtimes --------------------------------------------------------------------------
 
     async def runtime(
-        self, connector: str, name: str | None = None, *, tape: Recording | Replay | None = None
+        self, connector: str, name: str | None = None, *, recording: Recording | Replay | None = None
     ) -> InstallationRuntime:
         """The installation's runtime: the one that is warm, or a new one, started.
 
-        However many ask at once, one is built; a build that fails is forgotten.  With a ``tape``
+        However many ask at once, one is built; a build that fails is forgotten.  With a ``recording``
         it records what it asks outside, or replays it; ProjectError when one is warm without.
         """
         info = self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
             if runtime is None:
-                runtime = await in_thread(lambda: self._assemble(info, tape))
-            elif tape is not None and runtime.tape is not tape:
-                raise ProjectError(f"{info} is in use here without that tape", hint="stop its runtime first")
+                runtime = await in_thread(lambda: self._assemble(info, recording))
+            elif recording is not None and runtime.recording is not recording:
+                raise ProjectError(
+                    f"{info} is in use here without that recording", hint="stop its runtime first"
+                )
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
             self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):
@@ -344,18 +346,20 @@ class Project:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(id, asyncio.Lock())
 
-    def _assemble(self, info: InstallationInfo, tape: Recording | Replay | None) -> InstallationRuntime:
+    def _assemble(self, info: InstallationInfo, recording: Recording | Replay | None) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
         from .installations.config import read_config
         from .runtime import InstallationRuntime
         from .upstream.credentials import CredentialProvider
 
         connector = self.registry.resolve(info.connector)
-        values = info.config if tape is None else tape.prepare(info, connector, self.database(info))
+        values = info.config if recording is None else recording.prepare(info, connector, self.database(info))
         config = read_config(connector.config, values, subject=f"the configuration of {info}")
         hosts = connector.hosts_for(config)
         credentials = CredentialProvider(self.credentials(info), connector.credentials, hosts)
-        return InstallationRuntime(info, connector, config, credentials, self.database(info), tape=tape)
+        return InstallationRuntime(
+            info, connector, config, credentials, self.database(info), recording=recording
+        )
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""

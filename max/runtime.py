@@ -1,6 +1,6 @@
 """The runtime of one installation: which parts there are, and in which order they start.
 
-Database, engine, tape, installation (the connector's clients), executor: started in this order
+Database, engine, recording, installation (the connector's clients), executor: started in this order
 and stopped in reverse, so that no worker ever meets a closed client or a closed database.
 """
 
@@ -27,7 +27,7 @@ from .storage.sync_log import options_of
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import asked
 from .upstream.credentials import CredentialProvider
-from .upstream.recording import Tape, Untaped
+from .upstream.recording import LiveAccess, UpstreamAccess
 
 
 class LifecycleManager:
@@ -55,7 +55,7 @@ class InstallationRuntime:
     """One installation at work: its engine, and its syncs.
 
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
-    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``tape`` is a
+    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording`` is a
     Recording of what the installation asks outside, or a Replay that answers in its stead.
     """
 
@@ -67,10 +67,10 @@ class InstallationRuntime:
         credentials: CredentialProvider,
         database: Path | str,
         *,
-        tape: Tape | None = None,
+        recording: UpstreamAccess | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.info, self.tape = info, tape or Untaped()
+        self.info, self.recording = info, recording or LiveAccess()
         self._connector, self._clock = connector, clock
         self._database = Database(database)
         self._engine = SqliteEngine(
@@ -82,10 +82,10 @@ class InstallationRuntime:
             rules=connector.rules.replace(busy=partial(refuse_while_syncing, clock=clock)),
             clock=clock,
         )
-        self._connection = _Connection(info, connector, config, credentials, self.tape)
+        self._connection = _Connection(info, connector, config, credentials, self.recording)
         self._execution = _Execution(self)
         self._parts = LifecycleManager(
-            self._database, self._engine, self.tape, self._connection, self._execution
+            self._database, self._engine, self.recording, self._connection, self._execution
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: dict[str, asyncio.Lock] = {}
@@ -126,13 +126,13 @@ class InstallationRuntime:
         when options are given and one is to go on that was begun with others.
         """
         async with self._one_at_a_time("sync"):
-            executor, options = self._execution.executor, self.tape.scope(options)
+            executor, options = self._execution.executor, self.recording.scope(options)
             running = executor.running.id if executor.running is not None else await executor.unfinished()
             if running is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_others(running, options)
             if executor.running is not None:
                 return executor.running
-            await self._database.transact(self.tape.admit)
+            await self._database.transact(self.recording.admit)
             if running is not None and not discard_unfinished:
                 return await executor.resume(running)
             with executor.surroundings.caller.at_hand():
@@ -150,7 +150,7 @@ class InstallationRuntime:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self._one_at_a_time("sync"):
             executor = self._execution.executor
-            await self._database.transact(self.tape.admit)
+            await self._database.transact(self.recording.admit)
             return await executor.retry(sync)
 
     async def health(self) -> str:
@@ -180,9 +180,9 @@ class _Connection:
         connector: Connector[Any, Any],
         config: object,
         credentials: CredentialProvider,
-        tape: Tape,
+        recording: UpstreamAccess,
     ) -> None:
-        self._info, self._connector, self._tape = info, connector, tape
+        self._info, self._connector, self._recording = info, connector, recording
         self._config, self._credentials = config, credentials
         self._installation: Installation[Any] | None = None
 
@@ -197,13 +197,13 @@ class _Connection:
         return self._live().renew
 
     async def start(self) -> None:
-        """Initialise the connector and start its clients, unless a tape answers in their stead."""
-        credentials = await self._tape.provide(self._info, self._connector, self._credentials)
+        """Initialise the connector and start its clients, unless a recording answers in their stead."""
+        credentials = await self._recording.provide(self._info, self._connector, self._credentials)
         installation = await self._connector.initialise(self._config, credentials)
         async with AsyncExitStack() as undo:
             if installation.stop is not None:  # it closes what initialise has opened, too
                 undo.push_async_callback(installation.stop)
-            if installation.start is not None and self._tape.live:
+            if installation.start is not None and self._recording.live:
                 await installation.start()
             undo.pop_all()
         self._installation = installation
@@ -248,9 +248,9 @@ class _Execution:
             context=runtime._connection.context,
             engine=runtime._engine,
             meta=SqliteSyncMeta(runtime._database, runtime._engine.tables),
-            caller=runtime.tape.caller(runtime._connection.renew),
+            caller=runtime.recording.caller(runtime._connection.renew),
             clock=runtime._clock,
-            draw=runtime.tape.draw,
+            draw=runtime.recording.draw,
             settings=runtime.info.settings,
         )
         store = SqliteTaskStore(runtime._database, version=runtime._connector.version)

@@ -195,7 +195,7 @@ def change(fake: Any) -> None:
     )
 
 
-# -- a story in two syncs, which is also on tape ---------------------------------------------
+# -- a story in two syncs, which is also in a recording ---------------------------------------------
 
 
 def first_part(copy: Copy) -> SyncResult:
@@ -336,14 +336,14 @@ class Clock:
 class Copy:
     """An installation of a workspace in a folder, opened for each thing that is done with it.
 
-    ``tape`` is made anew for each time it is opened; without a fake it has to be a replay.
+    ``recording`` is made anew for each time it is opened; without a fake it has to be a replay.
     """
 
     def __init__(self, folder: Path, fake: Any = None, **secrets: str) -> None:
         self.folder, self.fake, self.clock = folder, fake, Clock()
         self.secrets = MemoryCredentials(secrets or {"api_key": KEY})
         self.values: dict[str, Any] = {"base_url": fake.url} if fake else {}
-        self.tape: Callable[[], Recording | Replay | None] = lambda: None
+        self.recording: Callable[[], Recording | Replay | None] = lambda: None
         self.process: subprocess.Popen[bytes]
 
     def configured(self) -> tuple[LinearConfig, CredentialProvider]:
@@ -356,7 +356,13 @@ class Copy:
         config, credentials = self.configured()
         info = InstallationInfo("linear", "default", "copy", {}, 0.0)
         return InstallationRuntime(
-            info, connector, config, credentials, self.folder / "data.db", tape=self.tape(), clock=self.clock
+            info,
+            connector,
+            config,
+            credentials,
+            self.folder / "data.db",
+            recording=self.recording(),
+            clock=self.clock,
         )
 
     async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:

@@ -1,4 +1,4 @@
-"""Record the tapes of tests/connectors/test_linear.py again: ``python -m tests.record_linear``."""
+"""Record the recordings of tests/connectors/test_linear.py again: ``python -m tests.record_linear``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from max import Status
 from max.upstream.recording import Recording
 from tests.linear_fake import Copy, first_part, second_part, workspace
 
-TAPES = Path(__file__).parent / "tapes"
-FIRST, SECOND = TAPES / "linear-first.tape", TAPES / "linear-second.tape"
+RECORDINGS = Path(__file__).parent / "recordings"
+FIRST, SECOND = RECORDINGS / "linear-first.jsonl", RECORDINGS / "linear-second.jsonl"
 ISSUES, COMMENTS = 6, 1  # comments of each issue
 
 
 def record(folder: Path) -> None:
-    """Both tapes, in place of those that are there; ``folder`` is for the copy."""
-    TAPES.mkdir(exist_ok=True)
+    """Both recordings, in place of those that are there; ``folder`` is for the copy."""
+    RECORDINGS.mkdir(exist_ok=True)
     with workspace(ISSUES, COMMENTS) as fake:
         copy = Copy(folder, fake)
         for path, part in ((FIRST, first_part), (SECOND, second_part)):
             path.unlink(missing_ok=True)
-            copy.tape = partial(Recording, path)
+            copy.recording = partial(Recording, path)
             if part(copy).status is not Status.COMPLETED:
                 raise SystemExit(f"{path.name} did not complete")
 

@@ -1,4 +1,4 @@
-"""A sync that is killed while it is recorded: ``python -m tests.recording DATABASE TAPE``."""
+"""A sync that is killed while it is recorded: ``python -m tests.recording DATABASE RECORDING``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from max import Recording
-from tests.taped import Upstream, crowd, run, script
+from tests.replays import Upstream, crowd, run, script
 
 
 async def die(upstream: Upstream) -> None:
@@ -16,9 +16,9 @@ async def die(upstream: Upstream) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(database: Path, tape: Path) -> None:
+def main(database: Path, recording: Path) -> None:
     """Sync three pages, then die while the fourth is asked for."""
-    run(crowd(Upstream(script(6) | {"3": [die]})), Recording(tape), database=database)
+    run(crowd(Upstream(script(6) | {"3": [die]})), Recording(recording), database=database)
 
 
 if __name__ == "__main__":

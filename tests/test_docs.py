@@ -19,7 +19,7 @@ SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A new directory with a tape, a small repository of git beside it, and a ``max`` command."""
+    """A new directory with a recording, a small repository of git beside it, and a ``max`` command."""
     tools = tmp_path / "bin"
     tools.mkdir()
     command = tools / "max"
@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Path:
     command.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copy(ROOT / "tests" / "tapes" / "linear-first.tape", work / "linear.tape")
+    shutil.copy(ROOT / "tests" / "recordings" / "linear-first.jsonl", work / "linear.jsonl")
     repository = tmp_path / "repository"
     git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
     subprocess.run([*git, "init", "-q", str(repository)], check=True)

@@ -315,7 +315,7 @@ def places(secret: str, written: dict[str, bytes]) -> list[str]:
 
 
 class TestNowhereElse:
-    """A secret is in no byte of database, log, event, tape, output, message or process list."""
+    """A secret is in no byte of database, log, event, recording, output, message or process list."""
 
     @pytest.mark.parametrize("length", [20, 400])
     @settings(ONCE, max_examples=1)
@@ -326,7 +326,7 @@ class TestNowhereElse:
             max = Shell(Path(folder), ACME_TOKEN=secret)
             where = ["--set", f"base_url={server.url}"]
             assert max("connect", "acme", *where, "--credential", "token=env:ACME_TOKEN") == 0
-            assert max("sync", "acme", "-o", "ndjson", "--record", "acme.tape") == 3
+            assert max("sync", "acme", "-o", "ndjson", "--record", "acme.jsonl") == 3
             server.token = "another"
             assert max("sync", "acme", "--discard-unfinished") != 0
             assert max("runs", "acme", "-o", "json") == 0
@@ -334,7 +334,7 @@ class TestNowhereElse:
             listed = server.listed
         assert b"what is ***" in max.said, "the service repeated the token, and nobody heard it"
         assert any(b"ndjson" in line for line in listed)
-        assert {Path(name).suffix for name in written} >= {".db", ".tape", ".log"}
+        assert {Path(name).suffix for name in written} >= {".db", ".jsonl", ".log"}
         assert places(secret, written | {f"process {n}": line for n, line in enumerate(listed)}) == []
 
     @pytest.mark.parametrize("length", [20, 400])
@@ -349,7 +349,7 @@ class TestNowhereElse:
             max = Shell(Path(folder), FIRST=f"refresh-0{mark}", SECRET=SECRET)
             words = ["--set", f"base_url={service.url}", "--credential", "refresh_token=env:FIRST"]
             assert max("connect", "guarded", *words, "--credential", "client_secret=env:SECRET") == 0
-            assert max("sync", "guarded", "-o", "ndjson", "--record", "guarded.tape") == 3
+            assert max("sync", "guarded", "-o", "ndjson", "--record", "guarded.jsonl") == 3
             written = max.written()
         assert (service.refreshes, service.over) == (2, False)
         assert b"(403): ***" in max.said

@@ -45,13 +45,17 @@ class Foreground:
         self._pausing: asyncio.Task[None] | None = None
 
     async def sync(
-        self, project: Project, info: InstallationInfo, begin: Begin, tape: Recording | Replay | None = None
+        self,
+        project: Project,
+        info: InstallationInfo,
+        begin: Begin,
+        recording: Recording | Replay | None = None,
     ) -> SyncResult:
         """Begin a sync, or go on with one, and wait for its end or its pause."""
         with self._signals():
             try:
                 async with project:
-                    runtime = await project.runtime(info.connector, info.name, tape=tape)
+                    runtime = await project.runtime(info.connector, info.name, recording=recording)
                     self._handle = await begin(runtime)
                     return await self._completion(info, self._handle)
             except asyncio.CancelledError:

@@ -58,7 +58,7 @@ def configure_sync(parser: Parser) -> None:
         help="do just what failed in the last sync, or in that of an id",
     )
     add_scope(parser)
-    add_tape(parser)
+    add_recording(parser)
     parser.set_defaults(run=run_sync)
     examples(
         parser,
@@ -68,23 +68,23 @@ def configure_sync(parser: Parser) -> None:
         "max sync acme:default -o json",
         "max sync acme:default -o ndjson   (what happens, as it does; the result last)",
         "max sync acme:default --retry-failed",
-        "max sync acme:default --record acme.tape   (requests and answers, without the secrets)",
-        "max sync acme:ticket --replay acme.tape    (the same sync, from the tape alone)",
+        "max sync acme:default --record acme.jsonl   (requests and answers, without the secrets)",
+        "max sync acme:ticket --replay acme.jsonl    (the same sync, from the recording alone)",
         "",
         "A sync that was interrupted goes on where it stopped. Ctrl-C saves and stops; a second one",
         "leaves at once, which loses nothing either. Exit status: 0 done, 1 failed, 3 partial.",
         "",
         "A replay asks nobody and needs no credential. Its installation is made when there is none, with",
-        "the configuration on the tape; it must hold no data but those of an earlier replay of the same",
+        "the configuration in the recording; it must hold no data but those of an earlier replay of the same",
         "installation, which are replaced. From then on it takes replays only, and no live sync.",
     )
 
 
-def add_tape(parser: Parser) -> None:
+def add_recording(parser: Parser) -> None:
     """``--record`` and ``--replay``."""
-    tape = parser.add_mutually_exclusive_group()
-    tape.add_argument("--record", metavar="FILE", help="write every request and answer to a new file")
-    tape.add_argument(
+    recording = parser.add_mutually_exclusive_group()
+    recording.add_argument("--record", metavar="FILE", help="write every request and answer to a new file")
+    recording.add_argument(
         "--replay",
         action="append",
         metavar="FILE",
@@ -97,33 +97,33 @@ def run_sync(options: Options) -> Answer:
     refuse_contradictions(options)
     if options.replay:
         return replayed(options, Replay(*options.replay))
-    tape = Recording(options.record) if options.record else None
-    if tape is not None:
-        refuse_written(tape.path)
+    recording = Recording(options.record) if options.record else None
+    if recording is not None:
+        refuse_written(recording.path)
     project, notes = with_installation(options)
     for note in notes:  # before the sync rather than after it: they explain what is going on
         tell(note)
     info = only_target(project, options.target)
     if options.only:
         wanted(scope(options).only, project.registry.resolve(info.connector).resolver)
-    return synced(options, project, info, partial(begun, options), tape)
+    return synced(options, project, info, partial(begun, options), recording)
 
 
-def replayed(options: Options, tape: Replay) -> Answer:
-    """Replay tapes into an installation, which is made when there is none."""
+def replayed(options: Options, recording: Replay) -> Answer:
+    """Replay recordings into an installation, which is made when there is none."""
     project, made = project_here(options)
     try:
         info = only_target(project, options.target)
         refuse_while_syncing(project, info)
     except UnknownName:
         connector, colon, name = options.target.partition(":")
-        if not colon and connector != tape.header.connector:
+        if not colon and connector != recording.header.connector:
             raise
-        tape.refuse_other_connector(connector)
-        found = OnboardingResult(dict(tape.header.config), {})
+        recording.refuse_other_connector(connector)
+        found = OnboardingResult(dict(recording.header.config), {})
         info = keep(project, connector, name or None, found, new=made)
         tell(f"made {info} for the replay")
-    return synced(options, project, info, partial(begun, options), tape)
+    return synced(options, project, info, partial(begun, options), recording)
 
 
 def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandle]:
@@ -169,28 +169,30 @@ def synced(
     project: Project,
     info: InstallationInfo,
     begin: Begin,
-    tape: Recording | Replay | None = None,
+    recording: Recording | Replay | None = None,
 ) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
     events = sys.stdout if options.output == "ndjson" else None
-    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin, tape))
+    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin, recording))
     text = partial(summary, info, result, width(sys.stdout), paint())
     data = result_json(info, result)
-    if isinstance(tape, Replay):
-        data |= {"replay": {"left": dict(tape.left()), "notes": tape.notes}}
-    return answer(options, data, text, steps_after(info, result, tape))._replace(
+    if isinstance(recording, Replay):
+        data |= {"replay": {"left": dict(recording.left()), "notes": recording.notes}}
+    return answer(options, data, text, steps_after(info, result, recording))._replace(
         status=EXIT.get(result.status, 1)
     )
 
 
-def steps_after(info: InstallationInfo, result: SyncResult, tape: Recording | Replay | None) -> list[str]:
-    """What to type after a sync that may have had a tape, and what there is to say of that."""
-    if tape is not None and result.status in (Status.PAUSED, Status.INTERRUPTED):
-        playing = isinstance(tape, Replay)
+def steps_after(
+    info: InstallationInfo, result: SyncResult, recording: Recording | Replay | None
+) -> list[str]:
+    """What to type after a sync that may have had a recording, and what there is to say of that."""
+    if recording is not None and result.status in (Status.PAUSED, Status.INTERRUPTED):
+        playing = isinstance(recording, Replay)
         option = "--replay FILE" if playing else "--record ANOTHER-FILE"
         return [f"{'begin again' if playing else 'go on'} with: max sync {info} {option}"]
-    if isinstance(tape, Replay):
-        return [*tape.report(), *next_steps(info, result.replace(failures=()))]
+    if isinstance(recording, Replay):
+        return [*recording.report(), *next_steps(info, result.replace(failures=()))]
     return next_steps(info, result)
 
 

@@ -63,7 +63,7 @@ class Env(Protocol[C]):
         """When the task must have ended, in seconds since the epoch."""
 
     async def run(self, operation: OutsideCall[C, In, Out], input: In) -> Out:
-        """Run an operation: with its limit, its retries, its deadline, on the tape."""
+        """Run an operation: with its limit, its retries, its deadline, in the recording."""
 
     async def raw(self, loader: RawLoader[C, V]) -> V:
         """What a raw loader gives: loaded at most once in a sync."""

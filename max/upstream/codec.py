@@ -151,7 +151,7 @@ class Codec:
 
     def _refused(self, what: str) -> RecordingError:
         return RecordingError(
-            f"{self._name}: a tape cannot hold {what}",
+            f"{self._name}: a recording cannot hold {what}",
             hint="return JSON data, entities, or dataclasses that stand in the operation's module",
             operation=self._name,
         )
@@ -223,8 +223,8 @@ class Codec:
 
     def _unreadable(self, what: str) -> RecordingError:
         return RecordingError(
-            f"{self._name}: the tape holds {what}, which this version of the connector cannot read",
-            hint="replay it with the version that the tape names in its first line",
+            f"{self._name}: the recording holds {what}, which this version of the connector cannot read",
+            hint="replay it with the version that the recording names in its first line",
             operation=self._name,
         )
 
@@ -267,7 +267,7 @@ def decoded_error(told: Mapping[str, Any]) -> Exception:
     vars(made).update(told["data"])  # where an error keeps its facts, as attributes
     made.message, made.hint, made.data = told["message"], told["hint"], told["data"]
     if isinstance(made, UpstreamError):
-        made.retry_after = None if told.get("retry_after") is None else 0.0  # nobody waits for a tape
+        made.retry_after = None if told.get("retry_after") is None else 0.0  # nobody waits for a recording
     return made
 
 

@@ -1,18 +1,18 @@
-"""Tapes: what a sync asked outside and what came of it, written down and played again.
+"""Recordings: what a sync asked outside and what came of it, written down and played again.
 
-A tape is JSON lines, to be read by people: a header, then every attempt of every operation in
+A recording is JSON lines, to be read by people: a header, then every attempt of every operation in
 the order in which they ended.  It is written as it happens, a line at a time, so whoever is
-killed leaves a tape that can be played up to there.
+killed leaves a recording that can be played up to there.
 
-Rule 1: no secret reaches a tape, in no encoding that it may have taken on its way.  A line that
+Rule 1: no secret reaches a recording, in no encoding that it may have taken on its way.  A line that
 would hold one all the same is not written.
 
-Rule 2: what goes onto a tape can be had from it again, without running code that it names: a
+Rule 2: what goes in a recording can be had from it again, without running code that it names: a
 value that cannot is refused while recording, with the operation that gave it.
 
 Rule 3: a replay asks nobody.  Every run of an operation gets what the same run came to when it
 was recorded: the nth one with this operation and input what the nth one got, whatever came in
-between; there are no retries, since the tape knows how they ended, and no waits.
+between; there are no retries, since the recording knows how they ended, and no waits.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .redaction import MARK, Scrubber
 
 T = TypeVar("T")
 
-FORMAT = 1  # of the tape; a newer one is refused
+FORMAT = 1  # of the recording; a newer one is refused
 AT_ONCE = -1.0  # drawn instead of chance: every wait that is spread is then nothing
 SHOWN = 200  # characters of an input that a message repeats
 COMPARED = 500  # recorded inputs among which the most similar one is looked for
@@ -58,17 +58,19 @@ COMPARED = 500  # recorded inputs among which the most similar one is looked for
 
 # -- whose data it is ----------------------------------------------------------------------------
 #
-# A database holds what a service answered, or what a tape did, never both: it says so itself.
+# A database holds what a service answered, or what a recording did, never both: it says so itself.
 
-MIGRATION = "CREATE TABLE _max_tape (installation TEXT NOT NULL, recorded_at TEXT NOT NULL) STRICT"
-TAPES = "SELECT installation, recorded_at FROM _max_tape ORDER BY recorded_at DESC LIMIT 1"
+MIGRATION = "CREATE TABLE _max_replay (installation TEXT NOT NULL, recorded_at TEXT NOT NULL) STRICT"
+RECORDINGS = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorded_at DESC LIMIT 1"
 KNOWN_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 
 
 def replayed(connection: sqlite3.Connection) -> tuple[str, str] | None:
-    """The installation whose tapes a database was replayed from, and when the last was recorded."""
+    """The installation whose recordings a database was replayed from, and when the last was recorded."""
     tables = {name for (name,) in connection.execute(KNOWN_TABLES)}
-    found: tuple[str, str] | None = connection.execute(TAPES).fetchone() if "_max_tape" in tables else None
+    found: tuple[str, str] | None = (
+        connection.execute(RECORDINGS).fetchone() if "_max_replay" in tables else None
+    )
     return found
 
 
@@ -83,16 +85,16 @@ def refuse_replayed(connection: sqlite3.Connection) -> None:
     owner = replayed(connection)
     if owner is not None:
         raise RecordingError(
-            f"this installation holds the replay of a tape that was recorded at {owner[1]}",
+            f"this installation holds the replay of a recording that was recorded at {owner[1]}",
             hint="replay into it again with --replay, or connect the service under another name",
         )
 
 
-# -- the tape ------------------------------------------------------------------------------------
+# -- the recording ------------------------------------------------------------------------------------
 
 
 class Header(NamedTuple):
-    """A tape's first line: whose it is, and what a replay needs beside the attempts."""
+    """A recording's first line: whose it is, and what a replay needs beside the attempts."""
 
     connector: str
     version: str  # of the connector
@@ -106,7 +108,7 @@ class Header(NamedTuple):
     def to_json(self) -> Json:
         """The line as JSON data."""
         return {
-            "tape": FORMAT,
+            "recording": FORMAT,
             "connector": self.connector,
             "connectorVersion": self.version,
             "installation": self.installation,
@@ -123,8 +125,8 @@ class Header(NamedTuple):
         try:
             with path.open("rb") as file:
                 data = json.loads(file.readline())
-            if data["tape"] > FORMAT:
-                raise RecordingError(f"{path}: the tape is of a newer format", hint="update Max to replay it")
+            if data["recording"] > FORMAT:
+                raise RecordingError(f"{path}: it has a newer format", hint="update Max to replay it")
             return cls(
                 *(data["connector"], data["connectorVersion"], data["installation"], dict(data["config"])),
                 *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data.get("options", {})),
@@ -135,11 +137,11 @@ class Header(NamedTuple):
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise RecordingError(
-                f"{path} is no tape, or an empty one", hint="name a file that --record wrote"
+                f"{path} is no recording, or an empty one", hint="name a file that --record wrote"
             ) from error
 
 
-class Tape(Lifecycle, Protocol):
+class UpstreamAccess(Lifecycle, Protocol):
     """What stands between a runtime and the outside; ``live`` says whether that is really there."""
 
     live: bool
@@ -162,7 +164,7 @@ class Tape(Lifecycle, Protocol):
         """A sync begins in this database, within this transaction; RecordingError when it must not."""
 
 
-class Untaped(Tape):
+class LiveAccess(UpstreamAccess):
     """Straight to the outside."""
 
     live = True
@@ -201,7 +203,7 @@ class Untaped(Tape):
 _RUNS: ContextVar[tuple[str, ...]] = ContextVar("the operations under way, one within the other", default=())
 
 
-class Recording(Untaped):
+class Recording(LiveAccess):
     """Writes every attempt to a file, which must be new or empty.  A service.
 
     ``clock`` gives seconds since the epoch.
@@ -235,7 +237,7 @@ class Recording(Untaped):
     async def provide(
         self, info: InstallationInfo, connector: AnyConnector, credentials: CredentialProvider
     ) -> CredentialProvider:
-        """The credentials as they are; the tape keeps out those, and all that are kept later."""
+        """The credentials as they are; the recording keeps out those, and all that are kept later."""
         found = {one: await credentials.find(one) for one in connector.credentials}
         held = [one.name for one, secret in found.items() if one.secret and secret is not None]
         self._clean, self._schema = Scrubber(lambda: credentials.seen), connector.schema
@@ -246,7 +248,7 @@ class Recording(Untaped):
         return credentials
 
     def caller(self, renew: Callable[[], Awaitable[None]] | None) -> OperationRunner:
-        """A caller with this tape innermost."""
+        """A caller with this recording innermost."""
         return _RecordingRunner(Limits(), middlewares=[self.record], renew=renew)
 
     def scope(self, options: SyncOptions) -> SyncOptions:
@@ -262,7 +264,7 @@ class Recording(Untaped):
         if header is not None:
             empty = not holds_data(connection, self._schema)
             line = _line(header._replace(began_empty=empty, options=self._options).to_json())
-            self._clean.refuse(line, "the tape's first line")
+            self._clean.refuse(line, "the recording's first line")
             self._opened().write(lambda: (line, None))
 
     async def record(self, call: Call, next: Next) -> Any:
@@ -283,7 +285,7 @@ class Recording(Untaped):
 
     def _opened(self) -> _Writer:
         if self._writer is None:
-            raise RecordingError(f"{self.path}: the tape is not open", hint="start it first")
+            raise RecordingError(f"{self.path}: the recording is not open", hint="start it first")
         return self._writer
 
 
@@ -302,7 +304,7 @@ class _RecordingRunner(OperationRunner):
 
 
 class _Entry:
-    """One attempt on its way to the tape.
+    """One attempt on its way to the recording.
 
     What an operation runs on its own behalf, such as asking for a new token, needs no answer in a
     replay and is likely to be secret: its texts are left out.
@@ -344,7 +346,7 @@ class _Entry:
 
 
 def refuse_written(path: Path) -> None:
-    """RecordingError when a file holds something: each tape has its own file."""
+    """RecordingError when a file holds something: each recording has its own file."""
     if path.exists() and (not path.is_file() or path.stat().st_size):
         raise RecordingError(
             f"{path} holds something already",
@@ -364,7 +366,7 @@ class _Writer:
             raise RecordingError(
                 f"{path}: {error.strerror}", hint="record to a file that can be written"
             ) from error
-        self._thread = ThreadPoolExecutor(1, "max-tape")
+        self._thread = ThreadPoolExecutor(1, "max-recording")
 
     def write(self, work: Callable[[], tuple[str, RecordingError | None]]) -> Future[None]:
         """Write the line that some work gives, in a thread; raises what the work gives with it."""
@@ -394,7 +396,7 @@ class _Writer:
         """RecordingError when a line could not be written: what follows a gap would be of no use."""
         if self._broken:
             raise RecordingError(
-                f"{self._path}: the tape cannot be written: {self._broken}",
+                f"{self._path}: the recording cannot be written: {self._broken}",
                 hint="it can be replayed up to there; record again to another file",
             )
 
@@ -414,7 +416,7 @@ def _line(data: Json) -> str:
     try:
         text = json.dumps(data, ensure_ascii=False)
     except ValueError as error:
-        raise RecordingError(f"{data['operation']}: a tape cannot hold this: {error}") from error
+        raise RecordingError(f"{data['operation']}: a recording cannot hold this: {error}") from error
     return f"{text if is_text(text) else json.dumps(data)}\n"  # half a surrogate pair has to be escaped
 
 
@@ -447,10 +449,10 @@ class _Raised(NamedTuple):
 Key = tuple[str, str]  # an operation's name, and its input as canonical JSON
 
 
-class Replay(Tape):
-    """Answers every operation from the tapes of one sync: one, or more when it was interrupted.
+class Replay(UpstreamAccess):
+    """Answers every operation from the recordings of one sync: one, or more when it was interrupted.
 
-    A service; each start begins at the beginning.  RecordingError when the files are no tapes of one
+    A service; each start begins at the beginning.  RecordingError when the files are no recordings of one
     installation.
     """
 
@@ -458,28 +460,28 @@ class Replay(Tape):
 
     def __init__(self, *paths: Path | str) -> None:
         read = [(Header.read(Path(path)), Path(path)) for path in paths]
-        tapes = sorted(read, key=lambda tape: tape[0].recorded_at)
-        self.headers, self._paths = [header for header, _ in tapes], [path for _, path in tapes]
+        recordings = sorted(read, key=lambda recording: recording[0].recorded_at)
+        self.headers, self._paths = [header for header, _ in recordings], [path for _, path in recordings]
         self.header = self.headers[0]
-        for header, path in tapes:
+        for header, path in recordings:
             if header.installation != self.header.installation:
                 raise RecordingError(
                     f"{path} and {self._paths[0]} were recorded from different installations",
-                    hint="several tapes are replayed together when they are parts of one sync",
+                    hint="several recordings are replayed together when they are parts of one sync",
                 )
-        self.notes: list[str] = []  # what is odd about the tapes, each in a line
+        self.notes: list[str] = []  # what is odd about the recordings, each in a line
         self._runs: dict[Key, deque[_Run]] = {}
         self._asked: Counter[Key] = Counter()
         self._connector: AnyConnector | None = None
         self._credentials: CredentialProvider | None = None
         self._thread: ThreadPoolExecutor | None = None
 
-    # what the tapes hold
+    # what the recordings hold
 
     async def start(self) -> None:
         """Read which runs there are."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "max-tape")
+            self._thread = ThreadPoolExecutor(1, "max-recording")
             try:
                 await self._reading(self._index)
             except BaseException:
@@ -494,7 +496,7 @@ class Replay(Tape):
 
     async def _reading(self, work: Callable[[], T]) -> T:
         if self._thread is None:
-            raise RecordingError("the tape is not open", hint="start it first")
+            raise RecordingError("the recording is not open", hint="start it first")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _index(self) -> None:
@@ -542,16 +544,16 @@ class Replay(Tape):
             for one in versions
         ]
         if not self.header.began_empty:
-            self.notes.append("the recorded sync began with data, which the tape does not hold")
+            self.notes.append("the recorded sync began with data, which the recording does not hold")
         held = MemoryCredentials(dict.fromkeys(self.header.credentials, MARK))
         self._credentials = CredentialProvider(held, connector.credentials, credentials.hosts)
         return self._credentials
 
     def refuse_other_connector(self, name: str) -> None:
-        """RecordingError unless the tape was recorded with a connector of this name."""
+        """RecordingError unless the recording was recorded with a connector of this name."""
         if name != self.header.connector:
             raise RecordingError(
-                f"the tape was recorded from {self.header.connector}, not from {name}",
+                f"the recording was recorded from {self.header.connector}, not from {name}",
                 hint=f"replay it into a new one: max sync {self.header.connector}:NAME --replay FILE",
             )
 
@@ -579,8 +581,8 @@ class Replay(Tape):
         assert self._credentials is not None  # noqa: S101
         self._credentials.hosts = _Nobody()
         self._refuse_other(connection, self._connector.schema)
-        migrate(connection, "tape", [MIGRATION])
-        connection.execute("INSERT INTO _max_tape VALUES (?, ?)", self._identity)
+        migrate(connection, "replay", [MIGRATION])
+        connection.execute("INSERT INTO _max_replay VALUES (?, ?)", self._identity)
 
     @property
     def _identity(self) -> tuple[str, str]:
@@ -591,7 +593,7 @@ class Replay(Tape):
         if owner is None and not holds_data(connection, schema):
             return
         if owner is None or owner[0] != self.header.installation:
-            what = "data that was synced" if owner is None else "the replay of another installation's tape"
+            what = "data that was synced" if owner is None else "another installation's replay"
             raise RecordingError(
                 f"this installation holds {what}; a replay would mix with it",
                 hint=f"replay into a new one: max sync {self.header.connector}:NAME --replay FILE",
@@ -616,7 +618,7 @@ class Replay(Tape):
     async def answer(self, operation: AnyOperation, input: object) -> tuple[int, Any]:
         """After how many attempts the next run of an operation with an input ended, and how.
 
-        ReplayMismatch when the tape has no such run any more.
+        ReplayMismatch when the recording has no such run any more.
         """
         assert self._connector is not None  # noqa: S101  # provide comes before the first call
         codec = Codec(operation, self._connector.schema, Scrubber(tuple))
@@ -655,14 +657,14 @@ class Replay(Tape):
     def report(self) -> list[str]:
         """The notes, and what nobody asked for, each in a line."""
         left = ", ".join(f"{name} ({count})" for name, count in sorted(self.left().items()))
-        return [*self.notes, *([f"nobody asked for these answers on the tape: {left}"] if left else [])]
+        return [*self.notes, *([f"nobody asked for these answers in the recording: {left}"] if left else [])]
 
 
 class _Nobody(Hosts):
     """Where a replay may send requests."""
 
     def check(self, origin: Origin) -> None:
-        """RecordingError: what is asked outside of an operation is on no tape."""
+        """RecordingError: what is asked outside of an operation is on no recording."""
         raise RecordingError(
             f"{origin} would be asked outside of any operation, and a replay asks nobody",
             hint="let the connector ask through an operation; in a seeder, with run_operation",
@@ -706,6 +708,6 @@ def _parsed(line: bytes, path: Path, number: int) -> Json:
     except (ValueError, KeyError, TypeError) as error:
         raise RecordingError(
             f"{path}, line {number}: this is no attempt of an operation",
-            hint="the tape was changed; record anew",
+            hint="the recording was changed; record anew",
         ) from error
     return entry

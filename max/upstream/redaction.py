@@ -43,7 +43,7 @@ class Scrubber:
             return
         if len(secret) < SHORTEST:
             raise RecordingError(
-                f"a secret of {len(secret)} characters cannot be kept out of a tape",
+                f"a secret of {len(secret)} characters cannot be kept out of a recording",
                 hint=f"record with one of at least {SHORTEST} characters",
             )
         found = {form for part in parts_of(secret) for form in forms_of(part)}
@@ -71,10 +71,10 @@ class Scrubber:
         return MARK if self._digits and self.text(repr(number)) != repr(number) else number
 
     def refuse(self, line: str, operation: str) -> None:
-        """RecordingError when a secret is left in a line, such as one that is a word of the tape's own."""
+        """RecordingError when a line still holds a secret: one that equals a word of the file format."""
         if any(form in line for form in self._forms):
             raise RecordingError(
-                f"{operation}: a secret is part of the tape's own words; the attempt was not written",
+                f"{operation}: a secret is part of the recording's own words; the attempt was not written",
                 hint="record with another credential",
             )
 

@@ -343,16 +343,16 @@ def test_what_was_killed_goes_on_where_it_was(endless: subprocess.Popen[str], cl
     assert (run.status, f"page {before}" in run.err, "page 0" in run.err) == (3, True, False)
 
 
-# -- tapes -----------------------------------------------------------------------------------------
+# -- recordings -----------------------------------------------------------------------------------------
 
 
 def test_what_was_recorded_replays_into_an_installation_made_for_it(cli: Cli, folder: Path) -> None:
     cli("connect", "acme", "--set", "users=3", "--set", "tasks=2")
-    recorded = cli("sync", "acme", "--record", "acme.tape", "-o", "json").data
-    replay = cli("sync", "acme:ticket", "--replay", "acme.tape")
+    recorded = cli("sync", "acme", "--record", "acme.jsonl", "-o", "json").data
+    replay = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     assert (replay.status, replay.err.splitlines()[0]) == (0, "made acme:ticket for the replay")
     assert "nobody asked" not in replay.err
-    again = cli("sync", "acme:ticket", "--replay", "acme.tape", "-o", "json").data
+    again = cli("sync", "acme:ticket", "--replay", "acme.jsonl", "-o", "json").data
     assert (again["counts"], again["requests"]) == (recorded["counts"], recorded["requests"])
     assert again["replay"] == {"left": {}, "notes": []}
 
@@ -362,35 +362,35 @@ def test_what_was_recorded_replays_into_an_installation_made_for_it(cli: Cli, fo
 def test_a_replay_needs_no_project_and_no_answers(
     cli: Cli, folder: Path, target: str, connected: bool
 ) -> None:
-    cli("sync", "acme", "--record", "acme.tape")
+    cli("sync", "acme", "--record", "acme.jsonl")
     shutil.rmtree(folder / ".max")
     if connected:
         cli("connect", "things")
-    assert cli("sync", target, "--replay", "acme.tape").status == 0
+    assert cli("sync", target, "--replay", "acme.jsonl").status == 0
     assert cli("count", target, "AcmeTask", "-o", "json").data["count"] == 200
-    assert "recorded from acme, not from things" in cli("sync", "things:x", "--replay", "acme.tape").err
+    assert "recorded from acme, not from things" in cli("sync", "things:x", "--replay", "acme.jsonl").err
 
 
 def test_a_replay_is_not_mixed_with_what_was_synced(cli: Cli) -> None:
-    cli("sync", "acme", "--record", "acme.tape")
-    refused = cli("sync", "acme", "--replay", "acme.tape")
+    cli("sync", "acme", "--record", "acme.jsonl")
+    refused = cli("sync", "acme", "--replay", "acme.jsonl")
     assert (refused.status, "holds data that was synced" in refused.err) == (1, True)
     assert "max sync acme:NAME --replay FILE" in refused.err
-    cli("sync", "acme:ticket", "--replay", "acme.tape")
+    cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     refused = cli("sync", "acme:ticket")
-    assert (refused.status, "holds the replay of a tape" in refused.err) == (1, True)
+    assert (refused.status, "holds the replay of a recording" in refused.err) == (1, True)
 
 
-def test_a_tape_that_ends_too_early_says_where_and_what_is_left_is_told(cli: Cli, folder: Path) -> None:
-    cli("sync", "acme", "--record", "acme.tape")
-    lines = (folder / "acme.tape").read_text().splitlines(keepends=True)
+def test_a_recording_that_ends_too_early_says_where_and_what_is_unused(cli: Cli, folder: Path) -> None:
+    cli("sync", "acme", "--record", "acme.jsonl")
+    lines = (folder / "acme.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "acme:status:list" not in line]
-    (folder / "acme.tape").write_text("".join(kept)[:-1])
-    run = cli("sync", "acme:ticket", "--replay", "acme.tape")
+    (folder / "acme.jsonl").write_text("".join(kept)[:-1])
+    run = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     assert run.status == 3
-    assert "tape and run parted at acme:status:list: the run asks for {}, which is not on" in run.out
+    assert "acme:status:list: the replay asks for {}, which was not recorded" in run.out
     assert "--retry-failed" not in run.err
-    assert f"acme.tape ends within line {len(kept)}: its recording was cut short" in run.err
+    assert f"acme.jsonl ends within line {len(kept)}: its recording was cut short" in run.err
 
 
 def test_a_recording_needs_a_new_file_and_says_so_before_anything_else(cli: Cli, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Linear without Linear: what is asked and how it is read, from tapes, and from the fake where it is."""
+"""Linear without Linear: what is asked and how it is read, from recordings, and from the fake where it is."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from tests.record_linear import COMMENTS, FIRST, ISSUES, SECOND
 BY_NAME = {source.name: source for source in SOURCES}
 
 
-# -- one workspace in two syncs, from tapes and from the fake --------------------------------
+# -- one workspace in two syncs, from recordings and from the fake --------------------------------
 
 
-@pytest.fixture(params=["tape", pytest.param("fake", marks=needs_fake)])
+@pytest.fixture(params=["recording", pytest.param("fake", marks=needs_fake)])
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
-    """A copy that has not synced: of what is on tape, or of the fake."""
-    if request.param == "tape":
+    """A copy that has not synced: of what is in a recording, or of the fake."""
+    if request.param == "recording":
         yield Copy(tmp_path)
         return
     with workspace(ISSUES, COMMENTS) as fake:
@@ -63,7 +63,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
 def first(copy: Copy) -> Copy:
     """The same after its first sync."""
     if copy.fake is None:
-        copy.tape = partial(Replay, FIRST)
+        copy.recording = partial(Replay, FIRST)
     assert first_part(copy).status is Status.COMPLETED
     return copy
 
@@ -72,7 +72,7 @@ def second(copy: Copy) -> Copy:
     """The same after the second one."""
     first(copy)
     if copy.fake is None:
-        copy.tape = partial(Replay, SECOND)
+        copy.recording = partial(Replay, SECOND)
     result = second_part(copy)
     assert (result.status, result.removed) == (Status.COMPLETED, 1)
     return copy

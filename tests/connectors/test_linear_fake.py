@@ -398,7 +398,7 @@ def test_p41_a_key_occurs_in_no_byte_that_a_sync_with_errors_leaves(copy: Copy, 
     key = f"lin_api_{secrets.token_hex(20)}"
     copy.fake.tokens.add_static(key)
     copy.secrets.secrets["api_key"] = key
-    copy.tape = lambda: Recording(copy.folder / "all.tape")
+    copy.recording = lambda: Recording(copy.folder / "all.jsonl")
     echo = {"errors": [{"message": f"what of {key}?", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}]}
     copy.fake.inject("graphql Issues", status=400, body=echo, times=2)
     copy.fake.inject("graphql Cycles", status=403, body={"error": f"no {key}"}, times=None)

@@ -215,7 +215,7 @@ class TestValues:
         ids=lambda value: type(value).__name__,
     )
     def test_what_cannot_come_back_is_refused_with_the_operation(self, value: object) -> None:
-        with pytest.raises(RecordingError, match=r"test:thing:ask: a tape cannot hold a ") as caught:
+        with pytest.raises(RecordingError, match=r"test:thing:ask: a recording cannot hold a ") as caught:
             codec().encode({"deep": [value]})
         assert "return JSON data, entities, or dataclasses" in caught.value.hint
 
@@ -246,7 +246,7 @@ class TestInputs:
 
 
 class TestOtherVersions:
-    """A tape of one version, read by another."""
+    """A recording of one version, read by another."""
 
     def test_fields_that_are_gone_are_left_out(self) -> None:
         value = {"$entity": "Writer", "values": {"id": "1", "name": "Ada", "shoe": 43}}
@@ -376,10 +376,10 @@ class TestSecrets:
         assert "abc" not in caught.value.render()
         codec("", " \n")  # is none
 
-    def test_one_that_is_a_word_of_the_tape_is_refused(self) -> None:
+    def test_one_that_is_a_word_of_the_recording_is_refused(self) -> None:
         clean = Scrubber(lambda: [Secret("operation")])
         clean.refresh()
-        with pytest.raises(RecordingError, match="a secret is part of the tape's own words"):
+        with pytest.raises(RecordingError, match="a secret is part of the recording's own words"):
             clean.refuse('{"operation": "x"}', "test:thing:ask")
 
 

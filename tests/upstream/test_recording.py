@@ -1,4 +1,4 @@
-"""Tapes: every attempt is written down, no secret is, and a replay needs nothing but the tape."""
+"""Recordings: every attempt is written down, no secret is, and a replay needs nothing but the recording."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.hosts import Hosts
-from tests.taped import (
+from tests.replays import (
     DESCRIBE,
     INFO,
     KEY,
@@ -96,31 +96,33 @@ passing = st.sampled_from([Offline("no network"), QuotaExceeded("slow down", ret
 faults = st.dictionaries(st.integers(0, 4), st.lists(passing, min_size=1, max_size=4), max_size=4)
 
 
-async def served(error_rate: float, seed: int, tape: Path, folder: Path) -> tuple[SyncResult, Counter[str]]:
+async def served(
+    error_rate: float, seed: int, recording: Path, folder: Path
+) -> tuple[SyncResult, Counter[str]]:
     """Record a sync of an acme behind HTTP; what it came to, and the service's own count."""
     size = Settings(
         workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3, seed=seed, error_rate=error_rate
     )
     async with Server(Service(size), "a-token") as server, Project.init(folder) as project:
         project.connect("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
-        runtime = await project.runtime("acme", "default", tape=Recording(tape))
+        runtime = await project.runtime("acme", "default", recording=Recording(recording))
         result = await (await runtime.sync()).completion()
         (folder / "stored.json").write_text(json.dumps(await contents(runtime.engine)))
         return result, server.service.paths
 
 
 class TestRecording:
-    """What is on a tape."""
+    """What is in a recording."""
 
     @given(error_rate=st.sampled_from([0.0, 0.05, 0.15]), seed=st.integers(1, 99))
     @settings(max_examples=4)
-    def test_p37_the_tape_has_as_many_attempts_as_the_service_counts(
+    def test_p37_the_recording_has_as_many_attempts_as_the_service_counts(
         self, error_rate: float, seed: int
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            tape = Path(folder) / "tape"
-            result, counted = asyncio.run(served(error_rate, seed, tape, Path(folder)))
-            found = entries(tape)
+            recording = Path(folder) / "recording"
+            result, counted = asyncio.run(served(error_rate, seed, recording, Path(folder)))
+            found = entries(recording)
         assert result.status is Status.COMPLETED
         assert len(found) == counted.total()
         assert Counter(one["operation"] for one in found) == result.requests
@@ -135,9 +137,9 @@ class TestRecording:
         self, pages: int, faults: Mapping[int, Sequence[Exception]]
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            tape, upstream = Path(folder) / "tape", Upstream(script(pages, faults))
-            run(crowd(upstream), Recording(tape))
-            first, *rest = entries(tape)
+            recording, upstream = Path(folder) / "recording", Upstream(script(pages, faults))
+            run(crowd(upstream), Recording(recording))
+            first, *rest = entries(recording)
         assert (first["operation"], first["output"]) == ("crowd:crowd:get", "everybody")
         assert [one["input"]["page"] for one in rest] == upstream.asked[1:]
         for number in range(pages):
@@ -157,7 +159,7 @@ class TestRecording:
         )
         (first, *_) = (tmp_path / "t").read_text().splitlines()
         assert json.loads(first) == {
-            "tape": 1,
+            "recording": 1,
             "connector": "crowd",
             "connectorVersion": "7",
             "installation": "abc",
@@ -206,10 +208,10 @@ class TestRecording:
         upstream = Upstream(script(2) | {"1": [{"people": [], "odd": object()}]})
         outcome = run(crowd(upstream), Recording(tmp_path / "t"))
         (failure,) = outcome.result.failures
-        assert failure.code == "tape"
-        assert failure.message.startswith("crowd:person:list: a tape cannot hold a object")
+        assert failure.code == "recording"
+        assert failure.message.startswith("crowd:person:list: a recording cannot hold a object")
         assert len(entries(tmp_path / "t")) == len(upstream.asked)
-        assert entries(tmp_path / "t")[-1]["error"]["code"] == "tape"
+        assert entries(tmp_path / "t")[-1]["error"]["code"] == "recording"
 
     def test_when_the_disk_is_full_nothing_more_is_asked(self, tmp_path: Path) -> None:
         async def main() -> list[str]:
@@ -219,14 +221,14 @@ class TestRecording:
                 with files_of_at_most(2000):
                     for _ in range(2):
                         with pytest.raises(
-                            RecordingError, match="the tape cannot be written: File too large"
+                            RecordingError, match="the recording cannot be written: File too large"
                         ):
                             await caller.run(LIST, upstream, Asked("0"))
             return upstream.asked
 
         assert asyncio.run(main()) == ["crowd", "0"]
         replay = Replay(tmp_path / "t")
-        assert run(crowd(None), replay).result.failures[0].code == "tape.parted"
+        assert run(crowd(None), replay).result.failures[0].code == "replay.mismatch"
         assert "line 3: its recording was cut short" in replay.notes[0]
 
     def test_what_an_operation_asks_on_its_own_behalf_is_noted_without_its_texts(
@@ -259,7 +261,7 @@ class TestRecording:
 
     def test_a_call_that_was_cancelled_is_noted_and_not_replayed(self, tmp_path: Path) -> None:
         async def main() -> None:
-            tape, reached = Recording(tmp_path / "t"), asyncio.Event()
+            recording, reached = Recording(tmp_path / "t"), asyncio.Event()
 
             async def hangs(upstream: Upstream) -> None:
                 reached.set()
@@ -267,7 +269,9 @@ class TestRecording:
 
             upstream = Upstream({"crowd": ["everybody"], "0": [hangs, {"people": []}]})
             secrets = CredentialProvider(MemoryCredentials(), [KEY])
-            runtime = InstallationRuntime(INFO, crowd(upstream), None, secrets, tmp_path / "db", tape=tape)
+            runtime = InstallationRuntime(
+                INFO, crowd(upstream), None, secrets, tmp_path / "db", recording=recording
+            )
             await runtime.start()
             await runtime.sync()
             await reached.wait()
@@ -275,7 +279,7 @@ class TestRecording:
 
         asyncio.run(main())
         assert entries(tmp_path / "t")[-1]["cancelled"] is True
-        with pytest.raises(ReplayMismatch, match="which is not on the tape"):
+        with pytest.raises(ReplayMismatch, match="which was not recorded"):
             asyncio.run(answered(tmp_path / "t", LIST, Asked("0")))
 
 
@@ -296,11 +300,11 @@ keys = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=8, max_s
 
 
 class TestSecrets:
-    """What no tape holds."""
+    """What no recording holds."""
 
     @given(keys, keys)
     @settings(max_examples=20)
-    def test_p41_no_byte_of_a_tape_holds_a_secret_old_or_new(self, key: str, new: str) -> None:
+    def test_p41_no_byte_of_a_recording_holds_a_secret_old_or_new(self, key: str, new: str) -> None:
         """The service echoes the key in every way it can, refuses it, and gives a new one."""
 
         async def refuses(upstream: Upstream) -> Exception:
@@ -323,9 +327,9 @@ class TestSecrets:
         gone = UpstreamMissing(f"nothing at {new}", hint="?", at=json.dumps({"at": new}))
         upstream = Upstream({"crowd": [refuses, f"the crowd of {key}"], "0": [echoes], new: [gone]})
         with tempfile.TemporaryDirectory() as folder:
-            tape = Path(folder) / "tape"
-            run(secretly(upstream), Recording(tape), key=key)
-            written = tape.read_bytes()
+            recording = Path(folder) / "recording"
+            run(secretly(upstream), Recording(recording), key=key)
+            written = recording.read_bytes()
         assert len(upstream.asked) == len(written.splitlines()) - 1 == 4
         for secret in (key, new):
             forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret.encode().hex()}
@@ -346,13 +350,15 @@ class TestSecrets:
         run(crowd(upstream, initialise=initialise), Recording(tmp_path / "t"), key="the-first-key")
         assert entries(tmp_path / "t")[0]["output"] == "signed with ***"
 
-    def test_the_configuration_on_the_tape_holds_none_either(self, tmp_path: Path) -> None:
+    def test_the_configuration_in_the_recording_holds_none_either(self, tmp_path: Path) -> None:
         async def main() -> None:
-            tape = Recording(tmp_path / "t")
+            recording = Recording(tmp_path / "t")
             info = InstallationInfo("crowd", "default", "abc", {"url": "http://x/?k=s3cr3t-key"}, 0.0)
             secrets = CredentialProvider(MemoryCredentials({"key": "s3cr3t-key"}), [KEY])
             upstream = Upstream(script(1))
-            runtime = InstallationRuntime(info, crowd(upstream), None, secrets, ":memory:", tape=tape)
+            runtime = InstallationRuntime(
+                info, crowd(upstream), None, secrets, ":memory:", recording=recording
+            )
             await runtime.start()
             await (await runtime.sync()).completion()
             await runtime.stop()
@@ -408,13 +414,13 @@ async def stored_in(folder: Path, name: str) -> dict[str, Json]:
 
 
 class TestReplaying:
-    """The same sync, from the tape alone."""
+    """The same sync, from the recording alone."""
 
     def test_p45_a_recorded_sync_replays_offline_to_an_equal_database(self, tmp_path: Path) -> None:
-        tape = tmp_path / "acme.tape"
-        result, _ = asyncio.run(served(0.1, 3, tape, tmp_path))
+        recording = tmp_path / "acme.jsonl"
+        result, _ = asyncio.run(served(0.1, 3, recording, tmp_path))
         (tmp_path / "elsewhere").mkdir()
-        done = offline(tmp_path / "elsewhere", "sync", "acme:copy", "--replay", str(tape), "-o", "json")
+        done = offline(tmp_path / "elsewhere", "sync", "acme:copy", "--replay", str(recording), "-o", "json")
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert (told["counts"], told["requests"]) == (dict(result.counts), dict(result.requests))
@@ -429,9 +435,9 @@ class TestReplaying:
         self, pages: int, faults: Mapping[int, Sequence[Exception]]
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            tape = Path(folder) / "tape"
-            recorded = run(crowd(Upstream(script(pages, faults))), Recording(tape))
-            replay = Replay(tape)
+            recording = Path(folder) / "recording"
+            recorded = run(crowd(Upstream(script(pages, faults))), Recording(recording))
+            replay = Replay(recording)
             copy = run(crowd(None), replay)
         assert copy.stored == recorded.stored
         assert (copy.result.status, copy.result.requests) == (Status.COMPLETED, recorded.result.requests)
@@ -442,15 +448,15 @@ class TestReplaying:
     def test_p45_and_whatever_failed_for_good(self, page: int) -> None:
         denied = PermissionDenied("not for you", hint="ask", page=page)
         with tempfile.TemporaryDirectory() as folder:
-            tape = Path(folder) / "tape"
-            recorded = run(crowd(Upstream(script(4, {page: [denied]}))), Recording(tape))
-            copy = run(crowd(None), Replay(tape))
+            recording = Path(folder) / "recording"
+            recorded = run(crowd(Upstream(script(4, {page: [denied]}))), Recording(recording))
+            copy = run(crowd(None), Replay(recording))
         assert copy.stored == recorded.stored
         assert copy.result.status is recorded.result.status is not Status.COMPLETED
         (told,), (again,) = recorded.result.failures, copy.result.failures
         assert (again.code, again.message, again.hint) == (told.code, told.message, told.hint)
 
-    def test_p45_a_newer_version_replays_the_tape_of_an_older_one(self, tmp_path: Path) -> None:
+    def test_p45_a_newer_version_replays_the_recording_of_an_older_one(self, tmp_path: Path) -> None:
         recorded = run(crowd(Upstream(script(3))), Recording(tmp_path / "t"))
         data = SCHEMA.to_json()
         data["entities"][1]["fields"].append({**data["entities"][1]["fields"][0], "name": "shout"})
@@ -477,10 +483,10 @@ class TestReplaying:
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
     def test_the_order_of_calls_may_be_another_one(self, tmp_path: Path, order: Sequence[int]) -> None:
-        tape = written(tmp_path / "t", *(page(str(n)) for n in range(3)))
+        recording = written(tmp_path / "t", *(page(str(n)) for n in range(3)))
 
         async def main() -> list[str]:
-            async with caller_of(tape) as caller:
+            async with caller_of(recording) as caller:
                 found = await asyncio.gather(*(caller.run(LIST, None, Asked(str(n))) for n in order))
             return [answer["people"][0][0] for answer in found]
 
@@ -502,11 +508,11 @@ class TestReplaying:
             NAMED | {"output": "later"},
             failed,
         ]
-        tape = written(tmp_path / "t", *attempts)
+        recording = written(tmp_path / "t", *attempts)
 
         async def main() -> list[Any]:
             found = list[Any]()
-            async with caller_of(tape) as caller:
+            async with caller_of(recording) as caller:
                 for _ in range(3):
                     try:
                         found.append(await caller.run(DESCRIBE, None, None))
@@ -520,8 +526,8 @@ class TestReplaying:
         quota = {"class": "QuotaExceeded", "code": "upstream.quota", "message": "slow", "hint": ""}
         wait = {"error": quota | {"data": {"retry_after": 600.0}, "retry_after": 600.0}}
         failing = [{"operation": "crowd:person:list", "input": {"page": "0"}} | wait] * 3
-        tape = written(tmp_path / "t", NAMED, *failing, page("0"))
-        outcome = run(crowd(None), Replay(tape))
+        recording = written(tmp_path / "t", NAMED, *failing, page("0"))
+        outcome = run(crowd(None), Replay(recording))
         assert outcome.result.status is Status.COMPLETED
         assert outcome.result.requests == {"crowd:person:list": 4}
         assert outcome.result.finished_at - outcome.result.started_at < 5  # type: ignore[operator]  # it ended
@@ -580,40 +586,42 @@ class TestReplaying:
 
 
 class TestParting:
-    """Where tape and run part."""
+    """Where recording and run part."""
 
     def test_it_is_told_what_was_asked_what_is_left_and_what_is_most_like_it(self, tmp_path: Path) -> None:
-        tape = written(tmp_path / "t", NAMED, page("1"), page("2"), page("27"))
+        recording = written(tmp_path / "t", NAMED, page("1"), page("2"), page("27"))
         with pytest.raises(ReplayMismatch) as caught:
-            asyncio.run(answered(tape, LIST, Asked("28")))
+            asyncio.run(answered(recording, LIST, Asked("28")))
         error = caught.value
         assert (error.operation, error.input) == ("crowd:person:list", '{"page":"28"}')
         assert error.left == 3
         assert error.nearest in ('{"page":"2"}', '{"page":"27"}')
-        assert "which is not on the tape (3 of its answers are left; most like it is" in str(error)
-        assert error.code == "tape.parted"
+        assert "which was not recorded (3 recorded answers are unused; the most similar input is" in str(
+            error
+        )
+        assert error.code == "replay.mismatch"
 
-    def test_an_operation_that_the_tape_does_not_have_is_most_like_nothing(self, tmp_path: Path) -> None:
+    def test_an_operation_that_the_recording_does_not_have_is_most_like_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ReplayMismatch) as caught:
             asyncio.run(answered(written(tmp_path / "t", NAMED), LIST, Asked("0")))
         assert (caught.value.left, caught.value.nearest) == (0, None)
 
-    def test_one_run_more_than_the_tape_has_is_too_many(self, tmp_path: Path) -> None:
-        tape = written(tmp_path / "t", NAMED, page("0", output={"people": [["1", "x"]], "next": "0"}))
-        (failure,) = run(crowd(None), Replay(tape)).result.failures
-        assert failure.code == "tape.parted"
-        assert "once more than the tape has" in failure.message
+    def test_one_run_more_than_the_recording_has_is_too_many(self, tmp_path: Path) -> None:
+        recording = written(tmp_path / "t", NAMED, page("0", output={"people": [["1", "x"]], "next": "0"}))
+        (failure,) = run(crowd(None), Replay(recording)).result.failures
+        assert failure.code == "replay.mismatch"
+        assert "more often than it was recorded" in failure.message
 
     def test_it_fails_what_needed_it_and_nothing_else(self, tmp_path: Path) -> None:
         outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED, page("0"), page("7"))))
         assert outcome.result.status is Status.COMPLETED
         outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED)))
-        assert [failure.code for failure in outcome.result.failures] == ["tape.parted"]
+        assert [failure.code for failure in outcome.result.failures] == ["replay.mismatch"]
 
     def test_what_nobody_asked_for_is_reported(self, tmp_path: Path) -> None:
         replay = Replay(written(tmp_path / "t", NAMED, page("0"), page("7"), page("8")))
         run(crowd(None), replay)
-        assert replay.report() == ["nobody asked for these answers on the tape: crowd:person:list (2)"]
+        assert replay.report() == ["nobody asked for these answers in the recording: crowd:person:list (2)"]
 
 
 class TestFiles:
@@ -622,13 +630,13 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("", "is no tape, or an empty one"),
-            ("{}\n", "is no tape"),
-            ("hello\n", "is no tape"),
-            ('{"tape": 99}\n', "of a newer format"),
+            ("", "is no recording, or an empty one"),
+            ("{}\n", "is no recording"),
+            ("hello\n", "is no recording"),
+            ('{"recording": 99}\n', "it has a newer format"),
         ],
     )
-    def test_what_is_no_tape_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
+    def test_what_is_no_recording_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
         (tmp_path / "t").write_text(text)
         with pytest.raises(RecordingError, match=problem):
             Replay(tmp_path / "t")
@@ -638,17 +646,17 @@ class TestFiles:
             Replay(tmp_path / "t")
 
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
-        tape = written(tmp_path / "t", NAMED)
-        tape.write_text(tape.read_text() + "{}\n")
+        recording = written(tmp_path / "t", NAMED)
+        recording.write_text(recording.read_text() + "{}\n")
         with pytest.raises(RecordingError, match="line 3: this is no attempt of an operation"):
-            run(crowd(None), Replay(tape))
+            run(crowd(None), Replay(recording))
 
-    def test_a_tape_of_another_connector_is_refused(self, tmp_path: Path) -> None:
-        tape = written(tmp_path / "t", NAMED, connector="club")
+    def test_a_recording_of_another_connector_is_refused(self, tmp_path: Path) -> None:
+        recording = written(tmp_path / "t", NAMED, connector="club")
         with pytest.raises(RecordingError, match="recorded from club, not from crowd"):
-            run(crowd(None), Replay(tape))
+            run(crowd(None), Replay(recording))
 
-    def test_tapes_of_different_installations_are_not_mixed(self, tmp_path: Path) -> None:
+    def test_recordings_of_different_installations_are_not_mixed(self, tmp_path: Path) -> None:
         one, two = written(tmp_path / "1", NAMED), written(tmp_path / "2", NAMED, installation="other")
         with pytest.raises(RecordingError, match="different installations"):
             Replay(one, two)
@@ -664,7 +672,7 @@ class TestFiles:
         assert went_on.result.resumed
         assert json.loads(second.read_text().splitlines()[0])["beganEmpty"] is False
         alone = run(crowd(None), Replay(first))
-        assert [failure.code for failure in alone.result.failures] == ["tape.parted"]
+        assert [failure.code for failure in alone.result.failures] == ["replay.mismatch"]
         replay = Replay(second, first)
         both = run(crowd(None), replay)
         assert both.stored == went_on.stored
@@ -679,14 +687,14 @@ class TestWhoseDataItIs:
         with pytest.raises(RecordingError, match="holds data that was synced; a replay would mix with it"):
             run(crowd(None), Replay(tmp_path / "t"), database=tmp_path / "db")
 
-    @pytest.mark.parametrize("recording", [False, True])
-    def test_a_sync_is_refused_where_there_is_a_replay(self, tmp_path: Path, recording: bool) -> None:
-        tape = written(tmp_path / "t", NAMED, page("0"))
-        run(crowd(None), Replay(tape), database=tmp_path / "db")
+    @pytest.mark.parametrize("recorded", [False, True])
+    def test_a_sync_is_refused_where_there_is_a_replay(self, tmp_path: Path, recorded: bool) -> None:
+        recording = written(tmp_path / "t", NAMED, page("0"))
+        run(crowd(None), Replay(recording), database=tmp_path / "db")
         upstream = Upstream(script(1))
-        other = Recording(tmp_path / "other") if recording else None
+        other = Recording(tmp_path / "other") if recorded else None
         with pytest.raises(
-            RecordingError, match="holds the replay of a tape that was recorded at 2026-01-31"
+            RecordingError, match="holds the replay of a recording that was recorded at 2026-01-31"
         ):
             run(crowd(upstream), other, database=tmp_path / "db")
         assert upstream.asked == []
@@ -694,7 +702,7 @@ class TestWhoseDataItIs:
     def test_a_replay_of_another_installation_is_refused(self, tmp_path: Path) -> None:
         run(crowd(None), Replay(written(tmp_path / "1", NAMED, page("0"))), database=tmp_path / "db")
         other = written(tmp_path / "2", NAMED, page("0"), installation="other")
-        with pytest.raises(RecordingError, match="holds the replay of another installation's tape"):
+        with pytest.raises(RecordingError, match="holds another installation's replay"):
             run(crowd(None), Replay(other), database=tmp_path / "db")
 
     def test_what_was_recorded_on_top_is_replayed_on_top(self, tmp_path: Path) -> None:
@@ -706,39 +714,39 @@ class TestWhoseDataItIs:
         replay = Replay(second)
         outcome = run(crowd(None), replay, database=tmp_path / "db")
         assert {one["id"] for one in outcome.stored["Person"]} >= {"9"}
-        assert replay.notes == ["the recorded sync began with data, which the tape does not hold"]
+        assert replay.notes == ["the recorded sync began with data, which the recording does not hold"]
 
 
 class TestProjects:
-    """Tapes through a project."""
+    """Recordings through a project."""
 
     def test_a_replay_into_its_own_installation_begins_anew(self, tmp_path: Path) -> None:
         async def main() -> None:
-            tape = tmp_path / "t"
+            recording = tmp_path / "t"
             project = Project.init(tmp_path)
             project.connect("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
             project.connect("acme", "copy", {}, {}, now=0.0)
             async with project:
-                runtime = await project.runtime("acme", "default", tape=Recording(tape))
+                runtime = await project.runtime("acme", "default", recording=Recording(recording))
                 recorded = await (await runtime.sync()).completion()
             for _ in range(2):
                 async with project:
-                    runtime = await project.runtime("acme", "copy", tape=Replay(tape))
+                    runtime = await project.runtime("acme", "copy", recording=Replay(recording))
                     replayed = await (await runtime.sync()).completion()
                     assert (replayed.counts, replayed.requests) == (recorded.counts, recorded.requests)
 
         asyncio.run(main())
 
-    def test_a_runtime_that_is_warm_takes_no_tape(self, tmp_path: Path) -> None:
+    def test_a_runtime_that_is_warm_takes_no_recording(self, tmp_path: Path) -> None:
         async def main() -> None:
             project = Project.init(tmp_path)
             project.connect("acme", None, {}, {}, now=0.0)
             async with project:
-                tape = Recording(tmp_path / "t")
-                runtime = await project.runtime("acme", "default", tape=tape)
-                assert await project.runtime("acme", "default", tape=tape) is runtime
+                recording = Recording(tmp_path / "t")
+                runtime = await project.runtime("acme", "default", recording=recording)
+                assert await project.runtime("acme", "default", recording=recording) is runtime
                 assert await project.runtime("acme", "default") is runtime
-                with pytest.raises(Exception, match="in use here without that tape"):
-                    await project.runtime("acme", "default", tape=Recording(tmp_path / "other"))
+                with pytest.raises(Exception, match="in use here without that recording"):
+                    await project.runtime("acme", "default", recording=Recording(tmp_path / "other"))
 
         asyncio.run(main())

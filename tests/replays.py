@@ -1,4 +1,4 @@
-"""A source whose answers are scripted, recorded and replayed: what the tests of tapes are played with."""
+"""A source with scripted answers, and helpers that record and replay it."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Outcome:
 
 def run(
     connector: Any,
-    tape: Recording | Replay | None,
+    recording: Recording | Replay | None,
     *,
     database: Path | str = ":memory:",
     key: str | None = None,
@@ -193,7 +193,7 @@ def run(
         values = connector.config() if config is None else config
         kept = MemoryCredentials({"key": key} if key else {})
         secrets = CredentialProvider(kept, connector.credentials, connector.hosts_for(values))
-        runtime = InstallationRuntime(info, connector, values, secrets, database, tape=tape)
+        runtime = InstallationRuntime(info, connector, values, secrets, database, recording=recording)
         await runtime.start()
         try:
             result = await (await runtime.sync()).completion()
@@ -204,14 +204,20 @@ def run(
     return asyncio.run(main())
 
 
-def entries(tape: Path) -> list[Json]:
-    """The attempts on a tape, without its header."""
-    return [json.loads(line) for line in tape.read_bytes().splitlines()[1:]]
+def entries(recording: Path) -> list[Json]:
+    """The attempts in a recording, without its header."""
+    return [json.loads(line) for line in recording.read_bytes().splitlines()[1:]]
 
 
-def written(tape: Path, *attempts: Mapping[str, Any], **header: Any) -> Path:
-    """A tape as somebody may write it by hand."""
-    first = {"tape": 1, "connector": "crowd", "connectorVersion": "1", "installation": "abc", "config": {}}
+def written(recording: Path, *attempts: Mapping[str, Any], **header: Any) -> Path:
+    """A recording as somebody may write it by hand."""
+    first = {
+        "recording": 1,
+        "connector": "crowd",
+        "connectorVersion": "1",
+        "installation": "abc",
+        "config": {},
+    }
     first |= {
         "credentials": [],
         "beganEmpty": True,
@@ -219,8 +225,8 @@ def written(tape: Path, *attempts: Mapping[str, Any], **header: Any) -> Path:
         "options": {},
     } | header
     lines = [first, *({"input": None, "attempt": 1, **attempt} for attempt in attempts)]
-    tape.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return tape
+    recording.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return recording
 
 
 INFO = InstallationInfo("crowd", "default", "abc", {}, 0.0)
@@ -246,10 +252,10 @@ def seeding(operation: Any) -> Any:
 
 @asynccontextmanager
 async def caller_of(
-    tape: Path, upstream: Any = None, options: SyncOptions = NO_OPTIONS
+    recording: Path, upstream: Any = None, options: SyncOptions = NO_OPTIONS
 ) -> AsyncIterator[OperationRunner]:
-    """Who answers from a tape, or records to it what an upstream answers."""
-    playing: Recording | Replay = Replay(tape) if upstream is None else Recording(tape)
+    """Who answers from a recording, or records to it what an upstream answers."""
+    playing: Recording | Replay = Replay(recording) if upstream is None else Recording(recording)
     await playing.start()
     try:
         secrets = CredentialProvider(MemoryCredentials(), [KEY])
@@ -262,7 +268,7 @@ async def caller_of(
         await playing.stop()
 
 
-async def answered(tape: Path, operation: Any, input: Any) -> Any:
+async def answered(recording: Path, operation: Any, input: Any) -> Any:
     """What a replay says to one question."""
-    async with caller_of(tape) as caller:
+    async with caller_of(recording) as caller:
         return await caller.run(operation, None, input)
