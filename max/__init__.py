@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from .model.query import Batch as Batch
     from .model.query import Page as Page
     from .model.query import Query as Query
+    from .model.query import QueryPage as QueryPage
     from .model.schema import Schema as Schema
     from .model.settings import Settings as Settings
     from .model.tasks import Failure as Failure
@@ -143,7 +144,7 @@ HOMES = {
         "ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField SchemaContract"
     ),
     "model.plan": "Step SyncPlan",
-    "model.query": "Batch Page Query",
+    "model.query": "Batch Page Query QueryPage",
     "model.schema": "Schema",
     "model.settings": "Settings",
     "model.tasks": "Failure Status SyncResult",

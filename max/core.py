@@ -22,7 +22,7 @@ from .model.delivery import (
 )
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
 from .model.plan import SyncPlan
-from .model.query import EVERYTHING, PAGE_SIZE, C, Page, Query
+from .model.query import EVERYTHING, PAGE_SIZE, C, Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.struct import Struct
@@ -67,7 +67,7 @@ class BoundQuery(Generic[E]):
         """Begin where the page before ended."""
         return BoundQuery(self._engine, self.query.after(cursor))
 
-    async def page(self) -> Page[E]:
+    async def page(self) -> QueryPage[E]:
         """One page: as many as ``limit`` says, or the engine's usual number."""
         return await self._engine.fetch(self.query)
 
@@ -93,10 +93,10 @@ class BoundQuery(Generic[E]):
             page = await self._engine.fetch(query.limit(size))
             for entity in page.items:
                 yield entity
-            if page.next is None:
+            if page.cursor is None:
                 return
             left = None if left is None else left - len(page.items)
-            query = query.after(page.next)
+            query = query.after(page.cursor)
 
 
 # -- what arrives from upstream --------------------------------------------------------------
@@ -182,7 +182,7 @@ class Engine(Lifecycle, Protocol):
     def query(self, entity: type[E]) -> BoundQuery[E]:
         """Begin a query; nothing is read before ``all``, ``first``, ``page`` or ``count``."""
 
-    async def fetch(self, query: Query[E]) -> Page[E]:
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order; InvalidCursor for another query's cursor."""
 
     async def count(self, query: Query[E]) -> int:
@@ -193,7 +193,7 @@ class Engine(Lifecycle, Protocol):
 
     async def load_collection(
         self, parent: Ref[P], collection: ManyOf[P, E], *, after: str | None = None, limit: int | None = None
-    ) -> Page[E]:
+    ) -> QueryPage[E]:
         """A page of a collection's members; empty when it was never listed."""
 
     async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:

@@ -30,7 +30,7 @@ from .model.delivery import (
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
 from .model.loaders import Resolver
 from .model.migrations import NO_POLICY, SchemaPolicy
-from .model.query import Page, Query
+from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .storage.ddl import Parts, build_indexes
@@ -86,7 +86,7 @@ class SqliteEngine(Engine):
         """Begin a query."""
         return BoundQuery(self, Query(entity))
 
-    async def fetch(self, query: Query[E]) -> Page[E]:
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order."""
         return await self._database.read(lambda connection: self.tables.fetch(connection, query))
 
@@ -100,7 +100,7 @@ class SqliteEngine(Engine):
 
     async def load_collection(
         self, parent: Ref[P], collection: ManyOf[P, E], *, after: str | None = None, limit: int | None = None
-    ) -> Page[E]:
+    ) -> QueryPage[E]:
         """A page of a collection's members."""
         return await self._database.read(
             lambda connection: self.tables.collection(

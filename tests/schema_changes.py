@@ -14,7 +14,7 @@ from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Compare, Entity, FieldOf, Filter, ManyOf, Op, Ref, values_of
 from max.model.migrations import NO_POLICY, DropField, Migration, RenameField, SchemaPolicy
 from max.model.plan import filter_from_json, filter_to_json
-from max.model.query import Order, Page, Query
+from max.model.query import Order, Query, QueryPage
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.ddl import Parts
@@ -254,5 +254,5 @@ def _members(connection: sqlite3.Connection, tables: Tables, name: str, many: st
     entity = tables.schema.entity(name)
     if many not in entity.children():
         return None
-    page: Page[Any] = tables.collection(connection, entity.ref(id), ManyOf(entity, many))
+    page: QueryPage[Any] = tables.collection(connection, entity.ref(id), ManyOf(entity, many))
     return [plain(one) for one in page.items]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import InstallationInfo
 from ..errors import UnknownName, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey, entity_json, known_name
-from ..model.query import Order, Page, Query
+from ..model.query import Order, Query, QueryPage
 from .framework import (
     Answer,
     Options,
@@ -79,7 +79,7 @@ def run_search(options: Options) -> Answer:
     return Answer(lines(options, notes), notes)
 
 
-def searched(options: Options, open: Reading) -> tuple[Query[Any], Iterator[Page[Any]]]:
+def searched(options: Options, open: Reading) -> tuple[Query[Any], Iterator[QueryPage[Any]]]:
     """The query that the options mean, and its pages as they are read."""
     entity = open.entity(options.entity)
     fields = None if options.fields is None else named_fields(entity, options.fields)
@@ -89,12 +89,12 @@ def searched(options: Options, open: Reading) -> tuple[Query[Any], Iterator[Page
     return query, pages(open, query.replace(size=size), everything=options.all)
 
 
-def pages(open: Reading, query: Query[Any], *, everything: bool) -> Iterator[Page[Any]]:
+def pages(open: Reading, query: Query[Any], *, everything: bool) -> Iterator[QueryPage[Any]]:
     """One page, or all that follow as well."""
     page = open.tables.fetch(open.connection, query)
     yield page
-    while everything and page.next is not None:
-        page = open.tables.fetch(open.connection, query.after(page.next))
+    while everything and page.cursor is not None:
+        page = open.tables.fetch(open.connection, query.after(page.cursor))
         yield page
 
 
@@ -166,9 +166,9 @@ def search_ndjson(options: Options, notes: list[str]) -> Iterator[str]:
             yield compact({"_meta": meta(query, page)})
 
 
-def meta(query: Query[Any], page: Page[Any], **data: Json) -> dict[str, Json]:
+def meta(query: Query[Any], page: QueryPage[Any], **data: Json) -> dict[str, Json]:
     """What an answer says beside its rows."""
-    return {"type": query.entity.__name__, **data, "hasMore": page.next is not None, "cursor": page.next}
+    return {"type": query.entity.__name__, **data, "hasMore": page.cursor is not None, "cursor": page.cursor}
 
 
 def search_text(options: Options, notes: list[str]) -> Iterator[str]:
@@ -188,15 +188,15 @@ def search_text(options: Options, notes: list[str]) -> Iterator[str]:
         notes += search_notes(options, page, count, drawn.hidden if drawn else [])
 
 
-def search_notes(options: Options, page: Page[Any], count: int, hidden: Sequence[str]) -> list[str]:
+def search_notes(options: Options, page: QueryPage[Any], count: int, hidden: Sequence[str]) -> list[str]:
     """What a reader of the table should know: that there is more, and how to see it."""
     notes = (
         [] if count else [f"no {options.entity} fits" if options.filter else f"there is no {options.entity}"]
     )
     if hidden:
         notes.append(f"no room for {', '.join(hidden)}; choose with --fields, or use -o json")
-    if page.next is not None:
-        notes.append(f"{number(count)} shown, more follow: --after {page.next}")
+    if page.cursor is not None:
+        notes.append(f"{number(count)} shown, more follow: --after {page.cursor}")
     return notes
 
 

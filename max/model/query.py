@@ -38,6 +38,13 @@ class Page(Struct, Generic[V]):
     size: int | None = None
 
 
+class QueryPage(Struct, Generic[E]):
+    """Some of the entities that match a query; ``cursor`` begins the next page, None on the last."""
+
+    items: Sequence[E]
+    cursor: str | None = None
+
+
 class Batch(Struct, Generic[E]):
     """What came of several refs: entities, and the error of each ref that failed, by id.
 

@@ -13,7 +13,7 @@ from ..model.delivery import Delivery, WriteResult
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, own_names
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
-from ..model.query import PAGE_SIZE, Page, Query
+from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
 from .change_log import History
 from .ddl import Parts, read_layouts
@@ -173,7 +173,7 @@ class Tables:
 
     # -- reading --------------------------------------------------------------------------
 
-    def fetch(self, connection: sqlite3.Connection, query: Query[E]) -> Page[E]:
+    def fetch(self, connection: sqlite3.Connection, query: Query[E]) -> QueryPage[E]:
         """One page of a query."""
         layout = self.layout(query.entity)
         size = PAGE_SIZE if query.size is None else query.size
@@ -190,7 +190,7 @@ class Tables:
         cursor = None
         if more and rows:
             cursor = write_cursor(query, [*rows[-1][width:], rows[-1][0]])
-        return Page(layout.decode(names, [row[:width] for row in rows] if query.order else rows), cursor)
+        return QueryPage(layout.decode(names, [row[:width] for row in rows] if query.order else rows), cursor)
 
     def count(self, connection: sqlite3.Connection, query: Query[Any]) -> int:
         """How many entities fit a query's filter."""
@@ -216,7 +216,7 @@ class Tables:
         *,
         after: str | None = None,
         limit: int | None = None,
-    ) -> Page[E]:
+    ) -> QueryPage[E]:
         """A page of a collection's members, in the order in which they were first stored."""
         self.layout(many.parent)
         layout = self.layout(many.child)
@@ -237,7 +237,7 @@ class Tables:
         rows = connection.execute(sql, values).fetchall()
         more, rows = len(rows) > size, rows[:size]
         items = layout.decode(list(layout.types), [row[:-1] for row in rows])
-        return Page(items, str(rows[-1][-1]) if more and rows else None)
+        return QueryPage(items, str(rows[-1][-1]) if more and rows else None)
 
     # -- writing --------------------------------------------------------------------------
 

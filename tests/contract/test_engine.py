@@ -25,7 +25,7 @@ from max.model.entities import (
     check_entity,
     values_of,
 )
-from max.model.query import Page, Query
+from max.model.query import Query, QueryPage
 from max.model.schema import Schema
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Person, Post, Store, Team, place, using
@@ -533,9 +533,9 @@ def test_paging_under_any_order_gives_every_row_once(
 
     async def body(store: Store) -> tuple[list[str], list[int]]:
         await store.engine.store(*people)
-        pages: list[Page[Person]] = [await store.engine.fetch(query.limit(size))]
-        while pages[-1].next is not None and len(pages) <= len(people):
-            pages.append(await store.engine.fetch(query.limit(size).after(pages[-1].next)))
+        pages: list[QueryPage[Person]] = [await store.engine.fetch(query.limit(size))]
+        while pages[-1].cursor is not None and len(pages) <= len(people):
+            pages.append(await store.engine.fetch(query.limit(size).after(pages[-1].cursor)))
         return [person.id for page in pages for person in page.items], [len(page.items) for page in pages]
 
     found, sizes = using(MEMORY, body)
@@ -551,7 +551,7 @@ def test_rows_that_come_and_go_between_pages_do_not_disturb_the_others(place: st
         first = await query.page()
         await store.engine.store(Person("a", age=1), Person("e", age=1))
         await store.receive(Delivery((), 9.0, removed=[Person.ref("d")]))
-        second = await query.after(first.next).page()
+        second = await query.after(first.cursor).page()
         return [person.id for page in (first, second) for person in page.items]
 
     assert using(place, body) == ["b", "d", "e", "f"]
@@ -561,7 +561,7 @@ def test_a_cursor_is_refused_by_another_order_or_entity(place: str) -> None:
     async def body(store: Store) -> None:
         await store.engine.store(Person("a", age=1), Person("b", age=2), Team("red"))
         by_age = store.engine.query(Person).order_by(Person.age)
-        cursor = (await by_age.limit(1).page()).next
+        cursor = (await by_age.limit(1).page()).cursor
         assert cursor is not None
         others: list[Any] = [
             store.engine.query(Person),
@@ -594,7 +594,7 @@ def test_a_damaged_cursor_is_refused(place: str, cursor: str) -> None:
 
 
 def test_a_limit_of_nothing_gives_nothing(place: str) -> None:
-    async def body(store: Store) -> tuple[list[Person], Page[Person], int]:
+    async def body(store: Store) -> tuple[list[Person], QueryPage[Person], int]:
         await store.engine.store(Person("a"))
         query = store.engine.query(Person).limit(0)
         return await query.all(), await query.page(), await query.count()
@@ -626,8 +626,8 @@ async def members(store: Store, limit: int | None = None) -> list[str]:
     """The ids of a team's people, over all pages."""
     page = await store.engine.load_collection(RED, Team.people, limit=limit)
     found = [person.id for person in page.items]
-    while page.next is not None:
-        page = await store.engine.load_collection(RED, Team.people, limit=limit, after=page.next)
+    while page.cursor is not None:
+        page = await store.engine.load_collection(RED, Team.people, limit=limit, after=page.cursor)
         assert page.items
         found += [person.id for person in page.items]
     return found
@@ -636,7 +636,7 @@ async def members(store: Store, limit: int | None = None) -> list[str]:
 def test_a_collection_that_was_never_listed_is_empty(place: str) -> None:
     assert using(place, members) == []
     page = using(place, lambda store: store.engine.load_collection(RED, Team.posts))
-    assert (list(page.items), page.next) == ([], None)
+    assert (list(page.items), page.cursor) == ([], None)
 
 
 def test_membership_is_stored_beside_the_children(place: str) -> None:
@@ -658,7 +658,7 @@ def test_an_inverse_needs_no_stored_membership(place: str) -> None:
         await store.engine.store(Post("1", team=RED), Post("2", team=blue), Post("3"), Post("4", team=RED))
         await store.engine.store(Post("1", team=blue), Post("5", team=RED))
         page = await store.engine.load_collection(RED, Team.posts, limit=1)
-        rest = await store.engine.load_collection(RED, Team.posts, after=page.next)
+        rest = await store.engine.load_collection(RED, Team.posts, after=page.cursor)
         return [post.id for post in [*page.items, *rest.items]]
 
     assert using(place, body) == ["4", "5"]

@@ -25,6 +25,7 @@ from max import (
     Page,
     PageRequest,
     Query,
+    QueryPage,
     Ref,
     Schema,
     SecretInput,
@@ -178,8 +179,8 @@ async def read(engine: Engine) -> list[str]:
     """Every answer has the type of what was asked for."""
     issues: list[Issue] = await engine.query(Issue).where(FILTER).limit(5).all()
     first: Issue | None = await engine.query(Issue).order_by(Issue.votes).first()
-    page: Page[Issue] = await engine.fetch(QUERY)
-    members: Page[User] = await engine.load_collection(Repository.ref("1"), Repository.members, limit=10)
+    page: QueryPage[Issue] = await engine.fetch(QUERY)
+    members: QueryPage[User] = await engine.load_collection(Repository.ref("1"), Repository.members, limit=10)
     issue: Issue = await engine.load(Issue.ref("1"), Issue.title, Issue.id)
     count: int = await engine.query(Comment).where(INHERITED).count()
     who: Ref[User] | None = issue.assignee

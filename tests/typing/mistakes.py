@@ -23,6 +23,7 @@ from max import (
     Page,
     PageRequest,
     Query,
+    QueryPage,
     Ref,
     Schema,
     Step,
@@ -101,7 +102,7 @@ async def bound(engine: Engine) -> None:
     users: list[User] = await engine.query(Issue).all()  # M40 rows of the wrong entity
     first: Issue = await engine.query(Issue).first()  # M41 None not handled
     await engine.load_collection(User.ref("1"), Repository.members)  # M42 parent of another entity
-    pages: Page[Issue] = await engine.load_collection(Repository.ref("1"), Repository.members)  # M43
+    pages: QueryPage[Issue] = await engine.load_collection(Repository.ref("1"), Repository.members)  # M43
     await engine.store(Issue.ref("1"))  # M44 a ref is no record
     print(users, first, pages)
 
