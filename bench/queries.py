@@ -20,7 +20,7 @@ PAGE = 50  # entities
 SELECT = f"SELECT _id, {', '.join(Ticket.types())}, _loaded FROM ticket WHERE _removed_at IS NULL"
 SCAN = f"{SELECT} AND votes = ? AND score < ? ORDER BY _id LIMIT {PAGE + 1}"
 INDEXED = f"{SELECT} AND owner = ? ORDER BY _id LIMIT {PAGE + 1}"
-EVERYTHING = f"{SELECT} ORDER BY _id"
+NO_LIMIT = f"{SELECT} ORDER BY _id"
 VOTES, SCORE, OWNER = 7, 10_000.0, "person-57"
 
 Ask = Callable[[Engine], Awaitable[object]]
@@ -41,7 +41,7 @@ ASKED: dict[str, tuple[int, str, str, tuple[object, ...], Ask]] = {
         (OWNER,),
         lambda engine: engine.query(Ticket).where(Ticket.owner.eq(Person.ref(OWNER))).limit(PAGE).page(),
     ),
-    "everything, as entities": (1, "", EVERYTHING, (), lambda engine: engine.query(Ticket).all()),
+    "everything, as entities": (1, "", NO_LIMIT, (), lambda engine: engine.query(Ticket).all()),
 }
 
 

@@ -22,7 +22,7 @@ from .model.delivery import (
 )
 from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
 from .model.plan import SyncPlan
-from .model.query import EVERYTHING, PAGE_SIZE, C, Query, QueryPage
+from .model.query import NO_LIMIT, PAGE_SIZE, C, Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.struct import Struct
@@ -73,7 +73,7 @@ class BoundQuery(Generic[E]):
 
     async def all(self) -> list[E]:
         """Everything that fits, up to the limit, read in one snapshot."""
-        query = self.query if self.query.size is not None else self.query.limit(EVERYTHING)
+        query = self.query if self.query.size is not None else self.query.limit(NO_LIMIT)
         return list((await self._engine.fetch(query)).items)
 
     async def first(self) -> E | None:
@@ -278,7 +278,7 @@ class SyncMeta(Protocol):
     def removing(self, entities: Sequence[str], looking: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities, in another part's transaction."""
 
-    async def is_doomed(self, ref: Ref[Any]) -> bool:
+    async def is_pending_removal(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet, or hangs on nothing but such things."""
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:

@@ -242,9 +242,9 @@ class SqliteSyncMeta(SyncMeta):
         membership = self._tables.membership
         return lambda connection: WriteResult({}, membership.removing(connection, entities, looking))
 
-    async def is_doomed(self, ref: Ref[Any]) -> bool:
+    async def is_pending_removal(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet."""
-        return await self._database.read(lambda c: self._tables.membership.is_doomed(c, ref))
+        return await self._database.read(lambda c: self._tables.membership.is_pending_removal(c, ref))
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
         """How old a field is over all rows of its entity."""

@@ -76,7 +76,7 @@ class InstallationRuntime:
         self._engine = SqliteEngine(
             self._database,
             connector.schema,
-            connector.resolver.parts,
+            connector.resolver.load_groups,
             connector.resolver,
             settings=info.settings,
             rules=connector.rules.replace(busy=partial(refuse_while_syncing, clock=clock)),

@@ -242,7 +242,7 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS, operations=operations)
     database = PatientDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, SCHEMA, connector.resolver.parts)
+    engine = SqliteEngine(database, SCHEMA, connector.resolver.load_groups)
     await engine.start()
     await engine.store(Root("r"))
     meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)

@@ -26,7 +26,7 @@ from max.model.entities import (
     Scope,
     Synced,
 )
-from max.model.schema import Schema, snake
+from max.model.schema import Schema, snake_case
 from max.model.values import Json, Kind
 
 KEYWORDS = [
@@ -237,7 +237,7 @@ entity_names = st.text(letters, min_size=1, max_size=4).map(lambda text: f"E{tex
 @st.composite
 def schemas(draw: st.DrawFn) -> Schema:
     """Entities with any names and kinds of fields, refs forward and back, and collections."""
-    names = draw(st.lists(entity_names, min_size=1, max_size=3, unique_by=lambda n: snake(n).casefold()))
+    names = draw(st.lists(entity_names, min_size=1, max_size=3, unique_by=lambda n: snake_case(n).casefold()))
     entities = {name: draw(_entities(name, names)) for name in names}
     for name, entity in entities.items():
         back = draw(st.sampled_from(names))

@@ -565,7 +565,7 @@ def of_an_older_version(cli: Cli, tmp_path: Path) -> Cli:
 
 def test_what_an_older_version_wrote_can_be_read(of_an_older_version: Cli) -> None:
     (last,) = of_an_older_version("runs", "-o", "json").data["data"]
-    assert (last["status"], last["notes"], last["unfit"]) == ("completed", [], 0)
+    assert (last["status"], last["notes"], last["quarantined"]) == ("completed", [], 0)
     assert of_an_older_version("count", "acme", "AcmeTask", "-o", "json").data["count"] == 200
     assert "completed" in of_an_older_version("status").out
 

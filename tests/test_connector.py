@@ -187,7 +187,7 @@ class TestLoaders:
         connector = sample(schema=SCHEMA, loaders=loaders)
         for loader in loaders:
             for field in loader.brings if loader.kind != "collection" else ():
-                assert connector.resolver.home(field) is loader
+                assert connector.resolver.loader_for(field) is loader
 
     @settings(deadline=None, max_examples=150)
     @given(drafts(), st.sampled_from(FAULTS), st.data())
@@ -299,7 +299,7 @@ class TestConnector:
     def test_everything_sound_loads(self) -> None:
         steps = [SecretInput(TOKEN, "Token"), Input("things", "How many"), Select("prefix", "Name", two)]
         made = sample(credentials=[TOKEN], onboarding=[*steps, Validate(two)], operations=[ONE])
-        assert made.resolver.collection(list_things.lists) is list_things
+        assert made.resolver.collection_loader(list_things.lists) is list_things
 
     def test_functions_may_be_methods_or_objects_that_are_called(self) -> None:
         class Maker:

@@ -13,7 +13,7 @@ from max.model.entities import AllOf, Entity, Field, FieldOf, Many, Ref
 from max.model.loaders import Env, Loader, PageRequest, Resolver
 from max.model.plan import Step, SyncPlan, filter_from_json, filter_to_json
 from max.model.query import Batch, Page, Query
-from max.model.schema import Relationship, Schema, snake
+from max.model.schema import Relationship, Schema, snake_case
 from tests.strategies import ages, filters, fitting, ids, schemas, texts
 
 
@@ -55,7 +55,7 @@ SCHEMA = Schema([User, Repository, Issue], roots=[Repository])
     [("AcmeUser", "acme_user"), ("HTTPRoute", "http_route"), ("User2", "user2"), ("GitHub", "git_hub")],
 )
 def test_a_table_is_named_for_people(name: str, table: str) -> None:
-    assert snake(name) == table
+    assert snake_case(name) == table
 
 
 @settings(deadline=None, max_examples=60)
@@ -361,20 +361,20 @@ def test_a_loader_knows_its_kind_its_name_and_what_it_brings() -> None:
 
 def test_the_resolver_finds_the_one_home_of_a_field() -> None:
     resolver = Resolver(SCHEMA, LOADERS)
-    assert resolver.home(User.login) is user_details
-    assert resolver.home(Issue.votes) is issue_votes
-    assert resolver.home(Issue.title) is None, "it only ever comes along"
-    assert resolver.collection(Repository.issues) is issues
+    assert resolver.loader_for(User.login) is user_details
+    assert resolver.loader_for(Issue.votes) is issue_votes
+    assert resolver.loader_for(Issue.title) is None, "it only ever comes along"
+    assert resolver.collection_loader(Repository.issues) is issues
 
 
 def test_fields_that_arrive_together_are_one_part() -> None:
     resolver = Resolver(SCHEMA, LOADERS)
-    assert resolver.parts(Issue) == [("title", "repository", "author"), ("votes",)]
-    assert resolver.parts(Repository) == [("name", "owner")]
+    assert resolver.load_groups(Issue) == [("title", "repository", "author"), ("votes",)]
+    assert resolver.load_groups(Repository) == [("name", "owner")]
 
 
 def test_a_root_may_have_fields_that_only_the_seeder_stores() -> None:
-    assert Resolver(SCHEMA, LOADERS).home(Repository.name) is None
+    assert Resolver(SCHEMA, LOADERS).loader_for(Repository.name) is None
     rootless = Schema(list(SCHEMA.entities.values()))
     with pytest.raises(ConnectorError, match=r"Repository\.name has no loader that brings it"):
         Resolver(rootless, LOADERS)

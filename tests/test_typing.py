@@ -54,5 +54,5 @@ def test_nothing_else_is_reported(reported: dict[str, dict[int, str]]) -> None:
 
 
 def test_what_is_correct_also_runs() -> None:
-    assert correct.connector.resolver.home(User.email) is correct.user_email
+    assert correct.connector.resolver.loader_for(User.email) is correct.user_email
     assert Schema([correct.Comment, User]).entity("comment") is correct.Comment

@@ -401,7 +401,7 @@ def fetching(resolver: Resolver, chosen: Sequence[Chosen]) -> dict[str, list[str
         own = resolver.schema.entities.get(one.entity.__name__)
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in one.fields] if own else []
         for field in named:
-            home = resolver.home(field)
+            home = resolver.loader_for(field)
             if home is not None:
                 found.setdefault(home.name, []).append(repr(field))
     return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}

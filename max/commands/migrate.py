@@ -115,7 +115,7 @@ def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) 
     if not project.database(info).exists():
         return planned(project, info, connector)
     rules = connector.rules.replace(busy=partial(refuse_while_syncing, clock=time.time))
-    tables = Tables(connector.schema, connector.resolver.parts, connector.resolver, rules)
+    tables = Tables(connector.schema, connector.resolver.load_groups, connector.resolver, rules)
     with translated(path):
         connection = connect(path, cache=WRITER_CACHE)
         try:

@@ -311,10 +311,10 @@ def add_scope(parser: Parser) -> None:
 
 def length(text: str) -> float:
     """An age in seconds."""
-    from ..model.filter_language import length_of
+    from ..model.filter_language import parse_duration
 
     try:
-        return length_of(text)
+        return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

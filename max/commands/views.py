@@ -164,7 +164,7 @@ def run_json(run: SyncRun) -> dict[str, Json]:
         "resumed": run.resumed,
         "counts": dict(run.counts),
         "removed": run.removed,
-        "unfit": run.unfit,
+        "quarantined": run.quarantined,
         "requests": dict(run.requests),
         "failed": run.failed,
         "notes": list(run.notes),
@@ -235,8 +235,8 @@ def summary(
     removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
     lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
     lines += [f"  {paint('note', 'yellow')}  {harmless(note)}" for note in result.notes]
-    if result.unfit:
-        aside = f"  {counted(result.unfit, 'row')} did not fit and stand aside: max quarantine {info}"
+    if result.quarantined:
+        aside = f"  {counted(result.quarantined, 'row')} did not fit and stand aside: max quarantine {info}"
         lines.append(paint(aside, "yellow"))
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
 

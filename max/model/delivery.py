@@ -71,12 +71,12 @@ class WriteResult(Struct):
     """What storing an arrival came to: rows by entity name, and how many of all were removed.
 
     Of what came along with a listing only new rows count: the same may come with many pages.
-    ``unfit`` counts the rows that were kept aside, because their values do not fit.
+    ``quarantined`` counts the invalid rows that were kept aside.
     """
 
     counts: Mapping[str, int]
     removed: int = 0
-    unfit: int = 0
+    quarantined: int = 0
 
 
 Transaction: TypeAlias = Any  # the open transaction of whatever store the parts share

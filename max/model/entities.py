@@ -420,7 +420,7 @@ def known_name(entity: type[Entity], name: str) -> str:
     return known[name.casefold()]
 
 
-def own_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
+def field_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
     """The names of fields; ValueError for one that stands beyond a ref."""
     for field in fields:
         if field.via:

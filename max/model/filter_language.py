@@ -93,7 +93,7 @@ def parse(text: str, entity: type[E], *, now: float) -> Filter[E]:
     return cast("Filter[E]", _Parser(text, entity, now).whole())
 
 
-def length_of(text: str) -> float:
+def parse_duration(text: str) -> float:
     """The seconds that ``90s``, ``5m``, ``2h``, ``1d`` or ``2w`` mean; ValueError."""
     match = LENGTH.fullmatch(text)
     if match is None:
@@ -276,7 +276,7 @@ class _Parser:
         if op not in SINCE:
             self._fail(sign, INSTEAD.get(sign.text) or f"expected < <= > >=, or = never, got {sign}")
         try:
-            return Synced(field.path, SINCE[op], self._now - length_of(value.text))
+            return Synced(field.path, SINCE[op], self._now - parse_duration(value.text))
         except ValueError:
             self._fail(value, f"expected {AN_AGE}, got {value}")
 

@@ -271,11 +271,11 @@ class Resolver:
             self._claim(loader)
         self._check_complete()
 
-    def home(self, field: FieldOf[Any, Any]) -> EntityLoader[Any, Any] | BatchLoader[Any, Any] | None:
+    def loader_for(self, field: FieldOf[Any, Any]) -> EntityLoader[Any, Any] | BatchLoader[Any, Any] | None:
         """The loader that fetches a field for given refs; None when it only comes along."""
         return self._homes.get(field)
 
-    def collection(self, collection: ManyOf[Any, Any]) -> CollectionLoader[Any, Any, Any]:
+    def collection_loader(self, collection: ManyOf[Any, Any]) -> CollectionLoader[Any, Any, Any]:
         """The loader that lists a collection."""
         return self._collections[collection]
 
@@ -283,21 +283,21 @@ class Resolver:
         """Whether a loader lists a collection; else its members come along with something."""
         return collection in self._collections
 
-    def feed(self, name: str) -> FeedLoader[Any, Any]:
+    def feed_loader(self, name: str) -> FeedLoader[Any, Any]:
         """The feed of a name; UnknownName."""
         if name not in self._feeds:
             raise UnknownName("feed", name, self._feeds)
         return self._feeds[name]
 
-    def covering(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedLoader[Any, Any] | None:
+    def feed_covering(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedLoader[Any, Any] | None:
         """The feed that says when a collection or a field is to be asked for again, if there is one."""
         return self._covering.get(what)
 
-    def bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
+    def collections_bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring a field."""
         return [many for many, loader in self._collections.items() if field in loader.brings]
 
-    def parts(self, entity: type[Entity]) -> list[tuple[str, ...]]:
+    def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
         """The entity's fields, grouped by the loaders that bring them: what arrives together."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in entity.types():

@@ -23,8 +23,8 @@ from .entities import (
     Op,
     Ref,
     Synced,
+    field_names,
     field_of,
-    own_names,
 )
 from .schema import Schema
 from .struct import Struct
@@ -77,7 +77,7 @@ class Target(Struct, Generic[E]):
 
     def load_fields(self, *fields: FieldOf[E, Any]) -> Step:
         """Fetch these fields, unless this sync already stored them."""
-        names = own_names(fields)
+        names = field_names(fields)
         return Step(self.entity.__name__, "load_fields", names, self.id, self._matching())
 
     def load_collection(self, collection: ManyOf[E, Any]) -> Step:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from .entities import AllOf, E, Entity, FieldOf, Filter, Ref, V, own_names
+from .entities import AllOf, E, Entity, FieldOf, Filter, Ref, V, field_names
 from .struct import Struct
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
-EVERYTHING = 2**62  # the limit of a query that has none
+NO_LIMIT = 2**62  # the limit of a query that has none
 
 
 class Page(Struct, Generic[V]):
@@ -83,7 +83,7 @@ class Query(Struct, Generic[E]):
 
     def select(self, *fields: FieldOf[E, Any]) -> Query[E]:
         """Only these fields; the others read as not loaded."""
-        return self.replace(fields=own_names(fields))
+        return self.replace(fields=field_names(fields))
 
     def limit(self, size: int) -> Query[E]:
         """At most so many."""

@@ -16,7 +16,7 @@ from .struct import Struct
 from .values import Json, Kind
 
 
-def snake(name: str) -> str:
+def snake_case(name: str) -> str:
     """``AcmeUser`` → ``acme_user``, ``HTTPRoute`` → ``http_route``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
@@ -48,7 +48,7 @@ class Schema:
     def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
         tables: dict[str, str] = {}
         for entity in entities:
-            table = snake(entity.__name__)
+            table = snake_case(entity.__name__)
             other = tables.setdefault(table, entity.__name__)
             if other != entity.__name__:
                 raise SchemaError(f"{entity.__name__} and {other} would share one table")
@@ -90,7 +90,9 @@ class Schema:
         """The entity of a name, in any case; UnknownName names the nearest."""
         if name in self.entities:
             return self.entities[name]
-        folded = [known for known in self.entities if name.casefold() in (known.casefold(), snake(known))]
+        folded = [
+            known for known in self.entities if name.casefold() in (known.casefold(), snake_case(known))
+        ]
         if len(folded) != 1:
             raise UnknownName("entity", name, self.entities)
         return self.entities[folded[0]]

@@ -210,7 +210,7 @@ class SyncRun(Struct):
     worker: str | None
     plan: Json
     notes: tuple[str, ...]  # what a person should know of it, beside its status
-    unfit: int  # rows that were kept aside, because their values do not fit
+    quarantined: int  # invalid rows that were kept aside
 
 
 class SyncResult(SyncRun):

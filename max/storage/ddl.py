@@ -12,7 +12,7 @@ from itertools import chain, count
 from typing import Any
 
 from ..model.entities import Entity, ManyOf
-from ..model.schema import Schema, snake
+from ..model.schema import Schema, snake_case
 from .rows import SQL_TYPES, TableMapping, stamp_column
 from .sqlite import quoted
 
@@ -83,7 +83,7 @@ def _move_stamps(
     connection: sqlite3.Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[str]
 ) -> None:
     """Let each part's column hold the stamps of the part from which it comes."""
-    table = quoted(snake(entity))
+    table = quoted(snake_case(entity))
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
     for column in sorted(kept - columns):
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column)} INTEGER")
@@ -108,7 +108,7 @@ def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, Ta
     return {
         name: TableMapping(
             entity,
-            snake(name),
+            snake_case(name),
             {field: bit for field, (bit, _) in numbers[name].items()},
             {field: part for field, (_, part) in numbers[name].items()},
         )
@@ -137,13 +137,13 @@ def create_table(connection: sqlite3.Connection, layout: TableMapping[Any]) -> N
 def build_indexes(connection: sqlite3.Connection, schema: Schema) -> None:
     """Index the refs by which collections are read, and what is removed: cheapest after a bulk load."""
     for entity in schema.entities.values():
-        table = snake(entity.__name__)
+        table = snake_case(entity.__name__)
         removed = f"{quoted(table)} (_removed_at) WHERE _removed_at IS NOT NULL"
         connection.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'_max_{table}__removed_at')} ON {removed}")
         for name in entity.children():
             many: ManyOf[Any, Any] = ManyOf(entity, name)
             if many.by is not None:
-                table, column = snake(many.child.__name__), many.by.name
+                table, column = snake_case(many.child.__name__), many.by.name
                 index = quoted(f"_max_{table}_{column}")
                 connection.execute(
                     f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table)} ({quoted(column)})"

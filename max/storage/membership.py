@@ -258,7 +258,7 @@ class Membership:
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return ListingState(*row) if row else ListingState()
 
-    def bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
+    def collections_bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring those of the fields that no loader fetches by themselves.
 
         Without a resolver, all that list the entity.
@@ -269,8 +269,8 @@ class Membership:
         found: list[ManyOf[Any, Any]] = []
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in fields] if own else []
         for field in named:
-            if self.resolver.home(field) is None:
-                found += self.resolver.bringing(field)
+            if self.resolver.loader_for(field) is None:
+                found += self.resolver.collections_bringing(field)
         return list(dict.fromkeys(found))
 
     def invalidate(
@@ -358,7 +358,7 @@ class Membership:
         }
         connection.execute(FOLLOWED, values)
         if changes.anew and self.resolver is not None:
-            brings = self.resolver.feed(changes.feed).brings
+            brings = self.resolver.feed_loader(changes.feed).brings
             for entity in dict.fromkeys(field.entity for field in brings):
                 self._doubt(connection, self._layout(entity), changes.began_at)
 
@@ -372,7 +372,7 @@ class Membership:
 
     def covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that need another look when the feed names it."""
-        covers = self.resolver.feed(feed).covers if self.resolver else ()
+        covers = self.resolver.feed_loader(feed).covers if self.resolver else ()
         return [one.name for one in covers if not isinstance(one, ManyOf) and one.entity is entity]
 
     def link_by_refs(
@@ -572,7 +572,7 @@ class Membership:
         self, connection: sqlite3.Connection, many: ManyOf[Any, Any], looking: DeletionScope
     ) -> tuple[str | None, float, float]:
         """The feed that covers a collection, when it was begun and when it was last read."""
-        feed = self.resolver.covering(many) if self.resolver else None
+        feed = self.resolver.feed_covering(many) if self.resolver else None
         if feed is None or feed.name not in looking.feeds:
             return None, math.inf, -math.inf
         sql = "SELECT max(full_at), min(listed_at) FROM _max_list WHERE collection = ?"
@@ -599,7 +599,7 @@ class Membership:
             removed += len(rows)
         return removed
 
-    def is_doomed(
+    def is_pending_removal(
         self, connection: sqlite3.Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
     ) -> bool:
         """Whether a row was found gone and is not removed yet, or hangs on nothing but such rows."""
@@ -616,7 +616,9 @@ class Membership:
             for many in self.listing(ref.entity)
             for (parent,) in connection.execute(PARENTS, (repr(many), found[0])).fetchall()
         ]
-        return bool(parents) and all(self.is_doomed(connection, one, [*below, ref]) for one in parents)
+        return bool(parents) and all(
+            self.is_pending_removal(connection, one, [*below, ref]) for one in parents
+        )
 
     # -- purging --------------------------------------------------------------------------
 

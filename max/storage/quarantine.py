@@ -78,7 +78,7 @@ class ValidatedRows(NamedTuple):
     layout: TableMapping[Any]
     groups: Sequence[EncodedRows]
     aside: Sequence[str] = ()
-    unfit: int = 0
+    quarantined: int = 0
 
     @property
     def seen(self) -> Sequence[EncodedRows]:

@@ -24,7 +24,7 @@ from ..model.migrations import (
     RenameEntity,
     RenameField,
 )
-from ..model.schema import Schema, snake
+from ..model.schema import Schema, snake_case
 from ..model.struct import Struct
 from ..model.values import Json, Kind
 from . import schema_operations as reshaping
@@ -88,11 +88,11 @@ def read_shape(connection: sqlite3.Connection) -> Shape | None:
         return None
     shape: Shape = {}
     for one in json.loads(row[0])["entities"]:
-        entity = shape[one["name"]] = StoredEntity(one["name"], snake(one["name"]), hidden=False)
+        entity = shape[one["name"]] = StoredEntity(one["name"], snake_case(one["name"]), hidden=False)
         for declared in (*one["fields"], *one["collections"]):
             _place(entity, declared, hidden=False)
     for name, _, text in hidden_rows(connection):
-        entity = shape.setdefault(name, StoredEntity(name, snake(name), hidden=True))
+        entity = shape.setdefault(name, StoredEntity(name, snake_case(name), hidden=True))
         if declared := json.loads(text):
             _place(entity, declared, hidden=True)
     return shape
@@ -264,7 +264,7 @@ class Planner:
                     field.declared = field.declared | {"by": new}
 
     def _rename_entity(self, change: RenameEntity, entity: StoredEntity) -> None:
-        taken = [one.name for one in self._shape.values() if snake(one.name) == snake(change.new)]
+        taken = [one.name for one in self._shape.values() if snake_case(one.name) == snake_case(change.new)]
         if [name for name in taken if name != change.old]:
             words = f"cannot become {change.new}, whose table is taken by {taken[0]}"
             self._refuse((change.old, ""), words, f'before it, declare DropEntity("{taken[0]}")')
@@ -384,7 +384,7 @@ class Planner:
 
     def _new_entity(self, entity: type[Entity]) -> None:
         name = entity.__name__
-        other = next((one for one in self._shape if snake(one) == snake(name)), None)
+        other = next((one for one in self._shape if snake_case(one) == snake_case(name)), None)
         if other is not None:
             hint = f'declare RenameEntity("{other}", "{name}"), or DropEntity("{other}")'
             self._refuse((name, ""), f"would take the table of {other}", hint)
@@ -455,7 +455,7 @@ class Planner:
             self._note(*path, "wider", "may be empty now")
 
     def _widen(self, path: reshaping.Path, field: StoredField, holds: FieldType) -> None:
-        table = snake(field.origin[0])
+        table = snake_case(field.origin[0])
         lost = self._count(table, f"_removed_at IS NULL AND {reshaping.too_large(field.column)}")
         words = "holds floats now"
         if lost:
@@ -472,7 +472,7 @@ class Planner:
     def _narrow(self, path: reshaping.Path, field: StoredField, entity: type[Entity]) -> None:
         word, bit = reshaping.bit_of(self._connection, field.origin)
         none = self._count(
-            snake(field.origin[0]), f"{field.column} IS NULL AND {word} & {bit} AND _removed_at IS NULL"
+            snake_case(field.origin[0]), f"{field.column} IS NULL AND {word} & {bit} AND _removed_at IS NULL"
         )
         words = "may not be empty any more"
         if none:
@@ -528,7 +528,7 @@ class Planner:
         rows = self._count(table) if table else 0
         words = []
         for name in names:
-            home = self._resolver.home(FieldOf(entity, name))
+            home = self._resolver.loader_for(FieldOf(entity, name))
             if home is not None:
                 words.append(f"{home.name} fetches it" + (f" for {rows} rows" if table else ""))
             words += [f"{one} is listed in full" for one in bringing(self._resolver, entity, name)]
@@ -570,7 +570,7 @@ def bringing(resolver: Resolver, entity: type[Entity], name: str) -> list[str]:
 
     Without a name: those that list the entity, or bring something of it.
     """
-    if name and resolver.home(FieldOf(entity, name)) is not None:
+    if name and resolver.loader_for(FieldOf(entity, name)) is not None:
         return []
     found = []
     for loader in resolver.loaders:

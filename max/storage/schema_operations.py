@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SchemaError
 from ..model.entities import FieldType
-from ..model.schema import snake
+from ..model.schema import snake_case
 from ..model.values import EXACT_FLOAT, Json, is_id
 from . import change_log as history
 from .freshness import newest
@@ -68,7 +68,7 @@ def followers(connection: sqlite3.Connection, *columns: str) -> list[str]:
 def drop_indexes(connection: sqlite3.Connection, entity: str) -> None:
     """Drop Max's indexes on an entity's table; whoever changes it builds them anew."""
     sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND name GLOB '_max_*'"
-    for (name,) in connection.execute(sql, (snake(entity),)).fetchall():
+    for (name,) in connection.execute(sql, (snake_case(entity),)).fetchall():
         connection.execute(f"DROP INDEX {quoted(name)}")
 
 
@@ -96,8 +96,8 @@ def rewrite_tasks(connection: sqlite3.Connection, rewrite: Callable[[dict[str, J
 def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
     """Give an entity another name, everywhere."""
     drop_indexes(connection, old)
-    if snake(old) != snake(new):
-        connection.execute(f"ALTER TABLE {quoted(snake(old))} RENAME TO {quoted(snake(new))}")
+    if snake_case(old) != snake_case(new):
+        connection.execute(f"ALTER TABLE {quoted(snake_case(old))} RENAME TO {quoted(snake_case(new))}")
     for table in followers(connection, "entity"):
         connection.execute(f"UPDATE OR REPLACE {quoted(table)} SET entity = ? WHERE entity = ?", (new, old))
     history.rename_entity(connection, old, new)
@@ -123,7 +123,7 @@ def rename_field(
     """Give a field another name; ``target`` tells where a ref leads, for filters that follow it."""
     entity, old = path
     drop_indexes(connection, entity)
-    table = quoted(snake(entity))
+    table = quoted(snake_case(entity))
     connection.execute(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
     values = {"entity": entity, "old": old, "new": new}
     for follower in followers(connection, "entity", "field"):
@@ -219,7 +219,7 @@ def outdate(connection: sqlite3.Connection, path: Path) -> int:
 
 def unload(connection: sqlite3.Connection, path: Path, condition: str | None = None) -> int:
     """Make a field not loaded and stale where the condition holds, or everywhere; in how many rows."""
-    table, (word, bit) = quoted(snake(path[0])), bit_of(connection, path)
+    table, (word, bit) = quoted(snake_case(path[0])), bit_of(connection, path)
     if condition is None:
         forget_freshness(connection, path)
     else:
@@ -240,7 +240,7 @@ def drop_field(connection: sqlite3.Connection, path: Path) -> None:
     drop_indexes(connection, path[0])
     unload(connection, path)
     connection.execute(SPENT, path)
-    connection.execute(f"ALTER TABLE {quoted(snake(path[0]))} DROP COLUMN {quoted(path[1])}")
+    connection.execute(f"ALTER TABLE {quoted(snake_case(path[0]))} DROP COLUMN {quoted(path[1])}")
     connection.execute("DELETE FROM _max_field WHERE entity = ? AND field = ?", path)
 
 
@@ -255,7 +255,7 @@ def drop_collection(connection: sqlite3.Connection, path: Path) -> None:
 
 def drop_entity(connection: sqlite3.Connection, entity: str) -> None:
     """Delete an entity's table and what is known of its rows; its collections are dropped apart."""
-    connection.execute(f"DROP TABLE {quoted(snake(entity))}")
+    connection.execute(f"DROP TABLE {quoted(snake_case(entity))}")
     if followers(connection, "name", "kinds"):
         connection.execute("DELETE FROM _max_change_entity WHERE name = ?", (entity,))
     for table in followers(connection, "entity"):
@@ -328,7 +328,7 @@ def _converted(value: Any, using: Sequence[Using], holds: FieldType) -> Any:
 
 def _loaded_values(connection: sqlite3.Connection, path: Path) -> Iterator[list[tuple[int, Any]]]:
     """Pages of row numbers and stored values, where there is one."""
-    table, column = quoted(snake(path[0])), quoted(path[1])
+    table, column = quoted(snake_case(path[0])), quoted(path[1])
     sql = (
         f"SELECT _row, {column} FROM {table}"
         f" WHERE {column} IS NOT NULL AND _row > ? ORDER BY _row LIMIT {ROWS}"
@@ -344,7 +344,7 @@ class _anew:  # noqa: N801 - used as a function is
 
     def __init__(self, connection: sqlite3.Connection, path: Path, holds: FieldType) -> None:
         self._connection, self._path, self._holds = connection, path, holds
-        self._table = quoted(snake(path[0]))
+        self._table = quoted(snake_case(path[0]))
 
     def __enter__(self) -> str:
         drop_indexes(self._connection, self._path[0])
@@ -384,7 +384,7 @@ class Key(NamedTuple):
 def duplicates(connection: sqlite3.Connection, path: Path) -> list[str]:
     """Some of the values that more than one row has that is not removed."""
     sql = (
-        f"SELECT CAST({quoted(path[1])} AS TEXT) AS new FROM {quoted(snake(path[0]))}"
+        f"SELECT CAST({quoted(path[1])} AS TEXT) AS new FROM {quoted(snake_case(path[0]))}"
         " WHERE new IS NOT NULL AND _removed_at IS NULL GROUP BY new HAVING count(*) > 1 ORDER BY new LIMIT 3"
     )
     return [row[0] for row in connection.execute(sql)]
@@ -407,7 +407,7 @@ def rekey(connection: sqlite3.Connection, key: Key) -> int:
     )
     _gather_ids(connection, key)
     dropped = _drop_others(connection, key)
-    table = quoted(snake(key.path[0]))
+    table = quoted(snake_case(key.path[0]))
     connection.execute(f"UPDATE {table} SET _id = ? || _row", ("\0",))  # so that two may change places
     connection.execute(
         f"UPDATE {table} SET _id = (SELECT new FROM temp._max_rekeyed AS k WHERE k.row = _row)"
@@ -418,7 +418,7 @@ def rekey(connection: sqlite3.Connection, key: Key) -> int:
             connection, path, f"{column} IS NOT NULL AND {column} NOT IN (SELECT old FROM temp._max_rekeyed)"
         )
         connection.execute(
-            f"UPDATE {quoted(snake(path[0]))} SET {column} ="
+            f"UPDATE {quoted(snake_case(path[0]))} SET {column} ="
             f" (SELECT new FROM temp._max_rekeyed WHERE old = {column}) WHERE {column} IS NOT NULL"
         )
     for name in key.parents:
@@ -430,7 +430,7 @@ def rekey(connection: sqlite3.Connection, key: Key) -> int:
 
 def _gather_ids(connection: sqlite3.Connection, key: Key) -> None:
     """Fill the table of old and new ids; a removed row gives way to any other of its new id."""
-    table, column = quoted(snake(key.path[0])), quoted(key.path[1])
+    table, column = quoted(snake_case(key.path[0])), quoted(key.path[1])
     for removed in ("IS NULL", "IS NOT NULL"):
         sql = (
             f"SELECT _row, _id, {column} FROM {table} WHERE {column} IS NOT NULL"
@@ -466,7 +466,7 @@ def _taken(connection: sqlite3.Connection, pairs: Sequence[tuple[int, str, str]]
 
 def _drop_others(connection: sqlite3.Connection, key: Key) -> int:
     """Delete the rows that have no new id, and what is known of them."""
-    entity, table = key.path[0], quoted(snake(key.path[0]))
+    entity, table = key.path[0], quoted(snake_case(key.path[0]))
     gone = f"(SELECT _row FROM {table} WHERE _row NOT IN (SELECT row FROM temp._max_rekeyed))"
     lists = "(SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(?)))"
     names = json.dumps(list(key.lists))

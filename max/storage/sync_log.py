@@ -277,5 +277,5 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
         worker=worker,
         plan=json.loads(plan),
         notes=tuple(json.loads(notes)),
-        unfit=unfit,
+        quarantined=unfit,
     )

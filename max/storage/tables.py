@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
 from ..model.delivery import Delivery, WriteResult
-from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, own_names
+from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Query, QueryPage
@@ -200,7 +200,7 @@ class Tables:
     def load(self, connection: sqlite3.Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""
         layout = self.layout(ref.entity)
-        names = [name for name in own_names(fields) if name != "id"] if fields else list(layout.types)
+        names = [name for name in field_names(fields) if name != "id"] if fields else list(layout.types)
         columns = [quoted(name) for name in ("_id", *names, *layout.words)]
         sql = f"SELECT {', '.join(columns)} FROM {quoted(layout.table)} WHERE _id = ? AND _removed_at IS NULL"
         rows = connection.execute(sql, (ref.id,)).fetchall()
@@ -261,7 +261,7 @@ class Tables:
         self.quarantine.forget(connection, arrival.removed)
         self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
-        return WriteResult(counts, removed, sum(one.unfit for one in sifted))
+        return WriteResult(counts, removed, sum(one.quarantined for one in sifted))
 
     def _store(
         self,
@@ -433,7 +433,7 @@ class Tables:
         whole: bool = False,
     ) -> None:
         """What only comes with a listing is fetched by listing in full."""
-        collections = self.membership.bringing(entity, fields)
+        collections = self.membership.collections_bringing(entity, fields)
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
 

@@ -528,7 +528,14 @@ class _Transaction:
         self.connection.execute(
             "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, unfit = unfit + ?,"
             " arrivals = arrivals + ? WHERE id = ?",
-            (json.dumps(counts), json.dumps(calls), total.removed, total.unfit, len(self._stored), self.sync),
+            (
+                json.dumps(counts),
+                json.dumps(calls),
+                total.removed,
+                total.quarantined,
+                len(self._stored),
+                self.sync,
+            ),
         )
 
     # following up
@@ -662,4 +669,6 @@ def _sum(stored: Sequence[WriteResult]) -> WriteResult:
     counts: Counter[str] = Counter()
     for one in stored:
         counts.update(one.counts)
-    return WriteResult(dict(counts), sum(one.removed for one in stored), sum(one.unfit for one in stored))
+    return WriteResult(
+        dict(counts), sum(one.removed for one in stored), sum(one.quarantined for one in stored)
+    )

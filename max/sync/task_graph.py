@@ -68,7 +68,7 @@ class _GraphBuilder:
         if step.operation == "follow":
             return self._follow(step, base)
         many: ManyOf[Any, Any] = ManyOf(self._resolver.schema.entity(step.entity), step.names[0])
-        loader = self._resolver.collection(many)
+        loader = self._resolver.collection_loader(many)
         if not self._is_wanted((*loader.brings, FieldOf(many.child, "id"))):
             return []
         payload = {**base, "names": list(step.names), **self._since(loader, many)}
@@ -94,7 +94,7 @@ class _GraphBuilder:
         return [NewTask(TaskKind.GROUP, {"step": str(step)}, tuple(loads))]
 
     def _follow(self, step: Step, base: Mapping[str, Any]) -> list[NewTask]:
-        loader = self._resolver.feed(step.names[0])
+        loader = self._resolver.feed_loader(step.names[0])
         if not self._is_wanted(loader.brings):
             return []
         payload = {**base, "names": list(step.names), "id": step.id}
@@ -127,7 +127,7 @@ class _GraphBuilder:
         if options.full:
             return {"since": now, "full": True}
         ttl = None if loader.ttl is None else loader.ttl.total_seconds()
-        feeds = {self._resolver.covering(one) for one in what}
+        feeds = {self._resolver.feed_covering(one) for one in what}
         feed = feeds.pop() if len(feeds) == 1 else None
         told = {} if feed is None or feed.name not in self._feeds else {"feed": self._told(feed.name)}
         if options.missing_only and loader.kind != "feed":
@@ -148,7 +148,7 @@ class _GraphBuilder:
         homes: dict[Loader[Any], list[str]] = {}
         for name in step.names:
             field: FieldOf[Any, Any] = FieldOf(entity, name)
-            loader = self._resolver.home(field)
+            loader = self._resolver.loader_for(field)
             if loader is None:
                 bringing = ", ".join(one.name for one in self._resolver.loaders if field in one.brings)
                 raise UsageError(

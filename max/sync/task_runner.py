@@ -112,7 +112,7 @@ class TaskRunner:
         id = single_id(task.payload)
         if id is not None:
             ref = self._resolver.schema.entity(task.payload["entity"]).ref(id)
-            if await self._surroundings.meta.is_doomed(ref):
+            if await self._surroundings.meta.is_pending_removal(ref):
                 return Settlement(task, State.COMPLETED)
         return self.failed(task, error)
 
@@ -183,7 +183,7 @@ class TaskRunner:
         entity = self._resolver.schema.entity(payload["entity"])
         many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
         parent = Ref(entity, payload["id"])
-        loader = self._resolver.collection(many)
+        loader = self._resolver.collection_loader(many)
         if "number" not in payload and not await self._begin_listing(payload, loader, parent):
             return Settlement(task, State.COMPLETED)
         scan = PageTracker(f"{parent}.{many.name}", payload, loader.watermark)
@@ -280,7 +280,7 @@ class TaskRunner:
     async def _follow(self, task: Task) -> Settlement | None:
         payload = dict(task.payload)
         root = Ref(self._resolver.schema.entity(payload["entity"]), payload["id"])
-        loader = self._resolver.feed(payload["names"][0])
+        loader = self._resolver.feed_loader(payload["names"][0])
         if "number" not in payload:
             known = await self._surroundings.meta.followed(root, loader.name)
             if known.listed_at is not None and known.listed_at >= payload["since"]:
@@ -397,7 +397,7 @@ class TaskRunner:
         if named is not None:
             return named
         entity = self._resolver.schema.entity(payload["entity"])
-        homes = {self._resolver.home(FieldOf(entity, name)) for name in payload["names"]}
+        homes = {self._resolver.loader_for(FieldOf(entity, name)) for name in payload["names"]}
         home = homes.pop()
         if homes or home is None:
             raise SyncError(
@@ -415,7 +415,7 @@ class TaskRunner:
             error = batch.failed.get(ref.id)
             if error is None and ref.id not in come:
                 error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
-            if isinstance(error, UpstreamMissing) and await self._surroundings.meta.is_doomed(ref):
+            if isinstance(error, UpstreamMissing) and await self._surroundings.meta.is_pending_removal(ref):
                 continue
             if error is not None:
                 failures.append(failure_of(task, error, now, ref.id))

@@ -39,7 +39,7 @@ from ..core import InstallationInfo, Lifecycle, SyncOptions
 from ..errors import RecordingError, ReplayMismatch
 from ..model.loaders import In, Out
 from ..model.query import C
-from ..model.schema import Schema, snake
+from ..model.schema import Schema, snake_case
 from ..model.values import Json, is_text
 from ..storage.sqlite import migrate, quoted, reader
 from .codec import Codec, canonical, decoded_error
@@ -76,7 +76,7 @@ def replayed(connection: sqlite3.Connection) -> tuple[str, str] | None:
 
 def holds_data(connection: sqlite3.Connection, schema: Schema) -> bool:
     """Whether a database has any row of the schema's entities."""
-    tables = {name for (name,) in connection.execute(KNOWN_TABLES)} & set(map(snake, schema.entities))
+    tables = {name for (name,) in connection.execute(KNOWN_TABLES)} & set(map(snake_case, schema.entities))
     return any(connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone() for name in tables)
 
 

@@ -205,7 +205,7 @@ def test_a_sync_names_what_stands_aside_and_where_to_see_it(cli: Cli) -> None:
     (one,) = cli("quarantine", "shelves", "Thing", "-o", "json").data["data"]
     assert one["row"] == {"id": "2", "name": "y", "size": "not a number"}
     assert one["sync"] == cli("runs", "-o", "json").data["data"][0]["id"]
-    assert cli("runs", "-o", "json").data["data"][0]["unfit"] == 1
+    assert cli("runs", "-o", "json").data["data"][0]["quarantined"] == 1
 
 
 def test_what_fits_again_leaves(cli: Cli) -> None:

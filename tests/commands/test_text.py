@@ -108,7 +108,7 @@ def result(
         worker=None,
         plan=None,
         notes=(),
-        unfit=0,
+        quarantined=0,
         failures=failures,
     )
     return made.replace(**more)

@@ -483,7 +483,7 @@ class LoaderEnv:
 
 async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]) -> list[Entity]:
     """A whole collection, by its loader."""
-    loader: CollectionLoader[Any, Any, Acme] = connector.resolver.collection(collection)
+    loader: CollectionLoader[Any, Any, Acme] = connector.resolver.collection_loader(collection)
     found: list[Entity] = []
     cursor: str | None = None
     while True:
@@ -506,10 +506,10 @@ async def load_everything(acme: Acme) -> tuple[list[Entity], LoaderEnv]:
         for many in (AcmeProject.tasks, AcmeProject.files):
             found += await members(env, many, Ref.of(project))
     users = [Ref.of(one) for one in found if isinstance(one, AcmeUser)]
-    home = connector.resolver.home(AcmeUser.timezone)
+    home = connector.resolver.loader_for(AcmeUser.timezone)
     assert isinstance(home, BatchLoader)
     found += (await home.load(users, env)).items
-    paid = connector.resolver.home(AcmeWorkspace.plan)
+    paid = connector.resolver.loader_for(AcmeWorkspace.plan)
     assert isinstance(paid, EntityLoader)
     found += [await paid.load(Ref.of(one), env) for one in found if type(one) is AcmeWorkspace]
     return found, env
@@ -598,7 +598,7 @@ def test_faults_are_outlived_by_trying_again() -> None:
 def test_a_user_who_is_gone_is_missing_from_the_details() -> None:
     async def main() -> list[str]:
         async with installed(CONFIG) as acme:
-            home = connector.resolver.home(AcmeUser.timezone)
+            home = connector.resolver.loader_for(AcmeUser.timezone)
             assert isinstance(home, BatchLoader)
             batch = await home.load([AcmeUser.ref("w1-u1"), AcmeUser.ref("w1-u99")], LoaderEnv(acme))
             return [user.id for user in batch.items]
@@ -633,7 +633,7 @@ def test_the_config_and_the_settings_of_the_service_agree() -> None:
 
 
 def test_a_batch_is_as_large_as_the_service_allows() -> None:
-    home = connector.resolver.home(AcmeUser.timezone)
+    home = connector.resolver.loader_for(AcmeUser.timezone)
     assert isinstance(home, BatchLoader)
     ids = ",".join(f"w1-u{n}" for n in range(1, home.size + 1))
     assert home.size == BATCH

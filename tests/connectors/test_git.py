@@ -764,7 +764,7 @@ class TestThroughTheCommandLine:
     """``max connect git`` and ``max sync git``, in a project of its own."""
 
     @pytest.fixture
-    def home(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def loader_for(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "home"
         folder.mkdir()
         monkeypatch.chdir(folder)

@@ -301,7 +301,7 @@ class Fed:
 
     def __init__(self, database: Database) -> None:
         resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, told])
-        self._database, self.engine = database, SqliteEngine(database, SCHEMA, resolver.parts, resolver)
+        self._database, self.engine = database, SqliteEngine(database, SCHEMA, resolver.load_groups, resolver)
         self.meta = SqliteSyncMeta(database, self.engine.tables)
 
     async def tell(self, *posts: Post, at: float, last: bool = True, anew: bool = False) -> None:

@@ -25,8 +25,8 @@ from max.model.entities import (
     Scope,
     check_entity,
     entity_json,
+    field_names,
     field_of,
-    own_names,
     values_of,
 )
 from max.model.struct import Struct
@@ -442,6 +442,6 @@ def test_fields_are_found_by_name_or_the_nearest_are_named() -> None:
 
 
 def test_a_field_beyond_a_ref_is_not_one_of_the_entitys_own() -> None:
-    assert own_names([Issue.title, Issue.id]) == ("title", "id")
+    assert field_names([Issue.title, Issue.id]) == ("title", "id")
     with pytest.raises(ValueError, match="belongs to another entity"):
-        own_names([Issue.assignee.to(User.email)])
+        field_names([Issue.assignee.to(User.email)])

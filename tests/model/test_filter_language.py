@@ -28,7 +28,7 @@ from max.model.entities import (
     Ref,
     Synced,
 )
-from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, length_of, parse
+from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, parse, parse_duration
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 
@@ -224,7 +224,7 @@ def test_an_unknown_field_has_no_age_either() -> None:
 @pytest.mark.parametrize("text", ["", "d", "1", "-1d", "+1d", "1.5h", "1D", "1 d", "1y", "١d", "1234567890d"])
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(ValueError, match="is not an age such as 90s"):
-        length_of(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

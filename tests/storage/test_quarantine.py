@@ -84,7 +84,7 @@ def aside(connection: sqlite3.Connection) -> dict[str, str]:
 def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: sqlite3.Connection) -> None:
     tables = opened(connection)
     stored = receive(connection, tables, Thing("1", name="x", size=1), Thing("2", name="y", size=BAD))
-    assert stored == WriteResult({"Thing": 1}, unfit=1)
+    assert stored == WriteResult({"Thing": 1}, quarantined=1)
     assert things(connection, tables) == [Thing("1", name="x", size=1)]
     assert quarantined(connection) == [
         Quarantined(
@@ -134,7 +134,7 @@ def test_rows_without_an_id_are_kept_each_once(connection: sqlite3.Connection) -
     nameless: list[Any] = [None, "", 7, "a\0b"]
     for at in (5.0, 6.0):
         found = receive(connection, tables, *(Thing(id, name="x") for id in nameless), at=at)
-        assert found.unfit == 4
+        assert found.quarantined == 4
     assert [one.id for one in quarantined(connection)] == [""] * 4
     assert [one.row["id"] for one in quarantined(connection)].count(7) == 1
 
@@ -151,7 +151,7 @@ def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
         found = {one.id for one in things(connection, tables)}
     fits = {id for id, (_, name), (_, size) in drawn if Kind.TEXT in name and Kind.INTEGER in size}
     assert found == fits
-    assert stored.unfit == len(drawn) - len(fits)
+    assert stored.quarantined == len(drawn) - len(fits)
 
 
 @settings(max_examples=50)
