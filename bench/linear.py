@@ -57,7 +57,7 @@ def run() -> None:
 
 def least() -> tuple[int, float, int]:
     """Full pages of everything, the price of its rows alone, and how many collections there are."""
-    from max_linear import PAGE, SOURCES
+    from max_connectors.linear import PAGE, SOURCES
 
     from tests.linear_fake import fake_module
 

@@ -22,9 +22,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import max_linear
 import pytest
-from max_linear import SOURCES, LinearConfig, Source, camel, connector
+from max_connectors import linear
+from max_connectors.linear import SOURCES, LinearConfig, Source, camel, connector
 
 from max import CredentialProvider, Entity, InstallationInfo, Json, Ref, Status, SyncResult
 from max.core import SyncOptions
@@ -432,7 +432,7 @@ class Copy:
 
 def main(folder: str, url: str, now: str, *options: str) -> int:
     """``python -m tests.linear_fake FOLDER URL NOW [OPTION…]``: one sync, with small pages."""
-    max_linear.PAGE, max_linear.FEW = 5, 2
+    linear.PAGE, linear.FEW = 5, 2
 
     copy = Copy(Path(folder))
     copy.values["base_url"] = url

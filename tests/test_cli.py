@@ -14,11 +14,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import max_acme
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from max_acme import AcmeTask, AcmeUser
+from max_connectors import acme
+from max_connectors.acme import AcmeTask, AcmeUser
 
 from max import Project, __version__
 from max.cli import COMMANDS, GROUPS, leading_project, wants_json
@@ -60,7 +60,7 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
 async def fill(path: Path, entities: list[Entity]) -> None:
     database = Database(path)
     await database.start()
-    engine = SqliteEngine(database, max_acme.connector.schema)
+    engine = SqliteEngine(database, acme.connector.schema)
     await engine.start()
     await engine.store(*entities, requested_at=1_800_000_000.0)
     await engine.stop()
@@ -483,7 +483,7 @@ def test_reading_imports_no_event_loop_and_no_connector(
     loaded = imported_by(tmp_path, *words)
     assert not loaded & {
         *SLOW,
-        "max_acme",
+        "max_connectors.acme",
         "max.runtime",
         "max.execution",
         "max.connector",

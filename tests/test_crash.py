@@ -34,7 +34,17 @@ class Acme:
     """The demo service as a process of its own, with what it counted."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-m", "max_acme", "serve", "--port", "0", "--page-size", str(PAGE), *SIZE]
+        words = [
+            sys.executable,
+            "-m",
+            "max_connectors.acme",
+            "serve",
+            "--port",
+            "0",
+            "--page-size",
+            str(PAGE),
+            *SIZE,
+        ]
         self.process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         told = json.loads(self.process.stdout.readline())

@@ -414,7 +414,7 @@ def test_a_disk_that_fills_up_in_mid_sync_loses_nothing_and_the_sync_goes_on(roo
 SHARER = """
 import asyncio, json, sys, time
 from max import Project
-from max_acme import AcmeTask
+from max_connectors.acme import AcmeTask
 
 async def sync(project, runtime):
     result = await (await runtime.sync()).completion()

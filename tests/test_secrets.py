@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from acme_service import Request, Server, Service, Settings
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from max_connectors.acme_service import Request, Server, Service, Settings
 
 from max import Credential, CredentialProvider, Json, Offline, Secret
 from max.errors import ProjectError, UnknownName

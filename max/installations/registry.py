@@ -1,13 +1,14 @@
-"""Where connectors are found, and how the one that is asked for is loaded.
+"""Finds connectors by name, and loads the one that is asked for.
 
-Rule 1: finding looks at names alone; only the connector that is resolved is imported.
+Rule 1: finding reads only file names and entry points.  Only the connector that is resolved
+is imported.
 
-Rule 2: a connector is one file, ``max_NAME.py``, whichever way leads there.  Two files for one
-name are refused, and both are named.  One exception: the connectors that stand beside this
-package go before those that its own distribution installed, so that a checkout uses its own.
+Rule 2: a connector is one module, wherever it is found.  Two modules for one name are an error
+that names both, with one exception: a checkout's own connectors hide those that the
+``max-sync`` distribution installed.
 
-Rule 3: connectors write ``from max import …``.  When this package is a copy under another
-name, ``max`` means that copy for the connectors which it loads, and for nobody else.
+Rule 3: connectors write ``from max import …``.  When this package is a copy under another name
+(``yourapp/_vendor/zmax``), ``max`` means the copy in the connectors that it loads, and only there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from ..errors import ConnectorError, MaxError, SchemaError, UnknownName
 from ..model.struct import Struct
 
 if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
     from importlib.metadata import EntryPoint
 
     from ..connector import Connector
@@ -36,30 +36,32 @@ if TYPE_CHECKING:
 GROUP = "max.connectors"  # of entry points
 VARIABLE = "MAX_CONNECTORS"  # folders and files, separated as in PATH
 DISTRIBUTION = "max-sync"
-PUBLIC = "max"  # the package's name as connectors write it
-PREFIX, SUFFIX = "max_", ".py"
-PACKAGE = __name__.rsplit(".", 2)[0]
-BESIDE = Path(__file__).parents[2] / "connectors"  # a checkout's, or a vendored copy's
+PREFIX, SUFFIX = "max_", ".py"  # of a connector's file, unless it is one of ours
 
-_loading = threading.RLock()  # modules are the process's: one at a time, whatever the registry
+PUBLIC = "max"  # the name of this package in the source of connectors
+PACKAGE = __name__.rsplit(".", 2)[0]  # its name here
+BUNDLE = "max_connectors"  # the package of the connectors that come with Max
+BESIDE = Path(__file__).parents[2] / "connectors" / BUNDLE  # of a checkout or a vendored copy
+
+_loading = threading.RLock()  # sys.modules is shared by all registries
 
 
 class Origin(Struct):
-    """Where a connector comes from: its file, and which attribute of which module it is."""
+    """Where a connector comes from: a module's name, its attribute and its file."""
 
     module: str
     attribute: str
     file: Path
-    route: str  # how we were led there, for people
+    found_by: str  # for error messages
 
     def __str__(self) -> str:
-        return f"{self.file} ({self.route})"
+        return f"{self.file} ({self.found_by})"
 
 
 class ConnectorRegistry:
     """Finds connectors by name: installed ones, MAX_CONNECTORS, given folders, ours.
 
-    Safe to use from several threads; what was resolved once stays the same object.
+    Safe to use from several threads.  A name resolves to the same object every time.
     """
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
@@ -67,14 +69,14 @@ class ConnectorRegistry:
         self._resolved: dict[str, Connector[Any, Any]] = {}
 
     def names(self) -> list[str]:
-        """Every name that can be asked for, sorted; nothing is imported."""
-        return sorted({point.name for point in self._entry_points()} | self._files().keys())
+        """Every connector's name, sorted; imports none of them."""
+        return sorted({point.name for point in _entry_points()} | self._files().keys())
 
     def resolve(self, name: str) -> Connector[Any, Any]:
         """The connector of a name.
 
-        UnknownName when there is none, ConnectorError when there are two, or when the one
-        cannot be loaded.
+        UnknownName when there is none; ConnectorError when there are two, or when it cannot
+        be loaded.
         """
         with _loading:
             if name not in self._resolved:
@@ -82,10 +84,9 @@ class ConnectorRegistry:
             return self._resolved[name]
 
     def _origin(self, name: str) -> Origin:
-        """The one place a connector comes from."""
         origins = list(self._files().get(name, []))
         missing = []
-        for point in self._entry_points(name):
+        for point in _entry_points(name):
             origin = _from_entry_point(point)
             if origin:
                 origins.append(origin)
@@ -95,49 +96,43 @@ class ConnectorRegistry:
         if len(distinct) > 1:
             raise ConnectorError(
                 f"two connectors are named {name!r}: {' and '.join(map(str, origins))}",
-                hint="remove one, or give it another name",
+                hint="remove or rename one of them",
             )
         if not distinct and missing:
             raise ConnectorError(
                 f"connector {name!r} is installed as {missing[0]}, but that module is missing",
-                hint="install its package again",
+                hint="reinstall its package",
             )
         if not distinct:
             raise UnknownName("connector", name, self.names())
         return next(iter(distinct.values()))
 
     def _files(self) -> dict[str, list[Origin]]:
-        """The origins that are plain files, by connector name."""
+        """Connectors that are plain files, by name."""
         found: dict[str, list[Origin]] = {}
-        places = [(folder, "the project's connectors") for folder in self._folders]
-        for place, route in [*_from_environment(), *places, (BESIDE, f"beside {PACKAGE}")]:
+        folders = [(folder, "the project's connectors") for folder in self._folders]
+        for place, found_by in [*_from_environment(), *folders]:
             for file in [place] if place.is_file() else sorted(place.glob(f"{PREFIX}*{SUFFIX}")):
-                name = file.name.removeprefix(PREFIX).removesuffix(SUFFIX)
-                found.setdefault(name, []).append(Origin(file.stem, "connector", file, route))
+                name = file.stem.removeprefix(PREFIX)
+                found.setdefault(name, []).append(Origin(file.stem, "connector", file, found_by))
+        for name, file in _bundled().items():
+            origin = Origin(f"{BUNDLE}.{name}", "connector", file, f"beside {PACKAGE}")
+            found.setdefault(name, []).append(origin)
         return found
 
-    def _entry_points(self, name: str | None = None) -> list[EntryPoint]:
-        """What installed packages offer, but for ours when its connector stands beside us."""
-        from importlib.metadata import entry_points  # slow, and not always needed
 
-        points = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
-        return [point for point in points if not (_ours(point) and _beside(point.name).is_file())]
-
-
-def _beside(name: str) -> Path:
-    return BESIDE / f"{PREFIX}{name}{SUFFIX}"
-
-
-def _ours(point: EntryPoint) -> bool:
-    return point.dist is not None and point.dist.name == DISTRIBUTION
+def _bundled() -> dict[str, Path]:
+    """Our connectors beside this package; acme_service.py is a part of acme.py, not a connector."""
+    files = {file.stem: file for file in sorted(BESIDE.glob(f"[!_]*{SUFFIX}"))}
+    return {name: f for name, f in files.items() if not any(name.startswith(f"{n}_") for n in files)}
 
 
 def _from_environment() -> list[tuple[Path, str]]:
-    """The folders and files that MAX_CONNECTORS names; ConnectorError when one is not there."""
+    """The folders and files in MAX_CONNECTORS; ConnectorError when one does not exist."""
     places = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     for place in places:
-        fits = place.name.startswith(PREFIX) and place.suffix == SUFFIX
-        if not (place.is_dir() or (place.is_file() and fits)):
+        is_connector = place.name.startswith(PREFIX) and place.suffix == SUFFIX and place.is_file()
+        if not (place.is_dir() or is_connector):
             raise ConnectorError(
                 f"{VARIABLE} names {place}, which is neither a folder nor a file {PREFIX}NAME{SUFFIX}",
                 hint=f"correct {VARIABLE}, or unset it",
@@ -145,16 +140,24 @@ def _from_environment() -> list[tuple[Path, str]]:
     return [(place, VARIABLE) for place in places]
 
 
+def _entry_points(name: str | None = None) -> list[EntryPoint]:
+    """What installed packages offer; ours only when they are not beside this package."""
+    from importlib.metadata import entry_points  # slow, and not always needed
+
+    points = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
+    return [p for p in points if not (p.dist and p.dist.name == DISTRIBUTION and p.name in _bundled())]
+
+
 def _from_entry_point(point: EntryPoint) -> Origin | None:
-    """Where an entry point leads, or None when its module is missing; the module is not imported."""
+    """The module of an entry point, not imported yet; None when it is missing."""
     try:
         spec = importlib.util.find_spec(point.module)
     except (ImportError, ValueError):
         return None
     if spec is None or spec.origin is None:
         return None
-    route = f"installed by {point.dist.name}" if point.dist else "installed"
-    return Origin(point.module, point.attr or "connector", Path(spec.origin), route)
+    found_by = f"installed by {point.dist.name}" if point.dist else "installed"
+    return Origin(point.module, point.attr or "connector", Path(spec.origin), found_by)
 
 
 # -- loading -----------------------------------------------------------------------------------
@@ -164,8 +167,7 @@ def load_connector(name: str, origin: Origin) -> Connector[Any, Any]:
     """Import one connector; ConnectorError names the file, the line and what is wrong."""
     from ..connector import Connector
 
-    module = load_module(origin)
-    found = getattr(module, origin.attribute, None)
+    found = getattr(load_module(origin), origin.attribute, None)
     if not isinstance(found, Connector):
         raise ConnectorError(
             f"{origin.file} has no connector: its {origin.attribute!r} is {type(found).__name__}",
@@ -180,8 +182,11 @@ def load_connector(name: str, origin: Origin) -> Connector[Any, Any]:
 
 
 def load_module(origin: Origin) -> ModuleType:
-    """The module of an origin: imported already, or now."""
+    """The module of an origin: the one that is imported already, or imported now."""
     own = origin.module if PACKAGE == PUBLIC else f"{PACKAGE}.{origin.module}"
+    if origin.module.startswith(f"{BUNDLE}."):
+        _load_bundle(own.rpartition(".")[0], origin.file.with_name("__init__.py"))
+        return sys.modules.get(own) or _execute(own, origin)
     for name in (own, f"{own}@{origin.file.resolve()}"):
         loaded = sys.modules.get(name)
         if loaded is None:
@@ -191,33 +196,46 @@ def load_module(origin: Origin) -> ModuleType:
     raise ConnectorError(f"{origin.file}: its module name is in use by another module")
 
 
+def _load_bundle(name: str, file: Path) -> None:
+    """Load the package around our connectors, so that a connector can import its parts.
+
+    A program that imported ``max_connectors`` from elsewhere keeps that one: its queries name
+    those entity classes.
+    """
+    if name not in sys.modules:
+        _execute_file(name, file, [str(file.parent)])
+
+
 def _execute(name: str, origin: Origin) -> ModuleType:
-    """Import a file as a module of this name; nothing of it stays when that fails."""
+    """Import an origin's file as the module ``name``; nothing of it stays when that fails."""
     try:
         if name == origin.module and _importable(origin):
             return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(name, origin.file)
-        return _executed(spec, name)
+        return _execute_file(name, origin.file)
     except MaxError as error:
         if isinstance(error, SchemaError):
             raise ConnectorError(f"{_place(error, origin)}: {error.message}", hint=error.hint) from error
         raise
     except Exception as error:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConnectorError(
-            f"{_place(error, origin)}: {type(error).__name__}: {_words(error)}",
+            f"{_place(error, origin)}: {type(error).__name__}: {text}",
             hint="the connector cannot be imported; correct it, or install what it needs",
         ) from error
 
 
 def _importable(origin: Origin) -> bool:
-    """Whether a plain import of the module's name gives this very file."""
+    """Whether importing the module by its name gives this file."""
+    if origin.module.startswith(f"{BUNDLE}."):
+        return True
     spec = importlib.util.find_spec(origin.module)
     return spec is not None and Path(spec.origin or "").resolve() == origin.file.resolve()
 
 
-def _executed(spec: ModuleSpec | None, name: str) -> ModuleType:
+def _execute_file(name: str, file: Path, search: list[str] | None = None) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=search)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{name} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     if PACKAGE != PUBLIC:
         vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_here}
@@ -237,8 +255,13 @@ def import_here(
     fromlist: Sequence[str] | None = (),
     level: int = 0,
 ) -> ModuleType:
-    """``__import__`` for which the package ``max`` is this one, whatever it is called."""
-    if level == 0 and name.partition(".")[0] == PUBLIC:
+    """``__import__`` in which ``max`` is this package, whatever its name."""
+    package = str((globals or {}).get("__package__"))
+    if globals and level == 1 and package.endswith(f".{BUNDLE}"):  # a part of a connector of ours
+        sibling = f"{package}.{name}"
+        if sibling not in sys.modules:
+            _execute_file(sibling, Path(str(globals["__file__"])).with_name(name + SUFFIX))
+    elif level == 0 and name.partition(".")[0] == PUBLIC:
         found = importlib.import_module(PACKAGE + name.removeprefix(PUBLIC))
         if fromlist:
             return builtins.__import__(found.__name__, globals, locals, fromlist, 0)
@@ -247,15 +270,10 @@ def import_here(
 
 
 def _place(error: BaseException, origin: Origin) -> str:
-    """``file:line`` of the connector's last line that ran."""
+    """``file:line`` of the last line of the connector that ran."""
     own = origin.file.resolve()
     if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == own:
         return f"{origin.file}:{error.lineno}"
-    lines = [
-        frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).resolve() == own
-    ]
+    frames = extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == own]
     return f"{origin.file}:{lines[-1]}" if lines else str(origin.file)
-
-
-def _words(error: Exception) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from max_acme import AcmeUser
+from max_connectors.acme import AcmeUser
 
 from max import Project
 from max.core import InstallationInfo

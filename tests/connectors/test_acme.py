@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from acme_service import KINDS, Refused, Server, Service, Settings, Tenant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max_acme import (
+from max_connectors.acme import (
     BATCH,
     ROOT_ID,
     Acme,
@@ -37,6 +37,7 @@ from max_acme import (
     connector,
     initialise,
 )
+from max_connectors.acme_service import KINDS, Refused, Server, Service, Settings, Tenant
 
 from max import (
     BadCredentials,
@@ -691,9 +692,9 @@ def test_a_wrong_token_fails_the_check() -> None:
 
 
 def command(*arguments: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that run ``python -m max_acme``."""
+    """The command and the environment that run ``python -m max_connectors.acme``."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
-    return [sys.executable, "-m", "max_acme", *arguments], {**os.environ, "PYTHONPATH": paths}
+    return [sys.executable, "-m", "max_connectors.acme", *arguments], {**os.environ, "PYTHONPATH": paths}
 
 
 @contextmanager
@@ -741,15 +742,13 @@ def test_the_command_explains_itself(arguments: list[str], status: int, words: s
     assert "Traceback" not in done.stderr
 
 
-def test_a_copy_of_the_two_files_works_from_any_folder(tmp_path: Path) -> None:
-    for name in ("max_acme.py", "acme_service.py"):
-        (tmp_path / name).write_bytes((ROOT / "connectors" / name).read_bytes())
+def test_a_copy_of_the_package_works_from_any_folder(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "connectors" / "max_connectors", tmp_path / "max_connectors")
     code = (
-        "import asyncio, sys, importlib.util as u\n"
-        f"s = u.spec_from_file_location('max_acme', {str(tmp_path / 'max_acme.py')!r})\n"
-        "m = u.module_from_spec(s); sys.modules['max_acme'] = m; s.loader.exec_module(m)\n"
-        "assert 'acme_service' not in sys.modules and 'httpx2' not in sys.modules\n"
-        "print(len(asyncio.run(m.embedded(m.AcmeConfig()).get('/api/workspaces'))['items']))\n"
+        "import asyncio, sys\n"
+        "from max_connectors import acme\n"
+        "assert 'max_connectors.acme_service' not in sys.modules and 'httpx2' not in sys.modules\n"
+        "print(len(asyncio.run(acme.embedded(acme.AcmeConfig()).get('/api/workspaces'))['items']))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-c", code]

@@ -9,10 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acme_service import Service, Settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max_acme import Acme, AcmeConfig, AcmeFile, AcmeTask, AcmeUser, AcmeWorkspace, Embedded, connector
+from max_connectors.acme import (
+    Acme,
+    AcmeConfig,
+    AcmeFile,
+    AcmeTask,
+    AcmeUser,
+    AcmeWorkspace,
+    Embedded,
+    connector,
+)
+from max_connectors.acme_service import Service, Settings
 
 from max import (
     CredentialProvider,
@@ -106,7 +115,7 @@ def everything(service: Service) -> list[Any]:
     def below(kind: str, parent: str) -> None:
         kinds = {"": ["workspace"], "workspace": ["user", "project"], "project": ["task", "file"]}
         for name in kinds.get(kind, []):
-            from acme_service import KINDS
+            from max_connectors.acme_service import KINDS
 
             records, _ = service.tenant.page(KINDS[name], parent, 0, 10_000)
             found.extend(records)

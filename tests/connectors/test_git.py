@@ -15,11 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import max_git
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max_git import ROOT, Git, GitAuthor, GitBranch, GitCommit, GitConfig, GitFileChange, GitTag, connector
+from max_connectors import git as git_connector
+from max_connectors.git import (
+    ROOT,
+    Git,
+    GitAuthor,
+    GitBranch,
+    GitCommit,
+    GitConfig,
+    GitFileChange,
+    GitTag,
+    connector,
+)
 
 from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.cli import main
@@ -62,7 +72,7 @@ Loading = CollectionLoader[Any, Any, Git]
 
 async def pages_of(
     path: Path,
-    loader: Loading = max_git.load_commits,
+    loader: Loading = git_connector.load_commits,
     *,
     sync_token: str | None = None,
     crashes: Callable[[], bool] = lambda: False,
@@ -82,7 +92,7 @@ async def pages_of(
     return pages
 
 
-def listing(path: Path, loader: Loading = max_git.load_commits, **options: Any) -> list[Page[Any]]:
+def listing(path: Path, loader: Loading = git_connector.load_commits, **options: Any) -> list[Page[Any]]:
     """``pages_of``, from where there is no event loop; every entity must fit its fields."""
     pages = asyncio.run(pages_of(path, loader, **options))
     wrong = [m for page in pages for one in [*page.items, *page.also] for m in check_entity(one)]
@@ -198,7 +208,7 @@ def files_of(path: Path) -> set[str]:
         gone = git(
             path, "diff-tree", "-r", "-z", "-M", "--no-commit-id", "--diff-filter=D", "--name-only", *trees
         )
-        found |= {f"{sha}:{max_git.name_of(name)}" for name in (names + gone).split(b"\0") if name}
+        found |= {f"{sha}:{git_connector.name_of(name)}" for name in (names + gone).split(b"\0") if name}
     return found
 
 
@@ -231,13 +241,13 @@ def test_a_second_listing_gives_exactly_the_difference(
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
 def test_two_names_never_become_one(one: bytes, other: bytes) -> None:
-    assert (max_git.name_of(one) == max_git.name_of(other)) == (one == other)
+    assert (git_connector.name_of(one) == git_connector.name_of(other)) == (one == other)
 
 
 def test_a_name_that_looks_like_an_escape_differs_from_the_byte_it_would_stand_for() -> None:
-    assert max_git.name_of(b"\xff") == "\\xff"
-    assert max_git.name_of(b"\\xff") == "\\\\xff"
-    assert max_git.name_of(b"CORP\\ada") == "CORP\\ada"
+    assert git_connector.name_of(b"\xff") == "\\xff"
+    assert git_connector.name_of(b"\\xff") == "\\\\xff"
+    assert git_connector.name_of(b"CORP\\ada") == "CORP\\ada"
 
 
 # -- what a commit holds ---------------------------------------------------------------------
@@ -477,11 +487,13 @@ def test_a_cursor_that_fits_no_order_of_the_history_begins_again(repository: Pat
 
     async def main() -> list[str]:
         env = Reading(repository, page_commits=2)
-        page = await max_git.load_commits.load(ROOT, PageRequest(), env)
+        page = await git_connector.load_commits.load(ROOT, PageRequest(), env)
         cursor = (page.next or "").replace(page.items[-1].id, "0" * 40, 2)
         await env.context.commits.stop()
         later = Reading(repository)
-        found = [c.id for c in (await max_git.load_commits.load(ROOT, PageRequest(cursor), later)).items]
+        found = [
+            c.id for c in (await git_connector.load_commits.load(ROOT, PageRequest(cursor), later)).items
+        ]
         await later.context.commits.stop()
         return found
 
@@ -496,8 +508,8 @@ def test_a_page_that_is_asked_for_again_is_the_same(repository: Path) -> None:
 
     async def main() -> tuple[Page[Any], ...]:
         env = Reading(repository, page_commits=2)
-        first = await max_git.load_commits.load(ROOT, PageRequest(), env)
-        twice = [await max_git.load_commits.load(ROOT, PageRequest(first.next), env) for _ in range(2)]
+        first = await git_connector.load_commits.load(ROOT, PageRequest(), env)
+        twice = [await git_connector.load_commits.load(ROOT, PageRequest(first.next), env) for _ in range(2)]
         await env.context.commits.stop()
         return tuple(twice)
 
@@ -509,7 +521,7 @@ def test_a_page_that_is_asked_for_again_is_the_same(repository: Path) -> None:
 def test_stop_ends_a_git_that_is_in_the_middle_of_its_log(large: Path) -> None:
     async def main() -> int | None:
         env = Reading(large, page_commits=1)
-        await max_git.load_commits.load(ROOT, PageRequest(), env)
+        await git_connector.load_commits.load(ROOT, PageRequest(), env)
         command = env.context.commits._command
         assert command is not None
         process = command._process
@@ -529,7 +541,7 @@ def test_branches_are_local_and_remote_with_their_heads(tmp_path: Path) -> None:
     git(whole, "commit", "--quiet", "--allow-empty", "-m", "one")
     git(tmp_path, "clone", "--quiet", str(whole), str(tmp_path / "clone"))
     (head,) = rev_list(whole)
-    (page,) = listing(tmp_path / "clone", max_git.load_branches)
+    (page,) = listing(tmp_path / "clone", git_connector.load_branches)
     found = {b.id: (b.name, b.remote, b.current, b.stands_for, b.upstream) for b in page.items}
     origin = "refs/remotes/origin/main"
     assert found == {
@@ -553,7 +565,7 @@ def test_tags_lead_to_commits_trees_and_files_through_other_tags(repository: Pat
     ):
         git(repository, "-c", "tag.gpgSign=false", "tag", *words)
     git(repository, "tag", "-m", "of a file", "file", "main:a")
-    (page,) = listing(repository, max_git.load_tags)
+    (page,) = listing(repository, git_connector.load_tags)
     found = {t.name: (t.annotated, t.target_type, t.target is None, t.message) for t in page.items}
     assert found == {
         "annotated": (True, "commit", False, "Version one\n\nwith words"),
@@ -574,7 +586,7 @@ def test_a_tag_without_a_tagger_or_with_an_absurd_time_is_read(repository: Path)
         text = b"object %s\ntype commit\ntag x\n%s\nhello\n" % (head.encode(), tagger)
         (sha,) = lines(repository, "hash-object", "-t", "tag", "-w", "--stdin", "--literally", stdin=text)
         git(repository, "update-ref", f"refs/tags/{name}", sha)
-    (page,) = listing(repository, max_git.load_tags)
+    (page,) = listing(repository, git_connector.load_tags)
     found: dict[str, GitTag] = {tag.name: tag for tag in page.items}
     assert (found["none"].tagger, found["none"].tagged_at, found["none"].message) == (None, None, "hello")
     assert found["late"].tagged_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -583,11 +595,11 @@ def test_a_tag_without_a_tagger_or_with_an_absurd_time_is_read(repository: Path)
 def test_many_refs_come_in_pages_each_once(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
     (head,) = rev_list(repository)
-    count = 2 * max_git.PAGE_REFS + 1
+    count = 2 * git_connector.PAGE_REFS + 1
     orders = b"".join(b"create refs/tags/t\xff%d %s\n" % (n, head.encode()) for n in range(count))
     git(repository, "update-ref", "--stdin", stdin=orders)
-    pages = listing(repository, max_git.load_tags)
-    assert [len(page.items) for page in pages] == [max_git.PAGE_REFS, max_git.PAGE_REFS, 1]
+    pages = listing(repository, git_connector.load_tags)
+    assert [len(page.items) for page in pages] == [git_connector.PAGE_REFS, git_connector.PAGE_REFS, 1]
     assert len({tag.id for page in pages for tag in page.items}) == count
 
 
@@ -680,7 +692,7 @@ def test_a_partial_clone_is_not_completed_behind_its_owners_back(repository: Pat
 
 def test_output_of_another_shape_is_refused() -> None:
     with pytest.raises(UpstreamError, match="does not understand"):
-        max_git.length_of(b"something new")
+        git_connector.length_of(b"something new")
 
 
 # -- the connector, and much of it -----------------------------------------------------------------
@@ -708,7 +720,7 @@ async def read_all(path: str) -> list[tuple[int, int]]:
     """After every page of a listing: how many commits came, and how much memory was used at most."""
     env, count, cursor, peaks = Reading(Path(path)), 0, None, []
     while True:
-        page = await max_git.load_commits.load(ROOT, PageRequest(cursor), env)
+        page = await git_connector.load_commits.load(ROOT, PageRequest(cursor), env)
         count, cursor = count + len(page.items), page.next
         peaks.append((count, tracemalloc.get_traced_memory()[1]))
         if cursor is None:
@@ -757,7 +769,7 @@ def test_other_tasks_have_their_turn_while_a_history_is_read(large: Path) -> Non
         counting.cancel()
         return turns
 
-    assert asyncio.run(main()) > 20_000 / max_git.TURN
+    assert asyncio.run(main()) > 20_000 / git_connector.TURN
 
 
 class TestThroughTheCommandLine:

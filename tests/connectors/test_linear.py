@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max_linear import (
+from max_connectors.linear import (
     BROWSER,
     FEW,
     PAGE,

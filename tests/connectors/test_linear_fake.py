@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import max_linear
 import pytest
-from max_linear import API, SOURCES, LinearIssue, LinearProject, connector
+from max_connectors import linear
+from max_connectors.linear import API, SOURCES, LinearIssue, LinearProject, connector
 
 from max import BadCredentials, Json, OnboardingResult, Prompter, Retry, Status, onboard
 from max.upstream.recording import Recording
@@ -34,8 +34,8 @@ def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five rows, so that a small workspace has many."""
-    monkeypatch.setattr(max_linear, "PAGE", 5)
-    monkeypatch.setattr(max_linear, "FEW", 2)
+    monkeypatch.setattr(linear, "PAGE", 5)
+    monkeypatch.setattr(linear, "FEW", 2)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import ConnectorError, MissingExtra, UnknownName
-from max.installations import registry
 from max.installations.registry import VARIABLE, ConnectorRegistry
 from tests.sample import executed, source
 
@@ -130,15 +129,38 @@ class TestFinding:
         monkeypatch.setenv(VARIABLE, str(tmp_path / "b"))
         assert ConnectorRegistry([tmp_path / "a"]).resolve("single").name == "single"
 
-    def test_a_checkout_uses_its_own_connectors_before_those_it_installed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write(tmp_path / "site", "shipped", "raise RuntimeError('the installed one')")
-        install(tmp_path / "site", "max-sync", {"shipped": "max_shipped:connector"})
-        sys.path.insert(0, str(tmp_path / "site"))
-        write(tmp_path / "checkout", "shipped")
-        monkeypatch.setattr(registry, "BESIDE", tmp_path / "checkout")
-        assert ConnectorRegistry().resolve("shipped").name == "shipped"
+    def test_a_checkout_uses_its_own_connectors_before_those_it_installed(self, tmp_path: Path) -> None:
+        installed, beside = (tmp_path / place / "max_connectors" for place in ("site", "checkout/connectors"))
+        for package, text in ((installed, "raise RuntimeError('the installed one')"), (beside, CONNECTOR)):
+            package.mkdir(parents=True)
+            (package / "__init__.py").touch()
+            (package / "tiny.py").write_text(text)
+        install(tmp_path / "site", "max-sync", {"tiny": "max_connectors.tiny:connector"})
+        (tmp_path / "checkout" / "max").symlink_to(ROOT / "max")
+        code = (
+            f"import sys; sys.path[:0] = [{str(tmp_path / 'checkout')!r}, {str(tmp_path / 'site')!r}]\n"
+            "from max import ConnectorRegistry\n"
+            "ConnectorRegistry().resolve('tiny')\n"
+            "print(sys.modules['max_connectors.tiny'].__file__)"
+        )
+        done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (f"{beside / 'tiny.py'}\n", "")
+
+    def test_a_connector_that_the_program_imported_is_the_one_that_is_resolved(self, tmp_path: Path) -> None:
+        shutil.copytree(ROOT / "connectors" / "max_connectors", tmp_path / "max_connectors")
+        code = (
+            f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+            "from max import ConnectorRegistry\n"
+            "from max_connectors import acme\n"
+            "assert ConnectorRegistry().resolve('acme') is acme.connector"
+        )
+        done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_a_module_named_for_another_is_a_part_of_it_and_no_connector(self) -> None:
+        names = ConnectorRegistry().names()
+        assert {"acme", "git", "linear"} <= set(names)
+        assert "acme_service" not in names
 
     @settings(deadline=None, max_examples=25)
     @given(
@@ -261,7 +283,6 @@ class TestLoading:
 
 
 CONNECTOR = """
-from __future__ import annotations
 from dataclasses import dataclass
 import max.core as core
 import max
@@ -304,7 +325,7 @@ assert isinstance(connector, Connector)
 assert typing.get_type_hints(connector.config) == {{"title": str}}
 page = asyncio.run(connector.loaders[0].function(None, None, None))
 assert page.items == [True, True], page
-assert not [name for name in sys.modules if name.split(".")[0] in ("max", "max_tiny")]
+assert not [name for name in sys.modules if name.split(".")[0] in ("max", "max_connectors")]
 assert ConnectorRegistry().resolve("tiny") is connector
 print(ConnectorRegistry().names())
 """
@@ -316,7 +337,11 @@ class TestVendored:
     def test_connectors_beside_a_copy_belong_to_the_copy(self, tmp_path: Path) -> None:
         vendor = tmp_path / "host" / "_vendor"
         shutil.copytree(ROOT / "max", vendor / "zmax", ignore=shutil.ignore_patterns("__pycache__"))
-        write(vendor / "connectors", "tiny", CONNECTOR)
+        ours = vendor / "connectors" / "max_connectors"
+        ours.mkdir(parents=True)
+        (ours / "__init__.py").touch()
+        (ours / "tiny.py").write_text("from .tiny_parts import CORE\n" + CONNECTOR + "assert CORE is core\n")
+        (ours / "tiny_parts.py").write_text("import max.core\nCORE = max.core\n")
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-B", "-c", PROGRAM.format(base=str(tmp_path))],
             capture_output=True,

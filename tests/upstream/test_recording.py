@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pytest
-from acme_service import Server, Service, Settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from max_acme import connector as acme
+from max_connectors.acme import connector as acme
+from max_connectors.acme_service import Server, Service, Settings
 
 from max import (
     BadCredentials,
@@ -403,7 +403,7 @@ async def stored_in(folder: Path, name: str) -> dict[str, Json]:
     async with Project.open(folder) as project:
         info = project.target(f"acme:{name}")
         secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
-        from max_acme import AcmeConfig
+        from max_connectors.acme import AcmeConfig
 
         runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.database(info))
         await runtime.start()
@@ -570,7 +570,7 @@ class TestReplaying:
             run(connector, Replay(written(tmp_path / "t", NAMED)))
 
     def test_git_replays_without_its_repository(self, tmp_path: Path) -> None:
-        from max_git import GitConfig, connector
+        from max_connectors.git import GitConfig, connector
 
         from tests.git_repositories import git, make
 

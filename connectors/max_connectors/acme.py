@@ -1,19 +1,16 @@
 """Acme, the demo: a company that exists only here, and that every machine makes the same.
 
 Its service (``acme_service.py``, beside this file) is part of this process, or stands behind
-real HTTP: ``python -m max_acme serve``.  The loaders cannot tell which.
+real HTTP: ``python -m max_connectors.acme serve``.  The loaders cannot tell which.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from max import (
@@ -55,7 +52,7 @@ from max import (
 )
 
 if TYPE_CHECKING:
-    from acme_service import Service
+    from .acme_service import Service
 
 V = TypeVar("V")
 Row = Mapping[str, Json]  # one record as the service writes it
@@ -208,7 +205,7 @@ class Embedded(Source):
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         """What the service answers, with the faults that were ordered."""
-        from acme_service import Refused
+        from .acme_service import Refused
 
         try:
             answer = await self.service.answer("GET", path, params or {})
@@ -220,16 +217,8 @@ class Embedded(Source):
 
 
 def embedded(config: AcmeConfig) -> Embedded:
-    """A new tenant of the configured size; the service's file stands beside this one."""
-    name = "acme_service"
-    if name not in sys.modules and importlib.util.find_spec(name) is None:
-        file = Path(__file__).with_name(f"{name}.py")
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    from acme_service import Service, Settings
+    """A new tenant of the configured size."""
+    from .acme_service import Service, Settings
 
     settings = asdict(config)
     del settings["base_url"], settings["changes"]
@@ -268,7 +257,7 @@ class Chosen:
 
 API = Limit("acme:api", concurrency=8)
 RETRY = Retry(attempts=6, base=0.1, cap=4.0)
-TOKEN = Credential("token", "what `max_acme serve` printed as token", required=False)
+TOKEN = Credential("token", "the token that the served tenant printed when it started", required=False)
 
 
 def listing(name: str, path: str) -> Operation[Acme, ListingState, Json]:
@@ -656,7 +645,11 @@ connector = Connector(
     credentials=[TOKEN],
     onboarding=[
         Input("base_url", "Address of a served tenant (empty: one inside this process)"),
-        SecretInput(TOKEN, "Token that `max_acme serve` printed", when=lambda a: bool(a.get("base_url"))),
+        SecretInput(
+            TOKEN,
+            "Token that `python -m max_connectors.acme serve` printed",
+            when=lambda a: bool(a.get("base_url")),
+        ),
         Validate(check),
     ],
     operations=[
@@ -668,6 +661,6 @@ connector = Connector(
 
 
 if __name__ == "__main__":
-    from acme_service import main
+    from .acme_service import main
 
     raise SystemExit(main())

@@ -4,7 +4,7 @@ A tenant is made from a seed.  Every record is computed from its id when it is a
 a tenant of a million tasks costs memory only for what was changed in it; equal seeds give
 equal bytes, whatever the platform and the Python.
 
-``Service.answer`` is the one door: behind HTTP (``python -m max_acme serve``) and inside the
+``Service.answer`` is the one door: behind HTTP (``python -m max_connectors.acme serve``) and inside the
 connector's process alike, with paging, a change feed, counters and faults to order.  Times in
 a tenant are its own: the clock is read only to limit the rate.
 """
@@ -635,8 +635,8 @@ REASONS_OF = {
 LARGEST_BODY = 2**20  # bytes
 EXAMPLES = """
 examples:
-  python -m max_acme serve --port 4567 --token demo
-  python -m max_acme serve --port 0 --tasks 2000 --latency-ms 50 --error-rate 0.05
+  python -m max_connectors.acme serve --port 4567 --token demo
+  python -m max_connectors.acme serve --port 0 --tasks 2000 --latency-ms 50 --error-rate 0.05
   max connect acme --set base_url=http://127.0.0.1:4567 --credential token=env:ACME_TOKEN
 
 addresses (all want `Authorization: Bearer TOKEN`, but /api/stats):
@@ -785,11 +785,11 @@ async def serve(settings: Settings, host: str, port: int, token: str) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What ``python -m max_acme`` understands."""
+    """What ``python -m max_connectors.acme`` understands."""
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="max_acme",
+        prog="python -m max_connectors.acme",
         description="Serve Acme, the demo company, over HTTP.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
