@@ -286,7 +286,8 @@ CONNECTOR = """
 from dataclasses import dataclass
 import max.core as core
 import max
-from max import Connector, Entity, Field, Installation, Loader, Many, Page, Ref, Schema, Step, SyncPlan
+from max import Connector, Engine, Entity, Field, Installation, Loader, Many, Page, Ref
+from max import Schema, SyncPlan
 from max.errors import Offline
 
 class Thing(Entity):
@@ -302,7 +303,7 @@ class Config:
 @Loader.collection(Root.things, brings=[Thing.title])
 async def things(parent: Ref[Root], request, env):
     import max.model.entities
-    return Page([max.model.entities.Entity is Entity, core.Page is Page])
+    return Page([max.model.entities.Entity is Entity, core.Engine is Engine])
 
 async def seed(context, engine):
     return SyncPlan([])
