@@ -250,7 +250,7 @@ class SyncMeta(Protocol):
         """Whether every field of the entity has been synced."""
 
     async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
-        """What is remembered of a collection's listings; ``mark`` is None when a full one is due."""
+        """What is remembered of a collection's listings; ``bookmark`` is None when a full one is due."""
 
     async def followed(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
@@ -332,7 +332,7 @@ class TaskStore(Protocol):
         LeaseLost when the sync is no longer the worker's.
         """
 
-    async def obey(self, sync: str, *, worker: str, now: float) -> Status:
+    async def apply_command(self, sync: str, *, worker: str, now: float) -> Status:
         """Pause or cancel the sync as wanted, when nothing of it is under way; its status."""
 
     async def release(self, sync: str, *, worker: str, now: float) -> None:

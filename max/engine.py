@@ -1,6 +1,6 @@
 """The engine: one SQLite file that holds an installation's entities, and how old they are.
 
-Rule 1: what one arrival brings (rows, removals, links, freshness, the listing's mark) is
+Rule 1: what one arrival brings (rows, removals, links, freshness, the listing's bookmark) is
 written by one function inside one transaction that somebody else owns.
 
 Rule 2: freshness.py says how old everything is, membership.py who lists it and what is gone.

@@ -111,12 +111,14 @@ class _SyncLoop:
             settled = await self._settle()
             if settled.status is not Status.RUNNING:
                 return settled.status
-            if settled.wanted is SyncCommand.CANCEL:
+            if settled.command is SyncCommand.CANCEL:
                 self._given_up = State.CANCELLED
                 self._cancel_tasks()
             idle = not self._leased and not self._settlements
-            if idle and settled.wanted is not SyncCommand.RUN:
-                status = await self._store.obey(self.sync, worker=self._executor.worker, now=self._clock())
+            if idle and settled.command is not SyncCommand.RUN:
+                status = await self._store.apply_command(
+                    self.sync, worker=self._executor.worker, now=self._clock()
+                )
                 if status is not Status.RUNNING:
                     return status
                 continue  # somebody has asked meanwhile that it goes on

@@ -163,11 +163,11 @@ def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], 
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_sync'").fetchone():
         return
     rows = connection.execute(
-        "SELECT s.id, s.worker, coalesce(w.seen_at, 0) FROM _max_sync AS s LEFT JOIN _max_worker AS w"
+        "SELECT s.id, s.worker, coalesce(w.heartbeat_at, 0) FROM _max_sync AS s LEFT JOIN _max_worker AS w"
         f" ON w.id = s.worker WHERE s.state = '{Status.RUNNING}' AND s.worker IS NOT NULL"
     )
-    for sync, worker, seen_at in rows.fetchall():
-        if is_alive(worker, seen_at, clock()):
+    for sync, worker, heartbeat_at in rows.fetchall():
+        if is_alive(worker, heartbeat_at, clock()):
             raise SyncRunning(sync, describe_worker(worker))
 
 

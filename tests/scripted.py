@@ -205,7 +205,8 @@ def synced(connector: AnyConnector, path: Path, collection: ManyOf[Any, Any]) ->
 def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """What the file holds for its user: every row, and who lists whom."""
     links = """
-        SELECT collection, parent, coalesce(t._id, l._id) FROM _max_link JOIN _max_list ON id = list
+        SELECT collection, parent, coalesce(t._id, l._id) FROM _max_membership
+          JOIN _max_listing ON id = listing
           LEFT JOIN thing t ON t._row = child AND collection = 'ScriptedRoot.things'
           LEFT JOIN label l ON l._row = child AND collection = 'ScriptedRoot.labels' ORDER BY 1, 2, 3
     """

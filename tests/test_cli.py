@@ -556,7 +556,7 @@ def of_an_older_version(cli: Cli, tmp_path: Path) -> Cli:
     assert cli("sync", "acme:default").status == 0
     with closing(sqlite3.connect(tmp_path / ".max/installations/acme/default/data.db")) as connection:
         connection.execute("ALTER TABLE _max_sync DROP COLUMN notes")
-        connection.execute("ALTER TABLE _max_sync DROP COLUMN unfit")
+        connection.execute("ALTER TABLE _max_sync DROP COLUMN quarantined")
         connection.execute("DELETE FROM _max_migration WHERE owner = 'execution' AND version > 2")
         connection.execute("DELETE FROM _max_migration WHERE owner = 'engine' AND version > 1")
         connection.commit()

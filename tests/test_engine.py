@@ -207,9 +207,9 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
         for at in (1.0, 2.0, 3.0):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
         await database.transact(engine.writing(Delivery([Team("red", order="x")], 4.0)))
-        before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
+        before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
         await engine.tidy(0.0)
-        after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_page").fetchone()[0])
+        after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
         dates = [
             await meta.synced_at(Person.ref("a"), Person.name),
             await meta.synced_at(Post.ref("1"), Post.title),

@@ -364,7 +364,9 @@ def stored_pages(path: Path) -> int:
     """How many pages of both listings the file holds."""
     connection = sqlite3.connect(path)
     try:
-        return int(connection.execute("SELECT count(*) FROM _max_page WHERE list IS NOT NULL").fetchone()[0])
+        return int(
+            connection.execute("SELECT count(*) FROM _max_load WHERE listing IS NOT NULL").fetchone()[0]
+        )
     except sqlite3.OperationalError:
         return 0  # there are no tables yet
     finally:

@@ -127,9 +127,9 @@ def test_a_mark_moves_only_with_a_listing_that_was_read_to_its_end(kind: str, tr
             world.upstream.touch(f"i{number}", "changed")
         # the second page of three, which the next tries fail as well
         await world.sync(Sync([], {number: Event(trouble) for number in range(4, 9)}))
-        assert (await remembered(world)).sync_token == before.sync_token is not None
+        assert (await remembered(world)).bookmark == before.bookmark is not None
         await synced(world, Sync(restart=True))
-        assert (await remembered(world)).sync_token != before.sync_token
+        assert (await remembered(world)).bookmark != before.bookmark
         assert await world.state() == world.upstream.state()
 
     play(body, loose=kind)
@@ -240,7 +240,7 @@ def test_only_what_names_everything_counts_as_a_sweep_and_it_keeps_the_mark() ->
         assert (await remembered(world)).swept_at == before.swept_at
         await synced(world, Sync(options=RIGHT))
         after = await remembered(world)
-        assert (after.sync_token, after.full_at) == (before.sync_token, before.full_at)
+        assert (after.bookmark, after.full_at) == (before.bookmark, before.full_at)
         assert (after.swept_at or 0.0) > (before.swept_at or 0.0)
 
     play(body, loose="oldest")

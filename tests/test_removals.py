@@ -409,7 +409,7 @@ def test_what_was_hidden_for_long_is_deleted_with_all_that_is_known_of_it() -> N
         world.set_back = -31 * 86_400.0
         await synced(world)
         await world.open()
-        count = "SELECT (SELECT count(*) FROM _max_link) - 2, (SELECT count(*) FROM _max_orphan)"
+        count = "SELECT (SELECT count(*) FROM _max_membership) - 2, (SELECT count(*) FROM _max_missing)"
         left = await world.database.read(lambda one: one.execute(count).fetchone())
         assert (await world.hidden(), left) == (set(), (0, 0))
         await world.close()

@@ -195,7 +195,7 @@ def fill(connection: sqlite3.Connection, tables: Tables, rows: EncodedRows, at: 
                 (m for m, child in entities["Root"].children().items() if child.__name__ == name), None
             )
             listing = (
-                ListingPage(root, ManyOf(entities["Root"], many), 0, True, sync_token="m") if many else None
+                ListingPage(root, ManyOf(entities["Root"], many), 0, True, bookmark="m") if many else None
             )
             tables.write(connection, Delivery(some, at, listing))
 

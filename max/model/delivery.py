@@ -13,11 +13,12 @@ from .struct import Struct
 class ListingPage(Struct):
     """Which page of which collection an arrival is; ``number`` counts from 0.
 
-    ``delta``: the listing names only what changed since the mark, so that what it leaves out
-    is still there.  ``mark`` is where the next listing may go on; it becomes durable with
-    ``last``.  ``began_at`` is when the request of the first page began.  ``sweeps``: what a
-    complete listing leaves out is gone from it.  ``sure``: it has shown whatever was there all
-    the time; if not, but the next one has the same ``first`` page, that is known afterwards.
+    ``delta``: the listing names only what changed since the bookmark, so that what it leaves out
+    is still there.  ``bookmark`` (a sync token or a watermark) is where the next listing may go
+    on; it becomes durable with ``last``.  ``began_at`` is when the request of the first page
+    began.  ``sweeps``: what a complete listing leaves out is gone from it.  ``sure``: it has shown
+    whatever was there all the time; if not, but the next one has the same ``first`` page, that is
+    known afterwards.
     ``ids_only``: the listing tells what exists, and of what is not stored yet it tells too
     little to store it.
     """
@@ -27,7 +28,7 @@ class ListingPage(Struct):
     number: int
     last: bool
     delta: bool = False
-    sync_token: str | None = None
+    bookmark: str | None = None
     began_at: float | None = None
     sweeps: bool = True
     sure: bool = True
@@ -38,7 +39,7 @@ class ListingPage(Struct):
 class FeedPage(Struct):
     """Which page of which feed an arrival is.
 
-    ``mark`` is the feed's new position; it becomes durable with ``last``.  ``anew``: the feed
+    ``sync_token`` is the feed's new position; it becomes durable with ``last``.  ``anew``: the feed
     was begun at this position, and whatever was listed before is not covered by it.
     """
 
@@ -86,12 +87,13 @@ Write: TypeAlias = Callable[[Transaction], WriteResult]
 class ListingState(Struct):
     """What is remembered of a listing or a feed; every time is when its first request began.
 
-    ``mark`` is where the next one may go on.  ``listed_at``: the last complete one.  ``full_at``:
-    the last complete one that named everything with its fields; of a feed, when it was begun.
+    ``bookmark`` (a sync token or a watermark) is where the next one may go on.  ``listed_at``: the
+    last complete one.  ``full_at``: the last complete one that named everything with its fields; of
+    a feed, when it was begun.
     ``swept_at``: the last complete one that named everything.
     """
 
-    sync_token: str | None = None
+    bookmark: str | None = None
     listed_at: float | None = None
     full_at: float | None = None
     swept_at: float | None = None

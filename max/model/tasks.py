@@ -190,7 +190,7 @@ class SettleResult(NamedTuple):
     outcomes: Sequence[Outcome]
     claimed: Sequence[Task]
     status: Status
-    wanted: SyncCommand
+    command: SyncCommand
     due: float | None = None
     waiting: int = 0
 

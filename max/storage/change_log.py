@@ -36,7 +36,7 @@ DIGITS = "%!.20g"  # SQLite rounds its own digits; with 17 some floats would com
 
 MIGRATIONS = (
     """
-    CREATE TABLE _max_feed (
+    CREATE TABLE _max_change_log (
         id        INTEGER PRIMARY KEY CHECK (id = 1),
         name      TEXT NOT NULL,
         recording INTEGER NOT NULL,
@@ -44,7 +44,7 @@ MIGRATIONS = (
         at        REAL,
         sync      TEXT
     );
-    INSERT INTO _max_feed VALUES (1, lower(hex(randomblob(8))), 0, 0, NULL, NULL);
+    INSERT INTO _max_change_log VALUES (1, lower(hex(randomblob(8))), 0, 0, NULL, NULL);
     CREATE TABLE _max_change_entity (
         id    INTEGER PRIMARY KEY,
         name  TEXT NOT NULL UNIQUE,
@@ -71,15 +71,15 @@ MIGRATIONS = (
     """,
 )
 
-# ``at`` and ``sync`` of _max_feed tell whose writing is under way; whoever does not say is taken to
+# ``at`` and ``sync`` of _max_change_log tell whose writing is under way; whoever does not say is taken to
 # write now.  The newest record is never deleted, so that no number is given twice.
 CLOCK = "coalesce(f.at, (julianday('now') - 2440587.5) * 86400.0)"
 RECORD = f"""
     INSERT INTO _max_change (at, sync, number, row, kind, old, new)
-    SELECT {CLOCK}, f.sync, {{number}}, {{row}}, {{kind}}, {{old}}, {{new}} FROM _max_feed AS f"""
-MOMENT = "UPDATE _max_feed SET at = ?, sync = ?"
+    SELECT {CLOCK}, f.sync, {{number}}, {{row}}, {{kind}}, {{old}}, {{new}} FROM _max_change_log AS f"""
+MOMENT = "UPDATE _max_change_log SET at = ?, sync = ?"
 FEED = """
-    SELECT name, recording, floor, (SELECT coalesce(max(id), 0) FROM _max_change) FROM _max_feed
+    SELECT name, recording, floor, (SELECT coalesce(max(id), 0) FROM _max_change) FROM _max_change_log
 """
 CHANGES = """
     SELECT id, at, sync, number, row, kind, old, new FROM _max_change
@@ -153,7 +153,7 @@ class History:
             self._record(connection)
         elif feed is not None and feed.recording:
             drop_triggers(connection)
-            connection.execute("UPDATE _max_feed SET recording = 0")
+            connection.execute("UPDATE _max_change_log SET recording = 0")
 
     def _still_readable(self, connection: sqlite3.Connection) -> bool:
         """Whether every field that is recorded still holds what it held."""
@@ -171,7 +171,9 @@ class History:
         connection.execute("DELETE FROM _max_change_entity")
         connection.execute(MOMENT, (self.clock(), None))
         connection.execute(RECORD.format(number=0, row="''", kind="'begun'", old="NULL", new="NULL"))
-        connection.execute("UPDATE _max_feed SET recording = 1, floor = (SELECT max(id) FROM _max_change)")
+        connection.execute(
+            "UPDATE _max_change_log SET recording = 1, floor = (SELECT max(id) FROM _max_change)"
+        )
 
     def _record(self, connection: sqlite3.Connection) -> None:
         """Have triggers for every entity as it is now, and a record of what they have not seen."""
@@ -268,7 +270,7 @@ class History:
         if old:
             fold(connection, old)
             values["floor"] = old[-1][0]
-            connection.execute("UPDATE _max_feed SET floor = :floor", values)
+            connection.execute("UPDATE _max_change_log SET floor = :floor", values)
             connection.execute(FORGET, values)
         elif not feed.recording and not records:
             self._close(connection, before)
@@ -279,7 +281,7 @@ class History:
         newest = connection.execute("SELECT max(at) FROM _max_change").fetchone()[0]
         if newest is not None and newest < before:
             connection.execute("DELETE FROM _max_change_base")
-            connection.execute("UPDATE _max_feed SET floor = (SELECT max(id) FROM _max_change)")
+            connection.execute("UPDATE _max_change_log SET floor = (SELECT max(id) FROM _max_change)")
 
 
 # -- the feed ----------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ class History:
 
 def read_feed(connection: sqlite3.Connection) -> _Feed | None:
     """What the database says of its feed; None when there has never been one."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_feed'").fetchone():
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_change_log'").fetchone():
         return None
     name, recording, floor, newest = connection.execute(FEED).fetchone()
     return _Feed(name, bool(recording), floor, newest)

@@ -5,7 +5,7 @@ its request began; what no page can say (a field that came alone, an invalidatio
 beside, in ``_max_freshness``, and the later of the two holds.
 
 Rule 2: of two answers for one field the one whose request began later wins, whichever comes
-first.  ``_max_newest`` holds the latest such time of each entity: an answer that is later than
+first.  ``_max_high_water`` holds the latest such time of each entity: an answer that is later than
 that is stored without another look.
 """
 
@@ -26,9 +26,9 @@ from .rows import NEVER, EncodedRows, TableMapping, on_page
 from .sqlite import quoted
 
 PLACE_PAGE = """
-    INSERT INTO _max_page (entity, list, number, generation, fields, requested_at)
-    VALUES (:entity, :list, :number, :generation, :fields, :at)
-    ON CONFLICT (list, number, entity) WHERE list IS NOT NULL
+    INSERT INTO _max_load (entity, listing, number, generation, fields, requested_at)
+    VALUES (:entity, :listing, :number, :generation, :fields, :at)
+    ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL
     DO UPDATE SET generation = excluded.generation, fields = excluded.fields,
                   requested_at = excluded.requested_at
     RETURNING id
@@ -43,7 +43,7 @@ _RECORD = """
      WHERE excluded.recorded_at >= recorded_at
 """
 _SPENT = """
-    UPDATE _max_page SET fields = replace(fields, :field, ',')
+    UPDATE _max_load SET fields = replace(fields, :field, ',')
      WHERE entity = :entity AND requested_at <= :at AND instr(fields, :field)
 """
 _SPENT_BESIDE = """
@@ -52,7 +52,7 @@ _SPENT_BESIDE = """
 """
 _PAGE_AGES = """
     SELECT CAST(max(0, :now - p.requested_at) AS INTEGER) AS age, p.fields, count(*)
-      FROM {table} AS t LEFT JOIN _max_page AS p ON p.id = t.{stamp} AND {on_page}
+      FROM {table} AS t LEFT JOIN _max_load AS p ON p.id = t.{stamp} AND {on_page}
      WHERE t._removed_at IS NULL
      GROUP BY 1, 2  -- a column of the entity may have any name
 """
@@ -63,19 +63,19 @@ _BESIDE_AGES = """
            count(*)
       FROM _max_freshness AS x
       JOIN {table} AS t ON t._row = x.row AND t._removed_at IS NULL
-      LEFT JOIN _max_page AS p ON p.id = CASE x.field {stamps} END
+      LEFT JOIN _max_load AS p ON p.id = CASE x.field {stamps} END
                               AND instr(p.fields, ',' || x.field || ',') AND {on_page}
      WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
      GROUP BY 1, 2, 3
 """
 _NEWEST = """
     SELECT coalesce(max(at), 0) FROM (
-        SELECT max(at) AS at FROM _max_newest
-         UNION ALL SELECT max(listed_at) FROM _max_list
-         UNION ALL SELECT max(lost_at) FROM _max_orphan)
+        SELECT max(at) AS at FROM _max_high_water
+         UNION ALL SELECT max(listed_at) FROM _max_listing
+         UNION ALL SELECT max(missing_since) FROM _max_missing)
 """
 _RENEW_NEWEST = """
-    INSERT INTO _max_newest VALUES (:entity, :at)
+    INSERT INTO _max_high_water VALUES (:entity, :at)
     ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
     RETURNING at
 """
@@ -208,7 +208,7 @@ class Freshness:
         statement = Statement(self._layouts, query.entity)
         condition = statement.condition(query.filter)
         listed = (
-            f"SELECT 1 FROM _max_list AS l WHERE l.collection = {statement.bind(repr(many))}"
+            f"SELECT 1 FROM _max_listing AS l WHERE l.collection = {statement.bind(repr(many))}"
             f" AND l.parent = t._id AND l.listed_at >= {statement.bind(before)} AND l.invalidated_at IS NULL"
         )
         return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
@@ -217,7 +217,7 @@ class Freshness:
         self, connection: sqlite3.Connection, statement: Statement, condition: str, after: str, limit: int
     ) -> list[str]:
         orphan = (  # probably gone: a question for it would fail
-            "SELECT 1 FROM _max_orphan AS o"
+            "SELECT 1 FROM _max_missing AS o"
             f" WHERE o.entity = '{statement.layout.entity.__name__}' AND o.row = t._row"
         )
         sql = (
@@ -287,7 +287,7 @@ class Freshness:
 
     def _candidates(self, layout: TableMapping[Any]) -> str:
         pages = " OR ".join(
-            f"t.{quoted(stamp)} IN (SELECT id FROM _max_page WHERE entity = :entity AND requested_at > :at)"
+            f"t.{quoted(stamp)} IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
             for stamp in layout.stamps.values()
         )
         return f"""

@@ -33,12 +33,12 @@ def new_worker() -> str:
     return f"{this_machine()}/{pid}/{process_start(pid)}/{os.urandom(4).hex()}"
 
 
-def is_alive(worker: str, seen_at: float, now: float) -> bool:
+def is_alive(worker: str, heartbeat_at: float, now: float) -> bool:
     """Whether a worker still holds its leases."""
     host, boot, pid, start, _ = worker.split("/")
     here_host, here_boot = this_machine().split("/")
     if host != here_host:
-        return now - seen_at < LEASE
+        return now - heartbeat_at < LEASE
     return boot == here_boot and _runs(int(pid)) and process_start(int(pid)) == start
 
 

@@ -40,57 +40,57 @@ from .sqlite import quoted
 PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
 
 LIST_OF = """
-    INSERT INTO _max_list (collection, parent) VALUES (:collection, :parent)
+    INSERT INTO _max_listing (collection, parent) VALUES (:collection, :parent)
     ON CONFLICT (collection, parent) DO UPDATE SET parent = excluded.parent
     RETURNING id, generation
 """
 LINK = """
-    INSERT INTO _max_link (list, child, generation)
-    SELECT :list, _row, :generation FROM {table}
+    INSERT INTO _max_membership (listing, child, generation)
+    SELECT :listing, _row, :generation FROM {table}
      WHERE _id IN (SELECT value FROM json_each(:ids)) AND _removed_at IS NULL
-    ON CONFLICT (list, child) DO UPDATE SET generation = excluded.generation
+    ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation
      WHERE generation IS NOT excluded.generation
 """
 ORPHANED = """
-    INSERT INTO _max_orphan (entity, row, list, lost_at)
-    SELECT :entity, child, CASE WHEN :sure THEN :list END, :at
-      FROM _max_link WHERE list = :list AND generation < :generation
-    ON CONFLICT (entity, row) DO UPDATE SET list = excluded.list, lost_at = excluded.lost_at
+    INSERT INTO _max_missing (entity, row, listing, missing_since)
+    SELECT :entity, child, CASE WHEN :sure THEN :listing END, :at
+      FROM _max_membership WHERE listing = :listing AND generation < :generation
+    ON CONFLICT (entity, row) DO UPDATE SET listing = excluded.listing, missing_since = excluded.missing_since
 """
-LISTS = "SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(:collections))"
+LISTS = "SELECT id FROM _max_listing WHERE collection IN (SELECT value FROM json_each(:collections))"
 LINKED = """
-    DELETE FROM _max_orphan WHERE entity = :entity AND lost_at = :at AND EXISTS (
-        SELECT 1 FROM _max_link AS k CROSS JOIN _max_list AS l ON l.id = k.list
-         WHERE k.child = _max_orphan.row AND l.collection IN (SELECT value FROM json_each(:collections)))
+    DELETE FROM _max_missing WHERE entity = :entity AND missing_since = :at AND EXISTS (
+        SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l ON l.id = k.listing
+         WHERE k.child = _max_missing.row AND l.collection IN (SELECT value FROM json_each(:collections)))
 """
 DOUBTED = """
-    INSERT INTO _max_orphan (entity, row, lost_at)
+    INSERT INTO _max_missing (entity, row, missing_since)
     SELECT :entity, _row, :at FROM {table} AS t WHERE _removed_at IS NULL AND NOT EXISTS (
-        SELECT 1 FROM _max_link AS k CROSS JOIN _max_list AS l ON l.id = k.list
+        SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l ON l.id = k.listing
          WHERE k.child = t._row AND l.collection IN (SELECT value FROM json_each(:collections)))
     ON CONFLICT DO NOTHING
 """
-LINKS_BY_CHILD = "CREATE INDEX IF NOT EXISTS _max_link_child ON _max_link (child)"
+LINKS_BY_CHILD = "CREATE INDEX IF NOT EXISTS _max_membership_child ON _max_membership (child)"
 PARENTS = """
-    SELECT parent FROM _max_list WHERE collection = ?
-       AND EXISTS (SELECT 1 FROM _max_link WHERE list = _max_list.id AND child = ?)
+    SELECT parent FROM _max_listing WHERE collection = ?
+       AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = _max_listing.id AND child = ?)
 """
 CLOSE = """
-    UPDATE _max_list
+    UPDATE _max_listing
        SET listed_at = :began,
-           mark = CASE WHEN :ids_only THEN mark ELSE :mark END,
+           bookmark = CASE WHEN :ids_only THEN bookmark ELSE :bookmark END,
            swept_at = CASE WHEN :swept THEN :began ELSE swept_at END,
-           seen_at = CASE WHEN :sure THEN :began WHEN first = :first THEN listed_at ELSE seen_at END,
+           covered_at = CASE WHEN :sure THEN :began WHEN first = :first THEN listed_at ELSE covered_at END,
            first = CASE WHEN :ids_only THEN first ELSE :first END,
            full_at = CASE WHEN :full THEN :began ELSE full_at END,
            invalidated_at = CASE WHEN :full AND invalidated_at <= :began THEN NULL ELSE invalidated_at END
-     WHERE id = :list
+     WHERE id = :listing
 """
 FOLLOWED = """
-    INSERT INTO _max_list (collection, parent, mark, listed_at, full_at)
-    VALUES (:collection, :parent, :mark, :began, :began)
+    INSERT INTO _max_listing (collection, parent, bookmark, listed_at, full_at)
+    VALUES (:collection, :parent, :bookmark, :began, :began)
     ON CONFLICT (collection, parent) DO UPDATE
-       SET mark = excluded.mark, listed_at = excluded.listed_at,
+       SET bookmark = excluded.bookmark, listed_at = excluded.listed_at,
            full_at = CASE WHEN :anew THEN excluded.full_at ELSE full_at END
 """
 PAIRS = """
@@ -99,24 +99,24 @@ PAIRS = """
           FROM json_each(:pairs) LEFT JOIN {parents} AS q
             ON q._id = json_extract(value, '$[1]') AND q._removed_at IS NULL
     ), chosen AS (
-        SELECT t._row AS child, l.id AS list, l.generation
+        SELECT t._row AS child, l.id AS listing, l.generation
           FROM pairs JOIN {table} AS t ON t._id = pairs.id AND t._removed_at IS NULL
-          LEFT JOIN _max_list AS l ON l.collection = :collection AND l.parent = pairs.parent
+          LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = pairs.parent
     )
 """
 RELINK = (  # the lists that are needed, out of all others, into those
     f"""{PAIRS}
-    INSERT INTO _max_list (collection, parent)
+    INSERT INTO _max_listing (collection, parent)
     SELECT DISTINCT :collection, parent FROM pairs WHERE parent IS NOT NULL ON CONFLICT DO NOTHING
     """,
     f"""{PAIRS}
-    DELETE FROM _max_link WHERE (list, child) IN (
-        SELECT k.list, k.child FROM chosen AS c CROSS JOIN _max_link AS k ON k.child = c.child
-          JOIN _max_list AS o ON o.id = k.list AND o.collection = :collection AND o.id IS NOT c.list)
+    DELETE FROM _max_membership WHERE (listing, child) IN (
+        SELECT k.listing, k.child FROM chosen AS c CROSS JOIN _max_membership AS k ON k.child = c.child
+          JOIN _max_listing AS o ON o.id = k.listing AND o.collection = :collection AND o.id IS NOT c.listing)
     """,
     f"""{PAIRS}
-    INSERT INTO _max_link (list, child, generation)
-    SELECT list, child, generation FROM chosen WHERE list IS NOT NULL ON CONFLICT DO NOTHING
+    INSERT INTO _max_membership (listing, child, generation)
+    SELECT listing, child, generation FROM chosen WHERE listing IS NOT NULL ON CONFLICT DO NOTHING
     """,
 )
 REMOVE = """
@@ -124,18 +124,21 @@ REMOVE = """
     ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at
      WHERE _removed_at IS NULL OR _removed_at < excluded._removed_at
 """
-UNLINK = (  # what is gone is nobody's any more, and no orphan; + has the links searched by child
-    f"DELETE FROM _max_link WHERE +list IN ({LISTS}) AND child IN (SELECT value FROM json_each(:rows))",
-    "DELETE FROM _max_orphan WHERE entity = :entity AND row IN (SELECT value FROM json_each(:rows))",
+UNLINK = (  # a removed row is in no listing and no longer missing; + searches the links by child
+    f"""
+    DELETE FROM _max_membership WHERE +listing IN ({LISTS})
+       AND child IN (SELECT value FROM json_each(:rows))
+    """,
+    "DELETE FROM _max_missing WHERE entity = :entity AND row IN (SELECT value FROM json_each(:rows))",
 )
-PROVEN = "(lost_at <= :seen AND :seen >= :since OR list IS :list AND lost_at >= :since)"
-NOWHERE = 0  # no list has this number
+PROVEN = "(missing_since <= :seen AND :seen >= :since OR listing IS :listing AND missing_since >= :since)"
+NOWHERE = 0  # no listing has this number
 
 
 class Place(NamedTuple):
     """Where an arrival stands: its list, the listing's generation, the page's number."""
 
-    list: int
+    listing: int
     generation: int
     number: int
 
@@ -145,7 +148,7 @@ class Whereabouts(NamedTuple):
 
     many: ManyOf[Any, Any]
     parent: str
-    list: int | None
+    listing: int | None
     seen: float
     feed: str | None = None
 
@@ -185,11 +188,11 @@ class Membership:
         list_id, generation = connection.execute(LIST_OF, names).fetchone()
         number = listing.number
         if listing.delta:
-            sql = "SELECT coalesce(max(number), -1) + 1 FROM _max_page WHERE list = ?"
+            sql = "SELECT coalesce(max(number), -1) + 1 FROM _max_load WHERE listing = ?"
             number = connection.execute(sql, (list_id,)).fetchone()[0]
         elif number == 0:
             generation += 1
-            connection.execute("UPDATE _max_list SET generation = ? WHERE id = ?", (generation, list_id))
+            connection.execute("UPDATE _max_listing SET generation = ? WHERE id = ?", (generation, list_id))
         return Place(list_id, generation, number)
 
     def link(
@@ -202,7 +205,7 @@ class Membership:
         """Remember a page's members."""
         child = self._layout(listing.collection.child)
         ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
-        values = {"list": place.list, "generation": place.generation, "ids": ids}
+        values = {"listing": place.listing, "generation": place.generation, "ids": ids}
         connection.execute(LINK.format(table=quoted(child.table)), values)
         self.found(connection, child, groups)
 
@@ -215,24 +218,24 @@ class Membership:
     ) -> None:
         """What is in a list, or was brought by a request that began after it was lost, is no orphan."""
         entity = layout.entity.__name__
-        if connection.execute("SELECT 1 FROM _max_orphan WHERE entity = ? LIMIT 1", (entity,)).fetchone():
+        if connection.execute("SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1", (entity,)).fetchone():
             ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
             connection.execute(
-                "DELETE FROM _max_orphan WHERE entity = ? AND lost_at <= ? AND row IN (SELECT _row"
+                "DELETE FROM _max_missing WHERE entity = ? AND missing_since <= ? AND row IN (SELECT _row"
                 f" FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?)))",
                 (entity, at, ids),
             )
 
     def close(self, connection: sqlite3.Connection, listing: ListingPage, place: Place, *, at: float) -> None:
-        """The listing is complete: its mark moves, and what it has not seen is no member any more."""
+        """The listing is complete: its bookmark moves, and what it has not seen is no member any more."""
         swept = not listing.delta and listing.sweeps
         values = {
-            "list": place.list,
+            "listing": place.listing,
             "generation": place.generation,
             "entity": listing.collection.child.__name__,
             "at": at,
             "began": listing.began_at,
-            "mark": listing.sync_token,
+            "bookmark": listing.bookmark,
             "ids_only": listing.ids_only,
             "swept": swept,
             "sure": listing.sure,
@@ -242,7 +245,9 @@ class Membership:
         if swept:
             lost = {**values, "collections": self._names(listing.collection.child)}
             connection.execute(ORPHANED, lost)
-            connection.execute("DELETE FROM _max_link WHERE list = :list AND generation < :generation", lost)
+            connection.execute(
+                "DELETE FROM _max_membership WHERE listing = :listing AND generation < :generation", lost
+            )
             connection.execute(LINKED, lost)
         connection.execute(CLOSE, values)
 
@@ -251,9 +256,9 @@ class Membership:
     ) -> ListingState:
         """What is remembered of a collection's listings."""
         sql = """
-            SELECT CASE WHEN invalidated_at IS NULL THEN mark END,
+            SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
                    CASE WHEN invalidated_at IS NULL THEN listed_at END, full_at, swept_at
-              FROM _max_list WHERE collection = ? AND parent = ?
+              FROM _max_listing WHERE collection = ? AND parent = ?
         """
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return ListingState(*row) if row else ListingState()
@@ -291,19 +296,19 @@ class Membership:
         values = {"at": at, "entity": entity.__name__, "whole": whole, "collections": json.dumps(holding)}
         connection.execute(
             f"""
-            UPDATE _max_list SET invalidated_at = :at
+            UPDATE _max_listing SET invalidated_at = :at
              WHERE collection IN (SELECT value FROM json_each(:others)) OR (
                    collection IN (SELECT value FROM json_each(:collections)) AND (:whole OR id IN (
-                   SELECT k.list FROM _max_link AS k JOIN _max_freshness AS x ON x.row = k.child
+                   SELECT k.listing FROM _max_membership AS k JOIN _max_freshness AS x ON x.row = k.child
                     WHERE x.entity = :entity AND x.synced_at IS NULL AND x.recorded_at = :at
-                      AND k.list IN ({LISTS}))))
+                      AND k.listing IN ({LISTS}))))
             """,
             {**values, "others": json.dumps(others)},
         )
 
     def invalidated(self, connection: sqlite3.Connection, *, at: float) -> dict[str, int]:
         """How many lists of each collection were invalidated at a time."""
-        sql = "SELECT collection, count(*) FROM _max_list WHERE invalidated_at = ? GROUP BY collection"
+        sql = "SELECT collection, count(*) FROM _max_listing WHERE invalidated_at = ? GROUP BY collection"
         return dict(connection.execute(sql, (at,)).fetchall())
 
     def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> AgeHistogram:
@@ -313,7 +318,7 @@ class Membership:
             SELECT CASE WHEN l.invalidated_at IS NULL
                         THEN CAST(max(0, :now - l.listed_at) AS INTEGER) END AS age, count(*)
               FROM {quoted(self._layout(many.parent).table)} AS p
-              LEFT JOIN _max_list AS l ON l.collection = :collection AND l.parent = p._id
+              LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
              WHERE p._removed_at IS NULL GROUP BY 1 ORDER BY 1
             """,
             {"now": now, "collection": repr(many)},
@@ -328,14 +333,14 @@ class Membership:
 
     def followed(self, connection: sqlite3.Connection, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
-        sql = "SELECT mark, listed_at, full_at FROM _max_list WHERE collection = ? AND parent = ?"
+        sql = "SELECT bookmark, listed_at, full_at FROM _max_listing WHERE collection = ? AND parent = ?"
         row = connection.execute(sql, (feed_name(feed), root.id)).fetchone()
         return ListingState(*row) if row else ListingState()
 
     def feeds(self, connection: sqlite3.Connection, *, now: float) -> dict[str, AgeHistogram]:
         """How long ago each feed was read to its end, over all roots that follow it."""
         rows = connection.execute(
-            "SELECT collection, CAST(max(0, ? - listed_at) AS INTEGER) AS age, count(*) FROM _max_list"
+            "SELECT collection, CAST(max(0, ? - listed_at) AS INTEGER) AS age, count(*) FROM _max_listing"
             f" WHERE collection LIKE '{feed_name('%')}' GROUP BY collection, age ORDER BY collection, age",
             (now,),
         ).fetchall()
@@ -348,11 +353,11 @@ class Membership:
         }
 
     def follow(self, connection: sqlite3.Connection, changes: FeedPage) -> None:
-        """The feed was read to its end: its mark moves."""
+        """The feed was read to its end: its bookmark moves."""
         values = {
             "collection": feed_name(changes.feed),
             "parent": changes.root.id,
-            "mark": changes.sync_token,
+            "bookmark": changes.sync_token,
             "began": changes.began_at,
             "anew": changes.anew,
         }
@@ -384,7 +389,7 @@ class Membership:
     ) -> None:
         """Make rows that a feed has named members of the parents that they point at, and of no others.
 
-        A parent that is not known has no list to be in: it is listed once it is.
+        A parent that is not known has no listing to be in: it is listed once it is.
         """
         for many in self.listing(layout.entity):
             for rows in groups:
@@ -452,7 +457,8 @@ class Membership:
             rows = connection.execute(
                 f"UPDATE {quoted(child.table)} SET _removed_at = :at WHERE _removed_at IS NULL"
                 f" AND {quoted(many.by.name)} IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS ("
-                f"SELECT 1 FROM _max_link AS k WHERE k.child = _row AND k.list IN ({LISTS})) RETURNING _id",
+                f"SELECT 1 FROM _max_membership AS k WHERE k.child = _row AND k.listing IN ({LISTS}))"
+                " RETURNING _id",
                 {"ids": ids, "at": at, "collections": self._names(many.child)},
             ).fetchall()
             if rows:
@@ -473,25 +479,26 @@ class Membership:
             many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
             values = {"collection": repr(many), "ids": ids, "at": at, "entity": many.child.__name__}
             gone = (
-                "SELECT id FROM _max_list WHERE collection = :collection"
+                "SELECT id FROM _max_listing WHERE collection = :collection"
                 " AND parent IN (SELECT value FROM json_each(:ids))"
             )
             connection.execute(
-                "INSERT INTO _max_orphan (entity, row, list, lost_at)"
-                f" SELECT :entity, child, NULL, :at FROM _max_link WHERE list IN ({gone})"
-                " ON CONFLICT (entity, row) DO UPDATE SET list = NULL, lost_at = excluded.lost_at",
+                "INSERT INTO _max_missing (entity, row, listing, missing_since)"
+                f" SELECT :entity, child, NULL, :at FROM _max_membership WHERE listing IN ({gone})"
+                " ON CONFLICT (entity, row) DO UPDATE"
+                " SET listing = NULL, missing_since = excluded.missing_since",
                 values,
             )
-            connection.execute(f"DELETE FROM _max_link WHERE list IN ({gone})", values)
+            connection.execute(f"DELETE FROM _max_membership WHERE listing IN ({gone})", values)
             connection.execute(LINKED, {**values, "collections": self._names(many.child)})
-            connection.execute(f"DELETE FROM _max_list WHERE id IN ({gone})", values)
+            connection.execute(f"DELETE FROM _max_listing WHERE id IN ({gone})", values)
 
     # -- orphans --------------------------------------------------------------------------
 
     def removals(self, connection: sqlite3.Connection, looking: DeletionScope) -> list[DeletionCandidates]:
         """Of each entity with orphans: of how many it is certain that they are gone, and where to look."""
         found = []
-        for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_orphan").fetchall():
+        for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall():
             layout = self._layouts.get(name)
             if layout is not None and layout.entity not in self._schema.roots:
                 one = self._removal(connection, layout, looking)
@@ -525,14 +532,14 @@ class Membership:
         again = looking.again.get(layout.entity.__name__)
         after = looking.since if again is None else again
         places = self._places(connection, layout.entity, looking, math.inf if again is None else again)
-        values = {"entity": layout.entity.__name__, "since": looking.since, "list": NOWHERE}
+        values = {"entity": layout.entity.__name__, "since": looking.since, "listing": NOWHERE}
         if len(places) > 1:
             waiting = [place for place in places if place.seen < after]
             return Proof({**values, "seen": -math.inf if waiting or again is None else again}, waiting)
         only = next(iter(places), None)
         if only is None:
             return Proof({**values, "seen": math.inf}, ())
-        return Proof({**values, "seen": only.seen, "list": only.list or NOWHERE}, places)
+        return Proof({**values, "seen": only.seen, "listing": only.listing or NOWHERE}, places)
 
     def _places(
         self, connection: sqlite3.Connection, entity: type[Entity], looking: DeletionScope, before: float
@@ -545,19 +552,20 @@ class Membership:
         for many in self._ways_to(entity):
             join = "LEFT JOIN" if repr(many) in looking.whole else "JOIN"
             rows = connection.execute(
-                f"SELECT p._id, l.id, l.seen_at FROM {quoted(self._layout(many.parent).table)} AS p"
-                f" {join} _max_list AS l ON l.collection = :collection AND l.parent = p._id"
-                " WHERE p._removed_at IS NULL AND NOT EXISTS (SELECT 1 FROM _max_orphan AS o"
-                " WHERE o.entity = :parents AND o.row = p._row AND o.lost_at <= :before) ORDER BY p._id",
+                f"SELECT p._id, l.id, l.covered_at FROM {quoted(self._layout(many.parent).table)} AS p"
+                f" {join} _max_listing AS l ON l.collection = :collection AND l.parent = p._id"
+                " WHERE p._removed_at IS NULL AND NOT EXISTS (SELECT 1 FROM _max_missing AS o"
+                " WHERE o.entity = :parents AND o.row = p._row AND o.missing_since <= :before)"
+                " ORDER BY p._id",
                 {"collection": repr(many), "parents": many.parent.__name__, "before": before},
             ).fetchall()
             feed, begun, read = self._told(connection, many, looking)
-            for parent, list, seen_at in rows:
-                seen = -math.inf if seen_at is None else seen_at
+            for parent, listing, covered_at in rows:
+                seen = -math.inf if covered_at is None else covered_at
                 if feed is not None and seen >= begun:
-                    places.append(Whereabouts(many, parent, list, max(seen, read), feed))
+                    places.append(Whereabouts(many, parent, listing, max(seen, read), feed))
                 else:
-                    places.append(Whereabouts(many, parent, list, seen))
+                    places.append(Whereabouts(many, parent, listing, seen))
         return places
 
     def _ways_to(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
@@ -575,7 +583,7 @@ class Membership:
         feed = self.resolver.feed_covering(many) if self.resolver else None
         if feed is None or feed.name not in looking.feeds:
             return None, math.inf, -math.inf
-        sql = "SELECT max(full_at), min(listed_at) FROM _max_list WHERE collection = ?"
+        sql = "SELECT max(full_at), min(listed_at) FROM _max_listing WHERE collection = ?"
         begun, read = connection.execute(sql, (feed_name(feed.name),)).fetchone()
         return (feed.name, begun, read) if begun is not None else (None, math.inf, -math.inf)
 
@@ -588,7 +596,8 @@ class Membership:
             layout = self._layouts[name]
             proof = self._proof(connection, layout, looking)
             rows = connection.execute(
-                f"SELECT o.id, o.row, o.lost_at FROM ({_orphans(layout)}) AS o WHERE {PROVEN}", proof.values
+                f"SELECT o.id, o.row, o.missing_since FROM ({_orphans(layout)}) AS o WHERE {PROVEN}",
+                proof.values,
             ).fetchall()
             connection.executemany(
                 f"UPDATE {quoted(layout.table)} SET _removed_at = ? WHERE _row = ?",
@@ -605,7 +614,7 @@ class Membership:
         """Whether a row was found gone and is not removed yet, or hangs on nothing but such rows."""
         layout = self._layout(ref.entity)
         sql = f"""
-            SELECT _row, EXISTS (SELECT 1 FROM _max_orphan WHERE entity = ? AND row = _row)
+            SELECT _row, EXISTS (SELECT 1 FROM _max_missing WHERE entity = ? AND row = _row)
               FROM {quoted(layout.table)} WHERE _id = ?
         """
         found = connection.execute(sql, (ref.entity.__name__, ref.id)).fetchone()
@@ -654,8 +663,8 @@ def feed_name(feed: str) -> str:
 def _orphans(layout: TableMapping[Any]) -> str:
     """SQL for the orphans of an entity that are not hidden yet."""
     return f"""
-        SELECT t._id AS id, o.row, o.list, o.lost_at
-          FROM _max_orphan AS o JOIN {quoted(layout.table)} AS t ON t._row = o.row AND t._removed_at IS NULL
+        SELECT t._id AS id, o.row, o.listing, o.missing_since
+          FROM _max_missing AS o JOIN {quoted(layout.table)} AS t ON t._row = o.row AND t._removed_at IS NULL
          WHERE o.entity = :entity
     """
 

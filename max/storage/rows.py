@@ -265,7 +265,7 @@ class TableMapping(Generic[E]):
         """SQL for when a field of the row was last synced: by its page, or by what stands beside."""
         stamp, entity = quoted(stamp_column(self.parts[name])), self.entity.__name__
         page = (
-            f"(SELECT p.requested_at FROM _max_page AS p WHERE p.id = {alias}.{stamp}"
+            f"(SELECT p.requested_at FROM _max_load AS p WHERE p.id = {alias}.{stamp}"
             f" AND instr(p.fields, ',{name},') AND {on_page(alias)})"
         )
         beside = (
@@ -353,7 +353,7 @@ def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict
 def on_page(alias: str) -> str:
     """SQL that is true when the page ``p``, which brought a row, still speaks for it."""
     return (
-        f"(p.list IS NULL OR EXISTS (SELECT 1 FROM _max_link AS k WHERE k.list = p.list"
+        f"(p.listing IS NULL OR EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.listing = p.listing"
         f" AND k.child = {alias}._row AND k.generation >= p.generation))"
     )
 

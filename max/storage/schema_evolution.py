@@ -46,7 +46,7 @@ TABLES = (
     ) WITHOUT ROWID
     """,
 )
-RELIST = "UPDATE _max_list SET invalidated_at = ? WHERE collection = ?"
+RELIST = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
 AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began before then leaves open
 
 

@@ -47,7 +47,7 @@ def interrupt_history(connection: sqlite3.Connection) -> None:
     """Let the feed of changes begin anew: what follows is no change of upstream's."""
     if history.read_feed(connection) is not None:
         history.drop_triggers(connection)
-        connection.execute("UPDATE _max_feed SET recording = 0")
+        connection.execute("UPDATE _max_change_log SET recording = 0")
 
 
 # -- what knows of a name ------------------------------------------------------------------
@@ -102,7 +102,7 @@ def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
         connection.execute(f"UPDATE OR REPLACE {quoted(table)} SET entity = ? WHERE entity = ?", (new, old))
     history.rename_entity(connection, old, new)
     connection.execute(
-        "UPDATE _max_list SET collection = :new || substr(collection, length(:old) + 1)"
+        "UPDATE _max_listing SET collection = :new || substr(collection, length(:old) + 1)"
         " WHERE substr(collection, 1, length(:old) + 1) = :old || '.'",
         {"old": old, "new": new},
     )
@@ -142,7 +142,7 @@ def rename_collection(connection: sqlite3.Connection, path: Path, new: str) -> N
     """Give a collection another name; its lists go on."""
     entity, old = path
     values = (f"{entity}.{new}", f"{entity}.{old}")
-    connection.execute("UPDATE _max_list SET collection = ? WHERE collection = ?", values)
+    connection.execute("UPDATE _max_listing SET collection = ? WHERE collection = ?", values)
 
     def rewrite(payload: dict[str, Json]) -> None:
         _rename_in_task(payload, path, new)
@@ -155,7 +155,7 @@ def _rename_in_pages(connection: sqlite3.Connection, path: Path, new: str | None
     """Have the pages call a field by another name, or, without one, not know it any more."""
     entity, old = path
     connection.execute(
-        "UPDATE _max_page SET fields = replace(fields, :old, :new) WHERE entity = :entity",
+        "UPDATE _max_load SET fields = replace(fields, :old, :new) WHERE entity = :entity",
         {"entity": entity, "old": f",{old},", "new": f",{new}," if new else ","},
     )
 
@@ -247,10 +247,10 @@ def drop_field(connection: sqlite3.Connection, path: Path) -> None:
 def drop_collection(connection: sqlite3.Connection, path: Path) -> None:
     """Delete what is known of a collection: its lists, and who was in them."""
     name = ".".join(path)
-    lists = "(SELECT id FROM _max_list WHERE collection = ?)"
-    connection.execute(f"DELETE FROM _max_link WHERE list IN {lists}", (name,))
-    connection.execute(f"UPDATE _max_orphan SET list = NULL WHERE list IN {lists}", (name,))
-    connection.execute("DELETE FROM _max_list WHERE collection = ?", (name,))
+    lists = "(SELECT id FROM _max_listing WHERE collection = ?)"
+    connection.execute(f"DELETE FROM _max_membership WHERE listing IN {lists}", (name,))
+    connection.execute(f"UPDATE _max_missing SET listing = NULL WHERE listing IN {lists}", (name,))
+    connection.execute("DELETE FROM _max_listing WHERE collection = ?", (name,))
 
 
 def drop_entity(connection: sqlite3.Connection, entity: str) -> None:
@@ -468,9 +468,9 @@ def _drop_others(connection: sqlite3.Connection, key: Key) -> int:
     """Delete the rows that have no new id, and what is known of them."""
     entity, table = key.path[0], quoted(snake_case(key.path[0]))
     gone = f"(SELECT _row FROM {table} WHERE _row NOT IN (SELECT row FROM temp._max_rekeyed))"
-    lists = "(SELECT id FROM _max_list WHERE collection IN (SELECT value FROM json_each(?)))"
+    lists = "(SELECT id FROM _max_listing WHERE collection IN (SELECT value FROM json_each(?)))"
     names = json.dumps(list(key.lists))
-    connection.execute(f"DELETE FROM _max_link WHERE child IN {gone} AND list IN {lists}", (names,))
+    connection.execute(f"DELETE FROM _max_membership WHERE child IN {gone} AND listing IN {lists}", (names,))
     for follower in followers(connection, "entity", "row"):
         if follower not in KEPT_LOGS:
             sql = f"DELETE FROM {quoted(follower)} WHERE entity = ? AND row IN {gone}"
@@ -482,14 +482,14 @@ def _rekey_lists(connection: sqlite3.Connection, name: str) -> None:
     """Give lists their parents' new ids; those whose parent was dropped go with their links."""
     mapped = "SELECT new FROM temp._max_rekeyed WHERE old = parent"
     gone = f"collection = ? AND NOT EXISTS ({mapped})"
-    lists = f"(SELECT id FROM _max_list WHERE {gone})"
-    connection.execute(f"DELETE FROM _max_link WHERE list IN {lists}", (name,))
-    connection.execute(f"UPDATE _max_orphan SET list = NULL WHERE list IN {lists}", (name,))
-    connection.execute(f"DELETE FROM _max_list WHERE {gone}", (name,))
+    lists = f"(SELECT id FROM _max_listing WHERE {gone})"
+    connection.execute(f"DELETE FROM _max_membership WHERE listing IN {lists}", (name,))
+    connection.execute(f"UPDATE _max_missing SET listing = NULL WHERE listing IN {lists}", (name,))
+    connection.execute(f"DELETE FROM _max_listing WHERE {gone}", (name,))
     aside = f" rekeyed {name}"  # so that two parents may change places
-    sql = f"UPDATE _max_list SET collection = ?, parent = ({mapped}) WHERE collection = ?"
+    sql = f"UPDATE _max_listing SET collection = ?, parent = ({mapped}) WHERE collection = ?"
     connection.execute(sql, (aside, name))
-    connection.execute("UPDATE _max_list SET collection = ? WHERE collection = ?", (name, aside))
+    connection.execute("UPDATE _max_listing SET collection = ? WHERE collection = ?", (name, aside))
 
 
 def _rekey_tasks(connection: sqlite3.Connection, entity: str) -> None:

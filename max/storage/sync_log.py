@@ -25,12 +25,12 @@ MIGRATIONS = (
         id          TEXT PRIMARY KEY,
         plan        TEXT NOT NULL,
         state       TEXT NOT NULL,
-        wanted      TEXT NOT NULL,
+        command     TEXT NOT NULL,
         worker      TEXT,
         started_at  REAL NOT NULL,
         finished_at REAL,
         resumed     INTEGER NOT NULL DEFAULT 0,
-        arrivals    INTEGER NOT NULL DEFAULT 0,
+        deliveries  INTEGER NOT NULL DEFAULT 0,
         removed     INTEGER NOT NULL DEFAULT 0,
         counts      TEXT NOT NULL DEFAULT '{}',
         requests    TEXT NOT NULL DEFAULT '{}'
@@ -61,7 +61,7 @@ MIGRATIONS = (
     CREATE INDEX _max_task_waiting ON _max_task (parent) WHERE state = 'new';
     CREATE TABLE _max_worker (
         id          TEXT PRIMARY KEY,
-        seen_at     REAL NOT NULL
+        heartbeat_at REAL NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE _max_failure (
         number      INTEGER PRIMARY KEY,
@@ -82,13 +82,13 @@ MIGRATIONS = (
     """,
     "ALTER TABLE _max_failure ADD COLUMN version TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE _max_sync ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",
-    "ALTER TABLE _max_sync ADD COLUMN unfit INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE _max_sync ADD COLUMN quarantined INTEGER NOT NULL DEFAULT 0",
 )
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
-    {notes}, {unfit}, (SELECT seen_at FROM _max_worker w WHERE w.id = s.worker),
+    {notes}, {quarantined}, (SELECT heartbeat_at FROM _max_worker w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
-LATER_COLUMNS = {"notes": "'[]'", "unfit": "0"}  # and what they hold where an older version wrote last
+LATER_COLUMNS = {"notes": "'[]'", "quarantined": "0"}  # and what they hold where an older version wrote last
 GIVE_BACK = f"""
     UPDATE _max_task
        SET state = '{State.PENDING}', tries = max(tries - 1, 0), crashes = crashes + ?
@@ -158,7 +158,7 @@ def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
             raise SyncRunning(found.id, describe_worker(found.worker or ""))
-        if _wanted(connection, found.id) is not SyncCommand.CANCEL:
+        if _command(connection, found.id) is not SyncCommand.CANCEL:
             return found.id
     return None
 
@@ -177,7 +177,7 @@ def options_of(connection: sqlite3.Connection, sync: str) -> Json:
     return json.loads(row[0]) if row and row[0] else {}
 
 
-def request(connection: sqlite3.Connection, sync: str, wanted: SyncCommand, *, now: float) -> None:
+def request(connection: sqlite3.Connection, sync: str, command: SyncCommand, *, now: float) -> None:
     """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
 
     Its worker obeys at its next page; when it has none, the answer is given here.  SyncError
@@ -186,26 +186,26 @@ def request(connection: sqlite3.Connection, sync: str, wanted: SyncCommand, *, n
     found = run(connection, sync, now=now)
     if found.status.final:
         raise SyncError(f"sync {found.id} has already ended ({found.status})", hint="`max runs` lists them")
-    if wanted is not SyncCommand.CANCEL and _wanted(connection, found.id) is SyncCommand.CANCEL:
+    if command is not SyncCommand.CANCEL and _command(connection, found.id) is SyncCommand.CANCEL:
         raise SyncError(f"sync {found.id} is being cancelled", hint="begin another one when it has ended")
-    connection.execute("UPDATE _max_sync SET wanted = ? WHERE id = ?", (wanted, found.id))
+    connection.execute("UPDATE _max_sync SET command = ? WHERE id = ?", (command, found.id))
     if found.status is Status.RUNNING:
-        if wanted is SyncCommand.RUN:
+        if command is SyncCommand.RUN:
             resume_tasks(connection, found.id)
-    elif wanted is not SyncCommand.RUN:
-        obey(connection, found.id, wanted, now=now, died=found.status is Status.INTERRUPTED)
+    elif command is not SyncCommand.RUN:
+        apply_command(connection, found.id, command, now=now, died=found.status is Status.INTERRUPTED)
 
 
-def obey(
-    connection: sqlite3.Connection, sync: str, wanted: SyncCommand, *, now: float, died: bool = False
+def apply_command(
+    connection: sqlite3.Connection, sync: str, command: SyncCommand, *, now: float, died: bool = False
 ) -> None:
     """Pause or end a sync of which nothing is under way; ``died``: its worker ended without a word."""
-    if wanted is SyncCommand.PAUSE:
+    if command is SyncCommand.PAUSE:
         connection.execute(
             f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}", (Status.PAUSED, sync)
         )
         release_tasks(connection, sync, died=died)
-    elif wanted is SyncCommand.CANCEL:
+    elif command is SyncCommand.CANCEL:
         connection.execute(CANCEL_TASKS, (now, sync))
         finish(connection, sync, Status.CANCELLED, now=now)
 
@@ -239,8 +239,10 @@ def leave(connection: sqlite3.Connection, sync: str) -> None:
     )
 
 
-def _wanted(connection: sqlite3.Connection, sync: str) -> SyncCommand:
-    return SyncCommand(connection.execute("SELECT wanted FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0])
+def _command(connection: sqlite3.Connection, sync: str) -> SyncCommand:
+    return SyncCommand(
+        connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0]
+    )
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
@@ -259,9 +261,9 @@ def _select_runs(
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:
     id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-3]
-    unfit, seen_at, failed = row[-3:]
+    quarantined, heartbeat_at, failed = row[-3:]
     status = Status(state)
-    alive = worker is not None and seen_at is not None and is_alive(worker, seen_at, now)
+    alive = worker is not None and heartbeat_at is not None and is_alive(worker, heartbeat_at, now)
     if status is Status.RUNNING and not alive:
         status = Status.INTERRUPTED
     return SyncRun(
@@ -277,5 +279,5 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
         worker=worker,
         plan=json.loads(plan),
         notes=tuple(json.loads(notes)),
-        quarantined=unfit,
+        quarantined=quarantined,
     )

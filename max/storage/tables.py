@@ -38,30 +38,30 @@ MIGRATIONS = (
         part   INTEGER NOT NULL,
         PRIMARY KEY (entity, field)
     ) WITHOUT ROWID;
-    CREATE TABLE _max_list (
+    CREATE TABLE _max_listing (
         id         INTEGER PRIMARY KEY,
         collection TEXT NOT NULL,
         parent     TEXT NOT NULL,
         generation INTEGER NOT NULL DEFAULT 0,
-        mark       TEXT,
+        bookmark   TEXT,
         UNIQUE (collection, parent)
     );
-    CREATE TABLE _max_link (
-        list       INTEGER NOT NULL,
+    CREATE TABLE _max_membership (
+        listing    INTEGER NOT NULL,
         child      INTEGER NOT NULL,
         generation INTEGER NOT NULL,
-        PRIMARY KEY (list, child)
+        PRIMARY KEY (listing, child)
     ) WITHOUT ROWID;
-    CREATE TABLE _max_page (
+    CREATE TABLE _max_load (
         id           INTEGER PRIMARY KEY,
         entity       TEXT NOT NULL,
-        list         INTEGER,
+        listing      INTEGER,
         number       INTEGER,
         generation   INTEGER,
         fields       TEXT NOT NULL,
         requested_at REAL NOT NULL
     );
-    CREATE UNIQUE INDEX _max_page_place ON _max_page (list, number, entity) WHERE list IS NOT NULL;
+    CREATE UNIQUE INDEX _max_load_place ON _max_load (listing, number, entity) WHERE listing IS NOT NULL;
     CREATE TABLE _max_freshness (
         entity      TEXT NOT NULL,
         row         INTEGER NOT NULL,
@@ -72,25 +72,25 @@ MIGRATIONS = (
     ) WITHOUT ROWID
     """,
     """
-    ALTER TABLE _max_list ADD COLUMN listed_at REAL;
-    ALTER TABLE _max_list ADD COLUMN full_at REAL;
-    ALTER TABLE _max_list ADD COLUMN swept_at REAL;
-    ALTER TABLE _max_list ADD COLUMN seen_at REAL;
-    ALTER TABLE _max_list ADD COLUMN first TEXT;
-    ALTER TABLE _max_list ADD COLUMN invalidated_at REAL;
-    CREATE INDEX _max_page_time ON _max_page (entity, requested_at);
-    CREATE TABLE _max_newest (
+    ALTER TABLE _max_listing ADD COLUMN listed_at REAL;
+    ALTER TABLE _max_listing ADD COLUMN full_at REAL;
+    ALTER TABLE _max_listing ADD COLUMN swept_at REAL;
+    ALTER TABLE _max_listing ADD COLUMN covered_at REAL;
+    ALTER TABLE _max_listing ADD COLUMN first TEXT;
+    ALTER TABLE _max_listing ADD COLUMN invalidated_at REAL;
+    CREATE INDEX _max_load_time ON _max_load (entity, requested_at);
+    CREATE TABLE _max_high_water (
         entity TEXT PRIMARY KEY,
         at     REAL NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE _max_orphan (
+    CREATE TABLE _max_missing (
         entity  TEXT NOT NULL,
         row     INTEGER NOT NULL,
-        list    INTEGER,
-        lost_at REAL NOT NULL,
+        listing INTEGER,
+        missing_since REAL NOT NULL,
         PRIMARY KEY (entity, row)
     ) WITHOUT ROWID;
-    CREATE TABLE _max_kept_pages (number INTEGER NOT NULL)
+    CREATE TABLE _max_kept_loads (number INTEGER NOT NULL)
     """,
 )
 STORED_SCHEMA = """
@@ -101,8 +101,8 @@ RESTORE = """
      WHERE _removed_at <= :at AND _id IN (SELECT value FROM json_each(:ids))
 """
 STRANGERS = """
-    UPDATE _max_list SET invalidated_at = :at
-     WHERE id = :list AND EXISTS (
+    UPDATE _max_listing SET invalidated_at = :at
+     WHERE id = :listing AND EXISTS (
         SELECT 1 FROM json_each(:ids) AS named
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
@@ -224,7 +224,7 @@ class Tables:
         member = (
             f"t.{quoted(many.by.name)} = :parent"
             if many.by is not None
-            else "t._row IN (SELECT child FROM _max_link JOIN _max_list ON id = list"
+            else "t._row IN (SELECT child FROM _max_membership JOIN _max_listing ON id = listing"
             " WHERE collection = :collection AND parent = :parent AND child > :after)"
         )
         columns = ["t._id", *(f"t.{quoted(n)}" for n in (*layout.types, *layout.words)), "t._row"]
@@ -326,7 +326,7 @@ class Tables:
         bare = [id for rows in groups if not rows.names for id in rows.ids]
         values = {"at": at, "ids": json.dumps(bare)}
         if place is not None:
-            where = {"list": place.list, "entity": layout.entity.__name__}
+            where = {"listing": place.listing, "entity": layout.entity.__name__}
             connection.execute(STRANGERS.format(table=quoted(layout.table)), values | where)
         connection.execute(RESTORE.format(table=quoted(layout.table)), values)
         return [rows for rows in groups if rows.names]
@@ -439,8 +439,8 @@ class Tables:
 
     def drop_pages(self, connection: sqlite3.Connection) -> None:
         """Forget the pages that no row names, once there are many more than the last time."""
-        (pages,) = connection.execute("SELECT count(*) FROM _max_page").fetchone()
-        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_pages").fetchone()
+        (pages,) = connection.execute("SELECT count(*) FROM _max_load").fetchone()
+        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
         if pages <= PAGES_TOO_MANY * kept:
             return
         for layout in self._layouts.values():
@@ -449,10 +449,10 @@ class Tables:
                 for column in layout.stamps.values()
             )
             connection.execute(
-                f"DELETE FROM _max_page WHERE entity = ? AND id NOT IN ({used})", (layout.entity.__name__,)
+                f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})", (layout.entity.__name__,)
             )
-        connection.execute("DELETE FROM _max_kept_pages")
-        connection.execute("INSERT INTO _max_kept_pages SELECT count(*) FROM _max_page")
+        connection.execute("DELETE FROM _max_kept_loads")
+        connection.execute("INSERT INTO _max_kept_loads SELECT count(*) FROM _max_load")
 
 
 def _position(cursor: str | None) -> int:

@@ -51,9 +51,9 @@ from .sync_log import (
     GIVE_BACK,
     MIGRATIONS,
     UNFINISHED,
+    apply_command,
     finish,
     guard,
-    obey,
     release_tasks,
     request,
     result,
@@ -229,30 +229,30 @@ class SqliteTaskStore(TaskStore):
 
         def work(connection: sqlite3.Connection) -> SettleResult:
             inside = self._inside(connection, sync, now)
-            status, wanted, owner = inside.sync_row()
+            status, command, owner = inside.sync_row()
             if status.final and not settlements:
-                return SettleResult((), (), status, wanted)
+                return SettleResult((), (), status, command)
             if owner != worker:
                 raise LeaseLost(f"sync {sync} is no longer this process's", hint="another one took it over")
-            outcomes = inside.settle(settlements, wanted)
+            outcomes = inside.settle(settlements, command)
             inside.add_up(requests)
             inside.advance()
             inside.sign(worker)
-            status, wanted, _ = inside.sync_row()
-            if status is not Status.RUNNING or wanted is not SyncCommand.RUN:
-                return SettleResult(outcomes, (), status, wanted)
+            status, command, _ = inside.sync_row()
+            if status is not Status.RUNNING or command is not SyncCommand.RUN:
+                return SettleResult(outcomes, (), status, command)
             return SettleResult(outcomes, *inside.claim(claim, alone=alone))
 
         return await self._database.transact(work)
 
-    async def obey(self, sync: str, *, worker: str, now: float) -> Status:
+    async def apply_command(self, sync: str, *, worker: str, now: float) -> Status:
         """Nothing changes when the worker lost the sync, or when it is to run after all."""
 
         def work(connection: sqlite3.Connection) -> Status:
             inside = self._inside(connection, sync, now)
-            _, wanted, owner = inside.sync_row()
+            _, command, owner = inside.sync_row()
             if owner == worker:
-                obey(connection, sync, wanted, now=now)
+                apply_command(connection, sync, command, now=now)
             return inside.sync_row()[0]
 
         return await self._database.transact(work)
@@ -266,9 +266,9 @@ class SqliteTaskStore(TaskStore):
 
         await self._database.transact(work)
 
-    async def request(self, sync: str, wanted: SyncCommand, *, now: float) -> None:
+    async def request(self, sync: str, command: SyncCommand, *, now: float) -> None:
         """Write down what is wanted, for whichever process works at the sync."""
-        await self._database.transact(lambda connection: request(connection, sync, wanted, now=now))
+        await self._database.transact(lambda connection: request(connection, sync, command, now=now))
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:
         """Asks the operating system which workers of this machine still live."""
@@ -308,7 +308,7 @@ def _abandon_others(connection: sqlite3.Connection, worker: str, now: float) -> 
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
             raise SyncRunning(found.id, describe_worker(found.worker or ""))
-        obey(connection, found.id, SyncCommand.CANCEL, now=now)
+        apply_command(connection, found.id, SyncCommand.CANCEL, now=now)
 
 
 def _prune_some(connection: sqlite3.Connection) -> int:
@@ -336,7 +336,7 @@ class _Transaction:
     def sync_row(self) -> tuple[Status, SyncCommand, str | None]:
         """Status as stored, what is wanted, and whose it is."""
         row = self.connection.execute(
-            "SELECT state, wanted, worker FROM _max_sync WHERE id = ?", (self.sync,)
+            "SELECT state, command, worker FROM _max_sync WHERE id = ?", (self.sync,)
         ).fetchone()
         if row is None:
             raise NotFound("sync", self.sync)
@@ -347,7 +347,7 @@ class _Transaction:
     def begin(self, plan: str, root: NewTask, worker: str) -> None:
         """Store the sync and its graph, and start what waits for nothing."""
         self.connection.execute(
-            "INSERT INTO _max_sync (id, plan, state, wanted, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO _max_sync (id, plan, state, command, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)",
             (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now),
         )
         self.sign(worker)
@@ -388,7 +388,7 @@ class _Transaction:
         The attempts that ended so, with their tasks.
         """
         self.connection.execute(
-            "UPDATE _max_sync SET state = ?, wanted = ?, worker = ?, resumed = 1 WHERE id = ?",
+            "UPDATE _max_sync SET state = ?, command = ?, worker = ?, resumed = 1 WHERE id = ?",
             (Status.RUNNING, SyncCommand.RUN, worker, self.sync),
         )
         self.sign(worker)
@@ -422,17 +422,17 @@ class _Transaction:
         """Leave a sign of life, unless there is a recent one."""
         self.connection.execute(
             "INSERT INTO _max_worker VALUES (:worker, :now) ON CONFLICT (id) DO UPDATE"
-            f" SET seen_at = :now WHERE seen_at NOT BETWEEN :now - {SIGN} AND :now",
+            f" SET heartbeat_at = :now WHERE heartbeat_at NOT BETWEEN :now - {SIGN} AND :now",
             {"worker": worker, "now": self.now},
         )
 
     # settling
 
-    def settle(self, settlements: Sequence[Settlement], wanted: SyncCommand) -> list[Outcome]:
+    def settle(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
         """Store settlements: all of them, or, when one cannot be stored, each by itself."""
         self.connection.execute("SAVEPOINT settlement")
         try:
-            outcomes = self._store(settlements, wanted)
+            outcomes = self._store(settlements, command)
         except Exception as error:
             if isinstance(error, sqlite3.Error) and self._is_fatal(error):
                 raise
@@ -440,15 +440,15 @@ class _Transaction:
             self.connection.execute("RELEASE settlement")
             if len(settlements) == 1:
                 return [Outcome(State.RUNNING, error=_own_error(settlements[0].task, error))]
-            return [self.settle([one], wanted)[0] for one in settlements]
+            return [self.settle([one], command)[0] for one in settlements]
         self.connection.execute("RELEASE settlement")
         return outcomes
 
     def _is_fatal(self, error: sqlite3.Error) -> bool:
         return primary_code(error) in FATAL or not self.connection.in_transaction
 
-    def _store(self, settlements: Sequence[Settlement], wanted: SyncCommand) -> list[Outcome]:
-        states = [_state_after(one, wanted) for one in settlements]
+    def _store(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
+        states = [_state_after(one, command) for one in settlements]
         self._move(settlements, states)
         stored = [[write(self.connection) for write in one.writes] for one in settlements]
         self._remember(settlements)
@@ -526,8 +526,8 @@ class _Transaction:
         counts = Counter(json.loads(row[0])) + Counter(total.counts)
         calls = Counter(json.loads(row[1])) + Counter(requests)
         self.connection.execute(
-            "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, unfit = unfit + ?,"
-            " arrivals = arrivals + ? WHERE id = ?",
+            "UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?,"
+            " quarantined = quarantined + ?, deliveries = deliveries + ? WHERE id = ?",
             (
                 json.dumps(counts),
                 json.dumps(calls),
@@ -612,7 +612,7 @@ class _Transaction:
         ).fetchone()
         if not failed:
             return Status.COMPLETED
-        query = "SELECT arrivals FROM _max_sync WHERE id = ?"
+        query = "SELECT deliveries FROM _max_sync WHERE id = ?"
         stored = self.connection.execute(query, (self.sync,)).fetchone()[0]
         return Status.PARTIAL if stored else Status.FAILED
 
@@ -649,14 +649,14 @@ def _own_error(task: Task, error: Exception) -> Exception:
     return own
 
 
-def _state_after(one: Settlement, wanted: SyncCommand) -> State:
+def _state_after(one: Settlement, command: SyncCommand) -> State:
     """Where a settlement leads.
 
     A task that would go on with its next page stops there when the sync shall; cancelling
     follows when nothing is under way.  An expansion fails when the children it has made have
     ended.
     """
-    if one.state is State.RUNNING and wanted is not SyncCommand.RUN:
+    if one.state is State.RUNNING and command is not SyncCommand.RUN:
         return State.PAUSED
     if one.state is State.FAILED and one.task.kind is TaskKind.EXPAND:
         return State.AWAITING_CHILDREN

@@ -212,7 +212,7 @@ class TaskRunner:
         if fresh and (listed.listed_at or 0.0) >= await self._before(payload):
             return False
         everything = payload.get("full") or payload.get("ids_only")
-        payload |= beginning(None if everything else listed.sync_token)
+        payload |= beginning(None if everything else listed.bookmark)
         payload["sweeping"] = payload.get("sweeping", False) or self._sweep_is_due(loader, listed)
         return True
 
@@ -242,7 +242,7 @@ class TaskRunner:
             number,
             complete,
             delta=payload["delta"],
-            sync_token=page.sync_token if watermark is None else payload["newest"],
+            bookmark=page.sync_token if watermark is None else payload["newest"],
             began_at=payload["began"],
             sweeps=scan.proven,
             sure=scan.sure,
@@ -285,7 +285,7 @@ class TaskRunner:
             known = await self._surroundings.meta.followed(root, loader.name)
             if known.listed_at is not None and known.listed_at >= payload["since"]:
                 return Settlement(task, State.COMPLETED)
-            payload |= beginning(None if payload.get("full") else known.sync_token)
+            payload |= beginning(None if payload.get("full") else known.bookmark)
         scan = PageTracker(f"{root}: feed {loader.name}", payload)
         while True:
             page, at, notes = await self._ask(task, loader, root, scan)

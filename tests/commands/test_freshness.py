@@ -454,7 +454,7 @@ def synced(library: Library) -> Library:
 def test_what_has_a_ttl_is_asked_for_when_that_is_over(synced: Library) -> None:
     synced.run("sync", "book")
     assert synced.asked() == ["books", "leaves a", "leaves b", "words 3"]
-    synced.sql("UPDATE _max_page SET requested_at = requested_at - 90000")  # as if a day had passed
+    synced.sql("UPDATE _max_load SET requested_at = requested_at - 90000")  # as if a day had passed
     synced.run("sync", "book")
     assert "blank 3" in synced.asked()
 
@@ -623,7 +623,7 @@ def test_freshness_tells_rows_ages_and_what_was_never_listed(
 
 def test_freshness_tells_how_far_feeds_were_read(synced: Library) -> None:
     values = f"'feed news', 's', {time.time() - 300}"
-    synced.sql(f"INSERT INTO _max_list (collection, parent, listed_at) VALUES ({values})")
+    synced.sql(f"INSERT INTO _max_listing (collection, parent, listed_at) VALUES ({values})")
     row = json.loads(synced.run("freshness", "book", "-o", "ndjson").out.splitlines()[-1])
     assert [row["kind"], row["feed"], row["places"], row["never"]] == ["feed", "news", 1, 0]
     assert 300 <= row["youngest"] == row["median"] == row["p90"] == row["oldest"] < 360
@@ -631,8 +631,8 @@ def test_freshness_tells_how_far_feeds_were_read(synced: Library) -> None:
 
 
 def test_fields_that_are_equally_old_share_a_line(synced: Library) -> None:
-    synced.sql("UPDATE _max_page SET requested_at = requested_at - 7200 WHERE fields = ',words,'")
-    synced.sql("UPDATE _max_page SET requested_at = requested_at - 300 WHERE fields != ',words,'")
+    synced.sql("UPDATE _max_load SET requested_at = requested_at - 7200 WHERE fields = ',words,'")
+    synced.sql("UPDATE _max_load SET requested_at = requested_at - 300 WHERE fields != ',words,'")
     lines = [line.split() for line in synced.run("freshness", "book").out.splitlines()]
     assert lines[3:5] == [
         ["Leaf", "text,", "blank", "3", "0", *["5", "min"] * 4],
@@ -752,7 +752,7 @@ def test_what_cannot_be_invalidated_changes_nothing(
 
 def test_while_a_sync_is_running_nothing_is_invalidated(synced: Library) -> None:
     worker = new_worker()
-    synced.sql(f"INSERT INTO _max_worker (id, seen_at) VALUES ('{worker}', {time.time()})")
+    synced.sql(f"INSERT INTO _max_worker (id, heartbeat_at) VALUES ('{worker}', {time.time()})")
     synced.sql(f"UPDATE _max_sync SET state = 'running', worker = '{worker}', finished_at = NULL")
     run = synced.run("invalidate", "book", "Leaf")
     assert (run.status, "is already running" in run.err) == (1, True), run.err

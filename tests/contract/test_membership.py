@@ -191,18 +191,18 @@ def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "sync_token"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"]
+    ("named", "bookmark"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"]
 )
 def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
-    named: list[str], sync_token: str | None
+    named: list[str], bookmark: str | None
 ) -> None:
     @teams("a")
     async def _(store: Store) -> None:
-        first = ListingPage(A, Team.people, 0, True, began_at=10.0, sync_token="m")
+        first = ListingPage(A, Team.people, 0, True, began_at=10.0, bookmark="m")
         await store.receive(Delivery([Person("1", name="Ada")], 10.0, first))
         sweep = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
         await store.receive(Delivery([Person(id) for id in named], 20.0, sweep))
-        assert (await store.meta.listed(A, Team.people)).sync_token == sync_token
+        assert (await store.meta.listed(A, Team.people)).bookmark == bookmark
 
 
 # -- removing ------------------------------------------------------------------------------------
@@ -255,10 +255,10 @@ def test_what_only_a_parent_held_is_lost_with_it() -> None:
 def test_a_parent_that_comes_back_is_listed_in_full() -> None:
     @teams("a")
     async def _(store: Store) -> None:
-        await page(store, A, "1", at=10.0, sync_token="m")
+        await page(store, A, "1", at=10.0, bookmark="m")
         await store.receive(Delivery([], 20.0, removed=[A]))
         await store.receive(Delivery([Team("a", order="1")], 30.0))
-        assert (await store.meta.listed(A, Team.people)).sync_token is None
+        assert (await store.meta.listed(A, Team.people)).bookmark is None
 
 
 def test_who_is_lost_is_not_asked_for() -> None:
@@ -318,7 +318,7 @@ class Fed:
     async def links(self) -> set[tuple[str, str]]:
         """Which team is remembered to have which post."""
         sql = """
-            SELECT l.parent, p._id FROM _max_link AS k JOIN _max_list AS l ON l.id = k.list
+            SELECT l.parent, p._id FROM _max_membership AS k JOIN _max_listing AS l ON l.id = k.listing
               JOIN post AS p ON p._row = k.child WHERE l.collection = 'Team.posts'
         """
         return set(await self._database.read(lambda one: one.execute(sql).fetchall()))
@@ -385,10 +385,10 @@ def test_the_position_of_a_feed_moves_with_its_last_page() -> None:
     async def _(fed: Fed) -> None:
         await fed.tell(at=10.0, anew=True)
         await fed.tell(post("1", A), at=20.0, last=False)
-        assert (await fed.meta.followed(A, "told")).sync_token == "mark 10.0"
+        assert (await fed.meta.followed(A, "told")).bookmark == "mark 10.0"
         await fed.tell(at=21.0)
         known = await fed.meta.followed(A, "told")
-        assert (known.sync_token, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
+        assert (known.bookmark, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
 
 
 def test_a_feed_that_begins_anew_doubts_what_nobody_lists() -> None:

@@ -461,8 +461,8 @@ def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
         await desk.request(SyncCommand.PAUSE)
         page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, [stores()], progress=True)
         settled = await desk.settle(page)
-        assert (settled.outcomes[0].state, settled.wanted) == (State.PAUSED, SyncCommand.PAUSE)
-        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.PAUSED
+        assert (settled.outcomes[0].state, settled.command) == (State.PAUSED, SyncCommand.PAUSE)
+        assert await desk.store.apply_command(desk.sync, worker=HERE, now=desk.now) is Status.PAUSED
         assert await desk.store.unfinished(worker=new_worker(), now=desk.now) == desk.sync
         await desk.resume()
         return (await desk.claim())[0]
@@ -478,7 +478,7 @@ def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:
         await desk.request(SyncCommand.PAUSE)
         await desk.settle(Settlement(one, State.RUNNING))
         await desk.request(SyncCommand.RUN)
-        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.RUNNING
+        assert await desk.store.apply_command(desk.sync, worker=HERE, now=desk.now) is Status.RUNNING
         (again,) = await desk.claim()
         return (await desk.settle(done(again), done(two))).status
 
@@ -492,7 +492,7 @@ def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None
         await desk.request(SyncCommand.CANCEL)
         settled = await desk.settle(Settlement(task, State.RUNNING, writes=[stores()]))
         assert (settled.status, settled.claimed) == (Status.RUNNING, ())
-        assert await desk.store.obey(desk.sync, worker=HERE, now=desk.now) is Status.CANCELLED
+        assert await desk.store.apply_command(desk.sync, worker=HERE, now=desk.now) is Status.CANCELLED
         return await desk.result()
 
     result = using(place, body)

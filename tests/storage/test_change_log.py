@@ -393,7 +393,7 @@ def test_history_is_off_and_then_there_is_no_trace_of_it() -> None:
         return await place.database.read(lambda c: list(c.iterdump())), raised.value.render()
 
     dump, message = using(body)
-    assert not [line for line in dump if "TRIGGER" in line or "_max_change" in line or "_max_feed" in line]
+    assert not [line for line in dump if "TRIGGER" in line or "_max_change" in line]
     assert message == (
         "nothing is recorded of changes\n"
         "  turn it on with: max settings INSTALLATION history=changes; then sync"

@@ -186,7 +186,7 @@ def test_a_stored_row_is_not_swept(connection: sqlite3.Connection) -> None:
     receive(connection, tables, Thing("1", size=BAD), at=6.0)
     members = tables.collection(connection, SHELF, Shelf.things).items
     assert [one.id for one in members] == ["1"]
-    assert connection.execute("SELECT row FROM _max_orphan").fetchall() == [(2,)]
+    assert connection.execute("SELECT row FROM _max_missing").fetchall() == [(2,)]
 
 
 # -- leaving -----------------------------------------------------------------------------------

@@ -555,7 +555,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.C
     rows = [tree("1", key="2"), tree("2", key="1"), tree("3", key="")]  # two change places, one has none
     stored(connection, tables, [Delivery(rows, 4.0)])
     for id in ("1", "2", "3"):
-        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, sync_token=f"m{id}")
+        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, bookmark=f"m{id}")
         stored(connection, tables, [Delivery([leaf(f"of {id}")], 5.0, listing)])
     tables = applied_to(
         connection, two, Migration("", RenameEntity("Tree", "Plant"), ChangeKey("Plant", "key"))
@@ -563,7 +563,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.C
     leaves: Any = ManyOf(two[0], "leaves")
     found = {id: tables.collection(connection, two[0].ref(id), leaves).items for id in ("1", "2", "3")}
     assert found == {"1": [leaf("of 2")], "2": [leaf("of 1")], "3": []}
-    assert tables.membership.listed(connection, two[0].ref("1"), leaves).sync_token == "m2"
+    assert tables.membership.listed(connection, two[0].ref("1"), leaves).bookmark == "m2"
 
 
 def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:

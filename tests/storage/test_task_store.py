@@ -51,7 +51,7 @@ class Place:
     def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
         """A page of people, with which the task has ended or goes on."""
         people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
-        listing = ListingPage(RED, Team.people, number, last, sync_token="m")
+        listing = ListingPage(RED, Team.people, number, last, bookmark="m")
         write = self.engine.writing(Delivery(people, 2.0, listing))
         state = State.COMPLETED if last else State.RUNNING
         return Settlement(task, state, {**task.payload, "cursor": number}, [write], progress=True)
@@ -285,10 +285,10 @@ class History:
         if settled.status is not Status.RUNNING:
             assert self.given <= self.ended, "all that was begun has come to an end"
             self.sync, self.tasks = None, []
-        elif settled.wanted is SyncCommand.RUN:
+        elif settled.command is SyncCommand.RUN:
             assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
         elif not self.tasks:
-            status = await self.store.obey(self.sync or "", worker=self.worker, now=self.now)
+            status = await self.store.apply_command(self.sync or "", worker=self.worker, now=self.now)
             assert status in (Status.PAUSED, Status.CANCELLED)
             self.sync = None
 

@@ -96,13 +96,13 @@ def test_a_pause_that_was_not_yet_obeyed_is_taken_back() -> None:
 
 def test_a_pause_taken_back_while_it_is_being_obeyed_is_none() -> None:
     async def body(stage: Stage) -> Status:
-        obey = stage.store.obey
+        apply_command = stage.store.apply_command
 
         async def hesitates(sync: str, *, worker: str, now: float) -> Status:
             await stage.store.request(sync, SyncCommand.RUN, now=now)
-            return await obey(sync, worker=worker, now=now)
+            return await apply_command(sync, worker=worker, now=now)
 
-        stage.store.obey = hesitates  # type: ignore[method-assign]
+        stage.store.apply_command = hesitates  # type: ignore[method-assign]
         handle = await stage.begin(USERS)
         await handle.pause()
         return (await handle.completion()).status
