@@ -1,111 +1,62 @@
-"""The project on disk, and its warm runtimes: the one module that knows where things stand.
+"""Projects: a folder's installations for a program with an event loop, and their warm runtimes.
 
-    .max/                               0700, found upward from the current folder, as git does
-      installations/<connector>/<name>/
-        installation.json               connector, name, id, config, settings, connectedAt; others are kept
-        credentials.json                0600; credentials.lock beside it, where secrets are renewed
-        data.db
-
-Rule 1: an installation exists when its installation.json does.  It is built beside the others
-under a name that none can have and moved into place, so a crash leaves it whole or absent.
-
-Rule 2: a file is replaced, never changed, and is on the disk before it takes its name: whoever
-is killed leaves the old file or the new one.  Writers hold the folder's lock.
-
-Rule 3: no absolute path is stored; the folder may be moved.
+Every method that touches a disk does so in a thread.  The same without an event loop, which is
+what the command line uses, is ``installations.project_folder``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .core import InstallationInfo
-from .errors import ProjectError, UnknownName, UsageError
-from .installations.credential_file import CREDENTIALS, LOCK, FileCredentials
-from .installations.files import (
-    ID_BYTES,
-    INSTALLATION,
-    check_name,
-    encoded,
-    in_thread,
-    locked,
-    read_installation,
-    read_object,
-    remove_empty,
-    remove_tree,
-    replace_file,
-    sync_folder,
-    translated,
-    write_file,
-)
-from .model.settings import changed
-from .model.values import Json, datetime_text
+from .errors import ProjectError, UnknownName
+from .installations.credential_file import FileCredentials
+from .installations.files import in_thread
+from .installations.project_folder import ProjectFolder
+from .model.values import Json
 
 if TYPE_CHECKING:
     import asyncio
 
+    from .installations.onboarding import OnboardingResult
     from .installations.registry import ConnectorRegistry
     from .runtime import InstallationRuntime
     from .upstream.recording import Recording, Replay
 
-
-FOLDER = ".max"
-INSTALLATIONS = "installations"
-DATABASE = "data.db"
-CONNECTORS = "connectors"  # a project's own, beside .max
-STAGED, GONE = ".new", ".gone"  # being connected, being removed: names that no connector can have
+T = TypeVar("T")
 
 
 class Project:
-    """A folder with a ``.max``: its installations, and a runtime for each that is in use.
+    """The installations of a folder, and a runtime for each that is in use.
 
     ``async with Project.open(".") as project:`` stops every runtime at the end.  Several
-    processes may use a project, but one event loop of a process at a time.
+    processes may use a project, but one event loop of a process at a time.  An installation is
+    named as on the command line: ``connector:name``, ``connector`` when it has one, or the
+    beginning of its id.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._registry: ConnectorRegistry | None = None
+    def __init__(self, folder: ProjectFolder, *, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder  # the same for code that may block
+        self._clock = clock
         self._runtimes: dict[str, InstallationRuntime] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
 
-    # -- finding and making ----------------------------------------------------------------
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.root)!r}, {len(self.list_runtimes())} in use)"
 
-    @classmethod
-    def find(cls, start: Path | str) -> Self:
-        """The project that a folder belongs to: its own, or the nearest above."""
-        with translated(Path(start)):
-            folder = Path(start).resolve()
-        for candidate in (folder, *folder.parents):
-            with suppress(PermissionError):  # a folder above us that we may not look into
-                if (candidate / FOLDER).is_dir():
-                    return cls(candidate)
-        raise ProjectError(f"there is no project in {folder}, or above it", hint="make one with: max init")
+    @staticmethod
+    def open(path: Path | str = ".", *, create: bool = False) -> OpeningProject:
+        """The project of a folder or of the nearest folder above: ``async with`` it, or ``await`` it.
 
-    @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """The same as ``find``, as it reads in ``async with``."""
-        return cls.find(path)
-
-    @classmethod
-    def init(cls, path: Path | str) -> Self:
-        """Make a folder a project, and the folder when there is none; nothing changes when it is one."""
-        project = cls(Path(path).resolve())
-        with translated(project.root / FOLDER):
-            project.root.mkdir(parents=True, exist_ok=True)
-            (project.root / FOLDER).mkdir(mode=0o700, exist_ok=True)
-            project._installations.mkdir(mode=0o700, exist_ok=True)
-            ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
-            if not ignored.exists():
-                replace_file(ignored, b"*\n")
-        return project
+        When there is none: with ``create`` the folder becomes one, without it ProjectError.
+        """
+        return OpeningProject(path, create)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,200 +66,152 @@ class Project:
     ) -> None:
         await self.stop_all()
 
-    # -- places ----------------------------------------------------------------------------
-
     @property
-    def _installations(self) -> Path:
-        return self.root / FOLDER / INSTALLATIONS
-
-    def _folder(self, info: InstallationInfo) -> Path:
-        return self._installations / info.connector / info.name
-
-    def database(self, info: InstallationInfo) -> Path:
-        """Where the installation's data is, or will be."""
-        return self._folder(info) / DATABASE
-
-    def credentials(self, info: InstallationInfo) -> FileCredentials:
-        """The installation's secrets."""
-        return FileCredentials(self._folder(info) / CREDENTIALS)
+    def root(self) -> Path:
+        """The folder that holds ``.max``."""
+        return self.folder.root
 
     @property
     def registry(self) -> ConnectorRegistry:
         """The connectors that can be used here, the project's own among them."""
-        if self._registry is None:
-            from .installations.registry import ConnectorRegistry
+        return self.folder.registry
 
-            self._registry = ConnectorRegistry([self.root / CONNECTORS])
-        return self._registry
+    def database(self, info: InstallationInfo) -> Path:
+        """Where the installation's data is, or will be."""
+        return self.folder.database(info)
+
+    def credentials(self, info: InstallationInfo) -> FileCredentials:
+        """The installation's secrets."""
+        return self.folder.credentials(info)
 
     # -- installations ---------------------------------------------------------------------
 
-    def installations(self) -> list[InstallationInfo]:
-        """Every installation whose file can be read, in the order of their names."""
-        return [one for one in self._readings() if isinstance(one, InstallationInfo)]
+    async def installations(self) -> list[InstallationInfo]:
+        """Every installation whose file can be read, sorted by name."""
+        return await in_thread(self.folder.installations)
 
-    def problems(self) -> list[ProjectError]:
+    async def problems(self) -> list[ProjectError]:
         """What is wrong with each installation that ``installations`` leaves out."""
-        return [one for one in self._readings() if isinstance(one, ProjectError)]
+        return await in_thread(self.folder.problems)
 
-    def _readings(self) -> Iterator[InstallationInfo | ProjectError]:
-        for folder in self._folders().values():
-            try:
-                yield read_installation(folder)
-            except ProjectError as error:
-                yield error
+    async def target(self, text: str) -> InstallationInfo:
+        """The installation that a text means; UnknownName, or UsageError when it may be several."""
+        return await in_thread(lambda: self.folder.target(text))
 
-    def _folders(self) -> dict[str, Path]:
-        """The folder of every installation by ``connector:name``, sorted."""
-        found = self._installations.glob(f"[!.]*/[!.]*/{INSTALLATION}")
-        return {f"{file.parts[-3]}:{file.parts[-2]}": file.parent for file in sorted(found)}
-
-    def target(self, text: str) -> InstallationInfo:
-        """The installation that ``connector:name``, ``connector`` or an id's beginning means.
-
-        A connector alone means its only installation, and goes before an id.  UnknownName when
-        there is none; UsageError, naming the candidates, when there are several.
-        """
-        folders = self._folders()
-        names = [name for name in folders if text in (name, name.partition(":")[0])]
-        names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
-        if not names:
-            raise UnknownName("installation", text, folders)
-        if len(names) > 1:
-            raise UsageError(
-                f"{text!r} may be any of {', '.join(names)}",
-                hint="write it as connector:name",
-                candidates=names,
-            )
-        return read_installation(folders[names[0]])
-
-    # -- connecting ------------------------------------------------------------------------
-
-    def connect(
+    async def connect(
         self,
-        connector_name: str,
+        connector: str,
+        name: str | None = None,
+        *,
+        config: Mapping[str, Json] | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> InstallationInfo:
+        """Store a new installation: all of it, or nothing when this raises.
+
+        The service is not asked: ``onboard`` does that, and returns a checked config and secrets.
+        InvalidAnswers names every value and secret that is invalid, unknown or missing.  Without
+        a name it is "default", then "default-2", ….  Data that ``disconnect`` kept under the
+        same name is used again.
+        """
+        return await in_thread(lambda: self._connect(connector, name, config or {}, secrets or {}))
+
+    def _connect(
+        self,
+        connector: str,
         name: str | None,
         config: Mapping[str, Json],
         secrets: Mapping[str, str],
         *,
-        now: float,
+        exist_ok: bool = False,
     ) -> InstallationInfo:
-        """Keep a new installation: all of it, or nothing when this raises or is killed.
+        from .installations.onboarding import check_answers
 
-        Without a name it is "default", then "default-2", ….  ``now`` is in seconds since the
-        epoch.  Data that a ``disconnect`` kept under the same name is taken up again.
+        checked = check_answers(self.registry.resolve(connector), config, secrets)
+        return self.folder.add(
+            connector, name, checked.config, checked.secrets, now=self._clock(), exist_ok=exist_ok
+        )
+
+    async def ensure(
+        self,
+        connector: str,
+        name: str = "default",
+        /,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        **config: Json,
+    ) -> InstallationRuntime:
+        """The runtime of an installation, which is connected first when there is none.
+
+        ``await project.ensure("acme", projects=5)``: an installation that exists gets the values
+        given here, and keeps its others.  ``secrets`` are used to connect; those of an
+        installation that exists stay, since the service may have renewed them.
         """
-        check_name("connector", connector_name)
-        with self._writing():
-            name = self._free_name(connector_name, name)
-            data = {
-                "connector": connector_name,
-                "name": name,
-                "id": os.urandom(ID_BYTES).hex(),
-                "config": dict(config),
-                "connectedAt": datetime_text(datetime.fromtimestamp(now, UTC)) + "Z",
-            }
-            folder = self._installations / connector_name / name
-            self._place(folder, {CREDENTIALS: dict(secrets), INSTALLATION: data})
-        return read_installation(folder)
+        await in_thread(lambda: self._ensure(connector, name, config, secrets or {}))
+        return await self.runtime(connector, name)
 
-    def _free_name(self, connector: str, name: str | None) -> str:
-        """The name, if none differs from it in case alone; the first free default for None."""
-        taken = {one.casefold() for one in self._folders()}
-        if name is None:
-            number = 1
-            while f"{connector}:{_default(number)}".casefold() in taken:
-                number += 1
-            return _default(number)
-        check_name("installation", name)
-        if f"{connector}:{name}".casefold() in taken:
-            raise ProjectError(
-                f"the name {connector}:{name} is taken",
-                hint="choose another name, or disconnect that installation first",
-            )
-        return name
-
-    def _place(self, folder: Path, files: Mapping[str, Json]) -> None:
-        """Write the files beside, then move them to the folder in one step."""
-        staged = self._installations / STAGED
+    def _ensure(
+        self, connector: str, name: str, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> None:
         try:
-            staged.mkdir(mode=0o700)
-            for name, data in files.items():
-                write_file(staged / name, encoded(data))
-            sync_folder(staged)
-            folder.parent.mkdir(mode=0o700, exist_ok=True)
-            if folder.exists():  # data that was kept; the file that makes an installation comes last
-                for name in files:
-                    (staged / name).replace(folder / name)
-            else:
-                staged.rename(folder)
-            sync_folder(folder.parent)
-        except BaseException:
-            if not (folder / INSTALLATION).exists():
-                (folder / CREDENTIALS).unlink(missing_ok=True)
-            raise
-        finally:
-            with suppress(OSError):  # the next to write clears it
-                remove_tree(staged)
-            remove_empty(folder, folder.parent)
+            info = self.folder.target(f"{connector}:{name}")
+        except UnknownName:
+            info = self._connect(connector, name, config, secrets, exist_ok=True)
+        checked = self._checked(info, config, {})
+        if checked.config != info.config:
+            if info.id in self._runtimes:
+                raise ProjectError(
+                    f"{info} is in use with another configuration", hint="stop its runtime first"
+                )
+            self.folder.reconfigure(info, checked.config, {})
 
-    def reconfigure(
-        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    async def reconfigure(
+        self,
+        target: InstallationInfo | str,
+        *,
+        config: Mapping[str, Json] | None = None,
+        secrets: Mapping[str, str] | None = None,
     ) -> InstallationInfo:
-        """Replace an installation's configuration, and those secrets that are given.
+        """Change some of an installation's configuration and secrets; the others stay.
 
-        A runtime that is in use keeps the configuration with which it was built.
+        They are checked as in ``connect``.  A runtime in use keeps its former configuration.
         """
-        folder = self._folder(info)
-        if secrets:
-            store = self.credentials(info)
-            with store.held():  # a renewal that is under way must not put its secrets in place of these
-                store.change(lambda kept: kept | dict(secrets))
-        with translated(folder), locked(folder):
-            data = read_object(folder / INSTALLATION)
-            replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
-        return read_installation(folder)
+        return await in_thread(lambda: self._reconfigure(target, config or {}, secrets or {}))
 
-    def configure(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
-        """Change some of an installation's settings: ``project.configure(info, history="changes")``.
+    def _reconfigure(
+        self, target: InstallationInfo | str, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> InstallationInfo:
+        info = self._info(target)
+        return self.folder.reconfigure(info, self._checked(info, config, secrets).config, secrets)
 
-        UsageError when one does not exist or does not fit; nothing is changed then.  A runtime
-        that is in use keeps the settings with which it was built.
+    def _checked(
+        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> OnboardingResult:
+        """What the installation would have after a change."""
+        from .installations.onboarding import check_answers
+
+        kept = self.credentials(info).read()
+        return check_answers(
+            self.registry.resolve(info.connector), {**info.config, **config}, {**kept, **secrets}
+        )
+
+    async def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
+        """Change some settings: ``await project.change_settings("acme", history="changes")``.
+
+        UsageError when one does not exist or its value is invalid; nothing is changed then.  A
+        runtime in use keeps its former settings.
         """
-        folder = self._folder(info)
-        with translated(folder), locked(folder):
-            changed(read_installation(folder).settings, settings)
-            data = read_object(folder / INSTALLATION)
-            kept = data.get("settings") or {}
-            if settings:
-                replace_file(folder / INSTALLATION, encoded(data | {"settings": kept | settings}))
-        return read_installation(folder)
+        return await in_thread(lambda: self.folder.change_settings(self._info(target), **settings))
 
-    def disconnect(self, info: InstallationInfo, keep_data: bool) -> None:
-        """Remove an installation with its secrets, and its data unless it is to be kept."""
-        if any(info.id == running.id for running, _ in self.list_runtimes()):
-            raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
-        folder = self._folder(info)
-        with self._writing():
-            if keep_data:  # a crash in between leaves it visible, so that this can be done again
-                for name in (CREDENTIALS, LOCK, INSTALLATION):
-                    (folder / name).unlink(missing_ok=True)
-                sync_folder(folder)
-            else:
-                folder.rename(self._installations / GONE)
-                sync_folder(folder.parent)
-                remove_tree(self._installations / GONE)
-            remove_empty(folder, folder.parent)
+    async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``."""
+        info = await in_thread(lambda: self._info(target))
+        async with self._lock(info.id):
+            if info.id in self._runtimes and self._runtimes[info.id].started_at:
+                raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
+            await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """The only one to add or remove installations; what a crash left is cleared first."""
-        with translated(self._installations):
-            self._installations.mkdir(mode=0o700, exist_ok=True)
-            with locked(self._installations):
-                for leftover in (STAGED, GONE):
-                    remove_tree(self._installations / leftover)
-                yield
+    def _info(self, target: InstallationInfo | str) -> InstallationInfo:
+        return self.folder.target(target) if isinstance(target, str) else target
 
     # -- runtimes --------------------------------------------------------------------------
 
@@ -317,10 +220,10 @@ class Project:
     ) -> InstallationRuntime:
         """The installation's runtime: the one that is warm, or a new one, started.
 
-        However many ask at once, one is built; a build that fails is forgotten.  With a ``recording``
+        Concurrent first calls build one runtime; a failed build is forgotten.  With a ``recording``
         it records what it asks outside, or replays it; ProjectError when one is warm without.
         """
-        info = self.target(connector if name is None else f"{connector}:{name}")
+        info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
             if runtime is None:
@@ -334,12 +237,12 @@ class Project:
         if str(runtime.info) != str(info):
             raise ProjectError(
                 f"{runtime.info} and {info} have the same id",
-                hint=f"one is a copy of the other: change the id in {self._folder(info) / INSTALLATION}",
+                hint=f"one is a copy of the other: change the id in {self.folder.file(info)}",
             )
         return runtime
 
     def _lock(self, id: str) -> asyncio.Lock:
-        """The lock of an installation's runtime; a project outlives the loops that use it."""
+        """The lock of an installation's runtime; a project may be used from one loop after another."""
         import asyncio
 
         if self._loop is not asyncio.get_running_loop():
@@ -378,11 +281,30 @@ class Project:
                 await runtime.stop()
 
 
-def _default(number: int) -> str:
-    return "default" if number == 1 else f"default-{number}"
+class OpeningProject:
+    """What ``Project.open`` returns: awaited or entered, it is the project."""
 
+    def __init__(self, path: Path | str, create: bool) -> None:
+        self._path, self._create = path, create
+        self._project: Project | None = None
 
-# -- secrets -----------------------------------------------------------------------------------
+    def __await__(self) -> Generator[Any, None, Project]:
+        return in_thread(self._find).__await__()
 
+    def _find(self) -> Project:
+        try:
+            return Project(ProjectFolder.find(self._path))
+        except ProjectError:
+            if not self._create:
+                raise
+            return Project(ProjectFolder.init(self._path))
 
-# -- files -------------------------------------------------------------------------------------
+    async def __aenter__(self) -> Project:
+        self._project = await self
+        return self._project
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._project is not None:
+            await self._project.stop_all()

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from max_connectors import acme
 from max_connectors.acme import AcmeTask, AcmeUser
 
-from max import Project, __version__
+from max import __version__
 from max.cli import COMMANDS, GROUPS, leading_project, wants_json
 from max.engine import SqliteEngine
 from max.errors import InvalidAnswers
+from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.storage.sqlite import Database
 from tests.command_line import Cli, Run
@@ -51,8 +52,8 @@ TASKS = [
 @pytest.fixture
 def stored(cli: Cli, tmp_path: Path) -> Cli:
     """The same, with an installation ``acme:default`` that holds users and tasks."""
-    project = Project.init(tmp_path)
-    info = project.connect("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
+    project = ProjectFolder.init(tmp_path)
+    info = project.add("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
     asyncio.run(fill(project.database(info), [*USERS, *TASKS]))
     return cli
 

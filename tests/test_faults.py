@@ -32,7 +32,6 @@ from max import (
     Page,
     PageRequest,
     PermissionDenied,
-    Project,
     QuotaExceeded,
     Ref,
     Status,
@@ -42,6 +41,7 @@ from max import (
     UpstreamMissing,
 )
 from max.errors import StorageError
+from max.installations.project_folder import ProjectFolder
 from max.testing import FOREVER, FakeClock, Fault, Lie
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import PAGES, SIZE, records, runtime, sync, synced, tables, upstream
@@ -443,7 +443,7 @@ asyncio.run(main({"sync": sync, "write": write}[sys.argv[1]], float(sys.argv[2])
 
 def test_two_processes_that_read_and_write_one_project_never_see_it_locked(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"workspaces": 1, "users": 20, "projects": 2, "tasks": 100, "files": 0}
-    Project.init(tmp_path).connect("acme", None, sizes, {}, now=0.0)
+    ProjectFolder.init(tmp_path).add("acme", None, sizes, {}, now=0.0)
     words = [[sys.executable, "-c", SHARER, role, str(SHARED)] for role in ("sync", "write", "write")]
     pipe = subprocess.PIPE
     sharers = [

@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 from max.installations.credential_file import FileCredentials
 
-with FileCredentials(Path(sys.argv[1])).held():
+with FileCredentials(Path(sys.argv[1])).blocking_renewal_lock():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -58,7 +58,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileCredentials:
-    return FileCredentials(tmp_path / "credentials.json", patience=0.05)
+    return FileCredentials(tmp_path / "credentials.json", timeout=0.05)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ class TestAlone:
 
         async def one() -> None:
             nonlocal inside, most
-            async with FileCredentials(store.path).alone():
+            async with FileCredentials(store.path).renewal_lock():
                 inside += 1
                 most = max(most, inside)
                 await asyncio.sleep(0.001)
@@ -112,8 +112,8 @@ class TestAlone:
 
     def test_another_process_is_waited_for_and_then_named(self, store: FileCredentials) -> None:
         async def main() -> None:
-            with pytest.raises(Offline, match="somebody else has been renewing") as caught:
-                async with store.alone():
+            with pytest.raises(Offline, match="another process has been renewing") as caught:
+                async with store.renewal_lock():
                     pass
             assert str(store.path.parent) in str(caught.value)
 
@@ -125,19 +125,19 @@ class TestAlone:
             await store.set("a", "1")
             return await store.get("a")
 
-        with store.held():
+        with store.blocking_renewal_lock():
             assert asyncio.run(main()) == "1"
 
     def test_one_that_is_killed_is_out(self, store: FileCredentials) -> None:
         with held_elsewhere(store) as other:
             other.kill()
             other.wait()
-            with store.held():
+            with store.blocking_renewal_lock():
                 assert store.path.with_name("credentials.lock").exists()
 
     def test_whoever_gives_up_waiting_does_not_get_in_later(self, store: FileCredentials) -> None:
         async def main() -> None:
-            with store.held():
+            with store.blocking_renewal_lock():
                 waiting = asyncio.create_task(enter())
                 await asyncio.sleep(0.01)
                 threads = [one for one in threading.enumerate() if one.name.startswith("max-project")]
@@ -145,11 +145,11 @@ class TestAlone:
                 await asyncio.wait([waiting])
             for one in threads:
                 await asyncio.to_thread(one.join)
-            async with store.alone():
+            async with store.renewal_lock():
                 done.append(waiting.cancelled() and bool(threads))
 
         async def enter() -> None:
-            async with FileCredentials(store.path, patience=10).alone():
+            async with FileCredentials(store.path, timeout=10).renewal_lock():
                 raise AssertionError("nobody waits for this any more")
 
         done: list[bool] = []
@@ -158,7 +158,7 @@ class TestAlone:
 
     def test_a_folder_that_is_gone_is_named(self, tmp_path: Path) -> None:
         async def main() -> None:
-            async with FileCredentials(tmp_path / "gone" / "credentials.json").alone():
+            async with FileCredentials(tmp_path / "gone" / "credentials.json").renewal_lock():
                 pass
 
         with pytest.raises(ProjectError, match="gone"):

@@ -15,9 +15,9 @@ from ..connector import AnyConnector
 from ..core import InstallationInfo
 from ..errors import ProjectError, SyncRunning, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
+from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
 from ..model.tasks import Status
-from ..project import Project
 from ..storage.leases import describe_worker
 from .framework import (
     Answer,
@@ -84,22 +84,22 @@ def run_connect(options: Options) -> Answer:
     return answer(options, installation_json(info), lambda: [f"{verb} {info}"], notes)
 
 
-def project_here(options: Options) -> tuple[Project, bool]:
+def project_here(options: Options) -> tuple[ProjectFolder, bool]:
     """The project, or one that is yet to be made in this folder, and whether it is so."""
     try:
         return found_project(options), False
     except ProjectError:
-        return Project(Path(options.project).resolve()), True
+        return ProjectFolder(Path(options.project).resolve()), True
 
 
-def the_one_there(project: Project, connector: str, name: str) -> InstallationInfo | None:
+def the_one_there(project: ProjectFolder, connector: str, name: str) -> InstallationInfo | None:
     """The installation of that very name; without a name none, so that another is made."""
     known = {str(info): info for info in project.installations()}
     return known.get(f"{connector}:{name}") if name else None
 
 
 async def onboarded(
-    connector: AnyConnector, options: Options, project: Project, existing: InstallationInfo | None
+    connector: AnyConnector, options: Options, project: ProjectFolder, existing: InstallationInfo | None
 ) -> OnboardingResult:
     """What the connector's onboarding comes to, asking when somebody is there."""
     given: dict[str, object] = dict(existing.config) if existing else {}
@@ -114,7 +114,9 @@ async def onboarded(
     return OnboardingResult(found.config, changed, found.found)
 
 
-async def kept_secrets(connector: AnyConnector, project: Project, info: InstallationInfo) -> dict[str, str]:
+async def kept_secrets(
+    connector: AnyConnector, project: ProjectFolder, info: InstallationInfo
+) -> dict[str, str]:
     """The declared secrets of an installation, to validate them together with what changes."""
     store = project.credentials(info)
     found = {one.name: await store.get(one.name) for one in connector.credentials}
@@ -135,12 +137,12 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
 
 
 def keep(
-    project: Project, connector: str, name: str | None, found: OnboardingResult, *, new: bool
+    project: ProjectFolder, connector: str, name: str | None, found: OnboardingResult, *, new: bool
 ) -> InstallationInfo:
     """Store a new installation, in a project that is made when it is new."""
     if new:
-        Project.init(project.root)
-    return project.connect(connector, name, found.config, found.secrets, now=time.time())
+        ProjectFolder.init(project.root)
+    return project.add(connector, name, found.config, found.secrets, now=time.time())
 
 
 def configure_disconnect(parser: Parser) -> None:
@@ -165,12 +167,12 @@ def run_disconnect(options: Options) -> Answer:
             raise UsageError(f"disconnecting {info} deletes {what}", hint="say --yes to do so")
         if not asyncio.run(TerminalPrompter().confirm(f"Delete {info} with {what}?")):
             return Answer([], ["nothing was changed"], 1)
-    project.disconnect(info, options.keep_data)
+    project.remove(info, keep_data=options.keep_data)
     data = {"disconnected": str(info), "id": info.id, "keptData": options.keep_data}
     return answer(options, data, lambda: [f"disconnected {info}"])
 
 
-def refuse_while_syncing(project: Project, info: InstallationInfo) -> None:
+def refuse_while_syncing(project: ProjectFolder, info: InstallationInfo) -> None:
     """SyncRunning when a process is at work on the installation."""
     last = last_run(project, info)
     if last is not None and last.status is Status.RUNNING:

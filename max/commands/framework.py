@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ..core import InstallationInfo
 from ..errors import ProjectError, StorageError, UnknownName, UsageError
+from ..installations.project_folder import ProjectFolder
 from ..model.entities import Entity
 from ..model.query import Query
-from ..project import Project
 from ..storage.tables import Tables
 from .terminal import colours, is_terminal, width
 from .text import Paint, compact
@@ -154,12 +154,12 @@ def paint() -> Paint:
 # -- the project and its databases ------------------------------------------------------------
 
 
-def found_project(options: Options) -> Project:
+def found_project(options: Options) -> ProjectFolder:
     """The project that the options name, or that the current folder belongs to."""
-    return Project.find(options.project)
+    return ProjectFolder.find(options.project)
 
 
-def only_target(project: Project, text: str | None) -> InstallationInfo:
+def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
     """The installation that a text means; without one, the only one there is."""
     if text is not None:
         return project.target(text)
@@ -198,7 +198,7 @@ def reading(options: Options) -> Iterator[Reading]:
 
 
 @contextmanager
-def connected(project: Project, info: InstallationInfo) -> Iterator[sqlite3.Connection]:
+def connected(project: ProjectFolder, info: InstallationInfo) -> Iterator[sqlite3.Connection]:
     """A connection that reads an installation's database; StorageError when it was never synced."""
     from ..storage.sqlite import reader
 
@@ -206,7 +206,7 @@ def connected(project: Project, info: InstallationInfo) -> Iterator[sqlite3.Conn
         yield connection
 
 
-def synced_database(project: Project, info: InstallationInfo) -> Path:
+def synced_database(project: ProjectFolder, info: InstallationInfo) -> Path:
     """The file of an installation's database; StorageError when it was never synced."""
     path = project.database(info)
     if not path.exists():

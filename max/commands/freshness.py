@@ -46,11 +46,11 @@ from .text import counted, number
 if TYPE_CHECKING:
     import sqlite3
 
+    from ..installations.project_folder import ProjectFolder
     from ..model.entities import Filter
     from ..model.loaders import Resolver
     from ..model.schema import Schema
     from ..model.values import Json
-    from ..project import Project
 
 SPANS = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, in, as; in seconds
 SHOWN_FIELDS = 3  # that are named in one cell
@@ -314,7 +314,7 @@ def run_invalidate(options: Options) -> Answer:
 
 
 @contextmanager
-def changing(project: Project, info: InstallationInfo) -> Iterator[tuple[sqlite3.Connection, Tables]]:
+def changing(project: ProjectFolder, info: InstallationInfo) -> Iterator[tuple[sqlite3.Connection, Tables]]:
     """An installation's tables, inside a transaction that changes them."""
     from ..storage.sqlite import READER_CACHE, connect, transaction, translated
 
@@ -371,7 +371,7 @@ def with_ids(entity: type[Entity], ids: Sequence[str]) -> Filter[Any]:
     return Compare(field.path, Op.IN, tuple(ids))
 
 
-def resolver_of(project: Project, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:
+def resolver_of(project: ProjectFolder, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:
     """The connector's resolver; None, and what to know then, when the connector cannot be loaded."""
     try:
         return project.registry.resolve(info.connector).resolver, []

@@ -38,8 +38,8 @@ from .text import ago, counted, number, stamp
 
 if TYPE_CHECKING:
     from ..connector import AnyConnector
+    from ..installations.project_folder import ProjectFolder
     from ..model.values import Json
-    from ..project import Project
     from ..storage.schema_diff import MigrationPlan, SchemaChange
 
 
@@ -93,7 +93,7 @@ def run_migrate(options: Options) -> Answer:
     return answer(options, data, partial(plan_text, info, found), notes)._replace(status=status)
 
 
-def planned(project: Project, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
+def planned(project: ProjectFolder, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
     """What an upgrade would do to an installation's data."""
     from ..storage.schema_evolution import MigrationPlan, plan
 
@@ -104,7 +104,7 @@ def planned(project: Project, info: InstallationInfo, connector: AnyConnector) -
         return plan(connection, connector.schema, connector.resolver, connector.rules)
 
 
-def migrated(project: Project, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
+def migrated(project: ProjectFolder, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
     """Do it now, in one transaction; SyncRunning while a process is at a sync."""
     from ..runtime import refuse_while_syncing
     from ..storage.schema_evolution import plan

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
 from ..errors import UsageError
+from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, from_words, settings_json
-from ..project import Project
 from .framework import (
     Answer,
     Options,
@@ -38,7 +38,7 @@ def configure_init(parser: Parser) -> None:
 
 def run_init(options: Options) -> Answer:
     """Make a project; nothing changes when there is one."""
-    project = Project.init(options.folder or options.project)
+    project = ProjectFolder.init(options.folder or options.project)
     notes = ["next: max sync acme:default, or max connect with a source of yours"]
     return answer(options, {"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
 
@@ -98,7 +98,7 @@ def run_settings(options: Options) -> Answer:
     words = dict(map(setting, options.settings))
     notes = ["in force from the next start on: a sync that is running keeps the old ones"] if words else []
     if words:
-        info = project.configure(info, **from_words(words))
+        info = project.change_settings(info, **from_words(words))
     data = {"installation": str(info), "settings": settings_json(info.settings)}
     return answer(options, data, partial(settings_text, info), notes)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
 from ..errors import NotFound, StorageError, UsageError
-from ..project import Project
+from ..installations.project_folder import ProjectFolder
 from ..storage.tables import Tables
 from .framework import (
     Answer,
@@ -150,7 +150,7 @@ def run_runs(options: Options) -> Answer:
     return shown._replace(notes=notes)
 
 
-def show_run(options: Options, project: Project) -> Answer:
+def show_run(options: Options, project: ProjectFolder) -> Answer:
     """One sync with every failure."""
     from .views import result_json, summary
 
@@ -164,7 +164,7 @@ def show_run(options: Options, project: Project) -> Answer:
     raise NotFound("sync", options.words[1], hint="`max runs` lists them")
 
 
-def found_run(project: Project, info: InstallationInfo, id: str) -> SyncResult | None:
+def found_run(project: ProjectFolder, info: InstallationInfo, id: str) -> SyncResult | None:
     """The sync of an installation whose id begins so, or None."""
     from ..storage.sync_log import result
 
@@ -177,7 +177,7 @@ def found_run(project: Project, info: InstallationInfo, id: str) -> SyncResult |
             return None
 
 
-def last_run(project: Project, info: InstallationInfo) -> SyncRun | None:
+def last_run(project: ProjectFolder, info: InstallationInfo) -> SyncRun | None:
     """The newest sync of an installation, or None."""
     from ..storage.sync_log import runs
 

@@ -15,6 +15,7 @@ from ..core import InstallationInfo, SyncOptions
 from ..errors import SuspiciousRemoval, SyncError, UnknownName, UsageError
 from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
+from ..installations.project_folder import ProjectFolder
 from ..model.tasks import Status, SyncCommand, SyncResult, SyncRun
 from ..project import Project
 from ..runtime import InstallationRuntime
@@ -133,7 +134,7 @@ def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandl
     return runtime.sync(scope(options), discard_unfinished=options.discard_unfinished)
 
 
-def with_installation(options: Options) -> tuple[Project, list[str]]:
+def with_installation(options: Options) -> tuple[ProjectFolder, list[str]]:
     """The project with the installation asked for; what had to be made for that, in a line each."""
     project, made = project_here(options)
     if options.target is None:
@@ -166,14 +167,14 @@ def without_answers(connector: AnyConnector, target: str) -> OnboardingResult:
 
 def synced(
     options: Options,
-    project: Project,
+    project: ProjectFolder,
     info: InstallationInfo,
     begin: Begin,
     recording: Recording | Replay | None = None,
 ) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
     events = sys.stdout if options.output == "ndjson" else None
-    result = asyncio.run(Foreground(sys.stderr, events=events).sync(project, info, begin, recording))
+    result = asyncio.run(Foreground(sys.stderr, events=events).sync(Project(project), info, begin, recording))
     text = partial(summary, info, result, width(sys.stdout), paint())
     data = result_json(info, result)
     if isinstance(recording, Replay):
@@ -264,7 +265,7 @@ def asked(options: Options, wanted: SyncCommand) -> Answer:
     return answer(options, data, lambda: [text])
 
 
-def unfinished_run(options: Options) -> tuple[Project, InstallationInfo, SyncRun]:
+def unfinished_run(options: Options) -> tuple[ProjectFolder, InstallationInfo, SyncRun]:
     """The last sync of the installation; SyncError when it has ended."""
     project = found_project(options)
     info = only_target(project, options.target)
@@ -280,7 +281,7 @@ configure_resume = configure_asking("resume", run_resume)
 configure_cancel = configure_asking("cancel", run_cancel)
 
 if TYPE_CHECKING:
-    from ..project import Project
+    from ..installations.project_folder import ProjectFolder
 
 
 CONTRADICTIONS = {  # what cannot be asked for beside what, by option

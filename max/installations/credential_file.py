@@ -5,44 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .files import (
-    PATIENCE,
-    FileLock,
-    broken,
-    encoded,
-    in_thread,
-    locked,
-    read_object,
-    replace_file,
-    translated,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from .files import FileLock, broken, encoded, in_thread, locked, read_object, replace_file, translated
 
 CREDENTIALS = "credentials.json"
-LOCK = "credentials.lock"  # held by whoever renews a secret, for as long as the service takes
+LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes
+RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
 
 
 class FileCredentials:
     """A CredentialStore: one JSON file that its owner alone can read.
 
-    Safe beside other tasks and other processes: no change is lost.
+    Safe beside other tasks and other processes: no change is lost.  ``timeout`` is how many
+    seconds to wait for another process that renews a secret.
     """
 
-    def __init__(self, path: Path, *, patience: float = PATIENCE) -> None:
-        self.path, self.patience = path, patience
+    def __init__(self, path: Path, *, timeout: float = RENEWAL_TIMEOUT) -> None:
+        self.path, self.timeout = path, timeout
 
     async def get(self, name: str) -> str | None:
         """The secret, or None."""
-        return (await in_thread(self._read)).get(name)
+        return (await in_thread(self.read)).get(name)
 
     async def set(self, name: str, secret: str) -> None:
         """Keep a secret; it is on the disk when this returns."""
-        await in_thread(lambda: self.change(lambda kept: kept | {name: secret}))
+        await self.update({name: secret})
 
     async def update(self, secrets: Mapping[str, str]) -> None:
         """Keep several secrets in one step; they are on the disk when this returns."""
@@ -53,36 +40,37 @@ class FileCredentials:
         await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
 
     async def names(self) -> list[str]:
-        """Which secrets are kept."""
-        return sorted(await in_thread(self._read))
+        """The names of the secrets, sorted."""
+        return sorted(await in_thread(self.read))
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Be the only one to renew secrets; the wait for another one is a thread's."""
+    async def renewal_lock(self) -> AsyncIterator[None]:
+        """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
         lock = FileLock(self.path.with_name(LOCK))
         try:
-            await in_thread(lambda: lock.take(self.patience))
+            await in_thread(lambda: lock.acquire(self.timeout))
             yield
         finally:
             lock.release()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """The same for code that may block."""
+    def blocking_renewal_lock(self) -> Iterator[None]:
+        """The same lock, for code that may block."""
         lock = FileLock(self.path.with_name(LOCK))
         try:
-            lock.take(self.patience)
+            lock.acquire(self.timeout)
             yield
         finally:
             lock.release()
 
-    def _read(self) -> dict[str, str]:
+    def read(self) -> dict[str, str]:
+        """Every secret by its name; blocks."""
         secrets = read_object(self.path) if self.path.exists() else {}
         if not all(isinstance(secret, str) for secret in secrets.values()):
             raise broken(self.path, "every secret must be a text")
         return secrets
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        """Replace what is kept by what ``update`` makes of it; blocks until it is on the disk."""
+        """Replace the secrets by what ``update`` returns for them; blocks until it is on the disk."""
         with translated(self.path.parent), locked(self.path.parent):
-            replace_file(self.path, encoded(update(self._read())))
+            replace_file(self.path, encoded(update(self.read())))

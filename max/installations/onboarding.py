@@ -102,6 +102,18 @@ async def onboard(
     return run.result()
 
 
+def check_answers(
+    connector: AnyConnector, config: Mapping[str, object], secrets: Mapping[str, str]
+) -> OnboardingResult:
+    """What is stored for these values; asks neither a person nor the service.
+
+    InvalidAnswers names every value and secret that is invalid, unknown or missing.
+    """
+    run = _Onboarding(connector, None, config, secrets)
+    run.require_secrets()
+    return run.result()
+
+
 def needs_answers(connector: AnyConnector) -> bool:
     """Whether connecting takes more than the defaults."""
     answers = config_defaults(connector.config)
@@ -188,12 +200,23 @@ class _Onboarding:
             else:
                 await self._take(step)
 
-    def result(self) -> OnboardingResult:
-        """What is to be kept; InvalidAnswers when something is missing."""
-        asked = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
+    def require_secrets(self) -> None:
+        """Note which secrets are missing, without taking any other step."""
+        self._require_values()
+        required = [one for one in self._steps if isinstance(one, SecretInput) and one.credential.required]
+        for step in required:
+            if step.credential.name not in self._secrets and self._applies(step):
+                self._miss_secret(step.credential.name)
+
+    def _require_values(self) -> None:
         for key, holds in self._holds.items():
             if key not in self._answers and key not in {one.path for one in self._missing}:
                 self._miss(key, holds.expected)
+
+    def result(self) -> OnboardingResult:
+        """What is to be kept; InvalidAnswers when something is missing."""
+        asked = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
+        self._require_values()
         for one in self._connector.credentials:
             if one.required and one.name not in self._secrets and one.name not in asked:
                 self._miss_secret(one.name)

@@ -67,7 +67,7 @@ class CredentialStore(Protocol):
     async def names(self) -> list[str]:
         """Which secrets are kept."""
 
-    def alone(self) -> AbstractAsyncContextManager[None]:
+    def renewal_lock(self) -> AbstractAsyncContextManager[None]:
         """Be the only one to renew secrets, among all tasks and processes that use this store.
 
         Reading and keeping secrets needs it not, and does not wait for it.  Offline when another
@@ -80,7 +80,7 @@ class MemoryCredentials(CredentialStore):
 
     def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
         self.secrets = dict(secrets or {})
-        self._alone = asyncio.Lock()
+        self._renewal = asyncio.Lock()
 
     async def get(self, name: str) -> str | None:
         """The secret, or None."""
@@ -103,9 +103,9 @@ class MemoryCredentials(CredentialStore):
         return sorted(self.secrets)
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def renewal_lock(self) -> AsyncIterator[None]:
         """Be the only task to renew secrets; waits as long as it takes."""
-        async with self._alone:
+        async with self._renewal:
             yield
 
 
@@ -151,9 +151,9 @@ class CredentialProvider:
             self._noted(credential, secret)
         await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
 
-    def alone(self) -> AbstractAsyncContextManager[None]:
+    def renewal_lock(self) -> AbstractAsyncContextManager[None]:
         """Be the only one to renew secrets; see CredentialStore."""
-        return self._store.alone()
+        return self._store.renewal_lock()
 
     def _noted(self, credential: Credential, secret: Secret) -> Secret:
         if credential.secret:

@@ -223,7 +223,7 @@ class OAuthTokens(Auth, Lifecycle):
         await asyncio.shield(self._renewing)
 
     async def _renew(self, refused: Secret | None) -> None:
-        async with self._credentials.alone():
+        async with self._credentials.renewal_lock():
             kept = await self._look()
             if kept.access != refused and not kept.is_due(self._clock(), self._oauth.skew):
                 return  # another process was faster

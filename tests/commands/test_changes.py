@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from max_connectors.acme import AcmeUser
 
-from max import Project
 from max.core import InstallationInfo
 from max.engine import SqliteEngine
+from max.installations.project_folder import ProjectFolder
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.settings import SETTINGS
@@ -24,14 +24,14 @@ NOON = 1_800_000_000.0
 
 @pytest.fixture
 def info(cli: Cli, tmp_path: Path) -> InstallationInfo:
-    return Project.init(tmp_path).connect("acme", None, {}, {}, now=NOON)
+    return ProjectFolder.init(tmp_path).add("acme", None, {}, {}, now=NOON)
 
 
 def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = ()) -> None:
     """Store an arrival as the installation's settings say."""
 
     async def main() -> None:
-        project = Project.find(".")
+        project = ProjectFolder.find(".")
         info = project.target("acme")
         schema = project.registry.resolve("acme").schema
         database = Database(project.database(info))
@@ -90,7 +90,7 @@ def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, w
     run = cli("settings", "acme", word)
     assert (run.status, run.out) == (2, "")
     assert said in run.err
-    assert Project.find(".").target("acme") == info
+    assert ProjectFolder.find(".").target("acme") == info
 
 
 # -- changes ----------------------------------------------------------------------------------

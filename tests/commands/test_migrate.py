@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from max.project import Project
+from max.installations.project_folder import ProjectFolder
 from max.storage.leases import new_worker
 from tests.command_line import Cli, running
 from tests.versions import opened
@@ -70,7 +70,7 @@ ODD = {
 def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in a project of its own."""
     monkeypatch.chdir(tmp_path)
-    Project.init(tmp_path)
+    ProjectFolder.init(tmp_path)
 
     return running(capsys)
 

@@ -10,25 +10,25 @@ import pytest
 
 from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, UnknownName
+from max.installations.project_folder import ProjectFolder
 from max.model.settings import DEFAULTS, SETTINGS, Settings, changed, from_words, read_settings, settings_json
-from max.project import Project
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project.init(tmp_path)
+def project(tmp_path: Path) -> ProjectFolder:
+    return ProjectFolder.init(tmp_path)
 
 
 @pytest.fixture
-def info(project: Project) -> InstallationInfo:
-    return project.connect("acme", None, {}, {}, now=1_800_000_000.0)
+def info(project: ProjectFolder) -> InstallationInfo:
+    return project.add("acme", None, {}, {}, now=1_800_000_000.0)
 
 
-def file(project: Project) -> Path:
+def file(project: ProjectFolder) -> Path:
     return project.root / ".max/installations/acme/default/installation.json"
 
 
-def write(project: Project, settings: Any) -> None:
+def write(project: ProjectFolder, settings: Any) -> None:
     data = json.loads(file(project).read_text())
     file(project).write_text(json.dumps(data | {"settings": settings}))
 
@@ -43,49 +43,51 @@ def test_what_is_not_said_is_the_default(info: InstallationInfo) -> None:
 
 
 def test_a_setting_is_kept_beside_those_that_were_changed_before(
-    project: Project, info: InstallationInfo
+    project: ProjectFolder, info: InstallationInfo
 ) -> None:
-    project.configure(info, history="changes")
-    assert project.configure(info, removal_share=0).settings == Settings("changes", 90, 30, 0)
+    project.change_settings(info, history="changes")
+    assert project.change_settings(info, removal_share=0).settings == Settings("changes", 90, 30, 0)
     assert project.target("acme").settings == Settings("changes", 90, 30, 0)
 
 
-def test_changing_nothing_writes_nothing(project: Project, info: InstallationInfo) -> None:
+def test_changing_nothing_writes_nothing(project: ProjectFolder, info: InstallationInfo) -> None:
     before = file(project).read_bytes()
-    assert project.configure(info).settings == DEFAULTS
+    assert project.change_settings(info).settings == DEFAULTS
     assert file(project).read_bytes() == before
 
 
-def test_what_a_newer_version_has_stored_is_kept(project: Project, info: InstallationInfo) -> None:
+def test_what_a_newer_version_has_stored_is_kept(project: ProjectFolder, info: InstallationInfo) -> None:
     write(project, {"colour": "red", "history_days": 7})
-    project.configure(info, history="changes")
+    project.change_settings(info, history="changes")
     stored = json.loads(file(project).read_text())["settings"]
     assert stored == {"colour": "red", "history_days": 7, "history": "changes"}
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest(project: Project, info: InstallationInfo) -> None:
+def test_an_unknown_setting_is_refused_with_the_nearest(
+    project: ProjectFolder, info: InstallationInfo
+) -> None:
     with pytest.raises(UnknownName, match="unknown setting 'historydays'") as raised:
-        project.configure(info, historydays=3)
+        project.change_settings(info, historydays=3)
     assert raised.value.candidates[0] == "history_days"
 
 
-def test_an_unknown_word_is_refused_with_the_nearest(project: Project, info: InstallationInfo) -> None:
+def test_an_unknown_word_is_refused_with_the_nearest(project: ProjectFolder, info: InstallationInfo) -> None:
     with pytest.raises(UnknownName, match="unknown value 'change' in history") as raised:
-        project.configure(info, history="change", removed_days=3)
+        project.change_settings(info, history="change", removed_days=3)
     assert raised.value.candidates == ["changes"]
     assert project.target("acme").settings == DEFAULTS
 
 
 @pytest.mark.parametrize("value", [-1, True, "7", None, float("nan"), float("inf"), 36_501, [1]])
-def test_days_are_a_number(project: Project, info: InstallationInfo, value: Any) -> None:
+def test_days_are_a_number(project: ProjectFolder, info: InstallationInfo, value: Any) -> None:
     with pytest.raises(InvalidAnswers, match="history_days: expected a number of days"):
-        project.configure(info, history_days=value)
+        project.change_settings(info, history_days=value)
 
 
 @pytest.mark.parametrize("value", [{}, None, 3, ["changes"]])
-def test_history_is_a_word(project: Project, info: InstallationInfo, value: Any) -> None:
+def test_history_is_a_word(project: ProjectFolder, info: InstallationInfo, value: Any) -> None:
     with pytest.raises(InvalidAnswers, match="history: expected off or changes"):
-        project.configure(info, history=value)
+        project.change_settings(info, history=value)
 
 
 def test_words_become_numbers_where_they_are_some() -> None:
@@ -93,7 +95,7 @@ def test_words_become_numbers_where_they_are_some() -> None:
     assert from_words(words) == words | {"history_days": 30, "removal_share": 0.5}
 
 
-def test_stored_settings_that_do_not_fit_are_named(project: Project, info: InstallationInfo) -> None:
+def test_stored_settings_that_do_not_fit_are_named(project: ProjectFolder, info: InstallationInfo) -> None:
     write(project, {"history": "all"})
     with pytest.raises(ProjectError, match=r"settings\.history: expected off or changes, got str 'all'"):
         project.target("acme")

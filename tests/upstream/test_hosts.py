@@ -39,6 +39,7 @@ from max import (
     onboard,
 )
 from max.errors import ConnectorError, UnknownName
+from max.installations.project_folder import ProjectFolder
 from max.installations.registry import ConnectorRegistry
 from max.project import Project
 from max.upstream.credentials import MemoryCredentials
@@ -424,10 +425,10 @@ connector = sample(name="where", config=Where, initialise=initialise, hosts=[{ho
 
 def health_of(folder: Path, hosts: str, url: str, other: str) -> None:
     """Connect a project to a connector that declares some hosts, and let it ask another address."""
-    project = Project.init(folder)
+    project = Project(ProjectFolder.init(folder))
     (folder / "connectors").mkdir()
     (folder / "connectors" / "max_where.py").write_text(CONNECTOR.format(hosts=hosts))
-    info = project.connect("where", None, {"url": url, "other": other}, {}, now=0.0)
+    info = project.folder.add("where", None, {"url": url, "other": other}, {}, now=0.0)
 
     async def main() -> None:
         async with project:

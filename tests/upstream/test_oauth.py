@@ -614,14 +614,14 @@ class TestClients:
     def test_it_is_not_in_the_way_of_a_loop(self, service: TokenService, tmp_path: Path) -> None:
         path = tmp_path / "credentials.json"
         path.write_text(json.dumps(KEPT | {"expires_at": "0"}))
-        store = FileCredentials(path, patience=0.05)
+        store = FileCredentials(path, timeout=0.05)
 
         async def main() -> int:
             turns, waiting = 0, asyncio.create_task(quietly(one_thing()))
             while not waiting.done():
                 turns += 1
                 await asyncio.sleep(0.001)
-            assert "somebody else has been renewing" in str(await waiting)
+            assert "another process has been renewing" in str(await waiting)
             return turns
 
         async def one_thing() -> str:
@@ -629,6 +629,6 @@ class TestClients:
                 headers = await one.tokens.headers()
                 return headers["authorization"]
 
-        with store.held():
+        with store.blocking_renewal_lock():
             assert asyncio.run(main()) > 5
         assert service.seen == []

@@ -53,6 +53,7 @@ from max import (
     run_operation,
 )
 from max.core import InstallationInfo, SyncOptions
+from max.installations.project_folder import ProjectFolder
 from max.model.entities import ManyOf
 from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime
@@ -103,8 +104,8 @@ async def served(
     size = Settings(
         workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3, seed=seed, error_rate=error_rate
     )
-    async with Server(Service(size), "a-token") as server, Project.init(folder) as project:
-        project.connect("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
+    async with Server(Service(size), "a-token") as server, Project(ProjectFolder.init(folder)) as project:
+        project.folder.add("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
         runtime = await project.runtime("acme", "default", recording=Recording(recording))
         result = await (await runtime.sync()).completion()
         (folder / "stored.json").write_text(json.dumps(await contents(runtime.engine)))
@@ -401,7 +402,7 @@ def offline(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 async def stored_in(folder: Path, name: str) -> dict[str, Json]:
     """What an acme installation of a project holds, without asking anybody."""
     async with Project.open(folder) as project:
-        info = project.target(f"acme:{name}")
+        info = await project.target(f"acme:{name}")
         secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
         from max_connectors.acme import AcmeConfig
 
@@ -723,9 +724,9 @@ class TestProjects:
     def test_a_replay_into_its_own_installation_begins_anew(self, tmp_path: Path) -> None:
         async def main() -> None:
             recording = tmp_path / "t"
-            project = Project.init(tmp_path)
-            project.connect("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
-            project.connect("acme", "copy", {}, {}, now=0.0)
+            project = Project(ProjectFolder.init(tmp_path))
+            project.folder.add("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
+            project.folder.add("acme", "copy", {}, {}, now=0.0)
             async with project:
                 runtime = await project.runtime("acme", "default", recording=Recording(recording))
                 recorded = await (await runtime.sync()).completion()
@@ -739,8 +740,8 @@ class TestProjects:
 
     def test_a_runtime_that_is_warm_takes_no_recording(self, tmp_path: Path) -> None:
         async def main() -> None:
-            project = Project.init(tmp_path)
-            project.connect("acme", None, {}, {}, now=0.0)
+            project = Project(ProjectFolder.init(tmp_path))
+            project.folder.add("acme", None, {}, {}, now=0.0)
             async with project:
                 recording = Recording(tmp_path / "t")
                 runtime = await project.runtime("acme", "default", recording=recording)

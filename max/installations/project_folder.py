@@ -1,0 +1,331 @@
+"""A project on the disk: its installations, as plain files.  Synchronous: it may block.
+
+    .max/                               0700, found upward from the current folder, as git does
+      installations/<connector>/<name>/
+        installation.json               connector, name, id, config, settings, connectedAt; others are kept
+        credentials.json                0600; credentials.lock beside it, locked while secrets are renewed
+        data.db
+
+Rule 1: an installation exists when its installation.json does.  It is built beside the others,
+under a name that no connector can have, and moved into place: a crash leaves it whole or absent.
+
+Rule 2: a file is replaced, never changed, and its content is on the disk before it takes its
+name: a crash leaves the old file or the new one.  Writers hold the folder's lock.
+
+Rule 3: no absolute path is stored; the folder may be moved.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ..core import InstallationInfo
+from ..errors import Mismatch, ProjectError, UnknownName, UsageError
+from ..model.settings import changed, misfits, read_settings
+from ..model.values import Json, datetime_text, is_datetime
+from .credential_file import CREDENTIALS, LOCK, FileCredentials
+from .files import (
+    broken,
+    encoded,
+    locked,
+    read_object,
+    remove_empty,
+    remove_tree,
+    replace_file,
+    sync_folder,
+    translated,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from .registry import ConnectorRegistry
+
+FOLDER = ".max"
+INSTALLATIONS = "installations"
+INSTALLATION = "installation.json"
+DATABASE = "data.db"
+CONNECTORS = "connectors"  # a project's own, beside .max
+STAGED, GONE = ".new", ".gone"  # being added, being removed: names that no connector can have
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+ID_BYTES = 8  # of an installation's random id
+
+
+class ProjectFolder:
+    """The installations of one project.  Safe beside other threads and processes.
+
+    Every method reads or writes files and returns when that is done; ``Project`` offers the
+    same to an event loop.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._registry: ConnectorRegistry | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.root)!r})"
+
+    @classmethod
+    def find(cls, start: Path | str) -> Self:
+        """The project of a folder, or of the nearest folder above; ProjectError when there is none."""
+        with translated(Path(start)):
+            folder = Path(start).resolve()
+        for candidate in (folder, *folder.parents):
+            with suppress(PermissionError):  # a folder above that this user may not read
+                if (candidate / FOLDER).is_dir():
+                    return cls(candidate)
+        raise ProjectError(f"there is no project in {folder}, or above it", hint="make one with: max init")
+
+    @classmethod
+    def init(cls, path: Path | str) -> Self:
+        """Make a folder a project, and the folder when there is none; nothing changes when it is one."""
+        project = cls(Path(path).resolve())
+        with translated(project.root / FOLDER):
+            project.root.mkdir(parents=True, exist_ok=True)
+            (project.root / FOLDER).mkdir(mode=0o700, exist_ok=True)
+            project._installations.mkdir(mode=0o700, exist_ok=True)
+            ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
+            if not ignored.exists():
+                replace_file(ignored, b"*\n")
+        return project
+
+    # -- places ----------------------------------------------------------------------------
+
+    @property
+    def _installations(self) -> Path:
+        return self.root / FOLDER / INSTALLATIONS
+
+    def _folder(self, info: InstallationInfo) -> Path:
+        return self._installations / info.connector / info.name
+
+    def file(self, info: InstallationInfo) -> Path:
+        """The installation's installation.json."""
+        return self._folder(info) / INSTALLATION
+
+    def database(self, info: InstallationInfo) -> Path:
+        """Where the installation's data is, or will be."""
+        return self._folder(info) / DATABASE
+
+    def credentials(self, info: InstallationInfo) -> FileCredentials:
+        """The installation's secrets."""
+        return FileCredentials(self._folder(info) / CREDENTIALS)
+
+    @property
+    def registry(self) -> ConnectorRegistry:
+        """The connectors that can be used here, the project's own among them."""
+        if self._registry is None:
+            from .registry import ConnectorRegistry
+
+            self._registry = ConnectorRegistry([self.root / CONNECTORS])
+        return self._registry
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def installations(self) -> list[InstallationInfo]:
+        """Every installation whose file can be read, sorted by name."""
+        return [one for one in self._readings() if isinstance(one, InstallationInfo)]
+
+    def problems(self) -> list[ProjectError]:
+        """What is wrong with each installation that ``installations`` leaves out."""
+        return [one for one in self._readings() if isinstance(one, ProjectError)]
+
+    def _readings(self) -> Iterator[InstallationInfo | ProjectError]:
+        for folder in self._folders().values():
+            try:
+                yield read_installation(folder)
+            except ProjectError as error:
+                yield error
+
+    def _folders(self) -> dict[str, Path]:
+        """The folder of every installation by ``connector:name``, sorted."""
+        found = self._installations.glob(f"[!.]*/[!.]*/{INSTALLATION}")
+        return {f"{file.parts[-3]}:{file.parts[-2]}": file.parent for file in sorted(found)}
+
+    def target(self, text: str) -> InstallationInfo:
+        """The installation that ``connector:name``, ``connector`` or the beginning of an id means.
+
+        A connector alone means its only installation, and goes before an id.  UnknownName when
+        there is none; UsageError, naming the candidates, when there are several.
+        """
+        folders = self._folders()
+        names = [name for name in folders if text in (name, name.partition(":")[0])]
+        names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
+        if not names:
+            raise UnknownName("installation", text, folders)
+        if len(names) > 1:
+            raise UsageError(
+                f"{text!r} may be any of {', '.join(names)}",
+                hint="write it as connector:name",
+                candidates=names,
+            )
+        return read_installation(folders[names[0]])
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def add(
+        self,
+        connector: str,
+        name: str | None,
+        config: Mapping[str, Json],
+        secrets: Mapping[str, str],
+        *,
+        now: float,
+        exist_ok: bool = False,
+    ) -> InstallationInfo:
+        """Store a new installation: all of it, or nothing when this raises or is killed.
+
+        Nothing is compared with what the connector declares.  Without a name it is "default",
+        then "default-2", ….  ``now`` is in seconds since the epoch.  Data that ``remove`` kept
+        under the same name is used again.  With ``exist_ok`` an installation of that very name
+        is returned as it is.
+        """
+        check_name("connector", connector)
+        with self._writing():
+            if exist_ok and f"{connector}:{name}" in self._folders():
+                return read_installation(self._installations / connector / str(name))
+            name = self._free_name(connector, name)
+            data = {
+                "connector": connector,
+                "name": name,
+                "id": os.urandom(ID_BYTES).hex(),
+                "config": dict(config),
+                "connectedAt": datetime_text(datetime.fromtimestamp(now, UTC)) + "Z",
+            }
+            folder = self._installations / connector / name
+            self._place(folder, {CREDENTIALS: dict(secrets), INSTALLATION: data})
+        return read_installation(folder)
+
+    def _free_name(self, connector: str, name: str | None) -> str:
+        """The name, unless another differs from it in case alone; the first free default for None."""
+        taken = {one.casefold() for one in self._folders()}
+        if name is None:
+            number = 1
+            while f"{connector}:{_default(number)}".casefold() in taken:
+                number += 1
+            return _default(number)
+        check_name("installation", name)
+        if f"{connector}:{name}".casefold() in taken:
+            raise ProjectError(
+                f"the name {connector}:{name} is taken",
+                hint="choose another name, or disconnect that installation first",
+            )
+        return name
+
+    def _place(self, folder: Path, files: Mapping[str, Json]) -> None:
+        """Write the files beside, then move them to the folder in one step."""
+        staged = self._installations / STAGED
+        try:
+            staged.mkdir(mode=0o700)
+            for name, data in files.items():
+                write_file(staged / name, encoded(data))
+            sync_folder(staged)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            if folder.exists():  # kept data; installation.json comes last, since it makes the installation
+                for name in files:
+                    (staged / name).replace(folder / name)
+            else:
+                staged.rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            if not (folder / INSTALLATION).exists():
+                (folder / CREDENTIALS).unlink(missing_ok=True)
+            raise
+        finally:
+            with suppress(OSError):  # the next writer clears it
+                remove_tree(staged)
+            remove_empty(folder, folder.parent)
+
+    def reconfigure(
+        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> InstallationInfo:
+        """Replace an installation's configuration, and those secrets that are given."""
+        folder = self._folder(info)
+        if secrets:
+            store = self.credentials(info)
+            with store.blocking_renewal_lock():  # a renewal under way must not overwrite these secrets
+                store.change(lambda kept: kept | dict(secrets))
+        with translated(folder), locked(folder):
+            data = read_object(folder / INSTALLATION)
+            replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
+        return read_installation(folder)
+
+    def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
+        """Change some settings: ``change_settings(info, history="changes")``.
+
+        UsageError when one does not exist or its value is invalid; nothing is changed then.
+        """
+        folder = self._folder(info)
+        with translated(folder), locked(folder):
+            changed(read_installation(folder).settings, settings)
+            data = read_object(folder / INSTALLATION)
+            kept = data.get("settings") or {}
+            if settings:
+                replace_file(folder / INSTALLATION, encoded(data | {"settings": kept | settings}))
+        return read_installation(folder)
+
+    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``."""
+        folder = self._folder(info)
+        with self._writing():
+            if keep_data:  # installation.json goes last: after a crash this can be done again
+                for name in (CREDENTIALS, LOCK, INSTALLATION):
+                    (folder / name).unlink(missing_ok=True)
+                sync_folder(folder)
+            else:
+                folder.rename(self._installations / GONE)
+                sync_folder(folder.parent)
+                remove_tree(self._installations / GONE)
+            remove_empty(folder, folder.parent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Lock the set of installations, and clear what a crash left in it."""
+        with translated(self._installations):
+            self._installations.mkdir(mode=0o700, exist_ok=True)
+            with locked(self._installations):
+                for leftover in (STAGED, GONE):
+                    remove_tree(self._installations / leftover)
+                yield
+
+
+def _default(number: int) -> str:
+    return "default" if number == 1 else f"default-{number}"
+
+
+def check_name(kind: str, name: str) -> None:
+    """UsageError unless a name can be a folder's, here and on any other machine."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of {'an' if kind[0] in 'aeiou' else 'a'} {kind}",
+            hint="use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit",
+        )
+
+
+def read_installation(folder: Path) -> InstallationInfo:
+    """What a folder's installation.json says; ProjectError when it cannot be used."""
+    path = folder / INSTALLATION
+    data = read_object(path)
+    id, config, at = data.get("id"), data.get("config"), data.get("connectedAt")
+    settings = data.get("settings", {})
+    checks = (
+        ("connector", f"{folder.parent.name!r}, as its folder", data.get("connector") == folder.parent.name),
+        ("name", f"{folder.name!r}, as its folder", data.get("name") == folder.name),
+        ("id", "letters and digits", isinstance(id, str) and NAME.fullmatch(id)),
+        ("config", "an object", isinstance(config, dict)),
+        ("connectedAt", "a time such as 2026-01-31T09:30:00Z", isinstance(at, str) and is_datetime(at)),
+        ("settings", "an object", isinstance(settings, dict)),
+    )
+    for key, expected, valid in checks:
+        if not valid:
+            raise broken(path, str(Mismatch(key, expected, data.get(key), secret=key == "config")))
+    for wrong in misfits(settings):
+        raise broken(path, f"settings.{wrong}")
+    connected_at = datetime.fromisoformat(str(at)).timestamp()
+    return InstallationInfo(
+        folder.parent.name, folder.name, str(id), dict(config or {}), connected_at, read_settings(settings)
+    )
