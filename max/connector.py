@@ -187,7 +187,7 @@ class Connector(Generic[Conf, C]):
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
 
     @property
-    def rules(self) -> SchemaPolicy:
+    def policy(self) -> SchemaPolicy:
         """What whoever holds the data must know of the schema's past and future."""
         contracts = {entity.__name__: contract for entity, contract in self.contracts.items()}
         return SchemaPolicy(self.name, tuple(self.migrations), contracts)

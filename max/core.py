@@ -203,7 +203,7 @@ class Engine(Lifecycle, Protocol):
         ``requested_at`` (seconds since the epoch) the fields count as synced at that time.
         """
 
-    def writing(self, arrival: Delivery) -> Write:
+    def prepare_write(self, delivery: Delivery) -> Write:
         """The work that stores an arrival, to run inside a transaction that another part owns."""
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
@@ -249,10 +249,10 @@ class SyncMeta(Protocol):
     async def is_fully_synced(self, ref: Ref[Any]) -> bool:
         """Whether every field of the entity has been synced."""
 
-    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
+    async def listing_state(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is remembered of a collection's listings; ``bookmark`` is None when a full one is due."""
 
-    async def followed(self, root: Ref[Any], feed: str) -> ListingState:
+    async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
 
     async def unlisted_ids(
@@ -269,13 +269,13 @@ class SyncMeta(Protocol):
         Nor has one of which a field that only comes with it was invalidated since.
         """
 
-    async def newest(self) -> float:
+    async def latest_request(self) -> float:
         """The latest time at which a request began whose answer is stored; 0 when there is none."""
 
-    async def removals(self, looking: DeletionScope) -> list[DeletionCandidates]:
+    async def deletion_candidates(self, looking: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
 
-    def removing(self, entities: Sequence[str], looking: DeletionScope) -> Write:
+    def prepare_removal(self, entities: Sequence[str], looking: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities, in another part's transaction."""
 
     async def is_pending_removal(self, ref: Ref[Any]) -> bool:

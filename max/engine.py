@@ -47,7 +47,7 @@ class SqliteEngine(Engine):
 
     ``parts`` tells which fields of an entity arrive together, so that one page can say how
     old they all are; without it all do.  The resolver knows which feed covers what, the
-    rules say how the schema came to be and what may become of an entity.
+    policy says how the schema came to be and what may become of an entity.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class SqliteEngine(Engine):
         resolver: Resolver | None = None,
         *,
         settings: Settings = DEFAULTS,
-        rules: SchemaPolicy = NO_POLICY,
+        policy: SchemaPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._settings = database, settings
-        self.tables = Tables(schema, parts, resolver, rules)
+        self.tables = Tables(schema, parts, resolver, policy)
         self.tables.history.clock = clock
 
     @property
@@ -114,9 +114,9 @@ class SqliteEngine(Engine):
         dated = requested_at is not None
         return await self._database.transact(lambda c: self.tables.write(c, arrival, dated=dated))
 
-    def writing(self, arrival: Delivery) -> Write:
+    def prepare_write(self, delivery: Delivery) -> Write:
         """The work that stores an arrival inside a transaction of this engine's database."""
-        return lambda connection: self.tables.write(connection, arrival)
+        return lambda connection: self.tables.write(connection, delivery)
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
         """What changed behind a cursor."""
@@ -220,24 +220,24 @@ class SqliteSyncMeta(SyncMeta):
         times = await self._database.read(lambda c: self._tables.freshness.synced_at(c, ref, names))
         return None not in times
 
-    async def listed(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
+    async def listing_state(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is remembered of a collection's listings."""
         membership = self._tables.membership
         return await self._database.read(lambda c: membership.listed(c, parent, collection))
 
-    async def followed(self, root: Ref[Any], feed: str) -> ListingState:
+    async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.followed(c, root, feed))
 
-    async def newest(self) -> float:
+    async def latest_request(self) -> float:
         """The latest time at which a request began whose answer is stored."""
         return await self._database.read(newest)
 
-    async def removals(self, looking: DeletionScope) -> list[DeletionCandidates]:
+    async def deletion_candidates(self, looking: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
         return await self._database.read(lambda c: self._tables.membership.removals(c, looking))
 
-    def removing(self, entities: Sequence[str], looking: DeletionScope) -> Write:
+    def prepare_removal(self, entities: Sequence[str], looking: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
         return lambda connection: WriteResult({}, membership.removing(connection, entities, looking))

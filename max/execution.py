@@ -425,7 +425,7 @@ class SyncExecutor:
     async def _raise_floor(self) -> None:
         """Every request of a sync begins after those whose answers are stored."""
         floor = self.surroundings.floor
-        floor.at = max(floor.at, await self.surroundings.meta.newest() + MOMENT)
+        floor.at = max(floor.at, await self.surroundings.meta.latest_request() + MOMENT)
 
     def _check_free(self) -> None:
         if not self._open:

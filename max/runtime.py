@@ -79,7 +79,7 @@ class InstallationRuntime:
             connector.resolver.load_groups,
             connector.resolver,
             settings=info.settings,
-            rules=connector.rules.replace(busy=partial(refuse_while_syncing, clock=clock)),
+            policy=connector.policy.replace(check_idle=partial(refuse_while_syncing, clock=clock)),
             clock=clock,
         )
         self._connection = _Connection(info, connector, config, credentials, self.recording)

@@ -55,7 +55,7 @@ class Upgrade(NamedTuple):
     """What a connector declares after it was changed: the schema, and how that came about."""
 
     data: Json
-    rules: SchemaPolicy
+    policy: SchemaPolicy
 
 
 @st.composite
@@ -160,10 +160,10 @@ def partitions(draw: st.DrawFn, data: Json) -> Parts:
 
 
 def applied(
-    connection: sqlite3.Connection, data: Json, parts: Parts | None, rules: SchemaPolicy = NO_POLICY
+    connection: sqlite3.Connection, data: Json, parts: Parts | None, policy: SchemaPolicy = NO_POLICY
 ) -> Tables:
     """Make a database fit a schema."""
-    tables = Tables(Schema.from_json(data), parts, rules=rules)
+    tables = Tables(Schema.from_json(data), parts, policy=policy)
     with transaction(connection):
         tables.apply(connection)
     return tables

@@ -114,7 +114,7 @@ def test_an_unchanged_row_is_not_written_again() -> None:
         for at in (1.0, 2.0):
             page = Delivery(posts, at, ListingPage(RED, Team.posts, 0, last=True))
             before = await database.transact(lambda c: c.total_changes)
-            await database.transact(engine.writing(page))
+            await database.transact(engine.prepare_write(page))
             written.append(await database.transact(lambda c: c.total_changes) - before)
         return written
 
@@ -206,7 +206,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
         meta = SqliteSyncMeta(database, engine.tables)
         for at in (1.0, 2.0, 3.0):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
-        await database.transact(engine.writing(Delivery([Team("red", order="x")], 4.0)))
+        await database.transact(engine.prepare_write(Delivery([Team("red", order="x")], 4.0)))
         before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
         await engine.tidy(0.0)
         after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
@@ -235,7 +235,7 @@ def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> N
 
         counting = asyncio.ensure_future(counts())
         for page in pages:
-            await database.transact(engine.writing(page))
+            await database.transact(engine.prepare_write(page))
         return await counting
 
     seen = opened(tmp_path / "data.db", SCHEMA, body)

@@ -56,7 +56,7 @@ def listed(world: World, many: ManyOf[Any, Any] = Group.loose) -> list[Request]:
 async def remembered(world: World) -> ListingState:
     """What is remembered of the listings of the group's items."""
     await world.open()
-    known = await world.meta.listed(Group.ref("g"), Group.loose)
+    known = await world.meta.listing_state(Group.ref("g"), Group.loose)
     await world.close()
     return known
 

@@ -169,7 +169,7 @@ def test_p8_after_a_time_out_all_permits_return_and_teardown_runs(hangs: list[in
 
 def end_of(task: Task, state: State, stage: Stage) -> Settlement:
     """An end of an attempt, with rows that it would store."""
-    writes = [stage.engine.writing(Delivery([User("late", name="too late", phone="0")], 9.0))]
+    writes = [stage.engine.prepare_write(Delivery([User("late", name="too late", phone="0")], 9.0))]
     failures = [failure_of(task, UpstreamBroken("down"), 9.0)] if state is State.FAILED else []
     children = [NewTask(TaskKind.LOAD_FIELDS, task.payload)] if state is State.AWAITING_CHILDREN else []
     return Settlement(task, state, {**task.payload, "cursor": "9"}, writes, children, failures)

@@ -90,14 +90,14 @@ MIGRATIONS = {
 }
 
 
-def rules(version: int) -> SchemaPolicy:
+def policy(version: int) -> SchemaPolicy:
     """The connector's history up to a version."""
     return SchemaPolicy("evolving", tuple(one for since, one in MIGRATIONS.items() if since <= version))
 
 
 def apply(connection: sqlite3.Connection, version: int) -> Tables:
     """Make a database fit a version."""
-    tables = Tables(schema(version), rules=rules(version))
+    tables = Tables(schema(version), policy=policy(version))
     with transaction(connection):
         tables.apply(connection)
     return tables

@@ -101,7 +101,7 @@ def planned(project: ProjectFolder, info: InstallationInfo, connector: AnyConnec
         known = len(connector.migrations)
         return MigrationPlan((), known, known, fresh=True)
     with connected(project, info) as connection:
-        return plan(connection, connector.schema, connector.resolver, connector.rules)
+        return plan(connection, connector.schema, connector.resolver, connector.policy)
 
 
 def migrated(project: ProjectFolder, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
@@ -114,13 +114,13 @@ def migrated(project: ProjectFolder, info: InstallationInfo, connector: AnyConne
     path = str(project.database(info))
     if not project.database(info).exists():
         return planned(project, info, connector)
-    rules = connector.rules.replace(busy=partial(refuse_while_syncing, clock=time.time))
-    tables = Tables(connector.schema, connector.resolver.load_groups, connector.resolver, rules)
+    policy = connector.policy.replace(check_idle=partial(refuse_while_syncing, clock=time.time))
+    tables = Tables(connector.schema, connector.resolver.load_groups, connector.resolver, policy)
     with translated(path):
         connection = connect(path, cache=WRITER_CACHE)
         try:
             with transaction(connection):
-                found = plan(connection, connector.schema, connector.resolver, rules)
+                found = plan(connection, connector.schema, connector.resolver, policy)
                 tables.apply(connection)
                 tables.history.attach(connection, on=info.settings.history != "off")
         finally:

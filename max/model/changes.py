@@ -80,7 +80,7 @@ def change_json(change: Change) -> dict[str, Json]:
     """A change as JSON data, without its time: values as ``entity_json`` writes them."""
     types = change.entity.types()
     sides = {"old": change.old, "new": change.new}
-    fields = {side: {n: types[n].dump(v) for n, v in values.items()} for side, values in sides.items()}
+    fields = {side: {n: types[n].to_json(v) for n, v in values.items()} for side, values in sides.items()}
     return {
         "kind": change.kind,
         "entity": change.entity.__name__,

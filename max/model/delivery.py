@@ -1,4 +1,7 @@
-"""Deliveries: what one response from upstream brings, and what storing it came to."""
+"""Deliveries: what one response from upstream brings, and what storing it changed.
+
+Every time in this module is in seconds since the epoch.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,15 @@ from .struct import Struct
 
 
 class ListingPage(Struct):
-    """Which page of which collection an arrival is; ``number`` counts from 0.
+    """Which page of which collection a delivery is; ``number`` counts from 0.
 
-    ``delta``: the listing names only what changed since the bookmark, so that what it leaves out
-    is still there.  ``bookmark`` (a sync token or a watermark) is where the next listing may go
-    on; it becomes durable with ``last``.  ``began_at`` is when the request of the first page
-    began.  ``sweeps``: what a complete listing leaves out is gone from it.  ``sure``: it has shown
-    whatever was there all the time; if not, but the next one has the same ``first`` page, that is
-    known afterwards.
-    ``ids_only``: the listing tells what exists, and of what is not stored yet it tells too
-    little to store it.
+    ``delta``: the listing names only what changed since the last bookmark, so what it leaves out
+    still exists.  ``bookmark`` (a sync token or a watermark): where the next listing may continue,
+    stored with the ``last`` page.  ``began_at``: when the request for the first page began.
+    ``sweeps``: what a complete listing leaves out is gone from this collection.  ``sure``: the
+    listing cannot have skipped a row; if it is not, an equal ``first_page`` of the next listing
+    proves it afterwards.  ``ids_only``: the listing names what exists, with too few fields to
+    store rows that are not known yet.
     """
 
     parent: Ref[Any]
@@ -32,15 +34,15 @@ class ListingPage(Struct):
     began_at: float | None = None
     sweeps: bool = True
     sure: bool = True
-    first: str | None = None
+    first_page: str | None = None
     ids_only: bool = False
 
 
 class FeedPage(Struct):
-    """Which page of which feed an arrival is.
+    """Which page of which feed a delivery is.
 
-    ``sync_token`` is the feed's new position; it becomes durable with ``last``.  ``anew``: the feed
-    was begun at this position, and whatever was listed before is not covered by it.
+    ``sync_token``: the feed's new position, stored with the ``last`` page.  ``initial``: the feed
+    begins at this position, so it does not cover what was listed before.
     """
 
     root: Ref[Any]
@@ -48,15 +50,15 @@ class FeedPage(Struct):
     last: bool
     sync_token: str | None
     began_at: float
-    anew: bool = False
+    initial: bool = False
 
 
 class Delivery(Struct):
-    """What one answer from upstream brought; ``requested_at`` is when its request began.
+    """What one response brought; ``requested_at`` is when its request began.
 
-    ``entities`` may be of several types and partial.  ``removed`` are tombstones: the
-    source's own word that a thing is gone.  Times are seconds since the epoch.
-    ``received_at`` is when the answer had come, ``sync`` the id of the sync it came in.
+    ``entities`` may be of several types and partial.  ``removed`` are tombstones: the source
+    said that these are gone.  ``received_at`` is when the response came, ``sync`` the id of the
+    sync that asked for it.
     """
 
     entities: Sequence[Entity]
@@ -69,10 +71,10 @@ class Delivery(Struct):
 
 
 class WriteResult(Struct):
-    """What storing an arrival came to: rows by entity name, and how many of all were removed.
+    """What storing a delivery changed: rows by entity name, and how many rows were removed.
 
-    Of what came along with a listing only new rows count: the same may come with many pages.
-    ``quarantined`` counts the invalid rows that were kept aside.
+    Rows that came along with a listing count only when they are new, since many pages may repeat
+    them.  ``quarantined`` counts the invalid rows that were kept aside.
     """
 
     counts: Mapping[str, int]
@@ -80,17 +82,17 @@ class WriteResult(Struct):
     quarantined: int = 0
 
 
-Transaction: TypeAlias = Any  # the open transaction of whatever store the parts share
+Transaction: TypeAlias = Any  # the open transaction of the store that all parts share
 Write: TypeAlias = Callable[[Transaction], WriteResult]
 
 
 class ListingState(Struct):
-    """What is remembered of a listing or a feed; every time is when its first request began.
+    """What is known of earlier listings of a collection, or of a feed.
 
-    ``bookmark`` (a sync token or a watermark) is where the next one may go on.  ``listed_at``: the
-    last complete one.  ``full_at``: the last complete one that named everything with its fields; of
-    a feed, when it was begun.
-    ``swept_at``: the last complete one that named everything.
+    Each time is when the first request of that listing began.  ``bookmark`` is where the next
+    one may continue.  ``listed_at``: the last complete one.  ``full_at``: the last complete one
+    that named everything with its fields; of a feed, when it began.  ``swept_at``: the last
+    complete one that named everything.
     """
 
     bookmark: str | None = None
@@ -100,9 +102,9 @@ class ListingState(Struct):
 
 
 class AgeHistogram(Struct):
-    """How old one field of an entity's rows is: ``(whole seconds, rows)`` of each age, youngest first.
+    """How old one field is over an entity's rows: ``(whole seconds, rows)``, youngest first.
 
-    ``never`` counts rows of which it was never synced, or was invalidated since.
+    ``never`` counts the rows where the field was not fetched yet, or was invalidated.
     """
 
     ages: Sequence[tuple[float, int]]
@@ -110,30 +112,30 @@ class AgeHistogram(Struct):
 
 
 class DeletionScope(Struct):
-    """How a sync looks for what is gone.
+    """Where a sync looks for rows that are gone.
 
-    ``whole`` names the collections that it lists of every parent, ``feeds`` those that it
-    follows.  ``since`` is when it began.  ``again``, by entity: everywhere was looked since then,
-    and from this time on everywhere is looked once more.
+    ``collections`` are listed for every parent, ``feeds`` are followed.  ``since`` is when the
+    sync began.  ``second_round``: for each entity whose collections were all listed since then,
+    when listing them once more began.
     """
 
-    whole: Collection[str]
+    collections: Collection[str]
     feeds: Collection[str]
     since: float
-    again: Mapping[str, float] = MappingProxyType({})
+    second_round: Mapping[str, float] = MappingProxyType({})
 
 
 class DeletionCandidates(Struct):
-    """What a sync has found gone of one entity, and not removed yet.
+    """Rows of one entity that a sync has missed, and that are not removed yet.
 
-    ``rows`` is of how many that is certain, ``left`` of how many not yet; ``of`` is how many the
-    entity has.  ``waiting``: the collections to look at for certainty, each with the ids of the
-    parents; ``feeds`` to ask.
+    ``proven`` of them are certainly gone, ``unproven`` are not certain yet, and ``total`` is how
+    many rows the entity has.  Certainty comes from listing the collections ``to_check`` (each with
+    the ids of its parents) and from ``feeds``.
     """
 
     entity: str
-    rows: int
-    left: int
-    of: int
-    waiting: Mapping[str, Sequence[str]] = MappingProxyType({})
+    proven: int
+    unproven: int
+    total: int
+    to_check: Mapping[str, Sequence[str]] = MappingProxyType({})
     feeds: Sequence[str] = ()

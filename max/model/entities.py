@@ -170,7 +170,7 @@ class FieldType(Struct):
     def _is_local(ref: Ref[Any]) -> bool:
         return ref.scope.installation is None and is_text(ref.id) and bool(ref.id)
 
-    def dump(self, value: Any) -> Json:
+    def to_json(self, value: Any) -> Json:
         """A value that fits as JSON data: times with ``Z``, refs as ids."""
         if value is None:
             return None
@@ -182,8 +182,8 @@ class FieldType(Struct):
             return value.id
         return float(value) if self.kind is Kind.REAL else value
 
-    def load(self, data: Json) -> Any:
-        """The inverse of dump."""
+    def from_json(self, data: Json) -> Any:
+        """The inverse of to_json."""
         if data is None:
             return None
         if self.kind is Kind.DATETIME:
@@ -639,7 +639,7 @@ def entity_json(entity: Entity, fields: Iterable[str] | None = None) -> dict[str
     holds = type(entity).types()
     values = entity._values
     wanted = values if fields is None else [name for name in fields if name in values]
-    chosen = {n: values[n] if n == "id" else holds[n].dump(values[n]) for n in wanted if n != "id"}
+    chosen = {n: values[n] if n == "id" else holds[n].to_json(values[n]) for n in wanted if n != "id"}
     return {"id": values["id"], **chosen}
 
 

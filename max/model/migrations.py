@@ -110,14 +110,14 @@ def _word(value: object) -> object:
 class SchemaPolicy(Struct):
     """What a connector declares of its schema's past and future, for whoever holds its data.
 
-    ``busy`` is called inside the transaction before anything is changed, and raises when
+    ``check_idle`` is called inside the transaction before anything is changed, and raises when
     another process is at work on what it knows by its old names.
     """
 
     name: str = ""
     migrations: tuple[Migration, ...] = ()
     contracts: Mapping[str, SchemaContract] = MappingProxyType({})
-    busy: Callable[[Any], None] | None = None
+    check_idle: Callable[[Any], None] | None = None
 
     @property
     def owner(self) -> str:

@@ -160,7 +160,7 @@ def filter_to_json(condition: Filter[Any]) -> Json:
     if isinstance(condition, Compare):
         holds = condition.path[-1].type
         many = condition.op is Op.IN
-        value = [holds.dump(one) for one in condition.value] if many else holds.dump(condition.value)
+        value = [holds.to_json(one) for one in condition.value] if many else holds.to_json(condition.value)
         return [str(condition.op), [field.name for field in condition.path], value]
     if isinstance(condition, Synced):
         return ["synced", str(condition.op), [field.name for field in condition.path], condition.at]
@@ -184,7 +184,7 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
     names, value = rest
     field = _field_at(entity, names)
     holds = field.type
-    loaded = tuple(map(holds.load, value)) if head == Op.IN else holds.load(value)
+    loaded = tuple(map(holds.from_json, value)) if head == Op.IN else holds.from_json(value)
     return Compare(field.path, Op(head), loaded)
 
 

@@ -239,7 +239,7 @@ class Membership:
             "ids_only": listing.ids_only,
             "swept": swept,
             "sure": listing.sure,
-            "first": None if listing.ids_only else listing.first,
+            "first": None if listing.ids_only else listing.first_page,
             "full": not listing.delta and not listing.ids_only,
         }
         if swept:
@@ -359,10 +359,10 @@ class Membership:
             "parent": changes.root.id,
             "bookmark": changes.sync_token,
             "began": changes.began_at,
-            "anew": changes.anew,
+            "anew": changes.initial,
         }
         connection.execute(FOLLOWED, values)
-        if changes.anew and self.resolver is not None:
+        if changes.initial and self.resolver is not None:
             brings = self.resolver.feed_loader(changes.feed).brings
             for entity in dict.fromkeys(field.entity for field in brings):
                 self._doubt(connection, self._layout(entity), changes.began_at)
@@ -502,7 +502,7 @@ class Membership:
             layout = self._layouts.get(name)
             if layout is not None and layout.entity not in self._schema.roots:
                 one = self._removal(connection, layout, looking)
-                if one.rows or one.left:
+                if one.proven or one.unproven:
                     found.append(one)
         return found
 
@@ -529,7 +529,7 @@ class Membership:
 
         With one place there is nothing to move between: to have lost them is proof enough.
         """
-        again = looking.again.get(layout.entity.__name__)
+        again = looking.second_round.get(layout.entity.__name__)
         after = looking.since if again is None else again
         places = self._places(connection, layout.entity, looking, math.inf if again is None else again)
         values = {"entity": layout.entity.__name__, "since": looking.since, "listing": NOWHERE}
@@ -550,7 +550,7 @@ class Membership:
         """
         places = []
         for many in self._ways_to(entity):
-            join = "LEFT JOIN" if repr(many) in looking.whole else "JOIN"
+            join = "LEFT JOIN" if repr(many) in looking.collections else "JOIN"
             rows = connection.execute(
                 f"SELECT p._id, l.id, l.covered_at FROM {quoted(self._layout(many.parent).table)} AS p"
                 f" {join} _max_listing AS l ON l.collection = :collection AND l.parent = p._id"

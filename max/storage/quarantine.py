@@ -89,8 +89,8 @@ class ValidatedRows(NamedTuple):
 class Quarantine:
     """Sorts out what does not fit, for the entities whose contract says so."""
 
-    def __init__(self, rules: SchemaPolicy, freshness: Freshness) -> None:
-        self._rules, self._freshness = rules, freshness
+    def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
+        self._policy, self._freshness = policy, freshness
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Create or upgrade the table."""
@@ -107,7 +107,7 @@ class Quarantine:
         try:
             sifted, unfit = ValidatedRows(layout, layout.encode(entities)), []
         except InvalidEntity:
-            if self._rules.contract(layout.entity.__name__) is not SchemaContract.QUARANTINE:
+            if self._policy.contract(layout.entity.__name__) is not SchemaContract.QUARANTINE:
                 raise
             wrong = [(one, check_entity(one)) for one in entities]
             unfit = [(one, mismatches) for one, mismatches in wrong if mismatches]
@@ -194,7 +194,7 @@ def row_text(one: Entity) -> str:
     for name, value in values_of(one).items():
         holds = types.get(name)
         if holds is not None and holds.check(value):
-            data[name] = holds.dump(value)
+            data[name] = holds.to_json(value)
         else:
             data[name] = value if is_json(value) else _storable(shown(value))
     return json.dumps(data, ensure_ascii=False)

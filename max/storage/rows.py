@@ -80,7 +80,7 @@ def encode_one(holds: FieldType, value: Any) -> Any:
         return json_text(value)
     if holds.kind is Kind.BOOLEAN:
         return int(value)
-    dumped = holds.dump(value)
+    dumped = holds.to_json(value)
     return str(dumped) if isinstance(dumped, str) else dumped
 
 

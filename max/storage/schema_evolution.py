@@ -54,53 +54,53 @@ def plan(
     connection: sqlite3.Connection,
     schema: Schema,
     resolver: Resolver | None = None,
-    rules: SchemaPolicy = NO_POLICY,
+    policy: SchemaPolicy = NO_POLICY,
 ) -> MigrationPlan:
     """What it takes to make the database fit the schema; nothing is written.
 
     StorageError when a migration was edited after it ran, or the database is newer.
     """
     shape = read_shape(connection)
-    done = _recorded(connection, rules)
-    known = len(rules.migrations)
+    done = _recorded(connection, policy)
+    known = len(policy.migrations)
     if shape is None:
         return MigrationPlan((), known, known, fresh=True)
     planner = Planner(connection, shape, resolver)
-    for number, migration in enumerate(rules.migrations[done:], done + 1):
+    for number, migration in enumerate(policy.migrations[done:], done + 1):
         planner.version = number
         for change in migration.changes:
             planner.migrate(change)
     planner.version = None
     planner.compare(schema)
-    changes = tuple(_frozen(change, rules) for change in planner.changes)
+    changes = tuple(_frozen(change, policy) for change in planner.changes)
     return MigrationPlan(changes, done, known, shape=shape)
 
 
-def _recorded(connection: sqlite3.Connection, rules: SchemaPolicy) -> int:
+def _recorded(connection: sqlite3.Connection, policy: SchemaPolicy) -> int:
     """How many migrations are recorded, each as it is declared."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
         return 0
     sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
-    done = connection.execute(sql, (rules.owner,)).fetchall()
-    if len(done) > len(rules.migrations):
+    done = connection.execute(sql, (policy.owner,)).fetchall()
+    if len(done) > len(policy.migrations):
         raise StorageError(
             f"the data is of schema version {len(done)}, which this connector does not know"
-            f" ({rules.name} {len(rules.migrations)})",
+            f" ({policy.name} {len(policy.migrations)})",
             hint="install the newer connector again, or restore a backup from before its upgrade",
         )
-    for (version, digest), migration in zip(done, rules.migrations, strict=False):
+    for (version, digest), migration in zip(done, policy.migrations, strict=False):
         if digest != migration.digest:
             raise StorageError(
-                f"migration {version} of {rules.name} ({migration.purpose}) was changed after it ran",
+                f"migration {version} of {policy.name} ({migration.purpose}) was changed after it ran",
                 hint="restore it as it was released, and declare what is new in a migration of its own",
             )
     return len(done)
 
 
-def _frozen(change: SchemaChange, rules: SchemaPolicy) -> SchemaChange:
+def _frozen(change: SchemaChange, policy: SchemaPolicy) -> SchemaChange:
     """The change, refused when its entity's contract allows none."""
     exempt = change.refused or change.kind in ("new entity", "nothing")
-    if exempt or rules.contract(change.owner) is not SchemaContract.FREEZE:
+    if exempt or policy.contract(change.owner) is not SchemaContract.FREEZE:
         return change
     hint = (
         f"{change.owner} is frozen: give it SchemaContract.EVOLVE in the release that is to change it,"
@@ -117,20 +117,20 @@ def evolve(
     schema: Schema,
     parts: Parts,
     resolver: Resolver | None = None,
-    rules: SchemaPolicy = NO_POLICY,
+    policy: SchemaPolicy = NO_POLICY,
 ) -> dict[str, TableMapping[Any]]:
     """Make the tables fit the schema, inside the caller's transaction; how each entity lies then.
 
     SchemaError when that is not safe; nothing is changed then.
     """
-    found = plan(connection, schema, resolver, rules)
+    found = plan(connection, schema, resolver, policy)
     found.check()
     migrate(connection, "evolution", TABLES)
-    alone = partial(rules.busy, connection) if rules.busy is not None else nothing
+    alone = partial(policy.check_idle, connection) if policy.check_idle is not None else nothing
     if found.changes_data:
         alone()
     lacking = _perform(connection, found, schema, resolver)
-    _record(connection, found, schema, rules)
+    _record(connection, found, schema, policy)
     for entity in schema.entities.values():
         number_fields(connection, entity, parts(entity), alone)
     at = newest(connection) + AFTERWARDS
@@ -187,13 +187,13 @@ def lists_of(change: SchemaChange, schema: Schema, resolver: Resolver | None) ->
 
 
 def _record(
-    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, rules: SchemaPolicy
+    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, policy: SchemaPolicy
 ) -> None:
     """Remember what was done, what is hidden, and the schema that the tables have now."""
     first = 0 if found.fresh else found.version
     rows = [
-        (rules.owner, version, migration.digest)
-        for version, migration in enumerate(rules.migrations, 1)
+        (policy.owner, version, migration.digest)
+        for version, migration in enumerate(policy.migrations, 1)
         if version > first
     ]
     connection.executemany("INSERT INTO _max_migration VALUES (?, ?, ?)", rows)

@@ -118,9 +118,9 @@ class Tables:
         schema: Schema,
         parts: Parts | None = None,
         resolver: Resolver | None = None,
-        rules: SchemaPolicy = NO_POLICY,
+        policy: SchemaPolicy = NO_POLICY,
     ) -> None:
-        self.schema, self._rules = schema, rules
+        self.schema, self._policy = schema, policy
         self._parts = parts or (lambda entity: [tuple(entity.types())])
         self._layouts: dict[str, TableMapping[Any]] = {}
         self._version = len(MIGRATIONS)
@@ -128,7 +128,7 @@ class Tables:
         self.membership = Membership(schema, self._layouts, self.freshness)
         self.membership.resolver = resolver
         self.history = History(self._layouts)
-        self.quarantine = Quarantine(rules, self.freshness)
+        self.quarantine = Quarantine(policy, self.freshness)
 
     @classmethod
     def stored(cls, connection: sqlite3.Connection) -> Tables:
@@ -162,7 +162,7 @@ class Tables:
         migrate(connection, "engine", MIGRATIONS)
         self.quarantine.apply(connection)
         resolver = self.membership.resolver
-        self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._rules))
+        self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._policy))
 
     def layout(self, entity: type[E]) -> TableMapping[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""

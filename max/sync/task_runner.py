@@ -141,7 +141,7 @@ class TaskRunner:
         if "feed" in payload:
             entity, id, feed = payload["feed"]
             root = self._resolver.schema.entity(entity).ref(id)
-            begun = (await self._surroundings.meta.followed(root, feed)).full_at
+            begun = (await self._surroundings.meta.feed_state(root, feed)).full_at
             return since if begun is None else min(since, begun)
         return since
 
@@ -189,7 +189,7 @@ class TaskRunner:
         scan = PageTracker(f"{parent}.{many.name}", payload, loader.watermark)
         while True:
             arrival, following, notes = await self._load_page(task, loader, parent, scan)
-            write = self._surroundings.engine.writing(arrival)
+            write = self._surroundings.engine.prepare_write(arrival)
             writes = [uncounting(write) if "again" in payload or "ids_only" in payload else write]
             if scan.problem is not None:
                 failure = failure_of(task, scan.problem, self._surroundings.clock())
@@ -207,7 +207,7 @@ class TaskRunner:
         self, payload: dict[str, Any], loader: CollectionLoader[Any, Any, Any], parent: Ref[Any]
     ) -> bool:
         """Set out from where the last listing has ended; False when that was lately enough."""
-        listed = await self._surroundings.meta.listed(parent, loader.lists)
+        listed = await self._surroundings.meta.listing_state(parent, loader.lists)
         fresh = listed.listed_at is not None and "since" in payload
         if fresh and (listed.listed_at or 0.0) >= await self._before(payload):
             return False
@@ -246,7 +246,7 @@ class TaskRunner:
             began_at=payload["began"],
             sweeps=scan.proven,
             sure=scan.sure,
-            first=payload.get("first"),
+            first_page=payload.get("first"),
             ids_only=payload.get("ids_only", False),
         )
         entities = [*page.items, *page.also]
@@ -282,14 +282,14 @@ class TaskRunner:
         root = Ref(self._resolver.schema.entity(payload["entity"]), payload["id"])
         loader = self._resolver.feed_loader(payload["names"][0])
         if "number" not in payload:
-            known = await self._surroundings.meta.followed(root, loader.name)
+            known = await self._surroundings.meta.feed_state(root, loader.name)
             if known.listed_at is not None and known.listed_at >= payload["since"]:
                 return Settlement(task, State.COMPLETED)
             payload |= beginning(None if payload.get("full") else known.bookmark)
         scan = PageTracker(f"{root}: feed {loader.name}", payload)
         while True:
             page, at, notes = await self._ask(task, loader, root, scan)
-            write = self._surroundings.engine.writing(self._changes(task, loader, root, scan, page, at))
+            write = self._surroundings.engine.prepare_write(self._changes(task, loader, root, scan, page, at))
             if scan.problem is not None:
                 raise scan.problem
             if page.next is None:
@@ -321,35 +321,35 @@ class TaskRunner:
         children = self._look_again(payload, found)
         if children:
             return Settlement(task, State.AWAITING_CHILDREN, payload, children=children, more=True)
-        suspicious = [one for one in found if one.rows and self._is_suspicious(payload, one)]
-        certain = [one.entity for one in found if one.rows and one not in suspicious]
+        suspicious = [one for one in found if one.proven and self._is_suspicious(payload, one)]
+        certain = [one.entity for one in found if one.proven and one not in suspicious]
         if certain:
-            writes = [meta.removing(certain, _looking(payload))]
+            writes = [meta.prepare_removal(certain, _looking(payload))]
             return Settlement(task, State.AWAITING_CHILDREN, payload, writes, more=True, progress=True)
         now = self._surroundings.clock()
-        errors = [SuspiciousRemoval(one.entity, one.rows, one.of) for one in suspicious]
+        errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
         failures = [failure_of(task, error, now) for error in errors]
         state = State.FAILED if failures else State.COMPLETED
         return Settlement(task, state, failures=failures)
 
     async def _gone(self, payload: dict[str, Any]) -> list[DeletionCandidates]:
         """What is found gone; where everywhere was looked at once, the second round begins now."""
-        found = await self._surroundings.meta.removals(_looking(payload))
+        found = await self._surroundings.meta.deletion_candidates(_looking(payload))
         again = payload["again"]
-        seen = [one for one in found if one.left and not (one.waiting or one.feeds)]
+        seen = [one for one in found if one.unproven and not (one.to_check or one.feeds)]
         new = [one.entity for one in seen if one.entity not in again]
         if not new:
             return found
         payload["again"] = {**again, **dict.fromkeys(new, self._surroundings.now())}
-        return await self._surroundings.meta.removals(_looking(payload))
+        return await self._surroundings.meta.deletion_candidates(_looking(payload))
 
     def _is_suspicious(self, payload: Payload, found: DeletionCandidates) -> bool:
         share = self._surroundings.settings.removal_share
-        return not payload["allow"] and found.rows > max(FEW, share * found.of)
+        return not payload["allow"] and found.proven > max(FEW, share * found.total)
 
     def _look_again(self, payload: dict[str, Any], found: Sequence[DeletionCandidates]) -> list[NewTask]:
         """The tasks that look where something may be that was found gone: a part of a round at a time."""
-        seeking = [one for one in found if (one.waiting or one.feeds) and _is_worth_it(payload, one)]
+        seeking = [one for one in found if (one.to_check or one.feeds) and _is_worth_it(payload, one)]
         left = [place for place in _places(seeking) if list(place) > payload["looked"]]
         if len(left) > CHILDREN_PAGE:
             left = left[:CHILDREN_PAGE]
@@ -387,7 +387,7 @@ class TaskRunner:
         batch = await self._asking.batch(loader, refs, env)
         failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
-        write = self._surroundings.engine.writing(Delivery(batch.items, at, sync=task.sync))
+        write = self._surroundings.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
         writes = [uncounting(write)] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
 
@@ -424,7 +424,7 @@ class TaskRunner:
 
 def _looks(payload: Payload, found: DeletionCandidates) -> list[int]:
     """With the next round, how many there were, how many in vain, and how many places are left."""
-    left = len(found.feeds) + sum(map(len, found.waiting.values()))
+    left = len(found.feeds) + sum(map(len, found.to_check.values()))
     rounds, vain, before = payload["looks"].get(found.entity, (0, 0, -1))
     return [rounds + 1, vain + 1 if left == before else 0, left]
 
@@ -440,7 +440,7 @@ def _looking(payload: Payload) -> DeletionScope:
 
 def _places(found: Sequence[DeletionCandidates]) -> list[tuple[str, str]]:
     """The collections to list, each with a parent's id, and under no name the feeds to follow."""
-    places = {(many, id) for one in found for many, ids in one.waiting.items() for id in ids}
+    places = {(many, id) for one in found for many, ids in one.to_check.items() for id in ids}
     return sorted(places | {("", feed) for one in found for feed in one.feeds})
 
 

@@ -38,7 +38,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         await database.start()
         engine = SqliteEngine(database, schema, settings=info.settings)
         await engine.start()
-        await database.transact(engine.writing(Delivery(entities, at, removed=removed, sync="s1")))
+        await database.transact(engine.prepare_write(Delivery(entities, at, removed=removed, sync="s1")))
         await database.stop()
 
     asyncio.run(main())

@@ -96,7 +96,7 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         await engine.start()
 
         async def receive(arrival: Delivery) -> WriteResult:
-            return await database.transact(engine.writing(arrival))
+            return await database.transact(engine.prepare_write(arrival))
 
         def dump(connection: sqlite3.Connection) -> list[str]:
             return list(connection.iterdump())

@@ -32,7 +32,7 @@ async def page(store: Store, team: Ref[Any], *ids: str, at: float, **more: Any) 
 async def gone(store: Store, since: float, **again: float) -> Mapping[str, DeletionCandidates]:
     """What was found gone, by entity."""
     looking = DeletionScope(WHOLE, (), since, again)
-    return {one.entity: one for one in await store.meta.removals(looking)}
+    return {one.entity: one for one in await store.meta.deletion_candidates(looking)}
 
 
 async def people(store: Store, team: Ref[Any]) -> set[str]:
@@ -62,7 +62,7 @@ def test_with_one_place_who_is_not_listed_is_gone_at_once() -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
         found = await gone(store, since=15.0)
-        assert (found["Person"].rows, found["Person"].left, found["Person"].of) == (1, 0, 2)
+        assert (found["Person"].proven, found["Person"].unproven, found["Person"].total) == (1, 0, 2)
         assert await people(store, A) == {"1"}
 
 
@@ -72,9 +72,9 @@ def test_what_was_lost_before_the_sync_began_is_to_be_looked_at_again() -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
         found = (await gone(store, since=30.0))["Person"]
-        assert (found.rows, found.left, found.waiting) == (0, 1, {"Team.people": ["a"]})
+        assert (found.proven, found.unproven, found.to_check) == (0, 1, {"Team.people": ["a"]})
         await page(store, A, "1", at=40.0)
-        assert (await gone(store, since=30.0))["Person"].rows == 1
+        assert (await gone(store, since=30.0))["Person"].proven == 1
 
 
 def test_who_is_in_another_list_is_not_lost() -> None:
@@ -103,7 +103,7 @@ def test_who_came_along_later_is_not_lost_any_more() -> None:
         await page(store, A, at=20.0)
         await store.receive(Delivery([Person("1", name="late")], 19.0))
         await store.receive(Delivery([Person("2", name="came along")], 30.0))
-        assert (await gone(store, since=15.0))["Person"].rows == 1
+        assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
 def test_with_several_places_all_are_looked_at_and_then_again() -> None:
@@ -112,15 +112,15 @@ def test_with_several_places_all_are_looked_at_and_then_again() -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
         first = (await gone(store, since=15.0))["Person"]
-        assert (first.rows, first.waiting) == (0, {"Team.people": ["b"]})
+        assert (first.proven, first.to_check) == (0, {"Team.people": ["b"]})
         await page(store, B, at=30.0)
         second = (await gone(store, since=15.0))["Person"]
-        assert (second.rows, second.left, second.waiting) == (0, 1, {})
+        assert (second.proven, second.unproven, second.to_check) == (0, 1, {})
         third = (await gone(store, since=15.0, Person=40.0))["Person"]
-        assert (third.rows, third.waiting) == (0, {"Team.people": ["a", "b"]})
+        assert (third.proven, third.to_check) == (0, {"Team.people": ["a", "b"]})
         await page(store, A, at=50.0)
         await page(store, B, at=50.0)
-        assert (await gone(store, since=15.0, Person=40.0))["Person"].rows == 1
+        assert (await gone(store, since=15.0, Person=40.0))["Person"].proven == 1
 
 
 def test_who_is_lost_in_the_second_round_waits_for_the_next_sync() -> None:
@@ -132,7 +132,7 @@ def test_who_is_lost_in_the_second_round_waits_for_the_next_sync() -> None:
         await page(store, A, at=50.0)
         await page(store, B, at=50.0)
         found = (await gone(store, since=15.0, Person=40.0))["Person"]
-        assert (found.rows, found.left, found.waiting) == (1, 1, {})
+        assert (found.proven, found.unproven, found.to_check) == (1, 1, {})
 
 
 def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed() -> None:
@@ -140,8 +140,8 @@ def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
-        found = await store.meta.removals(DeletionScope((), (), 15.0))
-        assert [(one.rows, one.waiting) for one in found] == [(1, {})]
+        found = await store.meta.deletion_candidates(DeletionScope((), (), 15.0))
+        assert [(one.proven, one.to_check) for one in found] == [(1, {})]
 
 
 # -- listings that prove less --------------------------------------------------------------------
@@ -161,22 +161,22 @@ def test_who_is_lost_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
-        await page(store, A, "1", at=20.0, sure=False, first="x")
-        assert (await gone(store, since=15.0))["Person"].waiting == {"Team.people": ["a"]}
+        await page(store, A, "1", at=20.0, sure=False, first_page="x")
+        assert (await gone(store, since=15.0))["Person"].to_check == {"Team.people": ["a"]}
         await page(store, A, at=30.0, delta=True)
-        assert (await gone(store, since=15.0))["Person"].rows == 1
+        assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
 def test_an_unsure_listing_was_sure_when_the_next_one_begins_alike() -> None:
     @teams("a")
     async def _(store: Store) -> None:
-        await page(store, A, "1", "2", at=10.0, sure=False, first="x")
-        await page(store, A, "1", at=20.0, sure=False, first="x")
+        await page(store, A, "1", "2", at=10.0, sure=False, first_page="x")
+        await page(store, A, "1", at=20.0, sure=False, first_page="x")
         for at, first in ((30.0, "y"), (40.0, "z")):
-            await page(store, A, at=at, delta=True, sure=False, first=first)
-            assert (await gone(store, since=15.0))["Person"].rows == 0
-        await page(store, A, at=50.0, delta=True, sure=False, first="z")
-        assert (await gone(store, since=15.0))["Person"].rows == 1
+            await page(store, A, at=at, delta=True, sure=False, first_page=first)
+            assert (await gone(store, since=15.0))["Person"].proven == 0
+        await page(store, A, at=50.0, delta=True, sure=False, first_page="z")
+        assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
 def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
@@ -202,7 +202,7 @@ def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
         await store.receive(Delivery([Person("1", name="Ada")], 10.0, first))
         sweep = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
         await store.receive(Delivery([Person(id) for id in named], 20.0, sweep))
-        assert (await store.meta.listed(A, Team.people)).bookmark == bookmark
+        assert (await store.meta.listing_state(A, Team.people)).bookmark == bookmark
 
 
 # -- removing ------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
 async def remove(store: Store, *entities: str, since: float, **again: float) -> int:
     """Remove what is certainly gone, in a transaction of its own."""
     database = store.engine._database  # type: ignore[attr-defined]  # the store's own
-    write = store.meta.removing(entities, DeletionScope(WHOLE, (), since, again))
+    write = store.meta.prepare_removal(entities, DeletionScope(WHOLE, (), since, again))
     return int((await database.transact(write)).removed)
 
 
@@ -246,10 +246,10 @@ def test_what_only_a_parent_held_is_lost_with_it() -> None:
         await page(store, B, "2", at=10.0)
         await store.receive(Delivery([], 20.0, removed=[A]))
         found = (await gone(store, since=15.0))["Person"]
-        assert (found.left, found.waiting) == (1, {"Team.people": ["b"]})
+        assert (found.unproven, found.to_check) == (1, {"Team.people": ["b"]})
         assert await people(store, B) == {"2"}
         await page(store, B, "2", at=30.0)
-        assert (await gone(store, since=15.0))["Person"].rows == 1
+        assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
 def test_a_parent_that_comes_back_is_listed_in_full() -> None:
@@ -258,7 +258,7 @@ def test_a_parent_that_comes_back_is_listed_in_full() -> None:
         await page(store, A, "1", at=10.0, bookmark="m")
         await store.receive(Delivery([], 20.0, removed=[A]))
         await store.receive(Delivery([Team("a", order="1")], 30.0))
-        assert (await store.meta.listed(A, Team.people)).bookmark is None
+        assert (await store.meta.listing_state(A, Team.people)).bookmark is None
 
 
 def test_who_is_lost_is_not_asked_for() -> None:
@@ -307,13 +307,13 @@ class Fed:
     async def tell(self, *posts: Post, at: float, last: bool = True, anew: bool = False) -> None:
         """The feed names posts."""
         changes = FeedPage(A, "told", last, f"mark {at}", at, anew)
-        await self._database.transact(self.engine.writing(Delivery(posts, at, changes=changes)))
+        await self._database.transact(self.engine.prepare_write(Delivery(posts, at, changes=changes)))
 
     async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
         """A team's posts are listed."""
         listing = ListingPage(team, Team.posts, 0, last=True, began_at=at)
         arrival = Delivery(posts, at, listing, received_at=at + 1.0)
-        await self._database.transact(self.engine.writing(arrival))
+        await self._database.transact(self.engine.prepare_write(arrival))
 
     async def links(self) -> set[tuple[str, str]]:
         """Which team is remembered to have which post."""
@@ -326,7 +326,7 @@ class Fed:
     async def left(self) -> int:
         """How many posts are in doubt."""
         looking = DeletionScope(WHOLE, ["told"], 0.0)
-        return sum(one.rows + one.left for one in await self.meta.removals(looking))
+        return sum(one.proven + one.unproven for one in await self.meta.deletion_candidates(looking))
 
 
 def following(body: Callable[[Fed], Awaitable[None]]) -> None:
@@ -385,9 +385,9 @@ def test_the_position_of_a_feed_moves_with_its_last_page() -> None:
     async def _(fed: Fed) -> None:
         await fed.tell(at=10.0, anew=True)
         await fed.tell(post("1", A), at=20.0, last=False)
-        assert (await fed.meta.followed(A, "told")).bookmark == "mark 10.0"
+        assert (await fed.meta.feed_state(A, "told")).bookmark == "mark 10.0"
         await fed.tell(at=21.0)
-        known = await fed.meta.followed(A, "told")
+        known = await fed.meta.feed_state(A, "told")
         assert (known.bookmark, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
 
 
@@ -413,8 +413,8 @@ def test_what_a_feed_covers_was_seen_when_the_feed_was_read() -> None:
         await fed.list(B, at=10.0)
         await fed.list(A, at=20.0)
         looking = DeletionScope(WHOLE, ["told"], 15.0)
-        (found,) = await fed.meta.removals(looking)
-        assert (found.waiting, list(found.feeds)) == ({}, ["told"])
+        (found,) = await fed.meta.deletion_candidates(looking)
+        assert (found.to_check, list(found.feeds)) == ({}, ["told"])
         await fed.tell(at=30.0)
-        (found,) = await fed.meta.removals(looking.replace(again={"Post": 25.0}))
-        assert (found.rows, found.left) == (1, 0)
+        (found,) = await fed.meta.deletion_candidates(looking.replace(second_round={"Post": 25.0}))
+        assert (found.proven, found.unproven) == (1, 0)

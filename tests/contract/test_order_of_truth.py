@@ -176,12 +176,12 @@ def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
 
 def test_times_of_answers_are_the_floor_under_a_clock_that_was_set_back(place: str) -> None:
     async def body(store: Store) -> None:
-        assert await store.meta.newest() == 0.0
+        assert await store.meta.latest_request() == 0.0
         await store.receive(Delivery([Person("1", name="n")], 20.0))
-        assert await store.meta.newest() == 20.0
+        assert await store.meta.latest_request() == 20.0
         await store.page(TEAM, Team.people, at=30.0)
-        assert await store.meta.newest() == 30.0  # of a listing that brought nothing
+        assert await store.meta.latest_request() == 30.0  # of a listing that brought nothing
         await store.receive(Delivery([], 40.0, removed=[ANN]))
-        assert await store.meta.newest() == 40.0
+        assert await store.meta.latest_request() == 40.0
 
     using(place, body)

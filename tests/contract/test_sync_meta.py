@@ -287,14 +287,14 @@ def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) ->
 
 def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
-        marks = [(await store.meta.listed(RED, Team.people)).bookmark]
+        marks = [(await store.meta.listing_state(RED, Team.people)).bookmark]
         for number, last in ((0, False), (1, False), (2, True)):
             await store.page(RED, Team.people, Person(str(number)), number=number, last=last, sync_token="m1")
-            marks.append((await store.meta.listed(RED, Team.people)).bookmark)
+            marks.append((await store.meta.listing_state(RED, Team.people)).bookmark)
         await store.page(RED, Team.people, Person("9"), last=False, delta=True, sync_token="m2")
-        marks.append((await store.meta.listed(RED, Team.people)).bookmark)
+        marks.append((await store.meta.listing_state(RED, Team.people)).bookmark)
         await store.page(RED, Team.people, number=1, delta=True, sync_token="m2")
-        return [*marks, (await store.meta.listed(RED, Team.people)).bookmark]
+        return [*marks, (await store.meta.listing_state(RED, Team.people)).bookmark]
 
     assert using(place, body) == [None, None, None, "m1", "m1", "m2"]
 
@@ -303,10 +303,10 @@ def test_marks_belong_to_one_collection_of_one_parent(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
         await store.page(RED, Team.people, sync_token="m1")
         others = (
-            (await store.meta.listed(Team.ref("blue"), Team.people)).bookmark,
-            (await store.meta.listed(RED, Team.posts)).bookmark,
+            (await store.meta.listing_state(Team.ref("blue"), Team.people)).bookmark,
+            (await store.meta.listing_state(RED, Team.posts)).bookmark,
         )
-        return [(await store.meta.listed(RED, Team.people)).bookmark, *others]
+        return [(await store.meta.listing_state(RED, Team.people)).bookmark, *others]
 
     assert using(place, body) == ["m1", None, None]
 
@@ -322,7 +322,7 @@ def test_data_freshness_and_marks_outlive_the_process(tmp_path: Any) -> None:
         return [
             *page.items,
             *await ages(store, "name"),
-            (await store.meta.listed(RED, Team.people)).bookmark,
+            (await store.meta.listing_state(RED, Team.people)).bookmark,
         ]
 
     using(path, before)
@@ -369,7 +369,7 @@ def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> 
         first = Delivery(
             [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, last=True, bookmark="m1")
         )
-        await database.transact(engine.writing(first))
+        await database.transact(engine.prepare_write(first))
 
         def dump(connection: sqlite3.Connection) -> list[str]:
             return list(connection.iterdump())
@@ -378,7 +378,7 @@ def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> 
         while await database.read(dump) == old:
             count += 1
             try:
-                await database.transact(failing_at(count, engine.writing(ARRIVAL)))
+                await database.transact(failing_at(count, engine.prepare_write(ARRIVAL)))
             except StorageError:
                 assert await database.read(dump) == old
         await database.stop()

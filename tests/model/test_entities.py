@@ -223,7 +223,7 @@ def test_a_value_that_fits_is_equal_after_json(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(Kind))
     holds = FieldType(kind, data.draw(st.booleans()), Thing if kind is Kind.REF else None)
     value = data.draw(fitting(holds))
-    again = holds.load(json.loads(json.dumps(holds.dump(value))))
+    again = holds.from_json(json.loads(json.dumps(holds.to_json(value))))
     assert holds.check(value)
     assert again == value
 

@@ -494,7 +494,7 @@ def literal(holds: FieldType, value: Any) -> str:
         return "null"
     if holds.kind is Kind.REF:
         return quoted(f"Team:{value.id}")
-    return quoted(json.dumps(value) if holds.kind in (Kind.JSON, Kind.BOOLEAN) else str(holds.dump(value)))
+    return quoted(json.dumps(value) if holds.kind in (Kind.JSON, Kind.BOOLEAN) else str(holds.to_json(value)))
 
 
 def quoted(text: str) -> str:

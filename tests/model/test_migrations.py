@@ -45,7 +45,7 @@ def declared(*changes: MigrationStep) -> Connector[Any, Any]:
     ],
 )
 def test_migrations_that_lead_to_the_schema_load(changes: list[MigrationStep]) -> None:
-    assert len(declared(*changes).rules.migrations) == len(changes)
+    assert len(declared(*changes).policy.migrations) == len(changes)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_what_a_migration_is_for_may_be_corrected_and_what_it_does_may_not() -> 
 
 
 def test_an_entity_evolves_unless_its_contract_says_otherwise() -> None:
-    rules = sample(contracts={Thing: SchemaContract.QUARANTINE}).rules
-    assert rules.contract("Thing") is SchemaContract.QUARANTINE
-    assert rules.contract(SampleRoot.__name__) is SchemaContract.EVOLVE
+    policy = sample(contracts={Thing: SchemaContract.QUARANTINE}).policy
+    assert policy.contract("Thing") is SchemaContract.QUARANTINE
+    assert policy.contract(SampleRoot.__name__) is SchemaContract.EVOLVE
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,16 @@ class Place:
         self.engine = SqliteEngine(database, SCHEMA)
 
     async def open(
-        self, settings: Settings = ON, schema: Schema = SCHEMA, rules: SchemaPolicy = NO_POLICY
+        self, settings: Settings = ON, schema: Schema = SCHEMA, policy: SchemaPolicy = NO_POLICY
     ) -> SqliteEngine:
         """A new engine on it."""
-        self.engine = SqliteEngine(self.database, schema, parts, settings=settings, rules=rules)
+        self.engine = SqliteEngine(self.database, schema, parts, settings=settings, policy=policy)
         await self.engine.start()
         return self.engine
 
     async def receive(self, *entities: Entity, at: float = NOON, **more: Any) -> None:
         """Store an arrival."""
-        await self.database.transact(self.engine.writing(Delivery(entities, at, **more)))
+        await self.database.transact(self.engine.prepare_write(Delivery(entities, at, **more)))
 
     async def remove(self, *refs: Ref[Any], at: float = NOON) -> None:
         """Store tombstones."""
@@ -684,7 +684,7 @@ def test_history_goes_on_under_other_names() -> None:
         await place.open(schema=Schema([one]))
         await place.receive(one("1", a="x"))
         (created,) = await place.told()
-        await place.open(schema=Schema([other]), rules=SchemaPolicy("notes", (renamed,)))
+        await place.open(schema=Schema([other]), policy=SchemaPolicy("notes", (renamed,)))
         await place.receive(other("1", b="y"), at=NOON + 1)
         assert [change.new for change in await place.told(created.cursor)] == [{"b": "y"}]
         return await place.told(), await place.rows()
@@ -710,8 +710,8 @@ def test_what_a_migration_does_to_values_begins_the_feed_anew(change: Any) -> No
         await place.open(schema=Schema([old]))
         await place.receive(old("1", a="xyz", key="k"))
         (created,) = await place.told()
-        rules = SchemaPolicy("notes", (Migration("another schema", change),))
-        await place.open(schema=Schema([made("Note", **hints)]), rules=rules)
+        policy = SchemaPolicy("notes", (Migration("another schema", change),))
+        await place.open(schema=Schema([made("Note", **hints)]), policy=policy)
         with pytest.raises(CursorExpired):
             await place.told(created.cursor)
         return replayed(await place.told()), await place.rows()

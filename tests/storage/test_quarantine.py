@@ -52,9 +52,9 @@ def connection() -> Iterator[sqlite3.Connection]:
     held.close()
 
 
-def opened(connection: sqlite3.Connection, rules: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
+def opened(connection: sqlite3.Connection, policy: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
     """The tables of a connector with a contract for things."""
-    tables = Tables(schema, rules=rules)
+    tables = Tables(schema, policy=policy)
     with transaction(connection):
         tables.apply(connection)
     return tables

@@ -110,7 +110,7 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
         stored(connection, old, data.draw(arrivals(old)))
         asked = [questions(connection, old, entity) for entity in old.schema.entities.values()]
         before = list(answers(connection, old, old, asked))
-        said = plan(connection, Schema.from_json(upgrade.data), None, upgrade.rules).compatible
+        said = plan(connection, Schema.from_json(upgrade.data), None, upgrade.policy).compatible
         assert said is works(connection, old, upgrade, asked, before)
 
 
@@ -123,7 +123,7 @@ def works(
 ) -> bool:
     """Whether the upgrade really runs, and old queries give what they gave."""
     try:
-        new = applied(connection, upgrade.data, None, upgrade.rules)
+        new = applied(connection, upgrade.data, None, upgrade.policy)
     except SchemaError:
         return False
     return None not in before and list(answers(connection, old, new, asked)) == before
@@ -170,7 +170,7 @@ def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
         before, times = read(connection, old), ages(connection, old)
-        new = applied(connection, upgrade.data, data.draw(partitions(upgrade.data)), upgrade.rules)
+        new = applied(connection, upgrade.data, data.draw(partitions(upgrade.data)), upgrade.policy)
         after, later = read(connection, new), ages(connection, new)
     assert after == {
         entity: {id: {renamed(upgrade, entity, n): v for n, v in row.items()} for id, row in rows.items()}
@@ -181,7 +181,7 @@ def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
 
 def renamed(upgrade: Upgrade, entity: str, name: str) -> str:
     """What a field is called in the end."""
-    for migration in upgrade.rules.migrations:
+    for migration in upgrade.policy.migrations:
         for change in migration.changes:
             if isinstance(change, RenameField) and (change.entity, change.old) == (entity, name):
                 name = change.new
@@ -224,7 +224,7 @@ def refusal(connection: sqlite3.Connection, one: Any, two: Any, *migrations: Mig
 def applied_to(connection: sqlite3.Connection, declared: Any, *migrations: Migration) -> Tables:
     """Make a database fit some entities, whose connector is called ``drawn``."""
     entities = declared if isinstance(declared, list) else [declared]
-    tables = Tables(Schema(entities), rules=SchemaPolicy("drawn", migrations))
+    tables = Tables(Schema(entities), policy=SchemaPolicy("drawn", migrations))
     with transaction(connection):
         tables.apply(connection)
     return tables
@@ -305,9 +305,9 @@ def test_data_of_a_newer_connector_is_refused(connection: sqlite3.Connection) ->
 
 def frozen(connection: sqlite3.Connection, *declared: type[Entity], frozen: str) -> None:
     """Make a database fit entities, one of which is frozen."""
-    rules = SchemaPolicy("drawn", contracts={frozen: SchemaContract.FREEZE})
+    policy = SchemaPolicy("drawn", contracts={frozen: SchemaContract.FREEZE})
     with transaction(connection):
-        Tables(Schema(declared), rules=rules).apply(connection)
+        Tables(Schema(declared), policy=policy).apply(connection)
 
 
 def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: sqlite3.Connection) -> None:

@@ -52,7 +52,7 @@ class Place:
         """A page of people, with which the task has ended or goes on."""
         people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
         listing = ListingPage(RED, Team.people, number, last, bookmark="m")
-        write = self.engine.writing(Delivery(people, 2.0, listing))
+        write = self.engine.prepare_write(Delivery(people, 2.0, listing))
         state = State.COMPLETED if last else State.RUNNING
         return Settlement(task, state, {**task.payload, "cursor": number}, [write], progress=True)
 
