@@ -7,7 +7,6 @@ and stopped in reverse, so that no worker ever meets a closed client or a closed
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -18,12 +17,10 @@ from typing import Any
 from .connector import Connector, Installation
 from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import SyncError, SyncRunning
+from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
-from .model.tasks import Status
-from .storage.leases import describe_worker, is_alive
 from .storage.sqlite import Database
-from .storage.sync_log import options_of
+from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import asked
 from .upstream.credentials import CredentialProvider
@@ -156,19 +153,6 @@ class InstallationRuntime:
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
         return await self._connection.health()
-
-
-def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], float]) -> None:
-    """SyncRunning when another process is at a sync: it knows the tables as they are now."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_sync'").fetchone():
-        return
-    rows = connection.execute(
-        "SELECT s.id, s.worker, coalesce(w.heartbeat_at, 0) FROM _max_sync AS s LEFT JOIN _max_worker AS w"
-        f" ON w.id = s.worker WHERE s.state = '{Status.RUNNING}' AND s.worker IS NOT NULL"
-    )
-    for sync, worker, heartbeat_at in rows.fetchall():
-        if is_alive(worker, heartbeat_at, clock()):
-            raise SyncRunning(sync, describe_worker(worker))
 
 
 class _Connection:

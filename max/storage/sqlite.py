@@ -15,13 +15,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
-from ..errors import StorageError
+from ..errors import StorageError, UsageError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -125,6 +125,41 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
                 yield connection
         finally:
             connection.close()
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction on an existing file, for code without an event loop."""
+    with (
+        translated(str(path)),
+        closing(connect(str(path), cache=WRITER_CACHE)) as connection,
+        transaction(connection),
+    ):
+        yield connection
+
+
+READING = frozenset(
+    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+)
+
+
+def select(
+    connection: sqlite3.Connection, statement: str, values: Sequence[Any] | Mapping[str, Any], limit: int
+) -> list[dict[str, Any]]:
+    """The first rows of a caller's statement, by column; UsageError when it is wrong or no SELECT."""
+
+    def authorize(action: int, *_: object) -> int:
+        return sqlite3.SQLITE_OK if action in READING else sqlite3.SQLITE_DENY
+
+    connection.set_authorizer(authorize)
+    try:
+        with closing(connection.execute(statement, values)) as cursor:
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchmany(limit)]
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        raise UsageError(f"SQL: {error}", hint="one SELECT, or WITH … SELECT, is allowed") from error
+    finally:
+        connection.set_authorizer(None)
 
 
 @contextmanager

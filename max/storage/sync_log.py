@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
@@ -168,6 +168,13 @@ def unfinished_runs(connection: sqlite3.Connection, *, now: float) -> list[SyncR
     if not _has_tables(connection):
         return []
     return _select_runs(connection, f"WHERE {UNFINISHED} ORDER BY id DESC", (), now=now)
+
+
+def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], float]) -> None:
+    """SyncRunning when a process works at a sync: it knows the tables as they are now."""
+    for found in unfinished_runs(connection, now=clock()):
+        if found.status is Status.RUNNING:
+            raise SyncRunning(found.id, describe_worker(found.worker or ""))
 
 
 def options_of(connection: sqlite3.Connection, sync: str) -> Json:

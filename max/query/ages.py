@@ -1,0 +1,97 @@
+"""How old stored data is: field by field, and of each collection and feed since it was listed.
+
+An age counts from when the request began that brought a value.  What was never fetched, or was
+invalidated since, has no age and is counted apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..model.delivery import AgeHistogram
+from ..model.entities import Entity
+from ..model.query import Query
+from ..model.struct import Struct
+from .names import entity_and_field
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ..model.values import Json
+    from ..storage.tables import Tables
+
+QUANTILES = {"youngest": 0.0, "median": 0.5, "p90": 0.9, "oldest": 1.0}
+
+
+class FieldAge(Struct):
+    """How old one thing is: ``kind`` is ``field``, ``listing`` (a collection) or ``feed``.
+
+    ``of`` is how many there are: rows, parents, or places where the feed is followed.  An entity
+    without fields has a line of its own, of kind ``entity`` and without ages.
+    """
+
+    kind: str
+    entity: str | None
+    name: str
+    of: int
+    ages: AgeHistogram
+
+    def __str__(self) -> str:
+        return f"{self.entity}.{self.name}" if self.kind == "field" else self.name
+
+    def quantiles(self) -> dict[str, float | None]:
+        """The ages of QUANTILES, in seconds; None when nothing has an age."""
+        return {name: quantile(self.ages, share) for name, share in QUANTILES.items()}
+
+    def to_json(self) -> Json:
+        """As JSON data; ages are in seconds, null when there is none."""
+        owner = {} if self.entity is None else {"entity": self.entity}
+        counts = {"rows" if self.kind in ("field", "entity") else "places": self.of, "never": self.ages.never}
+        return {"kind": self.kind, **owner, self.kind: self.name, **counts, **self.quantiles()}
+
+
+def quantile(ages: AgeHistogram, share: float) -> float | None:
+    """The age that this share of all ages does not exceed; None when nothing has an age."""
+    wanted, seen = share * sum(rows for _, rows in ages.ages), 0
+    for age, rows in ages.ages:
+        seen += rows
+        if seen >= wanted:
+            return age
+    return None
+
+
+def ages(
+    connection: sqlite3.Connection, tables: Tables, what: str | None = None, *, now: float
+) -> list[FieldAge]:
+    """The fields of all entities, then the listings and feeds; or only what ``Entity[.field]`` names."""
+    entities, field = list(tables.schema.entities.values()), None
+    if what is not None:
+        entity, field = entity_and_field(tables.schema, what)
+        entities = [entity]
+    found = [one for entity in entities for one in _field_ages(connection, tables, entity, field, now)]
+    if field is not None:
+        return found
+    membership = tables.membership
+    for entity in entities:
+        for many in membership.listing(entity):
+            histogram = membership.ages(connection, many, now=now)
+            found.append(_age("listing", entity.__name__, repr(many), histogram))
+    feeds = membership.feeds(connection, now=now)
+    return found + [_age("feed", None, name, histogram) for name, histogram in feeds.items()]
+
+
+def _field_ages(
+    connection: sqlite3.Connection, tables: Tables, entity: type[Entity], field: str | None, now: float
+) -> list[FieldAge]:
+    layout, name = tables.layout(entity), entity.__name__
+    if not layout.types:
+        count = tables.count(connection, Query(entity))
+        return [FieldAge("entity", name, name, count, AgeHistogram([], 0))]
+    fields = [field] if field else list(layout.types)
+    found = tables.freshness.ages(connection, layout, fields, now=now)
+    return [_age("field", name, one, histogram) for one, histogram in found.items()]
+
+
+def _age(kind: str, entity: str | None, name: str, ages: AgeHistogram) -> FieldAge:
+    """An age whose histogram counts every place."""
+    return FieldAge(kind, entity, name, ages.never + sum(rows for _, rows in ages.ages), ages)

@@ -1,0 +1,178 @@
+"""Writes that need no sync: marking data as stale, steering a sync, migrating the stored data.
+
+Rule 1: each function is one transaction on the file of an installation: all of it, or nothing.
+
+Rule 2: a process that is syncing is never disturbed: it reads a request at its next page, and
+what it cannot bear (an invalidation, a migration) raises SyncRunning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import InstallationInfo
+from ..errors import UsageError
+from ..model.entities import Compare, Entity, FieldOf, Filter, Op
+from ..model.query import Query
+from ..model.struct import Struct
+from ..model.tasks import SyncCommand, SyncRun
+from ..storage import sync_log
+from ..storage.freshness import newest
+from ..storage.schema_evolution import MigrationPlan, plan
+from ..storage.sqlite import writer
+from ..storage.tables import Tables
+from .names import entity_and_field, filter_of, read_ref
+from .reader import open_reader, synced
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ..model.loaders import Resolver
+    from ..model.migrations import SchemaPolicy
+    from ..model.schema import Schema
+
+
+class Invalidated(Struct):
+    """Fields of an entity that were marked as stale, in how many rows."""
+
+    entity: type[Entity]
+    fields: tuple[str, ...]
+    rows: int
+
+
+class Invalidation(Struct):
+    """What was marked as stale, and what the next sync does about it.
+
+    ``listings`` says how many lists of each collection it reads in full, ``loaders`` which fields
+    each loader fetches.  ``unfinished`` is the id of a sync that is paused or interrupted: it does
+    not fetch again what it has already.
+    """
+
+    fields: tuple[Invalidated, ...]
+    listings: Mapping[str, int]
+    loaders: Mapping[str, Sequence[str]]
+    unfinished: str | None
+
+
+def invalidate(
+    path: Path,
+    info: InstallationInfo,
+    what: Sequence[str],
+    *,
+    where: str | Filter[Any] | None = None,
+    resolver: Resolver | None,
+    now: float,
+) -> Invalidation:
+    """Mark fields as stale: their values stay, and the next sync fetches them again.
+
+    ``what`` holds ``Entity``, ``Entity.field`` and ``Entity:id``; ``where`` limits the first two.
+    Without a resolver every listing of the entities is read in full.  NotFound for an id that is
+    not stored; SyncRunning while a process is syncing, whose responses could pass for newer values.
+    """
+    with writer(synced(path, info)) as connection:
+        tables = Tables.stored(connection)
+        tables.need_newest()
+        chosen = _selections(info, what, where, connection, tables, now)
+        sync_log.refuse_while_syncing(connection, clock=lambda: now)
+        unfinished = next(iter(sync_log.unfinished_runs(connection, now=now)), None)
+        tables.membership.resolver = resolver
+        at = max(now, newest(connection))
+        found = tuple(
+            Invalidated(query.entity, fields, tables.invalidate(connection, query, fields, at=at))
+            for query, fields in chosen
+        )
+        listings = tables.membership.invalidated(connection, at=at)
+    return Invalidation(
+        found, listings, _loaders(resolver, found), None if unfinished is None else unfinished.id
+    )
+
+
+def _selections(
+    info: InstallationInfo,
+    what: Sequence[str],
+    where: str | Filter[Any] | None,
+    connection: sqlite3.Connection,
+    tables: Tables,
+    now: float,
+) -> list[tuple[Query[Any], tuple[str, ...]]]:
+    """The rows and fields that the words name, each entity's together."""
+    ids: dict[type[Entity], list[str]] = {}
+    fields: dict[type[Entity], list[str]] = {}
+    for word in what:
+        if ":" in word:
+            name, id = read_ref(word, info)
+            entity = tables.schema.entity(name)
+            tables.load(connection, entity.ref(id))
+            ids.setdefault(entity, []).append(id)
+        else:
+            entity, field = entity_and_field(tables.schema, word)
+            fields.setdefault(entity, []).extend([field] if field else entity.types())
+        if not entity.types():
+            raise UsageError(f"{entity.__name__} has no fields that could be fetched again")
+    if ids and where is not None:
+        raise UsageError("a filter does not go with Entity:id, which names one row", hint="leave one out")
+    return [
+        (Query(entity, _with_ids(entity, some)), tuple(entity.types())) for entity, some in ids.items()
+    ] + [
+        (Query(entity, filter_of(entity, where, now=now)), tuple(dict.fromkeys(names)))
+        for entity, names in fields.items()
+    ]
+
+
+def _with_ids(entity: type[Entity], ids: Sequence[str]) -> Filter[Any]:
+    field: FieldOf[Any, Any] = FieldOf(entity, "id")
+    return Compare(field.path, Op.IN, tuple(ids))
+
+
+def _loaders(resolver: Resolver | None, invalidated: Sequence[Invalidated]) -> dict[str, list[str]]:
+    """The loaders that fetch stale fields for given refs, with these fields."""
+    found: dict[str, list[str]] = {}
+    if resolver is None:
+        return {}
+    for one in invalidated:
+        own = resolver.schema.entities.get(one.entity.__name__)
+        named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in one.fields] if own else []
+        for field in named:
+            home = resolver.home(field)
+            if home is not None:
+                found.setdefault(home.name, []).append(repr(field))
+    return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}
+
+
+def request(path: Path, info: InstallationInfo, sync: str, command: SyncCommand, *, now: float) -> SyncRun:
+    """Ask a sync to pause, to go on or to end; the sync as it is then."""
+    with writer(synced(path, info)) as connection:
+        sync_log.request(connection, sync, command, now=now)
+        return sync_log.run(connection, sync, now=now)
+
+
+def migrate(
+    path: Path,
+    info: InstallationInfo,
+    schema: Schema,
+    resolver: Resolver,
+    policy: SchemaPolicy,
+    *,
+    dry_run: bool = False,
+) -> MigrationPlan:
+    """Bring the stored data to what a connector declares; what was done, or would be with ``dry_run``.
+
+    SchemaError when a change is refused, SyncRunning while a process is syncing.
+    """
+    known = len(policy.migrations)
+    if not path.exists():
+        return MigrationPlan((), known, known, fresh=True)
+    if dry_run:
+        with open_reader(path, info) as reader:
+            return reader.schema_diff(schema, resolver, policy)
+    policy = policy.replace(busy=partial(sync_log.refuse_while_syncing, clock=time.time))
+    tables = Tables(schema, resolver.parts, resolver, policy)
+    with writer(path) as connection:
+        found = plan(connection, schema, resolver, policy)
+        tables.apply(connection)
+        tables.history.attach(connection, on=info.settings.history != "off")
+    return found

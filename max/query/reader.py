@@ -1,0 +1,203 @@
+"""The Reader: one snapshot of an installation's data, for code without an event loop.
+
+    with project.read("acme:default") as reader:
+        page = reader.search("AcmeTask", where="status = todo", order_by="due_date:desc", limit=20)
+        print(reader.count("AcmeTask"), [task.title for task in page.items])
+
+Rule 1: everything that one Reader answers belongs to one moment, however long it is used.
+
+Rule 2: it never writes, and needs neither the connector nor the network: the database describes
+itself.  Entities and fields go by their names, in any case, or by their classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CursorExpired, HistoryError, StorageError
+from ..model.entities import Entity, FieldOf, Filter
+from ..model.query import Page, Query
+from ..storage.sqlite import reader as read_only
+from ..storage.sqlite import select
+from ..storage.tables import Tables
+from .names import field_names, filter_of, order_of
+
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
+    from ..core import InstallationInfo
+    from ..model.changes import ChangePage
+    from ..model.loaders import Resolver
+    from ..model.migrations import SchemaPolicy
+    from ..model.schema import Schema
+    from ..model.tasks import SyncResult, SyncRun
+    from ..storage.quarantine import Quarantined
+    from ..storage.schema_diff import MigrationPlan
+    from .ages import FieldAge
+
+LIMIT = 1_000  # rows of an answer whose caller names no limit
+
+
+@contextmanager
+def open_reader(path: Path, info: InstallationInfo) -> Iterator[Reader]:
+    """A Reader of an installation's database; StorageError when it was never synced."""
+    with read_only(synced(path, info)) as connection:
+        yield Reader(info, connection, now=time.time())
+
+
+def synced(path: Path, info: InstallationInfo) -> Path:
+    """The file of an installation's database; StorageError when there is none."""
+    if not path.exists():
+        raise StorageError(f"{info} has never been synced", hint=f"begin with: max sync {info}")
+    return path
+
+
+class Reader:
+    """One snapshot of one installation; made by ``project.read``.
+
+    ``now`` is the moment from which ages and relative times count, in seconds since the epoch.
+    """
+
+    def __init__(self, info: InstallationInfo, connection: sqlite3.Connection, *, now: float) -> None:
+        self.info, self.now = info, now
+        self._connection = connection
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables.stored(self._connection)
+
+    # -- entities -------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema:
+        """The entities as they are stored; StorageError before a sync has stored anything."""
+        return self._tables.schema
+
+    def entity(self, entity: str | type[Entity]) -> type[Entity]:
+        """The stored form of an entity; UnknownName names the nearest."""
+        return self.schema.entity(entity if isinstance(entity, str) else entity.__name__)
+
+    def query(
+        self,
+        entity: str | type[Entity],
+        where: str | Filter[Any] | None = None,
+        order_by: str | None = None,
+        fields: str | Sequence[str] | None = None,
+    ) -> Query[Any]:
+        """A query from names and texts; UnknownName or UsageError when one cannot be meant.
+
+        ``where`` is a filter, or a text in the filter language.  ``order_by`` is text such as
+        ``due_date:desc,title``, ``fields`` text such as ``title,due_date``, or a list of names.
+        """
+        kind = self.entity(entity)
+        chosen = None if fields is None else field_names(kind, fields)
+        return Query(kind, filter_of(kind, where, now=self.now), order_of(kind, order_by), chosen)
+
+    def fetch(self, query: Query[Any]) -> Page[Any]:
+        """One page of a query."""
+        return self._tables.fetch(self._connection, query)
+
+    def search(
+        self,
+        entity: str | type[Entity],
+        where: str | Filter[Any] | None = None,
+        *,
+        order_by: str | None = None,
+        fields: str | Sequence[str] | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
+    ) -> Page[Any]:
+        """A page of entities; ``page.next`` is the cursor that ``after`` takes for the next one."""
+        query = self.query(entity, where, order_by, fields)
+        return self.fetch(query.limit(limit).after(after))
+
+    def get(self, entity: str | type[Entity], id: str, fields: str | Sequence[str] | None = None) -> Any:
+        """One entity with what is stored of it; NotFound."""
+        kind = self.entity(entity)
+        names = tuple(kind.types()) if fields is None else field_names(kind, fields)
+        chosen: list[FieldOf[Any, Any]] = [FieldOf(kind, name) for name in names if name != "id"]
+        return self._tables.load(self._connection, kind.ref(id), *chosen)
+
+    def count(self, entity: str | type[Entity], where: str | Filter[Any] | None = None) -> int:
+        """How many entities fit a filter."""
+        return self._tables.count(self._connection, self.query(entity, where))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by entity."""
+        return {name: self.count(name) for name in self.schema.entities}
+
+    def sql(
+        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = LIMIT
+    ) -> list[dict[str, Any]]:
+        """The first rows of a SELECT, each as a mapping; StorageError when it would change anything."""
+        return select(self._connection, statement, parameters, limit)
+
+    # -- what is known about them ---------------------------------------------------------
+
+    def changes(
+        self, since: str | None = None, *, entity: str | type[Entity] | None = None, limit: int = LIMIT
+    ) -> ChangePage:
+        """The changes behind a cursor; None for the beginning, "now" for what is to come.
+
+        HistoryError when nothing is recorded, CursorExpired when what followed is no longer kept.
+        """
+        kind = None if entity is None else self.entity(entity)
+        try:
+            return self._tables.history.page(self._connection, since, entity=kind, limit=limit)
+        except CursorExpired:
+            raise
+        except HistoryError as error:
+            hint = f"turn it on with: max settings {self.info} history=changes"
+            if self.info.settings.history != "off":
+                hint = f"it begins with: max sync {self.info}"
+            raise HistoryError(f"{self.info}: {error.message}", hint=hint) from error
+
+    def freshness(self, what: str | None = None) -> list[FieldAge]:
+        """How old every field is, and how long ago each collection and feed was listed to its end.
+
+        ``what`` is ``Entity`` or ``Entity.field`` for these alone.
+        """
+        from .ages import ages
+
+        self._tables.need_newest()
+        return ages(self._connection, self._tables, what, now=self.now)
+
+    def quarantine(
+        self, entity: str | type[Entity] | None = None, *, limit: int = LIMIT
+    ) -> list[Quarantined]:
+        """Rows that were rejected and kept aside."""
+        from ..storage.quarantine import quarantined
+
+        name = None if entity is None else self.entity(entity).__name__
+        return quarantined(self._connection, entity=name, limit=limit)
+
+    def schema_diff(self, schema: Schema, resolver: Resolver, policy: SchemaPolicy) -> MigrationPlan:
+        """What an upgrade to a connector's schema would do; nothing is written."""
+        from ..storage.schema_evolution import plan
+
+        return plan(self._connection, schema, resolver, policy)
+
+    # -- syncs ----------------------------------------------------------------------------
+
+    def runs(self, limit: int = LIMIT) -> list[SyncRun]:
+        """The newest syncs, newest first; empty when there was none."""
+        from ..storage.sync_log import runs
+
+        return runs(self._connection, limit, now=self.now)
+
+    def run(self, id: str) -> SyncResult:
+        """One sync with its failures, by its id or the beginning of that; NotFound."""
+        from ..storage.sync_log import result
+
+        return result(self._connection, id, now=self.now)
+
+    def waiting(self, sync: str) -> tuple[float, int] | None:
+        """When the next task of a sync may begin, and how many tasks wait; None when one can run now."""
+        from ..storage.sync_log import waits
+
+        return waits(self._connection, sync, now=self.now)
