@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .installations.onboarding import OnboardingResult
     from .installations.registry import ConnectorRegistry
+    from .query.reader import Reader
     from .runtime import InstallationRuntime
     from .upstream.recording import Recording, Replay
 
@@ -212,6 +213,19 @@ class Project:
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
         return self.folder.target(target) if isinstance(target, str) else target
+
+    # -- data without a runtime ------------------------------------------------------------
+
+    def read(self, target: InstallationInfo | str) -> AbstractContextManager[Reader]:
+        """One snapshot of an installation's data: ``with project.read("acme") as reader:``.
+
+        It needs no event loop, and blocks the one that calls it.  StorageError when the
+        installation was never synced.
+        """
+        from .query.reader import open_reader
+
+        info = self._info(target)
+        return open_reader(self.database(info), info)
 
     # -- runtimes --------------------------------------------------------------------------
 

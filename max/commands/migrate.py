@@ -106,9 +106,9 @@ def planned(project: ProjectFolder, info: InstallationInfo, connector: AnyConnec
 
 def migrated(project: ProjectFolder, info: InstallationInfo, connector: AnyConnector) -> MigrationPlan:
     """Do it now, in one transaction; SyncRunning while a process is at a sync."""
-    from ..runtime import refuse_while_syncing
     from ..storage.schema_evolution import plan
     from ..storage.sqlite import WRITER_CACHE, connect, transaction, translated
+    from ..storage.sync_log import refuse_while_syncing
     from ..storage.tables import Tables
 
     path = str(project.database(info))

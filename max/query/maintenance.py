@@ -137,7 +137,7 @@ def _loaders(resolver: Resolver | None, invalidated: Sequence[Invalidated]) -> d
         own = resolver.schema.entities.get(one.entity.__name__)
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in one.fields] if own else []
         for field in named:
-            home = resolver.home(field)
+            home = resolver.loader_for(field)
             if home is not None:
                 found.setdefault(home.name, []).append(repr(field))
     return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}
@@ -169,8 +169,8 @@ def migrate(
     if dry_run:
         with open_reader(path, info) as reader:
             return reader.schema_diff(schema, resolver, policy)
-    policy = policy.replace(busy=partial(sync_log.refuse_while_syncing, clock=time.time))
-    tables = Tables(schema, resolver.parts, resolver, policy)
+    policy = policy.replace(check_idle=partial(sync_log.refuse_while_syncing, clock=time.time))
+    tables = Tables(schema, resolver.load_groups, resolver, policy)
     with writer(path) as connection:
         found = plan(connection, schema, resolver, policy)
         tables.apply(connection)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CursorExpired, HistoryError, StorageError
 from ..model.entities import Entity, FieldOf, Filter
-from ..model.query import Page, Query
+from ..model.query import Query, QueryPage
 from ..storage.sqlite import reader as read_only
 from ..storage.sqlite import select
 from ..storage.tables import Tables
@@ -98,7 +98,7 @@ class Reader:
         chosen = None if fields is None else field_names(kind, fields)
         return Query(kind, filter_of(kind, where, now=self.now), order_of(kind, order_by), chosen)
 
-    def fetch(self, query: Query[Any]) -> Page[Any]:
+    def fetch(self, query: Query[Any]) -> QueryPage[Any]:
         """One page of a query."""
         return self._tables.fetch(self._connection, query)
 
@@ -111,8 +111,8 @@ class Reader:
         fields: str | Sequence[str] | None = None,
         limit: int = LIMIT,
         after: str | None = None,
-    ) -> Page[Any]:
-        """A page of entities; ``page.next`` is the cursor that ``after`` takes for the next one."""
+    ) -> QueryPage[Any]:
+        """A page of entities; ``page.cursor`` is the cursor that ``after`` takes for the next one."""
         query = self.query(entity, where, order_by, fields)
         return self.fetch(query.limit(limit).after(after))
 

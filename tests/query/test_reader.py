@@ -1,0 +1,159 @@
+"""The Reader: one snapshot of an installation, read without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max_connectors.acme import AcmeRoot, AcmeTask, AcmeUser, connector
+
+from max.engine import SqliteEngine
+from max.errors import InvalidCursor, MaxError, NotFound, StorageError, UnknownName, UsageError
+from max.installations.project_folder import ProjectFolder
+from max.model.entities import Entity, values_of
+from max.project import Project
+from max.query.reader import Reader
+from max.storage.sqlite import Database
+
+USERS = [AcmeUser(f"u{n}", name=f"User {n}", active=n % 2 == 0) for n in range(5)]
+TASKS = [
+    AcmeTask("t1", title="Write", priority=3, assignee=AcmeUser.ref("u1")),
+    AcmeTask("t2", title="Read", priority=1, assignee=None),
+]
+
+
+async def store(path: Path, *entities: Entity) -> None:
+    database = Database(path)
+    await database.start()
+    engine = SqliteEngine(database, connector.schema)
+    await engine.start()
+    await engine.store(*entities, requested_at=1_000.0)
+    await engine.stop()
+    await database.stop()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with ``acme:default``, which holds users and tasks."""
+    folder = ProjectFolder.init(tmp_path)
+    info = folder.add("acme", None, {}, {}, now=1_000.0)
+    asyncio.run(store(folder.database(info), *USERS, *TASKS))
+    return Project(folder)
+
+
+@pytest.fixture
+def reader(project: Project) -> Iterator[Reader]:
+    with project.read("acme:default") as reader:
+        yield reader
+
+
+def test_search_takes_texts_and_pages_by_a_cursor(reader: Reader) -> None:
+    query: dict[str, Any] = {"where": "active = true", "order_by": "name:desc", "fields": "name", "limit": 2}
+    first = reader.search("acmeuser", **query)
+    assert [one.name for one in first.items] == ["User 4", "User 2"]
+    rest = reader.search("AcmeUser", **query, after=first.cursor)
+    assert ([one.id for one in rest.items], rest.cursor) == (["u0"], None)
+    assert list(values_of(rest.items[0])) == ["id", "name"]
+
+
+def test_search_takes_classes_and_filters(reader: Reader) -> None:
+    page = reader.search(AcmeTask, AcmeTask.priority.gt(1), fields=["title"])
+    assert [one.title for one in page.items] == ["Write"]
+
+
+def test_get_count_and_counts(reader: Reader) -> None:
+    assert reader.get("AcmeUser", "u3").name == "User 3"
+    assert reader.get(AcmeUser, "u3", "active").active is False
+    assert (reader.count("AcmeUser"), reader.count(AcmeUser, "active = true")) == (5, 3)
+    assert {name: rows for name, rows in reader.counts().items() if rows} == {"AcmeUser": 5, "AcmeTask": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ({"entity": "AcmeUsr"}, UnknownName),
+        ({"entity": "AcmeUser", "where": "nam = 1"}, UnknownName),
+        ({"entity": "AcmeUser", "fields": "nam"}, UnknownName),
+        ({"entity": "AcmeUser", "order_by": "name:up"}, UnknownName),
+        ({"entity": "AcmeUser", "order_by": "name.x"}, UsageError),
+        ({"entity": "AcmeUser", "after": "xyz"}, InvalidCursor),
+    ],
+)
+def test_what_does_not_exist_is_refused(reader: Reader, words: dict[str, Any], error: type[MaxError]) -> None:
+    with pytest.raises(error):
+        reader.search(**words)
+
+
+def test_a_missing_row_is_not_found(reader: Reader) -> None:
+    with pytest.raises(NotFound):
+        reader.get("AcmeUser", "u99")
+
+
+def test_a_reader_sees_one_snapshot(project: Project, reader: Reader) -> None:
+    assert reader.count("AcmeUser") == 5
+    asyncio.run(store(project.database(reader.info), AcmeUser("u9", name="Later")))
+    assert reader.count("AcmeUser") == 5
+    with project.read(reader.info) as later:
+        assert later.count("AcmeUser") == 6
+
+
+def test_sql_answers_rows_by_column_up_to_a_limit(reader: Reader) -> None:
+    statement = "SELECT name, active FROM acme_user WHERE name > ? ORDER BY name"
+    assert reader.sql(statement, ["User 2"]) == [
+        {"name": "User 3", "active": 0},
+        {"name": "User 4", "active": 1},
+    ]
+    assert len(reader.sql("SELECT name FROM acme_user", limit=2)) == 2
+    assert reader.sql("SELECT :x + 1 AS y", {"x": 1}) == [{"y": 2}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM acme_user",
+        "CREATE TABLE mine (x)",
+        "PRAGMA query_only = 0",
+        "COMMIT",
+        "ATTACH ':memory:' AS other",
+        "SELECT nothing FROM acme_user",
+        "SELECT 1; SELECT 2",
+        "nonsense",
+    ],
+)
+def test_sql_refuses_whatever_is_no_single_select(reader: Reader, statement: str) -> None:
+    with pytest.raises(UsageError, match="SQL: "):
+        reader.sql(statement)
+    assert reader.count("AcmeUser") == 5
+
+
+def test_ages_count_from_the_request_and_cover_fields_and_listings(reader: Reader) -> None:
+    found = {str(one): one for one in reader.freshness()}
+    assert (found["AcmeUser.name"].of, found["AcmeUser.name"].ages.never) == (5, 0)
+    assert found["AcmeUser.name"].quantiles()["oldest"] == float(int(reader.now - 1_000.0))
+    assert found["AcmeUser.email"].ages.never == 5
+    assert {one.kind for one in found.values()} == {"field", "listing"}
+    assert [str(one) for one in reader.freshness("acmeuser.NAME")] == ["AcmeUser.name"]
+
+
+def test_a_database_without_syncs_has_no_runs(reader: Reader) -> None:
+    assert reader.runs() == []
+    with pytest.raises(NotFound):
+        reader.run("x")
+
+
+def test_schema_describes_what_is_stored_and_a_diff_finds_nothing(reader: Reader) -> None:
+    assert list(reader.schema.entities) == list(connector.schema.entities)
+    assert reader.entity(AcmeRoot) is reader.schema.entities["AcmeRoot"]
+    assert reader.schema_diff(connector.schema, connector.resolver, connector.policy).changes == ()
+    assert reader.quarantine("AcmeUser") == []
+
+
+def test_an_installation_that_was_never_synced_says_how_to_begin(tmp_path: Path) -> None:
+    folder = ProjectFolder.init(tmp_path)
+    folder.add("acme", None, {}, {}, now=1_000.0)
+    project = Project(folder)
+    with pytest.raises(StorageError, match="acme:default has never been synced"), project.read("acme"):
+        pass
