@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from max import Env, HttpClient, Loader, Page, PageRequest, Ref
+from max.connecting import Env, HttpClient, Loader, Page, PageRequest, Ref
 from max.testing import access
 
 from . import by_hand

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from max import (
+from max.connecting import (
     Connector,
     Engine,
     Entity,

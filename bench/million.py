@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from max import Connector, Env, Loader, Page, PageRequest, Ref, Settings, SyncOptions
+from max import Settings, SyncOptions
+from max.connecting import Connector, Env, Loader, Page, PageRequest, Ref
 from max.connector import NoConfig
 
 from .measure import Row, Timing, fresh_paths, interleaved, report

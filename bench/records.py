@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from max import (
+from max import InstallationInfo, InstallationRuntime, Settings, SyncHandle
+from max.connecting import (
     Connector,
     CredentialProvider,
     Engine,
@@ -16,8 +17,6 @@ from max import (
     Env,
     Field,
     Installation,
-    InstallationInfo,
-    InstallationRuntime,
     Json,
     Loader,
     Many,
@@ -25,9 +24,7 @@ from max import (
     PageRequest,
     Ref,
     Schema,
-    Settings,
     Step,
-    SyncHandle,
     SyncPlan,
 )
 from max.connector import NoConfig

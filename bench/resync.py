@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from max import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, Ref
+from max.connecting import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, Ref
 from max.connector import NoConfig
 from max.model.entities import ManyOf
 

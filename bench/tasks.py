@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from max import Engine, Entity, Env, Field, Loader, Ref, Step, SyncPlan
+from max.connecting import Engine, Entity, Env, Field, Loader, Ref, Step, SyncPlan
 
 from . import by_hand
 from .measure import Row, fresh_paths, interleaved, report

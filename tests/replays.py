@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from max import (
+from max import Recording, Replay
+from max.connecting import (
     Credential,
     CredentialProvider,
     Engine,
@@ -25,9 +26,7 @@ from max import (
     Operation,
     Page,
     PageRequest,
-    Recording,
     Ref,
-    Replay,
     Retry,
     Schema,
     Step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from max import (
+from max.connecting import (
     Connector,
     CredentialProvider,
     Engine,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from max import (
+from max import InstallationInfo, InstallationRuntime, SyncResult
+from max.connecting import (
     BearerAuth,
     Connector,
     CredentialProvider,
@@ -18,8 +19,6 @@ from max import (
     Field,
     HttpClient,
     Installation,
-    InstallationInfo,
-    InstallationRuntime,
     Json,
     Limit,
     Loader,
@@ -32,7 +31,6 @@ from max import (
     Secret,
     Step,
     SyncPlan,
-    SyncResult,
 )
 from max.connector import AnyConnector
 from max.model.entities import ManyOf

@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from max import (
+from max import InstallationRuntime, Status, SyncResult
+from max.connecting import (
     BadCredentials,
     Env,
-    InstallationRuntime,
     Loader,
     Operation,
     Page,
@@ -34,8 +34,6 @@ from max import (
     PermissionDenied,
     QuotaExceeded,
     Ref,
-    Status,
-    SyncResult,
     UpstreamBroken,
     UpstreamChanged,
     UpstreamMissing,

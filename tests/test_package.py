@@ -5,12 +5,17 @@ from __future__ import annotations
 import doctest
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-import max as package
+import pytest
+
+import max as embedding
+from max import connecting
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -74,9 +79,9 @@ class TestImporting:
 
     def test_loads_only_what_is_used(self) -> None:
         script = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import max\n"
-            "before = {m for m in sys.modules if m.startswith('max.')}\n"
-            "max.Entity\n"
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); import max, max.connecting\n"
+            "before = {m for m in sys.modules if m.startswith('max.')} - {'max.connecting'}\n"
+            "max.Entity, max.connecting.Loader\n"
             "print(sorted(before), 'max.engine' in sys.modules)"
         )
         done = subprocess.run(
@@ -85,28 +90,40 @@ class TestImporting:
         assert done.stdout.strip() == "[] False"
 
 
-def test_the_tour_in_the_package_is_true() -> None:
-    ran = doctest.testmod(package)
+def test_the_tour_for_connector_authors_is_true() -> None:
+    ran = doctest.testmod(connecting)
     assert (ran.failed, ran.attempted > 5) == (0, True)
 
 
+@pytest.mark.parametrize("door", [embedding, connecting], ids=lambda door: door.__name__)
 class TestPublicNames:
-    """``__all__`` and what it promises."""
+    """``__all__`` of ``max`` and of ``max.connecting``, and what it promises."""
 
-    def test_are_sorted_and_each_can_be_had(self) -> None:
-        assert package.__all__ == sorted(package.__all__)
-        for name in package.__all__:
-            assert getattr(package, name) is not None
+    def test_are_sorted_and_each_can_be_loaded(self, door: ModuleType) -> None:
+        assert door.__all__ == dir(door) == sorted(door.__all__)
+        for name in door.__all__:
+            assert getattr(door, name) is not None
 
-    def test_are_the_same_for_the_type_checker_and_at_run_time(self) -> None:
-        source = (ROOT / "max" / "__init__.py").read_text()
-        typed = {line.split()[-1] for line in source.splitlines() if line.startswith("    from .")}
-        assert typed | {"__version__"} == set(package.__all__)
+    def test_are_the_same_for_the_type_checker_and_at_run_time(self, door: ModuleType) -> None:
+        lines = Path(str(door.__file__)).read_text().splitlines()
+        typed = {line.split()[-1] for line in lines if line.startswith("    from .")}
+        assert typed == set(door.__all__) - {"__version__"}
 
-    def test_stand_documented_in_their_modules(self) -> None:
-        for name in package.__all__:
-            value = getattr(package, name)
-            assert name.startswith("__") or not isinstance(value, type) or value.__doc__, name
+    def test_have_docstrings(self, door: ModuleType) -> None:
+        for name in door.__all__:
+            value = getattr(door, name)
+            assert name.startswith("__") or not callable(value) or value.__doc__, name
+
+    def test_a_misspelt_name_is_an_error(self, door: ModuleType) -> None:
+        with pytest.raises(AttributeError, match=f"module '{door.__name__}' has no attribute 'Prject'"):
+            _ = door.Prject
+
+
+def test_connectors_find_all_that_they_import_in_their_own_module() -> None:
+    for path in [*(ROOT / "connectors").rglob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        imported = re.findall(r"^\s*from (max\b\S*) import", path.read_text(), flags=re.M)
+        allowed = {"max.connecting"} if path.suffix == ".py" else {"max", "max.connecting", "max.testing"}
+        assert set(imported) <= allowed, path
 
 
 class TestVendoredCopy:

@@ -22,7 +22,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from max_connectors.acme_service import Request, Server, Service, Settings
 
-from max import Credential, CredentialProvider, Json, Offline, Secret
+from max.connecting import Credential, CredentialProvider, Json, Offline, Secret
 from max.errors import ProjectError, UnknownName
 from max.installations.credential_file import FileCredentials
 from max.upstream.credentials import MemoryCredentials

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 import max.testing
-from max import (
+from max.connecting import (
     BadCredentials,
     BearerAuth,
     HttpClient,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from max import (
+from max.connecting import (
     Answers,
     BadCredentials,
     Batch,
@@ -596,7 +596,7 @@ async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Ins
             f"acme at {config.base_url} asks for a token, and none is kept",
             hint="connect again with --credential token=env:VARIABLE",
         )
-    from max import BearerAuth, HttpClient  # only who talks HTTP pays for their import
+    from max.connecting import BearerAuth, HttpClient  # only who talks HTTP pays for their import
 
     client = HttpClient(config.base_url, credentials, auth=BearerAuth(secret))
     acme = Acme(client, config.base_url, config.page_size, config.changes)

@@ -33,7 +33,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from max import (
+from max.connecting import (
     Answers,
     Connector,
     CredentialProvider,

@@ -20,7 +20,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from max import (
+from max.connecting import (
     Answers,
     BadCredentials,
     BrowserSignIn,

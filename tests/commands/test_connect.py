@@ -26,9 +26,20 @@ import asyncio
 import sys
 from dataclasses import dataclass
 
-from max import (
-    Batch, Connector, Entity, Field, Installation, Loader, Many, Page, PermissionDenied, Schema, Step,
-    SyncPlan, UpstreamMissing,
+from max.connecting import (
+    Batch,
+    Connector,
+    Entity,
+    Field,
+    Installation,
+    Loader,
+    Many,
+    Page,
+    PermissionDenied,
+    Schema,
+    Step,
+    SyncPlan,
+    UpstreamMissing,
 )
 
 

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max import Entity, Field, Many, Query, Ref, Schema
+from max import Query
 from max.cli import main
 from max.commands.freshness import quantile, some, span
+from max.connecting import Entity, Field, Many, Ref, Schema
 from max.errors import UsageError
 from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf, Filter, Op, Synced
@@ -296,8 +297,9 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from max import Batch, Connector, Entity, Field, Installation, Limit, Loader, Many, NoConfig, Operation, Page
-from max import Schema, Step, SyncPlan
+from max.connecting import Batch, Connector, Entity, Field, Installation, Limit, Loader, Many
+from max.connecting import NoConfig, Operation, Page
+from max.connecting import Schema, Step, SyncPlan
 
 
 class Leaf(Entity):

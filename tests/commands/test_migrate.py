@@ -16,7 +16,7 @@ from tests.versions import opened
 CONNECTOR = '''
 from __future__ import annotations
 from typing import Any
-from max import *
+
 from tests.sample import SampleConfig, initialise
 
 Big: Any = "not a number"

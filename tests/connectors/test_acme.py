@@ -39,7 +39,7 @@ from max_connectors.acme import (
 )
 from max_connectors.acme_service import KINDS, Refused, Server, Service, Settings, Tenant
 
-from max import (
+from max.connecting import (
     BadCredentials,
     BearerAuth,
     CredentialProvider,

@@ -23,15 +23,8 @@ from max_connectors.acme import (
 )
 from max_connectors.acme_service import Service, Settings
 
-from max import (
-    CredentialProvider,
-    Entity,
-    Installation,
-    InstallationInfo,
-    InstallationRuntime,
-    SyncOptions,
-    SyncResult,
-)
+from max import InstallationInfo, InstallationRuntime, SyncOptions, SyncResult
+from max.connecting import CredentialProvider, Entity, Installation
 from max.model.entities import entity_json
 from max.model.tasks import Status
 from max.storage.sqlite import MEMORY

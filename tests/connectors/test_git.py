@@ -31,8 +31,8 @@ from max_connectors.git import (
     connector,
 )
 
-from max import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.cli import main
+from max.connecting import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.connector import RunCode, Validate
 from max.model.entities import V, check_entity
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader

@@ -38,7 +38,8 @@ from max_connectors.linear import (
     unescaped,
 )
 
-from max import InvalidAnswers, PageRequest, Ref, SignIn, Status, UpstreamChanged
+from max import Status
+from max.connecting import InvalidAnswers, PageRequest, Ref, SignIn, UpstreamChanged
 from max.model.entities import values_of
 from max.upstream.recording import Replay
 from tests.linear_fake import Copy, first_part, issue, needs_fake, second_part, uid, workspace

@@ -13,7 +13,8 @@ import pytest
 from max_connectors import linear
 from max_connectors.linear import API, SOURCES, LinearIssue, LinearProject, connector
 
-from max import BadCredentials, Json, OnboardingResult, Prompter, Retry, Status, onboard
+from max import OnboardingResult, Prompter, Status, onboard
+from max.connecting import BadCredentials, Json, Retry
 from max.upstream.recording import Recording
 from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 

@@ -286,8 +286,8 @@ CONNECTOR = """
 from dataclasses import dataclass
 import max.core as core
 import max
-from max import Connector, Engine, Entity, Field, Installation, Loader, Many, Page, Ref
-from max import Schema, SyncPlan
+from max.connecting import Connector, Engine, Entity, Field, Installation, Loader, Many, Page, Ref
+from max.connecting import Schema, SyncPlan
 from max.errors import Offline
 
 class Thing(Entity):
@@ -320,7 +320,7 @@ PROGRAM = """
 import sys, typing, asyncio
 sys.path.insert(0, {base!r})
 from host._vendor.zmax.installations.registry import ConnectorRegistry
-from host._vendor.zmax import Connector
+from host._vendor.zmax.connecting import Connector
 connector = ConnectorRegistry().resolve("tiny")
 assert isinstance(connector, Connector)
 assert typing.get_type_hints(connector.config) == {{"title": str}}

@@ -8,7 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from max import Entity, Field, Many, Query, Ref, Schema
+from max import Query
+from max.connecting import Entity, Field, Many, Ref, Schema
 from max.model.query import Order
 from max.storage.ddl import build_indexes
 from max.storage.query_sql import selects, write_cursor

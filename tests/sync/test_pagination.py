@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max import Env, Loader, Page, PageRequest, Ref, Status
+from max import Status
+from max.connecting import Env, Loader, Page, PageRequest, Ref
 from max.sync.pagination import PageTracker, beginning
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import synced

@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import pytest
 
-from max import (
+from max import InstallationInfo, InstallationRuntime, Status, SyncResult
+from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
@@ -19,8 +20,6 @@ from max import (
     Env,
     Field,
     Installation,
-    InstallationInfo,
-    InstallationRuntime,
     Loader,
     Many,
     NoConfig,
@@ -29,10 +28,8 @@ from max import (
     PermissionDenied,
     Ref,
     Schema,
-    Status,
     Step,
     SyncPlan,
-    SyncResult,
 )
 from max.core import SyncOptions
 from max.errors import NotFound, SyncError, UsageError

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from max import (
+from max import Filter, Query, QueryPage
+from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
@@ -16,7 +17,6 @@ from max import (
     Entity,
     Env,
     Field,
-    Filter,
     Input,
     Installation,
     Json,
@@ -24,8 +24,6 @@ from max import (
     Many,
     Page,
     PageRequest,
-    Query,
-    QueryPage,
     Ref,
     Schema,
     SecretInput,

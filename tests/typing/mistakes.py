@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from max import (
+from max import Filter, Query, QueryPage
+from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
@@ -16,14 +17,11 @@ from max import (
     Entity,
     Env,
     Field,
-    Filter,
     Installation,
     Loader,
     Many,
     Page,
     PageRequest,
-    Query,
-    QueryPage,
     Ref,
     Schema,
     Step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from max import Credential, Entity, Field, Json, Many, Ref
+from max.connecting import Credential, Entity, Field, Json, Many, Ref
 
 
 class User(Entity):

@@ -13,7 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from max import (
+from max import OnboardingResult, onboard
+from max.connecting import (
     BadCredentials,
     BrowserSignIn,
     Connector,
@@ -21,11 +22,9 @@ from max import (
     MaxError,
     OAuth,
     Offline,
-    OnboardingResult,
     PermissionDenied,
     SecretInput,
     SignIn,
-    onboard,
 )
 from max.connector import NoConfig, OnboardingStep
 from max.errors import ConnectorError, UsageError

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max import Batch, Entity, Field, Json, Page, PageRequest, Ref, Schema
+from max.connecting import Batch, Entity, Field, Json, Page, PageRequest, Ref, Schema
 from max.errors import (
     LoaderFault,
     MaxError,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from max import (
+from max.connecting import (
     BadCredentials,
     BudgetHeaders,
     GraphQL,

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from max import (
+from max import onboard
+from max.connecting import (
     Answers,
     BearerAuth,
     Connector,
@@ -36,7 +37,6 @@ from max import (
     Transport,
     UpstreamChanged,
     Validate,
-    onboard,
 )
 from max.errors import ConnectorError, UnknownName
 from max.installations.project_folder import ProjectFolder
@@ -407,7 +407,7 @@ def test_without_a_declaration_nothing_may_be_asked() -> None:
 
 CONNECTOR = """
 from dataclasses import dataclass
-from max import Connector, HttpClient, Installation
+from max.connecting import Connector, HttpClient, Installation
 from tests.sample import sample
 
 @dataclass(frozen=True)

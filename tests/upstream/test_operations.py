@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max import (
+from max.connecting import (
     BadCredentials,
     BudgetHeaders,
     HttpClient,

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from max_connectors.acme import connector as acme
 from max_connectors.acme_service import Server, Service, Settings
 
-from max import (
+from max import Project, Recording, Replay
+from max.connecting import (
     BadCredentials,
     CredentialProvider,
     Engine,
@@ -39,13 +40,8 @@ from max import (
     Page,
     PageRequest,
     PermissionDenied,
-    Project,
     QuotaExceeded,
-    Recording,
-    RecordingError,
     Ref,
-    Replay,
-    ReplayMismatch,
     Schema,
     Step,
     SyncPlan,
@@ -53,6 +49,7 @@ from max import (
     run_operation,
 )
 from max.core import InstallationInfo, SyncOptions
+from max.errors import RecordingError, ReplayMismatch
 from max.installations.project_folder import ProjectFolder
 from max.model.entities import ManyOf
 from max.model.tasks import Status, SyncResult
