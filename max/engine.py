@@ -11,7 +11,6 @@ put it behind the protocols of core.py.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,10 +32,10 @@ from .model.migrations import NO_POLICY, SchemaPolicy
 from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
+from .storage.database import Connection, Database
 from .storage.ddl import Parts, build_indexes
 from .storage.freshness import newest
 from .storage.membership import LINKS_BY_CHILD
-from .storage.sqlite import Database
 from .storage.tables import Tables
 
 DAY = 86_400.0  # seconds
@@ -73,7 +72,7 @@ class SqliteEngine(Engine):
     async def start(self) -> None:
         """Make the database fit the schema; StorageError or SchemaError when that is not safe."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             self.tables.apply(connection)
             self.tables.history.attach(connection, on=self._settings.history != "off")
 
@@ -132,7 +131,7 @@ class SqliteEngine(Engine):
     async def tidy(self, now: float) -> None:
         """After a sync: build the indexes that reading wants, drop what nothing points at, purge."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             build_indexes(connection, self.schema)
             connection.execute(LINKS_BY_CHILD)
             self.tables.drop_pages(connection)

@@ -19,7 +19,14 @@ that meets them, always ``from error``.
     ├── InvalidEntity               values that do not fit their fields, each with its path
     ├── NotFound                    no such entity, sync or installation
     ├── ProjectError                configuration on disk: broken, taken, not writable
-    ├── StorageError                the database: newer than the code, full, damaged, locked
+    ├── StorageError                the database cannot answer
+    │   ├── StorageEmpty                there is no data yet
+    │   ├── StorageFull                 the disk is full
+    │   ├── StorageLocked               another process holds the database
+    │   ├── StorageReadOnly             the file or its folder cannot be written
+    │   ├── StorageCorrupt              the file is damaged, or is no database
+    │   ├── StorageNewer                a newer Max wrote the file
+    │   └── StorageOlder                a Max before 0.1.0 wrote the file
     ├── SyncError                   a sync that cannot start or go on
     │   ├── SyncRunning                 another one is at it
     │   ├── SuspiciousRemoval           so much is gone that somebody has to allow it
@@ -241,9 +248,51 @@ class ProjectError(MaxError):
 
 
 class StorageError(MaxError):
-    """The database: newer than the code, full, damaged, locked, not writable."""
+    """The database cannot answer."""
 
     code = "storage"
+
+
+class StorageEmpty(StorageError):
+    """There is no data yet."""
+
+    code = "storage.empty"
+
+
+class StorageFull(StorageError):
+    """The disk is full; what was stored before is safe."""
+
+    code = "storage.full"
+
+
+class StorageLocked(StorageError):
+    """Another process holds the database, and did not let go of it in time."""
+
+    code = "storage.locked"
+
+
+class StorageReadOnly(StorageError):
+    """The file or its folder cannot be written."""
+
+    code = "storage.readonly"
+
+
+class StorageCorrupt(StorageError):
+    """The file is damaged, or is no database."""
+
+    code = "storage.corrupt"
+
+
+class StorageNewer(StorageError):
+    """A newer Max, or a newer connector, wrote the file."""
+
+    code = "storage.newer"
+
+
+class StorageOlder(StorageError):
+    """A Max before 0.1.0 wrote the file, in a layout that this version does not read."""
+
+    code = "storage.older"
 
 
 class HistoryError(MaxError):

@@ -19,7 +19,7 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
-from .storage.sqlite import Database
+from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import asked
@@ -69,7 +69,7 @@ class InstallationRuntime:
     ) -> None:
         self.info, self.recording = info, recording or LiveAccess()
         self._connector, self._clock = connector, clock
-        self._database = Database(database)
+        self._database = SqliteDatabase(database)
         self._engine = SqliteEngine(
             self._database,
             connector.schema,

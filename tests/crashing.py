@@ -22,6 +22,7 @@ from max.model.plan import SyncPlan
 from max.model.query import Batch
 from max.runtime import InstallationRuntime
 from max.storage import sqlite
+from max.storage.sqlite import SqliteConnection
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User, users
@@ -60,7 +61,7 @@ def die_at_commit(nth: int) -> None:
     """Let every connection from now on end the process when the nth commit begins."""
     left, connect = nth, sqlite.connect
 
-    def watched(*args: Any, **named: Any) -> sqlite3.Connection:
+    def watched(*args: Any, **named: Any) -> SqliteConnection:
         connection = connect(*args, **named)
         connection.set_trace_callback(count)
         return connection

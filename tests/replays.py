@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from max.execution import NO_OPTIONS
 from max.model.entities import ManyOf, entity_json
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import MEMORY, connect
 from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.operations import OperationRunner
 from tests.sample import sample
@@ -259,7 +259,7 @@ async def caller_of(
     try:
         secrets = CredentialProvider(MemoryCredentials(), [KEY])
         await playing.provide(INFO, crowd(upstream), secrets)
-        with closing(sqlite3.connect(":memory:")) as connection:
+        with closing(connect(MEMORY, cache=100)) as connection:
             playing.scope(options)
             playing.admit(connection)
         yield playing.caller(None)

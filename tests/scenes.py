@@ -17,7 +17,7 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import C, Page
 from max.model.schema import Schema
 from max.model.tasks import SyncResult
-from max.storage.sqlite import MEMORY, Database, Work
+from max.storage.sqlite import MEMORY, SqliteDatabase, Work
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import AnyOperation, Limits, OperationRunner
 from tests.sample import sample
@@ -96,7 +96,7 @@ def at_work() -> Iterator[None]:
         selector.busy -= 1
 
 
-class PatientDatabase(Database):
+class PatientDatabase(SqliteDatabase):
     """A database whose work takes no virtual time."""
 
     async def start(self) -> None:
@@ -217,7 +217,7 @@ class Stage:
     """An installation at work."""
 
     source: Any
-    database: Database
+    database: SqliteDatabase
     engine: SqliteEngine
     meta: SqliteSyncMeta
     store: SqliteTaskStore

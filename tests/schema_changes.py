@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from max.model.query import Order, Query, QueryPage
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.ddl import Parts
-from max.storage.sqlite import transaction
+from max.storage.sqlite import SqliteConnection, transaction
 from max.storage.tables import Tables
 from tests.strategies import records
 
@@ -160,7 +159,7 @@ def partitions(draw: st.DrawFn, data: Json) -> Parts:
 
 
 def applied(
-    connection: sqlite3.Connection, data: Json, parts: Parts | None, policy: SchemaPolicy = NO_POLICY
+    connection: SqliteConnection, data: Json, parts: Parts | None, policy: SchemaPolicy = NO_POLICY
 ) -> Tables:
     """Make a database fit a schema."""
     tables = Tables(Schema.from_json(data), parts, policy=policy)
@@ -188,7 +187,7 @@ def arrivals(draw: st.DrawFn, tables: Tables) -> list[Delivery]:
     return found
 
 
-def stored(connection: sqlite3.Connection, tables: Tables, some: Sequence[Delivery]) -> None:
+def stored(connection: SqliteConnection, tables: Tables, some: Sequence[Delivery]) -> None:
     """Store what arrived."""
     for arrival in some:
         with transaction(connection):
@@ -204,7 +203,7 @@ def plain(one: Entity) -> dict[str, Any]:
 
 
 def answers(
-    connection: sqlite3.Connection, old: Tables, tables: Tables, asked: Sequence[Sequence[Question]]
+    connection: SqliteConnection, old: Tables, tables: Tables, asked: Sequence[Sequence[Question]]
 ) -> Iterator[Any]:
     """The answers to queries of each entity of the old schema, given by some tables; None where refused."""
     for (name, entity), some in zip(old.schema.entities.items(), asked, strict=True):
@@ -223,7 +222,7 @@ class Question(NamedTuple):
     order: str | None
 
 
-def questions(connection: sqlite3.Connection, tables: Tables, entity: type[Entity]) -> list[Question]:
+def questions(connection: SqliteConnection, tables: Tables, entity: type[Entity]) -> list[Question]:
     """Everything, each field alone, sorted by each, and filtered by each value that is stored."""
     rows = tables.fetch(connection, Query(tables.schema.entity(entity.__name__))).items
     asked = [Question(None, None, None)]
@@ -238,7 +237,7 @@ def questions(connection: sqlite3.Connection, tables: Tables, entity: type[Entit
     return asked
 
 
-def _asked(connection: sqlite3.Connection, tables: Tables, name: str, question: Question) -> Any:
+def _asked(connection: SqliteConnection, tables: Tables, name: str, question: Question) -> Any:
     try:
         entity = tables.schema.entity(name)
         condition = question.filter and filter_from_json(entity, question.filter)
@@ -250,7 +249,7 @@ def _asked(connection: sqlite3.Connection, tables: Tables, name: str, question: 
     return [plain(one) for one in page.items]
 
 
-def _members(connection: sqlite3.Connection, tables: Tables, name: str, many: str, id: str) -> Any:
+def _members(connection: SqliteConnection, tables: Tables, name: str, many: str, id: str) -> Any:
     entity = tables.schema.entity(name)
     if many not in entity.children():
         return None

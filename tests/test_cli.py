@@ -26,7 +26,7 @@ from max.engine import SqliteEngine
 from max.errors import InvalidAnswers
 from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
-from max.storage.sqlite import Database
+from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
 
 
 async def fill(path: Path, entities: list[Entity]) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     await database.start()
     engine = SqliteEngine(database, acme.connector.schema)
     await engine.start()

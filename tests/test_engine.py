@@ -15,7 +15,7 @@ from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, Field, Many
 from max.model.query import Query
 from max.model.schema import Schema
-from max.storage.sqlite import MEMORY, Database, reader, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, reader, transaction
 from max.storage.tables import Tables
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, using
 
@@ -23,11 +23,13 @@ T = TypeVar("T")
 RED = Team.ref("red")
 
 
-def opened(path: Path | str, schema: Schema, body: Callable[[Database, SqliteEngine], Awaitable[T]]) -> T:
+def opened(
+    path: Path | str, schema: Schema, body: Callable[[SqliteDatabase, SqliteEngine], Awaitable[T]]
+) -> T:
     """Run a body on an engine and its database."""
 
     async def main() -> T:
-        database = Database(path)
+        database = SqliteDatabase(path)
         await database.start()
         try:
             engine = SqliteEngine(database, schema, parts)
@@ -46,13 +48,13 @@ def made(name: str, annotations: dict[str, str], **body: Any) -> Any:
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    held = sqlite3.connect(MEMORY, isolation_level=None)
+def connection() -> Iterator[SqliteConnection]:
+    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     yield held
     held.close()
 
 
-def apply(connection: sqlite3.Connection, *entities: type[Entity]) -> Tables:
+def apply(connection: SqliteConnection, *entities: type[Entity]) -> Tables:
     """Make a database fit a schema, in a transaction."""
     tables = Tables(Schema(entities))
     with transaction(connection):
@@ -63,7 +65,7 @@ def apply(connection: sqlite3.Connection, *entities: type[Entity]) -> Tables:
 # -- tables ---------------------------------------------------------------------------------
 
 
-def test_tables_are_named_for_people_and_begin_with_the_id(connection: sqlite3.Connection) -> None:
+def test_tables_are_named_for_people_and_begin_with_the_id(connection: SqliteConnection) -> None:
     apply(connection, made("AcmeUser", {"name": "Field[str]", "order": "Field[int | None]"}))
     columns = [row[1] for row in connection.execute("PRAGMA table_info(acme_user)")]
     assert columns[:3] == ["_id", "name", "order"]
@@ -71,7 +73,7 @@ def test_tables_are_named_for_people_and_begin_with_the_id(connection: sqlite3.C
 
 
 def test_other_tools_read_the_values_as_one_would_write_them() -> None:
-    async def body(database: Database, engine: SqliteEngine) -> list[Any]:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         text: Any = "2026-01-31T09:30:00.500Z"
         await engine.store(Person("a", name="Ada", active=True, seen=text, extra=[1], boss=Person.ref("b")))
         sql = "SELECT _id, name, active, seen, extra, boss, datetime(seen) FROM person"
@@ -86,7 +88,7 @@ def test_an_entity_may_have_more_fields_than_one_number_has_bits() -> None:
     names = [f"f{number}" for number in range(200)]
     wide = made("Wide", dict.fromkeys(names, "Field[int | None]"))
 
-    async def body(_: Database, engine: SqliteEngine) -> list[Any]:
+    async def body(_: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         await engine.store(wide("1", f0=1, f62=None, f199=3))
         await engine.store(wide("1", f61=61, f150=150))
         found = await engine.query(wide).where(wide.f199.is_loaded() & ~wide.f63.is_loaded()).all()
@@ -100,7 +102,7 @@ def test_an_entity_may_have_more_fields_than_one_number_has_bits() -> None:
 def test_an_entity_may_have_no_fields_at_all() -> None:
     bare = made("Bare", {})
 
-    async def body(_: Database, engine: SqliteEngine) -> list[Any]:
+    async def body(_: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         await engine.store(bare("1"), bare("2"), requested_at=5.0)
         return [await engine.load(bare.ref("1")), *await engine.query(bare).all()]
 
@@ -108,7 +110,7 @@ def test_an_entity_may_have_no_fields_at_all() -> None:
 
 
 def test_an_unchanged_row_is_not_written_again() -> None:
-    async def body(database: Database, engine: SqliteEngine) -> list[int]:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[int]:
         posts = [Post(str(number), title="x", team=RED) for number in range(100)]
         written = []
         for at in (1.0, 2.0):
@@ -130,14 +132,14 @@ TWO = made("Thing", {"name": "Field[str]", "size": "Field[int | None]"})
 OTHER = made("Thing", {"name": "Field[int]"})
 
 
-def test_starting_twice_changes_nothing(connection: sqlite3.Connection) -> None:
+def test_starting_twice_changes_nothing(connection: SqliteConnection) -> None:
     apply(connection, TWO)
     before = list(connection.iterdump())
     apply(connection, TWO)
     assert list(connection.iterdump()) == before
 
 
-def test_a_new_field_adds_a_column_and_is_not_loaded_in_old_rows(connection: sqlite3.Connection) -> None:
+def test_a_new_field_adds_a_column_and_is_not_loaded_in_old_rows(connection: SqliteConnection) -> None:
     tables = apply(connection, ONE)
     with transaction(connection):
         tables.write(connection, Delivery([ONE("1", name="x")], 5.0))
@@ -149,7 +151,7 @@ def test_a_new_field_adds_a_column_and_is_not_loaded_in_old_rows(connection: sql
     assert tables.freshness.synced_at(connection, TWO.ref("1"), ["name", "size"]) == [5.0, None]
 
 
-def test_a_field_of_another_kind_is_refused_before_anything_changes(connection: sqlite3.Connection) -> None:
+def test_a_field_of_another_kind_is_refused_before_anything_changes(connection: SqliteConnection) -> None:
     apply(connection, ONE)
     before = list(connection.iterdump())
     with pytest.raises(SchemaError, match=r"Thing\.name is stored as text, now declared integer") as caught:
@@ -158,7 +160,7 @@ def test_a_field_of_another_kind_is_refused_before_anything_changes(connection: 
     assert list(connection.iterdump()) == before
 
 
-def test_a_field_that_went_and_came_back_has_its_values(connection: sqlite3.Connection) -> None:
+def test_a_field_that_went_and_came_back_has_its_values(connection: SqliteConnection) -> None:
     tables = apply(connection, TWO)
     with transaction(connection):
         tables.write(connection, Delivery([TWO("1", name="x", size=3)], 5.0))
@@ -169,7 +171,7 @@ def test_a_field_that_went_and_came_back_has_its_values(connection: sqlite3.Conn
 def test_a_database_is_read_without_the_connector(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
 
-    async def body(_: Database, engine: SqliteEngine) -> None:
+    async def body(_: SqliteDatabase, engine: SqliteEngine) -> None:
         await engine.store(Person("a", name="Ada", boss=Person.ref("b")), Team("red"))
 
     opened(path, SCHEMA, body)
@@ -182,7 +184,7 @@ def test_a_database_is_read_without_the_connector(tmp_path: Path) -> None:
 
 
 def test_a_database_without_data_says_so(tmp_path: Path) -> None:
-    sqlite3.connect(tmp_path / "data.db").close()
+    sqlite3.connect(tmp_path / "data.db", factory=SqliteConnection).close()
     with reader(tmp_path / "data.db") as connection, pytest.raises(StorageError, match="holds no data yet"):
         Tables.stored(connection)
 
@@ -191,7 +193,7 @@ def test_a_database_without_data_says_so(tmp_path: Path) -> None:
 
 
 def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
-    async def body(database: Database, engine: SqliteEngine) -> str:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> str:
         await engine.store(Post("1", team=RED))
         await engine.tidy(0.0)
         await engine.tidy(0.0)
@@ -202,7 +204,7 @@ def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
 
 
 def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
-    async def body(database: Database, engine: SqliteEngine) -> list[Any]:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         meta = SqliteSyncMeta(database, engine.tables)
         for at in (1.0, 2.0, 3.0):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
@@ -226,7 +228,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
 def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> None:
     pages = [Delivery([Person(f"{page}-{n}", name="x") for n in range(50)], 1.0) for page in range(20)]
 
-    async def body(database: Database, engine: SqliteEngine) -> list[int]:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[int]:
         async def counts() -> list[int]:
             seen: list[int] = []
             while not seen or seen[-1] < 1000:
@@ -246,7 +248,7 @@ def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> N
 def test_the_event_loop_goes_on_while_the_engine_stores() -> None:
     release = threading.Event()
 
-    async def body(database: Database, engine: SqliteEngine) -> int:
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> int:
         held = asyncio.ensure_future(database.transact(lambda _: release.wait(10)))
         storing = asyncio.ensure_future(engine.store(*(Person(str(n), name="x") for n in range(500))))
         ticks = 0

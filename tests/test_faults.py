@@ -40,6 +40,7 @@ from max.connecting import (
 )
 from max.errors import StorageError
 from max.installations.project_folder import ProjectFolder
+from max.storage.sqlite import SqliteConnection
 from max.testing import FOREVER, FakeClock, Fault, Lie
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import PAGES, SIZE, records, runtime, sync, synced, tables, upstream
@@ -377,7 +378,7 @@ def stored_pages(path: Path) -> int:
 async def limit_file(one: InstallationRuntime, more: int | None) -> None:
     """Let the database grow by so many pages and no further; None: as it likes."""
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: SqliteConnection) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {2**31 if more is None else pages + more}")
 

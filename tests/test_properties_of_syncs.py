@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from max.model.tasks import (
     failure_of,
 )
 from max.storage.leases import new_worker
+from max.storage.sqlite import SqliteConnection
 from max.upstream.operations import Limit, Operation, Retry
 from tests.scenes import NAMES, ROOT, USERS, Source, Stage, User, build, named, play, run, users
 from tests.virtual_time import later, now
@@ -182,7 +182,7 @@ ENDS = st.sampled_from([State.RUNNING, State.PENDING, State.COMPLETED, State.FAI
 @settings(deadline=None, max_examples=20)
 def test_p8_a_late_result_changes_no_row(late: list[State], crashes: int, taken: bool) -> None:
     async def body(stage: Stage) -> None:
-        def dump(connection: sqlite3.Connection) -> list[str]:
+        def dump(connection: SqliteConnection) -> list[str]:
             return list(connection.iterdump())
 
         async def settle(*ends: Settlement, claim: int) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from max.model.loaders import PageRequest
 from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
-from max.storage.sqlite import Work
+from max.storage.sqlite import SqliteConnection, Work
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import Limits, OperationRunner
 from tests.sample import sample
@@ -282,7 +281,7 @@ class World:
     async def hidden(self) -> set[str]:
         """The ids of the rows that are hidden."""
 
-        def read(connection: sqlite3.Connection) -> set[str]:
+        def read(connection: SqliteConnection) -> set[str]:
             sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
             tables = [layout.table for layout in self.engine.tables._layouts.values()]
             return {id for table in tables for (id,) in connection.execute(sql.format(table))}
@@ -303,7 +302,7 @@ class World:
         return rows, members
 
 
-def _bury(connection: sqlite3.Connection) -> None:
+def _bury(connection: SqliteConnection) -> None:
     """Let the worker look like a process that is no more: its start is another one's."""
     for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
         for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():

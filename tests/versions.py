@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from max.model.migrations import (
 from max.model.query import Query
 from max.model.schema import Schema
 from max.model.values import Json
-from max.storage.sqlite import connect, transaction
+from max.storage.sqlite import SqliteConnection, connect, transaction
 from max.storage.tables import Tables
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
@@ -95,7 +94,7 @@ def policy(version: int) -> SchemaPolicy:
     return SchemaPolicy("evolving", tuple(one for since, one in MIGRATIONS.items() if since <= version))
 
 
-def apply(connection: sqlite3.Connection, version: int) -> Tables:
+def apply(connection: SqliteConnection, version: int) -> Tables:
     """Make a database fit a version."""
     tables = Tables(schema(version), policy=policy(version))
     with transaction(connection):
@@ -103,7 +102,7 @@ def apply(connection: sqlite3.Connection, version: int) -> Tables:
     return tables
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def opened(path: Path) -> SqliteConnection:
     """A connection that writes."""
     return connect(str(path), cache=512)
 
@@ -184,7 +183,7 @@ def _fifth(rows: EncodedRows) -> EncodedRows:
 STEPS: dict[int, Callable[[EncodedRows], EncodedRows]] = {2: _second, 3: _third, 4: _fourth, 5: _fifth}
 
 
-def fill(connection: sqlite3.Connection, tables: Tables, rows: EncodedRows, at: float = 100.0) -> None:
+def fill(connection: SqliteConnection, tables: Tables, rows: EncodedRows, at: float = 100.0) -> None:
     """Store rows as listings of the root bring them."""
     entities = tables.schema.entities
     root = entities["Root"].ref("root")
@@ -209,7 +208,7 @@ def _entity(entity: type[Entity], id: str, row: Mapping[str, Any]) -> Entity:
     return entity(id, **values)
 
 
-def read(connection: sqlite3.Connection, tables: Tables) -> EncodedRows:
+def read(connection: SqliteConnection, tables: Tables) -> EncodedRows:
     """Everything that queries find."""
     found: EncodedRows = {}
     for name, entity in tables.schema.entities.items():
@@ -224,7 +223,7 @@ def _row(one: Entity) -> dict[str, Any]:
     return {name: value.id if isinstance(value, Ref) else value for name, value in values.items()}
 
 
-def structure(connection: sqlite3.Connection) -> dict[str, Any]:
+def structure(connection: SqliteConnection) -> dict[str, Any]:
     """Tables with their columns, fields and schema: what a migrated database shares with a fresh one."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     columns = {

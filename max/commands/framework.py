@@ -26,10 +26,10 @@ from .terminal import colours, is_terminal, width
 from .text import Paint, compact
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
     from ..model.values import Json
+    from ..storage.database import Connection
 
 FORMATS = ("text", "json", "ndjson")
 
@@ -175,7 +175,7 @@ class Reading(NamedTuple):
     """An installation's database, open for reading."""
 
     info: InstallationInfo
-    connection: sqlite3.Connection
+    connection: Connection
     tables: Tables
 
     def entity(self, name: str) -> type[Entity]:
@@ -198,7 +198,7 @@ def reading(options: Options) -> Iterator[Reading]:
 
 
 @contextmanager
-def connected(project: ProjectFolder, info: InstallationInfo) -> Iterator[sqlite3.Connection]:
+def connected(project: ProjectFolder, info: InstallationInfo) -> Iterator[Connection]:
     """A connection that reads an installation's database; StorageError when it was never synced."""
     from ..storage.sqlite import reader
 

@@ -44,13 +44,12 @@ from .terminal import width
 from .text import counted, number
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from ..installations.project_folder import ProjectFolder
     from ..model.entities import Filter
     from ..model.loaders import Resolver
     from ..model.schema import Schema
     from ..model.values import Json
+    from ..storage.database import Connection
 
 SPANS = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, in, as; in seconds
 SHOWN_FIELDS = 3  # that are named in one cell
@@ -314,7 +313,7 @@ def run_invalidate(options: Options) -> Answer:
 
 
 @contextmanager
-def changing(project: ProjectFolder, info: InstallationInfo) -> Iterator[tuple[sqlite3.Connection, Tables]]:
+def changing(project: ProjectFolder, info: InstallationInfo) -> Iterator[tuple[Connection, Tables]]:
     """An installation's tables, inside a transaction that changes them."""
     from ..storage.sqlite import READER_CACHE, connect, transaction, translated
 
@@ -330,7 +329,7 @@ def changing(project: ProjectFolder, info: InstallationInfo) -> Iterator[tuple[s
 
 
 def asked_fields(
-    options: Options, info: InstallationInfo, connection: sqlite3.Connection, tables: Tables
+    options: Options, info: InstallationInfo, connection: Connection, tables: Tables
 ) -> list[Chosen]:
     """What the words name, an entity's fields together; NotFound for a ref to what is not stored."""
     ids: dict[type[Entity], list[str]] = {}
@@ -380,7 +379,7 @@ def resolver_of(project: ProjectFolder, info: InstallationInfo) -> tuple[Resolve
         return None, [words]
 
 
-def refuse_running(connection: sqlite3.Connection) -> list[str]:
+def refuse_running(connection: Connection) -> list[str]:
     """SyncRunning while answers are under way, which could pass for newer; what to know of a paused sync."""
     from ..model.tasks import Status
     from ..storage.leases import describe_worker

@@ -30,9 +30,8 @@ from .framework import (
 from .terminal import width
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from ..model.tasks import SyncResult, SyncRun
+    from ..storage.database import Connection
 
 
 RUNS = 20  # syncs that `max runs` lists unless told otherwise
@@ -98,7 +97,7 @@ def run_status(options: Options) -> Answer:
     return listing(options, [one.to_json() for one in standings], text)._replace(notes=notes)
 
 
-def stored_counts(info: InstallationInfo, connection: sqlite3.Connection) -> dict[str, int]:
+def stored_counts(info: InstallationInfo, connection: Connection) -> dict[str, int]:
     """Rows by entity; none when the first sync has not begun to store."""
     try:
         return Reading(info, connection, Tables.stored(connection)).counts()

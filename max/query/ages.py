@@ -15,9 +15,8 @@ from ..model.struct import Struct
 from .names import entity_and_field
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from ..model.values import Json
+    from ..storage.database import Connection
     from ..storage.tables import Tables
 
 QUANTILES = {"youngest": 0.0, "median": 0.5, "p90": 0.9, "oldest": 1.0}
@@ -60,9 +59,7 @@ def quantile(ages: AgeHistogram, share: float) -> float | None:
     return None
 
 
-def ages(
-    connection: sqlite3.Connection, tables: Tables, what: str | None = None, *, now: float
-) -> list[FieldAge]:
+def ages(connection: Connection, tables: Tables, what: str | None = None, *, now: float) -> list[FieldAge]:
     """The fields of all entities, then the listings and feeds; or only what ``Entity[.field]`` names."""
     entities, field = list(tables.schema.entities.values()), None
     if what is not None:
@@ -81,7 +78,7 @@ def ages(
 
 
 def _field_ages(
-    connection: sqlite3.Connection, tables: Tables, entity: type[Entity], field: str | None, now: float
+    connection: Connection, tables: Tables, entity: type[Entity], field: str | None, now: float
 ) -> list[FieldAge]:
     layout, name = tables.layout(entity), entity.__name__
     if not layout.types:

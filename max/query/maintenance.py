@@ -29,11 +29,10 @@ from .names import entity_and_field, filter_of, read_ref
 from .reader import open_reader, synced
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from ..model.loaders import Resolver
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
+    from ..storage.database import Connection
 
 
 class Invalidated(Struct):
@@ -95,7 +94,7 @@ def _selections(
     info: InstallationInfo,
     what: Sequence[str],
     where: str | Filter[Any] | None,
-    connection: sqlite3.Connection,
+    connection: Connection,
     tables: Tables,
     now: float,
 ) -> list[tuple[Query[Any], tuple[str, ...]]]:

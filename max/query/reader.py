@@ -22,12 +22,10 @@ from ..errors import CursorExpired, HistoryError, StorageError
 from ..model.entities import Entity, FieldOf, Filter
 from ..model.query import Query, QueryPage
 from ..storage.sqlite import reader as read_only
-from ..storage.sqlite import select
 from ..storage.tables import Tables
 from .names import field_names, filter_of, order_of
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
     from ..core import InstallationInfo
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
     from ..model.tasks import SyncResult, SyncRun
+    from ..storage.database import Connection
     from ..storage.quarantine import Quarantined
     from ..storage.schema_diff import MigrationPlan
     from .ages import FieldAge
@@ -63,7 +62,7 @@ class Reader:
     ``now`` is the moment from which ages and relative times count, in seconds since the epoch.
     """
 
-    def __init__(self, info: InstallationInfo, connection: sqlite3.Connection, *, now: float) -> None:
+    def __init__(self, info: InstallationInfo, connection: Connection, *, now: float) -> None:
         self.info, self.now = info, now
         self._connection = connection
 
@@ -135,7 +134,7 @@ class Reader:
         self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = LIMIT
     ) -> list[dict[str, Any]]:
         """The first rows of a SELECT, each as a mapping; StorageError when it would change anything."""
-        return select(self._connection, statement, parameters, limit)
+        return self._connection.dialect.select(self._connection, statement, parameters, limit)
 
     # -- what is known about them ---------------------------------------------------------
 

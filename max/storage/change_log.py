@@ -15,7 +15,6 @@ no record.  Values are those of rows.py as JSON; a float is a text with all its 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +26,9 @@ from ..model.changes import NOW, Change, ChangeKind, ChangePage
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
+from .catalogue import migrate
+from .database import Connection, Database, quoted
 from .rows import BITS, DECODERS, TableMapping
-from .sqlite import Database, migrate, quoted
 
 PAGE = 1_000  # changes that are read, or folded, at a time
 MOST_FOLDED = 200  # pages that one sync folds at most: the next one goes on
@@ -137,7 +137,7 @@ class History:
 
     # -- recording ------------------------------------------------------------------------
 
-    def attach(self, connection: sqlite3.Connection, *, on: bool) -> None:
+    def attach(self, connection: Connection, *, on: bool) -> None:
         """Begin to record, go on, or end, inside the transaction that makes the tables fit.
 
         A feed that was interrupted begins anew with all rows, and older cursors expire.
@@ -155,7 +155,7 @@ class History:
             drop_triggers(connection)
             connection.execute("UPDATE _max_change_log SET recording = 0")
 
-    def _still_readable(self, connection: sqlite3.Connection) -> bool:
+    def _still_readable(self, connection: Connection) -> bool:
         """Whether every field that is recorded still holds what it held."""
         kinds = read_kinds(connection)
         return all(
@@ -164,7 +164,7 @@ class History:
             for bit, kind in kinds_of(layout).items()
         )
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
+    def _begin(self, connection: Connection) -> None:
         """Leave behind what was recorded; a record of that keeps all older cursors before the floor."""
         drop_triggers(connection)
         connection.execute("DELETE FROM _max_change_base")
@@ -175,7 +175,7 @@ class History:
             "UPDATE _max_change_log SET recording = 1, floor = (SELECT max(id) FROM _max_change)"
         )
 
-    def _record(self, connection: sqlite3.Connection) -> None:
+    def _record(self, connection: Connection) -> None:
         """Have triggers for every entity as it is now, and a record of what they have not seen."""
         standing = dict(connection.execute(TRIGGERS).fetchall())
         known = read_kinds(connection)
@@ -189,7 +189,7 @@ class History:
                     connection.execute(sql)
 
     def _catch_up(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], known: Mapping[int, str] | None
+        self, connection: Connection, layout: TableMapping[Any], known: Mapping[int, str] | None
     ) -> None:
         """Record what rows hold already: of a new entity all, of a known one what its new fields hold."""
         told, where = list(layout.types), "t._removed_at IS NULL"
@@ -208,7 +208,7 @@ class History:
         connection.execute(f"{record}, {quoted(layout.table)} AS t WHERE {where} ORDER BY t._row")
         connection.execute(MOMENT, (None, None))
 
-    def moment(self, connection: sqlite3.Connection, arrival: Delivery, *, dated: bool) -> None:
+    def moment(self, connection: Connection, arrival: Delivery, *, dated: bool) -> None:
         """Say of what follows when its answer came, and in which sync; what is not dated comes now."""
         at = arrival.requested_at if arrival.received_at is None else arrival.received_at
         connection.execute(MOMENT, (at if dated else self.clock(), arrival.sync))
@@ -217,7 +217,7 @@ class History:
 
     def page(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         since: str | None = None,
         *,
         entity: type[Entity] | None = None,
@@ -257,7 +257,7 @@ class History:
                 if not await database.transact(lambda connection: self.fold(connection, before)):
                     return
 
-    def fold(self, connection: sqlite3.Connection, before: float) -> bool:
+    def fold(self, connection: Connection, before: float) -> bool:
         """Fold a page of records from before a time, in one transaction; whether more may follow."""
         feed = read_feed(connection)
         if feed is None:
@@ -276,7 +276,7 @@ class History:
             self._close(connection, before)
         return len(old) == PAGE
 
-    def _close(self, connection: sqlite3.Connection, before: float) -> None:
+    def _close(self, connection: Connection, before: float) -> None:
         """Give up a feed that was ended, once even its newest record is too old."""
         newest = connection.execute("SELECT max(at) FROM _max_change").fetchone()[0]
         if newest is not None and newest < before:
@@ -287,7 +287,7 @@ class History:
 # -- the feed ----------------------------------------------------------------------------------
 
 
-def read_feed(connection: sqlite3.Connection) -> _Feed | None:
+def read_feed(connection: Connection) -> _Feed | None:
     """What the database says of its feed; None when there has never been one."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_change_log'").fetchone():
         return None
@@ -295,19 +295,19 @@ def read_feed(connection: sqlite3.Connection) -> _Feed | None:
     return _Feed(name, bool(recording), floor, newest)
 
 
-def entity_number(connection: sqlite3.Connection, name: str) -> int:
+def entity_number(connection: Connection, name: str) -> int:
     """The number by which records name an entity."""
     row = connection.execute("SELECT id FROM _max_change_entity WHERE name = ?", (name,)).fetchone()
     return int(row[0])
 
 
-def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
+def rename_entity(connection: Connection, old: str, new: str) -> None:
     """Let what is recorded of one entity be told of another name."""
     if read_feed(connection) is not None:
         connection.execute("UPDATE _max_change_entity SET name = ? WHERE name = ?", (new, old))
 
 
-def drop_triggers(connection: sqlite3.Connection) -> None:
+def drop_triggers(connection: Connection) -> None:
     """Stop recording until ``attach``: for changes to tables that SQLite refuses beside triggers."""
     for name, _ in connection.execute(TRIGGERS).fetchall():
         connection.execute(f"DROP TRIGGER {quoted(name)}")
@@ -318,7 +318,7 @@ def kinds_of(layout: TableMapping[Any]) -> dict[int, str]:
     return {layout.bits[name]: str(holds.kind) for name, holds in layout.types.items()}
 
 
-def read_kinds(connection: sqlite3.Connection) -> dict[str, dict[int, str]]:
+def read_kinds(connection: Connection) -> dict[str, dict[int, str]]:
     """The same as it was when the triggers were made, by entity."""
     rows = connection.execute("SELECT name, kinds FROM _max_change_entity")
     return {name: {int(bit): kind for bit, kind in json.loads(text).items()} for name, text in rows}
@@ -426,7 +426,7 @@ class _Reading:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         feed: _Feed,
         layouts: Mapping[str, TableMapping[Any]],
         entity: type[Entity] | None,
@@ -523,7 +523,7 @@ def numbered(words: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
 # -- folding -----------------------------------------------------------------------------------
 
 
-def fold(connection: sqlite3.Connection, records: Sequence[tuple[Any, ...]]) -> None:
+def fold(connection: Connection, records: Sequence[tuple[Any, ...]]) -> None:
     """Bring the rows with which the feed begins to where these records lead."""
     rows: dict[tuple[int, str], dict[int, Any] | None] = {}
     last: dict[tuple[int, str], tuple[float, str | None]] = {}
@@ -545,7 +545,7 @@ def fold(connection: sqlite3.Connection, records: Sequence[tuple[Any, ...]]) -> 
     connection.executemany(KEEP_BASE, kept)
 
 
-def _base_row(connection: sqlite3.Connection, key: tuple[int, str]) -> dict[int, Any]:
+def _base_row(connection: Connection, key: tuple[int, str]) -> dict[int, Any]:
     sql = "SELECT new FROM _max_change_base WHERE number = ? AND row = ?"
     found = connection.execute(sql, key).fetchone()
     return dict(numbered(json.loads(found[0]))) if found else {}

@@ -6,21 +6,20 @@ fields arrive together may change; the stamps of the rows then go along.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
 from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema, snake_case
-from .rows import SQL_TYPES, TableMapping, stamp_column
-from .sqlite import quoted
+from .database import Connection, quoted
+from .rows import TableMapping, stamp_column
 
 Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
 
 
 def number_fields(
-    connection: sqlite3.Connection,
+    connection: Connection,
     entity: type[Entity],
     groups: Sequence[tuple[str, ...]],
     before_moving: Callable[[], None],
@@ -47,7 +46,7 @@ def number_fields(
         _move_stamps(connection, name, moves, kept={stamp_column(part) for part in new.values()})
 
 
-def _first_free_bit(connection: sqlite3.Connection, entity: str) -> int:
+def _first_free_bit(connection: Connection, entity: str) -> int:
     """The bit behind every one that was ever given."""
     sql = """
         SELECT max(coalesce((SELECT max(bit) + 1 FROM _max_field WHERE entity = :entity), 0),
@@ -80,11 +79,11 @@ def assigned_parts(
 
 
 def _move_stamps(
-    connection: sqlite3.Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[str]
+    connection: Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[str]
 ) -> None:
     """Let each part's column hold the stamps of the part from which it comes."""
     table = quoted(snake_case(entity))
-    columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    columns = connection.dialect.columns(connection, snake_case(entity))
     for column in sorted(kept - columns):
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column)} INTEGER")
     changes = [
@@ -99,7 +98,7 @@ def _move_stamps(
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(column)}")
 
 
-def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, TableMapping[Any]]:
+def read_layouts(connection: Connection, schema: Schema) -> dict[str, TableMapping[Any]]:
     """How each entity lies in its table, by entity name."""
     numbers: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in schema.entities}
     for name, field, bit, part in connection.execute("SELECT entity, field, bit, part FROM _max_field"):
@@ -107,6 +106,7 @@ def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, Ta
             numbers[name][field] = (bit, part)
     return {
         name: TableMapping(
+            connection.dialect,
             entity,
             snake_case(name),
             {field: bit for field, (bit, _) in numbers[name].items()},
@@ -116,15 +116,15 @@ def read_layouts(connection: sqlite3.Connection, schema: Schema) -> dict[str, Ta
     }
 
 
-def create_table(connection: sqlite3.Connection, layout: TableMapping[Any]) -> None:
+def create_table(connection: Connection, layout: TableMapping[Any]) -> None:
     """Create an entity's table, or add the columns that it lacks."""
     columns = {"_id": "TEXT NOT NULL UNIQUE"}
-    columns |= {name: SQL_TYPES[holds.kind] for name, holds in layout.types.items()}
+    columns |= {name: connection.dialect.types[holds.kind] for name, holds in layout.types.items()}
     columns |= dict.fromkeys(layout.words, "INTEGER NOT NULL DEFAULT 0")
     columns |= dict.fromkeys(layout.stamps.values(), "INTEGER")
     columns |= {"_removed_at": "REAL", "_row": "INTEGER PRIMARY KEY"}
     table = quoted(layout.table)
-    present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    present = connection.dialect.columns(connection, layout.table)
     if not present:
         lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE {table} ({lines})")
@@ -134,7 +134,7 @@ def create_table(connection: sqlite3.Connection, layout: TableMapping[Any]) -> N
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
 
 
-def build_indexes(connection: sqlite3.Connection, schema: Schema) -> None:
+def build_indexes(connection: Connection, schema: Schema) -> None:
     """Index the refs by which collections are read, and what is removed: cheapest after a bulk load."""
     for entity in schema.entities.values():
         table = snake_case(entity.__name__)

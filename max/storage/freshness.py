@@ -12,7 +12,6 @@ that is stored without another look.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,9 +20,9 @@ from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
+from .database import Connection, quoted
 from .query_sql import Statement, run
 from .rows import NEVER, EncodedRows, TableMapping, on_page
-from .sqlite import quoted
 
 PLACE_PAGE = """
     INSERT INTO _max_load (entity, listing, number, generation, fields, requested_at)
@@ -91,7 +90,7 @@ class Freshness:
 
     def record(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         ids: Sequence[str],
         fields: Sequence[str],
@@ -112,13 +111,13 @@ class Freshness:
         connection.execute(_RECORD.format(table=quoted(layout.table)), values)
         self.renew(connection, layout, recorded_at)
 
-    def renew(self, connection: sqlite3.Connection, layout: TableMapping[Any], at: float) -> bool:
+    def renew(self, connection: Connection, layout: TableMapping[Any], at: float) -> bool:
         """Remember the latest time at which something of an entity was asked for; whether this is it."""
         values = {"entity": layout.entity.__name__, "at": at}
         return connection.execute(_RENEW_NEWEST, values).fetchone() is not None
 
     def invalidate(
-        self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
+        self, connection: Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> None:
         """Count as stale what fits a query and was synced at or before ``at``; values stay.
 
@@ -133,7 +132,7 @@ class Freshness:
         self.renew(connection, layout, at)
 
     def _spend(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], names: Sequence[str], at: float
+        self, connection: Connection, layout: TableMapping[Any], names: Sequence[str], at: float
     ) -> None:
         values = {"entity": layout.entity.__name__, "at": at}
         for name in names:
@@ -142,7 +141,7 @@ class Freshness:
 
     def _except(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         matching: Filter[Any],
         names: Sequence[str],
@@ -164,9 +163,7 @@ class Freshness:
 
     # -- reading --------------------------------------------------------------------------
 
-    def synced_at(
-        self, connection: sqlite3.Connection, ref: Ref[Any], fields: Sequence[str]
-    ) -> list[float | None]:
+    def synced_at(self, connection: Connection, ref: Ref[Any], fields: Sequence[str]) -> list[float | None]:
         """When each field of one entity was last synced; None for never."""
         layout = self._layouts[ref.entity.__name__]
         columns = ", ".join(layout.synced(known(layout, field), "t") for field in fields)
@@ -176,7 +173,7 @@ class Freshness:
 
     def stale_ids(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         query: Query[Any],
         fields: Sequence[str],
         *,
@@ -196,7 +193,7 @@ class Freshness:
 
     def unlisted_ids(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         query: Query[Any],
         many: ManyOf[Any, Any],
         *,
@@ -214,7 +211,7 @@ class Freshness:
         return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
 
     def _ids(
-        self, connection: sqlite3.Connection, statement: Statement, condition: str, after: str, limit: int
+        self, connection: Connection, statement: Statement, condition: str, after: str, limit: int
     ) -> list[str]:
         orphan = (  # probably gone: a question for it would fail
             "SELECT 1 FROM _max_missing AS o"
@@ -227,7 +224,7 @@ class Freshness:
         return [row[0] for row in run(connection, sql, statement.values)]
 
     def ages(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], fields: Sequence[str], *, now: float
+        self, connection: Connection, layout: TableMapping[Any], fields: Sequence[str], *, now: float
     ) -> dict[str, AgeHistogram]:
         """How old some fields are over all rows of an entity.
 
@@ -249,7 +246,7 @@ class Freshness:
 
     def _count_exceptions(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         counts: Mapping[str, Counter[int | None]],
         values: Mapping[str, Any],
@@ -266,7 +263,7 @@ class Freshness:
     # -- what comes too late --------------------------------------------------------------
 
     def later(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Iterable[str], at: float
+        self, connection: Connection, layout: TableMapping[Any], ids: Iterable[str], at: float
     ) -> dict[str, frozenset[str] | None]:
         """Of these ids, the fields that a request begun after ``at`` has brought already.
 
@@ -304,7 +301,7 @@ def _ages(counts: Mapping[int | None, int]) -> AgeHistogram:
     return AgeHistogram(aged, counts.get(None, 0))
 
 
-def newest(connection: sqlite3.Connection) -> float:
+def newest(connection: Connection) -> float:
     """When the latest request began whose answer is stored, or listing; 0 when nothing is stored."""
     return float(connection.execute(_NEWEST).fetchone()[0])
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -33,9 +32,9 @@ from ..model.delivery import (
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from ..model.loaders import Resolver
 from ..model.schema import Schema
+from .database import Connection, quoted
 from .freshness import Freshness
 from .rows import EncodedRows, TableMapping
-from .sqlite import quoted
 
 PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
 
@@ -182,7 +181,7 @@ class Membership:
 
     # -- listings -------------------------------------------------------------------------
 
-    def open(self, connection: sqlite3.Connection, listing: ListingPage) -> Place:
+    def open(self, connection: Connection, listing: ListingPage) -> Place:
         """Where a page stands; a full listing's first page begins a generation."""
         names = {"collection": repr(listing.collection), "parent": listing.parent.id}
         list_id, generation = connection.execute(LIST_OF, names).fetchone()
@@ -197,7 +196,7 @@ class Membership:
 
     def link(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         listing: ListingPage,
         groups: Sequence[EncodedRows],
         place: Place,
@@ -211,7 +210,7 @@ class Membership:
 
     def found(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float = math.inf,
@@ -226,7 +225,7 @@ class Membership:
                 (entity, at, ids),
             )
 
-    def close(self, connection: sqlite3.Connection, listing: ListingPage, place: Place, *, at: float) -> None:
+    def close(self, connection: Connection, listing: ListingPage, place: Place, *, at: float) -> None:
         """The listing is complete: its bookmark moves, and what it has not seen is no member any more."""
         swept = not listing.delta and listing.sweeps
         values = {
@@ -251,9 +250,7 @@ class Membership:
             connection.execute(LINKED, lost)
         connection.execute(CLOSE, values)
 
-    def listed(
-        self, connection: sqlite3.Connection, parent: Ref[Any], many: ManyOf[Any, Any]
-    ) -> ListingState:
+    def listed(self, connection: Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> ListingState:
         """What is remembered of a collection's listings."""
         sql = """
             SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
@@ -280,7 +277,7 @@ class Membership:
 
     def invalidate(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         entity: type[Entity],
         collections: Sequence[ManyOf[Any, Any]],
         *,
@@ -306,12 +303,12 @@ class Membership:
             {**values, "others": json.dumps(others)},
         )
 
-    def invalidated(self, connection: sqlite3.Connection, *, at: float) -> dict[str, int]:
+    def invalidated(self, connection: Connection, *, at: float) -> dict[str, int]:
         """How many lists of each collection were invalidated at a time."""
         sql = "SELECT collection, count(*) FROM _max_listing WHERE invalidated_at = ? GROUP BY collection"
         return dict(connection.execute(sql, (at,)).fetchall())
 
-    def ages(self, connection: sqlite3.Connection, many: ManyOf[Any, Any], *, now: float) -> AgeHistogram:
+    def ages(self, connection: Connection, many: ManyOf[Any, Any], *, now: float) -> AgeHistogram:
         """How long ago a collection was listed to its end, over all parents."""
         rows = connection.execute(
             f"""
@@ -331,13 +328,13 @@ class Membership:
 
     # -- feeds ----------------------------------------------------------------------------
 
-    def followed(self, connection: sqlite3.Connection, root: Ref[Any], feed: str) -> ListingState:
+    def followed(self, connection: Connection, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         sql = "SELECT bookmark, listed_at, full_at FROM _max_listing WHERE collection = ? AND parent = ?"
         row = connection.execute(sql, (feed_name(feed), root.id)).fetchone()
         return ListingState(*row) if row else ListingState()
 
-    def feeds(self, connection: sqlite3.Connection, *, now: float) -> dict[str, AgeHistogram]:
+    def feeds(self, connection: Connection, *, now: float) -> dict[str, AgeHistogram]:
         """How long ago each feed was read to its end, over all roots that follow it."""
         rows = connection.execute(
             "SELECT collection, CAST(max(0, ? - listed_at) AS INTEGER) AS age, count(*) FROM _max_listing"
@@ -352,7 +349,7 @@ class Membership:
             for name in names
         }
 
-    def follow(self, connection: sqlite3.Connection, changes: FeedPage) -> None:
+    def follow(self, connection: Connection, changes: FeedPage) -> None:
         """The feed was read to its end: its bookmark moves."""
         values = {
             "collection": feed_name(changes.feed),
@@ -367,7 +364,7 @@ class Membership:
             for entity in dict.fromkeys(field.entity for field in brings):
                 self._doubt(connection, self._layout(entity), changes.began_at)
 
-    def _doubt(self, connection: sqlite3.Connection, layout: TableMapping[Any], at: float) -> None:
+    def _doubt(self, connection: Connection, layout: TableMapping[Any], at: float) -> None:
         """A feed that was begun anew will not tell what is gone of that which nobody lists."""
         some = f"SELECT 1 FROM {quoted(layout.table)} LIMIT 1"
         if self.listing(layout.entity) and connection.execute(some).fetchone():
@@ -382,7 +379,7 @@ class Membership:
 
     def link_by_refs(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         root: Ref[Any],
@@ -400,7 +397,7 @@ class Membership:
 
     def _relink(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         many: ManyOf[Any, Any],
         pairs: Sequence[tuple[str, str | None]],
@@ -412,7 +409,7 @@ class Membership:
 
     # -- removal --------------------------------------------------------------------------
 
-    def remove(self, connection: sqlite3.Connection, refs: Iterable[Ref[Any]], at: float) -> int:
+    def remove(self, connection: Connection, refs: Iterable[Ref[Any]], at: float) -> int:
         """Tombstones, by a word from ``at``; how many rows that hid.
 
         What a later answer has brought stays; what is not stored is remembered as gone.
@@ -431,9 +428,7 @@ class Membership:
             self._bury(connection, layout, gone, at)
         return removed
 
-    def _bury(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Sequence[str], at: float
-    ) -> None:
+    def _bury(self, connection: Connection, layout: TableMapping[Any], ids: Sequence[str], at: float) -> None:
         """What becomes of the places of rows that are hidden now, and of those in them."""
         sql = f"SELECT _row FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?))"
         found = [row for (row,) in connection.execute(sql, (json.dumps(ids),))]
@@ -445,9 +440,7 @@ class Membership:
         self._take_along(connection, layout, json.dumps(ids), at)
         self._freshness.renew(connection, layout, at)
 
-    def _take_along(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: str, at: float
-    ) -> None:
+    def _take_along(self, connection: Connection, layout: TableMapping[Any], ids: str, at: float) -> None:
         """What only came along with rows that are hidden now, and nobody lists, is gone with them."""
         for name in layout.entity.children():
             many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
@@ -464,16 +457,14 @@ class Membership:
             if rows:
                 self._bury(connection, child, [id for (id,) in rows], at)
 
-    def _alive(self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: Sequence[Any]) -> int:
+    def _alive(self, connection: Connection, layout: TableMapping[Any], ids: Sequence[Any]) -> int:
         sql = (
             f"SELECT count(*) FROM {quoted(layout.table)} WHERE _removed_at IS NULL"
             " AND _id IN (SELECT value FROM json_each(?))"
         )
         return int(connection.execute(sql, (json.dumps(ids),)).fetchone()[0])
 
-    def _disinherit(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], ids: str, at: float
-    ) -> None:
+    def _disinherit(self, connection: Connection, layout: TableMapping[Any], ids: str, at: float) -> None:
         """Forget the listings of parents that are gone; what they held is orphaned."""
         for name in layout.entity.children():
             many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
@@ -495,7 +486,7 @@ class Membership:
 
     # -- orphans --------------------------------------------------------------------------
 
-    def removals(self, connection: sqlite3.Connection, looking: DeletionScope) -> list[DeletionCandidates]:
+    def removals(self, connection: Connection, looking: DeletionScope) -> list[DeletionCandidates]:
         """Of each entity with orphans: of how many it is certain that they are gone, and where to look."""
         found = []
         for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall():
@@ -507,7 +498,7 @@ class Membership:
         return found
 
     def _removal(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], looking: DeletionScope
+        self, connection: Connection, layout: TableMapping[Any], looking: DeletionScope
     ) -> DeletionCandidates:
         proof = self._proof(connection, layout, looking)
         proven, left = connection.execute(
@@ -522,9 +513,7 @@ class Membership:
         feeds = sorted({place.feed for place in proof.waiting if left and place.feed is not None})
         return DeletionCandidates(layout.entity.__name__, int(proven), int(left), of, waiting, feeds)
 
-    def _proof(
-        self, connection: sqlite3.Connection, layout: TableMapping[Any], looking: DeletionScope
-    ) -> Proof:
+    def _proof(self, connection: Connection, layout: TableMapping[Any], looking: DeletionScope) -> Proof:
         """What is known of the places in which the orphans of an entity may be.
 
         With one place there is nothing to move between: to have lost them is proof enough.
@@ -542,7 +531,7 @@ class Membership:
         return Proof({**values, "seen": only.seen, "listing": only.listing or NOWHERE}, places)
 
     def _places(
-        self, connection: sqlite3.Connection, entity: type[Entity], looking: DeletionScope, before: float
+        self, connection: Connection, entity: type[Entity], looking: DeletionScope, before: float
     ) -> list[Whereabouts]:
         """Every place in which an entity could be, or a parent of it that is not known yet.
 
@@ -577,7 +566,7 @@ class Membership:
         return ways
 
     def _told(
-        self, connection: sqlite3.Connection, many: ManyOf[Any, Any], looking: DeletionScope
+        self, connection: Connection, many: ManyOf[Any, Any], looking: DeletionScope
     ) -> tuple[str | None, float, float]:
         """The feed that covers a collection, when it was begun and when it was last read."""
         feed = self.resolver.feed_covering(many) if self.resolver else None
@@ -587,9 +576,7 @@ class Membership:
         begun, read = connection.execute(sql, (feed_name(feed.name),)).fetchone()
         return (feed.name, begun, read) if begun is not None else (None, math.inf, -math.inf)
 
-    def removing(
-        self, connection: sqlite3.Connection, entities: Sequence[str], looking: DeletionScope
-    ) -> int:
+    def removing(self, connection: Connection, entities: Sequence[str], looking: DeletionScope) -> int:
         """Hide the orphans of some entities that are certainly gone; how many rows that were."""
         removed = 0
         for name in entities:
@@ -609,7 +596,7 @@ class Membership:
         return removed
 
     def is_pending_removal(
-        self, connection: sqlite3.Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
+        self, connection: Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
     ) -> bool:
         """Whether a row was found gone and is not removed yet, or hangs on nothing but such rows."""
         layout = self._layout(ref.entity)
@@ -631,7 +618,7 @@ class Membership:
 
     # -- purging --------------------------------------------------------------------------
 
-    def purge(self, connection: sqlite3.Connection, before: float) -> int:
+    def purge(self, connection: Connection, before: float) -> int:
         """Delete some rows that were removed before a time, with all that is known of them; how many."""
         for layout in self._layouts.values():
             table = quoted(layout.table)

@@ -13,7 +13,6 @@ upstream, or when the listing that brought it is complete without it.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,9 +22,10 @@ from ..model.entities import Entity, Ref, check_entity, values_of
 from ..model.migrations import SchemaContract, SchemaPolicy
 from ..model.struct import Struct
 from ..model.values import Json, is_id, is_json
+from .catalogue import migrate
+from .database import Connection
 from .freshness import Freshness
 from .rows import EncodedRows, TableMapping
-from .sqlite import migrate
 
 MIGRATIONS = (
     """
@@ -92,13 +92,13 @@ class Quarantine:
     def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
         self._policy, self._freshness = policy, freshness
 
-    def apply(self, connection: sqlite3.Connection) -> None:
+    def apply(self, connection: Connection) -> None:
         """Create or upgrade the table."""
         migrate(connection, "quarantine", MIGRATIONS)
 
     def sift(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         entities: Sequence[Entity],
         arrival: Delivery,
@@ -121,7 +121,7 @@ class Quarantine:
 
     def _keep(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         unfit: Sequence[tuple[Entity, Sequence[Mismatch]]],
         arrival: Delivery,
@@ -134,7 +134,7 @@ class Quarantine:
                 at = arrival.requested_at
                 self._freshness.record(connection, layout, [one.id], names, synced_at=None, recorded_at=at)
 
-    def _release(self, connection: sqlite3.Connection, sifted: ValidatedRows) -> None:
+    def _release(self, connection: Connection, sifted: ValidatedRows) -> None:
         """Let go of the rows of which everything fits now."""
         entity = sifted.layout.entity.__name__
         sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND nameless = ''"
@@ -148,12 +148,12 @@ class Quarantine:
             ]
             connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", fit)
 
-    def forget(self, connection: sqlite3.Connection, removed: Iterable[Ref[Any]]) -> None:
+    def forget(self, connection: Connection, removed: Iterable[Ref[Any]]) -> None:
         """Let go of what is gone upstream."""
         names = [(ref.entity.__name__, ref.id) for ref in removed]
         connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", names)
 
-    def close(self, connection: sqlite3.Connection, listing: ListingPage, began_at: float) -> None:
+    def close(self, connection: Connection, listing: ListingPage, began_at: float) -> None:
         """Let go of what a complete listing of everything, with its values, has not shown any more."""
         if not listing.delta and listing.sweeps and not listing.ids_only:
             sql = "DELETE FROM _max_quarantine WHERE list = ? AND at < ?"
@@ -204,16 +204,14 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def kept_entities(connection: sqlite3.Connection) -> set[str]:
+def kept_entities(connection: Connection) -> set[str]:
     """The entities of which something is kept aside."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_quarantine'").fetchone():
         return set()
     return {row[0] for row in connection.execute("SELECT DISTINCT entity FROM _max_quarantine")}
 
 
-def quarantined(
-    connection: sqlite3.Connection, *, entity: str | None = None, limit: int = -1
-) -> list[Quarantined]:
+def quarantined(connection: Connection, *, entity: str | None = None, limit: int = -1) -> list[Quarantined]:
     """What is kept aside, of all entities or of one; up to a limit, if it is not negative."""
     if not kept_entities(connection):
         return []

@@ -10,7 +10,6 @@ page costs the same wherever it lies and no row is seen twice or left out.
 from __future__ import annotations
 
 import json
-import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -19,13 +18,11 @@ from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
 from ..model.query import Order, Query
 from ..model.values import CHECKS, Kind, is_text
+from .database import Connection, quoted
 from .rows import NEVER, TableMapping, encode_one
-from .sqlite import quoted
 
 ID = FieldType(Kind.TEXT)
 _MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
-_LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
-CASEFOLD = "max_casefold"  # the SQL function that the statements call, and whoever runs them provides
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
@@ -145,12 +142,7 @@ class Statement:
     def _text(self, op: Op, column: str, text: str) -> str:
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
-        folded = f"instr({CASEFOLD}({column}), {self.bind(text.casefold())}) > 0"
-        if not text.isascii() or len(text) > _LONGEST_PATTERN:
-            return folded
-        escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        like = f"{column} LIKE {self.bind(f'%{escaped}%')} ESCAPE '\\'"
-        return f"(({column} GLOB '*[^ -~]*' AND {folded}) OR {like})"
+        return self.layout.dialect.contains(column, self.bind, text)
 
     # -- order --------------------------------------------------------------------------
 
@@ -250,18 +242,10 @@ def chosen(layout: TableMapping[Any], query: Query[Any]) -> list[str]:
 # -- running -------------------------------------------------------------------------------
 
 
-def run(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The rows of a query; what its SQL calls is made known first.
-
-    Only when it does: a new function makes SQLite compile every statement of the connection anew.
-    """
-    if CASEFOLD in sql:
-        connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
+def run(connection: Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query."""
+    connection.dialect.prepare(connection, sql)
     return connection.execute(sql, values).fetchall()
-
-
-def _casefold(text: str | None) -> str | None:
-    return None if text is None else text.casefold()
 
 
 # -- cursors --------------------------------------------------------------------------------

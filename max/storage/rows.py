@@ -21,22 +21,11 @@ from typing import Any, Generic, cast
 from ..errors import InvalidEntity
 from ..model.entities import ID, LOCAL, E, Entity, FieldType, Ref, check_entity
 from ..model.values import INTEGER_LIMIT, Kind, datetime_of, datetime_text
-from .sqlite import quoted
+from .database import Dialect, quoted
 
 BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble
 
 NEVER = "-1e999"  # before every time, as SQL writes it
-
-SQL_TYPES = {
-    Kind.TEXT: "TEXT",
-    Kind.INTEGER: "INTEGER",
-    Kind.REAL: "REAL",
-    Kind.BOOLEAN: "INTEGER",
-    Kind.DATETIME: "TEXT",
-    Kind.DATE: "TEXT",
-    Kind.JSON: "TEXT",
-    Kind.REF: "TEXT",
-}
 
 PLAIN: dict[Kind, frozenset[type]] = {
     Kind.TEXT: frozenset({str}),
@@ -240,13 +229,19 @@ class TableMapping(Generic[E]):
     that arrive together with it.
     """
 
-    def __init__(self, entity: type[E], table: str, bits: dict[str, int], parts: dict[str, int]) -> None:
-        self.entity, self.table = entity, table
+    def __init__(
+        self, dialect: Dialect, entity: type[E], table: str, bits: dict[str, int], parts: dict[str, int]
+    ) -> None:
+        self.dialect, self.entity, self.table = dialect, entity, table
         self.types = dict(entity.types())
         self.bits, self.parts = bits, parts
         self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], str] = {}  # statements, once written
         self.words = [word_column(word) for word in range(1 + max(bits.values(), default=0) // BITS)]
         self.stamps = {part: stamp_column(part) for part in sorted({0, *parts.values()})}
+
+    def sql(self, template: str) -> str:
+        """The statement of a template for this table; see database.py."""
+        return self.dialect.sql(template, table=self.table)
 
     def masks(self, names: Iterable[str]) -> list[int]:
         """The bits of some fields, one number for each _loaded column."""

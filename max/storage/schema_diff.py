@@ -8,7 +8,6 @@ allow it.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +27,10 @@ from ..model.schema import Schema, snake_case
 from ..model.struct import Struct
 from ..model.values import Json, Kind
 from . import schema_operations as reshaping
+from .database import Connection, quoted
 from .membership import feed_name
-from .sqlite import quoted
 
-Work = Callable[[sqlite3.Connection], int | None]
+Work = Callable[[Connection], int | None]
 
 GONE = "is no longer declared: hidden, and kept"
 
@@ -79,7 +78,7 @@ class StoredEntity:
 Shape = dict[str, StoredEntity]
 
 
-def read_shape(connection: sqlite3.Connection) -> Shape | None:
+def read_shape(connection: Connection) -> Shape | None:
     """What the database holds, hidden things included; None when it holds nothing yet."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_schema'").fetchone():
         return None
@@ -111,7 +110,7 @@ def words_of(declared: Json) -> str:
     return f"{kind} or nothing" if declared["optional"] else str(kind)
 
 
-def hidden_rows(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+def hidden_rows(connection: Connection) -> list[tuple[str, str, str]]:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_hidden'").fetchone():
         return []
     return connection.execute("SELECT entity, name, declared FROM _max_hidden").fetchall()
@@ -195,7 +194,7 @@ class MigrationPlan(Struct):
 class Planner:
     """Walks through migrations and differences, noting what each needs; writes nothing."""
 
-    def __init__(self, connection: sqlite3.Connection, shape: Shape, resolver: Resolver | None) -> None:
+    def __init__(self, connection: Connection, shape: Shape, resolver: Resolver | None) -> None:
         self._connection, self._shape, self._resolver = connection, shape, resolver
         self.version: int | None = None
         self.changes: list[SchemaChange] = []
@@ -354,7 +353,7 @@ class Planner:
             if field.many and entity.name in (owner.name, field.declared["child"])
         ]
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             for path in lists:
                 reshaping.drop_collection(connection, path)
             reshaping.drop_entity(connection, change.entity)
@@ -535,7 +534,7 @@ class Planner:
         return ", ".join(dict.fromkeys(words))
 
 
-def lacking(_: sqlite3.Connection) -> int:
+def lacking(_: Connection) -> int:
     """What is new is in no row yet."""
     return 1
 

@@ -13,7 +13,6 @@ lock: however many processes start, and wherever one is killed, it is done once 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -24,13 +23,14 @@ from ..model.migrations import NO_POLICY, SchemaContract, SchemaPolicy
 from ..model.schema import Schema
 from . import change_log as history
 from . import schema_operations as reshaping
+from .catalogue import migrate
+from .database import Connection
 from .ddl import Parts, build_indexes, create_table, number_fields, read_layouts
 from .freshness import newest
 from .quarantine import kept_entities
 from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
-from .sqlite import migrate
 
 TABLES = (
     """
@@ -51,7 +51,7 @@ AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began 
 
 
 def plan(
-    connection: sqlite3.Connection,
+    connection: Connection,
     schema: Schema,
     resolver: Resolver | None = None,
     policy: SchemaPolicy = NO_POLICY,
@@ -76,7 +76,7 @@ def plan(
     return MigrationPlan(changes, done, known, shape=shape)
 
 
-def _recorded(connection: sqlite3.Connection, policy: SchemaPolicy) -> int:
+def _recorded(connection: Connection, policy: SchemaPolicy) -> int:
     """How many migrations are recorded, each as it is declared."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
         return 0
@@ -113,7 +113,7 @@ def _frozen(change: SchemaChange, policy: SchemaPolicy) -> SchemaChange:
 
 
 def evolve(
-    connection: sqlite3.Connection,
+    connection: Connection,
     schema: Schema,
     parts: Parts,
     resolver: Resolver | None = None,
@@ -151,7 +151,7 @@ def nothing() -> None:
 
 
 def _perform(
-    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, resolver: Resolver | None
+    connection: Connection, found: MigrationPlan, schema: Schema, resolver: Resolver | None
 ) -> set[str]:
     """Do what is planned; the collections that bring what is lacking then."""
     if found.changes_data and history.read_feed(connection) is not None:
@@ -167,7 +167,7 @@ def _perform(
     return lacking
 
 
-def _tried_again(connection: sqlite3.Connection, found: MigrationPlan) -> list[SchemaChange]:
+def _tried_again(connection: Connection, found: MigrationPlan) -> list[SchemaChange]:
     """The changes of entities of which something stands aside: it may fit now."""
     aside = kept_entities(connection)
     return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
@@ -186,9 +186,7 @@ def lists_of(change: SchemaChange, schema: Schema, resolver: Resolver | None) ->
     return set(bringing(resolver, entity, name))
 
 
-def _record(
-    connection: sqlite3.Connection, found: MigrationPlan, schema: Schema, policy: SchemaPolicy
-) -> None:
+def _record(connection: Connection, found: MigrationPlan, schema: Schema, policy: SchemaPolicy) -> None:
     """Remember what was done, what is hidden, and the schema that the tables have now."""
     first = 0 if found.fresh else found.version
     rows = [

@@ -10,7 +10,6 @@ sync fetches it.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +18,9 @@ from ..model.entities import FieldType
 from ..model.schema import snake_case
 from ..model.values import EXACT_FLOAT, Json, is_id
 from . import change_log as history
+from .database import Connection, quoted
 from .freshness import newest
-from .rows import BITS, SQL_TYPES, decode_column, encode_one, word_column
-from .sqlite import quoted
+from .rows import BITS, decode_column, encode_one, word_column
 
 ROWS = 1_000  # that are read and converted at a time
 ANEW = quoted("_max_anew")  # the column in which a field's new values are gathered
@@ -43,7 +42,7 @@ SPENT = """
 """
 
 
-def interrupt_history(connection: sqlite3.Connection) -> None:
+def interrupt_history(connection: Connection) -> None:
     """Let the feed of changes begin anew: what follows is no change of upstream's."""
     if history.read_feed(connection) is not None:
         history.drop_triggers(connection)
@@ -53,7 +52,7 @@ def interrupt_history(connection: sqlite3.Connection) -> None:
 # -- what knows of a name ------------------------------------------------------------------
 
 
-def followers(connection: sqlite3.Connection, *columns: str) -> list[str]:
+def followers(connection: Connection, *columns: str) -> list[str]:
     """Those of Max's own tables that have all of these columns."""
     rows = connection.execute(
         "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
@@ -65,14 +64,14 @@ def followers(connection: sqlite3.Connection, *columns: str) -> list[str]:
     return [table for table, has in known.items() if has.issuperset(columns)]
 
 
-def drop_indexes(connection: sqlite3.Connection, entity: str) -> None:
+def drop_indexes(connection: Connection, entity: str) -> None:
     """Drop Max's indexes on an entity's table; whoever changes it builds them anew."""
     sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND name GLOB '_max_*'"
     for (name,) in connection.execute(sql, (snake_case(entity),)).fetchall():
         connection.execute(f"DROP INDEX {quoted(name)}")
 
 
-def rewrite_tasks(connection: sqlite3.Connection, rewrite: Callable[[dict[str, Json]], None]) -> None:
+def rewrite_tasks(connection: Connection, rewrite: Callable[[dict[str, Json]], None]) -> None:
     """Have a function change the payload of each task that has not ended, or that failed."""
     places = (
         ("_max_task", "id", "payload", "state NOT IN ('completed', 'failed', 'cancelled')"),
@@ -93,7 +92,7 @@ def rewrite_tasks(connection: sqlite3.Connection, rewrite: Callable[[dict[str, J
 # -- names ---------------------------------------------------------------------------------
 
 
-def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
+def rename_entity(connection: Connection, old: str, new: str) -> None:
     """Give an entity another name, everywhere."""
     drop_indexes(connection, old)
     if snake_case(old) != snake_case(new):
@@ -118,7 +117,7 @@ def rename_entity(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def rename_field(
-    connection: sqlite3.Connection, path: Path, new: str, target: Callable[[str, str], str | None]
+    connection: Connection, path: Path, new: str, target: Callable[[str, str], str | None]
 ) -> None:
     """Give a field another name; ``target`` tells where a ref leads, for filters that follow it."""
     entity, old = path
@@ -138,7 +137,7 @@ def rename_field(
     rewrite_tasks(connection, rewrite)
 
 
-def rename_collection(connection: sqlite3.Connection, path: Path, new: str) -> None:
+def rename_collection(connection: Connection, path: Path, new: str) -> None:
     """Give a collection another name; its lists go on."""
     entity, old = path
     values = (f"{entity}.{new}", f"{entity}.{old}")
@@ -151,7 +150,7 @@ def rename_collection(connection: sqlite3.Connection, path: Path, new: str) -> N
     rewrite_tasks(connection, rewrite)
 
 
-def _rename_in_pages(connection: sqlite3.Connection, path: Path, new: str | None) -> None:
+def _rename_in_pages(connection: Connection, path: Path, new: str | None) -> None:
     """Have the pages call a field by another name, or, without one, not know it any more."""
     entity, old = path
     connection.execute(
@@ -198,26 +197,26 @@ def _rename_in_filter(
 # -- bits ----------------------------------------------------------------------------------
 
 
-def bit_of(connection: sqlite3.Connection, path: Path) -> tuple[str, int]:
+def bit_of(connection: Connection, path: Path) -> tuple[str, int]:
     """The _loaded column of a field, and its bit there."""
     sql = "SELECT bit FROM _max_field WHERE entity = ? AND field = ?"
     word, bit = divmod(connection.execute(sql, path).fetchone()[0], BITS)
     return quoted(word_column(word)), 1 << bit
 
 
-def forget_freshness(connection: sqlite3.Connection, path: Path) -> None:
+def forget_freshness(connection: Connection, path: Path) -> None:
     """A field was never synced, in any row."""
     _rename_in_pages(connection, path, None)
     connection.execute("DELETE FROM _max_freshness WHERE entity = ? AND field = ?", path)
 
 
-def outdate(connection: sqlite3.Connection, path: Path) -> int:
+def outdate(connection: Connection, path: Path) -> int:
     """A field that was hidden has missed what changed: its values stay, and every row is stale."""
     forget_freshness(connection, path)
     return 1
 
 
-def unload(connection: sqlite3.Connection, path: Path, condition: str | None = None) -> int:
+def unload(connection: Connection, path: Path, condition: str | None = None) -> int:
     """Make a field not loaded and stale where the condition holds, or everywhere; in how many rows."""
     table, (word, bit) = quoted(snake_case(path[0])), bit_of(connection, path)
     if condition is None:
@@ -235,7 +234,7 @@ def unload(connection: sqlite3.Connection, path: Path, condition: str | None = N
 # -- what goes -----------------------------------------------------------------------------
 
 
-def drop_field(connection: sqlite3.Connection, path: Path) -> None:
+def drop_field(connection: Connection, path: Path) -> None:
     """Delete a field with all that is known of it; its bit is not given again."""
     drop_indexes(connection, path[0])
     unload(connection, path)
@@ -244,7 +243,7 @@ def drop_field(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("DELETE FROM _max_field WHERE entity = ? AND field = ?", path)
 
 
-def drop_collection(connection: sqlite3.Connection, path: Path) -> None:
+def drop_collection(connection: Connection, path: Path) -> None:
     """Delete what is known of a collection: its lists, and who was in them."""
     name = ".".join(path)
     lists = "(SELECT id FROM _max_listing WHERE collection = ?)"
@@ -253,7 +252,7 @@ def drop_collection(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("DELETE FROM _max_listing WHERE collection = ?", (name,))
 
 
-def drop_entity(connection: sqlite3.Connection, entity: str) -> None:
+def drop_entity(connection: Connection, entity: str) -> None:
     """Delete an entity's table and what is known of its rows; its collections are dropped apart."""
     connection.execute(f"DROP TABLE {quoted(snake_case(entity))}")
     if followers(connection, "name", "kinds"):
@@ -271,7 +270,7 @@ def too_large(column: str) -> str:
     return f"{column} NOT BETWEEN {-EXACT_FLOAT} AND {EXACT_FLOAT}"
 
 
-def widen(connection: sqlite3.Connection, path: Path, holds: FieldType) -> int:
+def widen(connection: Connection, path: Path, holds: FieldType) -> int:
     """Make integers floats; one that no float holds is not loaded any more: how many those are."""
     column = quoted(path[1])
     lost = unload(connection, path, too_large(column))
@@ -281,7 +280,7 @@ def widen(connection: sqlite3.Connection, path: Path, holds: FieldType) -> int:
 
 
 def convert(
-    connection: sqlite3.Connection,
+    connection: Connection,
     path: Path,
     old: FieldType,
     holds: FieldType,
@@ -305,9 +304,9 @@ def convert(
             fits = [(encode_one(holds, value), row) for value, row in made if value is not UNFIT]
             connection.executemany(f"UPDATE {table} SET {ANEW} = ? WHERE _row = ?", fits)
             lost = [(row,) for value, row in made if value is UNFIT]
-            connection.executemany("INSERT INTO temp._max_unfit VALUES (?)", lost)
-    lost_rows = unload(connection, path, "_row IN (SELECT row FROM temp._max_unfit)")
-    connection.execute("DROP TABLE temp._max_unfit")
+            connection.executemany("INSERT INTO _max_unfit VALUES (?)", lost)
+    lost_rows = unload(connection, path, "_row IN (SELECT row FROM _max_unfit)")
+    connection.execute("DROP TABLE _max_unfit")
     if not holds.optional:
         lost_rows += unload(connection, path, f"{quoted(path[1])} IS NULL")
     return lost_rows
@@ -326,7 +325,7 @@ def _converted(value: Any, using: Sequence[Using], holds: FieldType) -> Any:
     return value if holds.check(value) else UNFIT
 
 
-def _loaded_values(connection: sqlite3.Connection, path: Path) -> Iterator[list[tuple[int, Any]]]:
+def _loaded_values(connection: Connection, path: Path) -> Iterator[list[tuple[int, Any]]]:
     """Pages of row numbers and stored values, where there is one."""
     table, column = quoted(snake_case(path[0])), quoted(path[1])
     sql = (
@@ -342,13 +341,13 @@ def _loaded_values(connection: sqlite3.Connection, path: Path) -> Iterator[list[
 class _anew:  # noqa: N801 - used as a function is
     """A column beside a field's, which takes its place at the end."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, holds: FieldType) -> None:
+    def __init__(self, connection: Connection, path: Path, holds: FieldType) -> None:
         self._connection, self._path, self._holds = connection, path, holds
         self._table = quoted(snake_case(path[0]))
 
     def __enter__(self) -> str:
         drop_indexes(self._connection, self._path[0])
-        kind = SQL_TYPES[self._holds.kind]
+        kind = self._connection.dialect.types[self._holds.kind]
         self._connection.execute(f"ALTER TABLE {self._table} ADD COLUMN {ANEW} {kind}")
         return self._table
 
@@ -381,7 +380,7 @@ class Key(NamedTuple):
     using: Sequence[Using] = ()
 
 
-def duplicates(connection: sqlite3.Connection, path: Path) -> list[str]:
+def duplicates(connection: Connection, path: Path) -> list[str]:
     """Some of the values that more than one row has that is not removed."""
     sql = (
         f"SELECT CAST({quoted(path[1])} AS TEXT) AS new FROM {quoted(snake_case(path[0]))}"
@@ -400,7 +399,7 @@ def twins(path: Path, values: Sequence[str]) -> SchemaError:
     )
 
 
-def rekey(connection: sqlite3.Connection, key: Key) -> int:
+def rekey(connection: Connection, key: Key) -> int:
     """Make the values of a field the ids; how many rows had none and were dropped."""
     connection.execute(
         "CREATE TEMP TABLE _max_rekeyed (row INTEGER PRIMARY KEY, old TEXT UNIQUE, new TEXT UNIQUE)"
@@ -409,14 +408,10 @@ def rekey(connection: sqlite3.Connection, key: Key) -> int:
     dropped = _drop_others(connection, key)
     table = quoted(snake_case(key.path[0]))
     connection.execute(f"UPDATE {table} SET _id = ? || _row", ("\0",))  # so that two may change places
-    connection.execute(
-        f"UPDATE {table} SET _id = (SELECT new FROM temp._max_rekeyed AS k WHERE k.row = _row)"
-    )
+    connection.execute(f"UPDATE {table} SET _id = (SELECT new FROM _max_rekeyed AS k WHERE k.row = _row)")
     for path in key.refs:
         column = quoted(path[1])
-        unload(
-            connection, path, f"{column} IS NOT NULL AND {column} NOT IN (SELECT old FROM temp._max_rekeyed)"
-        )
+        unload(connection, path, f"{column} IS NOT NULL AND {column} NOT IN (SELECT old FROM _max_rekeyed)")
         connection.execute(
             f"UPDATE {quoted(snake_case(path[0]))} SET {column} ="
             f" (SELECT new FROM temp._max_rekeyed WHERE old = {column}) WHERE {column} IS NOT NULL"
@@ -424,11 +419,11 @@ def rekey(connection: sqlite3.Connection, key: Key) -> int:
     for name in key.parents:
         _rekey_lists(connection, name)
     _rekey_tasks(connection, key.path[0])
-    connection.execute("DROP TABLE temp._max_rekeyed")
+    connection.execute("DROP TABLE _max_rekeyed")
     return dropped
 
 
-def _gather_ids(connection: sqlite3.Connection, key: Key) -> None:
+def _gather_ids(connection: Connection, key: Key) -> None:
     """Fill the table of old and new ids; a removed row gives way to any other of its new id."""
     table, column = quoted(snake_case(key.path[0])), quoted(key.path[1])
     for removed in ("IS NULL", "IS NOT NULL"):
@@ -441,9 +436,8 @@ def _gather_ids(connection: sqlite3.Connection, key: Key) -> None:
             after = rows[-1][0]
             new = [_new_id(value, key) for value in decode_column(key.holds, [row[2] for row in rows])]
             pairs = [(row, old, id) for (row, old, _), id in zip(rows, new, strict=True) if id is not None]
-            before = connection.total_changes
-            connection.executemany("INSERT OR IGNORE INTO temp._max_rekeyed VALUES (?, ?, ?)", pairs)
-            if removed == "IS NULL" and connection.total_changes - before < len(pairs):
+            taken = "INSERT INTO _max_rekeyed VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+            if connection.executemany(taken, pairs).rowcount < len(pairs) and removed == "IS NULL":
                 raise twins(key.path, _taken(connection, pairs))
 
 
@@ -458,13 +452,13 @@ def _new_id(value: Any, key: Key) -> str | None:
     return value if is_id(value) else None
 
 
-def _taken(connection: sqlite3.Connection, pairs: Sequence[tuple[int, str, str]]) -> list[str]:
-    sql = "SELECT row FROM temp._max_rekeyed WHERE new = ?"
+def _taken(connection: Connection, pairs: Sequence[tuple[int, str, str]]) -> list[str]:
+    sql = "SELECT row FROM _max_rekeyed WHERE new = ?"
     values = [new for row, _, new in pairs if connection.execute(sql, (new,)).fetchone() != (row,)]
     return sorted(dict.fromkeys(values))[:3]
 
 
-def _drop_others(connection: sqlite3.Connection, key: Key) -> int:
+def _drop_others(connection: Connection, key: Key) -> int:
     """Delete the rows that have no new id, and what is known of them."""
     entity, table = key.path[0], quoted(snake_case(key.path[0]))
     gone = f"(SELECT _row FROM {table} WHERE _row NOT IN (SELECT row FROM temp._max_rekeyed))"
@@ -478,9 +472,9 @@ def _drop_others(connection: sqlite3.Connection, key: Key) -> int:
     return connection.execute(f"DELETE FROM {table} WHERE _row IN {gone}").rowcount
 
 
-def _rekey_lists(connection: sqlite3.Connection, name: str) -> None:
+def _rekey_lists(connection: Connection, name: str) -> None:
     """Give lists their parents' new ids; those whose parent was dropped go with their links."""
-    mapped = "SELECT new FROM temp._max_rekeyed WHERE old = parent"
+    mapped = "SELECT new FROM _max_rekeyed WHERE old = parent"
     gone = f"collection = ? AND NOT EXISTS ({mapped})"
     lists = f"(SELECT id FROM _max_listing WHERE {gone})"
     connection.execute(f"DELETE FROM _max_membership WHERE listing IN {lists}", (name,))
@@ -492,9 +486,9 @@ def _rekey_lists(connection: sqlite3.Connection, name: str) -> None:
     connection.execute("UPDATE _max_listing SET collection = ? WHERE collection = ?", (name, aside))
 
 
-def _rekey_tasks(connection: sqlite3.Connection, entity: str) -> None:
+def _rekey_tasks(connection: Connection, entity: str) -> None:
     """Have tasks, failures and whatever else names one entity by its id follow."""
-    mapped = "SELECT new FROM temp._max_rekeyed AS k WHERE k.old = "
+    mapped = "SELECT new FROM _max_rekeyed AS k WHERE k.old = "
     for table in followers(connection, "entity", "id"):
         name = quoted(table)
         connection.execute(

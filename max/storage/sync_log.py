@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
 from ..model.tasks import MOVES, Failure, State, Status, SyncCommand, SyncResult, SyncRun
 from ..model.values import Json
+from .database import Connection
 from .leases import describe_worker, is_alive
 
 
@@ -32,8 +32,8 @@ MIGRATIONS = (
         resumed     INTEGER NOT NULL DEFAULT 0,
         deliveries  INTEGER NOT NULL DEFAULT 0,
         removed     INTEGER NOT NULL DEFAULT 0,
-        counts      TEXT NOT NULL DEFAULT '{}',
-        requests    TEXT NOT NULL DEFAULT '{}'
+        counts      TEXT NOT NULL DEFAULT '{{}}',
+        requests    TEXT NOT NULL DEFAULT '{{}}'
     ) WITHOUT ROWID;
     CREATE TABLE _max_task (
         id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -101,14 +101,14 @@ CANCEL_TASKS = f"""
 """
 
 
-def runs(connection: sqlite3.Connection, limit: int, *, now: float) -> list[SyncRun]:
+def runs(connection: Connection, limit: int, *, now: float) -> list[SyncRun]:
     """The newest syncs, newest first; empty when there never was one."""
     if not _has_tables(connection):
         return []
     return _select_runs(connection, "ORDER BY id DESC LIMIT ?", (limit,), now=now)
 
 
-def run(connection: sqlite3.Connection, id: str, *, now: float) -> SyncRun:
+def run(connection: Connection, id: str, *, now: float) -> SyncRun:
     """The sync of an id, or of its beginning; NotFound, or UsageError when several begin so."""
     found: list[SyncRun] = []
     if _has_tables(connection):
@@ -122,7 +122,7 @@ def run(connection: sqlite3.Connection, id: str, *, now: float) -> SyncRun:
     return found[0]
 
 
-def failures(connection: sqlite3.Connection, sync: str) -> list[Failure]:
+def failures(connection: Connection, sync: str) -> list[Failure]:
     """What failed in a sync, in the order in which it did."""
     rows = connection.execute(
         f"SELECT {FAILURE_COLUMNS} FROM _max_failure WHERE sync = ? ORDER BY number", (sync,)
@@ -131,14 +131,14 @@ def failures(connection: sqlite3.Connection, sync: str) -> list[Failure]:
     return [Failure(**{**one, "input": json.loads(one["input"])}) for one in found]
 
 
-def result(connection: sqlite3.Connection, sync: str, *, now: float) -> SyncResult:
+def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
     """What a sync has come to so far; NotFound."""
     found = run(connection, sync, now=now)
     values = {name: getattr(found, name) for name in SyncRun._names}
     return SyncResult(**values, failures=tuple(failures(connection, found.id)))
 
 
-def waits(connection: sqlite3.Connection, sync: str, *, now: float) -> tuple[float, int] | None:
+def waits(connection: Connection, sync: str, *, now: float) -> tuple[float, int] | None:
     """When the next task of a sync may begin, and how many wait; None while one is or can be under way."""
     running, due, waiting = connection.execute(
         f"SELECT total(state = '{State.RUNNING}'),"
@@ -149,7 +149,7 @@ def waits(connection: sqlite3.Connection, sync: str, *, now: float) -> tuple[flo
     return None if running or due is None or due <= now else (due, int(waiting))
 
 
-def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float) -> str | None:
+def unfinished(connection: Connection, *, worker: str | None, now: float) -> str | None:
     """The newest sync that can be resumed: paused, interrupted, or ``worker``'s own; or None.
 
     One that was to be cancelled when its process died is none.  SyncRunning when another
@@ -163,28 +163,28 @@ def unfinished(connection: sqlite3.Connection, *, worker: str | None, now: float
     return None
 
 
-def unfinished_runs(connection: sqlite3.Connection, *, now: float) -> list[SyncRun]:
+def unfinished_runs(connection: Connection, *, now: float) -> list[SyncRun]:
     """The syncs that have not ended, newest first."""
     if not _has_tables(connection):
         return []
     return _select_runs(connection, f"WHERE {UNFINISHED} ORDER BY id DESC", (), now=now)
 
 
-def refuse_while_syncing(connection: sqlite3.Connection, *, clock: Callable[[], float]) -> None:
+def refuse_while_syncing(connection: Connection, *, clock: Callable[[], float]) -> None:
     """SyncRunning when a process works at a sync: it knows the tables as they are now."""
     for found in unfinished_runs(connection, now=clock()):
         if found.status is Status.RUNNING:
             raise SyncRunning(found.id, describe_worker(found.worker or ""))
 
 
-def options_of(connection: sqlite3.Connection, sync: str) -> Json:
+def options_of(connection: Connection, sync: str) -> Json:
     """What a sync that has not ended was asked for beyond its plan, as JSON data."""
     sql = "SELECT json_extract(payload, '$.options') FROM _max_task WHERE sync = ? AND parent IS NULL"
     row = connection.execute(sql, (sync,)).fetchone()
     return json.loads(row[0]) if row and row[0] else {}
 
 
-def request(connection: sqlite3.Connection, sync: str, command: SyncCommand, *, now: float) -> None:
+def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:
     """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
 
     Its worker obeys at its next page; when it has none, the answer is given here.  SyncError
@@ -204,7 +204,7 @@ def request(connection: sqlite3.Connection, sync: str, command: SyncCommand, *, 
 
 
 def apply_command(
-    connection: sqlite3.Connection, sync: str, command: SyncCommand, *, now: float, died: bool = False
+    connection: Connection, sync: str, command: SyncCommand, *, now: float, died: bool = False
 ) -> None:
     """Pause or end a sync of which nothing is under way; ``died``: its worker ended without a word."""
     if command is SyncCommand.PAUSE:
@@ -217,20 +217,20 @@ def apply_command(
         finish(connection, sync, Status.CANCELLED, now=now)
 
 
-def resume_tasks(connection: sqlite3.Connection, sync: str) -> None:
+def resume_tasks(connection: Connection, sync: str) -> None:
     """What stopped between two pages may be claimed again."""
     connection.execute(
         f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'", (sync,)
     )
 
 
-def release_tasks(connection: sqlite3.Connection, sync: str, *, died: bool = False) -> None:
+def release_tasks(connection: Connection, sync: str, *, died: bool = False) -> None:
     """What is under way is pending again, and nobody works at the sync any more."""
     connection.execute(GIVE_BACK, (int(died), sync))
     leave(connection, sync)
 
 
-def finish(connection: sqlite3.Connection, sync: str, status: Status, *, now: float) -> None:
+def finish(connection: Connection, sync: str, status: Status, *, now: float) -> None:
     """Give a sync its final status, unless it has one."""
     connection.execute(
         f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}", (status, now, sync)
@@ -238,7 +238,7 @@ def finish(connection: sqlite3.Connection, sync: str, status: Status, *, now: fl
     leave(connection, sync)
 
 
-def leave(connection: sqlite3.Connection, sync: str) -> None:
+def leave(connection: Connection, sync: str) -> None:
     """Nobody works at the sync any more; workers without a sync are forgotten."""
     connection.execute("UPDATE _max_sync SET worker = NULL WHERE id = ?", (sync,))
     connection.execute(
@@ -246,18 +246,18 @@ def leave(connection: sqlite3.Connection, sync: str) -> None:
     )
 
 
-def _command(connection: sqlite3.Connection, sync: str) -> SyncCommand:
+def _command(connection: Connection, sync: str) -> SyncCommand:
     return SyncCommand(
         connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0]
     )
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
+def _has_tables(connection: Connection) -> bool:
     return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_failure'").fetchone())
 
 
 def _select_runs(
-    connection: sqlite3.Connection, condition: str, values: Sequence[Any], *, now: float
+    connection: Connection, condition: str, values: Sequence[Any], *, now: float
 ) -> list[SyncRun]:
     """The syncs that fit; one who only reads may be newer than whoever wrote last."""
     present = {row[1] for row in connection.execute("PRAGMA table_info(_max_sync)")}

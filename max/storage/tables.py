@@ -15,14 +15,15 @@ from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
+from .catalogue import migrate, refuse_newer
 from .change_log import History
+from .database import Connection, quoted
 from .ddl import Parts, read_layouts
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
 from .membership import Membership, Place
 from .quarantine import Quarantine, ValidatedRows
 from .query_sql import chosen, count, run, selects, write_cursor
 from .rows import EncodedRows, TableMapping, stamp_column
-from .sqlite import migrate, quoted, refuse_newer
 
 MIGRATIONS = (
     """
@@ -131,7 +132,7 @@ class Tables:
         self.quarantine = Quarantine(policy, self.freshness)
 
     @classmethod
-    def stored(cls, connection: sqlite3.Connection) -> Tables:
+    def stored(cls, connection: Connection) -> Tables:
         """The tables as the database describes them, without the connector; for reading."""
         try:
             row = connection.execute(STORED_SCHEMA).fetchone()
@@ -155,7 +156,7 @@ class Tables:
 
     # -- schema ---------------------------------------------------------------------------
 
-    def apply(self, connection: sqlite3.Connection) -> None:
+    def apply(self, connection: Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
         from .schema_evolution import evolve  # those who only read do without
 
@@ -173,7 +174,7 @@ class Tables:
 
     # -- reading --------------------------------------------------------------------------
 
-    def fetch(self, connection: sqlite3.Connection, query: Query[E]) -> QueryPage[E]:
+    def fetch(self, connection: Connection, query: Query[E]) -> QueryPage[E]:
         """One page of a query."""
         layout = self.layout(query.entity)
         size = PAGE_SIZE if query.size is None else query.size
@@ -192,12 +193,12 @@ class Tables:
             cursor = write_cursor(query, [*rows[-1][width:], rows[-1][0]])
         return QueryPage(layout.decode(names, [row[:width] for row in rows] if query.order else rows), cursor)
 
-    def count(self, connection: sqlite3.Connection, query: Query[Any]) -> int:
+    def count(self, connection: Connection, query: Query[Any]) -> int:
         """How many entities fit a query's filter."""
         self.layout(query.entity)
         return int(run(connection, *count(self._layouts, query))[0][0])
 
-    def load(self, connection: sqlite3.Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
+    def load(self, connection: Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""
         layout = self.layout(ref.entity)
         names = [name for name in field_names(fields) if name != "id"] if fields else list(layout.types)
@@ -210,7 +211,7 @@ class Tables:
 
     def collection(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         parent: Ref[P],
         many: ManyOf[P, E],
         *,
@@ -241,7 +242,7 @@ class Tables:
 
     # -- writing --------------------------------------------------------------------------
 
-    def write(self, connection: sqlite3.Connection, arrival: Delivery, *, dated: bool = True) -> WriteResult:
+    def write(self, connection: Connection, arrival: Delivery, *, dated: bool = True) -> WriteResult:
         """Store an arrival, all or nothing: run it inside a transaction.
 
         Without ``dated`` nothing is recorded about when the fields were synced.
@@ -265,7 +266,7 @@ class Tables:
 
     def _store(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         arrival: Delivery,
         sifted: ValidatedRows,
         at: float | None,
@@ -287,7 +288,7 @@ class Tables:
 
     def _remember_members(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         arrival: Delivery,
         encoded: Sequence[tuple[TableMapping[Any], Sequence[EncodedRows]]],
         place: Place | None,
@@ -312,7 +313,7 @@ class Tables:
 
     def _restore(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float,
@@ -333,7 +334,7 @@ class Tables:
 
     def _suspect(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         feed: str,
@@ -348,7 +349,7 @@ class Tables:
 
     def _write_groups(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
@@ -368,7 +369,7 @@ class Tables:
 
     def _write_rows(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         layout: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
@@ -395,7 +396,7 @@ class Tables:
 
     def record(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         refs: Sequence[Ref[Any]],
         fields: Sequence[str],
         *,
@@ -415,7 +416,7 @@ class Tables:
                 self._relist(connection, entity, fields, recorded_at)
 
     def invalidate(
-        self, connection: sqlite3.Connection, query: Query[Any], fields: Sequence[str], *, at: float
+        self, connection: Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> int:
         """Count as stale what fits a query and was synced at or before ``at``; how many rows that are."""
         number = self.count(connection, query)  # before the filter's own ages change
@@ -425,7 +426,7 @@ class Tables:
 
     def _relist(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         entity: type[Entity],
         fields: Sequence[str],
         at: float,
@@ -437,7 +438,7 @@ class Tables:
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
 
-    def drop_pages(self, connection: sqlite3.Connection) -> None:
+    def drop_pages(self, connection: Connection) -> None:
         """Forget the pages that no row names, once there are many more than the last time."""
         (pages,) = connection.execute("SELECT count(*) FROM _max_load").fetchone()
         (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
@@ -471,7 +472,7 @@ def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
-def last_row(connection: sqlite3.Connection, layout: TableMapping[Any]) -> int:
+def last_row(connection: Connection, layout: TableMapping[Any]) -> int:
     """The number of an entity's newest row; 0 when it has none."""
     return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
 

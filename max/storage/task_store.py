@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -44,8 +43,9 @@ from ..model.tasks import (
     single_id,
 )
 from ..model.values import Json
+from .catalogue import migrate
+from .database import Connection, Database
 from .leases import SIGN, describe_worker
-from .sqlite import Database, migrate, primary_code
 from .sync_log import (
     FAILURE_COLUMNS,
     GIVE_BACK,
@@ -153,24 +153,6 @@ INSERT_FAILURE = (
     f"INSERT INTO _max_failure ({FAILURE_COLUMNS}) VALUES ({', '.join('?' for _ in Failure._names)})"
 )
 
-# After these, SQLite's transaction cannot be trusted or will fail again: it is not one task's fault.
-FATAL = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_INTERRUPT,
-    }
-)
-
-
 # -- SQLite -------------------------------------------------------------------------------
 
 
@@ -190,7 +172,7 @@ class SqliteTaskStore(TaskStore):
     async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
         """Sync row, worker row and every task of the plan in one transaction."""
 
-        def work(connection: sqlite3.Connection) -> str:
+        def work(connection: Connection) -> str:
             _abandon_others(connection, worker, now)
             inside = self._inside(connection, _next_id(connection, now), now)
             inside.begin(json.dumps(plan), root, worker)
@@ -201,7 +183,7 @@ class SqliteTaskStore(TaskStore):
     async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
         """The leases of the dead are free again in the transaction that takes the sync over."""
 
-        def work(connection: sqlite3.Connection) -> ResumedSync:
+        def work(connection: Connection) -> ResumedSync:
             found = run(connection, sync, now=now)
             if found.status.final:
                 raise SyncError(f"sync {found.id} has already ended ({found.status})")
@@ -227,7 +209,7 @@ class SqliteTaskStore(TaskStore):
     ) -> SettleResult:
         """A savepoint for each settlement, one commit for all of them and the claims."""
 
-        def work(connection: sqlite3.Connection) -> SettleResult:
+        def work(connection: Connection) -> SettleResult:
             inside = self._inside(connection, sync, now)
             status, command, owner = inside.sync_row()
             if status.final and not settlements:
@@ -248,7 +230,7 @@ class SqliteTaskStore(TaskStore):
     async def apply_command(self, sync: str, *, worker: str, now: float) -> Status:
         """Nothing changes when the worker lost the sync, or when it is to run after all."""
 
-        def work(connection: sqlite3.Connection) -> Status:
+        def work(connection: Connection) -> Status:
             inside = self._inside(connection, sync, now)
             _, command, owner = inside.sync_row()
             if owner == worker:
@@ -260,7 +242,7 @@ class SqliteTaskStore(TaskStore):
     async def release(self, sync: str, *, worker: str, now: float) -> None:
         """Tasks, sync and worker row in one transaction; nothing when the sync is not ours."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             if self._inside(connection, sync, now).sync_row()[2] == worker:
                 release_tasks(connection, sync)
 
@@ -287,11 +269,11 @@ class SqliteTaskStore(TaskStore):
         while await self._database.transact(_prune_some):
             pass
 
-    def _inside(self, connection: sqlite3.Connection, sync: str, now: float) -> _Transaction:
+    def _inside(self, connection: Connection, sync: str, now: float) -> _Transaction:
         return _Transaction(connection, sync, now, self._version)
 
 
-def _next_id(connection: sqlite3.Connection, now: float) -> str:
+def _next_id(connection: Connection, now: float) -> str:
     """Seconds and some chance, in 10 letters; always greater than the newest, which is never pruned."""
     chance = int.from_bytes(os.urandom(2), "big") & 0x7FFF
     number = (int(now) << 15) | chance
@@ -304,14 +286,14 @@ def _next_id(connection: sqlite3.Connection, now: float) -> str:
     return "".join(ALPHABET[(number >> shift) & 31] for shift in range(45, -5, -5))
 
 
-def _abandon_others(connection: sqlite3.Connection, worker: str, now: float) -> None:
+def _abandon_others(connection: Connection, worker: str, now: float) -> None:
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
             raise SyncRunning(found.id, describe_worker(found.worker or ""))
         apply_command(connection, found.id, SyncCommand.CANCEL, now=now)
 
 
-def _prune_some(connection: sqlite3.Connection) -> int:
+def _prune_some(connection: Connection) -> int:
     living = f"SELECT id FROM _max_sync WHERE {UNFINISHED}"
     gone = connection.execute(
         f"DELETE FROM _max_task WHERE id IN "
@@ -327,7 +309,7 @@ def _prune_some(connection: sqlite3.Connection) -> int:
 class _Transaction:
     """What one open transaction does to one sync."""
 
-    def __init__(self, connection: sqlite3.Connection, sync: str, now: float, version: str) -> None:
+    def __init__(self, connection: Connection, sync: str, now: float, version: str) -> None:
         self.connection, self.sync, self.now, self._version = connection, sync, now, version
         self._ended: list[tuple[int, int | None, bool]] = []  # id, parent, failed
         self._look_at: set[int] = set()
@@ -356,8 +338,7 @@ class _Transaction:
 
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
         values = self._row(task, parent, after, State.NEW)
-        id = self.connection.execute(INSERT_TASK, values).lastrowid
-        assert id is not None  # noqa: S101  # an INSERT that did not raise has made a row
+        id = int(self.connection.execute(f"{INSERT_TASK} RETURNING id", values).fetchone()[0])
         previous = None
         for child in task.children:
             previous = self._insert(child, id, previous if task.chained else None)
@@ -434,18 +415,16 @@ class _Transaction:
         try:
             outcomes = self._store(settlements, command)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and self._is_fatal(error):
+            dialect = self.connection.dialect
+            if isinstance(error, dialect.errors) and dialect.is_fatal(self.connection, error):
                 raise
             self.connection.execute("ROLLBACK TO settlement")
             self.connection.execute("RELEASE settlement")
             if len(settlements) == 1:
-                return [Outcome(State.RUNNING, error=_own_error(settlements[0].task, error))]
+                return [Outcome(State.RUNNING, error=_own_error(settlements[0].task, error, dialect.errors))]
             return [self.settle([one], command)[0] for one in settlements]
         self.connection.execute("RELEASE settlement")
         return outcomes
-
-    def _is_fatal(self, error: sqlite3.Error) -> bool:
-        return primary_code(error) in FATAL or not self.connection.in_transaction
 
     def _store(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
         states = [_state_after(one, command) for one in settlements]
@@ -640,9 +619,9 @@ def _task_of(row: Sequence[Any]) -> Task:
     return Task(id, sync, parent, KINDS[kind], json.loads(payload), attempt, tries, crashes)
 
 
-def _own_error(task: Task, error: Exception) -> Exception:
+def _own_error(task: Task, error: Exception, errors: type[Exception]) -> Exception:
     """What kept one settlement from being stored, as its task's failure: the database itself is well."""
-    if not isinstance(error, sqlite3.Error):
+    if not isinstance(error, errors):
         return error
     own = SyncError(f"task {task.id}: {error}", hint="nothing of this answer was stored")
     own.__cause__ = error

@@ -22,7 +22,6 @@ import dataclasses
 import json
 import os
 import random
-import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -41,7 +40,9 @@ from ..model.loaders import In, Out
 from ..model.query import C
 from ..model.schema import Schema, snake_case
 from ..model.values import Json, is_text
-from ..storage.sqlite import migrate, quoted, reader
+from ..storage.catalogue import migrate
+from ..storage.database import Connection, quoted
+from ..storage.sqlite import reader
 from .codec import Codec, canonical, decoded_error
 from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
@@ -65,7 +66,7 @@ RECORDINGS = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorde
 KNOWN_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 
 
-def replayed(connection: sqlite3.Connection) -> tuple[str, str] | None:
+def replayed(connection: Connection) -> tuple[str, str] | None:
     """The installation whose recordings a database was replayed from, and when the last was recorded."""
     tables = {name for (name,) in connection.execute(KNOWN_TABLES)}
     found: tuple[str, str] | None = (
@@ -74,13 +75,13 @@ def replayed(connection: sqlite3.Connection) -> tuple[str, str] | None:
     return found
 
 
-def holds_data(connection: sqlite3.Connection, schema: Schema) -> bool:
+def holds_data(connection: Connection, schema: Schema) -> bool:
     """Whether a database has any row of the schema's entities."""
     tables = {name for (name,) in connection.execute(KNOWN_TABLES)} & set(map(snake_case, schema.entities))
     return any(connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone() for name in tables)
 
 
-def refuse_replayed(connection: sqlite3.Connection) -> None:
+def refuse_replayed(connection: Connection) -> None:
     """RecordingError when a database holds a replay: what a service answers must not be mixed with it."""
     owner = replayed(connection)
     if owner is not None:
@@ -160,7 +161,7 @@ class UpstreamAccess(Lifecycle, Protocol):
     def scope(self, options: SyncOptions) -> SyncOptions:
         """The options with which a sync is to be begun when these are given."""
 
-    def admit(self, connection: sqlite3.Connection) -> None:
+    def admit(self, connection: Connection) -> None:
         """A sync begins in this database, within this transaction; RecordingError when it must not."""
 
 
@@ -193,7 +194,7 @@ class LiveAccess(UpstreamAccess):
         """Those."""
         return options
 
-    def admit(self, connection: sqlite3.Connection) -> None:
+    def admit(self, connection: Connection) -> None:
         """Any database but one that holds a replay."""
         refuse_replayed(connection)
 
@@ -257,7 +258,7 @@ class Recording(LiveAccess):
         self._options = {name: one for name, one in given.items() if one != getattr(SyncOptions, name)}
         return options
 
-    def admit(self, connection: sqlite3.Connection) -> None:
+    def admit(self, connection: Connection) -> None:
         """Any database but one that holds a replay; the header says whether it was empty."""
         super().admit(connection)
         header, self._header = self._header, None
@@ -572,7 +573,7 @@ class Replay(UpstreamAccess):
             recorded["only"] = tuple(recorded["only"])
         return SyncOptions(**recorded) if options == SyncOptions() else options
 
-    def admit(self, connection: sqlite3.Connection) -> None:
+    def admit(self, connection: Connection) -> None:
         """An empty database, or one that holds a replay of the same installation; it says so from now on.
 
         From here on the connector's own clients reach nobody, either.
@@ -588,7 +589,7 @@ class Replay(UpstreamAccess):
     def _identity(self) -> tuple[str, str]:
         return self.header.installation, self.headers[-1].recorded_at
 
-    def _refuse_other(self, connection: sqlite3.Connection, schema: Schema) -> None:
+    def _refuse_other(self, connection: Connection, schema: Schema) -> None:
         owner = replayed(connection)
         if owner is None and not holds_data(connection, schema):
             return

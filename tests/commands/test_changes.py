@@ -16,7 +16,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.settings import SETTINGS
-from max.storage.sqlite import Database
+from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, Run
 
 NOON = 1_800_000_000.0
@@ -34,7 +34,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         project = ProjectFolder.find(".")
         info = project.target("acme")
         schema = project.registry.resolve("acme").schema
-        database = Database(project.database(info))
+        database = SqliteDatabase(project.database(info))
         await database.start()
         engine = SqliteEngine(database, schema, settings=info.settings)
         await engine.start()

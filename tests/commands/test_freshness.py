@@ -25,6 +25,7 @@ from max.errors import UsageError
 from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf, Filter, Op, Synced
 from max.storage.leases import new_worker
+from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 from tests.command_line import Run
 
@@ -60,7 +61,7 @@ def parts(entity: type[Entity]) -> Sequence[tuple[str, ...]]:
 class Place:
     """Tables, and a clock that every step moves."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: SqliteConnection) -> None:
         self.connection, self.tables, self.now = connection, Tables(SCHEMA, parts), 100.0
         self.tables.apply(connection)
         self.tables.write(connection, Delivery([Team("red")], 1.0), dated=False)
@@ -90,7 +91,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         yield Place(connection)
 
 
@@ -162,7 +163,7 @@ def known(at: float | None) -> float:
 def test_an_age_in_a_filter_agrees_with_the_time_of_each_field(
     steps: list[Step], name: str, op: Op, moment: int
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -177,7 +178,7 @@ def test_an_age_in_a_filter_agrees_with_the_time_of_each_field(
 def test_an_age_behind_a_ref_is_that_of_whom_it_points_at(
     steps: list[Step], name: str, op: Op, moment: int
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -197,7 +198,7 @@ def test_an_age_behind_a_ref_is_that_of_whom_it_points_at(
 @given(STEPS)
 @settings(deadline=None, max_examples=150)
 def test_the_ages_of_a_field_count_every_row_once_at_its_age(steps: list[Step]) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -216,7 +217,7 @@ def test_the_ages_of_a_field_count_every_row_once_at_its_age(steps: list[Step]) 
 def test_what_is_invalidated_is_stale_until_it_is_asked_for_and_nothing_else_is(
     steps: list[Step], names: set[str], who: set[str] | None, again: bool
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -413,7 +414,7 @@ class Library(NamedTuple):
     def sql(self, statement: str) -> None:
         """Change the database behind its back."""
         (path,) = self.folder.glob(".max/installations/book/*/data.db")
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, isolation_level=None, factory=SqliteConnection)) as connection:
             connection.execute(statement)
 
     def aged(self, what: str, name: str) -> dict[str, Any]:

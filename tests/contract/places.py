@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.schema import Schema
 from max.model.values import Json
-from max.storage.sqlite import MEMORY, Database
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ class Store:
 @asynccontextmanager
 async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterator[Store]:
     """The store of this library, in a file or in memory."""
-    database = Database(path)
+    database = SqliteDatabase(path)
     await database.start()
     try:
         engine = SqliteEngine(database, schema, parts)
@@ -98,7 +97,7 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         async def receive(arrival: Delivery) -> WriteResult:
             return await database.transact(engine.prepare_write(arrival))
 
-        def dump(connection: sqlite3.Connection) -> list[str]:
+        def dump(connection: SqliteConnection) -> list[str]:
             return list(connection.iterdump())
 
         yield Store(engine, SqliteSyncMeta(database, engine.tables), receive, lambda: database.read(dump))

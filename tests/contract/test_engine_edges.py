@@ -14,6 +14,7 @@ import pytest
 
 from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
 from max.model.entities import Ref
+from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 from tests.contract.places import Person, Store, Team, place, using
 from tests.contract.test_engine import ADA, AT, BOB, RED, ask
@@ -100,7 +101,7 @@ def test_a_database_of_a_newer_max_is_not_read(tmp_path: Path) -> None:
         await store.engine.store(Person("a", name="Ada"))
 
     using(str(path), body)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None, factory=SqliteConnection)) as connection:
         assert Tables.stored(connection).schema.entities
         connection.execute("INSERT INTO _max_migration VALUES ('engine', 99, 'later')")
         with pytest.raises(StorageError, match="newer than this Max"):

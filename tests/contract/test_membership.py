@@ -13,7 +13,7 @@ from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, Feed
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
 from max.model.loaders import Loader, Resolver
 from max.model.query import Page
-from max.storage.sqlite import MEMORY, Database
+from max.storage.sqlite import MEMORY, SqliteDatabase
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, using
 
 A, B, C = (Team.ref(id) for id in "abc")
@@ -299,7 +299,7 @@ async def told(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
 class Fed:
     """An engine that knows of a feed of posts."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, told])
         self._database, self.engine = database, SqliteEngine(database, SCHEMA, resolver.load_groups, resolver)
         self.meta = SqliteSyncMeta(database, self.engine.tables)
@@ -333,7 +333,7 @@ def following(body: Callable[[Fed], Awaitable[None]]) -> None:
     """Run a body on an engine that knows of a feed."""
 
     async def main() -> None:
-        database = Database(MEMORY)
+        database = SqliteDatabase(MEMORY)
         await database.start()
         fed = Fed(database)
         await fed.engine.start()

@@ -12,7 +12,7 @@ from max.engine import SqliteEngine
 from max.errors import StorageError, UnknownName
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import FieldOf
-from max.storage.sqlite import MEMORY, Database
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
 
 __all__ = ["place"]
@@ -348,7 +348,7 @@ def failing_at(count: int, work: Any) -> Any:
         asked += 1
         return sqlite3.SQLITE_DENY if asked == count else sqlite3.SQLITE_OK
 
-    def inside(connection: sqlite3.Connection) -> None:
+    def inside(connection: SqliteConnection) -> None:
         connection.set_authorizer(refuse)
         try:
             work(connection)
@@ -362,7 +362,7 @@ def failing_at(count: int, work: Any) -> Any:
 
 def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> None:
     async def body() -> int:
-        database = Database(place)
+        database = SqliteDatabase(place)
         await database.start()
         engine = SqliteEngine(database, SCHEMA, parts)
         await engine.start()
@@ -371,7 +371,7 @@ def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> 
         )
         await database.transact(engine.prepare_write(first))
 
-        def dump(connection: sqlite3.Connection) -> list[str]:
+        def dump(connection: SqliteConnection) -> list[str]:
             return list(connection.iterdump())
 
         old, count = await database.read(dump), 0

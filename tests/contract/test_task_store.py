@@ -27,7 +27,7 @@ from max.model.tasks import (
     failure_of,
 )
 from max.storage.leases import LEASE, new_worker, this_machine
-from max.storage.sqlite import Database
+from max.storage.sqlite import SqliteDatabase
 from max.storage.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
 from tests.contract.places import place
 
@@ -120,7 +120,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
     """Run a body on an open store."""
 
     async def main() -> T:
-        database = Database(place)
+        database = SqliteDatabase(place)
         await database.start()
         try:
             store = SqliteTaskStore(database)

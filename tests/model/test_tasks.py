@@ -15,8 +15,9 @@ import pytest
 
 from max.errors import NotFound, UpstreamMissing
 from max.model.tasks import MOVES, State, Status, Task, TaskKind, describe_task, failure_of
+from max.storage.catalogue import migrate
 from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
-from max.storage.sqlite import MEMORY, migrate, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
 from max.storage.task_store import SETTLE, move_to
 
@@ -24,16 +25,16 @@ FIELDS = {"entity": "Thing", "operation": "load_fields", "names": ["title", "siz
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[SqliteConnection]:
     """An empty queue."""
-    held = sqlite3.connect(MEMORY, isolation_level=None)
+    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     with transaction(held):
         migrate(held, "execution", MIGRATIONS)
     yield held
     held.close()
 
 
-def stored(connection: sqlite3.Connection, state: State) -> None:
+def stored(connection: SqliteConnection, state: State) -> None:
     """Make task 1 stand in a state."""
     connection.execute("DELETE FROM _max_task")
     connection.execute(
@@ -43,7 +44,7 @@ def stored(connection: sqlite3.Connection, state: State) -> None:
     )
 
 
-def state_of(connection: sqlite3.Connection) -> str:
+def state_of(connection: SqliteConnection) -> str:
     """Where task 1 stands."""
     return str(connection.execute("SELECT state FROM _max_task WHERE id = 1").fetchone()[0])
 
@@ -53,7 +54,7 @@ def state_of(connection: sqlite3.Connection) -> str:
 
 @pytest.mark.parametrize(("source", "to"), list(product(State, State)))
 def test_a_move_is_stored_if_and_only_if_the_table_has_it(
-    connection: sqlite3.Connection, source: State, to: State
+    connection: SqliteConnection, source: State, to: State
 ) -> None:
     stored(connection, source)
     moved = connection.execute(move_to(to), (5.0, 1)).rowcount
@@ -61,9 +62,7 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
 
 
 @pytest.mark.parametrize(("source", "to"), list(product(State, SETTLE)))
-def test_a_task_is_settled_only_while_it_runs(
-    connection: sqlite3.Connection, source: State, to: State
-) -> None:
+def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
     numbers = dict.fromkeys(("not_before", "more", "children", "unfinished", "failed", "progress"), 0)
     values = {**numbers, "id": 1, "attempt": 3, "payload": None, "error": None, "now": 5.0}
@@ -179,7 +178,7 @@ def test_a_failure_of_a_task_about_one_thing_names_it() -> None:
 
 
 def test_a_database_that_never_saw_a_sync_has_none() -> None:
-    connection = sqlite3.connect(MEMORY)
+    connection = sqlite3.connect(MEMORY, factory=SqliteConnection)
     assert runs(connection, 10, now=0.0) == []
     assert unfinished(connection, worker=None, now=0.0) is None
     for ask in (run, result):

@@ -16,7 +16,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity, values_of
 from max.project import Project
 from max.query.reader import Reader
-from max.storage.sqlite import Database
+from max.storage.sqlite import SqliteDatabase
 
 USERS = [AcmeUser(f"u{n}", name=f"User {n}", active=n % 2 == 0) for n in range(5)]
 TASKS = [
@@ -26,7 +26,7 @@ TASKS = [
 
 
 async def store(path: Path, *entities: Entity) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     await database.start()
     engine = SqliteEngine(database, connector.schema)
     await engine.start()

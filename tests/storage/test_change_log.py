@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -37,7 +36,7 @@ from max.model.schema import Schema
 from max.model.settings import Settings
 from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE
-from max.storage.sqlite import MEMORY, Database
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.testing import START, FakeClock
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.contract.places import SCHEMA, Person, Post, Team, parts
@@ -54,7 +53,7 @@ EncodedRows = dict[str, dict[str, Any]]
 class Place:
     """A database that is opened with one history or another, by one schema or another."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
         self.engine = SqliteEngine(database, SCHEMA)
 
@@ -94,7 +93,7 @@ class Place:
 @asynccontextmanager
 async def placed(path: Path | str = MEMORY) -> Any:
     """A place whose database is open."""
-    database = Database(path)
+    database = SqliteDatabase(path)
     await database.start()
     try:
         yield Place(database)
@@ -473,7 +472,7 @@ def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
 
 
 def test_going_on_writes_nothing() -> None:
-    def written(connection: sqlite3.Connection) -> tuple[int, Any]:
+    def written(connection: SqliteConnection) -> tuple[int, Any]:
         version = connection.execute("PRAGMA schema_version").fetchone()[0]
         return connection.total_changes, version
 

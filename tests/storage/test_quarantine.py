@@ -18,7 +18,7 @@ from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
-from max.storage.sqlite import MEMORY, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.tables import Tables
 from max.upstream.credentials import Secret
 from tests.strategies import ids, samples
@@ -46,13 +46,13 @@ BAD: Any = "large"
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    held = sqlite3.connect(MEMORY, isolation_level=None)
+def connection() -> Iterator[SqliteConnection]:
+    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     yield held
     held.close()
 
 
-def opened(connection: sqlite3.Connection, policy: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
+def opened(connection: SqliteConnection, policy: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
     """The tables of a connector with a contract for things."""
     tables = Tables(schema, policy=policy)
     with transaction(connection):
@@ -61,7 +61,7 @@ def opened(connection: sqlite3.Connection, policy: SchemaPolicy = ASIDE, schema:
 
 
 def receive(
-    connection: sqlite3.Connection, tables: Tables, *things: Entity, at: float = 5.0, **more: Any
+    connection: SqliteConnection, tables: Tables, *things: Entity, at: float = 5.0, **more: Any
 ) -> WriteResult:
     """Store a whole listing of the shelf."""
     listing = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=at)
@@ -69,11 +69,11 @@ def receive(
         return tables.write(connection, Delivery(things, at, listing, sync="s", **more))
 
 
-def things(connection: sqlite3.Connection, tables: Tables) -> Sequence[Thing]:
+def things(connection: SqliteConnection, tables: Tables) -> Sequence[Thing]:
     return tables.fetch(connection, Query(Thing)).items
 
 
-def aside(connection: sqlite3.Connection) -> dict[str, str]:
+def aside(connection: SqliteConnection) -> dict[str, str]:
     """What is kept aside, and why."""
     return {one.id: one.path for one in quarantined(connection)}
 
@@ -81,7 +81,7 @@ def aside(connection: sqlite3.Connection) -> dict[str, str]:
 # -- what does not fit -------------------------------------------------------------------------
 
 
-def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: sqlite3.Connection) -> None:
+def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: SqliteConnection) -> None:
     tables = opened(connection)
     stored = receive(connection, tables, Thing("1", name="x", size=1), Thing("2", name="y", size=BAD))
     assert stored == WriteResult({"Thing": 1}, quarantined=1)
@@ -103,7 +103,7 @@ def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection
 
 @pytest.mark.parametrize("contract", [SchemaContract.EVOLVE, SchemaContract.FREEZE])
 def test_without_such_a_contract_the_whole_page_fails(
-    connection: sqlite3.Connection, contract: SchemaContract
+    connection: SqliteConnection, contract: SchemaContract
 ) -> None:
     tables = opened(connection, SchemaPolicy("shelves", contracts={"Thing": contract}))
     with pytest.raises(InvalidEntity, match=r"Thing:2\.size"):
@@ -112,7 +112,7 @@ def test_without_such_a_contract_the_whole_page_fails(
     assert aside(connection) == {}
 
 
-def test_other_entities_of_the_page_have_their_own_contract(connection: sqlite3.Connection) -> None:
+def test_other_entities_of_the_page_have_their_own_contract(connection: SqliteConnection) -> None:
     other = made("Other", {"size": "int"})
     tables = opened(connection, schema=Schema([Shelf, Thing, other]))
     with pytest.raises(InvalidEntity, match=r"Other:1\.size"), transaction(connection):
@@ -120,7 +120,7 @@ def test_other_entities_of_the_page_have_their_own_contract(connection: sqlite3.
     assert aside(connection) == {}
 
 
-def test_a_secret_is_not_shown(connection: sqlite3.Connection) -> None:
+def test_a_secret_is_not_shown(connection: SqliteConnection) -> None:
     tables = opened(connection)
     secret: Any = Secret("hunter2")
     receive(connection, tables, Thing("1", name=secret))
@@ -129,7 +129,7 @@ def test_a_secret_is_not_shown(connection: sqlite3.Connection) -> None:
     assert not any("hunter2" in line for line in connection.iterdump())
 
 
-def test_rows_without_an_id_are_kept_each_once(connection: sqlite3.Connection) -> None:
+def test_rows_without_an_id_are_kept_each_once(connection: SqliteConnection) -> None:
     tables = opened(connection)
     nameless: list[Any] = [None, "", 7, "a\0b"]
     for at in (5.0, 6.0):
@@ -144,7 +144,7 @@ def test_rows_without_an_id_are_kept_each_once(connection: sqlite3.Connection) -
 def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
     drawn: list[tuple[str, tuple[Any, frozenset[Kind]], tuple[Any, frozenset[Kind]]]],
 ) -> None:
-    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         tables = opened(connection)
         rows = [Thing(id, name=name, size=size) for id, (name, _), (size, _) in drawn]
         stored = receive(connection, tables, *rows)
@@ -159,7 +159,7 @@ def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
 def test_p12_what_is_kept_aside_names_path_expected_and_actual(
     drawn: list[tuple[Any, frozenset[Kind]]],
 ) -> None:
-    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         tables = opened(connection)
         receive(connection, tables, *(Thing(str(n), size=value) for n, (value, _) in enumerate(drawn)))
         kept = {one.id: one for one in quarantined(connection)}
@@ -172,7 +172,7 @@ def test_p12_what_is_kept_aside_names_path_expected_and_actual(
 # -- a row that is stored already --------------------------------------------------------------
 
 
-def test_a_stored_row_stays_as_it_was_and_is_stale(connection: sqlite3.Connection) -> None:
+def test_a_stored_row_stays_as_it_was_and_is_stale(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", name="x", size=1), at=5.0)
     receive(connection, tables, Thing("1", name="y", size=BAD), at=6.0)
@@ -180,7 +180,7 @@ def test_a_stored_row_stays_as_it_was_and_is_stale(connection: sqlite3.Connectio
     assert tables.freshness.synced_at(connection, Thing.ref("1"), ["name", "size"]) == [None, None]
 
 
-def test_a_stored_row_is_not_swept(connection: sqlite3.Connection) -> None:
+def test_a_stored_row_is_not_swept(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=1), Thing("2", size=2), at=5.0)
     receive(connection, tables, Thing("1", size=BAD), at=6.0)
@@ -192,7 +192,7 @@ def test_a_stored_row_is_not_swept(connection: sqlite3.Connection) -> None:
 # -- leaving -----------------------------------------------------------------------------------
 
 
-def test_a_row_that_fits_again_leaves(connection: sqlite3.Connection) -> None:
+def test_a_row_that_fits_again_leaves(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
     receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD), at=6.0)
@@ -200,7 +200,7 @@ def test_a_row_that_fits_again_leaves(connection: sqlite3.Connection) -> None:
     assert things(connection, tables) == [Thing("1", size=1)]
 
 
-def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: sqlite3.Connection) -> None:
+def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", name="x", size=BAD), at=5.0)
     with transaction(connection):
@@ -211,7 +211,7 @@ def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: sqlit
     assert aside(connection) == {}
 
 
-def test_a_row_that_is_gone_upstream_leaves(connection: sqlite3.Connection) -> None:
+def test_a_row_that_is_gone_upstream_leaves(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
     with transaction(connection):
@@ -221,7 +221,7 @@ def test_a_row_that_is_gone_upstream_leaves(connection: sqlite3.Connection) -> N
     assert aside(connection) == {}
 
 
-def test_a_delta_says_nothing_of_what_it_leaves_out(connection: sqlite3.Connection) -> None:
+def test_a_delta_says_nothing_of_what_it_leaves_out(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     delta = ListingPage(SHELF, Shelf.things, 0, last=True, delta=True, began_at=6.0)
@@ -230,7 +230,7 @@ def test_a_delta_says_nothing_of_what_it_leaves_out(connection: sqlite3.Connecti
     assert aside(connection) == {"1": "Thing:1.size"}
 
 
-def test_a_listing_of_ids_alone_says_nothing_of_values(connection: sqlite3.Connection) -> None:
+def test_a_listing_of_ids_alone_says_nothing_of_values(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     ids_only = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
@@ -239,7 +239,7 @@ def test_a_listing_of_ids_alone_says_nothing_of_values(connection: sqlite3.Conne
     assert aside(connection) == {"1": "Thing:1.size"}
 
 
-def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: sqlite3.Connection) -> None:
+def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     thing = made("Thing", {"name": "str", "size": "int | None", "more": "Json"})
@@ -257,7 +257,7 @@ def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: sqlit
     assert tables.membership.listed(connection, shelf.ref("a"), shelf.things).listed_at is None
 
 
-def test_the_values_of_a_row_that_json_cannot_hold_are_shown(connection: sqlite3.Connection) -> None:
+def test_the_values_of_a_row_that_json_cannot_hold_are_shown(connection: SqliteConnection) -> None:
     tables = opened(connection)
     odd: Any = {1, 2}
     receive(connection, tables, Thing("1", name="x", more=odd, size=BAD))

@@ -13,6 +13,7 @@ from max.connecting import Entity, Field, Many, Ref, Schema
 from max.model.query import Order
 from max.storage.ddl import build_indexes
 from max.storage.query_sql import selects, write_cursor
+from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 
 
@@ -32,15 +33,15 @@ TABLES = Tables(Schema([Shelf, Book]))
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
+def connection() -> Iterator[SqliteConnection]:
     """Tables with the indexes that a sync leaves."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         TABLES.apply(connection)
         build_indexes(connection, TABLES.schema)
         yield connection
 
 
-def plans(connection: sqlite3.Connection, key: str | None, *, descending: bool) -> list[str]:
+def plans(connection: SqliteConnection, key: str | None, *, descending: bool) -> list[str]:
     """How SQLite would find the page behind a shelf, a line for each range."""
     query = Query(Book, order=(Order(Book.shelf.path, descending),))
     behind = query.after(write_cursor(query, [key, "a book"]))
@@ -51,7 +52,7 @@ def plans(connection: sqlite3.Connection, key: str | None, *, descending: bool) 
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_a_page_behind_a_value_begins_in_the_index(connection: sqlite3.Connection, descending: bool) -> None:
+def test_a_page_behind_a_value_begins_in_the_index(connection: SqliteConnection, descending: bool) -> None:
     found = plans(connection, "a shelf", descending=descending)[0]
 
     assert "SEARCH t USING INDEX" in found
@@ -60,13 +61,13 @@ def test_a_page_behind_a_value_begins_in_the_index(connection: sqlite3.Connectio
 
 @pytest.mark.parametrize("descending", [False, True])
 def test_a_page_behind_an_empty_value_begins_in_the_index(
-    connection: sqlite3.Connection, descending: bool
+    connection: SqliteConnection, descending: bool
 ) -> None:
     assert all("SEARCH t USING INDEX" in found for found in plans(connection, None, descending=descending))
 
 
 def test_empty_and_filled_values_are_two_ranges_only_where_the_order_goes_from_one_to_the_other(
-    connection: sqlite3.Connection,
+    connection: SqliteConnection,
 ) -> None:
     numbers = {
         (key, descending): len(plans(connection, key, descending=descending))

@@ -38,8 +38,9 @@ from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
+from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
-from max.storage.sqlite import MEMORY, migrate, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS as TASKS
 from max.storage.tables import Tables
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
@@ -63,8 +64,8 @@ UPGRADES = list(combinations(range(1, LATEST + 1), 2))
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    held = sqlite3.connect(MEMORY, isolation_level=None)
+def connection() -> Iterator[SqliteConnection]:
+    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     yield held
     held.close()
 
@@ -74,7 +75,7 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 @pytest.mark.parametrize(("start", "end"), UPGRADES)
 def test_p17_data_of_any_version_is_carried_to_any_later_one(
-    connection: sqlite3.Connection, start: int, end: int
+    connection: SqliteConnection, start: int, end: int
 ) -> None:
     fill(connection, apply(connection, start), rows_of(start))
     tables = apply(connection, end)
@@ -83,11 +84,11 @@ def test_p17_data_of_any_version_is_carried_to_any_later_one(
 
 @pytest.mark.parametrize(("start", "end"), UPGRADES)
 def test_a_migrated_database_has_the_structure_of_a_fresh_one(
-    connection: sqlite3.Connection, start: int, end: int
+    connection: SqliteConnection, start: int, end: int
 ) -> None:
     fill(connection, apply(connection, start), rows_of(start))
     apply(connection, end)
-    fresh = sqlite3.connect(MEMORY, isolation_level=None)
+    fresh = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     apply(fresh, end)
     migrated, new = structure(connection), structure(fresh)
     fresh.close()
@@ -105,7 +106,7 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
 ) -> None:
     declared = data.draw(schema_data(kinds))
     upgrade = data.draw(upgrades(declared, changes))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
         asked = [questions(connection, old, entity) for entity in old.schema.entities.values()]
@@ -115,7 +116,7 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
 
 
 def works(
-    connection: sqlite3.Connection,
+    connection: SqliteConnection,
     old: Tables,
     upgrade: Upgrade,
     asked: list[list[Question]],
@@ -134,7 +135,7 @@ def works(
 def test_p15_a_compatible_change_keeps_all_rows_and_marks_only_new_fields_stale(data: st.DataObject) -> None:
     declared = data.draw(schema_data())
     upgrade = data.draw(upgrades(declared, ["add", "loosen", "toggle"]))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
         assume(plan(connection, Schema.from_json(upgrade.data)).compatible)
@@ -150,7 +151,7 @@ def fields_of(tables: Tables) -> set[tuple[str, str]]:
     return {(name, field) for name, entity in tables.schema.entities.items() for field in entity.types()}
 
 
-def ages(connection: sqlite3.Connection, tables: Tables) -> dict[tuple[str, str, str], float | None]:
+def ages(connection: SqliteConnection, tables: Tables) -> dict[tuple[str, str, str], float | None]:
     """When each field of each row was synced."""
     found: dict[tuple[str, str, str], float | None] = {}
     for name, entity in tables.schema.entities.items():
@@ -166,7 +167,7 @@ def ages(connection: sqlite3.Connection, tables: Tables) -> dict[tuple[str, str,
 def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
     declared = data.draw(schema_data())
     upgrade = data.draw(upgrades(declared, ["rename"]))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
         before, times = read(connection, old), ages(connection, old)
@@ -211,7 +212,7 @@ def test_p17_a_change_without_a_rule_is_refused_before_the_first_write(data: st.
         assert "nothing was changed" in caught.value.hint
 
 
-def refusal(connection: sqlite3.Connection, one: Any, two: Any, *migrations: Migration) -> SchemaError:
+def refusal(connection: SqliteConnection, one: Any, two: Any, *migrations: Migration) -> SchemaError:
     """Why a database of one schema cannot become one of the other."""
     applied_to(connection, one)
     before = list(connection.iterdump())
@@ -221,7 +222,7 @@ def refusal(connection: sqlite3.Connection, one: Any, two: Any, *migrations: Mig
     return caught.value
 
 
-def applied_to(connection: sqlite3.Connection, declared: Any, *migrations: Migration) -> Tables:
+def applied_to(connection: SqliteConnection, declared: Any, *migrations: Migration) -> Tables:
     """Make a database fit some entities, whose connector is called ``drawn``."""
     entities = declared if isinstance(declared, list) else [declared]
     tables = Tables(Schema(entities), policy=SchemaPolicy("drawn", migrations))
@@ -233,19 +234,19 @@ def applied_to(connection: sqlite3.Connection, declared: Any, *migrations: Migra
 THING = made("Thing", {"name": "str", "size": "int"})
 
 
-def test_a_name_that_differs_in_case_alone_wants_a_rename(connection: sqlite3.Connection) -> None:
+def test_a_name_that_differs_in_case_alone_wants_a_rename(connection: SqliteConnection) -> None:
     error = refusal(connection, THING, made("Thing", {"Name": "str", "size": "int"}))
     assert error.message == "Thing.Name would take the column of name"
     assert 'RenameField("Thing", "name", "Name")' in error.hint
 
 
-def test_an_entity_that_would_take_anothers_table_wants_a_rename(connection: sqlite3.Connection) -> None:
+def test_an_entity_that_would_take_anothers_table_wants_a_rename(connection: SqliteConnection) -> None:
     error = refusal(connection, made("HTTPRoute", {}), made("HttpRoute", {}))
     assert error.message == "HttpRoute would take the table of HTTPRoute"
     assert 'RenameEntity("HTTPRoute", "HttpRoute")' in error.hint
 
 
-def test_a_collection_of_another_entity_wants_the_old_one_dropped(connection: sqlite3.Connection) -> None:
+def test_a_collection_of_another_entity_wants_the_old_one_dropped(connection: SqliteConnection) -> None:
     other = made("Other", {})
     one = [made("Root", {}, things=("Thing", None)), THING, other]
     two = [made("Root", {}, things=("Other", None)), THING, other]
@@ -254,14 +255,14 @@ def test_a_collection_of_another_entity_wants_the_old_one_dropped(connection: sq
     applied_to(connection, two, Migration("other things", DropField("Root", "things")))
 
 
-def test_a_rename_onto_what_is_stored_is_refused(connection: sqlite3.Connection) -> None:
+def test_a_rename_onto_what_is_stored_is_refused(connection: SqliteConnection) -> None:
     migration = Migration("one name", RenameField("Thing", "name", "title"))
     both = made("Thing", {"name": "str", "title": "str"})
     error = refusal(connection, both, made("Thing", {"title": "str"}), migration)
     assert 'DropField("Thing", "title")' in error.hint
 
 
-def test_two_rows_that_would_have_one_id_are_named(connection: sqlite3.Connection) -> None:
+def test_two_rows_that_would_have_one_id_are_named(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     rows = [THING("1", name="x", size=1), THING("2", name="x", size=2), THING("3", name="y", size=3)]
     stored(connection, tables, [Delivery(rows, 1.0)])
@@ -269,7 +270,7 @@ def test_two_rows_that_would_have_one_id_are_named(connection: sqlite3.Connectio
     assert "several rows have 'x'" in refusal(connection, THING, THING, key).message
 
 
-def test_two_rows_whose_converted_values_would_be_one_id_are_named(connection: sqlite3.Connection) -> None:
+def test_two_rows_whose_converted_values_would_be_one_id_are_named(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     stored(connection, tables, [Delivery([THING("1", name="x"), THING("2", name="X")], 1.0)])
     lower = ChangeType("Thing", "name", using=lambda name: name.lower())
@@ -277,7 +278,7 @@ def test_two_rows_whose_converted_values_would_be_one_id_are_named(connection: s
     assert "several rows have 'x'" in error.message
 
 
-def test_a_removed_row_gives_its_new_id_up_to_one_that_is_there(connection: sqlite3.Connection) -> None:
+def test_a_removed_row_gives_its_new_id_up_to_one_that_is_there(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     stored(connection, tables, [Delivery([THING("1", name="x", size=1), THING("2", name="x", size=2)], 1.0)])
     stored(connection, tables, [Delivery([], 2.0, removed=[THING.ref("1")])])
@@ -285,7 +286,7 @@ def test_a_removed_row_gives_its_new_id_up_to_one_that_is_there(connection: sqli
     assert tables.fetch(connection, Query(THING)).items == [THING("x", name="x", size=2)]
 
 
-def test_an_edited_migration_is_refused(connection: sqlite3.Connection) -> None:
+def test_an_edited_migration_is_refused(connection: SqliteConnection) -> None:
     title = made("Thing", {"title": "str", "size": "int"})
     applied_to(connection, title, Migration("better", RenameField("Thing", "name", "title")))
     applied_to(connection, title, Migration("a better name", RenameField("Thing", "name", "title")))
@@ -293,7 +294,7 @@ def test_an_edited_migration_is_refused(connection: sqlite3.Connection) -> None:
         applied_to(connection, title, Migration("better", RenameField("Thing", "nick", "title")))
 
 
-def test_data_of_a_newer_connector_is_refused(connection: sqlite3.Connection) -> None:
+def test_data_of_a_newer_connector_is_refused(connection: SqliteConnection) -> None:
     title = made("Thing", {"title": "str", "size": "int"})
     applied_to(connection, title, Migration("better", RenameField("Thing", "name", "title")))
     with pytest.raises(StorageError, match="schema version 1, which this connector does not know"):
@@ -303,14 +304,14 @@ def test_data_of_a_newer_connector_is_refused(connection: sqlite3.Connection) ->
 # -- contracts ---------------------------------------------------------------------------------
 
 
-def frozen(connection: sqlite3.Connection, *declared: type[Entity], frozen: str) -> None:
+def frozen(connection: SqliteConnection, *declared: type[Entity], frozen: str) -> None:
     """Make a database fit entities, one of which is frozen."""
     policy = SchemaPolicy("drawn", contracts={frozen: SchemaContract.FREEZE})
     with transaction(connection):
         Tables(Schema(declared), policy=policy).apply(connection)
 
 
-def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: sqlite3.Connection) -> None:
+def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: SqliteConnection) -> None:
     frozen(connection, THING, frozen="Thing")
     before = list(connection.iterdump())
     larger = made("Thing", {"name": "str", "size": "int", "more": "str"})
@@ -320,7 +321,7 @@ def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: sqlite3.Connec
     assert list(connection.iterdump()) == before
 
 
-def test_others_may_change_beside_a_frozen_entity(connection: sqlite3.Connection) -> None:
+def test_others_may_change_beside_a_frozen_entity(connection: SqliteConnection) -> None:
     frozen(connection, THING, frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str"}), frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str | None"}), frozen="Thing")
@@ -330,7 +331,7 @@ def test_others_may_change_beside_a_frozen_entity(connection: sqlite3.Connection
 # -- what is hidden ----------------------------------------------------------------------------
 
 
-def test_what_is_no_longer_declared_comes_back_with_its_values(connection: sqlite3.Connection) -> None:
+def test_what_is_no_longer_declared_comes_back_with_its_values(connection: SqliteConnection) -> None:
     bare, other = made("Thing", {}), made("Other", {"thing": "Ref[Thing]"})
     tables = applied_to(connection, [THING, other])
     stored(
@@ -346,7 +347,7 @@ def test_what_is_no_longer_declared_comes_back_with_its_values(connection: sqlit
     )
 
 
-def test_what_was_hidden_may_be_renamed_after_all(connection: sqlite3.Connection) -> None:
+def test_what_was_hidden_may_be_renamed_after_all(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     applied_to(connection, made("Thing", {"size": "int"}))
@@ -355,7 +356,7 @@ def test_what_was_hidden_may_be_renamed_after_all(connection: sqlite3.Connection
     assert tables.fetch(connection, Query(title)).items == [title("1", title="x", size=1)]
 
 
-def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: sqlite3.Connection) -> None:
+def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
     drop = Migration("no sizes", DropField("Thing", "size"))
@@ -365,7 +366,7 @@ def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: sqlit
     assert tables.freshness.synced_at(connection, THING.ref("1"), ["name", "size"]) == [5.0, None]
 
 
-def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: sqlite3.Connection) -> None:
+def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: SqliteConnection) -> None:
     def recorded(declared: Any, *migrations: Migration) -> Tables:
         tables = applied_to(connection, declared, *migrations)
         with transaction(connection):
@@ -383,7 +384,7 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
 
-def test_history_goes_on_under_new_names(connection: sqlite3.Connection) -> None:
+def test_history_goes_on_under_new_names(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     with transaction(connection):
         tables.history.attach(connection, on=True)
@@ -401,7 +402,7 @@ def test_history_goes_on_under_new_names(connection: sqlite3.Connection) -> None
     assert (first.entity, dict(first.new)) == (item, {"title": "x", "size": 1})
 
 
-def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: sqlite3.Connection) -> None:
+def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: SqliteConnection) -> None:
     wide = made("Wide", {f"f{n}": "int" for n in range(61)})
     applied_to(connection, wide)
     wider = made("Wide", {f"f{n}": "int" for n in range(70)})
@@ -416,7 +417,7 @@ def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: sqlite3.Co
 
 
 @pytest.mark.parametrize("end", [3, 5])
-def test_links_freshness_and_tasks_follow(connection: sqlite3.Connection, end: int) -> None:
+def test_links_freshness_and_tasks_follow(connection: SqliteConnection, end: int) -> None:
     tables = apply(connection, 2)
     fill(connection, tables, rows_of(2))
     migrate(connection, "execution", TASKS)
@@ -547,7 +548,7 @@ def test_what_could_not_be_converted_is_fetched_for_those_rows_alone(tmp_path: P
         assert connection.execute("SELECT note FROM thing ORDER BY _id").fetchall() == [("TEXT",), ("text",)]
 
 
-def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: sqlite3.Connection) -> None:
+def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: SqliteConnection) -> None:
     leaf = made("Leaf", {})
     one = [made("Tree", {"key": "str"}, leaves=("Leaf", None)), leaf]
     two = [made("Plant", {"key": "str"}, leaves=("Leaf", None)), leaf]
@@ -689,12 +690,15 @@ def test_a_migration_that_is_killed_anywhere_is_done_or_was_never_begun(tmp_path
 
 def copied(origin: Path, path: Path) -> Path:
     """Another database of the same content."""
-    with closing(sqlite3.connect(origin)) as one, closing(sqlite3.connect(path)) as other:
+    with (
+        closing(sqlite3.connect(origin, factory=SqliteConnection)) as one,
+        closing(sqlite3.connect(path, factory=SqliteConnection)) as other,
+    ):
         one.backup(other)
     return path
 
 
-def state(connection: sqlite3.Connection) -> list[str]:
+def state(connection: SqliteConnection) -> list[str]:
     """All that is durable."""
     return list(connection.iterdump())
 

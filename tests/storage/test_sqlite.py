@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from max.errors import NotFound, StorageError
 from max.storage import sqlite
-from max.storage.sqlite import MEMORY, Database, migrate, quoted, reader, transaction
+from max.storage.catalogue import migrate
+from max.storage.database import quoted
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, reader, transaction
 
 T = TypeVar("T")
 NOTES = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"
@@ -34,11 +36,11 @@ def _nothing_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-def using(path: str | Path, body: Callable[[Database], Awaitable[T]]) -> T:
+def using(path: str | Path, body: Callable[[SqliteDatabase], Awaitable[T]]) -> T:
     """Run a body on an open database that has a table of notes."""
 
     async def main() -> T:
-        database = Database(path)
+        database = SqliteDatabase(path)
         await database.start()
         try:
             await database.transact(lambda c: c.execute(NOTES))
@@ -49,12 +51,12 @@ def using(path: str | Path, body: Callable[[Database], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def add(text: str | None) -> Callable[[sqlite3.Connection], None]:
+def add(text: str | None) -> Callable[[SqliteConnection], None]:
     """Work that stores a note; None cannot be stored."""
     return lambda c: (c.execute("INSERT INTO note (text) VALUES (?)", (text,)), None)[1]
 
 
-def notes(connection: sqlite3.Connection) -> list[str]:
+def notes(connection: SqliteConnection) -> list[str]:
     """Work that reads every note."""
     return [row[0] for row in connection.execute("SELECT text FROM note ORDER BY id")]
 
@@ -64,7 +66,7 @@ def notes(connection: sqlite3.Connection) -> list[str]:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_any_name_is_quoted_into_itself(name: str) -> None:
-    connection = sqlite3.connect(MEMORY)
+    connection = sqlite3.connect(MEMORY, factory=SqliteConnection)
     connection.execute(f"CREATE TABLE t ({quoted(name)} TEXT)")
     (column,) = connection.execute("PRAGMA table_info(t)").fetchall()
     connection.close()
@@ -75,7 +77,7 @@ def test_any_name_is_quoted_into_itself(name: str) -> None:
 
 
 def test_what_a_transaction_wrote_is_read_afterwards(path: str) -> None:
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         await database.transact(add("a"))
         return await database.read(notes)
 
@@ -86,11 +88,11 @@ def test_what_a_transaction_wrote_is_read_afterwards(path: str) -> None:
 def test_a_transaction_that_raises_leaves_nothing_and_the_error_as_it_was(
     path: str, error: BaseException
 ) -> None:
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: SqliteConnection) -> None:
         add("a")(connection)
         raise error
 
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         with pytest.raises(type(error)) as caught:
             await database.transact(work)
         assert caught.value is error
@@ -100,11 +102,11 @@ def test_a_transaction_that_raises_leaves_nothing_and_the_error_as_it_was(
 
 
 def test_a_failing_statement_undoes_what_stood_before_it(path: str) -> None:
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: SqliteConnection) -> None:
         add("a")(connection)
         add(None)(connection)
 
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         with pytest.raises(StorageError, match="NOT NULL constraint failed"):
             await database.transact(work)
         await database.transact(add("b"))
@@ -114,7 +116,7 @@ def test_a_failing_statement_undoes_what_stood_before_it(path: str) -> None:
 
 
 def test_stop_iteration_reaches_the_caller_as_an_error(path: str) -> None:
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         with pytest.raises(RuntimeError, match="StopIteration"):
             await database.transact(lambda connection: next(iter(())))
         return await database.read(notes)
@@ -123,7 +125,7 @@ def test_stop_iteration_reaches_the_caller_as_an_error(path: str) -> None:
 
 
 def test_a_read_cannot_write(tmp_path: Path) -> None:
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         with pytest.raises(StorageError, match="readonly") as caught:
             await database.read(add("a"))
         assert "writable" in caught.value.hint
@@ -135,9 +137,9 @@ def test_a_read_cannot_write(tmp_path: Path) -> None:
 def test_what_is_read_in_one_work_belongs_to_one_moment(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
 
-    def twice(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    def twice(connection: SqliteConnection) -> tuple[list[str], list[str]]:
         first = notes(connection)
-        other = sqlite3.connect(path)
+        other = sqlite3.connect(path, factory=SqliteConnection)
         with other:
             add("late")(other)
         other.close()
@@ -150,11 +152,11 @@ def test_what_is_read_in_one_work_belongs_to_one_moment(tmp_path: Path) -> None:
 def test_readers_go_on_while_the_writer_is_at_work_and_beside_one_another(tmp_path: Path) -> None:
     meet = threading.Barrier(1 + sqlite.READERS, timeout=10)
 
-    def work(connection: sqlite3.Connection) -> list[str]:
+    def work(connection: SqliteConnection) -> list[str]:
         meet.wait()  # passes only when a writer and all readers are inside at once
         return notes(connection)
 
-    async def body(database: Database) -> Any:
+    async def body(database: SqliteDatabase) -> Any:
         reads = [database.read(work) for _ in range(sqlite.READERS)]
         return await asyncio.gather(database.transact(work), *reads)
 
@@ -164,12 +166,12 @@ def test_readers_go_on_while_the_writer_is_at_work_and_beside_one_another(tmp_pa
 def test_transactions_of_many_callers_run_one_after_another(path: str) -> None:
     inside: list[str] = []
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: SqliteConnection) -> None:
         inside.append("in")
         add("a")(connection)
         inside.append("out")
 
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         await asyncio.gather(*(database.transact(work) for _ in range(20)))
         return await database.read(notes)
 
@@ -181,7 +183,7 @@ def test_the_event_loop_runs_while_a_transaction_does(path: str) -> None:
     released = threading.Event()
     ticks = 0
 
-    async def body(database: Database) -> bool:
+    async def body(database: SqliteDatabase) -> bool:
         nonlocal ticks
         blocked = asyncio.ensure_future(database.transact(lambda c: released.wait(10)))
         for _ in range(100):
@@ -199,7 +201,7 @@ def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
     released = threading.Event()
     complaints: list[Any] = []
 
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         for work in (lambda c: (released.wait(10), add("a")(c)), lambda c: 1 / 0):
             waiting = asyncio.ensure_future(database.transact(work))
@@ -220,7 +222,7 @@ def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
 
 def test_start_and_stop_may_be_called_twice_and_in_turn(path: str) -> None:
     async def main() -> list[str]:
-        database = Database(path)
+        database = SqliteDatabase(path)
         await database.stop()
         for _ in range(2):
             await database.start()
@@ -238,7 +240,7 @@ def test_start_and_stop_may_be_called_twice_and_in_turn(path: str) -> None:
 def test_nothing_runs_after_stop(path: str) -> None:
     async def main() -> list[threading.Thread]:
         before = set(threading.enumerate())
-        database = Database(path)
+        database = SqliteDatabase(path)
         assert set(threading.enumerate()) == before, "nothing runs before start"
         await database.start()
         await database.read(lambda c: None)
@@ -250,7 +252,7 @@ def test_nothing_runs_after_stop(path: str) -> None:
 
 def test_stop_waits_for_what_was_asked_for(tmp_path: Path) -> None:
     async def main() -> None:
-        database = Database(tmp_path / "data.db")
+        database = SqliteDatabase(tmp_path / "data.db")
         await database.start()
         await database.transact(lambda c: c.execute(NOTES))
         asked = [asyncio.ensure_future(database.transact(add("a"))) for _ in range(5)]
@@ -263,10 +265,10 @@ def test_stop_waits_for_what_was_asked_for(tmp_path: Path) -> None:
         assert notes(connection) == ["a"] * 5
 
 
-@pytest.mark.parametrize("ask", [Database.read, Database.transact])
+@pytest.mark.parametrize("ask", [SqliteDatabase.read, SqliteDatabase.transact])
 def test_a_database_that_is_not_open_says_so(path: str, ask: Callable[..., Awaitable[None]]) -> None:
     async def main() -> None:
-        await ask(Database(path), notes)
+        await ask(SqliteDatabase(path), notes)
 
     with pytest.raises(StorageError, match="the database is not open"):
         asyncio.run(main())
@@ -274,7 +276,7 @@ def test_a_database_that_is_not_open_says_so(path: str, ask: Callable[..., Await
 
 def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     async def main() -> int:
-        database = Database(tmp_path / "data.db")
+        database = SqliteDatabase(tmp_path / "data.db")
         starting = asyncio.ensure_future(database.start())
         await asyncio.sleep(0)
         starting.cancel()
@@ -296,14 +298,14 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> 
     path = tmp_path / "data.db"
     path.write_bytes(content)
     with pytest.raises(StorageError, match=r"data\.db: file is not a database") as caught:
-        asyncio.run(Database(path).start())
+        asyncio.run(SqliteDatabase(path).start())
     assert "restore a backup" in caught.value.hint
     assert path.read_bytes() == content
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="unable to open") as caught:
-        asyncio.run(Database(tmp_path / "none" / "data.db").start())
+        asyncio.run(SqliteDatabase(tmp_path / "none" / "data.db").start())
     assert "check that the folder exists" in caught.value.hint
     assert caught.value.describe()["data"] == {"path": str(tmp_path / "none" / "data.db")}
 
@@ -313,7 +315,7 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="unable to open"):
-            asyncio.run(Database(tmp_path / "data.db").start())
+            asyncio.run(SqliteDatabase(tmp_path / "data.db").start())
     finally:
         tmp_path.chmod(0o700)
 
@@ -324,8 +326,8 @@ def test_a_database_held_by_another_is_told_apart_and_used_again_later(
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
     path = tmp_path / "data.db"
 
-    async def body(database: Database) -> list[str]:
-        other = sqlite3.connect(path, isolation_level=None)
+    async def body(database: SqliteDatabase) -> list[str]:
+        other = sqlite3.connect(path, isolation_level=None, factory=SqliteConnection)
         with transaction(other):
             with pytest.raises(StorageError, match="database is locked") as caught:
                 await database.transact(add("a"))
@@ -339,14 +341,14 @@ def test_a_database_held_by_another_is_told_apart_and_used_again_later(
 
 
 def test_a_full_disk_stores_nothing_of_the_work_and_is_got_over(path: str) -> None:
-    def fill(connection: sqlite3.Connection) -> None:
+    def fill(connection: SqliteConnection) -> None:
         for _ in range(200):
             add("x" * 1000)(connection)
 
-    def pages(count: int) -> Callable[[sqlite3.Connection], None]:
+    def pages(count: int) -> Callable[[SqliteConnection], None]:
         return lambda c: (c.execute(f"PRAGMA max_page_count = {count}"), None)[1]
 
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         await database.transact(add("before"))
         await database.transact(pages(20))
         with pytest.raises(StorageError, match="full") as caught:
@@ -362,7 +364,7 @@ def test_a_full_disk_stores_nothing_of_the_work_and_is_got_over(path: str) -> No
 def test_a_reader_that_cannot_open_fails_its_own_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def body(database: Database) -> list[str]:
+    async def body(database: SqliteDatabase) -> list[str]:
         with monkeypatch.context() as broken:
             broken.setattr(sqlite, "OLDEST_SQLITE", (99, 0, 0))
             failed = await asyncio.gather(*(database.read(notes) for _ in range(4)), return_exceptions=True)
@@ -375,7 +377,7 @@ def test_a_reader_that_cannot_open_fails_its_own_read_only(
 def test_an_sqlite_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "OLDEST_SQLITE", (99, 0, 0))
     with pytest.raises(StorageError, match="is too old"):
-        asyncio.run(Database(tmp_path / "data.db").start())
+        asyncio.run(SqliteDatabase(tmp_path / "data.db").start())
 
 
 # -- reading without an event loop ----------------------------------------------------------
@@ -406,10 +408,11 @@ SECOND = "ALTER TABLE a ADD COLUMN y TEXT;\n"
 PROCESS = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
-from max.storage.sqlite import Database, migrate
+from max.storage.catalogue import migrate
+from max.storage.sqlite import SqliteDatabase
 
 async def main():
-    database = Database(sys.argv[1])
+    database = SqliteDatabase(sys.argv[1])
     await database.start()
     await database.transact(lambda c: migrate(c, "test", sys.argv[3:]))
     await database.stop()
@@ -420,25 +423,25 @@ asyncio.run(main())
 """
 
 
-def applying(connection: sqlite3.Connection, *migrations: str, owner: str = "test") -> None:
+def applying(connection: SqliteConnection, *migrations: str, owner: str = "test") -> None:
     """Migrate as the engine does, in a transaction."""
     with transaction(connection):
         migrate(connection, owner, migrations)
 
 
 @pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    opened = sqlite3.connect(MEMORY, isolation_level=None)
+def connection() -> Iterator[SqliteConnection]:
+    opened = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     yield opened
     opened.close()
 
 
-def state(connection: sqlite3.Connection) -> list[str]:
+def state(connection: SqliteConnection) -> list[str]:
     """Everything that the database holds, as text."""
     return list(connection.iterdump())
 
 
-def test_each_migration_runs_once_in_order(connection: sqlite3.Connection) -> None:
+def test_each_migration_runs_once_in_order(connection: SqliteConnection) -> None:
     applying(connection, FIRST)
     applying(connection, FIRST, SECOND)
     before = state(connection)
@@ -447,14 +450,14 @@ def test_each_migration_runs_once_in_order(connection: sqlite3.Connection) -> No
     assert state(connection) == before
 
 
-def test_owners_count_their_migrations_apart(connection: sqlite3.Connection) -> None:
+def test_owners_count_their_migrations_apart(connection: SqliteConnection) -> None:
     applying(connection, FIRST, owner="one")
     applying(connection, "CREATE TABLE b (x TEXT)", owner="two")
     rows = connection.execute("SELECT owner, version FROM _max_migration ORDER BY owner").fetchall()
     assert rows == [("one", 1), ("two", 1)]
 
 
-def test_a_migration_that_was_edited_is_refused_and_nothing_changes(connection: sqlite3.Connection) -> None:
+def test_a_migration_that_was_edited_is_refused_and_nothing_changes(connection: SqliteConnection) -> None:
     applying(connection, FIRST)
     before = state(connection)
     with pytest.raises(StorageError, match="migration test 1 was changed after it ran"):
@@ -462,7 +465,7 @@ def test_a_migration_that_was_edited_is_refused_and_nothing_changes(connection: 
     assert state(connection) == before
 
 
-def test_a_database_that_is_newer_is_refused_and_nothing_changes(connection: sqlite3.Connection) -> None:
+def test_a_database_that_is_newer_is_refused_and_nothing_changes(connection: SqliteConnection) -> None:
     applying(connection, FIRST, SECOND)
     before = state(connection)
     with pytest.raises(StorageError, match=r"newer than this Max \(test 2, known 1\)") as caught:
@@ -471,7 +474,7 @@ def test_a_database_that_is_newer_is_refused_and_nothing_changes(connection: sql
     assert state(connection) == before
 
 
-def test_a_migration_that_fails_takes_all_of_them_back(connection: sqlite3.Connection) -> None:
+def test_a_migration_that_fails_takes_all_of_them_back(connection: SqliteConnection) -> None:
     with pytest.raises(sqlite3.OperationalError, match="no such table: missing"):
         applying(connection, FIRST, SECOND, "DROP TABLE missing")
     assert state(connection) == ["BEGIN TRANSACTION;", "COMMIT;"]

@@ -19,7 +19,7 @@ from max.errors import StorageError, SyncError, SyncRunning
 from max.model.delivery import Delivery, ListingPage
 from max.model.tasks import NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task, TaskKind
 from max.storage.leases import LEASE, new_worker
-from max.storage.sqlite import MEMORY, Database
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.storage.task_store import SqliteTaskStore
 from tests.contract.places import SCHEMA, Person, Team, parts
 from tests.contract.test_task_store import HERE, done, expansion, failed, group, load, waits
@@ -31,7 +31,7 @@ RED = Team.ref("red")
 class Place:
     """An installation's database, with everything that shares it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
         self.engine = SqliteEngine(database, SCHEMA, parts)
         self.store = SqliteTaskStore(database)
@@ -66,7 +66,7 @@ def using(path: str | Path, body: Callable[[Place], Awaitable[T]]) -> T:
     """Run a body on a database that is open."""
 
     async def main() -> T:
-        database = Database(path)
+        database = SqliteDatabase(path)
         await database.start()
         try:
             place = Place(database)
@@ -153,10 +153,10 @@ def test_a_full_disk_is_one_error_and_the_sync_goes_on_when_there_is_room(tmp_pa
     using(tmp_path / "data.db", body)
 
 
-def set_room(pages: int) -> Callable[[sqlite3.Connection], None]:
+def set_room(pages: int) -> Callable[[SqliteConnection], None]:
     """Let the file grow by so many pages."""
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: SqliteConnection) -> None:
         size = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {size + pages}")
 
@@ -164,7 +164,7 @@ def set_room(pages: int) -> Callable[[sqlite3.Connection], None]:
 
 
 def test_a_value_that_no_row_can_hold_fails_its_task_alone() -> None:
-    def too_big(connection: sqlite3.Connection) -> Any:
+    def too_big(connection: SqliteConnection) -> Any:
         connection.execute("SELECT zeroblob(2000000000)")
 
     async def body(place: Place) -> None:
@@ -354,7 +354,7 @@ def test_p3_ids_are_unique_and_each_sync_reaches_exactly_one_final_status(
 
 def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: Path) -> None:
     async def begin() -> list[str]:
-        database = Database(tmp_path / "data.db")
+        database = SqliteDatabase(tmp_path / "data.db")
         await database.start()
         try:
             store, found = SqliteTaskStore(database), []

@@ -23,7 +23,7 @@ from max.errors import (
 from max.model.plan import Step
 from max.model.query import Page
 from max.model.tasks import Status, SyncCommand, SyncResult
-from max.storage.sqlite import transaction
+from max.storage.sqlite import SqliteConnection, transaction
 from max.storage.sync_log import request
 from tests.scenes import (
     NAMES,
@@ -165,7 +165,7 @@ def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: SyncCommand,
     async def body(stage: Stage) -> Status:
         handle = await stage.begin(USERS)
         await later(1.5)
-        other = sqlite3.connect(path, isolation_level=None)
+        other = sqlite3.connect(path, isolation_level=None, factory=SqliteConnection)
         with transaction(other):
             request(other, handle.id[:8], wanted, now=now())
         other.close()
@@ -241,8 +241,8 @@ def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
 
 
 def test_a_database_that_fails_ends_the_sync_which_can_go_on_later(tmp_path: Path) -> None:
-    def room(pages: int) -> Callable[[sqlite3.Connection], None]:
-        def work(connection: sqlite3.Connection) -> None:
+    def room(pages: int) -> Callable[[SqliteConnection], None]:
+        def work(connection: SqliteConnection) -> None:
             size = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {size + pages}")
 

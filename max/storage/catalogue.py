@@ -1,0 +1,125 @@
+"""Catalogue: which parts of Max have tables in a database, and which views, indexes and triggers.
+
+Two tables answer without asking the database's own schema: ``_max_migration`` has the versions
+of each part's tables, ``_max_object`` everything else that Max has created.  A name with a colon
+can be made by no entity, so what users create is never mistaken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import StorageError, StorageNewer
+from .database import Connection, quoted
+
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS _max_migration (
+        owner   TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        digest  TEXT NOT NULL,
+        PRIMARY KEY (owner, version)
+    ) {by_key}
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS _max_object (
+        name       TEXT PRIMARY KEY,
+        kind       TEXT NOT NULL,
+        place      TEXT NOT NULL,
+        definition TEXT NOT NULL
+    ) {by_key}
+    """,
+)
+PUT = """
+    INSERT INTO _max_object (name, kind, place, definition) VALUES (?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET place = excluded.place, definition = excluded.definition
+"""
+
+
+# -- versions ----------------------------------------------------------------------------------
+
+
+def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> None:
+    """Bring a part's tables to the newest version, inside the caller's transaction.
+
+    Version n is the nth of ``migrations``, a template of statements ended by ``;``.  Each runs
+    once.  StorageError when one was edited after it ran, or when the database has a version
+    that this code does not know; nothing is changed then.
+    """
+    import hashlib  # slow, and reading does without
+
+    for table in TABLES:
+        connection.execute(connection.dialect.sql(table))
+    rows = connection.execute("SELECT version, digest FROM _max_migration WHERE owner = ?", (owner,))
+    done = dict(rows.fetchall())
+    refuse_newer(owner, max(done, default=0), len(migrations))
+    for version, script in enumerate(migrations, 1):
+        digest = hashlib.sha256(script.encode()).hexdigest()[:16]
+        if done.get(version, digest) != digest:
+            raise StorageError(
+                f"migration {owner} {version} was changed after it ran",
+                hint="this is a bug of this Max; install the released version",
+            )
+        if version not in done:
+            for statement in filter(str.strip, connection.dialect.sql(script).split(";")):
+                connection.execute(statement)
+            connection.execute("INSERT INTO _max_migration VALUES (?, ?, ?)", (owner, version, digest))
+
+
+def has_part(connection: Connection, owner: str) -> bool:
+    """Whether a part of Max has created its tables here."""
+    sql = "SELECT 1 FROM _max_migration WHERE owner = ?"
+    return is_catalogued(connection) and connection.execute(sql, (owner,)).fetchone() is not None
+
+
+def is_catalogued(connection: Connection) -> bool:
+    """Whether Max has ever created tables here, in the layout of this version."""
+    return bool(connection.dialect.columns(connection, "_max_object"))
+
+
+def is_older(connection: Connection) -> bool:
+    """Whether the tables are of the layout before 0.1.0, which had no catalogue."""
+    return bool(connection.dialect.columns(connection, "_max_migration")) and not is_catalogued(connection)
+
+
+def refuse_newer(owner: str, version: int, known: int) -> None:
+    """StorageNewer when a part's tables are of a version that this code does not know."""
+    if version > known:
+        raise StorageNewer(
+            f"the database is newer than this Max ({owner} {version}, known {known})",
+            hint="upgrade Max, or restore a backup from before the upgrade",
+        )
+
+
+# -- views, indexes and triggers ---------------------------------------------------------------
+
+
+def put(connection: Connection, kind: str, name: str, place: str, definition: str) -> bool:
+    """Create a view, an index or a trigger, or replace it when it was defined otherwise.
+
+    ``place`` is the table that it belongs to.  True when something was created.
+    """
+    sql = "SELECT definition FROM _max_object WHERE name = ?"
+    found = connection.execute(sql, (name,)).fetchone()
+    if found is not None and found[0] == definition:
+        return False
+    if found is not None:
+        _drop(connection, kind, name, place)
+    connection.execute(definition)
+    connection.execute(PUT, (name, kind, place, definition))
+    return True
+
+
+def drop(connection: Connection, kind: str, place: str = "") -> None:
+    """Drop all views, indexes or triggers of ours, or those that belong to one table."""
+    sql = "SELECT name, place FROM _max_object WHERE kind = :kind AND :place IN ('', place)"
+    for name, table in connection.execute(sql, {"kind": kind, "place": place}).fetchall():
+        _drop(connection, kind, name, table)
+        connection.execute("DELETE FROM _max_object WHERE name = ?", (name,))
+
+
+def _drop(connection: Connection, kind: str, name: str, place: str) -> None:
+    if kind == "trigger":
+        connection.execute(connection.dialect.drop_trigger(name, place))
+    else:
+        connection.execute(f"DROP {kind.upper()} IF EXISTS {quoted(name)}")

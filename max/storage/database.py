@@ -1,0 +1,168 @@
+"""Database: what storage needs of a database, so that its SQL is written once.
+
+The connection is the seam.  A statement is a constant in the SQL that SQLite and PostgreSQL
+share, and what they do not share is a placeholder that the connection's dialect fills in:
+
+    STALE = "SELECT id FROM {table} WHERE synced_at < :at AND id IN {set:ids}"
+    connection.execute(connection.dialect.sql(STALE, table="_acme_task"), {"at": at, "ids": ids})
+
+``{table}`` becomes the quoted name, ``{set:ids}`` a set to be used behind IN whose values are the
+parameter ``:ids``, made by ``dialect.array(ids)``.  A rendered statement is kept, so templates are
+constants.  For the table of one entity, ``mapping.sql(STALE)`` is the same.  Where a statement is
+composed, the methods of Dialect give the words.  Nothing here imports a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from ..errors import StorageError
+from ..model.values import Kind
+
+T = TypeVar("T")
+Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+
+class Cursor(Protocol):
+    """The rows of a statement that ran."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement changed."""
+
+    def fetchone(self) -> Any:
+        """The next row as a tuple, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rows one by one."""
+
+
+class Connection(Protocol):
+    """A connection inside a transaction of its caller; values are ``?`` in order or ``:names``."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How this database writes what SQL leaves open."""
+
+    def execute(self, sql: str, values: Values = ..., /) -> Cursor:
+        """Run one statement."""
+
+    def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
+        """Run one statement for each row of values."""
+
+
+Work: TypeAlias = Callable[[Connection], T]
+
+
+class Database(Protocol):
+    """The database of one installation: what the engine, the sync log and the task store share."""
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run work in one transaction; what it raises undoes all of it.  One runs at a time."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work in one snapshot, beside the writer."""
+
+    def reader(self) -> AbstractContextManager[Connection]:
+        """One snapshot for code without an event loop; StorageError when there is no data yet."""
+
+    def writer(self) -> AbstractContextManager[Connection]:
+        """One transaction for code without an event loop."""
+
+
+class Dialect(Protocol):
+    """What the SQL of a database leaves open.
+
+    Placeholders of ``sql``: ``{set:p}`` and ``{each:p}`` (the values of the array ``:p``, behind
+    IN and behind FROM, there with the column ``value``), ``{pairs:p}`` (behind FROM, an array of
+    pairs with the columns ``a`` and ``b``), ``{row_id}`` (the type of a column that numbers the
+    rows), ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}`` (seconds
+    since the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
+    """
+
+    @property
+    def types(self) -> Mapping[Kind, str]:
+        """The type of the column for each kind of value."""
+
+    @property
+    def errors(self) -> type[Exception]:
+        """What the driver raises."""
+
+    def sql(self, template: str, **names: str) -> str:
+        """The statement of a template, which is rendered once."""
+
+    def array(self, values: Iterable[Any]) -> object:
+        """Values (ids, numbers, pairs) as one parameter; no text among them holds a NUL."""
+
+    def set_of(self, parameter: str) -> str:
+        """``{set:…}`` for a composed statement."""
+
+    def contains(self, column: str, bind: Callable[[object], str], text: str) -> str:
+        """SQL that is true when a column contains a text, in any case; ``bind`` takes a value."""
+
+    def prepare(self, connection: Any, sql: str) -> None:
+        """Make known to a connection what ``contains`` has a statement call."""
+
+    def columns(self, connection: Connection, table: str) -> set[str]:
+        """The columns of a table; empty when there is none of this name."""
+
+    def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
+        """The statement that has ``body`` run after an event on a row for which ``when`` is true."""
+
+    def drop_trigger(self, name: str, table: str) -> str:
+        """The statement that removes a trigger, if it is there."""
+
+    def json_array(self, values: Sequence[str]) -> str:
+        """SQL for values as JSON text."""
+
+    def exact_real(self, column: str) -> str:
+        """SQL for a float as text with all its digits; NULL stays NULL."""
+
+    def select(self, connection: Any, statement: str, values: Values, limit: int) -> list[dict[str, Any]]:
+        """The first rows of a caller's own statement, by column; UsageError when it is not one SELECT."""
+
+    def error(self, path: str, error: Exception) -> StorageError:
+        """What an error of the driver means to a person."""
+
+    def is_fatal(self, connection: Any, error: Exception) -> bool:
+        """Whether the transaction itself is lost, and not just one statement of it."""
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it: the only way in which a name enters a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+Targets: TypeAlias = Mapping[
+    tuple[str, str], str
+]  # where each ref (entity, field) points, when it is renamed
+
+
+class RenameOwner(Protocol):
+    """A part that stores names or ids of entities and keeps them right when a migration changes them.
+
+    A part overrides what concerns it; each method runs in the migration's transaction.
+    """
+
+    def rename_entity(self, connection: Connection, old: str, new: str) -> None:
+        """An entity has another name."""
+
+    def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
+        """A field or a collection of an entity has another name."""
+
+    def drop_entity(self, connection: Connection, entity: str) -> None:
+        """An entity is deleted with all its rows."""
+
+    def drop_field(self, connection: Connection, entity: str, name: str) -> None:
+        """Nothing is known any more of a field, or of a collection."""
+
+    def drop_rows(self, connection: Connection, entity: str, rows: str) -> None:
+        """Some rows are deleted; ``rows`` is a SELECT of their numbers (``_row``)."""
+
+    def change_ids(self, connection: Connection, entity: str, ids: str) -> None:
+        """Rows have other ids; ``ids`` names a table with the columns old and new."""

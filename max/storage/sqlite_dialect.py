@@ -1,0 +1,182 @@
+"""What SQLite writes in its own way; no other module of storage but sqlite.py knows SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly, UsageError
+from ..model.values import Kind
+from .database import Connection, Dialect, Values, quoted
+
+CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
+LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
+DIGITS = "%!.20g"  # SQLite rounds its own digits; with 17 some floats would come back as their neighbour
+
+# The affinity of a type decides what SQLite stores: TEXT and "JSON TEXT" keep every text as it is
+# (a column that is declared JSON would make the number 1 of the text 1.0), DATE and TIMESTAMP make
+# a number of what looks like one, which no date does.
+TYPES = {
+    Kind.TEXT: "TEXT",
+    Kind.INTEGER: "INTEGER",
+    Kind.REAL: "REAL",
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.DATETIME: "TIMESTAMP",
+    Kind.DATE: "DATE",
+    Kind.JSON: "JSON TEXT",
+    Kind.REF: "TEXT",
+}
+
+ERRORS: dict[int, tuple[type[StorageError], str]] = {
+    sqlite3.SQLITE_FULL: (StorageFull, "free some space on the disk; what was stored before is safe"),
+    sqlite3.SQLITE_BUSY: (StorageLocked, "another process holds the database; try again when it is done"),
+    sqlite3.SQLITE_READONLY: (StorageReadOnly, "make the file and its folder writable for this user"),
+    sqlite3.SQLITE_CANTOPEN: (StorageError, "check that the folder exists and is writable for this user"),
+    sqlite3.SQLITE_CORRUPT: (StorageCorrupt, "restore a backup, or move the file away and sync again"),
+    sqlite3.SQLITE_NOTADB: (StorageCorrupt, "restore a backup, or move the file away and sync again"),
+    sqlite3.SQLITE_IOERR: (StorageError, "check the disk; what was stored before is safe"),
+}
+
+# After these, SQLite's transaction cannot be trusted or will fail again: one statement is not at fault.
+FATAL = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
+
+
+READING = frozenset(
+    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+)
+
+
+class _Placeholder:
+    """``{set:ids}``: what stands behind the colon is the parameter's name."""
+
+    def __init__(self, words: Callable[[str], str]) -> None:
+        self._words = words
+
+    def __format__(self, name: str) -> str:
+        return self._words(f":{name}")
+
+
+class SqliteDialect(Dialect):
+    """The dialect of SQLite 3.39 and newer, where arrays are JSON texts."""
+
+    types: Mapping[Kind, str] = TYPES
+    errors = sqlite3.Error
+
+    def __init__(self) -> None:
+        self._statements: dict[object, str] = {}
+        self._words = {
+            "set": _Placeholder(self.set_of),
+            "each": _Placeholder(lambda parameter: f"json_each({parameter})"),
+            "pairs": _Placeholder(_pairs),
+            "row_id": "INTEGER PRIMARY KEY",
+            "by_key": "WITHOUT ROWID",
+            "now": "((julianday('now') - 2440587.5) * 86400.0)",
+            "random": "lower(hex(randomblob(8)))",
+        }
+
+    def sql(self, template: str, **names: str) -> str:
+        """The statement of a template, which is rendered once."""
+        key = (template, *names.items()) if names else template
+        found = self._statements.get(key)
+        if found is None:
+            words = {name: quoted(value) for name, value in names.items()}
+            found = self._statements[key] = template.format(**self._words, **words)
+        return found
+
+    def array(self, values: Iterable[Any]) -> str:
+        """Values as a JSON array, in which SQLite would cut a text at a NUL."""
+        return json.dumps(list(values))
+
+    def set_of(self, parameter: str) -> str:
+        """The values of an array, behind IN."""
+        return f"(SELECT value FROM json_each({parameter}))"
+
+    def contains(self, column: str, bind: Callable[[object], str], text: str) -> str:
+        """LIKE folds ASCII alone, so it is asked where both sides are ASCII; Python folds the rest."""
+        folded = f"instr({CASEFOLD}({column}), {bind(text.casefold())}) > 0"
+        if not text.isascii() or len(text) > LONGEST_PATTERN:
+            return folded
+        escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        like = f"{column} LIKE {bind(f'%{escaped}%')} ESCAPE '\\'"
+        return f"(({column} GLOB '*[^ -~]*' AND {folded}) OR {like})"
+
+    def prepare(self, connection: Any, sql: str) -> None:
+        """Only when it is called: after a new function SQLite compiles every statement again."""
+        if CASEFOLD in sql:
+            connection.create_function(CASEFOLD, 1, _casefold, deterministic=True)
+
+    def columns(self, connection: Connection, table: str) -> set[str]:
+        """The columns of a table or a view; empty when there is none of this name."""
+        return {row[1] for row in connection.execute(f"PRAGMA table_info({quoted(table)})")}
+
+    def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
+        """The statement that creates a trigger for each row."""
+        return f"CREATE TRIGGER {quoted(name)} AFTER {event} ON {quoted(table)} WHEN {when} BEGIN {body} END"
+
+    def drop_trigger(self, name: str, table: str) -> str:
+        """The statement that drops a trigger; in SQLite its name alone says which."""
+        return f"DROP TRIGGER IF EXISTS {quoted(name)}"
+
+    def json_array(self, values: Sequence[str]) -> str:
+        """SQL for values as JSON text."""
+        return f"json_array({', '.join(values)})"
+
+    def exact_real(self, column: str) -> str:
+        """SQL for a float as text with all its digits."""
+        return f"CASE WHEN {column} IS NOT NULL THEN printf('{DIGITS}', {column}) END"
+
+    def select(self, connection: Any, statement: str, values: Values, limit: int) -> list[dict[str, Any]]:
+        """What is no SELECT is refused while SQLite compiles it."""
+
+        def authorize(action: int, *_: object) -> int:
+            return sqlite3.SQLITE_OK if action in READING else sqlite3.SQLITE_DENY
+
+        connection.set_authorizer(authorize)
+        try:
+            with closing(connection.execute(statement, values)) as cursor:
+                names = [column[0] for column in cursor.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchmany(limit)]
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise UsageError(f"SQL: {error}", hint="one SELECT, or WITH … SELECT, is allowed") from error
+        finally:
+            connection.set_authorizer(None)
+
+    def error(self, path: str, error: Exception) -> StorageError:
+        """The StorageError of SQLite's kind of error, with what to do."""
+        kind, hint = ERRORS.get(primary_code(error), (StorageError, ""))
+        return kind(f"{path}: {error}", hint=hint, path=path)
+
+    def is_fatal(self, connection: Any, error: Exception) -> bool:
+        """Whether SQLite has given up the transaction, or would fail again at the next statement."""
+        return primary_code(error) in FATAL or not connection.in_transaction
+
+
+def primary_code(error: Exception) -> int:
+    """SQLite's kind of error, without where it happened; 0 for an error of Python's module."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _pairs(parameter: str) -> str:
+    columns = "json_extract(value, '$[0]') AS a, json_extract(value, '$[1]') AS b"
+    return f"(SELECT {columns} FROM json_each({parameter}))"
+
+
+def _casefold(text: str | None) -> str | None:
+    return None if text is None else text.casefold()
