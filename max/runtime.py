@@ -1,30 +1,42 @@
 """The runtime of one installation: which parts there are, and in which order they start.
 
-Database, engine, recording, installation (the connector's clients), executor: started in this order
-and stopped in reverse, so that no worker ever meets a closed client or a closed database.
+Database, engine, recording, connection (the connector's clients), executor: started in this order
+and stopped in reverse, so that no task meets a closed client or a closed database.  This module
+alone builds them: no part makes another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from .connector import Connector, Installation
-from .core import Engine, InstallationInfo, Lifecycle, SyncOptions
+from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import SyncError
+from .errors import Interrupted, SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .model.entities import Entity, FieldOf, Filter, Ref
+from .model.filter_language import parse_duration
+from .model.tasks import SyncResult
+from .query.ages import FieldAge, ages
+from .query.maintenance import Invalidation, mark_stale
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import asked
 from .upstream.credentials import CredentialProvider
 from .upstream.recording import LiveAccess, UpstreamAccess
+
+log = logging.getLogger(__name__)
 
 
 class LifecycleManager:
@@ -52,8 +64,8 @@ class InstallationRuntime:
     """One installation at work: its engine, and its syncs.
 
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
-    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording`` is a
-    Recording of what the installation asks outside, or a Replay that answers in its stead.
+    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording``
+    is a Recording of what the installation asks outside, or a Replay that answers instead.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class InstallationRuntime:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.info, self.recording = info, recording or LiveAccess()
+        self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
         self._connector, self._clock = connector, clock
         self._database = SqliteDatabase(database)
         self._engine = SqliteEngine(
@@ -79,64 +92,94 @@ class InstallationRuntime:
             policy=connector.policy.replace(check_idle=partial(refuse_while_syncing, clock=clock)),
             clock=clock,
         )
+        self._meta = SqliteSyncMeta(self._database, self._engine.tables)
+        self._store = SqliteTaskStore(self._database, version=connector.version)
         self._connection = _Connection(info, connector, config, credentials, self.recording)
-        self._execution = _Execution(self)
+        self._execution = _Execution(self._build_executor)
         self._parts = LifecycleManager(
             self._database, self._engine, self.recording, self._connection, self._execution
         )
+        self._repeated: set[RepeatedSync] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: dict[str, asyncio.Lock] = {}
-        self._started = False
-        self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
+
+    def _build_executor(self) -> SyncExecutor:
+        """The executor of a connection that has just started."""
+        context = SyncContext(
+            installation=self.info.id,
+            connector=self._connector,
+            context=self._connection.context,
+            engine=self._engine,
+            meta=self._meta,
+            caller=self.recording.caller(self._connection.renew),
+            clock=self._clock,
+            draw=self.recording.draw,
+            settings=self.info.settings,
+        )
+        return SyncExecutor(self._store, context, after=self._engine.tidy)
+
+    def __repr__(self) -> str:
+        running = self._execution.running
+        state = f"sync {running.id} is running" if running else "started" if self.started_at else "stopped"
+        return f"{type(self).__name__}({self.info}, {state})"
 
     @property
     def engine(self) -> Engine:
-        """Where the installation's entities are asked for."""
+        """Answers queries about the installation's entities."""
         return self._engine
 
+    @property
+    def sync_meta(self) -> SyncMeta:
+        """Knows when each field of each entity was last synced."""
+        return self._meta
+
     async def start(self) -> None:
-        """Start every part in order; when one fails, none is left."""
-        async with self._one_at_a_time("start"):
-            if not self._started:
+        """Start every part in order; when one fails, none stays started."""
+        async with self._lock("start"):
+            if not self.started_at:
                 await self._parts.start()
-                self._started, self.started_at = True, self._clock()
+                self.started_at = self._clock()
 
     async def stop(self) -> None:
-        """Stop every part in reverse; a sync that is under way is interrupted and can be resumed."""
-        async with self._one_at_a_time("start"):
-            self._started, self.started_at = False, 0.0
+        """Stop every part in reverse; a sync under way is interrupted and can be resumed."""
+        for repeated in list(self._repeated):
+            await repeated.stop()
+        async with self._lock("start"):
+            self.started_at = 0.0
             await self._parts.stop()
 
-    def _one_at_a_time(self, what: str) -> asyncio.Lock:
-        """The lock of what must not be done twice at once; a runtime outlives the loops that use it."""
+    def _lock(self, name: str) -> asyncio.Lock:
+        """A lock of the running loop; a runtime may be used from one loop after another."""
         if self._loop is not asyncio.get_running_loop():
             self._loop, self._locks = asyncio.get_running_loop(), {}
-        return self._locks.setdefault(what, asyncio.Lock())
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    # -- syncing ---------------------------------------------------------------------------
 
     async def sync(
         self, options: SyncOptions = NO_OPTIONS, *, discard_unfinished: bool = False
     ) -> SyncHandle:
         """Begin a sync, and return at once.
 
-        The one that is under way here is joined; one that was interrupted or paused goes on,
-        or with ``discard_unfinished`` is given up.  SyncRunning when another process is at it, SyncError
-        when options are given and one is to go on that was begun with others.
+        A sync under way here is joined.  An interrupted or paused one goes on, unless
+        ``discard_unfinished``.  SyncRunning while another process syncs; SyncError when options
+        are given and the sync that would be joined or go on was begun with others.
         """
-        async with self._one_at_a_time("sync"):
+        async with self._lock("sync"):
             executor, options = self._execution.executor, self.recording.scope(options)
-            running = executor.running.id if executor.running is not None else await executor.unfinished()
-            if running is not None and not discard_unfinished and options != NO_OPTIONS:
-                await self._refuse_others(running, options)
+            unfinished = executor.running.id if executor.running else await executor.unfinished()
+            if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
+                await self._refuse_other_options(unfinished, options)
             if executor.running is not None:
                 return executor.running
             await self._database.transact(self.recording.admit)
-            if running is not None and not discard_unfinished:
-                return await executor.resume(running)
+            if unfinished is not None and not discard_unfinished:
+                return await executor.resume(unfinished)
             with executor.surroundings.caller.at_hand():
                 plan = await self._connector.seeder(self._connection.context, self._engine)
             return await executor.begin(plan, options)
 
-    async def _refuse_others(self, sync: str, options: SyncOptions) -> None:
+    async def _refuse_other_options(self, sync: str, options: SyncOptions) -> None:
         if asked(options) != await self._database.read(lambda connection: options_of(connection, sync)):
             raise SyncError(
                 f"sync {sync} of {self.info} has not ended, and was begun with other options",
@@ -145,10 +188,48 @@ class InstallationRuntime:
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
-        async with self._one_at_a_time("sync"):
+        async with self._lock("sync"):
             executor = self._execution.executor
             await self._database.transact(self.recording.admit)
             return await executor.retry(sync)
+
+    def sync_every(
+        self, interval: float | str | timedelta, options: SyncOptions = NO_OPTIONS
+    ) -> RepeatedSync:
+        """Sync now and then again and again: ``runtime.sync_every("10m")``, in the running loop.
+
+        ``interval`` is a text such as "90s", "10m" or "2h", seconds, or a timedelta, from the
+        beginning of one sync to the beginning of the next.  ValueError or TypeError for anything
+        else.  It goes on until it is stopped, or the runtime is.
+        """
+        seconds = _seconds(interval)
+        if not self.started_at:
+            raise not_started()
+        repeated = RepeatedSync(lambda: self.sync(options), seconds, str(self.info))
+        self._repeated.add(repeated)
+        repeated.task.add_done_callback(lambda _: self._repeated.discard(repeated))
+        return repeated
+
+    # -- freshness -------------------------------------------------------------------------
+
+    async def freshness(self, what: str | None = None) -> list[FieldAge]:
+        """How old every field is, and every listing and feed; or what ``Entity[.field]`` names."""
+        tables, now = self._engine.tables, self._clock()
+        return await self._database.read(lambda connection: ages(connection, tables, what, now=now))
+
+    async def invalidate(
+        self, *what: str | type[Entity] | FieldOf[Any, Any] | Ref[Any], where: str | Filter[Any] | None = None
+    ) -> Invalidation:
+        """Mark entities, fields or single rows as stale: the next sync fetches them again.
+
+        ``await runtime.invalidate(AcmeUser.email, AcmeTask.ref("7"))``, or the same as text.  The
+        values stay and can be read.  ``where`` limits entities and fields to some rows.
+        SyncRunning while a sync is under way, whose responses could pass for newer values.
+        """
+        tables, now = self._engine.tables, self._clock()
+        return await self._database.transact(
+            lambda connection: mark_stale(connection, tables, self.info, what, where=where, now=now)
+        )
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
@@ -210,10 +291,10 @@ class _Connection:
 
 
 class _Execution:
-    """The executor, which can only be built once the connection has a context."""
+    """The executor as a service: each start builds a new one, from what the connection has made."""
 
-    def __init__(self, runtime: InstallationRuntime) -> None:
-        self._runtime = runtime
+    def __init__(self, build: Callable[[], SyncExecutor]) -> None:
+        self._build = build
         self._executor: SyncExecutor | None = None
 
     @property
@@ -223,22 +304,14 @@ class _Execution:
             raise not_started()
         return self._executor
 
+    @property
+    def running(self) -> SyncHandle | None:
+        """The sync that is under way in this process, if any."""
+        return self._executor.running if self._executor else None
+
     async def start(self) -> None:
         """Build the executor and start it."""
-        runtime = self._runtime
-        surroundings = SyncContext(
-            installation=runtime.info.id,
-            connector=runtime._connector,
-            context=runtime._connection.context,
-            engine=runtime._engine,
-            meta=SqliteSyncMeta(runtime._database, runtime._engine.tables),
-            caller=runtime.recording.caller(runtime._connection.renew),
-            clock=runtime._clock,
-            draw=runtime.recording.draw,
-            settings=runtime.info.settings,
-        )
-        store = SqliteTaskStore(runtime._database, version=runtime._connector.version)
-        executor = SyncExecutor(store, surroundings, after=runtime._engine.tidy)
+        executor = self._build()
         await executor.start()
         self._executor = executor
 
@@ -247,3 +320,91 @@ class _Execution:
         executor, self._executor = self._executor, None
         if executor is not None:
             await executor.stop()
+
+
+class RepeatedSync:
+    """A sync that runs again and again until it is stopped: what ``runtime.sync_every`` returns.
+
+    ``async with`` stops it at the end.  There is one sync at a time: one that takes longer than
+    the interval delays the next.  A failure does not end it: ``error`` is what the last sync
+    raised, if it did, ``failures`` how many in a row have raised, and each is logged as a
+    warning.  ``result`` is the last one that a sync returned.
+    """
+
+    def __init__(self, begin: Callable[[], Awaitable[SyncHandle]], interval: float, name: str) -> None:
+        self.interval = interval  # seconds
+        self.result: SyncResult | None = None
+        self.error: Exception | None = None
+        self.failures = 0
+        self._begin, self._name = begin, name
+        self._next: asyncio.Future[SyncResult | Exception] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(self._repeat(), name=f"sync {name} every {interval:g} s")
+
+    def __repr__(self) -> str:
+        state = "stopped" if self.task.done() else f"{self.failures} failures in a row"
+        return f"{type(self).__name__}({self._name}, every {self.interval:g} s, {state})"
+
+    async def _repeat(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        try:
+            while True:
+                outcome = await self._sync()
+                ended, self._next = self._next, loop.create_future()
+                ended.set_result(outcome)
+                due = max(due + self.interval, loop.time())
+                await asyncio.sleep(due - loop.time())
+        finally:
+            self._next.cancel()
+
+    async def _sync(self) -> SyncResult | Exception:
+        try:
+            self.result = await (await self._begin()).completion()
+        except Exception as error:
+            self.error, self.failures = error, self.failures + 1
+            log.warning("sync of %s failed, %d in a row: %s", self._name, self.failures, error)
+            return error
+        self.error, self.failures = None, 0
+        return self.result
+
+    async def next_result(self) -> SyncResult:
+        """Wait for the sync under way, or the next one: what it returned, or the error that it raised.
+
+        Interrupted when it is stopped before.
+        """
+        coming = self._next
+        await asyncio.wait([coming])  # the future is shared: cancelling one waiter must not cancel it
+        if coming.cancelled():
+            raise Interrupted(f"the syncs of {self._name} were stopped")
+        outcome = coming.result()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def stop(self) -> None:
+        """Begin no more syncs.  One under way goes on: it belongs to the runtime.  May be called twice."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def _seconds(interval: float | str | timedelta) -> float:
+    """An interval in seconds; ValueError or TypeError when it is none."""
+    if isinstance(interval, str):
+        seconds = parse_duration(interval)
+    elif isinstance(interval, timedelta):
+        seconds = interval.total_seconds()
+    elif isinstance(interval, int | float) and not isinstance(interval, bool):
+        seconds = float(interval)
+    else:
+        raise TypeError(f"an interval is a text such as '10m', seconds or a timedelta, not {interval!r}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"an interval must be longer than 0 seconds, and finite, not {interval!r}")
+    return seconds

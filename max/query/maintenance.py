@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
 from ..errors import UsageError
-from ..model.entities import Compare, Entity, FieldOf, Filter, Op
+from ..model.entities import Compare, Entity, FieldOf, Filter, Op, Ref
 from ..model.query import Query
 from ..model.struct import Struct
 from ..model.tasks import SyncCommand, SyncRun
@@ -75,19 +75,32 @@ def invalidate(
     with writer(synced(path, info)) as connection:
         tables = Tables.stored(connection)
         tables.need_newest()
-        chosen = _selections(info, what, where, connection, tables, now)
-        sync_log.refuse_while_syncing(connection, clock=lambda: now)
-        unfinished = next(iter(sync_log.unfinished_runs(connection, now=now)), None)
         tables.membership.resolver = resolver
-        at = max(now, newest(connection))
-        found = tuple(
-            Invalidated(query.entity, fields, tables.invalidate(connection, query, fields, at=at))
-            for query, fields in chosen
-        )
-        listings = tables.membership.invalidated(connection, at=at)
-    return Invalidation(
-        found, listings, _loaders(resolver, found), None if unfinished is None else unfinished.id
+        return mark_stale(connection, tables, info, what, where=where, now=now)
+
+
+def mark_stale(
+    connection: sqlite3.Connection,
+    tables: Tables,
+    info: InstallationInfo,
+    what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
+    *,
+    where: str | Filter[Any] | None = None,
+    now: float,
+) -> Invalidation:
+    """The same inside the caller's transaction; entities, fields and refs may stand for their names."""
+    words = [one.__name__ if isinstance(one, type) else str(one) for one in what]
+    chosen = _selections(info, words, where, connection, tables, now)
+    sync_log.refuse_while_syncing(connection, clock=lambda: now)
+    unfinished = next(iter(sync_log.unfinished_runs(connection, now=now)), None)
+    at = max(now, newest(connection))
+    found = tuple(
+        Invalidated(query.entity, fields, tables.invalidate(connection, query, fields, at=at))
+        for query, fields in chosen
     )
+    listings = tables.membership.invalidated(connection, at=at)
+    loaders = _loaders(tables.membership.resolver, found)
+    return Invalidation(found, listings, loaders, None if unfinished is None else unfinished.id)
 
 
 def _selections(
