@@ -339,6 +339,7 @@ class RepeatedSync:
         self._begin, self._name = begin, name
         self._next: asyncio.Future[SyncResult | Exception] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._repeat(), name=f"sync {name} every {interval:g} s")
+        self.task.add_done_callback(lambda _: self._next.cancel())
 
     def __repr__(self) -> str:
         state = "stopped" if self.task.done() else f"{self.failures} failures in a row"
@@ -347,15 +348,12 @@ class RepeatedSync:
     async def _repeat(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
-        try:
-            while True:
-                outcome = await self._sync()
-                ended, self._next = self._next, loop.create_future()
-                ended.set_result(outcome)
-                due = max(due + self.interval, loop.time())
-                await asyncio.sleep(due - loop.time())
-        finally:
-            self._next.cancel()
+        while True:
+            outcome = await self._sync()
+            ended, self._next = self._next, loop.create_future()
+            ended.set_result(outcome)
+            due = max(due + self.interval, loop.time())
+            await asyncio.sleep(due - loop.time())
 
     async def _sync(self) -> SyncResult | Exception:
         try:
