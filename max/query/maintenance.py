@@ -80,7 +80,7 @@ def invalidate(
 
 
 def mark_stale(
-    connection: sqlite3.Connection,
+    connection: Connection,
     tables: Tables,
     info: InstallationInfo,
     what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
