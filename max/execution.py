@@ -35,7 +35,7 @@ from .storage.leases import SIGN, new_worker
 from .sync.context import MOMENT, RawCache
 from .sync.context import SyncContext as SyncContext
 from .sync.events import EventPublisher, Events, Origin
-from .sync.task_graph import expand, retried
+from .sync.task_graph import expand, retry_graph
 from .sync.task_runner import TaskRunner
 
 CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
@@ -410,7 +410,7 @@ class SyncExecutor:
         async with self._changing:
             self._check_free()
             await self._raise_floor()
-            root = retried(result.failures)
+            root = retry_graph(result.failures)
             begun = await self.store.begin([{"retry": result.id}], root, worker=self.worker, now=now)
             return self._drive(begun, {})
 

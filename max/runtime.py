@@ -32,7 +32,7 @@ from .query.maintenance import Invalidation, mark_stale
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
-from .sync.task_graph import asked
+from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.recording import LiveAccess, UpstreamAccess
 
@@ -180,7 +180,7 @@ class InstallationRuntime:
             return await executor.begin(plan, options)
 
     async def _refuse_other_options(self, sync: str, options: SyncOptions) -> None:
-        if asked(options) != await self._database.read(lambda connection: options_of(connection, sync)):
+        if options_json(options) != await self._database.read(lambda known: options_of(known, sync)):
             raise SyncError(
                 f"sync {sync} of {self.info} has not ended, and was begun with other options",
                 hint=f"finish it with: max resume {self.info}, or add --discard-unfinished",

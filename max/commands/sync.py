@@ -21,7 +21,7 @@ from ..project import Project
 from ..runtime import InstallationRuntime
 from ..storage.sqlite import READER_CACHE, connect, transaction, translated
 from ..storage.sync_log import request
-from ..sync.task_graph import wanted
+from ..sync.task_graph import named_fields
 from ..upstream.recording import Recording, Replay, refuse_written
 from .connect import keep, project_here, refuse_while_syncing
 from .foreground import Begin, Foreground
@@ -106,7 +106,7 @@ def run_sync(options: Options) -> Answer:
         tell(note)
     info = only_target(project, options.target)
     if options.only:
-        wanted(scope(options).only, project.registry.resolve(info.connector).resolver)
+        named_fields(scope(options).only, project.registry.resolve(info.connector).resolver)
     return synced(options, project, info, partial(begun, options), recording)
 
 

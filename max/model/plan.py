@@ -6,7 +6,7 @@ another version of the connector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, cast
 
 from ..errors import UnknownName
@@ -186,6 +186,15 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
     holds = field.type
     loaded = tuple(map(holds.from_json, value)) if head == Op.IN else holds.from_json(value)
     return Compare(field.path, Op(head), loaded)
+
+
+def map_paths(data: Json, change: Callable[[Sequence[str]], list[str]]) -> Json:
+    """A filter as JSON data with each path of field names replaced."""
+    head, *rest = data
+    if head in ("not", "all", "any"):
+        return [head, *(map_paths(part, change) for part in rest)]
+    *before, path, value = data
+    return [*before, change(path), value]
 
 
 def _field_at(entity: type[Entity], names: Sequence[str]) -> FieldOf[Any, Any]:

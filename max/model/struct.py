@@ -68,4 +68,4 @@ class Struct:
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed."""
-        return type(self)(**({n: getattr(self, n) for n in self._names} | changes))
+        return type(self)(**(vars(self) | changes))

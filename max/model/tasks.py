@@ -1,47 +1,51 @@
-"""Durable tasks: what may happen to them, and what of a sync is remembered.
+"""Tasks: what there is to do, the states of that work, and what is recorded of a sync.
 
-Rule 1: every state and every move between states is in MOVES.  The guards of the SQL below
-are built from it, so a move that the table does not allow cannot be stored.
+Rule 1: MOVES has every state and every move between states.  The SQL guards in storage are
+built from it, so a move that it does not allow cannot be stored.
 
-Rule 2: a task may run more than once (a crash after the work, before the record), so
-whatever it does must be safe to do twice.  What it stores and its own new state are one
-transaction, fenced by worker and attempt: who lost the lease stores nothing.
+Rule 2: a task may run twice (the process crashed after the work, before the commit), so its
+work must be safe to repeat.  What a task stores and its new state are one transaction, fenced
+by worker and attempt: a worker that lost the lease stores nothing.
 
-Rule 3: everything is plain synchronous code over a connection, which a command without an
-event loop may call as well.  Times are seconds since the epoch and always passed in.
+Rule 3: a spec holds names, ids and times only, so that stored work survives an upgrade of the
+connector.  Its JSON has a format number, and a format that this version does not know is refused.
 
-How tasks move stands in task_store.py, what they do in execution.py.
+Times are seconds since the epoch and are always passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
-from ..errors import describe
+from ..errors import SyncError, describe
 from .delivery import Write, WriteResult
+from .plan import map_paths
 from .struct import Struct
 from .values import Json
 
-CHILDREN_PAGE = 1_000  # targets that a task hands on at a time
-
+CHILDREN_PAGE = 1_000  # child tasks that one task creates at a time
 BLOCKED = "sync.blocked"  # the code of what did not run because something before it failed
+FORMAT = 1  # of a spec as JSON
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # -- states -------------------------------------------------------------------------------
 
 
 class State(StrEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     NEW = "new"  # waits for the task before it
     PENDING = "pending"  # may be claimed once its time has come
     RUNNING = "running"  # leased to a worker
-    AWAITING_CHILDREN = "awaiting_children"  # goes on, or ends, when its children have
+    AWAITING_CHILDREN = "awaiting_children"  # continues, or ends, when its children have ended
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    PAUSED = "paused"  # stopped between two pages, until the sync is resumed
+    PAUSED = "paused"  # stopped between two pages until the sync is resumed
 
 
 MOVES: dict[State, frozenset[State]] = {
@@ -49,8 +53,8 @@ MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.RUNNING, State.CANCELLED}),
     State.RUNNING: frozenset(
         {
-            State.RUNNING,  # a page is stored, and the task goes on
-            State.PENDING,  # tried again, or given back
+            State.RUNNING,  # a page is stored and the task continues
+            State.PENDING,  # to be retried, or returned to the queue
             State.AWAITING_CHILDREN,
             State.COMPLETED,
             State.FAILED,
@@ -67,7 +71,7 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class Status(StrEnum):
-    """How a sync stands.  INTERRUPTED is never stored: it is RUNNING without a living worker."""
+    """The status of a sync.  INTERRUPTED is never stored: it is RUNNING without a live worker."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -79,62 +83,372 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no other status can follow."""
         return self not in (Status.RUNNING, Status.PAUSED, Status.INTERRUPTED)
 
 
 class SyncCommand(StrEnum):
-    """What any process may ask of a sync; its worker obeys at the next page."""
+    """What any process may request of a sync; its worker applies it at the next page."""
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
 
 
-class TaskKind(StrEnum):
-    """What a task does."""
+# -- specs --------------------------------------------------------------------------------
 
-    GROUP = "group"  # nothing itself: it ends when its children have
-    EXPAND = "expand"  # makes a child for each target, a page at a time
-    LOAD_FIELDS = "load_fields"
-    LOAD_COLLECTION = "load_collection"
-    FOLLOW = "follow"  # asks a feed what has changed
-    REMOVE = "remove"  # at the end, what was found gone
+FeedRoot: TypeAlias = tuple[str, str, str]  # the entity and the id of a feed's root, and the loader's name
+Target: TypeAlias = Callable[[str, str], "str | None"]  # an entity and its ref field to what that refers to
 
 
-# -- data ---------------------------------------------------------------------------------
-# Tuples, since several are made for every task.
+class ListingPosition(Struct):
+    """How far a listing or a feed has come; replaced with every page.
 
-Payload = Mapping[str, Json]
+    ``number`` counts pages from 0, ``cursor`` is the next page's.  ``began`` is when the first
+    request began.  ``sync_token`` is where the last listing ended, ``newest`` where this one
+    would.  ``delta``: only changes are listed.  ``listed`` counts items, ``total`` has the least
+    and the most that the source said it has, ``first`` is a hash of the first page.
+    """
+
+    number: int = 0
+    cursor: str | None = None
+    began: float | None = None
+    sync_token: str | None = None
+    newest: str | None = None
+    delta: bool = False
+    listed: int = 0
+    total: tuple[int, int] | None = None
+    first: str | None = None
+
+
+class MissingSearch(Struct):
+    """How far the search for missing rows has come.
+
+    ``second_round`` has when it began, by entity.  ``rounds`` has by entity how many there were,
+    how many of the last ones found nothing, and how many places were left.  ``last_place`` is
+    the collection and the parent's id after which the current round continues.
+    """
+
+    second_round: Mapping[str, float] = NOTHING
+    rounds: Mapping[str, tuple[int, int, int]] = NOTHING
+    last_place: tuple[str, str] | None = None
+
+
+class TaskSpec(Struct):
+    """What a task is to do.
+
+    Of what it fetches, only rows that were last requested before ``since`` are requested
+    again; those that the feed ``covered_by`` covers stay fresh for as long as it is followed.
+    """
+
+    kind: ClassVar[str]
+
+    def describe(self) -> str:
+        """The task in the words of the plan: ``AcmeUser:7: load fields name``."""
+        raise NotImplementedError
+
+    @property
+    def single_id(self) -> str | None:
+        """The id of the one entity that the task is about; None when there are several, or all."""
+        return None
+
+    def to_json(self) -> dict[str, Json]:
+        """The spec as JSON data; what was not given is left out."""
+        return {"v": FORMAT, **_plain(vars(self))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> Self:
+        """The inverse of to_json; SyncError for a format that this version does not know."""
+        if data.get("v") != FORMAT:
+            raise _unknown(f"format {data.get('v')}")
+        spec = cls.__new__(cls)  # of a known format: nothing needs a check
+        spec.__dict__.update({name: _read(name, value) for name, value in data.items() if name != "v"})
+        return spec
+
+    def rename_entity(self, old: str, new: str) -> Self:
+        """The spec after an entity was renamed."""
+        return self._renamed(_Renaming(old, new_entity=new))
+
+    def rename_field(self, entity: str, old: str, new: str, target: Target = lambda *names: None) -> Self:
+        """The spec after a field or a collection was renamed; ``target`` is for filters through refs."""
+        return self._renamed(_Renaming(entity, entity, old, new, target=target))
+
+    def replace_ids(self, entity: str, new_id: Callable[[str], str]) -> Self:
+        """The spec after the ids of an entity changed."""
+        return self._renamed(_Renaming(entity, entity, new_id=new_id))
+
+    def _renamed(self, renaming: _Renaming) -> Self:
+        entity = getattr(self, "entity", "")
+        return self.replace(
+            **{
+                name: RENAMED[name](renaming, entity, value)
+                for name, value in vars(self).items()
+                if name in RENAMED
+            }
+        )
+
+
+class GroupTask(TaskSpec):
+    """Does nothing itself and ends when its children have ended.
+
+    ``options`` are the sync's, as JSON data, in the group of the whole plan.
+    """
+
+    kind = "group"
+    step: str = "the plan"
+    options: Mapping[str, Json] = NOTHING
+
+    def describe(self) -> str:
+        """The steps that it groups."""
+        return self.step
+
+
+class ExpandTask(TaskSpec):
+    """Creates a task for each stored entity that needs one, a page of ids at a time.
+
+    ``names`` are fields, or one collection, as ``operation`` says.  ``matching`` is a filter as
+    JSON data; the next page of ids begins after the id ``after``.  ``everything`` and ``sweep``
+    are those of each ListTask.
+    """
+
+    kind = "expand"
+    entity: str
+    operation: str
+    names: tuple[str, ...]
+    since: float
+    loader: str = ""
+    covered_by: FeedRoot | None = None
+    matching: Json = None
+    after: str = ""
+    everything: bool = False
+    sweep: bool = False
+
+    def describe(self) -> str:
+        """``all AcmeUser: load fields name``."""
+        return f"all {self.entity}: {self.operation.replace('_', ' ')} {', '.join(self.names)}"
+
+
+class LoadFieldsTask(TaskSpec):
+    """Loads fields of some entities with one call of a loader."""
+
+    kind = "load_fields"
+    entity: str
+    names: tuple[str, ...]
+    loader: str
+    ids: tuple[str, ...]
+    since: float | None = None
+    covered_by: FeedRoot | None = None
+
+    def describe(self) -> str:
+        """``AcmeUser:7 and 2 more: load fields name``."""
+        more = f" and {len(self.ids) - 1} more" if len(self.ids) > 1 else ""
+        return f"{self.entity}:{self.ids[0]}{more}: load fields {', '.join(self.names)}"
+
+    @property
+    def single_id(self) -> str | None:
+        """The id, when there is just one."""
+        return self.ids[0] if len(self.ids) == 1 else None
+
+
+class ListTask(TaskSpec):
+    """Lists a collection of one parent, page by page.
+
+    ``everything``: without the sync token.  ``sweep``: when only changes were listed, a listing
+    of all ids follows, the one with ``ids_only``.  ``recheck``: it looks for rows that are
+    missing elsewhere; rows that it finds are not counted again.
+    """
+
+    kind = "load_collection"
+    entity: str
+    collection: str
+    id: str
+    since: float | None = None
+    covered_by: FeedRoot | None = None
+    everything: bool = False
+    sweep: bool = False
+    ids_only: bool = False
+    recheck: bool = False
+    position: ListingPosition | None = None
+
+    def describe(self) -> str:
+        """``AcmeProject:7: load collection tasks``."""
+        return f"{self.entity}:{self.id}: load collection {self.collection}"
+
+    @property
+    def single_id(self) -> str:
+        """The parent's id."""
+        return self.id
+
+
+class FollowTask(TaskSpec):
+    """Asks a feed what has changed below its root.  ``everything``: without the sync token."""
+
+    kind = "follow"
+    entity: str
+    feed: str
+    id: str
+    since: float
+    everything: bool = False
+    position: ListingPosition | None = None
+
+    def describe(self) -> str:
+        """``AcmeWorkspace:7: follow changes``."""
+        return f"{self.entity}:{self.id}: follow {self.feed}"
+
+    @property
+    def single_id(self) -> str:
+        """The root's id."""
+        return self.id
+
+
+class RemoveTask(TaskSpec):
+    """Removes what is missing upstream, at the end of a sync that began at ``since``.
+
+    ``collections`` (``Entity.name``) are those that the sync lists of every parent, ``feeds``
+    those that it follows.  ``allow``: any number of rows may be removed.
+    """
+
+    kind = "remove"
+    collections: tuple[str, ...]
+    feeds: tuple[FeedRoot, ...]
+    since: float
+    allow: bool = False
+    search: MissingSearch = MissingSearch()
+
+    def describe(self) -> str:
+        """What it is about."""
+        return "what is gone"
+
+
+class _Renaming(NamedTuple):
+    """An entity, one of its fields or its ids are renamed."""
+
+    entity: str
+    new_entity: str
+    field: str = ""
+    new_field: str = ""
+    new_id: Callable[[str], str] | None = None
+    target: Target = lambda *names: None
+
+    def of(self, entity: str) -> str:
+        return self.new_entity if entity == self.entity else entity
+
+    def name(self, entity: str, name: str) -> str:
+        return self.new_field if (entity, name) == (self.entity, self.field) else name
+
+    def id(self, entity: str, id: str) -> str:
+        return self.new_id(id) if self.new_id is not None and entity == self.entity else id
+
+    def root(self, root: FeedRoot) -> FeedRoot:
+        return self.of(root[0]), self.id(*root[:2]), root[2]
+
+    def path(self, path: str) -> str:
+        entity, _, name = path.partition(".")
+        return f"{self.of(entity)}.{self.name(entity, name)}"
+
+    def steps(self, entity: str, path: Sequence[str]) -> list[str]:
+        """The fields of a filter: one of the entity, and perhaps one of what that refers to."""
+        owners = (entity, self.target(entity, path[0]) if len(path) > 1 else "")
+        return [self.name(owner or "", name) for owner, name in zip(owners, path, strict=False)]
+
+    def asked(self, text: str) -> str:
+        """``Entity`` or ``Entity.field`` as a person wrote it, in any case."""
+        entity, dot, name = text.partition(".")
+        if entity.casefold() != self.entity.casefold():
+            return text
+        return self.new_entity + dot + (self.new_field if name.casefold() == self.field.casefold() else name)
+
+
+# What in a spec names an entity, a field or an id; the entity is the spec's own, by its old name.
+RENAMED: dict[str, Callable[[_Renaming, str, Any], object]] = {
+    "entity": lambda new, entity, value: new.of(value),
+    "names": lambda new, entity, value: tuple(new.name(entity, one) for one in value),
+    "collection": lambda new, entity, value: new.name(entity, value),
+    "id": lambda new, entity, value: new.id(entity, value),
+    "ids": lambda new, entity, value: tuple(new.id(entity, one) for one in value),
+    "after": lambda new, entity, value: "" if new.new_id and entity == new.entity else value,  # another order
+    "covered_by": lambda new, entity, value: value and new.root(value),
+    "feeds": lambda new, entity, value: tuple(map(new.root, value)),
+    "collections": lambda new, entity, value: tuple(sorted(map(new.path, value))),
+    "search": lambda new, entity, value: MissingSearch(),  # it begins again
+    "matching": lambda new, entity, value: value and map_paths(value, partial(new.steps, entity)),
+    "options": lambda new, entity, value: {
+        name: [*map(new.asked, one)] if name == "only" else one for name, one in value.items()
+    },
+}
+
+SPECS: dict[str, type[TaskSpec]] = {
+    spec.kind: spec for spec in (GroupTask, ExpandTask, LoadFieldsTask, ListTask, FollowTask, RemoveTask)
+}
+_PARTS: dict[str, type[Struct]] = {"position": ListingPosition, "search": MissingSearch}
+
+
+def read_spec(kind: str, data: Mapping[str, Json]) -> TaskSpec:
+    """A spec of any kind from its JSON data; SyncError for a kind that this version does not know."""
+    if kind not in SPECS:
+        raise _unknown(f"kind {kind}")
+    return SPECS[kind].from_json(data)
+
+
+def _unknown(what: str) -> SyncError:
+    return SyncError(
+        f"a stored task has {what}, which this version of Max does not know",
+        hint="continue it with the version that stored it, or begin a new sync",
+    )
+
+
+def _plain(value: Any) -> Json:
+    """JSON data of a value; in a record, None and False are left out, which are defaults."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Struct):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items() if one is not None and one is not False}
+    return value
+
+
+def _read(name: str, value: Json) -> Any:
+    if isinstance(value, list) and name != "matching":
+        return tuple(_read("", one) for one in value)
+    if isinstance(value, dict):
+        values = {key: _read(key, one) for key, one in value.items()}
+        return _PARTS[name](**values) if name in _PARTS else values
+    return value
+
+
+# -- tasks --------------------------------------------------------------------------------
+# Named tuples, since several are created for every task.
 
 
 class NewTask(NamedTuple):
-    """A task to be: names and keys only.  ``chained`` children run one after the other."""
+    """A task to be created.  ``chained`` children run one after the other, others side by side."""
 
-    kind: TaskKind
-    payload: Payload
+    spec: TaskSpec
     children: Sequence[NewTask] = ()
     chained: bool = False
 
 
 class Task(NamedTuple):
-    """A claimed task: RUNNING, and nobody else's.
+    """A claimed task: RUNNING, and leased to one worker.
 
-    ``attempt`` counts every claim and fences it; ``tries`` those since it last got further.
+    ``attempt`` counts all claims and fences what is stored; ``tries`` counts those since the
+    task last made progress, ``crashes`` the processes in a row that ended while it ran.
     """
 
     id: int
     sync: str
     parent: int | None
-    kind: TaskKind
-    payload: Payload
+    spec: TaskSpec
     attempt: int
     tries: int
     crashes: int
 
 
 class Failure(Struct):
-    """What failed, why, and all that is needed to try just that again."""
+    """What failed and why; ``input`` is the task's spec as JSON data, to retry just that."""
 
     sync: str
     task: int
@@ -154,15 +468,15 @@ class Failure(Struct):
 class Settlement(NamedTuple):
     """What one task did, to be stored as a whole or not at all.
 
-    ``writes`` run inside the transaction.  ``more``: an AWAITING_CHILDREN task wants to be
-    claimed again as soon as its children leave room.  ``progress`` forgives earlier tries.
-    ``error``, as ``describe`` gives it: why a PENDING task waits.  ``notes``: what a person
-    should know of the sync, beside its status.
+    ``spec`` replaces the task's.  ``writes`` run inside the transaction.  ``more``: an
+    AWAITING_CHILDREN task is claimed again as soon as its children leave room.  ``progress``
+    resets the count of tries.  ``error``, as ``describe`` gives it, is why a PENDING task waits.
+    ``notes`` are sentences about the sync for people.
     """
 
     task: Task
     state: State
-    payload: Payload | None = None
+    spec: TaskSpec | None = None
     writes: Sequence[Write] = ()
     children: Sequence[NewTask] = ()
     failures: Sequence[Failure] = ()
@@ -174,7 +488,7 @@ class Settlement(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a settlement: the task's state and what was stored, or the error."""
+    """The result of one settlement: the task's state and what was stored, or the error."""
 
     state: State
     stored: WriteResult = WriteResult({})
@@ -182,7 +496,7 @@ class Outcome(NamedTuple):
 
 
 class SettleResult(NamedTuple):
-    """What one call of ``settle`` came to: an outcome for each settlement, and the new work.
+    """The result of one call of ``settle``: an outcome for each settlement, and the claimed tasks.
 
     ``due`` is when the next task may be claimed, None when that depends on those running.
     """
@@ -195,8 +509,33 @@ class SettleResult(NamedTuple):
     waiting: int = 0
 
 
+def failure_of(
+    task: Task, error: BaseException, at: float, id: str | None = None, *, code: str = ""
+) -> Failure:
+    """The record of a task's failure, or of one id's within it; ``code`` replaces the error's."""
+    spec, known = task.spec, describe(error)
+    what = spec if id is None else spec.replace(ids=(id,))
+    return Failure(
+        sync=task.sync,
+        task=task.id,
+        kind=spec.kind,
+        what=what.describe(),
+        entity=getattr(spec, "entity", None),
+        id=spec.single_id if id is None else id,
+        code=code or known["code"],
+        message=known["message"],
+        hint=known["hint"],
+        attempt=task.attempt,
+        at=at,
+        input=spec.to_json(),
+    )
+
+
+# -- syncs --------------------------------------------------------------------------------
+
+
 class SyncRun(Struct):
-    """A sync as history shows it.  ``counts``: rows by entity, ``requests``: by operation."""
+    """A sync as the log shows it.  ``counts``: rows by entity, ``requests``: calls by operation."""
 
     id: str
     status: Status
@@ -209,12 +548,12 @@ class SyncRun(Struct):
     resumed: bool
     worker: str | None
     plan: Json
-    notes: tuple[str, ...]  # what a person should know of it, beside its status
+    notes: tuple[str, ...]  # sentences for people, beside the status
     quarantined: int  # invalid rows that were kept aside
 
 
 class SyncResult(SyncRun):
-    """What a sync came to, with each thing that failed."""
+    """The result of a sync, with each failure."""
 
     failures: tuple[Failure, ...]
 
@@ -222,73 +561,8 @@ class SyncResult(SyncRun):
 class ResumedSync(SyncRun):
     """A sync as it was before it was resumed.
 
-    ``crashed``: the process that was at it ended without a word, and the attempts in ``died`` with it.
+    ``crashed``: its process ended without releasing it; ``died`` are the attempts that this ended.
     """
 
     crashed: bool
     died: tuple[Task, ...]
-
-
-def describe_task(kind: TaskKind, payload: Payload) -> str:
-    """A task in the words of the plan: ``AcmeUser:7: load fields name``."""
-    if kind in (TaskKind.GROUP, TaskKind.REMOVE):
-        return str(payload.get("step", "the plan"))
-    ids = payload.get("ids") or ([payload["id"]] if payload.get("id") is not None else None)
-    if ids is None:
-        target = f"all {payload['entity']}"
-    else:
-        target = f"{payload['entity']}:{ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
-    operation = str(payload.get("operation", kind)).replace("_", " ")
-    return f"{target}: {operation} {', '.join(payload['names'])}"
-
-
-def single_id(payload: Payload) -> str | None:
-    """The id of the one thing that a task is about; None when there are several, or all."""
-    ids = payload.get("ids") or [payload.get("id")]
-    return ids[0] if len(ids) == 1 else None
-
-
-def failure_of(task: Task, error: BaseException, at: float, id: str | None = None) -> Failure:
-    """The record of a task's failure, or of one ref's within it."""
-    payload = task.payload
-    what = describe_task(task.kind, payload)
-    if id is not None:
-        what = describe_task(task.kind, {**payload, "ids": [id]})
-    else:
-        id = single_id(payload)
-    return failure_record(task.sync, task.id, task.kind, payload, what, describe(error), task.attempt, at, id)
-
-
-def failure_record(
-    sync: str,
-    task: int,
-    kind: TaskKind,
-    payload: Payload,
-    what: str,
-    error: Mapping[str, Any],
-    attempt: int,
-    at: float,
-    id: str | None,
-) -> Failure:
-    """A failure from its parts; ``error`` is as ``describe`` gives it."""
-    words: dict[str, Any] = {name: error[name] for name in ("code", "message", "hint")}
-    rest: dict[str, Any] = {
-        "entity": payload.get("entity"),
-        "id": id,
-        "attempt": attempt,
-        "at": at,
-        "input": dict(payload),
-    }
-    return Failure(sync=sync, task=task, kind=str(kind), what=what, **words, **rest)
-
-
-# -- workers ------------------------------------------------------------------------------
-
-
-# -- tables -------------------------------------------------------------------------------
-
-
-# -- syncs, as history and other processes see them ------------------------------------------
-
-
-# -- the protocol -------------------------------------------------------------------------

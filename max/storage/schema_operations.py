@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from ..errors import SchemaError
 from ..model.entities import FieldType
 from ..model.schema import snake_case
-from ..model.values import EXACT_FLOAT, Json, is_id
+from ..model.tasks import TaskSpec, read_spec
+from ..model.values import EXACT_FLOAT, is_id
 from . import change_log as history
 from .database import Connection, quoted
 from .freshness import newest
@@ -71,22 +72,22 @@ def drop_indexes(connection: Connection, entity: str) -> None:
         connection.execute(f"DROP INDEX {quoted(name)}")
 
 
-def rewrite_tasks(connection: Connection, rewrite: Callable[[dict[str, Json]], None]) -> None:
-    """Have a function change the payload of each task that has not ended, or that failed."""
+def rewrite_specs(connection: Connection, rewrite: Callable[[TaskSpec], TaskSpec]) -> None:
+    """Have a function change the spec of each task that has not ended, or that failed."""
     places = (
-        ("_max_task", "id", "payload", "state NOT IN ('completed', 'failed', 'cancelled')"),
+        ("_max_task", "id", "spec", "state NOT IN ('completed', 'failed', 'cancelled')"),
         ("_max_failure", "number", "input", "1"),
     )
     present = set(followers(connection))
     for table, key, column, condition in places:
         if table not in present:
             continue
-        rows = connection.execute(f"SELECT {key}, {column} FROM {table} WHERE {condition}").fetchall()
-        for id, text in rows:
-            payload = json.loads(text)
-            rewrite(payload)
-            if (changed := json.dumps(payload)) != text:
-                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (changed, id))
+        rows = connection.execute(f"SELECT {key}, kind, {column} FROM {table} WHERE {condition}").fetchall()
+        for id, kind, text in rows:
+            spec = read_spec(kind, json.loads(text))
+            if (changed := rewrite(spec)) != spec:
+                values = (json.dumps(changed.to_json()), id)
+                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", values)
 
 
 # -- names ---------------------------------------------------------------------------------
@@ -105,15 +106,7 @@ def rename_entity(connection: Connection, old: str, new: str) -> None:
         " WHERE substr(collection, 1, length(:old) + 1) = :old || '.'",
         {"old": old, "new": new},
     )
-
-    def rewrite(payload: dict[str, Json]) -> None:
-        if payload.get("entity") == old:
-            payload["entity"] = new
-        for root in _roots(payload):
-            root[0] = new if root[0] == old else root[0]
-        _look_anew(payload, lambda name: new + name[len(old) :] if name.partition(".")[0] == old else name)
-
-    rewrite_tasks(connection, rewrite)
+    rewrite_specs(connection, lambda spec: spec.rename_entity(old, new))
 
 
 def rename_field(
@@ -129,12 +122,7 @@ def rename_field(
         sql = f"UPDATE OR REPLACE {quoted(follower)} SET field = :new WHERE entity = :entity AND field = :old"
         connection.execute(sql, values)
     _rename_in_pages(connection, path, new)
-
-    def rewrite(payload: dict[str, Json]) -> None:
-        _rename_in_task(payload, path, new)
-        _rename_in_filter(payload.get("matching"), str(payload.get("entity")), path, new, target)
-
-    rewrite_tasks(connection, rewrite)
+    rewrite_specs(connection, lambda spec: spec.rename_field(entity, old, new, target))
 
 
 def rename_collection(connection: Connection, path: Path, new: str) -> None:
@@ -142,12 +130,7 @@ def rename_collection(connection: Connection, path: Path, new: str) -> None:
     entity, old = path
     values = (f"{entity}.{new}", f"{entity}.{old}")
     connection.execute("UPDATE _max_listing SET collection = ? WHERE collection = ?", values)
-
-    def rewrite(payload: dict[str, Json]) -> None:
-        _rename_in_task(payload, path, new)
-        _look_anew(payload, lambda name: values[0] if name == values[1] else name)
-
-    rewrite_tasks(connection, rewrite)
+    rewrite_specs(connection, lambda spec: spec.rename_field(entity, old, new))
 
 
 def _rename_in_pages(connection: Connection, path: Path, new: str | None) -> None:
@@ -157,41 +140,6 @@ def _rename_in_pages(connection: Connection, path: Path, new: str | None) -> Non
         "UPDATE _max_load SET fields = replace(fields, :old, :new) WHERE entity = :entity",
         {"entity": entity, "old": f",{old},", "new": f",{new}," if new else ","},
     )
-
-
-def _roots(payload: dict[str, Json]) -> list[list[Json]]:
-    """The roots of the feeds that a task knows of: entity and id, and perhaps more."""
-    feed = payload.get("feed")
-    return [*([feed] if feed else []), *payload.get("feeds", {}).values()]
-
-
-def _look_anew(payload: dict[str, Json], rename: Callable[[str], str]) -> None:
-    """Rename the collections in which a task looks for what is gone; it begins its search anew."""
-    if "whole" in payload:
-        payload["whole"] = sorted(map(rename, payload["whole"]))
-        payload |= {"again": {}, "looks": {}, "looked": []}
-
-
-def _rename_in_task(payload: dict[str, Json], path: Path, new: str) -> None:
-    if payload.get("entity") == path[0] and payload.get("operation") != "follow" and "names" in payload:
-        payload["names"] = [new if name == path[1] else name for name in payload["names"]]
-
-
-def _rename_in_filter(
-    data: Json, entity: str, path: Path, new: str, target: Callable[[str, str], str | None]
-) -> None:
-    """Rename a field in a filter as JSON data, in place."""
-    if not data:
-        return
-    head, *rest = data
-    if head in ("not", "all", "any"):
-        for part in rest:
-            _rename_in_filter(part, entity, path, new, target)
-        return
-    names = rest[0]
-    owners = [entity, *([target(entity, names[0])] if len(names) == 2 else [])]
-    renamed = [new if (owner, name) == path else name for owner, name in zip(owners, names, strict=True)]
-    names[:] = renamed
 
 
 # -- bits ----------------------------------------------------------------------------------
@@ -501,16 +449,4 @@ def _rekey_tasks(connection: Connection, entity: str) -> None:
         row = connection.execute(f"{mapped}?", (id,)).fetchone()
         return str(row[0]) if row else id
 
-    def rewrite(payload: dict[str, Json]) -> None:
-        for root in _roots(payload):
-            root[1] = new_id(root[1]) if root[0] == entity else root[1]
-        _look_anew(payload, lambda name: name)
-        if payload.get("entity") == entity:
-            if payload.get("id") is not None:
-                payload["id"] = new_id(payload["id"])
-            if payload.get("ids"):
-                payload["ids"] = [new_id(id) for id in payload["ids"]]
-            if payload.get("after"):
-                payload["after"] = ""  # the ids have another order now
-
-    rewrite_tasks(connection, rewrite)
+    rewrite_specs(connection, lambda spec: spec.replace_ids(entity, new_id))

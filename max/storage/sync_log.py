@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
-from ..model.tasks import MOVES, Failure, State, Status, SyncCommand, SyncResult, SyncRun
+from ..model.tasks import MOVES, Failure, GroupTask, State, Status, SyncCommand, SyncResult, SyncRun
 from ..model.values import Json
 from .database import Connection
 from .leases import describe_worker, is_alive
@@ -41,7 +41,7 @@ MIGRATIONS = (
         parent      INTEGER,
         after       INTEGER,
         kind        TEXT NOT NULL,
-        payload     TEXT NOT NULL,
+        spec        TEXT NOT NULL,
         state       TEXT NOT NULL,
         attempt     INTEGER NOT NULL DEFAULT 0,
         tries       INTEGER NOT NULL DEFAULT 0,
@@ -52,6 +52,7 @@ MIGRATIONS = (
         failed      INTEGER NOT NULL DEFAULT 0,
         more        INTEGER NOT NULL DEFAULT 0,
         error       TEXT,
+        blocked_by  TEXT,
         created_at  REAL NOT NULL,
         changed_at  REAL NOT NULL
     );
@@ -179,9 +180,9 @@ def refuse_while_syncing(connection: Connection, *, clock: Callable[[], float]) 
 
 def options_of(connection: Connection, sync: str) -> Json:
     """What a sync that has not ended was asked for beyond its plan, as JSON data."""
-    sql = "SELECT json_extract(payload, '$.options') FROM _max_task WHERE sync = ? AND parent IS NULL"
+    sql = "SELECT spec FROM _max_task WHERE sync = ? AND parent IS NULL"
     row = connection.execute(sql, (sync,)).fetchone()
-    return json.loads(row[0]) if row and row[0] else {}
+    return GroupTask.from_json(json.loads(row[0])).to_json().get("options", {}) if row else {}
 
 
 def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:

@@ -23,10 +23,12 @@ from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
     MOVES,
+    ExpandTask,
     Failure,
+    GroupTask,
     NewTask,
     Outcome,
-    Payload,
+    RemoveTask,
     ResumedSync,
     Settlement,
     SettleResult,
@@ -36,11 +38,8 @@ from ..model.tasks import (
     SyncResult,
     SyncRun,
     Task,
-    TaskKind,
-    describe_task,
     failure_of,
-    failure_record,
-    single_id,
+    read_spec,
 )
 from ..model.values import Json
 from .catalogue import migrate
@@ -70,11 +69,10 @@ SUSPECT_CRASHES = 2  # from so many on, a task runs alone, so that it proves its
 KEPT_SYNCS = 100  # finished syncs that are remembered
 PRUNED_AT_ONCE = 5_000  # task rows deleted in one transaction
 NOTHING = WriteResult({})
-KINDS = {str(kind): kind for kind in TaskKind}
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: ids are typed by people
 
 INSERT_TASK = """
-    INSERT INTO _max_task (sync, parent, after, kind, payload, state, children, unfinished,
+    INSERT INTO _max_task (sync, parent, after, kind, spec, state, children, unfinished,
                            created_at, changed_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -89,7 +87,7 @@ CLAIM = f"""
                      AND crashes BETWEEN :least AND :most
                    ORDER BY not_before, id
                    LIMIT :limit)
-    RETURNING id, sync, parent, kind, payload, attempt, tries, crashes
+    RETURNING id, sync, parent, kind, spec, attempt, tries, crashes
 """
 
 DUE = f"""
@@ -103,7 +101,7 @@ SETTLE = {
        SET state = '{to}',
            tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
            crashes = CASE WHEN :progress THEN 0 ELSE crashes END,
-           payload = coalesce(:payload, payload),
+           spec = coalesce(:spec, spec),
            not_before = :not_before,
            more = :more,
            children = children + :children,
@@ -346,13 +344,13 @@ class _Transaction:
 
     def _row(self, task: NewTask, parent: int | None, after: int | None, state: State) -> tuple[object, ...]:
         size = len(task.children)
-        text = json.dumps(task.payload)
-        return (self.sync, parent, after, task.kind, text, state, size, size, self.now, self.now)
+        spec = json.dumps(task.spec.to_json())
+        return (self.sync, parent, after, task.spec.kind, spec, state, size, size, self.now, self.now)
 
     def _begin_task(self, id: int) -> None:
         """A task's turn has come: it may be claimed; a group's children begin instead."""
         kind = self.connection.execute("SELECT kind FROM _max_task WHERE id = ?", (id,)).fetchone()[0]
-        to = State.AWAITING_CHILDREN if kind == TaskKind.GROUP else State.PENDING
+        to = State.AWAITING_CHILDREN if kind == GroupTask.kind else State.PENDING
         self.connection.execute(move_to(to), (self.now, id))
         if to is State.AWAITING_CHILDREN:
             for child in self._waiting_children(id, "AND after IS NULL"):
@@ -384,7 +382,7 @@ class _Transaction:
 
     def _under_way(self) -> list[Task]:
         rows = self.connection.execute(
-            "SELECT id, sync, parent, kind, payload, attempt, tries, crashes FROM _max_task"
+            "SELECT id, sync, parent, kind, spec, attempt, tries, crashes FROM _max_task"
             f" WHERE sync = ? AND state = '{State.RUNNING}' ORDER BY id",
             (self.sync,),
         )
@@ -453,7 +451,7 @@ class _Transaction:
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         by_statement: dict[str, list[Any]] = {}
         for one, to in zip(settlements, states, strict=True):
-            if to is State.COMPLETED and one.payload is None and not (one.children or one.failures):
+            if to is State.COMPLETED and one.spec is None and not (one.children or one.failures):
                 by_statement.setdefault(COMPLETE, []).append((self.now, one.task.id, one.task.attempt))
             else:
                 by_statement.setdefault(SETTLE[to], []).append(self._values(one, to))
@@ -469,7 +467,7 @@ class _Transaction:
         return {
             "id": one.task.id,
             "attempt": one.task.attempt,
-            "payload": None if one.payload is None else json.dumps(one.payload),
+            "spec": None if one.spec is None else json.dumps(one.spec.to_json()),
             "progress": one.progress,
             "not_before": one.not_before,
             "more": one.more,
@@ -533,38 +531,35 @@ class _Transaction:
         failed = {id: failed for id, _, failed in ended}
         rows = self.connection.execute(DEPENDENTS, (json.dumps(list(failed)),)).fetchall()
         for id, after, kind in rows:
-            if failed[after] and kind != TaskKind.REMOVE:  # which finds out for itself what is certain
+            if failed[after] and kind != RemoveTask.kind:  # which finds out for itself what is certain
                 self._block(id, self._what(after))
             else:
                 self._begin_task(id)
 
     def _what(self, id: int) -> str:
-        kind, payload = self.connection.execute(
-            "SELECT kind, payload FROM _max_task WHERE id = ?", (id,)
+        task, blocked_by = self._read(id)
+        return blocked_by or task.spec.describe()
+
+    def _read(self, id: int) -> tuple[Task, str | None]:
+        """A task, and what blocked it."""
+        *row, blocked_by = self.connection.execute(
+            "SELECT id, sync, parent, kind, spec, attempt, tries, crashes, blocked_by FROM _max_task"
+            " WHERE id = ?",
+            (id,),
         ).fetchone()
-        known: Payload = json.loads(payload)
-        return known.get("blocked_by") or describe_task(TaskKind(kind), known)
+        return _task_of(row), blocked_by
 
     def _block(self, id: int, cause: str) -> None:
         """Fail a task that waited for one that failed, and what stands inside it."""
-        parent, kind, text = self.connection.execute(
-            "SELECT parent, kind, payload FROM _max_task WHERE id = ?", (id,)
-        ).fetchone()
+        task, _ = self._read(id)
         for child in self._waiting_children(id):
             self._block(child, cause)
-        payload: Payload = json.loads(text)
-        if kind != TaskKind.GROUP:
-            error = {
-                "code": BLOCKED,
-                "message": f"blocked by step {cause}",
-                "hint": "retry that first",
-            }
-            what = describe_task(TaskKind(kind), payload)
-            shown = failure_record(self.sync, id, kind, payload, what, error, 0, self.now, single_id(payload))
-            self._record([shown])
-        kept = json.dumps({**payload, "blocked_by": cause})  # so that the next in line names the first cause
-        self.connection.execute(move_to(State.FAILED, ", payload = ?"), (self.now, kept, id))
-        self._ended.append((id, parent, True))
+        if not isinstance(task.spec, GroupTask):
+            error = SyncError(f"blocked by step {cause}", hint="retry that first")
+            self._record([failure_of(task, error, self.now, code=BLOCKED)])
+        # the next one that waits names the first cause
+        self.connection.execute(move_to(State.FAILED, ", blocked_by = ?"), (self.now, cause, id))
+        self._ended.append((id, task.parent, True))
 
     def _count_down(self, ended: Sequence[tuple[int, int | None, bool]]) -> None:
         done = Counter(parent for _, parent, _ in ended if parent is not None)
@@ -577,7 +572,7 @@ class _Transaction:
         ids, self._look_at = json.dumps(sorted(self._look_at)), set()
         for id, parent, kind, left, more, all_failed in self.connection.execute(LOOK, (ids,)).fetchall():
             # who removes wants to know what its children have found; who expands only wants room
-            room = 0 if kind == TaskKind.REMOVE else CHILDREN_BOUND - CHILDREN_PAGE
+            room = 0 if kind == RemoveTask.kind else CHILDREN_BOUND - CHILDREN_PAGE
             if more and left <= room:
                 self.connection.execute(move_to(State.PENDING), (self.now, id))
             elif not more and left == 0:
@@ -615,8 +610,8 @@ class _Transaction:
 
 
 def _task_of(row: Sequence[Any]) -> Task:
-    id, sync, parent, kind, payload, attempt, tries, crashes = row
-    return Task(id, sync, parent, KINDS[kind], json.loads(payload), attempt, tries, crashes)
+    id, sync, parent, kind, spec, attempt, tries, crashes = row
+    return Task(id, sync, parent, read_spec(kind, json.loads(spec)), attempt, tries, crashes)
 
 
 def _own_error(task: Task, error: Exception, errors: type[Exception]) -> Exception:
@@ -637,7 +632,7 @@ def _state_after(one: Settlement, command: SyncCommand) -> State:
     """
     if one.state is State.RUNNING and command is not SyncCommand.RUN:
         return State.PAUSED
-    if one.state is State.FAILED and one.task.kind is TaskKind.EXPAND:
+    if one.state is State.FAILED and isinstance(one.task.spec, ExpandTask):
         return State.AWAITING_CHILDREN
     return one.state
 

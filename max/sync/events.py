@@ -20,7 +20,7 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from ..errors import describe
-from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task, describe_task
+from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task
 from ..model.values import Json
 
 BUFFER = 10_000  # events that wait for their reader
@@ -211,7 +211,7 @@ class EventPublisher:
         self._listeners.clear()
 
     def _started(self, task: Task) -> Event:
-        return self._event(EventKind.TASK_STARTED, task, what=describe_task(task.kind, task.payload))
+        return self._event(EventKind.TASK_STARTED, task, what=task.spec.describe())
 
     def _event(self, kind: EventKind, task: Task | None = None, **facts: Json) -> Event:
         if task is None:

@@ -1,8 +1,8 @@
-"""Listings that end where the source says: nothing is cut short in silence.
+"""Pagination: a listing is complete only where the source says that it ends.
 
-A source that repeats a cursor or a page, ends inside its own total, or stops at a full page
-has not listed everything.  What it brought is kept, but its listing is not complete: nothing
-is removed because of it, and the next sync lists again.
+A source that repeats a cursor or a page, ends before its own total, or stops at a full page
+without a next one has not listed everything.  What it sent is kept, but the listing does not
+count as complete: nothing is removed because of it, and the next sync lists again.
 """
 
 from __future__ import annotations
@@ -14,128 +14,130 @@ from ..errors import UpstreamChanged
 from ..model.entities import values_of
 from ..model.loaders import Watermark
 from ..model.query import Page
-from ..model.values import Json, datetime_text
+from ..model.tasks import ListingPosition
+from ..model.values import datetime_text
 
 
-def beginning(sync_token: str | None) -> dict[str, Json]:
-    """What a task remembers of a listing before its first page; ``mark`` is the last one's.
-
-    ``began`` is when its first request began, ``newest`` what its own mark would be so far.
-    """
-    place = {"number": 0, "cursor": None, "began": None}
-    return {**place, "mark": sync_token, "newest": sync_token, "delta": sync_token is not None, "listed": 0}
+def first_position(sync_token: str | None, began: float | None = None) -> ListingPosition:
+    """The position before the first page of a listing that begins at a sync token, or at everything."""
+    return ListingPosition(
+        began=began, sync_token=sync_token, newest=sync_token, delta=sync_token is not None
+    )
 
 
 class PageTracker:
-    """One listing, page by page, with what speaks against it.
+    """Follows one listing page by page and collects what speaks against it.
 
-    ``payload`` is the task's own memory of it, as JSON data.  What only this process has seen
-    (cursors and pages, a few bytes each) is forgotten with it: a source that repeats itself
-    is then caught one round later.
+    ``position`` is stored with the task.  The cursors and pages seen so far (a few bytes each)
+    are not: after a crash, a source that repeats itself is detected one round later.
     """
 
-    def __init__(self, name: str, payload: dict[str, Any], watermark: Watermark | None = None) -> None:
-        self.name, self.payload = name, payload
+    def __init__(self, name: str, position: ListingPosition, watermark: Watermark | None = None) -> None:
+        self.name, self.position = name, position
         self.problem: UpstreamChanged | None = None
         self._watermark = watermark
-        self._cursors = {payload["cursor"]}
+        self._cursors = {position.cursor}
         self._pages: set[int] = set()
 
+    def begin(self, began: float) -> None:
+        """Record when the first request began, unless that is known."""
+        if self.position.began is None:
+            self.position = self.position.replace(began=began)
+
     def restart(self, began: float) -> None:
-        """Begin anew, without the mark, at everything; ``began`` is when that was asked for."""
-        self.payload |= {**beginning(None), "began": began}
-        self.payload.pop("total", None)
+        """Begin at everything, without the sync token; ``began`` is when that was first requested."""
+        self.position = first_position(None, began)
         self._cursors, self._pages = {None}, set()
 
     @property
-    def by_token(self) -> bool:
-        """Whether the mark is the source's own; a time cannot be refused, only not be needed."""
+    def uses_token(self) -> bool:
+        """Whether the source gives the sync token; a time cannot be refused, only be ignored."""
         return self._watermark is None
 
     @property
-    def proven(self) -> bool:
-        """Whether what a complete listing has not named is not there.
+    def consistent(self) -> bool:
+        """Whether rows that a complete listing left out do not exist.
 
-        A total that moved says that something came or went meanwhile, and pages that count may
-        have left something out.
+        A total that changed says that rows came or went meanwhile, and numbered pages may then
+        have skipped one.
         """
-        least, most = self.payload.get("total", (0, 0))
-        return bool(least == most)
+        least, most = self.position.total or (0, 0)
+        return least == most
 
     @property
-    def sure(self) -> bool:
-        """Whether everything was seen that was there from the beginning to the end.
+    def saw_everything(self) -> bool:
+        """Whether the listing has named every row that existed all the time.
 
-        What changes while pages come newest first moves before the first of them: that page
-        is another one then, and the next listing tells of it.
+        In a listing that is sorted newest first, a row that changes meanwhile moves to the
+        first page, which then is another one; the next listing names it.
         """
         newest_first = self._watermark is not None and self._watermark.newest_first
-        return self.proven and not (newest_first and self.payload["number"] > 1)
+        return self.consistent and not (newest_first and self.position.number > 1)
 
     def take(self, page: Page[Any]) -> bool:
-        """Count a page in; whether the listing is complete with it, and sound."""
-        payload = self.payload
-        if payload["number"] == 0 and page.complete_snapshot:
-            payload["delta"] = False
-        if "listed" in payload:  # a task of an older version did not count
-            self._count(page)
-        self._look_for_newest(page)
-        evidence = self._repeats(page) if page.next is not None else self._falls_short(page)
-        evidence = self._page_again(page) or evidence
+        """Count a page; whether the listing is complete with it, and without a problem."""
+        changes = {**self._counts(page), **self._newest(page)}
+        if self.position.number == 0 and page.complete_snapshot:
+            changes["delta"] = False
+        self.position = self.position.replace(**changes)
+        evidence = self._repeated_cursor(page) if page.next is not None else self._falls_short(page)
+        evidence = self._repeated_page(page) or evidence
         if evidence:
             self.problem = UpstreamChanged(
                 f"{self.name}: {evidence}",
                 hint="what came is kept and nothing is removed; sync again, or update the connector",
-                page=payload["number"],
-                listed=payload.get("listed"),
+                page=self.position.number,
+                listed=self.position.listed,
             )
-        payload |= {"number": payload["number"] + 1, "cursor": page.next}
+        self.position = self.position.replace(number=self.position.number + 1, cursor=page.next)
         return page.next is None and self.problem is None
 
-    def _count(self, page: Page[Any]) -> None:
-        payload = self.payload
-        payload["listed"] += len(page.items)
+    def _counts(self, page: Page[Any]) -> dict[str, Any]:
+        counts: dict[str, Any] = {"listed": self.position.listed + len(page.items)}
         if page.total is not None:
-            least, most = payload.get("total", (page.total, page.total))
-            payload["total"] = [min(least, page.total), max(most, page.total)]
+            least, most = self.position.total or (page.total, page.total)
+            counts["total"] = (min(least, page.total), max(most, page.total))
+        return counts
 
-    def _look_for_newest(self, page: Page[Any]) -> None:
-        """Where the next listing may begin, of one that is sorted by its watermark."""
+    def _newest(self, page: Page[Any]) -> dict[str, Any]:
+        """Where the next listing may begin, when this one is sorted by its watermark."""
         watermark = self._watermark
-        if watermark is None or (watermark.newest_first and self.payload["number"] > 0):
-            return
+        if watermark is None or (watermark.newest_first and self.position.number > 0):
+            return {}
+        changes: dict[str, Any] = {}
         if watermark.newest_first:
-            self.payload["first"] = f"{crc32(repr([item.id for item in page.items]).encode()):08x}"
+            changes["first"] = f"{crc32(repr([item.id for item in page.items]).encode()):08x}"
         values = [values_of(item).get(watermark.field.name) for item in page.items]
         times = [datetime_text(value) for value in values if value is not None]
-        known = self.payload.get("newest")
-        self.payload["newest"] = max([*times, known] if known else times, default=None)
+        known = [] if self.position.newest is None else [self.position.newest]
+        return {**changes, "newest": max([*times, *known], default=None)}
 
-    def _repeats(self, page: Page[Any]) -> str:
+    def _repeated_cursor(self, page: Page[Any]) -> str:
         if page.next in self._cursors:
             return f"the cursor {page.next!r} came twice; the listing has no end"
         self._cursors.add(page.next)
         return ""
 
-    def _page_again(self, page: Page[Any]) -> str:
-        """A page that came before, under another cursor; a change feed may repeat itself."""
-        if not page.items or self.payload["delta"]:
+    def _repeated_page(self, page: Page[Any]) -> str:
+        """A page that came before, under another cursor; a listing of changes may repeat itself."""
+        if not page.items or self.position.delta:
             return ""
         page_hash = hash(tuple(item._values["id"] for item in page.items))
         if page_hash in self._pages:
-            return f"page {self.payload['number'] + 1} brought the same {len(page.items)} items as one before"
+            number = self.position.number + 1
+            return f"page {number} brought the same {len(page.items)} items as one before"
         self._pages.add(page_hash)
         return ""
 
     def _falls_short(self, page: Page[Any]) -> str:
-        """Why the last page cannot be the last; a total that moved meanwhile is believed either way."""
-        payload = self.payload
-        if "total" in payload and not payload["delta"]:
-            least, most = payload["total"]
-            if least <= payload["listed"] <= most:
+        """Why the last page cannot be the last; any number within a total that changed is accepted."""
+        position = self.position
+        if position.total is not None and not position.delta:
+            least, most = position.total
+            if least <= position.listed <= most:
                 return ""
             total = f"{least}" if least == most else f"{least} to {most}"
-            return f"the source says that it has {total} items, and listed {payload['listed']}"
+            return f"the source says that it has {total} items, and listed {position.listed}"
         if page.size is not None and len(page.items) >= page.size:
             return f"the last page is full ({len(page.items)} items) and names no next one"
         return ""

@@ -1,8 +1,28 @@
-"""Expansion: which tasks a sync consists of, when it does a plan and when it retries what failed."""
+"""The task graph: what a plan, or a retry, becomes in the task store.
+
+A plan is a list of steps, each for one entity or for all; a step in brackets is concurrent:
+
+    1  Root:1: load collection users
+    2  [all User: load fields name, mail  |  all User: load collection teams]
+
+    group "the plan"                            its children run one after the other
+    ├── load_collection  Root:1 users               step 1, one page after another
+    ├── group "all User: … | all User: …"           step 2, its children run side by side
+    │   ├── group "all User: load fields …"             two loaders, so two tasks
+    │   │   ├── expand  all User: name                      loader load_names
+    │   │   └── expand  all User: mail                      loader load_mails
+    │   └── expand  all User: teams
+    └── remove  what is gone                        always last
+
+An ``expand`` task creates its children while it runs, since the users of step 2 are known only
+after step 1: one ``load_fields`` task a batch of ids, or one ``load_collection`` task a parent.
+A task begins when the one before it has ended.  If that one failed, the task is blocked and
+recorded as a failure, except ``remove``, which finds out for itself what is certain.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..core import SyncOptions
@@ -10,37 +30,46 @@ from ..errors import UsageError
 from ..model.entities import FieldOf, ManyOf, known_name
 from ..model.loaders import Loader, Resolver
 from ..model.plan import Concurrent, Step, SyncPlan
-from ..model.tasks import BLOCKED, Failure, NewTask, TaskKind
+from ..model.tasks import (
+    BLOCKED,
+    ExpandTask,
+    Failure,
+    FeedRoot,
+    FollowTask,
+    GroupTask,
+    ListTask,
+    LoadFieldsTask,
+    NewTask,
+    RemoveTask,
+    read_spec,
+)
 from ..model.values import Json
-
-Roots = Mapping[str, tuple[str, str]]  # entity and id of the root of each feed that a plan follows
 
 
 def expand(plan: SyncPlan, resolver: Resolver, options: SyncOptions, *, now: float) -> NewTask:
-    """The task graph of a plan: its steps one after the other, concurrent ones side by side.
+    """The task graph of a plan.
 
-    At the end comes the removal of what was found gone.  UnknownName or UsageError when the
-    plan or the options name what the schema or the loaders do not have.
+    UnknownName or UsageError when the plan or the options name what the schema or the loaders
+    do not have.
     """
     plan.check(resolver.schema)
-    expansion = _GraphBuilder(plan, resolver, options, now)
+    builder = _GraphBuilder(plan, resolver, options, now)
     steps = []
     for step in plan.steps:
         if isinstance(step, Concurrent):
-            inside = tuple(task for one in step.steps for task in expansion.tasks(one))
+            inside = tuple(task for one in step.steps for task in builder.tasks(one))
             if inside:
-                steps.append(NewTask(TaskKind.GROUP, {"step": str(step)}, inside))
+                steps.append(NewTask(GroupTask(str(step)), inside))
         else:
-            steps += expansion.tasks(step)
+            steps += builder.tasks(step)
     if options.only and not steps:
         raise UsageError(f"no step of the plan brings {', '.join(options.only)}")
-    removal = NewTask(TaskKind.REMOVE, expansion.removal())
-    payload = {"step": "the plan", "options": asked(options)}
-    return NewTask(TaskKind.GROUP, payload, (*steps, removal), chained=True)
+    group = GroupTask(options=options_json(options))
+    return NewTask(group, (*steps, NewTask(builder.removal())), chained=True)
 
 
-def asked(options: SyncOptions) -> dict[str, Json]:
-    """What is asked for beyond a plan, as JSON data: the options that are not as they always are."""
+def options_json(options: SyncOptions) -> dict[str, Json]:
+    """The options that differ from their defaults, as JSON data."""
     values = {name: getattr(options, name) for name in SyncOptions._names}
     return {
         name: list(value) if isinstance(value, tuple) else value
@@ -50,97 +79,95 @@ def asked(options: SyncOptions) -> dict[str, Json]:
 
 
 class _GraphBuilder:
-    """One plan on its way to tasks, with what was asked for beside it."""
+    """Builds the tasks of one plan's steps, as the options say."""
 
     def __init__(self, plan: SyncPlan, resolver: Resolver, options: SyncOptions, now: float) -> None:
         self._resolver, self._options, self._now = resolver, options, now
         self._steps = plan.flat()
-        self._wanted = wanted(options.only, resolver)
-        self._feeds = {
-            step.names[0]: (step.entity, step.id) for step in self._steps if step.operation == "follow"
+        self._named = named_fields(options.only, resolver)
+        self._feeds: dict[str, FeedRoot] = {
+            step.names[0]: (step.entity, step.id or "", step.names[0])
+            for step in self._steps
+            if step.operation == "follow"
         }
 
     def tasks(self, step: Step) -> list[NewTask]:
-        """The tasks of one step: none when nothing of it is wanted."""
-        base = {"entity": step.entity, "operation": step.operation}
+        """The tasks of one step: none when ``only`` names nothing of it."""
         if step.operation == "load_fields":
-            return self._load_fields(step, base)
+            return self._load_fields(step)
         if step.operation == "follow":
-            return self._follow(step, base)
+            return self._follow(step)
         many: ManyOf[Any, Any] = ManyOf(self._resolver.schema.entity(step.entity), step.names[0])
         loader = self._resolver.collection_loader(many)
-        if not self._is_wanted((*loader.brings, FieldOf(many.child, "id"))):
+        if not self._is_named((*loader.brings, FieldOf(many.child, "id"))):
             return []
-        payload = {**base, "names": list(step.names), **self._since(loader, many)}
-        if self._options.check_deletes:  # whatever was listed lately, or is covered by a feed
-            payload |= {"since": self._now, "sweeping": True}
-            payload.pop("feed", None)
-            if loader.sweep is None:  # only by listing everything can it tell what is gone
-                payload["full"] = True
-        return [self._target(step, payload)]
+        known: dict[str, Any] = {"since": self._since(loader), "everything": self._options.full}
+        if self._options.check_deletes:  # also what was listed lately, or is covered by a feed
+            everything = self._options.full or loader.sweep is None  # else nothing shows what is gone
+            known = {"since": self._now, "everything": everything, "sweep": True}
+        else:
+            known["covered_by"] = self._covering(many)
+        if step.id is not None:
+            return [NewTask(ListTask(step.entity, step.names[0], step.id, **known))]
+        task = ExpandTask(step.entity, "load_collection", step.names, matching=step.matching, **known)
+        return [NewTask(task)]
 
-    def _load_fields(self, step: Step, base: Mapping[str, Any]) -> list[NewTask]:
-        loads = []
+    def _load_fields(self, step: Step) -> list[NewTask]:
+        entity, loads = self._resolver.schema.entity(step.entity), []
         for loader, names in self._homes(step).items():
-            fields: list[FieldOf[Any, Any]] = [
-                FieldOf(self._resolver.schema.entity(step.entity), name) for name in names
-            ]
-            chosen = [field for field in fields if self._is_wanted([field])]
-            if chosen:
-                payload = {**base, "names": [field.name for field in chosen], "loader": loader.name}
-                loads.append(self._target(step, {**payload, **self._since(loader, *chosen)}))
-        if len(loads) <= 1:
-            return loads
-        return [NewTask(TaskKind.GROUP, {"step": str(step)}, tuple(loads))]
+            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in names]
+            fields = [field for field in fields if self._is_named([field])]
+            if not fields:
+                continue
+            known: dict[str, Any] = {"since": self._since(loader), "covered_by": self._covering(*fields)}
+            names = [field.name for field in fields]
+            if step.id is None:
+                known |= {"loader": loader.name, "matching": step.matching}
+                loads.append(NewTask(ExpandTask(step.entity, "load_fields", tuple(names), **known)))
+            else:
+                task = LoadFieldsTask(step.entity, tuple(names), loader.name, (step.id,), **known)
+                loads.append(NewTask(task))
+        return loads if len(loads) <= 1 else [NewTask(GroupTask(str(step)), tuple(loads))]
 
-    def _follow(self, step: Step, base: Mapping[str, Any]) -> list[NewTask]:
+    def _follow(self, step: Step) -> list[NewTask]:
         loader = self._resolver.feed_loader(step.names[0])
-        if not self._is_wanted(loader.brings):
+        if not self._is_named(loader.brings):
             return []
-        payload = {**base, "names": list(step.names), "id": step.id}
-        return [NewTask(TaskKind.FOLLOW, {**payload, **self._since(loader)})]
+        since, full = self._since(loader), self._options.full
+        return [NewTask(FollowTask(step.entity, loader.name, step.id or "", since, full))]
 
-    def _target(self, step: Step, payload: dict[str, Any]) -> NewTask:
-        """One task for one target, or one that makes a task for each."""
-        if step.id is None:
-            return NewTask(TaskKind.EXPAND, {**payload, "matching": step.matching, "after": ""})
-        if step.operation == "load_collection":
-            return NewTask(TaskKind.LOAD_COLLECTION, {**payload, "id": step.id})
-        return NewTask(TaskKind.LOAD_FIELDS, {**payload, "ids": [step.id]})
-
-    def removal(self) -> dict[str, Any]:
-        """What the last task knows: where things can be, and whether it may remove whatever is gone."""
-        whole = {
+    def removal(self) -> RemoveTask:
+        """The last task."""
+        collections = {
             f"{step.entity}.{step.names[0]}"
             for step in self._steps
             if step.operation == "load_collection" and step.matching is None
         }
-        payload = {"step": "what is gone", "whole": sorted(whole), "since": self._now}
-        payload |= {"again": {}, "looks": {}, "looked": []}
-        return {**payload, "allow": self._options.allow_removals, "feeds": self._feeds}
+        feeds = tuple(self._feeds.values())
+        return RemoveTask(tuple(sorted(collections)), feeds, self._now, self._options.allow_removals)
 
-    # what is old enough
+    # freshness
 
-    def _since(self, loader: Loader[Any], *what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> dict[str, Any]:
-        """From which time on an answer is young enough, and the feed that vouches for older ones."""
+    def _since(self, loader: Loader[Any]) -> float:
+        """The time before which a request is too old."""
         options, now = self._options, self._now
         if options.full:
-            return {"since": now, "full": True}
+            return now
         ttl = None if loader.ttl is None else loader.ttl.total_seconds()
-        feeds = {self._resolver.feed_covering(one) for one in what}
-        feed = feeds.pop() if len(feeds) == 1 else None
-        told = {} if feed is None or feed.name not in self._feeds else {"feed": self._told(feed.name)}
         if options.missing_only and loader.kind != "feed":
-            return {"since": 0.0 if ttl is None else now - ttl, **told}
-        return {"since": now - max(ttl or 0.0, options.if_stale or 0.0), **told}
+            return 0.0 if ttl is None else now - ttl
+        return now - max(ttl or 0.0, options.if_stale or 0.0)
 
-    def _told(self, feed: str) -> list[Any]:
-        return [*self._feeds[feed], feed]
+    def _covering(self, *what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedRoot | None:
+        """The feed that the plan follows and that covers all of these, if there is one."""
+        feeds = {self._resolver.feed_covering(one) for one in what}
+        feed = feeds.pop() if len(feeds) == 1 and not self._options.full else None
+        return None if feed is None else self._feeds.get(feed.name)
 
-    # what is wanted
+    # fields
 
-    def _is_wanted(self, fields: Sequence[FieldOf[Any, Any]]) -> bool:
-        return not self._wanted or any(field in self._wanted for field in fields)
+    def _is_named(self, fields: Sequence[FieldOf[Any, Any]]) -> bool:
+        return not self._named or any(field in self._named for field in fields)
 
     def _homes(self, step: Step) -> dict[Loader[Any], list[str]]:
         """The step's fields by the loader that fetches them for given refs."""
@@ -160,10 +187,10 @@ class _GraphBuilder:
         return homes
 
 
-def wanted(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
-    """The fields that ``Entity`` and ``Entity.field`` mean, an entity's id standing for its rows.
+def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
+    """The fields that ``Entity`` and ``Entity.field`` name in any case; an entity's id stands for its rows.
 
-    In any case; UnknownName or UsageError for a text that means none.
+    UnknownName or UsageError for a text that names none.
     """
     found: set[FieldOf[Any, Any]] = set()
     for text in only:
@@ -177,20 +204,20 @@ def wanted(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
     return found
 
 
-def retried(failures: Sequence[Failure]) -> NewTask:
-    """The task graph of what failed: first what failed itself, then what was blocked by it.
+def retry_graph(failures: Sequence[Failure]) -> NewTask:
+    """The task graph of what failed: first what failed itself, then what it blocked.
 
-    A failed ref is retried alone, a listing from the page at which it failed, and a step that
-    was blocked as a whole; blocked steps run in the order of their plan.
+    A failed id is retried alone, a listing continues at the page that failed, and a blocked step
+    runs as a whole; blocked steps run in the order of their plan.
     """
-    failed = tuple(_again(one) for one in failures if one.code != BLOCKED)
-    blocked = tuple(_again(one) for one in failures if one.code == BLOCKED)
-    first = NewTask(TaskKind.GROUP, {"step": "what failed"}, failed)
-    return NewTask(TaskKind.GROUP, {"step": "the retry"}, (first, *blocked), chained=True)
+    failed = tuple(_retry(one) for one in failures if one.code != BLOCKED)
+    blocked = tuple(_retry(one) for one in failures if one.code == BLOCKED)
+    first = NewTask(GroupTask("what failed"), failed)
+    return NewTask(GroupTask("the retry"), (first, *blocked), chained=True)
 
 
-def _again(failure: Failure) -> NewTask:
-    payload = dict(failure.input)
-    if "ids" in payload and failure.id is not None:
-        payload["ids"] = [failure.id]
-    return NewTask(TaskKind(failure.kind), payload)
+def _retry(failure: Failure) -> NewTask:
+    spec = read_spec(failure.kind, failure.input)
+    if isinstance(spec, LoadFieldsTask) and failure.id is not None:
+        spec = spec.replace(ids=(failure.id,))
+    return NewTask(spec)

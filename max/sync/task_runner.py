@@ -1,18 +1,18 @@
-"""The task runner: does what a task says, and settles what that brings.
+"""The task runner: does what a task's spec says, and turns the result into a settlement.
 
-Rule 1: loaders return and never store.  What a page brought, where the listing goes on and the
-task's own state are one settlement, which somebody else commits.
+Rule 1: loaders return data and never store it.  What a page brought, where the listing goes on
+and the task's own state are one settlement, which the sync loop commits.
 
-Rule 2: where a listing or a feed goes on next time is remembered with its last page alone.  A
-source that no longer knows the place is asked for everything, and the sync says so.
+Rule 2: the place where the next listing begins is stored with the last page alone.  When the
+source no longer accepts that place, everything is listed, and the sync notes it.
 
-Rule 3: what listings have found gone is removed at the end of a sync, when every place where it
-could be was looked at; and not at all when it is suspiciously much.
+Rule 3: rows that listings miss are removed at the end of a sync, once every place where they
+could be has been checked, and not at all when there are suspiciously many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -43,61 +43,67 @@ from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
 from ..model.tasks import (
     CHILDREN_PAGE,
+    ExpandTask,
     Failure,
+    FeedRoot,
+    FollowTask,
+    ListingPosition,
+    ListTask,
+    LoadFieldsTask,
+    MissingSearch,
     NewTask,
     Outcome,
-    Payload,
+    RemoveTask,
     Settlement,
     State,
     Task,
-    TaskKind,
+    TaskSpec,
     failure_of,
-    single_id,
 )
 from ..model.values import datetime_of
 from .context import LoaderEnv, RawCache, SyncContext
 from .loader_calls import LoaderCaller
-from .pagination import PageTracker, beginning
+from .pagination import PageTracker, first_position
 
-TRIES = 5  # of a task, without getting further in between
-FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is tried again, doubled each time
-LOOKS = 8  # rounds in which a sync looks everywhere for what it finds gone of one entity
-VAIN = 2  # such rounds in a row that bring nothing: somewhere one cannot look
+TRIES = 5  # of a task, without progress in between
+FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is retried, doubled each time
+MOST_ROUNDS = 8  # in which a sync checks every place where missing rows of one entity may be
+VAIN_ROUNDS = 2  # rounds in a row that settled nothing: some place cannot be checked
 FEW = 10  # rows that may always be removed
 
 Commit = Callable[[Settlement], Awaitable[Outcome]]
 
 
 class TaskRunner:
-    """Does what a task says: calls its loader and settles what that brings.
+    """Runs one task at a time for each caller: calls its loader and settles what that returned.
 
-    ``commit`` stores a page after which the task goes on; how it ends is the settlement that
-    ``run`` returns.
+    ``commit`` stores a page after which the task continues; the task's end is the settlement
+    that ``run`` returns.
     """
 
-    def __init__(self, surroundings: SyncContext, shared: RawCache, commit: Commit) -> None:
-        self._surroundings, self._shared, self._commit = surroundings, shared, commit
-        self._further: dict[int, Payload] = {}  # where tasks are that stored a page since they were claimed
-        self._resolver = surroundings.connector.resolver
-        self._asking = LoaderCaller(surroundings.connector)
-        self._loaders = {loader.name: loader for loader in surroundings.connector.loaders}
-        self._kinds: dict[TaskKind, Callable[[Task], Awaitable[Settlement | None]]] = {
-            TaskKind.EXPAND: self._expand,
-            TaskKind.LOAD_FIELDS: self._load_fields,
-            TaskKind.LOAD_COLLECTION: self._load_collection,
-            TaskKind.FOLLOW: self._follow,
-            TaskKind.REMOVE: self._remove,
+    def __init__(self, context: SyncContext, raw: RawCache, commit: Commit) -> None:
+        self._context, self._raw, self._commit = context, raw, commit
+        self._meta, self._resolver = context.meta, context.connector.resolver
+        self._reached: dict[int, TaskSpec] = {}  # by task, the spec that its last page stored
+        self._loader_calls = LoaderCaller(context.connector)
+        self._loaders = {loader.name: loader for loader in context.connector.loaders}
+        self._runs: dict[str, Callable[[Task, Any], Awaitable[Settlement | None]]] = {
+            ExpandTask.kind: self._expand,
+            LoadFieldsTask.kind: self._load_fields,
+            ListTask.kind: self._list,
+            FollowTask.kind: self._follow,
+            RemoveTask.kind: self._remove,
         }
 
     async def run(self, task: Task) -> Settlement | None:
-        """Run a task to its end, be it a failure; None when it stopped between two pages.
+        """Run a task to its end or its failure; None when it stopped between two pages.
 
-        Only StorageError and cancellation leave.
+        Raises StorageError and cancellation only.
         """
         try:
-            return await self._kinds[task.kind](task)
+            return await self._runs[task.spec.kind](task, task.spec)
         except LeaseLost:
-            return None  # somebody else decides about the task now
+            return None  # another worker has the task now
         except StorageError:
             raise
         except UpstreamMissing as error:
@@ -105,197 +111,197 @@ class TaskRunner:
         except Exception as error:
             return self.failed(task, error)
         finally:
-            self._further.pop(task.id, None)
+            self._reached.pop(task.id, None)
 
     async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
-        """What is below something that this sync has found gone is missing rightly."""
-        id = single_id(task.payload)
-        if id is not None:
-            ref = self._resolver.schema.entity(task.payload["entity"]).ref(id)
-            if await self._surroundings.meta.is_pending_removal(ref):
-                return Settlement(task, State.COMPLETED)
+        """A 404 is no failure of a row that this sync is about to remove."""
+        id = task.spec.single_id
+        if id is not None and await self._meta.is_pending_removal(self._ref(task.spec, id)):
+            return Settlement(task, State.COMPLETED)
         return self.failed(task, error)
 
     def failed(self, task: Task, error: Exception) -> Settlement:
-        """Try again later what may pass; everything else has failed."""
-        now = self._surroundings.clock()
-        tries = 1 if task.id in self._further else task.tries
+        """Retry later what may pass; everything else has failed."""
+        now = self._context.clock()
+        tries = 1 if task.id in self._reached else task.tries
         if isinstance(error, UpstreamError) and error.retryable and tries < TRIES:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
-            delay *= 0.5 + self._surroundings.draw() / 2
+            delay *= 0.5 + self._context.draw() / 2
             wait = max(delay, error.retry_after or 0.0)
             return Settlement(task, State.PENDING, not_before=now + wait, error=describe(error))
-        reached = task._replace(payload=self._further.get(task.id, task.payload))
+        reached = task._replace(spec=self._reached.get(task.id, task.spec))
         return Settlement(task, State.FAILED, failures=(failure_of(reached, error, now),))
 
     async def _stored(self, page: Settlement) -> bool:
-        """Store a page after which the task goes on; False when it shall not go on now."""
+        """Store a page after which the task continues; False when it must stop here."""
         if (await self._commit(page)).state is not State.RUNNING:
             return False
-        self._further[page.task.id] = page.payload or {}
+        self._reached[page.task.id] = page.spec or page.task.spec
         return True
 
-    async def _before(self, payload: Payload) -> float:
-        """What was asked for before this time is to be asked for again."""
-        since: float = payload["since"]
-        if "feed" in payload:
-            entity, id, feed = payload["feed"]
-            root = self._resolver.schema.entity(entity).ref(id)
-            begun = (await self._surroundings.meta.feed_state(root, feed)).full_at
-            return since if begun is None else min(since, begun)
-        return since
+    async def _too_old(self, since: float, covered_by: FeedRoot | None) -> float:
+        """The time before which a request is too old."""
+        if covered_by is None:
+            return since
+        entity, id, feed = covered_by
+        root = self._resolver.schema.entity(entity).ref(id)
+        begun = (await self._meta.feed_state(root, feed)).full_at
+        return since if begun is None else min(since, begun)
+
+    def _ref(self, spec: Any, id: str) -> Ref[Any]:
+        return Ref(self._resolver.schema.entity(spec.entity), id)
 
     # fan-out
 
-    async def _expand(self, task: Task) -> Settlement:
-        payload = task.payload
-        entity = self._resolver.schema.entity(payload["entity"])
-        matching = payload["matching"] and filter_from_json(entity, payload["matching"])
-        where: dict[str, Any] = {"before": await self._before(payload), "matching": matching}
-        where |= {"after": payload["after"], "limit": CHILDREN_PAGE}
-        if payload["operation"] == "load_fields":
-            ids = await self._surroundings.meta.stale_ids(entity, payload["names"], **where)
+    async def _expand(self, task: Task, spec: ExpandTask) -> Settlement:
+        entity = self._resolver.schema.entity(spec.entity)
+        where: dict[str, Any] = {
+            "before": await self._too_old(spec.since, spec.covered_by),
+            "matching": spec.matching and filter_from_json(entity, spec.matching),
+            "after": spec.after,
+            "limit": CHILDREN_PAGE,
+        }
+        if spec.operation == "load_fields":
+            ids = await self._meta.stale_ids(entity, spec.names, **where)
         else:
-            many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
-            ids = await self._surroundings.meta.unlisted_ids(many, **where)
-        going_on = {**payload, "after": ids[-1]} if ids else payload
-        more = len(ids) == CHILDREN_PAGE
-        children = self._children(payload, ids)
+            ids = await self._meta.unlisted_ids(ManyOf(entity, spec.names[0]), **where)
         return Settlement(
-            task, State.AWAITING_CHILDREN, going_on, children=children, more=more, progress=True
+            task,
+            State.AWAITING_CHILDREN,
+            spec.replace(after=ids[-1]) if ids else None,
+            children=[NewTask(child) for child in self._children(spec, ids)],
+            more=len(ids) == CHILDREN_PAGE,
+            progress=True,
         )
 
-    def _children(self, payload: Payload, ids: Sequence[str]) -> list[NewTask]:
-        kept = ("entity", "operation", "names", "full", "sweeping")
-        base = {name: payload[name] for name in kept if name in payload}
-        if payload["operation"] == "load_collection":
-            return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "id": id}) for id in ids]
-        loader = self._home(payload)
+    def _children(self, spec: ExpandTask, ids: Sequence[str]) -> list[TaskSpec]:
+        if spec.operation == "load_collection":
+            everything, sweep = spec.everything, spec.sweep
+            return [
+                ListTask(spec.entity, spec.names[0], id, everything=everything, sweep=sweep) for id in ids
+            ]
+        loader = self._loader(spec)
         size = loader.size if isinstance(loader, BatchLoader) else 1
-        base["loader"] = loader.name
-        batches = [ids[start : start + size] for start in range(0, len(ids), size)]
-        return [NewTask(TaskKind.LOAD_FIELDS, {**base, "ids": list(batch)}) for batch in batches]
+        batches = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+        return [LoadFieldsTask(spec.entity, spec.names, loader.name, batch) for batch in batches]
 
     # collections
 
-    async def _load_collection(self, task: Task) -> Settlement | None:
-        payload = dict(task.payload)
-        entity = self._resolver.schema.entity(payload["entity"])
-        many: ManyOf[Any, Any] = ManyOf(entity, payload["names"][0])
-        parent = Ref(entity, payload["id"])
-        loader = self._resolver.collection_loader(many)
-        if "number" not in payload and not await self._begin_listing(payload, loader, parent):
-            return Settlement(task, State.COMPLETED)
-        scan = PageTracker(f"{parent}.{many.name}", payload, loader.watermark)
+    async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
+        parent = self._ref(spec, spec.id)
+        loader = self._resolver.collection_loader(ManyOf(parent.entity, spec.collection))
+        if spec.position is None:
+            known = await self._meta.listing_state(parent, loader.lists)
+            if await self._is_listed(spec, known):
+                return Settlement(task, State.COMPLETED)
+            token = None if spec.everything or spec.ids_only else known.bookmark
+            sweep = spec.sweep or self._sweep_is_due(loader, known)
+            spec = spec.replace(position=first_position(token), sweep=sweep)
+        tracker = PageTracker(f"{parent}.{spec.collection}", _position(spec), loader.watermark)
         while True:
-            arrival, following, notes = await self._load_page(task, loader, parent, scan)
-            write = self._surroundings.engine.prepare_write(arrival)
-            writes = [uncounting(write) if "again" in payload or "ids_only" in payload else write]
-            if scan.problem is not None:
-                failure = failure_of(task, scan.problem, self._surroundings.clock())
-                return Settlement(task, State.FAILED, payload, writes, failures=(failure,), notes=notes)
-            if following is None:
-                state, children = State.COMPLETED, self._sweep(payload, loader)
-                if children:
-                    state = State.AWAITING_CHILDREN
-                return Settlement(task, state, payload, writes, children=children, progress=True, notes=notes)
-            page = Settlement(task, State.RUNNING, dict(payload), writes, progress=True, notes=notes)
+            delivery, more, notes = await self._list_page(task, spec, loader, parent, tracker)
+            spec = spec.replace(position=tracker.position)
+            write = self._context.engine.prepare_write(delivery)
+            writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
+            if tracker.problem is not None:
+                failure = failure_of(task, tracker.problem, self._context.clock())
+                return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
+            if not more:
+                children = self._sweep(spec, loader)
+                state = State.AWAITING_CHILDREN if children else State.COMPLETED
+                return Settlement(task, state, spec, writes, children, progress=True, notes=notes)
+            page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
             if not await self._stored(page):
                 return None
 
-    async def _begin_listing(
-        self, payload: dict[str, Any], loader: CollectionLoader[Any, Any, Any], parent: Ref[Any]
-    ) -> bool:
-        """Set out from where the last listing has ended; False when that was lately enough."""
-        listed = await self._surroundings.meta.listing_state(parent, loader.lists)
-        fresh = listed.listed_at is not None and "since" in payload
-        if fresh and (listed.listed_at or 0.0) >= await self._before(payload):
+    async def _is_listed(self, spec: ListTask, known: ListingState) -> bool:
+        if known.listed_at is None or spec.since is None:
             return False
-        everything = payload.get("full") or payload.get("ids_only")
-        payload |= beginning(None if everything else listed.bookmark)
-        payload["sweeping"] = payload.get("sweeping", False) or self._sweep_is_due(loader, listed)
-        return True
+        return known.listed_at >= await self._too_old(spec.since, spec.covered_by)
 
-    def _sweep_is_due(self, loader: CollectionLoader[Any, Any, Any], listed: ListingState) -> bool:
+    def _sweep_is_due(self, loader: CollectionLoader[Any, Any, Any], known: ListingState) -> bool:
         if loader.sweep is None:
             return False
-        swept_at = listed.swept_at
-        return swept_at is None or self._surroundings.now() - swept_at >= loader.sweep.total_seconds()
+        return known.swept_at is None or self._context.now() - known.swept_at >= loader.sweep.total_seconds()
 
-    def _sweep(self, payload: Payload, loader: CollectionLoader[Any, Any, Any]) -> list[NewTask]:
-        """After a listing of what has changed: the listing of what there is, when it is due."""
-        if not payload["delta"] or not payload.get("sweeping") or loader.sweep is None:
+    def _sweep(self, spec: ListTask, loader: CollectionLoader[Any, Any, Any]) -> list[NewTask]:
+        """After a listing of changes: the listing of all ids, when it is due."""
+        if not _position(spec).delta or not spec.sweep or loader.sweep is None:
             return []
-        base = {name: payload[name] for name in ("entity", "operation", "names", "id")}
-        return [NewTask(TaskKind.LOAD_COLLECTION, {**base, "ids_only": True})]
+        return [NewTask(ListTask(spec.entity, spec.collection, spec.id, ids_only=True))]
 
-    async def _load_page(
-        self, task: Task, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], scan: PageTracker
-    ) -> tuple[Delivery, str | None, Sequence[str]]:
-        """The page as it is to be stored, the cursor of the next one, and what there is to say."""
-        page, at, notes = await self._ask(task, loader, parent, scan)
-        payload, watermark = scan.payload, loader.watermark
-        number, complete = payload["number"], scan.take(page)
+    async def _list_page(
+        self,
+        task: Task,
+        spec: ListTask,
+        loader: CollectionLoader[Any, Any, Any],
+        parent: Ref[Any],
+        tracker: PageTracker,
+    ) -> tuple[Delivery, bool, Sequence[str]]:
+        """The next page as a delivery, whether more follow, and notes for people."""
+        page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
+        number, complete = tracker.position.number, tracker.take(page)
+        position = tracker.position
         listing = ListingPage(
             parent,
             loader.lists,
             number,
             complete,
-            delta=payload["delta"],
-            bookmark=page.sync_token if watermark is None else payload["newest"],
-            began_at=payload["began"],
-            sweeps=scan.proven,
-            sure=scan.sure,
-            first_page=payload.get("first"),
-            ids_only=payload.get("ids_only", False),
+            delta=position.delta,
+            bookmark=page.sync_token if tracker.uses_token else position.newest,
+            began_at=position.began,
+            sweeps=tracker.consistent,
+            sure=tracker.saw_everything,
+            first_page=position.first,
+            ids_only=spec.ids_only,
         )
-        entities = [*page.items, *page.also]
-        received = self._surroundings.now()
-        arrival = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
-        return arrival, page.next, notes
+        entities, received = [*page.items, *page.also], self._context.now()
+        delivery = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
+        return delivery, page.next is not None, notes
 
-    async def _ask(
-        self, task: Task, loader: Loader[Any], of: Ref[Any], scan: PageTracker
+    async def _request(
+        self, task: Task, loader: Loader[Any], of: Ref[Any], tracker: PageTracker, *, ids_only: bool = False
     ) -> tuple[Page[Any], float, Sequence[str]]:
-        """The next page, when its request began, and what to say of it."""
-        env = LoaderEnv(self._surroundings, task, self._shared)
-        payload, at = scan.payload, self._surroundings.now()
-        if payload["began"] is None:
-            payload["began"] = at
+        """The next page, when its request began, and notes for people."""
+        env = LoaderEnv(self._context, task, self._raw)
+        at = self._context.now()
+        tracker.begin(at)
+        position = tracker.position
         try:
-            page = await self._asking.page(loader, of, _request(payload, loader), env)
-            resumes = payload["mark"] is not None and payload["number"] == 0 and scan.by_token
-            refused = page.complete_snapshot and resumes
+            page = await self._loader_calls.page(loader, of, _page_request(position, loader, ids_only), env)
         except SyncTokenRefused as error:
-            if payload["mark"] is None:
+            if position.sync_token is None:
                 raise
-            scan.restart(at)
-            page = await self._asking.page(loader, of, _request(payload, loader), env)
-            return page, at, [f"{scan.name}: {error.message}; asked for everything instead"]
-        notes = [f"{scan.name}: the source named everything, not only what changed"] if refused else []
-        return page, at, notes
+            tracker.restart(at)
+            everything = _page_request(tracker.position, loader, ids_only)
+            page = await self._loader_calls.page(loader, of, everything, env)
+            return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"]
+        resumed = position.sync_token is not None and position.number == 0 and tracker.uses_token
+        if page.complete_snapshot and resumed:
+            return page, at, [f"{tracker.name}: the source named everything, not only what changed"]
+        return page, at, []
 
     # feeds
 
-    async def _follow(self, task: Task) -> Settlement | None:
-        payload = dict(task.payload)
-        root = Ref(self._resolver.schema.entity(payload["entity"]), payload["id"])
-        loader = self._resolver.feed_loader(payload["names"][0])
-        if "number" not in payload:
-            known = await self._surroundings.meta.feed_state(root, loader.name)
-            if known.listed_at is not None and known.listed_at >= payload["since"]:
+    async def _follow(self, task: Task, spec: FollowTask) -> Settlement | None:
+        root, loader = self._ref(spec, spec.id), self._resolver.feed_loader(spec.feed)
+        if spec.position is None:
+            known = await self._meta.feed_state(root, loader.name)
+            if known.listed_at is not None and known.listed_at >= spec.since:
                 return Settlement(task, State.COMPLETED)
-            payload |= beginning(None if payload.get("full") else known.bookmark)
-        scan = PageTracker(f"{root}: feed {loader.name}", payload)
+            spec = spec.replace(position=first_position(None if spec.everything else known.bookmark))
+        tracker = PageTracker(f"{root}: feed {loader.name}", _position(spec))
         while True:
-            page, at, notes = await self._ask(task, loader, root, scan)
-            write = self._surroundings.engine.prepare_write(self._changes(task, loader, root, scan, page, at))
-            if scan.problem is not None:
-                raise scan.problem
+            page, at, notes = await self._request(task, loader, root, tracker)
+            write = self._context.engine.prepare_write(self._changes(task, loader, root, tracker, page, at))
+            spec = spec.replace(position=tracker.position)
+            if tracker.problem is not None:
+                raise tracker.problem
+            state = State.COMPLETED if page.next is None else State.RUNNING
+            settlement = Settlement(task, state, spec, [write], progress=True, notes=notes)
             if page.next is None:
-                return Settlement(task, State.COMPLETED, payload, [write], progress=True, notes=notes)
-            going_on = Settlement(task, State.RUNNING, dict(payload), [write], progress=True, notes=notes)
-            if not await self._stored(going_on):
+                return settlement
+            if not await self._stored(settlement):
                 return None
 
     def _changes(
@@ -303,139 +309,145 @@ class TaskRunner:
         task: Task,
         loader: FeedLoader[Any, Any],
         root: Ref[Any],
-        scan: PageTracker,
+        tracker: PageTracker,
         page: Page[Any],
         at: float,
     ) -> Delivery:
-        """A page of a feed as it is to be stored."""
-        complete = scan.take(page)
-        began, anew = scan.payload["began"], not scan.payload["delta"]
-        changes = FeedPage(root, loader.name, complete, page.sync_token, began, anew)
+        """A page of a feed as a delivery."""
+        complete = tracker.take(page)
+        began, initial = tracker.position.began or at, not tracker.position.delta
+        changes = FeedPage(root, loader.name, complete, page.sync_token, began, initial)
         return Delivery([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
 
     # removal
 
-    async def _remove(self, task: Task) -> Settlement:
-        payload, meta = dict(task.payload), self._surroundings.meta
-        found = await self._gone(payload)
-        children = self._look_again(payload, found)
+    async def _remove(self, task: Task, spec: RemoveTask) -> Settlement:
+        spec, candidates = await self._candidates(spec)
+        spec, children = self._recheck(spec, candidates)
         if children:
-            return Settlement(task, State.AWAITING_CHILDREN, payload, children=children, more=True)
-        suspicious = [one for one in found if one.proven and self._is_suspicious(payload, one)]
-        certain = [one.entity for one in found if one.proven and one not in suspicious]
+            return Settlement(task, State.AWAITING_CHILDREN, spec, children=children, more=True)
+        suspicious = [one for one in candidates if one.proven and self._is_suspicious(spec, one)]
+        certain = [one.entity for one in candidates if one.proven and one not in suspicious]
         if certain:
-            writes = [meta.prepare_removal(certain, _looking(payload))]
-            return Settlement(task, State.AWAITING_CHILDREN, payload, writes, more=True, progress=True)
-        now = self._surroundings.clock()
+            writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))]
+            return Settlement(task, State.AWAITING_CHILDREN, spec, writes, more=True, progress=True)
+        now = self._context.clock()
         errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
         failures = [failure_of(task, error, now) for error in errors]
         state = State.FAILED if failures else State.COMPLETED
         return Settlement(task, state, failures=failures)
 
-    async def _gone(self, payload: dict[str, Any]) -> list[DeletionCandidates]:
-        """What is found gone; where everywhere was looked at once, the second round begins now."""
-        found = await self._surroundings.meta.deletion_candidates(_looking(payload))
-        again = payload["again"]
-        seen = [one for one in found if one.unproven and not (one.to_check or one.feeds)]
-        new = [one.entity for one in seen if one.entity not in again]
+    async def _candidates(self, spec: RemoveTask) -> tuple[RemoveTask, list[DeletionCandidates]]:
+        """What may be removed; where every place was checked once, the second round begins now."""
+        found = await self._meta.deletion_candidates(_deletion_scope(spec))
+        begun = spec.search.second_round
+        checked = [one for one in found if one.unproven and not (one.to_check or one.feeds)]
+        new = [one.entity for one in checked if one.entity not in begun]
         if not new:
-            return found
-        payload["again"] = {**again, **dict.fromkeys(new, self._surroundings.now())}
-        return await self._surroundings.meta.deletion_candidates(_looking(payload))
+            return spec, found
+        second_round = {**begun, **dict.fromkeys(new, self._context.now())}
+        spec = spec.replace(search=spec.search.replace(second_round=second_round))
+        return spec, await self._meta.deletion_candidates(_deletion_scope(spec))
 
-    def _is_suspicious(self, payload: Payload, found: DeletionCandidates) -> bool:
-        share = self._surroundings.settings.removal_share
-        return not payload["allow"] and found.proven > max(FEW, share * found.total)
+    def _is_suspicious(self, spec: RemoveTask, found: DeletionCandidates) -> bool:
+        share = self._context.settings.removal_share
+        return not spec.allow and found.proven > max(FEW, share * found.total)
 
-    def _look_again(self, payload: dict[str, Any], found: Sequence[DeletionCandidates]) -> list[NewTask]:
-        """The tasks that look where something may be that was found gone: a part of a round at a time."""
-        seeking = [one for one in found if (one.to_check or one.feeds) and _is_worth_it(payload, one)]
-        left = [place for place in _places(seeking) if list(place) > payload["looked"]]
+    def _recheck(
+        self, spec: RemoveTask, found: Sequence[DeletionCandidates]
+    ) -> tuple[RemoveTask, list[NewTask]]:
+        """The tasks that check where missing rows may be, at most a page of them at a time."""
+        search = spec.search
+        seeking = [one for one in found if (one.to_check or one.feeds) and _is_worthwhile(search, one)]
+        left = [place for place in _places(seeking) if place > (search.last_place or ())]
         if len(left) > CHILDREN_PAGE:
             left = left[:CHILDREN_PAGE]
-            payload["looked"] = list(left[-1])
+            search = search.replace(last_place=left[-1])
         else:
-            payload["looked"] = []
-            payload["looks"] = {**payload["looks"], **{one.entity: _looks(payload, one) for one in seeking}}
-        return [self._look(payload, *place) for place in left]
+            rounds = {one.entity: _next_round(search, one) for one in seeking}
+            search = search.replace(last_place=None, rounds={**search.rounds, **rounds})
+        roots = {root[2]: root for root in spec.feeds}
+        children = [NewTask(self._check(place, roots)) for place in left]
+        return spec.replace(search=search), children
 
-    def _look(self, payload: Payload, many: str, id: str) -> NewTask:
-        """The task that lists one collection, or follows the feed of a name."""
-        since = self._surroundings.now()
+    def _check(self, place: tuple[str, str], roots: Mapping[str, FeedRoot]) -> TaskSpec:
+        """The task that lists one collection of one parent, or follows one feed."""
+        many, id = place
+        since = self._context.now()
         if not many:
-            entity, root = payload["feeds"][id]
-            follow = {"entity": entity, "operation": "follow", "names": [id], "id": root}
-            return NewTask(TaskKind.FOLLOW, {**follow, "since": since})
+            entity, root, feed = roots[id]
+            return FollowTask(entity, feed, root, since)
         entity, _, name = many.partition(".")
-        base = {"entity": entity, "operation": "load_collection", "names": [name], "id": id}
-        return NewTask(TaskKind.LOAD_COLLECTION, {**base, "since": since, "again": True})
+        return ListTask(entity, name, id, since, recheck=True)
 
     # fields
 
-    async def _load_fields(self, task: Task) -> Settlement:
-        payload = task.payload
-        entity = self._resolver.schema.entity(payload["entity"])
-        refs = [Ref(entity, id) for id in payload["ids"]]
-        if "since" in payload:
-            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in payload["names"]]
-            before = await self._before(payload)
-            if not await self._surroundings.meta.stale(refs[0], fields, before=before):
+    async def _load_fields(self, task: Task, spec: LoadFieldsTask) -> Settlement:
+        entity = self._resolver.schema.entity(spec.entity)
+        refs = [Ref(entity, id) for id in spec.ids]
+        if spec.since is not None:
+            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in spec.names]
+            before = await self._too_old(spec.since, spec.covered_by)
+            if not await self._meta.stale(refs[0], fields, before=before):
                 return Settlement(task, State.COMPLETED)
-        loader = self._home(payload)
-        env = LoaderEnv(self._surroundings, task, self._shared)
-        at = self._surroundings.now()
-        batch = await self._asking.batch(loader, refs, env)
+        loader, at = self._loader(spec), self._context.now()
+        batch = await self._loader_calls.batch(loader, refs, LoaderEnv(self._context, task, self._raw))
         failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
-        write = self._surroundings.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
-        writes = [uncounting(write)] if batch.items else []
+        write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
+        writes = [uncounted(write)] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
 
-    def _home(self, payload: Payload) -> Loader[Any]:
-        """The loader that a task names; after an upgrade without it, whichever fetches the same fields."""
-        named = self._loaders.get(payload["loader"])
+    def _loader(self, spec: ExpandTask | LoadFieldsTask) -> Loader[Any]:
+        """The loader that a task names; after an upgrade without it, one that loads the same fields."""
+        named = self._loaders.get(spec.loader)
         if named is not None:
             return named
-        entity = self._resolver.schema.entity(payload["entity"])
-        homes = {self._resolver.loader_for(FieldOf(entity, name)) for name in payload["names"]}
+        entity = self._resolver.schema.entity(spec.entity)
+        homes = {self._resolver.loader_for(FieldOf(entity, name)) for name in spec.names}
         home = homes.pop()
         if homes or home is None:
             raise SyncError(
-                f"{payload['entity']}: no loader {payload['loader']} any more, nor one for all its fields",
+                f"{spec.entity}: the loader {spec.loader} is gone, and no other one loads all its fields",
                 hint="the connector has changed; begin a new sync",
             )
         return home
 
     async def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
-        """Each ref that failed, or that did not come."""
-        now = self._surroundings.clock()
-        come = {item.id for item in batch.items}
+        """Each ref that failed, or that the batch left out."""
+        now = self._context.clock()
+        loaded = {item.id for item in batch.items}
         failures = []
         for ref in refs:
             error = batch.failed.get(ref.id)
-            if error is None and ref.id not in come:
+            if error is None and ref.id not in loaded:
                 error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
-            if isinstance(error, UpstreamMissing) and await self._surroundings.meta.is_pending_removal(ref):
+            if isinstance(error, UpstreamMissing) and await self._meta.is_pending_removal(ref):
                 continue
             if error is not None:
                 failures.append(failure_of(task, error, now, ref.id))
         return failures
 
 
-def _looks(payload: Payload, found: DeletionCandidates) -> list[int]:
-    """With the next round, how many there were, how many in vain, and how many places are left."""
+def _position(spec: ListTask | FollowTask) -> ListingPosition:
+    return spec.position or ListingPosition()
+
+
+def _next_round(search: MissingSearch, found: DeletionCandidates) -> tuple[int, int, int]:
+    """Rounds with the next one, how many of the last ones settled nothing, and how many places are left."""
     left = len(found.feeds) + sum(map(len, found.to_check.values()))
-    rounds, vain, before = payload["looks"].get(found.entity, (0, 0, -1))
-    return [rounds + 1, vain + 1 if left == before else 0, left]
+    rounds, vain, before = search.rounds.get(found.entity, (0, 0, -1))
+    return rounds + 1, vain + 1 if left == before else 0, left
 
 
-def _is_worth_it(payload: Payload, found: DeletionCandidates) -> bool:
-    rounds, vain, _ = _looks(payload, found)
-    return rounds <= LOOKS and vain < VAIN
+def _is_worthwhile(search: MissingSearch, found: DeletionCandidates) -> bool:
+    rounds, vain, _ = _next_round(search, found)
+    return rounds <= MOST_ROUNDS and vain < VAIN_ROUNDS
 
 
-def _looking(payload: Payload) -> DeletionScope:
-    return DeletionScope(payload["whole"], list(payload["feeds"]), payload["since"], payload["again"])
+def _deletion_scope(spec: RemoveTask) -> DeletionScope:
+    feeds = [root[2] for root in spec.feeds]
+    return DeletionScope(spec.collections, feeds, spec.since, spec.search.second_round)
 
 
 def _places(found: Sequence[DeletionCandidates]) -> list[tuple[str, str]]:
@@ -444,19 +456,19 @@ def _places(found: Sequence[DeletionCandidates]) -> list[tuple[str, str]]:
     return sorted(places | {("", feed) for one in found for feed in one.feeds})
 
 
-def _request(payload: Payload, loader: Loader[Any]) -> PageRequest:
-    """What a loader is asked for: the page, and since when."""
+def _page_request(position: ListingPosition, loader: Loader[Any], ids_only: bool) -> PageRequest:
+    """The request for a page: its cursor, and since when."""
     watermark = loader.watermark if isinstance(loader, CollectionLoader) else None
-    ids_only = payload.get("ids_only", False)
+    token = position.sync_token
     if watermark is None:
-        return PageRequest(payload["cursor"], payload["mark"], ids_only=ids_only)
-    sync_token, overlap = payload["mark"], watermark.overlap or timedelta(0)
-    since = None if sync_token is None else datetime_of(sync_token) - overlap
-    return PageRequest(payload["cursor"], since=since, ids_only=ids_only)
+        return PageRequest(position.cursor, token, ids_only=ids_only)
+    overlap = watermark.overlap or timedelta(0)
+    since = None if token is None else datetime_of(token) - overlap
+    return PageRequest(position.cursor, since=since, ids_only=ids_only)
 
 
-def uncounting(write: Write) -> Write:
-    """A sync counts the rows that it lists, once: more of them, or another look, are no more rows."""
+def uncounted(write: Write) -> Write:
+    """A write whose rows are not counted: a sync counts the rows that it lists, each once."""
 
     def work(transaction: Transaction) -> WriteResult:
         return write(transaction).replace(counts={})
