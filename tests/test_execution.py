@@ -30,7 +30,7 @@ from max.model.entities import Ref
 from max.model.loaders import Env, Loader
 from max.model.plan import Step, SyncPlan
 from max.model.query import Batch, Page
-from max.model.tasks import CHILDREN_PAGE, Status, SyncResult, TaskKind
+from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
 from max.sync.task_graph import expand
 from max.sync.task_runner import TRIES
 from max.upstream.operations import operation
@@ -73,17 +73,19 @@ def told(result: SyncResult) -> list[tuple[str, str]]:
 # -- from a plan to tasks ---------------------------------------------------------------------
 
 
+def loader_and_names(task: NewTask) -> tuple[str, tuple[str, ...]]:
+    """What a task that loads fields names."""
+    assert isinstance(task.spec, ExpandTask | LoadFieldsTask)
+    return task.spec.loader, task.spec.names
+
+
 def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     root = expand(SyncPlan([USERS, Step.concurrent([NAMES, MAILS])]), resolver, NO_OPTIONS, now=5.0)
-    assert (root.kind, root.chained) == (TaskKind.GROUP, True)
-    assert [child.kind for child in root.children] == [
-        TaskKind.LOAD_COLLECTION,
-        TaskKind.GROUP,
-        TaskKind.REMOVE,
-    ]
+    assert (root.spec.kind, root.chained) == ("group", True)
+    assert [child.spec.kind for child in root.children] == ["load_collection", "group", "remove"]
     inside = root.children[1]
-    assert [child.payload["loader"] for child in inside.children] == ["load_name", "load_mails"]
+    assert [loader_and_names(child)[0] for child in inside.children] == ["load_name", "load_mails"]
     assert inside.chained is False
 
 
@@ -91,7 +93,7 @@ def test_fields_with_several_homes_become_a_task_for_each() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     step = Step.for_one(ALICE).load_fields(User.name, User.mail, User.phone)
     group, _ = expand(SyncPlan([step]), resolver, NO_OPTIONS, now=0.0).children
-    assert [child.payload["names"] for child in group.children] == [["name", "phone"], ["mail"]]
+    assert [loader_and_names(child)[1] for child in group.children] == [("name", "phone"), ("mail",)]
 
 
 def test_a_field_that_only_comes_along_cannot_be_asked_for() -> None:
@@ -596,7 +598,7 @@ def test_pending_work_that_no_loader_does_any_more_says_so(tmp_path: Path) -> No
     source = Source(users=[users("a")], name=[slow(100.0, named)])
     result = play(source, body, tmp_path / "data.db")
     assert [one.code for one in result.failures] == ["sync"]
-    assert "no loader load_name any more" in result.failures[0].message
+    assert "the loader load_name is gone" in result.failures[0].message
 
 
 def test_only_operations_can_be_run() -> None:

@@ -21,7 +21,7 @@ from max.model.tasks import Status, SyncResult
 from max.storage.sqlite import MEMORY
 from max.storage.task_store import SqliteTaskStore
 from max.sync.context import MOMENT
-from max.sync.pagination import PageTracker, beginning
+from max.sync.pagination import PageTracker, first_position
 from max.upstream.operations import Limits, OperationRunner
 from tests.sample import sample
 from tests.scenes import PatientDatabase, run
@@ -199,12 +199,12 @@ def test_a_position_that_is_refused_between_two_pages_begins_the_feed_anew() -> 
     play(body, feed=True)
 
 
-def test_a_listing_that_begins_anew_forgets_what_the_source_said_of_its_length() -> None:
-    scan = PageTracker("items", beginning("a token"))
-    scan.take(Page([Item("i")], "more", total=1))
-    scan.restart(10.0)
-    assert scan.take(Page([Item("i"), Item("j")], total=2))
-    assert (scan.problem, scan.proven) == (None, True)
+def test_a_restarted_listing_forgets_the_total_of_the_first_attempt() -> None:
+    tracker = PageTracker("items", first_position("a token"))
+    tracker.take(Page([Item("i")], "more", total=1))
+    tracker.restart(10.0)
+    assert tracker.take(Page([Item("i"), Item("j")], total=2))
+    assert (tracker.problem, tracker.consistent) == (None, True)
 
 
 # -- sweeps --------------------------------------------------------------------------------------

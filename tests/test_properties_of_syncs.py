@@ -18,14 +18,17 @@ from max.errors import LeaseLost, PermissionDenied, QuotaExceeded, UpstreamBroke
 from max.model.delivery import Delivery
 from max.model.tasks import (
     BLOCKED,
+    GroupTask,
+    ListTask,
+    LoadFieldsTask,
     NewTask,
     Settlement,
     State,
     Status,
     SyncResult,
     Task,
-    TaskKind,
     failure_of,
+    read_spec,
 )
 from max.storage.leases import new_worker
 from max.storage.sqlite import SqliteConnection
@@ -71,8 +74,7 @@ class Model:
         if isinstance(tree, Leaf):
             id = next(self._numbers)
             (self.blocked if blocked else self.failed if tree.fails else self.well).add(id)
-            payload = {"entity": "User", "operation": "load_fields", "names": ["name"], "ids": [id]}
-            return NewTask(TaskKind.LOAD_FIELDS, {**payload, "loader": "load_name"}), blocked or tree.fails
+            return NewTask(LoadFieldsTask("User", ("name",), "load_name", (id,))), blocked or tree.fails
         children, fates, stuck = [], [], blocked
         for one in tree.inside:
             child, failed = self._walk(one, blocked=stuck)
@@ -80,13 +82,13 @@ class Model:
             fates.append(failed)
             stuck = blocked or (tree.chained and failed)
         fails = blocked or (bool(fates) and all(fates))
-        return NewTask(TaskKind.GROUP, {"step": "a group"}, children, tree.chained), fails
+        return NewTask(GroupTask("a group"), children, tree.chained), fails
 
 
 async def became(stage: Stage, model: Model) -> SyncResult:
     """What a sync of the model's tree comes to."""
     worker = stage.executor.worker
-    root = NewTask(TaskKind.GROUP, {"step": "the plan"}, [model.task])
+    root = NewTask(GroupTask(), [model.task])
     sync = await stage.store.begin([], root, worker=worker, now=now())
     begun = await stage.store.result(sync, now=now())
     return begun if begun.status.final else await (await stage.executor.resume(sync)).completion()
@@ -171,8 +173,8 @@ def end_of(task: Task, state: State, stage: Stage) -> Settlement:
     """An end of an attempt, with rows that it would store."""
     writes = [stage.engine.prepare_write(Delivery([User("late", name="too late", phone="0")], 9.0))]
     failures = [failure_of(task, UpstreamBroken("down"), 9.0)] if state is State.FAILED else []
-    children = [NewTask(TaskKind.LOAD_FIELDS, task.payload)] if state is State.AWAITING_CHILDREN else []
-    return Settlement(task, state, {**task.payload, "cursor": "9"}, writes, children, failures)
+    children = [NewTask(task.spec)] if state is State.AWAITING_CHILDREN else []
+    return Settlement(task, state, task.spec, writes, children, failures)
 
 
 ENDS = st.sampled_from([State.RUNNING, State.PENDING, State.COMPLETED, State.FAILED, State.AWAITING_CHILDREN])
@@ -311,11 +313,11 @@ def test_p44_the_row_of_a_failed_task_is_enough_to_retry_it_alone(library: Libra
         first = await stage.sync(USERS, NAMES)
         expected: list[tuple[str, str | None]] = []
         for one in first.failures:
-            kept = json.loads(json.dumps(one.input))
+            kept = read_spec(one.kind, json.loads(json.dumps(one.input)))
             assert one.message
-            if one.kind == TaskKind.LOAD_COLLECTION:
-                assert kept["id"] == ROOT.id
-                cursor = kept.get("cursor")  # none before the first page
+            if isinstance(kept, ListTask):
+                assert kept.id == ROOT.id
+                cursor = kept.position.cursor if kept.position else None  # none before the first page
                 assert cursor == (str(library.page) if library.page else None)
                 assert one.attempt == library.attempts("users", cursor)
                 rest = range(library.page or 0, library.pages)
@@ -323,7 +325,7 @@ def test_p44_the_row_of_a_failed_task_is_enough_to_retry_it_alone(library: Libra
             elif one.code == BLOCKED:
                 expected += [("name", str(number)) for number in range(library.pages)]
             else:
-                assert (kept["ids"], one.code) == ([one.id], library.failing[one.id or ""].code)  # type: ignore[attr-defined]  # every one is a MaxError
+                assert (kept.single_id, one.code) == (one.id, library.failing[one.id or ""].code)  # type: ignore[attr-defined]  # every one is a MaxError
                 assert one.attempt == library.attempts("name", one.id)
                 expected.append(("name", one.id))
         library.well = True

@@ -356,7 +356,8 @@ class _Renaming(NamedTuple):
         entity, dot, name = text.partition(".")
         if entity.casefold() != self.entity.casefold():
             return text
-        return self.new_entity + dot + (self.new_field if name.casefold() == self.field.casefold() else name)
+        entity = entity if self.new_entity == self.entity else self.new_entity
+        return entity + dot + (self.new_field if name.casefold() == self.field.casefold() else name)
 
 
 # What in a spec names an entity, a field or an id; the entity is the spec's own, by its old name.
@@ -411,7 +412,9 @@ def _plain(value: Any) -> Json:
 
 
 def _read(name: str, value: Json) -> Any:
-    if isinstance(value, list) and name != "matching":
+    if name in ("matching", "options"):  # JSON data in themselves
+        return value
+    if isinstance(value, list):
         return tuple(_read("", one) for one in value)
     if isinstance(value, dict):
         values = {key: _read(key, one) for key, one in value.items()}

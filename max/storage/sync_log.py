@@ -182,7 +182,7 @@ def options_of(connection: Connection, sync: str) -> Json:
     """What a sync that has not ended was asked for beyond its plan, as JSON data."""
     sql = "SELECT spec FROM _max_task WHERE sync = ? AND parent IS NULL"
     row = connection.execute(sql, (sync,)).fetchone()
-    return GroupTask.from_json(json.loads(row[0])).to_json().get("options", {}) if row else {}
+    return dict(GroupTask.from_json(json.loads(row[0])).options) if row else {}
 
 
 def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:

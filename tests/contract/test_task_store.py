@@ -14,6 +14,11 @@ from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBrok
 from max.model.delivery import WriteResult
 from max.model.tasks import (
     CHILDREN_PAGE,
+    ExpandTask,
+    GroupTask,
+    ListingPosition,
+    ListTask,
+    LoadFieldsTask,
     NewTask,
     Outcome,
     Settlement,
@@ -23,7 +28,6 @@ from max.model.tasks import (
     SyncCommand,
     SyncResult,
     Task,
-    TaskKind,
     failure_of,
 )
 from max.storage.leases import LEASE, new_worker, this_machine
@@ -80,19 +84,26 @@ class Desk:
 
 def load(id: str = "1") -> NewTask:
     """A step that loads one thing."""
-    payload = {"entity": "Thing", "operation": "load_fields", "names": ["title"], "ids": [id]}
-    return NewTask(TaskKind.LOAD_FIELDS, payload)
+    return NewTask(LoadFieldsTask("Thing", ("title",), "load_title", (id,)))
+
+
+LISTING = ListTask("Thing", "parts", "1")
+PAGE_2 = LISTING.replace(position=ListingPosition(1, "2"))
+
+
+def listing() -> NewTask:
+    """A step that lists the parts of one thing."""
+    return NewTask(LISTING)
 
 
 def expansion() -> NewTask:
-    """A step that makes a task for each thing."""
-    payload = {"entity": "Thing", "operation": "load_fields", "names": ["title"]}
-    return NewTask(TaskKind.EXPAND, payload)
+    """A step that creates a task for each thing."""
+    return NewTask(ExpandTask("Thing", "load_fields", ("title",), 0.0))
 
 
 def group(*children: NewTask, chained: bool = False) -> NewTask:
     """Steps side by side, or one after the other."""
-    return NewTask(TaskKind.GROUP, {"step": "a group"}, children, chained)
+    return NewTask(GroupTask("a group"), children, chained)
 
 
 def stores(number: int = 1) -> Callable[[Any], WriteResult]:
@@ -134,7 +145,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
 
 def ids(tasks: Sequence[Task]) -> list[str]:
     """What each task is to load."""
-    return [task.payload["ids"][0] for task in tasks]
+    return [str(task.spec.single_id) for task in tasks]
 
 
 # -- claiming -------------------------------------------------------------------------------
@@ -175,13 +186,13 @@ def test_a_task_that_is_due_later_is_given_out_then_and_not_before(place: str) -
 
 def test_what_a_task_gets_done_forgives_its_earlier_tries(place: str) -> None:
     async def body(desk: Desk) -> None:
-        await desk.begin(load())
+        await desk.begin(listing())
         (task,) = await desk.claim()
-        page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, progress=True)
+        page = Settlement(task, State.RUNNING, PAGE_2, progress=True)
         outcome = (await desk.settle(page)).outcomes[0]
         assert outcome.state is State.RUNNING
         (again,) = (await desk.settle(Settlement(task, State.PENDING))).claimed
-        assert (again.payload["cursor"], again.attempt, again.tries) == ("2", 2, 2)
+        assert (again.spec, again.attempt, again.tries) == (PAGE_2, 2, 2)
 
     using(place, body)
 
@@ -293,7 +304,7 @@ def test_some_failures_make_a_sync_partial(place: str) -> None:
     result = using(place, body)
     assert (result.status, result.failed) == (Status.PARTIAL, 1)
     assert [one.what for one in result.failures] == ["Thing:b: load fields title"]
-    assert result.failures[0].input == load("b").payload
+    assert result.failures[0].input == load("b").spec.to_json()
 
 
 def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None:
@@ -431,7 +442,7 @@ def test_a_suspect_runs_when_nothing_else_does(place: str) -> None:
         assert ids(await desk.claim()) == ["other"]
         assert await desk.claim(alone=False) == []
         assert ids(await desk.claim()) == ["suspect"]
-        assert task.payload["ids"] == ["suspect"]
+        assert task.spec.single_id == "suspect"
 
     using(place, body)
 
@@ -456,10 +467,10 @@ def test_a_worker_that_lets_go_leaves_everything_as_it_was(place: str) -> None:
 
 def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
     async def body(desk: Desk) -> Task:
-        await desk.begin(load())
+        await desk.begin(listing())
         (task,) = await desk.claim()
         await desk.request(SyncCommand.PAUSE)
-        page = Settlement(task, State.RUNNING, {**task.payload, "cursor": "2"}, [stores()], progress=True)
+        page = Settlement(task, State.RUNNING, PAGE_2, [stores()], progress=True)
         settled = await desk.settle(page)
         assert (settled.outcomes[0].state, settled.command) == (State.PAUSED, SyncCommand.PAUSE)
         assert await desk.store.apply_command(desk.sync, worker=HERE, now=desk.now) is Status.PAUSED
@@ -468,7 +479,7 @@ def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
         return (await desk.claim())[0]
 
     task = using(place, body)
-    assert (task.payload["cursor"], task.attempt) == ("2", 2)
+    assert (task.spec, task.attempt) == (PAGE_2, 2)
 
 
 def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:

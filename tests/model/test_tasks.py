@@ -10,18 +10,37 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from max.errors import NotFound, UpstreamMissing
-from max.model.tasks import MOVES, State, Status, Task, TaskKind, describe_task, failure_of
+from max.errors import NotFound, SyncError, UpstreamMissing
+from max.model.tasks import (
+    MOVES,
+    ExpandTask,
+    FollowTask,
+    GroupTask,
+    ListingPosition,
+    ListTask,
+    LoadFieldsTask,
+    MissingSearch,
+    RemoveTask,
+    State,
+    Status,
+    Task,
+    TaskSpec,
+    failure_of,
+    read_spec,
+)
 from max.storage.catalogue import migrate
 from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
 from max.storage.task_store import SETTLE, move_to
 
-FIELDS = {"entity": "Thing", "operation": "load_fields", "names": ["title", "size"]}
+NAMES = ("title", "size")
+LOAD = LoadFieldsTask("Thing", NAMES, "load_things", ("7",))
+ROOT = ("Root", "1", "changes")
 
 
 @pytest.fixture
@@ -38,7 +57,7 @@ def stored(connection: SqliteConnection, state: State) -> None:
     """Make task 1 stand in a state."""
     connection.execute("DELETE FROM _max_task")
     connection.execute(
-        "INSERT INTO _max_task (id, sync, kind, payload, state, attempt, created_at, changed_at)"
+        "INSERT INTO _max_task (id, sync, kind, spec, state, attempt, created_at, changed_at)"
         " VALUES (1, 's', 'load_fields', '{}', ?, 3, 0, 0)",
         (state,),
     )
@@ -65,7 +84,7 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
 def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
     numbers = dict.fromkeys(("not_before", "more", "children", "unfinished", "failed", "progress"), 0)
-    values = {**numbers, "id": 1, "attempt": 3, "payload": None, "error": None, "now": 5.0}
+    values = {**numbers, "id": 1, "attempt": 3, "spec": None, "error": None, "now": 5.0}
     moved = connection.execute(SETTLE[to], values).rowcount
     assert (moved, state_of(connection)) == ((1, to) if source is State.RUNNING else (0, source))
 
@@ -128,33 +147,25 @@ def test_a_process_of_which_nothing_is_known_has_no_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "payload", "words"),
+    ("spec", "words"),
     [
-        (TaskKind.GROUP, {"step": "a | b"}, "a | b"),
-        (TaskKind.GROUP, {}, "the plan"),
-        (TaskKind.EXPAND, FIELDS, "all Thing: load fields title, size"),
-        (TaskKind.LOAD_FIELDS, {**FIELDS, "ids": ["7"]}, "Thing:7: load fields title, size"),
-        (
-            TaskKind.LOAD_FIELDS,
-            {**FIELDS, "ids": ["7", "8", "9"]},
-            "Thing:7 and 2 more: load fields title, size",
-        ),
-        (
-            TaskKind.LOAD_COLLECTION,
-            {"entity": "Root", "operation": "load_collection", "names": ["things"], "id": ""},
-            "Root:: load collection things",
-        ),
+        (GroupTask("a | b"), "a | b"),
+        (GroupTask(), "the plan"),
+        (ExpandTask("Thing", "load_fields", NAMES, 0.0), "all Thing: load fields title, size"),
+        (LOAD, "Thing:7: load fields title, size"),
+        (LOAD.replace(ids=("7", "8", "9")), "Thing:7 and 2 more: load fields title, size"),
+        (ListTask("Root", "things", ""), "Root:: load collection things"),
+        (FollowTask("Root", "changes", "1", 0.0), "Root:1: follow changes"),
+        (RemoveTask((), (), 0.0), "what is gone"),
     ],
 )
-def test_a_task_is_told_in_the_words_of_the_plan(
-    kind: TaskKind, payload: dict[str, object], words: str
-) -> None:
-    assert describe_task(kind, payload) == words
+def test_a_task_is_described_in_the_words_of_the_plan(spec: TaskSpec, words: str) -> None:
+    assert spec.describe() == words
 
 
-def test_a_failure_holds_all_that_is_needed_to_try_it_again() -> None:
-    payload = {**FIELDS, "ids": ["7", "8"], "loader": "load_things"}
-    task = Task(3, "s", 1, TaskKind.LOAD_FIELDS, payload, 2, 1, 0)
+def test_a_failure_has_what_a_retry_needs() -> None:
+    spec = LOAD.replace(ids=("7", "8"))
+    task = Task(3, "s", 1, spec, 2, 1, 0)
     whole = failure_of(task, UpstreamMissing("it is gone", hint="look"), 9.0)
     one = failure_of(task, UpstreamMissing("it is gone"), 9.0, "8")
     assert (whole.id, whole.code, whole.message, whole.hint) == (
@@ -163,15 +174,94 @@ def test_a_failure_holds_all_that_is_needed_to_try_it_again() -> None:
         "it is gone",
         "look",
     )
-    assert (whole.input, whole.attempt, whole.at, whole.task) == (payload, 2, 9.0, 3)
+    assert (whole.input, whole.attempt, whole.at, whole.task) == (spec.to_json(), 2, 9.0, 3)
     assert (one.id, one.what) == ("8", "Thing:8: load fields title, size")
 
 
-def test_a_failure_of_a_task_about_one_thing_names_it() -> None:
-    task = Task(3, "s", 1, TaskKind.LOAD_FIELDS, {**FIELDS, "ids": ["7"]}, 1, 1, 0)
-    failure = failure_of(task, KeyError("title"), 9.0)
+def test_a_failure_of_a_task_about_one_entity_has_its_id() -> None:
+    failure = failure_of(Task(3, "s", 1, LOAD, 1, 1, 0), KeyError("title"), 9.0)
     assert (failure.id, failure.code, failure.message) == ("7", "connector.fault", "KeyError: 'title'")
-    assert json.loads(json.dumps(failure.input)) == task.payload
+    assert read_spec(failure.kind, json.loads(json.dumps(failure.input))) == LOAD
+
+
+# -- specs ----------------------------------------------------------------------------------
+
+POSITION = ListingPosition(2, "p2", 5.0, "token", "newest", delta=True, listed=7, total=(7, 9), first="ab")
+SEARCH = MissingSearch({"Thing": 5.0}, {"Thing": (1, 0, 3)}, ("Root.things", "1"))
+FILTER = ["all", ["=", ["title"], "x"], ["not", ["=", ["owner", "name"], "y"]], ["synced", "<", ["title"], 3]]
+SPECS: list[Any] = [
+    GroupTask("a", {"only": ["thing", "Thing.TITLE"], "if_stale": 1.5}),
+    ExpandTask(
+        "Thing", "load_fields", NAMES, 5.0, "load_things", ROOT, matching=FILTER, after="4", everything=True
+    ),
+    LOAD.replace(ids=("7", "8"), since=5.0, covered_by=ROOT),
+    ListTask("Root", "things", "1", 5.0, ROOT, True, True, True, True, POSITION),
+    FollowTask("Root", "changes", "1", 5.0, everything=True, position=POSITION),
+    RemoveTask(("Root.things", "Thing.parts"), (ROOT,), 5.0, allow=True, search=SEARCH),
+]
+
+
+@pytest.mark.parametrize("spec", [*SPECS, GroupTask(), LOAD])
+def test_a_spec_reads_as_it_was_written(spec: TaskSpec) -> None:
+    assert read_spec(spec.kind, json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_what_has_its_default_is_not_written() -> None:
+    expected = {"v": 1, "entity": "Root", "collection": "things", "id": "1"}
+    assert ListTask("Root", "things", "1", everything=False, since=None).to_json() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "what"),
+    [
+        ("load_fields", {"v": 2}, "format 2"),
+        ("group", {"step": "of an older version"}, "format None"),
+        ("transform", {"v": 1}, "kind transform"),
+    ],
+)
+def test_an_unknown_spec_is_refused(kind: str, data: dict[str, object], what: str) -> None:
+    with pytest.raises(SyncError, match=f"a stored task has {what}, which this version of Max does not know"):
+        read_spec(kind, data)
+
+
+def test_a_renamed_entity_is_renamed_in_every_spec() -> None:
+    group, expand, load, *_ = [spec.rename_entity("Thing", "Item") for spec in SPECS]
+    assert group.options == {"only": ["Item", "Item.TITLE"], "if_stale": 1.5}
+    assert (expand.entity, load.entity, load.ids) == ("Item", "Item", ("7", "8"))
+    _, expand, load, listing, follow, remove = [spec.rename_entity("Root", "Top") for spec in SPECS]
+    assert (expand.covered_by, load.covered_by) == (("Top", "1", "changes"), ("Top", "1", "changes"))
+    assert (listing.entity, listing.position, follow.entity) == ("Top", POSITION, "Top")
+    assert (remove.collections, remove.feeds) == (("Thing.parts", "Top.things"), (("Top", "1", "changes"),))
+    assert remove.search == MissingSearch()
+
+
+def test_a_renamed_field_is_renamed_in_names_filters_and_options() -> None:
+    group, expand, load, *others = [spec.rename_field("Thing", "title", "label") for spec in SPECS]
+    assert group.options["only"] == ["thing", "Thing.label"]
+    assert (expand.names, load.names) == (("label", "size"), ("label", "size"))
+    assert json.dumps(expand.matching) == json.dumps(FILTER).replace("title", "label")
+    assert others[:2] == SPECS[3:5]
+    assert SPECS[1].matching is FILTER
+
+
+def test_a_filter_that_follows_a_ref_is_renamed_at_the_entity_that_it_leads_to() -> None:
+    renamed = SPECS[1].rename_field("User", "name", "login", lambda entity, field: "User")
+    assert json.dumps(renamed.matching) == json.dumps(FILTER).replace('"name"', '"login"')
+    assert SPECS[1].rename_field("User", "name", "login", lambda entity, field: "Team") == SPECS[1]
+
+
+def test_a_renamed_collection_is_renamed_where_it_is_listed_and_where_rows_are_searched() -> None:
+    _, _, _, listing, follow, remove = [spec.rename_field("Root", "things", "items") for spec in SPECS]
+    assert (listing.collection, follow) == ("items", SPECS[4])
+    assert remove.collections == ("Root.items", "Thing.parts")
+
+
+def test_replaced_ids_are_replaced_and_an_expansion_begins_at_the_first_again() -> None:
+    _, expand, load, listing, *_ = [spec.replace_ids("Thing", "n{}".format) for spec in SPECS]
+    assert (expand.after, load.ids, listing) == ("", ("n7", "n8"), SPECS[3])
+    _, expand, load, listing, follow, remove = [spec.replace_ids("Root", "n{}".format) for spec in SPECS]
+    assert (expand.after, expand.covered_by, load.ids) == ("4", ("Root", "n1", "changes"), ("7", "8"))
+    assert (listing.id, follow.id, remove.feeds) == ("n1", "n1", (("Root", "n1", "changes"),))
 
 
 # -- memory ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from max.model.migrations import (
 from max.model.plan import Step, SyncPlan
 from max.model.query import Page, Query
 from max.model.schema import Schema
-from max.model.tasks import SyncResult
+from max.model.tasks import ExpandTask, LoadFieldsTask, MissingSearch, RemoveTask, SyncResult, read_spec
 from max.runtime import InstallationRuntime
 from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
@@ -421,38 +421,33 @@ def test_links_freshness_and_tasks_follow(connection: SqliteConnection, end: int
     tables = apply(connection, 2)
     fill(connection, tables, rows_of(2))
     migrate(connection, "execution", TASKS)
-    payload = {"entity": "Person", "operation": "load_fields", "names": ["name"], "ids": ["1"], "loader": "x"}
-    issues = {
-        "entity": "Issue",
-        "operation": "load_fields",
-        "names": ["name"],
-        "matching": ["=", ["name"], "x"],
-    }
-    ask = {"matching": ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["name"], "x"]]]}
-    gone = {
-        "whole": ["Root.people"],
-        "feeds": {"x": ["Person", "1"]},
-        "looked": [1],
-        "again": {},
-        "looks": {},
-    }
-    for number, one in enumerate([payload, issues, issues | ask, gone]):
+    load = LoadFieldsTask("Person", ("name",), "x", ("1",))
+    issues = ExpandTask("Issue", "load_fields", ("name",), 0.0, matching=["=", ["name"], "x"])
+    condition = ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["name"], "x"]]]
+    search = MissingSearch(last_place=("Root.people", "1"))
+    gone = RemoveTask(("Root.people",), (("Person", "1", "x"),), 0.0, search=search)
+    for number, one in enumerate([load, issues, issues.replace(matching=condition), gone]):
         sql = (
-            "INSERT INTO _max_task (id, sync, kind, payload, state, created_at, changed_at)"
-            " VALUES (?, 's', 'expand', ?, 'pending', 0, 0)"
+            "INSERT INTO _max_task (id, sync, kind, spec, state, created_at, changed_at)"
+            " VALUES (?, 's', ?, ?, 'pending', 0, 0)"
         )
-        connection.execute(sql, (number, json.dumps(one)))
+        connection.execute(sql, (number, one.kind, json.dumps(one.to_json())))
     tables = apply(connection, end)
     root, user = tables.schema.entities["Root"], tables.schema.entities["User"]
     members: Any = tables.collection(connection, root.ref("root"), ManyOf(root, "users")).items
     id = "u-1" if end == 5 else "1"
     assert {one.id for one in members} == set(carried(rows_of(2), 2, end)["User"])
     assert tables.freshness.synced_at(connection, user.ref(id), ["name", "age"]) == [100.0, 100.0]
-    tasks = [json.loads(row[0]) for row in connection.execute("SELECT payload FROM _max_task ORDER BY id")]
-    assert tasks[0] == payload | {"entity": "User", "ids": [id]}
-    assert tasks[1] == issues | {"names": ["title"], "matching": ["=", ["title"], "x"]}
-    assert tasks[3] == gone | {"whole": ["Root.users"], "feeds": {"x": ["User", id]}, "looked": []}
-    assert tasks[2]["matching"] == ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["title"], "x"]]]
+    rows = connection.execute("SELECT kind, spec FROM _max_task ORDER BY id").fetchall()
+    tasks = [read_spec(kind, json.loads(text)) for kind, text in rows]
+    titled = issues.replace(names=("title",), matching=["=", ["title"], "x"])
+    condition = ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["title"], "x"]]]
+    assert tasks == [
+        load.replace(entity="User", ids=(id,)),
+        titled,
+        titled.replace(matching=condition),
+        RemoveTask(("Root.users",), (("User", id, "x"),), 0.0, search=MissingSearch()),
+    ]
 
 
 # -- what the next sync fetches ------------------------------------------------------------------

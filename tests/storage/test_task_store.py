@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
 from max.model.delivery import Delivery, ListingPage
-from max.model.tasks import NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task, TaskKind
+from max.model.tasks import SPECS, NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task
 from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.storage.task_store import SqliteTaskStore
@@ -54,7 +54,8 @@ class Place:
         listing = ListingPage(RED, Team.people, number, last, bookmark="m")
         write = self.engine.prepare_write(Delivery(people, 2.0, listing))
         state = State.COMPLETED if last else State.RUNNING
-        return Settlement(task, state, {**task.payload, "cursor": number}, [write], progress=True)
+        spec = task.spec.replace(loader=f"page {number}")
+        return Settlement(task, state, spec, [write], progress=True)
 
     async def dump(self) -> list[str]:
         """All that is durable, whatever the sync's id."""
@@ -375,4 +376,4 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
 
 
 def test_the_kinds_of_tasks_are_what_history_holds() -> None:
-    assert list(TaskKind) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]
+    assert list(SPECS) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ from max.connecting import (
 from max.core import SyncOptions
 from max.errors import NotFound, SyncError, UsageError
 from max.model.loaders import Resolver
-from max.model.tasks import Payload
-from max.sync.task_graph import asked, expand, wanted
+from max.model.tasks import GroupTask
+from max.sync.task_graph import expand, named_fields, options_json
 from max.upstream.credentials import MemoryCredentials
 
 
@@ -247,34 +248,36 @@ PLAN = SyncPlan(
 )
 
 
-def payloads(options: SyncOptions) -> list[Payload]:
-    """What the tasks of the plan's steps know."""
-    return [task.payload for task in expand(PLAN, RESOLVER, options, now=1000.0).children[:-1]]
+def specs(options: SyncOptions) -> list[Any]:
+    """The specs of the plan's steps."""
+    return [task.spec for task in expand(PLAN, RESOLVER, options, now=1000.0).children[:-1]]
 
 
 def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
-    assert [one["since"] for one in payloads(SyncOptions())] == [1000.0] * 3
-    assert [one["since"] for one in payloads(SyncOptions(if_stale=60.0))] == [940.0] * 3
-    assert [one["since"] for one in payloads(SyncOptions(missing_only=True))] == [0.0] * 3
-    assert all(one["full"] for one in payloads(SyncOptions(full=True)))
+    assert [one.since for one in specs(SyncOptions())] == [1000.0] * 3
+    assert [one.since for one in specs(SyncOptions(if_stale=60.0))] == [940.0] * 3
+    assert [one.since for one in specs(SyncOptions(missing_only=True))] == [0.0] * 3
+    everything = specs(SyncOptions(full=True))
+    assert [one.since for one in everything] == [1000.0] * 3
+    assert [one.everything for one in everything[:2]] == [True, True]
 
 
 def test_a_sweep_lists_what_there_is_however_lately_that_was_listed() -> None:
-    marked, books, authors = payloads(SyncOptions(check_deletes=True))
-    assert (marked["since"], marked["sweeping"], "full" in marked) == (1000.0, True, False)
-    assert (books["since"], books["sweeping"], books["full"]) == (1000.0, True, True)
-    assert "sweeping" not in authors
+    marked, books, authors = specs(SyncOptions(check_deletes=True))
+    assert (marked.since, marked.sweep, marked.everything) == (1000.0, True, False)
+    assert (books.since, books.sweep, books.everything) == (1000.0, True, True)
+    assert authors.sweep is False
 
 
 def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
     def remembered(options: SyncOptions) -> object:
-        payload = expand(PLAN, RESOLVER, options, now=0.0).payload
-        return json.loads(json.dumps(payload))["options"]
+        spec = expand(PLAN, RESOLVER, options, now=0.0).spec
+        return GroupTask.from_json(json.loads(json.dumps(spec.to_json()))).options
 
     assert remembered(SyncOptions()) == {}
     given = SyncOptions(only=("Book", "Shelf"), if_stale=1.5, allow_removals=True)
     assert remembered(given) == {"only": ["Book", "Shelf"], "if_stale": 1.5, "allow_removals": True}
-    assert remembered(given) == asked(given)
+    assert remembered(given) == options_json(given)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +290,10 @@ def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
     ],
 )
 def test_what_is_wanted_is_named_in_any_case(only: list[str], names: set[str]) -> None:
-    assert {field.name for field in wanted(only, RESOLVER)} == names
+    assert {field.name for field in named_fields(only, RESOLVER)} == names
 
 
 @pytest.mark.parametrize("only", ["Boko", "Book.autor", "Shelf.books", ""])
 def test_what_is_wanted_must_be_there(only: str) -> None:
     with pytest.raises(UsageError):
-        wanted([only], RESOLVER)
+        named_fields([only], RESOLVER)
