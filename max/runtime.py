@@ -12,17 +12,16 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
 from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import Interrupted, SyncError
+from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .model.entities import Entity, FieldOf, Filter, Ref
 from .model.filter_language import parse_duration
@@ -94,33 +93,17 @@ class InstallationRuntime:
         )
         self._meta = SqliteSyncMeta(self._database, self._engine.tables)
         self._store = SqliteTaskStore(self._database, version=connector.version)
-        self._connection = _Connection(info, connector, config, credentials, self.recording)
-        self._execution = _Execution(self._build_executor)
-        self._parts = LifecycleManager(
-            self._database, self._engine, self.recording, self._connection, self._execution
-        )
+        self._config, self._credentials = config, credentials
+        self._services = LifecycleManager(self._database, self._engine, self.recording)
+        self._started = AsyncExitStack()  # what stop() undoes
+        self._live: _Live | None = None
         self._repeated: set[RepeatedSync] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: dict[str, asyncio.Lock] = {}
 
-    def _build_executor(self) -> SyncExecutor:
-        """The executor of a connection that has just started."""
-        context = SyncContext(
-            installation=self.info.id,
-            connector=self._connector,
-            context=self._connection.context,
-            engine=self._engine,
-            meta=self._meta,
-            caller=self.recording.caller(self._connection.renew),
-            clock=self._clock,
-            draw=self.recording.draw,
-            settings=self.info.settings,
-        )
-        return SyncExecutor(self._store, context, after=self._engine.tidy)
-
     def __repr__(self) -> str:
-        running = self._execution.running
-        state = f"sync {running.id} is running" if running else "started" if self.started_at else "stopped"
+        running = self._live.executor.running if self._live else None
+        state = f"sync {running.id} is running" if running else "started" if self._live else "stopped"
         return f"{type(self).__name__}({self.info}, {state})"
 
     @property
@@ -135,18 +118,45 @@ class InstallationRuntime:
 
     async def start(self) -> None:
         """Start every part in order; when one fails, none stays started."""
-        async with self._lock("start"):
-            if not self.started_at:
-                await self._parts.start()
-                self.started_at = self._clock()
+        async with self._lock("start"), AsyncExitStack() as started:
+            if self._live is None:
+                await self._services.start()
+                started.push_async_callback(self._services.stop)
+                self._live = await self._connect(started)
+                self._started, self.started_at = started.pop_all(), self._clock()
+
+    async def _connect(self, started: AsyncExitStack) -> _Live:
+        """Start the connector's clients, unless a replay answers instead, and the executor."""
+        credentials = await self.recording.provide(self.info, self._connector, self._credentials)
+        installation = await self._connector.initialise(self._config, credentials)
+        if installation.stop is not None:  # it closes what initialise has opened, too
+            started.push_async_callback(installation.stop)
+        if installation.start is not None and self.recording.live:
+            await installation.start()
+        context = SyncContext(
+            installation=self.info.id,
+            connector=self._connector,
+            context=installation.context,
+            engine=self._engine,
+            meta=self._meta,
+            caller=self.recording.caller(installation.renew),
+            clock=self._clock,
+            draw=self.recording.draw,
+            settings=self.info.settings,
+        )
+        executor = SyncExecutor(self._store, context, after=self._engine.tidy)
+        await executor.start()
+        started.push_async_callback(executor.stop)
+        return _Live(installation, executor)
 
     async def stop(self) -> None:
         """Stop every part in reverse; a sync under way is interrupted and can be resumed."""
         for repeated in list(self._repeated):
             await repeated.stop()
         async with self._lock("start"):
-            self.started_at = 0.0
-            await self._parts.stop()
+            self._live, self.started_at = None, 0.0
+            started, self._started = self._started, AsyncExitStack()
+            await started.aclose()
 
     def _lock(self, name: str) -> asyncio.Lock:
         """A lock of the running loop; a runtime may be used from one loop after another."""
@@ -166,7 +176,7 @@ class InstallationRuntime:
         are given and the sync that would be joined or go on was begun with others.
         """
         async with self._lock("sync"):
-            executor, options = self._execution.executor, self.recording.scope(options)
+            (installation, executor), options = self._at_work(), self.recording.scope(options)
             unfinished = executor.running.id if executor.running else await executor.unfinished()
             if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_other_options(unfinished, options)
@@ -176,7 +186,7 @@ class InstallationRuntime:
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
             with executor.surroundings.caller.at_hand():
-                plan = await self._connector.seeder(self._connection.context, self._engine)
+                plan = await self._connector.seeder(installation.context, self._engine)
             return await executor.begin(plan, options)
 
     async def _refuse_other_options(self, sync: str, options: SyncOptions) -> None:
@@ -189,7 +199,7 @@ class InstallationRuntime:
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self._lock("sync"):
-            executor = self._execution.executor
+            executor = self._at_work().executor
             await self._database.transact(self.recording.admit)
             return await executor.retry(sync)
 
@@ -202,9 +212,8 @@ class InstallationRuntime:
         beginning of one sync to the beginning of the next.  ValueError or TypeError for anything
         else.  It goes on until it is stopped, or the runtime is.
         """
-        seconds = _seconds(interval)
-        if not self.started_at:
-            raise not_started()
+        seconds = interval_seconds(interval)
+        self._at_work()
         repeated = RepeatedSync(lambda: self.sync(options), seconds, str(self.info))
         self._repeated.add(repeated)
         repeated.task.add_done_callback(lambda _: self._repeated.discard(repeated))
@@ -233,96 +242,23 @@ class InstallationRuntime:
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
-        return await self._connection.health()
-
-
-class _Connection:
-    """The connector's live installation, as a service."""
-
-    def __init__(
-        self,
-        info: InstallationInfo,
-        connector: Connector[Any, Any],
-        config: object,
-        credentials: CredentialProvider,
-        recording: UpstreamAccess,
-    ) -> None:
-        self._info, self._connector, self._recording = info, connector, recording
-        self._config, self._credentials = config, credentials
-        self._installation: Installation[Any] | None = None
-
-    @property
-    def context(self) -> Any:
-        """What ``initialise`` built."""
-        return self._live().context
-
-    @property
-    def renew(self) -> Callable[[], Awaitable[None]] | None:
-        """How the connector gets a new credential, when it can."""
-        return self._live().renew
-
-    async def start(self) -> None:
-        """Initialise the connector and start its clients, unless a recording answers in their stead."""
-        credentials = await self._recording.provide(self._info, self._connector, self._credentials)
-        installation = await self._connector.initialise(self._config, credentials)
-        async with AsyncExitStack() as undo:
-            if installation.stop is not None:  # it closes what initialise has opened, too
-                undo.push_async_callback(installation.stop)
-            if installation.start is not None and self._recording.live:
-                await installation.start()
-            undo.pop_all()
-        self._installation = installation
-
-    async def stop(self) -> None:
-        """Stop the connector's clients."""
-        installation, self._installation = self._installation, None
-        if installation is not None and installation.stop is not None:
-            await installation.stop()
-
-    async def health(self) -> str:
-        """What the connector says of itself."""
-        health = self._live().health
+        health = self._at_work().installation.health
         return "no check" if health is None else await health()
 
-    def _live(self) -> Installation[Any]:
-        if self._installation is None:
+    def _at_work(self) -> _Live:
+        if self._live is None:
             raise not_started()
-        return self._installation
+        return self._live
 
 
-class _Execution:
-    """The executor as a service: each start builds a new one, from what the connection has made."""
+class _Live(NamedTuple):
+    """What each start makes anew: the connector's clients, and the executor that uses them."""
 
-    def __init__(self, build: Callable[[], SyncExecutor]) -> None:
-        self._build = build
-        self._executor: SyncExecutor | None = None
-
-    @property
-    def executor(self) -> SyncExecutor:
-        """The executor of the started runtime."""
-        if self._executor is None:
-            raise not_started()
-        return self._executor
-
-    @property
-    def running(self) -> SyncHandle | None:
-        """The sync that is under way in this process, if any."""
-        return self._executor.running if self._executor else None
-
-    async def start(self) -> None:
-        """Build the executor and start it."""
-        executor = self._build()
-        await executor.start()
-        self._executor = executor
-
-    async def stop(self) -> None:
-        """Stop the executor."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await executor.stop()
+    installation: Installation[Any]
+    executor: SyncExecutor
 
 
-class RepeatedSync:
+class RepeatedSync(AbstractAsyncContextManager["RepeatedSync"]):
     """A sync that runs again and again until it is stopped: what ``runtime.sync_every`` returns.
 
     ``async with`` stops it at the end.  There is one sync at a time: one that takes longer than
@@ -337,9 +273,7 @@ class RepeatedSync:
         self.error: Exception | None = None
         self.failures = 0
         self._begin, self._name = begin, name
-        self._next: asyncio.Future[SyncResult | Exception] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._repeat(), name=f"sync {name} every {interval:g} s")
-        self.task.add_done_callback(lambda _: self._next.cancel())
 
     def __repr__(self) -> str:
         state = "stopped" if self.task.done() else f"{self.failures} failures in a row"
@@ -349,51 +283,25 @@ class RepeatedSync:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            outcome = await self._sync()
-            ended, self._next = self._next, loop.create_future()
-            ended.set_result(outcome)
+            try:
+                self.result = await (await self._begin()).completion()
+                self.error, self.failures = None, 0
+            except Exception as error:
+                self.error, self.failures = error, self.failures + 1
+                log.warning("sync of %s failed, %d in a row: %s", self._name, self.failures, error)
             due = max(due + self.interval, loop.time())
             await asyncio.sleep(due - loop.time())
-
-    async def _sync(self) -> SyncResult | Exception:
-        try:
-            self.result = await (await self._begin()).completion()
-        except Exception as error:
-            self.error, self.failures = error, self.failures + 1
-            log.warning("sync of %s failed, %d in a row: %s", self._name, self.failures, error)
-            return error
-        self.error, self.failures = None, 0
-        return self.result
-
-    async def next_result(self) -> SyncResult:
-        """Wait for the sync under way, or the next one: what it returned, or the error that it raised.
-
-        Interrupted when it is stopped before.
-        """
-        coming = self._next
-        await asyncio.wait([coming])  # the future is shared: cancelling one waiter must not cancel it
-        if coming.cancelled():
-            raise Interrupted(f"the syncs of {self._name} were stopped")
-        outcome = coming.result()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
 
     async def stop(self) -> None:
         """Begin no more syncs.  One under way goes on: it belongs to the runtime.  May be called twice."""
         self.task.cancel()
         await asyncio.wait([self.task])
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
 
-def _seconds(interval: float | str | timedelta) -> float:
+def interval_seconds(interval: float | str | timedelta) -> float:
     """An interval in seconds; ValueError or TypeError when it is none."""
     if isinstance(interval, str):
         seconds = parse_duration(interval)
