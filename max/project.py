@@ -1,21 +1,20 @@
 """Projects: a folder's installations for a program with an event loop, and their warm runtimes.
 
-Every method that touches a disk does so in a thread.  The same without an event loop, which is
-what the command line uses, is ``installations.project_folder``.
+Every method that touches a disk does so in a thread.  ``ProjectFolder``, the same without an
+event loop, is what the command line uses.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from .core import InstallationInfo
 from .errors import ProjectError, UnknownName
-from .installations.credential_file import FileCredentials
 from .installations.files import in_thread
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
@@ -24,21 +23,34 @@ if TYPE_CHECKING:
     import asyncio
 
     from .installations.onboarding import OnboardingResult
-    from .installations.registry import ConnectorRegistry
+    from .model.entities import Entity, FieldOf, Filter, Ref
+    from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .runtime import InstallationRuntime
+    from .storage.schema_diff import MigrationPlan
     from .upstream.recording import Recording, Replay
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def threaded(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The method for an event loop: it runs in a thread."""
+
+    @functools.wraps(method)
+    async def run(*args: P.args, **named: P.kwargs) -> T:
+        return await in_thread(lambda: method(*args, **named))
+
+    return run
 
 
 class Project:
     """The installations of a folder, and a runtime for each that is in use.
 
     ``async with Project.open(".") as project:`` stops every runtime at the end.  Several
-    processes may use a project, but one event loop of a process at a time.  An installation is
-    named as on the command line: ``connector:name``, ``connector`` when it has one, or the
-    beginning of its id.
+    processes may use a project, but one event loop of a process at a time.  A ``target`` is an
+    installation or its name, as on the command line: ``connector:name``, ``connector`` when it
+    has one, or the beginning of its id.
     """
 
     def __init__(self, folder: ProjectFolder, *, clock: Callable[[], float] = time.time) -> None:
@@ -49,57 +61,43 @@ class Project:
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.root)!r}, {len(self.list_runtimes())} in use)"
+        return f"{type(self).__name__}({str(self.folder.root)!r}, {len(self.list_runtimes())} in use)"
 
-    @staticmethod
-    def open(path: Path | str = ".", *, create: bool = False) -> OpeningProject:
-        """The project of a folder or of the nearest folder above: ``async with`` it, or ``await`` it.
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path | str = ".", *, create: bool = False) -> AsyncIterator[Self]:
+        """The project of a folder, or of the nearest folder above.
 
         When there is none: with ``create`` the folder becomes one, without it ProjectError.
         """
-        return OpeningProject(path, create)
+        async with cls(await in_thread(lambda: ProjectFolder.open(path, create=create))) as project:
+            yield project
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop_all()
-
-    @property
-    def root(self) -> Path:
-        """The folder that holds ``.max``."""
-        return self.folder.root
-
-    @property
-    def registry(self) -> ConnectorRegistry:
-        """The connectors that can be used here, the project's own among them."""
-        return self.folder.registry
-
-    def database(self, info: InstallationInfo) -> Path:
-        """Where the installation's data is, or will be."""
-        return self.folder.database(info)
-
-    def credentials(self, info: InstallationInfo) -> FileCredentials:
-        """The installation's secrets."""
-        return self.folder.credentials(info)
 
     # -- installations ---------------------------------------------------------------------
 
-    async def installations(self) -> list[InstallationInfo]:
+    @threaded
+    def installations(self) -> list[InstallationInfo]:
         """Every installation whose file can be read, sorted by name."""
-        return await in_thread(self.folder.installations)
+        return self.folder.installations()
 
-    async def problems(self) -> list[ProjectError]:
+    @threaded
+    def problems(self) -> list[ProjectError]:
         """What is wrong with each installation that ``installations`` leaves out."""
-        return await in_thread(self.folder.problems)
+        return self.folder.problems()
 
-    async def target(self, text: str) -> InstallationInfo:
-        """The installation that a text means; UnknownName, or UsageError when it may be several."""
-        return await in_thread(lambda: self.folder.target(text))
+    @threaded
+    def target(self, text: str) -> InstallationInfo:
+        """The installation of a name; UnknownName, or UsageError when it may be several."""
+        return self.folder.target(text)
 
-    async def connect(
+    @threaded
+    def connect(
         self,
         connector: str,
         name: str | None = None,
@@ -114,23 +112,8 @@ class Project:
         a name it is "default", then "default-2", ….  Data that ``disconnect`` kept under the
         same name is used again.
         """
-        return await in_thread(lambda: self._connect(connector, name, config or {}, secrets or {}))
-
-    def _connect(
-        self,
-        connector: str,
-        name: str | None,
-        config: Mapping[str, Json],
-        secrets: Mapping[str, str],
-        *,
-        exist_ok: bool = False,
-    ) -> InstallationInfo:
-        from .installations.onboarding import check_answers
-
-        checked = check_answers(self.registry.resolve(connector), config, secrets)
-        return self.folder.add(
-            connector, name, checked.config, checked.secrets, now=self._clock(), exist_ok=exist_ok
-        )
+        checked = self._check(connector, config or {}, secrets or {})
+        return self.folder.add(connector, name, checked.config, checked.secrets, now=self._clock())
 
     async def ensure(
         self,
@@ -156,16 +139,18 @@ class Project:
         try:
             info = self.folder.target(f"{connector}:{name}")
         except UnknownName:
-            info = self._connect(connector, name, config, secrets, exist_ok=True)
-        checked = self._checked(info, config, {})
+            checked = self._check(connector, config, secrets)
+            values, now = checked.config, self._clock()
+            info = self.folder.add(connector, name, values, checked.secrets, now=now, exist_ok=True)
+        checked = self._check_change(info, config, {})
         if checked.config != info.config:
             if info.id in self._runtimes:
-                raise ProjectError(
-                    f"{info} is in use with another configuration", hint="stop its runtime first"
-                )
+                hint = "stop its runtime first"
+                raise ProjectError(f"{info} is in use with another configuration", hint=hint)
             self.folder.reconfigure(info, checked.config, {})
 
-    async def reconfigure(
+    @threaded
+    def reconfigure(
         self,
         target: InstallationInfo | str,
         *,
@@ -176,38 +161,37 @@ class Project:
 
         They are checked as in ``connect``.  A runtime in use keeps its former configuration.
         """
-        return await in_thread(lambda: self._reconfigure(target, config or {}, secrets or {}))
-
-    def _reconfigure(
-        self, target: InstallationInfo | str, config: Mapping[str, Json], secrets: Mapping[str, str]
-    ) -> InstallationInfo:
         info = self._info(target)
-        return self.folder.reconfigure(info, self._checked(info, config, secrets).config, secrets)
+        checked = self._check_change(info, config or {}, secrets or {})
+        return self.folder.reconfigure(info, checked.config, secrets or {})
 
-    def _checked(
-        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    def _check(
+        self, connector: str, config: Mapping[str, Json], secrets: Mapping[str, str]
     ) -> OnboardingResult:
-        """What the installation would have after a change."""
         from .installations.onboarding import check_answers
 
-        kept = self.credentials(info).read()
-        return check_answers(
-            self.registry.resolve(info.connector), {**info.config, **config}, {**kept, **secrets}
-        )
+        return check_answers(self.folder.registry.resolve(connector), config, secrets)
 
-    async def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
+    def _check_change(
+        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    ) -> OnboardingResult:
+        kept = self.folder.credentials(info).read()
+        return self._check(info.connector, {**info.config, **config}, {**kept, **secrets})
+
+    @threaded
+    def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
         """Change some settings: ``await project.change_settings("acme", history="changes")``.
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.  A
         runtime in use keeps its former settings.
         """
-        return await in_thread(lambda: self.folder.change_settings(self._info(target), **settings))
+        return self.folder.change_settings(self._info(target), **settings)
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
         info = await in_thread(lambda: self._info(target))
         async with self._lock(info.id):
-            if info.id in self._runtimes and self._runtimes[info.id].started_at:
+            if any(info.id == running.id for running, _ in self.list_runtimes()):
                 raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
             await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
 
@@ -225,7 +209,35 @@ class Project:
         from .query.reader import open_reader
 
         info = self._info(target)
-        return open_reader(self.database(info), info)
+        return open_reader(self.folder.database(info), info)
+
+    @threaded
+    def invalidate(
+        self,
+        target: InstallationInfo | str,
+        *what: str | type[Entity] | FieldOf[Any, Any] | Ref[Any],
+        where: str | Filter[Any] | None = None,
+    ) -> Invalidation:
+        """Mark entities, fields or rows as stale, as ``runtime.invalidate`` does."""
+        from .query.maintenance import invalidate
+
+        info, now = self._info(target), self._clock()
+        resolver = self.folder.registry.resolve(info.connector).resolver
+        return invalidate(self.folder.database(info), info, what, where=where, resolver=resolver, now=now)
+
+    @threaded
+    def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:
+        """Bring stored data to what the connector declares; what was done, or would be.
+
+        A sync does the same when it begins.  SchemaError when a change is refused, SyncRunning
+        while a process is syncing.
+        """
+        from .query.maintenance import migrate
+
+        info = self._info(target)
+        one = self.folder.registry.resolve(info.connector)
+        path = self.folder.database(info)
+        return migrate(path, info, one.schema, one.resolver, one.policy, dry_run=dry_run)
 
     # -- runtimes --------------------------------------------------------------------------
 
@@ -234,8 +246,9 @@ class Project:
     ) -> InstallationRuntime:
         """The installation's runtime: the one that is warm, or a new one, started.
 
-        Concurrent first calls build one runtime; a failed build is forgotten.  With a ``recording``
-        it records what it asks outside, or replays it; ProjectError when one is warm without.
+        Concurrent first calls build one runtime; a failed build is forgotten.  With a
+        ``recording`` it records what it asks outside, or replays it; ProjectError when one is warm
+        without.
         """
         info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
@@ -243,9 +256,8 @@ class Project:
             if runtime is None:
                 runtime = await in_thread(lambda: self._assemble(info, recording))
             elif recording is not None and runtime.recording is not recording:
-                raise ProjectError(
-                    f"{info} is in use here without that recording", hint="stop its runtime first"
-                )
+                hint = "stop its runtime first"
+                raise ProjectError(f"{info} is in use here without that recording", hint=hint)
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
             self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):
@@ -256,7 +268,7 @@ class Project:
         return runtime
 
     def _lock(self, id: str) -> asyncio.Lock:
-        """The lock of an installation's runtime; a project may be used from one loop after another."""
+        """A lock of the running loop; a project may be used from one loop after another."""
         import asyncio
 
         if self._loop is not asyncio.get_running_loop():
@@ -269,14 +281,12 @@ class Project:
         from .runtime import InstallationRuntime
         from .upstream.credentials import CredentialProvider
 
-        connector = self.registry.resolve(info.connector)
-        values = info.config if recording is None else recording.prepare(info, connector, self.database(info))
+        connector, path = self.folder.registry.resolve(info.connector), self.folder.database(info)
+        values = info.config if recording is None else recording.prepare(info, connector, path)
         config = read_config(connector.config, values, subject=f"the configuration of {info}")
-        hosts = connector.hosts_for(config)
-        credentials = CredentialProvider(self.credentials(info), connector.credentials, hosts)
-        return InstallationRuntime(
-            info, connector, config, credentials, self.database(info), recording=recording
-        )
+        secrets, hosts = self.folder.credentials(info), connector.hosts_for(config)
+        credentials = CredentialProvider(secrets, connector.credentials, hosts)
+        return InstallationRuntime(info, connector, config, credentials, path, recording=recording)
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""
@@ -293,32 +303,3 @@ class Project:
             runtime = self._runtimes.pop(id, None)
             if runtime is not None:
                 await runtime.stop()
-
-
-class OpeningProject:
-    """What ``Project.open`` returns: awaited or entered, it is the project."""
-
-    def __init__(self, path: Path | str, create: bool) -> None:
-        self._path, self._create = path, create
-        self._project: Project | None = None
-
-    def __await__(self) -> Generator[Any, None, Project]:
-        return in_thread(self._find).__await__()
-
-    def _find(self) -> Project:
-        try:
-            return Project(ProjectFolder.find(self._path))
-        except ProjectError:
-            if not self._create:
-                raise
-            return Project(ProjectFolder.init(self._path))
-
-    async def __aenter__(self) -> Project:
-        self._project = await self
-        return self._project
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._project is not None:
-            await self._project.stop_all()

@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def running(project: Project) -> Iterator[Project]:
     """A project with a connector of its own, and installations one, two and stuck."""
-    folder = project.root / "connectors"
+    folder = project.folder.root / "connectors"
     folder.mkdir()
     (folder / "max_sample.py").write_text(source("sample"))
     for name in ("one", "two", "stuck"):
@@ -102,7 +102,7 @@ class TestRuntimes:
                 runtime = await project.runtime("sample", "two")
                 await (await runtime.sync()).completion()
                 things = await runtime.engine.query(Thing).all()
-                assert project.database(runtime.info).exists()
+                assert project.folder.database(runtime.info).exists()
                 return [thing.title for thing in things]
 
         assert asyncio.run(main()) == ["two 0", "two 1", "two 2"]

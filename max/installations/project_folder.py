@@ -94,6 +94,16 @@ class ProjectFolder:
                 replace_file(ignored, b"*\n")
         return project
 
+    @classmethod
+    def open(cls, path: Path | str, *, create: bool = False) -> Self:
+        """``find``; with ``create`` the folder becomes a project where there would be none."""
+        try:
+            return cls.find(path)
+        except ProjectError:
+            if not create:
+                raise
+            return cls.init(path)
+
     # -- places ----------------------------------------------------------------------------
 
     @property

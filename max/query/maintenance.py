@@ -60,7 +60,7 @@ class Invalidation(Struct):
 def invalidate(
     path: Path,
     info: InstallationInfo,
-    what: Sequence[str],
+    what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
     *,
     where: str | Filter[Any] | None = None,
     resolver: Resolver | None,

@@ -94,7 +94,7 @@ def test_a_missing_row_is_not_found(reader: Reader) -> None:
 
 def test_a_reader_sees_one_snapshot(project: Project, reader: Reader) -> None:
     assert reader.count("AcmeUser") == 5
-    asyncio.run(store(project.database(reader.info), AcmeUser("u9", name="Later")))
+    asyncio.run(store(project.folder.database(reader.info), AcmeUser("u9", name="Later")))
     assert reader.count("AcmeUser") == 5
     with project.read(reader.info) as later:
         assert later.count("AcmeUser") == 6

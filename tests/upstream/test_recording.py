@@ -403,7 +403,7 @@ async def stored_in(folder: Path, name: str) -> dict[str, Json]:
         secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
         from max_connectors.acme import AcmeConfig
 
-        runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.database(info))
+        runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.folder.database(info))
         await runtime.start()
         try:
             return await contents(runtime.engine)
