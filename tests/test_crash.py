@@ -140,7 +140,7 @@ def task_pages(pages: dict[str, int]) -> dict[tuple[str, int], int]:
     return served
 
 
-def test_a_sync_killed_at_random_moments_ends_as_an_undisturbed_one(acme: Acme, tmp_path: Path) -> None:
+def test_a_sync_killed_at_random_moments_ends_like_an_undisturbed_one(acme: Acme, tmp_path: Path) -> None:
     undisturbed = Home(tmp_path / "undisturbed", acme)
     undisturbed.run("sync", "acme")
     expected = undisturbed.entities()

@@ -82,7 +82,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("page", PLACES)
 @pytest.mark.parametrize("lie", PASSING)
-def test_a_lie_that_passes_is_got_over_and_no_page_is_fetched_twice(lie: Lie, page: int, path: Path) -> None:
+def test_a_temporary_fault_is_survived_and_no_page_is_fetched_twice(lie: Lie, page: int, path: Path) -> None:
     clock, service = FakeClock(), upstream()
     service.tell(Fault(lie, "/things", page))
 
@@ -100,7 +100,7 @@ lies = [*product(UNTRUE, PLACES, [1]), *product(Lie, [MIDDLE], [FOREVER])]
 
 
 @pytest.mark.parametrize(("lie", "page", "times"), lies)
-def test_a_lie_that_stays_is_told_and_the_next_sync_ends_equal_to_upstream(
+def test_a_lasting_fault_is_reported_and_the_next_sync_ends_equal_to_upstream(
     lie: Lie, page: int, times: int, path: Path
 ) -> None:
     clock, service = FakeClock(), upstream()
@@ -136,7 +136,7 @@ def check_lied_to(result: SyncResult, lie: Lie, page: int, path: Path) -> None:
 
 @pytest.mark.parametrize("lie", UNTRUE)
 @pytest.mark.parametrize("page", PLACES)
-def test_a_listing_that_is_not_complete_removes_nobody(lie: Lie, page: int, path: Path) -> None:
+def test_an_incomplete_listing_removes_no_row(lie: Lie, page: int, path: Path) -> None:
     clock, service = FakeClock(), upstream()
 
     async def main() -> list[int]:
@@ -152,7 +152,7 @@ def test_a_listing_that_is_not_complete_removes_nobody(lie: Lie, page: int, path
     assert clock.run(main()) == [2 * PAGES * SIZE, 2 * PAGES * SIZE, 2 * PAGES * SIZE - 1]
 
 
-def test_a_storm_is_waited_out_durably_and_nobody_asks_before_its_time(path: Path) -> None:
+def test_a_rate_limit_is_waited_out_durably_and_no_request_comes_early(path: Path) -> None:
     clock, service = FakeClock(), upstream()
     service.tell(Fault(Lie.STORM, "/things", MIDDLE, retry_after=120.0))
 
@@ -250,7 +250,7 @@ RAISED = [
 @pytest.mark.parametrize(
     ("raised", "code"), RAISED, ids=lambda one: one if isinstance(one, str) else repr(one)
 )
-def test_every_failure_of_an_operation_has_one_class_and_says_what_to_do(
+def test_every_failed_operation_has_one_error_class_with_a_hint(
     raised: Exception, code: str, path: Path
 ) -> None:
     async def fail(context: object, input: None) -> None:
@@ -327,7 +327,7 @@ def cut_at(path: Path, wal: bytes, size: int, place: Path) -> Path:
     return place / "data.db"
 
 
-def test_a_log_cut_anywhere_opens_as_the_last_commit_before_and_resumes_to_the_same_end(path: Path) -> None:
+def test_a_truncated_write_ahead_log_opens_at_the_last_commit_and_resumes_to_the_same_end(path: Path) -> None:
     killed_in_mid_sync(path)
     wal = path.with_name("data.db-wal").read_bytes()
     ends = list(frames(wal))
@@ -386,7 +386,7 @@ async def limit_file(one: InstallationRuntime, more: int | None) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 6, 8, 10])
-def test_a_disk_that_fills_up_in_mid_sync_loses_nothing_and_the_sync_goes_on(room: int, path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_sync_loses_nothing(room: int, path: Path) -> None:
     long = [{**one, "title": one["title"] * 200} for one in records("thing")]
     clock, service = FakeClock(), upstream(long)
 

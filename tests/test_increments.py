@@ -65,7 +65,7 @@ async def remembered(world: World) -> ListingState:
 
 
 @pytest.mark.parametrize("kind", INCREMENTAL)
-def test_only_what_changed_is_asked_for_the_next_time(kind: str) -> None:
+def test_the_next_sync_asks_only_for_changes(kind: str) -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -79,7 +79,7 @@ def test_only_what_changed_is_asked_for_the_next_time(kind: str) -> None:
     play(body, loose=kind)
 
 
-def test_a_watermark_asks_for_what_changed_at_the_newest_value_or_later() -> None:
+def test_a_watermark_asks_for_changes_at_or_after_the_highest_value() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -94,7 +94,7 @@ def test_a_watermark_asks_for_what_changed_at_the_newest_value_or_later() -> Non
 
 @pytest.mark.parametrize("number", range(1, 8))
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_edited_during_a_listing_is_not_missed_by_the_next(kind: str, number: int) -> None:
+def test_an_edit_during_a_listing_is_not_missed_by_the_next(kind: str, number: int) -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world, Sync([], {number: Event("touch", 3), number + 1: Event("touch", 5, 1)}))
@@ -105,7 +105,7 @@ def test_what_is_edited_during_a_listing_is_not_missed_by_the_next(kind: str, nu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_comes_during_a_listing_is_not_missed_by_the_next(kind: str) -> None:
+def test_a_row_created_during_a_listing_is_not_missed_by_the_next(kind: str) -> None:
     async def body(world: World) -> None:
         furnish(world)
         for number in (3, 4, 5):
@@ -118,7 +118,7 @@ def test_what_comes_during_a_listing_is_not_missed_by_the_next(kind: str) -> Non
 
 @pytest.mark.parametrize("trouble", ["denied", "kill", "pause", "again", "offline"])
 @pytest.mark.parametrize("kind", INCREMENTAL)
-def test_a_mark_moves_only_with_a_listing_that_was_read_to_its_end(kind: str, trouble: str) -> None:
+def test_a_bookmark_moves_only_with_a_complete_listing(kind: str, trouble: str) -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -136,7 +136,7 @@ def test_a_mark_moves_only_with_a_listing_that_was_read_to_its_end(kind: str, tr
 
 
 @pytest.mark.parametrize("kind", INCREMENTAL)
-def test_what_goes_on_after_a_pause_keeps_its_mark(kind: str) -> None:
+def test_a_listing_that_resumes_keeps_its_bookmark(kind: str) -> None:
     async def body(world: World) -> None:
         furnish(world)
         paused = await synced(world, Sync([], {4: Event("pause")}))
@@ -150,7 +150,7 @@ def test_what_goes_on_after_a_pause_keeps_its_mark(kind: str) -> None:
     play(body, loose=kind)
 
 
-def test_a_full_sync_asks_for_everything_and_moves_the_mark() -> None:
+def test_a_full_sync_asks_for_everything_and_moves_the_bookmark() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -167,7 +167,7 @@ def test_a_full_sync_asks_for_everything_and_moves_the_mark() -> None:
 
 
 @pytest.mark.parametrize("polite", [True, False])
-def test_a_token_that_is_refused_falls_back_to_everything_and_says_so(polite: bool) -> None:
+def test_a_refused_sync_token_falls_back_to_a_full_listing_and_says_so(polite: bool) -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -183,7 +183,7 @@ def test_a_token_that_is_refused_falls_back_to_everything_and_says_so(polite: bo
     play(body, loose="token", polite=polite)
 
 
-def test_a_position_that_is_refused_between_two_pages_begins_the_feed_anew() -> None:
+def test_a_sync_token_refused_between_two_pages_restarts_the_feed() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -211,7 +211,7 @@ def test_a_restarted_listing_forgets_the_total_of_the_first_attempt() -> None:
 
 
 @pytest.mark.parametrize("kind", INCREMENTAL)
-def test_a_sweep_follows_when_it_is_due_or_asked_for_and_names_ids_only(kind: str) -> None:
+def test_a_sweep_of_ids_follows_when_due_or_requested(kind: str) -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -231,7 +231,7 @@ def test_a_sweep_follows_when_it_is_due_or_asked_for_and_names_ids_only(kind: st
     play(body, loose=kind)
 
 
-def test_only_what_names_everything_counts_as_a_sweep_and_it_keeps_the_mark() -> None:
+def test_only_a_full_listing_counts_as_a_sweep_and_keeps_the_bookmark() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
@@ -255,7 +255,7 @@ def names(world: World) -> list[str]:
     return [one.name for one in requests]
 
 
-def test_what_a_feed_covers_is_listed_once_and_then_told() -> None:
+def test_a_collection_that_a_feed_covers_is_listed_once() -> None:
     async def body(world: World) -> None:
         furnish(world)
         world.upstream.create(Item, "x", (LOOSE, "g"))
@@ -268,7 +268,7 @@ def test_what_a_feed_covers_is_listed_once_and_then_told() -> None:
     play(body, feed=True)
 
 
-def test_a_parent_that_is_new_is_listed_though_a_feed_covers_its_children() -> None:
+def test_a_new_parent_is_listed_though_a_feed_covers_its_children() -> None:
     async def body(world: World) -> None:
         furnish(world, items=0)
         await synced(world)
@@ -281,7 +281,7 @@ def test_a_parent_that_is_new_is_listed_though_a_feed_covers_its_children() -> N
 
 
 @pytest.mark.parametrize("number", range(1, 7))
-def test_what_changes_while_a_feed_is_begun_is_told_by_it(number: int) -> None:
+def test_changes_while_a_feed_begins_are_in_the_feed(number: int) -> None:
     async def body(world: World) -> None:
         furnish(world)
         begun = [Event("box", 0), Event("item", 0), Event("item", 1)]
@@ -383,7 +383,7 @@ def executing(
     run(main())
 
 
-def test_a_feed_makes_stale_what_it_covers_and_does_not_bring() -> None:
+def test_a_feed_makes_fields_stale_that_it_covers_and_does_not_bring() -> None:
     library = Library()
     (first, _), (second, _), (third, _) = library.sync(lambda: None, lambda: library.changed.append("b"))
     assert first == ["changes", "docs", "text a", "text b", "text c"]
@@ -391,7 +391,7 @@ def test_a_feed_makes_stale_what_it_covers_and_does_not_bring() -> None:
     assert third == ["changes", "text b"]
 
 
-def test_a_feed_that_names_everything_on_several_pages_counts_as_begun_anew() -> None:
+def test_a_feed_that_names_everything_on_several_pages_starts_over() -> None:
     library = Library()
 
     def full() -> None:
@@ -403,7 +403,7 @@ def test_a_feed_that_names_everything_on_several_pages_counts_as_begun_anew() ->
     assert third == ["changes"]
 
 
-def test_a_feed_without_its_new_position_has_failed() -> None:
+def test_a_feed_without_a_new_sync_token_fails() -> None:
     library = Library()
 
     def lost() -> None:
@@ -429,7 +429,7 @@ class Place(Entity):
     things: Many[Dated] = Many()
 
 
-def test_an_overlap_is_taken_off_the_mark() -> None:
+def test_an_overlap_is_subtracted_from_the_watermark() -> None:
     asked: list[datetime | None] = []
     watermark = Watermark(Dated.changed, overlap=timedelta(minutes=5))
 
@@ -454,7 +454,7 @@ def test_an_overlap_is_taken_off_the_mark() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("items", [0, 3])
-def test_a_clock_that_is_set_back_does_not_freeze_the_data(kind: str, items: int) -> None:
+def test_a_clock_set_back_does_not_freeze_the_data(kind: str, items: int) -> None:
     async def body(world: World) -> None:
         furnish(world, items)
         await synced(world)
@@ -470,7 +470,7 @@ def test_a_clock_that_is_set_back_does_not_freeze_the_data(kind: str, items: int
     play(body, loose=kind)
 
 
-def test_no_two_moments_of_a_sync_are_the_same() -> None:
+def test_the_times_within_a_sync_strictly_increase() -> None:
     nothing: Any = None
     parts = (nothing, nothing, nothing, nothing, nothing)
     around = SyncContext("i", *parts, clock=lambda: 1_700_000_000.0)

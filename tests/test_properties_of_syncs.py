@@ -108,7 +108,7 @@ def refusing(failing: set[str]) -> Source:
 
 @given(st.lists(TREES, min_size=1, max_size=2))
 @settings(deadline=None, max_examples=40)
-def test_p6_a_failure_touches_its_own_dependants_and_nobody_else(trees: list[Tree]) -> None:
+def test_p6_a_failure_affects_its_own_dependents_and_nothing_else(trees: list[Tree]) -> None:
     models = [Model(tree) for tree in trees]
 
     async def main() -> list[tuple[set[str], set[str], set[str]]]:

@@ -56,7 +56,7 @@ def asked(world: World) -> Counter[str]:
 # -- parents -------------------------------------------------------------------------------------
 
 
-def test_who_loses_one_of_several_parents_stays() -> None:
+def test_a_row_that_loses_one_of_several_parents_stays() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Item, "i", (LOOSE, "g0"), (LOOSE, "g1"))
@@ -70,7 +70,7 @@ def test_who_loses_one_of_several_parents_stays() -> None:
     play(body)
 
 
-def test_who_loses_all_parents_is_gone() -> None:
+def test_a_row_that_loses_all_parents_is_removed() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Item, "i", (LOOSE, "g0"), (LOOSE, "g1"))
@@ -83,7 +83,7 @@ def test_who_loses_all_parents_is_gone() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("g0", "g1"), ("g1", "g0")])
-def test_who_moves_to_another_parent_is_never_gone(before: str, after: str) -> None:
+def test_a_row_that_moves_to_another_parent_is_never_removed(before: str, after: str) -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Item, "i", (LOOSE, before))
@@ -96,7 +96,7 @@ def test_who_moves_to_another_parent_is_never_gone(before: str, after: str) -> N
     play(body)
 
 
-def test_who_is_in_a_collection_of_another_kind_stays() -> None:
+def test_a_row_in_another_kind_of_collection_stays() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Box, "b", (BOXES, "g0"))
@@ -110,7 +110,7 @@ def test_who_is_in_a_collection_of_another_kind_stays() -> None:
     play(body)
 
 
-def test_what_is_in_a_parent_goes_with_it_unless_it_is_elsewhere_too() -> None:
+def test_children_go_with_their_parent_unless_another_parent_has_them() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Box, "b", (BOXES, "g0"))
@@ -125,7 +125,7 @@ def test_what_is_in_a_parent_goes_with_it_unless_it_is_elsewhere_too() -> None:
     play(body)
 
 
-def test_who_was_lost_is_not_asked_for_children_and_what_is_below_may_be_missing() -> None:
+def test_the_children_of_a_missing_row_are_not_requested_and_may_be_missing_too() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Box, "b", (BOXES, "g0"))
@@ -139,7 +139,7 @@ def test_who_was_lost_is_not_asked_for_children_and_what_is_below_may_be_missing
     play(body)
 
 
-def test_a_root_stays_though_nobody_lists_it() -> None:
+def test_a_root_stays_though_no_listing_has_it() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         await synced(world)
@@ -156,7 +156,7 @@ def test_a_root_stays_though_nobody_lists_it() -> None:
 # -- certainty -----------------------------------------------------------------------------------
 
 
-def test_with_one_place_a_row_is_gone_without_another_look() -> None:
+def test_with_one_possible_listing_a_row_is_removed_without_another_check() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         await synced(world)
@@ -168,7 +168,7 @@ def test_with_one_place_a_row_is_gone_without_another_look() -> None:
     play(body)
 
 
-def test_with_several_places_all_are_looked_at_once_more() -> None:
+def test_with_several_possible_listings_all_are_checked_once_more() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, items=2)
         await synced(world)
@@ -180,7 +180,7 @@ def test_with_several_places_all_are_looked_at_once_more() -> None:
     play(body)
 
 
-def test_where_nothing_is_lost_nothing_is_looked_at_again() -> None:
+def test_without_missing_rows_nothing_is_checked_again() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, items=2)
         await synced(world)
@@ -191,7 +191,7 @@ def test_where_nothing_is_lost_nothing_is_looked_at_again() -> None:
     play(body)
 
 
-def test_a_round_of_looks_is_handed_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_of_checks_is_split_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("max.sync.task_runner.CHILDREN_PAGE", 2)
 
     async def body(world: World) -> None:
@@ -217,7 +217,7 @@ IN_G0, IN_G1, IN_G2 = (Event("item", 6, number) for number in range(3))  # i0 li
 
 
 @pytest.mark.parametrize("number", range(2, 10))
-def test_who_moved_before_a_sync_and_again_during_it_is_never_hidden(number: int) -> None:
+def test_a_row_that_moves_before_and_during_a_sync_is_never_hidden(number: int) -> None:
     begin = Sync([GROUP_0, GROUP_1, GROUP_2, IN_G0])
     for there, back in ((IN_G1, IN_G2), (IN_G2, IN_G1)):
         assert during(begin, Sync([there], {number: back})) == {}
@@ -225,14 +225,14 @@ def test_who_moved_before_a_sync_and_again_during_it_is_never_hidden(number: int
 
 
 @pytest.mark.parametrize("number", range(2, 8))
-def test_who_moves_into_a_parent_made_during_the_sync_is_never_hidden(number: int) -> None:
+def test_a_row_that_moves_into_a_new_parent_during_the_sync_is_never_hidden(number: int) -> None:
     begin = Sync([GROUP_0, GROUP_1, IN_G0])
     assert during(begin, Sync([], {2: GROUP_2, number: IN_G2})) == {}
     assert during(begin, Sync([], {2: Event("box", 0, 1), number: Event("item", 0, 0)})) == {}
 
 
 @pytest.mark.parametrize("number", range(1, 6))
-def test_who_is_edited_while_the_newest_come_first_is_never_hidden(number: int) -> None:
+def test_a_row_edited_during_a_newest_first_listing_is_never_hidden(number: int) -> None:
     kinds = ("newest", "full", "full", "full")
     full = SyncOptions(full=True, allow_removals=True)
     edited = Sync([], {number: Event("touch", 0)}, options=full)
@@ -247,7 +247,7 @@ def test_who_is_edited_while_the_newest_come_first_is_never_hidden(number: int) 
     )
 
 
-def test_a_long_listing_newest_first_still_finds_what_is_gone() -> None:
+def test_a_long_newest_first_listing_still_finds_deleted_rows() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, groups=7)
         await synced(world)
@@ -258,7 +258,7 @@ def test_a_long_listing_newest_first_still_finds_what_is_gone() -> None:
     play(body, groups="newest")
 
 
-def test_what_only_a_feed_told_of_goes_when_the_feed_begins_anew() -> None:
+def test_a_row_known_only_from_a_feed_is_removed_when_the_feed_starts_over() -> None:
     boxed = Event("item", 21, 0)
     assert (
         during(
@@ -271,17 +271,17 @@ def test_what_only_a_feed_told_of_goes_when_the_feed_begins_anew() -> None:
     )
 
 
-def test_what_only_a_feed_told_of_goes_though_no_list_has_anything() -> None:
+def test_a_row_known_only_from_a_feed_is_removed_though_all_listings_are_empty() -> None:
     full = Sync([], options=SyncOptions(full=True))
     assert during(Sync([GROUP_2]), Sync([Event("item", 4)], {2: Event("delete", 0)}), full, feed=True) == {}
 
 
-def test_what_a_feed_told_of_goes_though_its_parent_was_never_known() -> None:
+def test_a_row_known_from_a_feed_is_removed_though_its_parent_was_never_known() -> None:
     items = Sync([GROUP_1, Event("box", 1)], options=SyncOptions(only=("Item",)))
     assert during(Sync(), items, Sync([Event("delete", 1), Event("forget")]), feed=True) == {}
 
 
-def test_who_is_gone_is_no_place_to_look_for_others() -> None:
+def test_a_missing_parent_is_not_checked_for_other_rows() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)
         world.upstream.create(Box, "b", (BOXES, "g0"))
@@ -296,7 +296,7 @@ def test_who_is_gone_is_no_place_to_look_for_others() -> None:
     play(body)
 
 
-def test_while_a_place_cannot_be_looked_at_nothing_is_removed() -> None:
+def test_while_a_listing_cannot_be_checked_nothing_is_removed() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, items=1)
         await synced(world)
@@ -329,7 +329,7 @@ def test_a_listing_that_was_cut_short_removes_nothing(trouble: str) -> None:
 
 @given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 @settings(max_examples=12)
-def test_so_many_may_go_and_no_more_without_being_asked(rows: int, gone: int, share: float) -> None:
+def test_only_a_share_of_rows_is_removed_without_permission(rows: int, gone: int, share: float) -> None:
     gone = min(rows, gone)
     expected = gone <= max(10, share * rows)
 
@@ -348,7 +348,7 @@ def test_so_many_may_go_and_no_more_without_being_asked(rows: int, gone: int, sh
     play(body)
 
 
-def test_what_is_suspicious_is_told_with_its_numbers_and_goes_when_it_is_allowed() -> None:
+def test_a_suspicious_removal_is_reported_with_numbers_and_done_when_allowed() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, groups=1, items=40)
         await synced(world)
@@ -365,7 +365,7 @@ def test_what_is_suspicious_is_told_with_its_numbers_and_goes_when_it_is_allowed
     play(body)
 
 
-def test_what_came_back_after_a_refusal_stays_though_removals_are_allowed() -> None:
+def test_a_row_that_returned_after_a_refusal_stays_though_removals_are_allowed() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, groups=1, items=40)
         await synced(world)
@@ -382,7 +382,7 @@ def test_what_came_back_after_a_refusal_stays_though_removals_are_allowed() -> N
 # -- what is hidden ------------------------------------------------------------------------------
 
 
-def test_who_comes_back_is_seen_again_with_what_is_new() -> None:
+def test_a_row_that_returns_is_visible_again_with_new_values() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, items=1)
         await synced(world)
@@ -396,7 +396,7 @@ def test_who_comes_back_is_seen_again_with_what_is_new() -> None:
     play(body)
 
 
-def test_what_was_hidden_for_long_is_deleted_with_all_that_is_known_of_it() -> None:
+def test_a_row_removed_long_ago_is_deleted_with_all_its_records() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream, items=2)
         await synced(world)

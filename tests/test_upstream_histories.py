@@ -53,5 +53,5 @@ HISTORIES = st.builds(
 
 @given(HISTORIES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_in_the_end_the_copy_is_right_and_nothing_was_hidden_that_was_there(history: History) -> None:
+def test_the_copy_ends_equal_to_upstream_and_no_existing_row_was_ever_hidden(history: History) -> None:
     assert live(history) == {}

@@ -56,7 +56,7 @@ def teams(*ids: str) -> Callable[[Body], None]:
 # -- who is lost ---------------------------------------------------------------------------------
 
 
-def test_with_one_place_who_is_not_listed_is_gone_at_once() -> None:
+def test_a_row_that_only_one_listing_can_hold_is_gone_when_that_misses_it() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -66,7 +66,7 @@ def test_with_one_place_who_is_not_listed_is_gone_at_once() -> None:
         assert await people(store, A) == {"1"}
 
 
-def test_what_was_lost_before_the_sync_began_is_to_be_looked_at_again() -> None:
+def test_a_row_missing_since_before_the_sync_is_checked_again() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -77,7 +77,7 @@ def test_what_was_lost_before_the_sync_began_is_to_be_looked_at_again() -> None:
         assert (await gone(store, since=30.0))["Person"].proven == 1
 
 
-def test_who_is_in_another_list_is_not_lost() -> None:
+def test_a_row_in_another_listing_is_not_missing() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -86,7 +86,7 @@ def test_who_is_in_another_list_is_not_lost() -> None:
         assert await gone(store, since=15.0) == {}
 
 
-def test_who_turns_up_in_another_list_is_not_lost_any_more() -> None:
+def test_a_row_that_appears_in_another_listing_is_no_longer_missing() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -96,7 +96,7 @@ def test_who_turns_up_in_another_list_is_not_lost_any_more() -> None:
         assert await gone(store, since=15.0) == {}
 
 
-def test_who_came_along_later_is_not_lost_any_more() -> None:
+def test_a_row_that_a_later_response_brings_is_no_longer_missing() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -106,7 +106,7 @@ def test_who_came_along_later_is_not_lost_any_more() -> None:
         assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
-def test_with_several_places_all_are_looked_at_and_then_again() -> None:
+def test_with_several_possible_listings_all_are_read_twice() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -123,7 +123,7 @@ def test_with_several_places_all_are_looked_at_and_then_again() -> None:
         assert (await gone(store, since=15.0, Person=40.0))["Person"].proven == 1
 
 
-def test_who_is_lost_in_the_second_round_waits_for_the_next_sync() -> None:
+def test_a_row_missing_only_in_the_second_round_is_kept_until_the_next_sync() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -135,7 +135,7 @@ def test_who_is_lost_in_the_second_round_waits_for_the_next_sync() -> None:
         assert (found.proven, found.unproven, found.to_check) == (1, 1, {})
 
 
-def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed() -> None:
+def test_a_parent_outside_the_plan_is_checked_only_if_it_was_listed_before() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -148,7 +148,7 @@ def test_a_parent_that_the_sync_does_not_list_is_a_place_only_when_it_was_listed
 
 
 @pytest.mark.parametrize("listing", [{"delta": True}, {"sweeps": False}, {"last": False}])
-def test_nobody_is_lost_by_a_listing_that_does_not_name_everybody(listing: dict[str, Any]) -> None:
+def test_a_listing_of_only_some_members_makes_no_row_missing(listing: dict[str, Any]) -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -157,7 +157,7 @@ def test_nobody_is_lost_by_a_listing_that_does_not_name_everybody(listing: dict[
         assert await people(store, A) == {"1", "2"}
 
 
-def test_who_is_lost_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
+def test_a_row_missed_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -167,7 +167,7 @@ def test_who_is_lost_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
         assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
-def test_an_unsure_listing_was_sure_when_the_next_one_begins_alike() -> None:
+def test_an_unsure_listing_counts_as_sure_if_the_next_one_has_the_same_first_page() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0, sure=False, first_page="x")
@@ -179,7 +179,7 @@ def test_an_unsure_listing_was_sure_when_the_next_one_begins_alike() -> None:
         assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
-def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
+def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -193,9 +193,7 @@ def test_ids_alone_bring_back_who_was_hidden_and_store_nobody() -> None:
 @pytest.mark.parametrize(
     ("named", "bookmark"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"]
 )
-def test_ids_that_are_not_here_make_the_next_listing_one_of_everything(
-    named: list[str], bookmark: str | None
-) -> None:
+def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark: str | None) -> None:
     @teams("a")
     async def _(store: Store) -> None:
         first = ListingPage(A, Team.people, 0, True, began_at=10.0, bookmark="m")
@@ -215,7 +213,7 @@ async def remove(store: Store, *entities: str, since: float, **again: float) -> 
     return int((await database.transact(write)).removed)
 
 
-def test_only_what_is_certain_is_removed_and_counted() -> None:
+def test_only_proven_rows_are_removed_and_counted() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -228,7 +226,7 @@ def test_only_what_is_certain_is_removed_and_counted() -> None:
         assert await remove(store, "Person", since=15.0, Person=40.0) == 0
 
 
-def test_who_was_removed_is_no_orphan_and_comes_back_in_its_list() -> None:
+def test_a_removed_row_is_not_missing_and_can_return_in_its_listing() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
@@ -239,7 +237,7 @@ def test_who_was_removed_is_no_orphan_and_comes_back_in_its_list() -> None:
         assert await people(store, A) == {"1"}
 
 
-def test_what_only_a_parent_held_is_lost_with_it() -> None:
+def test_rows_that_only_a_removed_parent_listed_are_missing() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -252,7 +250,7 @@ def test_what_only_a_parent_held_is_lost_with_it() -> None:
         assert (await gone(store, since=15.0))["Person"].proven == 1
 
 
-def test_a_parent_that_comes_back_is_listed_in_full() -> None:
+def test_a_parent_that_returns_is_listed_in_full() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0, bookmark="m")
@@ -261,7 +259,7 @@ def test_a_parent_that_comes_back_is_listed_in_full() -> None:
         assert (await store.meta.listing_state(A, Team.people)).bookmark is None
 
 
-def test_who_is_lost_is_not_asked_for() -> None:
+def test_a_missing_row_is_not_requested() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -349,7 +347,7 @@ def post(id: str, team: Ref[Team] | None) -> Post:
     return Post(id, title=id, team=team)
 
 
-def test_what_a_feed_names_moves_to_the_parent_that_it_names() -> None:
+def test_a_row_in_a_feed_moves_to_the_parent_it_points_at() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), post("2", A), at=10.0)
@@ -360,7 +358,7 @@ def test_what_a_feed_names_moves_to_the_parent_that_it_names() -> None:
         assert await fed.left() == 0  # the feed itself says that it is there
 
 
-def test_a_feed_puts_nobody_into_the_list_of_a_parent_that_is_not_known() -> None:
+def test_a_feed_adds_no_member_to_an_unknown_parent() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), at=10.0)
@@ -370,7 +368,7 @@ def test_a_feed_puts_nobody_into_the_list_of_a_parent_that_is_not_known() -> Non
         assert await fed.left() == 2
 
 
-def test_what_a_feed_names_is_lost_no_more() -> None:
+def test_a_row_in_a_feed_is_no_longer_missing() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), at=10.0)
@@ -380,7 +378,7 @@ def test_what_a_feed_names_is_lost_no_more() -> None:
         assert await fed.left() == 0
 
 
-def test_the_position_of_a_feed_moves_with_its_last_page() -> None:
+def test_the_sync_token_of_a_feed_moves_with_its_last_page() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.tell(at=10.0, anew=True)
@@ -391,7 +389,7 @@ def test_the_position_of_a_feed_moves_with_its_last_page() -> None:
         assert (known.bookmark, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
 
 
-def test_a_feed_that_begins_anew_doubts_what_nobody_lists() -> None:
+def test_when_a_feed_starts_over_unlisted_rows_are_missing() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.tell(at=5.0, anew=True)
@@ -405,7 +403,7 @@ def test_a_feed_that_begins_anew_doubts_what_nobody_lists() -> None:
         assert await fed.left() == 0
 
 
-def test_what_a_feed_covers_was_seen_when_the_feed_was_read() -> None:
+def test_reading_a_feed_counts_as_reading_the_listings_it_covers() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.tell(at=5.0, anew=True)

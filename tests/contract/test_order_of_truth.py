@@ -68,7 +68,7 @@ async def seen(store: Store) -> dict[str, Any] | None:
 
 
 @given(answers())
-def test_the_answer_to_the_later_request_holds_whichever_comes_first(some: Sequence[Answer]) -> None:
+def test_the_response_to_the_later_request_wins_in_any_order(some: Sequence[Answer]) -> None:
     removed = max((one.at for one in some if one.gone), default=0.0)
     after = [one for one in some if not one.gone and one.at > removed]
     truth = {name: value for one in sorted(after, key=lambda one: one.at) for name, value in one.fields}
@@ -84,7 +84,7 @@ def test_the_answer_to_the_later_request_holds_whichever_comes_first(some: Seque
     using(MEMORY, body)
 
 
-def test_a_late_answer_brings_what_nothing_later_has_brought(place: str) -> None:
+def test_a_late_response_fills_fields_that_no_later_one_brought(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Person("1", name="new")], 20.0))
         await store.receive(Delivery([Person("1", name="old", age=7)], 10.0))
@@ -93,7 +93,7 @@ def test_a_late_answer_brings_what_nothing_later_has_brought(place: str) -> None
     using(place, body)
 
 
-def test_a_partial_answer_never_clears(place: str) -> None:
+def test_a_partial_response_never_clears_other_fields(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Person("1", name="n", age=7)], 10.0))
         await store.receive(Delivery([Person("1", name="m")], 20.0))
@@ -104,7 +104,7 @@ def test_a_partial_answer_never_clears(place: str) -> None:
     using(place, body)
 
 
-def test_a_late_page_does_not_bring_back_what_is_gone(place: str) -> None:
+def test_a_late_page_does_not_restore_a_removed_row(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Person("1", name="n")], 10.0))
         await store.receive(Delivery([], 30.0, removed=[ANN]))
@@ -115,7 +115,7 @@ def test_a_late_page_does_not_bring_back_what_is_gone(place: str) -> None:
     using(place, body)
 
 
-def test_a_late_page_does_not_bring_back_what_was_gone_twice(place: str) -> None:
+def test_a_late_page_does_not_restore_a_row_removed_twice(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([], 10.0, removed=[ANN]))
         await store.receive(Delivery([], 30.0, removed=[ANN]))
@@ -125,7 +125,7 @@ def test_a_late_page_does_not_bring_back_what_was_gone_twice(place: str) -> None
     using(place, body)
 
 
-def test_a_late_tombstone_does_not_hide_what_a_later_answer_has_brought(place: str) -> None:
+def test_a_late_tombstone_does_not_remove_a_row_that_a_later_response_brought(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Person("1", name="n")], 20.0))
         stored = await store.receive(Delivery([], 10.0, removed=[ANN]))
@@ -134,7 +134,7 @@ def test_a_late_tombstone_does_not_hide_what_a_later_answer_has_brought(place: s
     using(place, body)
 
 
-def test_a_later_answer_brings_back_what_was_gone(place: str) -> None:
+def test_a_later_response_restores_a_removed_row(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([], 10.0, removed=[ANN]))
         await store.receive(Delivery([Person("1", name="n")], 20.0))
@@ -143,7 +143,7 @@ def test_a_later_answer_brings_back_what_was_gone(place: str) -> None:
     using(place, body)
 
 
-def test_what_is_gone_is_in_no_list_when_it_comes_back_elsewhere(place: str) -> None:
+def test_a_row_that_returns_elsewhere_is_not_in_its_old_listing(place: str) -> None:
     async def body(store: Store) -> None:
         await store.page(TEAM, Team.people, Person("1", name="n"), at=10.0)
         await store.receive(Delivery([], 20.0, removed=[ANN]))
@@ -154,7 +154,7 @@ def test_what_is_gone_is_in_no_list_when_it_comes_back_elsewhere(place: str) -> 
     using(place, body)
 
 
-def test_rows_of_one_page_are_late_each_for_itself(place: str) -> None:
+def test_each_row_of_a_page_is_compared_by_itself(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Person("1", name="new")], 20.0))
         await store.page(TEAM, Team.people, Person("1", name="old"), Person("2", name="old"), at=10.0)
@@ -165,7 +165,7 @@ def test_rows_of_one_page_are_late_each_for_itself(place: str) -> None:
     using(place, body)
 
 
-def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
+def test_a_row_without_a_time_is_older_than_any_response(place: str) -> None:
     async def body(store: Store) -> None:
         await store.engine.store(Person("1", name="undated"))
         await store.receive(Delivery([Person("1", name="dated")], 1.0))
@@ -174,7 +174,7 @@ def test_what_was_never_dated_is_older_than_everything(place: str) -> None:
     using(place, body)
 
 
-def test_times_of_answers_are_the_floor_under_a_clock_that_was_set_back(place: str) -> None:
+def test_the_latest_request_is_known_to_a_clock_that_was_set_back(place: str) -> None:
     async def body(store: Store) -> None:
         assert await store.meta.latest_request() == 0.0
         await store.receive(Delivery([Person("1", name="n")], 20.0))

@@ -35,14 +35,14 @@ def whole(id: str, **values: Any) -> Person:
 # -- what arrivals leave behind -------------------------------------------------------------
 
 
-def test_what_was_never_stored_was_never_synced(place: str) -> None:
+def test_a_row_that_is_not_stored_was_never_synced(place: str) -> None:
     async def body(store: Store) -> object:
         return await ages(store, "name"), await store.meta.is_fully_synced(ADA)
 
     assert using(place, body) == ([None], False)
 
 
-def test_what_is_stored_without_a_time_is_not_synced(place: str) -> None:
+def test_a_row_stored_without_a_time_is_not_synced(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.engine.store(whole("a"))
         return await ages(store, "name")
@@ -50,7 +50,7 @@ def test_what_is_stored_without_a_time_is_not_synced(place: str) -> None:
     assert using(place, body) == [None]
 
 
-def test_an_arrival_dates_the_fields_that_it_brought_and_no_others(place: str) -> None:
+def test_a_delivery_dates_the_fields_it_brought_and_no_others(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.receive(Delivery([Person("a", name="Ada", age=36)], 100.0))
         await store.receive(Delivery([Person("a", age=36)], 200.0))
@@ -68,7 +68,7 @@ def test_storing_with_a_time_dates_the_fields(place: str) -> None:
     assert using(place, body) == [100.0, 100.0, 200.0]
 
 
-def test_a_page_that_brings_nothing_new_still_says_that_it_is_fresh(place: str) -> None:
+def test_a_page_without_changes_still_makes_its_rows_fresh(place: str) -> None:
     async def body(store: Store) -> list[list[float | None]]:
         await store.page(RED, Team.people, whole("a"), at=100.0)
         first = await ages(store, "name", "score")
@@ -78,7 +78,7 @@ def test_a_page_that_brings_nothing_new_still_says_that_it_is_fresh(place: str) 
     assert using(place, body) == [[100.0, None], [200.0, None]]
 
 
-def test_who_left_a_listing_is_no_fresher_for_it(place: str) -> None:
+def test_a_row_that_left_a_listing_is_no_fresher(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.page(RED, Team.people, whole("a"), whole("b"), at=100.0)
         await store.page(RED, Team.people, whole("b"), at=200.0)
@@ -89,7 +89,7 @@ def test_who_left_a_listing_is_no_fresher_for_it(place: str) -> None:
     assert using(place, body)[0] in (None, 100.0)
 
 
-def test_fields_of_one_page_may_differ_from_row_to_row(place: str) -> None:
+def test_rows_of_one_page_may_have_different_fields(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.page(RED, Team.people, whole("a"), Person("b", name="Bob"), at=100.0)
         bobs = [await store.meta.synced_at(BOB, field) for field in (Person.name, Person.age)]
@@ -98,7 +98,7 @@ def test_fields_of_one_page_may_differ_from_row_to_row(place: str) -> None:
     assert using(place, body) == [100.0, 100.0, 100.0, None]
 
 
-def test_who_came_along_is_dated_too(place: str) -> None:
+def test_rows_that_come_along_are_dated_too(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("a"), at=100.0)
         return [*await ages(store, "name"), await store.meta.synced_at(Post.ref("1"), Post.title)]
@@ -106,7 +106,7 @@ def test_who_came_along_is_dated_too(place: str) -> None:
     assert using(place, body) == [100.0, 100.0]
 
 
-def test_who_came_along_once_is_no_fresher_when_the_page_comes_without_it(place: str) -> None:
+def test_a_row_that_came_along_once_is_no_fresher_when_the_page_comes_without_it(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("a"), at=100.0)
         await store.page(RED, Team.posts, Post("1", title="x", team=RED), whole("b"), at=200.0)
@@ -122,7 +122,7 @@ def test_who_came_along_once_is_no_fresher_when_the_page_comes_without_it(place:
     ),
     st.booleans(),
 )
-def test_every_field_is_as_fresh_as_the_last_arrival_that_brought_it(
+def test_every_field_is_as_fresh_as_the_last_delivery_that_brought_it(
     brought: list[tuple[set[str], str]], listed: bool
 ) -> None:
     latest: dict[tuple[str, str], float] = {}
@@ -158,7 +158,7 @@ def test_stale_fields_are_those_not_synced_since(place: str) -> None:
     assert using(place, body) == [[], [Person.name], [Person.name, Person.score]]
 
 
-def test_asking_for_no_field_gives_none(place: str) -> None:
+def test_no_fields_are_stale_when_none_are_asked_for(place: str) -> None:
     assert using(place, lambda store: store.meta.stale(ADA, [], before=1e12)) == []
 
 
@@ -172,7 +172,7 @@ def test_an_entity_is_fully_synced_when_every_field_is(place: str) -> None:
     assert using(place, body) == [False, True, True]
 
 
-def test_a_field_that_does_not_exist_is_named(place: str) -> None:
+def test_an_unknown_field_is_named_in_the_error(place: str) -> None:
     async def body(store: Store) -> None:
         await store.meta.stale_ids(Person, ["nme"], before=1.0)
 
@@ -183,7 +183,7 @@ def test_a_field_that_does_not_exist_is_named(place: str) -> None:
 # -- recording and forgetting ---------------------------------------------------------------
 
 
-def test_recording_dates_what_was_stored_by_others(place: str) -> None:
+def test_record_dates_rows_that_are_stored(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.engine.store(whole("a"), whole("b"))
         await store.meta.record([ADA], ["name", "age"], at=100.0)
@@ -193,7 +193,7 @@ def test_recording_dates_what_was_stored_by_others(place: str) -> None:
     assert using(place, body) == [100.0, 100.0, None]
 
 
-def test_an_older_record_does_not_hide_a_newer_arrival(place: str) -> None:
+def test_an_older_record_does_not_hide_a_newer_delivery(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.receive(Delivery([whole("a")], 200.0))
         await store.meta.record([ADA], ["name"], at=100.0)
@@ -204,7 +204,7 @@ def test_an_older_record_does_not_hide_a_newer_arrival(place: str) -> None:
     assert using(place, body) == [200.0, 300.0]
 
 
-def test_of_several_records_the_latest_request_holds_whichever_is_told_last(place: str) -> None:
+def test_of_several_records_the_latest_request_wins_in_any_order(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.engine.store(whole("a"))
         for at in (300.0, 200.0):
@@ -215,7 +215,7 @@ def test_of_several_records_the_latest_request_holds_whichever_is_told_last(plac
     assert using(place, body) == [300.0, 300.0]
 
 
-def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
+def test_an_invalidated_field_is_stale_and_keeps_its_value(place: str) -> None:
     async def body(store: Store) -> list[Any]:
         await store.receive(Delivery([whole("a", age=36), whole("b")], 100.0))
         await store.meta.invalidate([ADA], ["age"], at=150.0)
@@ -226,7 +226,7 @@ def test_what_is_invalidated_is_stale_and_keeps_its_value(place: str) -> None:
     assert using(place, body) == [None, 100.0, 36, 100.0]
 
 
-def test_what_arrives_after_an_invalidation_is_fresh(place: str) -> None:
+def test_a_delivery_after_an_invalidation_is_fresh(place: str) -> None:
     async def body(store: Store) -> list[float | None]:
         await store.receive(Delivery([whole("a")], 100.0))
         await store.meta.invalidate([ADA], ["age"], at=150.0)
@@ -254,7 +254,7 @@ async def stale_ids(
             return found
 
 
-def test_stale_ids_come_in_their_order_page_by_page(place: str) -> None:
+def test_stale_ids_come_in_order_page_by_page(place: str) -> None:
     async def body(store: Store) -> list[list[str]]:
         await store.receive(Delivery([whole(id) for id in "edcba"], 100.0))
         await store.receive(Delivery([whole("c")], 200.0))
@@ -265,7 +265,7 @@ def test_stale_ids_come_in_their_order_page_by_page(place: str) -> None:
     assert using(place, body) == [list("abde"), list("abcde"), [], list("abcde")]
 
 
-def test_without_fields_every_id_counts(place: str) -> None:
+def test_without_fields_every_id_is_stale(place: str) -> None:
     async def body(store: Store) -> list[list[str]]:
         await store.receive(Delivery([whole(id) for id in "cab"], 1e9))
         return [await stale_ids(store), await stale_ids(store, limit=1)]
@@ -273,7 +273,7 @@ def test_without_fields_every_id_counts(place: str) -> None:
     assert using(place, body) == [list("abc"), list("abc")]
 
 
-def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) -> None:
+def test_stale_ids_can_be_filtered_and_leave_out_removed_rows(place: str) -> None:
     async def body(store: Store) -> list[str]:
         await store.receive(Delivery([whole(id, age=ord(id)) for id in "abcde"], 100.0))
         await store.receive(Delivery((), 101.0, removed=[Person.ref("d")]))
@@ -285,7 +285,7 @@ def test_stale_ids_may_be_filtered_and_leave_out_what_was_removed(place: str) ->
 # -- marks ----------------------------------------------------------------------------------
 
 
-def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
+def test_a_bookmark_moves_only_with_the_last_page(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
         marks = [(await store.meta.listing_state(RED, Team.people)).bookmark]
         for number, last in ((0, False), (1, False), (2, True)):
@@ -299,7 +299,7 @@ def test_a_mark_moves_only_with_the_last_page(place: str) -> None:
     assert using(place, body) == [None, None, None, "m1", "m1", "m2"]
 
 
-def test_marks_belong_to_one_collection_of_one_parent(place: str) -> None:
+def test_a_bookmark_belongs_to_one_collection_of_one_parent(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
         await store.page(RED, Team.people, sync_token="m1")
         others = (
@@ -311,7 +311,7 @@ def test_marks_belong_to_one_collection_of_one_parent(place: str) -> None:
     assert using(place, body) == ["m1", None, None]
 
 
-def test_data_freshness_and_marks_outlive_the_process(tmp_path: Any) -> None:
+def test_data_freshness_and_bookmarks_outlive_the_process(tmp_path: Any) -> None:
     path = tmp_path / "data.db"
 
     async def before(store: Store) -> None:
@@ -360,7 +360,7 @@ def failing_at(count: int, work: Any) -> Any:
     return inside
 
 
-def test_an_arrival_that_fails_at_any_point_leaves_the_old_state(place: str) -> None:
+def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None:
     async def body() -> int:
         database = SqliteDatabase(place)
         await database.start()

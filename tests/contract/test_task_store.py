@@ -151,7 +151,7 @@ def ids(tasks: Sequence[Task]) -> list[str]:
 # -- claiming -------------------------------------------------------------------------------
 
 
-def test_tasks_are_given_out_once_the_oldest_first(place: str) -> None:
+def test_each_task_is_claimed_once_the_oldest_first(place: str) -> None:
     async def body(desk: Desk) -> list[list[str]]:
         await desk.begin(group(*map(load, "abc")))
         first = await desk.settle(claim=2)
@@ -169,7 +169,7 @@ def test_steps_run_one_after_the_other(place: str) -> None:
     assert using(place, body) == [["a"], ["b"]]
 
 
-def test_a_task_that_is_due_later_is_given_out_then_and_not_before(place: str) -> None:
+def test_a_task_due_later_is_not_claimed_before(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
         (task,) = await desk.claim()
@@ -184,7 +184,7 @@ def test_a_task_that_is_due_later_is_given_out_then_and_not_before(place: str) -
     using(place, body)
 
 
-def test_what_a_task_gets_done_forgives_its_earlier_tries(place: str) -> None:
+def test_progress_resets_the_tries_of_a_task(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(listing())
         (task,) = await desk.claim()
@@ -200,7 +200,7 @@ def test_what_a_task_gets_done_forgives_its_earlier_tries(place: str) -> None:
 # -- what follows ---------------------------------------------------------------------------
 
 
-def test_the_sync_is_completed_with_its_last_task(place: str) -> None:
+def test_a_sync_completes_with_its_last_task(place: str) -> None:
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(group(load("a"), load("b")), load("c"))
         one, two = await desk.claim()
@@ -216,7 +216,7 @@ def test_the_sync_is_completed_with_its_last_task(place: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [[], [group()], [group(group(), group())]])
-def test_a_plan_without_work_is_completed_at_once(place: str, steps: list[NewTask]) -> None:
+def test_a_plan_without_work_completes_at_once(place: str, steps: list[NewTask]) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(*steps)
         return (await desk.settle()).status
@@ -260,7 +260,7 @@ def test_a_parent_that_has_more_children_to_make_goes_on_when_there_is_room(plac
     using(place, body)
 
 
-def test_what_waited_for_a_failure_names_the_first_cause(place: str) -> None:
+def test_blocked_tasks_name_the_first_failure(place: str) -> None:
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(load("a"), group(load("b"), group(load("c"))), load("d"))
         (first,) = await desk.claim()
@@ -273,7 +273,7 @@ def test_what_waited_for_a_failure_names_the_first_cause(place: str) -> None:
     assert {one.code for one in result.failures[1:]} == {"sync.blocked"}
 
 
-def test_a_container_fails_only_with_all_of_its_children(place: str) -> None:
+def test_a_container_fails_only_if_all_its_children_fail(place: str) -> None:
     async def body(desk: Desk, fails: int) -> tuple[list[str], Status]:
         await desk.begin(group(load("a"), load("b")), load("next"))
         two = await desk.claim()
@@ -283,7 +283,7 @@ def test_a_container_fails_only_with_all_of_its_children(place: str) -> None:
     assert using(place, lambda desk: body(desk, 1)) == (["next"], Status.RUNNING)
 
 
-def test_a_container_of_failures_blocks_what_follows(place: str) -> None:
+def test_a_failed_container_blocks_the_next_step(place: str) -> None:
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(group(load("a"), load("b")), load("next"))
         await desk.settle(*map(failed, await desk.claim()))
@@ -322,7 +322,7 @@ def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None
 # -- one settlement is stored as a whole, or not at all ----------------------------------------
 
 
-def test_a_settlement_that_cannot_be_stored_does_not_keep_the_others(place: str) -> None:
+def test_a_settlement_that_cannot_be_stored_does_not_stop_the_others(place: str) -> None:
     def refuses(transaction: Any) -> WriteResult:
         raise UpstreamBroken("no such value")
 
@@ -369,7 +369,7 @@ def test_a_worker_that_lost_the_sync_stores_nothing(place: str) -> None:
 
 
 @pytest.mark.parametrize("worker", [GONE, REUSED, REBOOTED])
-def test_the_work_of_a_process_that_has_ended_is_free_at_once(place: str, worker: str) -> None:
+def test_the_tasks_of_a_dead_process_can_be_claimed_at_once(place: str, worker: str) -> None:
     async def body(desk: Desk) -> list[Task]:
         await desk.begin(load(), worker=worker)
         await desk.claim(worker)
@@ -383,7 +383,7 @@ def test_the_work_of_a_process_that_has_ended_is_free_at_once(place: str, worker
     assert (task.attempt, task.tries, task.crashes) == (2, 1, 1)
 
 
-def test_the_work_of_another_machine_is_free_when_its_lease_has_passed(place: str) -> None:
+def test_the_tasks_of_another_machine_can_be_claimed_after_its_lease(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(load(), worker=ELSEWHERE)
         desk.now += LEASE - 1
@@ -398,7 +398,7 @@ def test_the_work_of_another_machine_is_free_when_its_lease_has_passed(place: st
     assert using(place, body) is Status.RUNNING
 
 
-def test_what_another_process_is_at_cannot_be_begun_resumed_or_doubled(place: str) -> None:
+def test_a_sync_that_another_process_runs_cannot_be_begun_or_resumed(place: str) -> None:
     async def body(desk: Desk) -> None:
         sync = await desk.begin(load())
         other = new_worker()  # this process is alive, and so is everyone in it
@@ -414,7 +414,7 @@ def test_what_another_process_is_at_cannot_be_begun_resumed_or_doubled(place: st
     using(place, body)
 
 
-def test_a_task_that_ends_its_process_five_times_has_failed(place: str) -> None:
+def test_a_task_fails_after_five_crashes(place: str) -> None:
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(group(load("deadly"), load("good")), worker=GONE)
         first = await desk.claim(GONE)
@@ -431,7 +431,7 @@ def test_a_task_that_ends_its_process_five_times_has_failed(place: str) -> None:
     assert result.failures[0].message == "the process ended 5 times in a row while this task ran"
 
 
-def test_a_suspect_runs_when_nothing_else_does(place: str) -> None:
+def test_a_suspect_task_runs_alone(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(group(load("suspect"), load("other")), worker=GONE)
         for crashes in range(2):
@@ -447,7 +447,7 @@ def test_a_suspect_runs_when_nothing_else_does(place: str) -> None:
     using(place, body)
 
 
-def test_a_worker_that_lets_go_leaves_everything_as_it_was(place: str) -> None:
+def test_releasing_a_sync_leaves_everything_as_it_was(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
         (task,) = await desk.claim()
@@ -465,7 +465,7 @@ def test_a_worker_that_lets_go_leaves_everything_as_it_was(place: str) -> None:
 # -- what is wanted --------------------------------------------------------------------------
 
 
-def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
+def test_a_task_pauses_after_its_page_and_resumes_there(place: str) -> None:
     async def body(desk: Desk) -> Task:
         await desk.begin(listing())
         (task,) = await desk.claim()
@@ -482,7 +482,7 @@ def test_a_task_pauses_after_its_page_and_goes_on_there(place: str) -> None:
     assert (task.spec, task.attempt) == (PAGE_2, 2)
 
 
-def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:
+def test_a_cancelled_pause_lets_everything_continue(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(group(load("a"), load("b")))
         one, two = await desk.claim()
@@ -496,7 +496,7 @@ def test_a_pause_taken_back_sets_everything_going_again(place: str) -> None:
     assert using(place, body) is Status.COMPLETED
 
 
-def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None:
+def test_a_cancelled_task_is_not_completed_by_its_last_page(place: str) -> None:
     async def body(desk: Desk) -> SyncResult:
         await desk.begin(load())
         (task,) = await desk.claim()
@@ -510,7 +510,7 @@ def test_what_is_cancelled_is_not_completed_by_its_last_page(place: str) -> None
     assert (result.status, result.counts, result.finished_at) == (Status.CANCELLED, {"Thing": 1}, 1000.0)
 
 
-def test_what_is_being_cancelled_cannot_be_called_back(place: str) -> None:
+def test_cancelling_cannot_be_undone(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
         await desk.request(SyncCommand.CANCEL)
@@ -524,7 +524,9 @@ def test_what_is_being_cancelled_cannot_be_called_back(place: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "status"), [(SyncCommand.PAUSE, "paused"), (SyncCommand.CANCEL, "cancelled")]
 )
-def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: SyncCommand, status: str) -> None:
+def test_a_command_for_a_sync_without_a_worker_applies_at_once(
+    place: str, wanted: SyncCommand, status: str
+) -> None:
     async def body(desk: Desk) -> str:
         await desk.begin(load(), worker=GONE)
         await desk.claim(GONE)
@@ -534,7 +536,7 @@ def test_a_sync_that_nobody_works_at_obeys_at_once(place: str, wanted: SyncComma
     assert using(place, body) == status
 
 
-def test_one_that_was_to_be_cancelled_when_its_process_ended_is_not_resumed(place: str) -> None:
+def test_a_sync_whose_process_died_while_cancelling_is_not_resumed(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(load(), worker=ELSEWHERE)
         await desk.request(SyncCommand.CANCEL)
@@ -546,7 +548,7 @@ def test_one_that_was_to_be_cancelled_when_its_process_ended_is_not_resumed(plac
     assert using(place, body) is Status.CANCELLED
 
 
-def test_what_has_ended_stays_as_it_is(place: str) -> None:
+def test_an_ended_sync_cannot_change(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin()
         for attempt in (desk.request(SyncCommand.PAUSE), desk.request(SyncCommand.CANCEL), desk.resume()):
@@ -572,7 +574,7 @@ def test_ids_grow_even_when_the_clock_is_set_back(place: str) -> None:
     assert found == sorted(set(found))
 
 
-def test_a_new_sync_ends_the_one_that_was_left(place: str) -> None:
+def test_a_new_sync_cancels_the_unfinished_one(place: str) -> None:
     async def body(desk: Desk) -> Status:
         left = await desk.begin(load(), worker=GONE)
         await desk.begin(load())
@@ -581,7 +583,7 @@ def test_a_new_sync_ends_the_one_that_was_left(place: str) -> None:
     assert using(place, body) is Status.CANCELLED
 
 
-def test_a_sync_is_found_by_the_beginning_of_its_id(place: str) -> None:
+def test_a_sync_is_found_by_the_start_of_its_id(place: str) -> None:
     async def body(desk: Desk) -> None:
         one, two = await desk.begin(), await desk.begin()
         assert (await desk.store.result(two, now=0.0)).id == two
@@ -593,7 +595,7 @@ def test_a_sync_is_found_by_the_beginning_of_its_id(place: str) -> None:
     using(place, body)
 
 
-def test_pruning_forgets_the_oldest_syncs_and_nothing_of_what_goes_on(place: str) -> None:
+def test_pruning_deletes_the_oldest_syncs_and_nothing_of_running_ones(place: str) -> None:
     async def body(desk: Desk) -> tuple[int, list[str]]:
         for _ in range(KEPT_SYNCS + 2):
             await desk.begin(group(group()))
@@ -604,7 +606,7 @@ def test_pruning_forgets_the_oldest_syncs_and_nothing_of_what_goes_on(place: str
     assert using(place, body) == (KEPT_SYNCS, ["a", "b"])
 
 
-def test_starting_twice_keeps_what_is_there(place: str) -> None:
+def test_starting_twice_keeps_the_data(place: str) -> None:
     async def body(desk: Desk) -> list[str]:
         await desk.begin(load("a"))
         await desk.store.start()

@@ -149,7 +149,7 @@ def same(one: Any, other: Any) -> bool:
 # -- what is told ---------------------------------------------------------------------------
 
 
-def test_a_row_that_is_new_is_told_with_all_that_was_loaded() -> None:
+def test_a_new_row_is_recorded_with_all_its_loaded_fields() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Person("a", name="Ada", boss=None), received_at=NOON + 1, sync="s1")
         return await place.told()
@@ -159,7 +159,7 @@ def test_a_row_that_is_new_is_told_with_all_that_was_loaded() -> None:
     assert (change.old, change.new) == ({}, {"name": "Ada", "boss": None})
 
 
-def test_an_update_tells_only_what_changed_and_tells_empty_from_not_loaded() -> None:
+def test_an_update_records_only_what_changed_and_tells_empty_from_not_loaded() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Person("a", name="Ada", age=None, active=True))
         await place.receive(Person("a", name="Ada", age=7, boss=None, active=None), at=NOON + 1)
@@ -172,7 +172,7 @@ def test_an_update_tells_only_what_changed_and_tells_empty_from_not_loaded() -> 
     assert change.new == {"age": 7, "boss": None, "active": None}
 
 
-def test_a_removal_tells_what_there_was_and_a_return_what_there_is() -> None:
+def test_a_removal_records_the_old_values_and_a_return_the_new_ones() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x"))
         await place.remove(Post.ref("1"), at=NOON + 1)
@@ -184,7 +184,7 @@ def test_a_removal_tells_what_there_was_and_a_return_what_there_is() -> None:
     assert (came.kind, came.old, came.new) == ("restored", {}, {"title": "y", "team": RED})
 
 
-def test_what_stays_as_it_is_is_not_told() -> None:
+def test_an_unchanged_row_is_not_recorded() -> None:
     async def body(place: Place) -> list[str]:
         posts = [Post(str(number), title="x") for number in range(3)]
         for at in (NOON, NOON + 1):
@@ -195,7 +195,7 @@ def test_what_stays_as_it_is_is_not_told() -> None:
     assert recorded(body) == ["created"] * 3
 
 
-def test_rows_that_other_tools_change_are_told_as_well() -> None:
+def test_changes_by_other_tools_are_recorded() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x"), Post("2", title="z"), sync="s1")
         await place.engine.tidy(NOON)
@@ -210,7 +210,7 @@ def test_rows_that_other_tools_change_are_told_as_well() -> None:
     assert (deleted.kind, deleted.old) == ("removed", {"title": "y"})
 
 
-def test_changes_as_json_are_values_as_entities_have_them() -> None:
+def test_changes_as_json_hold_the_values_of_entities() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x", team=RED), sync="s1")
         return await place.told()
@@ -228,7 +228,7 @@ def test_changes_as_json_are_values_as_entities_have_them() -> None:
     }
 
 
-def test_only_one_entity_can_be_followed() -> None:
+def test_one_entity_can_be_followed_alone() -> None:
     async def body(place: Place) -> list[Any]:
         await place.receive(Post("1", title="x"), Team("red", order="1"))
         with pytest.raises(UnknownName):
@@ -325,7 +325,7 @@ def test_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
     recorded(body)
 
 
-def test_an_entity_of_many_fields_is_told_whole() -> None:
+def test_an_entity_with_many_fields_is_recorded_whole() -> None:
     names = [f"f{number}" for number in range(200)]
     body = {**{name: Field() for name in names}, "__annotations__": dict.fromkeys(names, "Field[int | None]")}
     wide: Any = type("Wide", (Entity,), {**body, "__module__": __name__})
@@ -344,7 +344,7 @@ def test_an_entity_of_many_fields_is_told_whole() -> None:
     assert rebuilt == rows
 
 
-def test_a_killed_process_leaves_rows_and_their_history_together(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_rows_and_their_changes_together(tmp_path: Path) -> None:
     path = str(tmp_path / "data.db")
     words = [sys.executable, "-c", WRITER, path]
     writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."})
@@ -382,7 +382,7 @@ asyncio.run(main())
 # -- on and off -----------------------------------------------------------------------------
 
 
-def test_history_is_off_and_then_there_is_no_trace_of_it() -> None:
+def test_without_history_the_database_has_no_trace_of_it() -> None:
     async def body(place: Place) -> tuple[list[str], str]:
         await place.open(OFF)
         await place.receive(Post("1", title="x"))
@@ -399,7 +399,7 @@ def test_history_is_off_and_then_there_is_no_trace_of_it() -> None:
     )
 
 
-def test_turning_it_on_tells_what_is_there_already() -> None:
+def test_turning_history_on_records_the_rows_that_are_there() -> None:
     async def body(place: Place) -> list[Change]:
         await place.open(OFF)
         await place.receive(Post("1", title="x"), Post("2", title="y"))
@@ -411,7 +411,7 @@ def test_turning_it_on_tells_what_is_there_already() -> None:
     assert (change.kind, change.id, change.new, change.sync) == ("created", "1", {"title": "x"}, None)
 
 
-def test_turning_it_off_keeps_what_was_told_until_it_is_too_old() -> None:
+def test_turning_history_off_keeps_the_changes_until_they_are_too_old() -> None:
     async def body(place: Place) -> list[list[str]]:
         await place.open()
         await place.receive(Post("1", title="x"), Post("2", title="x"))
@@ -429,7 +429,7 @@ def test_turning_it_off_keeps_what_was_told_until_it_is_too_old() -> None:
     assert using(body) == [["1", "2"]] * 2
 
 
-def test_turning_it_on_again_tells_all_rows_anew_and_lets_old_cursors_expire() -> None:
+def test_turning_history_on_again_records_all_rows_and_expires_old_cursors() -> None:
     async def body(place: Place) -> list[str]:
         await place.open()
         await place.receive(Post("1", title="x"), Post("2", title="x"))
@@ -445,7 +445,7 @@ def test_turning_it_on_again_tells_all_rows_anew_and_lets_old_cursors_expire() -
     assert using(body) == ["2"]
 
 
-def test_a_feed_that_begins_with_no_rows_can_be_tidied() -> None:
+def test_a_log_that_begins_without_rows_can_be_folded() -> None:
     async def body(place: Place) -> list[Change]:
         feed = place.engine.changes(since=NOW)
         assert [change async for change in feed] == []
@@ -457,7 +457,7 @@ def test_a_feed_that_begins_with_no_rows_can_be_tidied() -> None:
     assert [change.id for change in recorded(body)] == ["1"]
 
 
-def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
+def test_records_that_can_no_longer_be_read_restart_the_log() -> None:
     async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.receive(Post("1", title="x"))
         (change,) = await place.told()
@@ -471,7 +471,7 @@ def test_records_that_can_no_longer_be_read_begin_the_feed_anew() -> None:
     assert replayed(told) == rows
 
 
-def test_going_on_writes_nothing() -> None:
+def test_an_unchanged_start_writes_nothing() -> None:
     def written(connection: SqliteConnection) -> tuple[int, Any]:
         version = connection.execute("PRAGMA schema_version").fetchone()[0]
         return connection.total_changes, version
@@ -487,7 +487,7 @@ def test_going_on_writes_nothing() -> None:
     assert before == after
 
 
-def test_syncs_say_what_they_have_changed(tmp_path: Path) -> None:
+def test_each_change_names_its_sync(tmp_path: Path) -> None:
     settings = Settings(history="changes", removal_share=1)
     info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
     clock = FakeClock()
@@ -524,7 +524,7 @@ def test_syncs_say_what_they_have_changed(tmp_path: Path) -> None:
 # -- cursors --------------------------------------------------------------------------------
 
 
-def test_a_cursor_stands_behind_its_change() -> None:
+def test_a_cursor_continues_after_its_change() -> None:
     async def body(place: Place) -> list[list[str]]:
         await place.receive(*(Post(id, title="x") for id in "abc"))
         first, second, third = await place.told()
@@ -545,7 +545,7 @@ def test_now_gives_the_newest_cursor_and_nothing_else() -> None:
     assert (seen, [change.id for change in later]) == ([], ["2"])
 
 
-def test_many_changes_come_in_pages_also_once_they_are_folded() -> None:
+def test_many_changes_come_in_pages_before_and_after_folding() -> None:
     count = 2 * PAGE + 1
 
     async def body(place: Place) -> tuple[list[str], list[str], list[str]]:
@@ -563,7 +563,7 @@ def test_many_changes_come_in_pages_also_once_they_are_folded() -> None:
     assert middle == folded[PAGE + 4 :]
 
 
-def test_a_feed_that_is_left_half_way_goes_on_from_its_cursor() -> None:
+def test_reading_that_stops_halfway_goes_on_from_its_cursor() -> None:
     async def body(place: Place) -> tuple[str | None, list[str]]:
         await place.receive(*(Post(id, title="x") for id in "abc"))
         feed: ChangeFeed = place.engine.changes()
@@ -577,7 +577,7 @@ def test_a_feed_that_is_left_half_way_goes_on_from_its_cursor() -> None:
     assert rest == ["c"]
 
 
-def test_who_follows_one_entity_is_not_left_behind_by_the_others() -> None:
+def test_a_reader_of_one_entity_moves_past_changes_of_others() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Team("red", order="1"))
         feed = place.engine.changes(entity=Team)
@@ -592,7 +592,7 @@ def test_who_follows_one_entity_is_not_left_behind_by_the_others() -> None:
     assert recorded(body) == []
 
 
-def test_a_cursor_whose_changes_are_folded_has_expired() -> None:
+def test_a_cursor_before_folded_changes_has_expired() -> None:
     async def body(place: Place) -> str:
         await place.receive(Post("1", title="x"))
         (change,) = await place.told()
@@ -623,7 +623,7 @@ def test_the_cursor_of_another_installation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "!!", "bnVsbA", "WzEsMl0", "W10", "\u2028"])
-def test_a_text_that_is_no_cursor_is_refused(text: str) -> None:
+def test_text_that_is_not_a_cursor_is_refused(text: str) -> None:
     async def body(place: Place) -> None:
         with pytest.raises(InvalidCursor, match="none of `max changes`"):
             await place.told(text)
@@ -640,7 +640,7 @@ def made(name: str, **hints: str) -> Any:
     return type(name, (Entity,), {**fields, "__annotations__": hints, "__module__": __name__})
 
 
-def test_a_new_field_is_told_from_then_on() -> None:
+def test_a_new_field_is_recorded_from_then_on() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[float | None]")
 
     async def body(place: Place) -> tuple[list[Change], EncodedRows]:
@@ -658,7 +658,7 @@ def test_a_new_field_is_told_from_then_on() -> None:
     assert replayed(told) == rows
 
 
-def test_what_a_new_field_holds_before_anybody_looked_is_told() -> None:
+def test_values_of_a_new_field_are_recorded_before_the_first_change() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[str]")
 
     async def body(place: Place) -> tuple[list[Change], EncodedRows]:
@@ -675,7 +675,7 @@ def test_what_a_new_field_holds_before_anybody_looked_is_told() -> None:
     assert rows["Note:1"] == {"a": "x", "b": "y"}
 
 
-def test_history_goes_on_under_other_names() -> None:
+def test_the_log_goes_on_after_renames() -> None:
     one, other = made("Note", a="Field[str]"), made("Remark", b="Field[str]")
     renamed = Migration("better names", RenameField("Note", "a", "b"), RenameEntity("Note", "Remark"))
 
@@ -699,7 +699,7 @@ def test_history_goes_on_under_other_names() -> None:
 @pytest.mark.parametrize(
     "change", [ChangeType("Note", "a", using=len), ChangeKey("Note", "key"), DropField("Note", "key")]
 )
-def test_what_a_migration_does_to_values_begins_the_feed_anew(change: Any) -> None:
+def test_a_migration_of_values_restarts_the_log(change: Any) -> None:
     old = made("Note", a="Field[str]", key="Field[str]")
     hints = {"a": "Field[int]" if isinstance(change, ChangeType) else "Field[str]", "key": "Field[str]"}
     if isinstance(change, DropField):

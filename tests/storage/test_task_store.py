@@ -164,7 +164,7 @@ def set_room(pages: int) -> Callable[[SqliteConnection], None]:
     return work
 
 
-def test_a_value_that_no_row_can_hold_fails_its_task_alone() -> None:
+def test_a_value_that_cannot_be_stored_fails_only_its_task() -> None:
     def too_big(connection: SqliteConnection) -> Any:
         connection.execute("SELECT zeroblob(2000000000)")
 
@@ -179,7 +179,7 @@ def test_a_value_that_no_row_can_hold_fails_its_task_alone() -> None:
     using(MEMORY, body)
 
 
-def test_what_a_task_costs_does_not_grow_with_its_siblings() -> None:
+def test_the_cost_of_a_task_does_not_grow_with_its_siblings() -> None:
     async def steps(place: Place, siblings: int) -> int:
         (task,) = await place.begin(expansion())
         children = (await place.settle(waits(task, *map(load, map(str, range(siblings)))))).claimed
@@ -375,5 +375,5 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
     assert {len(id) for id in found} == {10}
 
 
-def test_the_kinds_of_tasks_are_what_history_holds() -> None:
+def test_random_histories_use_every_kind_of_task() -> None:
     assert list(SPECS) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]
