@@ -8,7 +8,7 @@ of them in schema.py, plans in plans.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from .model.changes import ChangeFeed
 from .model.delivery import (
@@ -38,59 +38,49 @@ from .model.tasks import (
 )
 from .model.values import Json
 
-# -- pages and queries -----------------------------------------------------------------------
 
+class BoundQuery(Query[E]):
+    """A query with the engine that answers it: what ``engine.query(User)`` gives.
 
-class BoundQuery(Generic[E]):
-    """A query with the engine that answers it: what ``engine.query(User)`` gives."""
+    Ages in a text (``"updated_at > -7d"``) count from the engine's clock.
+    """
 
-    def __init__(self, engine: Engine, query: Query[E]) -> None:
-        self._engine, self.query = engine, query
+    def __init__(self, engine: Engine, query: Query[E], clock: Callable[[], float]) -> None:
+        super().__init__(*query._values())
+        self._engine: Engine
+        self._clock: Callable[[], float]
+        self.__dict__.update(_engine=engine, _clock=clock)  # not fields: two queries are equal without them
 
-    def where(self, *filters: Filter[E]) -> BoundQuery[E]:
-        """Only what fits every filter."""
-        return BoundQuery(self._engine, self.query.where(*filters))
+    def replace(self, **changes: object) -> Self:
+        """A copy with some parts changed, for the same engine."""
+        return type(self)(self._engine, Query[E](*self._values()).replace(**changes), self._clock)
 
-    def order_by(self, field: FieldOf[E, Any], *, descending: bool = False) -> BoundQuery[E]:
-        """Sort by a field, after those named before; the id settles what is left."""
-        return BoundQuery(self._engine, self.query.order_by(field, descending=descending))
-
-    def select(self, *fields: FieldOf[E, Any]) -> BoundQuery[E]:
-        """Only these fields; the others read as not loaded."""
-        return BoundQuery(self._engine, self.query.select(*fields))
-
-    def limit(self, size: int) -> BoundQuery[E]:
-        """At most so many."""
-        return BoundQuery(self._engine, self.query.limit(size))
-
-    def after(self, cursor: str | None) -> BoundQuery[E]:
-        """Begin where the page before ended."""
-        return BoundQuery(self._engine, self.query.after(cursor))
+    def where(self, *conditions: Filter[E] | str, now: float | None = None) -> Self:
+        """Only entities that match every condition: filters, or text in the filter language."""
+        return super().where(*conditions, now=self._clock() if now is None else now)
 
     async def page(self) -> QueryPage[E]:
-        """One page: as many as ``limit`` says, or the engine's usual number."""
-        return await self._engine.fetch(self.query)
+        """One page of up to ``limit`` entities, or of the engine's usual size."""
+        return await self._engine.fetch(self)
 
     async def all(self) -> list[E]:
-        """Everything that fits, up to the limit, read in one snapshot."""
-        query = self.query if self.query.size is not None else self.query.limit(NO_LIMIT)
-        return list((await self._engine.fetch(query)).items)
+        """Every match up to the limit, read in one snapshot."""
+        return list((await self._engine.fetch(self if self.size is not None else self.limit(NO_LIMIT))).items)
 
     async def first(self) -> E | None:
-        """The first that fits, or None."""
+        """The first match, or None."""
         items = (await self.limit(1).page()).items
         return items[0] if items else None
 
     async def count(self) -> int:
-        """How many fit, whatever the limit."""
-        return await self._engine.count(self.query)
+        """How many entities match, whatever the limit."""
+        return await self._engine.count(self)
 
     async def __aiter__(self) -> AsyncIterator[E]:
-        """Each that fits, up to the limit; a page at a time in memory."""
-        left, query = self.query.size, self.query
+        """Each match up to the limit; one page at a time is in memory."""
+        left, query = self.size, self
         while left is None or left > 0:
-            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
-            page = await self._engine.fetch(query.limit(size))
+            page = await query.limit(PAGE_SIZE if left is None else min(left, PAGE_SIZE)).page()
             for entity in page.items:
                 yield entity
             if page.cursor is None:
@@ -99,16 +89,7 @@ class BoundQuery(Generic[E]):
             query = query.after(page.cursor)
 
 
-# -- what arrives from upstream --------------------------------------------------------------
-
-
-# -- loaders -----------------------------------------------------------------------------------
-
-
 Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
-
-
-# -- installations ----------------------------------------------------------------------------
 
 
 class SyncOptions(Struct):

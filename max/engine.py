@@ -60,7 +60,7 @@ class SqliteEngine(Engine):
         policy: SchemaPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._database, self._settings = database, settings
+        self._database, self._settings, self._clock = database, settings, clock
         self.tables = Tables(schema, parts, resolver, policy)
         self.tables.history.clock = clock
 
@@ -83,7 +83,7 @@ class SqliteEngine(Engine):
 
     def query(self, entity: type[E]) -> BoundQuery[E]:
         """Begin a query."""
-        return BoundQuery(self, Query(entity))
+        return BoundQuery(self, Query(entity), self._clock)
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order."""

@@ -35,7 +35,7 @@ from max.connecting import (
 )
 from max.core import InstallationInfo, SyncOptions
 from max.execution import NO_OPTIONS
-from max.model.entities import ManyOf, entity_json
+from max.model.entities import ManyOf
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
 from max.storage.sqlite import MEMORY, connect
@@ -159,7 +159,7 @@ async def contents(engine: Engine) -> dict[str, Json]:
     """Every entity of every type, and the members of every collection."""
     found: dict[str, Json] = {}
     for name, entity in engine.schema.entities.items():
-        found[name] = [entity_json(one) for one in await engine.query(entity).order_by(entity.id).all()]
+        found[name] = [one.to_dict() for one in await engine.query(entity).order_by(entity.id).all()]
         for many in entity.children():
             for one in found[name]:
                 members: ManyOf[Any, Any] = ManyOf(entity, many)

@@ -115,7 +115,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
         (["search", "acme", "AcmeUser", "--fields", "nam"], "unknown field 'nam' in AcmeUser"),
         (["search", "acme", "AcmeUser", "--order-by", "nam"], "unknown field 'nam' in AcmeUser"),
         (["search", "acme", "AcmeUser", "--order-by", "name:up"], "unknown direction 'up'"),
-        (["search", "acme", "AcmeUser", "--order-by", "name.x"], "is no ref"),
+        (["search", "acme", "AcmeUser", "--order-by", "name.x"], "only a ref has fields behind a dot"),
         (["search", "acme", "AcmeUser", "--filter", "name = "], "filter, column 8"),
         (["search", "acme", "AcmeUser", "--filter", "nam = 1"], "unknown field 'nam'"),
         (["search", "acme", "AcmeUser", "--after", "xyz"], "the cursor cannot be used"),

@@ -147,7 +147,7 @@ def test_a_root_stays_though_no_listing_has_it() -> None:
         world.upstream.delete("g1")
         assert (await synced(world)).removed == 2
         await world.open()
-        assert await world.engine.count(world.engine.query(Root).query) == 1
+        assert await world.engine.query(Root).count() == 1
         await world.close()
 
     play(body)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import InstallationInfo
 from ..errors import MaxError, SyncRunning, UsageError
 from ..model.delivery import AgeHistogram
-from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, known_name
+from ..model.entities import Compare, Entity, FieldOf, Op, RefKey, find_name
 from ..model.query import Query
 from ..model.struct import Struct
 from ..storage.freshness import newest
@@ -173,7 +173,7 @@ def named(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
     if field in entity.children():
         child = entity.children()[field].__name__
         raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child}")
-    found = known_name(entity, field)
+    found = find_name(entity, field)
     if found == "id":
         raise UsageError("an id has no age of its own", hint=f"write {entity.__name__}")
     return entity, found

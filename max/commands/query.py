@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
-from ..errors import UnknownName, UsageError
-from ..model.entities import Entity, FieldOf, Filter, RefKey, entity_json, known_name
-from ..model.query import Order, Query, QueryPage
+from ..errors import UsageError
+from ..model.entities import Entity, FieldOf, Filter, RefKey
+from ..model.query import Query, QueryPage, parse_fields, parse_order
 from .framework import (
     Answer,
     Options,
@@ -82,8 +82,9 @@ def run_search(options: Options) -> Answer:
 def searched(options: Options, open: Reading) -> tuple[Query[Any], Iterator[QueryPage[Any]]]:
     """The query that the options mean, and its pages as they are read."""
     entity = open.entity(options.entity)
-    fields = None if options.fields is None else named_fields(entity, options.fields)
-    query: Query[Any] = Query(entity, asked_filter(options, entity), asked_order(options, entity), fields)
+    fields = None if options.fields is None else parse_fields(entity, options.fields)
+    order = () if options.order_by is None else parse_order(entity, options.order_by)
+    query: Query[Any] = Query(entity, asked_filter(options, entity), order, fields)
     query = query.after(options.after)
     size = None if options.all else options.limit or LIMIT
     return query, pages(open, query.replace(size=size), everything=options.all)
@@ -107,50 +108,20 @@ def asked_filter(options: Options, entity: type[Entity]) -> Filter[Any] | None:
     return parse_filter(options.filter, entity, now=time.time())
 
 
-def asked_order(options: Options, entity: type[Entity]) -> tuple[Order, ...]:
-    """``name:desc,created_at`` as orders."""
-    if options.order_by is None:
-        return ()
-    orders = []
-    for word in options.order_by.split(","):
-        path, colon, direction = word.strip().partition(":")
-        if colon and direction.lower() not in ("asc", "desc"):
-            raise UnknownName("direction", direction, ["asc", "desc"], where=f"--order-by {word.strip()}")
-        orders.append(Order(named_field(entity, path).path, direction.lower() == "desc"))
-    return tuple(orders)
-
-
-def named_field(entity: type[Entity], path: str) -> FieldOf[Any, Any]:
-    """A field, or one behind a ref, by name in any case; UnknownName with the nearest."""
-    first, dot, second = path.partition(".")
-    field: FieldOf[Any, Any] = FieldOf(entity, known_name(entity, first))
-    if not dot:
-        return field
-    target = None if field.name == "id" else field.type.target
-    if target is None:
-        raise UsageError(f"{entity.__name__}.{field.name} is no ref, so nothing stands behind its dot")
-    return FieldOf(entity, known_name(target, second), field)
-
-
-def named_fields(entity: type[Entity], text: str) -> tuple[str, ...]:
-    """``name,email`` as fields, each once."""
-    return tuple(dict.fromkeys(known_name(entity, word.strip()) for word in text.split(",")))
-
-
 def search_json(options: Options, notes: list[str]) -> Iterator[str]:
     """``{"type", "data", "hasMore", "cursor"}``; with --all it is written as it is read."""
     with reading(options) as open:
         query, found = searched(options, open)
         if not options.all:
             page = next(found)
-            rows = [entity_json(one, query.fields) for one in page.items]
+            rows = [one.to_dict(query.fields) for one in page.items]
             yield as_json(meta(query, page, data=rows), options)
             return
         head = compact({"type": query.entity.__name__, "data": []})
         separator = head[:-2]
         for page in found:
             for one in page.items:
-                yield separator + compact(entity_json(one, query.fields))
+                yield separator + compact(one.to_dict(query.fields))
                 separator = ","
         yield f'{"" if separator == "," else separator}],"hasMore":false,"cursor":null}}'
 
@@ -161,7 +132,7 @@ def search_ndjson(options: Options, notes: list[str]) -> Iterator[str]:
         query, found = searched(options, open)
         for page in found:
             for one in page.items:
-                yield compact(entity_json(one, query.fields))
+                yield compact(one.to_dict(query.fields))
         if not options.all:
             yield compact({"_meta": meta(query, page)})
 
@@ -219,10 +190,10 @@ def run_get(options: Options) -> Answer:
     with reading(options) as open:
         name, id = asked_ref(options, open.info)
         entity = open.entity(name)
-        names = tuple(entity.types()) if options.fields is None else named_fields(entity, options.fields)
+        names = tuple(entity.types()) if options.fields is None else parse_fields(entity, options.fields)
         fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in names if name != "id"]
         one = open.tables.load(open.connection, entity.ref(id), *fields)
-    data = {"type": entity.__name__, "data": entity_json(one, names)}
+    data = {"type": entity.__name__, "data": one.to_dict(names)}
     return answer(options, data, lambda: record(one, names, paint()))
 
 

@@ -77,7 +77,7 @@ class ChangeFeed:
 
 
 def change_json(change: Change) -> dict[str, Json]:
-    """A change as JSON data, without its time: values as ``entity_json`` writes them."""
+    """A change as JSON data, without its time: values as ``Entity.to_dict`` writes them."""
     types = change.entity.types()
     sides = {"old": change.old, "new": change.new}
     fields = {side: {n: types[n].to_json(v) for n, v in values.items()} for side, values in sides.items()}

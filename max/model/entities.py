@@ -1,10 +1,18 @@
-"""Entities: how a connector declares what upstream keeps, and what their values may be.
+"""Entities: what a connector declares once, typed everywhere.
 
-Rule 1: an annotation is the only place where a field's type is written; columns, filters,
-checks and JSON follow from it.
+    class Issue(Entity):
+        title: Field[str] = Field()
+        assignee: Field[Ref[User] | None] = Field()
+        comments: Many[Comment] = Many()
 
-Rule 2: "never loaded" and "upstream says empty" are two things.  Reading the first raises
-FieldNotLoaded, the second is None.
+**Declared once.**  The annotation is the only place where a field's type is written.  Columns,
+checks, filters and JSON follow from it, and so does the type checker: ``Issue.title`` on the class
+is a handle (FieldOf) for queries, plans and loaders; ``issue.title`` on an instance is a ``str``.
+
+**Not loaded is not empty.**  An instance is a partial record: ``Issue("7", assignee=None)`` knows
+that upstream has no assignee, and knows nothing of the title.  Reading the title raises
+FieldNotLoaded; it never gives None.  Filters keep the same distinction: ``assignee.is_null()`` finds
+rows where upstream says empty, ``~title.is_loaded()`` finds rows where nothing was fetched yet.
 """
 
 from __future__ import annotations
@@ -29,8 +37,8 @@ from typing import (
     overload,
 )
 
-from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName
-from .struct import Struct
+from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
+from .struct import LazySignature, Struct
 from .values import CHECKS, EXPECTED, Json, Kind, datetime_text, is_id, is_text
 
 V = TypeVar("V")
@@ -38,17 +46,14 @@ W = TypeVar("W")
 E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
 
-RESERVED = frozenset({"ref", "types", "children"})  # names of Entity's own, which no field may take
-
-
-# -- data and values -------------------------------------------------------------------------
+RESERVED = frozenset({"ref", "types", "children", "to_dict"})  # Entity's own names; no field may take them
 
 
 # -- references ------------------------------------------------------------------------
 
 
 class Scope(Struct):
-    """Where a ref holds: inside one installation (the default), or naming its installation."""
+    """Where a ref is valid: inside its own installation (None), or anywhere, naming its installation."""
 
     installation: str | None = None
 
@@ -57,7 +62,11 @@ LOCAL = Scope()
 
 
 class Ref(Generic[E]):
-    """Points at one entity without loading it."""
+    """Points at one entity without loading it.
+
+    Inside one installation a ref is a plain id.  ``within`` makes one that names its
+    installation, for answers that mix several installations.
+    """
 
     __slots__ = ("entity", "id", "scope")
 
@@ -75,15 +84,15 @@ class Ref(Generic[E]):
 
     @property
     def key(self) -> RefKey:
-        """The ref as text-able data, free of classes."""
+        """The ref as data, without the class."""
         return RefKey(self.entity.__name__, self.id, self.scope.installation)
 
     def within(self, installation: str) -> Ref[E]:
-        """The same ref, naming its installation: for use beside refs of other installations."""
+        """The same ref, naming its installation."""
         return Ref(self.entity, self.id, Scope(installation))
 
     def local(self) -> Ref[E]:
-        """The same ref as its own installation writes it."""
+        """The same ref as its own installation stores it: a plain id."""
         return Ref(self.entity, self.id)
 
     def __eq__(self, other: object) -> bool:
@@ -94,16 +103,14 @@ class Ref(Generic[E]):
 
     def __repr__(self) -> str:
         text = str(self.key)
-        return (
-            text if text.isprintable() else repr(text)[1:-1]
-        )  # a message must be printable, whatever the id
+        return text if text.isprintable() else repr(text)[1:-1]  # an id may hold any text
 
 
 class RefKey(Struct):
     """A ref as data: ``Entity:id``, or ``installation/Entity:id`` across installations.
 
-    An id may hold any text; entity names are identifiers and installation ids hold neither
-    ``/`` nor ``:``, so the first ``:`` always ends the head.
+    The first ``:`` ends the head: an id may hold any text, but entity names are identifiers and
+    installation ids contain neither ``/`` nor ``:``.
     """
 
     entity: str
@@ -116,7 +123,7 @@ class RefKey(Struct):
 
     @classmethod
     def parse(cls, text: str) -> RefKey:
-        """The inverse of ``str``; ValueError when the text is no key."""
+        """The inverse of ``str``; ValueError when the text is not a ref."""
         head, colon, id = text.partition(":")
         installation, slash, entity = head.rpartition("/")
         if not colon or not entity.isidentifier() or (slash and not installation) or "/" in installation:
@@ -128,7 +135,7 @@ class RefKey(Struct):
 
 
 class FieldType(Struct):
-    """What a field holds: its kind, whether None may stand there, and a ref's target."""
+    """What a field holds: its kind, whether None is allowed, and a ref's target."""
 
     kind: Kind
     optional: bool = False
@@ -136,7 +143,7 @@ class FieldType(Struct):
 
     @classmethod
     def of(cls, hint: object, where: str) -> FieldType:
-        """The type that an annotation means; SchemaError names ``where`` when it means none."""
+        """The type that an annotation means; SchemaError names ``where`` when no column can hold it."""
         options = typing.get_args(hint) if _is_union(hint) else (hint,)
         plain = [one for one in options if one is not types.NoneType]
         optional = len(plain) < len(options)
@@ -146,20 +153,25 @@ class FieldType(Struct):
             if kind is Kind.REF:
                 return cls(kind, optional, _entity_of(typing.get_args(one), where))
             if kind is not None:
-                return cls(kind, optional or one is Any)  # JSON's own null is "empty upstream", too
+                return cls(kind, optional or one is Any)  # JSON has a null of its own
         raise SchemaError(
             f"{where} is annotated {hint!r}, which no column can hold",
             hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
         )
 
     @property
+    def label(self) -> str:
+        """The kind in words: ``text``, ``a ref to User``."""
+        return f"a ref to {self.target.__name__}" if self.target else str(self.kind)
+
+    @property
     def expected(self) -> str:
-        """What fits, in words."""
-        words = f"a ref to {self.target.__name__}" if self.target else EXPECTED[self.kind]
+        """The valid values, in words."""
+        words = self.label if self.target else EXPECTED[self.kind]
         return f"{words}, or null" if self.optional else words
 
     def check(self, value: object) -> bool:
-        """Whether a value fits."""
+        """Whether a value is valid."""
         if value is None:
             return self.optional
         if self.kind is Kind.REF:
@@ -171,7 +183,7 @@ class FieldType(Struct):
         return ref.scope.installation is None and is_text(ref.id) and bool(ref.id)
 
     def to_json(self, value: Any) -> Json:
-        """A value that fits as JSON data: times with ``Z``, refs as ids."""
+        """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
         if value is None:
             return None
         if self.kind is Kind.DATETIME:
@@ -196,7 +208,7 @@ class FieldType(Struct):
 
 
 def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
-    """The entity that stands in ``Ref[…]`` or ``Many[…]``."""
+    """The entity inside ``Ref[…]`` or ``Many[…]``."""
     entity = arguments[0] if arguments else None
     if isinstance(entity, type) and issubclass(entity, Entity):
         return entity
@@ -228,7 +240,7 @@ PYTHON_KINDS: dict[object, Kind] = {
 
 
 class Op(StrEnum):
-    """How a filter compares, spelled as the filter language spells it."""
+    """How a filter compares, as the filter language spells it."""
 
     EQ = "="
     NE = "!="
@@ -245,8 +257,8 @@ class Op(StrEnum):
 class Filter(Struct, Generic[E]):
     """A condition on one entity; combine with ``&``, ``|`` and ``~``.
 
-    Every condition is true or false: one that asks about an empty value is false, and its
-    negation true.
+    Every condition is true or false, never unknown: comparing an empty value is false, and the
+    negation of that is true.
     """
 
     def __and__(self, other: Filter[E]) -> Filter[E]:
@@ -269,41 +281,57 @@ class Compare(Filter[E]):
     op: Op
     value: Any = None
 
+    def __repr__(self) -> str:
+        value = "" if self.op is Op.IS_LOADED else f" {self.value!r}"
+        return f"{self.path[-1]!r} {self.op}{value}"
+
 
 class Synced(Filter[E]):
     """When one field was last synced, compared with ``at``, in seconds since the epoch.
 
-    Never is before every moment.  A field behind a ref to nothing fits no comparison.
+    "Never" is earlier than every time.  A field behind an empty ref matches nothing.
     """
 
     path: tuple[FieldOf[Any, Any], ...]
     op: Op
     at: float
 
+    def __repr__(self) -> str:
+        return f"{self.path[-1]!r} synced {self.op} {self.at!r}"
+
 
 class AllOf(Filter[E]):
-    """True when every part is."""
+    """True when every part is true."""
 
     parts: tuple[Filter[E], ...]
+
+    def __repr__(self) -> str:
+        return f"({' & '.join(map(repr, self.parts))})"
 
 
 class AnyOf(Filter[E]):
-    """True when one part is."""
+    """True when at least one part is true."""
 
     parts: tuple[Filter[E], ...]
 
+    def __repr__(self) -> str:
+        return f"({' | '.join(map(repr, self.parts))})"
+
 
 class Not(Filter[E]):
-    """True when the part is not."""
+    """True when the part is false."""
 
     part: Filter[E]
+
+    def __repr__(self) -> str:
+        return f"~({self.part!r})"
 
 
 # -- fields -------------------------------------------------------------------------------
 
 
 class FieldOf(Generic[E, V]):
-    """A field of one entity class, as queries, plans and loaders name it."""
+    """A field of one entity class, for queries, plans and loaders: ``Issue.title``."""
 
     __slots__ = ("entity", "name", "via")
 
@@ -318,7 +346,7 @@ class FieldOf(Generic[E, V]):
 
     @property
     def path(self) -> tuple[FieldOf[Any, Any], ...]:
-        """The fields to walk: one, or a ref and a field of its target."""
+        """The field alone, or a ref and a field of its target."""
         return (self.via, self) if self.via else (self,)
 
     @overload
@@ -337,7 +365,7 @@ class FieldOf(Generic[E, V]):
         return Compare(self.path, op, value)
 
     def eq(self, value: V) -> Filter[E]:
-        """Equal; ``eq(None)`` asks for what upstream says is empty."""
+        """Equal; ``eq(None)`` finds values that are empty upstream."""
         return self._compare(Op.EQ, value)
 
     def ne(self, value: V) -> Filter[E]:
@@ -361,11 +389,11 @@ class FieldOf(Generic[E, V]):
         return self._compare(Op.GE, value)
 
     def contains(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
-        """Contains the text, whatever the case of either."""
+        """Contains the text, ignoring case."""
         return cast("FieldOf[E, str]", self)._compare(Op.CONTAINS, text)
 
     def starts_with(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
-        """Begins with the text, in the same case."""
+        """Begins with the text; case matters."""
         return cast("FieldOf[E, str]", self)._compare(Op.STARTS_WITH, text)
 
     def is_in(self, values: Iterable[V]) -> Filter[E]:
@@ -375,19 +403,19 @@ class FieldOf(Generic[E, V]):
         return self._compare(Op.IN, tuple(values))
 
     def is_null(self) -> Filter[E]:
-        """Loaded, and upstream says empty."""
+        """Loaded, and empty upstream."""
         return self._compare(Op.EQ, None)
 
     def is_loaded(self) -> Filter[E]:
-        """Some loader has filled the field in, be it with nothing."""
+        """A loader has fetched the field, even if it is empty upstream."""
         return self._compare(Op.IS_LOADED)
 
     def synced_before(self, at: float) -> Filter[E]:
-        """Last asked for before ``at`` (seconds since the epoch), or never, or invalidated since."""
+        """Last fetched before ``at`` (seconds since the epoch), never fetched, or invalidated since."""
         return Synced(self.path, Op.LT, at)
 
     def synced_since(self, at: float) -> Filter[E]:
-        """Last asked for at ``at`` (seconds since the epoch) or later, and not invalidated since."""
+        """Last fetched at or after ``at`` (seconds since the epoch), and not invalidated since."""
         return Synced(self.path, Op.GE, at)
 
     def __eq__(self, other: object) -> bool:
@@ -406,22 +434,41 @@ class FieldOf(Generic[E, V]):
 
 
 def field_of(entity: type[E], name: str) -> FieldOf[E, Any]:
-    """The field of a name; UnknownName names the nearest."""
+    """The field with exactly this name; UnknownName suggests the nearest."""
     if name not in entity._fields:
         raise UnknownName("field", name, entity._fields, where=entity.__name__)
     return FieldOf(entity, name)
 
 
-def known_name(entity: type[Entity], name: str) -> str:
-    """The name of a field, or ``id``, as it is declared, given in any case; UnknownName names the nearest."""
+def find_field(entity: type[E], path: str) -> FieldOf[E, Any]:
+    """The field at a path that a person wrote, in any case: ``title``, ``assignee.email``.
+
+    UnknownName suggests the nearest field; UsageError when the path leads nowhere.
+    """
+    first, dot, rest = path.partition(".")
+    field: FieldOf[E, Any] = FieldOf(entity, find_name(entity, first))
+    if not dot:
+        return field
+    if "." in rest:
+        raise UsageError(f"{path} goes through two refs; a path goes through one ref at most")
+    target = field.type.target
+    if target is None:
+        raise UsageError(f"{field.name} holds {field.type.label}; only a ref has fields behind a dot")
+    return FieldOf(entity, find_name(target, rest), field)
+
+
+def find_name(entity: type[Entity], name: str) -> str:
+    """The declared name of a field or ``id``, given in any case; UnknownName suggests the nearest."""
     known = {known.casefold(): known for known in ("id", *entity.types())}
-    if name.casefold() not in known:
-        raise UnknownName("field", name, known.values(), where=entity.__name__)
-    return known[name.casefold()]
+    if name.casefold() in known:
+        return known[name.casefold()]
+    if name in entity.children():
+        raise UsageError(f"{name} is a collection; query {entity.children()[name].__name__} instead")
+    raise UnknownName("field", name, known.values(), where=entity.__name__)
 
 
 def field_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
-    """The names of fields; ValueError for one that stands beyond a ref."""
+    """The names of an entity's own fields; ValueError for a field behind a ref."""
     for field in fields:
         if field.via:
             raise ValueError(f"{field!r} belongs to another entity; name the ref itself")
@@ -429,7 +476,7 @@ def field_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
 
 
 class ManyOf(Generic[P, E]):
-    """A collection of one entity class, seen from its parent."""
+    """A collection of one parent entity, for plans and loaders: ``Repository.issues``."""
 
     __slots__ = ("name", "parent")
 
@@ -438,12 +485,12 @@ class ManyOf(Generic[P, E]):
 
     @property
     def child(self) -> type[E]:
-        """The entity that the collection holds."""
+        """The entity that the collection lists."""
         return cast("type[E]", self.parent.children()[self.name])
 
     @property
     def by(self) -> FieldOf[E, Any] | None:
-        """The child's ref that points back, when the declaration names it."""
+        """The child's ref back to the parent, if the declaration names it."""
         declared = self.parent._collections[self.name].by
         return declared() if declared else None
 
@@ -461,16 +508,19 @@ Inverse: TypeAlias = "Callable[[], FieldOf[E, Ref[Any]] | FieldOf[E, Ref[Any] | 
 
 
 class Field(Generic[V]):
-    """Declares one stored value; its annotation says which.
+    """Declares one stored value; the annotation gives its type.
 
-    ``description`` is shown by ``max schema`` to people and agents.  ``searchable`` says that
-    people look for words in it: it is for texts.
+    ``description`` appears in ``max schema``.  ``searchable`` is for texts in which people look
+    for words.
     """
 
     name: str
 
     def __init__(self, description: str = "", *, searchable: bool = False) -> None:
         self.description, self.searchable = description, searchable
+
+    def __repr__(self) -> str:
+        return f"Field({self.description!r}{', searchable=True' if self.searchable else ''})"
 
     def __set_name__(self, owner: type[Entity], name: str) -> None:
         self.name = name
@@ -488,17 +538,18 @@ class Field(Generic[V]):
             raise FieldNotLoaded(type(instance).__name__, self.name) from None
 
     def __set__(self, instance: Never, value: V) -> None:
-        # V types the constructor's parameter, Never refuses every assignment; frozen_default would
-        # do so too, and lose the handle's type wherever a field is inherited, the id's everywhere
+        # V types the constructor's parameter, and Never refuses every assignment.  frozen_default
+        # would refuse it too, but loses the handle's type of inherited fields and of every id.
         raise AttributeError(f"{type(instance).__name__} is immutable")
 
 
 class Many(Generic[E]):
-    """Declares a collection: the children that upstream lists under us.
+    """Declares a collection: the children that upstream lists under this entity.
 
-    ``by`` names the child's ref to us (``Many(by=lambda: Issue.repository)``); without it,
-    membership is stored beside the children.  With it no loader needs to list the collection:
-    its members may come along with something else, and go with us unless somebody lists them.
+    ``by`` names the child's ref to its parent: ``Many(by=lambda: Issue.repository)``.  Membership is
+    then read from that ref; without it, it is stored beside the children.  A collection with ``by``
+    needs no loader: its members may come along with other responses.  If no loader lists them,
+    they are removed together with their parent.
     """
 
     name: str
@@ -521,9 +572,12 @@ class Many(Generic[E]):
     def __set__(self, instance: Never, value: Never) -> None:
         raise AttributeError("children are stored under their parent, never inside it")
 
+    def __repr__(self) -> str:
+        return f"Many({self.description!r})"
+
 
 def key(*, kw_only: Literal[False]) -> Any:
-    """The upstream identifier: the one value every entity has, and the only positional one."""
+    """The upstream identifier: every record has one, and it is the only positional value."""
     return Field("the identifier upstream gives")
 
 
@@ -531,7 +585,7 @@ def key(*, kw_only: Literal[False]) -> Any:
 
 
 def refuse_reserved_names(entity: type[_Declared]) -> None:
-    """SchemaError when a field's name is ours or would make two columns one."""
+    """SchemaError when a field's name is reserved, or differs from another in case alone."""
     seen: dict[str, str] = {}
     for name in [*entity._fields, *entity._collections]:
         if name.startswith("_") or name in RESERVED:
@@ -541,7 +595,7 @@ def refuse_reserved_names(entity: type[_Declared]) -> None:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise SchemaError(
-                f"{entity.__name__}.{name} and .{other} differ in case alone, which a column cannot"
+                f"{entity.__name__}.{name} and .{other} differ in case alone; column names ignore case"
             )
 
 
@@ -552,6 +606,7 @@ class _Declared:
     _collections: ClassVar[dict[str, Many[Any]]] = {}
     _types: ClassVar[dict[str, FieldType] | None] = None
     _children: ClassVar[dict[str, type[Entity]] | None] = None
+    __signature__ = LazySignature()
 
     def __init_subclass__(cls) -> None:
         declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
@@ -567,30 +622,44 @@ class _Declared:
         values["id"] = id
         self._values = values
 
+    @classmethod
+    def _parameters(cls, make: Any) -> list[Any]:
+        named = [make(name, make.KEYWORD_ONLY, default=...) for name in cls._fields if name != "id"]
+        return [make("id", make.POSITIONAL_OR_KEYWORD), *named]
+
 
 class Entity(_Declared):
-    """One kind of thing that an upstream system keeps; an instance is a partial record."""
+    """One kind of thing that upstream keeps; an instance is a partial record of it."""
 
     id: Field[str] = key(kw_only=False)
 
     @classmethod
     def ref(cls, id: str) -> Ref[Self]:
-        """Point at one of these."""
+        """The ref with this id."""
         return Ref(cls, id)
 
     @classmethod
     def types(cls) -> Mapping[str, FieldType]:
-        """What each field but the id holds; annotations are resolved at the first call."""
+        """The type of each field except the id; annotations are resolved at the first call."""
         if cls._types is None:
             resolve(cls, {})
         return cast("dict[str, FieldType]", cls._types)
 
     @classmethod
     def children(cls) -> Mapping[str, type[Entity]]:
-        """The entity of each collection."""
+        """The entity that each collection lists."""
         if cls._children is None:
             resolve(cls, {})
         return cast("dict[str, type[Entity]]", cls._children)
+
+    def to_dict(self, fields: Iterable[str] | None = None) -> dict[str, Json]:
+        """The record as JSON data, as ``max search -o json`` prints it; ``fields`` chooses.
+
+        The id is always there.  Fields that are not loaded are left out.
+        """
+        values, types = self._values, type(self).types()
+        names = values if fields is None else [name for name in fields if name in values]
+        return {"id": values["id"]} | {n: types[n].to_json(values[n]) for n in names if n != "id"}
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other._values == self._values
@@ -603,7 +672,7 @@ class Entity(_Declared):
 
 
 def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> None:
-    """Read an entity's annotations; ``neighbours`` are names its module may not show."""
+    """Read an entity's annotations; ``neighbours`` are entities that its module may not define."""
     try:
         hints = typing.get_type_hints(entity, localns=dict(neighbours))
     except NameError as error:
@@ -630,21 +699,12 @@ def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:
 
 
 def values_of(entity: Entity) -> Mapping[str, Any]:
-    """What is loaded of a record, by field name; the id is always there."""
+    """The loaded values of a record by field name, the id included."""
     return types.MappingProxyType(entity._values)
 
 
-def entity_json(entity: Entity, fields: Iterable[str] | None = None) -> dict[str, Json]:
-    """A record as JSON data; fields that are not loaded are left out."""
-    holds = type(entity).types()
-    values = entity._values
-    wanted = values if fields is None else [name for name in fields if name in values]
-    chosen = {n: values[n] if n == "id" else holds[n].to_json(values[n]) for n in wanted if n != "id"}
-    return {"id": values["id"], **chosen}
-
-
 def check_entity(entity: Entity) -> list[Mismatch]:
-    """Every value of a record that does not fit, with its path."""
+    """Every invalid value of a record, with its path."""
     where = repr(Ref(type(entity), entity._values["id"]))
     wrong = []
     if not is_id(entity._values["id"]):

@@ -8,14 +8,15 @@
                | field IS [NOT] ( NULL | LOADED )
                | _age "(" field ")" ( ( < <= > >= ) age | ( = != ) never )
 
-Rule 1: a value takes the type of its field, quoted or not: ``007`` stays text on a text field,
-``-7d`` is a moment on a time field.  Only a bare ``null`` is the empty value.
+Rule 1: a value takes the type of its field, quoted or not: ``007`` stays text on a text field, and
+``-7d`` is a time on a time field.  Only an unquoted ``null`` is the empty value.
 
-Rule 2: whatever the text, parsing gives a filter, or raises InvalidFilter with the column or
-UnknownName with the nearest fields.
+Rule 2: parsing any text gives a filter, or raises InvalidFilter with the column, or UnknownName
+with the nearest fields.
 
-Rule 3: ``_age`` is how long ago a field was last asked for, never being the longest.  An age is
-counted from now when it is read, so the tree holds a moment and means the same ever after.
+Rule 3: ``_age`` is the time since a field was last fetched; a field that never was is older than
+every age.  Ages count from ``now`` when the text is parsed, so the filter holds a fixed time and
+means the same whenever it runs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,22 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
-from ..errors import InvalidFilter, UnknownName
-from .entities import AllOf, AnyOf, Compare, E, Entity, FieldOf, FieldType, Filter, Not, Op, Ref, Synced
+from ..errors import InvalidFilter, UnknownName, UsageError
+from .entities import (
+    AllOf,
+    AnyOf,
+    Compare,
+    E,
+    Entity,
+    FieldOf,
+    FieldType,
+    Filter,
+    Not,
+    Op,
+    Ref,
+    Synced,
+    find_field,
+)
 from .values import Kind
 
 DEPTH = 50  # how deep parentheses and NOT may nest
@@ -45,8 +60,8 @@ TOKEN = re.compile(
 ESCAPE = re.compile(r"""\\(u[0-9a-fA-F]{4}|.)|""|''""", re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 OPERATORS = {str(op): op for op in Op if not str(op)[0].isalpha()}
-SINCE = {Op.LT: Op.GT, Op.LE: Op.GE, Op.GT: Op.LT, Op.GE: Op.LE}  # an age, as the moment it counts from
-FIRST = 0.0  # no request began before, in seconds since the epoch
+SINCE = {Op.LT: Op.GT, Op.LE: Op.GE, Op.GT: Op.LT, Op.GE: Op.LE}  # of an age, of the time it began at
+FIRST = 0.0  # seconds since the epoch; no request began earlier
 KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "IS"})
 INSTEAD = {
     "==": "write =",
@@ -68,7 +83,7 @@ AN_AGE = "an age such as 90s, 5m, 2h, 1d or 2w"
 INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ORDERED = frozenset({Kind.TEXT, Kind.INTEGER, Kind.REAL, Kind.DATETIME, Kind.DATE})
-FITTING = {  # which kinds an operator makes sense for; all kinds when it is not here
+FITTING = {  # the kinds that an operator accepts; an operator that is missing here accepts all
     Op.LT: ORDERED,
     Op.LE: ORDERED,
     Op.GT: ORDERED,
@@ -85,16 +100,17 @@ EXPECTED = {
 }
 
 
-def parse(text: str, entity: type[E], *, now: float) -> Filter[E]:
-    """The filter that a text means; ``now`` (seconds since the epoch) is what ages count from.
+def parse(text: str, entity: type[E], *, now: float | None) -> Filter[E]:
+    """The filter that a text means.
 
+    Ages count from ``now``, in seconds since the epoch; without it, a text with an age is refused.
     A date or a time without a zone is UTC.
     """
     return cast("Filter[E]", _Parser(text, entity, now).whole())
 
 
 def parse_duration(text: str) -> float:
-    """The seconds that ``90s``, ``5m``, ``2h``, ``1d`` or ``2w`` mean; ValueError."""
+    """The seconds in ``90s``, ``5m``, ``2h``, ``1d`` or ``2w``; ValueError for any other text."""
     match = LENGTH.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not {AN_AGE}")
@@ -102,7 +118,7 @@ def parse_duration(text: str) -> float:
 
 
 class Token(NamedTuple):
-    """A piece of the text; ``column`` counts from 1, and ``kind`` is ``end`` after the last."""
+    """One piece of the text; ``column`` counts from 1, and the last token has the kind ``end``."""
 
     kind: str
     text: str
@@ -110,7 +126,7 @@ class Token(NamedTuple):
 
     @property
     def keyword(self) -> str:
-        """The word in capitals, or nothing for all that is no bare word."""
+        """An unquoted word in capitals; empty for every other token."""
         return self.text.upper() if self.kind == "word" else ""
 
     def __str__(self) -> str:
@@ -118,15 +134,15 @@ class Token(NamedTuple):
 
 
 class _Parser:
-    """Reads one text from left to right; each method takes the tokens of its rule."""
+    """Reads one text from left to right; each method consumes the tokens of its grammar rule."""
 
-    def __init__(self, text: str, entity: type[Entity], now: float) -> None:
+    def __init__(self, text: str, entity: type[Entity], now: float | None) -> None:
         self._text, self._entity, self._now = text, entity, now
         self._tokens = self._split()
         self._position = self._depth = self._conditions = 0
 
     def whole(self) -> Filter[Any]:
-        """The filter that the whole text is."""
+        """The filter that the whole text means."""
         if self._tokens[0].kind == "end":
             self._fail(self._tokens[0], 'empty; write a condition such as name = "Ada"')
         result = self._any()
@@ -144,7 +160,7 @@ class _Parser:
         while position < len(self._text):
             match = TOKEN.match(self._text, position)
             if match is None:
-                self._fail(Token("quoted", "", position + 1), "the quote that begins here is not closed")
+                self._fail(Token("quoted", "", position + 1), "the quote that opens here is not closed")
             if match.lastgroup != "space":
                 tokens.append(Token(str(match.lastgroup), match[0], position + 1))
             position = match.end()
@@ -159,7 +175,7 @@ class _Parser:
         return token
 
     def _took(self, *keywords: str) -> bool:
-        """Whether the next token is one of these keywords or marks; it is taken then."""
+        """Consume the next token if it is one of these keywords or marks; whether it was."""
         token = self._peek()
         found = (token.text if token.kind == "mark" else token.keyword) in keywords
         self._position += found
@@ -194,7 +210,7 @@ class _Parser:
             result = self._any()
             if not self._took(")"):
                 problem = f"expected AND, OR or ')', got {self._peek()}"
-                self._fail(self._peek(), f"{problem}; the '(' stands in column {token.column}")
+                self._fail(self._peek(), f"{problem}; the '(' is in column {token.column}")
         else:
             result = self._condition()
         self._depth -= 1
@@ -248,7 +264,7 @@ class _Parser:
         token = self._next()
         if token.keyword == "NULL":
             return None
-        return self._value(token, field, _type(field))
+        return self._value(token, field, field.type)
 
     def _comparison(self, field: FieldOf[Any, Any]) -> Filter[Any]:
         token = self._next()
@@ -256,18 +272,18 @@ class _Parser:
         if op is None:
             instead = INSTEAD.get(token.text.upper())
             self._fail(token, instead or f"expected an operator after {_spelled(field)}, got {token}")
-        kind = _type(field).kind
-        if kind not in FITTING.get(op, Kind):
-            self._fail(token, f"{op} does not fit {_spelled(field)}, which holds {_described(field)}")
+        holds = field.type
+        if holds.kind not in FITTING.get(op, Kind):
+            self._fail(token, f"{op} does not work on {_spelled(field)}, which holds {holds.label}")
         value = self._next()
         if value.keyword == "NULL" and op in (Op.EQ, Op.NE):
             return Compare(field.path, op)
-        words = op is Op.CONTAINS and kind is Kind.JSON  # looked for in the JSON text
-        holds = FieldType(Kind.TEXT) if words else _type(field)
+        if op is Op.CONTAINS:
+            holds = FieldType(Kind.TEXT)  # JSON is searched as text
         return Compare(field.path, op, self._value(value, field, holds))
 
     def _age(self) -> Filter[Any]:
-        """What follows ``_age``."""
+        """The rest of a condition that begins with ``_age``."""
         field = self._in_parentheses()
         sign, value = self._next(), self._next()
         op = OPERATORS.get(sign.text) if sign.kind == "operator" else None
@@ -276,9 +292,10 @@ class _Parser:
         if op not in SINCE:
             self._fail(sign, INSTEAD.get(sign.text) or f"expected < <= > >=, or = never, got {sign}")
         try:
-            return Synced(field.path, SINCE[op], self._now - parse_duration(value.text))
+            age = parse_duration(value.text)
         except ValueError:
             self._fail(value, f"expected {AN_AGE}, got {value}")
+        return Synced(field.path, SINCE[op], self._from(value) - age)
 
     def _in_parentheses(self) -> FieldOf[Any, Any]:
         if not self._took("("):
@@ -296,31 +313,24 @@ class _Parser:
     # -- names and values
 
     def _field(self, token: Token) -> FieldOf[Any, Any]:
-        first, *more = token.text.split(".")
-        field = self._named(self._entity, first, token)
-        if not more:
-            return field
-        if len(more) > 1:
-            self._fail(token, "a filter goes through one ref at most")
-        target = _type(field).target
-        if target is None:
-            self._fail(token, f"{first} holds {_described(field)}, so nothing stands behind its dot")
-        return FieldOf(self._entity, self._named(target, more[0], token).name, field)
+        try:
+            return find_field(self._entity, token.text)
+        except UnknownName:
+            raise
+        except UsageError as error:
+            self._fail(token, error.message)
 
-    def _named(self, entity: type[Entity], name: str, token: Token) -> FieldOf[Any, Any]:
-        known = {known.casefold(): known for known in ("id", *entity.types())}
-        if name in entity.children():
-            self._fail(
-                token, f"{name} is a collection; filter the {entity.children()[name].__name__} instead"
-            )
-        if name.casefold() not in known:
-            raise UnknownName("field", name, known.values(), where=entity.__name__)
-        return FieldOf(entity, known[name.casefold()])
+    def _from(self, token: Token) -> float:
+        """The time that ages count from."""
+        if self._now is None:
+            self._fail(token, "an age counts from now, which where() does not know; pass now=time.time()")
+        return self._now
 
     def _value(self, token: Token, field: FieldOf[Any, Any], holds: FieldType) -> Any:
         text = self._text_of(token)
         try:
-            value = READERS[holds.kind](text, holds, self._now)
+            age = AGE.fullmatch(text) if holds.kind in (Kind.DATETIME, Kind.DATE) else None
+            value = self._shifted(age, token, holds) if age else READERS[holds.kind](text, holds)
             fits = holds.check(value)
         except (ValueError, OverflowError, RecursionError):
             fits = False
@@ -329,15 +339,22 @@ class _Parser:
             self._fail(token, f"{_spelled(field)} expects {expected}, got {token}")
         return value
 
+    def _shifted(self, age: re.Match[str], token: Token, holds: FieldType) -> datetime | date:
+        """The time that ``-7d`` or ``+2h`` means."""
+        seconds = int(age[2]) * UNITS[age[3]]
+        shift = timedelta(seconds=-seconds if age[1] == "-" else seconds)
+        moment = datetime.fromtimestamp(self._from(token), UTC) + shift
+        return moment if holds.kind is Kind.DATETIME else moment.date()
+
     def _text_of(self, token: Token) -> str:
-        """What a quoted or bare value says."""
+        """The text of a quoted or unquoted value."""
         if token.kind == "quoted":
             return ESCAPE.sub(lambda match: self._escaped(match, token), token.text[1:-1])
         if token.kind != "word" or token.keyword in KEYWORDS:
             hint = "; put it in quotes if it is a value" if token.keyword else ""
             self._fail(token, f"expected a value, got {token}{hint}")
         if token.keyword == "NULL":
-            self._fail(token, "null has no order and no text; write = null or IS NULL")
+            self._fail(token, "null cannot be compared this way; write = null or IS NULL")
         return token.text
 
     def _escaped(self, match: re.Match[str], token: Token) -> str:
@@ -352,22 +369,11 @@ class _Parser:
         return self._fail(place, f"unknown escape \\{code}; a backslash is written \\\\")
 
 
-def _type(field: FieldOf[Any, Any]) -> FieldType:
-    return FieldType(Kind.TEXT) if field.name == "id" else field.type
-
-
 def _spelled(field: FieldOf[Any, Any]) -> str:
     return ".".join(step.name for step in field.path)
 
 
-def _described(field: FieldOf[Any, Any]) -> str:
-    holds = _type(field)
-    if holds.kind is not Kind.REF:
-        return str(holds.kind)
-    return f"a ref to {holds.target.__name__}" if holds.target else "a ref to any entity"
-
-
-# -- values by kind: from text; ValueError when it means none ---------------------------------
+# -- values from text, by kind; ValueError when the text is not one ---------------------------
 
 
 def _integer(text: str) -> int:
@@ -386,18 +392,9 @@ def _boolean(text: str) -> bool:
     return {"true": True, "false": False}.get(text.lower(), cast("bool", text))
 
 
-def _moment(text: str, now: float) -> datetime:
-    age = AGE.fullmatch(text)
-    if age:
-        seconds = int(age[2]) * UNITS[age[3]]
-        moved = timedelta(seconds=-seconds if age[1] == "-" else seconds)
-        return datetime.fromtimestamp(now, UTC) + moved
+def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _day(text: str, now: float) -> date:
-    return _moment(text, now).date() if AGE.fullmatch(text) else date.fromisoformat(text)
 
 
 def _json(text: str) -> Any:
@@ -412,13 +409,13 @@ def _ref(text: str, holds: FieldType) -> Ref[Any]:
     return Ref(target, text.removeprefix(f"{target.__name__}:"))
 
 
-READERS: dict[Kind, Callable[[str, FieldType, float], Any]] = {
-    Kind.TEXT: lambda text, holds, now: text,
-    Kind.INTEGER: lambda text, holds, now: _integer(text),
-    Kind.REAL: lambda text, holds, now: _real(text),
-    Kind.BOOLEAN: lambda text, holds, now: _boolean(text),
-    Kind.DATETIME: lambda text, holds, now: _moment(text, now),
-    Kind.DATE: lambda text, holds, now: _day(text, now),
-    Kind.JSON: lambda text, holds, now: _json(text),
-    Kind.REF: lambda text, holds, now: _ref(text, holds),
+READERS: dict[Kind, Callable[[str, FieldType], Any]] = {
+    Kind.TEXT: lambda text, holds: text,
+    Kind.INTEGER: lambda text, holds: _integer(text),
+    Kind.REAL: lambda text, holds: _real(text),
+    Kind.BOOLEAN: lambda text, holds: _boolean(text),
+    Kind.DATETIME: lambda text, holds: _moment(text),
+    Kind.DATE: lambda text, holds: date.fromisoformat(text),
+    Kind.JSON: lambda text, holds: _json(text),
+    Kind.REF: _ref,
 }

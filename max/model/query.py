@@ -1,31 +1,59 @@
-"""Queries and pages: what callers ask for, and what loaders answer."""
+"""Queries and pages: what callers ask for, and what loaders and queries return.
+
+A query is data: it holds no connection, can be built anywhere, and any engine can run it.  Each
+method returns a new query and checks its arguments at once, so a mistake is reported where it was
+made and not where the query runs.
+
+**Pages continue by key, not by offset.**  The order of a query always ends with the id, so every
+row has a place of its own.  A cursor is the place of a page's last row: its sort values and its id.
+The next page is "the first rows behind that place".  Therefore a page costs the same wherever it
+lies, rows that come or go between two pages shift nothing, and no row is seen twice or skipped.  A
+cursor fits only its own entity and order.  How it becomes SQL is storage's business
+(storage/query_sql.py); here it is an opaque text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
-from .entities import AllOf, E, Entity, FieldOf, Filter, Ref, V, field_names
+from ..errors import UnknownName
+from .entities import (
+    AllOf,
+    AnyOf,
+    Compare,
+    E,
+    Entity,
+    FieldOf,
+    Filter,
+    Not,
+    Ref,
+    Synced,
+    V,
+    field_names,
+    find_field,
+    find_name,
+)
 from .struct import Struct
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
-NO_LIMIT = 2**62  # the limit of a query that has none
+NO_LIMIT = 2**62  # the limit of a query that reads everything
 
 
 class Page(Struct, Generic[V]):
-    """Some of many things, and where the next page begins; ``next`` is None on the last.
+    """What a loader returns for one page: its items, and ``next``, the cursor of the page after it.
 
-    The rest is for loaders: ``also`` are entities of other types that came along, ``removed``
-    the source's own word that things are gone, ``mark`` the source's sync token, which the
-    next sync is given once this listing is complete.  ``complete_snapshot`` on a first page says that the
-    request's mark could not be used, and the listing names everything (a loader that learns so
-    from an error raises SyncTokenRefused instead, and is asked again without the mark).
+    ``next`` is None on the last page.  ``also`` are entities of other types from the same response.
+    ``removed`` are refs that the source says are gone.  ``sync_token`` is the source's bookmark,
+    which the next sync gets once this listing is complete.  ``complete_snapshot`` on a first page
+    says that the source could not use the request's bookmark and lists everything; a loader that
+    learns this from an error raises SyncTokenRefused instead, and is called again without it.
 
-    What a loader knows of the whole listing proves its end: ``total`` is how many items the
-    source says that it has.  ``size`` is for sources whose last page is always a shorter one:
-    how many items a page may hold.  A listing that disagrees has failed, and removes nothing.
+    Two numbers prove that a listing is complete; a listing that contradicts them fails and removes
+    nothing.  ``total`` is how many items the source says it has.  ``size`` is how many items a
+    page may hold, for sources whose last page is always shorter.
     """
 
     items: Sequence[V]
@@ -38,15 +66,8 @@ class Page(Struct, Generic[V]):
     size: int | None = None
 
 
-class QueryPage(Struct, Generic[E]):
-    """Some of the entities that match a query; ``cursor`` begins the next page, None on the last."""
-
-    items: Sequence[E]
-    cursor: str | None = None
-
-
 class Batch(Struct, Generic[E]):
-    """What came of several refs: entities, and the error of each ref that failed, by id.
+    """What a batch loader returns: entities, and by id the error of each ref that failed.
 
     A ref that is in neither is missing upstream.
     """
@@ -55,15 +76,22 @@ class Batch(Struct, Generic[E]):
     failed: Mapping[str, Exception] = MappingProxyType({})
 
 
+class QueryPage(Struct, Generic[E]):
+    """What a query returns: entities, and the ``cursor`` of the next page, None on the last."""
+
+    items: Sequence[E]
+    cursor: str | None = None
+
+
 class Order(Struct):
-    """One field to sort by; empty values come first, last when descending."""
+    """One field to sort by; empty values come first, or last when descending."""
 
     path: tuple[FieldOf[Any, Any], ...]
     descending: bool = False
 
 
 class Query(Struct, Generic[E]):
-    """What to read: pure data until an engine runs it."""
+    """What to read: data until an engine runs it."""
 
     entity: type[E]
     filter: Filter[E] | None = None
@@ -72,25 +100,105 @@ class Query(Struct, Generic[E]):
     size: int | None = None
     cursor: str | None = None
 
-    def where(self, *filters: Filter[E]) -> Query[E]:
-        """Only what fits every filter."""
-        parts = filters if self.filter is None else (self.filter, *filters)
-        return self.replace(filter=AllOf(parts) if len(parts) > 1 else next(iter(parts), None))
+    def where(self, *conditions: Filter[E] | str, now: float | None = None) -> Self:
+        """Only entities that match every condition: filters, or text in the filter language.
 
-    def order_by(self, field: FieldOf[E, Any], *, descending: bool = False) -> Query[E]:
-        """Sort by a field, after those named before; the id settles what is left."""
-        return self.replace(order=(*self.order, Order(field.path, descending)))
+        ``where(Task.votes.gt(3), "status = todo AND due_date < +7d")``.  Ages in a text count from
+        ``now``, in seconds since the epoch.  InvalidFilter or UnknownName when a text is wrong.
+        """
+        given = [_condition(self.entity, one, now) for one in conditions]
+        parts = given if self.filter is None else [self.filter, *given]
+        return self.replace(filter=AllOf(tuple(parts)) if len(parts) > 1 else next(iter(parts), None))
 
-    def select(self, *fields: FieldOf[E, Any]) -> Query[E]:
-        """Only these fields; the others read as not loaded."""
-        return self.replace(fields=field_names(fields))
+    def order_by(self, field: FieldOf[E, Any] | str, *, descending: bool = False) -> Self:
+        """Sort by a field after those named before; the id comes last.
 
-    def limit(self, size: int) -> Query[E]:
-        """At most so many."""
+        A text may name several: ``"priority,-due_date"`` or ``"assignee.name:desc"``.
+        """
+        if isinstance(field, str):
+            terms = parse_order(self.entity, field, descending=descending)
+        else:
+            terms = (Order(_own(self.entity, field, "order_by").path, descending),)
+        return self.replace(order=(*self.order, *terms))
+
+    def select(self, *fields: FieldOf[E, Any] | str) -> Self:
+        """Only these fields, as handles or names; the others read as not loaded."""
+        names: list[str] = []
+        for one in fields:
+            if isinstance(one, str):
+                names += parse_fields(self.entity, one)
+            else:
+                names += field_names([_own(self.entity, one, "select")])
+        return self.replace(fields=tuple(dict.fromkeys(names)))
+
+    def limit(self, size: int) -> Self:
+        """At most this many entities."""
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"limit() takes a whole number, not {size!r}")
         if size < 0:
             raise ValueError(f"a limit is 0 or more, not {size}")
         return self.replace(size=size)
 
-    def after(self, cursor: str | None) -> Query[E]:
-        """Begin where the page before ended."""
+    def after(self, cursor: str | None) -> Self:
+        """Begin behind the page that gave this cursor; None begins at the start."""
+        if not isinstance(cursor, str | None):
+            raise TypeError(f"after() takes the cursor of a page, not {cursor!r}")
         return self.replace(cursor=cursor)
+
+
+def parse_order(entity: type[Entity], text: str, *, descending: bool = False) -> tuple[Order, ...]:
+    """The orders in ``"priority,-due_date,assignee.name:desc"``, with names in any case.
+
+    A term without ``-``, ``:asc`` or ``:desc`` goes as ``descending`` says.  UnknownName suggests the
+    nearest field or direction.
+    """
+    orders = []
+    for term in text.split(","):
+        path, colon, direction = term.strip().partition(":")
+        if colon and direction.lower() not in ("asc", "desc"):
+            raise UnknownName("direction", direction, ["asc", "desc"], where=f"order {term.strip()!r}")
+        down = direction.lower() == "desc" if colon else descending
+        if path.startswith("-"):
+            path, down = path[1:], True
+        orders.append(Order(find_field(entity, path).path, down))
+    return tuple(orders)
+
+
+def parse_fields(entity: type[Entity], fields: str | Sequence[str]) -> tuple[str, ...]:
+    """The declared names in ``"name,email"`` or a list of names, each once, given in any case."""
+    words = fields.split(",") if isinstance(fields, str) else fields
+    return tuple(dict.fromkeys(find_name(entity, word.strip()) for word in words))
+
+
+def _condition(entity: type[Entity], condition: object, now: float | None) -> Filter[Any]:
+    """One argument of ``where`` as a filter; TypeError when it is not one, or is another entity's."""
+    if isinstance(condition, str):
+        from .filter_language import parse  # slow to import, and most queries have no text
+
+        return parse(condition, entity, now=now)
+    if not isinstance(condition, Filter):
+        example = f"{entity.__name__}.{next((n for n in entity._fields if n != 'id'), 'id')}"
+        hint = f"; == compares in Python: write {example}.eq(…)" if isinstance(condition, bool) else ""
+        raise TypeError(f"where() takes filters or text, not {condition!r}{hint}")
+    for field in _fields_of(condition):
+        _own(entity, field, "where")
+    return condition
+
+
+def _fields_of(condition: Filter[Any]) -> list[FieldOf[Any, Any]]:
+    """The fields that a filter begins at."""
+    if isinstance(condition, Compare | Synced):
+        return [condition.path[0]]
+    if isinstance(condition, Not):
+        return _fields_of(condition.part)
+    parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
+    return [field for part in parts for field in _fields_of(part)]
+
+
+def _own(entity: type[Entity], field: object, method: str) -> FieldOf[Any, Any]:
+    """The field itself; TypeError unless it is a field of this entity."""
+    if not isinstance(field, FieldOf):
+        raise TypeError(f"{method}() takes fields of {entity.__name__}, or text, not {field!r}")
+    if field.entity.__name__ != entity.__name__:  # by name: a schema that was read has its own classes
+        raise TypeError(f"{field!r} is not a field of {entity.__name__}")
+    return field

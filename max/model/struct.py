@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import (
-    ClassVar,
-    Never,
-    Self,
-    dataclass_transform,
-)
+from reprlib import Repr
+from typing import Any, ClassVar, Never, Self, dataclass_transform
+
+SHORT = Repr()  # how values of a record are shown: long ones are cut
+SHORT.maxstring = SHORT.maxother = 200  # characters
+SHORT.maxtuple = SHORT.maxlist = SHORT.maxdict = 6  # items
+
+
+class LazySignature:
+    """Makes ``help()`` show a class's parameters with their types; imports ``inspect`` only then."""
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        if instance is not None:
+            return None
+        from inspect import Parameter, Signature
+
+        hints = {
+            n: h for base in reversed(owner.__mro__) for n, h in vars(base).get("__annotations__", {}).items()
+        }
+        parameters = [
+            one.replace(annotation=hints.get(one.name, "Any")) for one in owner._parameters(Parameter)
+        ]
+        return Signature(parameters, __validate_parameters__=False)
 
 
 @dataclass_transform(frozen_default=True)
 class Struct:
     """Immutable data: the annotations are the fields, in order, as in a frozen dataclass.
 
-    It exists because importing ``dataclasses`` costs more processor time than the whole
-    of this module, and every command would pay for it.
+    It exists because importing ``dataclasses`` takes more processor time than importing all of
+    this folder, and every command would pay for it.
     """
 
     _names: ClassVar[tuple[str, ...]] = ()
     _known: ClassVar[frozenset[str]] = frozenset()
-    _required: ClassVar[frozenset[str]] = frozenset()  # those that have no default
+    _required: ClassVar[frozenset[str]] = frozenset()  # fields without a default
+    __signature__: ClassVar[Any] = LazySignature()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -29,6 +47,8 @@ class Struct:
         cls._names = tuple(dict.fromkeys([*cls._names, *own]))
         cls._known = frozenset(cls._names)
         cls._required = frozenset(name for name in cls._names if not hasattr(cls, name))
+        if "__init__" in vars(cls):
+            cls.__signature__ = None  # its own __init__ says it
 
     def __init__(self, *args: object, **named: object) -> None:
         values = dict(zip(self._names, args, strict=False))
@@ -37,15 +57,19 @@ class Struct:
             raise TypeError(self._problem(args, named))
         self.__dict__.update(values)
 
+    @classmethod
+    def _parameters(cls, make: Any) -> list[Any]:
+        return [make(n, make.POSITIONAL_OR_KEYWORD, default=getattr(cls, n, make.empty)) for n in cls._names]
+
     def _problem(self, args: Sequence[object], named: Mapping[str, object]) -> str:
-        """Why no record can be made of these arguments, of which one is missing, unknown or given twice."""
+        """What is wrong with these arguments: one is missing, unknown or given twice."""
         given = {*self._names[: len(args)], *named}
         missing, unknown = self._required - given, given - self._known
         if missing:
-            return f"{type(self).__name__} misses {', '.join(n for n in self._names if n in missing)}"
+            return f"{type(self).__name__} needs {', '.join(n for n in self._names if n in missing)}"
         if unknown:
             return f"{type(self).__name__} has no {', '.join(n for n in named if n in unknown)}"
-        return f"{type(self).__name__} takes {', '.join(self._names)}"
+        return f"{type(self).__name__} takes {', '.join(self._names)}, each once"
 
     def __setattr__(self, name: str, value: object) -> Never:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -53,7 +77,7 @@ class Struct:
     def __delattr__(self, name: str) -> Never:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
-    def _values(self) -> tuple[object, ...]:
+    def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self._names)
 
     def __eq__(self, other: object) -> bool:
@@ -62,10 +86,15 @@ class Struct:
     def __hash__(self) -> int:
         return hash((type(self), self._values()))
 
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
-        return f"{type(self).__name__}({inside})"
+    def __repr__(self) -> str:  # short: without the fields that have their defaults
+        values = [(name, getattr(self, name), getattr(type(self), name, self)) for name in self._names]
+        shown = [f"{name}={_short(value)}" for name, value, default in values if value != default]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed."""
         return type(self)(**(vars(self) | changes))
+
+
+def _short(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else SHORT.repr(value)

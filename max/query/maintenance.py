@@ -25,7 +25,7 @@ from ..storage.freshness import newest
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
 from ..storage.tables import Tables
-from .names import entity_and_field, filter_of, read_ref
+from .names import entity_and_field, read_ref
 from .reader import open_reader, synced
 
 if TYPE_CHECKING:
@@ -127,10 +127,11 @@ def _selections(
             raise UsageError(f"{entity.__name__} has no fields that could be fetched again")
     if ids and where is not None:
         raise UsageError("a filter does not go with Entity:id, which names one row", hint="leave one out")
+    conditions = () if where is None else (where,)
     return [
         (Query(entity, _with_ids(entity, some)), tuple(entity.types())) for entity, some in ids.items()
     ] + [
-        (Query(entity, filter_of(entity, where, now=now)), tuple(dict.fromkeys(names)))
+        (Query(entity).where(*conditions, now=now), tuple(dict.fromkeys(names)))
         for entity, names in fields.items()
     ]
 

@@ -1,55 +1,15 @@
-"""Names and texts of people, as the query model has them: filters, orders, fields."""
+"""Names as people write them: entities with their fields, and refs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import UnknownName, UsageError
-from ..model.entities import Entity, FieldOf, Filter, RefKey, known_name
-from ..model.query import Order
+from ..errors import UsageError
+from ..model.entities import Entity, RefKey, find_name
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..model.schema import Schema
-
-
-def filter_of(entity: type[Entity], where: str | Filter[Any] | None, *, now: float) -> Filter[Any] | None:
-    """A filter, parsed when it is text."""
-    if not isinstance(where, str):
-        return where
-    from ..model.filter_language import parse
-
-    return parse(where, entity, now=now)
-
-
-def order_of(entity: type[Entity], text: str | None) -> tuple[Order, ...]:
-    """``name:desc,created_at`` as orders."""
-    orders = []
-    for word in text.split(",") if text is not None else ():
-        path, colon, direction = word.strip().partition(":")
-        if colon and direction.lower() not in ("asc", "desc"):
-            raise UnknownName("direction", direction, ["asc", "desc"], where=f"--order-by {word.strip()}")
-        orders.append(Order(field_of(entity, path).path, direction.lower() == "desc"))
-    return tuple(orders)
-
-
-def field_of(entity: type[Entity], path: str) -> FieldOf[Any, Any]:
-    """A field, or one behind a ref, by name in any case; UnknownName names the nearest."""
-    first, dot, second = path.partition(".")
-    field: FieldOf[Any, Any] = FieldOf(entity, known_name(entity, first))
-    if not dot:
-        return field
-    target = None if field.name == "id" else field.type.target
-    if target is None:
-        raise UsageError(f"{entity.__name__}.{field.name} is no ref, so it has no field {second!r}")
-    return FieldOf(entity, known_name(target, second), field)
-
-
-def field_names(entity: type[Entity], fields: str | Sequence[str]) -> tuple[str, ...]:
-    """``name,email``, or a list of names, as fields, each once."""
-    words = fields.split(",") if isinstance(fields, str) else fields
-    return tuple(dict.fromkeys(known_name(entity, word.strip()) for word in words))
 
 
 def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
@@ -61,7 +21,7 @@ def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | Non
     if field in entity.children():
         child = entity.children()[field].__name__
         raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child}")
-    found = known_name(entity, field)
+    found = find_name(entity, field)
     if found == "id":
         raise UsageError("an id has no age of its own", hint=f"write {entity.__name__}")
     return entity, found

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CursorExpired, HistoryError, StorageError
 from ..model.entities import Entity, FieldOf, Filter
-from ..model.query import Query, QueryPage
+from ..model.query import Query, QueryPage, parse_fields
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables
-from .names import field_names, filter_of, order_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,9 +92,12 @@ class Reader:
         ``where`` is a filter, or a text in the filter language.  ``order_by`` is text such as
         ``due_date:desc,title``, ``fields`` text such as ``title,due_date``, or a list of names.
         """
-        kind = self.entity(entity)
-        chosen = None if fields is None else field_names(kind, fields)
-        return Query(kind, filter_of(kind, where, now=self.now), order_of(kind, order_by), chosen)
+        query: Query[Any] = Query(self.entity(entity))
+        if where is not None:
+            query = query.where(where, now=self.now)
+        if order_by is not None:
+            query = query.order_by(order_by)
+        return query if fields is None else query.replace(fields=parse_fields(query.entity, fields))
 
     def fetch(self, query: Query[Any]) -> QueryPage[Any]:
         """One page of a query."""
@@ -118,7 +120,7 @@ class Reader:
     def get(self, entity: str | type[Entity], id: str, fields: str | Sequence[str] | None = None) -> Any:
         """One entity with what is stored of it; NotFound."""
         kind = self.entity(entity)
-        names = tuple(kind.types()) if fields is None else field_names(kind, fields)
+        names = tuple(kind.types()) if fields is None else parse_fields(kind, fields)
         chosen: list[FieldOf[Any, Any]] = [FieldOf(kind, name) for name in names if name != "id"]
         return self._tables.load(self._connection, kind.ref(id), *chosen)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..core import SyncOptions
 from ..errors import UsageError
-from ..model.entities import FieldOf, ManyOf, known_name
+from ..model.entities import FieldOf, ManyOf, find_name
 from ..model.loaders import Loader, Resolver
 from ..model.plan import Concurrent, Step, SyncPlan
 from ..model.tasks import (
@@ -199,7 +199,7 @@ def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, An
         child = entity.children().get(field)
         if child is not None:
             raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child.__name__}")
-        names = [known_name(entity, field)] if dot else ["id", *entity.types()]
+        names = [find_name(entity, field)] if dot else ["id", *entity.types()]
         found |= {FieldOf(entity, one) for one in names}
     return found
 

@@ -25,7 +25,6 @@ from max_connectors.acme_service import Service, Settings
 
 from max import InstallationInfo, InstallationRuntime, SyncOptions, SyncResult
 from max.connecting import CredentialProvider, Entity, Installation
-from max.model.entities import entity_json
 from max.model.tasks import Status
 from max.storage.sqlite import MEMORY
 from max.upstream.credentials import MemoryCredentials
@@ -69,7 +68,7 @@ async def sync(runtime: InstallationRuntime, **options: Any) -> SyncResult:
 async def stored(runtime: InstallationRuntime) -> list[Any]:
     """Everything, as JSON data."""
     found = [one for entity in ENTITIES for one in await runtime.engine.query(entity).all()]
-    return [(type(one).__name__, entity_json(one)) for one in found]
+    return [(type(one).__name__, one.to_dict()) for one in found]
 
 
 def fresh(service: Service) -> list[Any]:

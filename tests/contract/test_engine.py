@@ -557,6 +557,16 @@ def test_rows_that_come_and_go_between_pages_do_not_disturb_the_others(place: st
     assert using(place, body) == ["b", "d", "e", "f"]
 
 
+def test_text_names_conditions_order_and_fields_and_ages_count_from_the_engines_clock(place: str) -> None:
+    async def body(store: Store) -> list[Person]:
+        people = [Person(id, age=n, name="x") for n, id in enumerate("abc")]
+        await store.engine.store(*people, requested_at=5.0)
+        old = store.engine.query(Person).where("age > 0", "_age(name) > 1d")
+        return await old.order_by("-age").select("age").all()
+
+    assert using(place, body) == [Person("c", age=2), Person("b", age=1)]
+
+
 def test_a_cursor_is_refused_by_another_order_or_entity(place: str) -> None:
     async def body(store: Store) -> None:
         await store.engine.store(Person("a", age=1), Person("b", age=2), Team("red"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
@@ -24,11 +25,12 @@ from max.model.entities import (
     RefKey,
     Scope,
     check_entity,
-    entity_json,
     field_names,
     field_of,
     values_of,
 )
+from max.model.migrations import Migration
+from max.model.query import Page, Query
 from max.model.struct import Struct
 from max.model.values import Json, Kind, datetime_of, datetime_text
 from tests.strategies import ODDITIES, Thing, fitting, iso_forms, moments, samples
@@ -53,7 +55,7 @@ class Issue(Entity):
     extra: Field[Json] = Field()
     labels: Field[list[str]] = Field()
     assignee: Field[Ref[User] | None] = Field()
-    watchers: Many[User] = Many("who is told")
+    watchers: Many[User] = Many("gets a message")
 
 
 def declared(annotation: Any = None, **fields: Any) -> Any:
@@ -103,7 +105,7 @@ def test_records_compare_by_type_and_value_and_hash_alike() -> None:
     assert Point(1, 2) != Named(1, 2)
     assert Point(1, 2) != Point(2, 1)
     assert len({Point(1), Point(1, 0), Point(2)}) == 2
-    assert repr(Named(1, label="a")) == "Named(x=1, y=0, label='a')"
+    assert repr(Named(1, label="a")) == "Named(x=1, label='a')"
 
 
 # -- references -----------------------------------------------------------------------------
@@ -348,11 +350,28 @@ def test_a_record_as_json_leaves_out_what_is_not_loaded() -> None:
     opened = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
     issue = Issue("7", opened_at=opened, assignee=User.ref("u"), due=None, weight=2)
     whole = {"id": "7", "opened_at": "2026-01-31T09:30:00Z", "assignee": "u", "due": None, "weight": 2.0}
-    assert entity_json(issue) == whole
-    assert entity_json(issue, ["due", "title"]) == {"id": "7", "due": None}
+    assert issue.to_dict() == whole
+    assert issue.to_dict(["due", "title"]) == {"id": "7", "due": None}
 
 
-@pytest.mark.parametrize("name", ["ref", "types", "children", "_hidden", "Id"])
+def test_help_shows_the_parameters_of_records_and_entities() -> None:
+    assert str(inspect.signature(Named)) == "(x: 'int', y: 'int' = 0, label: 'str' = '')"
+    assert str(inspect.signature(Issue)).startswith("(id: 'Field[str]', *, title: 'Field[str]' = Ellipsis,")
+    assert str(inspect.signature(Migration)) == "(purpose: 'str', *changes: 'MigrationStep') -> 'None'"
+
+
+def test_what_people_see_of_a_value_is_short() -> None:
+    query = Query(Issue).where(Issue.votes.gt(3) & ~Issue.title.is_loaded() | Issue.assignee.is_null())
+    assert repr(query) == (
+        "Query(entity=Issue, filter=((Issue.votes > 3 & ~(Issue.title IS LOADED)) | Issue.assignee = None))"
+    )
+    assert repr(Issue.title.synced_before(1.5)) == "Issue.title synced < 1.5"
+    assert len(repr(Page([Issue(str(n), title="x" * 1000) for n in range(10_000)]))) < 2_000
+    assert repr(vars(User)["email"]) == "Field('where to write')"
+    assert repr(vars(Issue)["watchers"]) == "Many('gets a message')"
+
+
+@pytest.mark.parametrize("name", ["ref", "types", "children", "to_dict", "_hidden", "Id"])
 def test_names_that_are_ours_or_collide_with_ours_are_refused(name: str) -> None:
     with pytest.raises(SchemaError, match=name):
         declared(**{name: Field()})

@@ -164,6 +164,14 @@ def test_an_age_counts_from_now(age: str, moved: timedelta) -> None:
     assert tree(f"opened_at > {age}") == Ticket.opened_at.gt(NOW + moved)
 
 
+@pytest.mark.parametrize("text", ["opened_at > -7d", "due < +1d", "_age(title) > 1d"])
+def test_an_age_without_a_now_is_refused(text: str) -> None:
+    with pytest.raises(InvalidFilter, match="pass now="):
+        parse(text, Ticket, now=None)
+    fixed = Ticket.votes.eq(1) | Ticket.opened_at.gt(datetime(2026, 1, 31, tzinfo=UTC))
+    assert parse("votes = 1 OR opened_at > 2026-01-31", Ticket, now=None) == fixed
+
+
 # -- ages of fields ---------------------------------------------------------------------------
 
 DAY_AGO = NOW.timestamp() - 86_400
@@ -195,7 +203,7 @@ def test_an_age_becomes_the_moment_that_it_counts_from(text: str, expected: Filt
         ("_age()", 6, "expected a field"),
         ("_age(AND)", 6, "expected a field"),
         ("_age(watchers) > 1d", 6, "a collection"),
-        ("_age(title.x) > 1d", 6, "nothing stands behind its dot"),
+        ("_age(title.x) > 1d", 6, "title holds text; only a ref has fields behind a dot"),
         ("_age(id) > 1d", 6, "an id has no age"),
         ("_age(team.id) > 1d", 6, "an id has no age"),
         ("_age(title > 1d", 12, "expected ')' after _age(title"),
@@ -319,15 +327,15 @@ def test_precedence_is_that_of_python(words: str, facts: list[bool]) -> None:
         ("opened_at > 7d", 13, "-7d"),
         ("opened_at > -999999999w", 13, "an age"),
         ("due = 2026-02-30", 7, "a date"),
-        ("votes ~= 3", 7, "~= does not fit votes, which holds integer"),
-        ("done > false", 6, "> does not fit done"),
+        ("votes ~= 3", 7, "~= does not work on votes, which holds integer"),
+        ("done > false", 6, "> does not work on done"),
         ("team < 5", 6, "a ref to Team"),
-        ("votes < null", 9, "null has no order"),
+        ("votes < null", 9, "null cannot be compared this way"),
         ("title = 'x", 9, "not closed"),
         (r"title = 'a\qb'", 11, "unknown escape"),
         ("title = John Smith", 14, "quotes around a value of several words"),
         ("title = AND", 9, "put it in quotes"),
-        ("(votes = 1", 11, "the '(' stands in column 1"),
+        ("(votes = 1", 11, "the '(' is in column 1"),
         ("votes = 1)", 10, "expected AND, OR or the end"),
         ("votes IN 3", 10, "expected '(' after IN"),
         ("votes IN ()", 11, "expected a value"),
@@ -345,7 +353,7 @@ def test_a_refusal_points_at_its_column(text: str, column: int, words: str) -> N
     assert (error.column, words in error.problem) == (column, True), error.problem
 
 
-def test_the_caret_stands_under_the_mistake_even_after_a_line_break() -> None:
+def test_the_caret_is_under_the_mistake_even_after_a_line_break() -> None:
     lines = refusal("votes = 1\nAND\tvotes = x").message.splitlines()
     assert lines[1].index("x") == lines[2].index("^")
 
