@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .upstream.credentials import Secret as Secret
     from .upstream.hosts import Hosts as Hosts
     from .upstream.recording import Recording as Recording
-    from .upstream.recording import Replay as Replay
+    from .upstream.replay import Replay as Replay
 
 __version__ = "0.1.0"
 
@@ -80,7 +80,8 @@ HOMES = {
     "sync.events": "Event EventKind Events",
     "upstream.credentials": "CredentialProvider CredentialStore MemoryCredentials Secret",
     "upstream.hosts": "Hosts",
-    "upstream.recording": "Recording Replay",
+    "upstream.recording": "Recording",
+    "upstream.replay": "Replay",
 }
 
 

@@ -8,7 +8,7 @@ of them in schema.py, plans in plans.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from .model.changes import ChangeFeed
 from .model.delivery import (
@@ -37,6 +37,19 @@ from .model.tasks import (
     SyncRun,
 )
 from .model.values import Json
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+
+def logger(part: str) -> Logger:
+    """The logger ``max.PART``, below the package's own name; silent unless the program sets up logging."""
+    import logging  # only syncs log: a command that reads must not pay for it
+
+    package = logging.getLogger(__package__)
+    if not package.handlers:
+        package.addHandler(logging.NullHandler())
+    return package.getChild(part)
 
 
 class BoundQuery(Query[E]):
@@ -126,6 +139,15 @@ class InstallationInfo(Struct):
         return f"{self.connector}:{self.name}"
 
 
+class RecordingInfo(Struct):
+    """The recording that a replay answers from; ``recorded_at`` is UTC as text."""
+
+    connector: str
+    installation: str  # its id
+    recorded_at: str
+    began_empty: bool  # whether the recorded sync began without rows
+
+
 # -- protocols -------------------------------------------------------------------------------
 
 
@@ -137,16 +159,6 @@ class Lifecycle(Protocol):
 
     async def stop(self) -> None:
         """End, and give everything back."""
-
-
-class FlowController(Protocol):
-    """Who decides when an outside call may begin."""
-
-    async def acquire(self, operation: str) -> None:
-        """Wait for a permit to run the named operation."""
-
-    def release(self, operation: str) -> None:
-        """Give the permit back."""
 
 
 class Engine(Lifecycle, Protocol):

@@ -248,7 +248,7 @@ class _SyncLoop:
         now, due = self._clock(), settled.due
         limits: Sequence[str] = ()
         if idle and due is not None and due > now:
-            limits = self._executor.surroundings.caller.on_hold()
+            limits = self._executor.surroundings.runner.blocked_limits()
             self.teller.waiting(due, settled.waiting, limits)
         status, counts = Status.RUNNING, dict(self._counts)
         self._tell(Progress(self.sync, status, now, counts, len(self._leased), settled.waiting, due, limits))
@@ -444,7 +444,7 @@ class SyncExecutor:
 
     def untold(self) -> Counter[str]:
         """Calls by operation that no sync has counted yet."""
-        return Counter(self.surroundings.caller.calls) - self.told
+        return Counter(self.surroundings.runner.calls) - self.told
 
     async def tidy(self) -> None:
         """What is to be done once a sync has ended."""
@@ -458,7 +458,7 @@ class SyncExecutor:
             await self.store.release(sync, worker=self.worker, now=self.surroundings.clock())
 
     def _drive(self, sync: str, counts: Mapping[str, int], resumed: ResumedSync | None = None) -> SyncHandle:
-        self.told = Counter(self.surroundings.caller.calls)
+        self.told = Counter(self.surroundings.runner.calls)
         drain = _SyncLoop(self, sync, counts, resumed)
         self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .query.reader import Reader
     from .runtime import InstallationRuntime
     from .storage.schema_diff import MigrationPlan
-    from .upstream.recording import Recording, Replay
+    from .upstream.recording import UpstreamAccess
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -242,7 +242,7 @@ class Project:
     # -- runtimes --------------------------------------------------------------------------
 
     async def runtime(
-        self, connector: str, name: str | None = None, *, recording: Recording | Replay | None = None
+        self, connector: str, name: str | None = None, *, recording: UpstreamAccess | None = None
     ) -> InstallationRuntime:
         """The installation's runtime: the one that is warm, or a new one, started.
 
@@ -275,14 +275,19 @@ class Project:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(id, asyncio.Lock())
 
-    def _assemble(self, info: InstallationInfo, recording: Recording | Replay | None) -> InstallationRuntime:
+    def _assemble(self, info: InstallationInfo, recording: UpstreamAccess | None) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
-        from .installations.config import read_config
+        from .installations.config import config_types, read_config
         from .runtime import InstallationRuntime
+        from .storage.provenance import discard_replay
         from .upstream.credentials import CredentialProvider
 
         connector, path = self.folder.registry.resolve(info.connector), self.folder.database(info)
-        values = info.config if recording is None else recording.prepare(info, connector, path)
+        values = info.config if recording is None else recording.prepare(connector.name, info.config)
+        if recording is not None and recording.replay_of is not None:
+            known = config_types(connector.config)
+            values = {key: value for key, value in values.items() if key in known}
+            discard_replay(path, connector.schema, recording.replay_of)
         config = read_config(connector.config, values, subject=f"the configuration of {info}")
         secrets, hosts = self.folder.credentials(info), connector.hosts_for(config)
         credentials = CredentialProvider(secrets, connector.credentials, hosts)

@@ -8,7 +8,6 @@ alone builds them: no part makes another.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
-from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions
+from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
@@ -28,14 +27,16 @@ from .model.filter_language import parse_duration
 from .model.tasks import SyncResult
 from .query.ages import FieldAge, ages
 from .query.maintenance import Invalidation, mark_stale
+from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
-from .upstream.recording import LiveAccess, UpstreamAccess
+from .upstream.operations import FlowController
+from .upstream.recording import LiveAccess, Source, UpstreamAccess
 
-log = logging.getLogger(__name__)
+log = logger("runtime")
 
 
 class LifecycleManager:
@@ -64,7 +65,8 @@ class InstallationRuntime:
 
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
     the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording``
-    is a Recording of what the installation asks outside, or a Replay that answers instead.
+    is a Recording of every call to the service, or a Replay that answers instead.  ``flow`` decides
+    when calls may begin; without one, the limits that the operations declare apply.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class InstallationRuntime:
         database: Path | str,
         *,
         recording: UpstreamAccess | None = None,
+        flow: FlowController | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.info, self.recording = info, recording or LiveAccess()
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
-        self._connector, self._clock = connector, clock
+        self._connector, self._flow, self._clock = connector, flow, clock
         self._database = SqliteDatabase(database)
         self._engine = SqliteEngine(
             self._database,
@@ -127,11 +130,16 @@ class InstallationRuntime:
 
     async def _connect(self, started: AsyncExitStack) -> _Live:
         """Start the connector's clients, unless a replay answers instead, and the executor."""
-        credentials = await self.recording.provide(self.info, self._connector, self._credentials)
-        installation = await self._connector.initialise(self._config, credentials)
+        info, connector = self.info, self._connector
+        source = Source(
+            *(connector.name, connector.version, info.id, info.config),
+            *(connector.schema, connector.credentials),
+        )
+        credentials = await self.recording.provide(source, self._credentials)
+        installation = await connector.initialise(self._config, credentials)
         if installation.stop is not None:  # it closes what initialise has opened, too
             started.push_async_callback(installation.stop)
-        if installation.start is not None and self.recording.live:
+        if installation.start is not None and self.recording.replay_of is None:
             await installation.start()
         context = SyncContext(
             installation=self.info.id,
@@ -139,9 +147,9 @@ class InstallationRuntime:
             context=installation.context,
             engine=self._engine,
             meta=self._meta,
-            caller=self.recording.caller(installation.renew),
+            runner=self.recording.runner(installation.renew, self._flow),
             clock=self._clock,
-            draw=self.recording.draw,
+            jitter=self.recording.jitter,
             settings=self.info.settings,
         )
         executor = SyncExecutor(self._store, context, after=self._engine.tidy)
@@ -176,18 +184,24 @@ class InstallationRuntime:
         are given and the sync that would be joined or go on was begun with others.
         """
         async with self._lock("sync"):
-            (installation, executor), options = self._at_work(), self.recording.scope(options)
+            (installation, executor), options = self._at_work(), self.recording.sync_options(options)
             unfinished = executor.running.id if executor.running else await executor.unfinished()
             if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_other_options(unfinished, options)
             if executor.running is not None:
                 return executor.running
-            await self._database.transact(self.recording.admit)
+            await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            with executor.surroundings.caller.at_hand():
+            with executor.surroundings.runner.activate():
                 plan = await self._connector.seeder(installation.context, self._engine)
             return await executor.begin(plan, options)
+
+    async def _admit(self, options: SyncOptions) -> None:
+        """Let a sync begin here; RecordingError when synced and replayed rows would mix."""
+        schema, replay_of = self._connector.schema, self.recording.replay_of
+        was_empty = await self._database.transact(lambda known: admit_sync(known, schema, replay_of))
+        self.recording.begin(options, was_empty=was_empty)
 
     async def _refuse_other_options(self, sync: str, options: SyncOptions) -> None:
         if options_json(options) != await self._database.read(lambda known: options_of(known, sync)):
@@ -200,7 +214,7 @@ class InstallationRuntime:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self._lock("sync"):
             executor = self._at_work().executor
-            await self._database.transact(self.recording.admit)
+            await self._admit(NO_OPTIONS)
             return await executor.retry(sync)
 
     def sync_every(

@@ -33,7 +33,8 @@ from max.model.entities import values_of
 from max.model.values import Kind
 from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials
-from max.upstream.recording import Recording, Replay
+from max.upstream.recording import Recording
+from max.upstream.replay import Replay
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ from max.execution import NO_OPTIONS
 from max.model.entities import ManyOf
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
-from max.storage.sqlite import MEMORY, connect
 from max.upstream.credentials import MemoryCredentials, Secret
-from max.upstream.operations import OperationRunner
+from max.upstream.operations import FlowController, OperationRunner
+from max.upstream.recording import Source
 from tests.sample import sample
 
 # -- a source whose answers are scripted ------------------------------------------------------------
@@ -180,6 +180,7 @@ def run(
     connector: Any,
     recording: Recording | Replay | None,
     *,
+    flow: FlowController | None = None,
     database: Path | str = ":memory:",
     key: str | None = None,
     config: Any = None,
@@ -192,7 +193,9 @@ def run(
         values = connector.config() if config is None else config
         kept = MemoryCredentials({"key": key} if key else {})
         secrets = CredentialProvider(kept, connector.credentials, connector.hosts_for(values))
-        runtime = InstallationRuntime(info, connector, values, secrets, database, recording=recording)
+        runtime = InstallationRuntime(
+            info, connector, values, secrets, database, recording=recording, flow=flow
+        )
         await runtime.start()
         try:
             result = await (await runtime.sync()).completion()
@@ -258,11 +261,9 @@ async def caller_of(
     await playing.start()
     try:
         secrets = CredentialProvider(MemoryCredentials(), [KEY])
-        await playing.provide(INFO, crowd(upstream), secrets)
-        with closing(connect(MEMORY, cache=100)) as connection:
-            playing.scope(options)
-            playing.admit(connection)
-        yield playing.caller(None)
+        await playing.provide(Source("crowd", "1", "abc", {}, SCHEMA, [KEY]), secrets)
+        playing.begin(playing.sync_options(options), was_empty=True)
+        yield playing.runner(None, None)
     finally:
         await playing.stop()
 

@@ -159,10 +159,10 @@ def test_p8_after_a_time_out_all_permits_return_and_teardown_runs(hangs: list[in
         await stage.engine.store(*map(User, ids))
         async with asyncio.timeout(600.0):  # without its permits it would wait for ever
             assert (await stage.sync(NAMES)).status is Status.COMPLETED
-        flow = stage.executor.surroundings.caller._flow
+        flow = stage.executor.surroundings.runner._flow
         async with asyncio.timeout(0.001):
             for _ in range(permits):
-                await flow.acquire(limit.name)
+                await flow.acquire(operation)
         return {id for id, user in (await stage.users()).items() if user.name == "n"}
 
     assert play(Source([operation], name=[name]), body) == {str(number) for number in range(len(hangs))}

@@ -189,17 +189,17 @@ class TestDeclared:
         store = MemoryCredentials({name: f"kept {name}" for name in stored})
         provider = CredentialProvider(store, [Credential(name) for name in declared])
         asyncio.run(main())
-        assert provider.seen == {Secret(f"kept {name}") for name in wanted & declared & stored}
+        assert provider.known_secrets == {Secret(f"kept {name}") for name in wanted & declared & stored}
 
     @settings(deadline=None, max_examples=40)
     @given(declared=some, renewed=some)
     def test_p40_what_is_not_declared_is_not_kept(self, declared: set[str], renewed: set[str]) -> None:
         store = MemoryCredentials(dict.fromkeys("abc", "old"))
         provider = CredentialProvider(store, [Credential(name) for name in declared])
-        keeping = provider.keep({Credential(name): Secret("new") for name in renewed})
+        keeping = provider.save({Credential(name): Secret("new") for name in renewed})
         if renewed <= declared:
             asyncio.run(keeping)
-            assert provider.seen == {Secret("new") for _ in renewed}
+            assert provider.known_secrets == {Secret("new") for _ in renewed}
         else:
             with pytest.raises(UnknownName, match="unknown credential"):
                 asyncio.run(keeping)
@@ -210,7 +210,7 @@ class TestDeclared:
         open_one = Credential("expires_at", secret=False)
         provider = CredentialProvider(MemoryCredentials({"expires_at": "12"}), [open_one])
         assert asyncio.run(provider.find(open_one)) == Secret("12")
-        assert provider.seen == frozenset()
+        assert provider.known_secrets == frozenset()
 
 
 # -- where they are not --------------------------------------------------------------------------------
@@ -373,5 +373,5 @@ class TestNowhereElse:
         store = MemoryCredentials({"token": secret})
         provider = CredentialProvider(store, [Credential("token")])
         given = asyncio.run(provider.get(Credential("token")))
-        shown = f"{given!r} {provider!r} {store!r} {provider.seen} {FileCredentials(Path('x'))!r}"
+        shown = f"{given!r} {provider!r} {store!r} {provider.known_secrets} {FileCredentials(Path('x'))!r}"
         assert secret not in shown

@@ -25,7 +25,7 @@ from ..model.tasks import SyncResult
 from ..project import Project
 from ..runtime import InstallationRuntime
 from ..sync.events import Event, Events
-from ..upstream.recording import Recording, Replay
+from ..upstream.recording import UpstreamAccess
 from .terminal import ProgressView
 from .text import compact, counted, until
 
@@ -49,7 +49,7 @@ class Foreground:
         project: Project,
         info: InstallationInfo,
         begin: Begin,
-        recording: Recording | Replay | None = None,
+        recording: UpstreamAccess | None = None,
     ) -> SyncResult:
         """Begin a sync, or go on with one, and wait for its end or its pause."""
         with self._signals():

@@ -22,7 +22,9 @@ from ..runtime import InstallationRuntime
 from ..storage.sqlite import READER_CACHE, connect, transaction, translated
 from ..storage.sync_log import request
 from ..sync.task_graph import named_fields
-from ..upstream.recording import Recording, Replay, refuse_written
+from ..upstream.recording import Recording, UpstreamAccess
+from ..upstream.recording_file import refuse_existing
+from ..upstream.replay import Replay
 from .connect import keep, project_here, refuse_while_syncing
 from .foreground import Begin, Foreground
 from .framework import (
@@ -100,7 +102,7 @@ def run_sync(options: Options) -> Answer:
         return replayed(options, Replay(*options.replay))
     recording = Recording(options.record) if options.record else None
     if recording is not None:
-        refuse_written(recording.path)
+        refuse_existing(recording.path)
     project, notes = with_installation(options)
     for note in notes:  # before the sync rather than after it: they explain what is going on
         tell(note)
@@ -120,7 +122,7 @@ def replayed(options: Options, recording: Replay) -> Answer:
         connector, colon, name = options.target.partition(":")
         if not colon and connector != recording.header.connector:
             raise
-        recording.refuse_other_connector(connector)
+        recording.check_connector(connector)
         found = OnboardingResult(dict(recording.header.config), {})
         info = keep(project, connector, name or None, found, new=made)
         tell(f"made {info} for the replay")
@@ -170,7 +172,7 @@ def synced(
     project: ProjectFolder,
     info: InstallationInfo,
     begin: Begin,
-    recording: Recording | Replay | None = None,
+    recording: UpstreamAccess | None = None,
 ) -> Answer:
     """Sync in the foreground, and tell what it came to and what to do next."""
     events = sys.stdout if options.output == "ndjson" else None
@@ -184,9 +186,7 @@ def synced(
     )
 
 
-def steps_after(
-    info: InstallationInfo, result: SyncResult, recording: Recording | Replay | None
-) -> list[str]:
+def steps_after(info: InstallationInfo, result: SyncResult, recording: UpstreamAccess | None) -> list[str]:
     """What to type after a sync that may have had a recording, and what there is to say of that."""
     if recording is not None and result.status in (Status.PAUSED, Status.INTERRUPTED):
         playing = isinstance(recording, Replay)

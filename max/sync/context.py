@@ -145,7 +145,7 @@ class LoaderEnv(Env[Any]):
                 f"{connector.name} does not declare the operation {operation.name}",
                 hint="nothing was asked; add it to the connector's operations=",
             )
-        return cast(Out, await self._surroundings.caller.run(operation, self.context, input))
+        return cast(Out, await self._surroundings.runner.run(operation, self.context, input))
 
     async def raw(self, loader: RawLoader[Any, V]) -> V:
         """What a raw loader gives, loaded once in a sync."""
@@ -168,9 +168,9 @@ class SyncContext:
     context: Any
     engine: Engine
     meta: SyncMeta
-    caller: OperationRunner
+    runner: OperationRunner
     clock: Clock = time.time
-    draw: Callable[[], float] = random.random
+    jitter: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
     floor: MonotonicClock = field(default_factory=MonotonicClock)
 

@@ -126,7 +126,7 @@ class TaskRunner:
         tries = 1 if task.id in self._reached else task.tries
         if isinstance(error, UpstreamError) and error.retryable and tries < TRIES:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
-            delay *= 0.5 + self._context.draw() / 2
+            delay *= 0.5 + self._context.jitter() / 2
             wait = max(delay, error.retry_after or 0.0)
             return Settlement(task, State.PENDING, not_before=now + wait, error=describe(error))
         reached = task._replace(spec=self._reached.get(task.id, task.spec))

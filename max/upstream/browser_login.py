@@ -20,7 +20,6 @@ from hmac import compare_digest
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from ..connector import Answers, Say
 from ..errors import BadCredentials, Offline, PermissionDenied, UsageError
 from .credentials import CredentialProvider
 from .oauth import OAuth
@@ -65,7 +64,7 @@ class BrowserSignIn:
     show: Callable[[str], object] = open_browser
 
     async def __call__(
-        self, answers: Answers, credentials: CredentialProvider, say: Say
+        self, answers: Mapping[str, Any], credentials: CredentialProvider, say: Callable[[str], None]
     ) -> Mapping[str, Any]:
         """Sign somebody in; PermissionDenied when they refuse, Offline when nobody comes in time."""
         client_id, verifier = answers[self.client_id], secrets.token_urlsafe(64)

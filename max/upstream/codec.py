@@ -1,10 +1,9 @@
-"""Encoding: values as JSON data that people can read, and back; secrets are taken out on the way.
+"""Encoding values as JSON that people can read, and decoding them; secrets are removed on the way.
 
-Rule 1: no secret gets through, in no encoding that it may have taken on its way to us.
+Rule 1: no secret gets through, in any encoding.
 
-Rule 2: what is encoded can be decoded without running code that the data names: classes are
-looked up in the module of the operation, entities in the schema.  What could not be had again
-is refused when it is encoded.
+Rule 2: decoding runs no code that the data names.  Classes are looked up in the module of the
+operation, entities in the schema.  A value that could not be decoded is refused when it is encoded.
 """
 
 from __future__ import annotations
@@ -31,14 +30,9 @@ from ..model.struct import Struct
 from ..model.values import Json
 from .credentials import Secret
 from .operations import AnyOperation
-from .redaction import MARK, SECRET_KEYS, SHORTEST, Scrubber
+from .redaction import MARK, SECRET_KEYS, SHORTEST, Redactor
 
-# -- secrets -----------------------------------------------------------------------------------
-
-
-# -- values ------------------------------------------------------------------------------------
-#
-# What JSON has is written as it is.  Everything else is an object whose first key begins with "$".
+# JSON values are written as they are.  Everything else is an object whose first key begins with "$".
 
 AS_TEXT: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "$datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
@@ -51,26 +45,26 @@ OURS: Mapping[str, type] = {one.__name__: one for one in (Page, Batch, PageReque
 
 
 class Codec:
-    """The values of one operation ↔ JSON; ``clean`` takes secrets out on the way."""
+    """Encodes and decodes the values of one operation; ``redactor`` removes secrets on the way."""
 
-    def __init__(self, operation: AnyOperation, schema: Schema, clean: Scrubber) -> None:
-        self._name, self._schema, self._clean = operation.name, schema, clean
+    def __init__(self, operation: AnyOperation, schema: Schema, redactor: Redactor) -> None:
+        self._name, self._schema, self._redactor = operation.name, schema, redactor
         function = inspect.unwrap(operation.function)
         self._names: Mapping[str, Any] = getattr(function, "__globals__", {})
 
-    # encoding
+    # -- encoding --------------------------------------------------------------------------------
 
     def encode(self, value: object) -> Json:
-        """A value as JSON data; RecordingError when it could not be had again."""
+        """A value as JSON data; RecordingError when it could not be decoded."""
         try:
             return self._encode(value)
         except RecursionError as error:
-            raise self._refused("a value that is nested too deep or in itself") from error
+            raise self._refused("a value that is nested too deep or contains itself") from error
 
     def encode_input(self, value: object) -> Json:
-        """An input as JSON data: one of named fields by those that differ from their defaults.
+        """An input as JSON data: of a class with fields, those that differ from their defaults.
 
-        So another version of the connector, whose inputs have more fields, asks for the same.
+        So a later version of the connector, whose inputs have more fields, has equal inputs.
         """
         kind = type(value)
         if _is_data(kind):
@@ -84,26 +78,26 @@ class Codec:
         if value is None or kind is bool:
             return value
         if kind is str:
-            return self._clean.text(value)
+            return self._redactor.text(value)
         if kind is float and not math.isfinite(value):
             return {"$float": repr(value)}
         if kind in (int, float):
-            return self._clean.number(value)
+            return self._redactor.number(value)
         if kind is list:
             return [self._encode(one) for one in value]
         if kind in (dict, MappingProxyType):
-            return self._mapping(value)
-        return self._tagged(kind, value)
+            return self._encode_mapping(value)
+        return self._encode_tagged(kind, value)
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Json:
+    def _encode_mapping(self, value: Mapping[Any, Any]) -> Json:
         if not all(type(key) is str and not key.startswith("$") for key in value):
             return {"$dict": [[self._encode(key), self._encode(one)] for key, one in value.items()]}
         for key in SECRET_KEYS & value.keys():
             if isinstance(value[key], str) and len(value[key]) >= SHORTEST:
-                self._clean.learn(value[key])
-        return {self._clean.text(key): self._encode(one) for key, one in value.items()}
+                self._redactor.learn(value[key])
+        return {self._redactor.text(key): self._encode(one) for key, one in value.items()}
 
-    def _tagged(self, kind: type, value: Any) -> Json:
+    def _encode_tagged(self, kind: type, value: Any) -> Json:
         for tag, (known, write, _) in AS_TEXT.items():
             if kind is known:
                 return {tag: write(value)}
@@ -112,54 +106,54 @@ class Codec:
                 inside = [self._encode(one) for one in value]
                 return {tag: inside if kind is tuple else sorted(inside, key=canonical)}
         if kind is bytes:
-            return {"$bytes": b64encode(self._clean.bytes(value)).decode()}
+            return {"$bytes": b64encode(self._redactor.bytes(value)).decode()}
         if kind is Secret:
-            self._clean.learn(value.reveal())
+            self._redactor.learn(value.reveal())
             return {"$secret": MARK}
         if kind is Ref:
             self._entity(value.entity.__name__, value.entity)
-            return {"$ref": self._clean.text(str(value.key))}
+            return {"$ref": self._redactor.text(str(value.key))}
         if isinstance(value, Exception):
             return {"$error": self.encode_error(value)}
-        return self._named(kind, value)
+        return self._encode_instance(kind, value)
 
-    def _named(self, kind: type, value: Any) -> Json:
-        """An instance of a class that is found again by its name."""
+    def _encode_instance(self, kind: type, value: Any) -> Json:
+        """An instance of a class that is looked up by its name."""
         name = kind.__qualname__
         if issubclass(kind, Entity):
             self._entity(name, kind)
-            return {"$entity": name, "values": self._mapping({"id": value.id, **values_of(value)})}
+            return {"$entity": name, "values": self._encode_mapping({"id": value.id, **values_of(value)})}
         if self._class(name) is not kind:
-            raise self._refused(f"a {name}, which is no class that stands in the operation's own module")
+            raise self._refused(f"an instance of {name}, a class outside of the operation's own module")
         if issubclass(kind, Enum):
             return {"$enum": name, "name": value.name}
         if not _is_data(kind):
-            raise self._refused(f"a {name}, which has no fields that could be written")
+            raise self._refused(f"an instance of {name}, a class without declared fields")
         return {
             "$data": name,
             "fields": {one: self._encode(getattr(value, one)) for one in _field_names(kind)},
         }
 
     def encode_error(self, error: BaseException) -> Json:
-        """What was raised: its class, its message and what else it carries."""
+        """An error: its class, its message and its data."""
         if not isinstance(error, MaxError):
-            return {"class": type(error).__name__, "message": self._clean.text(str(error))}
-        told = {"class": type(error).__name__, **error.describe()}
+            return {"class": type(error).__name__, "message": self._redactor.text(str(error))}
+        data = {"class": type(error).__name__, **error.describe()}
         if isinstance(error, UpstreamError) and error.retry_after is not None:
-            told["retry_after"] = error.retry_after
-        return self.encode(told)
+            data["retry_after"] = error.retry_after
+        return self.encode(data)
 
     def _refused(self, what: str) -> RecordingError:
         return RecordingError(
             f"{self._name}: a recording cannot hold {what}",
-            hint="return JSON data, entities, or dataclasses that stand in the operation's module",
+            hint="use JSON data, entities, or dataclasses defined in the operation's module",
             operation=self._name,
         )
 
-    # decoding
+    # -- decoding --------------------------------------------------------------------------------
 
     def decode(self, data: Json) -> Any:
-        """The value that was encoded; RecordingError when this version of the connector cannot have it."""
+        """The value that was encoded; RecordingError when this version of the connector lacks its class."""
         if isinstance(data, list):
             return [self.decode(one) for one in data]
         if not isinstance(data, dict):
@@ -168,11 +162,15 @@ class Codec:
         if not tag.startswith("$"):
             return {key: self.decode(one) for key, one in data.items()}
         try:
-            return self._untagged(tag, data[tag], data)
+            return self._decode_tagged(tag, data[tag], data)
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise self._unreadable(f"{tag[1:]} {data[tag]!r:.60}") from error
+            raise RecordingError(
+                f"{self._name}: this version of the connector cannot read {tag[1:]} {data[tag]!r:.60}",
+                hint="replay it with the version that the recording's first line names",
+                operation=self._name,
+            ) from error
 
-    def _untagged(self, tag: str, inside: Json, data: Json) -> Any:
+    def _decode_tagged(self, tag: str, inside: Json, data: Json) -> Any:
         if tag in AS_TEXT:
             return AS_TEXT[tag][2](inside)
         if tag in AS_LIST:
@@ -182,30 +180,30 @@ class Codec:
             "$bytes": lambda: b64decode(inside),
             "$secret": lambda: Secret(inside),
             "$dict": lambda: {self.decode(key): self.decode(one) for key, one in inside},
-            "$ref": lambda: self._ref(RefKey.parse(inside)),
-            "$error": lambda: decoded_error(self.decode(inside)),
-            "$entity": lambda: self._made_entity(inside, data["values"]),
+            "$ref": lambda: self._decode_ref(RefKey.parse(inside)),
+            "$error": lambda: decode_error(self.decode(inside)),
+            "$entity": lambda: self._decode_entity(inside, data["values"]),
             "$enum": lambda: self._class(inside)[data["name"]],
-            "$data": lambda: self._made(inside, data["fields"]),
+            "$data": lambda: self._decode_instance(inside, data["fields"]),
         }
         return decoders[tag]()
 
-    def _ref(self, key: RefKey) -> Ref[Any]:
+    def _decode_ref(self, key: RefKey) -> Ref[Any]:
         ref: Ref[Any] = Ref(self._entity(key.entity), key.id)
         return ref if key.installation is None else ref.within(key.installation)
 
-    def _made_entity(self, name: str, values: Json) -> Entity:
+    def _decode_entity(self, name: str, values: Json) -> Entity:
         entity = self._entity(name)
         known = {"id", *entity.types()}
         return entity(**{field: self.decode(one) for field, one in values.items() if field in known})
 
-    def _made(self, name: str, fields: Json) -> Any:
+    def _decode_instance(self, name: str, fields: Json) -> Any:
         kind = self._class(name)
         known = _field_names(kind)
         return kind(**{field: self.decode(one) for field, one in fields.items() if field in known})
 
     def _class(self, name: str) -> Any:
-        """The class of a name in the operation's module, or one of those that every operation may use."""
+        """The class with a name, of the operation's module or of those that every operation may use."""
         if name in OURS:
             return OURS[name]
         first, *rest = name.split(".")
@@ -215,28 +213,21 @@ class Codec:
         return found
 
     def _entity(self, name: str, expected: type[Entity] | None = None) -> type[Entity]:
-        """The schema's entity of a name, which must be the expected one."""
+        """The schema's entity with a name, which must be the expected one."""
         found = self._schema.entities.get(name)
         if found is None or found is not (expected or found):
-            raise self._refused(f"a {name}, which the connector's schema does not have")
+            raise self._refused(f"the entity {name}, which is not in the connector's schema")
         return found
-
-    def _unreadable(self, what: str) -> RecordingError:
-        return RecordingError(
-            f"{self._name}: the recording holds {what}, which this version of the connector cannot read",
-            hint="replay it with the version that the recording names in its first line",
-            operation=self._name,
-        )
 
 
 def _is_data(kind: type) -> bool:
-    """Whether a class is nothing but named fields: a dataclass, a named tuple or a record of ours."""
+    """Whether a class consists of fields: a dataclass, a named tuple or a Struct."""
     named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
     return named_tuple or issubclass(kind, Struct) or dataclasses.is_dataclass(kind)
 
 
 def _field_names(kind: Any) -> tuple[str, ...]:
-    """The fields of data with which an instance can be made again."""
+    """The fields that the constructor takes."""
     if dataclasses.is_dataclass(kind):
         return tuple(one.name for one in dataclasses.fields(kind) if one.init)
     return tuple(kind._names if issubclass(kind, Struct) else kind._fields)
@@ -252,22 +243,22 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return dict(kind._field_defaults)
 
 
-def decoded_error(told: Mapping[str, Any]) -> Exception:
-    """The error that was written down; the nearest class that there is now, when its own is gone."""
-    if "code" not in told:
+def decode_error(data: Mapping[str, Any]) -> Exception:
+    """The error that was encoded; of the most similar class when its own no longer exists."""
+    if "code" not in data:
         return LoaderFault(
-            f"{told['class']} was raised when this was recorded: {told['message']}",
+            f"{data['class']} was raised when this was recorded: {data['message']}",
             hint="this is a bug of the connector",
         )
     classes = list(_below(MaxError))
-    named = [one for one in classes if one.__name__ == told["class"]]
-    alike = [one for one in classes if one.code == told["code"]]
-    kind = next(iter([*named, *alike]), UpstreamError)
-    made = kind.__new__(kind, told["message"])
-    vars(made).update(told["data"])  # where an error keeps its facts, as attributes
-    made.message, made.hint, made.data = told["message"], told["hint"], told["data"]
+    same_name = [one for one in classes if one.__name__ == data["class"]]
+    same_code = [one for one in classes if one.code == data["code"]]
+    kind = next(iter([*same_name, *same_code]), UpstreamError)
+    made = kind.__new__(kind, data["message"])
+    vars(made).update(data["data"])  # errors keep their facts as attributes
+    made.message, made.hint, made.data = data["message"], data["hint"], data["data"]
     if isinstance(made, UpstreamError):
-        made.retry_after = None if told.get("retry_after") is None else 0.0  # nobody waits for a recording
+        made.retry_after = None if data.get("retry_after") is None else 0.0  # a replay does not wait
     return made
 
 
@@ -278,5 +269,5 @@ def _below(kind: type[MaxError]) -> Iterator[type[MaxError]]:
 
 
 def canonical(data: Json) -> str:
-    """JSON data as the one text that equal data has."""
+    """JSON data as text, the same text for equal data."""
     return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Credentials: what a connector may ask for, where secrets are kept, and who is given them."""
+"""Credentials: what a connector declares, where secrets are kept, and what a connector may read."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class Secret:
 
 @dataclass(frozen=True)
 class Credential:
-    """A secret that a connector needs: what ``--credential name=…`` and onboarding give.
+    """A secret that a connector needs; ``--credential NAME=…`` and onboarding provide it.
 
-    ``secret`` is false for what is kept with the secrets and may be seen, such as their expiry.
+    ``secret`` is false for a value that is kept with the secrets but may be shown, such as when
+    they expire.
     """
 
     name: str
@@ -56,27 +57,27 @@ class CredentialStore(Protocol):
         """The secret, or None."""
 
     async def set(self, name: str, secret: str) -> None:
-        """Keep a secret; durable when this returns."""
+        """Store a secret; durable when this returns."""
 
     async def update(self, secrets: Mapping[str, str]) -> None:
-        """Keep several secrets in one step, all of them or none; durable when this returns."""
+        """Store several secrets, all or none of them; durable when this returns."""
 
     async def delete(self, name: str) -> None:
-        """Forget a secret; not an error when there is none."""
+        """Delete a secret; not an error when there is none."""
 
     async def names(self) -> list[str]:
-        """Which secrets are kept."""
+        """The names of the stored secrets."""
 
     def renewal_lock(self) -> AbstractAsyncContextManager[None]:
-        """Be the only one to renew secrets, among all tasks and processes that use this store.
+        """The lock for renewing secrets, among all tasks and processes that use this store.
 
-        Reading and keeping secrets needs it not, and does not wait for it.  Offline when another
-        one stays inside for too long; one that is killed inside is out.
+        Reading and storing work without it and do not wait for it.  Offline when another holder
+        keeps it for too long; a process that is killed gives it up.
         """
 
 
 class MemoryCredentials(CredentialStore):
-    """Secrets that are kept nowhere but here, for one event loop."""
+    """Secrets in memory only, for one event loop."""
 
     def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
         self.secrets = dict(secrets or {})
@@ -87,24 +88,24 @@ class MemoryCredentials(CredentialStore):
         return self.secrets.get(name)
 
     async def set(self, name: str, secret: str) -> None:
-        """Keep a secret until this is gone."""
+        """Store a secret for the life of this object."""
         self.secrets[name] = secret
 
     async def update(self, secrets: Mapping[str, str]) -> None:
-        """Keep several secrets."""
+        """Store several secrets."""
         self.secrets.update(secrets)
 
     async def delete(self, name: str) -> None:
-        """Forget a secret; not an error when there is none."""
+        """Delete a secret; not an error when there is none."""
         self.secrets.pop(name, None)
 
     async def names(self) -> list[str]:
-        """Which secrets are kept, sorted."""
+        """The names of the stored secrets, sorted."""
         return sorted(self.secrets)
 
     @asynccontextmanager
     async def renewal_lock(self) -> AsyncIterator[None]:
-        """Be the only task to renew secrets; waits as long as it takes."""
+        """The lock for renewing secrets; waits as long as it takes."""
         async with self._renewal:
             yield
 
@@ -118,15 +119,15 @@ class CredentialProvider:
         self.hosts = hosts
         self._store = store
         self._declared = {credential.name: credential for credential in declared}
-        self._seen: set[Secret] = set()
+        self._known_secrets: set[Secret] = set()
 
     @property
-    def seen(self) -> frozenset[Secret]:
-        """Every secret that was given out or kept here so far: what nothing that is written may hold."""
-        return frozenset(self._seen)
+    def known_secrets(self) -> frozenset[Secret]:
+        """Every secret that was read or saved here so far; nothing that is written may contain one."""
+        return frozenset(self._known_secrets)
 
     async def get(self, credential: Credential) -> Secret:
-        """The secret; BadCredentials when none is kept."""
+        """The secret; BadCredentials when it is missing."""
         secret = await self.find(credential)
         if secret is None:
             raise BadCredentials(
@@ -137,27 +138,25 @@ class CredentialProvider:
         return secret
 
     async def find(self, credential: Credential) -> Secret | None:
-        """The secret, or None when none is kept."""
+        """The secret, or None when it is missing."""
         self._check(credential)
         text = await self._store.get(credential.name)
-        if text is None:
-            return None
-        return self._noted(credential, Secret(text))
+        return None if text is None else self._remembered(credential, Secret(text))
 
-    async def keep(self, secrets: Mapping[Credential, Secret]) -> None:
-        """Keep secrets that the service renewed: all in one step, durable when this returns."""
+    async def save(self, secrets: Mapping[Credential, Secret]) -> None:
+        """Store renewed secrets, all or none of them; durable when this returns."""
         for credential, secret in secrets.items():
             self._check(credential)
-            self._noted(credential, secret)
+            self._remembered(credential, secret)
         await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
 
     def renewal_lock(self) -> AbstractAsyncContextManager[None]:
-        """Be the only one to renew secrets; see CredentialStore."""
+        """The lock for renewing secrets; see CredentialStore."""
         return self._store.renewal_lock()
 
-    def _noted(self, credential: Credential, secret: Secret) -> Secret:
+    def _remembered(self, credential: Credential, secret: Secret) -> Secret:
         if credential.secret:
-            self._seen.add(secret)
+            self._known_secrets.add(secret)
         return secret
 
     def _check(self, credential: Credential) -> None:

@@ -45,7 +45,7 @@ from ..errors import (
 from ..model.values import Json
 from .credentials import CredentialProvider, Secret
 from .hosts import read_address
-from .operations import hold_limit
+from .operations import block_limit
 
 if TYPE_CHECKING:
     import httpx2
@@ -362,7 +362,7 @@ class HttpClient(Lifecycle):
         except UpstreamError as error:
             self._scrub(error, sent)
             raise
-        hold_limit(self._budget_wait(response.headers))
+        block_limit(self._budget_wait(response.headers))
         return response
 
     async def _authorised(self) -> dict[str, str]:
@@ -411,7 +411,7 @@ class HttpClient(Lifecycle):
 
     def _scrub(self, error: UpstreamError, request: HttpRequest) -> None:
         """Take out of an error the secrets that the service may have repeated."""
-        secrets = {one.reveal() for one in self._credentials.seen}
+        secrets = {one.reveal() for one in self._credentials.known_secrets}
         for name in self._private & request.headers.keys():
             secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
         forms = {form for one in secrets if len(one) >= SECRET for form in (one, quote_plus(one))}

@@ -77,7 +77,7 @@ class OAuth:
 
     def __post_init__(self) -> None:
         limit = Limit(f"{self.name}:token", concurrency=1)
-        retry = Retry(attempts=2, base=0.1, patience=0.0)  # the operation that needs the token tries longer
+        retry = Retry(attempts=2, base=0.1, max_wait=0.0)  # the operation that needs the token tries longer
         renewal = Operation(f"{self.name}:token:renew", _renew, limit=limit, retry=retry, deadline=DEADLINE)
         object.__setattr__(self, "renewal", renewal)
 
@@ -296,7 +296,7 @@ class OAuthTokens(Auth, Lifecycle):
             secrets[OAuth.REFRESH_TOKEN] = Secret(refresh)
         mark = _mark(secrets.get(OAuth.REFRESH_TOKEN) or await self._credentials.find(OAuth.REFRESH_TOKEN))
         secrets[OAuth.EXPIRES_AT] = Secret(f"{kept.expires_at} {mark}")
-        await self._credentials.keep(secrets)
+        await self._credentials.save(secrets)
         self._kept = kept
 
 

@@ -1,18 +1,30 @@
-"""Operations: everything a connector does outside this process goes through one chain.
+"""Operations: every call that a connector makes to the outside goes through one chain.
 
-    run → for each attempt: limit → middlewares → deadline → the connector's function
+    run                              what a loader, a seeder or onboarding calls
+    └─ retry                         wait and try again, after a failure that may pass
+       └─ credential                 get a new one and try once more, when it was refused
+          └─ permit                  wait for the limit that operations share
+             └─ count, middlewares   count the attempt; record it, when asked to
+                └─ deadline          the connector's function, for so many seconds at most
 
-so that limits, retries, counting and time-outs have one home.
+The order matters.  A retry waits without a permit, so that others can use it.  A new credential
+uses up no attempt.  Only attempts that have a permit are counted and recorded.  The deadline is
+innermost: waiting for a permit does not count against it.
 
-Rule 1: a wait that is longer than the retry rule's patience is not slept here: the error
-leaves with its ``retry_after``, and the task it belongs to waits durably.
+An example, for an operation with ``Retry(attempts=4, max_wait=10)``:
 
-Rule 2: when a service says "too many requests", everybody who shares the limit waits, not
-only the caller who was told; nobody asks before the time that the service named.
+    attempt 1    429, Retry-After: 5   every operation of the limit is blocked for 5 seconds
+    attempt 2    401                   the credential is renewed, once for all callers
+    attempt 3    200                   the output; none of the four attempts is used up
 
-Rule 3: what the network or the system raises becomes an error of errors.py innermost, so that
-every middleware sees what the caller will see.  A bug stays the Python error that it is: the
-task knows where it happened, and tells.
+Rule 1: a wait longer than ``max_wait`` is not slept here.  The error leaves with its
+``retry_after``, and the task waits in the database, where the wait survives a restart.
+
+Rule 2: when a service asks to wait, every operation that shares the limit waits until then.
+
+Rule 3: what the network or the system raises becomes an error of errors.py in the innermost
+part, so that every middleware sees what the caller will see.  A bug stays a Python error; the
+task that ran into it reports where.
 """
 
 from __future__ import annotations
@@ -24,14 +36,14 @@ import random
 import socket
 import ssl
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Generic, NamedTuple, TypeAlias, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, cast
 
-from ..core import FlowController
+from ..core import logger
 from ..errors import (
     BadCredentials,
     ConnectorError,
@@ -46,23 +58,27 @@ from ..errors import (
 from ..model.loaders import In, Out
 from ..model.query import C
 
-TOLD = 60.0  # seconds for which a renewal that failed is not tried again
-SHORTEST = 1e-4  # seconds to sleep, so that no rounding makes a wait of nothing
+FAILURE_KEPT = 60.0  # seconds for which a failed renewal of a credential is not tried again
+SHORTEST = 1e-4  # seconds to sleep at least, so that rounding cannot make a wait of nothing
 NETWORK = (ConnectionError, socket.gaierror, socket.herror, ssl.SSLError)
 UNREACHABLE = {
     getattr(errno, name)
     for name in ("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "EADDRNOTAVAIL")
-    if hasattr(errno, name)  # not every system has every one
+    if hasattr(errno, name)  # not every system has all of them
 }
+LOG = logger("http")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How many calls may be under way at once, and begin within any window."""
+    """How many calls may run at once (``concurrency``), and start within ``per`` seconds (``calls``).
+
+    Operations with the same limit share it.
+    """
 
     name: str
     concurrency: int = 8
-    calls: int | None = None
+    calls: int | None = None  # None: any number
     per: float = 1.0  # seconds
 
     def __post_init__(self) -> None:
@@ -72,35 +88,40 @@ class Limit:
 
 @dataclass(frozen=True)
 class Retry:
-    """How often, and how long after a failure that may pass, an operation is tried again."""
+    """How often an operation is attempted, and how long to wait after a failure that may pass."""
 
     attempts: int = 4
-    base: float = 0.25  # seconds before the second attempt, doubled for each one more
-    cap: float = 8.0  # seconds, at most, between two attempts
-    patience: float = 10.0  # seconds of asked-for waits in all; longer ones are the task's to make
+    base: float = 0.25  # seconds before the second attempt, doubled before each further one
+    cap: float = 8.0  # seconds between two attempts, at most
+    max_wait: float = 10.0  # seconds of waits that the service asks for, in all; the task makes longer ones
 
-    def delay(self, attempt: int, error: UpstreamError, draw: float, *, waited: float = 0.0) -> float | None:
+    def delay(
+        self, attempt: int, error: UpstreamError, jitter: float, *, waited: float = 0.0
+    ) -> float | None:
         """Seconds to wait after a failed attempt (counted from 1), or None to give up.
 
-        ``draw`` in [0, 1) spreads the waits of many callers (from half to full).  A wait that
-        the service asked for costs patience, of which ``waited`` is gone, and no attempt.
+        ``jitter`` in [0, 1) spreads the waits of many callers, from half to full.  A wait that
+        the service asks for is not an attempt; ``waited`` seconds of ``max_wait`` are used up.
         """
         if not error.retryable:
             return None
         if error.retry_after is not None:
-            asked = max(error.retry_after, self.base)
-            return asked if waited + asked <= self.patience else None
+            wait = max(error.retry_after, self.base)
+            return wait if waited + wait <= self.max_wait else None
         if attempt >= self.attempts:
             return None
         doubled = self.base * 2 ** min(attempt - 1, 60)
-        return float(min(self.cap, doubled) * (0.5 + draw / 2))
+        return float(min(self.cap, doubled) * (0.5 + jitter / 2))
 
 
 UNLIMITED = Limit("unlimited", concurrency=1_000_000)
 
 
 class Operation(Generic[C, In, Out]):
-    """One thing a connector does outside: a named function with its limit and its rules."""
+    """One kind of call to the outside: a function with its name, limit, retry rule and deadline.
+
+    ``name`` is ``connector:thing:verb``; ``deadline`` is seconds for one attempt.
+    """
 
     def __init__(
         self,
@@ -114,12 +135,14 @@ class Operation(Generic[C, In, Out]):
         if name.count(":") != 2:
             raise ConnectorError(f"operation {name!r} must be named connector:thing:verb")
         self.name, self.function = name, function
-        self.limit, self.retry = limit, retry or Retry()
-        self.deadline = deadline  # seconds for one attempt
+        self.limit, self.retry, self.deadline = limit, retry or Retry(), deadline
 
     async def __call__(self, context: C, input: In, /) -> Out:
-        """Do it once, outside of the chain."""
+        """Call the function once, outside of the chain."""
         return await self.function(context, input)
+
+
+AnyOperation: TypeAlias = Operation[Any, Any, Any]
 
 
 def operation(
@@ -129,73 +152,110 @@ def operation(
     return lambda function: Operation(name, function, limit=limit, retry=retry, deadline=deadline)
 
 
-class Limits(FlowController):
-    """Permits by limit name, shared by all tasks of one installation, in one event loop."""
+# -- permits -----------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        self._limits: dict[str, Limit] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}
-        self._begun: dict[str, deque[float]] = {}
-        self._until: dict[str, float] = {}
 
-    def declare(self, limits: Iterable[Limit]) -> None:
-        """Make limits known; ConnectorError when one name stands for two different limits."""
-        for limit in limits:
-            known = self._limits.setdefault(limit.name, limit)
-            if known != limit:
-                raise ConnectorError(f"two limits share a name: {known} and {limit}")
-            if limit.name not in self._slots:
-                self._slots[limit.name] = asyncio.Semaphore(limit.concurrency)
-                self._begun[limit.name] = deque()
+class FlowController(Protocol):
+    """Decides when an attempt may call the outside: concurrency, rate limits, backpressure.
 
-    def hold(self, limit: str, seconds: float) -> None:
-        """Let no call begin for so long; a longer hold that stands already stays."""
-        self._until[limit] = max(_now() + seconds, self._until.get(limit, 0.0))
+    One serves one installation, in one event loop.  Every attempt awaits ``acquire`` before it
+    calls, and calls ``release`` when it has ended, however it ended.
+    """
 
-    def held(self, limit: str) -> float:
-        """For how many seconds from now no call may begin; 0 when one may."""
-        return max(0.0, self._until.get(limit, 0.0) - _now())
+    async def acquire(self, operation: AnyOperation, *, max_wait: float = math.inf) -> None:
+        """Wait for a permit.
 
-    def on_hold(self) -> list[str]:
-        """The limits on which no call may begin now, by name."""
-        return sorted(limit for limit in self._until if self.held(limit))
+        QuotaExceeded, with ``retry_after``, when the service asked for a wait that lasts more
+        than ``max_wait`` seconds from now.
+        """
 
-    async def acquire(self, limit: str, *, patience: float = math.inf) -> None:
-        """Wait until a call may begin; QuotaExceeded when a hold lasts longer than the patience."""
-        await self._slots[limit].acquire()
-        try:
-            while (wait := self._begin(self._limits[limit])) > 0:
-                self._refuse_long_hold(limit, patience)
-                await asyncio.sleep(wait)  # time is what we wait for
-        except BaseException:
-            self._slots[limit].release()
-            raise
+    def release(self, operation: AnyOperation) -> None:
+        """Give the permit back."""
 
-    def _refuse_long_hold(self, limit: str, patience: float) -> None:
-        held = self.held(limit)
-        if held > patience:
-            raise QuotaExceeded(
-                f"{limit}: the service asked to wait for {held:.0f} s more",
-                hint="the sync waits and goes on",
-                retry_after=held,
-            )
+    def block_for(self, operation: AnyOperation, seconds: float) -> None:
+        """The service asks not to be called for so long; a longer block stays."""
 
-    def _begin(self, limit: Limit) -> float:
-        """Seconds until a call may begin; when 0 it has begun, and is in the window."""
-        held = self.held(limit.name)
-        if held or limit.calls is None:
-            return held
-        now, begun = _now(), self._begun[limit.name]
-        while begun and begun[0] + limit.per <= now:
-            begun.popleft()
-        if len(begun) >= limit.calls:
-            return max(begun[0] + limit.per - now, SHORTEST)
-        begun.append(now)
+    def blocked_limits(self) -> list[str]:
+        """The names of the limits that are blocked now, sorted; for people to read."""
+
+
+class _Permits:
+    """The permits of one limit."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit, self.slots = limit, asyncio.Semaphore(limit.concurrency)
+        self.started: deque[float] = deque()  # when each call of the current window started
+        self.blocked_until = 0.0
+
+    def blocked_for(self) -> float:
+        return max(0.0, self.blocked_until - _now())
+
+    def start(self) -> float:
+        """Seconds until a call may start; when 0 it has started, and counts in the window."""
+        blocked = self.blocked_for()
+        if blocked or self.limit.calls is None:
+            return blocked
+        now, started = _now(), self.started
+        while started and started[0] + self.limit.per <= now:
+            started.popleft()
+        if len(started) >= self.limit.calls:
+            return max(started[0] + self.limit.per - now, SHORTEST)
+        started.append(now)
         return 0.0
 
-    def release(self, limit: str) -> None:
-        """The call has ended."""
-        self._slots[limit].release()
+
+class Limits(FlowController):
+    """Gives the permits that the operations' limits allow."""
+
+    def __init__(self) -> None:
+        self._permits: dict[str, _Permits] = {}
+
+    def _of(self, limit: Limit) -> _Permits:
+        """The permits of a limit; ConnectorError when another limit has the same name."""
+        permits = self._permits.get(limit.name)
+        if permits is None:
+            permits = self._permits[limit.name] = _Permits(limit)
+        elif permits.limit is not limit and permits.limit != limit:
+            raise ConnectorError(f"two limits have the same name: {permits.limit} and {limit}")
+        return permits
+
+    async def acquire(self, operation: AnyOperation, *, max_wait: float = math.inf) -> None:
+        """As FlowController says; ConnectorError when another limit has the same name."""
+        permits = self._of(operation.limit)
+        await permits.slots.acquire()
+        try:
+            while (wait := permits.start()) > 0:
+                blocked = permits.blocked_for()
+                if blocked > max_wait:
+                    raise QuotaExceeded(
+                        f"{operation.limit.name}: the service asked to wait {blocked:.0f} s more",
+                        hint="the sync waits and continues",
+                        retry_after=blocked,
+                    )
+                await asyncio.sleep(wait)  # no event tells when a window or a block ends
+        except BaseException:
+            permits.slots.release()
+            raise
+
+    def release(self, operation: AnyOperation) -> None:
+        """Give the permit back."""
+        self._of(operation.limit).slots.release()
+
+    def block_for(self, operation: AnyOperation, seconds: float) -> None:
+        """Start no call of this limit for so long; a longer block stays."""
+        permits = self._of(operation.limit)
+        permits.blocked_until = max(_now() + seconds, permits.blocked_until)
+
+    def blocked_for(self, operation: AnyOperation) -> float:
+        """Seconds until the limit's block ends; 0 when there is none."""
+        return self._of(operation.limit).blocked_for()
+
+    def blocked_limits(self) -> list[str]:
+        """The names of the limits that are blocked now, sorted."""
+        return sorted(name for name, permits in self._permits.items() if permits.blocked_for())
+
+
+# -- running -----------------------------------------------------------------------------------
 
 
 class Call(NamedTuple):
@@ -212,82 +272,81 @@ Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
 class CredentialRefresh:
-    """Gets a new credential when the old one is refused: once, however many callers were refused.
+    """Renews a refused credential: once, however many callers were refused.
 
-    A failure that is final is told to everybody who asks in the next minute; one that may pass to
-    nobody else.
+    A final failure is raised again for a minute; one that may pass is not remembered.
     """
 
     def __init__(self, renew: Callable[[], Awaitable[None]]) -> None:
-        self._renew, self._one_at_a_time = renew, asyncio.Lock()
+        self._renew, self._lock = renew, asyncio.Lock()
         self._failure: Exception | None = None
         self._failed_at = 0.0
-        self.number = 0  # of the credential in use; callers remember with which one they asked
+        self.generation = 0  # of the credential in use; a caller remembers which one it called with
 
-    async def of(self, number: int) -> None:
-        """Renew the credential of a number, unless somebody has; what that raised when it failed."""
-        async with self._one_at_a_time:
-            if self.number > number:
+    async def renew(self, generation: int) -> None:
+        """Renew the credential of a generation, unless it was renewed already; raises what that raised."""
+        async with self._lock:
+            if self.generation > generation:
                 return
-            if self._failure is not None and _now() < self._failed_at + TOLD:
+            if self._failure is not None and _now() < self._failed_at + FAILURE_KEPT:
                 raise self._failure
             try:
                 await self._renew()
             except Exception as error:
-                passing = isinstance(error, UpstreamError) and error.retryable
-                self._failure, self._failed_at = None if passing else error, _now()
+                may_pass = isinstance(error, UpstreamError) and error.retryable
+                self._failure, self._failed_at = None if may_pass else error, _now()
                 raise
-            self.number += 1
+            self.generation += 1
 
 
 class OperationRunner:
-    """Runs operations through the chain, and counts every attempt by operation name.
+    """Runs operations through the chain, and counts every attempt in ``calls``, by operation name.
 
-    Each middleware stands around every attempt, the first one outermost: it awaits
-    ``next(call)`` for what is inside, and returns that output, another one, or raises.
-    ``renew`` gets a new credential: an attempt whose credential is refused is made once more.
+    ``flow`` gives the permits; without one, the operations' own limits apply.  Each middleware
+    wraps every attempt, the first one outermost: it awaits ``next(call)`` and returns that
+    output, or another one, or raises.  ``renew`` gets a new credential: an attempt whose
+    credential is refused is made once more.  ``jitter`` gives random numbers in [0, 1).
     """
 
     def __init__(
         self,
-        flow: Limits,
+        flow: FlowController | None = None,
         *,
         middlewares: Sequence[Middleware] = (),
         renew: Callable[[], Awaitable[None]] | None = None,
-        draw: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._flow, self._draw = flow, draw
+        self._flow, self._jitter = flow or Limits(), jitter
         self.calls: Counter[str] = Counter()
-        self._renewal = None if renew is None else CredentialRefresh(renew)
-        self._chain: Next = _in_time
+        self._refresh = None if renew is None else CredentialRefresh(renew)
+        self._chain: Next = _within_deadline
         for middleware in reversed([self._count, *middlewares]):
-            self._chain = _around(middleware, self._chain)
+            self._chain = _wrapped(middleware, self._chain)
 
-    def on_hold(self) -> list[str]:
-        """The limits on which no call may begin now, by name."""
-        return self._flow.on_hold()
+    def blocked_limits(self) -> list[str]:
+        """The names of the limits that are blocked now, sorted."""
+        return self._flow.blocked_limits()
 
     @contextmanager
-    def at_hand(self, *, renewing: bool = True) -> Iterator[None]:
-        """Inside, ``run_operation`` goes through this caller, though no operation is under way."""
-        outer = _CALLER.set((self, renewing))
+    def activate(self, *, renewing: bool = True) -> Iterator[None]:
+        """Inside, ``run_operation`` uses this runner, also where no operation is under way."""
+        outer = _ACTIVE.set((self, renewing))
         try:
             yield
         finally:
-            _CALLER.reset(outer)
+            _ACTIVE.reset(outer)
 
     async def run(
         self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
     ) -> Out:
-        """The operation's output; UpstreamError when every attempt failed.
+        """The operation's output; UpstreamError when the last attempt failed.
 
-        Without ``renewing``, a credential that is refused stays refused.
+        Without ``renewing``, a refused credential is not renewed.
         """
-        with self.at_hand(renewing=False):
+        with self.activate(renewing=False):
             return await self._run(operation, context, input, renewing)
 
     async def _run(self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool) -> Out:
-        self._flow.declare([operation.limit])
         attempts, failed, waited = count(1), 0, 0.0
 
         def attempt() -> Awaitable[Any]:
@@ -299,38 +358,39 @@ class OperationRunner:
             except UpstreamError as error:
                 asked = error.retry_after is not None
                 failed += not asked
-                delay = operation.retry.delay(max(1, failed), error, self._draw(), waited=waited)
+                delay = operation.retry.delay(max(1, failed), error, self._jitter(), waited=waited)
                 if delay is None:
                     raise
+                LOG.warning("%s failed (%s); next attempt in %.2f s", operation.name, error.code, delay)
             waited += delay if asked else 0.0
             await asyncio.sleep(delay)
 
     async def _with_credential(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """An attempt, and another one with a new credential when this one's was refused."""
-        renewal = self._renewal
-        if renewal is None:
+        """Make an attempt, and another one with a new credential when this one's was refused."""
+        refresh = self._refresh
+        if refresh is None:
             return await attempt()
-        number = renewal.number
+        generation = refresh.generation
         try:
             return await attempt()
         except BadCredentials:
-            await renewal.of(number)
+            await refresh.renew(generation)
         return await attempt()
 
     async def _attempt(self, call: Call) -> Any:
-        limit = call.operation.limit.name
-        await self._flow.acquire(limit, patience=call.operation.retry.patience)
-        outer = _LIMIT.set(limit)
-        _ATTEMPT.set(call)
+        operation = call.operation
+        await self._flow.acquire(operation, max_wait=operation.retry.max_wait)
+        outer = _UNDER_WAY.set((self._flow, operation))
+        _LAST_ATTEMPT.set(call)
         try:
             return await self._chain(call)
         except QuotaExceeded as error:
             if error.retry_after is not None:
-                self._flow.hold(limit, error.retry_after)
+                block_limit(error.retry_after)
             raise
         finally:
-            _LIMIT.reset(outer)
-            self._flow.release(limit)
+            _UNDER_WAY.reset(outer)
+            self._flow.release(operation)
 
     async def _count(self, call: Call, next: Next) -> Any:
         """The outermost middleware."""
@@ -338,48 +398,49 @@ class OperationRunner:
         return await next(call)
 
 
-# The caller at hand, and whether it may renew a credential that is refused.
-_CALLER: ContextVar[tuple[OperationRunner, bool] | None] = ContextVar("caller at hand", default=None)
+# The active runner, and whether it may renew a refused credential.
+_ACTIVE: ContextVar[tuple[OperationRunner, bool] | None] = ContextVar("active runner", default=None)
+_UNDER_WAY: ContextVar[tuple[FlowController, AnyOperation] | None] = ContextVar("under way", default=None)
+_LAST_ATTEMPT: ContextVar[Call | None] = ContextVar("the attempt that the task began last", default=None)
 
 
-_ATTEMPT: ContextVar[object] = ContextVar("the attempt that the task has begun last", default=None)
-_LIMIT: ContextVar[str | None] = ContextVar("the limit of the attempt that is under way", default=None)
+def block_limit(seconds: float) -> None:
+    """Block the limit of the operation under way, if there is one, for so long.
 
-
-def hold_limit(seconds: float) -> None:
-    """Let no call begin for so long that shares the limit of the attempt under way, if one is.
-
-    For clients, which learn from good answers, too, that a service will take no more.
+    For clients that learn from good answers, too, that the service will accept no more calls.
     """
-    at_hand, limit = _CALLER.get(), _LIMIT.get()
-    if at_hand is not None and limit is not None and seconds > 0:
-        at_hand[0]._flow.hold(limit, seconds)
+    under_way = _UNDER_WAY.get()
+    if under_way is not None and seconds > 0:
+        flow, operation = under_way
+        if operation.limit.name not in flow.blocked_limits():
+            LOG.warning("%s: the service asks to wait %.1f s", operation.limit.name, seconds)
+        flow.block_for(operation, seconds)
 
 
-def last_attempt() -> object:
-    """By what the attempt is known that the current task, or whoever began it, made last; None before any."""
-    return _ATTEMPT.get()
+def last_attempt() -> Call | None:
+    """The attempt that the current task, or the task that started it, began last; None before any."""
+    return _LAST_ATTEMPT.get()
 
 
 async def run_operation(operation: Operation[C, In, Out], context: C, input: In) -> Out:
-    """Run what the operation that is under way needs first, such as a new token, through its caller.
+    """Run an operation that another one needs first, such as getting a token.
 
-    So its limits, middlewares and counts see this call, too.  Where no operation is under way,
-    it goes through the caller at hand (in a seeder, the sync's), or a chain of its own.  Within an
-    operation, a credential that is refused is not renewed: that is the operation's to do.
+    It goes through the same runner, so limits, middlewares and counts apply.  Where no operation
+    is under way it goes through the active runner (in a seeder, the sync's), or a new one.  In
+    an operation, a refused credential is not renewed: the outer operation does that.
     """
-    caller, renewing = _CALLER.get() or (OperationRunner(Limits()), False)
-    return await caller.run(operation, context, input, renewing=renewing)
+    runner, renewing = _ACTIVE.get() or (OperationRunner(), False)
+    return await runner.run(operation, context, input, renewing=renewing)
 
 
-def _around(middleware: Middleware, inner: Next) -> Next:
+def _wrapped(middleware: Middleware, inner: Next) -> Next:
     async def attempt(call: Call) -> Any:
         return await middleware(call, inner)
 
     return attempt
 
 
-async def _in_time(call: Call) -> Any:
+async def _within_deadline(call: Call) -> Any:
     """The innermost part: the connector's function, within its deadline."""
     operation = call.operation
     try:
@@ -396,8 +457,8 @@ async def _in_time(call: Call) -> Any:
 
 
 def _from_os(name: str, error: OSError) -> MaxError:
-    """What an error of the system means for the operation of a name."""
-    # asyncio sums up several addresses that failed in an OSError without a number
+    """What an error of the system means for the operation with a name."""
+    # asyncio combines the failures of several addresses into an OSError without a number
     if isinstance(error, NETWORK) or error.errno in UNREACHABLE or str(error).startswith("Multiple exc"):
         return Offline(f"{name}: {error}", hint="check the network and the service's address")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -410,6 +471,3 @@ def _from_os(name: str, error: OSError) -> MaxError:
 def _now() -> float:
     """The event loop's own time, in which its sleeps are measured."""
     return asyncio.get_running_loop().time()
-
-
-AnyOperation = Operation[Any, Any, Any]

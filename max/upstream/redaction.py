@@ -1,4 +1,4 @@
-"""Redaction: taking secrets out of data, in every form in which they may stand there."""
+"""Redaction: removing secrets from data, in every encoding that they may have there."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from ..errors import RecordingError
 from ..model.values import Json
 from .credentials import Secret
 
-MARK = "***"  # what stands where a secret was
-SHORTEST = 6  # characters of a secret that can be taken out without taking out everything else
+MARK = "***"  # takes the place of a secret
+SHORTEST = 6  # characters; to remove a shorter secret would damage everything else
 SECRET_KEYS = frozenset({"access_token", "refresh_token", "id_token", "client_secret", "authorization"})
 
 
-class Scrubber:
-    """Takes secrets out of texts, in every encoding that they may have taken.
+class Redactor:
+    """Replaces secrets in texts, in every encoding that they may have there.
 
-    ``seen`` tells the secrets that are known now; those that are learned are known for ever.
+    ``known`` gives the secrets of the moment.  A secret that was learned once is always removed.
     """
 
-    def __init__(self, seen: Callable[[], Iterable[Secret]]) -> None:
-        self._seen = seen
-        self._known: set[str] = set()
+    def __init__(self, known: Callable[[], Iterable[Secret]]) -> None:
+        self._known = known
+        self._learned: set[str] = set()
         self._forms: tuple[str, ...] = ()  # the longest first: one may be a part of another
-        self._digits = False  # whether a number may be a secret
-        self._learning = threading.Lock()
+        self._has_numbers = False  # whether some form could be a number
+        self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Look which secrets there are now; RecordingError for one that is too short."""
-        for secret in self._seen():
+        """Learn the secrets of the moment; RecordingError when one is too short."""
+        for secret in self._known():
             self.learn(secret.reveal())
 
     def learn(self, secret: str) -> None:
-        """Take this one out, too, from now on."""
-        if secret in self._known or not secret.strip():
+        """Remove this secret from now on; RecordingError when it is too short."""
+        if secret in self._learned or not secret.strip():
             return
         if len(secret) < SHORTEST:
             raise RecordingError(
-                f"a secret of {len(secret)} characters cannot be kept out of a recording",
-                hint=f"record with one of at least {SHORTEST} characters",
+                f"a secret of {len(secret)} characters is too short to be kept out of a recording",
+                hint=f"record with a secret of at least {SHORTEST} characters",
             )
         found = {form for part in parts_of(secret) for form in forms_of(part)}
-        with self._learning:
-            self._known.add(secret)
+        with self._lock:
+            self._learned.add(secret)
             self._forms = tuple(sorted({*self._forms, *found}, key=len, reverse=True))
-            self._digits = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
+            self._has_numbers = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
 
     def text(self, text: str) -> str:
         """The text without secrets."""
@@ -60,27 +60,27 @@ class Scrubber:
         return text
 
     def bytes(self, data: bytes) -> bytes:
-        """Bytes without secrets, as UTF-8 writes them."""
+        """The bytes without secrets in UTF-8."""
         for form in self._forms:
-            if (written := form.encode(errors="surrogatepass")) in data:
-                data = data.replace(written, MARK.encode())
+            if (encoded := form.encode(errors="surrogatepass")) in data:
+                data = data.replace(encoded, MARK.encode())
         return data
 
     def number(self, number: float) -> Json:
-        """The number; the mark when its digits hold a secret."""
-        return MARK if self._digits and self.text(repr(number)) != repr(number) else number
+        """The number; the mark when its digits contain a secret."""
+        return MARK if self._has_numbers and self.text(repr(number)) != repr(number) else number
 
-    def refuse(self, line: str, operation: str) -> None:
-        """RecordingError when a line still holds a secret: one that equals a word of the file format."""
+    def check(self, line: str, what: str) -> None:
+        """RecordingError when a line still contains a secret: one that equals a word of the file format."""
         if any(form in line for form in self._forms):
             raise RecordingError(
-                f"{operation}: a secret is part of the recording's own words; the attempt was not written",
+                f"{what}: a secret equals a word of the file format; the line was not written",
                 hint="record with another credential",
             )
 
 
 def parts_of(secret: str) -> list[str]:
-    """A secret, each long line of it, and each long text in it when it is JSON."""
+    """A secret, each of its long lines, and each long text in it when it is JSON."""
     try:
         data = json.loads(secret)
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def _texts(data: Json) -> Iterator[str]:
 
 
 def forms_of(secret: str) -> set[str]:
-    """How a secret may be written: as it is, escaped for URLs, JSON, HTML and Python, in base64 and hex."""
+    """The encodings of a secret: plain, in URLs, JSON, HTML, Python, base64 and hexadecimal."""
     from html import escape
 
     raw = secret.encode(errors="surrogatepass")
@@ -111,7 +111,7 @@ def forms_of(secret: str) -> set[str]:
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:
-    """What every base64 text that holds these bytes must contain, wherever in it they begin."""
+    """What every base64 text with these bytes contains, at whichever position they begin."""
     for before in range(3):
         data = b"\0" * before + raw
         first, last = math.ceil(8 * before / 6), 8 * len(data) // 6

@@ -379,13 +379,13 @@ def test_a_replay_needs_no_project_and_no_answers(
         cli("connect", "things")
     assert cli("sync", target, "--replay", "acme.jsonl").status == 0
     assert cli("count", target, "AcmeTask", "-o", "json").data["count"] == 200
-    assert "recorded from acme, not from things" in cli("sync", "things:x", "--replay", "acme.jsonl").err
+    assert "made with acme, not with things" in cli("sync", "things:x", "--replay", "acme.jsonl").err
 
 
 def test_a_replay_is_not_mixed_with_what_was_synced(cli: Cli) -> None:
     cli("sync", "acme", "--record", "acme.jsonl")
     refused = cli("sync", "acme", "--replay", "acme.jsonl")
-    assert (refused.status, "holds data that was synced" in refused.err) == (1, True)
+    assert (refused.status, "holds synced rows" in refused.err) == (1, True)
     assert "max sync acme:NAME --replay FILE" in refused.err
     cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     refused = cli("sync", "acme:ticket")
@@ -401,13 +401,13 @@ def test_a_recording_that_ends_too_early_says_where_and_what_is_unused(cli: Cli,
     assert run.status == 3
     assert "acme:status:list: the replay asks for {}, which was not recorded" in run.out
     assert "--retry-failed" not in run.err
-    assert f"acme.jsonl ends within line {len(kept)}: its recording was cut short" in run.err
+    assert f"acme.jsonl ends within line {len(kept)}: the recording was interrupted" in run.err
 
 
 def test_a_recording_needs_a_new_file_and_says_so_before_anything_else(cli: Cli, folder: Path) -> None:
     (folder / "mine").write_text("mine")
     refused = cli("sync", "acme", "--record", "mine")
-    assert (refused.status, "mine holds something already" in refused.err) == (1, True)
+    assert (refused.status, "mine already exists and is not empty" in refused.err) == (1, True)
     assert not (folder / ".max").exists()
     for words in (["--replay", "mine"], ["--replay", "nowhere"]):
         assert cli("sync", "acme", *words).status == 1

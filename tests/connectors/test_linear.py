@@ -41,7 +41,7 @@ from max_connectors.linear import (
 from max import Status
 from max.connecting import InvalidAnswers, PageRequest, Ref, SignIn, UpstreamChanged
 from max.model.entities import values_of
-from max.upstream.recording import Replay
+from max.upstream.replay import Replay
 from tests.linear_fake import Copy, first_part, issue, needs_fake, second_part, uid, workspace
 from tests.record_linear import COMMENTS, FIRST, ISSUES, SECOND
 

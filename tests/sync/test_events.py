@@ -22,6 +22,7 @@ from max.storage.leases import new_worker
 from max.storage.sync_log import waits
 from max.storage.task_store import SqliteTaskStore
 from max.sync.events import BUFFER, Event, EventKind, Events, Origin
+from max.upstream.operations import Limit, Operation
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
 from tests.virtual_time import later, now
 
@@ -225,8 +226,12 @@ def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
     async def body(stage: Stage) -> list[Event]:
         handle = await stage.begin(USERS)
         reader = handle.events()
-        limits = stage.executor.surroundings.caller._flow
-        limits.hold("acme:api", 900.0)
+
+        async def ask(context: Source, input: None) -> None:
+            """Not called."""
+
+        operation = Operation("acme:user:get", ask, limit=Limit("acme:api"))
+        stage.executor.surroundings.runner._flow.block_for(operation, 900.0)
         await later(60.0)
         (note,) = [note_of(one) for one in [handle._drain.latest]]
         assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"

@@ -504,7 +504,7 @@ def test_p40_a_secret_is_given_iff_it_is_declared(declared: set[str], asked: str
     else:
         with pytest.raises(UnknownName, match=asked):
             asyncio.run(provider.get(Credential(asked)))
-        assert not provider.seen
+        assert not provider.known_secrets
 
 
 REQUIRED = sorted(
@@ -518,7 +518,8 @@ REQUIRED = sorted(
 def test_p40_a_declaration_that_lacks_a_required_key_is_refused(key: str, tmp_path: Path) -> None:
     file = tmp_path / "max_lacking.py"
     file.write_text(
-        "from dataclasses import fields\nfrom max import Connector\nfrom tests.sample import sample\n"
+        "from dataclasses import fields\n"
+        "from max.connecting import Connector\nfrom tests.sample import sample\n"
         "whole = sample(name='lacking')\n"
         "values = {one.name: getattr(whole, one.name) for one in fields(Connector) if one.init}\n"
         f"del values[{key!r}]\nconnector = Connector(**values)\n"

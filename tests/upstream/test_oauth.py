@@ -61,7 +61,7 @@ class Client:
 
     def __init__(self, tokens: OAuthTokens, http: HttpClient, around: Middleware) -> None:
         self.tokens, self.http = tokens, http
-        self.caller = OperationRunner(Limits(), renew=tokens.renew, middlewares=[around], draw=lambda: 0.0)
+        self.caller = OperationRunner(Limits(), renew=tokens.renew, middlewares=[around], jitter=lambda: 0.0)
 
     async def thing(self) -> str:
         """With which token a thing is read now."""
@@ -359,7 +359,7 @@ import asyncio, json, os, signal, sys
 from pathlib import Path
 from max.installations.credential_file import FileCredentials
 from tests.upstream.test_oauth import client
-from tests.test_project import sabotage
+from tests.installations.test_project_folder import sabotage
 from tests.token_service import TokenService
 
 async def thing(path, url):

@@ -42,7 +42,7 @@ from max.upstream.operations import (
     Middleware,
     Next,
     OperationRunner,
-    hold_limit,
+    block_limit,
     operation,
     run_operation,
 )
@@ -51,9 +51,9 @@ from tests import virtual_time
 PER = 60.0  # seconds
 
 
-def caller(draw: float = 0.0) -> OperationRunner:
+def caller(jitter: float = 0.0) -> OperationRunner:
     """A caller in virtual time, whose chance is known."""
-    return OperationRunner(Limits(), draw=lambda: draw)
+    return OperationRunner(Limits(), jitter=lambda: jitter)
 
 
 class Script:
@@ -85,9 +85,9 @@ class Script:
         return Operation("t:thing:get", self, limit=limit or Limit("t:api"), retry=retry, deadline=deadline)
 
 
-def call(script: Script, *, draw: float = 0.0, retry: Retry | None = None, deadline: float = PER) -> str:
+def call(script: Script, *, jitter: float = 0.0, retry: Retry | None = None, deadline: float = PER) -> str:
     """One call of a scripted service."""
-    return virtual_time.run(caller(draw).run(script.operation(retry=retry, deadline=deadline), "a", 1))
+    return virtual_time.run(caller(jitter).run(script.operation(retry=retry, deadline=deadline), "a", 1))
 
 
 def call_many(
@@ -138,10 +138,13 @@ def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, int]) -> 
 
 
 def test_two_limits_of_one_name_are_refused() -> None:
-    limits = Limits()
-    limits.declare([Limit("t:api"), Limit("t:api")])
-    with pytest.raises(ConnectorError, match="share a name"):
-        limits.declare([Limit("t:api", concurrency=2)])
+    async def main() -> None:
+        runner = caller()
+        for limit in (Limit("t:api"), Limit("t:api"), Limit("t:api", concurrency=2)):
+            await runner.run(Script().operation(limit), "a", 1)
+
+    with pytest.raises(ConnectorError, match="two limits have the same name"):
+        virtual_time.run(main())
 
 
 # -- retrying ----------------------------------------------------------------------------
@@ -167,18 +170,20 @@ def test_the_last_error_leaves_when_every_attempt_failed() -> None:
     assert len(script.begun) == 3
 
 
-@pytest.mark.parametrize(("draw", "waits"), [(0.0, [0.5, 1.0, 1.5]), (0.5, [0.75, 1.5, 2.25])])
-def test_waits_double_up_to_the_cap_and_are_spread_by_the_draw(draw: float, waits: list[float]) -> None:
+@pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.5, 1.0, 1.5]), (0.5, [0.75, 1.5, 2.25])])
+def test_waits_double_up_to_the_cap_and_are_spread_by_the_jitter(jitter: float, waits: list[float]) -> None:
     script = Script(*(broken() for _ in range(3)))
-    call(script, draw=draw, retry=Retry(attempts=4, base=1.0, cap=3.0))
+    call(script, jitter=jitter, retry=Retry(attempts=4, base=1.0, cap=3.0))
     between = [b - a for a, b in zip(script.begun, script.begun[1:], strict=False)]
     assert between == pytest.approx(waits)
 
 
-@given(attempt=st.integers(1, 10_000), draw=st.floats(0, 1, exclude_max=True), base=st.floats(0.001, 10))
-def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(attempt: int, draw: float, base: float) -> None:
+@given(attempt=st.integers(1, 10_000), jitter=st.floats(0, 1, exclude_max=True), base=st.floats(0.001, 10))
+def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(
+    attempt: int, jitter: float, base: float
+) -> None:
     retry = Retry(attempts=10_001, base=base, cap=8.0)
-    delay = retry.delay(attempt, broken(), draw)
+    delay = retry.delay(attempt, broken(), jitter)
     assert delay is not None
     assert min(8.0, base * 2 ** min(attempt - 1, 60)) / 2 <= delay <= 8.0
 
@@ -189,27 +194,27 @@ def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(attempt: int, draw:
 @pytest.mark.parametrize("error", [throttled(7.0), broken(7.0)])
 def test_the_wait_that_the_service_asks_for_is_kept_exactly(error: UpstreamError) -> None:
     script = Script(error)
-    call(script, draw=0.9)
+    call(script, jitter=0.9)
     assert script.begun == [0.0, 7.0]
 
 
 def test_an_asked_for_wait_costs_patience_and_no_attempt() -> None:
     script = Script(*(throttled(1.0) for _ in range(9)))
-    assert call(script, retry=Retry(attempts=2, patience=9.0)) == "a1"
+    assert call(script, retry=Retry(attempts=2, max_wait=9.0)) == "a1"
     assert len(script.begun) == 10
 
 
 def test_a_service_that_always_asks_for_more_wears_patience_out() -> None:
     script = Script(*(throttled(4.0) for _ in range(9)))
     with pytest.raises(QuotaExceeded):
-        call(script, retry=Retry(patience=10.0))
+        call(script, retry=Retry(max_wait=10.0))
     assert script.begun == [0.0, 4.0, 8.0]
 
 
 def test_a_wait_of_nothing_is_no_invitation_to_hammer() -> None:
     script = Script(*(throttled(0.0) for _ in range(99)))
     with pytest.raises(QuotaExceeded):
-        call(script, retry=Retry(base=0.5, patience=2.0))
+        call(script, retry=Retry(base=0.5, max_wait=2.0))
     assert script.begun == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
@@ -289,7 +294,7 @@ def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
         return input
 
     limit = Limit("t:api", concurrency)
-    rule = Retry(patience=1000.0)
+    rule = Retry(max_wait=1000.0)
     asked = Operation("t:thing:get", service, limit=limit, retry=rule)
 
     async def main() -> None:
@@ -375,7 +380,7 @@ resets = st.integers(0, 400).map(lambda quarters: quarters / 4)
 @settings(deadline=None, max_examples=200)
 def test_p34_nobody_begins_before_the_latest_reset_of_what_is_used_up(said: list[Said], many: int) -> None:
     service, limit = Budgeted(*said), Limit("t:api", many)
-    rule = Retry(attempts=20, patience=1e6)
+    rule = Retry(attempts=20, max_wait=1e6)
     both = [Operation(f"t:{name}:get", fetch, limit=limit, retry=rule) for name in ("one", "two")]
 
     async def main() -> list[Any]:
@@ -396,7 +401,7 @@ def test_a_long_wait_that_a_good_answer_announces_is_left_to_the_tasks() -> None
         good = await through.run(one, client, "/")
         with pytest.raises(QuotaExceeded) as refused:
             await through.run(one, client, "/")
-        return good, refused.value, through.on_hold()
+        return good, refused.value, through.blocked_limits()
 
     good, error, held = virtual_time.run(main())
     assert (good, held, len(service.begun)) == ({}, ["t:api"], 1)
@@ -422,8 +427,8 @@ def test_what_is_learnt_touches_the_limit_of_the_innermost_operation_alone() -> 
         through, service = caller(), Budgeted(FULL._replace(points=0, points_reset=9.0))
         await through.run(Operation("t:thing:get", outer, limit=Limit("t:api")), service.client(), "/")
         await service.client().get("/")  # outside of every operation: nobody to tell
-        hold_limit(5.0)
-        return through.on_hold()
+        block_limit(5.0)
+        return through.blocked_limits()
 
     assert virtual_time.run(main()) == ["t:token"]
 
@@ -552,7 +557,9 @@ def watched(
         """The next credential is as good as the script says."""
 
     around = [watching(number, events, raises or {}) for number in range(many)]
-    through = OperationRunner(Limits(), middlewares=around, renew=renew if renews else None, draw=lambda: 0.0)
+    through = OperationRunner(
+        Limits(), middlewares=around, renew=renew if renews else None, jitter=lambda: 0.0
+    )
     with suppress(UpstreamError, ValueError):
         virtual_time.run(through.run(script.operation(), "a", 1))
     return events, through.calls

@@ -178,8 +178,8 @@ class TestRecording:
         asyncio.run(main())
         replay = Replay(tmp_path / "t")
         assert replay.header.options == {"only": ["Person.name", "Crowd"], "if_stale": 60.0}
-        assert replay.scope(SyncOptions()) == given
-        assert replay.scope(SyncOptions(full=True)) == SyncOptions(full=True)
+        assert replay.sync_options(SyncOptions()) == given
+        assert replay.sync_options(SyncOptions(full=True)) == SyncOptions(full=True)
 
     def test_only_its_owner_can_read_it(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
@@ -187,7 +187,7 @@ class TestRecording:
 
     def test_a_file_that_holds_something_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "t").write_text("mine")
-        with pytest.raises(RecordingError, match="holds something already"):
+        with pytest.raises(RecordingError, match="already exists and is not empty"):
             run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
         assert (tmp_path / "t").read_text() == "mine"
         (tmp_path / "t").write_text("")
@@ -207,7 +207,7 @@ class TestRecording:
         outcome = run(crowd(upstream), Recording(tmp_path / "t"))
         (failure,) = outcome.result.failures
         assert failure.code == "recording"
-        assert failure.message.startswith("crowd:person:list: a recording cannot hold a object")
+        assert failure.message.startswith("crowd:person:list: a recording cannot hold an instance of object")
         assert len(entries(tmp_path / "t")) == len(upstream.asked)
         assert entries(tmp_path / "t")[-1]["error"]["code"] == "recording"
 
@@ -227,7 +227,7 @@ class TestRecording:
         assert asyncio.run(main()) == ["crowd", "0"]
         replay = Replay(tmp_path / "t")
         assert run(crowd(None), replay).result.failures[0].code == "replay.mismatch"
-        assert "line 3: its recording was cut short" in replay.notes[0]
+        assert "line 3: the recording was interrupted" in replay.notes[0]
 
     def test_what_an_operation_asks_on_its_own_behalf_is_noted_without_its_texts(
         self, tmp_path: Path
@@ -316,7 +316,7 @@ class TestSecrets:
         def secretly(upstream: Upstream) -> Any:
             async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
                 async def renew() -> None:
-                    await credentials.keep({KEY: Secret(new)})
+                    await credentials.save({KEY: Secret(new)})
 
                 return Installation(upstream, renew=renew)
 
@@ -339,7 +339,7 @@ class TestSecrets:
 
         async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
             async def rotated(_: Upstream) -> str:
-                await credentials.keep({KEY: Secret("brought-meanwhile")})
+                await credentials.save({KEY: Secret("brought-meanwhile")})
                 return "signed with brought-meanwhile"
 
             upstream.script["crowd"] = [rotated]
@@ -563,7 +563,7 @@ class TestReplaying:
 
         connector = crowd(None, initialise=initialise, seeder=seed, hosts=["127.0.0.1:9"])
         with pytest.raises(
-            RecordingError, match=r"http://127\.0\.0\.1:9 would be asked outside of any operation"
+            RecordingError, match=r"a request to http://127\.0\.0\.1:9 was made outside of any operation"
         ):
             run(connector, Replay(written(tmp_path / "t", NAMED)))
 
@@ -619,7 +619,7 @@ class TestParting:
     def test_what_nobody_asked_for_is_reported(self, tmp_path: Path) -> None:
         replay = Replay(written(tmp_path / "t", NAMED, page("0"), page("7"), page("8")))
         run(crowd(None), replay)
-        assert replay.report() == ["nobody asked for these answers in the recording: crowd:person:list (2)"]
+        assert replay.report() == ["these recorded answers were not used: crowd:person:list (2)"]
 
 
 class TestFiles:
@@ -628,9 +628,9 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("", "is no recording, or an empty one"),
-            ("{}\n", "is no recording"),
-            ("hello\n", "is no recording"),
+            ("", "is not a recording, or it is empty"),
+            ("{}\n", "is not a recording"),
+            ("hello\n", "is not a recording"),
             ('{"recording": 99}\n', "it has a newer format"),
         ],
     )
@@ -646,12 +646,12 @@ class TestFiles:
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
         recording = written(tmp_path / "t", NAMED)
         recording.write_text(recording.read_text() + "{}\n")
-        with pytest.raises(RecordingError, match="line 3: this is no attempt of an operation"):
+        with pytest.raises(RecordingError, match="line 3: this is not an attempt of an operation"):
             run(crowd(None), Replay(recording))
 
     def test_a_recording_of_another_connector_is_refused(self, tmp_path: Path) -> None:
         recording = written(tmp_path / "t", NAMED, connector="club")
-        with pytest.raises(RecordingError, match="recorded from club, not from crowd"):
+        with pytest.raises(RecordingError, match="made with club, not with crowd"):
             run(crowd(None), Replay(recording))
 
     def test_recordings_of_different_installations_are_not_mixed(self, tmp_path: Path) -> None:
@@ -682,7 +682,7 @@ class TestWhoseDataItIs:
 
     def test_a_replay_is_refused_where_there_are_data(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), database=tmp_path / "db")
-        with pytest.raises(RecordingError, match="holds data that was synced; a replay would mix with it"):
+        with pytest.raises(RecordingError, match="holds synced rows; a replay must not mix with them"):
             run(crowd(None), Replay(tmp_path / "t"), database=tmp_path / "db")
 
     @pytest.mark.parametrize("recorded", [False, True])
@@ -692,7 +692,7 @@ class TestWhoseDataItIs:
         upstream = Upstream(script(1))
         other = Recording(tmp_path / "other") if recorded else None
         with pytest.raises(
-            RecordingError, match="holds the replay of a recording that was recorded at 2026-01-31"
+            RecordingError, match="holds the replay of a recording that was made at 2026-01-31"
         ):
             run(crowd(upstream), other, database=tmp_path / "db")
         assert upstream.asked == []
@@ -712,7 +712,7 @@ class TestWhoseDataItIs:
         replay = Replay(second)
         outcome = run(crowd(None), replay, database=tmp_path / "db")
         assert {one["id"] for one in outcome.stored["Person"]} >= {"9"}
-        assert replay.notes == ["the recorded sync began with data, which the recording does not hold"]
+        assert replay.notes == ["the recorded sync began with data that the recording does not hold"]
 
 
 class TestProjects:
