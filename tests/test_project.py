@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from max.errors import InvalidAnswers, ProjectError, UpstreamBroken
+from max.core import InstallationInfo
+from max.errors import InvalidAnswers, ProjectError, UnknownName, UpstreamBroken
 from max.installations.project_folder import ProjectFolder
+from max.model.values import Json
 from max.project import Project
+from tests.off_loop import file_calls
 from tests.sample import Thing, events, refusals, source
 
 NOW = 1_700_000_000.25
@@ -22,9 +25,6 @@ NOW = 1_700_000_000.25
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(ProjectFolder.init(tmp_path))
-
-
-# -- runtimes ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -38,6 +38,225 @@ def running(project: Project) -> Iterator[Project]:
     events.clear()
     yield project
     sys.modules.pop("max_sample", None)
+
+
+class TestOpening:
+    """``Project.open``."""
+
+    def test_a_project_is_found_from_below_and_not_made_twice(self, running: Project) -> None:
+        below = running.folder.root / "a" / "b"
+        below.mkdir(parents=True)
+
+        async def main() -> None:
+            for create in (False, True):
+                async with Project.open(below, create=create) as project:
+                    assert project.folder.root == running.folder.root
+
+        asyncio.run(main())
+        assert not (below / ".max").exists()
+
+    def test_a_folder_becomes_a_project_when_it_may(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            with pytest.raises(ProjectError, match="there is no project in"):
+                async with Project.open(tmp_path):
+                    pytest.fail("there is none")
+            async with Project.open(tmp_path / "new", create=True) as project:
+                assert await project.installations() == []
+
+        asyncio.run(main())
+        assert (tmp_path / "new" / ".max").is_dir()
+
+    def test_its_runtimes_are_stopped_at_the_end_even_after_an_error(self, running: Project) -> None:
+        async def main() -> None:
+            async with Project.open(running.folder.root) as project:
+                await project.runtime("sample", "one")
+                assert repr(project) == f"Project({str(running.folder.root)!r}, 1 in use)"
+                raise UpstreamBroken("midway")
+
+        with pytest.raises(UpstreamBroken, match="midway"):
+            asyncio.run(main())
+        assert events == ["initialise one", "stop one"]
+
+
+LOCKED = """
+from dataclasses import dataclass
+from max.connecting import Credential, Input, SecretInput
+from tests.sample import sample
+
+@dataclass(frozen=True)
+class Config:
+    things: int
+    url: str = ""
+
+TOKEN, KEY = Credential("token"), Credential("key")
+connector = sample(
+    name="locked",
+    config=Config,
+    credentials=[TOKEN, KEY],
+    onboarding=[SecretInput(KEY, "Key", when=lambda answers: answers["url"] != "")],
+)
+"""
+
+
+@pytest.fixture
+def locked(running: Project) -> Project:
+    """The same, with a connector that needs a value and a secret, and with an url another secret."""
+    (running.folder.root / "connectors" / "max_locked.py").write_text(LOCKED)
+    return running
+
+
+def stored_secrets(project: Project, name: str) -> dict[str, str]:
+    return project.folder.credentials(project.folder.target(name)).read()
+
+
+class TestConnecting:
+    """``connect`` and ``reconfigure`` check what they are given."""
+
+    def test_what_is_not_given_has_its_default(self, locked: Project) -> None:
+        info = asyncio.run(locked.connect("locked", config={"things": "4"}, secrets={"token": "x"}))
+        assert (str(info), info.config) == ("locked:default", {"things": 4, "url": ""})
+        assert stored_secrets(locked, "locked") == {"token": "x"}
+        assert info.connected_at > NOW
+
+    @pytest.mark.parametrize(
+        ("config", "secrets", "wrong"),
+        [
+            ({"thing": 4}, {"token": "x"}, ["thing"]),
+            ({"things": "many", "colour": 1}, {"tokn": "hunter2"}, ["things", "colour", "tokn"]),
+            ({"things": 4}, {"token": ""}, ["token"]),
+            ({}, {}, ["things", "token"]),
+            ({"things": 4, "url": "u"}, {"token": "x"}, ["key"]),
+        ],
+    )
+    def test_everything_wrong_is_named_and_nothing_is_stored(
+        self, locked: Project, config: dict[str, Json], secrets: dict[str, str], wrong: list[str]
+    ) -> None:
+        before = locked.folder.installations()
+        with pytest.raises(InvalidAnswers) as caught:
+            asyncio.run(locked.connect("locked", config=config, secrets=secrets))
+        assert [one.path for one in caught.value.mismatches] == wrong
+        assert "hunter2" not in caught.value.render()
+        assert locked.folder.installations() == before
+
+    def test_an_unknown_connector_is_refused_with_the_nearest(self, running: Project) -> None:
+        with pytest.raises(UnknownName, match="unknown connector 'sampel'") as caught:
+            asyncio.run(running.connect("sampel"))
+        assert "sample" in caught.value.candidates
+
+    def test_reconfiguring_changes_what_is_given_and_keeps_the_rest(self, locked: Project) -> None:
+        async def main() -> None:
+            given = {"things": 4, "url": "u"}
+            await locked.connect("locked", config=given, secrets={"token": "x", "key": "y"})
+            info = await locked.reconfigure("locked", config={"things": 5}, secrets={"token": "z"})
+            assert info.config == {"things": 5, "url": "u"}
+            with pytest.raises(InvalidAnswers, match="things: expected an integer"):
+                await locked.reconfigure(info, config={"things": "many"}, secrets={"token": "never"})
+
+        asyncio.run(main())
+        assert stored_secrets(locked, "locked") == {"token": "z", "key": "y"}
+        assert locked.folder.target("locked").config == {"things": 5, "url": "u"}
+
+
+class TestEnsuring:
+    """``ensure``: an installation is there afterwards, with these values."""
+
+    def test_it_is_connected_once_however_often_it_is_called(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                runtimes = await asyncio.gather(*(project.ensure("sample", things=1) for _ in range(5)))
+                assert len(set(runtimes)) == 1
+                await (await runtimes[0].sync()).completion()
+                assert await runtimes[0].engine.query(Thing).count() == 1
+                assert await project.ensure("sample") is runtimes[0]
+                assert await project.ensure("sample", things="1") is runtimes[0]
+
+        asyncio.run(main())
+        assert running.folder.target("sample:default").config == {"things": 1, "prefix": "thing"}
+
+    def test_one_that_exists_gets_the_values_and_keeps_its_others(self, running: Project) -> None:
+        async def main() -> InstallationInfo:
+            async with running as project:
+                return (await project.ensure("sample", "two", things=7)).info
+
+        info = asyncio.run(main())
+        assert info == running.folder.target("sample:two")
+        assert info.config == {"things": 7, "prefix": "two"}
+
+    def test_secrets_are_used_to_connect_only(self, locked: Project) -> None:
+        async def main() -> None:
+            async with locked as project:
+                for secret, things in [("first", 1), ("second", 1), ("third", 2)]:
+                    runtime = await project.ensure("locked", secrets={"token": secret}, things=things)
+                    await runtime.stop()
+                    await project.stop_all()
+
+        asyncio.run(main())
+        assert stored_secrets(locked, "locked") == {"token": "first"}
+        assert locked.folder.target("locked").config["things"] == 2
+
+    def test_a_runtime_in_use_does_not_change_its_configuration(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                await project.runtime("sample", "one")
+                with pytest.raises(ProjectError, match="in use with another configuration"):
+                    await project.ensure("sample", "one", things=9)
+
+        asyncio.run(main())
+        assert running.folder.target("sample:one").config["things"] == 3
+
+    def test_a_misspelt_value_is_named(self, running: Project) -> None:
+        with pytest.raises(InvalidAnswers, match=r"thing: expected another key \(things"):
+            asyncio.run(running.ensure("sample", thing=1))
+        assert not any(info.name == "default" for info in running.folder.installations())
+
+
+class TestLoop:
+    """No method does file or lock work in the loop's thread."""
+
+    def test_a_thousand_installations_are_listed_beside_the_loop(self, project: Project) -> None:
+        for number in range(1000):
+            project.folder.add("acme", f"n{number}", {}, {}, now=NOW)
+
+        async def main() -> list[InstallationInfo]:
+            turns = 0
+
+            async def turn() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            turning = asyncio.create_task(turn())
+            with file_calls() as found:
+                listed = await project.installations()
+            turning.cancel()
+            assert found == []
+            assert turns > 1
+            return listed
+
+        assert len(asyncio.run(main())) == 1000
+
+    def test_every_other_method_works_beside_the_loop(self, running: Project) -> None:
+        async def main() -> None:
+            project = running
+            assert await project.installations()  # what the first call imports does not count
+            with file_calls() as found:
+                info = await project.connect("sample", config={"things": 1})
+                await project.reconfigure(info, config={"things": 2})
+                await project.change_settings(info, history="changes")
+                assert await project.problems() == []
+                assert await project.target("sample:default") != info
+                runtime = await project.ensure("sample")
+                await (await runtime.sync()).completion()
+                await runtime.freshness()
+                await runtime.invalidate(Thing)
+                await project.stop_all()
+                await project.invalidate(info, "Thing.title")
+                await project.migrate(info)
+                await project.disconnect(info)
+            assert found == []
+
+        asyncio.run(main())
 
 
 class TestRuntimes:
