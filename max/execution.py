@@ -31,7 +31,7 @@ from .model.tasks import (
     SyncResult,
     Task,
 )
-from .storage.leases import SIGN, new_worker
+from .storage.leases import SIGN
 from .sync.context import MOMENT, RawCache
 from .sync.context import SyncContext as SyncContext
 from .sync.events import EventPublisher, Events, Origin
@@ -344,19 +344,23 @@ def not_started() -> StorageError:
 
 
 class SyncExecutor:
-    """Runs the syncs of one installation, one at a time.  A service."""
+    """Runs the syncs of one installation, one at a time.  A service.
+
+    ``worker`` names this process to the task store, as ``new_worker`` does.
+    """
 
     def __init__(
         self,
         store: TaskStore,
         surroundings: SyncContext,
         *,
+        worker: str,
         after: Callable[[float], Awaitable[None]] | None = None,
         cap: int = CAP,
     ) -> None:
         self.store, self.surroundings, self.cap = store, surroundings, cap
         self._after = after
-        self.worker = new_worker()
+        self.worker = worker
         self._handle: SyncHandle | None = None
         self._running: asyncio.Task[SyncResult] | None = None
         self._changing = asyncio.Lock()

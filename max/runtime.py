@@ -22,11 +22,13 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, lo
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .installations.files import in_thread
 from .model.entities import Entity, FieldOf, Filter, Ref
 from .model.filter_language import parse_duration
 from .model.tasks import SyncResult
 from .query.ages import FieldAge, ages
 from .query.maintenance import Invalidation, mark_stale
+from .storage.leases import new_worker
 from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
@@ -152,7 +154,8 @@ class InstallationRuntime:
             jitter=self.recording.jitter,
             settings=self.info.settings,
         )
-        executor = SyncExecutor(self._store, context, after=self._engine.tidy)
+        worker = await in_thread(new_worker)  # it reads who this process is
+        executor = SyncExecutor(self._store, context, worker=worker, after=self._engine.tidy)
         await executor.start()
         started.push_async_callback(executor.stop)
         return _Live(installation, executor)

@@ -17,6 +17,7 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import C, Page
 from max.model.schema import Schema
 from max.model.tasks import SyncResult
+from max.storage.leases import new_worker
 from max.storage.sqlite import MEMORY, SqliteDatabase, Work
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import AnyOperation, Limits, OperationRunner
@@ -249,7 +250,7 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     surroundings = SyncContext(
         "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
     )
-    executor = SyncExecutor(store, surroundings, after=engine.tidy, cap=cap)
+    executor = SyncExecutor(store, surroundings, worker=new_worker(), after=engine.tidy, cap=cap)
     await executor.start()
     return Stage(source, database, engine, meta, store, executor)
 

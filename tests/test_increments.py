@@ -18,6 +18,7 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.tasks import Status, SyncResult
+from max.storage.leases import new_worker
 from max.storage.sqlite import MEMORY
 from max.storage.task_store import SqliteTaskStore
 from max.sync.context import MOMENT
@@ -374,7 +375,7 @@ def executing(
         await engine.store(root)
         meta = SqliteSyncMeta(database, engine.tables)
         around = SyncContext("i", connector, None, engine, meta, OperationRunner(Limits()), now)
-        executor = SyncExecutor(SqliteTaskStore(database), around, after=engine.tidy)
+        executor = SyncExecutor(SqliteTaskStore(database), around, worker=new_worker(), after=engine.tidy)
         await executor.start()
         await body(executor)
         await executor.stop()

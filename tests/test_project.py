@@ -87,6 +87,7 @@ from tests.sample import sample
 class Config:
     things: int
     url: str = ""
+    prefix: str = "locked"
 
 TOKEN, KEY = Credential("token"), Credential("key")
 connector = sample(
@@ -99,10 +100,11 @@ connector = sample(
 
 
 @pytest.fixture
-def locked(running: Project) -> Project:
+def locked(running: Project) -> Iterator[Project]:
     """The same, with a connector that needs a value and a secret, and with an url another secret."""
     (running.folder.root / "connectors" / "max_locked.py").write_text(LOCKED)
-    return running
+    yield running
+    sys.modules.pop("max_locked", None)
 
 
 def stored_secrets(project: Project, name: str) -> dict[str, str]:
@@ -114,7 +116,10 @@ class TestConnecting:
 
     def test_what_is_not_given_has_its_default(self, locked: Project) -> None:
         info = asyncio.run(locked.connect("locked", config={"things": "4"}, secrets={"token": "x"}))
-        assert (str(info), info.config) == ("locked:default", {"things": 4, "url": ""})
+        assert (str(info), info.config) == (
+            "locked:default",
+            {"things": 4, "url": "", "prefix": "locked"},
+        )
         assert stored_secrets(locked, "locked") == {"token": "x"}
         assert info.connected_at > NOW
 
@@ -148,13 +153,13 @@ class TestConnecting:
             given = {"things": 4, "url": "u"}
             await locked.connect("locked", config=given, secrets={"token": "x", "key": "y"})
             info = await locked.reconfigure("locked", config={"things": 5}, secrets={"token": "z"})
-            assert info.config == {"things": 5, "url": "u"}
+            assert info.config == {"things": 5, "url": "u", "prefix": "locked"}
             with pytest.raises(InvalidAnswers, match="things: expected an integer"):
                 await locked.reconfigure(info, config={"things": "many"}, secrets={"token": "never"})
 
         asyncio.run(main())
         assert stored_secrets(locked, "locked") == {"token": "z", "key": "y"}
-        assert locked.folder.target("locked").config == {"things": 5, "url": "u"}
+        assert locked.folder.target("locked").config["things"] == 5
 
 
 class TestEnsuring:
@@ -214,8 +219,12 @@ class TestLoop:
     """No method does file or lock work in the loop's thread."""
 
     def test_a_thousand_installations_are_listed_beside_the_loop(self, project: Project) -> None:
-        for number in range(1000):
-            project.folder.add("acme", f"n{number}", {}, {}, now=NOW)
+        info = project.folder.add("acme", "n0", {}, {}, now=NOW)
+        first = project.folder.file(info)
+        for number in range(1, 1000):
+            file = first.parents[1] / f"n{number}" / first.name
+            file.parent.mkdir()
+            file.write_text(first.read_text().replace('"n0"', f'"n{number}"'))
 
         async def main() -> list[InstallationInfo]:
             turns = 0

@@ -30,6 +30,7 @@ from max.model.loaders import PageRequest
 from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
+from max.storage.leases import new_worker
 from max.storage.sqlite import SqliteConnection, Work
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import Limits, OperationRunner
@@ -225,6 +226,7 @@ class World:
                 lambda: 1.0,
                 self.settings,
             ),
+            worker=new_worker(),
             after=self.engine.tidy,
             cap=3,
         )

@@ -111,11 +111,11 @@ async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     stage.executor.cap = course.cap
     store = SqliteTaskStore(stage.database, version="7")
     if course.stop == "kill":
-        stage.executor = Killed(store, stage.executor.surroundings, cap=course.cap)
+        stage.executor = Killed(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
         host, boot, *_ = new_worker().split("/")
         stage.executor.worker = f"{host}/{boot}/4194999/1/dead"
     else:
-        stage.executor = SyncExecutor(store, stage.executor.surroundings, cap=course.cap)
+        stage.executor = SyncExecutor(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
     await stage.executor.start()
     handle = await stage.begin(USERS, NAMES, NOTES, USERS)
     reader = handle.events()
@@ -123,7 +123,7 @@ async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     told = await stopped(stage, course, handle, reader)
     result = await store.result(handle.id, now=now())
     if not result.status.final:
-        again = SyncExecutor(store, stage.executor.surroundings, cap=course.cap)
+        again = SyncExecutor(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
         await again.start()
         handle = await again.resume(handle.id)
         reader, result = handle.events(), await handle.completion()
