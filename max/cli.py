@@ -1,11 +1,11 @@
-"""The command line's door: help, version, where output goes, and with which status it ends.
+"""The command line: it finds the command, prints its answer and returns the exit status.
 
 Rule 1: data goes to stdout; progress, questions, hints and errors go to stderr.
 
-Rule 2: this module prints, and nothing else does.  A handler (commands.py) turns words into
-an Answer; what it raises is rendered here, as JSON when JSON was asked for.
+Rule 2: only this module prints.  A handler (``commands/``) turns options into an Answer; an
+error that it raises is printed here, as JSON when JSON was asked for.
 
-Rule 3: what is not needed is not imported.  ``--version`` and the overview need no parser,
+Rule 3: only what a command needs is imported.  ``--version`` and the overview need no parser,
 and a command builds its own parser alone.
 """
 
@@ -24,51 +24,51 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-GROUPS = {
-    "Set up": ("init", "connect", "settings", "disconnect", "ls"),
-    "Copy": ("sync", "status", "runs", "pause", "resume", "cancel", "invalidate", "migrate"),
-    "Ask": ("search", "get", "count", "changes", "freshness", "schema", "schema diff", "quarantine"),
-}
-COMMANDS = {  # in which module, and what it does
-    "init": ("setup", "make a project in a folder"),
-    "connect": ("connect", "connect a source: answer its questions, store its secrets"),
-    "settings": ("setup", "show or change how an installation's data is kept"),
-    "disconnect": ("connect", "remove an installation and its data"),
-    "ls": ("setup", "list installations"),
-    "sync": ("sync", "copy what changed into the installation's database"),
-    "status": ("status", "tell when each installation was synced, and what it holds"),
-    "runs": ("status", "list past syncs, or show one with its failures"),
-    "pause": ("sync", "pause a running sync, from any terminal"),
-    "resume": ("sync", "go on with a sync that was paused or interrupted"),
-    "cancel": ("sync", "end a sync; what it stored stays"),
-    "invalidate": ("freshness", "mark what is stored as stale, so that the next sync asks for it again"),
-    "migrate": ("migrate", "bring stored data to what the connector declares now; --plan only tells"),
-    "search": ("query", "find entities by filter, order and page"),
-    "get": ("query", "show one entity"),
-    "count": ("query", "count entities"),
-    "changes": ("changes", "tell what changed in the rows, and when"),
-    "freshness": ("freshness", "tell how old each field is, and how long ago what was listed"),
-    "schema": ("status", "show entities, fields and relationships"),
-    "schema diff": ("migrate", "compare what is stored with what the connector declares now"),
-    "quarantine": ("migrate", "show rows that were kept aside because they do not fit"),
+# By name: the group in the overview, the module below commands/, and a summary.  The module
+# has ``configure_NAME``, which adds the command's options, and ``run_NAME``, which answers.
+COMMANDS = {
+    "init": ("Set up", "setup", "create a project in a folder"),
+    "connect": ("Set up", "connect", "connect a source: answer its questions, store its secrets"),
+    "settings": ("Set up", "setup", "show or change how an installation's data is kept"),
+    "disconnect": ("Set up", "connect", "remove an installation and its data"),
+    "ls": ("Set up", "setup", "list installations"),
+    "sync": ("Sync", "sync", "copy what changed into the installation's database"),
+    "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
+    "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
+    "pause": ("Sync", "sync", "pause a running sync, from any terminal"),
+    "resume": ("Sync", "sync", "continue a sync that was paused or interrupted"),
+    "cancel": ("Sync", "sync", "end a sync; the rows that it stored stay"),
+    "invalidate": ("Sync", "freshness", "mark stored values as stale: the next sync fetches them again"),
+    "migrate": ("Sync", "migrate", "bring stored data to what the connector declares now"),
+    "search": ("Query", "query", "find entities by filter, order and page"),
+    "get": ("Query", "query", "show one entity"),
+    "count": ("Query", "query", "count entities"),
+    "changes": ("Query", "changes", "show what changed in the rows, and when"),
+    "freshness": ("Query", "freshness", "show how old each field is, and when each collection was listed"),
+    "schema": ("Query", "status", "show entities, fields and relationships"),
+    "schema diff": ("Query", "migrate", "compare stored data with what the connector declares now"),
+    "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
 }
 EXAMPLES = """\
-Begin here (no account and no network needed)
+Start here (needs no account and no network)
   max sync acme:default
   max search acme:default AcmeUser --filter 'active = true AND name ~= "an"'
 
 Options before any command
-  -C, --project DIR   use the project of that folder instead of the current one
+  -C, --project DIR   use the project of this folder instead of the current one
   --version           print the version
   --help              print this; `max COMMAND --help` explains one command"""
 
 
 def overview() -> str:
-    """What ``max --help`` prints."""
-    lines = ["max: your own copy of the SaaS data you work with", "", "  max [-C DIR] COMMAND …", ""]
-    for group, names in GROUPS.items():
-        lines += [group, *(f"  {name:<12}{COMMANDS[name][1]}" for name in names), ""]
-    return "\n".join([*lines, EXAMPLES])
+    """The text of ``max --help``."""
+    lines = ["max: your own copy of the SaaS data you work with", "", "  max [-C DIR] COMMAND …"]
+    shown = ""
+    for name, (group, _, summary) in COMMANDS.items():
+        lines += [] if group == shown else ["", group]
+        lines.append(f"  {name:<12}{summary}")
+        shown = group
+    return "\n".join([*lines, "", EXAMPLES])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = run(words)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, as in `max search … | head`
-        silence(sys.stdout)
+    except BrokenPipeError:  # the reader has seen enough, as in `max search … | head`
+        discard_output(sys.stdout)
         return 0
     return status
 
 
 def run(words: list[str]) -> int:
-    """Answer the commands that need no parser, hand on the others."""
+    """Answer what needs no parser, and run the command otherwise."""
     if not words or words[0] in ("--help", "-h", "help"):
         if words[1:2] and words[1] in COMMANDS:
             return guarded([*words[1:], "--help"])
@@ -99,14 +99,14 @@ def run(words: list[str]) -> int:
 
 
 def guarded(words: list[str]) -> int:
-    """Run a command; an error becomes its message and its status."""
+    """Run a command; an error becomes its message and its exit status."""
     from .errors import MaxError, StorageError
 
-    tolerant(sys.stdout)
+    replace_unencodable(sys.stdout)
     try:
-        return say(perform(words))
+        return print_answer(perform(words))
     except MaxError as error:
-        complain(error, as_json=wants_json(words))
+        print_error(error, as_json=wants_json(words))
         return error.exit_status
     except KeyboardInterrupt:
         print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)  # after the ^C
@@ -115,47 +115,45 @@ def guarded(words: list[str]) -> int:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        complain(StorageError(f"{where}{error.strerror or error}"), as_json=wants_json(words))
+        print_error(StorageError(f"{where}{error.strerror or error}"), as_json=wants_json(words))
         return 1
 
 
 def perform(words: list[str]) -> Answer:
-    """Find the command, parse its words, and call its handler."""
+    """Find the command, parse its options and call its handler."""
     project, words = leading_project(words)
     if not words or words[0] not in COMMANDS:
         refuse(words)
     from importlib import import_module
 
-    from .commands.framework import parse
+    from .commands.framework import Answer, command_parser
 
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
-    command = " ".join(words[:size])
-    module, summary = COMMANDS[command]
-    configure = getattr(import_module(f".commands.{module}", __package__), configurer(command))
-    options = parse(command, words[size:], summary, configure)
+    command, words = " ".join(words[:size]), words[size:]
+    _, home, summary = COMMANDS[command]
+    module, name = import_module(f".commands.{home}", __package__), command.replace(" ", "_")
+    parser = command_parser(command, summary, getattr(module, f"configure_{name}"))
+    if {"-h", "--help"} & set(words):
+        return Answer([parser.format_help().rstrip("\n")])
+    options = parser.read(words)
     options.project = options.project or project or "."
-    answer: Answer = options.run(options)
+    answer: Answer = getattr(module, f"run_{name}")(options)
     return answer
 
 
-def configurer(command: str) -> str:
-    """The name of the function that says which words a command takes."""
-    return f"configure_{command.replace(' ', '_')}"
-
-
 def refuse(words: list[str]) -> NoReturn:
-    """Say why the first word is no command."""
+    """Raise why the first word is not a command."""
     from .errors import UnknownName, UsageError
 
     if not words:
-        raise UsageError("no command is given", hint="max --help lists them")
+        raise UsageError("no command was given", hint="max --help lists them")
     if words[0].startswith("-"):
         raise UnknownName("option", words[0], ["--project", "--version", "--help"])
     raise UnknownName("command", words[0], COMMANDS)
 
 
 def leading_project(words: list[str]) -> tuple[str | None, list[str]]:
-    """Take ``-C DIR`` from before the command."""
+    """The folder of ``-C DIR`` before the command, and the words after it."""
     head = words[0] if words else ""
     if head in ("-C", "--project"):
         return ("".join(words[1:2]) or None), words[2:]
@@ -167,7 +165,7 @@ def leading_project(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def wants_json(words: Sequence[str]) -> bool:
-    """Whether the words ask for JSON, even if they cannot be parsed."""
+    """Whether the words ask for JSON, even when they cannot be parsed."""
     pairs = zip(words, [*words[1:], ""], strict=True)
     return any(
         word in ("--json", "-ojson", "-ondjson", "--output=json", "--output=ndjson")
@@ -179,15 +177,15 @@ def wants_json(words: Sequence[str]) -> bool:
 # -- output ----------------------------------------------------------------------------------
 
 
-def say(answer: Answer) -> int:
-    """Print an answer as it comes, then what to do next; its status."""
+def print_answer(answer: Answer) -> int:
+    """Print an answer line by line, then its notes; its exit status."""
     lines = iter(answer.lines)
     try:
         for line in lines:
             print(line)
         sys.stdout.flush()
     finally:
-        close = getattr(lines, "close", None)  # a generator holds the database open
+        close = getattr(lines, "close", None)  # a generator keeps the database open
         if close:
             close()
     for note in answer.notes:
@@ -195,28 +193,28 @@ def say(answer: Answer) -> int:
     return answer.status
 
 
-def complain(error: MaxError, *, as_json: bool) -> None:
-    """Print an error where errors go."""
+def print_error(error: MaxError, *, as_json: bool) -> None:
+    """Print an error on stderr."""
     from .commands.terminal import colours
-    from .commands.text import Paint, compact, harmless
+    from .commands.text import Paint, json_text, sanitize
 
     if as_json:
-        print(compact({"error": error.describe()}), file=sys.stderr)
+        print(json_text({"error": error.describe()}), file=sys.stderr)
         return
     paint = Paint(colours(sys.stderr))
-    first, *more = map(harmless, error.render().splitlines())
+    first, *more = map(sanitize, error.render().splitlines())
     print("\n".join([f"{paint('max:', 'red')} {first}", *more]), file=sys.stderr)
 
 
-def tolerant(stream: TextIO) -> None:
-    """Have what the terminal's encoding cannot show replaced, not refused."""
+def replace_unencodable(stream: TextIO) -> None:
+    """Replace characters that the stream's encoding lacks, instead of raising."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
         reconfigure(errors="replace")
 
 
-def silence(stream: TextIO) -> None:
-    """Let nothing more be written, so that the interpreter's last flush stays quiet."""
+def discard_output(stream: TextIO) -> None:
+    """Discard further output, so that the interpreter's last flush does not fail."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, stream.fileno())
     os.close(nothing)

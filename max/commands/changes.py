@@ -1,15 +1,11 @@
-"""What the commands do that are about how data is kept: its settings, and what changed in it."""
+"""changes: what changed in the rows, and when."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..core import InstallationInfo
-from ..errors import CursorExpired, HistoryError
-from ..model.changes import Change, ChangePage, change_json
-from ..storage.change_log import PAGE
+from ..model.changes import Change, change_json
 from .framework import (
     Answer,
     Options,
@@ -17,122 +13,100 @@ from .framework import (
     add_target,
     at_least_one,
     examples,
+    json_stream,
     paint,
     reading,
 )
 from .tables import MOST
-from .text import Colour, Paint, cell, compact, cut, moment, padded, stamp
+from .text import Colour, Paint, cell, iso_time, json_text, pad, short_time, truncate
 
 if TYPE_CHECKING:
+    from ..model.changes import ChangePage
     from ..model.values import Json
 
 COLOURS: dict[str, Colour] = {"created": "green", "removed": "red", "restored": "yellow"}
 KIND = 8  # cells of the longest kind of change
-
-
-# -- configure --------------------------------------------------------------------------------
-
-
-# -- changes ----------------------------------------------------------------------------------
+PAGE = 1_000  # changes that are read at a time
 
 
 def configure_changes(parser: Parser) -> None:
     """``max changes INSTALLATION``."""
     add_target(parser)
     parser.add_argument(
-        "--since", metavar="CURSOR", help="only what came after; now: nothing but the newest cursor"
+        "--since", metavar="CURSOR", help="only later changes; `now` gives none, but the newest cursor"
     )
     parser.add_argument("--entity", metavar="ENTITY", help="only this one")
     parser.add_argument("--limit", type=at_least_one, metavar="N", help="changes (default: all)")
-    parser.set_defaults(run=run_changes)
     examples(
         parser,
-        "max changes acme:default  (once there is: max settings acme:default history=changes)",
+        "max changes acme:default  (turned on with: max settings acme:default history=changes)",
         "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
         "max changes acme:default --since now -o json",
     )
 
 
 def run_changes(options: Options) -> Answer:
-    """What changed, oldest first, as it is read; with the cursor from which to go on."""
+    """The changes, oldest first, as they are read; with the cursor that continues after them."""
     notes: list[str] = []
-    lines = {"text": changes_text, "json": changes_json, "ndjson": changes_ndjson}[options.output]
-    return Answer(lines(options, notes), notes)
+    changes = Changes(options)
+    if options.output == "text":
+        return Answer(changes_text(changes, notes), notes)
+    if options.output == "json":
+        return Answer(json_stream({}, map(change_row, changes), changes.meta))
+    return Answer(changes_ndjson(changes))
 
 
-def pages(options: Options) -> Iterator[ChangePage]:
-    """The changes that the options ask for, a page at a time; there is always one."""
-    left, since = options.limit, options.since
-    with reading(options) as open:
-        entity = open.entity(options.entity) if options.entity else None
-        while True:
-            size = PAGE if left is None else min(left, PAGE)
-            with naming(open.info):
-                page = open.tables.history.page(open.connection, since, entity=entity, limit=size)
-            yield page
-            left = None if left is None else left - len(page.items)
-            if not page.more or left == 0:
-                return
-            since = page.cursor
+class Changes:
+    """The changes that the options ask for, read a page at a time; ``last`` is the newest page."""
+
+    last: ChangePage
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def __iter__(self) -> Iterator[Change]:
+        left, since = self._options.limit, self._options.since
+        with reading(self._options) as reader:
+            while True:
+                size = PAGE if left is None else min(left, PAGE)
+                self.last = reader.changes(since, entity=self._options.entity or None, limit=size)
+                yield from self.last.items
+                left = None if left is None else left - len(self.last.items)
+                if not self.last.more or left == 0:
+                    return
+                since = self.last.cursor
+
+    def meta(self) -> dict[str, Json]:
+        """Where to continue, and whether more changes follow already."""
+        return {"hasMore": self.last.more, "cursor": self.last.cursor}
 
 
-@contextmanager
-def naming(info: InstallationInfo) -> Iterator[None]:
-    """Have it said of which installation nothing is recorded."""
-    try:
-        yield
-    except CursorExpired:
-        raise
-    except HistoryError as error:
-        hint = f"turn it on with: max settings {info} history=changes"
-        if info.settings.history != "off":
-            hint = f"it begins with: max sync {info}"
-        raise HistoryError(f"{info}: {error.message}", hint=hint) from error
-
-
-def meta(page: ChangePage) -> dict[str, Json]:
-    """Where to go on, and whether there is more already."""
-    return {"hasMore": page.more, "cursor": page.cursor}
-
-
-def row(change: Change) -> dict[str, Json]:
+def change_row(change: Change) -> dict[str, Json]:
     """A change as JSON data, its time first."""
-    return {"at": stamp(change.at), **change_json(change)}
+    return {"at": iso_time(change.at), **change_json(change)}
 
 
-def changes_ndjson(options: Options, notes: list[str]) -> Iterator[str]:
-    """A line for each change; at the end from which cursor to go on."""
-    for page in pages(options):
-        yield from map(compact, map(row, page.items))
-    yield compact({"_meta": meta(page)})
+def changes_ndjson(changes: Changes) -> Iterator[str]:
+    """A line for each change, then one with the cursor that continues after them."""
+    yield from map(json_text, map(change_row, changes))
+    yield json_text({"_meta": changes.meta()})
 
 
-def changes_json(options: Options, notes: list[str]) -> Iterator[str]:
-    """``{"data", "hasMore", "cursor"}``, written as it is read."""
-    separator = '{"data":['
-    for page in pages(options):
-        for one in page.items:
-            yield separator + compact(row(one))
-            separator = ","
-    head = separator if separator != "," else ""
-    yield f"{head}],{compact(meta(page))[1:]}"
-
-
-def changes_text(options: Options, notes: list[str]) -> Iterator[str]:
+def changes_text(changes: Changes, notes: list[str]) -> Iterator[str]:
     """A line for each change, and below an update one for each field."""
     shown = False
-    for page in pages(options):
-        for change in page.items:
-            shown = True
-            yield from change_lines(change, paint())
+    for change in changes:
+        shown = True
+        yield from change_lines(change, paint())
     found = "" if shown else "nothing changed; "
-    notes.append(f"{found}{'more follow' if page.more else 'go on later with'}: --since {page.cursor}")
+    follows = "more follow" if changes.last.more else "continue later with"
+    notes.append(f"{found}{follows}: --since {changes.last.cursor}")
 
 
 def change_lines(change: Change, paint: Paint) -> Iterator[str]:
-    """When what became of what; of an update each field as it was and as it is."""
-    kind = paint(padded(change.kind, KIND), COLOURS.get(change.kind))
-    yield f"{moment(change.at)}  {kind}  {change.ref!r}"
+    """Time, kind and row of a change; for an update, the old and the new value of each field."""
+    kind = paint(pad(change.kind, KIND), COLOURS.get(change.kind))
+    yield f"{short_time(change.at)}  {kind}  {change.ref!r}"
     if change.kind == "updated":
         for name in {**change.old, **change.new}:
             old, new = (shown_value(side, name) for side in (change.old, change.new))
@@ -140,5 +114,5 @@ def change_lines(change: Change, paint: Paint) -> Iterator[str]:
 
 
 def shown_value(side: Mapping[str, Any], name: str) -> str:
-    """A field's value on one line, or that there is none."""
-    return cut(cell(side[name]), MOST) if name in side else "(not loaded)"
+    """A field's value on one line, or "(not loaded)"."""
+    return truncate(cell(side[name]), MOST) if name in side else "(not loaded)"

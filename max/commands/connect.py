@@ -1,6 +1,6 @@
-"""The commands that change something: connecting, disconnecting, syncing.
+"""connect, disconnect: adding, changing and removing an installation.
 
-They may take their time to start, so they import what they need: an event loop, a connector.
+These commands may take their time to start: they import an event loop and a connector.
 """
 
 from __future__ import annotations
@@ -13,33 +13,20 @@ from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, SyncRunning, UnknownName, UsageError
+from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
-from ..model.tasks import Status
-from ..storage.leases import describe_worker
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    examples,
-    found_project,
-)
-from .status import last_run
+from .framework import Answer, Options, Parser, add_target, answer, examples, found_project, read
 from .terminal import TerminalPrompter, is_terminal
 from .views import installation_json
-
-# -- connect, disconnect ----------------------------------------------------------------------
 
 
 def configure_connect(parser: Parser) -> None:
     """``max connect NAME[:INSTALLATION] …``."""
-    parser.add_argument("name", nargs="?", metavar="CONNECTOR[:NAME]", help="the source, and what to call it")
+    parser.add_argument("name", nargs="?", metavar="CONNECTOR[:NAME]", help="the source, and a name for it")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="an answer, so that it is not asked"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="answer a question in advance"
     )
     parser.add_argument(
         "--credential",
@@ -49,8 +36,7 @@ def configure_connect(parser: Parser) -> None:
         help="a secret from env:VARIABLE, file:PATH, or - for standard input",
     )
     parser.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
-    parser.add_argument("--update", action="store_true", help="change an installation that is there already")
-    parser.set_defaults(run=run_connect)
+    parser.add_argument("--update", action="store_true", help="change an installation that exists")
     examples(
         parser,
         "max connect acme",
@@ -61,14 +47,15 @@ def configure_connect(parser: Parser) -> None:
 
 
 def run_connect(options: Options) -> Answer:
-    """Run the connector's onboarding, then keep what it came to; a failure leaves nothing behind."""
-    project, made = project_here(options)
+    """Run the connector's onboarding and store its result; a failure leaves nothing behind."""
+    project, new = project_or_new(options)
     if options.name is None:
         raise UsageError("connect what?", hint=f"one of: {', '.join(project.registry.names())}")
     connector_name, _, name = options.name.partition(":")
-    existing = the_one_there(project, connector_name, name)
+    known = {str(info): info for info in project.installations()}
+    existing = known.get(options.name) if name else None
     if options.update and existing is None:
-        raise UnknownName("installation", options.name, map(str, project.installations()))
+        raise UnknownName("installation", options.name, known)
     if existing is not None and not options.update:
         hint = f"to change it: max connect {existing} --update; to add another, choose another name"
         raise ProjectError(f"{existing} is connected already", hint=hint)
@@ -77,31 +64,25 @@ def run_connect(options: Options) -> Answer:
     if existing is not None:
         info = project.reconfigure(existing, found.config, found.secrets)
     else:
-        info = keep(project, connector_name, name or None, found, new=made)
-    notes = [f"made a project in {project.root}"] if made else []
+        info = add_installation(project, connector_name, name or None, found, new=new)
+    notes = [f"created a project in {project.root}"] if new else []
     notes += [*found.found, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return answer(options, installation_json(info), lambda: [f"{verb} {info}"], notes)
 
 
-def project_here(options: Options) -> tuple[ProjectFolder, bool]:
-    """The project, or one that is yet to be made in this folder, and whether it is so."""
+def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:
+    """The project; or this folder, and True, when it must become one first."""
     try:
         return found_project(options), False
     except ProjectError:
         return ProjectFolder(Path(options.project).resolve()), True
 
 
-def the_one_there(project: ProjectFolder, connector: str, name: str) -> InstallationInfo | None:
-    """The installation of that very name; without a name none, so that another is made."""
-    known = {str(info): info for info in project.installations()}
-    return known.get(f"{connector}:{name}") if name else None
-
-
 async def onboarded(
     connector: AnyConnector, options: Options, project: ProjectFolder, existing: InstallationInfo | None
 ) -> OnboardingResult:
-    """What the connector's onboarding comes to, asking when somebody is there."""
+    """The result of the connector's onboarding; it asks questions on a terminal only."""
     given: dict[str, object] = dict(existing.config) if existing else {}
     given |= pairs("--set", options.set)
     kept = await kept_secrets(connector, project, existing) if existing else {}
@@ -109,7 +90,7 @@ async def onboarded(
     secrets = kept | {name: read_secret(source, sys.stdin) for name, source in sources.items()}
     asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
     found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
-    # what stays as it was is not written again: a sync may be renewing it
+    # an unchanged secret is not written again: a running sync may be renewing it
     changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
     return OnboardingResult(found.config, changed, found.found)
 
@@ -117,14 +98,14 @@ async def onboarded(
 async def kept_secrets(
     connector: AnyConnector, project: ProjectFolder, info: InstallationInfo
 ) -> dict[str, str]:
-    """The declared secrets of an installation, to validate them together with what changes."""
+    """The declared secrets of an installation; they are validated together with the changes."""
     store = project.credentials(info)
     found = {one.name: await store.get(one.name) for one in connector.credentials}
     return {name: secret for name, secret in found.items() if secret}
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
-    """``key=value`` words as a mapping; the message of a bad one does not repeat it."""
+    """``key=value`` words as a mapping; an error does not repeat the word, which may be a secret."""
     found: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -136,10 +117,10 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def keep(
+def add_installation(
     project: ProjectFolder, connector: str, name: str | None, found: OnboardingResult, *, new: bool
 ) -> InstallationInfo:
-    """Store a new installation, in a project that is made when it is new."""
+    """Store a new installation; a ``new`` project is created first."""
     if new:
         ProjectFolder.init(project.root)
     return project.add(connector, name, found.config, found.secrets, now=time.time())
@@ -150,9 +131,8 @@ def configure_disconnect(parser: Parser) -> None:
     add_target(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
-        "--keep-data", action="store_true", help="leave data.db; connecting again takes it up"
+        "--keep-data", action="store_true", help="keep data.db; connecting the same name uses it again"
     )
-    parser.set_defaults(run=run_disconnect)
     examples(parser, "max disconnect acme:default", "max disconnect acme:default --keep-data --yes")
 
 
@@ -160,11 +140,11 @@ def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
     project = found_project(options)
     info = project.target(options.target)
-    refuse_while_syncing(project, info)
+    check_idle(project, info)
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(sys.stdin):
-            raise UsageError(f"disconnecting {info} deletes {what}", hint="say --yes to do so")
+            raise UsageError(f"disconnecting {info} deletes {what}", hint="add --yes to confirm")
         if not asyncio.run(TerminalPrompter().confirm(f"Delete {info} with {what}?")):
             return Answer([], ["nothing was changed"], 1)
     project.remove(info, keep_data=options.keep_data)
@@ -172,14 +152,8 @@ def run_disconnect(options: Options) -> Answer:
     return answer(options, data, lambda: [f"disconnected {info}"])
 
 
-def refuse_while_syncing(project: ProjectFolder, info: InstallationInfo) -> None:
-    """SyncRunning when a process is at work on the installation."""
-    last = last_run(project, info)
-    if last is not None and last.status is Status.RUNNING:
-        raise SyncRunning(last.id, describe_worker(last.worker or "////"))
-
-
-# -- sync -------------------------------------------------------------------------------------
-
-
-# -- pause, resume, cancel --------------------------------------------------------------------
+def check_idle(project: ProjectFolder, info: InstallationInfo) -> None:
+    """SyncRunning when a process is syncing the installation."""
+    if project.database(info).exists():
+        with read(project, info) as reader:
+            reader.check_idle()

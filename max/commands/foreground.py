@@ -1,9 +1,9 @@
-"""A sync in the foreground: its progress on stderr, and what Ctrl-C means to it.
+"""A sync in the foreground: its progress on stderr, and what Ctrl-C does to it.
 
-The first Ctrl-C (or SIGTERM) pauses the sync after the pages under way; the second leaves at
-once.  Neither loses anything: what a page brought is stored as a whole or not at all.
+The first Ctrl-C (or SIGTERM) pauses the sync after the pages in progress; the second ends the
+process at once.  Neither loses anything: a page is stored as a whole or not at all.
 
-Where events are asked for, they take the place of the progress, as lines of JSON.
+With ``-o ndjson`` events replace the progress, as lines of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..runtime import InstallationRuntime
 from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
 from .terminal import ProgressView
-from .text import compact, counted, until
+from .text import counted, json_text, until
 
 Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
 
@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Foreground:
-    """Runs one sync for whoever watches ``stream``, or reads its events from ``events``."""
+    """Runs one sync: its progress goes to ``stream``, or its events to ``events``."""
 
     def __init__(self, stream: TextIO, *, events: TextIO | None = None) -> None:
         self._view = ProgressView(stream, now=time.monotonic())
@@ -51,7 +51,7 @@ class Foreground:
         begin: Begin,
         recording: UpstreamAccess | None = None,
     ) -> SyncResult:
-        """Begin a sync, or go on with one, and wait for its end or its pause."""
+        """Begin or continue a sync, and wait for its end or its pause."""
         with self._signals():
             try:
                 async with project:
@@ -61,48 +61,48 @@ class Foreground:
             except asyncio.CancelledError:
                 if not self._interruptions:
                     raise
-                hint = f"nothing is lost; begin again with: max sync {info}"
-                raise Interrupted("interrupted before the sync had begun", hint=hint) from None
+                hint = f"nothing is lost; start again with: max sync {info}"
+                raise Interrupted("interrupted before the sync began", hint=hint) from None
             finally:
                 self._view.clear()
 
     async def _completion(self, info: InstallationInfo, handle: SyncHandle) -> SyncResult:
         if self._events is not None:
-            told = self._write(self._events, info, handle.events())
+            shown = self._write(self._events, info, handle.events())
         else:
-            told = self._watch(handle)
-        telling = asyncio.create_task(told)
+            shown = self._watch(handle)
+        showing = asyncio.create_task(shown)
         try:
             return await handle.completion()
         finally:
             if self._events is None:
-                telling.cancel()
+                showing.cancel()
             with suppress(asyncio.CancelledError):
-                await telling
+                await showing
             if self._pausing is not None:
-                await asyncio.gather(self._pausing, return_exceptions=True)  # it may have come too late
+                await asyncio.gather(self._pausing, return_exceptions=True)  # it may come too late
 
     async def _watch(self, handle: SyncHandle) -> None:
         async for one in handle.progress():
             self._view.show(one.counts, note_of(one), now=time.monotonic())
 
     async def _write(self, stream: TextIO, info: InstallationInfo, events: Events) -> None:
-        """A line for each event, in a thread: who reads slowly, or no more, does not stop the sync."""
+        """Write a line for each event, in a thread: a slow reader does not stop the sync."""
 
-        def write(some: Sequence[Event]) -> None:
-            for one in some:
-                stream.write(f"{compact({**one.to_json(), 'installation': str(info)})}\n")
+        def write(batch: Sequence[Event]) -> None:
+            for one in batch:
+                stream.write(f"{json_text({**one.to_json(), 'installation': str(info)})}\n")
             stream.flush()
 
-        with suppress(BrokenPipeError):  # the answer, which comes last, will find out again
-            while some := await events.some():
-                await asyncio.to_thread(write, some)
+        with suppress(BrokenPipeError):  # printing the answer, which comes last, raises it again
+            while batch := await events.some():
+                await asyncio.to_thread(write, batch)
 
     # -- signals
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Take the signals, where a loop can; elsewhere Ctrl-C ends the sync, which can go on later."""
+        """Handle the signals where the loop can; elsewhere Ctrl-C ends the sync, which can be resumed."""
         loop, main = asyncio.get_running_loop(), cast("asyncio.Task[SyncResult]", asyncio.current_task())
         taken: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
@@ -123,19 +123,19 @@ class Foreground:
         if self._handle is None:
             main.cancel()
             return
-        self._view.say("pausing after the pages under way; once more leaves at once")
+        self._view.say("pausing after the pages in progress; press Ctrl-C again to leave at once")
         self._pausing = asyncio.create_task(self._handle.pause())
 
     def _leave(self) -> NoReturn:
-        """End the process without waiting for anything, as a crash would."""
-        self._view.say("left at once; what was stored is kept, and the same command goes on")
-        if self._events is None:  # whose reader may have stopped reading
+        """End the process without waiting, as a crash would."""
+        self._view.say("left at once; the stored data is kept, and the same command continues")
+        if self._events is None:  # otherwise its reader may have stopped reading
             sys.stdout.flush()
         os._exit(Interrupted.exit_status)
 
 
 def note_of(progress: Progress) -> str:
-    """What a sync is waiting for, when nothing of it is under way."""
+    """What a sync is waiting for; empty while one of its tasks runs."""
     if progress.running or progress.due is None or progress.due <= progress.at:
         return ""
     limits = f" for {', '.join(progress.limits)}" if progress.limits else ""

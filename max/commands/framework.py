@@ -1,41 +1,37 @@
-"""What each command does: words in, one library call, words out.
+"""What every command uses: options in, an Answer out.
 
-Rule 1: a handler takes parsed options and returns an Answer; it prints nothing.  Lines may be
+Rule 1: a handler takes parsed options and returns an Answer; it prints nothing.  Its lines may be
 a generator, so that a long answer is neither held in memory nor waited for.
 
-Rule 2: commands that read open the database directly, without an event loop, a connector or
-a network; what other commands need is imported inside their handlers.
+Rule 2: commands that read use a Reader, without an event loop, a connector or a network.  A
+command that needs more imports it inside its handler.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ..core import InstallationInfo
-from ..errors import ProjectError, StorageError, UnknownName, UsageError
+from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
-from ..model.entities import Entity
-from ..model.query import Query
-from ..storage.tables import Tables
+from ..query.reader import Reader, open_reader
 from .terminal import colours, is_terminal, width
-from .text import Paint, compact
+from .text import Paint, json_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..model.values import Json
-    from ..storage.database import Connection
 
 FORMATS = ("text", "json", "ndjson")
+NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
 
 class Answer(NamedTuple):
-    """Lines for stdout, notes for stderr when they have been printed, and the exit status."""
+    """Lines for stdout, notes for stderr after them, and the exit status."""
 
     lines: Iterable[str]
     notes: Sequence[str] = ()
@@ -43,21 +39,20 @@ class Answer(NamedTuple):
 
 
 Options = argparse.Namespace
-Handler = Callable[[Options], Answer]
 
 
-# -- words ------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError instead of leaving, and names the nearest option."""
+    """A parser that raises UsageError instead of ending the process, and names the nearest option."""
 
     def error(self, message: str) -> NoReturn:
-        """What argparse found wrong, and where to read more."""
+        """Raise argparse's message, with the way to the command's help."""
         raise UsageError(message, hint=f"see: {self.prog} --help")
 
     def read(self, words: Sequence[str]) -> Options:
-        """Parse everything; UnknownName for an option that does not exist."""
+        """Parse all words; UnknownName for an option that does not exist."""
         options, rest = self.parse_known_args(words)
         for word in rest:
             if word.startswith("-") and word != "-":
@@ -69,8 +64,8 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-def parse(command: str, words: Sequence[str], summary: str, configure: Callable[[Parser], None]) -> Options:
-    """The options of a command, with its handler as ``run``; ``configure`` names those of its own."""
+def command_parser(command: str, summary: str, configure: Callable[[Parser], None]) -> Parser:
+    """The parser of a command: ``configure`` adds its own options to those that every command has."""
     parser = Parser(
         prog=f"max {command}",
         description=f"{summary[0].upper()}{summary[1:]}.",
@@ -80,17 +75,14 @@ def parse(command: str, words: Sequence[str], summary: str, configure: Callable[
         allow_abbrev=False,
     )
     configure(parser)
-    parser.add_argument("-C", "--project", metavar="DIR", help="use the project of that folder")
+    parser.add_argument("-C", "--project", metavar="DIR", help="use the project of this folder")
     parser.add_argument(
         "-o", "--output", type=output_format, default="text", metavar="FORMAT", help="text, json or ndjson"
     )
     parser.add_argument(
         "--json", dest="output", action="store_const", const="json", help="the same as -o json"
     )
-    if not {"-h", "--help"} & set(words):
-        return parser.read(words)
-    text = parser.format_help().rstrip("\n")
-    return Options(project=None, run=lambda options: Answer([text]))
+    return parser
 
 
 def output_format(text: str) -> str:
@@ -101,9 +93,9 @@ def output_format(text: str) -> str:
 
 
 def at_least_one(text: str) -> int:
-    """A count of things to show."""
+    """A positive count."""
     if not text.isdecimal() or not text.isascii() or not 1 <= int(text[:18]) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count from 1 to 1,000,000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count from 1 to 1,000,000")
     return int(text)
 
 
@@ -118,7 +110,7 @@ def add_target(parser: Parser, *, optional: bool = False) -> None:
         "target",
         nargs="?" if optional else None,
         metavar="INSTALLATION",
-        help="connector:name, connector when it has one, or the beginning of the id",
+        help="connector:name, connector if it has only one, or the beginning of the id",
     )
 
 
@@ -128,22 +120,33 @@ def add_target(parser: Parser, *, optional: bool = False) -> None:
 def answer(
     options: Options, data: Json, text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
 ) -> Answer:
-    """One thing, as JSON or as text."""
+    """One thing, as JSON or as text; notes belong to the text."""
     if options.output == "text":
         return Answer(text(), notes)
     return Answer([as_json(data, options)])
 
 
 def listing(options: Options, rows: Sequence[Json], text: Callable[[], Iterable[str]]) -> Answer:
-    """Several things: as text, as ``{"data": […]}``, or as a line of JSON each."""
+    """Several things: as text, as ``{"data": […]}``, or as one line of JSON each."""
     if options.output == "ndjson":
-        return Answer(map(compact, rows))
+        return Answer(map(json_text, rows))
     return answer(options, {"data": list(rows)}, text)
 
 
 def as_json(data: Json, options: Options) -> str:
-    """JSON on one line, but indented for whoever reads it on a terminal."""
-    return compact(data, indent=2 if options.output == "json" and is_terminal(sys.stdout) else None)
+    """JSON on one line, or indented on a terminal."""
+    return json_text(data, indent=2 if options.output == "json" and is_terminal(sys.stdout) else None)
+
+
+def json_stream(
+    head: Mapping[str, Json], rows: Iterable[Json], tail: Callable[[], Mapping[str, Json]]
+) -> Iterator[str]:
+    """``{…head, "data": […], …tail}``, written row by row; ``tail`` is called after the last row."""
+    separator = json_text({**head, "data": []})[:-2]
+    for row in rows:
+        yield separator + json_text(row)
+        separator = ","
+    yield f"{'' if separator == ',' else separator}],{json_text(tail())[1:]}"
 
 
 def paint() -> Paint:
@@ -151,7 +154,7 @@ def paint() -> Paint:
     return Paint(colours(sys.stdout))
 
 
-# -- the project and its databases ------------------------------------------------------------
+# -- the project and its installations --------------------------------------------------------
 
 
 def found_project(options: Options) -> ProjectFolder:
@@ -160,64 +163,23 @@ def found_project(options: Options) -> ProjectFolder:
 
 
 def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
-    """The installation that a text means; without one, the only one there is."""
+    """The installation that a text means; without a text, the only one of the project."""
     if text is not None:
         return project.target(text)
     known = project.installations()
     if len(known) == 1:
         return known[0]
     if not known:
-        raise ProjectError("nothing is connected here", hint="try: max sync acme:default")
+        raise ProjectError("no installation is connected", hint="try: max sync acme:default")
     raise UsageError("which installation?", hint=f"name one of: {', '.join(map(str, known))}")
 
 
-class Reading(NamedTuple):
-    """An installation's database, open for reading."""
-
-    info: InstallationInfo
-    connection: Connection
-    tables: Tables
-
-    def entity(self, name: str) -> type[Entity]:
-        """The entity of a name; UnknownName with the nearest."""
-        return self.tables.schema.entity(name)
-
-    def counts(self) -> dict[str, int]:
-        """Rows by entity."""
-        entities = self.tables.schema.entities
-        return {name: self.tables.count(self.connection, Query(entity)) for name, entity in entities.items()}
+def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManager[Reader]:
+    """A Reader of an installation; StorageError when it was never synced."""
+    return open_reader(project.database(info), info)
 
 
-@contextmanager
-def reading(options: Options) -> Iterator[Reading]:
-    """Open the database of the target that the options name."""
+def reading(options: Options) -> AbstractContextManager[Reader]:
+    """A Reader of the installation that the options name."""
     project = found_project(options)
-    info = project.target(options.target)
-    with connected(project, info) as connection:
-        yield Reading(info, connection, Tables.stored(connection))
-
-
-@contextmanager
-def connected(project: ProjectFolder, info: InstallationInfo) -> Iterator[Connection]:
-    """A connection that reads an installation's database; StorageError when it was never synced."""
-    from ..storage.sqlite import reader
-
-    with reader(synced_database(project, info)) as connection:
-        yield connection
-
-
-def synced_database(project: ProjectFolder, info: InstallationInfo) -> Path:
-    """The file of an installation's database; StorageError when it was never synced."""
-    path = project.database(info)
-    if not path.exists():
-        raise StorageError(f"{info} has never been synced", hint=f"begin with: max sync {info}")
-    return path
-
-
-# -- init, ls ---------------------------------------------------------------------------------
-
-
-# -- search, get, count -----------------------------------------------------------------------
-
-
-# -- schema, status, runs ---------------------------------------------------------------------
+    return read(project, project.target(options.target))

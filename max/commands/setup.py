@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
 from ..errors import UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, from_words, settings_json
 from .framework import (
+    NOTHING_CONNECTED,
     Answer,
     Options,
     Parser,
@@ -25,19 +25,15 @@ from .framework import (
 from .tables import Column, table
 from .terminal import width
 
-if TYPE_CHECKING:
-    pass
-
 
 def configure_init(parser: Parser) -> None:
     """``max init [DIR]``."""
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the folder (default: the current one)")
-    parser.set_defaults(run=run_init)
     examples(parser, "max init", "max init ~/work/data")
 
 
 def run_init(options: Options) -> Answer:
-    """Make a project; nothing changes when there is one."""
+    """Create a project; nothing changes when there is one."""
     project = ProjectFolder.init(options.folder or options.project)
     notes = ["next: max sync acme:default, or max connect with a source of yours"]
     return answer(options, {"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
@@ -45,7 +41,6 @@ def run_init(options: Options) -> Answer:
 
 def configure_ls(parser: Parser) -> None:
     """``max ls``."""
-    parser.set_defaults(run=run_ls)
     examples(parser, "max ls", "max ls -o json")
 
 
@@ -55,20 +50,16 @@ def run_ls(options: Options) -> Answer:
 
     project = found_project(options)
     known, problems = project.installations(), project.problems()
-    columns = [
-        Column("installation", whole=True),
-        Column("id", whole=True),
-        Column("connected"),
-        Column("config"),
-    ]
 
     def text() -> list[str]:
+        columns = [Column("installation", whole=True), Column("id", whole=True)]
+        columns += [Column("connected"), Column("config")]
         rows = [installation_row(info, time.time()) for info in known]
         return table(columns, rows, width(sys.stdout), paint()) if rows else []
 
     notes = [problem.render() for problem in problems]
     if not known and not problems:
-        notes = ["nothing is connected yet; try: max sync acme:default"]
+        notes = [NOTHING_CONNECTED]
     return listing(options, [installation_json(info) for info in known], text)._replace(notes=notes)
 
 
@@ -76,19 +67,11 @@ def configure_settings(parser: Parser) -> None:
     """``max settings INSTALLATION [SETTING=VALUE …]``."""
     add_target(parser)
     parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="SETTING=VALUE",
-        help="what to change; without any, the settings are shown",
+        "settings", nargs="*", metavar="SETTING=VALUE", help="what to change; without any, show all settings"
     )
-    parser.set_defaults(run=run_settings)
     about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
     parser.description = "\n  ".join([f"{parser.description}\n", *about])
-    examples(
-        parser,
-        "max settings acme:default",
-        "max settings acme:default history=changes history_days=30",
-    )
+    examples(parser, "max settings acme:default", "max settings acme:default history=changes history_days=30")
 
 
 def run_settings(options: Options) -> Answer:
@@ -96,9 +79,9 @@ def run_settings(options: Options) -> Answer:
     project = found_project(options)
     info = project.target(options.target)
     words = dict(map(setting, options.settings))
-    notes = ["in force from the next start on: a sync that is running keeps the old ones"] if words else []
     if words:
         info = project.change_settings(info, **from_words(words))
+    notes = ["the next sync uses them; a sync that is running keeps the old ones"] if words else []
     data = {"installation": str(info), "settings": settings_json(info.settings)}
     return answer(options, data, partial(settings_text, info), notes)
 
@@ -107,7 +90,7 @@ def setting(word: str) -> tuple[str, str]:
     """``history=changes`` as its two parts."""
     name, equals, value = word.partition("=")
     if not equals:
-        raise UsageError(f"{word!r} sets nothing", hint="write it as SETTING=VALUE, such as history=changes")
+        raise UsageError(f"{word!r} sets nothing", hint="write SETTING=VALUE, such as history=changes")
     return name, value
 
 

@@ -1,4 +1,4 @@
-"""status, runs, schema: how an installation is doing, and what it holds."""
+"""status, runs, schema: how installations are doing, and what they hold."""
 
 from __future__ import annotations
 
@@ -8,40 +8,37 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..core import InstallationInfo
 from ..errors import NotFound, StorageError, UsageError
-from ..installations.project_folder import ProjectFolder
-from ..storage.tables import Tables
 from .framework import (
+    NOTHING_CONNECTED,
     Answer,
     Options,
     Parser,
-    Reading,
     add_target,
     answer,
     at_least_one,
-    connected,
     examples,
     found_project,
     listing,
     paint,
+    read,
     reading,
 )
 from .terminal import width
 
 if TYPE_CHECKING:
+    from ..core import InstallationInfo
+    from ..installations.project_folder import ProjectFolder
     from ..model.tasks import SyncResult, SyncRun
-    from ..storage.database import Connection
+    from .views import InstallationStatus
 
-
-RUNS = 20  # syncs that `max runs` lists unless told otherwise
+RUNS = 20  # syncs that `max runs` lists, when no --limit is given
 
 
 def configure_schema(parser: Parser) -> None:
     """``max schema INSTALLATION [ENTITY]``."""
     add_target(parser)
     parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
-    parser.set_defaults(run=run_schema)
     examples(parser, "max schema acme", "max schema acme:default AcmeTask --json")
 
 
@@ -52,8 +49,8 @@ def run_schema(options: Options) -> Answer:
     project = found_project(options)
     info = project.target(options.target)
     if project.database(info).exists():
-        with reading(options) as open:
-            schema, rows = open.tables.schema, open.counts()
+        with reading(options) as reader:
+            schema, rows = reader.schema, reader.counts()
     else:
         schema, rows = project.registry.resolve(info.connector).schema, {}
     chosen = [schema.entity(options.entity)] if options.entity else list(schema.entities.values())
@@ -64,57 +61,55 @@ def run_schema(options: Options) -> Answer:
 def configure_status(parser: Parser) -> None:
     """``max status [INSTALLATION]``."""
     add_target(parser, optional=True)
-    parser.set_defaults(run=run_status)
     examples(parser, "max status", "max status acme:default -o json")
 
 
 def run_status(options: Options) -> Answer:
-    """How every installation stands, or one."""
-    from ..storage.sync_log import runs, waits
-    from .views import Standing, status_text
+    """The status of every installation, or of one."""
+    from .views import status_text
 
     project = found_project(options)
-    chosen = [project.target(options.target)] if options.target else project.installations()
-    standings = []
-    for info in chosen:
-        last: SyncRun | None = None
-        rows: dict[str, int] = {}
-        waiting: tuple[float, int] | None = None
-        if project.database(info).exists():
-            with connected(project, info) as connection:
-                last = next(iter(runs(connection, 1, now=time.time())), None)
-                rows = stored_counts(info, connection)
-                if last is not None and last.status == "running":
-                    waiting = waits(connection, last.id, now=time.time())
-        standings.append(Standing(info, last, rows, waiting))
+    found = [status_of(project, info) for info in chosen_installations(project, options.target)]
 
     def text() -> Iterator[str]:
-        for place, one in enumerate(standings):
+        for place, one in enumerate(found):
             yield from [""] if place else []
             yield from status_text(one, time.time(), paint())
 
-    notes = [] if chosen else ["nothing is connected yet; try: max sync acme:default"]
-    return listing(options, [one.to_json() for one in standings], text)._replace(notes=notes)
+    notes = [] if found else [NOTHING_CONNECTED]
+    return listing(options, [one.to_json() for one in found], text)._replace(notes=notes)
 
 
-def stored_counts(info: InstallationInfo, connection: Connection) -> dict[str, int]:
-    """Rows by entity; none when the first sync has not begun to store."""
-    try:
-        return Reading(info, connection, Tables.stored(connection)).counts()
-    except StorageError:
-        return {}
+def chosen_installations(project: ProjectFolder, text: str | None) -> list[InstallationInfo]:
+    """The installation that a text means, or all."""
+    return project.installations() if text is None else [project.target(text)]
+
+
+def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
+    """An installation's last sync and row counts."""
+    from .views import InstallationStatus
+
+    if not project.database(info).exists():
+        return InstallationStatus(info)
+    with read(project, info) as reader:
+        last = next(iter(reader.runs(1)), None)
+        waiting = reader.waiting(last.id) if last is not None and last.status == "running" else None
+        try:
+            rows = reader.counts()
+        except StorageError:  # the first sync has not stored anything yet
+            rows = {}
+    return InstallationStatus(info, last, rows, waiting)
 
 
 def configure_runs(parser: Parser) -> None:
     """``max runs [INSTALLATION]``, ``max runs show ID``."""
     parser.usage = "max runs [-h] [INSTALLATION] [--limit N]\n       max runs show ID"
     parser.add_argument(
-        "words", nargs="*", metavar="INSTALLATION | show ID", help="whose syncs; or which one"
+        "words", nargs="*", metavar="INSTALLATION | show ID", help="list its syncs, or show one sync"
     )
     parser.add_argument(
         "--limit", type=at_least_one, default=RUNS, metavar="N", help=f"syncs (default {RUNS})"
     )
-    parser.set_defaults(run=run_runs)
     examples(
         parser,
         "max runs",
@@ -125,8 +120,7 @@ def configure_runs(parser: Parser) -> None:
 
 
 def run_runs(options: Options) -> Answer:
-    """Past syncs, newest first; ``show`` tells all of one."""
-    from ..storage.sync_log import runs
+    """Past syncs, newest first; ``show`` gives one with its failures."""
     from .views import run_json, runs_table
 
     project = found_project(options)
@@ -134,19 +128,24 @@ def run_runs(options: Options) -> Answer:
         return show_run(options, project)
     if len(options.words) > 1:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
-    chosen = [project.target(options.words[0])] if options.words else project.installations()
     found: list[tuple[InstallationInfo, SyncRun]] = []
-    for info in chosen:
-        if project.database(info).exists():
-            with connected(project, info) as connection:
-                found += [(info, one) for one in runs(connection, options.limit, now=time.time())]
+    for info in chosen_installations(project, next(iter(options.words), None)):
+        found += [(info, one) for one in runs(project, info, options.limit)]
     found = sorted(found, key=lambda pair: -pair[1].started_at)[: options.limit]
     rows = [{"installation": str(info), **run_json(one)} for info, one in found]
-    notes = [] if found else ["nothing was synced yet"]
+    notes = [] if found else ["there was no sync yet"]
     shown = listing(
         options, rows, lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else []
     )
     return shown._replace(notes=notes)
+
+
+def runs(project: ProjectFolder, info: InstallationInfo, limit: int) -> list[SyncRun]:
+    """The newest syncs of an installation; empty before the first."""
+    if not project.database(info).exists():
+        return []
+    with read(project, info) as reader:
+        return reader.runs(limit)
 
 
 def show_run(options: Options, project: ProjectFolder) -> Answer:
@@ -165,22 +164,10 @@ def show_run(options: Options, project: ProjectFolder) -> Answer:
 
 def found_run(project: ProjectFolder, info: InstallationInfo, id: str) -> SyncResult | None:
     """The sync of an installation whose id begins so, or None."""
-    from ..storage.sync_log import result
-
     if not project.database(info).exists():
         return None
-    with connected(project, info) as connection:
+    with read(project, info) as reader:
         try:
-            return result(connection, id, now=time.time())
+            return reader.run(id)
         except NotFound:
             return None
-
-
-def last_run(project: ProjectFolder, info: InstallationInfo) -> SyncRun | None:
-    """The newest sync of an installation, or None."""
-    from ..storage.sync_log import runs
-
-    if not project.database(info).exists():
-        return None
-    with connected(project, info) as connection:
-        return next(iter(runs(connection, 1, now=time.time())), None)

@@ -1,26 +1,21 @@
-"""Tables: columns that fit a terminal."""
+"""Tables whose columns fit a terminal, and entities as rows or as a list of fields."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..model.entities import Entity, FieldType, values_of
 from ..model.values import Kind
-from .text import PLAIN, Paint, cell, cells, cut, harmless, padded, whole_value
-
-if TYPE_CHECKING:
-    pass
-
+from .text import PLAIN, Paint, cell, display_width, full_text, pad, sanitize, truncate
 
 GAP = 2  # cells between two columns
-LEAST = 8  # cells that a column of prose keeps when there is no room for all
-MOST = 60  # cells that a column of prose takes when there is room for all
+LEAST = 8  # cells that a column of prose keeps when the terminal is narrow
+MOST = 60  # cells that a column of prose takes at most
 NUMBERS = frozenset({Kind.INTEGER, Kind.REAL})
 
 
 class Column:
-    """A column: its name, whether it holds numbers, and whether it must not be cut."""
+    """A column: its name, whether it holds numbers, and whether it must not be truncated."""
 
     __slots__ = ("name", "right", "whole")
 
@@ -29,10 +24,9 @@ class Column:
 
 
 class Table:
-    """Columns with widths that fit a terminal, made from the first rows.
+    """Columns with widths that fit a terminal, computed from the first rows.
 
-    ``width`` in cells, None for as wide as it comes.  ``hidden`` are the columns for which
-    there was no room.
+    ``width`` counts cells; None sets no limit.  ``hidden`` names the columns that found no room.
     """
 
     def __init__(
@@ -44,7 +38,8 @@ class Table:
     ) -> None:
         self._paint = paint
         natural = [
-            max([cells(column.name), *(cells(row[i]) for row in rows)]) for i, column in enumerate(columns)
+            max([display_width(column.name), *(display_width(row[i]) for row in rows)])
+            for i, column in enumerate(columns)
         ]
         self._widths = fitted(columns, natural, width)
         self._columns = columns[: len(self._widths)]
@@ -57,14 +52,14 @@ class Table:
     def line(self, row: Sequence[str]) -> str:
         """A row's cells in their columns."""
         parts = [
-            padded(cut(text, width), width, right=column.right)
+            pad(truncate(text, width), width, right=column.right)
             for text, width, column in zip(row, self._widths, self._columns, strict=False)
         ]
         return (" " * GAP).join(parts).rstrip()
 
 
 def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
-    """The width of each column that has room; the last ones have none when all are at their least."""
+    """The width of each column that has room; the last columns are dropped when all are at LEAST."""
     if width is None:
         return list(natural)
     natural = [
@@ -80,7 +75,7 @@ def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None)
 
 
 def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
-    """Give room to the columns that want more, the same to each, until there is none."""
+    """Give the free room in equal shares to the columns that need more."""
     widths = list(least)
     while room > 0 and (growing := [i for i, size in enumerate(widths) if size < natural[i]]):
         share = max(room // len(growing), 1)
@@ -111,20 +106,20 @@ def _column(name: str, holds: FieldType) -> Column:
 
 
 def entity_row(entity: Entity, fields: Sequence[str]) -> list[str]:
-    """The cells of a record; what is not loaded is blank."""
+    """The cells of an entity; a field that is not loaded is blank."""
     values = values_of(entity)
-    return [harmless(entity.id), *(cell(values[n]) if n in values else "" for n in fields if n != "id")]
+    return [sanitize(entity.id), *(cell(values[n]) if n in values else "" for n in fields if n != "id")]
 
 
-def record(entity: Entity, fields: Sequence[str], paint: Paint = PLAIN) -> list[str]:
-    """A record with a line for each field, longer texts indented below its name."""
+def entity_lines(entity: Entity, fields: Sequence[str], paint: Paint = PLAIN) -> list[str]:
+    """An entity with a line for each field; further lines of a text are indented below it."""
     values = values_of(entity)
     names = ["id", *(name for name in fields if name != "id")]
-    width = max(map(cells, names))
-    lines = [paint(f"{type(entity).__name__}:{harmless(entity.id)}", "bold")]
+    width = max(map(display_width, names))
+    lines = [paint(f"{type(entity).__name__}:{sanitize(entity.id)}", "bold")]
     for name in names:
-        text = whole_value(values[name]) if name in values else "(not loaded)"
+        text = full_text(values[name]) if name in values else "(not loaded)"
         first, *more = text.split("\n")
-        lines.append(f"  {paint(padded(name, width), 'dim')}  {first}".rstrip())
+        lines.append(f"  {paint(pad(name, width), 'dim')}  {first}".rstrip())
         lines += [f"{' ' * (width + 4)}{line}".rstrip() for line in more]
     return lines

@@ -1,4 +1,4 @@
-"""The terminal: what it can show, questions to whoever sits at it, a line that shows progress."""
+"""The terminal: what it can show, questions to the person at it, and a progress line."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
-from .text import harmless
+from .text import sanitize
 from .views import progress_line
 
 if TYPE_CHECKING:
     from ..connector import Option
 
-FALLBACK_WIDTH = 80  # cells of a terminal that does not tell
-REDRAW = 0.1  # seconds between two drawings of the progress line
-REPORT = 10.0  # seconds between two lines of progress when nobody sits at a terminal
+FALLBACK_WIDTH = 80  # cells of a terminal that does not report its width
+REDRAW = 0.1  # seconds between two updates of the progress line
+REPORT = 10.0  # seconds between two lines of progress where there is no terminal
 ERASE = "\r\033[K"
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person may be looking."""
+    """Whether a stream leads to a terminal."""
     return not stream.closed and stream.isatty()
 
 
 def colours(stream: TextIO) -> bool:
-    """Whether to use colours: on a terminal, unless NO_COLOR is set or it is a dumb one."""
+    """Whether to use colours: on a terminal, unless it is dumb or NO_COLOR is set."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def width(stream: TextIO) -> int | None:
-    """How many cells a line has; None when nothing needs to fit, as in a pipe."""
+    """How many cells a line has; None where there is no limit, as in a pipe."""
     if not is_terminal(stream):
         return None
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told):
-        return int(told)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
     try:
         return os.get_terminal_size(stream.fileno()).columns or FALLBACK_WIDTH
     except OSError:
         return FALLBACK_WIDTH
 
 
-def tell(line: str) -> None:
-    """Say something at once, on stderr, before a command has its answer."""
-    sys.stderr.write("\n".join(map(harmless, line.splitlines())) + "\n")
+def print_note(line: str) -> None:
+    """Print a note on stderr at once, before the command's answer."""
+    sys.stderr.write("\n".join(map(sanitize, line.splitlines())) + "\n")
     sys.stderr.flush()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a question at once, also below an event loop, which would only note it."""
+    """Let Ctrl-C end a question at once, also inside an event loop, which would only record it."""
     import signal
     import threading
 
@@ -67,7 +67,7 @@ def interruptible() -> Iterator[None]:
 
 
 class TerminalPrompter:
-    """Asks on stderr, reads from stdin, and reads secrets without showing them."""
+    """Asks on stderr and reads from stdin; secrets are not shown."""
 
     async def text(self, prompt: str, default: str | None) -> str:
         """One line; the default for an empty one."""
@@ -78,10 +78,10 @@ class TerminalPrompter:
         from getpass import getpass
 
         with interruptible():
-            return getpass(f"{harmless(prompt)}: ", stream=sys.stderr)
+            return getpass(f"{sanitize(prompt)}: ", stream=sys.stderr)
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
-        """Numbered options; asks again until the numbers fit."""
+        """Numbered options; it asks again until the numbers are valid."""
         self.say("\n".join([prompt, *(f"  {n:>2}  {shown}" for n, (_, shown) in enumerate(options, 1))]))
         asked = "numbers, with commas (empty: none): " if several else "number: "
         while True:
@@ -96,10 +96,10 @@ class TerminalPrompter:
 
     def say(self, line: str) -> None:
         """A line on stderr."""
-        tell(line)
+        print_note(line)
 
     def _line(self, prompt: str) -> str:
-        sys.stderr.write(harmless(prompt))
+        sys.stderr.write(sanitize(prompt))
         sys.stderr.flush()
         with interruptible():
             line = sys.stdin.readline()
@@ -112,7 +112,7 @@ class TerminalPrompter:
 
 
 def numbers(line: str, most: int) -> list[int] | None:
-    """``3, 1`` as numbers from 1 to ``most``; None when some word is none."""
+    """``3, 1`` as numbers from 1 to ``most``; None when a word is not one."""
     words = [word.strip() for word in line.split(",") if word.strip()]
     if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
         return None
@@ -120,20 +120,20 @@ def numbers(line: str, most: int) -> list[int] | None:
 
 
 class ProgressView:
-    """How a sync is getting on: one line redrawn on a terminal, few lines elsewhere.
+    """The progress of a sync: one line that is updated on a terminal, a line now and then elsewhere.
 
-    Times are seconds of a clock that never goes back, passed in.
+    Times are seconds of a monotonic clock, passed in.
     """
 
     def __init__(self, stream: TextIO, *, now: float) -> None:
         self._stream = stream
         self._live = is_terminal(stream)
         self._began = self._drawn = now
-        self._before: int | None = None  # rows of an earlier run of the sync, which are not of our speed
+        self._before: int | None = None  # rows that an earlier process stored: not part of our rate
         self._visible = False
 
     def show(self, counts: Mapping[str, int], note: str, *, now: float) -> None:
-        """Draw, unless the last drawing is too young."""
+        """Show the progress, unless it was shown a moment ago."""
         total = sum(counts.values())
         if self._before is None:
             self._before = total
@@ -148,13 +148,13 @@ class ProgressView:
         self._visible = self._live
 
     def say(self, line: str) -> None:
-        """A line that stays, above the progress."""
+        """Print a line that stays, above the progress line."""
         self.clear()
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self._visible:
             self._stream.write(ERASE)
             self._stream.flush()

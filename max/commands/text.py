@@ -1,18 +1,18 @@
-"""Results as people read them: tables that fit, text that cannot harm the terminal, times in words.
+"""Text for people: safe on a terminal, measured in its cells, with counts and times in words.
 
-Rule 1: a text is cut between characters as a reader sees them, never inside one, and is
-measured in the cells that it takes on a terminal.
+Rule 1: text is truncated between characters as a reader sees them, never inside one, and its
+width is the number of terminal cells that it takes.
 
-Rule 2: what comes from upstream is shown, never obeyed: control characters reach no terminal.
+Rule 2: data from upstream never controls the terminal: control characters are spelled out.
 
-Rule 3: nothing here prints, reads a clock or looks at a terminal; width, time and whether to
+Rule 3: nothing here prints, reads a clock or looks at a terminal.  Width, time and whether to
 use colours are arguments.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Literal
 from unicodedata import category, east_asian_width
@@ -20,13 +20,13 @@ from unicodedata import category, east_asian_width
 from ..model.entities import Ref
 from ..model.values import Json
 
-NULL = "–"  # loaded, and empty upstream; what was never loaded is blank
+NULL = "–"  # loaded, and empty upstream; a value that was never loaded is blank
 
-JOINER = "\u200d"  # makes one emoji of two
-EMOJI_STYLE = "\ufe0f"  # the character before it is an emoji, two cells wide
-HARMLESS_FORMATS = frozenset({JOINER, "\u200c", *map(chr, range(0xE0020, 0xE0080))})
-REGIONAL = range(0x1F1E6, 0x1F200)  # two of them make a flag
-SKINS = range(0x1F3FB, 0x1F400)  # colour the emoji before them
+JOINER = "\u200d"  # joins two emoji into one
+EMOJI_STYLE = "\ufe0f"  # makes the character before it an emoji, two cells wide
+SAFE_FORMATS = frozenset({JOINER, "\u200c", *map(chr, range(0xE0020, 0xE0080))})
+REGIONAL = range(0x1F1E6, 0x1F200)  # letters; two of them are a flag
+SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
 ESCAPED = {
     code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
@@ -47,13 +47,13 @@ STATUS_COLOURS: dict[str, Colour] = {
 # -- characters ------------------------------------------------------------------------------
 
 
-def harmless(text: str) -> str:
-    """The text on one line, with what would steer a terminal spelled out."""
-    return text if text.isprintable() else "".join(map(_harmless, text))
+def sanitize(text: str) -> str:
+    """The text on one line; characters that could control a terminal are spelled out."""
+    return text if text.isprintable() else "".join(map(_sanitized, text))
 
 
-def _harmless(character: str) -> str:
-    if character.isprintable() or character in HARMLESS_FORMATS:
+def _sanitized(character: str) -> str:
+    if character.isprintable() or character in SAFE_FORMATS:
         return character
     if character.isspace() and character not in "\x1c\x1d\x1e\x1f\x85":
         return " "
@@ -64,7 +64,7 @@ def _harmless(character: str) -> str:
 
 
 def clusters(text: str) -> Iterator[str]:
-    """The characters as a reader sees them: a base with its accents, a flag, a joined emoji."""
+    """The characters as a reader sees them: a letter with its accents, a flag, a joined emoji."""
     cluster = ""
     for character in text:
         if cluster and not _continues(cluster, character):
@@ -82,37 +82,37 @@ def _continues(cluster: str, character: str) -> bool:
     if 0x1160 <= code <= 0x11FF:  # the vowel and the end of a Korean syllable
         return 0x1100 <= ord(cluster[0]) <= 0x11FF
     joined = last == JOINER and code > 0x2000
-    return joined or code in SKINS or category(character)[0] == "M" or character in HARMLESS_FORMATS
+    return joined or code in SKINS or category(character)[0] == "M" or character in SAFE_FORMATS
 
 
-def cells(text: str) -> int:
-    """How many cells a text takes on a terminal."""
-    return len(text) if text.isascii() else sum(map(_cells, clusters(text)))
+def display_width(text: str) -> int:
+    """How many cells the text takes on a terminal."""
+    return len(text) if text.isascii() else sum(map(_cluster_width, clusters(text)))
 
 
-def _cells(cluster: str) -> int:
+def _cluster_width(cluster: str) -> int:
     first = cluster[0]
     if EMOJI_STYLE in cluster or ord(first) in REGIONAL or east_asian_width(first) in "WF":
         return 2
     return 0 if category(first) in ("Mn", "Me", "Cf") else 1
 
 
-def cut(text: str, width: int) -> str:
-    """The beginning of a text that takes at most ``width`` cells; ``…`` tells that it goes on."""
-    if len(text) * 2 <= width or cells(text) <= width:
+def truncate(text: str, width: int) -> str:
+    """The beginning of a text, at most ``width`` cells; ``…`` marks that more follows."""
+    if len(text) * 2 <= width or display_width(text) <= width:
         return text
     taken, kept = 0, []
     for cluster in clusters(text):
-        taken += _cells(cluster)
+        taken += _cluster_width(cluster)
         if taken >= width:
             break
         kept.append(cluster)
     return "".join(kept) + "…" if width > 0 else ""
 
 
-def padded(text: str, width: int, *, right: bool = False) -> str:
-    """The text with spaces up to a width."""
-    space = " " * (width - cells(text))
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """The text, filled up with spaces to a width."""
+    space = " " * (width - display_width(text))
     return space + text if right else text + space
 
 
@@ -127,13 +127,13 @@ class Paint:
 
     def status(self, status: str, width: int = 0) -> str:
         """A sync's status in its colour, padded."""
-        return self(padded(status, width), STATUS_COLOURS.get(status))
+        return self(pad(status, width), STATUS_COLOURS.get(status))
 
 
 PLAIN = Paint(on=False)
 
 
-# -- words -----------------------------------------------------------------------------------
+# -- counts and times -----------------------------------------------------------------------------------
 
 
 def number(count: int) -> str:
@@ -147,7 +147,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something took: ``40 ms``, ``4.2 s``, ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """A duration: ``40 ms``, ``4.2 s``, ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds < 0.95:
         return f"{max(round(seconds * 1000), 0)} ms"
     if seconds < 9.95:
@@ -160,11 +160,29 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
 
 
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many more there are: ``a, b, c and 2 more``."""
+    if len(names) <= count + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:count])} and {len(names) - count} more"
+
+
+SHORT_AGES = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, unit; in seconds
+
+
+def short_age(seconds: float) -> str:
+    """An age in one unit: ``42 s``, ``5 min``, ``3 h``, ``12 d``."""
+    for least, unit, name in SHORT_AGES:
+        if seconds >= least:
+            return f"{number(int(seconds // unit))} {name}"
+    return f"{int(seconds)} s"
+
+
 AGES = ((86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def ago(at: float | None, now: float) -> str:
-    """How long ago a moment was, in words; "never" for None."""
+    """How long ago a time was: ``3 days ago``; "never" for None."""
     if at is None:
         return "never"
     for seconds, unit in AGES:
@@ -175,9 +193,10 @@ def ago(at: float | None, now: float) -> str:
 
 
 def until(due: float, now: float) -> str:
-    """A time to come, as the clock on the wall shows it: ``14:03``, ``14:03:20``, ``2026-02-01 00:10``.
+    """A future time on the local clock: ``14:03``, ``14:03:20``, ``2026-02-01 00:10``.
 
-    Rounded up, so that nobody looks again too early: to the minute, or to the second when it is near.
+    It is rounded up, so that it never names a time that is too early: to the minute, or to the
+    second when it is near.
     """
     step = 1 if due - now < 120 else 60
     then = datetime.fromtimestamp(-(-due // step) * step)  # local, as the reader's clock is
@@ -186,18 +205,18 @@ def until(due: float, now: float) -> str:
     return f"{then:%H:%M:%S}" if step == 1 else f"{then:%H:%M}"
 
 
-def moment(at: float | None) -> str:
-    """Seconds since the epoch as a short time in UTC."""
+def short_time(at: float | None) -> str:
+    """Seconds since the epoch as ``2026-01-31 09:30``, in UTC."""
     return NULL if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
 
 
-def stamp(at: float | None) -> str | None:
-    """Seconds since the epoch as JSON has times."""
+def iso_time(at: float | None) -> str | None:
+    """Seconds since the epoch as ``2026-01-31T09:30:00Z``, for JSON."""
     return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def compact(value: Json, *, indent: int | None = None) -> str:
-    """JSON text in which no character steers a terminal."""
+def json_text(value: Json, *, indent: int | None = None) -> str:
+    """JSON in which no character can control a terminal."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
     return text if text.isascii() and "\x7f" not in text else text.translate(ESCAPED)
@@ -207,40 +226,28 @@ def compact(value: Json, *, indent: int | None = None) -> str:
 
 
 def cell(value: object) -> str:
-    """A field's value on one line, with times short and a ref as its id."""
+    """A field's value on one line: times are short, a ref is its id."""
     if value is None:
         return NULL
     if isinstance(value, str):
-        return harmless(value)
+        return sanitize(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
     if isinstance(value, Ref):
-        return harmless(value.id)
+        return sanitize(value.id)
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return harmless(", ".join(value))
-    return value.isoformat() if isinstance(value, date) else harmless(compact(value))
+        return sanitize(", ".join(value))
+    return value.isoformat() if isinstance(value, date) else sanitize(json_text(value))
 
 
-def whole_value(value: object) -> str:
-    """A field's value as ``max get`` shows it: nothing is shortened, a ref names its entity."""
+def full_text(value: object) -> str:
+    """A field's value as ``max get`` shows it: unshortened, and a ref names its entity."""
     if isinstance(value, Ref):
-        return harmless(str(value.key))
+        return sanitize(str(value.key))
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, str):
-        return "\n".join(map(harmless, value.splitlines()))
+        return "\n".join(map(sanitize, value.splitlines()))
     return cell(value)
-
-
-# -- tables ----------------------------------------------------------------------------------
-
-
-# -- schemas ---------------------------------------------------------------------------------
-
-
-# -- installations ---------------------------------------------------------------------------
-
-
-# -- syncs -----------------------------------------------------------------------------------

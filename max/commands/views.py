@@ -1,9 +1,10 @@
-"""Views: schemas, installations and syncs as text and as JSON."""
+"""Schemas, installations and syncs as text and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import InstallationInfo
 from ..model.entities import Entity, FieldType, ManyOf
@@ -17,12 +18,12 @@ from .text import (
     ago,
     cell,
     counted,
-    cut,
     duration,
-    harmless,
+    iso_time,
     number,
-    padded,
-    stamp,
+    pad,
+    sanitize,
+    truncate,
     until,
 )
 
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from ..model.tasks import Failure, SyncResult, SyncRun
 
 
-SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all
+SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
 
 
 def field_kind(holds: FieldType) -> str:
-    """What a field holds: ``text``, ``ref to AcmeUser``; ``?`` when it may be empty."""
+    """What a field holds: ``text``, ``ref to AcmeUser``; ``?`` marks that it may be empty."""
     target = f" to {holds.target.__name__}" if holds.target else ""
     return f"{holds.kind}{target}{'?' if holds.optional else ''}"
 
@@ -46,7 +47,7 @@ def schema_text(
     width: int | None,
     paint: Paint = PLAIN,
 ) -> list[str]:
-    """Entities with their fields and collections; ``rows`` are counts by entity, where known."""
+    """Entities with their fields and collections; ``rows`` counts by entity, where known."""
     lines: list[str] = []
     for entity in entities:
         count = f"  {counted(rows[entity.__name__], 'row')}" if entity.__name__ in rows else ""
@@ -71,11 +72,11 @@ def _members(entity: type[Entity]) -> list[list[str]]:
         many: ManyOf[Any, Any] = ManyOf(entity, name)
         by = f" by {many.by.name}" if many.by else ""
         rows.append([name, f"many {child.__name__}{by}", entity._collections[name].description])
-    return [[harmless(text) for text in row] for row in rows]
+    return [[sanitize(text) for text in row] for row in rows]
 
 
 def schema_json(schema: Schema, entities: Sequence[type[Entity]], rows: Mapping[str, int]) -> Json:
-    """The schema as data, with the row count of each entity, where known."""
+    """The schema as JSON data, with the row count of each entity, where known."""
     data = schema.to_json()
     chosen = [one for one in data["entities"] if one["name"] in {e.__name__ for e in entities}]
     return {
@@ -90,37 +91,33 @@ def schema_json(schema: Schema, entities: Sequence[type[Entity]], rows: Mapping[
 
 
 def installation_json(info: InstallationInfo) -> dict[str, Json]:
-    """An installation as data; its configuration holds no secret."""
+    """An installation as JSON data; its configuration holds no secret."""
     return {
         "installation": str(info),
         "connector": info.connector,
         "name": info.name,
         "id": info.id,
         "config": dict(info.config),
-        "connectedAt": stamp(info.connected_at),
+        "connectedAt": iso_time(info.connected_at),
     }
 
 
 def installation_row(info: InstallationInfo, now: float) -> list[str]:
-    """A line of ``max ls``."""
+    """A row of ``max ls``."""
     settings = " ".join(f"{key}={cell(value)}" for key, value in info.config.items() if value)
     return [str(info), info.id[:8], ago(info.connected_at, now), settings]
 
 
-class Standing:
-    """How an installation stands: its last sync (None: never), and its rows by entity.
+class InstallationStatus(NamedTuple):
+    """An installation, its last sync (None: never synced) and its rows by entity.
 
-    ``waiting``: until when a running sync can only wait, and how many of its tasks do.
+    ``waiting``: until when all tasks of a running sync wait, and how many they are.
     """
 
-    def __init__(
-        self,
-        info: InstallationInfo,
-        last: SyncRun | None,
-        rows: Mapping[str, int],
-        waiting: tuple[float, int] | None = None,
-    ) -> None:
-        self.info, self.last, self.rows, self.waiting = info, last, rows, waiting
+    info: InstallationInfo
+    last: SyncRun | None = None
+    rows: Mapping[str, int] = MappingProxyType({})
+    waiting: tuple[float, int] | None = None
 
     @property
     def unfinished(self) -> str | None:
@@ -134,33 +131,33 @@ class Standing:
         return {"installation": str(self.info), "id": self.info.id, **known}
 
 
-def status_text(standing: Standing, now: float, paint: Paint = PLAIN) -> list[str]:
-    """One installation's standing for people, with what to do when something is left to do."""
-    info, last = standing.info, standing.last
+def status_text(status: InstallationStatus, now: float, paint: Paint = PLAIN) -> list[str]:
+    """One installation's status as text, with what to do when something is left to do."""
+    info, last = status.info, status.last
     lines = [paint(str(info), "bold")]
     if last is None:
-        return [*lines, f"  never synced; begin with: max sync {info}"]
+        return [*lines, f"  never synced; start with: max sync {info}"]
     when = ago(last.finished_at or last.started_at, now)
     lines.append(f"  last sync   {paint.status(last.status)}, {when} ({last.id})")
-    if standing.waiting is not None:
-        due, tasks = standing.waiting
+    if status.waiting is not None:
+        due, tasks = status.waiting
         lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
-    if standing.unfinished and last.status != "running":
-        lines.append(f"  unfinished  go on with: max resume {info}")
-    total = sum(standing.rows.values())
-    parts = ", ".join(f"{number(count)} {name}" for name, count in standing.rows.items() if count)
+    if status.unfinished and last.status != "running":
+        lines.append(f"  unfinished  continue with: max resume {info}")
+    total = sum(status.rows.values())
+    parts = ", ".join(f"{number(count)} {name}" for name, count in status.rows.items() if count)
     return [*lines, f"  data        {counted(total, 'row')}{f': {parts}' if parts else ''}"]
 
 
 def run_json(run: SyncRun) -> dict[str, Json]:
-    """A sync as data."""
+    """A sync as JSON data."""
     return {
         "id": run.id,
         "status": str(run.status),
-        "startedAt": stamp(run.started_at),
-        "finishedAt": stamp(run.finished_at),
+        "startedAt": iso_time(run.started_at),
+        "finishedAt": iso_time(run.finished_at),
         "resumed": run.resumed,
         "counts": dict(run.counts),
         "removed": run.removed,
@@ -172,13 +169,13 @@ def run_json(run: SyncRun) -> dict[str, Json]:
 
 
 def failure_json(failure: Failure) -> dict[str, Json]:
-    """One failure as data: what failed, why, what to do, and in which attempt of which task."""
+    """A failure as JSON data: what failed, why, what to do, and in which attempt of which task."""
     names = ("what", "entity", "id", "code", "message", "hint", "sync", "task", "attempt", "version")
-    return {name: getattr(failure, name) for name in names} | {"at": stamp(failure.at)}
+    return {name: getattr(failure, name) for name in names} | {"at": iso_time(failure.at)}
 
 
 def result_json(info: InstallationInfo, result: SyncResult) -> dict[str, Json]:
-    """What a sync came to, with each failure."""
+    """A sync's result as JSON data, with each failure."""
     failures = [failure_json(one) for one in result.failures]
     return {"installation": str(info), **run_json(result), "failures": failures}
 
@@ -206,7 +203,7 @@ def runs_table(
     ]
     made = Table(columns, rows, width)
     widest = max([len("status"), *(len(row[1]) for row in rows)])
-    lines = [made.line(row).replace(padded(row[1], widest), paint.status(row[1], widest), 1) for row in rows]
+    lines = [made.line(row).replace(pad(row[1], widest), paint.status(row[1], widest), 1) for row in rows]
     return [paint(made.header(), "bold"), *lines]
 
 
@@ -222,38 +219,39 @@ def summary(
     *,
     all_failures: bool = False,
 ) -> list[str]:
-    """What a sync came to: its status, rows by entity, failures with what to do."""
+    """A sync's result as text: its status, rows by entity, failures with what to do."""
     took = f" in {_took(result)}" if result.finished_at is not None else ""
     resumed = ", resumed" if result.resumed else ""
     lines = [f"{paint(str(info), 'bold')}: {paint.status(result.status)}{took}{resumed} (sync {result.id})"]
     names = max(map(len, result.counts), default=0)
     digits = max((len(number(count)) for count in result.counts.values()), default=0)
     for name, count in sorted(result.counts.items()):
-        lines.append(f"  {padded(name, names)}  {padded(number(count), digits, right=True)}")
+        lines.append(f"  {pad(name, names)}  {pad(number(count), digits, right=True)}")
     if not result.counts:
         lines.append(f"  {_nothing(result)}")
     removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
     lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
-    lines += [f"  {paint('note', 'yellow')}  {harmless(note)}" for note in result.notes]
+    lines += [f"  {paint('note', 'yellow')}  {sanitize(note)}" for note in result.notes]
     if result.quarantined:
-        aside = f"  {counted(result.quarantined, 'row')} did not fit and stand aside: max quarantine {info}"
-        lines.append(paint(aside, "yellow"))
+        rows = counted(result.quarantined, "invalid row")
+        were = "was" if result.quarantined == 1 else "were"
+        lines.append(paint(f"  {rows} {were} quarantined: max quarantine {info}", "yellow"))
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
 
 
 def _nothing(result: SyncResult) -> str:
-    """Why no rows are counted: each request is, and of rows those alone that were listed."""
+    """Why a result counts no rows: it counts those that were listed, and every request."""
     if result.status != "completed":
         return "nothing was stored"
     if result.requests or result.removed:
         return "no rows were listed"
-    return "nothing is stale, so nothing was asked for"
+    return "everything is fresh; nothing was fetched"
 
 
 def failures_text(
     failures: Sequence[Failure], width: int | None, paint: Paint, *, everything: bool, of: str
 ) -> list[str]:
-    """Failures with what to do, those with the same cause under one heading."""
+    """Failures with what to do; those with the same cause share one message."""
     if not failures:
         return []
     shown = failures if everything else failures[:SHOWN_FAILURES]
@@ -265,23 +263,23 @@ def failures_text(
         for one in alike:
             lines.append(f"  {_fit(one.what, width, 2)}")
             if everything:
-                lines.append(f"    attempt {one.attempt}, {stamp(one.at)}")
-        lines += [f"    {harmless(line)}" for line in message.splitlines()]
-        lines += [f"    {paint(harmless(hint), 'dim')}"] if hint else []
+                lines.append(f"    attempt {one.attempt}, {iso_time(one.at)}")
+        lines += [f"    {sanitize(line)}" for line in message.splitlines()]
+        lines += [f"    {paint(sanitize(hint), 'dim')}"] if hint else []
     left = len(failures) - len(shown)
     return [*lines, f"  … and {number(left)} more: max runs show {of}"] if left else lines
 
 
 def _fit(text: str, width: int | None, indent: int) -> str:
-    return harmless(text) if width is None else cut(harmless(text), width - indent)
+    return sanitize(text) if width is None else truncate(sanitize(text), width - indent)
 
 
 def progress_line(
     counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None
 ) -> str:
-    """A running sync on one line: seconds, rows a second, rows by entity, and what it waits for."""
+    """A running sync on one line: seconds, rows per second, rows by entity, and what it waits for."""
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
     clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
     text = "  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])])
-    return text if width is None else cut(text, width)
+    return text if width is None else truncate(text, width)

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from ..model.schema import Schema
     from ..model.tasks import SyncResult, SyncRun
     from ..storage.database import Connection
-    from ..storage.quarantine import Quarantined
-    from ..storage.schema_diff import MigrationPlan
+    from ..storage.quarantine import Quarantined as Quarantined
+    from ..storage.schema_diff import MigrationPlan as MigrationPlan
+    from ..storage.schema_diff import SchemaChange as SchemaChange
     from .ages import FieldAge
 
 LIMIT = 1_000  # rows of an answer whose caller names no limit
@@ -190,6 +191,12 @@ class Reader:
         from ..storage.sync_log import runs
 
         return runs(self._connection, limit, now=self.now)
+
+    def check_idle(self) -> None:
+        """SyncRunning when a process is syncing."""
+        from ..storage.sync_log import refuse_while_syncing
+
+        refuse_while_syncing(self._connection, clock=lambda: self.now)
 
     def run(self, id: str) -> SyncResult:
         """One sync with its failures, by its id or the beginning of that; NotFound."""

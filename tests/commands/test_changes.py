@@ -73,7 +73,7 @@ def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -
     shown = {"history": "changes", "history_days": 30, "removed_days": 30, "removal_share": 0.5}
     assert run.data == {"installation": "acme:default", "settings": shown}
     assert cli("settings", "acme", "--json").data == run.data
-    assert cli("settings", "acme", "removed_days=7").err.startswith("in force from the next start on")
+    assert cli("settings", "acme", "removed_days=7").err.startswith("the next sync uses them")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -
         ("history=change", "did you mean: changes"),
         ("history_days=soon", "expected a number of days up to 36,500"),
         ("removal_share=2", "expected a number from 0 to 1"),
-        ("history", "write it as SETTING=VALUE"),
+        ("history", "write SETTING=VALUE"),
     ],
 )
 def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, word: str, said: str) -> None:
@@ -121,7 +121,7 @@ def test_going_on_from_a_cursor_tells_the_rest(recorded: Cli) -> None:
 def test_the_newest_cursor_can_be_asked_for(recorded: Cli) -> None:
     cursor = recorded("changes", "acme", "--since", "now", "--json").data["cursor"]
     assert recorded("changes", "acme", "--since", cursor).err == (
-        f"nothing changed; go on later with: --since {cursor}\n"
+        f"nothing changed; continue later with: --since {cursor}\n"
     )
 
 
@@ -134,7 +134,7 @@ def test_people_see_a_line_for_a_change_and_one_for_each_field_of_an_update(reco
         "  email: (not loaded) → a@x",
         "2027-01-15 08:01  removed   AcmeUser:u1",
     ]
-    assert run.err.startswith("go on later with: --since ")
+    assert run.err.startswith("continue later with: --since ")
 
 
 def test_one_entity_can_be_asked_for(recorded: Cli) -> None:

@@ -126,7 +126,7 @@ def things(cli: Cli, mode: str) -> Run:
 def test_one_command_makes_the_project_connects_and_syncs(cli: Cli, folder: Path) -> None:
     run = cli("sync", "acme:default")
     assert run.status == 0
-    assert run.err.splitlines()[:2] == [f"made a project in {folder}", "connected acme:default"]
+    assert run.err.splitlines()[:2] == [f"created a project in {folder}", "connected acme:default"]
     assert run.out.splitlines()[0].startswith("acme:default: completed in ")
     assert "  AcmeTask       200" in run.out.splitlines()
     assert run.err.splitlines()[-1].startswith("next: max search acme:default AcmeTask")
@@ -190,7 +190,7 @@ def test_a_partial_sync_lists_what_failed_and_exits_3(cli: Cli) -> None:
         "    thing 1 is gone",
         "    look for it",
     ]
-    assert "to do again just what failed: max sync things:default --retry-failed" in run.err
+    assert "to repeat only what failed: max sync things:default --retry-failed" in run.err
 
 
 def test_a_retry_does_only_what_failed_and_tells_the_same_truth(cli: Cli) -> None:
@@ -299,7 +299,7 @@ def test_a_signal_pauses_the_sync_and_says_how_to_go_on(
     endless.send_signal(number)
     out, err = endless.communicate(timeout=30)
     assert (endless.returncode, "paused" in out.splitlines()[0]) == (130, True)
-    assert err.splitlines()[-1] == "everything so far is saved; go on with: max resume things:default"
+    assert err.splitlines()[-1] == "everything so far is saved; continue with: max resume things:default"
     assert cli("status", "-o", "json").data["data"][0]["lastSync"]["status"] == "paused"
 
 
@@ -311,7 +311,7 @@ def test_a_second_signal_leaves_at_once(cli: Cli, folder: Path) -> None:
         wait_for(process, "pausing")
         process.send_signal(signal.SIGINT)
         assert (process.wait(timeout=30), process.communicate()[0]) == (130, "")
-    assert "unfinished  go on with: max resume things:default" in cli("status").out
+    assert "unfinished  continue with: max resume things:default" in cli("status").out
 
 
 def test_a_sync_is_never_run_twice_at_once(endless: subprocess.Popen[str], cli: Cli) -> None:
@@ -324,7 +324,7 @@ def test_a_sync_is_never_run_twice_at_once(endless: subprocess.Popen[str], cli: 
 def test_pause_from_another_process_then_resume(endless: subprocess.Popen[str], cli: Cli) -> None:
     asked = cli("pause", "things", "-o", "json").data
     out, _ = endless.communicate(timeout=30)
-    assert (endless.returncode, asked["wanted"], "paused" in out) == (130, "pause", True)
+    assert (endless.returncode, asked["command"], "paused" in out) == (130, "pause", True)
     cli("connect", "things:default", "--update", "--set", "mode=closed")
     run = cli("resume", "things", "-o", "json")
     assert (run.data["id"], run.data["resumed"], run.status) == (asked["id"], True, 3)
@@ -334,8 +334,8 @@ def test_cancel_from_another_process_ends_it(endless: subprocess.Popen[str], cli
     cli("cancel", "things")
     out, err = endless.communicate(timeout=30)
     assert (endless.returncode, "cancelled" in out) == (1, True)
-    assert err.splitlines()[-1] == "what was stored stays; begin anew with: max sync things:default"
-    assert "the last one ended cancelled" in cli("pause", "things").err
+    assert err.splitlines()[-1] == "the stored rows stay; start again with: max sync things:default"
+    assert "the last one is cancelled" in cli("pause", "things").err
 
 
 def test_what_was_killed_can_be_cancelled_by_anybody(endless: subprocess.Popen[str], cli: Cli) -> None:
@@ -361,7 +361,7 @@ def test_what_was_recorded_replays_into_an_installation_made_for_it(cli: Cli, fo
     cli("connect", "acme", "--set", "users=3", "--set", "tasks=2")
     recorded = cli("sync", "acme", "--record", "acme.jsonl", "-o", "json").data
     replay = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
-    assert (replay.status, replay.err.splitlines()[0]) == (0, "made acme:ticket for the replay")
+    assert (replay.status, replay.err.splitlines()[0]) == (0, "created acme:ticket for the replay")
     assert "nobody asked" not in replay.err
     again = cli("sync", "acme:ticket", "--replay", "acme.jsonl", "-o", "json").data
     assert (again["counts"], again["requests"]) == (recorded["counts"], recorded["requests"])

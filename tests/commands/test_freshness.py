@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from max import Query
 from max.cli import main
-from max.commands.freshness import quantile, some, span
+from max.commands.text import first_few, short_age
 from max.connecting import Entity, Field, Many, Ref, Schema
 from max.errors import UsageError
 from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf, Filter, Op, Synced
+from max.query.ages import quantile
 from max.storage.leases import new_worker
 from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
@@ -274,7 +275,7 @@ def test_an_id_has_no_age(place: Place) -> None:
     ],
 )
 def test_an_age_is_short(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+    assert short_age(seconds) == words
 
 
 def test_a_share_of_what_was_synced_is_as_young_as_its_quantile() -> None:
@@ -284,8 +285,8 @@ def test_a_share_of_what_was_synced_is_as_young_as_its_quantile() -> None:
 
 
 def test_many_names_are_shortened() -> None:
-    assert some(list("abcd")) == "a, b, c, d"
-    assert some(list("abcde")) == "a, b, c and 2 more"
+    assert first_few(list("abcd")) == "a, b, c, d"
+    assert first_few(list("abcde")) == "a, b, c and 2 more"
 
 
 # -- the command line --------------------------------------------------------------------------
@@ -470,7 +471,7 @@ def test_full_asks_for_everything(synced: Library) -> None:
 def test_if_stale_asks_for_nothing_that_is_younger_and_says_so(synced: Library) -> None:
     run = synced.run("sync", "book", "--if-stale", "5m")
     assert (run.status, synced.asked()) == (0, [])
-    assert run.out.splitlines()[1] == "  nothing is stale, so nothing was asked for"
+    assert run.out.splitlines()[1] == "  everything is fresh; nothing was fetched"
     synced.run("sync", "book", "--if-stale", "0s")
     assert synced.asked() == ["books", "leaves a", "leaves b", "words 3"]
 
@@ -568,7 +569,7 @@ def test_a_suspicious_removal_is_partial_and_says_what_to_type(library: Library)
     run = library.run("sync", "book")
     assert (run.status, "partial" in run.out.splitlines()[0]) == (3, True)
     assert "39 of 41 Leaf are no longer listed upstream" in run.out
-    assert "if they are gone indeed: max sync book:default --allow-removals" in run.err
+    assert "if they were deleted indeed: max sync book:default --allow-removals" in run.err
     assert "--retry-failed" not in run.err
     assert library.run("count", "book", "Leaf").out == "41\n"
     failures = library.run("runs", "show", run.out.split("sync ")[1].split(")")[0], "--json").data["failures"]
@@ -613,7 +614,7 @@ def test_freshness_tells_rows_ages_and_what_was_never_listed(
     lines = synced.run("freshness", "book").out.splitlines()
     assert [line.split() for line in lines[:6]] == [
         ["entity", "fields", "rows", "never", "youngest", "median", "90", "%", "oldest"],
-        ["Shelf", "all,", "kept", "by", "the", "seeder", "1"],
+        ["Shelf", "all,", "stored", "by", "the", "seeder", "1"],
         ["Book", "all", "2", "0", *["2", "h"] * 4],
         ["Leaf", "all", "3", "1", *["2", "h"] * 4],
         ["Appendix", "never", "listed", "0", "0"],
@@ -699,8 +700,8 @@ def test_ages_fit_in_filters_of_the_command_line(synced: Library) -> None:
 
 def test_a_field_that_is_invalidated_is_asked_for_again_and_keeps_its_value(synced: Library) -> None:
     run = synced.run("invalidate", "book", "leaf.blank")
-    assert run.out.splitlines() == ["stale: blank of 3 Leaf", "  asks again: looked_at, for Leaf.blank"]
-    assert run.err == "next: max sync book:default, or just this: max sync book:default --missing-only\n"
+    assert run.out.splitlines() == ["stale: blank of 3 Leaf", "  fetches again: looked_at, for Leaf.blank"]
+    assert run.err == "next: max sync book:default, or only this: max sync book:default --missing-only\n"
     assert synced.run("count", "book", "Leaf", "--filter", "blank = false").out == "3\n"
     synced.run("sync", "book", "--missing-only")
     assert synced.asked() == ["blank 3"]
@@ -725,9 +726,9 @@ def test_a_whole_entity_is_invalidated_with_every_list_of_it(synced: Library) ->
     assert run.out.splitlines() == [
         "stale: words, text of 3 Leaf",
         "stale: all fields of 2 Book",
-        "  lists in full: Book.leaves (2 lists)",
-        "  lists in full: Shelf.books (1 list)",
-        "  asks again: counted, for Leaf.words",
+        "  reads in full: Book.leaves (2 lists)",
+        "  reads in full: Shelf.books (1 list)",
+        "  fetches again: counted, for Leaf.words",
     ]
     synced.run("sync", "book", "--if-stale", "1d")
     assert synced.asked() == ["books", "leaves a", "leaves b", "words 3"]
@@ -738,8 +739,8 @@ def test_a_whole_entity_is_invalidated_with_every_list_of_it(synced: Library) ->
     [
         (["Leaf:zz"], 1, "no Leaf 'zz'"),
         (["Leaf:a1", "Leaf:zz"], 1, "no Leaf 'zz'"),
-        (["Leaf:a1", "--filter", "text = x"], 2, "--filter does not go with a ref"),
-        (["House"], 2, "House has no fields that could be asked for"),
+        (["Leaf:a1", "--filter", "text = x"], 2, "a filter does not go with Entity:id"),
+        (["House"], 2, "House has no fields that could be fetched again"),
         (["elsewhere/Leaf:a1"], 2, "belongs to another installation"),
         (["Leaf.text", "--filter", "text ="], 2, "column 7"),
         (["a b:c"], 2, "is not a ref"),
@@ -764,7 +765,7 @@ def test_while_a_sync_is_running_nothing_is_invalidated(synced: Library) -> None
 def test_beside_an_unfinished_sync_the_one_after_it_asks_again(synced: Library) -> None:
     synced.sql("UPDATE _max_sync SET state = 'paused', finished_at = NULL")
     run = synced.run("invalidate", "book", "Leaf")
-    assert (run.status, "only the sync after it asks for again" in run.err) == (0, True)
+    assert (run.status, "does not fetch again what it already has" in run.err) == (0, True)
 
 
 def test_without_its_connector_every_listing_runs_in_full(synced: Library) -> None:
@@ -772,5 +773,5 @@ def test_without_its_connector_every_listing_runs_in_full(synced: Library) -> No
     file = synced.folder / "connectors" / "max_book.py"
     file.write_text("raise RuntimeError('broken')")
     run = synced.run("invalidate", "book", "Leaf.words")
-    assert run.out.splitlines() == ["stale: words of 3 Leaf", "  lists in full: Book.leaves (2 lists)"]
+    assert run.out.splitlines() == ["stale: words of 3 Leaf", "  reads in full: Book.leaves (2 lists)"]
     assert "the connector cannot be loaded" in run.err

@@ -17,6 +17,7 @@ CONNECTOR = '''
 from __future__ import annotations
 from typing import Any
 
+from max.connecting import *
 from tests.sample import SampleConfig, initialise
 
 Big: Any = "not a number"
@@ -198,7 +199,7 @@ def test_a_sync_names_what_stands_aside_and_where_to_see_it(cli: Cli) -> None:
     install(ODD)
     run = cli("sync", "shelves:default")
     assert run.status == 0
-    assert "1 row did not fit and stand aside: max quarantine shelves:default" in run.out
+    assert "1 invalid row was quarantined: max quarantine shelves:default" in run.out
     shown = cli("quarantine", "shelves")
     assert shown.out.splitlines()[1].split()[:2] == ["Thing:2", "size"]
     assert "str 'not a number'" in shown.out
@@ -213,5 +214,5 @@ def test_what_fits_again_leaves(cli: Cli) -> None:
     cli("sync", "shelves:default")
     install({**ODD, "items": ONE["items"]})
     cli("sync")
-    assert cli("quarantine", "shelves").err == "nothing stands aside\n"
+    assert cli("quarantine", "shelves").err == "nothing is quarantined\n"
     assert cli("count", "shelves", "Thing").out == "2\n"

@@ -11,26 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.commands.tables import Column, Table, entity_columns, entity_row, record, table
+from max.commands.tables import Column, Table, entity_columns, entity_lines, entity_row, table
 from max.commands.text import (
     PLAIN,
     Paint,
     ago,
     cell,
-    cells,
     clusters,
-    compact,
     counted,
-    cut,
+    display_width,
     duration,
-    harmless,
-    moment,
+    json_text,
     number,
-    padded,
+    pad,
+    sanitize,
+    short_time,
+    truncate,
     until,
 )
 from max.commands.views import (
-    Standing,
+    InstallationStatus,
     failures_text,
     progress_line,
     run_json,
@@ -135,21 +135,21 @@ def result(
     ],
 )
 def test_a_text_is_measured_in_the_cells_it_takes(text: str, width: int) -> None:
-    assert cells(text) == width
+    assert display_width(text) == width
 
 
 @pytest.mark.parametrize("text", ["e\u0301", "👍🏽", "👩\u200d💻", "🇩🇪", "❤\ufe0f", "\u1112\u1161\u11ab"])
 def test_one_character_to_a_reader_is_never_split(text: str) -> None:
     assert list(clusters(text)) == [text]
-    assert cut(f"{text}{text}xyz", cells(text) * 2 + 1) == f"{text}{text}…"
+    assert truncate(f"{text}{text}xyz", display_width(text) * 2 + 1) == f"{text}{text}…"
 
 
 @given(TEXTS, st.integers(0, 20))
 @settings(deadline=None, max_examples=200)
 def test_a_cut_text_fits_and_is_whole_characters_of_the_beginning(text: str, width: int) -> None:
-    shown = cut(text, width)
+    shown = truncate(text, width)
     whole = list(clusters(text))
-    assert cells(shown) <= width
+    assert display_width(shown) <= width
     assert (
         shown == text or not shown or list(clusters(shown[:-1])) == whole[: len(list(clusters(shown[:-1])))]
     )
@@ -164,24 +164,24 @@ def test_the_characters_put_together_are_the_text(text: str) -> None:
 @given(st.text(st.characters()))
 @settings(deadline=None, max_examples=200)
 def test_no_control_character_reaches_the_terminal(text: str) -> None:
-    shown = harmless(text)
+    shown = sanitize(text)
     bad = [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     assert not bad
     assert "\u202e" not in shown
 
 
 def test_what_steers_a_terminal_is_spelled_out() -> None:
-    assert harmless("\x1b[31mred\x07 a\nb\tc \u202eevil") == "\\x1b[31mred\\x07 a b c \\u202eevil"
+    assert sanitize("\x1b[31mred\x07 a\nb\tc \u202eevil") == "\\x1b[31mred\\x07 a b c \\u202eevil"
 
 
 def test_joined_emoji_and_accents_stay_as_they_are() -> None:
-    assert harmless("👩\u200d💻 e\u0301 日本") == "👩\u200d💻 e\u0301 日本"
+    assert sanitize("👩\u200d💻 e\u0301 日本") == "👩\u200d💻 e\u0301 日本"
 
 
 @given(st.recursive(st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 @settings(deadline=None, max_examples=100)
 def test_json_text_reads_back_equal_and_steers_nothing(value: Json) -> None:
-    text = compact(value)
+    text = json_text(value)
     assert json.loads(text) == value
     assert not {"\x1b", "\x7f", "\x9b", "\u2028", "\u202e"} & set(text)
 
@@ -189,14 +189,14 @@ def test_json_text_reads_back_equal_and_steers_nothing(value: Json) -> None:
 # -- tables ----------------------------------------------------------------------------------
 
 
-CELLS = st.lists(st.lists(TEXTS.map(harmless), min_size=4, max_size=4), max_size=5)
+CELLS = st.lists(st.lists(TEXTS.map(sanitize), min_size=4, max_size=4), max_size=5)
 
 
 @given(CELLS, st.integers(1, 60))
 @settings(deadline=None, max_examples=150)
 def test_no_line_of_a_table_is_wider_than_the_terminal(rows: list[list[str]], width: int) -> None:
     columns = [Column("id", whole=True), Column("name"), Column("age", right=True), Column("note")]
-    assert max(map(cells, table(columns, rows, width))) <= width
+    assert max(map(display_width, table(columns, rows, width))) <= width
 
 
 def test_without_a_terminal_nothing_is_cut() -> None:
@@ -211,7 +211,10 @@ def test_numbers_stand_on_the_right_and_are_never_cut() -> None:
 
 def test_wide_characters_keep_the_columns_in_line() -> None:
     lines = table([Column("a"), Column("b")], [["日本語", "x"], ["abc", "y"]], 40)
-    assert [cells(line.removesuffix(end)) for line, end in zip(lines[1:], "xy", strict=True)] == [8, 8]
+    assert [display_width(line.removesuffix(end)) for line, end in zip(lines[1:], "xy", strict=True)] == [
+        8,
+        8,
+    ]
 
 
 def test_columns_without_room_are_named() -> None:
@@ -238,7 +241,7 @@ def test_empty_upstream_and_never_loaded_look_different() -> None:
 
 
 def test_a_record_line_by_line_is_not_shortened() -> None:
-    lines = record(ADA, ["name", "seen_at", "boss", "age"])
+    lines = entity_lines(ADA, ["name", "seen_at", "boss", "age"])
     assert lines == [
         "Person:p1",
         "  id       p1",
@@ -248,7 +251,7 @@ def test_a_record_line_by_line_is_not_shortened() -> None:
         "  boss     Person:p2",
         "  age      36",
     ]
-    assert "(not loaded)" in record(Person("p3"), ["name"])[2]
+    assert "(not loaded)" in entity_lines(Person("p3"), ["name"])[2]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,7 @@ def test_an_age_in_words(age: float, words: str) -> None:
 
 
 def test_what_never_happened() -> None:
-    assert (ago(None, NOW), moment(None), moment(0)) == ("never", "–", "1970-01-01 00:00")
+    assert (ago(None, NOW), short_time(None), short_time(0)) == ("never", "–", "1970-01-01 00:00")
 
 
 # -- schemas, installations, syncs -----------------------------------------------------------
@@ -318,12 +321,13 @@ def test_a_schema_as_data_has_counts_and_relationships() -> None:
 
 
 def test_a_status_says_what_to_do_next() -> None:
-    paused = Standing(ACME, result(status=Status.PAUSED), {"Person": 12_345, "Team": 0})
+    paused = InstallationStatus(ACME, result(status=Status.PAUSED), {"Person": 12_345, "Team": 0})
     assert (
-        status_text(Standing(ACME, None, {}), NOW)[1] == "  never synced; begin with: max sync acme:default"
+        status_text(InstallationStatus(ACME, None, {}), NOW)[1]
+        == "  never synced; start with: max sync acme:default"
     )
-    assert "  unfinished  go on with: max resume acme:default" in status_text(paused, NOW)
-    waiting = Standing(ACME, result(status=Status.RUNNING), {}, (NOW + 600.0, 212))
+    assert "  unfinished  continue with: max resume acme:default" in status_text(paused, NOW)
+    waiting = InstallationStatus(ACME, result(status=Status.RUNNING), {}, (NOW + 600.0, 212))
     assert f"  waiting     until {until(NOW + 600.0, NOW)}, 212 tasks" in status_text(waiting, NOW)
     assert status_text(paused, NOW)[-1] == "  data        12,345 rows: 12,345 Person"
     assert paused.to_json()["unfinished"] == "01abc"
@@ -348,7 +352,7 @@ def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"requests": {}}, "nothing is stale, so nothing was asked for"),
+        ({"requests": {}}, "everything is fresh; nothing was fetched"),
         ({}, "no rows were listed"),
         ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
         ({"requests": {}, "removed": 3}, "no rows were listed"),
@@ -397,9 +401,9 @@ def test_colours_do_not_change_the_columns_of_past_syncs() -> None:
 def test_a_progress_line_has_counts_and_rate_and_fits() -> None:
     line = progress_line({"Person": 1000, "Team": 5}, 10.0, 100.5, "waiting for acme", None)
     assert line == "10 s  100/s  Person 1,000  Team 5  waiting for acme"
-    assert cells(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
+    assert display_width(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
     assert progress_line({}, 0.1, 0, "", None) == "0 s  starting"
 
 
 def test_padding_counts_cells() -> None:
-    assert (padded("日", 4), padded("7", 3, right=True)) == ("日  ", "  7")
+    assert (pad("日", 4), pad("7", 3, right=True)) == ("日  ", "  7")
