@@ -1,4 +1,4 @@
-"""Repositories for tests, written with ``git fast-import``; and what git itself says of them."""
+"""Repositories for tests, written with ``git fast-import``, and what git itself says about them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ENVIRONMENT = {
 
 
 def git(path: Path, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
-    """What a git command answers; CalledProcessError when it fails."""
+    """The output of a git command; CalledProcessError when it fails."""
     words: list[str | bytes] = ["git", "-C", str(path), *arguments]
     answer = subprocess.run(words, input=stdin, capture_output=True, env=ENVIRONMENT, check=True)
     return answer.stdout
 
 
 def lines(path: Path, *arguments: str | bytes, stdin: bytes = b"") -> list[str]:
-    """What a git command answers, line by line."""
+    """The output of a git command as lines."""
     return git(path, *arguments, stdin=stdin).decode().splitlines()
 
 
 def make(path: Path, *options: str) -> Path:
-    """An empty repository, with a branch ``main`` to be born."""
+    """An empty repository whose first commit will make the branch ``main``."""
     path.mkdir(parents=True)
     git(path, "init", "--quiet", "--initial-branch=main", *options)
     return path
@@ -44,12 +44,12 @@ def make(path: Path, *options: str) -> Path:
 
 @cache
 def quoted(path: bytes) -> bytes:
-    """A path as fast-import reads it, whatever its bytes."""
+    """A path of any bytes, as fast-import reads it."""
     return b'"' + b"".join(b"\\%03o" % byte for byte in path) + b'"'
 
 
 class History:
-    """A fast-import stream in the making; commits are numbered, later streams may go on."""
+    """Builds fast-import streams.  Commits are numbered; a later stream may refer to earlier ones."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -67,7 +67,7 @@ class History:
         encoding: bytes = b"",
         raw: Iterable[bytes] = (),
     ) -> int:
-        """Add a commit; files are given their contents, None deletes.  Its number comes back."""
+        """Add a commit and return its number; ``files`` gives contents by path, None deletes."""
         self.commits += 1
         when = when or b"%d +0000" % (1_700_000_000 + self.commits)
         head = [b"commit refs/heads/%s" % branch.encode(), b"mark :%d" % self.commits]
@@ -81,16 +81,16 @@ class History:
         return self.commits
 
     def reset(self, ref: str, number: int) -> None:
-        """Let a ref stand at a commit."""
+        """Point a ref at a commit."""
         self._parts.append(b"reset %s\nfrom :%d" % (ref.encode(), number))
 
     def tag(self, name: str, number: int, message: bytes, tagger: bytes = ADA + b" 1700000000 +0100") -> None:
-        """Make an annotated tag."""
+        """Add an annotated tag."""
         text = b"tag %s\nfrom :%d\ntagger %s\ndata %d\n%s"
         self._parts.append(text % (name.encode(), number, tagger, len(message), message))
 
     def write(self, path: Path) -> None:
-        """Bring everything since the last time into a repository."""
+        """Write everything since the last call into a repository."""
         stream, self._parts = b"\n".join([*self._parts, b"done\n"]), []
         marks = path / ".marks"
         options = ("--quiet", "--force", "--done", "--depth=0", "--date-format=raw-permissive")
@@ -111,12 +111,12 @@ def _file(path: bytes, content: bytes | None) -> list[bytes]:
 
 
 def rev_list(path: Path) -> list[str]:
-    """Every commit that some ref reaches, as git says."""
+    """Every commit that a ref reaches, from git rev-list."""
     return lines(path, "rev-list", "--all")
 
 
 def parents(path: Path) -> dict[str, list[str]]:
-    """The parents of every commit, as git says."""
+    """The parents of every commit, from git rev-list."""
     rows = [line.split() for line in lines(path, "rev-list", "--all", "--parents")]
     return {sha: rest for sha, *rest in rows}
 
@@ -125,7 +125,7 @@ LOG = ("log", "--all", "--diff-merges=first-parent", "-M50%")
 
 
 def shortstat(path: Path) -> dict[str, tuple[int, int]]:
-    """The lines added and removed by every commit, as git adds them up."""
+    """The lines added and removed by every commit, from git log --shortstat."""
     found: dict[str, tuple[int, int]] = {}
     for line in lines(path, *LOG, "--format=%H", "--shortstat"):
         if re.fullmatch("[0-9a-f]{40}", line):

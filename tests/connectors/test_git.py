@@ -1,6 +1,6 @@
-"""The git connector gives what git itself says, whatever the history holds.
+"""The git connector agrees with git itself, for any history.
 
-Every oracle is another command than the one the connector runs: rev-list for commits and
+Expected values come from other commands than those the connector runs: rev-list for commits and
 their parents, log --shortstat for lines, diff-tree for files.
 """
 
@@ -30,6 +30,7 @@ from max_connectors.git import (
     GitTag,
     connector,
 )
+from max_connectors.git_log import length_of
 
 from max.cli import main
 from max.connecting import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
@@ -41,12 +42,12 @@ from max.upstream.operations import Limits, Operation, OperationRunner
 from tests.git_repositories import History, git, linear, lines, make, needs_git, parents, rev_list, shortstat
 
 pytestmark = needs_git
-NOBODY = CredentialProvider(MemoryCredentials(), [])
+NO_CREDENTIALS = CredentialProvider(MemoryCredentials(), [])
 SLACK = 1 << 20  # bytes that the last 15,000 commits of a history may cost
 
 
 class Reading(Env[Git]):
-    """What a loader is given when no sync is about it."""
+    """The env of a loader outside a sync."""
 
     installation, version, sync, task, attempt, deadline = "i", "1", "s", 1, 1, None
 
@@ -78,7 +79,7 @@ async def pages_of(
     crashes: Callable[[], bool] = lambda: False,
     **sizes: int,
 ) -> list[Page[Any]]:
-    """Every page of a listing; where ``crashes`` says so, another process goes on."""
+    """Every page of a listing; after each page for which ``crashes`` is true, another process continues."""
     env, pages, cursor = Reading(path, **sizes), list[Page[Any]](), None
     try:
         while not pages or cursor is not None:
@@ -93,7 +94,7 @@ async def pages_of(
 
 
 def listing(path: Path, loader: Loading = git_connector.load_commits, **options: Any) -> list[Page[Any]]:
-    """``pages_of``, from where there is no event loop; every entity must fit its fields."""
+    """``pages_of`` without an event loop; also checks that all values fit their fields."""
     pages = asyncio.run(pages_of(path, loader, **options))
     wrong = [m for page in pages for one in [*page.items, *page.also] for m in check_entity(one)]
     assert wrong == []
@@ -101,21 +102,21 @@ def listing(path: Path, loader: Loading = git_connector.load_commits, **options:
 
 
 def commits_of(pages: list[Page[Any]]) -> dict[str, GitCommit]:
-    """The commits of all pages, each of which must have come once."""
+    """The commits of all pages; checks that each came once."""
     found = [commit for page in pages for commit in page.items]
     assert len({commit.id for commit in found}) == len(found)
     return {commit.id: commit for commit in found}
 
 
 def changes_of(pages: list[Page[Any]]) -> dict[str, GitFileChange]:
-    """The file changes of all pages, each of which must have come once."""
+    """The file changes of all pages; checks that each came once."""
     found = [one for page in pages for one in page.also if isinstance(one, GitFileChange)]
     assert len({change.id for change in found}) == len(found)
     return {change.id: change for change in found}
 
 
 def removed_of(pages: list[Page[Any]], entity: type[Any]) -> set[str]:
-    """The ids of one type that a listing says are gone."""
+    """The ids of one type that a listing removes."""
     return {ref.id for page in pages for ref in page.removed if ref.entity is entity}
 
 
@@ -163,7 +164,7 @@ def add(history: History, steps: list[tuple[int, dict[bytes, bytes | None], byte
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a repository for each example of a property."""
+    """Makes a new repository for each example of a property."""
     return lambda: make(tmp_path_factory.mktemp("example") / "r", "--bare")
 
 
@@ -172,7 +173,7 @@ SIZES = st.fixed_dictionaries({"page_commits": st.integers(1, 5), "page_changes"
 
 @settings(deadline=None, max_examples=25)
 @given(STEPS, SIZES, st.data())
-def test_pages_of_any_size_over_any_crashes_give_each_commit_once(
+def test_each_commit_comes_once_whatever_the_page_size_and_crashes(
     fresh: Callable[[], Path], steps: list[Any], sizes: dict[str, Any], data: st.DataObject
 ) -> None:
     path, history = fresh(), History()
@@ -189,7 +190,7 @@ def test_pages_of_any_size_over_any_crashes_give_each_commit_once(
 
 
 def counted(changes: dict[str, GitFileChange]) -> dict[str, tuple[int, int]]:
-    """The lines of each commit as the sum of its changes."""
+    """The lines of each commit, as the sum of its file changes."""
     sums: dict[str, tuple[int, int]] = {}
     for change in changes.values():
         added, removed = sums.get(change.commit.id, (0, 0))
@@ -198,7 +199,7 @@ def counted(changes: dict[str, GitFileChange]) -> dict[str, tuple[int, int]]:
 
 
 def files_of(path: Path) -> set[str]:
-    """``commit:path`` of every file that every commit changed, asked one commit at a time."""
+    """``commit:path`` of every file that each commit changed, from one git command for each."""
     found = set()
     for sha, (first, *_) in {sha: own or [""] for sha, own in parents(path).items()}.items():
         trees = [first, sha] if first else ["--root", sha]
@@ -240,11 +241,11 @@ def test_a_second_listing_gives_exactly_the_difference(
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
-def test_two_names_never_become_one(one: bytes, other: bytes) -> None:
+def test_different_names_stay_different(one: bytes, other: bytes) -> None:
     assert (git_connector.name_of(one) == git_connector.name_of(other)) == (one == other)
 
 
-def test_a_name_that_looks_like_an_escape_differs_from_the_byte_it_would_stand_for() -> None:
+def test_a_name_that_looks_like_an_escape_differs_from_the_escaped_byte() -> None:
     assert git_connector.name_of(b"\xff") == "\\xff"
     assert git_connector.name_of(b"\\xff") == "\\\\xff"
     assert git_connector.name_of(b"CORP\\ada") == "CORP\\ada"
@@ -253,7 +254,7 @@ def test_a_name_that_looks_like_an_escape_differs_from_the_byte_it_would_stand_f
 # -- what a commit holds ---------------------------------------------------------------------
 
 
-def test_a_commit_keeps_its_people_times_offsets_and_message(repository: Path) -> None:
+def test_a_commit_has_its_people_times_offsets_and_message(repository: Path) -> None:
     history = History()
     history.commit(
         author=b"Ada L <Ada@Example.com>", when=b"1700000000 -0330", message=b"One\nline\n\nBody\n\nmore\n"
@@ -266,7 +267,7 @@ def test_a_commit_keeps_its_people_times_offsets_and_message(repository: Path) -
     assert commit.author_offset == commit.committer_offset == -210
 
 
-def test_a_message_in_another_encoding_is_read_in_it(repository: Path) -> None:
+def test_a_message_in_another_encoding_is_decoded(repository: Path) -> None:
     history = History()
     name = "Jörg <j@x>".encode("latin-1")
     history.commit(message="Grüße\n".encode("latin-1"), encoding=b"ISO-8859-1", author=name)
@@ -275,7 +276,7 @@ def test_a_message_in_another_encoding_is_read_in_it(repository: Path) -> None:
     assert (commit.subject, commit.author.id) == ("Grüße", "Jörg <j@x>")
 
 
-def test_bytes_in_no_encoding_are_escaped(repository: Path) -> None:
+def test_bytes_that_are_not_text_are_escaped(repository: Path) -> None:
     history = History()
     history.commit(message=b"a\xffb\n", author=b"J\xf6rg <j@x>")
     history.write(repository)
@@ -296,7 +297,7 @@ def test_bytes_in_no_encoding_are_escaped(repository: Path) -> None:
         (b"", None, None),
     ],
 )
-def test_a_time_that_makes_no_sense_is_held_within_what_can_be_said(
+def test_an_impossible_time_is_limited_to_the_years_1_to_9999(
     repository: Path, written: bytes, moment: datetime | None, offset: int | None
 ) -> None:
     tree = git(repository, "mktree").strip()
@@ -309,20 +310,20 @@ def test_a_time_that_makes_no_sense_is_held_within_what_can_be_said(
 
 
 def store_commit(path: Path, text: bytes) -> str:
-    """Let main be a commit of exactly these bytes, however wrong."""
+    """Set main to a commit of exactly these bytes, even if they are invalid."""
     (sha,) = lines(path, "hash-object", "-t", "commit", "-w", "--stdin", "--literally", stdin=text)
     (path / ".git/refs/heads/main").write_text(f"{sha}\n")
     return sha
 
 
-def test_a_commit_without_people_is_read(repository: Path) -> None:
+def test_a_commit_without_author_and_committer_is_read(repository: Path) -> None:
     tree = git(repository, "mktree").strip()
-    store_commit(repository, b"tree %s\nauthor nobody\ncommitter <>\n\nbare\n" % tree)
+    store_commit(repository, b"tree %s\nauthor x\ncommitter <>\n\nbare\n" % tree)
     commit = only_commit(repository)
     assert (commit.subject, commit.authored_at, commit.committed_at) == ("bare", None, None)
 
 
-def test_file_changes_say_what_happened_to_which_kind_of_file(repository: Path) -> None:
+def test_file_changes_have_status_and_kind(repository: Path) -> None:
     history = History()
     first = history.commit(files={b"old": b"1\n2\n3\n", b"dead": b"1\n", b"bin": b"\0"})
     link, module = b"M 120000 inline link\ndata 1\na", b"M 160000 %s sub" % (b"1" * 40)
@@ -341,7 +342,7 @@ def test_file_changes_say_what_happened_to_which_kind_of_file(repository: Path) 
     assert changes["new"].old_path == "old"
 
 
-def test_a_merge_counts_what_it_brought_to_its_first_parent(repository: Path) -> None:
+def test_a_merge_is_counted_against_its_first_parent(repository: Path) -> None:
     history = History()
     base = history.commit(files={b"base": b"0\n"})
     sides = [history.commit(f"s{n}", {b"side%d" % n: b"1\n" * n}, parents=[base]) for n in (1, 2, 3)]
@@ -379,7 +380,7 @@ def test_a_repository_without_commits_is_empty(repository: Path) -> None:
     assert (root.name, root.head_branch, root.head) == ("repository", "main", None)
 
 
-def test_everything_that_was_there_is_gone_when_every_ref_is(repository: Path) -> None:
+def test_without_refs_every_commit_is_gone(repository: Path) -> None:
     history = History()
     history.commit()
     history.write(repository)
@@ -389,7 +390,7 @@ def test_everything_that_was_there_is_gone_when_every_ref_is(repository: Path) -
     assert removed_of(pages, GitCommit) == {page.items[0].id}
 
 
-def test_a_detached_head_and_those_of_other_working_trees_count_as_tips(repository: Path) -> None:
+def test_detached_heads_of_all_working_trees_are_tips(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "main")
     for place in (repository, repository.parent / "other"):
         if place != repository:
@@ -401,7 +402,7 @@ def test_a_detached_head_and_those_of_other_working_trees_count_as_tips(reposito
     assert asyncio.run(Git(str(repository)).repository()).head_branch is None
 
 
-def test_a_shallow_clone_ends_where_it_was_cut_off_and_deepening_lists_it_anew(tmp_path: Path) -> None:
+def test_a_shallow_clone_ends_at_its_edge_and_deepening_lists_everything_again(tmp_path: Path) -> None:
     whole = linear(tmp_path / "whole.git", 30)
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "--quiet", "--depth=5", f"file://{whole}", str(clone))
@@ -412,7 +413,7 @@ def test_a_shallow_clone_ends_where_it_was_cut_off_and_deepening_lists_it_anew(t
     assert commits_of(listing(clone, sync_token=pages[-1].sync_token)).keys() == set(rev_list(clone))
 
 
-def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path) -> None:
+def test_a_sync_token_whose_commits_were_deleted_lists_everything(repository: Path) -> None:
     history = History()
     history.commit(message=b"old\n")
     history.write(repository)
@@ -428,7 +429,7 @@ def test_a_mark_whose_commits_were_thrown_away_lists_everything(repository: Path
     assert not listing(repository, sync_token=pages[-1].sync_token)[0].complete_snapshot
 
 
-def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repository: Path) -> None:
+def test_a_repositorys_configuration_changes_no_result_and_runs_nothing(repository: Path) -> None:
     history = History()
     history.commit(files={b"sub/a": b"1\n2\n", b"old": b"1\n2\n3\n", b".gitattributes": b"* diff=evil\n"})
     history.commit(parents=[1], raw=[b"R old new"], files={b"sub/a": b"2\n"})
@@ -449,10 +450,10 @@ def test_the_configuration_of_a_repository_changes_nothing_and_runs_nothing(repo
     assert not ran.exists()
 
 
-# -- going on ----------------------------------------------------------------------------------
+# -- continuing ----------------------------------------------------------------------------------
 
 
-def test_commits_made_in_mid_listing_wait_for_the_next(repository: Path) -> None:
+def test_commits_made_during_a_listing_come_with_the_next_one(repository: Path) -> None:
     history = History()
     for number in range(6):
         history.commit(parents=[number] if number else [])
@@ -479,7 +480,7 @@ def test_a_second_listing_of_the_same_history_is_one_empty_page(repository: Path
     assert (again.items, again.also, again.removed, again.sync_token) == ([], [], (), page.sync_token)
 
 
-def test_a_cursor_that_fits_no_order_of_the_history_begins_again(repository: Path) -> None:
+def test_a_cursor_of_another_commit_order_starts_the_listing_over(repository: Path) -> None:
     history = History()
     for number in range(5):
         history.commit(parents=[number] if number else [])
@@ -500,7 +501,7 @@ def test_a_cursor_that_fits_no_order_of_the_history_begins_again(repository: Pat
     assert set(asyncio.run(main())) == set(rev_list(repository))
 
 
-def test_a_page_that_is_asked_for_again_is_the_same(repository: Path) -> None:
+def test_a_page_requested_twice_is_the_same(repository: Path) -> None:
     history = History()
     for number in range(7):
         history.commit(parents=[number] if number else [], files={b"f%d" % number: b"1\n"})
@@ -518,7 +519,7 @@ def test_a_page_that_is_asked_for_again_is_the_same(repository: Path) -> None:
     assert once.next == again.next
 
 
-def test_stop_ends_a_git_that_is_in_the_middle_of_its_log(large: Path) -> None:
+def test_stop_ends_a_running_git_log(large: Path) -> None:
     async def main() -> int | None:
         env = Reading(large, page_commits=1)
         await git_connector.load_commits.load(ROOT, PageRequest(), env)
@@ -542,7 +543,7 @@ def test_branches_are_local_and_remote_with_their_heads(tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", str(whole), str(tmp_path / "clone"))
     (head,) = rev_list(whole)
     (page,) = listing(tmp_path / "clone", git_connector.load_branches)
-    found = {b.id: (b.name, b.remote, b.current, b.stands_for, b.upstream) for b in page.items}
+    found = {b.id: (b.name, b.remote, b.current, b.symref, b.upstream) for b in page.items}
     origin = "refs/remotes/origin/main"
     assert found == {
         "refs/heads/main": ("main", False, True, None, GitBranch.ref(origin)),
@@ -552,7 +553,7 @@ def test_branches_are_local_and_remote_with_their_heads(tmp_path: Path) -> None:
     assert {b.head.id for b in page.items} == {head}
 
 
-def test_tags_lead_to_commits_trees_and_files_through_other_tags(repository: Path) -> None:
+def test_tags_name_commits_trees_and_files_also_through_other_tags(repository: Path) -> None:
     history = History()
     history.commit(files={b"a": b"1\n"})
     history.tag("annotated", 1, b"Version one\n\nwith words\n")
@@ -579,7 +580,7 @@ def test_tags_lead_to_commits_trees_and_files_through_other_tags(repository: Pat
     assert (annotated.tagger, annotated.tagger_offset) == (GitAuthor.ref("Ada <ada@example.com>"), 60)
 
 
-def test_a_tag_without_a_tagger_or_with_an_absurd_time_is_read(repository: Path) -> None:
+def test_a_tag_without_tagger_or_with_an_impossible_time_is_read(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
     (head,) = rev_list(repository)
     for name, tagger in {"none": b"", "late": b"tagger A <a> 99999999999999 +0000\n"}.items():
@@ -592,7 +593,7 @@ def test_a_tag_without_a_tagger_or_with_an_absurd_time_is_read(repository: Path)
     assert found["late"].tagged_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-def test_many_refs_come_in_pages_each_once(repository: Path) -> None:
+def test_many_refs_come_in_pages_without_repetition(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
     (head,) = rev_list(repository)
     count = 2 * git_connector.PAGE_REFS + 1
@@ -603,32 +604,32 @@ def test_many_refs_come_in_pages_each_once(repository: Path) -> None:
     assert len({tag.id for page in pages for tag in page.items}) == count
 
 
-# -- what is wrong -------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------
 
 
 def examined(path: Path | str) -> str:
-    """What onboarding says of a path."""
+    """What onboarding shows for a path."""
 
     async def main() -> str:
         answers: dict[str, Any] = {"path": str(path)}
-        said = ""
+        shown = ""
         for step in connector.onboarding:
             if isinstance(step, RunCode):
-                answers |= await step.run(answers, NOBODY)
+                answers |= await step.run(answers, NO_CREDENTIALS)
             elif isinstance(step, Validate):
-                said = await step.check(answers, NOBODY)
-        return said
+                shown = await step.check(answers, NO_CREDENTIALS)
+        return shown
 
     return asyncio.run(main())
 
 
-def test_onboarding_says_how_much_there_is(repository: Path) -> None:
+def test_onboarding_shows_the_size_of_the_repository(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
     git(repository, "branch", "second")
     assert examined(repository) == "git: 1 commit on 2 branches"
 
 
-def test_a_path_that_begins_with_a_dash_or_is_relative_is_a_path(
+def test_a_relative_path_and_one_that_begins_with_a_dash_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "-c")
@@ -638,7 +639,7 @@ def test_a_path_that_begins_with_a_dash_or_is_relative_is_a_path(
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "nowhere", "file", "."])
-def test_a_path_without_a_repository_is_said_to_be_so(
+def test_a_path_without_a_repository_is_an_error_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -648,7 +649,7 @@ def test_a_path_without_a_repository_is_said_to_be_so(
     assert "give the path" in caught.value.hint
 
 
-def test_a_machine_without_git_is_told_to_install_it(
+def test_a_missing_git_is_an_error_with_a_hint(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(repository))
@@ -658,7 +659,7 @@ def test_a_machine_without_git_is_told_to_install_it(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
-def test_a_repository_of_another_user_needs_consent(
+def test_a_repository_of_another_user_is_refused_with_the_command_that_allows_it(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for place in (repository, repository / ".git"):
@@ -669,7 +670,7 @@ def test_a_repository_of_another_user_needs_consent(
     assert f"safe.directory {repository}" in caught.value.hint
 
 
-def test_a_damaged_repository_fails_in_gits_own_words(repository: Path) -> None:
+def test_a_damaged_repository_fails_with_the_message_of_git(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "two")
     old = rev_list(repository)[1]
@@ -679,7 +680,7 @@ def test_a_damaged_repository_fails_in_gits_own_words(repository: Path) -> None:
     assert "git fsck" in caught.value.hint
 
 
-def test_a_partial_clone_is_not_completed_behind_its_owners_back(repository: Path) -> None:
+def test_a_partial_clone_is_refused_and_not_fetched(repository: Path) -> None:
     history = History()
     history.commit(files={b"a": b"1\n"})
     history.write(repository)
@@ -690,12 +691,12 @@ def test_a_partial_clone_is_not_completed_behind_its_owners_back(repository: Pat
         listing(clone)
 
 
-def test_output_of_another_shape_is_refused() -> None:
+def test_output_in_an_unknown_form_is_an_error() -> None:
     with pytest.raises(UpstreamError, match="does not understand"):
-        git_connector.length_of(b"something new")
+        length_of(b"something new")
 
 
-# -- the connector, and much of it -----------------------------------------------------------------
+# -- the connector at full size -----------------------------------------------------------------
 
 
 def test_every_field_is_described() -> None:
@@ -706,18 +707,18 @@ def test_every_field_is_described() -> None:
 
 def test_an_installation_is_healthy_when_git_can_read_it(repository: Path) -> None:
     async def main() -> str:
-        installation = await connector.initialise(GitConfig(str(repository)), NOBODY)
+        installation = await connector.initialise(GitConfig(str(repository)), NO_CREDENTIALS)
         assert installation.health is not None
         assert installation.stop is not None
-        said = await installation.health()
+        shown = await installation.health()
         await installation.stop()
-        return said
+        return shown
 
     assert asyncio.run(main()) == "git: 0 commits on 0 branches"
 
 
 async def read_all(path: str) -> list[tuple[int, int]]:
-    """After every page of a listing: how many commits came, and how much memory was used at most."""
+    """After each page of a listing: the number of commits so far, and the peak memory."""
     env, count, cursor, peaks = Reading(Path(path)), 0, None, []
     while True:
         page = await git_connector.load_commits.load(ROOT, PageRequest(cursor), env)
@@ -733,7 +734,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return linear(tmp_path_factory.mktemp("large") / "repository.git", 20_000)
 
 
-def test_a_large_history_is_read_as_git_counts_it_in_flat_memory(large: Path) -> None:
+def test_a_large_history_is_read_completely_in_constant_memory(large: Path) -> None:
     tracemalloc.start()
     try:
         peaks = asyncio.run(read_all(str(large)))
@@ -744,7 +745,7 @@ def test_a_large_history_is_read_as_git_counts_it_in_flat_memory(large: Path) ->
     assert peak[-1] < peak[len(peak) // 4] + SLACK
 
 
-def test_a_commit_of_many_files_goes_over_several_pages(repository: Path) -> None:
+def test_a_commit_with_many_files_takes_several_pages(repository: Path) -> None:
     history = History()
     history.commit(files={b"f%d" % n: b"1\n" for n in range(25)})
     history.write(repository)
@@ -754,7 +755,7 @@ def test_a_commit_of_many_files_goes_over_several_pages(repository: Path) -> Non
     assert pages[-1].items[0].insertions == 25
 
 
-def test_other_tasks_have_their_turn_while_a_history_is_read(large: Path) -> None:
+def test_other_tasks_run_while_a_history_is_read(large: Path) -> None:
     async def main() -> int:
         turns = 0
 
@@ -769,14 +770,14 @@ def test_other_tasks_have_their_turn_while_a_history_is_read(large: Path) -> Non
         counting.cancel()
         return turns
 
-    assert asyncio.run(main()) > 20_000 / git_connector.TURN
+    assert asyncio.run(main()) > 20_000 / git_connector.YIELD_EVERY
 
 
 class TestThroughTheCommandLine:
     """``max connect git`` and ``max sync git``, in a project of its own."""
 
     @pytest.fixture
-    def loader_for(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def home(self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "home"
         folder.mkdir()
         monkeypatch.chdir(folder)
@@ -788,7 +789,7 @@ class TestThroughTheCommandLine:
         assert main(["count", "git", entity, "-o", "json"]) == 0
         return int(json.loads(capsys.readouterr().out)["count"])
 
-    def test_there_is_a_row_for_each_commit_of_rev_list(
+    def test_every_commit_of_rev_list_is_a_row(
         self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         history = History()
@@ -800,7 +801,7 @@ class TestThroughTheCommandLine:
         assert main(["sync", "git"]) == 0
         assert self.count("GitCommit", capsys) == len(rev_list(repository))
 
-    def test_a_rewritten_branch_leaves_the_commits_that_are_reachable(
+    def test_a_rewritten_branch_removes_unreachable_commits(
         self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for message in ("one", "two", "three"):
@@ -811,7 +812,7 @@ class TestThroughTheCommandLine:
         assert main(["sync", "git"]) == 0
         assert self.count("GitCommit", capsys) == len(rev_list(repository)) == 2
 
-    def test_what_git_has_thrown_away_is_gone_with_its_file_changes(
+    def test_commits_that_git_deleted_are_removed_with_their_file_changes(
         self, repository: Path, home: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for name in ("one", "two", "three"):
