@@ -1,7 +1,7 @@
-"""Acme, the demo: a company that exists only here, and that every machine makes the same.
+"""Acme, the demo: an invented company, the same on every machine.
 
-Its service (``acme_service.py``, beside this file) is part of this process, or stands behind
-real HTTP: ``python -m max_connectors.acme serve``.  The loaders cannot tell which.
+Its service (``acme_service.py``) runs inside this process, or behind real HTTP with
+``python -m max_connectors.acme serve``.  The loaders are the same for both.
 """
 
 from __future__ import annotations
@@ -57,94 +57,94 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 Row = Mapping[str, Json]  # one record as the service writes it
 
-BATCH = 100  # users that one call may name
+BATCH = 100  # the most users of one call
 ROOT_ID = "acme"
 
 
-# -- what is kept ------------------------------------------------------------------------
+# -- entities ----------------------------------------------------------------------------
 
 
 class AcmeUser(Entity):
     """Someone with an account in a workspace."""
 
     name: Field[str] = Field("first and last name")
-    email: Field[str] = Field("address for mail; unique")
+    email: Field[str] = Field("e-mail address; unique")
     role: Field[str] = Field("admin, member or guest")
     active: Field[bool] = Field("false once the account is closed")
     workspace: Field[Ref[AcmeWorkspace]] = Field("where the account belongs")
-    timezone: Field[str] = Field("where they work, as an IANA time zone")
-    last_seen_at: Field[datetime | None] = Field("last sign of life; empty for who never signed in")
+    timezone: Field[str] = Field("IANA time zone")
+    last_seen_at: Field[datetime | None] = Field("last activity; empty before the first sign-in")
     created_at: Field[datetime] = Field("when the account was opened")
-    updated_at: Field[datetime] = Field("last change of the account")
+    updated_at: Field[datetime] = Field("when the account last changed")
 
 
 class AcmeTask(Entity):
     """A piece of work in a project."""
 
-    title: Field[str] = Field("what to do, in a line")
+    title: Field[str] = Field("what to do, in one line")
     description: Field[str] = Field("what to do, in a few sentences")
     status: Field[str] = Field("backlog, todo, in progress, in review, done or cancelled")
     priority: Field[int] = Field("1 is most urgent, 4 least; 0 is not set")
-    estimate: Field[float | None] = Field("expected hours of work; empty when nobody guessed")
+    estimate: Field[float | None] = Field("expected hours of work; empty when not estimated")
     active: Field[bool] = Field("false once the task is done or cancelled")
     tags: Field[list[str]] = Field("words to find it by")
-    due_date: Field[date | None] = Field("the day by which it is wanted")
-    assignee: Field[Ref[AcmeUser] | None] = Field("who does it")
-    project: Field[Ref[AcmeProject]] = Field("what it is part of")
+    due_date: Field[date | None] = Field("the day on which it is due")
+    assignee: Field[Ref[AcmeUser] | None] = Field("the person who does it")
+    project: Field[Ref[AcmeProject]] = Field("the project that it is part of")
     workspace: Field[Ref[AcmeWorkspace]] = Field("the workspace of its project")
-    created_at: Field[datetime] = Field("when it was written down")
-    updated_at: Field[datetime] = Field("its last change")
+    created_at: Field[datetime] = Field("when it was created")
+    updated_at: Field[datetime] = Field("when it last changed")
 
 
 class AcmeFile(Entity):
     """A document kept with a project."""
 
     name: Field[str] = Field("file name with its ending")
-    mime_type: Field[str] = Field("kind of content, such as application/pdf")
+    mime_type: Field[str] = Field("type of the content, such as application/pdf")
     size: Field[int] = Field("bytes")
     owner: Field[Ref[AcmeUser] | None] = Field("who uploaded it")
-    project: Field[Ref[AcmeProject]] = Field("what it is kept with")
+    project: Field[Ref[AcmeProject]] = Field("the project that it is kept with")
     created_at: Field[datetime] = Field("when it was uploaded")
     updated_at: Field[datetime] = Field("when its content last changed")
 
 
 class AcmeProject(Entity):
-    """Work towards one aim, in a workspace."""
+    """Work with one goal, in a workspace."""
 
-    name: Field[str] = Field("what the project is called")
-    description: Field[str] = Field("its aim, in a sentence or two")
+    name: Field[str] = Field("the project's name")
+    description: Field[str] = Field("its goal, in a sentence or two")
     status: Field[str] = Field("planned, running, paused or finished")
     active: Field[bool] = Field("false once it is finished")
     tags: Field[list[str]] = Field("words to find it by")
-    due_date: Field[date | None] = Field("the day by which it should be finished")
-    owner: Field[Ref[AcmeUser] | None] = Field("who answers for it")
-    workspace: Field[Ref[AcmeWorkspace]] = Field("where it belongs")
-    created_at: Field[datetime] = Field("when it was begun")
-    updated_at: Field[datetime] = Field("its last change")
+    due_date: Field[date | None] = Field("the day on which it should be finished")
+    owner: Field[Ref[AcmeUser] | None] = Field("the person responsible for it")
+    workspace: Field[Ref[AcmeWorkspace]] = Field("the workspace that it belongs to")
+    created_at: Field[datetime] = Field("when it was started")
+    updated_at: Field[datetime] = Field("when it last changed")
     tasks: Many[AcmeTask] = Many("the work to do", by=lambda: AcmeTask.project)
     files: Many[AcmeFile] = Many("the documents", by=lambda: AcmeFile.project)
 
 
 class AcmeWorkspace(Entity):
-    """A part of the company, with people and projects of its own."""
+    """A part of the company, with its own people and projects."""
 
-    name: Field[str] = Field("what the workspace is called")
+    name: Field[str] = Field("the workspace's name")
     active: Field[bool] = Field("false once it is archived")
-    owner: Field[Ref[AcmeUser] | None] = Field("who administers it")
-    plan: Field[str] = Field("what is paid for: free, team or enterprise")
-    seats: Field[int] = Field("how many accounts are paid for")
+    owner: Field[Ref[AcmeUser] | None] = Field("the person who administers it")
+    plan: Field[str] = Field("the paid plan: free, team or enterprise")
+    seats: Field[int] = Field("number of paid accounts")
     created_at: Field[datetime] = Field("when it was opened")
-    updated_at: Field[datetime] = Field("its last change")
-    users: Many[AcmeUser] = Many("who has an account", by=lambda: AcmeUser.workspace)
-    projects: Many[AcmeProject] = Many("what is worked on", by=lambda: AcmeProject.workspace)
+    updated_at: Field[datetime] = Field("when it last changed")
+    users: Many[AcmeUser] = Many("people with an account", by=lambda: AcmeUser.workspace)
+    projects: Many[AcmeProject] = Many("its projects", by=lambda: AcmeProject.workspace)
 
 
 class AcmeRoot(Entity):
-    """The company itself: where everything begins."""
+    """The company, the root of everything else."""
 
     name: Field[str] = Field("the company's name")
-    source: Field[str] = Field("where its data comes from: embedded, or an address")
-    workspaces: Many[AcmeWorkspace] = Many("its parts")
+    source: Field[str] = Field("where the data comes from: embedded, or an address")
+    workspaces: Many[AcmeWorkspace] = Many("its workspaces")
 
 
 # -- configuration -----------------------------------------------------------------------
@@ -152,7 +152,7 @@ class AcmeRoot(Entity):
 
 @dataclass(frozen=True)
 class AcmeConfig:
-    """Which tenant: the one behind ``base_url``, or an embedded one of this size and manners."""
+    """Which tenant: the one at ``base_url``, or an embedded one of this size and behaviour."""
 
     base_url: str = ""  # empty: embedded
     workspaces: int = 2
@@ -161,9 +161,9 @@ class AcmeConfig:
     tasks: int = 20  # of each project
     files: int = 3  # of each project
     seed: int = 1
-    changes: bool = True  # follow the feed of changes; false: list everything in every sync
-    page_size: int = 0  # records of a page; 0: as the service likes
-    latency_ms: float = 0.0  # before every answer
+    changes: bool = True  # follow the change feed; false: every sync lists everything
+    page_size: int = 0  # records of a page; 0: the service decides
+    latency_ms: float = 0.0  # before every response
     error_rate: float = 0.0  # share of requests that fail, 0 to 1
     rate_limit: float = 0.0  # requests a second; 0: no limit
 
@@ -177,10 +177,10 @@ class AcmeConfig:
         if self.error_rate > 1:
             wrong.append(Mismatch("error_rate", "a share between 0 and 1", self.error_rate))
         if wrong:
-            raise InvalidAnswers("acme cannot be configured so", wrong)
+            raise InvalidAnswers("invalid configuration of acme", wrong)
 
 
-# -- the other side ----------------------------------------------------------------------
+# -- the service ------------------------------------------------------------------------
 
 REFUSALS: Mapping[int, type[UpstreamError]] = {
     400: UpstreamChanged,
@@ -191,10 +191,10 @@ REFUSALS: Mapping[int, type[UpstreamError]] = {
 
 
 class Source(Protocol):
-    """Whoever answers a GET: the embedded service, or an HttpClient."""
+    """What responds to a GET: the embedded service, or an HttpClient."""
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        """The JSON data at a path; UpstreamError when it is refused."""
+        """The JSON data at a path; UpstreamError when the request is refused."""
 
 
 class Embedded(Source):
@@ -204,7 +204,7 @@ class Embedded(Source):
         self.service = service
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        """What the service answers, with the faults that were ordered."""
+        """The service's response, with the configured faults."""
         from .acme_service import Refused
 
         try:
@@ -227,7 +227,7 @@ def embedded(config: AcmeConfig) -> Embedded:
 
 @dataclass(frozen=True)
 class Acme:
-    """What the operations work with; ``page_size`` 0 leaves it to the service."""
+    """The context of operations; with ``page_size`` 0 the service decides."""
 
     source: Source
     address: str
@@ -236,20 +236,15 @@ class Acme:
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """The input of an operation that needs none."""
-
-
-@dataclass(frozen=True)
-class ListingState:
-    """Which page of which listing: ``parent`` is empty at the top, ``cursor`` on the first page."""
+class ListRequest:
+    """One page of a listing: ``parent`` is empty at the top, ``cursor`` is None on the first page."""
 
     parent: str
     cursor: str | None
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Ids:
     """The ids of some records."""
 
     ids: tuple[str, ...]
@@ -260,10 +255,10 @@ RETRY = Retry(attempts=6, base=0.1, cap=4.0)
 TOKEN = Credential("token", "the token that the served tenant printed when it started", required=False)
 
 
-def listing(name: str, path: str) -> Operation[Acme, ListingState, Json]:
+def listing(name: str, path: str) -> Operation[Acme, ListRequest, Json]:
     """The operation that fetches one page of a listing."""
 
-    async def fetch(acme: Acme, page: ListingState) -> Json:
+    async def fetch(acme: Acme, page: ListRequest) -> Json:
         params = {"limit": str(acme.page_size)} if acme.page_size else {}
         if page.cursor is not None:
             params["cursor"] = page.cursor
@@ -280,8 +275,8 @@ list_files = listing("acme:file:list", "/api/projects/{parent}/files")
 
 
 @operation("acme:change:list", limit=API, retry=RETRY)
-async def list_changes(acme: Acme, page: ListingState) -> Json:
-    """What has changed since a position, or without one where the feed stands now."""
+async def list_changes(acme: Acme, page: ListRequest) -> Json:
+    """The changes since a position; without one, the present position of the feed."""
     params = {"limit": str(acme.page_size)} if acme.page_size else {}
     if page.cursor is not None:
         params["since"] = page.cursor
@@ -292,42 +287,42 @@ async def list_changes(acme: Acme, page: ListingState) -> Json:
 
 
 @operation("acme:user:get", limit=API, retry=RETRY)
-async def get_users(acme: Acme, chosen: Chosen) -> Json:
+async def get_users(acme: Acme, chosen: Ids) -> Json:
     """The details of up to 100 users."""
     return await acme.source.get("/api/users", {"ids": ",".join(chosen.ids)})
 
 
 @operation("acme:billing:get", limit=API, retry=RETRY)
-async def get_billing(acme: Acme, chosen: Chosen) -> Json:
-    """What is paid for one workspace."""
+async def get_billing(acme: Acme, chosen: Ids) -> Json:
+    """The plan and seats of one workspace."""
     return await acme.source.get(f"/api/workspaces/{chosen.ids[0]}/billing")
 
 
 @operation("acme:status:list", limit=API, retry=RETRY)
-async def list_statuses(acme: Acme, _: Nothing) -> Json:
-    """The statuses that a task may have."""
+async def list_statuses(acme: Acme, _: None) -> Json:
+    """The possible statuses of tasks."""
     return await acme.source.get("/api/statuses")
 
 
 def page_of(answer: Json, make: Callable[[Row], V]) -> Page[V]:
-    """An answer of several records as a page."""
-    with understood():
+    """A response with several records as a page."""
+    with checked():
         return Page([make(row) for row in answer["items"]], next=answer["next"])
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Read an answer; UpstreamChanged when it is not what it must be."""
+def checked() -> Iterator[None]:
+    """Reads a response: a missing part becomes UpstreamChanged."""
     try:
         yield
     except (KeyError, TypeError) as error:
         raise UpstreamChanged(
-            f"acme: an answer came without what it must hold ({error})", hint="update the connector"
+            f"acme: a response lacks an expected value ({error})", hint="update the connector"
         ) from error
 
 
 def user_ref(id: str | None) -> Ref[AcmeUser] | None:
-    """The user of an id, nobody for none."""
+    """The user with this id; None for None."""
     return None if id is None else AcmeUser.ref(id)
 
 
@@ -339,12 +334,12 @@ def user_ref(id: str | None) -> Ref[AcmeUser] | None:
     ),
 )
 async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
-    """The parts of the company."""
-    return page_of(await env.run(list_workspaces, ListingState("", page.cursor)), workspace_of)
+    """The workspaces of the company."""
+    return page_of(await env.run(list_workspaces, ListRequest("", page.cursor)), workspace_of)
 
 
 def workspace_of(row: Row) -> AcmeWorkspace:
-    """A workspace as the listing shows it."""
+    """A workspace from its listing."""
     return AcmeWorkspace(
         row["id"],
         name=row["name"],
@@ -357,8 +352,8 @@ def workspace_of(row: Row) -> AcmeWorkspace:
 
 @Loader.entity(AcmeWorkspace.plan, AcmeWorkspace.seats)
 async def billing(ref: Ref[AcmeWorkspace], env: Env[Acme]) -> AcmeWorkspace:
-    """What is paid for a workspace: one call for each."""
-    row = await env.run(get_billing, Chosen((ref.id,)))
+    """The plan and seats of a workspace: one call for each."""
+    row = await env.run(get_billing, Ids((ref.id,)))
     return AcmeWorkspace(ref.id, plan=row["plan"], seats=row["seats"])
 
 
@@ -369,7 +364,7 @@ LISTED = (
 
 
 def user_of(row: Row) -> AcmeUser:
-    """A user as the listing shows them."""
+    """A user from the listing."""
     return AcmeUser(
         row["id"],
         name=row["name"],
@@ -384,15 +379,15 @@ def user_of(row: Row) -> AcmeUser:
 
 @Loader.collection(AcmeWorkspace.users, brings=LISTED)
 async def users(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeUser]:
-    """Who has an account in a workspace."""
-    return page_of(await env.run(list_users, ListingState(parent.id, page.cursor)), user_of)
+    """The users of a workspace."""
+    return page_of(await env.run(list_users, ListRequest(parent.id, page.cursor)), user_of)
 
 
 @Loader.entity_batched(AcmeUser.timezone, AcmeUser.last_seen_at, size=BATCH)
 async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[AcmeUser]:
-    """What the listing does not tell of users: one call for a hundred."""
+    """The fields of users that the listing lacks: one call for up to 100 users."""
     page = page_of(
-        await env.run(get_users, Chosen(tuple(ref.id for ref in refs))),
+        await env.run(get_users, Ids(tuple(ref.id for ref in refs))),
         lambda row: AcmeUser(row["id"], timezone=row["timezone"], last_seen_at=row["last_seen_at"]),
     )
     return Batch(page.items)
@@ -407,12 +402,12 @@ async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[A
     ),
 )
 async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
-    """What is worked on in a workspace."""
-    return page_of(await env.run(list_projects, ListingState(parent.id, page.cursor)), project_of)
+    """The projects of a workspace."""
+    return page_of(await env.run(list_projects, ListRequest(parent.id, page.cursor)), project_of)
 
 
 def project_of(row: Row) -> AcmeProject:
-    """A project as the listing shows it."""
+    """A project from the listing."""
     return AcmeProject(
         row["id"],
         name=row["name"],
@@ -430,7 +425,7 @@ def project_of(row: Row) -> AcmeProject:
 
 @dataclass(frozen=True)
 class Status:
-    """What a task's status number means."""
+    """The meaning of a task's status number."""
 
     name: str
     open: bool
@@ -438,13 +433,13 @@ class Status:
 
 @Loader.raw
 async def statuses(env: Env[Acme]) -> Mapping[int, Status]:
-    """The statuses by their numbers, which every page of tasks needs."""
-    answer = await env.run(list_statuses, Nothing())
+    """The statuses by number, needed for every page of tasks."""
+    answer = await env.run(list_statuses, None)
     return {row["id"]: Status(row["name"], row["open"]) for row in answer["items"]}
 
 
 def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
-    """A task as a page holds it."""
+    """A task from the listing."""
     status = known[row["status_id"]]
     return AcmeTask(
         row["id"],
@@ -473,9 +468,9 @@ def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
     ),
 )
 async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeTask]:
-    """The work to do in a project."""
+    """The tasks of a project."""
     known = await env.raw(statuses)
-    answer = await env.run(list_tasks, ListingState(parent.id, page.cursor))
+    answer = await env.run(list_tasks, ListRequest(parent.id, page.cursor))
     return page_of(answer, lambda row: task_of(row, known))
 
 
@@ -487,12 +482,12 @@ async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> 
     ),
 )
 async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
-    """The documents of a project."""
-    return page_of(await env.run(list_files, ListingState(parent.id, page.cursor)), file_of)
+    """The files of a project."""
+    return page_of(await env.run(list_files, ListRequest(parent.id, page.cursor)), file_of)
 
 
 def file_of(row: Row) -> AcmeFile:
-    """A file as the listing shows it."""
+    """A file from the listing."""
     return AcmeFile(
         row["id"],
         name=row["name"],
@@ -524,27 +519,29 @@ ENTITIES: Mapping[str, type[Entity]] = {
     ),
 )
 async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[Entity]:
-    """Whatever changed anywhere in the company, and what is gone.
+    """All changes in the company, and the records that are gone.
 
-    A position counts the changes of one company; the mark says which one it was.
+    A position counts the changes of one company; the sync token also names that company.
     """
     company, _, position = (page.cursor or page.sync_token or "").partition(":")
-    answer = await env.run(list_changes, ListingState("", position or None))
-    with understood():
+    answer = await env.run(list_changes, ListRequest("", position or None))
+    with checked():
         tasks_changed = any(row["type"] == "task" for row in answer["items"])
     known = await env.raw(statuses) if tasks_changed else {}
-    with understood():
+    with checked():
         if company not in ("", answer["company"]):
-            raise SyncTokenRefused("acme: this is another company than the one that was synced")
+            raise SyncTokenRefused("acme: another company than in the last sync")
         reached = f"{answer['company']}:{answer['position']}"
-        latest = {row["id"]: row for row in answer["items"]}.values()  # all show a record as it is now
+        latest = {
+            row["id"]: row for row in answer["items"]
+        }.values()  # each change shows the record as it is now
         made = [entity_of(row["type"], row["record"], known) for row in latest if not row["deleted"]]
         gone = [ENTITIES[row["type"]].ref(row["id"]) for row in latest if row["deleted"]]
         return Page(made, reached if answer["more"] else None, removed=gone, sync_token=reached)
 
 
 def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:
-    """A record of any kind, as its own listing shows it."""
+    """A record of any kind as an entity."""
     if kind == "task":
         return task_of(row, known)
     makers: Mapping[str, Callable[[Row], Entity]] = {
@@ -557,7 +554,7 @@ def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:
 
 
 async def seed(acme: Acme, engine: Engine) -> SyncPlan:
-    """The company, and the way through it: its parts, people and projects, then the work."""
+    """Store the company; then load workspaces, users and projects, tasks and files."""
     await engine.store(AcmeRoot(ROOT_ID, name="Acme", source=acme.address))
     follow = [Step.for_root(AcmeRoot.ref(ROOT_ID)).follow(changes.name)] if acme.changes else []
     return SyncPlan(
@@ -586,17 +583,17 @@ async def seed(acme: Acme, engine: Engine) -> SyncPlan:
 
 
 async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Installation[Acme]:
-    """The embedded tenant, or a client of the served one, which needs the token."""
+    """The embedded tenant, or a client for the served one, which needs the token."""
     if not config.base_url:
         address = f"embedded, seed {config.seed}"
         return installed(Acme(embedded(config), address, config.page_size, config.changes))
     secret = await credentials.find(TOKEN)
     if secret is None:
         raise BadCredentials(
-            f"acme at {config.base_url} asks for a token, and none is kept",
+            f"acme at {config.base_url} needs a token, and none is stored",
             hint="connect again with --credential token=env:VARIABLE",
         )
-    from max.connecting import BearerAuth, HttpClient  # only who talks HTTP pays for their import
+    from max.connecting import BearerAuth, HttpClient  # imported only when HTTP is used
 
     client = HttpClient(config.base_url, credentials, auth=BearerAuth(secret))
     acme = Acme(client, config.base_url, config.page_size, config.changes)
@@ -608,7 +605,7 @@ def installed(
     start: Callable[[], Awaitable[None]] | None = None,
     stop: Callable[[], Awaitable[None]] | None = None,
 ) -> Installation[Acme]:
-    """The connector at work."""
+    """The installation around an Acme."""
 
     async def health() -> str:
         tenant = await acme.source.get("/api/tenant")
@@ -619,7 +616,7 @@ def installed(
 
 
 async def check(answers: Answers, credentials: CredentialProvider) -> str:
-    """Ask the tenant how many workspaces it has: the answers are good when it tells."""
+    """Check the answers by asking the tenant for its number of workspaces."""
     known = {one.name for one in fields(AcmeConfig)}
     config = AcmeConfig(**{name: value for name, value in answers.items() if name in known})
     installation = await initialise(config, credentials)
@@ -633,7 +630,7 @@ async def check(answers: Answers, credentials: CredentialProvider) -> str:
 
 connector = Connector(
     name="acme",
-    description="A company that exists only here: try Max without an account.",
+    description="A demo company: try Max without an account.",
     schema=Schema(
         [AcmeRoot, AcmeWorkspace, AcmeUser, AcmeProject, AcmeTask, AcmeFile],
         roots=[AcmeRoot],
@@ -644,7 +641,7 @@ connector = Connector(
     config=AcmeConfig,
     credentials=[TOKEN],
     onboarding=[
-        Input("base_url", "Address of a served tenant (empty: one inside this process)"),
+        Input("base_url", "Address of a served tenant (empty: embedded in this process)"),
         SecretInput(
             TOKEN,
             "Token that `python -m max_connectors.acme serve` printed",

@@ -1,12 +1,12 @@
-"""Acme's service: the other side of the demo, a program of its own that knows nothing of Max.
+"""The service of Acme, the demo company: a program of its own that does not use Max.
 
-A tenant is made from a seed.  Every record is computed from its id when it is asked for, so
-a tenant of a million tasks costs memory only for what was changed in it; equal seeds give
-equal bytes, whatever the platform and the Python.
+A tenant is made from a seed.  Every record is computed from its id on request, so a tenant of a
+million tasks needs memory only for its changes.  Equal seeds give equal bytes on every platform
+and Python version.
 
-``Service.answer`` is the one door: behind HTTP (``python -m max_connectors.acme serve``) and inside the
-connector's process alike, with paging, a change feed, counters and faults to order.  Times in
-a tenant are its own: the clock is read only to limit the rate.
+``Service.answer`` handles every request, over HTTP (``python -m max_connectors.acme serve``) and
+inside the connector's process, with paging, a change feed, counters and faults on demand.  A
+tenant has its own time; the clock is read only for the rate limit.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 if TYPE_CHECKING:
     import argparse
 
-Json: TypeAlias = Any  # what requests and answers hold
+Json: TypeAlias = Any  # the data of requests and responses
 V = TypeVar("V")
 Row = dict[str, Json]  # one record as the service writes it
 
-PAGE_SIZE = 100  # records of a page, when nobody says otherwise
-LARGEST_PAGE = 1000  # records that a caller may ask for
-BATCH = 100  # users that one call may name
-EARLIEST = date(2024, 1, 1)  # every record is made in the two years from here
+PAGE_SIZE = 100  # records of a page, by default
+LARGEST_PAGE = 1000  # the most records that a client may ask for
+BATCH = 100  # the most users of one call
+EARLIEST = date(2024, 1, 1)  # every record is created in the two years from here
 DAYS = 731
 LIVE = datetime(2026, 1, 1)  # the first change happens a second after this, UTC
 NUMBER = re.compile(r"[1-9][0-9]*", re.ASCII)
@@ -46,7 +46,7 @@ LONGEST_ID = 60  # characters
 
 
 class Refused(Exception):
-    """What the service says instead of an answer: an HTTP status, and why."""
+    """The service refuses a request: an HTTP status and the reason."""
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         self.status, self.message, self.retry_after = status, message, retry_after
@@ -54,23 +54,23 @@ class Refused(Exception):
 
 
 def missing(what: str) -> Refused:
-    """There is no such thing here."""
+    """A 404."""
     return Refused(404, what)
 
 
-def nonsense(what: str) -> Refused:
-    """The request cannot be meant."""
+def invalid(what: str) -> Refused:
+    """A 400."""
     return Refused(400, what)
 
 
 def option(default: V, help: str) -> V:
-    """A setting with the words that ``serve --help`` shows."""
+    """A setting with its help text for ``serve --help``."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The size and manners of a tenant; ValueError when they make no sense."""
+    """The size and behaviour of a tenant; ValueError when a value is invalid."""
 
     workspaces: int = option(2, "workspaces of the company")
     users: int = option(10, "users of each workspace")
@@ -78,8 +78,8 @@ class Settings:
     tasks: int = option(20, "tasks of each project")
     files: int = option(3, "files of each project")
     seed: int = option(1, "which company: equal seeds give equal bytes")
-    page_size: int = option(0, "records of a page; 0: as the service likes")
-    latency_ms: float = option(0.0, "milliseconds before every answer")
+    page_size: int = option(0, "records of a page; 0: the default of the service")
+    latency_ms: float = option(0.0, "milliseconds before every response")
     error_rate: float = option(0.0, "share of requests that fail, 0 to 1")
     rate_limit: float = option(0.0, "requests a second; 0: no limit")
 
@@ -87,9 +87,9 @@ class Settings:
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name != "seed" and not 0 <= value < math.inf:
-                raise ValueError(f"{one.name} must not be negative or endless, and is {value}")
+                raise ValueError(f"{one.name} must be a finite number, 0 or more, not {value}")
         if self.error_rate > 1:
-            raise ValueError(f"error_rate must be between 0 and 1, and is {self.error_rate}")
+            raise ValueError(f"error_rate must be between 0 and 1, not {self.error_rate}")
 
 
 # -- the tenant --------------------------------------------------------------------------
@@ -117,21 +117,21 @@ ENDINGS = {
 }
 STATUSES = ("backlog", "todo", "in progress", "in review", "done", "cancelled")
 STAGES = ("planned", "running", "running", "paused", "finished")
-Draw = tuple[int, ...]  # eight numbers below 2**32: all the chance that a record has
+Draw = tuple[int, ...]  # eight numbers below 2**32: all the randomness of a record
 
 
 def pick(among: Sequence[V], draw: int) -> V:
-    """One of several, by a drawn number."""
+    """One of several, chosen by a random number."""
     return among[draw % len(among)]
 
 
 def drawn(key: str) -> int:
-    """A number below 2**64 that belongs to a key for ever."""
+    """The number below 2**64 that belongs to a key."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def moment(draw: int, days: Sequence[str]) -> str:
-    """A drawn time within the two years, in UTC."""
+    """A random time within the two years, in UTC."""
     seconds = (draw >> 10) % 86400
     return f"{days[draw % len(days)]}T{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}Z"
 
@@ -144,15 +144,15 @@ def some_tags(draw: int) -> list[str]:
 class Tenant:
     """The records of one company.  Pure: the same seed and the same calls give the same bytes.
 
-    An id says where its record belongs: ``w1-p2-t7`` is the seventh task of ``w1-p2``.  Numbers
-    count from 1 and are never given twice.  Not safe for concurrent callers.
+    An id contains its parent's: ``w1-p2-t7`` is the seventh task of ``w1-p2``.  Numbers start at
+    1 and are never reused.  Not safe for concurrent callers.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._days = [(EARLIEST + timedelta(days=n)).isoformat() for n in range(DAYS)]
-        self._last: dict[tuple[str, str], int] = {}  # highest number given, where some were created
-        self._changes: dict[str, Row] = {}  # what was written over the record's first state
+        self._last: dict[tuple[str, str], int] = {}  # highest number, under parents with created records
+        self._changes: dict[str, Row] = {}  # written values, by id
         self._deleted: set[str] = set()
         self._log: list[str] = []  # the id of every change, in order
 
@@ -160,32 +160,32 @@ class Tenant:
 
     @property
     def company(self) -> str:
-        """Which company this is: what its records are made from."""
+        """The identity of this company: what its records are made from."""
         made = self.settings
         sizes = (made.workspaces, made.users, made.projects, made.tasks, made.files)
         return "-".join(map(str, (made.seed, *sizes)))
 
     @property
     def position(self) -> int:
-        """How many changes there have been: where a reader of the feed stands now."""
+        """The number of changes so far: the present position of the feed."""
         return len(self._log)
 
     def get(self, id: str) -> Row:
-        """One record; Refused when there is none."""
+        """One record; Refused when it does not exist."""
         return self._record(self.kind(id), id)
 
     def kind(self, id: str) -> Kind:
-        """What an id that exists names; Refused for all others."""
+        """The kind of an existing record; Refused for any other id."""
         parent, dash, last = id.rpartition("-")
         kind = LETTERS.get(last[:1])
         if kind and len(id) <= LONGEST_ID and NUMBER.fullmatch(last[1:]) and id not in self._deleted:
             above = self.kind(parent).name if dash else ""
             if kind.parent == above and int(last[1:]) <= self._highest(kind, parent):
                 return kind
-        raise missing(f"there is no {id[:LONGEST_ID]!r}")
+        raise missing(f"no record {id[:LONGEST_ID]!r}")
 
     def page(self, kind: Kind, parent: str, after: int, size: int) -> tuple[list[Row], int | None]:
-        """Up to ``size`` records in the order of their numbers, and where to go on, if anywhere."""
+        """Up to ``size`` records by number, and the number to continue after, if there are more."""
         if parent:
             self.kind(parent)
         numbers = list(islice(self._numbers(kind, parent, after), size + 1))
@@ -194,11 +194,11 @@ class Tenant:
         return records, numbers[size - 1] if len(numbers) > size else None
 
     def count(self, kind: Kind, parent: str) -> int:
-        """How many records a listing holds."""
+        """The number of records in a listing."""
         return sum(1 for _ in self._numbers(kind, parent, 0))
 
     def feed(self, since: int, size: int) -> list[Row]:
-        """The next changes after a position: what the record is now, or that it is gone."""
+        """The next changes after a position: each record as it is now, or that it is deleted."""
         return [self._change(since + 1 + i, id) for i, id in enumerate(self._log[since : since + size])]
 
     def _change(self, position: int, id: str) -> Row:
@@ -213,7 +213,7 @@ class Tenant:
         return self._last.get((kind.name, parent), first if self._is_original(parent) else 0)
 
     def _is_original(self, id: str) -> bool:
-        """Whether an id was there from the beginning: what is created begins empty."""
+        """Whether an id existed from the start; created records start without children."""
         if not id:
             return True
         parent, _, last = id.rpartition("-")
@@ -237,23 +237,23 @@ class Tenant:
     # writing
 
     def create(self, kind: Kind, parent: str, values: Row) -> Row:
-        """A new record; what ``values`` leave out is made up from its id."""
+        """A new record; values that are not given are computed from its id."""
         if parent:
             self.kind(parent)
         check_values(kind, values)
         number = self._highest(kind, parent) + 1
         id = f"{parent}-{kind.letter}{number}" if parent else f"{kind.letter}{number}"
         self._last[kind.name, parent] = number
-        return self._write(kind, id, values, born=True)
+        return self._write(kind, id, values, created=True)
 
     def update(self, id: str, values: Row) -> Row:
-        """The record with some values changed."""
+        """Change some values; the changed record."""
         kind = self.kind(id)
         check_values(kind, values)
-        return self._write(kind, id, values, born=False)
+        return self._write(kind, id, values, created=False)
 
     def delete(self, id: str) -> None:
-        """Remove a record and everything below it; each leaves a tombstone in the feed."""
+        """Delete a record and everything below it; the feed gets a tombstone for each."""
         kind = self.kind(id)
         for below in KINDS.values():
             if below.parent == kind.name:
@@ -263,28 +263,28 @@ class Tenant:
         self._deleted.add(id)
         self._log.append(id)
 
-    def _write(self, kind: Kind, id: str, values: Row, *, born: bool) -> Row:
+    def _write(self, kind: Kind, id: str, values: Row, *, created: bool) -> Row:
         self._log.append(id)
         now = (LIVE + timedelta(seconds=self.position)).isoformat() + "Z"
-        stamps = {"created_at": now, "updated_at": now} if born else {"updated_at": now}
-        self._changes[id] = self._changes.get(id, {}) | values | stamps
+        times = {"created_at": now, "updated_at": now} if created else {"updated_at": now}
+        self._changes[id] = self._changes.get(id, {}) | values | times
         return self._record(kind, id)
 
     # making
 
     def someone(self, workspace: str, draw: int) -> str | None:
-        """A user who was in the workspace from the beginning; None when there was none."""
+        """A user who was in the workspace from the start; None when it had none."""
         if not self.settings.users or not self._is_original(workspace):
             return None
         return f"{workspace}-u{draw % self.settings.users + 1}"
 
     def times(self, draw: Draw) -> Row:
-        """When a record was made and last changed, in this order."""
+        """When a record was created and last changed, in this order."""
         first, second = moment(draw[6], self._days), moment(draw[7], self._days)
         return {"created_at": min(first, second), "updated_at": max(first, second)}
 
     def workspace(self, id: str, draw: Draw) -> Row:
-        """A workspace in its first state."""
+        """A new workspace."""
         return {
             "id": id,
             "name": f"{pick(PARTS, draw[0])} {id[1:]}",
@@ -294,12 +294,12 @@ class Tenant:
         }
 
     def billing(self, id: str) -> Row:
-        """What is paid for a workspace: asked apart, as in many services."""
+        """The plan of a workspace, from a call of its own as in many services."""
         draw = self._number(f"{id}/billing")
         return {"id": id, "plan": pick(("free", "team", "enterprise"), draw), "seats": (draw >> 8) % 50 + 5}
 
     def user(self, id: str, draw: Draw) -> Row:
-        """A user in their first state, as listings show them."""
+        """A new user, with the values that listings have."""
         first, last = pick(FIRST, draw[0]), pick(LAST, draw[1])
         return {
             "id": id,
@@ -312,14 +312,14 @@ class Tenant:
         }
 
     def details(self, id: str) -> Row:
-        """A user with what only the details tell."""
+        """A user with the values that only the details have."""
         record = self.get(id)
         draw = self._number(f"{id}/seen")
         seen = None if draw % 16 == 0 else max(record["created_at"], moment(draw >> 4, self._days))
         return record | {"timezone": pick(ZONES, draw >> 8), "last_seen_at": seen}
 
     def project(self, id: str, draw: Draw) -> Row:
-        """A project in its first state."""
+        """A new project."""
         workspace, _, number = id.partition("-p")
         status = pick(STAGES, draw[1])
         return {
@@ -336,7 +336,7 @@ class Tenant:
         }
 
     def task(self, id: str, draw: Draw) -> Row:
-        """A task in its first state; its status is a number, which ``/api/statuses`` explains."""
+        """A new task; its status is a number, explained by ``/api/statuses``."""
         a, b, c, d, e, f, g, h = draw
         workspace, _, rest = id.partition("-")
         thing = pick(THINGS, a)
@@ -358,7 +358,7 @@ class Tenant:
         }
 
     def file(self, id: str, draw: Draw) -> Row:
-        """A file in its first state."""
+        """A new file."""
         project, _, number = id.rpartition("-f")
         ending, mime_type = pick(list(ENDINGS.items()), draw[0])
         return {
@@ -374,7 +374,7 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of record: its names, where it stands, how it is made, what may be written."""
+    """One kind of record: its names, its parent, how it is made, which values may be written."""
 
     name: str
     plural: str
@@ -421,19 +421,19 @@ PLURALS = {kind.plural: kind for kind in KINDS.values()}
 
 
 def check_values(kind: Kind, values: Json) -> None:
-    """Refused unless every value may be written and is of its type."""
+    """Refused unless every value may be written and has the right type."""
     if not isinstance(values, dict):
-        raise nonsense(f"a {kind.name} is written as a JSON object")
+        raise invalid(f"a {kind.name} must be a JSON object")
     for name, value in values.items():
         if type(value) not in kind.writable.get(name, ()):
-            raise nonsense(f"a {kind.name} has no {name!r} that could be {json.dumps(value)}")
+            raise invalid(f"{name!r} of a {kind.name} cannot be {json.dumps(value)}")
 
 
 # -- the service -------------------------------------------------------------------------
 
 
 def cursor_of(listing: str, number: int) -> str:
-    """Where a listing goes on, as text that only this service reads."""
+    """Where a listing continues, as text that only this service reads."""
     return urlsafe_b64encode(f"{listing}>{number}".encode()).decode().rstrip("=")
 
 
@@ -446,12 +446,12 @@ def number_in(cursor: str, listing: str) -> int:
             return int(number)
     except ValueError:
         pass
-    raise nonsense(f"{cursor!r} is no cursor of {listing}")
+    raise invalid(f"{cursor!r} is not a cursor of {listing}")
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong on purpose."""
+    """Faults that are produced on purpose."""
 
     latency_ms: float = 0.0
     error_rate: float = 0.0
@@ -459,9 +459,9 @@ class Faults:
 
 
 class Service:
-    """One tenant as its service shows it: routes, faults, counters.
+    """The service of one tenant: routes, faults, counters.
 
-    ``/api/tenant``, ``/api/stats`` and ``/api/faults`` always answer and are not counted.
+    ``/api/tenant``, ``/api/stats`` and ``/api/faults`` always work and are not counted.
     Safe for concurrent callers of one event loop.
     """
 
@@ -472,13 +472,13 @@ class Service:
         self.paths: Counter[str] = Counter()
         self.pages: Counter[str] = Counter()
         self._clock = clock
-        self._begun: deque[float] = deque()  # when the requests of the last second began
+        self._begun: deque[float] = deque()  # start times of recent requests
 
     async def answer(self, method: str, path: str, query: Mapping[str, str], body: Json = None) -> Json:
-        """What the service answers; Refused when it will not."""
+        """Answer a request; Refused when the service refuses it."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[:1] != ["api"]:
-            raise missing(f"there is nothing at {path}")
+            raise missing(f"nothing at {path}")
         if parts[1:] in (["tenant"], ["stats"], ["faults"]):
             return self._control(method, parts[1], body)
         self.paths[path] += 1
@@ -490,11 +490,11 @@ class Service:
         return self._write(method, parts[1:], body)
 
     def served(self, path: str, query: Mapping[str, str]) -> None:
-        """A page has left the house whole."""
+        """Count a page that was sent completely."""
         self.pages[f"{path}?{'&'.join(f'{k}={v}' for k, v in sorted(query.items()))}".rstrip("?")] += 1
 
     def stats(self) -> Json:
-        """Requests in all and by path, refused ones included; whole pages by path and query."""
+        """Requests in total and by path, refused ones included; complete pages by path and query."""
         return {"requests": self.paths.total(), "paths": dict(self.paths), "pages": dict(self.pages)}
 
     def _control(self, method: str, what: str, body: Json) -> Json:
@@ -513,7 +513,7 @@ class Service:
         if self.faults.error_rate:
             draw = drawn(f"{self.tenant.settings.seed}/fault/{self.paths.total()}")
             if draw < self.faults.error_rate * 2**64:
-                raise Refused(503, "a fault that was ordered")
+                raise Refused(503, "a fault on purpose")
 
     def _limit_rate(self, now: float, limit: float) -> None:
         window, calls = (1.0, int(limit)) if limit >= 1 else (1 / limit, 1)
@@ -543,7 +543,7 @@ class Service:
                 return self.tenant.get(self._named(plural, id))
             case [plural, id, below]:
                 return self._list(PLURALS.get(below), self._named(plural, id), query)
-        raise missing(f"there is nothing at /api/{'/'.join(parts)}")
+        raise missing(f"nothing at /api/{'/'.join(parts)}")
 
     def _write(self, method: str, parts: list[str], body: Json) -> Json:
         match method, parts:
@@ -556,7 +556,7 @@ class Service:
                 return self.tenant.update(self._named(plural, id), body)
             case "DELETE", [plural, id]:
                 return self.tenant.delete(self._named(plural, id))
-        raise missing(f"there is nothing to {method} at /api/{'/'.join(parts)}")
+        raise missing(f"nothing to {method} at /api/{'/'.join(parts)}")
 
     def _named(self, plural: str, id: str) -> str:
         if self.tenant.kind(id).plural != plural:
@@ -582,7 +582,7 @@ class Service:
         now = self.tenant.position
         since = whole_number(query, "since", now, now + 1)
         if since > now:
-            raise missing(f"position {query['since']} is not known here; list everything again")
+            raise missing(f"position {query['since']} is unknown; list everything again")
         size = whole_number(query, "limit", self.page_size, max(LARGEST_PAGE, self.page_size))
         items = self.tenant.feed(since, size or self.page_size)
         end = since + len(items)
@@ -591,32 +591,32 @@ class Service:
     def _details(self, ids: str) -> list[Row]:
         wanted = ids.split(",") if ids else []
         if not 1 <= len(wanted) <= BATCH:
-            raise nonsense(f"ids must name 1 to {BATCH} users, and names {len(wanted)}")
+            raise invalid(f"ids must name 1 to {BATCH} users, not {len(wanted)}")
         found = []
         for id in wanted:
             try:
                 found.append(self.tenant.details(self._named("users", id)))
             except Refused:
-                continue  # a batch leaves out what it does not have, as its callers expect
+                continue  # a batch omits users that do not exist; clients expect this
         return found
 
 
 def whole_number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A number of the query, at most ``most``; Refused when it is none."""
+    """A number from the query, at most ``most``; Refused when it is not a number."""
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise nonsense(f"{name} must be a whole number, not {text!r}")
+        raise invalid(f"{name} must be a whole number, not {text!r}")
     return min(int(text), most)
 
 
 def faults_with(faults: Faults, changes: Json) -> Faults:
-    """The faults with some changed; Refused when the order makes no sense."""
+    """The faults with some changed; Refused when the values are invalid."""
     names = {one.name for one in fields(Faults)}
     if not isinstance(changes, dict) or not changes.keys() <= names:
-        raise nonsense(f"faults are a JSON object of {', '.join(sorted(names))}")
+        raise invalid(f"faults must be a JSON object with {', '.join(sorted(names))}")
     for name, value in changes.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise nonsense(f"{name} must be a number that is not negative")
+            raise invalid(f"{name} must be a number, 0 or more")
     return replace(faults, **changes)
 
 
@@ -639,23 +639,23 @@ examples:
   python -m max_connectors.acme serve --port 0 --tasks 2000 --latency-ms 50 --error-rate 0.05
   max connect acme --set base_url=http://127.0.0.1:4567 --credential token=env:ACME_TOKEN
 
-addresses (all want `Authorization: Bearer TOKEN`, but /api/stats):
+addresses (all but /api/stats need `Authorization: Bearer TOKEN`):
   GET    /api/workspaces, /api/workspaces/ID/users, /api/workspaces/ID/projects,
          /api/projects/ID/tasks, /api/projects/ID/files
-         a page: {"items", "next", "position"}; go on with ?cursor=NEXT, ask for ?limit=N
+         a page: {"items", "next", "position"}; continue with ?cursor=NEXT; ?limit=N
   POST   the same addresses with a JSON object: create, 201
-  GET, PATCH, DELETE   /api/users/ID, …: one record; deleting takes along what is below
+  GET, PATCH, DELETE   /api/users/ID, …: one record; deleting also deletes what is below it
   GET    /api/users?ids=ID,ID (at most 100), /api/workspaces/ID/billing, /api/statuses
   GET    /api/changes?since=POSITION   {"items", "position", "more", "company"}; tombstones
-                                       included; without since, just the present position
+                                       included; without since only the present position
   GET    /api/tenant, /api/stats       {"requests", "paths", "pages"}
-  POST   /api/faults   {"latency_ms", "error_rate", "rate_limit"}, any of them
+  POST   /api/faults   {"latency_ms", "error_rate", "rate_limit"}, each optional
 """
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """A request from a client."""
 
     method: str
     path: str
@@ -665,13 +665,13 @@ class Request:
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
-    """The next request of a connection; ValueError when it is not HTTP as clients speak it."""
+    """The next request of a connection; ValueError when it is not valid HTTP."""
     head, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     method, target, _ = head.split(" ")
     headers = {name.strip().lower(): value.strip() for name, _, value in (n.partition(":") for n in lines)}
     length = int(headers.get("content-length", "0"))
     if not 0 <= length <= LARGEST_BODY or "transfer-encoding" in headers:
-        raise ValueError("a body needs its length, and has a limit")
+        raise ValueError("a body needs a content-length within the limit")
     body = await reader.readexactly(length) if length else b""
     url = urlsplit(target)
     return Request(method, url.path, dict(parse_qsl(url.query, keep_blank_values=True)), headers, body)
@@ -680,7 +680,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request:
 class Server:
     """A service behind HTTP/1.1 on one port, in the event loop that starts it.
 
-    It reads no more of HTTP than JSON clients send.  Stopping closes every connection.
+    It understands as much HTTP as JSON clients send.  Stopping closes every connection.
     """
 
     def __init__(self, service: Service, token: str) -> None:
@@ -690,13 +690,13 @@ class Server:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen; port 0 picks a free one, and ``url`` tells which."""
+        """Listen; port 0 picks a free port, which ``url`` then contains."""
         self._server = await asyncio.start_server(self._accept, host, port)
         self.url = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def stop(self) -> None:
-        """End, whatever is under way; may be called twice."""
+        """Stop, and end every connection; may be called twice."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -726,9 +726,9 @@ class Server:
                 if status == 200 and request.method == "GET":
                     self.service.served(request.path, request.query)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has gone, which is its right
+            pass  # the client closed the connection
         except (ValueError, asyncio.LimitOverrunError):
-            writer.write(rendered(400, problem(nonsense("this is no request that we understand"))))
+            writer.write(rendered(400, problem(invalid("the request is not valid HTTP"))))
         finally:
             writer.close()
 
@@ -753,27 +753,27 @@ class Server:
 
 
 def parsed(body: bytes) -> Json:
-    """A request's JSON data, None when there is none."""
+    """The JSON body of a request; None without one."""
     try:
         return json.loads(body) if body else None
     except (ValueError, RecursionError) as error:
-        raise nonsense("the body is not JSON") from error
+        raise invalid("the body is not JSON") from error
 
 
 def problem(refused: Refused) -> Json:
-    """A refusal as JSON data."""
+    """A refusal as JSON."""
     return {"error": {"status": refused.status, "message": refused.message}}
 
 
 def rendered(status: int, answer: Json, extra: str = "") -> bytes:
-    """An answer as bytes."""
+    """A response as bytes."""
     body = b"" if answer is None else json.dumps(answer, separators=(",", ":")).encode()
     head = f"HTTP/1.1 {status} {REASONS_OF[status]}\r\ncontent-type: application/json\r\n{extra}"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def serve(settings: Settings, host: str, port: int, token: str) -> None:
-    """Serve a tenant until SIGINT or SIGTERM; one JSON line says where and with which token."""
+    """Serve a tenant until SIGINT or SIGTERM; prints ``{url, token}`` as one JSON line."""
     import signal
 
     stopped = asyncio.Event()
@@ -785,7 +785,7 @@ async def serve(settings: Settings, host: str, port: int, token: str) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What ``python -m max_connectors.acme`` understands."""
+    """The parser of ``python -m max_connectors.acme``."""
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -796,13 +796,15 @@ def arguments() -> argparse.ArgumentParser:
     )
     command = parser.add_subparsers(dest="command", required=True, metavar="serve").add_parser(
         "serve",
-        help="listen until it is stopped; print {url, token} as one JSON line",
+        help="listen until stopped; print {url, token} as one JSON line",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    command.add_argument("--port", type=int, default=4567, help="0 picks a free one (%(default)s)")
-    command.add_argument("--token", default="", help="what clients must show (default: a new random one)")
+    command.add_argument("--port", type=int, default=4567, help="0 picks a free port (%(default)s)")
+    command.add_argument(
+        "--token", default="", help="the token that clients must send (default: a random one)"
+    )
     for one in fields(Settings):
         name = f"--{one.name.replace('_', '-')}"
         help = f"{one.metadata['help']} (%(default)s)"
@@ -811,7 +813,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """The command line; the exit status."""
+    """Run the command line; the result is the exit status."""
     from secrets import token_urlsafe
 
     parser = arguments()

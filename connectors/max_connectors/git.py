@@ -72,9 +72,7 @@ class GitRepository(Entity):
     bare: Field[bool] = Field("whether it has no working tree")
     shallow: Field[bool] = Field("whether its history is cut off somewhere")
     object_format: Field[str] = Field("the hash that names its objects: sha1 or sha256")
-    head_branch: Field[str | None] = Field(
-        "the branch that HEAD names; null when detached"
-    )
+    head_branch: Field[str | None] = Field("the branch that HEAD names; null when detached")
     head: Field[Ref[GitCommit] | None] = Field("the commit that HEAD is at; null before the first one")
     commits: Many[GitCommit] = Many("every commit that a ref reaches", by=lambda: GitCommit.repository)
     branches: Many[GitBranch] = Many("local and remote-tracking branches", by=lambda: GitBranch.repository)

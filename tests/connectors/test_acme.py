@@ -657,7 +657,7 @@ def test_an_address_without_a_token_asks_for_the_token() -> None:
         async with installed(AcmeConfig(base_url="http://127.0.0.1:1")):
             pass
 
-    with pytest.raises(BadCredentials, match="asks for a token") as caught:
+    with pytest.raises(BadCredentials, match="needs a token") as caught:
         asyncio.run(main())
     assert "--credential token=" in caught.value.hint
 

@@ -649,9 +649,7 @@ def test_a_path_without_a_repository_is_an_error_with_a_hint(
     assert "give the path" in caught.value.hint
 
 
-def test_a_missing_git_is_an_error_with_a_hint(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_git_is_an_error_with_a_hint(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(repository))
     with pytest.raises(MaxError, match="git cannot be run") as caught:
         examined(repository)

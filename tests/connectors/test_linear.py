@@ -17,7 +17,6 @@ from max_connectors.linear import (
     FEW,
     PAGE,
     SOURCES,
-    Asked,
     LinearAttachment,
     LinearComment,
     LinearConfig,
@@ -31,11 +30,12 @@ from max_connectors.linear import (
     LinearTeam,
     LinearTeamMembership,
     LinearUser,
+    PageQuery,
     camel,
     code_of,
     connector,
-    found,
     unescaped,
+    value_at,
 )
 
 from max import Status
@@ -185,7 +185,12 @@ def test_p45_a_recorded_sync_replays_to_an_equal_database(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_every_listing_has_archived_rows_and_says_whose_workspace_it_is(source: Any) -> None:
-    for asked in (Asked(PAGE), Asked(PAGE, "c"), Asked(FEW, since="2025-01-01"), Asked(PAGE, ids_only=True)):
+    for asked in (
+        PageQuery(PAGE),
+        PageQuery(PAGE, "c"),
+        PageQuery(FEW, since="2025-01-01"),
+        PageQuery(PAGE, ids_only=True),
+    ):
         text = source.query(asked)
         assert "includeArchived: true" in text
         assert "organization { id urlKey }" in text
@@ -194,23 +199,25 @@ def test_every_listing_has_archived_rows_and_says_whose_workspace_it_is(source: 
 
 def test_changes_are_sorted_by_their_time_and_everything_by_its_beginning() -> None:
     issues = BY_NAME["issues"]
-    assert "filter: {updatedAt: {gte: $since}}" in issues.query(Asked(FEW, since="2025-01-01"))
-    assert "newest: issues(first: 1" in issues.query(Asked(PAGE))
-    assert "orderBy" not in issues.query(Asked(PAGE, "cursor"))
-    assert "orderBy" not in issues.query(Asked(PAGE, ids_only=True))
+    assert "filter: {updatedAt: {gte: $since}}" in issues.query(PageQuery(FEW, since="2025-01-01"))
+    assert "newest: issues(first: 1" in issues.query(PageQuery(PAGE))
+    assert "orderBy" not in issues.query(PageQuery(PAGE, "cursor"))
+    assert "orderBy" not in issues.query(PageQuery(PAGE, ids_only=True))
 
 
 def test_a_look_for_changes_asks_for_few_rows_and_whatever_follows_for_many() -> None:
     since = datetime(2025, 1, 1, tzinfo=UTC)
     source = BY_NAME["issues"]
-    assert source.asked(PageRequest(since=since)) == Asked(FEW, since="2025-01-01T00:00:00.000+00:00")
-    assert source.asked(PageRequest("c", since=since)).first == PAGE
-    assert source.asked(PageRequest()).first == PAGE
-    assert BY_NAME["issue_relations"].asked(PageRequest(since=since)).first == PAGE
+    assert source.page_query(PageRequest(since=since)) == PageQuery(
+        FEW, since="2025-01-01T00:00:00.000+00:00"
+    )
+    assert source.page_query(PageRequest("c", since=since)).first == PAGE
+    assert source.page_query(PageRequest()).first == PAGE
+    assert BY_NAME["issue_relations"].page_query(PageRequest(since=since)).first == PAGE
 
 
 def test_users_who_left_are_asked_for_too() -> None:
-    assert "includeDisabled: true" in BY_NAME["users"].query(Asked(PAGE))
+    assert "includeDisabled: true" in BY_NAME["users"].query(PageQuery(PAGE))
 
 
 # -- what is read ----------------------------------------------------------------------------------
@@ -232,18 +239,18 @@ def page(*rows: dict[str, Any], next: str | None = None, **more: Any) -> dict[st
 def test_the_newest_row_comes_with_the_first_page_once() -> None:
     old, new = label(id="old"), label(id="new", updatedAt="2026-01-01T00:00:00.000Z")
     answer = page(old, newest={"nodes": [new]})
-    assert [one.id for one in BY_NAME["labels"].page(answer, Asked(PAGE)).items] == ["new", "old"]
+    assert [one.id for one in BY_NAME["labels"].page(answer, PageQuery(PAGE)).items] == ["new", "old"]
     answer = page(old, new, newest={"nodes": [new]})
-    assert [one.id for one in BY_NAME["labels"].page(answer, Asked(PAGE)).items] == ["old", "new"]
+    assert [one.id for one in BY_NAME["labels"].page(answer, PageQuery(PAGE)).items] == ["old", "new"]
 
 
 def test_a_sweep_reads_ids_alone() -> None:
-    items = BY_NAME["labels"].page(page({"id": "l"}, next="c"), Asked(PAGE, ids_only=True)).items
+    items = BY_NAME["labels"].page(page({"id": "l"}, next="c"), PageQuery(PAGE, ids_only=True)).items
     assert [values_of(one) for one in items] == [{"id": "l"}]
 
 
 def test_an_empty_id_points_at_nothing() -> None:
-    (item,) = BY_NAME["labels"].page(page(label(team={"id": ""}, parent={"id": "p"})), Asked(PAGE)).items
+    (item,) = BY_NAME["labels"].page(page(label(team={"id": ""}, parent={"id": "p"})), PageQuery(PAGE)).items
     assert values_of(item)["team"] is None
     assert values_of(item)["parent"] == Ref(LinearLabel, "p")
 
@@ -251,16 +258,16 @@ def test_an_empty_id_points_at_nothing() -> None:
 @pytest.mark.parametrize("answer", [{}, page({"id": "l"}), page(label(team=7)), {"issueLabels": None}])
 def test_an_answer_that_lacks_something_says_that_linear_changed(answer: dict[str, Any]) -> None:
     with pytest.raises(UpstreamChanged):
-        BY_NAME["labels"].page(answer, Asked(PAGE))
+        BY_NAME["labels"].page(answer, PageQuery(PAGE))
 
 
 def test_what_cannot_be_filtered_is_read_as_far_as_it_is_new() -> None:
     source = BY_NAME["issue_relations"]
     row = dict.fromkeys(map(camel, ["id", *source.entity.types()])) | {"id": "r"}
     old, new = row | {"updatedAt": "2025-01-01T00:00:00Z"}, row | {"updatedAt": "2025-03-01T00:00:00Z"}
-    asked = Asked(PAGE, since="2025-02-01T00:00:00.000+00:00")
+    asked = PageQuery(PAGE, since="2025-02-01T00:00:00.000+00:00")
 
-    def read(asked: Asked, *rows: dict[str, Any], next: str | None = None) -> tuple[str | None, bool]:
+    def read(asked: PageQuery, *rows: dict[str, Any], next: str | None = None) -> tuple[str | None, bool]:
         info = {"hasNextPage": next is not None, "endCursor": next}
         read = source.page({"issueRelations": {"nodes": list(rows), "pageInfo": info}}, asked)
         return read.next, read.complete_snapshot
@@ -269,7 +276,7 @@ def test_what_cannot_be_filtered_is_read_as_far_as_it_is_new() -> None:
     assert read(asked, new, old, next="c") == (None, False)
     assert read(asked, new, old) == (None, True)
     assert read(asked) == (None, True)
-    assert read(Asked(PAGE, "c", since=asked.since), new) == (None, False)
+    assert read(PageQuery(PAGE, "c", since=asked.since), new) == (None, False)
 
 
 @given(st.text(max_size=20))
@@ -284,8 +291,8 @@ def test_what_merely_looks_like_an_escape_stays(name: str | None) -> None:
 
 
 def test_a_path_breaks_off_at_nothing_and_goes_through_lists() -> None:
-    assert found({"a": None}, ("a", "b")) is None
-    assert found({"a": {"b": [{"c": 1}, {"c": 2}]}}, ("a", "b", "c")) == [1, 2]
+    assert value_at({"a": None}, ("a", "b")) is None
+    assert value_at({"a": {"b": [{"c": 1}, {"c": 2}]}}, ("a", "b", "c")) == [1, 2]
 
 
 def test_an_entity_that_is_not_found_is_told_from_a_wrong_query() -> None:
