@@ -367,18 +367,18 @@ def check_loader(loader: object, where: str) -> None:
     if not isinstance(loader, LOADERS):
         raise ConnectorError(f"{where} is {loader!r}, not a loader", hint="decorate it with @Loader.…")
     where = f"{where} {loader.name}"
-    _check_function(loader.function, loader.arguments, where)
+    _check_function(loader.load, loader.arguments, where)
     for brought in loader.brings:
         if not isinstance(brought, FieldOf):
             raise ConnectorError(f"{where} declares {brought!r}, which is no field of an entity")
     if isinstance(loader, CollectionLoader):
         if not isinstance(loader.lists, ManyOf):
             raise ConnectorError(f"{where} lists {loader.lists!r}, which is no collection of an entity")
-        _check_first(loader.function, loader.lists.parent, where, many=False)
+        _check_first(loader.load, loader.lists.parent, where, many=False)
         _check_watermark(loader, where)
     elif isinstance(loader, FeedLoader):
         _check_covers(loader, where)
-        _check_first(loader.function, loader.root, where, many=False)
+        _check_first(loader.load, loader.root, where, many=False)
     elif isinstance(loader, EntityLoader | BatchLoader):
         _check_fetched(loader, where)
 
@@ -413,7 +413,7 @@ def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where
         raise ConnectorError(f"{where} declares fields of more than one entity: {names}")
     if isinstance(loader, BatchLoader) and loader.size < 1:
         raise ConnectorError(f"{where} has batches of {loader.size}")
-    _check_first(loader.function, entities.pop(), where, many=isinstance(loader, BatchLoader))
+    _check_first(loader.load, entities.pop(), where, many=isinstance(loader, BatchLoader))
 
 
 def _check_first(function: Callable[..., Any], entity: type[Entity], where: str, *, many: bool) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -129,10 +129,10 @@ class Draft:
         if not self.wrapped:
             return function
         if self.kind == "entity":
-            return EntityLoader(self.fields, function)
+            return EntityLoader(function, self.fields)
         if self.kind == "entity_batched":
-            return BatchLoader(self.fields, function, 10)
-        return CollectionLoader(self.lists or Team.members, self.fields, function)
+            return BatchLoader(function, self.fields, size=10)
+        return CollectionLoader(function, self.fields, lists=self.lists or Team.members)
 
 
 @st.composite
@@ -214,27 +214,27 @@ class TestLoaders:
         async def load(refs: Any, env: object) -> Any: ...
 
         with pytest.raises(ConnectorError, match="load declares no field"):
-            sample(loaders=[EntityLoader((), load)])
+            sample(loaders=[EntityLoader(load)])
         with pytest.raises(ConnectorError, match="load has batches of 0"):
-            sample(loaders=[BatchLoader((User.name,), load, 0)])
+            sample(loaders=[BatchLoader(load, [User.name], size=0)])
 
     def test_a_listing_of_what_is_no_collection_is_refused(self) -> None:
         async def load(parent: Any, request: object, env: object) -> Any: ...
 
         with pytest.raises(ConnectorError, match=r"load lists User.name, which is no collection"):
-            sample(loaders=[CollectionLoader(cast("Any", User.name), (), load)])
+            sample(loaders=[CollectionLoader(load, lists=User.name)])
 
     def test_fields_of_two_entities_are_named(self) -> None:
         async def load(ref: Any, env: object) -> Any: ...
 
         with pytest.raises(ConnectorError, match="more than one entity: Stranger and User"):
-            sample(loaders=[EntityLoader((User.name, Stranger.name), load)])
+            sample(loaders=[EntityLoader(load, [User.name, Stranger.name])])
 
     def test_a_wrong_annotation_is_shown_beside_the_right_one(self) -> None:
         async def load(ref: Ref[Team], env: object) -> Any: ...
 
         with pytest.raises(ConnectorError) as caught:
-            sample(loaders=[EntityLoader((User.name,), load)])
+            sample(loaders=[EntityLoader(load, [User.name])])
         assert "its parameter ref must be Ref[User], not Ref[Team]" in str(caught.value)
 
 

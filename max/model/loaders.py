@@ -1,4 +1,4 @@
-"""Loaders: what connectors declare to fetch, and which of them serves which field."""
+"""Loaders: what connectors declare to fetch, and which loader serves which field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .query import Batch, C, Page
 from .schema import Schema
 from .struct import Struct
 
-STATIC = timedelta.max  # the ``ttl`` of what never changes
+STATIC = timedelta.max  # a ``ttl`` for what never changes
 In = TypeVar("In")
 Out = TypeVar("Out")
 C_contra = TypeVar("C_contra", contravariant=True)
@@ -21,18 +21,18 @@ Out_co = TypeVar("Out_co", covariant=True)
 
 
 class OutsideCall(Protocol[C_contra, In_contra, Out_co]):
-    """Something done outside this process, by name: an Operation."""
+    """A call to the outside, by name: an Operation."""
 
     @property
     def name(self) -> str:
         """``connector:thing:verb``."""
 
     async def __call__(self, context: C_contra, input: In_contra, /) -> Out_co:
-        """Do it, once."""
+        """Make the call, once."""
 
 
 class Env(Protocol[C]):
-    """What a loader is given: the connector's own context, and who is asking."""
+    """What a loader gets beside its refs: the connector's context, and which task it runs for."""
 
     @property
     def context(self) -> C:
@@ -56,26 +56,26 @@ class Env(Protocol[C]):
 
     @property
     def attempt(self) -> int:
-        """How often the task has been begun, this time included."""
+        """How many times the task has begun, this time included; 1 the first time."""
 
     @property
     def deadline(self) -> float | None:
-        """When the task must have ended, in seconds since the epoch."""
+        """When the task must have ended, in seconds since the epoch; None when it has no limit."""
 
     async def run(self, operation: OutsideCall[C, In, Out], input: In) -> Out:
-        """Run an operation: with its limit, its retries, its deadline, in the recording."""
+        """Run an operation with its limit, retries and deadline; a recording or replay includes it."""
 
     async def raw(self, loader: RawLoader[C, V]) -> V:
-        """What a raw loader gives: loaded at most once in a sync."""
+        """The value of a raw loader, loaded at most once in a sync."""
 
 
 class PageRequest(Struct):
-    """Which page of a collection is wanted.
+    """Which page of a collection to list.
 
-    ``cursor`` is what the page before gave as ``next``; None for the first.  ``mark`` is the
-    sync token of the last complete listing, and ``since`` the same of a loader that declares a
-    watermark: who understands it lists only what changed at or after.  None: list everything.
-    ``ids_only``: everything that exists is to be named, and ids suffice.
+    ``cursor`` is the ``next`` of the page before, None for the first.  ``sync_token`` is the one
+    that the last complete listing ended with.  ``since`` is the same for a loader that declares a
+    watermark: list what changed at or after it.  When both are None, list everything.
+    ``ids_only``: list everything that exists; ids are enough.
     """
 
     cursor: str | None = None
@@ -85,11 +85,12 @@ class PageRequest(Struct):
 
 
 class Watermark(Struct):
-    """That a listing can begin at what changed: the field that says when, and how it is sorted.
+    """The field that says when an item changed; a listing can then begin at the newest value seen.
 
-    ``overlap`` is taken off, for sources that show a change later than they date it.  The mark
-    is the newest value on the first page of a listing that is sorted by it, newest first
-    (what changes meanwhile is the next one's); of one sorted the other way, the newest of all.
+    ``overlap`` is subtracted, for sources that show a change later than they date it.  Of a
+    listing sorted newest first, the next one begins at the newest value of the first page, since
+    what changes meanwhile belongs to the next listing.  Of one sorted oldest first
+    (``newest_first=False``), it begins at the newest value of all pages.
     """
 
     field: FieldOf[Any, Any]
@@ -105,34 +106,45 @@ LoadChanges: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[
 
 
 class Loader(Generic[C]):
-    """One way to fetch something.  Loaders return and never store.
+    """One way to fetch something.  Loaders return entities and never store them.
 
-    Made by the decorators below; ``brings`` names every field that an answer may hold.  What
-    is younger than ``ttl`` is not fetched again; without one, a sync fetches anew whatever it
-    has not itself fetched.
+    The decorators below make loaders.  ``brings`` names every field that a response may hold.  A
+    sync does not fetch again what is younger than ``ttl``; without a ``ttl`` it fetches everything
+    that it has not fetched itself.
     """
 
     kind: ClassVar[str] = ""
     arguments: ClassVar[int] = 0
-    brings: tuple[FieldOf[Any, Any], ...] = ()
+    load: Callable[..., Any]
 
-    def __init__(self, function: Callable[..., Any], ttl: timedelta | None = None) -> None:
-        self.function, self.ttl = function, ttl
-        self.name: str = getattr(function, "__name__", repr(function))
+    def __init__(
+        self,
+        load: Callable[..., Any],
+        brings: Sequence[FieldOf[Any, Any]] = (),
+        *,
+        ttl: timedelta | None = None,
+        **declared: Any,
+    ) -> None:
+        self.load, self.brings, self.ttl = load, tuple(brings), ttl
+        self.name: str = getattr(load, "__name__", repr(load))
+        self.__dict__.update(declared)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} loader {self.name}>"
 
     @staticmethod
     def entity(
         *fields: FieldOf[E, Any], ttl: timedelta | None = None
     ) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
         """The decorated function fetches one ref: ``async (ref, env) -> entity``."""
-        return lambda function: EntityLoader(fields, function, ttl)
+        return lambda load: EntityLoader(load, fields, ttl=ttl)
 
     @staticmethod
     def entity_batched(
         *fields: FieldOf[E, Any], size: int = 100, ttl: timedelta | None = None
     ) -> Callable[[LoadBatch[E, C]], BatchLoader[E, C]]:
         """The decorated function fetches up to ``size`` refs: ``async (refs, env) -> Batch``."""
-        return lambda function: BatchLoader(fields, function, size, ttl)
+        return lambda load: BatchLoader(load, fields, ttl=ttl, size=size)
 
     @staticmethod
     def collection(
@@ -146,11 +158,11 @@ class Loader(Generic[C]):
         """The decorated function lists children: ``async (parent, request, env) -> Page``.
 
         ``brings`` names the fields that come with each page, those of other entities included.
-        A listing that goes on from a mark cannot tell what is gone: with ``sweep`` a listing of
-        everything that exists follows when the last one is older.
+        A listing of changes cannot see what is gone; with ``sweep``, a listing of everything
+        follows when the last one is older than that.
         """
-        return lambda function: CollectionLoader(
-            collection, tuple(brings), function, ttl=ttl, watermark=watermark, sweep=sweep
+        return lambda load: CollectionLoader(
+            load, brings, ttl=ttl, lists=collection, watermark=watermark, sweep=sweep
         )
 
     @staticmethod
@@ -160,110 +172,72 @@ class Loader(Generic[C]):
         brings: Sequence[FieldOf[Any, Any]],
         covers: Sequence[ManyOf[Any, Any] | FieldOf[Any, Any]],
     ) -> Callable[[LoadChanges[P, C]], FeedLoader[P, C]]:
-        """The decorated function tells what changed: ``async (root, request, env) -> Page``.
+        """The decorated function reads a change feed: ``async (root, request, env) -> Page``.
 
-        Without a mark it gives the feed's present position as the page's ``mark`` and nothing
-        else.  With one it gives what changed since: entities of any type as items, and what is
-        gone as ``removed``.  ``covers`` names what needs not be asked for again as long as the
-        feed goes on: collections, and fields of what the feed names when they change.
+        Without a sync token it returns the feed's present position as the page's ``sync_token``
+        and nothing else.  With one it returns what changed since: entities of any type as items,
+        and what is gone as ``removed``.  ``covers`` names what the feed keeps up to date, so that
+        a sync need not fetch it again: collections, and fields.
         """
-        return lambda function: FeedLoader(root, tuple(brings), tuple(covers), function)
+        return lambda load: FeedLoader(load, brings, root=root, covers=tuple(covers))
 
     @staticmethod
-    def raw(function: LoadRaw[C, V]) -> RawLoader[C, V]:
-        """The decorated function fetches what other loaders share: ``async (env) -> value``."""
-        return RawLoader(function)
+    def raw(load: LoadRaw[C, V]) -> RawLoader[C, V]:
+        """The decorated function fetches a value that other loaders share: ``async (env) -> value``."""
+        return RawLoader(load)
 
 
 class EntityLoader(Loader[C], Generic[E, C]):
     """Fetches fields of one ref."""
 
-    kind = "entity"
-    arguments = 2
-
-    def __init__(
-        self, fields: tuple[FieldOf[E, Any], ...], function: LoadOne[E, C], ttl: timedelta | None = None
-    ) -> None:
-        super().__init__(function, ttl)
-        self.brings, self.load = fields, function
+    kind, arguments = "entity", 2
+    load: LoadOne[E, C]
 
 
 class BatchLoader(Loader[C], Generic[E, C]):
     """Fetches fields of up to ``size`` refs in one call."""
 
-    kind = "entity_batched"
-    arguments = 2
-
-    def __init__(
-        self,
-        fields: tuple[FieldOf[E, Any], ...],
-        function: LoadBatch[E, C],
-        size: int,
-        ttl: timedelta | None = None,
-    ) -> None:
-        super().__init__(function, ttl)
-        self.brings, self.load, self.size = fields, function, size
+    kind, arguments = "entity_batched", 2
+    load: LoadBatch[E, C]
+    size: int
 
 
 class CollectionLoader(Loader[C], Generic[P, E, C]):
     """Lists the children of one parent, page by page."""
 
-    kind = "collection"
-    arguments = 3
-
-    def __init__(
-        self,
-        collection: ManyOf[P, E],
-        brings: tuple[FieldOf[Any, Any], ...],
-        function: LoadPage[P, C, E],
-        *,
-        ttl: timedelta | None = None,
-        watermark: Watermark | None = None,
-        sweep: timedelta | None = None,
-    ) -> None:
-        super().__init__(function, ttl)
-        self.lists, self.brings, self.load = collection, brings, function
-        self.watermark, self.sweep = watermark, sweep
+    kind, arguments = "collection", 3
+    load: LoadPage[P, C, E]
+    lists: ManyOf[P, E]
+    watermark: Watermark | None = None
+    sweep: timedelta | None = None
 
 
 class FeedLoader(Loader[C], Generic[P, C]):
-    """Tells what changed anywhere below a root, page by page."""
+    """Reads what changed anywhere below a root, page by page."""
 
-    kind = "feed"
-    arguments = 3
-
-    def __init__(
-        self,
-        root: type[P],
-        brings: tuple[FieldOf[Any, Any], ...],
-        covers: tuple[ManyOf[Any, Any] | FieldOf[Any, Any], ...],
-        function: LoadChanges[P, C],
-    ) -> None:
-        super().__init__(function)
-        self.root, self.brings, self.covers, self.load = root, brings, covers, function
+    kind, arguments = "feed", 3
+    load: LoadChanges[P, C]
+    root: type[P]
+    covers: tuple[ManyOf[Any, Any] | FieldOf[Any, Any], ...]
 
 
 class RawLoader(Loader[C], Generic[C, V]):
-    """Fetches what other loaders share, once in a sync."""
+    """Fetches a value that other loaders share, once in a sync."""
 
-    kind = "raw"
-    arguments = 1
-
-    def __init__(self, function: LoadRaw[C, V]) -> None:
-        super().__init__(function)
-        self.load = function
+    kind, arguments = "raw", 1
+    load: LoadRaw[C, V]
 
 
 class Resolver:
     """Which loader serves which field: derived from the loaders' declarations, and checked.
 
-    Every field has exactly one home (a loader that fetches it for a given ref), or comes
-    along with some page, or belongs to a root and is the seeder's to store.
+    Every field is fetched by exactly one entity loader, or comes along with other responses, or
+    belongs to a root and is stored by the seeder.  ConnectorError names what breaks the rule.
     """
 
     def __init__(self, schema: Schema, loaders: Sequence[Loader[Any]]) -> None:
         self.schema, self.loaders = schema, tuple(loaders)
-        self._homes: dict[FieldOf[Any, Any], EntityLoader[Any, Any] | BatchLoader[Any, Any]] = {}
+        self._fetching: dict[FieldOf[Any, Any], EntityLoader[Any, Any] | BatchLoader[Any, Any]] = {}
         self._collections: dict[ManyOf[Any, Any], CollectionLoader[Any, Any, Any]] = {}
         self._feeds: dict[str, FeedLoader[Any, Any]] = {}
         self._covering: dict[ManyOf[Any, Any] | FieldOf[Any, Any], FeedLoader[Any, Any]] = {}
@@ -272,25 +246,25 @@ class Resolver:
         self._check_complete()
 
     def loader_for(self, field: FieldOf[Any, Any]) -> EntityLoader[Any, Any] | BatchLoader[Any, Any] | None:
-        """The loader that fetches a field for given refs; None when it only comes along."""
-        return self._homes.get(field)
+        """The loader that fetches a field for given refs; None when the field only comes along."""
+        return self._fetching.get(field)
 
     def collection_loader(self, collection: ManyOf[Any, Any]) -> CollectionLoader[Any, Any, Any]:
         """The loader that lists a collection."""
         return self._collections[collection]
 
     def is_listed(self, collection: ManyOf[Any, Any]) -> bool:
-        """Whether a loader lists a collection; else its members come along with something."""
+        """Whether a loader lists a collection; if not, its members come along with other responses."""
         return collection in self._collections
 
     def feed_loader(self, name: str) -> FeedLoader[Any, Any]:
-        """The feed of a name; UnknownName."""
+        """The feed with this name; UnknownName."""
         if name not in self._feeds:
             raise UnknownName("feed", name, self._feeds)
         return self._feeds[name]
 
     def feed_covering(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedLoader[Any, Any] | None:
-        """The feed that says when a collection or a field is to be asked for again, if there is one."""
+        """The feed that keeps a collection or a field up to date, if there is one."""
         return self._covering.get(what)
 
     def collections_bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
@@ -298,7 +272,7 @@ class Resolver:
         return [many for many, loader in self._collections.items() if field in loader.brings]
 
     def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
-        """The entity's fields, grouped by the loaders that bring them: what arrives together."""
+        """The entity's fields in groups that always arrive together: brought by the same loaders."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in entity.types():
             field: FieldOf[Any, Any] = FieldOf(entity, name)
@@ -321,17 +295,17 @@ class Resolver:
             self._claim_feed(loader)
         elif isinstance(loader, EntityLoader | BatchLoader):
             for field in loader.brings:
-                other = self._homes.setdefault(field, loader)
+                other = self._fetching.setdefault(field, loader)
                 if other is not loader:
                     raise ConnectorError(
-                        f"{field!r} has two homes: loaders {other.name} and {loader.name}",
-                        hint="let one of them fetch it",
+                        f"{field!r} is fetched by two loaders: {other.name} and {loader.name}",
+                        hint="declare it in one of them",
                     )
 
     def _claim_collection(self, loader: CollectionLoader[Any, Any, Any]) -> None:
         other = self._collections.setdefault(loader.lists, loader)
         if other is not loader:
-            raise ConnectorError(f"{loader.lists!r} has two loaders: {other.name} and {loader.name}")
+            raise ConnectorError(f"{loader.lists!r} is listed by two loaders: {other.name} and {loader.name}")
         if loader.lists.parent not in self.schema.entities.values():
             raise ConnectorError(
                 f"loader {loader.name} lists {loader.lists!r}, which the schema does not have"
@@ -345,7 +319,7 @@ class Resolver:
                 raise ConnectorError(f"{covered!r} is covered by two feeds: {other.name} and {loader.name}")
             if isinstance(covered, ManyOf) and covered.by is None and covered.parent is not loader.root:
                 raise ConnectorError(
-                    f"feed {loader.name} covers {covered!r}, but what it names does not say whose it is",
+                    f"feed {loader.name} covers {covered!r}, whose children do not name their parent",
                     hint="declare the collection with by=, the child's ref to its parent",
                 )
 

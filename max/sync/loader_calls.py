@@ -63,7 +63,7 @@ class LoaderCaller:
     async def _answer(self, loader: Loader[Any], *arguments: object) -> Any:
         """What a loader answers; what it raises is the task's failure, whatever it is."""
         try:
-            return await loader.function(*arguments)
+            return await loader.load(*arguments)
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
