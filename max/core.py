@@ -1,8 +1,7 @@
-"""The vocabulary: what connectors declare, what callers ask for, what engines promise.
+"""The vocabulary's face: bound queries, options, and the protocols that the parts promise each other.
 
-Everything here is data or a protocol.  No file, clock, thread, event loop or database is
-touched, so every other layer may use every name.  Entities stand in entities.py, what is made
-of them in schema.py, plans in plans.py.
+Nothing here touches a file, clock, thread, event loop or database, so every layer above may use
+every name.  The data itself is in model/.
 """
 
 from __future__ import annotations
@@ -106,12 +105,12 @@ Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
 
 
 class SyncOptions(Struct):
-    """What a sync shall ask for, beyond what its plan and its loaders say.
+    """What one sync fetches, beyond what its plan and its loaders say.
 
-    ``full``: everything, whatever its age.  ``only``: nothing but these, ``Entity`` or
-    ``Entity.field``.  ``if_stale``: nothing that is younger, in seconds.  ``missing_only``: just what
-    is missing, has expired or was invalidated.  ``check_deletes``: look now for what is gone.
-    ``allow_removals``: remove that, however much it is.
+    ``full``: everything, whatever its age.  ``only``: just these, ``Entity`` or ``Entity.field``.
+    ``if_stale``: only what is older than this many seconds.  ``missing_only``: only what was never
+    fetched, has expired or was invalidated.  ``check_deletes``: list everything now to find what is
+    gone.  ``allow_removals``: remove what is gone, however much it is.
     """
 
     full: bool = False
@@ -125,7 +124,7 @@ class SyncOptions(Struct):
 class InstallationInfo(Struct):
     """What is known of an installation without opening it.
 
-    ``connected_at`` is seconds since the epoch.  ``config`` holds plain values only, never a secret.
+    ``connected_at`` is in seconds since the epoch.  ``config`` holds plain values, never a secret.
     """
 
     connector: str
@@ -148,41 +147,38 @@ class RecordingInfo(Struct):
     began_empty: bool  # whether the recorded sync began without rows
 
 
-# -- protocols -------------------------------------------------------------------------------
-
-
 class Lifecycle(Protocol):
-    """A service: start succeeds or leaves nothing behind, stop may be called twice."""
+    """A service: ``start`` succeeds or leaves nothing behind, and ``stop`` may be called twice."""
 
     async def start(self) -> None:
         """Begin; a stopped service may start again."""
 
     async def stop(self) -> None:
-        """End, and give everything back."""
+        """End, and release every resource."""
 
 
 class Engine(Lifecycle, Protocol):
-    """Where the entities of one installation live.
+    """Where the entities of one installation are stored.
 
-    Every call is safe beside every other, never blocks the event loop, and raises
-    StorageError when the database cannot answer.
+    Safe for concurrent callers.  Calls never block the event loop, and raise StorageError when the
+    database cannot answer.  Times are in seconds since the epoch.
     """
 
     @property
     def schema(self) -> Schema:
-        """The entities it holds."""
+        """The entities that are stored here."""
 
     def query(self, entity: type[E]) -> BoundQuery[E]:
         """Begin a query; nothing is read before ``all``, ``first``, ``page`` or ``count``."""
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
-        """One page in the query's order; InvalidCursor for another query's cursor."""
+        """One page in the query's order; InvalidCursor for a cursor of another query."""
 
     async def count(self, query: Query[E]) -> int:
-        """How many entities fit the query's filter."""
+        """How many entities match the query's filter."""
 
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
-        """One entity with the fields that are stored (or only those named); NotFound."""
+        """One entity with every stored field, or only those named; NotFound when it is not stored."""
 
     async def load_collection(
         self, parent: Ref[P], collection: ManyOf[P, E], *, after: str | None = None, limit: int | None = None
@@ -190,36 +186,40 @@ class Engine(Lifecycle, Protocol):
         """A page of a collection's members; empty when it was never listed."""
 
     async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
-        """Upsert in one transaction: given fields change, all others stay; an explicit None clears.
+        """Insert or update in one transaction: given fields change, all others stay, None clears.
 
-        All or nothing; InvalidEntity names every value that does not fit.  With
-        ``requested_at`` (seconds since the epoch) the fields count as synced at that time.
+        All or nothing: InvalidEntity names every invalid value.  With ``requested_at`` the fields
+        count as fetched at that time; without it their age is unknown.
         """
 
     def prepare_write(self, delivery: Delivery) -> Write:
-        """The work that stores an arrival, to run inside a transaction that another part owns."""
+        """The work that stores a delivery, to run inside a transaction of the same database."""
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
-        """What changed behind a cursor, of one entity or of all: ``async for change in …``.
+        """What changed after a cursor, oldest first: ``async for change in engine.changes(…)``.
 
-        None is the beginning: replayed from there, the changes rebuild every row.  "now" gives
-        nothing but the newest cursor.  HistoryError when the installation's history is off.
+        From None, the changes rebuild every row from nothing.  "now" gives no change, only the
+        newest cursor.  HistoryError when the installation records no history.
         """
 
 
 class SyncMeta(Protocol):
-    """When each field of each entity was last synced.  Times are seconds since the epoch."""
+    """How old everything is: fields, listings and feeds.
+
+    Safe for concurrent callers; StorageError when the database cannot answer.  Times are in seconds
+    since the epoch, and are those at which a request began.  Ids come in ascending order.
+    """
 
     async def record(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
-        """The fields of these refs were fetched by a request that began at ``at``."""
+        """These fields were fetched by a request that began at ``at``."""
 
     async def synced_at(self, ref: Ref[E], field: FieldOf[E, Any]) -> float | None:
-        """When the field was last synced; None when never, or since it was invalidated."""
+        """When the field was last fetched; None when never, or when it was invalidated since."""
 
     async def stale(
         self, ref: Ref[E], fields: Sequence[FieldOf[E, Any]], *, before: float
     ) -> list[FieldOf[E, Any]]:
-        """Those of the fields that were not synced at or after ``before``."""
+        """Those of the fields that were not fetched at or after ``before``."""
 
     async def stale_ids(
         self,
@@ -231,22 +231,19 @@ class SyncMeta(Protocol):
         after: str = "",
         limit: int = 1000,
     ) -> list[str]:
-        """The next ids, in their order, of which some field was not synced at or after ``before``.
-
-        Without fields: the ids of all entities, whatever their age.
-        """
+        """The next ids with a field that was not fetched at or after ``before``; without fields, all ids."""
 
     async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
-        """Count as stale what was synced by a request that began at or before ``at``; values stay."""
+        """Count as stale what was fetched at or before ``at``; the values stay."""
 
     async def is_fully_synced(self, ref: Ref[Any]) -> bool:
-        """Whether every field of the entity has been synced."""
+        """Whether every field of the entity was fetched."""
 
     async def listing_state(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
-        """What is remembered of a collection's listings; ``bookmark`` is None when a full one is due."""
+        """What is known of a collection's listings; ``bookmark`` is None when a full one is due."""
 
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
-        """What is remembered of a feed."""
+        """What is known of a feed."""
 
     async def unlisted_ids(
         self,
@@ -257,49 +254,49 @@ class SyncMeta(Protocol):
         after: str = "",
         limit: int = 1000,
     ) -> list[str]:
-        """The next ids of parents whose collection has no complete listing begun at or after ``before``.
+        """The next ids of parents without a complete listing that began at or after ``before``.
 
-        Nor has one of which a field that only comes with it was invalidated since.
+        A listing does not count if a field that only comes with it was invalidated afterwards.
         """
 
     async def latest_request(self) -> float:
-        """The latest time at which a request began whose answer is stored; 0 when there is none."""
+        """The latest time of a stored response's request; 0 when nothing is stored."""
 
-    async def deletion_candidates(self, looking: DeletionScope) -> list[DeletionCandidates]:
-        """What listings have found gone and is not removed yet."""
+    async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
+        """The rows that listings have missed and that are not removed yet, by entity."""
 
-    def prepare_removal(self, entities: Sequence[str], looking: DeletionScope) -> Write:
-        """The work that removes what is certainly gone of these entities, in another part's transaction."""
+    def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
+        """The work that removes the proven candidates of these entities, for a transaction as above."""
 
     async def is_pending_removal(self, ref: Ref[Any]) -> bool:
-        """Whether it was found gone and is not removed yet, or hangs on nothing but such things."""
+        """Whether a row is missing and not removed yet, or every parent that lists it is."""
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
-        """How old a field is over all rows of its entity."""
+        """How old a field is, over all rows of its entity."""
 
 
 class TaskStore(Protocol):
-    """The queue of one installation, and the memory of its syncs.
+    """The task queue of one installation, and the record of its syncs.
 
-    Safe for concurrent callers in any number of processes.  Each call is one transaction: a
-    crash leaves all of it or nothing.  StorageError when the store cannot answer.  Times are
-    seconds since the epoch.  ``worker`` is who asks, as ``new_worker`` names it.
+    Safe for concurrent callers in any number of processes.  Each call is one transaction: after a
+    crash all of it is stored or nothing.  StorageError when the store cannot answer.  Times are in
+    seconds since the epoch.  ``worker`` names the calling process and stays the same while it runs.
     """
 
     async def start(self) -> None:
-        """Make ready what is stored; may be called again."""
+        """Prepare the tables; may be called again."""
 
     async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
-        """Begin a sync with its whole task graph; its id, greater than every one before.
+        """Begin a sync with its whole task graph; returns its id, which is greater than any before.
 
-        Unfinished syncs that nobody works at are cancelled; SyncRunning when somebody does.
+        Unfinished syncs without a living worker are cancelled; SyncRunning when one has a worker.
         """
 
     async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
-        """Take over a sync that nobody works at: what was under way or paused is pending again.
+        """Take over a sync without a living worker; its running and paused tasks are pending again.
 
-        A task under way when its process died five times in a row is failed.  NotFound,
-        SyncError when it has ended, SyncRunning when another worker is at it.
+        A task that was running when its process died five times in a row is failed.  NotFound,
+        SyncError when the sync has ended, SyncRunning when it has a worker.
         """
 
     async def settle(
@@ -315,33 +312,33 @@ class TaskStore(Protocol):
     ) -> SettleResult:
         """Store what tasks did and claim up to ``claim`` new ones, in one transaction.
 
-        Each settlement is stored as a whole or, when it fails, not at all: its outcome has the
-        error, LeaseLost when the task is no longer this attempt's.  Containers whose children
-        have ended end, and what waited for them begins or is failed as blocked.  With the last
-        task the sync has its final status.  ``alone``: nothing else of the sync is under way,
-        so that a task which was there when processes died may be given out, by itself.
+        Each settlement is stored as a whole or not at all; the outcome of one that fails holds its
+        error, LeaseLost when the task was claimed again meanwhile.  A parent whose children have
+        ended ends too, and tasks that waited for it begin, or fail as blocked.  The last task gives
+        the sync its final status.  ``alone``: no other task of the sync is running, so a task that
+        was running when a process died may be claimed, by itself.
 
-        When this raises, nothing at all was stored: StorageError when the database failed,
-        LeaseLost when the sync is no longer the worker's.
+        An exception means that nothing was stored: StorageError when the database failed, LeaseLost
+        when the sync belongs to another worker now.
         """
 
     async def apply_command(self, sync: str, *, worker: str, now: float) -> Status:
-        """Pause or cancel the sync as wanted, when nothing of it is under way; its status."""
+        """Pause or cancel as requested, once no task of the sync is running; returns its status."""
 
     async def release(self, sync: str, *, worker: str, now: float) -> None:
-        """Let go of a sync: what is under way is pending again, and anyone may resume."""
+        """Give up a sync: its running tasks are pending again, and any worker may resume it."""
 
     async def request(self, sync: str, wanted: SyncCommand, *, now: float) -> None:
-        """Ask whoever works at the sync to pause, cancel or go on; SyncError when it has ended."""
+        """Tell the sync's worker to pause, cancel or continue; SyncError when the sync has ended."""
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:
-        """The newest sync that this worker could resume, or None; SyncRunning when another is at one."""
+        """The newest sync that this worker could resume, or None; SyncRunning when one has a worker."""
 
     async def runs(self, limit: int, *, now: float) -> list[SyncRun]:
         """The newest syncs, newest first."""
 
     async def result(self, sync: str, *, now: float) -> SyncResult:
-        """What a sync has come to so far; NotFound."""
+        """The state and result of a sync so far; NotFound."""
 
     async def prune(self) -> None:
-        """Forget the tasks of finished syncs, and all but the newest hundred syncs."""
+        """Delete the tasks of finished syncs, and all but the newest hundred syncs."""

@@ -232,14 +232,14 @@ class SqliteSyncMeta(SyncMeta):
         """The latest time at which a request began whose answer is stored."""
         return await self._database.read(newest)
 
-    async def deletion_candidates(self, looking: DeletionScope) -> list[DeletionCandidates]:
+    async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
-        return await self._database.read(lambda c: self._tables.membership.removals(c, looking))
+        return await self._database.read(lambda c: self._tables.membership.removals(c, scope))
 
-    def prepare_removal(self, entities: Sequence[str], looking: DeletionScope) -> Write:
+    def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
-        return lambda connection: WriteResult({}, membership.removing(connection, entities, looking))
+        return lambda connection: WriteResult({}, membership.removing(connection, entities, scope))
 
     async def is_pending_removal(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet."""
