@@ -231,7 +231,11 @@ class InstallationRuntime:
         """
         seconds = interval_seconds(interval)
         self._at_work()
-        repeated = RepeatedSync(lambda: self.sync(options), seconds, str(self.info))
+
+        async def sync() -> SyncResult:
+            return await (await self.sync(options)).completion()
+
+        repeated = RepeatedSync(sync, seconds, str(self.info))
         self._repeated.add(repeated)
         repeated.task.add_done_callback(lambda _: self._repeated.discard(repeated))
         return repeated
@@ -284,12 +288,12 @@ class RepeatedSync(AbstractAsyncContextManager["RepeatedSync"]):
     warning.  ``result`` is the last one that a sync returned.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[SyncHandle]], interval: float, name: str) -> None:
+    def __init__(self, sync: Callable[[], Awaitable[SyncResult]], interval: float, name: str) -> None:
         self.interval = interval  # seconds
         self.result: SyncResult | None = None
         self.error: Exception | None = None
         self.failures = 0
-        self._begin, self._name = begin, name
+        self._sync, self._name = sync, name
         self.task = asyncio.create_task(self._repeat(), name=f"sync {name} every {interval:g} s")
 
     def __repr__(self) -> str:
@@ -301,7 +305,7 @@ class RepeatedSync(AbstractAsyncContextManager["RepeatedSync"]):
         due = loop.time()
         while True:
             try:
-                self.result = await (await self._begin()).completion()
+                self.result = await self._sync()
                 self.error, self.failures = None, 0
             except Exception as error:
                 self.error, self.failures = error, self.failures + 1

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from max.connector import Installation
 from max.core import Engine, InstallationInfo, SyncOptions
-from max.errors import BadCredentials, Interrupted, StorageError, SyncError, SyncRunning, UpstreamBroken
+from max.errors import (
+    BadCredentials,
+    Interrupted,
+    NotFound,
+    Offline,
+    StorageError,
+    SyncError,
+    SyncRunning,
+    UnknownName,
+    UpstreamBroken,
+)
 from max.model.entities import Ref
 from max.model.loaders import Env, Loader, PageRequest
 from max.model.plan import Step, SyncPlan
 from max.model.query import Page
-from max.model.tasks import Status
-from max.runtime import InstallationRuntime, LifecycleManager
+from max.model.tasks import Status, SyncResult
+from max.runtime import InstallationRuntime, LifecycleManager, RepeatedSync, interval_seconds
 from max.storage.sqlite import MEMORY
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
+from tests import virtual_time
 from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
 
 T = TypeVar("T")
@@ -392,6 +405,180 @@ def test_another_process_that_is_at_it_is_named_until_it_dies(tmp_path: Path) ->
         id = other.stdout.readline().strip()
         using(runtime(tmp_path / "data.db", seeder=seeds), body)
     assert seedings == [], "nothing is asked of the service while another process syncs"
+
+
+# -- syncing at an interval ---------------------------------------------------------------------
+
+
+def ended(status: Status = Status.COMPLETED) -> SyncResult:
+    return SyncResult("s", status, {}, 0, {}, 0, 0.0, 1.0, False, None, [], (), 0, ())
+
+
+class TestRepeating:
+    """``sync_every``: one sync after another, whatever becomes of each."""
+
+    @pytest.mark.parametrize(
+        ("interval", "seconds"),
+        [("90s", 90), ("10m", 600), ("2h", 7200), (5, 5), (0.5, 0.5), (timedelta(minutes=1), 60)],
+    )
+    def test_an_interval_is_text_seconds_or_a_timedelta(self, interval: Any, seconds: float) -> None:
+        assert interval_seconds(interval) == seconds
+
+    @pytest.mark.parametrize("interval", ["soon", "10", "0s", "-5m", 0, -1, math.inf, math.nan, timedelta(0)])
+    def test_an_interval_that_cannot_be_kept_is_refused_at_the_call(self, interval: Any) -> None:
+        with pytest.raises(ValueError, match=r"an interval must|is not a"):
+            runtime().sync_every(interval)
+
+    @pytest.mark.parametrize("interval", [None, True, b"10m", ["10m"]])
+    def test_what_is_no_interval_is_refused_at_the_call(self, interval: Any) -> None:
+        with pytest.raises(TypeError, match="an interval is a text such as"):
+            runtime().sync_every(interval)
+
+    def test_a_runtime_that_is_not_started_is_refused_at_the_call(self) -> None:
+        with pytest.raises(StorageError, match="not started"):
+            runtime().sync_every("10m")
+
+    def test_each_begins_an_interval_after_the_one_before_and_none_overlap(self) -> None:
+        begun: list[float] = []
+
+        async def sync() -> SyncResult:
+            begun.append(virtual_time.now())
+            await virtual_time.later(25 if len(begun) == 2 else 1)
+            return ended()
+
+        async def main() -> None:
+            async with RepeatedSync(sync, 10, "sample:default"):
+                await virtual_time.later(50)
+
+        virtual_time.run(main())
+        assert begun == [0, 10, 35, 45]
+
+    def test_a_failure_is_kept_logged_and_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        outcomes: list[Any] = [Offline("no network"), Offline("still none"), ended(), ended(Status.PARTIAL)]
+        seen: list[tuple[int, str, Status | None]] = []
+
+        async def sync() -> SyncResult:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return cast("SyncResult", outcome)
+
+        async def main() -> None:
+            async with RepeatedSync(sync, 10, "sample:default") as repeated:
+                for _ in range(4):
+                    await virtual_time.later(10 if seen else 1)
+                    status = repeated.result.status if repeated.result else None
+                    seen.append((repeated.failures, str(repeated.error), status))
+                assert repr(repeated) == "RepeatedSync(sample:default, every 10 s, 0 failures in a row)"
+            assert repr(repeated) == "RepeatedSync(sample:default, every 10 s, stopped)"
+
+        virtual_time.run(main())
+        assert seen == [
+            (1, "no network", None),
+            (2, "still none", None),
+            (0, "None", Status.COMPLETED),
+            (0, "None", Status.PARTIAL),
+        ]
+        assert [record.getMessage() for record in caplog.records] == [
+            "sync of sample:default failed, 1 in a row: no network",
+            "sync of sample:default failed, 2 in a row: still none",
+        ]
+
+    def test_a_runtime_syncs_again_and_again_until_it_is_stopped(self) -> None:
+        loaded, enough = 0, asyncio.Event()
+
+        @Loader.collection(SampleRoot.things, brings=[Thing.title])
+        async def list_things(
+            parent: Ref[SampleRoot], request: PageRequest, env: Env[SampleConfig]
+        ) -> Page[Thing]:
+            nonlocal loaded
+            loaded += 1
+            if loaded == 3:
+                enough.set()
+            return Page([Thing(str(loaded), title="new each time")])
+
+        async def body(one: InstallationRuntime) -> None:
+            repeated = one.sync_every(0.001)
+            await enough.wait()
+            await one.stop()
+            assert repeated.task.done()
+            assert (repeated.error, repeated.failures) == (None, 0)
+            await repeated.stop()
+
+        using(runtime(loaders=[list_things]), body)
+
+    def test_stopping_the_repetition_leaves_the_sync_under_way(self) -> None:
+        async def body(one: InstallationRuntime) -> Status:
+            async with one.sync_every("10m"):
+                await gate.reached.wait()
+            handle = await one.sync()
+            gate.opened.set()
+            return (await handle.completion()).status
+
+        gate = Gate()
+        assert using(runtime(loaders=[gate.loader()]), body) is Status.COMPLETED
+        assert gate.calls == 1
+
+    def test_one_that_is_stopped_at_once_never_syncs(self) -> None:
+        async def body(one: InstallationRuntime) -> None:
+            await one.sync_every("10m").stop()
+            assert repr(one) == "InstallationRuntime(sample:default, started)"
+
+        gate = Gate()
+        using(runtime(loaders=[gate.loader()]), body)
+        assert gate.calls == 0
+
+
+# -- freshness --------------------------------------------------------------------------------
+
+
+def test_freshness_and_sync_meta_say_how_old_a_field_is_and_invalidate_ends_it() -> None:
+    async def body(one: InstallationRuntime) -> None:
+        await (await one.sync()).completion()
+        [age] = await one.freshness("Thing.title")
+        assert (str(age), age.of, age.ages.never) == ("Thing.title", 2, 0)
+        assert await one.sync_meta.synced_at(Thing.ref("0"), Thing.title) is not None
+        marked = await one.invalidate(Thing.ref("0"))
+        assert [(field.entity.__name__, field.fields, field.rows) for field in marked.fields] == [
+            ("Thing", ("title",), 1)
+        ]
+        assert await one.sync_meta.synced_at(Thing.ref("0"), Thing.title) is None
+        await one.invalidate(Thing.title, where="title = 'thing 1'")
+        [age] = await one.freshness("Thing.title")
+        assert age.ages.never == 2
+        assert len(await one.freshness()) > 1
+
+    using(runtime(), body)
+
+
+def test_what_cannot_be_invalidated_is_refused() -> None:
+    async def body(one: InstallationRuntime) -> None:
+        gate.opened.set()
+        await (await one.sync()).completion()
+        with pytest.raises(UnknownName, match="unknown entity 'Thong'"):
+            await one.invalidate("Thong")
+        with pytest.raises(NotFound):
+            await one.invalidate(Thing.ref("99"))
+
+    gate = Gate()
+    using(runtime(loaders=[gate.loader()]), body)
+
+
+def test_nothing_is_invalidated_while_a_sync_is_under_way() -> None:
+    async def body(one: InstallationRuntime) -> None:
+        handle = await one.sync()
+        await gate.reached.wait()
+        assert repr(one) == f"InstallationRuntime(sample:default, sync {handle.id} is running)"
+        with pytest.raises(SyncRunning):
+            await one.invalidate(Thing)
+        gate.opened.set()
+        await handle.completion()
+        await one.invalidate(Thing)
+
+    gate = Gate()
+    one = runtime(loaders=[gate.loader()])
+    using(one, body)
+    assert repr(one) == "InstallationRuntime(sample:default, stopped)"
 
 
 # -- processes that are killed --------------------------------------------------------------------
