@@ -401,7 +401,7 @@ def test_reading_before_the_first_sync_says_how_to_begin(cli: Cli) -> None:
     run = cli("search", "acme", "AcmeUser")
     assert (run.status, run.err) == (
         1,
-        "max: acme:default has never been synced\n  begin with: max sync acme:default\n",
+        "max: acme:default has never been synced\n  start with: max sync acme:default\n",
     )
 
 

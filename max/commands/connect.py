@@ -17,7 +17,17 @@ from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
-from .framework import Answer, Options, Parser, add_target, answer, examples, found_project, read
+from .framework import (
+    Answer,
+    Options,
+    Parser,
+    add_target,
+    answer,
+    examples,
+    found_project,
+    found_target,
+    read,
+)
 from .terminal import TerminalPrompter, is_terminal
 from .views import installation_json
 
@@ -138,8 +148,7 @@ def configure_disconnect(parser: Parser) -> None:
 
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
-    project = found_project(options)
-    info = project.target(options.target)
+    project, info = found_target(options)
     check_idle(project, info)
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:

@@ -20,6 +20,7 @@ from ..core import InstallationInfo
 from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..query.reader import Reader, open_reader
+from .tables import Column, Table
 from .terminal import colours, is_terminal, width
 from .text import Paint, json_text
 
@@ -154,12 +155,26 @@ def paint() -> Paint:
     return Paint(colours(sys.stdout))
 
 
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table that fits stdout; empty without rows."""
+    if not rows:
+        return []
+    drawn = Table(columns, rows, width(sys.stdout), paint())
+    return [drawn.header(), *map(drawn.line, rows)]
+
+
 # -- the project and its installations --------------------------------------------------------
 
 
 def found_project(options: Options) -> ProjectFolder:
     """The project that the options name, or that the current folder belongs to."""
     return ProjectFolder.find(options.project)
+
+
+def found_target(options: Options) -> tuple[ProjectFolder, InstallationInfo]:
+    """The project, and its installation that the options name; without a name, its only one."""
+    project = found_project(options)
+    return project, only_target(project, options.target)
 
 
 def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
@@ -181,5 +196,4 @@ def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManag
 
 def reading(options: Options) -> AbstractContextManager[Reader]:
     """A Reader of the installation that the options name."""
-    project = found_project(options)
-    return read(project, project.target(options.target))
+    return read(*found_target(options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -15,14 +14,13 @@ from .framework import (
     add_target,
     answer,
     examples,
-    found_project,
+    found_target,
     listing,
-    paint,
     reading,
+    table,
 )
 from .query import add_filter
-from .tables import Column, table
-from .terminal import width
+from .tables import Column
 from .text import counted, first_few, number, short_age
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ def ages_table(names: Sequence[str], rows: Sequence[Sequence[str]], counts: str)
     columns = [Column(first, whole=True), *map(Column, others)]
     columns += [Column(name, right=True) for name in numbers]
     filled = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
-    return table(columns, filled, width(sys.stdout), paint())
+    return table(columns, filled)
 
 
 # -- invalidate --------------------------------------------------------------------------------
@@ -134,8 +132,7 @@ def run_invalidate(options: Options) -> Answer:
     """Mark stored values as stale, and show what the next sync does about it."""
     from ..query.maintenance import invalidate
 
-    project = found_project(options)
-    info = project.target(options.target)
+    project, info = found_target(options)
     resolver, notes = resolver_of(project, info)
     found = invalidate(
         project.database(info), info, options.what, where=options.filter, resolver=resolver, now=time.time()

@@ -8,7 +8,6 @@ Rule 2: migrating by hand is optional: the next sync does the same when it start
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,15 +21,13 @@ from .framework import (
     answer,
     at_least_one,
     examples,
-    found_project,
+    found_target,
     listing,
-    only_target,
-    paint,
     reading,
+    table,
 )
 from .query import LIMIT
-from .tables import Column, table
-from .terminal import width
+from .tables import Column
 from .text import ago, counted, iso_time, number
 
 if TYPE_CHECKING:
@@ -83,8 +80,7 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
     """What was done to an installation's data, or with ``dry_run`` what would be."""
     from ..query.maintenance import migrate
 
-    project = found_project(options)
-    info = only_target(project, options.target)
+    project, info = found_target(options)
     connector = project.registry.resolve(info.connector)
     found = migrate(
         project.database(info), info, connector.schema, connector.resolver, connector.policy, dry_run=dry_run
@@ -110,8 +106,7 @@ def plan_text(info: InstallationInfo, found: MigrationPlan) -> list[str]:
         return [f"{info}: nothing is stored yet" if found.fresh else f"{info}: nothing to do"]
     columns = [Column("what", whole=True), Column("change"), Column("by"), Column("old queries")]
     columns += [Column("rows", right=True), Column("next sync")]
-    rows = [change_row(change) for change in found.changes]
-    return table(columns, rows, width(sys.stdout), paint())
+    return table(columns, [change_row(change) for change in found.changes])
 
 
 def change_row(change: SchemaChange) -> list[str]:
@@ -153,8 +148,7 @@ def run_quarantine(options: Options) -> Answer:
 
     def text() -> list[str]:
         columns = [Column("row", whole=True), Column("field"), Column("expected"), Column("received")]
-        rows = [quarantined_row(one) for one in found]
-        return table([*columns, Column("requested")], rows, width(sys.stdout), paint()) if rows else []
+        return table([*columns, Column("requested")], [quarantined_row(one) for one in found])
 
     return listing(options, [quarantined_json(one) for one in found], text)._replace(notes=notes)
 

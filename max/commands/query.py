@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..query.names import read_ref
+from ..query.reader import read_ref
 from .framework import (
     Answer,
     Options,

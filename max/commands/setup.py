@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 
@@ -19,11 +18,11 @@ from .framework import (
     answer,
     examples,
     found_project,
+    found_target,
     listing,
-    paint,
+    table,
 )
-from .tables import Column, table
-from .terminal import width
+from .tables import Column
 
 
 def configure_init(parser: Parser) -> None:
@@ -54,8 +53,7 @@ def run_ls(options: Options) -> Answer:
     def text() -> list[str]:
         columns = [Column("installation", whole=True), Column("id", whole=True)]
         columns += [Column("connected"), Column("config")]
-        rows = [installation_row(info, time.time()) for info in known]
-        return table(columns, rows, width(sys.stdout), paint()) if rows else []
+        return table(columns, [installation_row(info, time.time()) for info in known])
 
     notes = [problem.render() for problem in problems]
     if not known and not problems:
@@ -76,8 +74,7 @@ def configure_settings(parser: Parser) -> None:
 
 def run_settings(options: Options) -> Answer:
     """Show the settings of an installation, or change some of them."""
-    project = found_project(options)
-    info = project.target(options.target)
+    project, info = found_target(options)
     words = dict(map(setting, options.settings))
     if words:
         info = project.change_settings(info, **from_words(words))
@@ -99,4 +96,4 @@ def settings_text(info: InstallationInfo) -> list[str]:
     values = settings_json(info.settings)
     rows = [[name, str(values[name]), one.about] for name, one in SETTINGS.items()]
     columns = [Column("setting", whole=True), Column("value", whole=True), Column("means")]
-    return table(columns, rows, width(sys.stdout), paint())
+    return table(columns, rows)

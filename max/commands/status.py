@@ -19,10 +19,10 @@ from .framework import (
     at_least_one,
     examples,
     found_project,
+    found_target,
     listing,
     paint,
     read,
-    reading,
 )
 from .terminal import width
 
@@ -46,10 +46,9 @@ def run_schema(options: Options) -> Answer:
     """Entities, fields and relationships as last synced; before that, as the connector declares them."""
     from .views import schema_json, schema_text
 
-    project = found_project(options)
-    info = project.target(options.target)
+    project, info = found_target(options)
     if project.database(info).exists():
-        with reading(options) as reader:
+        with read(project, info) as reader:
             schema, rows = reader.schema, reader.counts()
     else:
         schema, rows = project.registry.resolve(info.connector).schema, {}

@@ -32,6 +32,7 @@ from .framework import (
     answer,
     examples,
     found_project,
+    found_target,
     only_target,
     paint,
 )
@@ -290,8 +291,7 @@ def requested(options: Options, command: SyncCommand) -> Answer:
 
 def unfinished_run(options: Options) -> tuple[ProjectFolder, InstallationInfo, SyncRun]:
     """The installation's last sync; SyncError when it has ended."""
-    project = found_project(options)
-    info = only_target(project, options.target)
+    project, info = found_target(options)
     last = next(iter(runs(project, info, 1)), None)
     if last is None or last.status.final:
         ended = f"; the last one is {last.status}" if last else ""

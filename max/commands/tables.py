@@ -86,14 +86,6 @@ def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[
     return widths
 
 
-def table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None, paint: Paint = PLAIN
-) -> list[str]:
-    """Header and rows."""
-    made = Table(columns, rows, width, paint)
-    return [made.header(), *map(made.line, rows)]
-
-
 def entity_columns(entity: type[Entity], fields: Sequence[str]) -> list[Column]:
     """The columns of a search: the id first, numbers on the right."""
     types = entity.types()

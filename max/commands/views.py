@@ -184,22 +184,13 @@ def runs_table(
     found: Sequence[tuple[InstallationInfo, SyncRun]], now: float, width: int | None, paint: Paint = PLAIN
 ) -> list[str]:
     """Syncs, a line each."""
-    columns = [
-        *(
-            Column("sync", whole=True),
-            Column("status", whole=True),
-            Column("installation"),
-            Column("started"),
-        ),
-        *(Column("took", right=True), Column("stored", right=True), Column("requests", right=True)),
-        Column("failed", right=True),
-    ]
+    columns = [Column("sync", whole=True), Column("status", whole=True)]
+    columns += [Column("installation"), Column("started")]
+    columns += [Column(name, right=True) for name in ("took", "stored", "requests", "failed")]
+    counts = [(sum(run.counts.values()), sum(run.requests.values()), run.failed) for _, run in found]
     rows = [
-        [
-            *(run.id, str(run.status), str(info), ago(run.started_at, now), _took(run)),
-            *(number(sum(run.counts.values())), number(sum(run.requests.values())), number(run.failed)),
-        ]
-        for info, run in found
+        [run.id, str(run.status), str(info), ago(run.started_at, now), _took(run), *map(number, numbers)]
+        for (info, run), numbers in zip(found, counts, strict=True)
     ]
     made = Table(columns, rows, width)
     widest = max([len("status"), *(len(row[1]) for row in rows)])

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError
 from ..model.delivery import AgeHistogram
-from ..model.entities import Entity
+from ..model.entities import Entity, find_name
 from ..model.query import Query
 from ..model.struct import Struct
-from .names import entity_and_field
 
 if TYPE_CHECKING:
+    from ..model.schema import Schema
     from ..model.values import Json
     from ..storage.database import Connection
     from ..storage.tables import Tables
@@ -75,6 +76,21 @@ def ages(connection: Connection, tables: Tables, what: str | None = None, *, now
             found.append(_age("listing", entity.__name__, repr(many), histogram))
     feeds = membership.feeds(connection, now=now)
     return found + [_age("feed", None, name, histogram) for name, histogram in feeds.items()]
+
+
+def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | None]:
+    """``Entity`` or ``Entity.field`` in any case; UnknownName names the nearest, UsageError for an id."""
+    name, dot, field = text.partition(".")
+    entity = schema.entity(name)
+    if not dot:
+        return entity, None
+    if field in entity.children():
+        child = entity.children()[field].__name__
+        raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child}")
+    found = find_name(entity, field)
+    if found == "id":
+        raise UsageError("an id has no age of its own", hint=f"write {entity.__name__}")
+    return entity, found
 
 
 def _field_ages(

@@ -25,8 +25,8 @@ from ..storage.freshness import newest
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
 from ..storage.tables import Tables
-from .names import entity_and_field, read_ref
-from .reader import open_reader, synced
+from .ages import entity_and_field
+from .reader import open_reader, read_ref, synced
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CursorExpired, HistoryError, StorageError
-from ..model.entities import Entity, FieldOf, Filter
+from ..errors import CursorExpired, HistoryError, StorageError, UsageError
+from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, parse_fields
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables
@@ -52,8 +52,19 @@ def open_reader(path: Path, info: InstallationInfo) -> Iterator[Reader]:
 def synced(path: Path, info: InstallationInfo) -> Path:
     """The file of an installation's database; StorageError when there is none."""
     if not path.exists():
-        raise StorageError(f"{info} has never been synced", hint=f"begin with: max sync {info}")
+        raise StorageError(f"{info} has never been synced", hint=f"start with: max sync {info}")
     return path
+
+
+def read_ref(text: str, info: InstallationInfo) -> tuple[str, str]:
+    """Entity and id of ``Entity:id``; UsageError when it is no ref, or one of another installation."""
+    try:
+        key = RefKey.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if key.installation not in (None, info.id):
+        raise UsageError(f"{key} belongs to another installation than {info}", hint="name that one")
+    return key.entity, key.id
 
 
 class Reader:
@@ -156,7 +167,7 @@ class Reader:
         except HistoryError as error:
             hint = f"turn it on with: max settings {self.info} history=changes"
             if self.info.settings.history != "off":
-                hint = f"it begins with: max sync {self.info}"
+                hint = f"recording starts with: max sync {self.info}"
             raise HistoryError(f"{self.info}: {error.message}", hint=hint) from error
 
     def freshness(self, what: str | None = None) -> list[FieldAge]:

@@ -150,7 +150,7 @@ def test_where_nothing_is_recorded_it_is_said_how_to_begin(cli: Cli, info: Insta
     assert (run.status, run.error["code"]) == (1, "history")
     assert run.error["hint"] == "turn it on with: max settings acme:default history=changes"
     cli("settings", "acme", "history=changes")
-    assert cli("changes", "acme", "--json").error["hint"] == "it begins with: max sync acme:default"
+    assert cli("changes", "acme", "--json").error["hint"] == "recording starts with: max sync acme:default"
 
 
 def test_a_cursor_of_another_installation_is_a_usage_error(recorded: Cli) -> None:

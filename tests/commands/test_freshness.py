@@ -602,7 +602,7 @@ def test_a_removal_that_was_refused_is_made_once_it_was_looked_at_again(library:
 def test_freshness_before_the_first_sync_says_how_to_begin(library: Library) -> None:
     library.run("connect", "book")
     run = library.run("freshness", "book")
-    assert (run.status, "begin with: max sync book:default" in run.err) == (1, True)
+    assert (run.status, "start with: max sync book:default" in run.err) == (1, True)
 
 
 def test_freshness_tells_rows_ages_and_what_was_never_listed(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.commands.tables import Column, Table, entity_columns, entity_lines, entity_row, table
+from max.commands.tables import Column, Table, entity_columns, entity_lines, entity_row
 from max.commands.text import (
     PLAIN,
     Paint,
@@ -187,6 +187,12 @@ def test_json_text_reads_back_equal_and_steers_nothing(value: Json) -> None:
 
 
 # -- tables ----------------------------------------------------------------------------------
+
+
+def table(columns: list[Column], rows: list[list[str]], width: int | None) -> list[str]:
+    """Header and rows."""
+    drawn = Table(columns, rows, width)
+    return [drawn.header(), *map(drawn.line, rows)]
 
 
 CELLS = st.lists(st.lists(TEXTS.map(sanitize), min_size=4, max_size=4), max_size=5)
