@@ -399,7 +399,7 @@ def test_a_recording_that_ends_too_early_says_where_and_what_is_unused(cli: Cli,
     (folder / "acme.jsonl").write_text("".join(kept)[:-1])
     run = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     assert run.status == 3
-    assert "acme:status:list: the replay asks for {}, which was not recorded" in run.out
+    assert "acme:status:list: the replay asks for null, which was not recorded" in run.out
     assert "--retry-failed" not in run.err
     assert f"acme.jsonl ends within line {len(kept)}: the recording was interrupted" in run.err
 
