@@ -1,11 +1,23 @@
-"""Execution: a sync from its beginning to its end, in one process.
+"""Execution: runs the syncs of one installation, one at a time.
 
-Rule 1: loaders run beside one another on the event loop; what they bring meets in one place.
-Everything that ended while a transaction was under way goes into the next one together, and
-new work comes back with it: tasks that end together share a commit.
+A sync is a loop around one call of the task store:
 
-Rule 2: waits are durable.  A task that shall be tried later is pending with its time; the
-process may end meanwhile.
+    settle: store what ended, claim what may begin      one transaction, one commit
+       ↓ claimed tasks             ↑ settlements
+    run: call the loaders          up to ``cap`` tasks side by side on the event loop
+
+While a transaction is under way, other tasks end.  Their settlements wait and go into the next
+transaction together, and that one claims new tasks: many tasks share a commit.  For example, of
+64 tasks that run, 20 end while 5 are being stored; the next call stores those 20 and claims 20
+more.  A task that lists pages stores each page as a settlement and goes on when it is stored.
+
+What a crash leaves: everything that a commit stored, with the rows, the position of each listing
+and the state of each task; nothing of what was under way.  The tasks that ran are RUNNING in the
+store, leased to a worker that is dead.  The next process takes the sync over, sets them to PENDING
+and counts the crash against each, so that a task which ends its process every time fails at last.
+
+Waits are durable: a task to be retried later is PENDING with its time, and the process may end
+meanwhile.  At least every HEARTBEAT seconds the loop settles, if only to record that it lives.
 """
 
 from __future__ import annotations
@@ -13,14 +25,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
 from .core import SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
 from .model.tasks import (
+    HEARTBEAT,
+    NewTask,
     Outcome,
     ResumedSync,
     Settlement,
@@ -31,68 +44,44 @@ from .model.tasks import (
     SyncResult,
     Task,
 )
-from .storage.leases import SIGN
-from .sync.context import MOMENT, RawCache
+from .model.values import Json
+from .sync.context import RawCache
 from .sync.context import SyncContext as SyncContext
 from .sync.events import EventPublisher, Events, Origin
+from .sync.events import Progress as Progress
 from .sync.task_graph import expand, retry_graph
 from .sync.task_runner import TaskRunner
 
-CAP = 64  # tasks under way at once: more than a limit lets call, since some wait for their commit
-LOST = "lost"  # how an attempt ended whose task is somebody else's now
+CAP = 64  # tasks that run at once: more than limits admit, since some wait for their commit
+LOST = "lost"  # the state of an attempt whose task another worker has taken over
 NO_OPTIONS = SyncOptions()
 
 # -- running a sync ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
-
-    ``limits`` are those on hold, by name, while nothing can run.
-    """
-
-    sync: str
-    status: Status
-    at: float
-    counts: Mapping[str, int]
-    running: int = 0
-    waiting: int = 0
-    due: float | None = None
-    limits: Sequence[str] = ()
-
-
 class _SyncLoop:
-    """One sync in this process: gathers what tasks bring, settles it, hands out new tasks."""
+    """One sync in this process: collects settlements, stores them, starts new tasks."""
 
-    def __init__(
-        self,
-        executor: SyncExecutor,
-        sync: str,
-        counts: Mapping[str, int],
-        resumed: ResumedSync | None = None,
-    ) -> None:
+    def __init__(self, executor: SyncExecutor, sync: str, resumed: ResumedSync | None = None) -> None:
         self._executor, self.sync = executor, sync
-        self._store, self._clock = executor.store, executor.surroundings.clock
-        self._counts: Counter[str] = Counter(counts)
+        self._store, self._clock = executor.store, executor.context.clock
+        self._counts: Counter[str] = Counter(resumed.counts if resumed else {})
         self._settlements: list[tuple[Settlement, asyncio.Future[Outcome] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leased: dict[tuple[int, int], Task] = {}  # by attempt, until it is stored how it ended
+        self._leased: dict[tuple[int, int], Task] = {}  # by attempt, until its end is stored
         self._broken: BaseException | None = None
-        self._cancelled = False
+        self._cancelled = self._ended = False
         self._wake = asyncio.Event()
-        self._shared = RawCache()
-        self._runner = TaskRunner(executor.surroundings, self._shared, self._commit)
-        self._listeners: list[asyncio.Queue[Progress]] = []
-        self.latest = Progress(sync, Status.RUNNING, self._clock(), dict(counts))
-        self._given_up = State.PENDING  # what becomes of attempts that are not let end
-        self.teller = EventPublisher(executor.origin(sync), self._clock, self._leased, resumed)
+        self._cache = RawCache()
+        self._runner = TaskRunner(executor.context, self._cache, self._commit)
+        self._given_up = State.PENDING  # the state of attempts that are cancelled
+        self.publisher = EventPublisher(executor.origin(sync), self._clock, self._leased, resumed)
 
     async def run(self) -> SyncResult:
-        """Until the sync has ended, is paused, or the store fails."""
+        """Run until the sync has ended, is paused, or the store fails."""
         status = Status.INTERRUPTED
         try:
-            status = await self._drain()
+            status = await self._loop()
             await self._end_tasks()
             if status.final:
                 await self._executor.tidy()
@@ -106,7 +95,7 @@ class _SyncLoop:
             self.end(status, error)
             raise
 
-    async def _drain(self) -> Status:
+    async def _loop(self) -> Status:
         while True:
             settled = await self._settle()
             if settled.status is not Status.RUNNING:
@@ -116,31 +105,30 @@ class _SyncLoop:
                 self._cancel_tasks()
             idle = not self._leased and not self._settlements
             if idle and settled.command is not SyncCommand.RUN:
-                status = await self._store.apply_command(
-                    self.sync, worker=self._executor.worker, now=self._clock()
-                )
+                worker, now = self._executor.worker, self._clock()
+                status = await self._store.apply_command(self.sync, worker=worker, now=now)
                 if status is not Status.RUNNING:
                     return status
-                continue  # somebody has asked meanwhile that it goes on
-            self._tell_progress(settled, idle)
+                continue  # it was resumed meanwhile
+            self._report(settled, idle=idle)
             if idle and settled.due is None:
                 raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
             await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
 
     async def _settle(self) -> SettleResult:
-        """Store what has ended, and begin what that made possible."""
+        """Store what has ended, and begin what may begin now."""
         if self._broken is not None:
             raise self._broken
         batch, self._settlements = self._settlements, []
-        under_way = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
-        requests = self._executor.untold()
+        running = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
+        requests = self._executor.uncounted_calls()
         try:
             settled = await self._store.settle(
                 self.sync,
                 [one for one, _ in batch],
                 worker=self._executor.worker,
-                claim=max(0, self._executor.cap - under_way),
-                alone=under_way == 0,
+                claim=max(0, self._executor.cap - running),
+                alone=running == 0,
                 requests=requests,
                 now=self._clock(),
             )
@@ -149,18 +137,18 @@ class _SyncLoop:
                 if future is not None:
                     future.cancel()
             raise
-        self._executor.told += requests
+        self._executor.counted_calls += requests
         for (one, future), outcome in zip(batch, settled.outcomes, strict=True):
-            self._answer(one, future, outcome)
+            self._stored(one, future, outcome)
         for task in settled.claimed:
             self._begin(task)
         return settled
 
-    def _answer(self, one: Settlement, future: asyncio.Future[Outcome] | None, outcome: Outcome) -> None:
+    def _stored(self, one: Settlement, future: asyncio.Future[Outcome] | None, outcome: Outcome) -> None:
         if outcome.stored.counts:
             self._counts.update(outcome.stored.counts)
         if outcome.error is None and (one.task.id, one.task.attempt) in self._leased:
-            self.teller.settled(one, outcome)
+            self.publisher.settled(one, outcome)
             if outcome.state is not State.RUNNING:
                 del self._leased[one.task.id, one.task.attempt]
         if future is None:
@@ -170,7 +158,7 @@ class _SyncLoop:
             future.set_result(outcome)
 
     def _refused(self, one: Settlement, error: Exception) -> None:
-        """A task's end could not be stored: that is its failure, unless it is somebody else's now."""
+        """The end of a task could not be stored: the task fails, unless another worker has it now."""
         if isinstance(error, LeaseLost):
             self._give_up(one.task, LOST)
         elif one.failures and not one.writes:
@@ -182,9 +170,9 @@ class _SyncLoop:
     def _begin(self, task: Task) -> None:
         running = asyncio.create_task(self._do(task))
         self._leased[task.id, task.attempt] = task
-        self.teller.started(task)
+        self.publisher.started(task)
         self._tasks.add(running)
-        running.add_done_callback(partial(self._ended, task))
+        running.add_done_callback(partial(self._done, task))
 
     async def _do(self, task: Task) -> None:
         settlement = await self._runner.run(task)
@@ -194,7 +182,7 @@ class _SyncLoop:
         else:
             self._give_up(task, LOST)
 
-    def _ended(self, task: Task, running: asyncio.Task[None]) -> None:
+    def _done(self, task: Task, running: asyncio.Task[None]) -> None:
         self._tasks.discard(running)
         if running.cancelled():
             self._give_up(task, self._given_up)
@@ -204,7 +192,7 @@ class _SyncLoop:
 
     def _give_up(self, task: Task, state: str) -> None:
         if self._leased.pop((task.id, task.attempt), None) is not None:
-            self.teller.given_up(task, state)
+            self.publisher.given_up(task, state)
         self._wake.set()
 
     async def _commit(self, settlement: Settlement) -> Outcome:
@@ -218,162 +206,159 @@ class _SyncLoop:
         return outcome
 
     async def _wait(self, due: float | None) -> None:
-        """Until something has ended, a wait is over, or it is time for a sign of life."""
-        timeout = SIGN if due is None else min(SIGN, max(0.0, due - self._clock()))
+        """Wait until a task has ended, the next one is due, or a heartbeat is."""
+        timeout = HEARTBEAT if due is None else min(HEARTBEAT, max(0.0, due - self._clock()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         self._wake.clear()
-        await asyncio.sleep(0)  # let everything that is ready hand in its settlement
+        self._runner.cancel_overdue()
+        await asyncio.sleep(0)  # so that every task that is ready hands in its settlement
 
     async def _end_tasks(self) -> None:
         self._cancel_tasks()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._shared.close()
+        await self._cache.close()
 
     def _cancel_tasks(self) -> None:
-        """Give up what is under way; once, so that what tidies up is not cancelled again."""
+        """Cancel what runs; once, so that its cleaning up is not cancelled."""
         if not self._cancelled:
             self._cancelled = True
             for task in self._tasks:
                 task.cancel()
 
     def wake(self) -> None:
-        """Look at once at what is wanted of the sync."""
+        """Look at once for a command."""
         self._wake.set()
 
-    # progress
-
-    def _tell_progress(self, settled: SettleResult, idle: bool) -> None:
+    def _report(self, settled: SettleResult, *, idle: bool) -> None:
+        """Publish the progress, and the wait when nothing runs."""
         now, due = self._clock(), settled.due
         limits: Sequence[str] = ()
         if idle and due is not None and due > now:
-            limits = self._executor.surroundings.runner.blocked_limits()
-            self.teller.waiting(due, settled.waiting, limits)
-        status, counts = Status.RUNNING, dict(self._counts)
-        self._tell(Progress(self.sync, status, now, counts, len(self._leased), settled.waiting, due, limits))
+            limits = self._executor.context.runner.blocked_limits()
+            self.publisher.waiting(due, settled.waiting, limits)
+        running, waiting = len(self._leased), settled.waiting
+        self.publisher.report(self._progress(Status.RUNNING, running, waiting, due, limits))
+
+    def _progress(
+        self,
+        status: Status,
+        running: int = 0,
+        waiting: int = 0,
+        due: float | None = None,
+        limits: Sequence[str] = (),
+    ) -> Progress:
+        counts = dict(self._counts)
+        return Progress(self.sync, status, self._clock(), counts, running, waiting, due, limits)
 
     def end(self, status: Status, error: BaseException | None = None) -> None:
-        """Tell everybody that the sync has ended here, unless they know."""
-        if self.latest.status is Status.RUNNING:
-            self.teller.ended(status, error, self._given_up)
-            self._tell(Progress(self.sync, status, self._clock(), dict(self._counts)))
-
-    def _tell(self, progress: Progress) -> None:
-        self.latest = progress
-        for listener in self._listeners:
-            if not listener.empty():
-                listener.get_nowait()  # only the newest matters: a slow reader delays nobody
-            listener.put_nowait(progress)
-
-    async def progress(self) -> AsyncIterator[Progress]:
-        """Each change, the newest one only when the reader is slower; ends with the sync."""
-        listener: asyncio.Queue[Progress] = asyncio.Queue()
-        listener.put_nowait(self.latest)
-        self._listeners.append(listener)
-        try:
-            while True:
-                one = await listener.get()
-                yield one
-                if one.status is not Status.RUNNING:
-                    return
-        finally:
-            self._listeners.remove(listener)
+        """Publish that the sync has ended here, once."""
+        if not self._ended:
+            self._ended = True
+            self.publisher.ended(self._progress(status), error, self._given_up)
 
 
 class SyncHandle:
-    """A sync that was begun: how it stands, and what can be asked of it."""
+    """A sync that was begun in this process: its status, its result, its events, and commands to it."""
 
-    def __init__(self, executor: SyncExecutor, drain: _SyncLoop, running: asyncio.Task[SyncResult]) -> None:
-        self._executor, self._drain, self._running = executor, drain, running
-        self.id = drain.sync
+    def __init__(self, executor: SyncExecutor, loop: _SyncLoop, running: asyncio.Task[SyncResult]) -> None:
+        self._executor, self._loop, self._running = executor, loop, running
+        self.id = loop.sync
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id}, {'done' if self.done else 'running'})"
 
     @property
     def done(self) -> bool:
-        """Whether this process has ended its work at the sync."""
+        """Whether this process has ended its work on the sync."""
         return self._running.done()
 
     async def status(self) -> SyncResult:
-        """What the sync has come to so far."""
-        return await self._executor.store.result(self.id, now=self._executor.surroundings.clock())
+        """The result so far, with the status."""
+        return await self._executor.store.result(self.id, now=self._executor.context.clock())
 
     async def pause(self) -> None:
-        """Stop at the next page; the sync can be resumed, by any process."""
+        """Stop at the next page; any process can resume the sync."""
         await self._request(SyncCommand.PAUSE)
 
     async def resume(self) -> SyncHandle:
-        """Go on: with this handle when a pause was not yet obeyed, else with a new one."""
+        """Go on: with this handle when the pause has not been applied yet, else with a new one."""
         if not self.done:
             await self._request(SyncCommand.RUN)
             if (await self.status()).status is Status.RUNNING:
                 return self
-            await asyncio.wait([self._running])  # it has just been obeyed
+            await asyncio.wait([self._running])  # the pause has just been applied
         return await self._executor.resume(self.id)
 
     async def cancel(self) -> None:
         """End the sync for good, without waiting for pages under way; what was stored stays."""
         await self._request(SyncCommand.CANCEL)
 
-    async def _request(self, wanted: SyncCommand) -> None:
-        await self._executor.store.request(self.id, wanted, now=self._executor.surroundings.clock())
-        self._drain.wake()
+    async def _request(self, command: SyncCommand) -> None:
+        await self._executor.store.request(self.id, command, now=self._executor.context.clock())
+        self._loop.wake()
 
     async def completion(self) -> SyncResult:
-        """Wait until the sync has ended or is paused.  Who stops waiting stops nothing.
+        """Wait until the sync has ended or is paused.  Cancelling the wait does not stop the sync.
 
         Interrupted when the runtime was stopped first, StorageError when the database failed;
-        in both cases the sync can go on later.
+        in both cases the sync can be resumed.
         """
         await asyncio.wait([self._running])
         if self._running.cancelled():
             raise Interrupted(f"sync {self.id} was stopped before its end", hint="sync again to go on")
         return self._running.result()
 
-    def progress(self) -> AsyncIterator[Progress]:
-        """Each change of how far the sync is, until it ends."""
-        return self._drain.progress()
-
     def events(self) -> Events:
-        """What happens from now on, and first what is under way: ``async for event in …``."""
-        return self._drain.teller.listen()
+        """What happens from now on, and first the start of what is running: ``async for event in …``."""
+        return self._loop.publisher.listen()
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """How far the sync is, whenever that changes: the view of its events for a status line.
+
+        A slow reader gets the newest alone.  The last one has the final status.
+        """
+        async for event in self._loop.publisher.watch():
+            yield Progress(**event.facts)
 
 
 def not_started() -> StorageError:
-    """What is asked of a runtime needs one that is at work."""
+    """The error of a runtime that has to be started first."""
     return StorageError("the runtime is not started", hint="await runtime.start() first")
 
 
 class SyncExecutor:
     """Runs the syncs of one installation, one at a time.  A service.
 
-    ``worker`` names this process to the task store, as ``new_worker`` does.
+    ``worker`` is the name under which it leases tasks; the store knows how to tell whether a
+    worker is alive.  ``after`` runs when a sync has ended.  ``cap`` tasks run at once.
     """
 
     def __init__(
         self,
         store: TaskStore,
-        surroundings: SyncContext,
+        context: SyncContext,
         *,
         worker: str,
         after: Callable[[float], Awaitable[None]] | None = None,
         cap: int = CAP,
     ) -> None:
-        self.store, self.surroundings, self.cap = store, surroundings, cap
+        self.store, self.context, self.worker, self.cap = store, context, worker, cap
         self._after = after
-        self.worker = worker
         self._handle: SyncHandle | None = None
         self._running: asyncio.Task[SyncResult] | None = None
         self._changing = asyncio.Lock()
         self._open = False
-        self.told: Counter[str] = Counter()  # calls by operation that are counted in a sync
+        self.counted_calls: Counter[str] = Counter()  # by operation, those that a sync has counted
 
     async def start(self) -> None:
-        """Make the store ready."""
+        """Prepare the store."""
         await self.store.start()
         self._open = True
 
     async def stop(self) -> None:
-        """End what runs here; a sync that has not ended is interrupted and can be resumed."""
+        """End what runs here; an unfinished sync is interrupted and can be resumed."""
         async with self._changing:
             self._open = False
             running, self._running = self._running, None
@@ -385,25 +370,23 @@ class SyncExecutor:
 
     @property
     def running(self) -> SyncHandle | None:
-        """The sync that is under way in this process, if any."""
+        """The sync that runs in this process, if any."""
         return self._handle if self._handle is not None and not self._handle.done else None
 
     async def begin(self, plan: SyncPlan, options: SyncOptions = NO_OPTIONS) -> SyncHandle:
-        """Begin a sync and return at once; SyncRunning when somebody is at one."""
+        """Begin a sync and return at once; SyncRunning when one is running already."""
         async with self._changing:
-            self._check_free()
-            await self._raise_floor()
-            now = self.surroundings.clock()
-            root = expand(plan, self.surroundings.connector.resolver, options, now=self.surroundings.now())
-            sync = await self.store.begin(plan.to_json(), root, worker=self.worker, now=now)
-            return self._drive(sync, {})
+            await self._prepare()
+            now = self.context.now()
+            root = expand(plan, self.context.connector.resolver, options, now=now)
+            return self._drive(await self._begin(plan.to_json(), root))
 
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
 
         SyncError when nothing failed in it; NotFound.
         """
-        now = self.surroundings.clock()
+        now = self.context.clock()
         if sync is None:
             newest = await self.store.runs(1, now=now)
             sync = newest[0].id if newest else ""
@@ -412,60 +395,56 @@ class SyncExecutor:
             words = "nothing failed in it" if result.status.final else f"it is {result.status}"
             raise SyncError(f"sync {result.id} has nothing to retry: {words}", hint="`max runs` lists them")
         async with self._changing:
-            self._check_free()
-            await self._raise_floor()
-            root = retry_graph(result.failures)
-            begun = await self.store.begin([{"retry": result.id}], root, worker=self.worker, now=now)
-            return self._drive(begun, {})
+            await self._prepare()
+            return self._drive(await self._begin([{"retry": result.id}], retry_graph(result.failures)))
 
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""
         async with self._changing:
-            self._check_free()
-            await self._raise_floor()
-            run = await self.store.resume(sync, worker=self.worker, now=self.surroundings.clock())
-            return self._drive(run.id, run.counts, run)
+            await self._prepare()
+            run = await self.store.resume(sync, worker=self.worker, now=self.context.clock())
+            return self._drive(run.id, run)
 
-    async def _raise_floor(self) -> None:
-        """Every request of a sync begins after those whose answers are stored."""
-        floor = self.surroundings.floor
-        floor.at = max(floor.at, await self.surroundings.meta.latest_request() + MOMENT)
+    async def _begin(self, plan: Json, root: NewTask) -> str:
+        return await self.store.begin(plan, root, worker=self.worker, now=self.context.clock())
 
-    def _check_free(self) -> None:
+    async def _prepare(self) -> None:
+        """Refuse a second sync; every request of this one begins after those whose responses are stored."""
         if not self._open:
             raise not_started()
         if self.running is not None:
             raise SyncRunning(self.running.id, "this process")
+        self.context.requests.advance(await self.context.meta.latest_request())
 
     async def unfinished(self) -> str | None:
-        """The newest sync that could be resumed, or None; SyncRunning when another process is at one."""
-        return await self.store.unfinished(worker=self.worker, now=self.surroundings.clock())
+        """The newest sync that could be resumed, or None; SyncRunning when another process runs one."""
+        return await self.store.unfinished(worker=self.worker, now=self.context.clock())
 
     def origin(self, sync: str) -> Origin:
-        """What is said of a sync in each of its events."""
-        connector = self.surroundings.connector
-        return Origin(self.surroundings.installation, connector.name, connector.version, sync)
+        """What all events of a sync share."""
+        connector = self.context.connector
+        return Origin(self.context.installation, connector.name, connector.version, sync)
 
-    def untold(self) -> Counter[str]:
+    def uncounted_calls(self) -> Counter[str]:
         """Calls by operation that no sync has counted yet."""
-        return Counter(self.surroundings.runner.calls) - self.told
+        return Counter(self.context.runner.calls) - self.counted_calls
 
     async def tidy(self) -> None:
-        """What is to be done once a sync has ended."""
+        """Clean up after a sync."""
         await self.store.prune()
         if self._after is not None:
-            await self._after(self.surroundings.clock())
+            await self._after(self.context.clock())
 
     async def release_tasks(self, sync: str) -> None:
-        """Leave a sync to whoever resumes it; when even that cannot be stored, this worker can."""
+        """Leave a sync for the next process; if that cannot be stored, this worker can still resume it."""
         with contextlib.suppress(StorageError):
-            await self.store.release(sync, worker=self.worker, now=self.surroundings.clock())
+            await self.store.release(sync, worker=self.worker, now=self.context.clock())
 
-    def _drive(self, sync: str, counts: Mapping[str, int], resumed: ResumedSync | None = None) -> SyncHandle:
-        self.told = Counter(self.surroundings.runner.calls)
-        drain = _SyncLoop(self, sync, counts, resumed)
-        self._running = asyncio.create_task(drain.run(), name=f"sync {sync}")
+    def _drive(self, sync: str, resumed: ResumedSync | None = None) -> SyncHandle:
+        self.counted_calls = Counter(self.context.runner.calls)
+        loop = _SyncLoop(self, sync, resumed)
+        self._running = asyncio.create_task(loop.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._running.add_done_callback(lambda task: drain.end(Status.INTERRUPTED))  # it may not have begun
-        self._handle = SyncHandle(self, drain, self._running)
+        self._running.add_done_callback(lambda task: loop.end(Status.INTERRUPTED))  # it may not have begun
+        self._handle = SyncHandle(self, loop, self._running)
         return self._handle

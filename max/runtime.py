@@ -196,7 +196,7 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            with executor.surroundings.runner.activate():
+            with executor.context.runner.activate():
                 plan = await self._connector.seeder(installation.context, self._engine)
             return await executor.begin(plan, options)
 

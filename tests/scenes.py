@@ -247,10 +247,10 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     await engine.start()
     await engine.store(Root("r"))
     meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)
-    surroundings = SyncContext(
+    context = SyncContext(
         "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
     )
-    executor = SyncExecutor(store, surroundings, worker=new_worker(), after=engine.tidy, cap=cap)
+    executor = SyncExecutor(store, context, worker=new_worker(), after=engine.tidy, cap=cap)
     await executor.start()
     return Stage(source, database, engine, meta, store, executor)
 

@@ -386,14 +386,14 @@ class Unshowable:
         (
             NAMES,
             {"name": [User("zz", name="x")]},
-            "must return only the User that were asked for, got User User('zz'",
+            "must return only the User that were requested, got User User('zz'",
         ),
         (NAMES, {"name": [Batch([])]}, "must return a User, got Batch Batch("),
         (MAILS, {"mails": [User("a")]}, "must return a Batch, got User User('a')"),
         (
             MAILS,
             {"mails": [Batch([Note("a")])]},
-            "must return only the User that were asked for, got Note Note('a')",
+            "must return only the User that were requested, got Note Note('a')",
         ),
         (MAILS, {"mails": [Batch([User("a", size=1)])]}, "only the fields in its brings, without size"),
         (MAILS, {"mails": [LeaseLost("not mine")]}, "load_mails raised LeaseLost: not mine"),
@@ -478,12 +478,44 @@ def test_p27_env_says_who_asks_at_every_call(failures: list[int]) -> None:
     sync = play(source, body)
     for env in source.envs:
         assert (env.installation, env.version, env.sync, env.context) == ("inst", "7", sync, source)
-        assert env.deadline is None
+    assert [env.deadline for env in source.envs] == [at + 3600.0 for at in source.times]
     listing, names = source.envs[: len(answers)], source.envs[len(answers) :]
     begun = [1 + sum(isinstance(one, Exception) for one in answers[:n]) for n in range(len(answers))]
     assert [env.attempt for env in listing] == begun
     assert len({env.task for env in listing}) == 1
     assert len({env.task for env in names} | {listing[0].task}) == len(failures) + 1
+
+
+async def never(what: Any, env: Env[Any]) -> Any:
+    """A loader that does not return."""
+    await asyncio.Event().wait()
+
+
+def test_a_call_past_its_deadline_is_cancelled_and_retried() -> None:
+    source = Source(users=[users("a", next="2"), never, users("b")])
+    result = outcome(source, USERS)
+    assert (result.status, result.counts) == (Status.COMPLETED, {"User": 2})
+    assert [env.attempt for env in source.envs] == [1, 1, 2]
+    begun, again = source.times[1:]
+    assert begun + 3600.0 <= again <= begun + 3605.0
+
+
+def test_a_call_that_is_overdue_every_time_is_a_failure_that_names_the_setting() -> None:
+    result = outcome(Source(users=[never]), USERS)
+    (failure,) = result.failures
+    assert (failure.code, failure.attempt) == ("upstream.offline", TRIES)
+    assert "did not return within 60 minutes" in failure.message
+    assert "loader_minutes" in failure.hint
+
+
+def test_a_sync_that_is_cancelled_while_a_call_is_overdue_is_cancelled() -> None:
+    async def body(stage: Stage) -> Status:
+        handle = await stage.begin(USERS)
+        await later(3599.0)
+        await handle.cancel()
+        return (await handle.completion()).status
+
+    assert play(Source(users=[never]), body) is Status.CANCELLED
 
 
 SECONDS = st.floats(0.0, 3.0)
@@ -567,7 +599,7 @@ def test_pending_work_outlives_an_upgrade_that_renames_its_loader(tmp_path: Path
         await stage.executor.stop()
         loaders = [renamed if one.name == "load_name" else one for one in LOADERS]
         upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
-        stage.executor.surroundings = replace(stage.executor.surroundings, connector=upgraded)
+        stage.executor.context = replace(stage.executor.context, connector=upgraded)
         await stage.executor.start()
         return await (await stage.executor.resume(handle.id)).completion()
 
@@ -591,7 +623,7 @@ def test_pending_work_that_no_loader_does_any_more_says_so(tmp_path: Path) -> No
         await stage.executor.stop()
         loaders = [phones, names, *(one for one in LOADERS if one.name != "load_name")]
         upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
-        stage.executor.surroundings = replace(stage.executor.surroundings, connector=upgraded)
+        stage.executor.context = replace(stage.executor.context, connector=upgraded)
         await stage.executor.start()
         return await (await stage.executor.resume(handle.id)).completion()
 

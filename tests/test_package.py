@@ -159,6 +159,13 @@ class TestVendoredCopy:
         assert answer.returncode == 0, answer.stderr
         assert list(json.loads(answer.stdout)) == ["type", "data", "hasMore", "cursor"]
         assert json.loads(answer.stdout)["hasMore"] is True
+        program = (
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from host._vendor.zmax.sync import events"
+        )
+        named = subprocess.check_output(
+            [sys.executable, "-I", "-S", "-B", "-c", f"{program}; print(events.log.name)"], text=True
+        )
+        assert named == "host._vendor.zmax.sync\n"
 
 
 class TestLayers:

@@ -159,7 +159,7 @@ def test_p8_after_a_time_out_all_permits_return_and_teardown_runs(hangs: list[in
         await stage.engine.store(*map(User, ids))
         async with asyncio.timeout(600.0):  # without its permits it would wait for ever
             assert (await stage.sync(NAMES)).status is Status.COMPLETED
-        flow = stage.executor.surroundings.runner._flow
+        flow = stage.executor.context.runner._flow
         async with asyncio.timeout(0.001):
             for _ in range(permits):
                 await flow.acquire(operation)

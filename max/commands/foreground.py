@@ -95,7 +95,7 @@ class Foreground:
             stream.flush()
 
         with suppress(BrokenPipeError):  # printing the answer, which comes last, raises it again
-            while batch := await events.some():
+            while batch := await events.batch():
                 await asyncio.to_thread(write, batch)
 
     # -- signals

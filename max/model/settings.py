@@ -46,6 +46,11 @@ SETTINGS = {
         "a number from 0 to 1",
         _number(0, 1),
     ),
+    "loader_minutes": Setting(
+        "minutes that one call of a loader may take before it is cancelled and retried",
+        "a number of minutes up to a day",
+        _number(0.01, 1_440),
+    ),
 }
 
 
@@ -111,6 +116,7 @@ class Settings(Struct):
     history_days: float = 90
     removed_days: float = 30
     removal_share: float = 0.25
+    loader_minutes: float = 60
 
 
 DEFAULTS = Settings()

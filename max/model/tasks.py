@@ -30,6 +30,7 @@ from .values import Json
 CHILDREN_PAGE = 1_000  # child tasks that one task creates at a time
 BLOCKED = "sync.blocked"  # the code of what did not run because something before it failed
 FORMAT = 1  # of a spec as JSON
+HEARTBEAT = 1.0  # seconds, at most, between two signs of life of a worker
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # -- states -------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead
-SIGN = 1.0  # seconds between two signs of life, at least
 
 
 def this_machine() -> str:

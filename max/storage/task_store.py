@@ -22,6 +22,7 @@ from ..model.delivery import WriteResult
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
+    HEARTBEAT,
     MOVES,
     ExpandTask,
     Failure,
@@ -44,7 +45,7 @@ from ..model.tasks import (
 from ..model.values import Json
 from .catalogue import migrate
 from .database import Connection, Database
-from .leases import SIGN, describe_worker
+from .leases import describe_worker
 from .sync_log import (
     FAILURE_COLUMNS,
     GIVE_BACK,
@@ -401,7 +402,7 @@ class _Transaction:
         """Leave a sign of life, unless there is a recent one."""
         self.connection.execute(
             "INSERT INTO _max_worker VALUES (:worker, :now) ON CONFLICT (id) DO UPDATE"
-            f" SET heartbeat_at = :now WHERE heartbeat_at NOT BETWEEN :now - {SIGN} AND :now",
+            f" SET heartbeat_at = :now WHERE heartbeat_at NOT BETWEEN :now - {HEARTBEAT} AND :now",
             {"worker": worker, "now": self.now},
         )
 

@@ -1,7 +1,8 @@
-"""Surroundings: what a loader is given, and what the tasks of a sync share.
+"""What the tasks of a sync share, and what each call of a loader gets.
 
-Rule: a value that loaders share is loaded by nobody's task: cancelling whoever asked first
-takes it from nobody else, and loads that wait for one another are refused, not waited for.
+Rule: a shared value loads in a task of its own, in the context in which the sync was begun, so
+cancelling one waiter does not cancel the others.  Raw loaders that wait for each other are
+refused, since they would wait for ever.
 """
 
 from __future__ import annotations
@@ -25,28 +26,24 @@ from ..model.tasks import Task
 from ..upstream.operations import Operation, OperationRunner
 
 Clock = Callable[[], float]  # seconds since the epoch
-MOMENT = 1e-6  # seconds; about the least difference of two times in this century
+MOMENT = 1e-6  # seconds; about the smallest difference between two times in this century
 
 
 class RawCache:
-    """What raw loaders gave in this sync: each runs once, however many ask at the same time.
-
-    A load belongs to nobody: it runs in the context in which the sync was begun, and goes on
-    when the task that asked first is cancelled.
-    """
+    """The values of raw loaders in one sync: each loads once, however many tasks need it."""
 
     def __init__(self) -> None:
         self._loads: dict[RawLoader[Any, Any], asyncio.Task[Any]] = {}
-        self._asked: dict[RawLoader[Any, Any], list[RawLoader[Any, Any]]] = {}  # by the raw loader that asked
+        self._waits_for: dict[RawLoader[Any, Any], list[RawLoader[Any, Any]]] = {}
         self._context = contextvars.copy_context()
 
     async def get(self, loader: RawLoader[Any, V], env: LoaderEnv) -> V:
-        """The value; a load that failed is forgotten, so that the next one to ask tries again.
+        """The value.  A failed load is forgotten, so the next task that needs it loads again.
 
-        LoaderFault when a raw loader asks for what waits for itself.
+        LoaderFault when a raw loader needs a value that waits for its own.
         """
-        if env.asker is not None:
-            self._refuse_circle(env.asker, loader)
+        if env.raw_loader is not None:
+            self._refuse_circle(env.raw_loader, loader)
         load = self._loads.get(loader)
         if load is None:
             load = asyncio.create_task(
@@ -56,23 +53,23 @@ class RawCache:
             load.add_done_callback(partial(self._forget_failure, loader))
         return cast(V, await asyncio.shield(load))
 
-    def _refuse_circle(self, asker: RawLoader[Any, Any], loader: RawLoader[Any, Any]) -> None:
+    def _refuse_circle(self, waiting: RawLoader[Any, Any], loader: RawLoader[Any, Any]) -> None:
         needed = [loader]
         for one in needed:
-            needed += [other for other in self._asked.get(one, ()) if other not in needed]
-        if asker in needed:
+            needed += [other for other in self._waits_for.get(one, ()) if other not in needed]
+        if waiting in needed:
             raise LoaderFault(
-                f"raw loader {asker.name} asks for {loader.name}, which waits for {asker.name}",
+                f"raw loader {waiting.name} needs {loader.name}, which waits for {waiting.name}",
                 hint="this is a bug of the connector: let one of them do without the other",
             )
-        self._asked.setdefault(asker, []).append(loader)
+        self._waits_for.setdefault(waiting, []).append(loader)
 
     def _forget_failure(self, loader: RawLoader[Any, Any], load: asyncio.Task[Any]) -> None:
         if load.cancelled() or load.exception() is not None:
             del self._loads[loader]
 
     async def close(self) -> None:
-        """End what nobody waits for any more."""
+        """Cancel what is still loading."""
         loads = list(self._loads.values())
         for load in loads:
             load.cancel()
@@ -84,36 +81,37 @@ async def _awaited(awaitable: Awaitable[V]) -> V:
 
 
 class LoaderEnv(Env[Any]):
-    """What one attempt of one task gives its loader; ``asker`` is the raw loader that it is for, if any."""
+    """What one call of a loader gets; ``raw_loader`` is the raw loader that it is for, if any."""
 
     def __init__(
         self,
-        surroundings: SyncContext,
+        context: SyncContext,
         task: Task,
-        shared: RawCache,
-        asker: RawLoader[Any, Any] | None = None,
+        cache: RawCache,
+        deadline: float,
+        raw_loader: RawLoader[Any, Any] | None = None,
     ) -> None:
-        self._surroundings, self._task, self._shared = surroundings, task, shared
-        self.asker = asker
+        self._sync_context, self._task, self._cache = context, task, cache
+        self._deadline, self.raw_loader = deadline, raw_loader
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
-        """The same for a raw loader that runs on the task's behalf."""
-        return LoaderEnv(self._surroundings, self._task, self._shared, loader)
+        """The same for a raw loader that loads for this task."""
+        return LoaderEnv(self._sync_context, self._task, self._cache, self._deadline, loader)
 
     @property
     def context(self) -> Any:
         """What ``initialise`` built."""
-        return self._surroundings.context
+        return self._sync_context.context
 
     @property
     def installation(self) -> str:
         """The installation's id."""
-        return self._surroundings.installation
+        return self._sync_context.installation
 
     @property
     def version(self) -> str:
         """The connector's version."""
-        return self._surroundings.connector.version
+        return self._sync_context.connector.version
 
     @property
     def sync(self) -> str:
@@ -127,41 +125,57 @@ class LoaderEnv(Env[Any]):
 
     @property
     def attempt(self) -> int:
-        """How often the task has been begun."""
+        """How often the task has been begun, this time included."""
         return self._task.attempt
 
     @property
-    def deadline(self) -> float | None:
-        """Tasks have none; every operation has its own."""
-        return None
+    def deadline(self) -> float:
+        """When this call of the loader is cancelled and retried later, in seconds since the epoch.
+
+        The setting ``loader_minutes`` after the call began.
+        """
+        return self._deadline
 
     async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
-        """Run an operation through the chain."""
+        """Run an operation with its limit, its retries and its own deadline."""
         if not isinstance(operation, Operation):
             raise LoaderFault(f"{operation!r} is no operation", hint="decorate it with @operation(…)")
-        connector = self._surroundings.connector
+        connector = self._sync_context.connector
         if operation not in connector.operations:
             raise LoaderFault(
                 f"{connector.name} does not declare the operation {operation.name}",
-                hint="nothing was asked; add it to the connector's operations=",
+                hint="it was not run; add it to the connector's operations=",
             )
-        return cast(Out, await self._surroundings.runner.run(operation, self.context, input))
+        return cast(Out, await self._sync_context.runner.run(operation, self.context, input))
 
     async def raw(self, loader: RawLoader[Any, V]) -> V:
-        """What a raw loader gives, loaded once in a sync."""
-        return await self._shared.get(loader, self)
+        """The value of a raw loader, loaded once in a sync."""
+        return await self._cache.get(loader, self)
 
 
-@dataclass
 class MonotonicClock:
-    """The earliest time that can come next, in seconds since the epoch."""
+    """Gives times that strictly increase, even where the clock stands still or is set back.
 
-    at: float = 0.0
+    Deletion detection compares the times of requests, so no two may be equal.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0.0  # seconds since the epoch
+
+    def next(self, now: float) -> float:
+        """The time now, or the earliest one that is later than all before."""
+        at = max(now, self._next)
+        self._next = at + MOMENT
+        return at
+
+    def advance(self, latest: float) -> None:
+        """Give only times later than ``latest`` from here on."""
+        self._next = max(self._next, latest + MOMENT)
 
 
 @dataclass(frozen=True)
 class SyncContext:
-    """What every task of an installation shares."""
+    """What all tasks of an installation share.  ``context`` is what ``initialise`` built."""
 
     installation: str
     connector: Connector[Any, Any]
@@ -172,14 +186,8 @@ class SyncContext:
     clock: Clock = time.time
     jitter: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
-    floor: MonotonicClock = field(default_factory=MonotonicClock)
+    requests: MonotonicClock = field(default_factory=MonotonicClock)
 
     def now(self) -> float:
-        """When a request begins or has ended: later than whatever was before it, as no clock promises.
-
-        What was listed after what is a matter of life and death for a row; so it is told apart
-        even where the clock stands, or was set back behind what is stored.
-        """
-        at = max(self.clock(), self.floor.at)
-        self.floor.at = at + MOMENT
-        return at
+        """When a request begins or a response has come: later than every one before."""
+        return self.requests.next(self.clock())

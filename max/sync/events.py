@@ -1,34 +1,40 @@
-"""Events: what happens in a sync, told while it runs to whoever listens.
+"""Events: what happens in a sync, published while it runs, and logged.
 
 Rule 1: every ``started`` is followed by exactly one ``ended`` or ``failed``, of the sync or of
-the same task and attempt, and attempts lie within their sync.  Who comes late is told first
-what is under way.  What died with its process is told as failed by the one that goes on; only what
-was stored in the last moment and not yet told stays untold: the failure of the sync closes it.
+the same task and attempt, and attempts lie within their sync.  A late listener first gets the
+start of what is running now.  Attempts that a crash ended are published as failed by the process
+that resumes the sync.  One gap remains: what was stored in the last moment before the crash.
 
-Rule 2: nothing is built while nobody listens, and nobody who reads slowly delays the sync:
-what does not fit into a listener's buffer is lost to it, and an event says how much that was.
+Rule 2: without a listener no event is built, and a slow listener never delays the sync: events
+that do not fit into its buffer are lost to it, and one event says how many.
+
+Rule 3: the logger ``max.sync`` gets a line for the beginning and the end of a sync, and for each
+wait, retry and failure.  Nothing is printed unless the program sets up logging.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 from weakref import WeakSet
 
+from ..core import logger
 from ..errors import describe
 from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task
 from ..model.values import Json
 
-BUFFER = 10_000  # events that wait for their reader
-DIED = {
+BUFFER = 10_000  # events that wait for a listener
+CRASHED = {
     "code": "sync.interrupted",
     "message": "the process ended before this did",
     "hint": "nothing that was stored is lost; it goes on where it was",
 }
+log = logger("sync")
 
 
 class EventKind(StrEnum):
@@ -39,15 +45,16 @@ class EventKind(StrEnum):
     SYNC_ENDED = "sync.ended"
     SYNC_FAILED = "sync.failed"
     TASK_STARTED = "task.started"
-    TASK_STORED = "task.stored"  # a page, or what else one answer brought
-    TASK_WAITING = "task.waiting"  # this attempt failed for now; the next is not before ``until``
+    TASK_STORED = "task.stored"  # a page, or what else one response brought
+    TASK_WAITING = "task.waiting"  # this attempt failed; the next one begins at ``until`` or later
     TASK_ENDED = "task.ended"
     TASK_FAILED = "task.failed"
-    LOST = "events.lost"  # as many as ``events``, since they were not read in time
+    LOST = "events.lost"  # ``events`` were not read in time
+    PROGRESS = "sync.progress"  # in the progress alone
 
 
 class Origin(NamedTuple):
-    """What all events of a sync share: installation (its id), connector and version, sync."""
+    """What all events of a sync share: the installation's id, connector, its version, the sync's id."""
 
     installation: str
     connector: str
@@ -58,7 +65,7 @@ class Origin(NamedTuple):
 class Event(NamedTuple):
     """One thing that happened, at seconds since the epoch; ``facts`` depend on the kind.
 
-    ``task`` and ``attempt`` are None in what concerns the whole sync.
+    ``task`` and ``attempt`` are None in events of the whole sync.
     """
 
     kind: EventKind
@@ -77,20 +84,39 @@ class Event(NamedTuple):
         return {**at, **self.origin._asdict(), "task": self.task, "attempt": self.attempt, **facts}
 
 
-class Events:
-    """What one listener is told, in order, until the sync has ended here: an async iterator.
+class Progress(NamedTuple):
+    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
 
-    Who no longer wants it just drops it.
+    ``limits`` are those that block calls, by name, while nothing can run.
     """
 
-    def __init__(self, bound: int = BUFFER) -> None:
-        self._bound, self._lost, self._over = bound, 0, False
+    sync: str
+    status: Status
+    at: float
+    counts: Mapping[str, int]
+    running: int = 0
+    waiting: int = 0
+    due: float | None = None
+    limits: Sequence[str] = ()
+
+
+class Events:
+    """The events of one listener, in order, until the sync has ended here: an async iterator.
+
+    A listener that is no longer needed is just dropped.  ``newest``: only the last event is kept.
+    """
+
+    def __init__(self, bound: int = BUFFER, *, newest: bool = False) -> None:
+        self._bound, self._newest = bound, newest
+        self._lost, self._over = 0, False
         self._buffer: deque[Event] = deque()
         self._ready = asyncio.Event()
 
     def put(self, event: Event, *, last: bool = False) -> None:
-        """Keep an event for the reader, if there is room; the last one always has."""
-        if len(self._buffer) >= self._bound and not last:
+        """Keep an event for the listener if there is room; the last one always fits."""
+        if self._newest:
+            self._buffer.clear()
+        elif len(self._buffer) >= self._bound and not last:
             self._lost += 1
             return
         if self._lost:
@@ -101,8 +127,8 @@ class Events:
         self._over = self._over or last
         self._ready.set()
 
-    async def some(self) -> list[Event]:
-        """All that has happened since the last call, as soon as there is anything; [] at the end."""
+    async def batch(self) -> list[Event]:
+        """All events since the last call, as soon as there is one; [] at the end."""
         while not self._buffer and not self._over:
             self._ready.clear()
             await self._ready.wait()
@@ -123,35 +149,38 @@ class Events:
 
 
 class EventPublisher:
-    """Tells what happens in one sync of this process.
+    """Publishes what happens in one sync of this process.
 
-    ``under_way`` are the tasks whose attempt was told as started, as the sync itself keeps them.
+    ``running`` are the tasks whose attempt has started and not ended, kept by the sync itself.
     """
 
     def __init__(
         self,
         origin: Origin,
         clock: Callable[[], float],
-        under_way: Mapping[tuple[int, int], Task],
+        running: Mapping[tuple[int, int], Task],
         resumed: ResumedSync | None,
     ) -> None:
-        self._origin, self._clock, self._under_way = origin, clock, under_way
+        self._origin, self._clock, self._running = origin, clock, running
         self._listeners: WeakSet[Events] = WeakSet()
+        self._watchers: WeakSet[Events] = WeakSet()  # of the progress
         self._until = 0.0
         self._end: Event | None = None
         self._beginning = self._recovered(resumed) if resumed is not None and resumed.crashed else []
         self._beginning.append(self._event(EventKind.SYNC_STARTED, resumed=resumed is not None))
+        self._log(logging.INFO, "began" if resumed is None else "resumed")
+        self.report(Progress(origin.sync, Status.RUNNING, clock(), resumed.counts if resumed else {}))
 
     def _recovered(self, resumed: ResumedSync) -> list[Event]:
-        attempts = [self._event(EventKind.TASK_FAILED, task, error=DIED) for task in resumed.died]
-        return [*attempts, self._event(EventKind.SYNC_FAILED, status=str(Status.INTERRUPTED), error=DIED)]
+        attempts = [self._event(EventKind.TASK_FAILED, task, error=CRASHED) for task in resumed.died]
+        return [*attempts, self._event(EventKind.SYNC_FAILED, status=str(Status.INTERRUPTED), error=CRASHED)]
 
     def listen(self) -> Events:
-        """Tell one more, from the sync's beginning or from what is under way."""
+        """A new listener: from the sync's beginning, or from the start of what is running now."""
         listener = Events()
         for event in self._beginning:
             listener.put(event)
-        for task in self._under_way.values():
+        for task in self._running.values():
             listener.put(self._started(task))
         if self._end is None:
             self._listeners.add(listener)
@@ -159,56 +188,89 @@ class EventPublisher:
             listener.put(self._end, last=True)
         return listener
 
+    def watch(self) -> Events:
+        """A new listener of the progress alone: first the last one published, then the newest."""
+        watcher = Events(newest=True)
+        watcher.put(self._progress, last=self._end is not None)
+        self._watchers.add(watcher)
+        return watcher
+
+    def report(self, progress: Progress) -> None:
+        """Publish the progress."""
+        self._progress = self._event(EventKind.PROGRESS, **progress._asdict())
+        for watcher in list(self._watchers):
+            watcher.put(self._progress, last=self._end is not None)
+
     def started(self, task: Task) -> None:
         """An attempt has begun."""
         if self._listeners:
-            self._tell(self._started(task))
+            self._publish(self._started(task))
 
     def settled(self, one: Settlement, outcome: Outcome) -> None:
-        """What an attempt did is stored; it goes on when its state is RUNNING, and has ended otherwise."""
+        """The result of an attempt is stored; unless its state is RUNNING, the attempt has ended."""
+        task, state = one.task, outcome.state
+        if one.state is State.PENDING or one.failures:
+            self._log_trouble(one)
         if not self._listeners:
             return
-        task, state = one.task, outcome.state
         if one.writes:
             counts = dict(outcome.stored.counts)
-            self._tell(
-                self._event(EventKind.TASK_STORED, task, counts=counts, removed=outcome.stored.removed)
-            )
+            stored = self._event(EventKind.TASK_STORED, task, counts=counts, removed=outcome.stored.removed)
+            self._publish(stored)
         failed = {"failures": [_failure(each) for each in one.failures]} if one.failures else {}
         if one.state is State.FAILED:
             error = failed["failures"][0] if failed else None
-            self._tell(self._event(EventKind.TASK_FAILED, task, state=str(state), error=error, **failed))
+            self._publish(self._event(EventKind.TASK_FAILED, task, state=str(state), error=error, **failed))
         elif state is not State.RUNNING:
             if state is State.PENDING:
-                self._tell(self._event(EventKind.TASK_WAITING, task, until=one.not_before, error=one.error))
-            self._tell(self._event(EventKind.TASK_ENDED, task, state=str(state), **failed))
+                self._publish(
+                    self._event(EventKind.TASK_WAITING, task, until=one.not_before, error=one.error)
+                )
+            self._publish(self._event(EventKind.TASK_ENDED, task, state=str(state), **failed))
 
     def given_up(self, task: Task, state: str) -> None:
-        """An attempt has ended and stored no word of it."""
+        """An attempt has ended, and nothing about that is stored."""
         if self._listeners:
-            self._tell(self._event(EventKind.TASK_ENDED, task, state=state))
+            self._publish(self._event(EventKind.TASK_ENDED, task, state=state))
 
-    def waiting(self, until: float, tasks: int, limits: Iterable[str]) -> None:
-        """Nothing can run before ``until``; told once for each such time."""
-        if self._listeners and until != self._until:
-            self._until = until
-            event = self._event(EventKind.SYNC_WAITING, until=until, tasks=tasks, limits=list(limits))
-            self._tell(event)
-
-    def ended(self, status: Status, error: BaseException | None, state: str) -> None:
-        """The sync has ended here; so have, in ``state``, the attempts that are still under way."""
-        if self._end is not None:
+    def waiting(self, until: float, tasks: int, limits: Sequence[str]) -> None:
+        """Nothing can run before ``until``; published once for each such time."""
+        if until == self._until:
             return
-        for task in self._under_way.values():
+        self._until = until
+        blocked = f", blocked by {', '.join(limits)}" if limits else ""
+        self._log(logging.INFO, "waiting until %s%s, tasks: %d", _time(until), blocked, tasks)
+        if self._listeners:
+            self._publish(self._event(EventKind.SYNC_WAITING, until=until, tasks=tasks, limits=list(limits)))
+
+    def ended(self, progress: Progress, error: BaseException | None, state: str) -> None:
+        """The sync has ended here; so have, in ``state``, the attempts that are still running."""
+        for task in self._running.values():
             self.given_up(task, state)
-        failed = status is Status.FAILED or isinstance(error, Exception)
-        kind = EventKind.SYNC_FAILED if failed else EventKind.SYNC_ENDED
-        told = describe(error) if isinstance(error, Exception) else None
-        self._end = self._event(kind, status=str(status), error=told)
-        self._under_way = {}
+        status, raised = progress.status, isinstance(error, Exception)
+        kind = EventKind.SYNC_FAILED if status is Status.FAILED or raised else EventKind.SYNC_ENDED
+        facts = describe(error) if error is not None and raised else None
+        self._end = self._event(kind, status=str(status), error=facts)
+        self._running = {}
         for listener in list(self._listeners):
             listener.put(self._end, last=True)
         self._listeners.clear()
+        self.report(progress)
+        if facts is None:
+            self._log(logging.INFO, "%s", status)
+        else:
+            self._log(logging.ERROR, "%s: %s", status, facts["message"])
+
+    def _log_trouble(self, one: Settlement) -> None:
+        for failure in one.failures:
+            self._log(logging.WARNING, "task %d failed: %s: %s", one.task.id, failure.what, failure.message)
+        if one.error is not None:
+            what, until = one.task.spec.describe(), _time(one.not_before)
+            words = "task %d is retried at %s: %s: %s"
+            self._log(logging.WARNING, words, one.task.id, until, what, one.error["message"])
+
+    def _log(self, level: int, words: str, *values: object) -> None:
+        log.log(level, f"sync %s of %s: {words}", self._origin.sync, self._origin.installation, *values)
 
     def _started(self, task: Task) -> Event:
         return self._event(EventKind.TASK_STARTED, task, what=task.spec.describe())
@@ -218,7 +280,7 @@ class EventPublisher:
             return Event(kind, self._clock(), self._origin, None, None, facts)
         return Event(kind, self._clock(), self._origin, task.id, task.attempt, facts)
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         for listener in list(self._listeners):
             listener.put(event)
 

@@ -1,6 +1,6 @@
-"""Asking loaders, and checking what they return before anybody stores it.
+"""Calls of loaders, and the checks of what they return, before anything is stored.
 
-Whatever a loader raises is its task's failure, in words that name the loader and the line.
+Whatever a loader raises becomes the failure of its task, with the loader's name and the line.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from ..model.query import Batch, Page
 
 
 class LoaderCaller:
-    """Calls the loaders of one connector; what they answer is as they declare, or LoaderFault."""
+    """Calls the loaders of one connector; LoaderFault when one returns what it does not declare."""
 
     def __init__(self, connector: Connector[Any, Any]) -> None:
         self._name = connector.name
+        self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
     async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: Env[Any]) -> Batch[Any]:
-        """What came of some refs."""
+        """The result for some refs."""
         if isinstance(loader, BatchLoader):
-            batch: Batch[Any] = await self._answer(loader, refs, env)
+            batch: Batch[Any] = await self._call(loader, refs, env)
             if not isinstance(batch, Batch):
                 raise self._fault(loader, "a Batch", batch)
         else:
-            one = await self._answer(loader, refs[0], env)
+            one = await self._call(loader, refs[0], env)
             if not isinstance(one, Entity):
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
             batch = Batch([one])
-        asked = {ref.id for ref in refs}
+        requested = {ref.id for ref in refs}
         for item in batch.items:
-            if type(item) is not refs[0].entity or item.id not in asked:
-                raise self._fault(loader, f"only the {refs[0].entity.__name__} that were asked for", item)
+            if type(item) is not refs[0].entity or item.id not in requested:
+                raise self._fault(loader, f"only the {refs[0].entity.__name__} that were requested", item)
         self._check_fields(loader, batch.items)
         return batch
 
     async def page(self, loader: Loader[Any], *arguments: object) -> Page[Any]:
         """A page of a collection, or of a feed."""
-        page: Page[Any] = await self._answer(loader, *arguments)
+        page: Page[Any] = await self._call(loader, *arguments)
         if not isinstance(page, Page):
             raise self._fault(loader, "a Page", page)
         if isinstance(loader, CollectionLoader):
@@ -55,13 +56,13 @@ class LoaderCaller:
         elif page.next is None and page.sync_token is None:
             raise UpstreamChanged(
                 f"{self._name}: loader {loader.name} ended without the feed's new position",
-                hint="nothing of this answer was stored; update the connector",
+                hint="nothing of this response was stored; update the connector",
             )
         self._check_fields(loader, [*page.items, *page.also])
         return page
 
-    async def _answer(self, loader: Loader[Any], *arguments: object) -> Any:
-        """What a loader answers; what it raises is the task's failure, whatever it is."""
+    async def _call(self, loader: Loader[Any], *arguments: object) -> Any:
+        """The loader's response; whatever it raises becomes an error of Max."""
         try:
             return await loader.load(*arguments)
         except asyncio.CancelledError as error:
@@ -82,19 +83,15 @@ class LoaderCaller:
         own = [one for one in frames if one.filename == frames[0].filename]
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
         return LoaderFault(
-            f"{self._name}: loader {loader.name} raised {_words(error)}{place}",
+            f"{self._name}: loader {loader.name} raised {_message(error)}{place}",
             hint="this is a bug of the connector",
             connector=self._name,
             loader=loader.name,
         )
 
     def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
-        """A loader brings what it declares: the schema's entities, and only those fields."""
-        declared: dict[type[Entity], set[str]] = {}
-        for field in loader.brings:
-            declared.setdefault(field.entity, {"id"}).add(field.name)
-        if isinstance(loader, CollectionLoader):
-            declared.setdefault(loader.lists.child, {"id"})
+        """Refuse entities and fields that the loader does not declare."""
+        declared = self._declared[loader]
         shapes = {(type(entity), tuple(values_of(entity))): entity for entity in entities}
         for (kind, names), example in shapes.items():
             if kind not in declared:
@@ -109,11 +106,21 @@ class LoaderCaller:
     def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
         return LoaderFault(
             f"{self._name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}",
-            hint="this is a bug of the connector; nothing of this answer was stored",
+            hint="this is a bug of the connector; nothing of this response was stored",
             connector=self._name,
             loader=loader.name,
         )
 
 
-def _words(error: BaseException) -> str:
+def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:
+    """The fields that a loader may bring, by entity."""
+    declared: dict[type[Entity], set[str]] = {}
+    for field in loader.brings:
+        declared.setdefault(field.entity, {"id"}).add(field.name)
+    if isinstance(loader, CollectionLoader):
+        declared.setdefault(loader.lists.child, {"id"})
+    return declared
+
+
+def _message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -12,12 +12,14 @@ could be has been checked, and not at all when there are suspiciously many.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from ..errors import (
     LeaseLost,
+    Offline,
     StorageError,
     SuspiciousRemoval,
     SyncError,
@@ -43,6 +45,7 @@ from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
 from ..model.tasks import (
     CHILDREN_PAGE,
+    HEARTBEAT,
     ExpandTask,
     Failure,
     FeedRoot,
@@ -81,10 +84,13 @@ class TaskRunner:
     that ``run`` returns.
     """
 
-    def __init__(self, context: SyncContext, raw: RawCache, commit: Commit) -> None:
-        self._context, self._raw, self._commit = context, raw, commit
+    def __init__(self, context: SyncContext, cache: RawCache, commit: Commit) -> None:
+        self._context, self._cache, self._commit = context, cache, commit
         self._meta, self._resolver = context.meta, context.connector.resolver
         self._reached: dict[int, TaskSpec] = {}  # by task, the spec that its last page stored
+        self._deadlines: dict[int, tuple[float, asyncio.Task[Any] | None]] = {}  # of calls, by task
+        self._overdue: set[int] = set()  # tasks whose call was cancelled at its deadline
+        self._checked = 0.0
         self._loader_calls = LoaderCaller(context.connector)
         self._loaders = {loader.name: loader for loader in context.connector.loaders}
         self._runs: dict[str, Callable[[Task, Any], Awaitable[Settlement | None]]] = {
@@ -102,6 +108,11 @@ class TaskRunner:
         """
         try:
             return await self._runs[task.spec.kind](task, task.spec)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.id not in self._overdue or current is None or current.uncancel():
+                raise
+            return self.failed(task, self._overdue_error())
         except LeaseLost:
             return None  # another worker has the task now
         except StorageError:
@@ -112,6 +123,32 @@ class TaskRunner:
             return self.failed(task, error)
         finally:
             self._reached.pop(task.id, None)
+            self._deadlines.pop(task.id, None)
+            self._overdue.discard(task.id)
+
+    def _overdue_error(self) -> Offline:
+        minutes = self._context.settings.loader_minutes
+        return Offline(
+            f"the loader did not return within {minutes:g} minutes",
+            hint="if the service is that slow, raise the setting loader_minutes",
+        )
+
+    def _env(self, task: Task) -> LoaderEnv:
+        """What the next call of a loader gets, with its deadline."""
+        deadline = self._context.clock() + self._context.settings.loader_minutes * 60
+        self._deadlines[task.id] = deadline, asyncio.current_task()
+        return LoaderEnv(self._context, task, self._cache, deadline)
+
+    def cancel_overdue(self) -> None:
+        """Cancel the calls of loaders that are past their deadline; looks once a second at most."""
+        now = self._context.clock()
+        if now - self._checked < HEARTBEAT:
+            return
+        self._checked = now
+        for id, (deadline, running) in self._deadlines.items():
+            if now >= deadline and running is not None and id not in self._overdue:
+                self._overdue.add(id)
+                running.cancel()
 
     async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
         """A 404 is no failure of a row that this sync is about to remove."""
@@ -134,6 +171,7 @@ class TaskRunner:
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
+        self._deadlines.pop(page.task.id, None)
         if (await self._commit(page)).state is not State.RUNNING:
             return False
         self._reached[page.task.id] = page.spec or page.task.spec
@@ -263,7 +301,7 @@ class TaskRunner:
         self, task: Task, loader: Loader[Any], of: Ref[Any], tracker: PageTracker, *, ids_only: bool = False
     ) -> tuple[Page[Any], float, Sequence[str]]:
         """The next page, when its request began, and notes for people."""
-        env = LoaderEnv(self._context, task, self._raw)
+        env = self._env(task)
         at = self._context.now()
         tracker.begin(at)
         position = tracker.position
@@ -391,7 +429,7 @@ class TaskRunner:
             if not await self._meta.stale(refs[0], fields, before=before):
                 return Settlement(task, State.COMPLETED)
         loader, at = self._loader(spec), self._context.now()
-        batch = await self._loader_calls.batch(loader, refs, LoaderEnv(self._context, task, self._raw))
+        batch = await self._loader_calls.batch(loader, refs, self._env(task))
         failures = await self._failures(task, refs, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
         write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))

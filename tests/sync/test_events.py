@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,14 +15,14 @@ from hypothesis import strategies as st
 
 from max.commands.foreground import note_of
 from max.commands.text import until
-from max.errors import Interrupted, PermissionDenied, QuotaExceeded, SyncError, UpstreamBroken
+from max.errors import Interrupted, PermissionDenied, QuotaExceeded, StorageError, SyncError, UpstreamBroken
 from max.execution import SyncExecutor, SyncHandle
 from max.model.query import Page
-from max.model.tasks import BLOCKED, Status, SyncResult
+from max.model.tasks import BLOCKED, SettleResult, Status, SyncResult
 from max.storage.leases import new_worker
 from max.storage.sync_log import waits
 from max.storage.task_store import SqliteTaskStore
-from max.sync.events import BUFFER, Event, EventKind, Events, Origin
+from max.sync.events import BUFFER, Event, EventKind, Events, Origin, log
 from max.upstream.operations import Limit, Operation
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
 from tests.virtual_time import later, now
@@ -100,22 +101,19 @@ def upstream(ways: Sequence[str]) -> Source:
 class Killed(SyncExecutor):
     """An executor of a process that ends without a word."""
 
-    worker = ""
-
     async def release_tasks(self, sync: str) -> None:
         """The dead let nothing go."""
 
 
 async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     """All that is told of a sync until its last end, by all that go on with it, and its result."""
-    stage.executor.cap = course.cap
     store = SqliteTaskStore(stage.database, version="7")
+    context, cap = stage.executor.context, course.cap
     if course.stop == "kill":
-        stage.executor = Killed(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
         host, boot, *_ = new_worker().split("/")
-        stage.executor.worker = f"{host}/{boot}/4194999/1/dead"
+        stage.executor = Killed(store, context, worker=f"{host}/{boot}/4194999/1/dead", cap=cap)
     else:
-        stage.executor = SyncExecutor(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
+        stage.executor = SyncExecutor(store, context, worker=new_worker(), cap=cap)
     await stage.executor.start()
     handle = await stage.begin(USERS, NAMES, NOTES, USERS)
     reader = handle.events()
@@ -123,7 +121,7 @@ async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     told = await stopped(stage, course, handle, reader)
     result = await store.result(handle.id, now=now())
     if not result.status.final:
-        again = SyncExecutor(store, stage.executor.surroundings, worker=new_worker(), cap=course.cap)
+        again = SyncExecutor(store, context, worker=new_worker(), cap=cap)
         await again.start()
         handle = await again.resume(handle.id)
         reader, result = handle.events(), await handle.completion()
@@ -141,7 +139,7 @@ async def stopped(stage: Stage, course: Course, handle: SyncHandle, reader: Even
         elif course.stop == "stop":
             await stage.executor.stop()
     if course.stop == "kill" and not handle.done:
-        told = await reader.some()
+        told = await reader.batch()
         await stage.executor.stop()
         return told
     with suppress(Interrupted):
@@ -219,6 +217,50 @@ def test_a_sync_that_is_stopped_before_it_ran_has_an_end() -> None:
     assert told[-1].facts["status"] == "interrupted"
 
 
+# -- logging -------------------------------------------------------------------------------------
+
+
+def test_a_sync_logs_its_beginning_its_retries_its_failures_and_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "max.sync")
+    source = Source(users=[UpstreamBroken("it is down"), users("a")], name=[PermissionDenied("closed")])
+    result = play(source, lambda stage: stage.sync(USERS, NAMES))
+    assert {record.name for record in caplog.records} == {"max.sync"}
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    prefix = f"sync {result.id} of inst: "
+    assert all(words.startswith(prefix) for _, words in lines)
+    at = "1970-01-01T00:00:02.000Z"
+    assert [(level, words.removeprefix(prefix)) for level, words in lines] == [
+        ("INFO", "began"),
+        ("WARNING", f"task 2 is retried at {at}: Root:r: load collection users: it is down"),
+        ("INFO", f"waiting until {at}, tasks: 1"),
+        ("WARNING", "task 5 failed: User:a: load fields name: closed"),
+        ("INFO", "partial"),
+    ]
+
+
+def test_a_sync_that_its_store_ends_logs_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(stage: Stage) -> None:
+        async def broken(*arguments: object, **named: object) -> SettleResult:
+            raise StorageError("the disk is full")
+
+        stage.store.settle = broken  # type: ignore[method-assign]
+        with pytest.raises(StorageError):
+            await stage.sync(USERS)
+
+    play(Source(users=[users("a")]), body)
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()[-29:]) == ("ERROR", "interrupted: the disk is full")
+
+
+def test_without_logging_set_up_nothing_is_printed() -> None:
+    """The package's logger has a handler, so that Python's last resort does not print warnings."""
+    assert any(isinstance(one, logging.NullHandler) for one in logging.getLogger("max").handlers)
+    assert log.name == "max.sync"
+    assert log.level == logging.NOTSET
+
+
 # -- waits ---------------------------------------------------------------------------------------
 
 
@@ -231,9 +273,9 @@ def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
             """Not called."""
 
         operation = Operation("acme:user:get", ask, limit=Limit("acme:api"))
-        stage.executor.surroundings.runner._flow.block_for(operation, 900.0)
+        stage.executor.context.runner._flow.block_for(operation, 900.0)
         await later(60.0)
-        (note,) = [note_of(one) for one in [handle._drain.latest]]
+        (note,) = [note_of(one) for one in [await anext(handle.progress())]]
         assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"
         seen = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
         assert seen is not None
