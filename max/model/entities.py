@@ -433,13 +433,6 @@ class FieldOf(Generic[E, V]):
         return f"{head}.{self.name}"
 
 
-def field_of(entity: type[E], name: str) -> FieldOf[E, Any]:
-    """The field with exactly this name; UnknownName suggests the nearest."""
-    if name not in entity._fields:
-        raise UnknownName("field", name, entity._fields, where=entity.__name__)
-    return FieldOf(entity, name)
-
-
 def find_field(entity: type[E], path: str) -> FieldOf[E, Any]:
     """The field at a path that a person wrote, in any case: ``title``, ``assignee.email``.
 

@@ -1,14 +1,14 @@
-"""Contracts: what becomes of stored data when a connector declares something else than before.
+"""What happens to stored data when a connector's schema changes: migrations and contracts.
 
-A connector tells its schema's history in ``migrations``: the nth is schema version n, and is
-never edited once released.  What needs no history (a new field, a wider type) needs no
-migration.  Names are texts, since what they name may be gone from the code.
+``migrations`` is the schema's history: the nth migration makes schema version n, and is never
+edited after its release.  A new field or a wider type needs no migration.  Migrations name
+entities and fields as text, because they may no longer exist in the code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +19,11 @@ from .struct import Struct
 
 
 class SchemaContract(StrEnum):
-    """What may happen to one entity when upstream or an upgrade brings what does not fit.
+    """What an upgrade or an invalid value may do to one entity.
 
-    EVOLVE: an upgrade may change its schema; a value that does not fit fails its page.
+    EVOLVE: an upgrade may change its schema; an invalid value fails its whole page.
     FREEZE: an upgrade that would change its schema is refused; values as with EVOLVE.
-    QUARANTINE: as EVOLVE, but a row that does not fit is kept aside, and its page is stored.
+    QUARANTINE: as EVOLVE, but an invalid row is kept aside and the rest of its page is stored.
     """
 
     EVOLVE = "evolve"
@@ -32,7 +32,7 @@ class SchemaContract(StrEnum):
 
 
 class RenameField(Struct):
-    """A field, or a collection, has another name; everything known of it is kept."""
+    """A field or a collection has a new name; everything known of it is kept."""
 
     entity: str
     old: str
@@ -40,18 +40,17 @@ class RenameField(Struct):
 
 
 class RenameEntity(Struct):
-    """An entity has another name; its rows, links and freshness are kept."""
+    """An entity has a new name; its rows, links and ages are kept."""
 
     old: str
     new: str
 
 
 class ChangeType(Struct):
-    """A field holds something else: ``using`` makes the new value of the old one.
+    """A field has a new type: ``using`` makes the new value from the old one.
 
-    It is not called for empty values.  What it raises for, or what does not fit the type that
-    is declared now, is not loaded any more, and the next sync fetches it; without ``using``
-    that is so for every row.
+    ``using`` is not called for empty values.  Where it raises, or its result is invalid, the value
+    counts as not loaded and the next sync fetches it.  Without ``using`` that happens to every row.
     """
 
     entity: str
@@ -60,9 +59,10 @@ class ChangeType(Struct):
 
 
 class ChangeKey(Struct):
-    """What stood in a field is the id from now on: refs, links and lists follow.
+    """The value of a field becomes the id; refs, links and listings follow.
 
-    Rows without it are dropped, to be listed anew; two rows with one id refuse the migration.
+    Rows without a value are dropped, and the next listing brings them again.  Two rows with the
+    same value refuse the migration.
     """
 
     entity: str
@@ -70,14 +70,14 @@ class ChangeKey(Struct):
 
 
 class DropField(Struct):
-    """A field, or a collection, is gone with what was stored of it."""
+    """A field or a collection is gone, with what was stored of it."""
 
     entity: str
     field: str
 
 
 class DropEntity(Struct):
-    """An entity is gone with its rows."""
+    """An entity is gone, with its rows."""
 
     entity: str
 
@@ -86,32 +86,30 @@ MigrationStep = RenameField | RenameEntity | ChangeType | ChangeKey | DropField 
 
 
 class Migration(Struct):
-    """One step of a schema's history: ``Migration("why", RenameField("Issue", "name", "title"))``."""
+    """One version of a schema's history: ``Migration("why", RenameField("Issue", "name", "title"))``."""
 
     purpose: str
-    changes: tuple[MigrationStep, ...]
+    steps: tuple[MigrationStep, ...]
 
-    def __init__(self, purpose: str, *changes: MigrationStep) -> None:
-        super().__init__(purpose, changes)
+    def __init__(self, purpose: str, *steps: MigrationStep) -> None:
+        super().__init__(purpose, steps)
 
     @property
     def digest(self) -> str:
-        """What tells an edited migration; the purpose, and how ``using`` is written, may be corrected."""
-        import hashlib  # slow, and those who only read do without
+        """Changes when the steps are edited; the purpose and the code of ``using`` may be corrected."""
+        import hashlib  # slow to import, and reading commands do without
 
-        words = [[type(one).__name__, *map(_word, one._values())] for one in self.changes]
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-
-
-def _word(value: object) -> object:
-    return True if callable(value) else value
+        steps = [
+            [type(one).__name__, *(True if callable(v) else v for v in one._values())] for one in self.steps
+        ]
+        return hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:16]
 
 
 class SchemaPolicy(Struct):
-    """What a connector declares of its schema's past and future, for whoever holds its data.
+    """What a connector declares about changes of its schema.
 
-    ``check_idle`` is called inside the transaction before anything is changed, and raises when
-    another process is at work on what it knows by its old names.
+    ``check_idle`` is called inside the transaction before anything is changed; it raises when
+    another process is working with the old names.
     """
 
     name: str = ""
@@ -121,7 +119,7 @@ class SchemaPolicy(Struct):
 
     @property
     def owner(self) -> str:
-        """Under which name the migrations are recorded."""
+        """The name under which the migrations are recorded."""
         return f"connector:{self.name}"
 
     def contract(self, entity: str) -> SchemaContract:
@@ -132,84 +130,78 @@ class SchemaPolicy(Struct):
 NO_POLICY = SchemaPolicy()
 
 
-# -- checks --------------------------------------------------------------------------------
-
-
 def check_migrations(migrations: object, schema: Schema, where: str) -> None:
-    """ConnectorError unless every migration is one, and leads to what the schema has now."""
+    """ConnectorError unless every migration is valid and leads to a name of today's schema."""
     if not isinstance(migrations, Sequence) or isinstance(migrations, str):
         raise ConnectorError(f"{where} is {migrations!r}, not a list")
     for number, migration in enumerate(migrations):
         _check_migration(migration, f"{where}[{number}]")
-    changes = [(f"{where}[{n}]", change) for n, one in enumerate(migrations) for change in one.changes]
-    for position, (place, change) in enumerate(changes):
-        _check_end(place, change, [later for _, later in changes[position + 1 :]], schema)
+    steps = [(f"{where}[{n}]", step) for n, one in enumerate(migrations) for step in one.steps]
+    for position, (place, step) in enumerate(steps):
+        _check_result(place, step, [later for _, later in steps[position + 1 :]], schema)
 
 
 def _check_migration(migration: object, place: str) -> None:
-    """ConnectorError unless it is a migration that says what it is for, and changes something."""
     if not isinstance(migration, Migration):
         raise ConnectorError(f"{place} is {migration!r}, not a Migration")
     if not isinstance(migration.purpose, str) or not migration.purpose.strip():
-        raise ConnectorError(f"{place} does not say what it is for", hint='write Migration("why", …)')
-    if not migration.changes:
-        raise ConnectorError(f"{place} changes nothing")
-    for change in migration.changes:
-        if not isinstance(change, MigrationStep):
-            raise ConnectorError(f"{place} holds {change!r}, which is no change of a schema")
+        raise ConnectorError(f"{place} has no purpose", hint='write Migration("why", …)')
+    if not migration.steps:
+        raise ConnectorError(f"{place} has no steps")
+    for step in migration.steps:
+        if not isinstance(step, MigrationStep):
+            raise ConnectorError(f"{place} holds {step!r}, which is not a migration step")
 
 
-def _check_end(place: str, change: MigrationStep, later: Sequence[MigrationStep], schema: Schema) -> None:
-    """ConnectorError when what a change leads to is neither declared now nor dropped later."""
-    for path in _results(change):
-        end = _followed(path, later)
-        if end is None:
-            continue
-        entity, name = end
-        known = schema.entities.get(entity)
-        names = [*known.types(), *known.children()] if known is not None else []
-        if known is None or (name and name not in names):
-            shown = f"{entity}.{name}" if name else entity
-            near = nearest(name, names) if known is not None else nearest(entity, schema.entities)
-            raise ConnectorError(
-                f"{place}: {type(change).__name__} leads to {shown}, which the schema does not have",
-                hint=f"did you mean {near[0]}?" if near else f"drop it in a migration: {_drop(end)}",
-            )
+def _check_result(place: str, step: MigrationStep, later: Sequence[MigrationStep], schema: Schema) -> None:
+    """ConnectorError when a step's result is neither declared today nor dropped later."""
+    result = _result(step)
+    end = _followed(result, later) if result else None
+    if end is None:
+        return
+    entity, name = end
+    known = schema.entities.get(entity)
+    names = [*known.types(), *known.children()] if known is not None else []
+    if known is None or (name and name not in names):
+        near = nearest(name, names) if known is not None else nearest(entity, schema.entities)
+        drop = f'DropField("{entity}", "{name}")' if name else f'DropEntity("{entity}")'
+        raise ConnectorError(
+            f"{place}: {type(step).__name__} leads to {'.'.join(filter(None, end))},"
+            " which the schema does not have",
+            hint=f"did you mean {near[0]}?" if near else f"drop it in a migration: {drop}",
+        )
 
 
-def _drop(path: tuple[str, str]) -> str:
-    return f'DropField("{path[0]}", "{path[1]}")' if path[1] else f'DropEntity("{path[0]}")'
-
-
-def _results(change: MigrationStep) -> Iterator[tuple[str, str]]:
-    """The entity and the field (or "") that must exist after a change."""
-    if isinstance(change, RenameField):
-        yield change.entity, change.new
-    elif isinstance(change, RenameEntity):
-        yield change.new, ""
-    elif isinstance(change, ChangeType | ChangeKey):
-        yield change.entity, change.field
+def _result(step: MigrationStep) -> tuple[str, str] | None:
+    """The entity and the field (or "") that must exist after a step; None for a dropped one."""
+    if isinstance(step, RenameField):
+        return step.entity, step.new
+    if isinstance(step, RenameEntity):
+        return step.new, ""
+    return (step.entity, step.field) if isinstance(step, ChangeType | ChangeKey) else None
 
 
 def _followed(path: tuple[str, str], later: Sequence[MigrationStep]) -> tuple[str, str] | None:
-    """Where a path has come to after other changes; None when it is dropped."""
-    entity, name = path
-    for change in later:
-        if isinstance(change, RenameEntity) and change.old == entity:
-            entity = change.new
-        elif isinstance(change, RenameField) and (change.entity, change.old) == (entity, name):
-            name = change.new
-        elif change in (DropEntity(entity), DropField(entity, name)):
+    """The path after later steps; None when one of them drops it."""
+    for step in later:
+        entity, name = path
+        if isinstance(step, RenameEntity) and step.old == entity:
+            path = step.new, name
+        elif isinstance(step, RenameField) and (step.entity, step.old) == path:
+            path = entity, step.new
+        elif step in (DropEntity(entity), DropField(entity, name)):
             return None
-    return entity, name
+    return path
 
 
 def check_contracts(contracts: object, schema: Schema, where: str) -> None:
-    """ConnectorError unless every key is an entity of the schema, and every value a contract."""
+    """ConnectorError unless every key is an entity of the schema and every value a contract."""
     if not isinstance(contracts, Mapping):
         raise ConnectorError(f"{where} is {contracts!r}, not a mapping of entities to contracts")
     for entity, contract in contracts.items():
         if entity not in schema.entities.values():
-            raise ConnectorError(f"{where} names {entity!r}, which is no entity of the schema")
+            raise ConnectorError(f"{where} names {entity!r}, which is not an entity of the schema")
         if not isinstance(contract, SchemaContract):
-            raise ConnectorError(f"{where} gives {entity.__name__} {contract!r}, which is no Contract")
+            raise ConnectorError(
+                f"{where} gives {entity.__name__} {contract!r}, which is not a SchemaContract"
+            )

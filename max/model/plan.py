@@ -1,7 +1,7 @@
-"""Plans: what a sync shall load, step by step, as data that outlives the process.
+"""Plans: what a sync loads, step by step, as data.
 
-Steps hold names and ids only.  A plan can be printed, compared, stored, and read again by
-another version of the connector.
+Steps hold names and ids only, so a plan can be printed, compared, stored, and read by another
+version of the connector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .entities import (
     AnyOf,
     Compare,
     E,
-    Entity,
     FieldOf,
     Filter,
     ManyOf,
@@ -24,7 +23,7 @@ from .entities import (
     Ref,
     Synced,
     field_names,
-    field_of,
+    find_field,
 )
 from .schema import Schema
 from .struct import Struct
@@ -32,9 +31,9 @@ from .values import Json
 
 
 class Step(Struct):
-    """One thing to load, of one target.  Names and ids only: a plan outlives the process.
+    """One thing to load for one target.
 
-    Without an id the target is every entity that fits ``matching`` (a filter as JSON data).
+    Without an id, the target is every entity that matches ``matching``, a filter as JSON data.
     """
 
     entity: str
@@ -43,24 +42,28 @@ class Step(Struct):
     id: str | None = None
     matching: Json = None
 
+    def to_json(self) -> Json:
+        """The step as JSON data: every attribute by its name."""
+        return {name: getattr(self, name) for name in self._names} | {"names": list(self.names)}
+
     @staticmethod
     def for_root(root: Ref[E]) -> Target[E]:
-        """Begin a step on a root that the seeder stored."""
+        """A step for a root that the seeder stored."""
         return Target(root.entity, root.id)
 
     @staticmethod
     def for_one(ref: Ref[E]) -> Target[E]:
-        """Begin a step on one entity."""
+        """A step for one entity."""
         return Target(ref.entity, ref.id)
 
     @staticmethod
     def for_all(entity: type[E], *, where: Filter[E] | None = None) -> Target[E]:
-        """Begin a step on every stored entity, or those that fit a filter."""
+        """A step for every stored entity, or for those that match a filter."""
         return Target(entity, None, where)
 
     @staticmethod
     def concurrent(steps: Sequence[Step]) -> Concurrent:
-        """Steps that run side by side; the plan goes on when all have ended."""
+        """Steps that run side by side; the plan continues when all have ended."""
         return Concurrent(tuple(steps))
 
     def __str__(self) -> str:
@@ -69,14 +72,14 @@ class Step(Struct):
 
 
 class Target(Struct, Generic[E]):
-    """Whom a step is for, before it says what to load."""
+    """What a step is for, before it says what to load."""
 
     entity: type[E]
     id: str | None = None
     matching: Filter[E] | None = None
 
     def load_fields(self, *fields: FieldOf[E, Any]) -> Step:
-        """Fetch these fields, unless this sync already stored them."""
+        """Fetch these fields, unless this sync has already stored them."""
         names = field_names(fields)
         return Step(self.entity.__name__, "load_fields", names, self.id, self._matching())
 
@@ -86,7 +89,7 @@ class Target(Struct, Generic[E]):
         return Step(self.entity.__name__, "load_collection", names, self.id, self._matching())
 
     def follow(self, feed: str) -> Step:
-        """Ask a feed, by its loader's name, what has changed; first in a plan."""
+        """Read a feed, by its loader's name; first in a plan."""
         return Step(self.entity.__name__, "follow", (feed,), self.id)
 
     def _matching(self) -> Json:
@@ -98,12 +101,16 @@ class Concurrent(Struct):
 
     steps: tuple[Step, ...]
 
+    def to_json(self) -> Json:
+        """The steps as JSON data."""
+        return [step.to_json() for step in self.steps]
+
     def __str__(self) -> str:
         return " | ".join(map(str, self.steps))
 
 
 class SyncPlan(Struct):
-    """Steps in their order: data that can be printed, compared and stored."""
+    """Steps in their order."""
 
     steps: tuple[Step | Concurrent, ...]
 
@@ -115,7 +122,7 @@ class SyncPlan(Struct):
         for step in self.flat():
             entity = schema.entity(step.entity)
             if step.operation == "follow":
-                continue  # loaders are the resolver's to know
+                continue  # the resolver knows the feeds
             known = entity.types() if step.operation == "load_fields" else entity.children()
             for name in step.names:
                 if name not in known:
@@ -127,35 +134,26 @@ class SyncPlan(Struct):
         return [one for s in self.steps for one in (s.steps if isinstance(s, Concurrent) else (s,))]
 
     def to_json(self) -> Json:
-        """The plan as JSON data: a list of steps, a concurrent group being a list in it."""
-        return [
-            [_step_to_json(one) for one in step.steps]
-            if isinstance(step, Concurrent)
-            else _step_to_json(step)
-            for step in self.steps
-        ]
+        """The plan as JSON data: a list of steps, where a concurrent group is a list."""
+        return [step.to_json() for step in self.steps]
 
     @classmethod
     def from_json(cls, data: Json) -> SyncPlan:
         """The inverse of to_json."""
         return cls(
-            Concurrent(tuple(map(_step_from_json, step))) if isinstance(step, list) else _step_from_json(step)
-            for step in data
+            Concurrent(tuple(map(_read_step, one))) if isinstance(one, list) else _read_step(one)
+            for one in data
         )
 
 
-def _step_to_json(step: Step) -> Json:
-    return {name: getattr(step, name) for name in Step._names} | {"names": list(step.names)}
-
-
-def _step_from_json(data: Json) -> Step:
+def _read_step(data: Json) -> Step:
     return Step(**(data | {"names": tuple(data["names"])}))
 
 
 def filter_to_json(condition: Filter[Any]) -> Json:
-    """A filter as JSON data: ``[op, path, value]``, ``["synced", op, path, at]``, or of its parts.
+    """A filter as JSON data: ``[op, path, value]``, ``["synced", op, path, at]``, or a combination.
 
-    These are ``["all", …]``, ``["any", …]`` and ``["not", …]``.
+    Combinations are ``["all", …]``, ``["any", …]`` and ``["not", …]``.
     """
     if isinstance(condition, Compare):
         holds = condition.path[-1].type
@@ -180,9 +178,9 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
         return AllOf(parts) if head == "all" else AnyOf(parts)
     if head == "synced":
         op, names, at = rest
-        return Synced(_field_at(entity, names).path, Op(op), at)
+        return Synced(find_field(entity, ".".join(names)).path, Op(op), at)
     names, value = rest
-    field = _field_at(entity, names)
+    field = find_field(entity, ".".join(names))
     holds = field.type
     loaded = tuple(map(holds.from_json, value)) if head == Op.IN else holds.from_json(value)
     return Compare(field.path, Op(head), loaded)
@@ -195,11 +193,3 @@ def map_paths(data: Json, change: Callable[[Sequence[str]], list[str]]) -> Json:
         return [head, *(map_paths(part, change) for part in rest)]
     *before, path, value = data
     return [*before, change(path), value]
-
-
-def _field_at(entity: type[Entity], names: Sequence[str]) -> FieldOf[Any, Any]:
-    """The field at the end of a path of one or two names."""
-    field: FieldOf[Any, Any] = field_of(entity, names[0])
-    if len(names) == 1:
-        return field
-    return field.to(field_of(cast("type[Entity]", field.type.target), names[1]))

@@ -68,7 +68,7 @@ def plan(
     planner = Planner(connection, shape, resolver)
     for number, migration in enumerate(policy.migrations[done:], done + 1):
         planner.version = number
-        for change in migration.changes:
+        for change in migration.steps:
             planner.migrate(change)
     planner.version = None
     planner.compare(schema)

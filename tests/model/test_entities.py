@@ -26,7 +26,7 @@ from max.model.entities import (
     Scope,
     check_entity,
     field_names,
-    field_of,
+    find_field,
     values_of,
 )
 from max.model.migrations import Migration
@@ -357,7 +357,7 @@ def test_a_record_as_json_leaves_out_what_is_not_loaded() -> None:
 def test_help_shows_the_parameters_of_records_and_entities() -> None:
     assert str(inspect.signature(Named)) == "(x: 'int', y: 'int' = 0, label: 'str' = '')"
     assert str(inspect.signature(Issue)).startswith("(id: 'Field[str]', *, title: 'Field[str]' = Ellipsis,")
-    assert str(inspect.signature(Migration)) == "(purpose: 'str', *changes: 'MigrationStep') -> 'None'"
+    assert str(inspect.signature(Migration)) == "(purpose: 'str', *steps: 'MigrationStep') -> 'None'"
 
 
 def test_what_people_see_of_a_value_is_short() -> None:
@@ -445,7 +445,7 @@ def test_a_path_of_fields_is_a_ref_and_a_field_of_its_target() -> None:
     with pytest.raises(TypeError, match="does not point at Issue"):
         ref.to(Issue.title)
     with pytest.raises(TypeError, match="does not point at User"):
-        field_of(Issue, "title").to(User.email)
+        find_field(Issue, "title").to(User.email)
 
 
 def test_one_text_is_no_list_of_values() -> None:
@@ -453,10 +453,11 @@ def test_one_text_is_no_list_of_values() -> None:
         Issue.title.is_in("open")
 
 
-def test_fields_are_found_by_name_or_the_nearest_are_named() -> None:
-    assert field_of(Issue, "title") == Issue.title
+def test_a_field_is_found_by_its_path_in_any_case() -> None:
+    assert find_field(Issue, "TITLE") == Issue.title
+    assert find_field(Issue, "assignee.Email") == Issue.assignee.to(User.email)
     with pytest.raises(UnknownName, match="unknown field 'titel' in Issue") as caught:
-        field_of(Issue, "titel")
+        find_field(Issue, "titel")
     assert caught.value.candidates[0] == "title"
 
 

@@ -44,7 +44,7 @@ def declared(*changes: MigrationStep) -> Connector[Any, Any]:
         [RenameEntity("Old", "Older"), DropEntity("Older")],
     ],
 )
-def test_migrations_that_lead_to_the_schema_load(changes: list[MigrationStep]) -> None:
+def test_migrations_that_lead_to_the_schema_are_accepted(changes: list[MigrationStep]) -> None:
     assert len(declared(*changes).policy.migrations) == len(changes)
 
 
@@ -71,17 +71,17 @@ def test_a_migration_that_leads_nowhere_is_refused_when_the_connector_loads(
     [
         ("later", "migrations is 'later', not a list"),
         ([RenameField("Thing", "name", "title")], r"migrations\[0\] is RenameField.*, not a Migration"),
-        ([Migration("why")], r"migrations\[0\] changes nothing"),
-        ([Migration(" ", DropEntity("Old"))], r"migrations\[0\] does not say what it is for"),
-        ([Migration("why", DropEntity("Old"), "more")], r"holds 'more', which is no change of a schema"),  # type: ignore[arg-type] # wrong on purpose
+        ([Migration("why")], r"migrations\[0\] has no steps"),
+        ([Migration(" ", DropEntity("Old"))], r"migrations\[0\] has no purpose"),
+        ([Migration("why", DropEntity("Old"), "more")], r"holds 'more', which is not a migration step"),  # type: ignore[arg-type] # wrong on purpose
     ],
 )
-def test_what_is_no_migration_is_named(migrations: Any, message: str) -> None:
+def test_an_invalid_migration_is_refused_by_name(migrations: Any, message: str) -> None:
     with pytest.raises(ConnectorError, match=message):
         sample(migrations=migrations)
 
 
-def test_what_a_migration_is_for_may_be_corrected_and_what_it_does_may_not() -> None:
+def test_the_purpose_of_a_migration_may_be_edited_but_not_its_steps() -> None:
     one = Migration("wy", RenameField("Thing", "name", "title"), ChangeType("Thing", "title", using=str))
     two = Migration("why", RenameField("Thing", "name", "title"), ChangeType("Thing", "title", using=repr))
     other = Migration("why", RenameField("Thing", "name", "title"), ChangeType("Thing", "title"))
@@ -102,10 +102,10 @@ def test_an_entity_evolves_unless_its_contract_says_otherwise() -> None:
     ("contracts", "message"),
     [
         ([Thing], "contracts is .*, not a mapping"),
-        ({"Thing": SchemaContract.FREEZE}, "contracts names 'Thing', which is no entity of the schema"),
-        ({Thing: "frozen"}, "contracts gives Thing 'frozen', which is no Contract"),
+        ({"Thing": SchemaContract.FREEZE}, "contracts names 'Thing', which is not an entity of the schema"),
+        ({Thing: "frozen"}, "contracts gives Thing 'frozen', which is not a SchemaContract"),
     ],
 )
-def test_what_is_no_contract_is_named(contracts: Any, message: str) -> None:
+def test_an_invalid_contract_is_refused_by_name(contracts: Any, message: str) -> None:
     with pytest.raises(ConnectorError, match=message):
         sample(contracts=contracts)

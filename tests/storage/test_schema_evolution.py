@@ -183,7 +183,7 @@ def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
 def renamed(upgrade: Upgrade, entity: str, name: str) -> str:
     """What a field is called in the end."""
     for migration in upgrade.policy.migrations:
-        for change in migration.changes:
+        for change in migration.steps:
             if isinstance(change, RenameField) and (change.entity, change.old) == (entity, name):
                 name = change.new
     return name
