@@ -95,7 +95,7 @@ def test_a_schema_as_json_is_what_people_and_agents_read() -> None:
 
 def test_only_texts_are_searchable() -> None:
     counted = named("Counted", __annotations__={"votes": "Field[int]"}, votes=Field("", searchable=True))
-    with pytest.raises(SchemaError, match=r"Counted\.votes is searchable, but holds no text"):
+    with pytest.raises(SchemaError, match=r"Counted\.votes is searchable, but does not hold text"):
         Schema([counted])
 
 

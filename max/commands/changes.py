@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..model.changes import Change, change_json
+from ..model.changes import Change
 from .framework import (
     Answer,
     Options,
@@ -83,7 +83,7 @@ class Changes:
 
 def change_row(change: Change) -> dict[str, Json]:
     """A change as JSON data, its time first."""
-    return {"at": iso_time(change.at), **change_json(change)}
+    return {"at": iso_time(change.at), **change.to_dict()}
 
 
 def changes_ndjson(changes: Changes) -> Iterator[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from ..core import InstallationInfo
 from ..errors import UsageError
 from ..installations.project_folder import ProjectFolder
-from ..model.settings import SETTINGS, from_words, settings_json
+from ..model.settings import SETTINGS, parse_settings, settings_json
 from .framework import (
     NOTHING_CONNECTED,
     Answer,
@@ -77,7 +77,7 @@ def run_settings(options: Options) -> Answer:
     project, info = found_target(options)
     words = dict(map(setting, options.settings))
     if words:
-        info = project.change_settings(info, **from_words(words))
+        info = project.change_settings(info, **parse_settings(words))
     notes = ["the next sync uses them; a sync that is running keeps the old ones"] if words else []
     data = {"installation": str(info), "settings": settings_json(info.settings)}
     return answer(options, data, partial(settings_text, info), notes)

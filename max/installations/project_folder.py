@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..core import InstallationInfo
 from ..errors import Mismatch, ProjectError, UnknownName, UsageError
-from ..model.settings import changed, misfits, read_settings
+from ..model.settings import invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .credential_file import CREDENTIALS, LOCK, FileCredentials
 from .files import (
@@ -271,7 +271,7 @@ class ProjectFolder:
         """
         folder = self._folder(info)
         with translated(folder), locked(folder):
-            changed(read_installation(folder).settings, settings)
+            update_settings(read_installation(folder).settings, settings)
             data = read_object(folder / INSTALLATION)
             kept = data.get("settings") or {}
             if settings:
@@ -333,7 +333,7 @@ def read_installation(folder: Path) -> InstallationInfo:
     for key, expected, valid in checks:
         if not valid:
             raise broken(path, str(Mismatch(key, expected, data.get(key), secret=key == "config")))
-    for wrong in misfits(settings):
+    for wrong in invalid_settings(settings):
         raise broken(path, f"settings.{wrong}")
     connected_at = datetime.fromisoformat(str(at)).timestamp()
     return InstallationInfo(

@@ -1,4 +1,4 @@
-"""Changes: what is told of a row that became another, and the feed in which they come."""
+"""Changes: what became of each row, and the feed in which changes are read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from .entities import Entity, Ref
 from .struct import Struct
 from .values import Json
 
-NOW = "now"  # the cursor that stands behind everything that is recorded
+NOW = "now"  # the cursor behind everything that is recorded
 
 ChangeKind: TypeAlias = Literal["created", "updated", "removed", "restored"]
 
 
 class Change(Struct):
-    """What became of one entity; fields by name, as values.
+    """What became of one entity; ``old`` and ``new`` are field values by name.
 
-    ``old`` holds what was there before and ``new`` what is there now: of an update the fields
-    that changed, of a row that came or went all that were loaded.  A field that is in ``new``
-    alone had not been loaded; None says that upstream has nothing.  ``at`` is when the answer
-    that told so came, in seconds since the epoch, ``sync`` the sync in which it did.
-    ``cursor`` stands behind this change.
+    Of an update they hold the fields that changed, of a created or removed row every loaded field.
+    A field that is only in ``new`` had not been loaded before; None means empty upstream.  ``at`` is
+    when the response came, in seconds since the epoch, and ``sync`` the sync that asked for it.
+    Reading from ``cursor`` continues with the next change.
     """
 
     kind: ChangeKind
@@ -39,9 +38,22 @@ class Change(Struct):
         """The entity that changed."""
         return Ref(self.entity, self.id)
 
+    def to_dict(self) -> dict[str, Json]:
+        """The change as JSON data without its time; values as ``Entity.to_dict`` writes them."""
+        types = self.entity.types()
+        return {
+            "kind": self.kind,
+            "entity": self.entity.__name__,
+            "id": self.id,
+            "sync": self.sync,
+            "old": {name: types[name].to_json(value) for name, value in self.old.items()},
+            "new": {name: types[name].to_json(value) for name, value in self.new.items()},
+            "cursor": self.cursor,
+        }
+
 
 class ChangePage(Struct):
-    """Some changes in their order; ``cursor`` stands behind them, or behind all when no more follow."""
+    """Some changes, oldest first; reading from ``cursor`` continues after them."""
 
     items: Sequence[Change]
     cursor: str
@@ -49,43 +61,28 @@ class ChangePage(Struct):
 
 
 class ChangeFeed:
-    """The changes from a cursor up to now: ``async for change in feed``, a page at a time in memory.
+    """The changes after a cursor, up to now: ``async for change in feed``.  One page is in memory.
 
-    ``cursor`` is where to go on: behind the last change that was given, and once all were
-    given behind everything that was looked at.
+    ``cursor`` is where to continue: after the last change that was read, and at the end after
+    everything that was recorded.
     """
 
     def __init__(self, read: Callable[[str | None], Awaitable[ChangePage]], since: str | None) -> None:
         self._read, self.cursor = read, since
-        self._waiting: deque[Change] = deque()
-        self._behind, self._more = since, True
+        self._unread: deque[Change] = deque()
+        self._next_page, self._more = since, True
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Change:
-        while not self._waiting and self._more:
-            page = await self._read(self._behind)
-            self._waiting.extend(page.items)
-            self._behind, self._more = page.cursor, page.more
-        if not self._waiting:
-            self.cursor = self._behind
+        while not self._unread and self._more:
+            page = await self._read(self._next_page)
+            self._unread.extend(page.items)
+            self._next_page, self._more = page.cursor, page.more
+        if not self._unread:
+            self.cursor = self._next_page
             raise StopAsyncIteration
-        change = self._waiting.popleft()
+        change = self._unread.popleft()
         self.cursor = change.cursor
         return change
-
-
-def change_json(change: Change) -> dict[str, Json]:
-    """A change as JSON data, without its time: values as ``Entity.to_dict`` writes them."""
-    types = change.entity.types()
-    sides = {"old": change.old, "new": change.new}
-    fields = {side: {n: types[n].to_json(v) for n, v in values.items()} for side, values in sides.items()}
-    return {
-        "kind": change.kind,
-        "entity": change.entity.__name__,
-        "id": change.id,
-        "sync": change.sync,
-        **fields,
-        "cursor": change.cursor,
-    }

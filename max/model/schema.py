@@ -1,7 +1,7 @@
-"""Schemas: the entities of one connector, and the same as JSON data.
+"""Schemas: the entities of one connector, in Python and as JSON data.
 
-A schema that was written to JSON gives back entities without their module, so that whoever
-only reads a database needs no connector.
+A schema read from JSON has entities without their module, so reading a database needs no
+connector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def snake_case(name: str) -> str:
 
 
 class Relationship(Struct):
-    """That one entity points at another, or lists it."""
+    """One entity points at another, or lists it (``many``)."""
 
     source: str
     field: str
@@ -31,7 +31,7 @@ class Relationship(Struct):
 
 
 class Schema:
-    """The entities of one connector, and which of them are roots."""
+    """The entities of one connector, and which of them are roots; SchemaError for contradictions."""
 
     def __init__(self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = ()) -> None:
         self.entities = {entity.__name__: entity for entity in entities}
@@ -73,11 +73,11 @@ class Schema:
         for entity in self.entities.values():
             for name, holds in entity.types().items():
                 if entity._fields[name].searchable and holds.kind is not Kind.TEXT:
-                    raise SchemaError(f"{entity.__name__}.{name} is searchable, but holds no text")
+                    raise SchemaError(f"{entity.__name__}.{name} is searchable, but does not hold text")
 
     @property
     def relationships(self) -> list[Relationship]:
-        """Every ref with a target and every collection, in the order of declaration."""
+        """Every ref and every collection, in the order of declaration."""
         found = []
         for name, entity in self.entities.items():
             refs = [(f, t.target) for f, t in entity.types().items() if t.target]
@@ -87,7 +87,7 @@ class Schema:
         return found
 
     def entity(self, name: str) -> type[Entity]:
-        """The entity of a name, in any case; UnknownName names the nearest."""
+        """The entity with this name, in any case; UnknownName suggests the nearest."""
         if name in self.entities:
             return self.entities[name]
         folded = [
@@ -96,6 +96,9 @@ class Schema:
         if len(folded) != 1:
             raise UnknownName("entity", name, self.entities)
         return self.entities[folded[0]]
+
+    def __repr__(self) -> str:
+        return f"Schema({', '.join(self.entities)})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_json() == other.to_json()
@@ -111,7 +114,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, data: Json) -> Schema:
-        """Entities made from data, equal to those they were written from, without their module."""
+        """The inverse of ``to_json``: entities equal to the original ones, without their module."""
         made: dict[str, type[Entity]] = {}
         for one in data["entities"]:
             made[one["name"]] = _entity_from_json(one)
@@ -126,7 +129,7 @@ class Schema:
 
 
 def _check_inverse(many: ManyOf[Any, Any]) -> None:
-    """SchemaError when ``by`` is not the child's own ref to the parent."""
+    """SchemaError unless ``by`` is a ref of the child to the parent."""
     back = many.by
     if back and (back.entity is not many.child or back.type.target is not many.parent):
         raise SchemaError(f"{many!r}: by={back!r} is not a ref of {many.child.__name__} to its parent")

@@ -1,7 +1,7 @@
-"""Settings: what may be set of an installation, and how it is written.
+"""Settings of an installation, and which values are valid.
 
-One table says of each setting what fits, in words and as a check; the command line, the
-library and installation.json all go by it.
+One table says for each setting what is valid, in words and as a check; the command line, the
+library and installation.json use it.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from .struct import Struct
 from .values import Json
 
 HISTORY = ("off", "changes")
-MOST_DAYS = 36_500  # a hundred years, as good as for ever
+MOST_DAYS = 36_500  # a hundred years
 
 
 class Setting(NamedTuple):
-    """One setting: what it does, what fits in words, and whether a value does."""
+    """One setting: what it does, the valid values in words, and whether a value is valid."""
 
     about: str
     expected: str
-    fits: Callable[[Json], bool]
+    is_valid: Callable[[Json], bool]
 
 
 def _number(least: float, most: float) -> Callable[[Json], bool]:
-    def fits(value: Json) -> bool:
+    def is_valid(value: Json) -> bool:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         return plain and math.isfinite(value) and least <= value <= most
 
-    return fits
+    return is_valid
 
 
 DAYS = f"a number of days up to {MOST_DAYS:,}"
@@ -42,7 +42,7 @@ SETTINGS = {
     "history_days": Setting("how many days recorded changes are kept", DAYS, _number(0, MOST_DAYS)),
     "removed_days": Setting("how many days removed rows are kept, hidden", DAYS, _number(0, MOST_DAYS)),
     "removal_share": Setting(
-        "share of an entity's rows, 0 to 1, that a sync may remove unasked",
+        "share of an entity's rows, 0 to 1, that a sync may remove without asking",
         "a number from 0 to 1",
         _number(0, 1),
     ),
@@ -54,35 +54,35 @@ SETTINGS = {
 }
 
 
-def changed(settings: Settings, changes: Mapping[str, Json]) -> Settings:
+def update_settings(settings: Settings, changes: Mapping[str, Json]) -> Settings:
     """The settings with some of them changed.
 
-    UnknownName for one that does not exist, or for a word that is none of those that fit;
-    InvalidAnswers names every other value that does not fit.
+    UnknownName for a setting or a word that does not exist; InvalidAnswers names every other
+    invalid value.
     """
     for name, value in changes.items():
         if name not in SETTINGS:
             raise UnknownName("setting", name, SETTINGS)
         if name == "history" and isinstance(value, str) and value not in HISTORY:
             raise UnknownName("value", value, HISTORY, where=name)
-    wrong = misfits(changes)
+    wrong = invalid_settings(changes)
     if wrong:
-        raise InvalidAnswers("settings that do not fit", wrong)
+        raise InvalidAnswers("invalid settings", wrong)
     return settings.replace(**changes)
 
 
-def misfits(values: Mapping[str, Json]) -> list[Mismatch]:
-    """What is wrong with values of known settings."""
+def invalid_settings(values: Mapping[str, Json]) -> list[Mismatch]:
+    """The invalid values of known settings."""
     known = {name: value for name, value in values.items() if name in SETTINGS}
     return [
         Mismatch(name, SETTINGS[name].expected, value)
         for name, value in known.items()
-        if not SETTINGS[name].fits(value)
+        if not SETTINGS[name].is_valid(value)
     ]
 
 
-def from_words(words: Mapping[str, str]) -> dict[str, Json]:
-    """Values as they are typed: numbers where a number is wanted, else the word itself."""
+def parse_settings(words: Mapping[str, str]) -> dict[str, Json]:
+    """Values as people type them: numbers where a setting is a number, else the word itself."""
     return {name: word if name == "history" else _as_number(word) for name, word in words.items()}
 
 
@@ -95,7 +95,7 @@ def _as_number(word: str) -> Json:
 
 
 def read_settings(data: Mapping[str, Json]) -> Settings:
-    """Settings from stored data that fits; those of a newer Max are left aside."""
+    """Settings from valid stored data; settings that this version does not know are ignored."""
     return DEFAULTS.replace(**{name: value for name, value in data.items() if name in SETTINGS})
 
 
@@ -107,9 +107,9 @@ def settings_json(settings: Settings) -> dict[str, Json]:
 class Settings(Struct):
     """How Max keeps one installation's data.
 
-    ``history`` "changes" records what changes in each row, for ``history_days``.  A row that was
-    removed upstream is kept, hidden, for ``removed_days``.  ``removal_share`` is the part of an
-    entity's rows that one sync may remove without being asked to, from 0 to 1.
+    With ``history`` "changes", each change of a row is recorded and kept for ``history_days``.  A
+    row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
+    to 1, is the part of an entity's rows that one sync may remove without asking.
     """
 
     history: Literal["off", "changes"] = "off"

@@ -1,4 +1,4 @@
-"""Values: the kinds that a field can have, how each is checked, and how times are written."""
+"""Values: the kinds of field, what makes a value of each valid, and how times are written."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import (
-    Any,
-    TypeAlias,
-)
+from typing import Any, TypeAlias
 
 Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
 INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
 JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
-UTC_MARKS = ("--T::Z", "--T::.")  # what separates the numbers of 2026-01-31T09:30:00Z and …00.5Z
+UTC_MARKS = ("--T::Z", "--T::.")  # the separators in 2026-01-31T09:30:00Z and …00.5Z
 
 
 class Kind(StrEnum):
@@ -54,12 +51,12 @@ def is_text(value: object) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """A text that can name an entity; SQLite's JSON functions would cut it at a NUL."""
+    """A text that can identify an entity; no NUL, at which SQLite's JSON functions cut a text."""
     return is_text(value) and value != "" and "\0" not in str(value)
 
 
 def is_json(value: object) -> bool:
-    """Data that JSON can carry and bring back equal: no NaN, no tuples, only text keys."""
+    """Data that is equal after a trip through JSON: no NaN, no tuples, only text keys."""
     try:
         return _is_json(value)
     except RecursionError:
@@ -88,7 +85,7 @@ def is_real(value: object) -> bool:
 
 
 def is_datetime(value: object) -> bool:
-    """An aware datetime whose moment in UTC exists, or ISO 8601 text of one."""
+    """An aware datetime that exists in UTC, or its ISO 8601 text."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if not isinstance(moment, datetime) or moment.utcoffset() is None:
@@ -99,7 +96,7 @@ def is_datetime(value: object) -> bool:
 
 
 def is_date(value: object) -> bool:
-    """A date that is no datetime, or its ISO 8601 text."""
+    """A date that is not a datetime, or its ISO 8601 text."""
     if not isinstance(value, str):
         return isinstance(value, date) and not isinstance(value, datetime)
     try:
@@ -122,20 +119,21 @@ CHECKS: dict[Kind, Callable[[object], bool]] = {
 
 
 def datetime_text(value: datetime | str) -> str:
-    """A moment as text that sorts as time does: UTC, no zone, no trailing zeros.
+    """A time as text that sorts in time order: UTC, no zone, no trailing zeros.
 
-    ``2026-01-31T09:30:00.5``: SQLite's own date functions read it as UTC.  Text that came
-    from upstream in UTC is kept without building a datetime anew.
+    ``2026-01-31T09:30:00.5``: SQLite's date functions read it as UTC.  A text that is in UTC
+    already is cut and not parsed and written again.
     """
     if isinstance(value, str):
         moment = datetime.fromisoformat(value)
         if value[-1] == "Z" and value[4:20:3] in UTC_MARKS and (len(value) == 20 or value[20:-1].isdigit()):
-            return _trimmed(value[:26].rstrip("Z"))
+            return _without_zeros(value[:26].rstrip("Z"))
         value = moment
-    return _trimmed(value.astimezone(UTC).isoformat()[:-6])
+    return _without_zeros(value.astimezone(UTC).isoformat()[:-6])
 
 
-def _trimmed(text: str) -> str:
+def _without_zeros(text: str) -> str:
+    """The text without trailing zeros of a second's fraction."""
     return text.rstrip("0").rstrip(".") if len(text) > 19 else text
 
 

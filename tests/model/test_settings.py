@@ -11,7 +11,15 @@ import pytest
 from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, UnknownName
 from max.installations.project_folder import ProjectFolder
-from max.model.settings import DEFAULTS, SETTINGS, Settings, changed, from_words, read_settings, settings_json
+from max.model.settings import (
+    DEFAULTS,
+    SETTINGS,
+    Settings,
+    parse_settings,
+    read_settings,
+    settings_json,
+    update_settings,
+)
 
 
 @pytest.fixture
@@ -35,7 +43,7 @@ def write(project: ProjectFolder, settings: Any) -> None:
 
 def test_every_setting_has_a_line_in_the_table_and_its_default_fits() -> None:
     assert tuple(SETTINGS) == Settings._names
-    assert changed(DEFAULTS, settings_json(DEFAULTS)) == DEFAULTS
+    assert update_settings(DEFAULTS, settings_json(DEFAULTS)) == DEFAULTS
 
 
 def test_what_is_not_said_is_the_default(info: InstallationInfo) -> None:
@@ -92,7 +100,7 @@ def test_history_is_a_word(project: ProjectFolder, info: InstallationInfo, value
 
 def test_words_become_numbers_where_they_are_some() -> None:
     words = {"history": "changes", "history_days": "30", "removal_share": "0.5", "removed_days": "many"}
-    assert from_words(words) == words | {"history_days": 30, "removal_share": 0.5}
+    assert parse_settings(words) == words | {"history_days": 30, "removal_share": 0.5}
 
 
 def test_stored_settings_that_do_not_fit_are_named(project: ProjectFolder, info: InstallationInfo) -> None:

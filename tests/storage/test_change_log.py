@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
-from max.model.changes import NOW, Change, ChangeFeed, change_json
+from max.model.changes import NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
 from max.model.migrations import (
@@ -216,7 +216,7 @@ def test_changes_as_json_hold_the_values_of_entities() -> None:
         return await place.told()
 
     (change,) = recorded(body)
-    data = change_json(change)
+    data = change.to_dict()
     assert data.pop("cursor") == change.cursor
     assert data == {
         "kind": "created",
