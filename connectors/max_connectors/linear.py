@@ -805,7 +805,7 @@ async def initialise(config: LinearConfig, credentials: CredentialProvider) -> I
     tokens = None if key else await tokens_of(config, credentials)
     auth = KeyAuth(key) if key else tokens
     http = HttpClient(config.base_url, credentials, auth=auth, budgets=BUDGETS)
-    linear = Linear(GraphQL(http, codes=CODES, code_of=code_of), config)
+    linear = Linear(GraphQL(http, codes=CODES, read_code=code_of), config)
     parts = [http] if tokens is None else [tokens, http]
 
     async def start() -> None:

@@ -1,11 +1,11 @@
-"""Hosts: where a connector may send requests, and how that is read from an address.
+"""Hosts: where a connector may send requests.
 
-Rule 1: an address has one meaning or none.  What two readers could take for two hosts (user
-names, escapes, letters beyond ASCII, backslashes, a dot at the end, numbers that are no plain
-IPv4 address) is refused, and what is sent is written anew from the parts that were checked.
+Rule 1: an address that two programs could read differently is refused: user names, escapes,
+letters beyond ASCII, backslashes, a dot at the end, numbers that are not a plain IPv4 address.
+The address that is sent is built from the parts that were checked.
 
-Rule 2: what is not declared is refused, before any name is looked up: nothing is allowed
-because it leads to an address that is.
+Rule 2: a host that is not declared is refused before its name is looked up.  It is not allowed
+because it has the IP address of a host that is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from ..errors import PermissionDenied
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-LONGEST_NAME = 253  # characters that a host name may have
+LONGEST_NAME = 253  # characters of a host name
 
 ADDRESS = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?].*)?",
@@ -29,12 +29,12 @@ PATTERN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # as the last part of a name: an IPv4 address
-SAFE = "!\"#$%&'()*+,/:;<=>?@[]^_`{|}~"  # stays as it is in a path and a query
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # a name that ends with one is an IPv4 address
+SAFE = "!\"#$%&'()*+,/:;<=>?@[]^_`{|}~"  # characters that are not escaped in a path or a query
 
 
 class Origin(NamedTuple):
-    """Scheme, host (in lower case) and port: where a credential belongs."""
+    """Scheme, host (in lower case) and port: a credential is sent to one origin only."""
 
     scheme: str
     host: str
@@ -46,13 +46,13 @@ class Origin(NamedTuple):
 
 
 def read_address(url: str) -> tuple[Origin, str]:
-    """The origin of an http(s) address, and what is asked there; ValueError when it is not plain.
+    """The origin of an http(s) address, and the rest of it; ValueError when it is not a plain one.
 
-    The error's text repeats nothing of the address: it may hold a password.
+    The error's text does not repeat the address, which may contain a password.
     """
     found = ADDRESS.fullmatch(url.partition("#")[0])
     if found is None:
-        raise ValueError("it is no plain http(s) address")
+        raise ValueError("it is not a plain http(s) address")
     scheme = found["scheme"].lower()
     port = DEFAULT_PORTS[scheme] if found["port"] is None else _port(found["port"])
     rest = quote(found["rest"] or "/", safe=SAFE)
@@ -62,18 +62,18 @@ def read_address(url: str) -> tuple[Origin, str]:
 def _port(text: str) -> int:
     port = int(text)
     if not 0 < port < 65536:
-        raise ValueError("its port is not one from 1 to 65535")
+        raise ValueError("its port is not from 1 to 65535")
     return port
 
 
 def _host(text: str) -> str:
-    """A host in the one way in which it is compared."""
+    """A host in the form in which hosts are compared."""
     host = text.lower()
     labels = host.split(".")
     if host[0] == "[" or NUMBER.fullmatch(labels[-1]):
         return _literal(host)
     if "" in labels or len(host) > LONGEST_NAME:
-        raise ValueError("its host is no name")
+        raise ValueError("its host is not a valid name")
     return host
 
 
@@ -89,7 +89,10 @@ def _literal(host: str) -> str:
 
 
 class Pattern(NamedTuple):
-    """One declared host; ``below``: every name under it, but not itself.  No port: the scheme's own."""
+    """A declared host; ``below`` means every name under it, but not itself.
+
+    Without a port, the scheme's default port is meant.
+    """
 
     host: str
     port: int | None = None
@@ -97,17 +100,17 @@ class Pattern(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Pattern:
-        """From ``api.example.com``, ``*.example.com`` or ``host:port``; ValueError tells what is wrong."""
+        """Read ``api.example.com``, ``*.example.com`` or ``host:port``; ValueError says what is wrong."""
         found = PATTERN.fullmatch(text)
         if found is None:
-            raise ValueError("it is not like api.example.com, *.example.com or host:port")
+            raise ValueError("it is not of the form api.example.com, *.example.com or host:port")
         host, below = _host(found["host"]), found["below"] is not None
         if below and (host[0] == "[" or "." not in host or NUMBER.fullmatch(host.rpartition(".")[2])):
-            raise ValueError("a '*.' must stand before a name of at least two parts")
+            raise ValueError("a '*.' must be followed by a name of at least two parts")
         return cls(host, _port(found["port"]) if found["port"] else None, below)
 
     def admits(self, origin: Origin) -> bool:
-        """Whether the origin's host and port are meant."""
+        """Whether the pattern allows an origin's host and port."""
         if origin.port != (DEFAULT_PORTS[origin.scheme] if self.port is None else self.port):
             return False
         return origin.host.endswith(f".{self.host}") if self.below else origin.host == self.host
@@ -117,14 +120,14 @@ class Pattern(NamedTuple):
 
 
 class Hosts:
-    """The hosts that may be asked: what a connector declares, with its configuration filled in."""
+    """The hosts that requests may go to: a connector's declaration, with its configuration filled in."""
 
     def __init__(self, patterns: Iterable[Pattern] = ()) -> None:
         self._patterns = tuple(patterns)
 
     @classmethod
     def declared(cls, patterns: Iterable[str], value_of: Callable[[str], object] = lambda key: None) -> Hosts:
-        """From patterns; ``{key}`` is the host and port of ``value_of(key)``, nothing when it is empty."""
+        """Read patterns; ``{key}`` is replaced by the host and port of ``value_of(key)``, if it has one."""
         read = []
         for pattern in patterns:
             placeholder = PLACEHOLDER.fullmatch(pattern)
@@ -136,15 +139,15 @@ class Hosts:
 
     @classmethod
     def of(cls, *urls: str) -> Hosts:
-        """Just where these addresses lead."""
+        """The hosts of these addresses and no others."""
         return cls(Pattern(origin.host, origin.port) for origin in (read_address(url)[0] for url in urls))
 
     def check(self, origin: Origin) -> None:
-        """PermissionDenied, which names the host and the declaration, unless it is declared."""
+        """PermissionDenied, with the host and the declared ones, unless the origin is declared."""
         if not any(pattern.admits(origin) for pattern in self._patterns):
             raise PermissionDenied(
-                f"{origin} is not among the hosts that the connector declares ({self})",
-                hint="nothing was sent; if the host is right, add it to the connector's hosts=",
+                f"the connector does not declare the host {origin} (declared: {self})",
+                hint="nothing was sent; if the host is correct, add it to the connector's hosts=",
                 host=origin.host,
                 port=origin.port,
                 declared=[str(pattern) for pattern in self._patterns],
@@ -158,7 +161,7 @@ class Hosts:
 
 
 def _filled_in(value: object) -> list[Pattern]:
-    """What a configuration value allows; nothing when it is no address, which its user will be told."""
+    """The host in a configuration value; nothing when it is not an address, which is reported elsewhere."""
     if not isinstance(value, str) or not value:
         return []
     try:

@@ -1,22 +1,23 @@
-"""The HTTP client that connectors use: what a service answered, or which error it means.
+"""The HTTP client for connectors: the answer of a service, or the error that it means.
 
-Rule 1: a status, a body, a lost connection and a broken answer each become the one error of
-errors.py that says what to do next.  Nothing here tries again: the operation around the call does.
+Rule 1: a bad status, a bad body, a lost connection and a damaged answer each become one error of
+errors.py, which says what to do next.  Nothing is retried here: the operation around the call
+does that.
 
-Rule 2: requests go to hosts that the connector declares, and to no others.  Headers, and with
-them the credential, go to the client's own origin alone; no message holds a secret that was
-given out, a header's value or a query string.
+Rule 2: requests go only to hosts that the connector declares.  Headers, and with them the
+credential, go only to the client's own origin.  No message contains a known secret, the value
+of a header or a query string; nor does a line of the log.
 
-Rule 3: what an answer's headers say of a budget is heard: when it is used up, everybody who
-shares the limit of the operation under way waits until it is full again.
+Rule 3: rate limit headers are obeyed.  When a budget is used up, every operation that shares the
+limit of the current one waits until it is full again.
 
-The library that speaks HTTP stands behind ``Transport``, so that a test or an embedding
-program can put another in its place.
+The HTTP library is behind ``Transport``, so a test or an embedding program can replace it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import time
@@ -45,25 +46,25 @@ from ..errors import (
 from ..model.values import Json
 from .credentials import CredentialProvider, Secret
 from .hosts import read_address
-from .operations import block_limit
+from .operations import LOG, block_limit, last_attempt
 
 if TYPE_CHECKING:
     import httpx2
 
-TIMEOUT = 30.0  # seconds to connect, and between two pieces of an answer
-LARGEST = 64 * 2**20  # bytes of a decoded answer
+TIMEOUT = 30.0  # seconds to connect, and between two parts of an answer
+MAX_BYTES = 64 * 2**20  # of a decoded answer
 REDIRECTS = 5  # followed at most
-FOLLOWED = ("GET", "HEAD")  # what may be asked again elsewhere
+FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
 CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a good answer
-CONNECTIONS = 32  # kept open for the next request
-QUOTED = 200  # characters of the service's own words that a message repeats
-SECRET = 6  # characters from which a secret is looked for in messages
-PIECE = 10  # characters by which the beginning of a longer one is known
-LONGEST = 31 * 86_400.0  # seconds; a budget that says to be empty for longer is not believed
+CONNECTIONS = 32  # kept open for later requests
+QUOTED = 200  # characters of the service's own message that an error repeats
+SECRET = 6  # characters; shorter secrets are not looked for in messages
+PIECE = 10  # characters by which the beginning of a longer secret is recognised
+LONGEST = 31 * 86_400.0  # seconds; a longer wait for a budget is taken for an error of the service
 
-Refusal: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
+ErrorKind: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
 
-ERRORS: Mapping[int, Refusal] = {
+ERRORS: Mapping[int, ErrorKind] = {
     401: (
         BadCredentials,
         "the credential was refused",
@@ -72,23 +73,23 @@ ERRORS: Mapping[int, Refusal] = {
     403: (
         PermissionDenied,
         "the credential may not do this",
-        "give it the permission upstream, or connect with another one",
+        "give it the permission in the service, or connect with another one",
     ),
     404: (UpstreamMissing, "not found", "it is gone, or hidden from this credential"),
-    408: (QuotaExceeded, "the service gave up waiting", "try again later"),
-    410: (UpstreamMissing, "gone", "it existed once and does not any more"),
-    429: (QuotaExceeded, "too many requests", "the sync waits and goes on"),
+    408: (QuotaExceeded, "the service timed out", "try again later"),
+    410: (UpstreamMissing, "gone", "it no longer exists"),
+    429: (QuotaExceeded, "too many requests", "the sync waits and continues"),
 }
 REFUSED = (UpstreamChanged, "the request was refused", "the service may have changed; update the connector")
 BROKEN = (UpstreamBroken, "the service failed", "try again later")
 
 
-# -- requests and answers ----------------------------------------------------------------
+# -- requests and responses --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """What is sent; its repr holds neither headers nor query.  ``label`` tells it apart in messages."""
+    """A request; its repr shows neither headers nor query.  ``label`` identifies it in messages."""
 
     method: str
     url: str = field(repr=False)
@@ -102,7 +103,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What came back: header names in lower case, the body decoded and whole."""
+    """A response: header names in lower case, the body decoded and complete."""
 
     request: HttpRequest
     status: int
@@ -110,7 +111,7 @@ class HttpResponse:
     body: bytes = field(repr=False)
 
     def json(self) -> Json:
-        """The body as JSON data, None when there is none; UpstreamBroken when it is neither."""
+        """The body as JSON data, None when it is empty; UpstreamBroken when it is not JSON."""
         return self._data
 
     @cached_property
@@ -122,12 +123,12 @@ class HttpResponse:
         except (ValueError, RecursionError) as error:
             raise UpstreamBroken(
                 f"{self.request}: the answer is not JSON ({len(self.body)} bytes)",
-                hint="a proxy or an outage may stand between; try again later",
+                hint="a proxy may have answered, or the service has an outage; try again later",
                 status=self.status,
             ) from error
 
     def link(self, rel: str = "next") -> str | None:
-        """The whole address that the Link header gives for a relation; None when it gives none."""
+        """The absolute address that the Link header gives for a relation; None when there is none."""
         target: str
         for target, parameters in LINK.findall(self.headers.get("link", "")):
             for name, quoted, bare in PARAMETER.findall(parameters):
@@ -136,29 +137,29 @@ class HttpResponse:
         return None
 
 
-LINK = re.compile(r'<([^<>]*)>((?:[^<>,"]|"[^"]*")*)')  # an address, and what follows up to the next one
+LINK = re.compile(r'<([^<>]*)>((?:[^<>,"]|"[^"]*")*)')  # an address, and its parameters
 PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"([^"]*)"|([^\s;"]*))')
 
 
 class Transport(Protocol):
-    """Whatever can send one request; safe for concurrent callers."""
+    """Sends requests; safe for concurrent callers."""
 
-    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
-        """The answer, whatever its status; redirects are not followed.
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
+        """The response, whatever its status; redirects are not followed.
 
-        Offline when there is none, UpstreamBroken when it is cut short or its decoded body is
-        longer than ``largest`` bytes.
+        Offline when there is none, UpstreamBroken when it is incomplete or its decoded body has
+        more than ``max_bytes`` bytes.
         """
 
 
-# -- credentials in headers ------------------------------------------------------------------
+# -- credentials in headers --------------------------------------------------------------------
 
 
 class Auth(Protocol):
-    """What makes a request the installation's own; asked before every request."""
+    """Authenticates requests; called before every request."""
 
     async def headers(self) -> Mapping[str, str]:
-        """The headers that carry the credential; BadCredentials when there is none to carry."""
+        """The headers with the credential; BadCredentials when it is missing."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class BearerAuth(Auth):
 
 @dataclass(frozen=True)
 class KeyAuth(Auth):
-    """A key as it is, without a word before it, in a header of that name."""
+    """A key in the header with the name ``header``, without a prefix."""
 
     secret: Secret
     header: str = "authorization"
@@ -190,15 +191,15 @@ class KeyAuth(Auth):
         return {self.header: self.secret.reveal()}
 
 
-# -- budgets ---------------------------------------------------------------------------------
+# -- budgets -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an answer says of one of the service's limits.
+    """What a response says about one rate limit of the service.
 
-    ``remaining`` is what is left, ``cost`` what a request like this one takes of it.  ``reset``
-    is when it is full again, in seconds since the epoch, or from now when ``relative``.
+    ``remaining`` is what is left, ``cost`` what a request like this one uses.  ``reset`` is when
+    the budget is full again, in seconds since the epoch, or from now when ``relative``.
     """
 
     remaining: float
@@ -207,7 +208,7 @@ class Budget:
     relative: bool = False
 
     def wait(self, now: float) -> float:
-        """Seconds until a request like this one can be paid again; 0 when it can be now."""
+        """Seconds until the budget allows another request like this one; 0 when it does now."""
         if self.remaining >= max(1.0, self.cost):
             return 0.0
         wait = self.reset if self.relative else self.reset - now
@@ -215,24 +216,24 @@ class Budget:
 
 
 BudgetReader: TypeAlias = Callable[[Mapping[str, str]], Budget | None]
-Meaning: TypeAlias = Callable[[HttpResponse], UpstreamError | None]
+ErrorReader: TypeAlias = Callable[[HttpResponse], UpstreamError | None]
 
 
 @dataclass(frozen=True)
 class BudgetHeaders:
-    """Which headers (in lower case) tell of one budget: a BudgetReader.
+    """Reads one budget from headers, whose names are in lower case: a BudgetReader.
 
-    ``unit`` is how many seconds one of the reset is: 0.001 where it counts milliseconds.
+    ``unit`` is seconds for one unit of the reset: 0.001 when it counts milliseconds.
     """
 
     remaining: str
     reset: str
-    cost: str = ""  # the header that says what this request took; without one it took 1
+    cost: str = ""  # the header with the cost of this request; without one the cost is 1
     unit: float = 1.0
     relative: bool = False  # the reset counts from now, not from the epoch
 
     def __call__(self, headers: Mapping[str, str]) -> Budget | None:
-        """The budget; None when the headers are absent or make no sense."""
+        """The budget; None when the headers are missing or are not numbers."""
         remaining, reset = _number(headers.get(self.remaining)), _number(headers.get(self.reset))
         if remaining is None or reset is None:
             return None
@@ -247,19 +248,19 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-# -- the client ---------------------------------------------------------------------------
+# -- the client --------------------------------------------------------------------------------
 
 
 class HttpClient(Lifecycle):
-    """Talks JSON with one service, at hosts that ``credentials`` says are declared.
+    """Exchanges JSON with one service, at the hosts that ``credentials`` has declared.
 
-    ``headers`` go with every request to the service's own origin, as those of ``auth`` do.
-    ``meaning`` sees every answer, also a good one, and gives the error that it really is, or
-    None to leave that to the status; an error without a ``retry_after`` gets what the headers
-    ask for.  ``budgets`` read what is left of the service's limits from each answer.
+    ``headers``, and those of ``auth``, go with every request to the service's own origin.
+    ``read_error`` is given every response, also a good one, and returns the error that it means;
+    None leaves that to the status.  An error without ``retry_after`` gets the wait that the
+    headers ask for.  ``budgets`` read the service's rate limits from each response.  ``timeout``
+    is in seconds.
 
-    A transport given by the caller stays the caller's to close.  Safe for concurrent callers
-    of one event loop.
+    A given transport is not closed here.  Safe for concurrent callers in one event loop.
     """
 
     def __init__(
@@ -269,24 +270,25 @@ class HttpClient(Lifecycle):
         *,
         auth: Auth | None = None,
         headers: Mapping[str, str] | None = None,
-        meaning: Meaning | None = None,
+        read_error: ErrorReader | None = None,
         budgets: Sequence[BudgetReader] = (),
         timeout: float = TIMEOUT,
-        largest: int = LARGEST,
+        max_bytes: int = MAX_BYTES,
         transport: Transport | None = None,
     ) -> None:
         self.base_url = checked_url(base_url)
         self._origin = read_address(self.base_url)[0]
         credentials.hosts.check(self._origin)
-        self._credentials, self._auth, self._meaning = credentials, auth, meaning
+        self._credentials, self._auth, self._read_error = credentials, auth, read_error
         self._headers = {"accept": "application/json", **(headers or {})}
-        self._private: set[str] = set()  # the headers that auth gave, by name
+        self._auth_headers: set[str] = set()  # names of the headers that auth gave
         self._budgets = tuple(budgets)
-        self._largest = largest
-        self._given, self._own = transport, None if transport else _Httpx2(self.base_url, timeout)
+        self._max_bytes = max_bytes
+        self._own = None if transport else _Httpx2Transport(self.base_url, timeout)
+        self._transport = transport or self._own
 
     async def start(self) -> None:
-        """Nothing yet: the first request opens what it needs, so that a replay needs no library."""
+        """Do nothing: the first request connects, so that a replay does not need the library."""
 
     async def stop(self) -> None:
         """Close every connection."""
@@ -316,14 +318,14 @@ class HttpClient(Lifecycle):
         json: Json = None,
         form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        meaning: Meaning | None = None,
+        read_error: ErrorReader | None = None,
         label: str = "",
     ) -> HttpResponse:
-        """An answer of status 2xx, or 304 to a condition; an UpstreamError for every other one.
+        """A response with status 2xx, or 304 to a condition; an UpstreamError for every other one.
 
-        ``path`` is joined to the base address.  A whole address, such as a service gives for
-        its next page, must lead to a declared host; the credential goes to no other origin.
-        ``json`` or ``form`` is the body, ``meaning`` takes the place of the client's own.
+        ``path`` is joined to the base address.  An absolute address, such as that of a next page,
+        must have a declared host; the credential goes to no other origin.  ``json`` or ``form``
+        is the body; ``read_error`` replaces the client's own.
         """
         kind, body = _body(json, form)
         url = path if path.startswith(("http://", "https://")) else f"{self.base_url}/{path.lstrip('/')}"
@@ -335,69 +337,78 @@ class HttpClient(Lifecycle):
             if method not in FOLLOWED or not _is_redirect(response):
                 break
             response = await self._send(replace(request, url=self._redirected(response)))
-        error = self._error(response, meaning or self._meaning)
+        error = self._error(response, read_error or self._read_error)
         if error is not None:
-            self._scrub(error, response.request)
+            self._redact(error, response.request)
             raise error
         return response
 
     async def _send(self, request: HttpRequest) -> HttpResponse:
-        """Send to a declared host; headers go with it to the client's own origin alone."""
+        """Send to a declared host; the client's headers go only to its own origin."""
         try:
             origin, rest = read_address(request.url)
         except ValueError as error:
             raise PermissionDenied(
-                f"a request was led to an address that cannot be used: {error}",
-                hint="nothing was sent there; the service may have changed, or the connector is wrong",
+                f"a request has an address that cannot be used: {error}",
+                hint="nothing was sent; the service may have changed, or the connector has a bug",
             ) from None
         self._credentials.hosts.check(origin)
-        headers = dict(request.headers) if origin == self._origin else _kind(request.headers)
+        headers = dict(request.headers) if origin == self._origin else _content_type(request.headers)
         if origin == self._origin:
-            headers = {**self._headers, **headers, **await self._authorised()}
-        sent = replace(request, url=f"{origin}{rest}", headers=headers)
-        transport = self._given or self._own
-        assert transport  # noqa: S101  # one of the two is set by the constructor
+            headers = {**self._headers, **headers, **await self._authenticated()}
+        sent, began = replace(request, url=f"{origin}{rest}", headers=headers), time.perf_counter()
+        assert self._transport  # noqa: S101  # one of the two is set by the constructor
         try:
-            response = await transport.send(sent, largest=self._largest)
+            response = await self._transport.send(sent, max_bytes=self._max_bytes)
         except UpstreamError as error:
-            self._scrub(error, sent)
+            self._redact(error, sent)
+            self._log(sent, error.code, began)
             raise
+        self._log(sent, response.status, began)
         block_limit(self._budget_wait(response.headers))
         return response
 
-    async def _authorised(self) -> dict[str, str]:
+    def _log(self, request: HttpRequest, outcome: int | str, began: float) -> None:
+        if LOG.isEnabledFor(logging.DEBUG):
+            call, url, ms = last_attempt(), urlsplit(request.url), (time.perf_counter() - began) * 1000
+            name, attempt = (call.operation.name, call.attempt) if call else ("no operation", 1)
+            path = redact(self._secret_forms(request), url.path)
+            place = (name, request.method, url.netloc, path, outcome)
+            LOG.debug("%s: %s %s%s: %s in %.0f ms, attempt %d", *place, ms, attempt)
+
+    async def _authenticated(self) -> dict[str, str]:
         if self._auth is None:
             return {}
         headers = {name.lower(): value for name, value in (await self._auth.headers()).items()}
-        self._private.update(headers)
+        self._auth_headers.update(headers)
         return headers
 
     def _redirected(self, response: HttpResponse) -> str:
         """Where a redirect leads; UpstreamChanged when it gives up encryption."""
         here, location = response.request.url, response.headers["location"]
         try:
-            there = urljoin(here, location) if location.isprintable() else ""  # which is no address
+            there = urljoin(here, location) if location.isprintable() else ""  # not an address
         except ValueError:
             there = ""
         if here.startswith("https:") and there.startswith("http:"):
             raise UpstreamChanged(
-                f"{response.request}: the service sends us on without encryption, where we do not go",
-                hint="connect again with the service's new address, if it moved",
+                f"{response.request}: the service redirects to an address without encryption",
+                hint="nothing was sent there; connect again if the service has a new address",
             )
         return there
 
     def _budget_wait(self, headers: Mapping[str, str]) -> float:
-        """Seconds until every budget that is used up is full again; 0 when none is."""
+        """Seconds until every used-up budget is full again; 0 when none is used up."""
         budgets = filter(None, [read(headers) for read in self._budgets])
         empty = [one for one in budgets if one.remaining < max(1.0, one.cost)]
         now = service_time(headers) if empty else 0.0
         return max((one.wait(now) for one in empty), default=0.0)
 
-    def _error(self, response: HttpResponse, meaning: Meaning | None) -> UpstreamError | None:
-        """The error that an answer is, with the wait that its headers ask for."""
-        error = meaning(response) if meaning else None
-        if error is None and not is_good(response):
-            error = by_status(response)
+    def _error(self, response: HttpResponse, read_error: ErrorReader | None) -> UpstreamError | None:
+        """The error that a response means, with the wait that its headers ask for."""
+        error = read_error(response) if read_error else None
+        if error is None and not is_success(response):
+            error = error_by_status(response)
         if error is not None:
             error.data.setdefault("status", response.status)
             self._complete_wait(error, response.headers)
@@ -409,36 +420,39 @@ class HttpClient(Lifecycle):
         if error.retry_after is None and (wait or asked is not None):
             error.data["retry_after"] = error.retry_after = max(wait, asked or 0.0)
 
-    def _scrub(self, error: UpstreamError, request: HttpRequest) -> None:
-        """Take out of an error the secrets that the service may have repeated."""
-        secrets = {one.reveal() for one in self._credentials.known_secrets}
-        for name in self._private & request.headers.keys():
-            secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
-        forms = {form for one in secrets if len(one) >= SECRET for form in (one, quote_plus(one))}
-        error.message, error.hint = without(forms, error.message), without(forms, error.hint)
+    def _redact(self, error: UpstreamError, request: HttpRequest) -> None:
+        """Remove secrets that the service may have repeated from an error."""
+        forms = self._secret_forms(request)
+        error.message, error.hint = redact(forms, error.message), redact(forms, error.hint)
         error.args = (error.message,)
 
+    def _secret_forms(self, request: HttpRequest) -> set[str]:
+        secrets = {one.reveal() for one in self._credentials.known_secrets}
+        for name in self._auth_headers & request.headers.keys():
+            secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
+        return {form for one in secrets if len(one) >= SECRET for form in (one, quote_plus(one))}
 
-def without(secrets: Collection[str], text: str) -> str:
-    """A text without any of these, nor the beginning of one whose rest was cut off."""
+
+def redact(secrets: Collection[str], text: str) -> str:
+    """A text without any of these secrets, or the beginning of one that was cut off."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     at = 0
     while at < len(text):
-        same = max((_shared(secret, text[at:]) for secret in secrets), default=0)
+        same = max((_common_prefix(secret, text[at:]) for secret in secrets), default=0)
         if same >= PIECE:
             text = f"{text[:at]}***{text[at + same :]}"
         at += 1
     return text
 
 
-def _shared(one: str, other: str) -> int:
-    """With how many characters two texts begin alike."""
+def _common_prefix(one: str, other: str) -> int:
+    """How many characters at the beginning of two texts are the same."""
     return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def checked_url(url: str) -> str:
-    """An address without its last slash; InvalidAnswers when it is no plain http(s) one."""
+    """An address without its last slash; InvalidAnswers when it is not a plain http(s) address."""
     try:
         origin, rest = read_address(url)
     except ValueError:
@@ -449,44 +463,44 @@ def checked_url(url: str) -> str:
     return f"{origin}{rest}".rstrip("/")
 
 
-def by_status(response: HttpResponse) -> UpstreamError:
-    """What the status of a bad answer means, in the service's own words where it has some."""
+def error_by_status(response: HttpResponse) -> UpstreamError:
+    """The error that a bad status means, with the service's own message when it has one."""
     kind, what, hint = ERRORS.get(response.status, BROKEN if response.status >= 500 else REFUSED)
-    words = own_words(response.body)
+    message = own_message(response.body)
     return kind(
-        f"{response.request}: {what} ({response.status}){f': {words}' if words else ''}",
+        f"{response.request}: {what} ({response.status}){f': {message}' if message else ''}",
         hint=hint,
         status=response.status,
     )
 
 
 def checked_token(token: str) -> str:
-    """A token that a header can carry; BadCredentials when it cannot, as after a careless paste."""
+    """A token that a header can hold; BadCredentials when it cannot, as after a careless paste."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise BadCredentials(
-            "the credential is empty or holds characters that no token has",
+            "the credential is empty or has characters that no token has",
             hint="connect again; leave out spaces, quotes and line ends",
         )
     return token
 
 
 def service_time(headers: Mapping[str, str]) -> float:
-    """Seconds since the epoch by the clock of whoever answered, by ours when it does not tell."""
-    wait = _until(headers.get("date", ""), 0.0)
+    """Seconds since the epoch by the service's clock (the Date header), or by ours without one."""
+    wait = _seconds_until(headers.get("date", ""), 0.0)
     return wait if math.isfinite(wait) else time.time()
 
 
 def retry_after(text: str, now: float) -> float | None:
-    """Seconds from ``now`` that a Retry-After header asks for: a number, or a date in the past or future."""
+    """Seconds from ``now`` that a Retry-After header asks for, as a number or a date; None when neither."""
     try:
         seconds = float(text)
     except ValueError:
-        seconds = _until(text, now)
+        seconds = _seconds_until(text, now)
     return max(0.0, seconds) if abs(seconds) < float("inf") else None
 
 
-def own_words(body: bytes) -> str:
-    """What the service itself says about its error, on one short line; empty when it says nothing."""
+def own_message(body: bytes) -> str:
+    """The service's own message in an error's body, on one line; empty when there is none."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -495,15 +509,15 @@ def own_words(body: bytes) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(found, dict):
             found = found.get(key, found)
-    return short(found)
+    return one_line(found)
 
 
-def short(words: Json) -> str:
-    """A text on one line, and no longer than a message can bear; empty for what is no text."""
-    return " ".join(words.split())[:QUOTED] if isinstance(words, str) else ""
+def one_line(text: Json) -> str:
+    """A text on one line, shortened for a message; empty for anything but text."""
+    return " ".join(text.split())[:QUOTED] if isinstance(text, str) else ""
 
 
-def _until(text: str, now: float) -> float:
+def _seconds_until(text: str, now: float) -> float:
     from email.utils import parsedate_to_datetime  # slow to import, and seldom needed
 
     try:
@@ -517,20 +531,20 @@ def _is_redirect(response: HttpResponse) -> bool:
     return response.status in (301, 302, 303, 307, 308) and "location" in response.headers
 
 
-def is_good(response: HttpResponse) -> bool:
-    """Whether the status is what was asked for."""
+def is_success(response: HttpResponse) -> bool:
+    """Whether the status is 2xx, or 304 to a condition."""
     if response.status == 304:
         return any(name in response.request.headers for name in CONDITIONS)
     return 200 <= response.status < 300
 
 
-def _kind(headers: Mapping[str, str]) -> dict[str, str]:
-    """What another origin is told: nothing of the credential, only what a body is."""
+def _content_type(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers for another origin: no credential, only the type of the body."""
     return {"accept": "*/*"} | {name: headers[name] for name in ("content-type",) if name in headers}
 
 
 def _body(data: Json, form: Mapping[str, str] | None) -> tuple[dict[str, str], bytes | None]:
-    """A body and the header that says what it is."""
+    """The header with a body's type, and the body."""
     if form is not None:
         return {"content-type": "application/x-www-form-urlencoded"}, urlencode(form).encode()
     if data is None:
@@ -538,10 +552,10 @@ def _body(data: Json, form: Mapping[str, str] | None) -> tuple[dict[str, str], b
     return {"content-type": "application/json"}, json.dumps(data, separators=(",", ":")).encode()
 
 
-# -- the transport that is used when none is given ------------------------------------------
+# -- the default transport ---------------------------------------------------------------------
 
 
-class _Httpx2(Transport):
+class _Httpx2Transport(Transport):
     """httpx2 as a Transport; connections are kept open and used again."""
 
     def __init__(self, base_url: str, timeout: float) -> None:
@@ -563,13 +577,13 @@ class _Httpx2(Transport):
         return self._client
 
     async def aclose(self) -> None:
-        """Close every connection; it may be opened again."""
+        """Close every connection; the next request opens the client again."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
 
-    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
-        """As Transport says; what httpx2 raises is translated here and nowhere else."""
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
+        """As Transport says; errors of httpx2 are translated here and nowhere else."""
         client, answered = self.open(), False
         import httpx2
 
@@ -577,28 +591,25 @@ class _Httpx2(Transport):
         try:
             async with call as response:
                 answered = True
-                body = await _read(request, response.aiter_bytes(), largest)
+                body = await _read(request, response.aiter_bytes(), max_bytes)
                 return HttpResponse(request, response.status_code, dict(response.headers), body)
         except httpx2.RequestError as error:
             if answered and isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):
                 raise UpstreamBroken(
-                    f"{request}: the answer was cut short or is damaged", hint="try again later"
+                    f"{request}: the answer is incomplete or damaged", hint="try again later"
                 ) from error
-            raise _offline(request, error) from error
+            host, reason = urlsplit(request.url).netloc, str(error) or type(error).__name__
+            raise Offline(
+                f"no answer from {host}: {reason}", hint="check the network and the address"
+            ) from error
 
 
-async def _read(request: HttpRequest, pieces: AsyncIterator[bytes], largest: int) -> bytes:
+async def _read(request: HttpRequest, pieces: AsyncIterator[bytes], max_bytes: int) -> bytes:
     body = bytearray()
     async for piece in pieces:
         body += piece
-        if len(body) > largest:
+        if len(body) > max_bytes:
             raise UpstreamBroken(
-                f"{request}: the answer is longer than {largest:,} bytes", hint="ask for smaller pages"
+                f"{request}: the answer is longer than {max_bytes:,} bytes", hint="ask for smaller pages"
             )
     return bytes(body)
-
-
-def _offline(request: HttpRequest, error: Exception) -> Offline:
-    host = urlsplit(request.url).netloc
-    reason = str(error) or type(error).__name__
-    return Offline(f"no answer from {host}: {reason}", hint="check the network and the address")

@@ -34,8 +34,8 @@ from max.connecting import (
     UpstreamMissing,
 )
 from max.testing import access
-from max.upstream.graphql import CodeOf
-from max.upstream.http import ERRORS, Refusal
+from max.upstream.graphql import CodeReader
+from max.upstream.http import ERRORS, ErrorKind
 
 URL = "https://api.example.com"
 QUERY = "query Things($first: Int) { things(first: $first) { nodes { id } } }"
@@ -49,7 +49,7 @@ class Canned(Transport):
         self.status = status
         self.asked: list[HttpRequest] = []
 
-    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """The one answer."""
         self.asked.append(request)
         return HttpResponse(request, self.status, {}, self.body)
@@ -63,13 +63,13 @@ class Canned(Transport):
 def error_of(
     body: Json | bytes,
     status: int = 200,
-    codes: dict[str, Refusal] | None = None,
-    code_of: CodeOf = lambda error: None,
+    codes: dict[str, ErrorKind] | None = None,
+    read_code: CodeReader = lambda error: None,
 ) -> UpstreamError:
     """The error that a body means."""
     client = HttpClient(URL, access(URL), transport=Canned(body, status))
     with pytest.raises(UpstreamError) as caught:
-        asyncio.run(GraphQL(client, codes=codes, code_of=code_of).query(QUERY))
+        asyncio.run(GraphQL(client, codes=codes, read_code=read_code).query(QUERY))
     return caught.value
 
 
@@ -174,8 +174,8 @@ def test_a_connector_adds_codes_and_reads_more_precise_ones() -> None:
 
     codes = {"GONE": ERRORS[404], "INPUT_ERROR": ERRORS[429]}
     gone = errors("INPUT_ERROR", message="Entity not found: Thing")
-    assert type(error_of(gone, codes=codes, code_of=missing)) is UpstreamMissing
-    assert type(error_of(errors("INPUT_ERROR"), codes=codes, code_of=missing)) is QuotaExceeded
+    assert type(error_of(gone, codes=codes, read_code=missing)) is UpstreamMissing
+    assert type(error_of(errors("INPUT_ERROR"), codes=codes, read_code=missing)) is QuotaExceeded
 
 
 def test_data_beside_an_error_is_not_used() -> None:
@@ -287,7 +287,7 @@ class TestLinear:
             auth = KeyAuth(Secret(key or server.API_KEY))
             client = HttpClient(server.url, access(server.url), auth=auth, budgets=BUDGETS)
             async with client:
-                return await GraphQL(client, code_of=not_found).query(query, variables)
+                return await GraphQL(client, read_code=not_found).query(query, variables)
 
         return asyncio.run(main())
 

@@ -43,7 +43,7 @@ from max.connecting import (
 )
 from max.errors import MissingExtra
 from max.testing import access
-from max.upstream.http import Meaning, retry_after, service_time, without
+from max.upstream.http import ErrorReader, redact, retry_after, service_time
 from max.upstream.operations import Limits, OperationRunner
 from tests.answering import Upstream, answer
 
@@ -58,7 +58,7 @@ def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, time
     async def main() -> V:
         async with (
             upstream.serving() as url,
-            HttpClient(url, access(url), auth=AUTH, timeout=timeout, largest=10_000) as client,
+            HttpClient(url, access(url), auth=AUTH, timeout=timeout, max_bytes=10_000) as client,
         ):
             return await work(client)
 
@@ -196,13 +196,13 @@ def test_the_services_own_words_are_repeated_when_it_has_some(body: bytes, words
 # -- what an answer means ---------------------------------------------------------------------
 
 
-def meant(*answers: bytes, meaning: Meaning) -> tuple[Json, UpstreamError | None]:
+def meant(*answers: bytes, read_error: ErrorReader) -> tuple[Json, UpstreamError | None]:
     """What a client makes of answers whose meaning is known: data, or an error."""
 
     async def main() -> tuple[Json, UpstreamError | None]:
         async with (
             Upstream(*answers).serving() as url,
-            HttpClient(url, access(url), auth=AUTH, meaning=meaning) as client,
+            HttpClient(url, access(url), auth=AUTH, read_error=read_error) as client,
         ):
             try:
                 return await client.get("/thing"), None
@@ -221,19 +221,19 @@ def says(response: HttpResponse) -> UpstreamError | None:
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_body_says_which_error_an_answer_is_whatever_its_status(status: int) -> None:
-    _, error = meant(answer(status, b'{"wrong": "slow"}', retry_after="3"), meaning=says)
+    _, error = meant(answer(status, b'{"wrong": "slow"}', retry_after="3"), read_error=says)
     assert type(error) is QuotaExceeded
     assert (error.retry_after, error.data["status"], error.message) == (3.0, status, "slow: ***")
 
 
 def test_a_body_that_says_nothing_leaves_it_to_the_status() -> None:
-    assert meant(answer(200, b"{}"), meaning=says) == ({}, None)
-    assert type(meant(answer(404, b"{}"), meaning=says)[1]) is UpstreamMissing
+    assert meant(answer(200, b"{}"), read_error=says) == ({}, None)
+    assert type(meant(answer(404, b"{}"), read_error=says)[1]) is UpstreamMissing
 
 
 def test_a_wait_that_the_body_names_is_not_replaced() -> None:
     error = QuotaExceeded("slower", retry_after=0.2)
-    meant(answer(429, retry_after="200"), meaning=lambda response: error)
+    meant(answer(429, retry_after="200"), read_error=lambda response: error)
     assert error.retry_after == 0.2
 
 
@@ -242,7 +242,7 @@ def test_a_request_may_bring_a_meaning_of_its_own() -> None:
         return UpstreamMissing(f"{response.request}: gone")
 
     with pytest.raises(UpstreamMissing, match=r"^GET /x a thing: gone$"):
-        talk(Upstream(answer(200)), lambda c: c.request("GET", "/x?y=1", meaning=gone, label="a thing"))
+        talk(Upstream(answer(200)), lambda c: c.request("GET", "/x?y=1", read_error=gone, label="a thing"))
 
 
 # -- budgets ------------------------------------------------------------------------------------
@@ -458,8 +458,8 @@ def test_no_message_repeats_a_secret_that_was_given_out() -> None:
 )
 def test_p41_no_message_holds_a_secret_or_its_beginning(secrets: set[str], left: int) -> None:
     for secret in secrets:
-        assert without(secrets, f"{secret} {secret[:left]}") == "*** ***"
-    assert without(secrets, "a secret-a") == "a secret-a"
+        assert redact(secrets, f"{secret} {secret[:left]}") == "*** ***"
+    assert redact(secrets, "a secret-a") == "a secret-a"
 
 
 def test_a_token_is_taken_out_though_the_message_cuts_it_off() -> None:
@@ -629,7 +629,7 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str
 class Echo(Transport):
     """Answers with what it was asked."""
 
-    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """The request's own method and address."""
         return HttpResponse(request, 200, {}, f'["{request.method}", "{request.url}"]'.encode())
 

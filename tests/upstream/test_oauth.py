@@ -186,7 +186,7 @@ class TestTheTime:
         assert ask(service, MemoryCredentials(KEPT)) == "access-1"
 
     def test_without_any_token_it_says_how_to_give_one(self, service: TokenService) -> None:
-        with pytest.raises(BadCredentials, match="no OAuth token of sample is kept") as caught:
+        with pytest.raises(BadCredentials, match="there is no OAuth token for sample") as caught:
             ask(service, MemoryCredentials())
         assert "--credential refresh_token=env:" in caught.value.hint
         assert service.seen == []
@@ -320,7 +320,7 @@ class TestOnce:
 
         told = asyncio.run(main())
         assert {type(one) for one in told} == {BadCredentials}
-        assert "refuses every token that it gives" in str(told[-1])
+        assert "refuses the tokens that it issues" in str(told[-1])
         assert service.refreshes == REFUSALS
 
 
@@ -555,7 +555,7 @@ class TestRefusals:
         credentials = CredentialProvider(
             kept(service), OAUTH.credentials, Hosts.of("https://api.example.com")
         )
-        with pytest.raises(PermissionDenied, match="is not among the hosts"):
+        with pytest.raises(PermissionDenied, match="does not declare the host"):
             OAUTH.tokens(credentials, service.url, client_id=CLIENT)
         assert service.seen == []
 

@@ -342,7 +342,7 @@ class Budgeted(Transport):
         self.early: list[float] = []  # what began before the end of a wait that had been told
         self.until = 0.0  # when the latest wait ends
 
-    async def send(self, request: HttpRequest, *, largest: int) -> HttpResponse:
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """The next answer, which takes a while."""
         self.begun.append(virtual_time.now())
         if virtual_time.now() < self.until - 0.01:
