@@ -50,9 +50,14 @@ class Origin(Struct):
     """Where a connector comes from: a module's name, its attribute and its file."""
 
     module: str
-    attribute: str
     file: Path
     found_by: str  # for error messages
+    attribute: str = "connector"
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with Max."""
+        return self.module.startswith(f"{BUNDLE}.")
 
     def __str__(self) -> str:
         return f"{self.file} ({self.found_by})"
@@ -73,39 +78,29 @@ class ConnectorRegistry:
         return sorted({point.name for point in _entry_points()} | self._files().keys())
 
     def resolve(self, name: str) -> Connector[Any, Any]:
-        """The connector of a name.
-
-        UnknownName when there is none; ConnectorError when there are two, or when it cannot
-        be loaded.
-        """
+        """The connector of a name; UnknownName, or ConnectorError for two of them or a broken one."""
         with _loading:
             if name not in self._resolved:
                 self._resolved[name] = load_connector(name, self._origin(name))
             return self._resolved[name]
 
     def _origin(self, name: str) -> Origin:
-        origins = list(self._files().get(name, []))
-        missing = []
-        for point in _entry_points(name):
-            origin = _from_entry_point(point)
-            if origin:
-                origins.append(origin)
-            else:
-                missing.append(point.value)
+        installed = {point.value: _from_entry_point(point) for point in _entry_points(name)}
+        origins = [*self._files().get(name, []), *filter(None, installed.values())]
         distinct = {origin.file.resolve(): origin for origin in reversed(origins)}
         if len(distinct) > 1:
             raise ConnectorError(
                 f"two connectors are named {name!r}: {' and '.join(map(str, origins))}",
                 hint="remove or rename one of them",
             )
-        if not distinct and missing:
-            raise ConnectorError(
-                f"connector {name!r} is installed as {missing[0]}, but that module is missing",
-                hint="reinstall its package",
+        if distinct:
+            return next(iter(distinct.values()))
+        if installed:
+            problem = (
+                f"connector {name!r} is installed as {next(iter(installed))}, but that module is missing"
             )
-        if not distinct:
-            raise UnknownName("connector", name, self.names())
-        return next(iter(distinct.values()))
+            raise ConnectorError(problem, hint="reinstall its package")
+        raise UnknownName("connector", name, self.names())
 
     def _files(self) -> dict[str, list[Origin]]:
         """Connectors that are plain files, by name."""
@@ -114,10 +109,9 @@ class ConnectorRegistry:
         for place, found_by in [*_from_environment(), *folders]:
             for file in [place] if place.is_file() else sorted(place.glob(f"{PREFIX}*{SUFFIX}")):
                 name = file.stem.removeprefix(PREFIX)
-                found.setdefault(name, []).append(Origin(file.stem, "connector", file, found_by))
+                found.setdefault(name, []).append(Origin(file.stem, file, found_by))
         for name, file in _bundled().items():
-            origin = Origin(f"{BUNDLE}.{name}", "connector", file, f"beside {PACKAGE}")
-            found.setdefault(name, []).append(origin)
+            found.setdefault(name, []).append(Origin(f"{BUNDLE}.{name}", file, f"beside {PACKAGE}"))
         return found
 
 
@@ -131,8 +125,7 @@ def _from_environment() -> list[tuple[Path, str]]:
     """The folders and files in MAX_CONNECTORS; ConnectorError when one does not exist."""
     places = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     for place in places:
-        is_connector = place.name.startswith(PREFIX) and place.suffix == SUFFIX and place.is_file()
-        if not (place.is_dir() or is_connector):
+        if not (place.is_dir() or (place.is_file() and place.match(f"{PREFIX}*{SUFFIX}"))):
             raise ConnectorError(
                 f"{VARIABLE} names {place}, which is neither a folder nor a file {PREFIX}NAME{SUFFIX}",
                 hint=f"correct {VARIABLE}, or unset it",
@@ -157,7 +150,7 @@ def _from_entry_point(point: EntryPoint) -> Origin | None:
     if spec is None or spec.origin is None:
         return None
     found_by = f"installed by {point.dist.name}" if point.dist else "installed"
-    return Origin(point.module, point.attr or "connector", Path(spec.origin), found_by)
+    return Origin(point.module, Path(spec.origin), found_by, point.attr or "connector")
 
 
 # -- loading -----------------------------------------------------------------------------------
@@ -182,10 +175,16 @@ def load_connector(name: str, origin: Origin) -> Connector[Any, Any]:
 
 
 def load_module(origin: Origin) -> ModuleType:
-    """The module of an origin: the one that is imported already, or imported now."""
+    """The module of an origin: the one that is imported already, or imported now.
+
+    When a program has imported ``max_connectors`` from another place, its connectors are used:
+    the program's queries name their classes.
+    """
     own = origin.module if PACKAGE == PUBLIC else f"{PACKAGE}.{origin.module}"
-    if origin.module.startswith(f"{BUNDLE}."):
-        _load_bundle(own.rpartition(".")[0], origin.file.with_name("__init__.py"))
+    if origin.bundled:
+        package = own.rpartition(".")[0]
+        if package not in sys.modules:
+            _execute_file(package, origin.file.with_name("__init__.py"))
         return sys.modules.get(own) or _execute(own, origin)
     for name in (own, f"{own}@{origin.file.resolve()}"):
         loaded = sys.modules.get(name)
@@ -196,25 +195,17 @@ def load_module(origin: Origin) -> ModuleType:
     raise ConnectorError(f"{origin.file}: its module name is in use by another module")
 
 
-def _load_bundle(name: str, file: Path) -> None:
-    """Load the package around our connectors, so that a connector can import its parts.
-
-    A program that imported ``max_connectors`` from elsewhere keeps that one: its queries name
-    those entity classes.
-    """
-    if name not in sys.modules:
-        _execute_file(name, file, [str(file.parent)])
-
-
 def _execute(name: str, origin: Origin) -> ModuleType:
     """Import an origin's file as the module ``name``; nothing of it stays when that fails."""
     try:
-        if name == origin.module and _importable(origin):
-            return importlib.import_module(name)
+        if name == origin.module:
+            spec = None if origin.bundled else importlib.util.find_spec(name)
+            if origin.bundled or (spec and Path(spec.origin or "").resolve() == origin.file.resolve()):
+                return importlib.import_module(name)
         return _execute_file(name, origin.file)
-    except MaxError as error:
-        if isinstance(error, SchemaError):
-            raise ConnectorError(f"{_place(error, origin)}: {error.message}", hint=error.hint) from error
+    except SchemaError as error:
+        raise ConnectorError(f"{_place(error, origin)}: {error.message}", hint=error.hint) from error
+    except MaxError:
         raise
     except Exception as error:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -224,22 +215,14 @@ def _execute(name: str, origin: Origin) -> ModuleType:
         ) from error
 
 
-def _importable(origin: Origin) -> bool:
-    """Whether importing the module by its name gives this file."""
-    if origin.module.startswith(f"{BUNDLE}."):
-        return True
-    spec = importlib.util.find_spec(origin.module)
-    return spec is not None and Path(spec.origin or "").resolve() == origin.file.resolve()
-
-
-def _execute_file(name: str, file: Path, search: list[str] | None = None) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=search)
+def _execute_file(name: str, file: Path) -> ModuleType:
+    folder = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folder)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     if PACKAGE != PUBLIC:
         vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_here}
-    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -256,11 +239,10 @@ def import_here(
     level: int = 0,
 ) -> ModuleType:
     """``__import__`` in which ``max`` is this package, whatever its name."""
-    package = str((globals or {}).get("__package__"))
-    if globals and level == 1 and package.endswith(f".{BUNDLE}"):  # a part of a connector of ours
-        sibling = f"{package}.{name}"
-        if sibling not in sys.modules:
-            _execute_file(sibling, Path(str(globals["__file__"])).with_name(name + SUFFIX))
+    if globals and level == 1 and str(globals["__package__"]).endswith(f".{BUNDLE}"):
+        part = f"{globals['__package__']}.{name}"  # of a connector of ours: it imports max as well
+        if part not in sys.modules:
+            _execute_file(part, Path(str(globals["__file__"])).with_name(name + SUFFIX))
     elif level == 0 and name.partition(".")[0] == PUBLIC:
         found = importlib.import_module(PACKAGE + name.removeprefix(PUBLIC))
         if fromlist:
