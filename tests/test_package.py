@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -129,7 +131,9 @@ def test_connectors_find_all_that_they_import_in_their_own_module() -> None:
 class TestVendoredCopy:
     """``max/`` copied into another project under another name, with nothing installed."""
 
-    def test_syncs_the_demo_and_answers(self, tmp_path: Path) -> None:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+        """Runs a program beside the copy ``host._vendor.zmax``; it must not import a ``max``."""
         vendor = tmp_path / "host" / "_vendor"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "max", vendor / "zmax", ignore=ignored)
@@ -137,25 +141,24 @@ class TestVendoredCopy:
         project = tmp_path / "project"
         project.mkdir()
 
-        def run(*words: str) -> subprocess.CompletedProcess[str]:
-            program = (
-                f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-                "from host._vendor.zmax.cli import main\n"
-                f"code = main({list(words)!r})\n"
-                "assert 'max' not in sys.modules\n"
-                "sys.exit(code)"
-            )
+        def run(program: str) -> subprocess.CompletedProcess[str]:
+            start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+            end = "assert not {'max', 'max_connectors'} & sys.modules.keys()\n"
             return subprocess.run(
-                [sys.executable, "-I", "-S", "-B", "-c", program],
+                [sys.executable, "-I", "-S", "-B", "-c", start + program + end],
                 cwd=project,
                 env={"MAX_HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]},
                 capture_output=True,
                 text=True,
             )
 
-        synced = run("sync", "acme:default")
+        return run
+
+    def test_syncs_the_demo_and_answers(self, run: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+        command = "from host._vendor.zmax.cli import main\nassert main({!r}) == 0\n"
+        synced = run(command.format(["sync", "acme:default"]))
         assert synced.returncode == 0, synced.stderr
-        answer = run("search", "acme:default", "AcmeUser", "--limit", "2", "-o", "json")
+        answer = run(command.format(["search", "acme:default", "AcmeUser", "--limit", "2", "-o", "json"]))
         assert answer.returncode == 0, answer.stderr
         assert list(json.loads(answer.stdout)) == ["type", "data", "hasMore", "cursor"]
         assert json.loads(answer.stdout)["hasMore"] is True
@@ -167,6 +170,37 @@ class TestVendoredCopy:
         )
         assert named == "host._vendor.zmax.sync\n"
 
+    def test_loads_every_connector_that_comes_with_max(
+        self, run: Callable[[str], subprocess.CompletedProcess[str]]
+    ) -> None:
+        loaded = run(
+            "from host._vendor.zmax import ConnectorRegistry\n"
+            "registry = ConnectorRegistry()\n"
+            "print([registry.resolve(name).name for name in registry.names()])\n"
+        )
+        assert (loaded.stdout, loaded.stderr) == ("['acme', 'git', 'linear']\n", "")
+
+
+MAY_IMPORT = {  # each file or folder of max/, and what it may import of the others
+    "errors": "",
+    "model": "errors",
+    "core": "errors model",
+    "upstream": "errors model core",
+    "connector": "errors model core upstream",
+    "storage": "errors model core",
+    "sync": "errors model core upstream connector",
+    "installations": "errors model core upstream connector",
+    "query": "errors model core storage",
+    "engine": "errors model core storage",
+    "execution": "errors model core upstream connector sync",
+    "runtime": "errors model core upstream connector storage sync installations query engine execution",
+    "project": "errors model core upstream connector storage sync installations query execution runtime",
+    "commands": "errors model core upstream connector sync installations query execution runtime project",
+    "cli": "errors commands",
+    "testing": "errors model core upstream connector",
+    "connecting": "errors model core upstream connector",
+}
+
 
 class TestLayers:
     """What the files import."""
@@ -175,3 +209,29 @@ class TestLayers:
         for path in (ROOT / "max").rglob("*.py"):
             for line in path.read_text().splitlines():
                 assert not line.lstrip().startswith(("import max", "from max")), f"{path.name}: {line}"
+
+    def test_a_place_imports_only_what_it_may(self) -> None:
+        files = {
+            path.relative_to(ROOT / "max").with_suffix("").parts for path in (ROOT / "max").rglob("*.py")
+        }
+        assert {parts[0] for parts in files} - {"__init__", "__main__"} == MAY_IMPORT.keys()
+        for parts in files:
+            allowed = {parts[0], "__init__", *MAY_IMPORT.get(parts[0], " ".join(MAY_IMPORT)).split()}
+            assert imported(parts) <= allowed, f"{'/'.join(parts)}.py: {imported(parts) - allowed}"
+
+    def test_the_table_has_no_circle(self) -> None:
+        above = list(MAY_IMPORT)
+        for place, allowed in MAY_IMPORT.items():
+            assert set(allowed.split()) <= set(above[: above.index(place)]), place
+
+
+def imported(parts: tuple[str, ...]) -> set[str]:
+    """The places inside max/ that a module of these path parts imports, anywhere in its text."""
+    found: set[str] = set()
+    source = (ROOT / "max").joinpath(*parts).with_suffix(".py").read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = parts[: len(parts) - node.level]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {(*folder, *name.split("."))[0] for name in names}
+    return {"__init__" if name in ("__version__", "load_lazily") else name for name in found}
