@@ -324,7 +324,7 @@ from host._vendor.zmax.connecting import Connector
 connector = ConnectorRegistry().resolve("tiny")
 assert isinstance(connector, Connector)
 assert typing.get_type_hints(connector.config) == {{"title": str}}
-page = asyncio.run(connector.loaders[0].function(None, None, None))
+page = asyncio.run(connector.loaders[0].load(None, None, None))
 assert page.items == [True, True], page
 assert not [name for name in sys.modules if name.split(".")[0] in ("max", "max_connectors")]
 assert ConnectorRegistry().resolve("tiny") is connector
