@@ -424,6 +424,6 @@ class TestRuntimes:
     def test_a_configuration_that_does_not_fit_any_more_is_listed(self, running: Project) -> None:
         info = running.folder.target("sample:one")
         running.folder.reconfigure(info, {"things": "many", "colour": 1}, {})
-        with pytest.raises(InvalidAnswers, match="the configuration of sample:one does not fit"):
+        with pytest.raises(InvalidAnswers, match="the configuration of sample:one is invalid"):
             asyncio.run(running.runtime("sample", "one"))
         assert running.list_runtimes() == []

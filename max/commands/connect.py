@@ -76,7 +76,7 @@ def run_connect(options: Options) -> Answer:
     else:
         info = add_installation(project, connector_name, name or None, found, new=new)
     notes = [f"created a project in {project.root}"] if new else []
-    notes += [*found.found, f"next: max sync {info}"]
+    notes += [*found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return answer(options, installation_json(info), lambda: [f"{verb} {info}"], notes)
 
@@ -102,7 +102,7 @@ async def onboarded(
     found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
     # an unchanged secret is not written again: a running sync may be renewing it
     changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
-    return OnboardingResult(found.config, changed, found.found)
+    return OnboardingResult(found.config, changed, found.messages)
 
 
 async def kept_secrets(

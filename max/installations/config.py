@@ -1,4 +1,8 @@
-"""Configuration: how a connector's dataclass is read from answers and written as JSON."""
+"""Configuration: a connector's dataclass is read from answers and written as JSON.
+
+A configuration is read once and checked whole: every invalid value is named with its path.  Nothing
+of it can be changed afterwards, at any depth.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..connector import (
-    Conf,
-)
+from ..connector import Conf
 from ..errors import ConnectorError, InvalidAnswers, Mismatch, UsageError, nearest
 from ..model.values import Json, is_json
 
-WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
-NOTHING = ("", "null", "none")  # texts that mean None where a value may be None and is no text
+WORDS = {"true": True, "yes": True, "on": True, "1": True}
+WORDS |= {"false": False, "no": False, "off": False, "0": False}
+NONE = ("", "null", "none")  # texts that mean None, where a value may be None and is not a text
 
 
 def frozen(value: object) -> Any:
@@ -39,7 +33,7 @@ def frozen(value: object) -> Any:
 
 
 def plain(value: object) -> Json:
-    """The inverse of ``frozen``: lists and dicts, as JSON has them."""
+    """The inverse of ``frozen``: lists and dicts, as in JSON."""
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
@@ -81,7 +75,7 @@ def _json(value: object) -> Any:
     raise ValueError
 
 
-# Each takes the value itself or its text, and raises ValueError for anything else.
+# Each function takes the value itself or its text, and raises ValueError for anything else.
 SCALARS: dict[object, tuple[str, Callable[[object], object]]] = {
     str: ("a text", _text),
     int: ("an integer", _integer),
@@ -104,7 +98,7 @@ class ValueType:
 
     @classmethod
     def of(cls, hint: object, where: str) -> ValueType:
-        """The type that an annotation means; ConnectorError names ``where`` when it means none."""
+        """The type of an annotation; ConnectorError names ``where`` when no value can have it."""
         given, optional = _without_none(hint)
         if given in SCALARS:
             return cls(given, None, optional)
@@ -119,15 +113,15 @@ class ValueType:
 
     @property
     def expected(self) -> str:
-        """What fits, in words."""
+        """What is valid, in words."""
         one = SCALARS[self.scalar][0]
         kind = self.container.__name__ if self.container else ""
         words = {"list": f"a list, each {one}", "dict": f"a mapping, each {one}"}.get(kind, one)
         return f"{words}, or null" if self.optional else words
 
     def read(self, value: object, path: str, wrong: list[Mismatch]) -> Any:
-        """The value, immutable; what does not fit is added to ``wrong``."""
-        if self.optional and self._means_nothing(value):
+        """The value, immutable; what is invalid is added to ``wrong``."""
+        if self.optional and self._means_none(value):
             return None
         try:
             if self.container is list:
@@ -141,9 +135,9 @@ class ValueType:
             wrong.append(Mismatch(path, self.expected, value))
             return None
 
-    def _means_nothing(self, value: object) -> bool:
+    def _means_none(self, value: object) -> bool:
         if isinstance(value, str) and (self.container or self.scalar is not str):
-            return value.strip().lower() in NOTHING
+            return value.strip().lower() in NONE
         return value is None
 
     def _inside(self, value: object, path: str, wrong: list[Mismatch]) -> Any:
@@ -179,7 +173,7 @@ def _entries(value: object) -> Mapping[str, object]:
 
 
 def as_text(value: object) -> str:
-    """A value as people would type it; reading it gives the value again."""
+    """A value as a person types it; reading it gives the value again."""
     if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
         text = ",".join(value)
         if not text.startswith("[") and _items(text) == list(value):
@@ -190,17 +184,15 @@ def as_text(value: object) -> str:
 
 
 def config_types(config_type: type[Any]) -> dict[str, ValueType]:
-    """What each configuration key holds; ConnectorError for an annotation that cannot be read."""
+    """The type of each configuration key; ConnectorError for an annotation that no value can have."""
+    name = config_type.__name__
     try:
         hints = typing.get_type_hints(config_type)
     except NameError as error:
-        raise ConnectorError(
-            f"{config_type.__name__} is annotated with {error.name!r}, which its module does not define"
-        ) from error
-    return {
-        one.name: ValueType.of(hints[one.name], f"{config_type.__name__}.{one.name}")
-        for one in _fields(config_type)
-    }
+        problem = f"is annotated with {error.name!r}, which its module does not define"
+        raise ConnectorError(f"{name} {problem}") from error
+    keys = [one.name for one in _fields(config_type)]
+    return {key: ValueType.of(hints[key], f"{name}.{key}") for key in keys}
 
 
 def config_defaults(config_type: type[Any]) -> dict[str, Any]:
@@ -219,15 +211,15 @@ def _fields(config_type: type[Any]) -> list[dataclasses.Field[Any]]:
 
 
 def read_values(
-    holds: Mapping[str, ValueType], values: Mapping[str, object], wrong: list[Mismatch]
+    types: Mapping[str, ValueType], values: Mapping[str, object], wrong: list[Mismatch]
 ) -> dict[str, Any]:
-    """The values by key, immutable; those that do not fit, or have no key, are added to ``wrong``."""
+    """The values by key, immutable; invalid ones and unknown keys are added to ``wrong``."""
     read = {}
     for key, value in values.items():
-        if key in holds:
-            read[key] = holds[key].read(value, key, wrong)
+        if key in types:
+            read[key] = types[key].read(value, key, wrong)
         else:
-            known = ", ".join(nearest(key, holds) or holds) or "no key at all"
+            known = ", ".join(nearest(key, types) or types) or "no key at all"
             wrong.append(Mismatch(key, f"another key ({known})", value, secret=True))
     return read
 
@@ -235,20 +227,18 @@ def read_values(
 def read_config(config_type: type[Conf], values: Mapping[str, object], *, subject: str) -> Conf:
     """A connector's configuration from values, or the texts of values.
 
-    InvalidAnswers lists every key that is missing, unknown or does not fit.  Nothing of the
-    result can be changed, nor does it follow a change of ``values``.
+    InvalidAnswers lists every key that is missing, unknown or invalid.  The result cannot be
+    changed, and does not follow a change of ``values``.
     """
-    holds, wrong = config_types(config_type), list[Mismatch]()
-    read = config_defaults(config_type) | read_values(holds, values, wrong)
-    wrong += [Mismatch(key, one.expected, None) for key, one in holds.items() if key not in read]
+    types, wrong, hint = config_types(config_type), list[Mismatch](), "give values with --set key=value"
+    read = config_defaults(config_type) | read_values(types, values, wrong)
+    wrong += [Mismatch(key, one.expected, None) for key, one in types.items() if key not in read]
     if wrong:
-        raise InvalidAnswers(f"{subject} does not fit", wrong, hint="give values with --set key=value")
+        raise InvalidAnswers(f"{subject} is invalid", wrong, hint=hint)
     try:
         return config_type(**read)
-    except (ValueError, TypeError) as error:  # what the connector's own __post_init__ refuses
-        raise UsageError(
-            f"{subject} does not fit: {error}", hint="give values with --set key=value"
-        ) from error
+    except (ValueError, TypeError) as error:  # raised by the connector's own __post_init__
+        raise UsageError(f"{subject} is invalid: {error}", hint=hint) from error
 
 
 def config_values(config: object) -> dict[str, Json]:

@@ -1,13 +1,10 @@
-"""Configuration and onboarding: from what people type to what a connector is given.
+"""Onboarding: from what a person or a program answers to what is stored of an installation.
 
-Rule 1: a configuration is read once, checked whole (every value that does not fit is named
-with its path), and cannot be changed afterwards, at any depth.
+Rule 1: onboarding stores nothing.  It returns what to store, so that one which fails or is
+interrupted leaves nothing behind.
 
-Rule 2: onboarding stores nothing.  It returns what is to be kept, so that one which fails or
-is interrupted leaves nothing behind.
-
-Rule 3: without a prompter nothing is asked: the defaults stand, what is missing is listed
-together with how to give it, and the connector's validations still run.
+Rule 2: without a prompter nothing is asked.  The defaults apply, everything that is missing is
+listed together with the option that gives it, and the connector's validations still run.
 """
 
 from __future__ import annotations
@@ -32,37 +29,19 @@ from ..connector import (
 from ..errors import ConnectorError, InvalidAnswers, MaxError, Mismatch, UsageError
 from ..model.values import Json
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
-from .config import (
-    _fields,
-    as_text,
-    config_defaults,
-    config_types,
-    config_values,
-    plain,
-    read_config,
-    read_values,
-)
+from .config import as_text, config_defaults, config_types, config_values, plain, read_config, read_values
 
 SHOWN_OPTIONS = 10  # how many options an error lists
 
 
-# -- values ------------------------------------------------------------------------------------
-
-
-# -- configuration ---------------------------------------------------------------------------
-
-
-# -- onboarding ------------------------------------------------------------------------------
-
-
 class Prompter(Protocol):
-    """Who can be asked.  An interruption leaves as an exception, and ends the onboarding."""
+    """Asks a person.  An interruption is raised as an exception, and ends the onboarding."""
 
     async def text(self, prompt: str, default: str | None) -> str:
         """One line; the default when nothing was typed, "" when there is none."""
 
     async def secret(self, prompt: str) -> str:
-        """One line that is shown nowhere; "" when nothing was typed."""
+        """One line that is not shown while it is typed; "" when nothing was typed."""
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
         """The values of the options chosen: one, or any number when ``several``."""
@@ -71,19 +50,19 @@ class Prompter(Protocol):
         """Yes or no."""
 
     def say(self, line: str) -> None:
-        """Show something."""
+        """Show a line."""
 
 
 @dataclass(frozen=True)
 class OnboardingResult:
-    """What an onboarding came to: plain configuration values, and secrets by credential.
+    """What to store of an installation: plain configuration values, and secrets by credential.
 
-    ``found`` is what validations said while nobody was there to be told.
+    ``messages`` are the lines that validations returned when there was no prompter to show them.
     """
 
     config: dict[str, Json]
     secrets: dict[str, str] = field(repr=False)
-    found: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 async def onboard(
@@ -92,10 +71,10 @@ async def onboard(
     given: Mapping[str, object],
     secrets: Mapping[str, str],
 ) -> OnboardingResult:
-    """Run a connector's onboarding; what is given is not asked for.
+    """Run a connector's onboarding; what is given is not asked.
 
-    InvalidAnswers when something given does not fit, or nobody can be asked for what is
-    missing.  The error of a failed validation, when it is not to be tried again.
+    InvalidAnswers when something given is invalid, or something is missing without a prompter.
+    The error of a validation that fails, unless the person wants to try again.
     """
     run = _Onboarding(connector, prompter, given, secrets)
     await run.walk()
@@ -105,7 +84,7 @@ async def onboard(
 def check_answers(
     connector: AnyConnector, config: Mapping[str, object], secrets: Mapping[str, str]
 ) -> OnboardingResult:
-    """What is stored for these values; asks neither a person nor the service.
+    """What to store for these values; asks neither a person nor the service.
 
     InvalidAnswers names every value and secret that is invalid, unknown or missing.
     """
@@ -120,28 +99,27 @@ def needs_answers(connector: AnyConnector) -> bool:
     if config_types(connector.config).keys() - answers.keys():
         return True
     secrets = [step for step in steps_of(connector) if isinstance(step, SecretInput)]
-    optional = {step.credential.name for step in secrets if not _wanted(step, answers)}
+    optional = {step.credential.name for step in secrets if not _condition_holds(step, answers)}
     return any(one.required and one.name not in optional for one in connector.credentials)
 
 
 def steps_of(connector: AnyConnector) -> list[OnboardingStep]:
-    """The connector's steps, after one for each thing that is required and has none.
+    """The connector's steps, after one for each required value or secret that has none.
 
-    A connector with code of its own may bring such things itself, so nothing is added there.
+    No step is added when one runs the connector's own code, which may get such things itself.
     """
     steps = connector.onboarding
     if any(isinstance(step, RunCode | SignIn) for step in steps):
         return list(steps)
     keys = {step.key for step in steps if isinstance(step, Input | Select)}
-    asked = {step.credential.name for step in steps if isinstance(step, SecretInput)}
-    needed = config_types(connector.config).keys() - config_defaults(connector.config).keys() - keys
-    inputs = [Input(one.name, one.name) for one in _fields(connector.config) if one.name in needed]
-    wanted = [one for one in connector.credentials if one.required and one.name not in asked]
-    return [*inputs, *(SecretInput(one, one.description or one.name) for one in wanted), *steps]
+    secrets = {step.credential.name for step in steps if isinstance(step, SecretInput)}
+    defaults = config_defaults(connector.config)
+    inputs = [Input(key, key) for key in config_types(connector.config) if key not in {*defaults, *keys}]
+    missing = [one for one in connector.credentials if one.required and one.name not in secrets]
+    return [*inputs, *(SecretInput(one, one.description or one.name) for one in missing), *steps]
 
 
-def _wanted(step: OnboardingStep, answers: Answers) -> bool:
-    """Whether the step's condition holds."""
+def _condition_holds(step: OnboardingStep, answers: Answers) -> bool:
     return step.when is None or step.when(MappingProxyType(dict(answers)))
 
 
@@ -156,77 +134,75 @@ class _Onboarding:
         secrets: Mapping[str, str],
     ) -> None:
         self._connector, self._prompter = connector, prompter
-        self._steps = steps_of(connector)
-        self._holds = config_types(connector.config)
+        self._steps, self._types = steps_of(connector), config_types(connector.config)
         self._subject = f"what connecting {connector.name} was given"
         wrong: list[Mismatch] = []
-        read = read_values(self._holds, given, wrong)
+        answers = read_values(self._types, given, wrong)
         wrong += self._wrong_secrets(secrets)
         if wrong:
-            raise InvalidAnswers(f"{self._subject} does not fit", wrong, hint=self._hint())
-        self._answers = config_defaults(connector.config) | read
-        self._kept = MemoryCredentials(secrets)  # one for all steps: a validation may renew a secret
-        self._secrets = self._kept.secrets
-        self._settled = {*given, *secrets}  # not to be asked for
+            raise InvalidAnswers(f"{self._subject} is invalid", wrong, hint=self._hint())
+        self._answers = config_defaults(connector.config) | answers
+        self._store = MemoryCredentials(secrets)  # one for all steps: a validation may renew a secret
+        self._secrets = self._store.secrets
+        self._given = {*given, *secrets}  # not to be asked
         self._missing: list[Mismatch] = []
-        self._found: list[str] = []
+        self._messages: list[str] = []
 
     def _wrong_secrets(self, secrets: Mapping[str, str]) -> list[Mismatch]:
         known = {one.name for one in self._connector.credentials}
-        wrong = [name for name in secrets if name not in known]
-        candidates = ", ".join(sorted(known)) or "it needs none"
-        empty = [name for name in secrets if name in known and not secrets[name]]
-        return [
-            *(
-                Mismatch(name, f"another credential ({candidates})", secrets[name], secret=True)
-                for name in wrong
-            ),
-            *(Mismatch(name, "a secret that is not empty", secrets[name], secret=True) for name in empty),
-        ]
+        unknown = f"another credential ({', '.join(sorted(known)) or 'it needs none'})"
+        expected = {
+            **{name: unknown for name in secrets if name not in known},
+            **{name: "a secret that is not empty" for name in secrets if name in known and not secrets[name]},
+        }
+        return [Mismatch(name, words, secrets[name], secret=True) for name, words in expected.items()]
 
     def _hint(self) -> str:
-        keys = f"--set key=value (keys: {', '.join(self._holds)})" if self._holds else ""
+        keys = f"--set key=value (keys: {', '.join(self._types)})" if self._types else ""
         names = ", ".join(one.name for one in self._connector.credentials)
         secrets = f"--credential name=env:VAR, file:PATH or - (names: {names})" if names else ""
         return "give " + " and ".join(filter(None, [keys, secrets])) if keys or secrets else ""
 
     async def walk(self) -> None:
-        """Take every step whose condition holds."""
+        """Run every step whose condition holds."""
         since = 0  # the first step whose answers no validation has seen yet
         for position, step in enumerate(self._steps):
             if isinstance(step, Validate):
                 await self._validate(step, self._steps[since:position])
                 since = position + 1
             else:
-                await self._take(step)
+                await self._run(step)
 
     def require_secrets(self) -> None:
-        """Note which secrets are missing, without taking any other step."""
+        """Note which values and secrets are missing, without running a step."""
         self._require_values()
-        required = [one for one in self._steps if isinstance(one, SecretInput) and one.credential.required]
-        for step in required:
-            if step.credential.name not in self._secrets and self._applies(step):
-                self._miss_secret(step.credential.name)
+        for step in self._steps:
+            if isinstance(step, SecretInput) and self._applies(step):
+                self._require_secret(step)
 
     def _require_values(self) -> None:
-        for key, holds in self._holds.items():
+        for key, type in self._types.items():
             if key not in self._answers and key not in {one.path for one in self._missing}:
-                self._miss(key, holds.expected)
+                self._miss(key, type.expected)
+
+    def _require_secret(self, step: SecretInput) -> None:
+        if step.credential.required and step.credential.name not in self._secrets:
+            self._miss_secret(step.credential.name)
 
     def result(self) -> OnboardingResult:
-        """What is to be kept; InvalidAnswers when something is missing."""
-        asked = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
+        """What to store; InvalidAnswers when something is missing."""
+        steps = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
         self._require_values()
         for one in self._connector.credentials:
-            if one.required and one.name not in self._secrets and one.name not in asked:
+            if one.required and one.name not in self._secrets and one.name not in steps:
                 self._miss_secret(one.name)
         if self._missing:
             raise InvalidAnswers(
                 f"connecting {self._connector.name} needs answers", self._missing, hint=self._hint()
             )
-        values = {key: value for key, value in self._answers.items() if key in self._holds}
+        values = {key: value for key, value in self._answers.items() if key in self._types}
         config = read_config(self._connector.config, values, subject=self._subject)
-        return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._found))
+        return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._messages))
 
     def _miss(self, key: str, expected: str) -> None:
         self._missing.append(Mismatch(key, f"{expected} (--set {key}=…)", None))
@@ -241,12 +217,12 @@ class _Onboarding:
     @property
     def _provider(self) -> CredentialProvider:
         hosts = self._connector.hosts_for(self._answers)
-        return CredentialProvider(self._kept, self._connector.credentials, hosts)
+        return CredentialProvider(self._store, self._connector.credentials, hosts)
 
     def _applies(self, step: OnboardingStep) -> bool:
-        """Whether to take a step; conditions may fail on answers that are missing."""
+        """Whether to run a step; a condition may fail on answers that are missing."""
         try:
-            return _wanted(step, self._answers)
+            return _condition_holds(step, self._answers)
         except KeyError as error:
             if self._missing:
                 return False
@@ -254,110 +230,101 @@ class _Onboarding:
                 f"{self._connector.name}: a condition of its onboarding reads {error}, which nothing has set"
             ) from error
 
-    async def _take(self, step: OnboardingStep) -> None:
+    async def _run(self, step: OnboardingStep) -> None:
         if not self._applies(step):
             return
         match step:
-            case Input():
+            case Input() if step.key not in self._given:
                 await self._input(step)
-            case SecretInput():
+            case SecretInput() if step.credential.name not in self._given:
                 await self._secret(step)
             case Select():
                 await self._select(step)
             case RunCode() if not self._missing:
-                self._join(await step.run(self._view, self._provider))
+                self._accept(await step.run(self._view, self._provider))
             case SignIn() if not self._missing:
                 await self._sign_in(step)
 
     async def _input(self, step: Input) -> None:
-        known = step.key in self._answers
-        if step.key in self._settled:
+        """Ask until the answer is valid; the default leaves it as it is."""
+        known, prompter = step.key in self._answers, self._prompter
+        if prompter is None:
+            if not known:
+                self._miss(step.key, self._types[step.key].expected)
             return
-        if self._prompter is not None:
-            await self._ask(step, self._prompter, as_text(self._answers[step.key]) if known else None)
-        elif not known:
-            self._miss(step.key, self._holds[step.key].expected)
-
-    async def _ask(self, step: Input, prompter: Prompter, default: str | None) -> None:
-        """Ask until what is typed fits; the default leaves the answer as it is."""
+        default = as_text(self._answers[step.key]) if known else None
         while (text := await prompter.text(step.prompt, default)) != default:
             wrong: list[Mismatch] = []
-            value = self._holds[step.key].read(text, step.key, wrong)
+            value = self._types[step.key].read(text, step.key, wrong)
             if not wrong and (text or value is None):
                 self._answers[step.key] = value
                 return
             prompter.say(str(wrong[0]) if wrong else f"{step.key} is needed")
 
     async def _secret(self, step: SecretInput) -> None:
-        name, required = step.credential.name, step.credential.required
+        name, prompter = step.credential.name, self._prompter
+        if prompter is None:
+            return self._require_secret(step)
         known = name in self._secrets
-        if name in self._settled:
-            return
-        if self._prompter is None:
-            if required and not known:
-                self._miss_secret(name)
-            return
         prompt = f"{step.prompt} (empty: as before)" if known else step.prompt
-        while not (text := await self._prompter.secret(prompt)) and required and not known:
-            self._prompter.say(f"{name} is needed")
+        while not (text := await prompter.secret(prompt)) and step.credential.required and not known:
+            prompter.say(f"{name} is needed")
         if text:
             self._secrets[name] = text
+        return None
 
     async def _sign_in(self, step: SignIn) -> None:
         names, prompter = {one.name for one in step.credentials}, self._prompter
-        if prompter is None or names & self._settled:
+        if prompter is None or names & self._given:
             return
         if not names & self._secrets.keys() or await prompter.confirm("Sign in again?"):
-            self._join(await step.run(self._view, self._provider, prompter.say))
+            self._accept(await step.run(self._view, self._provider, prompter.say))
 
     async def _select(self, step: Select) -> None:
-        settled, known = step.key in self._settled, step.key in self._answers
-        if known and not settled and self._prompter is None:
+        given, known, prompter = step.key in self._given, step.key in self._answers, self._prompter
+        if known and not given and prompter is None:
             return
         if self._missing:  # the service cannot be asked yet
             if not known:
-                self._miss(step.key, self._holds[step.key].expected)
+                self._miss(step.key, self._types[step.key].expected)
             return
         options = await step.options(self._view, self._provider)
         values = [value for value, _ in options]
         expected = f"{'some' if step.several else 'one'} of {', '.join(values[:SHOWN_OPTIONS]) or 'nothing'}"
-        if settled:
+        if given:
             self._check_choice(step, values, expected)
-        elif self._prompter is None:
+        elif prompter is None:
             self._miss(step.key, expected)
+        elif options or step.several:
+            chosen = await prompter.choose(step.prompt, options, step.several)
+            self._accept({step.key: list(chosen) if step.several else chosen[0]})
         else:
-            await self._choose(step, self._prompter, options)
-
-    async def _choose(self, step: Select, prompter: Prompter, options: Sequence[Option]) -> None:
-        if not options and not step.several:
             raise UsageError(f"{self._connector.name} offers nothing to choose for {step.key!r}")
-        picked = await prompter.choose(step.prompt, options, step.several)
-        self._join({step.key: list(picked) if step.several else picked[0]})
 
     def _check_choice(self, step: Select, values: Sequence[str], expected: str) -> None:
-        """InvalidAnswers when what was given is not among the options."""
+        """InvalidAnswers when the given answer is not among the options."""
         answer = self._answers[step.key]
         chosen = {as_text(one) for one in (answer or () if step.several else [answer])}
         if not chosen <= set(values):
             wrong = Mismatch(step.key, expected, plain(answer))
-            raise InvalidAnswers(f"{self._subject} does not fit", [wrong], hint=self._hint())
+            raise InvalidAnswers(f"{self._subject} is invalid", [wrong], hint=self._hint())
 
-    def _join(self, answers: Mapping[str, Any]) -> None:
-        """Take answers in: secrets under a credential's name, values under a key, others for later steps."""
+    def _accept(self, answers: Mapping[str, Any]) -> None:
+        """Add answers: secrets by credential, values by key, anything else for later steps."""
         wrong: list[Mismatch] = []
         declared = {one.name for one in self._connector.credentials}
         for key, value in answers.items():
             if isinstance(value, Secret) and key in declared:
                 self._secrets[key] = value.reveal()
-            elif key in self._holds:
-                self._answers[key] = self._holds[key].read(value, key, wrong)
+            elif key in self._types:
+                self._answers[key] = self._types[key].read(value, key, wrong)
             else:
                 self._answers[key] = value
         if wrong:
-            raise InvalidAnswers(f"what {self._connector.name}'s own onboarding brought does not fit", wrong)
+            raise InvalidAnswers(f"what {self._connector.name}'s own onboarding returned is invalid", wrong)
 
     async def _validate(self, step: Validate, before: Sequence[OnboardingStep]) -> None:
-        """Check the answers; while that fails and somebody wants to try again, ask anew."""
+        """Check the answers; after a failure the person may change them and try again."""
         while not self._missing and self._applies(step):
             try:
                 line = await step.check(self._view, self._provider)
@@ -368,14 +335,8 @@ class _Onboarding:
                 if not await self._prompter.confirm("Change the answers and try again?"):
                     raise
             else:
-                if self._prompter is not None:
-                    self._prompter.say(line)
-                else:
-                    self._found.append(line)
+                self._messages.append(line) if self._prompter is None else self._prompter.say(line)
                 return
-            self._settled.clear()  # what was given may be what is wrong
+            self._given.clear()  # what was given may be what is wrong
             for earlier in before:
-                await self._take(earlier)
-
-
-# -- secrets from outside ------------------------------------------------------------------------
+                await self._run(earlier)

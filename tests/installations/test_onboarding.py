@@ -146,7 +146,7 @@ class TestConfiguration:
                 if self.number % 2:
                     raise ValueError("number must be even")
 
-        with pytest.raises(UsageError, match="acme does not fit: number must be even"):
+        with pytest.raises(UsageError, match="acme is invalid: number must be even"):
             read_config(Even, {"number": 3}, subject="acme")
 
     def test_a_type_that_cannot_be_read_is_the_connectors_mistake(self) -> None:
@@ -449,7 +449,7 @@ class TestScripted:
         async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {"pages": "many"}
 
-        with pytest.raises(InvalidAnswers, match="sample's own onboarding brought does not fit"):
+        with pytest.raises(InvalidAnswers, match="sample's own onboarding returned is invalid"):
             run(sample(config=Needy, onboarding=[RunCode(nonsense)]), None, url="u")
 
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
