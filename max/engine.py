@@ -115,7 +115,7 @@ class SqliteEngine(Engine):
 
     def prepare_write(self, delivery: Delivery) -> Write:
         """The work that stores an arrival inside a transaction of this engine's database."""
-        return lambda connection: self.tables.write(connection, delivery)
+        return Write(self._database, lambda connection: self.tables.write(connection, delivery))
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
         """What changed behind a cursor."""
@@ -239,7 +239,11 @@ class SqliteSyncMeta(SyncMeta):
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
         membership = self._tables.membership
-        return lambda connection: WriteResult({}, membership.removing(connection, entities, scope))
+
+        def work(connection: Connection) -> WriteResult:
+            return WriteResult({}, membership.removing(connection, entities, scope))
+
+        return Write(self._database, work)
 
     async def is_pending_removal(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet."""

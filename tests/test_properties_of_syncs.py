@@ -222,7 +222,7 @@ def small_bounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("max.sync.task_runner.CHILDREN_PAGE", PAGE)
         patch.setattr("max.storage.task_store.CHILDREN_PAGE", PAGE)
-        patch.setattr("max.storage.task_store.CHILDREN_BOUND", BOUND)
+        patch.setattr("max.storage.settlement.CHILDREN_BOUND", BOUND)
         yield
 
 

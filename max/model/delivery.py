@@ -83,7 +83,17 @@ class WriteResult(Struct):
 
 
 Transaction: TypeAlias = Any  # the open transaction of the store that all parts share
-Write: TypeAlias = Callable[[Transaction], WriteResult]
+
+
+class Write:
+    """Work for a transaction that another part owns; it runs on the database that it was prepared for."""
+
+    def __init__(self, database: object, work: Callable[[Transaction], WriteResult]) -> None:
+        self.database, self.work = database, work
+
+    def __call__(self, transaction: Transaction) -> WriteResult:
+        """Run the work."""
+        return self.work(transaction)
 
 
 class ListingState(Struct):

@@ -1,15 +1,15 @@
-"""Leases: who works at a sync, and whether that process still lives."""
+"""Leases: which process runs a sync, and whether it is still alive."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-LEASE = 60.0  # seconds without a sign after which a worker of another machine counts as dead
+LEASE = 60.0  # seconds without a heartbeat after which a worker of another machine counts as dead
 
 
 def this_machine() -> str:
-    """Host and boot: what two processes share when one can see whether the other lives."""
+    """Host and boot: processes with the same value can see whether the other is alive."""
     host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -19,7 +19,7 @@ def this_machine() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty where /proc does not tell."""
+    """When a process began, in the kernel's ticks; empty where there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -27,13 +27,16 @@ def process_start(pid: int) -> str:
 
 
 def new_worker() -> str:
-    """A worker of this process: ``host/boot/pid/start/serial``."""
+    """The name of a new worker of this process: ``host/boot/pid/start/serial``."""
     pid = os.getpid()
     return f"{this_machine()}/{pid}/{process_start(pid)}/{os.urandom(4).hex()}"
 
 
 def is_alive(worker: str, heartbeat_at: float, now: float) -> bool:
-    """Whether a worker still holds its leases."""
+    """Whether a worker still holds its leases.
+
+    On this machine its process must be running; elsewhere its heartbeat must be recent.
+    """
     host, boot, pid, start, _ = worker.split("/")
     here_host, here_boot = this_machine().split("/")
     if host != here_host:
@@ -52,6 +55,6 @@ def _runs(pid: int) -> bool:
 
 
 def describe_worker(worker: str) -> str:
-    """A worker in words, for the one who finds it at work."""
+    """A worker in words: ``process 4711 on host``."""
     host, _, pid, _, _ = worker.split("/")
     return f"process {pid} on {host}"

@@ -1,4 +1,4 @@
-"""The sync log: what is remembered of each sync, and what any process may ask of one."""
+"""The sync log: what is recorded of each sync, and the commands that any process may give it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
-from ..model.tasks import MOVES, Failure, GroupTask, State, Status, SyncCommand, SyncResult, SyncRun
+from ..model.tasks import (
+    MOVES,
+    Failure,
+    GroupTask,
+    State,
+    Status,
+    SyncCommand,
+    SyncResult,
+    SyncRun,
+    TaskSpec,
+    read_spec,
+)
 from ..model.values import Json
-from .database import Connection
+from .catalogue import has_part
+from .database import Connection, RenameOwner, Targets
 from .leases import describe_worker, is_alive
 
 
@@ -19,6 +31,7 @@ def guard(to: State) -> str:
     return f"state IN ({sources})"
 
 
+OWNER = "sync log"  # of these tables, in the catalogue
 MIGRATIONS = (
     """
     CREATE TABLE _max_sync (
@@ -32,27 +45,29 @@ MIGRATIONS = (
         resumed     INTEGER NOT NULL DEFAULT 0,
         deliveries  INTEGER NOT NULL DEFAULT 0,
         removed     INTEGER NOT NULL DEFAULT 0,
+        quarantined INTEGER NOT NULL DEFAULT 0,
         counts      TEXT NOT NULL DEFAULT '{{}}',
-        requests    TEXT NOT NULL DEFAULT '{{}}'
-    ) WITHOUT ROWID;
+        requests    TEXT NOT NULL DEFAULT '{{}}',
+        notes       TEXT NOT NULL DEFAULT '[]'
+    ) {by_key};
     CREATE TABLE _max_task (
-        id          INTEGER PRIMARY KEY AUTOINCREMENT,
+        id          {row_id},
         sync        TEXT NOT NULL,
         parent      INTEGER,
         after       INTEGER,
         kind        TEXT NOT NULL,
         spec        TEXT NOT NULL,
+        blocked_by  TEXT,
         state       TEXT NOT NULL,
         attempt     INTEGER NOT NULL DEFAULT 0,
         tries       INTEGER NOT NULL DEFAULT 0,
-        crashes      INTEGER NOT NULL DEFAULT 0,
+        crashes     INTEGER NOT NULL DEFAULT 0,
         not_before  REAL NOT NULL DEFAULT 0,
         children    INTEGER NOT NULL DEFAULT 0,
         unfinished  INTEGER NOT NULL DEFAULT 0,
         failed      INTEGER NOT NULL DEFAULT 0,
         more        INTEGER NOT NULL DEFAULT 0,
         error       TEXT,
-        blocked_by  TEXT,
         created_at  REAL NOT NULL,
         changed_at  REAL NOT NULL
     );
@@ -61,11 +76,11 @@ MIGRATIONS = (
     CREATE INDEX _max_task_after ON _max_task (after) WHERE after IS NOT NULL;
     CREATE INDEX _max_task_waiting ON _max_task (parent) WHERE state = 'new';
     CREATE TABLE _max_worker (
-        id          TEXT PRIMARY KEY,
+        id           TEXT PRIMARY KEY,
         heartbeat_at REAL NOT NULL
-    ) WITHOUT ROWID;
+    ) {by_key};
     CREATE TABLE _max_failure (
-        number      INTEGER PRIMARY KEY,
+        number      {row_id},
         sync        TEXT NOT NULL,
         task        INTEGER NOT NULL,
         kind        TEXT NOT NULL,
@@ -77,44 +92,53 @@ MIGRATIONS = (
         hint        TEXT NOT NULL,
         attempt     INTEGER NOT NULL,
         at          REAL NOT NULL,
-        input       TEXT NOT NULL
+        input       TEXT NOT NULL,
+        version     TEXT NOT NULL
     );
-    CREATE INDEX _max_failure_sync ON _max_failure (sync);
+    CREATE INDEX _max_failure_sync ON _max_failure (sync)
     """,
-    "ALTER TABLE _max_failure ADD COLUMN version TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE _max_sync ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",
-    "ALTER TABLE _max_sync ADD COLUMN quarantined INTEGER NOT NULL DEFAULT 0",
 )
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
-SYNC_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
-    {notes}, {quarantined}, (SELECT heartbeat_at FROM _max_worker w WHERE w.id = s.worker),
-    (SELECT count(*) FROM _max_failure f WHERE f.sync = s.id)"""
-LATER_COLUMNS = {"notes": "'[]'", "quarantined": "0"}  # and what they hold where an older version wrote last
-GIVE_BACK = f"""
+RUN_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
+    notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
+    (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id)"""
+FAILURE_COLUMNS = ", ".join(Failure._names)
+WAITING = f"""
+    SELECT count(*) FILTER (WHERE state = '{State.RUNNING}'),
+           min(not_before) FILTER (WHERE state = '{State.PENDING}'),
+           count(*) FILTER (WHERE state = '{State.PENDING}')
+      FROM _max_task WHERE sync = ?
+"""
+RETURN_TO_QUEUE = f"""
     UPDATE _max_task
-       SET state = '{State.PENDING}', tries = max(tries - 1, 0), crashes = crashes + ?
+       SET state = '{State.PENDING}', tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END,
+           crashes = crashes + ?
      WHERE sync = ? AND state = '{State.RUNNING}' AND {guard(State.PENDING)}
 """
-FAILURE_COLUMNS = ", ".join(Failure._names)
 CANCEL_TASKS = f"""
     UPDATE _max_task SET state = '{State.CANCELLED}', changed_at = ?
      WHERE sync = ? AND {guard(State.CANCELLED)}
 """
+RESUME_TASKS = f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'"
+ENDED = ", ".join(f"'{state}'" for state in State if not MOVES[state])
+SPECS = (  # every spec that may still run: table, key, column, and which rows
+    ("_max_task", "id", "spec", f"state NOT IN ({ENDED})"),
+    ("_max_failure", "number", "input", "TRUE"),
+)
+
+
+# -- reading -----------------------------------------------------------------------------------
 
 
 def runs(connection: Connection, limit: int, *, now: float) -> list[SyncRun]:
-    """The newest syncs, newest first; empty when there never was one."""
-    if not _has_tables(connection):
-        return []
+    """The newest syncs, newest first; empty when there was none."""
     return _select_runs(connection, "ORDER BY id DESC LIMIT ?", (limit,), now=now)
 
 
 def run(connection: Connection, id: str, *, now: float) -> SyncRun:
-    """The sync of an id, or of its beginning; NotFound, or UsageError when several begin so."""
-    found: list[SyncRun] = []
-    if _has_tables(connection):
-        condition = "WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 10"
-        found = _select_runs(connection, condition, (id, id + "~"), now=now)
+    """The sync whose id is, or begins with, ``id``; NotFound, or UsageError when several do."""
+    condition = "WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 10"
+    found = _select_runs(connection, condition, (id, id + "~"), now=now)
     if not found:
         raise NotFound("sync", id, hint="`max runs` lists them")
     if len(found) > 1:
@@ -124,7 +148,7 @@ def run(connection: Connection, id: str, *, now: float) -> SyncRun:
 
 
 def failures(connection: Connection, sync: str) -> list[Failure]:
-    """What failed in a sync, in the order in which it did."""
+    """The failures of a sync, in the order in which they happened."""
     rows = connection.execute(
         f"SELECT {FAILURE_COLUMNS} FROM _max_failure WHERE sync = ? ORDER BY number", (sync,)
     )
@@ -133,32 +157,27 @@ def failures(connection: Connection, sync: str) -> list[Failure]:
 
 
 def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
-    """What a sync has come to so far; NotFound."""
+    """The result of a sync so far; NotFound."""
     found = run(connection, sync, now=now)
     values = {name: getattr(found, name) for name in SyncRun._names}
     return SyncResult(**values, failures=tuple(failures(connection, found.id)))
 
 
 def waits(connection: Connection, sync: str, *, now: float) -> tuple[float, int] | None:
-    """When the next task of a sync may begin, and how many wait; None while one is or can be under way."""
-    running, due, waiting = connection.execute(
-        f"SELECT total(state = '{State.RUNNING}'),"
-        f" min(CASE WHEN state = '{State.PENDING}' THEN not_before END),"
-        f" total(state = '{State.PENDING}') FROM _max_task WHERE sync = ?",
-        (sync,),
-    ).fetchone()
-    return None if running or due is None or due <= now else (due, int(waiting))
+    """When the next task of a sync may begin, and how many wait; None while one runs or could."""
+    running, due, waiting = connection.execute(WAITING, (sync,)).fetchone()
+    return None if running or due is None or due <= now else (due, waiting)
 
 
 def unfinished(connection: Connection, *, worker: str | None, now: float) -> str | None:
     """The newest sync that can be resumed: paused, interrupted, or ``worker``'s own; or None.
 
-    One that was to be cancelled when its process died is none.  SyncRunning when another
-    worker is at one.
+    A sync whose process died while it was being cancelled cannot.  SyncRunning when another
+    worker runs one.
     """
     for found in unfinished_runs(connection, now=now):
         if found.status is Status.RUNNING and found.worker != worker:
-            raise SyncRunning(found.id, describe_worker(found.worker or ""))
+            raise running_elsewhere(found)
         if _command(connection, found.id) is not SyncCommand.CANCEL:
             return found.id
     return None
@@ -166,30 +185,72 @@ def unfinished(connection: Connection, *, worker: str | None, now: float) -> str
 
 def unfinished_runs(connection: Connection, *, now: float) -> list[SyncRun]:
     """The syncs that have not ended, newest first."""
-    if not _has_tables(connection):
-        return []
     return _select_runs(connection, f"WHERE {UNFINISHED} ORDER BY id DESC", (), now=now)
 
 
 def refuse_while_syncing(connection: Connection, *, clock: Callable[[], float]) -> None:
-    """SyncRunning when a process works at a sync: it knows the tables as they are now."""
+    """SyncRunning when a process runs a sync: it relies on the tables as they are now."""
     for found in unfinished_runs(connection, now=clock()):
         if found.status is Status.RUNNING:
-            raise SyncRunning(found.id, describe_worker(found.worker or ""))
+            raise running_elsewhere(found)
+
+
+def running_elsewhere(found: SyncRun) -> SyncRunning:
+    """The error that another worker runs a sync."""
+    return SyncRunning(found.id, describe_worker(found.worker or ""))
 
 
 def options_of(connection: Connection, sync: str) -> Json:
-    """What a sync that has not ended was asked for beyond its plan, as JSON data."""
+    """The options of an unfinished sync as JSON data."""
     sql = "SELECT spec FROM _max_task WHERE sync = ? AND parent IS NULL"
     row = connection.execute(sql, (sync,)).fetchone()
     return dict(GroupTask.from_json(json.loads(row[0])).options) if row else {}
 
 
-def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:
-    """Ask a sync to pause, to stop for good or to go on, inside the caller's transaction.
+def _command(connection: Connection, sync: str) -> SyncCommand:
+    row = connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()
+    return SyncCommand(row[0])
 
-    Its worker obeys at its next page; when it has none, the answer is given here.  SyncError
-    when the sync has ended, or is about to by an earlier request.
+
+def _select_runs(
+    connection: Connection, condition: str, values: Sequence[Any], *, now: float
+) -> list[SyncRun]:
+    if not has_part(connection, OWNER):
+        return []
+    rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM _max_sync AS s {condition}", values)
+    return [_run_of(row, now) for row in rows.fetchall()]
+
+
+def _run_of(row: Sequence[Any], now: float) -> SyncRun:
+    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-3]
+    quarantined, heartbeat_at, failed = row[-3:]
+    status = Status(state)
+    alive = worker is not None and heartbeat_at is not None and is_alive(worker, heartbeat_at, now)
+    return SyncRun(
+        id=id,
+        status=Status.INTERRUPTED if status is Status.RUNNING and not alive else status,
+        counts=json.loads(counts),
+        removed=removed,
+        requests=json.loads(requests),
+        failed=failed,
+        started_at=started,
+        finished_at=finished,
+        resumed=bool(resumed),
+        worker=worker,
+        plan=json.loads(plan),
+        notes=tuple(json.loads(notes)),
+        quarantined=quarantined,
+    )
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:
+    """Request that a sync pauses, is cancelled or goes on, inside the caller's transaction.
+
+    Its worker applies the command at its next page; without a worker it is applied here.
+    SyncError when the sync has ended, or is being cancelled.
     """
     found = run(connection, sync, now=now)
     if found.status.final:
@@ -207,85 +268,82 @@ def request(connection: Connection, sync: str, command: SyncCommand, *, now: flo
 def apply_command(
     connection: Connection, sync: str, command: SyncCommand, *, now: float, died: bool = False
 ) -> None:
-    """Pause or end a sync of which nothing is under way; ``died``: its worker ended without a word."""
+    """Pause or cancel a sync of which no task runs; ``died``: its process ended without releasing it."""
     if command is SyncCommand.PAUSE:
-        connection.execute(
-            f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}", (Status.PAUSED, sync)
-        )
+        pause = f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}"
+        connection.execute(pause, (Status.PAUSED, sync))
         release_tasks(connection, sync, died=died)
     elif command is SyncCommand.CANCEL:
         connection.execute(CANCEL_TASKS, (now, sync))
-        finish(connection, sync, Status.CANCELLED, now=now)
+        finish_sync(connection, sync, Status.CANCELLED, now=now)
 
 
 def resume_tasks(connection: Connection, sync: str) -> None:
-    """What stopped between two pages may be claimed again."""
-    connection.execute(
-        f"UPDATE _max_task SET state = '{State.PENDING}' WHERE sync = ? AND state = '{State.PAUSED}'", (sync,)
-    )
+    """Tasks that paused between two pages may be claimed again."""
+    connection.execute(RESUME_TASKS, (sync,))
 
 
 def release_tasks(connection: Connection, sync: str, *, died: bool = False) -> None:
-    """What is under way is pending again, and nobody works at the sync any more."""
-    connection.execute(GIVE_BACK, (int(died), sync))
-    leave(connection, sync)
+    """Running tasks are pending again, and the sync has no worker; ``died`` counts as a crash of each."""
+    connection.execute(RETURN_TO_QUEUE, (int(died), sync))
+    clear_worker(connection, sync)
 
 
-def finish(connection: Connection, sync: str, status: Status, *, now: float) -> None:
+def finish_sync(connection: Connection, sync: str, status: Status, *, now: float) -> None:
     """Give a sync its final status, unless it has one."""
-    connection.execute(
-        f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}", (status, now, sync)
-    )
-    leave(connection, sync)
+    finish = f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}"
+    connection.execute(finish, (status, now, sync))
+    clear_worker(connection, sync)
 
 
-def leave(connection: Connection, sync: str) -> None:
-    """Nobody works at the sync any more; workers without a sync are forgotten."""
+def clear_worker(connection: Connection, sync: str) -> None:
+    """A sync has no worker any more; workers without a sync are deleted."""
     connection.execute("UPDATE _max_sync SET worker = NULL WHERE id = ?", (sync,))
     connection.execute(
         "DELETE FROM _max_worker WHERE id NOT IN (SELECT worker FROM _max_sync WHERE worker IS NOT NULL)"
     )
 
 
-def _command(connection: Connection, sync: str) -> SyncCommand:
-    return SyncCommand(
-        connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()[0]
-    )
+# -- migrations --------------------------------------------------------------------------------
 
 
-def _has_tables(connection: Connection) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_failure'").fetchone())
+class SyncLog(RenameOwner):
+    """Keeps unfinished tasks, and failures to be retried, right when names or ids change."""
+
+    def rename_entity(self, connection: Connection, old: str, new: str) -> None:
+        """Tasks and failures follow an entity's name."""
+        if has_part(connection, OWNER):
+            connection.execute("UPDATE _max_failure SET entity = ? WHERE entity = ?", (new, old))
+            _rewrite(connection, lambda spec: spec.rename_entity(old, new))
+
+    def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
+        """Tasks follow the name of a field or a collection."""
+
+        def target(entity: str, ref: str) -> str | None:
+            return targets.get((entity, ref))
+
+        _rewrite(connection, lambda spec: spec.rename_field(entity, old, new, target))
+
+    def change_ids(self, connection: Connection, entity: str, ids: str) -> None:
+        """Tasks and failures follow an entity's ids."""
+        new = f"SELECT new FROM {ids} WHERE old = "
+
+        def new_id(id: str) -> str:
+            row = connection.execute(f"{new} ?", (id,)).fetchone()
+            return str(row[0]) if row else id
+
+        if has_part(connection, OWNER):
+            follow = f"UPDATE _max_failure SET id = ({new} id) WHERE entity = ? AND EXISTS ({new} id)"
+            connection.execute(follow, (entity,))
+            _rewrite(connection, lambda spec: spec.replace_ids(entity, new_id))
 
 
-def _select_runs(
-    connection: Connection, condition: str, values: Sequence[Any], *, now: float
-) -> list[SyncRun]:
-    """The syncs that fit; one who only reads may be newer than whoever wrote last."""
-    present = {row[1] for row in connection.execute("PRAGMA table_info(_max_sync)")}
-    later = {name: name if name in present else instead for name, instead in LATER_COLUMNS.items()}
-    query = f"SELECT {SYNC_COLUMNS.format(**later)} FROM _max_sync s {condition}"
-    return [_run_of(row, now) for row in connection.execute(query, values).fetchall()]
-
-
-def _run_of(row: Sequence[Any], now: float) -> SyncRun:
-    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-3]
-    quarantined, heartbeat_at, failed = row[-3:]
-    status = Status(state)
-    alive = worker is not None and heartbeat_at is not None and is_alive(worker, heartbeat_at, now)
-    if status is Status.RUNNING and not alive:
-        status = Status.INTERRUPTED
-    return SyncRun(
-        id=id,
-        status=status,
-        counts=json.loads(counts),
-        removed=removed,
-        requests=json.loads(requests),
-        failed=failed,
-        started_at=started,
-        finished_at=finished,
-        resumed=bool(resumed),
-        worker=worker,
-        plan=json.loads(plan),
-        notes=tuple(json.loads(notes)),
-        quarantined=quarantined,
-    )
+def _rewrite(connection: Connection, change: Callable[[TaskSpec], TaskSpec]) -> None:
+    if not has_part(connection, OWNER):
+        return
+    for table, key, column, condition in SPECS:
+        rows = connection.execute(f"SELECT {key}, kind, {column} FROM {table} WHERE {condition}").fetchall()
+        for id, kind, text in rows:
+            changed = json.dumps(change(read_spec(kind, json.loads(text))).to_json())
+            if changed != text:
+                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (changed, id))

@@ -511,4 +511,4 @@ def uncounted(write: Write) -> Write:
     def work(transaction: Transaction) -> WriteResult:
         return write(transaction).replace(counts={})
 
-    return work
+    return Write(write.database, work)

@@ -11,7 +11,7 @@ import pytest
 
 from max.core import TaskStore
 from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
-from max.model.delivery import WriteResult
+from max.model.delivery import Write, WriteResult
 from max.model.tasks import (
     CHILDREN_PAGE,
     ExpandTask,
@@ -31,8 +31,9 @@ from max.model.tasks import (
     failure_of,
 )
 from max.storage.leases import LEASE, new_worker, this_machine
+from max.storage.settlement import CHILDREN_BOUND
 from max.storage.sqlite import SqliteDatabase
-from max.storage.task_store import CHILDREN_BOUND, KEPT_SYNCS, SqliteTaskStore
+from max.storage.task_store import KEPT_SYNCS, SqliteTaskStore
 from tests.contract.places import place
 
 __all__ = ["place"]
@@ -48,8 +49,8 @@ ELSEWHERE = "elsewhere/boot/1/1/x"
 class Desk:
     """A store with a clock, and one worker unless another is named."""
 
-    def __init__(self, store: TaskStore) -> None:
-        self.store, self.now, self.sync = store, 1000.0, ""
+    def __init__(self, store: TaskStore, database: object) -> None:
+        self.store, self.database, self.now, self.sync = store, database, 1000.0, ""
 
     async def begin(self, *children: NewTask, chained: bool = True, worker: str = HERE) -> str:
         """Begin a sync of a plan with these steps."""
@@ -62,7 +63,13 @@ class Desk:
     ) -> SettleResult:
         """Settle and claim."""
         return await self.store.settle(
-            self.sync, settlements, worker=worker, claim=claim, alone=alone, requests=calls, now=self.now
+            self.sync,
+            on(self.database, settlements),
+            worker=worker,
+            claim=claim,
+            alone=alone,
+            requests=calls,
+            now=self.now,
         )
 
     async def claim(self, worker: str = HERE, *, alone: bool = True) -> list[Task]:
@@ -106,9 +113,17 @@ def group(*children: NewTask, chained: bool = False) -> NewTask:
     return NewTask(GroupTask("a group"), children, chained)
 
 
-def stores(number: int = 1) -> Callable[[Any], WriteResult]:
+def stores(number: int = 1) -> Write:
     """A write that stores so many things."""
-    return lambda transaction: WriteResult({"Thing": number})
+    return Write(None, lambda transaction: WriteResult({"Thing": number}))
+
+
+def on(database: object, settlements: Sequence[Settlement]) -> list[Settlement]:
+    """The settlements with writes that were prepared for a database."""
+    return [
+        one._replace(writes=[Write(write.database or database, write.work) for write in one.writes])
+        for one in settlements
+    ]
 
 
 def done(task: Task, **more: Any) -> Settlement:
@@ -136,7 +151,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
         try:
             store = SqliteTaskStore(database)
             await store.start()
-            return await body(Desk(store))
+            return await body(Desk(store, database))
         finally:
             await database.stop()
 
@@ -329,7 +344,7 @@ def test_a_settlement_that_cannot_be_stored_does_not_stop_the_others(place: str)
     async def body(desk: Desk) -> Sequence[Outcome]:
         await desk.begin(group(*map(load, "abc")))
         one, two, three = await desk.claim()
-        bad = two, State.COMPLETED, None, [stores(), refuses], [load("child")]
+        bad = two, State.COMPLETED, None, [stores(), Write(None, refuses)], [load("child")]
         settled = await desk.settle(done(one), Settlement(*bad), done(three))
         assert (settled.claimed, (await desk.result()).counts) == ([], {"Thing": 2})
         assert (await desk.settle(failed(two))).status is Status.PARTIAL
@@ -358,7 +373,7 @@ def test_a_worker_that_lost_the_sync_stores_nothing(place: str) -> None:
         await desk.begin(load(), worker=GONE)
         (task,) = await desk.claim(GONE)
         await desk.resume()
-        with pytest.raises(LeaseLost, match="no longer this process's"):
+        with pytest.raises(LeaseLost, match="this process lost sync"):
             await desk.settle(done(task), worker=GONE)
         return await desk.result()
 

@@ -34,9 +34,9 @@ from max.model.tasks import (
 )
 from max.storage.catalogue import migrate
 from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
+from max.storage.settlement import SETTLE, move_to
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
-from max.storage.task_store import SETTLE, move_to
 
 NAMES = ("title", "size")
 LOAD = LoadFieldsTask("Thing", NAMES, "load_things", ("7",))

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
-from max.model.delivery import Delivery, ListingPage
+from max.model.delivery import Delivery, ListingPage, Write
 from max.model.tasks import SPECS, NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task
 from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.storage.task_store import SqliteTaskStore
 from tests.contract.places import SCHEMA, Person, Team, parts
-from tests.contract.test_task_store import HERE, done, expansion, failed, group, load, waits
+from tests.contract.test_task_store import HERE, done, expansion, failed, group, load, on, waits
 
 T = TypeVar("T")
 RED = Team.ref("red")
@@ -45,7 +45,13 @@ class Place:
     async def settle(self, *settlements: Settlement, claim: int = 9) -> SettleResult:
         """Settle and claim."""
         return await self.store.settle(
-            self.sync, settlements, worker=HERE, claim=claim, alone=True, requests={"a:b:c": 1}, now=1.5
+            self.sync,
+            on(self.database, settlements),
+            worker=HERE,
+            claim=claim,
+            alone=True,
+            requests={"a:b:c": 1},
+            now=1.5,
         )
 
     def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
@@ -170,7 +176,9 @@ def test_a_value_that_cannot_be_stored_fails_only_its_task() -> None:
 
     async def body(place: Place) -> None:
         bad, good = await place.begin(group(load("a"), load("b")))
-        settled = await place.settle(Settlement(bad, State.COMPLETED, writes=[too_big]), place.page(good, 0))
+        settled = await place.settle(
+            Settlement(bad, State.COMPLETED, writes=[Write(None, too_big)]), place.page(good, 0)
+        )
         assert isinstance(settled.outcomes[0].error, SyncError)
         assert "string or blob too big" in str(settled.outcomes[0].error)
         assert settled.outcomes[1].state is State.COMPLETED
@@ -221,12 +229,13 @@ class History:
     Every process is one of another machine, so that it is dead when its lease has passed.
     """
 
-    def __init__(self, store: SqliteTaskStore) -> None:
-        self.store, self.now, self.processes = store, 1000.0, 0
+    def __init__(self, place: Place) -> None:
+        self.store, self.database = place.store, place.database
+        self.now, self.processes = 1000.0, 0
         self.ids: list[str] = []
         self.final: dict[str, Status] = {}
         self.given: set[int] = set()  # tasks of the newest sync that were ever claimed
-        self.ended: set[int] = set()  # tasks that came to an end
+        self.ended: set[tuple[str, int]] = set()  # syncs and tasks that came to an end
         self.restart()
 
     def restart(self) -> None:
@@ -262,7 +271,7 @@ class History:
         chance.shuffle(self.tasks)
         count = chance.randint(0, len(self.tasks))
         ending, self.tasks = self.tasks[:count], self.tasks[count:]
-        settlements = [chance.choice(ENDS)(task) for task in ending]
+        settlements = on(self.database, [chance.choice(ENDS)(task) for task in ending])
         settled = await self.store.settle(
             self.sync,
             settlements,
@@ -275,8 +284,12 @@ class History:
         for task, outcome in zip(ending, settled.outcomes, strict=True):
             assert outcome.error is None
             self.tasks += [task] if outcome.state is State.RUNNING else []
-            self.ended |= {task.id} if outcome.state in (State.COMPLETED, State.FAILED) else set()
-        assert not self.ended & {task.id for task in settled.claimed}, "what has ended never runs again"
+            self.ended |= (
+                {(task.sync, task.id)} if outcome.state in (State.COMPLETED, State.FAILED) else set()
+            )
+        assert not self.ended & {(task.sync, task.id) for task in settled.claimed}, (
+            "what has ended never runs again"
+        )
         self.tasks += settled.claimed
         self.given |= {task.id for task in settled.claimed}
         await self.follow(settled)
@@ -284,7 +297,9 @@ class History:
     async def follow(self, settled: SettleResult) -> None:
         """Do what a worker does then."""
         if settled.status is not Status.RUNNING:
-            assert self.given <= self.ended, "all that was begun has come to an end"
+            assert {(self.sync, id) for id in self.given} <= self.ended, (
+                "all that was begun has come to an end"
+            )
             self.sync, self.tasks = None, []
         elif settled.command is SyncCommand.RUN:
             assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
@@ -345,7 +360,7 @@ def test_p3_ids_are_unique_and_each_sync_reaches_exactly_one_final_status(
     steps: list[str], seed: int
 ) -> None:
     async def body(place: Place) -> None:
-        history, chance = History(place.store), Random(seed)
+        history, chance = History(place), Random(seed)
         for step in steps:
             await getattr(history, step)(chance)
             await history.check()
@@ -377,3 +392,16 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
 
 def test_random_histories_use_every_kind_of_task() -> None:
     assert list(SPECS) == ["group", "expand", "load_fields", "load_collection", "follow", "remove"]
+
+
+def test_a_write_for_another_database_is_refused_and_nothing_is_stored() -> None:
+    async def body(place: Place) -> None:
+        (task,) = await place.begin(load("a"))
+        other = SqliteEngine(SqliteDatabase(MEMORY), SCHEMA, parts)
+        write = other.prepare_write(Delivery([Person("1", name="Ada")], 2.0))
+        with pytest.raises(StorageError, match="prepared for another database"):
+            await place.settle(Settlement(task, State.COMPLETED, writes=[write]))
+        assert await place.engine.query(Person).count() == 0
+        assert (await place.settle(done(task))).status is Status.COMPLETED
+
+    using(MEMORY, body)

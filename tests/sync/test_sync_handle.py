@@ -234,7 +234,7 @@ def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
         await stage.database.transact(
             lambda c: (c.execute("UPDATE _max_sync SET worker = 'h/b/1/1/x'"), None)[1]
         )
-        with pytest.raises(LeaseLost, match="no longer this process's"):
+        with pytest.raises(LeaseLost, match="this process lost sync"):
             await handle.completion()
 
     play(pages(3), body)

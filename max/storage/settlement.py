@@ -1,0 +1,473 @@
+"""The settle transaction: what tasks did, what follows from it, and what runs next, in one commit.
+
+**What is recorded.**  A task has its state, the number of its claims (``attempt``), and how many
+children it has, how many have not ended, and how many failed.  These counts are kept up to date
+and rows are never counted, so a task costs the same among eight siblings and eighty thousand.
+
+**Three phases**, always in this order:
+
+1. *Store.*  Each settlement moves its task, runs its writes (rows, listings, removals) and adds
+   its children and failures.  All share one savepoint.  When one cannot be stored, each is tried
+   in a savepoint of its own, so that only the bad one is lost.
+2. *Follow up.*  Each ended task is counted at its parent and starts the task that waited for it,
+   or fails it as blocked.  A parent whose children have ended ends as well, and so on until
+   nothing moves.  With its root task the sync ends.
+3. *Claim.*  The oldest tasks whose time has come are leased to the worker.
+
+**The invariant.**  What a task stores and its new state are committed together, once per attempt.
+The transaction checks that the sync is still the worker's, and each move names the attempt: a
+worker that lost its lease stores nothing.
+
+**Example.**  A task that created three children, A, B and C.  B is the last one, and fails.
+
+    A  completed            parent: 3 children, 1 unfinished, 0 failed; awaiting_children
+    B  running
+    C  completed
+
+    1. store       B is failed, and its failure is recorded
+    2. follow up   the parent has 0 unfinished and 1 failed child: it is completed (it would fail
+                   if all three had), and the step after it is pending
+    3. claim       that step is running
+
+**After a crash** the last commit holds.  Tasks that were running still say so, and their worker is
+dead: ``resume`` makes them pending and counts a crash for each.  Their work is done again, so it
+must be safe to repeat.  A task that was running in several crashes in a row then runs alone, to
+show whether it is the cause, and fails after MAX_CRASHES.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from ..errors import LeaseLost, NotFound, SyncError
+from ..model.delivery import WriteResult
+from ..model.tasks import (
+    BLOCKED,
+    CHILDREN_PAGE,
+    HEARTBEAT,
+    MOVES,
+    ExpandTask,
+    Failure,
+    GroupTask,
+    NewTask,
+    Outcome,
+    RemoveTask,
+    Settlement,
+    State,
+    Status,
+    SyncCommand,
+    Task,
+    failure_of,
+    read_spec,
+)
+from .database import Connection
+from .sync_log import FAILURE_COLUMNS, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
+
+CHILDREN_BOUND = 2_000  # children of one task that wait at a time
+MAX_CRASHES = 5  # crashes in a row after which a task fails
+SUSPECT_CRASHES = 2  # crashes in a row after which a task runs alone
+
+TASK_COLUMNS = "id, sync, parent, kind, spec, attempt, tries, crashes"
+INSERT_SYNC = """
+    INSERT INTO _max_sync (id, plan, state, command, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+INSERT_TASK = """
+    INSERT INTO _max_task (sync, parent, after, kind, spec, state, children, unfinished,
+                           created_at, changed_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+CLAIM = f"""
+    UPDATE _max_task
+       SET state = '{State.RUNNING}', attempt = attempt + 1, tries = tries + 1,
+           changed_at = :now
+     WHERE {guard(State.RUNNING)}
+       AND id IN (SELECT id FROM _max_task
+                   WHERE sync = :sync AND state = '{State.PENDING}' AND not_before <= :now
+                     AND crashes BETWEEN :least AND :most
+                   ORDER BY not_before, id
+                   LIMIT :limit)
+    RETURNING {TASK_COLUMNS}
+"""
+DUE = f"""
+    SELECT min(not_before), count(*) FROM _max_task
+     WHERE sync = :sync AND state = '{State.PENDING}' AND crashes <= :most
+"""
+SETTLE = {
+    to: f"""
+    UPDATE _max_task
+       SET state = '{to}',
+           tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
+           crashes = CASE WHEN :progress THEN 0 ELSE crashes END,
+           spec = coalesce(:spec, spec),
+           not_before = :not_before,
+           more = :more,
+           children = children + :children,
+           unfinished = unfinished + :unfinished,
+           failed = failed + :failed,
+           error = :error,
+           changed_at = :now
+     WHERE id = :id AND attempt = :attempt AND state = '{State.RUNNING}' AND {guard(to)}
+"""
+    for to in MOVES[State.RUNNING]
+}
+COMPLETE = f"""
+    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, crashes = 0, changed_at = ?
+     WHERE id = ? AND attempt = ? AND state = '{State.RUNNING}'
+"""  # how most tasks end, for a third of the time
+COUNT_DOWN = "UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?"
+CONTAINERS = f"""
+    SELECT id, parent, kind, unfinished, more, children > 0 AND failed = children
+      FROM _max_task WHERE id IN {{set:ids}} AND state = '{State.AWAITING_CHILDREN}'
+"""
+DEPENDENTS = f"SELECT id, after, kind FROM _max_task WHERE after IN {{set:ids}} AND state = '{State.NEW}'"
+FAIL_WITH_CHILDREN = f"""
+    UPDATE _max_task
+       SET state = '{State.AWAITING_CHILDREN}', more = 0,
+           children = children + 1, failed = failed + 1, changed_at = ?
+     WHERE id = ? AND {guard(State.AWAITING_CHILDREN)}
+"""
+INSERT_FAILURE = (
+    f"INSERT INTO _max_failure ({FAILURE_COLUMNS}) VALUES ({', '.join('?' for _ in Failure._names)})"
+)
+BEAT = f"""
+    INSERT INTO _max_worker (id, heartbeat_at) VALUES (:worker, :now)
+    ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at
+     WHERE _max_worker.heartbeat_at NOT BETWEEN excluded.heartbeat_at - {HEARTBEAT} AND excluded.heartbeat_at
+"""
+ADD_COUNTS = """
+    UPDATE _max_sync SET counts = ?, requests = ?, removed = removed + ?, quarantined = quarantined + ?,
+                         deliveries = deliveries + ?
+     WHERE id = ?
+"""
+
+
+def move_to(to: State, extra: str = "") -> str:
+    """The statement that moves a task, ``(now, …, id)``, if MOVES allows it."""
+    return f"UPDATE _max_task SET state = '{to}', changed_at = ?{extra} WHERE id = ? AND {guard(to)}"
+
+
+class EndedTask(NamedTuple):
+    """A task that has ended and that nothing has followed up yet."""
+
+    id: int
+    parent: int | None
+    failed: bool
+
+
+class SyncTransaction:
+    """One open transaction on one sync; ``version`` is the connector's, for failures."""
+
+    def __init__(self, connection: Connection, sync: str, now: float, version: str) -> None:
+        self.connection, self.sync, self.now, self._version = connection, sync, now, version
+        self._ended: list[EndedTask] = []
+        self._containers: set[int] = set()  # tasks that may have been waiting for the last child
+        self._stored: list[WriteResult] = []
+
+    def read_sync(self) -> tuple[Status, SyncCommand, str | None]:
+        """The stored status, the command and the worker; NotFound."""
+        sql = "SELECT state, command, worker FROM _max_sync WHERE id = ?"
+        row = self.connection.execute(sql, (self.sync,)).fetchone()
+        if row is None:
+            raise NotFound("sync", self.sync)
+        return Status(row[0]), SyncCommand(row[1]), row[2]
+
+    def beat(self, worker: str) -> None:
+        """Record the worker's heartbeat, unless there is a recent one."""
+        self.connection.execute(BEAT, {"worker": worker, "now": self.now})
+
+    # -- beginning and resuming -----------------------------------------------------------
+
+    def begin(self, plan: str, root: NewTask, worker: str) -> None:
+        """Store the sync and its task graph, and start the tasks that wait for no other."""
+        values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now)
+        self.connection.execute(INSERT_SYNC, values)
+        self.beat(worker)
+        self._start_task(self._insert(root, None, None))
+        self.follow_up()
+
+    def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
+        values = self._task_row(task, parent, after, State.NEW)
+        id = int(self.connection.execute(f"{INSERT_TASK} RETURNING id", values).fetchone()[0])
+        previous = None
+        for child in task.children:
+            previous = self._insert(child, id, previous if task.chained else None)
+        return id
+
+    def _task_row(
+        self, task: NewTask, parent: int | None, after: int | None, state: State
+    ) -> tuple[object, ...]:
+        size = len(task.children)
+        spec = json.dumps(task.spec.to_json())
+        return (self.sync, parent, after, task.spec.kind, spec, state, size, size, self.now, self.now)
+
+    def _start_task(self, id: int) -> None:
+        """A task no longer waits: it may be claimed, or, if it is a group, its children may."""
+        kind = self.connection.execute("SELECT kind FROM _max_task WHERE id = ?", (id,)).fetchone()[0]
+        to = State.AWAITING_CHILDREN if kind == GroupTask.kind else State.PENDING
+        self.connection.execute(move_to(to), (self.now, id))
+        if to is State.AWAITING_CHILDREN:
+            for child in self._new_children(id, "AND after IS NULL"):
+                self._start_task(child)
+            self._containers.add(id)
+
+    def _new_children(self, id: int, condition: str = "") -> list[int]:
+        query = f"SELECT id FROM _max_task WHERE parent = ? AND state = '{State.NEW}' {condition} ORDER BY id"
+        return [row[0] for row in self.connection.execute(query, (id,))]
+
+    def resume(self, worker: str, *, died: bool) -> list[Task]:
+        """Give the sync to a worker; the attempts that a crash ended.
+
+        ``died``: the process that held the leases ended without releasing them.
+        """
+        self.connection.execute(
+            "UPDATE _max_sync SET state = ?, command = ?, worker = ?, resumed = 1 WHERE id = ?",
+            (Status.RUNNING, SyncCommand.RUN, worker, self.sync),
+        )
+        self.beat(worker)
+        dead = self._running_tasks() if died else []
+        for task in dead:
+            if task.crashes >= MAX_CRASHES - 1:
+                self._fail_crashing(task)
+        self.connection.execute(RETURN_TO_QUEUE, (int(died), self.sync))
+        resume_tasks(self.connection, self.sync)
+        self.follow_up()
+        return dead
+
+    def _running_tasks(self) -> list[Task]:
+        sql = f"SELECT {TASK_COLUMNS} FROM _max_task WHERE sync = ? AND state = '{State.RUNNING}' ORDER BY id"
+        return [task_of(row) for row in self.connection.execute(sql, (self.sync,))]
+
+    def _fail_crashing(self, task: Task) -> None:
+        error = SyncError(
+            f"the process ended {MAX_CRASHES} times in a row while this task ran",
+            hint="look for what ends it: memory, or a crash in the connector's libraries",
+        )
+        self.connection.execute(FAIL_WITH_CHILDREN, (self.now, task.id))
+        self._record_failures([failure_of(task, error, self.now)])
+        self._containers.add(task.id)
+
+    # -- 1. store -------------------------------------------------------------------------
+
+    def store(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
+        """Store settlements: all of them, or, when one cannot be stored, each by itself."""
+        self.connection.execute("SAVEPOINT settlement")
+        try:
+            outcomes = self._store(settlements, command)
+        except Exception as error:
+            dialect = self.connection.dialect
+            foreign = isinstance(error, dialect.errors)
+            if foreign and dialect.is_fatal(self.connection, error):
+                raise
+            self.connection.execute("ROLLBACK TO SAVEPOINT settlement")
+            self.connection.execute("RELEASE SAVEPOINT settlement")
+            if len(settlements) > 1:
+                return [self.store([one], command)[0] for one in settlements]
+            own = _own_error(settlements[0].task, error) if foreign else error
+            return [Outcome(State.RUNNING, error=own)]
+        self.connection.execute("RELEASE SAVEPOINT settlement")
+        return outcomes
+
+    def _store(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
+        states = [_state_after(one, command) for one in settlements]
+        self._move(settlements, states)
+        stored = [[write(self.connection) for write in one.writes] for one in settlements]
+        rows = [
+            self._task_row(child, one.task.id, None, State.PENDING)
+            for one in settlements
+            for child in one.children
+        ]
+        self.connection.executemany(INSERT_TASK, rows)
+        self._record_failures([failure for one in settlements for failure in one.failures])
+        self._add_notes([note for one in settlements for note in one.notes])
+        for one, to in zip(settlements, states, strict=True):
+            if to is State.AWAITING_CHILDREN:
+                self._containers.add(one.task.id)
+            elif not MOVES[to]:
+                self._ended.append(EndedTask(one.task.id, one.task.parent, to is State.FAILED))
+        self._stored += chain.from_iterable(stored)
+        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
+
+    def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
+        by_statement: dict[str, list[Any]] = {}
+        for one, to in zip(settlements, states, strict=True):
+            if to is State.COMPLETED and one.spec is None and not (one.children or one.failures):
+                by_statement.setdefault(COMPLETE, []).append((self.now, one.task.id, one.task.attempt))
+            else:
+                by_statement.setdefault(SETTLE[to], []).append(self._values(one, to))
+        for statement, values in by_statement.items():
+            if self.connection.executemany(statement, values).rowcount < len(values):
+                raise LeaseLost(
+                    f"this attempt of task {settlements[0].task.id} lost its lease",
+                    hint="nothing of it was stored",
+                )
+
+    def _values(self, one: Settlement, to: State) -> dict[str, object]:
+        failed = to is State.AWAITING_CHILDREN and bool(one.failures)  # its own work counts as a child
+        return {
+            "id": one.task.id,
+            "attempt": one.task.attempt,
+            "spec": None if one.spec is None else json.dumps(one.spec.to_json()),
+            "progress": one.progress,
+            "not_before": one.not_before,
+            "more": one.more,
+            "children": len(one.children) + failed,
+            "unfinished": len(one.children),
+            "failed": int(failed),
+            "error": one.failures[0].message if one.failures else one.error and one.error["message"],
+            "now": self.now,
+        }
+
+    def _record_failures(self, failures: Sequence[Failure]) -> None:
+        if failures:
+            rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
+            self.connection.executemany(INSERT_FAILURE, rows)
+
+    def _add_notes(self, notes: Sequence[str]) -> None:
+        """Add sentences about the sync, each once."""
+        if notes:
+            row = self.connection.execute("SELECT notes FROM _max_sync WHERE id = ?", (self.sync,)).fetchone()
+            text = json.dumps(list(dict.fromkeys([*json.loads(row[0]), *notes])))
+            self.connection.execute("UPDATE _max_sync SET notes = ? WHERE id = ?", (text, self.sync))
+
+    def add_counts(self, requests: Mapping[str, int]) -> None:
+        """Add what was stored and requested to the sync's counts."""
+        if not self._stored and not requests:
+            return
+        total = _sum(self._stored)
+        sql = "SELECT counts, requests FROM _max_sync WHERE id = ?"
+        counts, calls = map(json.loads, self.connection.execute(sql, (self.sync,)).fetchone())
+        rows, calls = Counter(counts) + Counter(total.counts), Counter(calls) + Counter(requests)
+        numbers = (total.removed, total.quarantined, len(self._stored))
+        self.connection.execute(ADD_COUNTS, (json.dumps(rows), json.dumps(calls), *numbers, self.sync))
+
+    # -- 2. follow up ---------------------------------------------------------------------
+
+    def follow_up(self) -> None:
+        """Follow up what has ended: dependents, parents, the sync itself, until nothing moves."""
+        while self._ended or self._containers:
+            ended, self._ended = self._ended, []
+            self._start_dependents(ended)
+            self._count_down(ended)
+            if any(one.parent is None for one in ended):
+                finish_sync(self.connection, self.sync, self._final_status(), now=self.now)
+            self._end_containers()
+
+    def _start_dependents(self, ended: Sequence[EndedTask]) -> None:
+        failed = {one.id: one.failed for one in ended}
+        for id, after, kind in self._select(DEPENDENTS, list(failed)):
+            if failed[after] and kind != RemoveTask.kind:  # it checks for itself what is certain
+                task, blocked_by = self._read_task(after)
+                self._block(id, blocked_by or task.spec.describe())
+            else:
+                self._start_task(id)
+
+    def _select(self, template: str, ids: Sequence[int]) -> list[Any]:
+        dialect = self.connection.dialect
+        return self.connection.execute(dialect.sql(template), {"ids": dialect.array(ids)}).fetchall()
+
+    def _read_task(self, id: int) -> tuple[Task, str | None]:
+        """A task, and what blocked it."""
+        sql = f"SELECT {TASK_COLUMNS}, blocked_by FROM _max_task WHERE id = ?"
+        *row, blocked_by = self.connection.execute(sql, (id,)).fetchone()
+        return task_of(row), blocked_by
+
+    def _block(self, id: int, cause: str) -> None:
+        """Fail a task that waited for a failed one, and its children.
+
+        It records the first cause, so that tasks that wait for it can name that.
+        """
+        task, _ = self._read_task(id)
+        for child in self._new_children(id):
+            self._block(child, cause)
+        if not isinstance(task.spec, GroupTask):
+            error = SyncError(f"blocked by step {cause}", hint="retry that first")
+            self._record_failures([failure_of(task, error, self.now, code=BLOCKED)])
+        self.connection.execute(move_to(State.FAILED, ", blocked_by = ?"), (self.now, cause, id))
+        self._ended.append(EndedTask(id, task.parent, failed=True))
+
+    def _count_down(self, ended: Sequence[EndedTask]) -> None:
+        done = Counter(one.parent for one in ended if one.parent is not None)
+        failed = Counter(one.parent for one in ended if one.failed)
+        rows = [(number, failed[parent], parent) for parent, number in done.items()]
+        self.connection.executemany(COUNT_DOWN, rows)
+        self._containers |= done.keys()
+
+    def _end_containers(self) -> None:
+        ids, self._containers = sorted(self._containers), set()
+        for id, parent, kind, left, more, all_failed in self._select(CONTAINERS, ids):
+            # a RemoveTask goes on when all its checks are done, an ExpandTask as soon as there is room
+            room = 0 if kind == RemoveTask.kind else CHILDREN_BOUND - CHILDREN_PAGE
+            if more and left <= room:
+                self.connection.execute(move_to(State.PENDING), (self.now, id))
+            elif not more and left == 0:
+                to = State.FAILED if all_failed else State.COMPLETED
+                self.connection.execute(move_to(to), (self.now, id))
+                self._ended.append(EndedTask(id, parent, bool(all_failed)))
+
+    def _final_status(self) -> Status:
+        sql = """
+            SELECT deliveries, EXISTS (SELECT 1 FROM _max_failure AS f WHERE f.sync = s.id)
+              FROM _max_sync AS s WHERE id = ?
+        """
+        stored, failed = self.connection.execute(sql, (self.sync,)).fetchone()
+        if not failed:
+            return Status.COMPLETED
+        return Status.PARTIAL if stored else Status.FAILED
+
+    # -- 3. claim -------------------------------------------------------------------------
+
+    def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, SyncCommand, float | None, int]:
+        """Lease the oldest tasks whose time has come; when there are none, say when the next is due."""
+        claimed = self._claim(limit, 0, SUSPECT_CRASHES - 1)
+        if alone and limit and not claimed:
+            claimed = self._claim(1, SUSPECT_CRASHES, MAX_CRASHES)
+        due, waiting = None, 0
+        if not claimed:
+            most = MAX_CRASHES if alone else SUSPECT_CRASHES - 1
+            due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
+        return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting
+
+    def _claim(self, limit: int, least: int, most: int) -> list[Task]:
+        values = {"sync": self.sync, "now": self.now, "limit": limit, "least": least, "most": most}
+        return sorted(map(task_of, self.connection.execute(CLAIM, values).fetchall()))
+
+
+def task_of(row: Sequence[Any]) -> Task:
+    """A task from its TASK_COLUMNS."""
+    id, sync, parent, kind, spec, attempt, tries, crashes = row
+    return Task(id, sync, parent, read_spec(kind, json.loads(spec)), attempt, tries, crashes)
+
+
+def _own_error(task: Task, error: Exception) -> SyncError:
+    """The database refused one settlement and is otherwise well: the task's failure."""
+    own = SyncError(f"task {task.id}: {error}", hint="nothing of this response was stored")
+    own.__cause__ = error
+    return own
+
+
+def _state_after(one: Settlement, command: SyncCommand) -> State:
+    """The state that a settlement leads to.
+
+    A task with more pages pauses when the sync shall pause or be cancelled; cancelling follows
+    when no task runs.  An expansion that failed still waits for the children that it has created.
+    """
+    if one.state is State.RUNNING and command is not SyncCommand.RUN:
+        return State.PAUSED
+    if one.state is State.FAILED and isinstance(one.task.spec, ExpandTask):
+        return State.AWAITING_CHILDREN
+    return one.state
+
+
+def _sum(stored: Sequence[WriteResult]) -> WriteResult:
+    if len(stored) == 1:
+        return stored[0]
+    counts: Counter[str] = Counter()
+    removed = quarantined = 0
+    for one in stored:
+        counts.update(one.counts)
+        removed, quarantined = removed + one.removed, quarantined + one.quarantined
+    return WriteResult(dict(counts), removed, quarantined)
