@@ -66,7 +66,7 @@ def overview() -> str:
     shown = ""
     for name, (group, _, summary) in COMMANDS.items():
         lines += [] if group == shown else ["", group]
-        lines.append(f"  {name:<12}{summary}")
+        lines.append(f"  {name:<13}{summary}")
         shown = group
     return "\n".join([*lines, "", EXAMPLES])
 

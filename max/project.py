@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Filter, Ref
+    from .model.tasks import SyncCommand, SyncRun
     from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .runtime import InstallationRuntime
@@ -62,6 +63,11 @@ class Project:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder.root)!r}, {len(self.list_runtimes())} in use)"
+
+    @classmethod
+    def find(cls, path: Path | str = ".") -> Self:
+        """The project of a folder, or of the nearest above, for ``read`` without an event loop."""
+        return cls(ProjectFolder.find(path))
 
     @classmethod
     @asynccontextmanager
@@ -210,6 +216,14 @@ class Project:
 
         info = self._info(target)
         return open_reader(self.folder.database(info), info)
+
+    @threaded
+    def request(self, target: InstallationInfo | str, command: SyncCommand) -> SyncRun:
+        """Ask the unfinished sync of any process to pause, to go on or to end; it as it is then."""
+        from .query.maintenance import request
+
+        info = self._info(target)
+        return request(self.folder.database(info), info, command, now=self._clock())
 
     @threaded
     def invalidate(

@@ -102,7 +102,7 @@ def at_least_one(text: str) -> int:
 
 def examples(parser: Parser, *lines: str) -> None:
     """Show examples at the end of the command's help."""
-    parser.epilog = "\n".join(["examples:", *(f"  {line}" for line in lines)])
+    parser.epilog = "\n".join(["examples:", *(f"  {line}".rstrip() for line in lines)])
 
 
 def add_target(parser: Parser, *, optional: bool = False) -> None:

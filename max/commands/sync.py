@@ -10,11 +10,11 @@ from collections.abc import Awaitable
 from functools import partial
 
 from ..core import InstallationInfo, SyncOptions
-from ..errors import SuspiciousRemoval, SyncError, UnknownName, UsageError
+from ..errors import SuspiciousRemoval, UnknownName, UsageError
 from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
-from ..model.tasks import Status, SyncCommand, SyncResult, SyncRun
+from ..model.tasks import Status, SyncCommand, SyncResult
 from ..project import Project
 from ..query.maintenance import request
 from ..runtime import InstallationRuntime
@@ -269,31 +269,21 @@ def run_cancel(options: Options) -> Answer:
 
 def run_resume(options: Options) -> Answer:
     """Continue a paused or interrupted sync here; a running one is asked not to pause."""
-    project, info, run = unfinished_run(options)
-    if run.status is Status.RUNNING:
-        return requested(options, SyncCommand.RUN)
-    return synced(options, project, info, InstallationRuntime.sync)
+    project, info = found_target(options)
+    if any(last.status in (Status.PAUSED, Status.INTERRUPTED) for last in runs(project, info, 1)):
+        return synced(options, project, info, InstallationRuntime.sync)
+    return requested(options, SyncCommand.RUN)
 
 
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
-    project, info, run = unfinished_run(options)
-    now = request(project.database(info), info, run.id, command, now=time.time())
+    project, info = found_target(options)
+    run = request(project.database(info), info, command, now=time.time())
     running = {
         SyncCommand.PAUSE: "pauses after the pages in progress",
         SyncCommand.CANCEL: "ends after the pages in progress",
         SyncCommand.RUN: "continues",
     }
-    outcome = running[command] if now.status is Status.RUNNING else f"is {now.status}"
-    data = {"installation": str(info), "id": run.id, "status": str(now.status), "command": str(command)}
+    outcome = running[command] if run.status is Status.RUNNING else f"is {run.status}"
+    data = {"installation": str(info), "id": run.id, "status": str(run.status), "command": str(command)}
     return answer(options, data, lambda: [f"sync {run.id} of {info} {outcome}"])
-
-
-def unfinished_run(options: Options) -> tuple[ProjectFolder, InstallationInfo, SyncRun]:
-    """The installation's last sync; SyncError when it has ended."""
-    project, info = found_target(options)
-    last = next(iter(runs(project, info, 1)), None)
-    if last is None or last.status.final:
-        ended = f"; the last one is {last.status}" if last else ""
-        raise SyncError(f"no sync of {info} is unfinished{ended}", hint=f"start one with: max sync {info}")
-    return project, info, last

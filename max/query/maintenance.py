@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
-from ..errors import UsageError
+from ..errors import SyncError, UsageError
 from ..model.entities import Compare, Entity, FieldOf, Filter, Op, Ref
 from ..model.query import Query
 from ..model.struct import Struct
@@ -156,11 +156,20 @@ def _loaders(resolver: Resolver | None, invalidated: Sequence[Invalidated]) -> d
     return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}
 
 
-def request(path: Path, info: InstallationInfo, sync: str, command: SyncCommand, *, now: float) -> SyncRun:
-    """Ask a sync to pause, to go on or to end; the sync as it is then."""
+def request(path: Path, info: InstallationInfo, command: SyncCommand, *, now: float) -> SyncRun:
+    """Ask the newest sync to pause, to go on or to end, also in another process; the sync as it is then.
+
+    It obeys at its next page.  SyncError when the newest sync has ended.
+    """
     with writer(synced(path, info)) as connection:
-        sync_log.request(connection, sync, command, now=now)
-        return sync_log.run(connection, sync, now=now)
+        last = next(iter(sync_log.runs(connection, 1, now=now)), None)
+        if last is None or last.status.final:
+            ended = f"; the last one is {last.status}" if last else ""
+            raise SyncError(
+                f"no sync of {info} is unfinished{ended}", hint=f"start one with: max sync {info}"
+            )
+        sync_log.request(connection, last.id, command, now=now)
+        return sync_log.run(connection, last.id, now=now)
 
 
 def migrate(
