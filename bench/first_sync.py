@@ -13,7 +13,7 @@ ROUNDS = 5
 
 
 def run() -> None:
-    """Rows per processor second of three ways to store the same records, and the files' sizes."""
+    """Rows per processor second of three ways to store the same records."""
     records = make(0, RECORDS)
     ready = [by_hand.converted(record) for record in records]
     source = listing(lambda start, stop: records[start:stop], RECORDS)

@@ -1,4 +1,4 @@
-"""Pages that take 50 ms each: how near a sync comes to as many at a time as the service allows."""
+"""Pages that take 50 ms each: a sync against the ideal of as many at a time as the limit admits."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .records import BROUGHT, Item, Owner, connector, item, make, sync
 
 LATENCY = 0.05  # seconds a page
 PAGES, SIZE = 4, 100  # of a folder, and records of a page
-FOLDERS = 8  # for each call that may be under way
+FOLDERS = 8  # for each call that the limit admits at once
 ROUNDS = 3
 MUST = {8: "≤ 1.12", 32: "≤ 1.30"}
 
-Fetch = Callable[[int], Awaitable[Json]]  # the answer that is a page
+Fetch = Callable[[int], Awaitable[Json]]  # the response that is a page
 
 
 class Folder(Entity):
@@ -47,7 +47,7 @@ class Folder(Entity):
 
 
 def run() -> None:
-    """A source in the process that sleeps, and a service on the loopback that does."""
+    """A source in this process and a service on the loopback, both sleeping."""
     rows = []
     ideal = FOLDERS * PAGES * LATENCY
     with fresh_paths() as path, serving(PAGES * SIZE, SIZE, LATENCY) as address:
@@ -56,10 +56,10 @@ def run() -> None:
             def sleeping(cap: int = cap) -> None:
                 asyncio.run(from_memory(cap, path()))
 
-            def asking(cap: int = cap) -> None:
+            def requesting(cap: int = cap) -> None:
                 asyncio.run(over_http(address, cap, path()))
 
-            timings = interleaved({"in the process": sleeping, "over HTTP": asking}, ROUNDS)
+            timings = interleaved({"in the process": sleeping, "over HTTP": requesting}, ROUNDS)
             rows += [
                 Row(
                     f"cap {cap}, {where}",
@@ -74,7 +74,7 @@ def run() -> None:
 
 
 async def from_memory(cap: int, path: Path) -> None:
-    """Sync pages that are there at once, and are given late."""
+    """Sync pages that are in memory and returned late."""
     pages = [{"data": make(number * SIZE, (number + 1) * SIZE)} for number in range(PAGES)]
 
     async def fetch(number: int) -> Json:
@@ -85,13 +85,13 @@ async def from_memory(cap: int, path: Path) -> None:
 
 
 async def over_http(address: str, cap: int, path: Path) -> None:
-    """Sync the same from a service that answers late."""
+    """Sync the same from a service that responds late."""
     async with HttpClient(address, access(address)) as client:
         await sync(folders(cap, lambda number: client.get(f"/{number}")), path)
 
 
 def folders(cap: int, fetch: Fetch) -> Connector[NoConfig, Fetch]:
-    """A connector of many folders, whose service takes so many calls at a time."""
+    """A connector of many folders, whose limit admits ``cap`` calls at a time."""
 
     @operation("records:page:get", limit=Limit("records", concurrency=cap))
     async def get_page(fetch: Fetch, number: int) -> Json:
@@ -108,6 +108,6 @@ def folders(cap: int, fetch: Fetch) -> Connector[NoConfig, Fetch]:
 
 
 async def seed(cap: int, context: Fetch, engine: Engine) -> SyncPlan:
-    """Every folder, and what is in them."""
+    """A plan that lists every folder."""
     await engine.store(*(Folder(f"folder-{number}") for number in range(FOLDERS * cap)))
     return SyncPlan([Step.for_all(Folder).load_collection(Folder.items)])

@@ -11,11 +11,11 @@ from .records import PAGE, Struct, listing, make, sync
 
 RECORDS = 1_000_000
 TICK = 0.005  # seconds
-READY = make(0, PAGE)  # pages are made from these, so that the source itself holds the loop for a moment only
+READY = make(0, PAGE)  # pages are copies of these, so that the source itself blocks the loop only briefly
 
 
 def run() -> None:
-    """How much later than asked for the ticks come, beside an idle loop's."""
+    """How late the ticks come, against those of an idle loop."""
     with fresh_paths() as path:
         late, own = asyncio.run(probed(sync(listing(renumbered, RECORDS), path())))
     idle, own_idle = asyncio.run(probed(asyncio.sleep(2)))
@@ -23,7 +23,7 @@ def run() -> None:
         "loop",
         [
             row("99.9th percentile beyond the tick", late, idle, 0.999, "≤ 25 ms"),
-            row("99.9th percentile, our own doing", own, own_idle, 0.999, "≤ 25 ms"),
+            row("99.9th percentile, our own share", own, own_idle, 0.999, "≤ 25 ms"),
             row("99th percentile", late, idle, 0.99),
             row("median", late, idle, 0.5),
             row("longest", late, idle, 1.0),
@@ -38,10 +38,10 @@ def row(what: str, late: list[float], idle: list[float], share: float, must: str
 
 
 async def probed(work: Coroutine[object, object, None]) -> tuple[list[float], list[float]]:
-    """How late each tick came while the work was done, in seconds, and what of it was our doing.
+    """How late each tick came during the work, in seconds, and our own share of that.
 
-    Ours is at most the processor time that this process used meanwhile; the rest belongs to
-    whatever else the machine does.
+    Our share is at most the processor time that this process used meanwhile; the rest belongs
+    to other processes.
     """
     late: list[float] = []
     own: list[float] = []

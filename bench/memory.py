@@ -1,6 +1,6 @@
 """Peak memory of a sync and of a query by iteration: ten times the entities, the same memory.
 
-python -m bench.memory sync|query COUNT PATH      tells its own peak
+python -m bench.memory sync|query COUNT PATH      prints its own peak
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SMALL, LARGE = 100_000, 1_000_000
 
 
 def run() -> None:
-    """Each in a process of its own, whose peak it tells itself."""
+    """Each in a process of its own, which prints its peak."""
     rows = []
     with fresh_paths() as path:
         places = {count: path() for count in (SMALL, LARGE)}
@@ -28,7 +28,7 @@ def run() -> None:
 
 
 async def query(path: Path, count: int) -> None:
-    """Every entity, one after the other."""
+    """Read every entity, one after the other."""
     async with running(listing(make, count), path) as runtime:
         seen = 0
         async for _ in runtime.engine.query(Item):

@@ -16,7 +16,7 @@ and the state of each task; nothing of what was under way.  The tasks that ran a
 store, leased to a worker that is dead.  The next process takes the sync over, sets them to PENDING
 and counts the crash against each, so that a task which ends its process every time fails at last.
 
-Waits are durable: a task to be retried later is PENDING with its time, and the process may end
+Waits are durable: a task that failed for now is PENDING with its next time, and the process may end
 meanwhile.  At least every HEARTBEAT seconds the loop settles, if only to record that it lives.
 """
 

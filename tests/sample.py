@@ -1,4 +1,4 @@
-"""A connector as small as a connector can be, for tests of what surrounds one."""
+"""The smallest possible connector, for tests of the parts around a connector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ refusals: list[Exception] = []  # what the next initialisations raise
 
 
 class Thing(Entity):
-    """One of a few."""
+    """A thing."""
 
     title: Field[str] = Field()
 
@@ -64,7 +64,7 @@ async def seed(context: SampleConfig, engine: Engine) -> SyncPlan:
 
 
 async def initialise(config: SampleConfig, credentials: CredentialProvider) -> Installation[SampleConfig]:
-    """The configuration is all the context there is."""
+    """The configuration is the context."""
     events.append(f"initialise {config.prefix}")
     if refusals:
         raise refusals.pop()
@@ -72,13 +72,13 @@ async def initialise(config: SampleConfig, credentials: CredentialProvider) -> I
     async def stop() -> None:
         events.append(f"stop {config.prefix}")
         if config.prefix == "stuck":
-            raise UpstreamBroken("it does not let go")
+            raise UpstreamBroken("it cannot be stopped")
 
     return Installation(context=config, stop=stop)
 
 
 def sample(**changes: Any) -> Connector[Any, Any]:
-    """A connector that loads, with some attributes changed."""
+    """A valid connector, with some attributes changed."""
     attributes: dict[str, Any] = {
         "name": "sample",
         "description": "A few things.",
@@ -92,7 +92,7 @@ def sample(**changes: Any) -> Connector[Any, Any]:
 
 
 def source(name: str) -> str:
-    """The file of a connector of this name, which notes that it was executed."""
+    """The source of a connector file that records its execution."""
     return (
         "from tests.sample import executed, sample\n"
         f"executed.append({name!r})\n"

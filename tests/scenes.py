@@ -1,4 +1,4 @@
-"""A place where syncs run in time that costs nothing, with connectors made for one test."""
+"""Syncs in virtual time, with a connector and a source made for one test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Json = Any
 
 
 class User(Entity):
-    """Who writes."""
+    """An author of notes."""
 
     name: Field[str] = Field()
     mail: Field[str] = Field()
@@ -38,7 +38,7 @@ class User(Entity):
 
 
 class Root(Entity):
-    """Where everything begins."""
+    """The root."""
 
     title: Field[str] = Field()
     users: Many[User] = Many()
@@ -46,7 +46,7 @@ class Root(Entity):
 
 
 class Note(Entity):
-    """What is written."""
+    """A note."""
 
     text: Field[str] = Field()
     author: Field[Ref[User]] = Field()
@@ -66,12 +66,12 @@ Answer = Any  # what a source gives: a value, an exception to raise, or a functi
 
 
 class PatientSelector(JumpingSelector):
-    """Time stands still while a database is at work, and otherwise jumps."""
+    """Time stops while a database works, and otherwise jumps."""
 
     busy = 0
 
     def select(self, timeout: float | None = None) -> Any:
-        """Wait for the database's answer, in real time, before anything else."""
+        """Wait in real time while the database works."""
         if self.busy and timeout != 0:
             return selectors.DefaultSelector.select(self, None)
         return super().select(timeout)
@@ -87,7 +87,7 @@ class PatientLoop(VirtualTimeLoop):
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """While a thread does something that the loop must wait for."""
+    """The loop waits for what a thread does in the block."""
     loop = asyncio.get_running_loop()
     selector = loop.patient if isinstance(loop, PatientLoop) else PatientSelector()
     selector.busy += 1
@@ -131,9 +131,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Source:
-    """What is upstream: an answer for each thing that loaders ask, in the order of asking.
+    """The upstream: answers for each loader, in the order of its calls.
 
-    ``answers["users"]`` is a list of what each call gives in turn; the last one stays.
+    ``answers["users"]`` has one answer a call; the last one repeats.
     """
 
     def __init__(self, operations: Sequence[AnyOperation] = (), **answers: Sequence[Answer]) -> None:
@@ -144,7 +144,7 @@ class Source:
         self.envs: list[Env[Any]] = []
 
     async def ask(self, name: str, what: Any, env: Env[Any]) -> Any:
-        """The next answer to a loader's question."""
+        """The next answer for a loader."""
         self.asked.append((name, what))
         self.times.append(now() if isinstance(asyncio.get_running_loop(), PatientLoop) else 0.0)
         self.envs.append(env)
@@ -157,7 +157,7 @@ class Source:
         return answer
 
     def count(self, name: str) -> int:
-        """How often something was asked."""
+        """How often a loader was called."""
         return sum(one == name for one, _ in self.asked)
 
 
@@ -196,12 +196,12 @@ def users(*ids: str, next: str | None = None, **more: Any) -> Page[User]:
 
 
 async def named(id: str, env: Env[Any]) -> User:
-    """The name of whoever is asked for."""
+    """The user with a name."""
     return User(id, name=f"Name {id}", phone="1")
 
 
 def slow(seconds: float, answer: Any) -> Callable[[Any, Any], Awaitable[Any]]:
-    """An answer that takes its time."""
+    """An answer that comes after some seconds."""
 
     async def after(what: Any, env: Any) -> Any:
         await later(seconds)
@@ -215,7 +215,7 @@ def slow(seconds: float, answer: Any) -> Callable[[Any, Any], Awaitable[Any]]:
 
 @dataclass
 class Stage:
-    """An installation at work."""
+    """A started installation."""
 
     source: Any
     database: SqliteDatabase
@@ -233,7 +233,7 @@ class Stage:
         return await (await self.begin(*steps)).completion()
 
     async def users(self) -> dict[str, User]:
-        """What is stored, by id."""
+        """The stored users by id."""
         return {user.id: user for user in await self.engine.query(User).all()}
 
 
@@ -256,7 +256,7 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
 
 
 def play(source: Any, body: Callable[[Stage], Awaitable[T]], path: Any = MEMORY, *, cap: int = CAP) -> T:
-    """Run a body on a stage, in virtual time; nothing may be left of it afterwards."""
+    """Run a body on a stage in virtual time; no asyncio task may be left afterwards."""
 
     async def main() -> T:
         stage = await build(source, path, cap=cap)
@@ -272,5 +272,5 @@ def play(source: Any, body: Callable[[Stage], Awaitable[T]], path: Any = MEMORY,
 
 
 def outcome(source: Any, *steps: Any) -> SyncResult:
-    """What a sync of these steps comes to."""
+    """The result of a sync of these steps."""
     return play(source, lambda stage: stage.sync(*steps))

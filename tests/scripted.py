@@ -49,7 +49,7 @@ class Thing(Entity):
 
 
 class Label(Entity):
-    """What it lists beside, and never lies about."""
+    """Is listed beside, always correctly."""
 
     title: Field[str] = Field()
 
@@ -63,7 +63,7 @@ class ScriptedRoot(Entity):
 
 @dataclass(frozen=True)
 class ScriptedConfig:
-    """Where the upstream is, and what pages say of the whole listing."""
+    """Where the upstream is, and whether pages have a total."""
 
     url: str
     totals: bool = True
@@ -75,7 +75,7 @@ def client(url: str, token: str) -> HttpClient:
 
 
 class Api:
-    """Clients of the upstream, the newest one last; a new bearer means a new client."""
+    """Clients of the upstream, the newest last; each bearer has its own client."""
 
     def __init__(self, config: ScriptedConfig) -> None:
         self.totals = config.totals
@@ -83,7 +83,7 @@ class Api:
         self._clients = [client(config.url, SECRET)]
 
     async def stop(self) -> None:
-        """Close them all; requests that were under way have ended by now."""
+        """Close all clients, after every request has ended."""
         for client in self._clients:
             await client.stop()
 
@@ -126,7 +126,7 @@ async def list_labels(parent: Ref[ScriptedRoot], request: PageRequest, env: Env[
 
 
 async def seed(api: Api, engine: Engine) -> SyncPlan:
-    """Both listings, side by side."""
+    """A plan of both listings, side by side."""
     root = ScriptedRoot("root")
     await engine.store(root)
     step = Step.for_root(Ref.of(root))
@@ -142,7 +142,7 @@ async def initialise(config: ScriptedConfig, credentials: CredentialProvider) ->
 
 connector: Connector[ScriptedConfig, Api] = Connector(
     name="scripted",
-    description="An upstream that lies to order.",
+    description="An upstream with scripted faults.",
     schema=Schema([ScriptedRoot, Thing, Label], roots=[ScriptedRoot]),
     loaders=[list_things, list_labels],
     seeder=seed,
@@ -154,7 +154,7 @@ connector: Connector[ScriptedConfig, Api] = Connector(
 
 
 def records(kind: str, many: int = PAGES * SIZE) -> list[Json]:
-    """As many records of a kind, in the order in which they are listed."""
+    """Records of a kind in the order of the listing."""
     return [{"id": f"{kind}-{n:05}", "title": f"{kind} number {n}"} for n in range(many)]
 
 
@@ -165,14 +165,14 @@ def upstream(things: Sequence[Json] | None = None) -> ScriptedUpstream:
 
 
 def runtime(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> InstallationRuntime:
-    """The installation's runtime, not yet started."""
+    """The runtime of the installation, not started yet."""
     info = InstallationInfo("scripted", "default", "scripted-1", {}, 0.0)
     provider = CredentialProvider(MemoryCredentials(), [])
     return InstallationRuntime(info, connector, ScriptedConfig(url, totals), provider, path, clock=clock)
 
 
 async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> SyncResult:
-    """One sync, as one process would do it."""
+    """One sync, in a runtime of its own."""
     one = runtime(url, path, clock, totals=totals)
     await one.start()
     try:
@@ -182,7 +182,7 @@ async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -
 
 
 def synced(connector: AnyConnector, path: Path, collection: ManyOf[Any, Any]) -> tuple[SyncResult, list[str]]:
-    """One sync of a sample connector in no time, and the ids that its root then lists."""
+    """One sync of a sample connector in virtual time, and the ids that its root then lists."""
     clock = FakeClock()
     info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
     provider = CredentialProvider(MemoryCredentials(), [])
@@ -201,7 +201,7 @@ def synced(connector: AnyConnector, path: Path, collection: ManyOf[Any, Any]) ->
 
 
 def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What the file holds for its user: every row, and who lists whom."""
+    """All rows of the file, and which parent lists which child."""
     links = """
         SELECT collection, parent, coalesce(t._id, l._id) FROM _max_membership
           JOIN _max_listing ON id = listing

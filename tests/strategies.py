@@ -1,4 +1,4 @@
-"""What the property tests draw from: names, schemas, values that fit and values that do not."""
+"""Strategies of the property tests: names, schemas, valid and invalid values."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def iso_forms(moment: datetime) -> list[str]:
 
 
 def fitting(holds: FieldType) -> st.SearchStrategy[Any]:
-    """Values that fit a field."""
+    """Valid values of a field."""
     if holds.kind is Kind.REF:
         plain: st.SearchStrategy[Any] = st.builds(Ref, st.just(holds.target), ids)
     else:
@@ -111,7 +111,7 @@ def fitting(holds: FieldType) -> st.SearchStrategy[Any]:
 
 
 class Nowhere(tzinfo):
-    """A zone that does not know its offset: the datetime is as good as naive."""
+    """A zone without an offset: its datetimes count as naive."""
 
     def utcoffset(self, moment: datetime | None) -> None:
         return None
@@ -120,18 +120,18 @@ class Nowhere(tzinfo):
 
 
 def circle() -> list[Any]:
-    """A list that holds itself."""
+    """A list that contains itself."""
     data: list[Any] = []
     data.append(data)
     return data
 
 
 class Thing(Entity):
-    """What a drawn ref points at."""
+    """The target of drawn refs."""
 
 
 class Other(Entity):
-    """What it must not point at."""
+    """Another entity, which is no valid target."""
 
 
 EAST, WEST = timezone(timedelta(hours=9)), timezone(timedelta(hours=-9))
@@ -202,11 +202,11 @@ ODDITIES: list[tuple[Any, frozenset[Kind]]] = [
 
 
 def with_kinds(kinds: Iterable[Kind]) -> Any:
-    """Pair a value with the kinds of field that it fits."""
+    """Pair a value with the kinds of field that accept it."""
     return lambda value: (value, frozenset(kinds))
 
 
-# A value, and the kinds of field into which it fits: known from how it was made.
+# A value, and the kinds of field that accept it, known from how the value was made.
 samples: st.SearchStrategy[tuple[Any, frozenset[Kind]]] = st.one_of(
     st.sampled_from(ODDITIES),
     st.integers(-(2**53), 2**53).map(with_kinds([Kind.INTEGER, Kind.REAL, Kind.JSON])),
@@ -271,7 +271,7 @@ def _entities(draw: st.DrawFn, name: str, neighbours: list[str]) -> type[Entity]
 
 
 def records(entity: type[Entity], id: st.SearchStrategy[str] = ids) -> st.SearchStrategy[Any]:
-    """Partial records of an entity, every value fitting."""
+    """Partial records of an entity with valid values."""
     optional = {name: fitting(holds) for name, holds in entity.types().items()}
     values = st.fixed_dictionaries({}, optional=optional)
     return st.builds(lambda key, values: entity(key, **values), id, values)
@@ -287,7 +287,7 @@ COMPARES = (*EQUALS, Op.LT, Op.LE, Op.GT, Op.GE)
 def conditions(
     draw: st.DrawFn, entity: type[Entity], values: dict[str, st.SearchStrategy[Any]]
 ) -> Filter[Any]:
-    """One comparison of a field that ``values`` names, with such a value."""
+    """One comparison of a field in ``values`` with a value from there."""
     name = draw(st.sampled_from(sorted(values)))
     field: FieldOf[Any, Any] = FieldOf(entity, name)
     text = field.type.kind is Kind.TEXT
@@ -318,7 +318,7 @@ def filters(
 
 @st.composite
 def ages(draw: st.DrawFn, entity: type[Entity]) -> Filter[Any]:
-    """When a field was last synced, compared with some moment; the entity has fields."""
+    """A comparison of when a field was last synced with a time; the entity has fields."""
     field: FieldOf[Any, Any] = FieldOf(entity, draw(st.sampled_from(list(entity.types()))))
     at = draw(st.floats(0, 2e9))
     return Synced(field.path, draw(st.sampled_from([Op.LT, Op.LE, Op.GT, Op.GE])), at)

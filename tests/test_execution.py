@@ -1,4 +1,4 @@
-"""Execution: plans become tasks, loaders are called, and what they bring or raise is told honestly."""
+"""Execution: plans become tasks, loaders are called, and each result or failure is recorded."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ ALICE, BOB = User.ref("a"), User.ref("b")
 
 
 def down(*args: Any) -> UpstreamBroken:
-    """The source has a bad day."""
+    """The error of a source that is down."""
     return UpstreamBroken("it is down")
 
 
-def told(result: SyncResult) -> list[tuple[str, str]]:
-    """What failed, and the kind of failure."""
+def failed(result: SyncResult) -> list[tuple[str, str]]:
+    """What failed, with the code of each failure."""
     return [(one.what, one.code) for one in result.failures]
 
 
@@ -74,12 +74,12 @@ def told(result: SyncResult) -> list[tuple[str, str]]:
 
 
 def loader_and_names(task: NewTask) -> tuple[str, tuple[str, ...]]:
-    """What a task that loads fields names."""
+    """The loader and the fields of a task that loads fields."""
     assert isinstance(task.spec, ExpandTask | LoadFieldsTask)
     return task.spec.loader, task.spec.names
 
 
-def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
+def test_a_plan_becomes_one_chain_of_steps_and_concurrent_groups() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     root = expand(SyncPlan([USERS, Step.concurrent([NAMES, MAILS])]), resolver, NO_OPTIONS, now=5.0)
     assert (root.spec.kind, root.chained) == ("group", True)
@@ -89,29 +89,29 @@ def test_a_plan_becomes_one_chain_with_groups_side_by_side() -> None:
     assert inside.chained is False
 
 
-def test_fields_with_several_homes_become_a_task_for_each() -> None:
+def test_fields_of_several_loaders_become_one_task_each() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     step = Step.for_one(ALICE).load_fields(User.name, User.mail, User.phone)
     group, _ = expand(SyncPlan([step]), resolver, NO_OPTIONS, now=0.0).children
     assert [loader_and_names(child)[1] for child in group.children] == [("name", "phone"), ("mail",)]
 
 
-def test_a_field_that_only_comes_along_cannot_be_asked_for() -> None:
+def test_a_field_that_only_comes_with_a_listing_cannot_be_a_step() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     with pytest.raises(UsageError, match=r"User\.size cannot be loaded by itself.*list_users"):
         expand(SyncPlan([Step.for_all(User).load_fields(User.size)]), resolver, NO_OPTIONS, now=0.0)
 
 
-def test_a_plan_that_names_what_is_not_there_is_refused() -> None:
+def test_a_plan_with_an_unknown_field_is_refused() -> None:
     resolver = sample(schema=SCHEMA, loaders=LOADERS).resolver
     with pytest.raises(UnknownName, match="unknown field 'nam'"):
         expand(SyncPlan([Step("User", "load_fields", ("nam",))]), resolver, NO_OPTIONS, now=0.0)
 
 
-# -- what loaders bring -----------------------------------------------------------------------
+# -- what loaders return ---------------------------------------------------------------------
 
 
-def test_every_kind_of_loader_brings_what_it_has() -> None:
+def test_each_kind_of_loader_stores_its_fields() -> None:
     async def mails(ids: list[str], env: Any) -> Batch[User]:
         shared = await env.raw(RAW)
         return Batch([User(id, mail=shared + id) for id in ids])
@@ -134,7 +134,7 @@ def test_every_kind_of_loader_brings_what_it_has() -> None:
     ]
 
 
-def test_entities_that_come_along_are_stored_and_counted() -> None:
+def test_entities_that_come_with_a_page_are_stored_and_counted() -> None:
     page = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="Alice")])
 
     async def body(stage: Stage) -> dict[str, User]:
@@ -146,7 +146,7 @@ def test_entities_that_come_along_are_stored_and_counted() -> None:
     assert play(Source(notes=[page]), body) == {"a": User("a", name="Alice")}
 
 
-def test_what_this_sync_already_stored_is_not_fetched_again() -> None:
+def test_fields_that_this_sync_stored_are_not_fetched_again() -> None:
     notes = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="Alice")])
     source = Source(users=[users("a", "b")], notes=[notes], name=[named])
     result = outcome(source, USERS, NOTES, NAMES, Step.for_one(ALICE).load_fields(User.name))
@@ -164,13 +164,13 @@ def test_the_next_sync_fetches_again() -> None:
     assert play(Source(users=[users("a", "b")], name=[named]), body) == 4
 
 
-def test_a_step_for_all_loads_what_fits_its_filter() -> None:
+def test_a_step_for_all_loads_the_entities_that_match_its_filter() -> None:
     source = Source(users=[users("a", "bb", "ccc")], name=[named])
     outcome(source, USERS, Step.for_all(User, where=User.size.gt(1)).load_fields(User.name))
     assert sorted(what for name, what in source.asked if name == "name") == ["bb", "ccc"]
 
 
-def test_a_step_for_nobody_is_done() -> None:
+def test_a_step_without_entities_completes() -> None:
     assert outcome(Source(), NAMES, MAILS).status is Status.COMPLETED
     assert outcome(Source()).status is Status.COMPLETED
     assert outcome(Source(), Step.concurrent([])).status is Status.COMPLETED
@@ -184,7 +184,7 @@ def test_more_targets_than_a_page_of_children_are_all_loaded() -> None:
 
 
 async def all_mails(ids: list[str], env: Any) -> Batch[User]:
-    """The mail of everybody."""
+    """The mail of each user."""
     return Batch([User(id, mail=f"{id}@x") for id in ids])
 
 
@@ -199,15 +199,15 @@ def test_concurrent_steps_run_side_by_side_and_the_next_waits_for_both() -> None
     assert source.times == [0.0, 0.0, pytest.approx(5.0)]
 
 
-def test_no_more_tasks_than_the_cap_are_under_way() -> None:
-    under_way, most = 0, 0
+def test_no_more_tasks_than_the_cap_run_at_once() -> None:
+    running, most = 0, 0
 
     async def counted(id: str, env: Any) -> User:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         await later(1.0)
-        under_way -= 1
+        running -= 1
         return await named(id, env)
 
     source = Source(users=[users(*"abcdefghij")], name=[counted])
@@ -215,7 +215,7 @@ def test_no_more_tasks_than_the_cap_are_under_way() -> None:
     assert most == 4
 
 
-def test_calls_are_counted_by_operation_and_only_those_of_the_sync() -> None:
+def test_calls_of_the_sync_are_counted_by_operation() -> None:
     @operation("scene:user:get")
     async def get(context: Any, id: str) -> User:
         return User(id, name="x", phone="1")
@@ -233,41 +233,41 @@ def test_calls_are_counted_by_operation_and_only_those_of_the_sync() -> None:
     assert play(Source([get], users=[users("a", "b")], name=[through]), body) == [expected, expected]
 
 
-# -- trying again -----------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------
 
 
-def test_what_may_pass_is_tried_again_with_growing_waits() -> None:
+def test_a_temporary_failure_is_retried_after_growing_waits() -> None:
     source = Source(users=[Offline("away"), down(), users("a")])
     assert outcome(source, USERS).status is Status.COMPLETED
     assert [b - a for a, b in pairwise(source.times)] == [pytest.approx(2.0), pytest.approx(4.0)]
 
 
-def test_nothing_is_asked_before_the_time_that_the_service_named() -> None:
+def test_no_request_is_sent_before_the_time_that_the_service_named() -> None:
     source = Source(users=[QuotaExceeded("slow down", retry_after=300.0), users("a")])
     assert outcome(source, USERS).status is Status.COMPLETED
     assert source.times[1] >= 300.0
 
 
-def test_a_task_that_gets_no_further_fails_after_some_tries() -> None:
+def test_a_task_without_progress_fails_after_its_tries() -> None:
     source = Source(users=[down()])
     result = outcome(source, USERS)
     assert (result.status, len(source.asked)) == (Status.FAILED, TRIES)
-    assert told(result) == [("Root:r: load collection users", "upstream.broken")]
+    assert failed(result) == [("Root:r: load collection users", "upstream.broken")]
     assert result.failures[0].attempt == TRIES
 
 
-def test_pages_in_between_forgive_earlier_tries() -> None:
+def test_a_stored_page_resets_the_count_of_tries() -> None:
     down_often = [down()] * (TRIES - 1)
     source = Source(users=[*down_often, users("a", next="2"), *down_often, users("b")])
     assert outcome(source, USERS).status is Status.COMPLETED
 
 
-def test_an_attempt_on_the_last_try_that_gets_further_may_fail_again() -> None:
+def test_progress_on_the_last_try_allows_another_failure() -> None:
     pages = [*[down()] * (TRIES - 1), users("a", next="2"), down(), users("b")]
     assert outcome(Source(users=pages), USERS).status is Status.COMPLETED
 
 
-def test_what_will_not_pass_is_not_tried_again() -> None:
+def test_a_permanent_failure_is_not_retried() -> None:
     source = Source(users=[BadCredentials("the token is wrong")])
     assert outcome(source, USERS).status is Status.FAILED
     assert len(source.asked) == 1
@@ -284,7 +284,7 @@ def test_a_wait_is_durable(tmp_path: Path) -> None:
     async def second(stage: Stage) -> Status:
         handle = await stage.executor.resume(id)
         await later(1.0)
-        assert not source.asked, "its time has not come"
+        assert not source.asked, "the wait is not over"
         return (await handle.completion()).status
 
     id = play(Source(users=[QuotaExceeded("wait", retry_after=60.0)]), first, path)
@@ -315,7 +315,7 @@ def test_waiting_does_not_spin() -> None:
 # -- failures ---------------------------------------------------------------------------------
 
 
-def test_one_failing_ref_costs_that_ref() -> None:
+def test_a_ref_that_fails_does_not_fail_its_batch() -> None:
     async def mails(ids: list[str], env: Any) -> Batch[User]:
         return Batch([User(id, mail="x") for id in ids if id not in "bc"], {"b": BadCredentials("not yours")})
 
@@ -326,35 +326,35 @@ def test_one_failing_ref_costs_that_ref() -> None:
 
     result = play(Source(users=[users(*"abcd")], mails=[mails], name=[named]), body)
     assert result.status is Status.PARTIAL
-    assert told(result) == [
+    assert failed(result) == [
         ("User:b: load fields mail", "upstream.credentials"),
         ("User:c: load fields mail", "upstream.missing"),
     ]
     assert result.failures[1].message == "User:c does not exist upstream"
 
 
-def test_a_failure_blocks_what_depends_on_it_and_nothing_else() -> None:
+def test_a_failure_blocks_only_the_steps_after_it() -> None:
     page = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
     source = Source(users=[BadCredentials("no")], notes=[page], name=[named])
     result = outcome(source, Step.concurrent([USERS, NOTES]), NAMES)
     assert (result.status, result.counts) == (Status.PARTIAL, {"Note": 1, "User": 1})
-    assert told(result) == [("Root:r: load collection users", "upstream.credentials")]
+    assert failed(result) == [("Root:r: load collection users", "upstream.credentials")]
 
 
-def test_steps_after_a_failure_say_what_blocked_them() -> None:
+def test_blocked_steps_name_the_step_that_failed() -> None:
     result = outcome(Source(users=[BadCredentials("no")]), USERS, NAMES, Step.concurrent([MAILS]))
     assert result.status is Status.FAILED
     assert [one.message for one in result.failures] == ["no"] + ["blocked by step " + str(USERS)] * 2
 
 
-def test_a_cursor_that_comes_twice_is_no_end_of_pages() -> None:
+def test_a_repeated_cursor_ends_the_listing_with_a_failure() -> None:
     source = Source(users=[users("a", next="2"), users("b", next="3"), users("c", next="2")])
     result = outcome(source, USERS)
     assert (result.status, len(source.asked)) == (Status.PARTIAL, 3)
     assert "'2' came twice" in result.failures[0].message
 
 
-def test_everything_down_is_failed_and_nothing_is_stored() -> None:
+def test_a_sync_without_network_fails_and_stores_nothing() -> None:
     source = Source(users=[Offline("no network")], notes=[Offline("no network")])
     result = outcome(source, Step.concurrent([USERS, NOTES]), NAMES)
     assert (result.status, result.counts, result.failed) == (Status.FAILED, {}, 3)
@@ -404,7 +404,7 @@ class Unshowable:
         (MAILS, {"mails": [Unshowable()]}, "must return a Batch, got Unshowable that cannot be shown"),
     ],
 )
-def test_a_loaders_bug_is_one_clear_failure_and_the_sync_goes_on(
+def test_a_bug_of_a_loader_is_one_failure_and_the_sync_continues(
     step: Step, answers: dict[str, list[Any]], message: str
 ) -> None:
     notes = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
@@ -419,7 +419,7 @@ def test_a_loaders_bug_is_one_clear_failure_and_the_sync_goes_on(
     assert result.counts["Note"] == 1
 
 
-def test_what_was_wrong_of_one_page_keeps_the_pages_before() -> None:
+def test_a_failed_page_keeps_the_pages_before_it() -> None:
     async def body(stage: Stage) -> list[str]:
         result = await stage.sync(USERS)
         assert (result.status, result.failed) == (Status.PARTIAL, 1)
@@ -460,12 +460,12 @@ def test_p6_failures_touch_only_their_own_dependants(fates: list[str]) -> None:
     assert {id for id, user in stored.items() if "name" in repr(user)} == set(ids) - broken
 
 
-# -- what loaders are given -------------------------------------------------------------------
+# -- what loaders get ------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, TRIES - 1), min_size=1, max_size=4))
-def test_p27_env_says_who_asks_at_every_call(failures: list[int]) -> None:
+def test_p27_env_has_the_facts_of_every_call(failures: list[int]) -> None:
     answers: list[Any] = []
     for number, before in enumerate(failures):
         following = str(number) if number < len(failures) - 1 else None
@@ -508,7 +508,7 @@ def test_a_call_that_is_overdue_every_time_is_a_failure_that_names_the_setting()
     assert "loader_minutes" in failure.hint
 
 
-def test_a_sync_that_is_cancelled_while_a_call_is_overdue_is_cancelled() -> None:
+def test_a_sync_cancelled_just_before_a_deadline_is_cancelled() -> None:
     async def body(stage: Stage) -> Status:
         handle = await stage.begin(USERS)
         await later(3599.0)
@@ -519,7 +519,7 @@ def test_a_sync_that_is_cancelled_while_a_call_is_overdue_is_cancelled() -> None
 
 
 SECONDS = st.floats(0.0, 3.0)
-MINE: ContextVar[str] = ContextVar("mine", default="nobody")
+MINE: ContextVar[str] = ContextVar("mine", default="unset")
 
 
 @settings(deadline=None, max_examples=20)
@@ -532,11 +532,11 @@ def test_p23_a_task_sees_only_its_own_values_and_nothing_remains(
     seen: list[tuple[str, str]] = []
 
     async def marks(id: str, env: Any) -> User:
-        seen.append(("nobody", MINE.get()))
+        seen.append(("unset", MINE.get()))
         MINE.set(id)
         before, after = waits[int(id)]
         await later(before)
-        seen.append(("nobody", await env.raw(RAW)))
+        seen.append(("unset", await env.raw(RAW)))
         await later(after)
         seen.append((id, MINE.get()))
         return await named(id, env)
@@ -552,10 +552,10 @@ def test_p23_a_task_sees_only_its_own_values_and_nothing_remains(
     assert play(source, lambda stage: stage.sync(USERS, NAMES), cap=cap).status is Status.COMPLETED
     assert len(seen) == 3 * len(waits)
     assert all(expected == found for expected, found in seen)
-    assert (MINE.get(), set(threading.enumerate())) == ("nobody", threads)
+    assert (MINE.get(), set(threading.enumerate())) == ("unset", threads)
 
 
-def test_what_loaders_share_is_loaded_once_however_many_ask() -> None:
+def test_a_shared_value_is_loaded_once_for_all_tasks() -> None:
     async def asks(id: str, env: Any) -> User:
         assert await env.raw(RAW) is await env.raw(RAW)
         return await named(id, env)
@@ -565,7 +565,7 @@ def test_what_loaders_share_is_loaded_once_however_many_ask() -> None:
     assert source.count("raw") == 1
 
 
-def test_each_sync_loads_what_is_shared_anew() -> None:
+def test_each_sync_loads_shared_values_again() -> None:
     async def asks(id: str, env: Any) -> User:
         return User(id, name=await env.raw(RAW), phone="1")
 
@@ -578,17 +578,17 @@ def test_each_sync_loads_what_is_shared_anew() -> None:
     assert play(Source(users=[users("a")], name=[asks], raw=["old", "new"]), body) == "new"
 
 
-def test_a_shared_load_that_failed_is_tried_again_by_whoever_asks_next() -> None:
+def test_a_failed_load_of_a_shared_value_is_repeated_for_the_next_task() -> None:
     async def asks(id: str, env: Any) -> User:
         await env.raw(RAW)
         return await named(id, env)
 
     source = Source(users=[users(*"abc")], name=[asks], raw=[slow(1.0, down()), slow(1.0, "shared")])
     assert outcome(source, USERS, NAMES).status is Status.COMPLETED
-    assert source.count("raw") == 2, "those who waited together failed together"
+    assert source.count("raw") == 2, "the three tasks that waited for the first load failed with it"
 
 
-def test_pending_work_outlives_an_upgrade_that_renames_its_loader(tmp_path: Path) -> None:
+def test_pending_tasks_survive_an_upgrade_that_renames_their_loader(tmp_path: Path) -> None:
     @Loader.entity(User.name, User.phone)
     async def renamed(ref: Ref[User], env: Env[Source]) -> User:
         return await named(ref.id, env)
@@ -608,7 +608,7 @@ def test_pending_work_outlives_an_upgrade_that_renames_its_loader(tmp_path: Path
     assert (result.status, result.failures) == (Status.COMPLETED, ())
 
 
-def test_pending_work_that_no_loader_does_any_more_says_so(tmp_path: Path) -> None:
+def test_a_pending_task_whose_loader_is_gone_says_so(tmp_path: Path) -> None:
     @Loader.entity(User.phone)
     async def phones(ref: Ref[User], env: Env[Source]) -> User:
         return User(ref.id, phone="1")
@@ -633,7 +633,7 @@ def test_pending_work_that_no_loader_does_any_more_says_so(tmp_path: Path) -> No
     assert "the loader load_name is gone" in result.failures[0].message
 
 
-def test_only_operations_can_be_run() -> None:
+def test_env_runs_operations_only() -> None:
     async def runs(id: str, env: Any) -> Any:
         return await env.run(named, id)
 
@@ -641,7 +641,7 @@ def test_only_operations_can_be_run() -> None:
     assert "is no operation" in result.failures[0].message
 
 
-def test_what_is_missing_upstream_is_told_of_that_thing() -> None:
+def test_a_row_that_is_missing_upstream_is_named_in_its_failure() -> None:
     source = Source(users=[users("a", "b")], name=[UpstreamMissing("no such user"), named])
     result = outcome(source, USERS, NAMES)
     assert (result.status, [one.id for one in result.failures]) == (Status.PARTIAL, ["a"])

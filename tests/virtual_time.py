@@ -1,4 +1,4 @@
-"""An event loop in which waiting takes no time: its clock jumps to whatever comes next."""
+"""An event loop in which waiting takes no time: its clock jumps to the next event."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ V = TypeVar("V")
 
 
 class JumpingSelector(selectors.DefaultSelector):
-    """Instead of sleeping, moves the time of its loop on."""
+    """Advances the time of its loop instead of sleeping."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        """What is ready, without waiting for it; RuntimeError when nothing ever will be."""
+        """What is ready, without waiting; RuntimeError when nothing ever will be."""
         ready = super().select(0)
         if not ready and timeout is None:
-            raise RuntimeError("everybody waits, and for nothing")
+            raise RuntimeError("deadlock: everything waits, and no timer is set")
         self.now += 0.0 if ready else timeout or 0.0
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose ``time()`` begins at 0 and costs nothing."""
+    """A loop whose ``time()`` begins at 0 and jumps."""
 
     def __init__(self) -> None:
         self._jumping = JumpingSelector()
@@ -37,12 +37,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def now() -> float:
-    """The running loop's time: the clock to give to what is tested."""
+    """The time of the running loop: the clock for what is tested."""
     return asyncio.get_running_loop().time()
 
 
 async def later(seconds: float) -> None:
-    """Let so much virtual time pass."""
+    """Let virtual time pass."""
     await asyncio.sleep(seconds)
 
 

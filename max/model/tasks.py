@@ -55,7 +55,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset(
         {
             State.RUNNING,  # a page is stored and the task continues
-            State.PENDING,  # to be retried, or returned to the queue
+            State.PENDING,  # runs again, or goes back to the queue
             State.AWAITING_CHILDREN,
             State.COMPLETED,
             State.FAILED,
@@ -143,15 +143,17 @@ class TaskSpec(Struct):
     """
 
     kind: ClassVar[str]
+    words: ClassVar[str]  # a format of the spec
 
     def describe(self) -> str:
         """The task in the words of the plan: ``AcmeUser:7: load fields name``."""
-        raise NotImplementedError
+        return self.words.format(self)
 
     @property
     def single_id(self) -> str | None:
         """The id of the one entity that the task is about; None when there are several, or all."""
-        return None
+        ids = getattr(self, "ids", None) or [getattr(self, "id", None)]
+        return ids[0] if len(ids) == 1 else None
 
     def to_json(self) -> dict[str, Json]:
         """The spec as JSON data; what was not given is left out."""
@@ -195,13 +197,9 @@ class GroupTask(TaskSpec):
     ``options`` are the sync's, as JSON data, in the group of the whole plan.
     """
 
-    kind = "group"
+    kind, words = "group", "{0.step}"
     step: str = "the plan"
     options: Mapping[str, Json] = NOTHING
-
-    def describe(self) -> str:
-        """The steps that it groups."""
-        return self.step
 
 
 class ExpandTask(TaskSpec):
@@ -245,11 +243,6 @@ class LoadFieldsTask(TaskSpec):
         more = f" and {len(self.ids) - 1} more" if len(self.ids) > 1 else ""
         return f"{self.entity}:{self.ids[0]}{more}: load fields {', '.join(self.names)}"
 
-    @property
-    def single_id(self) -> str | None:
-        """The id, when there is just one."""
-        return self.ids[0] if len(self.ids) == 1 else None
-
 
 class ListTask(TaskSpec):
     """Lists a collection of one parent, page by page.
@@ -259,7 +252,7 @@ class ListTask(TaskSpec):
     missing elsewhere; rows that it finds are not counted again.
     """
 
-    kind = "load_collection"
+    kind, words = "load_collection", "{0.entity}:{0.id}: load collection {0.collection}"
     entity: str
     collection: str
     id: str
@@ -271,35 +264,17 @@ class ListTask(TaskSpec):
     recheck: bool = False
     position: ListingPosition | None = None
 
-    def describe(self) -> str:
-        """``AcmeProject:7: load collection tasks``."""
-        return f"{self.entity}:{self.id}: load collection {self.collection}"
-
-    @property
-    def single_id(self) -> str:
-        """The parent's id."""
-        return self.id
-
 
 class FollowTask(TaskSpec):
     """Asks a feed what has changed below its root.  ``everything``: without the sync token."""
 
-    kind = "follow"
+    kind, words = "follow", "{0.entity}:{0.id}: follow {0.feed}"
     entity: str
     feed: str
     id: str
     since: float
     everything: bool = False
     position: ListingPosition | None = None
-
-    def describe(self) -> str:
-        """``AcmeWorkspace:7: follow changes``."""
-        return f"{self.entity}:{self.id}: follow {self.feed}"
-
-    @property
-    def single_id(self) -> str:
-        """The root's id."""
-        return self.id
 
 
 class RemoveTask(TaskSpec):
@@ -309,16 +284,12 @@ class RemoveTask(TaskSpec):
     those that it follows.  ``allow``: any number of rows may be removed.
     """
 
-    kind = "remove"
+    kind, words = "remove", "what is gone"
     collections: tuple[str, ...]
     feeds: tuple[FeedRoot, ...]
     since: float
     allow: bool = False
     search: MissingSearch = MissingSearch()
-
-    def describe(self) -> str:
-        """What it is about."""
-        return "what is gone"
 
 
 class _Renaming(NamedTuple):

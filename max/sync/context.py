@@ -130,7 +130,7 @@ class LoaderEnv(Env[Any]):
 
     @property
     def deadline(self) -> float:
-        """When this call of the loader is cancelled and retried later, in seconds since the epoch.
+        """When this call is cancelled, to be repeated later, in seconds since the epoch.
 
         The setting ``loader_minutes`` after the call began.
         """
@@ -154,7 +154,7 @@ class LoaderEnv(Env[Any]):
 
 
 class MonotonicClock:
-    """Gives times that strictly increase, even where the clock stands still or is set back.
+    """Gives times that strictly increase, even when the clock stops or is set back.
 
     Deletion detection compares the times of requests, so no two may be equal.
     """

@@ -266,7 +266,7 @@ class EventPublisher:
             self._log(logging.WARNING, "task %d failed: %s: %s", one.task.id, failure.what, failure.message)
         if one.error is not None:
             what, until = one.task.spec.describe(), _time(one.not_before)
-            words = "task %d is retried at %s: %s: %s"
+            words = "task %d runs again at %s: %s: %s"
             self._log(logging.WARNING, words, one.task.id, until, what, one.error["message"])
 
     def _log(self, level: int, words: str, *values: object) -> None:

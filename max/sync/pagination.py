@@ -40,7 +40,7 @@ class PageTracker:
         self._pages: set[int] = set()
 
     def begin(self, began: float) -> None:
-        """Record when the first request began, unless that is known."""
+        """Set when the first request began, unless that is known."""
         if self.position.began is None:
             self.position = self.position.replace(began=began)
 

@@ -188,7 +188,7 @@ class _GraphBuilder:
 
 
 def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
-    """The fields that ``Entity`` and ``Entity.field`` name in any case; an entity's id stands for its rows.
+    """The fields that ``Entity`` and ``Entity.field`` name in any case; an entity alone gives its id, too.
 
     UnknownName or UsageError for a text that names none.
     """
@@ -207,7 +207,7 @@ def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, An
 def retry_graph(failures: Sequence[Failure]) -> NewTask:
     """The task graph of what failed: first what failed itself, then what it blocked.
 
-    A failed id is retried alone, a listing continues at the page that failed, and a blocked step
+    A failed id runs again alone, a listing continues at the page that failed, and a blocked step
     runs as a whole; blocked steps run in the order of their plan.
     """
     failed = tuple(_retry(one) for one in failures if one.code != BLOCKED)

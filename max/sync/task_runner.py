@@ -69,7 +69,7 @@ from .loader_calls import LoaderCaller
 from .pagination import PageTracker, first_position
 
 TRIES = 5  # of a task, without progress in between
-FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task is retried, doubled each time
+FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task runs again, doubled each time
 MOST_ROUNDS = 8  # in which a sync checks every place where missing rows of one entity may be
 VAIN_ROUNDS = 2  # rounds in a row that settled nothing: some place cannot be checked
 FEW = 10  # rows that may always be removed

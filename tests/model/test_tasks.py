@@ -54,7 +54,7 @@ def connection() -> Iterator[SqliteConnection]:
 
 
 def stored(connection: SqliteConnection, state: State) -> None:
-    """Make task 1 stand in a state."""
+    """Give task 1 a state."""
     connection.execute("DELETE FROM _max_task")
     connection.execute(
         "INSERT INTO _max_task (id, sync, kind, spec, state, attempt, created_at, changed_at)"
@@ -64,7 +64,7 @@ def stored(connection: SqliteConnection, state: State) -> None:
 
 
 def state_of(connection: SqliteConnection) -> str:
-    """Where task 1 stands."""
+    """The state of task 1."""
     return str(connection.execute("SELECT state FROM _max_task WHERE id = 1").fetchone()[0])
 
 

@@ -1,4 +1,4 @@
-"""Events: every beginning has its end, each says of what it is, and no listener delays a sync."""
+"""Events: each start has one end, each names its task, and no listener delays a sync."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ ENDS = {EventKind.SYNC_ENDED, EventKind.SYNC_FAILED, EventKind.TASK_ENDED, Event
 
 
 def check_pairs(events: Sequence[Event]) -> None:
-    """Every started has exactly one end, and attempts lie within their sync."""
-    under_way: list[tuple[int | None, int | None]] = []
+    """Each started has exactly one end, and attempts lie within their sync."""
+    running: list[tuple[int | None, int | None]] = []
     begun = set()
     for event in events:
         key = (event.task, event.attempt)
         if event.kind in STARTS:
-            assert bool(under_way) is (event.task is not None), f"{event} is in the wrong place"
+            assert bool(running) is (event.task is not None), f"{event} is in the wrong place"
             assert event.task is None or key not in begun, f"{event} begins twice"
-            under_way.append(key)
+            running.append(key)
             begun.add(key)
         else:
-            assert key in under_way, f"{event} of what is not under way"
+            assert key in running, f"{event} of something that is not running"
         if event.kind in ENDS:
-            under_way.remove(key)
-            assert event.task is not None or not under_way, f"{event} around {under_way}"
+            running.remove(key)
+            assert event.task is not None or not running, f"{event} around {running}"
     assert events
-    assert not under_way, f"no end of {under_way}"
+    assert not running, f"no end of {running}"
 
 
 async def rest(reader: Events) -> list[Event]:
-    """What a listener is told until the end."""
+    """All events of a listener until the end."""
     return [event async for event in reader]
 
 
@@ -61,7 +61,7 @@ async def rest(reader: Events) -> list[Event]:
 
 @dataclass(frozen=True)
 class Course:
-    """What upstream does with each of some users, and what happens to the sync, and when."""
+    """How upstream answers for each user, and what happens to the sync, and when."""
 
     ways: Sequence[str]
     stop: str
@@ -73,13 +73,15 @@ COURSES = st.builds(
     Course,
     st.lists(st.sampled_from(["well", "broken", "flaky", "slow", "wrong"]), max_size=7),
     st.sampled_from(["nothing", "pause", "cancel", "stop", "kill"]),
-    st.sampled_from([0.3, 1.1, 1.6, 2.2, 3.2, 4.7]),  # between transactions, of which the dead tell nothing
+    st.sampled_from(
+        [0.3, 1.1, 1.6, 2.2, 3.2, 4.7]
+    ),  # between transactions: a killed process publishes nothing of one
     st.integers(1, 4),
 )
 
 
 def upstream(ways: Sequence[str]) -> Source:
-    """A listing on two pages, then a name for each user, in as many ways."""
+    """A listing of two pages, then a name for each user, each in its way."""
     tried: Counter[str] = Counter()
 
     async def name(id: str, env: Any) -> Any:
@@ -99,14 +101,14 @@ def upstream(ways: Sequence[str]) -> Source:
 
 
 class Killed(SyncExecutor):
-    """An executor of a process that ends without a word."""
+    """An executor of a process that is killed."""
 
     async def release_tasks(self, sync: str) -> None:
-        """The dead let nothing go."""
+        """A killed process releases nothing."""
 
 
-async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
-    """All that is told of a sync until its last end, by all that go on with it, and its result."""
+async def observed(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
+    """All events of a sync, from each process that runs it, and its result."""
     store = SqliteTaskStore(stage.database, version="7")
     context, cap = stage.executor.context, course.cap
     if course.stop == "kill":
@@ -118,19 +120,19 @@ async def taken(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     handle = await stage.begin(USERS, NAMES, NOTES, USERS)
     reader = handle.events()
     await later(course.after)
-    told = await stopped(stage, course, handle, reader)
+    seen = await stopped(stage, course, handle, reader)
     result = await store.result(handle.id, now=now())
     if not result.status.final:
         again = SyncExecutor(store, context, worker=new_worker(), cap=cap)
         await again.start()
         handle = await again.resume(handle.id)
         reader, result = handle.events(), await handle.completion()
-        told += await rest(reader)
-    return told, result
+        seen += await rest(reader)
+    return seen, result
 
 
 async def stopped(stage: Stage, course: Course, handle: SyncHandle, reader: Events) -> list[Event]:
-    """Do to the sync what the course says; what was told until then."""
+    """Do to the sync what the course says; the events until then."""
     with suppress(SyncError):  # it may have ended
         if course.stop == "pause":
             await handle.pause()
@@ -139,9 +141,9 @@ async def stopped(stage: Stage, course: Course, handle: SyncHandle, reader: Even
         elif course.stop == "stop":
             await stage.executor.stop()
     if course.stop == "kill" and not handle.done:
-        told = await reader.batch()
+        seen = await reader.batch()
         await stage.executor.stop()
-        return told
+        return seen
     with suppress(Interrupted):
         await handle.completion()
     return await rest(reader)
@@ -149,20 +151,20 @@ async def stopped(stage: Stage, course: Course, handle: SyncHandle, reader: Even
 
 @given(COURSES)
 @settings(deadline=None, max_examples=60)
-def test_p20_every_started_has_exactly_one_end_whatever_happens_to_the_sync(course: Course) -> None:
-    told, result = play(upstream(course.ways), lambda stage: taken(stage, course))
-    check_pairs(told)
-    assert told[-1].facts["status"] == result.status
+def test_p20_each_started_event_has_exactly_one_end(course: Course) -> None:
+    seen, result = play(upstream(course.ways), lambda stage: observed(stage, course))
+    check_pairs(seen)
+    assert seen[-1].facts["status"] == result.status
 
 
 @given(COURSES)
 @settings(deadline=None, max_examples=30)
-def test_p22_every_event_and_every_failure_says_of_what_it_is(course: Course) -> None:
-    told, result = play(upstream(course.ways), lambda stage: taken(stage, course))
-    assert {event.origin for event in told} == {Origin("inst", "scene", "7", result.id)}
-    assert [event.at for event in told] == sorted(event.at for event in told)
+def test_p22_each_event_and_each_failure_names_its_sync_and_task(course: Course) -> None:
+    seen, result = play(upstream(course.ways), lambda stage: observed(stage, course))
+    assert {event.origin for event in seen} == {Origin("inst", "scene", "7", result.id)}
+    assert [event.at for event in seen] == sorted(event.at for event in seen)
     codes = set()
-    for event in told:
+    for event in seen:
         whole = event.kind.startswith("sync.")
         assert whole is (event.task is None) is (event.attempt is None)
         assert event.to_json().keys() >= {"event", "at", *Origin._fields, "task", "attempt"}
@@ -175,7 +177,7 @@ def test_p22_every_event_and_every_failure_says_of_what_it_is(course: Course) ->
 # -- listeners -----------------------------------------------------------------------------------
 
 
-def test_who_comes_late_is_told_first_what_is_under_way() -> None:
+def test_a_late_listener_first_gets_the_start_of_what_is_running() -> None:
     async def body(stage: Stage) -> list[Event]:
         handle = await stage.begin(USERS, NAMES)
         await later(1.2)
@@ -183,12 +185,12 @@ def test_who_comes_late_is_told_first_what_is_under_way() -> None:
         assert [event.kind for event in await rest(handle.events())] == [events[0].kind, events[-1].kind]
         return events
 
-    told = play(upstream(["slow", "well"]), body)
-    check_pairs(told)
-    assert "User:0: load fields name" in [event.facts.get("what") for event in told[:3]]
+    seen = play(upstream(["slow", "well"]), body)
+    check_pairs(seen)
+    assert "User:0: load fields name" in [event.facts.get("what") for event in seen[:3]]
 
 
-def test_who_does_not_read_delays_nothing_and_is_told_what_is_lost() -> None:
+def test_a_listener_that_does_not_read_loses_events_and_learns_how_many() -> None:
     async def body(stage: Stage) -> tuple[Status, list[Event]]:
         await stage.engine.store(*(User(str(number)) for number in range(BUFFER)))
         handle = await stage.begin(NAMES)
@@ -196,15 +198,15 @@ def test_who_does_not_read_delays_nothing_and_is_told_what_is_lost() -> None:
         status = (await handle.completion()).status
         return status, await rest(reader)
 
-    status, told = play(Source(name=[named]), body)
-    assert (status, len(told)) == (Status.COMPLETED, BUFFER + 2)
-    assert (told[-2].kind, told[-1].kind) == (EventKind.LOST, EventKind.SYNC_ENDED)
-    assert told[-2].facts["events"] + BUFFER == 3 * BUFFER + 2 * 12 + 1, (
+    status, seen = play(Source(name=[named]), body)
+    assert (status, len(seen)) == (Status.COMPLETED, BUFFER + 2)
+    assert (seen[-2].kind, seen[-1].kind) == (EventKind.LOST, EventKind.SYNC_ENDED)
+    assert seen[-2].facts["events"] + BUFFER == 3 * BUFFER + 2 * 12 + 1, (
         "three a task, two a page and the removal"
     )
 
 
-def test_a_sync_that_is_stopped_before_it_ran_has_an_end() -> None:
+def test_a_sync_stopped_before_it_ran_has_an_end() -> None:
     async def body(stage: Stage) -> list[Event]:
         handle = await stage.begin(USERS)
         reader = handle.events()
@@ -212,9 +214,9 @@ def test_a_sync_that_is_stopped_before_it_ran_has_an_end() -> None:
         assert (await stage.store.result(handle.id, now=now())).status is Status.INTERRUPTED
         return await rest(reader)
 
-    told = play(upstream(["well"]), body)
-    check_pairs(told)
-    assert told[-1].facts["status"] == "interrupted"
+    seen = play(upstream(["well"]), body)
+    check_pairs(seen)
+    assert seen[-1].facts["status"] == "interrupted"
 
 
 # -- logging -------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def test_a_sync_logs_its_beginning_its_retries_its_failures_and_its_end(
     at = "1970-01-01T00:00:02.000Z"
     assert [(level, words.removeprefix(prefix)) for level, words in lines] == [
         ("INFO", "began"),
-        ("WARNING", f"task 2 is retried at {at}: Root:r: load collection users: it is down"),
+        ("WARNING", f"task 2 runs again at {at}: Root:r: load collection users: it is down"),
         ("INFO", f"waiting until {at}, tasks: 1"),
         ("WARNING", "task 5 failed: User:a: load fields name: closed"),
         ("INFO", "partial"),
@@ -264,7 +266,7 @@ def test_without_logging_set_up_nothing_is_printed() -> None:
 # -- waits ---------------------------------------------------------------------------------------
 
 
-def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
+def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
     async def body(stage: Stage) -> list[Event]:
         handle = await stage.begin(USERS)
         reader = handle.events()
@@ -277,25 +279,27 @@ def test_a_wait_is_told_with_its_end_its_tasks_and_its_limit() -> None:
         await later(60.0)
         (note,) = [note_of(one) for one in [await anext(handle.progress())]]
         assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"
-        seen = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
-        assert seen is not None
-        assert (round(seen[0]), seen[1]) == (900, 1)
-        assert not await stage.database.read(lambda one: waits(one, handle.id, now=2000.0)), "it may begin"
+        wait = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
+        assert wait is not None
+        assert (round(wait[0]), wait[1]) == (900, 1)
+        assert not await stage.database.read(lambda one: waits(one, handle.id, now=2000.0)), (
+            "the task may begin"
+        )
         await handle.completion()
         return await rest(reader)
 
-    told = play(Source(users=[QuotaExceeded("wait", retry_after=900.0), users("a")]), body)
-    check_pairs(told)
-    (wait,) = [event.facts for event in told if event.kind is EventKind.SYNC_WAITING]
+    seen = play(Source(users=[QuotaExceeded("wait", retry_after=900.0), users("a")]), body)
+    check_pairs(seen)
+    (wait,) = [event.facts for event in seen if event.kind is EventKind.SYNC_WAITING]
     assert wait == {"until": pytest.approx(900.0, abs=1.0), "tasks": 1, "limits": ["acme:api"]}
-    (one,) = [event.facts for event in told if event.kind is EventKind.TASK_WAITING]
+    (one,) = [event.facts for event in seen if event.kind is EventKind.TASK_WAITING]
     assert one["error"]["code"] == "upstream.quota"
 
 
 @pytest.mark.parametrize(
     ("wait", "shown"), [(600, "00:20"), (601, "00:21"), (30.2, "00:10:31"), (86_400, "1970-01-02 00:10")]
 )
-def test_a_time_to_come_is_shown_as_on_the_clock(
+def test_a_future_time_is_shown_as_clock_time(
     monkeypatch: pytest.MonkeyPatch, wait: float, shown: str
 ) -> None:
     import time

@@ -1,4 +1,4 @@
-"""A listing ends where its source says, or it has failed."""
+"""A listing ends where its source says, or fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def things(first: int, many: int) -> list[Thing]:
 
 
 def listing(*sizes: int, total: int | None = None, size: int | None = None) -> list[Page[Thing]]:
-    """Pages of so many items each, linked by cursors."""
+    """Pages with these numbers of items, linked by cursors."""
     pages, first = [], 0
     for number, many in enumerate(sizes):
         following = f"p{number + 1}" if number + 1 < len(sizes) else None
@@ -36,7 +36,7 @@ def listing(*sizes: int, total: int | None = None, size: int | None = None) -> l
 
 
 def take(pages: Pages, *, sync_token: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
-    """After which pages the listing was complete, and what speaks against it."""
+    """After which pages the listing was complete, and the problem that it found."""
     tracker = PageTracker("SampleRoot:root.things", first_position(sync_token))
     complete = []
     for page in pages:
@@ -51,16 +51,16 @@ def take(pages: Pages, *, sync_token: str | None = None, resumed: bool = False) 
     return complete, ""
 
 
-# -- what a scan makes of pages ----------------------------------------------------------
+# -- the tracker ------------------------------------------------------------------------
 
 
-def test_a_listing_is_complete_with_its_last_page_and_not_before() -> None:
+def test_a_listing_is_complete_with_its_last_page() -> None:
     assert take(listing(3, 3, 1)) == ([False, False, True], "")
     assert take(listing(0)) == ([True], "")
 
 
 @pytest.mark.parametrize("cursor", ["p1", "p2"])
-def test_a_cursor_that_comes_twice_has_no_end(cursor: str) -> None:
+def test_a_repeated_cursor_is_refused(cursor: str) -> None:
     pages = listing(2, 2, 2)
     pages[2] = pages[2].replace(next=cursor)
     complete, problem = take(pages)
@@ -68,33 +68,33 @@ def test_a_cursor_that_comes_twice_has_no_end(cursor: str) -> None:
     assert problem == f"SampleRoot:root.things: the cursor {cursor!r} came twice; the listing has no end"
 
 
-def test_the_cursor_that_a_resumed_listing_began_with_counts_as_seen() -> None:
+def test_a_resumed_listing_knows_the_cursor_that_it_began_with() -> None:
     tracker = PageTracker("it", ListingPosition(number=4, cursor="p4"))
     assert not tracker.take(Page(things(0, 2), next="p4"))
     assert tracker.problem is not None
     assert "'p4' came twice" in tracker.problem.message
 
 
-def test_a_page_that_comes_again_under_another_cursor_is_refused_unless_it_is_empty() -> None:
+def test_a_repeated_page_is_refused_unless_it_is_empty() -> None:
     again = [*listing(2, 2, 2)[:2], Page(things(0, 2))]
     assert "page 3 brought the same 2 items" in take(again)[1]
     assert take(listing(2, 0, 0, 1)) == ([False, False, False, True], "")
 
 
-def test_a_change_feed_may_say_the_same_again_and_has_no_total() -> None:
+def test_a_listing_of_changes_may_repeat_itself_and_ignores_totals() -> None:
     pages = [Page(things(0, 1), next="p1", total=9), Page(things(0, 1), total=9)]
     assert take(pages, sync_token="m") == ([False, True], "")
 
 
-@pytest.mark.parametrize(("total", "told"), [(7, "7"), (4, "4")])
-def test_a_total_that_disagrees_is_told_with_both_numbers(total: int, told: str) -> None:
+@pytest.mark.parametrize(("total", "shown"), [(7, "7"), (4, "4")])
+def test_a_wrong_total_is_reported_with_both_numbers(total: int, shown: str) -> None:
     complete, problem = take(listing(3, 3, total=total))
     assert complete == [False, False]
-    assert problem.endswith(f"the source says that it has {told} items, and listed 6")
+    assert problem.endswith(f"the source says that it has {shown} items, and listed 6")
 
 
 @pytest.mark.parametrize(("arrived", "sound"), [(5, False), (6, True), (7, True), (8, True), (9, False)])
-def test_a_total_that_moves_during_the_listing_is_believed_either_way(arrived: int, sound: bool) -> None:
+def test_any_number_within_a_total_that_changed_is_accepted(arrived: int, sound: bool) -> None:
     pages = listing(3, arrived - 3)
     pages[0], pages[1] = pages[0].replace(total=6), pages[1].replace(total=8)
     complete, problem = take(pages)
@@ -103,18 +103,18 @@ def test_a_total_that_moves_during_the_listing_is_believed_either_way(arrived: i
 
 
 @pytest.mark.parametrize("sync_token", [None, "m"])
-def test_a_full_page_that_names_no_next_one_is_no_end_where_the_last_is_always_shorter(
+def test_a_full_last_page_is_refused_where_the_last_page_is_always_shorter(
     sync_token: str | None,
 ) -> None:
     assert "the last page is full (3 items)" in take(listing(3, 3, size=3), sync_token=sync_token)[1]
     assert take(listing(3, 2, size=3), sync_token=sync_token) == ([False, True], "")
 
 
-def test_a_total_that_agrees_vouches_for_a_full_last_page() -> None:
+def test_a_full_last_page_is_accepted_with_a_matching_total() -> None:
     assert take(listing(3, 3, size=3, total=6)) == ([False, True], "")
 
 
-def test_a_first_page_that_could_not_use_the_mark_makes_it_a_full_listing() -> None:
+def test_a_complete_snapshot_makes_it_a_full_listing() -> None:
     pages = listing(3, 3, total=7)
     pages[0] = pages[0].replace(complete_snapshot=True)
     assert "7 items, and listed 6" in take(pages, sync_token="m")[1]
@@ -125,7 +125,7 @@ sizes = st.lists(st.integers(1, 4), min_size=2, max_size=8)
 
 @given(sizes, st.data(), st.booleans())
 @settings(deadline=None, max_examples=100)
-def test_no_page_can_be_left_out_of_a_listing_that_has_a_total(
+def test_a_missing_page_is_detected_with_a_total(
     sizes: list[int], data: st.DataObject, resumed: bool
 ) -> None:
     pages = listing(*sizes, total=sum(sizes))
@@ -138,7 +138,7 @@ def test_no_page_can_be_left_out_of_a_listing_that_has_a_total(
 
 @given(sizes, st.data(), st.booleans())
 @settings(deadline=None, max_examples=100)
-def test_no_page_can_come_in_place_of_another(sizes: list[int], data: st.DataObject, total: bool) -> None:
+def test_a_page_in_place_of_another_is_detected(sizes: list[int], data: st.DataObject, total: bool) -> None:
     pages = listing(*sizes, total=sum(sizes) if total else None)
     lost = data.draw(st.integers(1, len(pages) - 1))
     instead = data.draw(st.integers(0, lost - 1))
@@ -146,10 +146,10 @@ def test_no_page_can_come_in_place_of_another(sizes: list[int], data: st.DataObj
     assert not any(take(pages)[0])
 
 
-# -- what a sync makes of it ---------------------------------------------------------------
+# -- in a sync ----------------------------------------------------------------------------
 
 
-def test_a_listing_that_disagrees_keeps_its_rows_sweeps_nothing_and_moves_no_mark(path: Path) -> None:
+def test_an_inconsistent_listing_keeps_its_rows_removes_nothing_and_stores_no_sync_token(path: Path) -> None:
     asked: list[str | None] = []
     answers: list[Page[Any]] = [
         Page(things(0, 3), total=3, sync_token="first"),

@@ -1,4 +1,4 @@
-"""What can be asked of a sync that was begun: to pause, to go on, to end, and how it stands."""
+"""The handle of a sync: pause, resume, cancel, status, completion and progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.virtual_time import later, now
 
 
 async def never(what: Any, env: Any) -> Any:
-    """An answer that does not come."""
+    """A response that never comes."""
     await asyncio.Event().wait()
 
 
@@ -51,7 +51,7 @@ async def never(what: Any, env: Any) -> Any:
 
 
 def pages(count: int, seconds: float = 1.0) -> Source:
-    """A listing of so many pages, each of which takes its time."""
+    """A listing of so many pages, each of which takes some seconds."""
 
     async def page(cursor: str | None, env: Any) -> Page[User]:
         await later(seconds)
@@ -61,7 +61,7 @@ def pages(count: int, seconds: float = 1.0) -> Source:
     return Source(users=[page], name=[named])
 
 
-def test_a_pause_is_obeyed_after_the_page_under_way_and_taken_up_there() -> None:
+def test_a_pause_is_applied_after_the_current_page_and_resumed_there() -> None:
     async def body(stage: Stage) -> None:
         handle = await stage.begin(USERS)
         await later(1.5)
@@ -79,7 +79,7 @@ def test_a_pause_is_obeyed_after_the_page_under_way_and_taken_up_there() -> None
     assert [what for _, what in source.asked] == [None, "1", "2", "3"]
 
 
-def test_a_pause_that_was_not_yet_obeyed_is_taken_back() -> None:
+def test_a_pause_that_was_not_applied_yet_can_be_taken_back() -> None:
     async def body(stage: Stage) -> Status:
         handle = await stage.begin(Step.concurrent([USERS, NOTES]))
         await later(0.5)
@@ -94,7 +94,7 @@ def test_a_pause_that_was_not_yet_obeyed_is_taken_back() -> None:
     assert source.count("users") == 3
 
 
-def test_a_pause_taken_back_while_it_is_being_obeyed_is_none() -> None:
+def test_a_pause_taken_back_while_it_is_applied_has_no_effect() -> None:
     async def body(stage: Stage) -> Status:
         apply_command = stage.store.apply_command
 
@@ -110,7 +110,7 @@ def test_a_pause_taken_back_while_it_is_being_obeyed_is_none() -> None:
     assert play(pages(3), body) is Status.COMPLETED
 
 
-def test_a_pause_taken_back_when_it_has_just_been_obeyed_goes_on_with_a_new_handle() -> None:
+def test_a_resume_just_after_the_pause_was_applied_gives_a_new_handle() -> None:
     async def body(stage: Stage) -> Status:
         result = stage.store.result
 
@@ -131,7 +131,7 @@ def test_a_pause_taken_back_when_it_has_just_been_obeyed_goes_on_with_a_new_hand
     assert play(pages(3), body) is Status.COMPLETED
 
 
-def test_a_pause_while_a_task_waits_for_its_time_is_obeyed_at_once() -> None:
+def test_a_pause_while_a_task_waits_is_applied_at_once() -> None:
     async def body(stage: Stage) -> None:
         handle = await stage.begin(USERS)
         await later(10.0)
@@ -142,7 +142,7 @@ def test_a_pause_while_a_task_waits_for_its_time_is_obeyed_at_once() -> None:
     play(Source(users=[QuotaExceeded("wait", retry_after=900.0)]), body)
 
 
-def test_cancelling_does_not_wait_for_a_loader_that_is_stuck() -> None:
+def test_cancel_does_not_wait_for_a_stuck_loader() -> None:
     async def body(stage: Stage) -> None:
         handle = await stage.begin(USERS)
         await later(5.0)
@@ -159,7 +159,7 @@ def test_cancelling_does_not_wait_for_a_loader_that_is_stuck() -> None:
 @pytest.mark.parametrize(
     ("wanted", "status"), [(SyncCommand.PAUSE, Status.PAUSED), (SyncCommand.CANCEL, Status.CANCELLED)]
 )
-def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: SyncCommand, status: str) -> None:
+def test_another_connection_can_pause_and_cancel(tmp_path: Path, wanted: SyncCommand, status: str) -> None:
     path = tmp_path / "data.db"
 
     async def body(stage: Stage) -> Status:
@@ -176,7 +176,7 @@ def test_another_connection_can_ask_as_well(tmp_path: Path, wanted: SyncCommand,
     assert source.count("users") < 5
 
 
-def test_a_cancelled_sync_is_not_the_next_ones_business() -> None:
+def test_a_cancelled_sync_does_not_affect_the_next_one() -> None:
     async def body(stage: Stage) -> list[Status]:
         handle = await stage.begin(USERS)
         await handle.cancel()
@@ -186,7 +186,7 @@ def test_a_cancelled_sync_is_not_the_next_ones_business() -> None:
     assert play(pages(2), body) == [Status.CANCELLED, Status.COMPLETED]
 
 
-def test_stopping_in_the_middle_interrupts_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_sync_is_interrupted_and_can_be_resumed(tmp_path: Path) -> None:
     path, source = tmp_path / "data.db", pages(5)
 
     async def first(stage: Stage) -> str:
@@ -208,7 +208,9 @@ def test_stopping_in_the_middle_interrupts_and_the_next_one_goes_on(tmp_path: Pa
     left = play(source, first, path)
     result = play(source, second, path)
     assert (result.status, result.counts) == (Status.COMPLETED, {"User": 5})
-    assert [what for _, what in source.asked] == [None, "1", "2", "2", "3", "4"], "only the page under way"
+    assert [what for _, what in source.asked] == [None, "1", "2", "2", "3", "4"], (
+        "only the page that was loading is requested again"
+    )
 
 
 def test_one_sync_at_a_time() -> None:
@@ -227,7 +229,7 @@ def test_one_sync_at_a_time() -> None:
     play(pages(1), body)
 
 
-def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
+def test_a_sync_that_another_process_took_over_ends_here_with_lease_lost() -> None:
     async def body(stage: Stage) -> None:
         handle = await stage.begin(USERS)
         await later(0.5)
@@ -240,7 +242,7 @@ def test_a_sync_that_was_taken_over_ends_here_with_the_reason() -> None:
     play(pages(3), body)
 
 
-def test_a_database_that_fails_ends_the_sync_which_can_go_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_sync_which_can_be_resumed(tmp_path: Path) -> None:
     def room(pages: int) -> Callable[[SqliteConnection], None]:
         def work(connection: SqliteConnection) -> None:
             size = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -266,11 +268,11 @@ def test_a_database_that_fails_ends_the_sync_which_can_go_on_later(tmp_path: Pat
     assert (result.status, result.counts) == (Status.COMPLETED, {"User": 3001})
 
 
-# -- watching ---------------------------------------------------------------------------------
+# -- progress ---------------------------------------------------------------------------------
 
 
 async def last_status(handle: Any) -> Status:
-    """What the last news of a sync say."""
+    """The last status in the progress."""
     status = Status.RUNNING
     async for one in handle.progress():
         status = one.status
@@ -281,9 +283,7 @@ def test_progress_counts_up_and_ends_with_the_sync() -> None:
     async def body(stage: Stage) -> list[tuple[Status, int]]:
         handle = await stage.begin(USERS)
         found = [(one.status, one.counts.get("User", 0)) async for one in handle.progress()]
-        assert [one.status async for one in handle.progress()] == [Status.COMPLETED], (
-            "also for who comes late"
-        )
+        assert [one.status async for one in handle.progress()] == [Status.COMPLETED], "also after the end"
         return found
 
     found = play(pages(4), body)
@@ -292,7 +292,7 @@ def test_progress_counts_up_and_ends_with_the_sync() -> None:
     assert {count for _, count in found} == {0, 1, 2, 3, 4}
 
 
-def test_progress_says_until_when_the_sync_waits() -> None:
+def test_progress_has_the_end_of_a_wait() -> None:
     async def body(stage: Stage) -> list[tuple[int, int, float | None]]:
         handle = await stage.begin(USERS)
         return [(one.running, one.waiting, one.due) async for one in handle.progress()]
@@ -301,19 +301,19 @@ def test_progress_says_until_when_the_sync_waits() -> None:
     assert (0, 1, 60.0) in found
 
 
-def test_who_watches_slowly_delays_nobody_and_sees_the_newest() -> None:
+def test_a_slow_reader_of_the_progress_delays_nothing_and_gets_the_newest() -> None:
     async def body(stage: Stage) -> int:
-        handle, news = await stage.begin(USERS), 0
+        handle, reports = await stage.begin(USERS), 0
         async for _ in handle.progress():
-            news += 1
+            reports += 1
             await later(3.5)
         assert (await handle.status()).finished_at == pytest.approx(8.0)
-        return news
+        return reports
 
     assert play(pages(8), body) == 4
 
 
-def test_who_stops_watching_or_waiting_stops_nothing() -> None:
+def test_the_sync_continues_without_its_readers_and_waiters() -> None:
     async def body(stage: Stage) -> Status:
         handle = await stage.begin(USERS)
         with pytest.raises(TimeoutError):
@@ -326,7 +326,7 @@ def test_who_stops_watching_or_waiting_stops_nothing() -> None:
     assert play(pages(3), body) is Status.COMPLETED
 
 
-def test_a_failing_end_still_ends_the_progress() -> None:
+def test_a_failing_clean_up_still_ends_the_progress() -> None:
     async def body(stage: Stage) -> None:
         async def fails(now: float) -> None:
             raise StorageError("the index cannot be built")
@@ -342,7 +342,7 @@ def test_a_failing_end_still_ends_the_progress() -> None:
     play(pages(1), body)
 
 
-def test_stopping_twice_or_without_a_sync_is_nothing() -> None:
+def test_stop_may_be_called_twice_and_without_a_sync() -> None:
     async def main() -> None:
         stage = await build(pages(1))
         await stage.executor.stop()

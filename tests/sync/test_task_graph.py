@@ -1,4 +1,4 @@
-"""Which tasks a sync consists of: of a plan with options, or of just what failed."""
+"""The task graph of a plan with options, and of a retry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from max.upstream.credentials import MemoryCredentials
 
 
 class Shelf(Entity):
-    """Where books stand."""
+    """Has books."""
 
     books: Many[Book] = Many()
 
@@ -61,7 +61,7 @@ class Book(Entity):
 
 @dataclass
 class Source:
-    """What refuses to answer for now, and what was asked."""
+    """What is closed for now, and what was requested."""
 
     closed: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -138,32 +138,32 @@ async def synced(runtime: InstallationRuntime) -> SyncResult:
     return await (await runtime.sync()).completion()
 
 
-async def retried(runtime: InstallationRuntime, sync: str | None = None) -> SyncResult:
+async def retry(runtime: InstallationRuntime, sync: str | None = None) -> SyncResult:
     return await (await runtime.retry_failed(sync)).completion()
 
 
-def test_only_the_refs_that_failed_are_asked_for_again() -> None:
+def test_a_retry_requests_only_the_refs_that_failed() -> None:
     source = Source({"author of a1"})
 
     async def body(runtime: InstallationRuntime) -> None:
         assert (await synced(runtime)).status is Status.PARTIAL
         source.closed.clear()
         source.asked.clear()
-        assert (await retried(runtime)).status is Status.COMPLETED
+        assert (await retry(runtime)).status is Status.COMPLETED
         assert source.asked == ["author of a1"]
         assert (await runtime.engine.load(Book.ref("a1"))).author == "Ada"
 
     using(source, body)
 
 
-def test_a_listing_goes_on_at_the_page_that_failed() -> None:
+def test_a_retried_listing_continues_at_the_page_that_failed() -> None:
     source = Source({"b1"})
 
     async def body(runtime: InstallationRuntime) -> None:
         assert (await synced(runtime)).status is Status.PARTIAL
         source.closed.clear()
         source.asked.clear()
-        assert (await retried(runtime)).status is Status.COMPLETED
+        assert (await retry(runtime)).status is Status.COMPLETED
         assert source.asked == ["b1", "b2"]
         listed = await runtime.engine.load_collection(Shelf.ref("b"), Shelf.books)
         assert [book.id for book in listed.items] == ["b0", "b1", "b2"]
@@ -171,7 +171,7 @@ def test_a_listing_goes_on_at_the_page_that_failed() -> None:
     using(source, body)
 
 
-def test_what_was_blocked_runs_once_its_cause_is_gone() -> None:
+def test_a_retry_runs_the_blocked_steps() -> None:
     source = Source({"shelves"})
 
     async def body(runtime: InstallationRuntime) -> None:
@@ -181,26 +181,26 @@ def test_what_was_blocked_runs_once_its_cause_is_gone() -> None:
             ["sync.blocked", "sync.blocked"],
         )
         source.closed.clear()
-        assert (await retried(runtime)).status is Status.COMPLETED
+        assert (await retry(runtime)).status is Status.COMPLETED
         assert await runtime.engine.query(Book).where(Book.author.eq("Ada")).count() == 6
 
     using(source, body)
 
 
-def test_what_fails_again_is_told_again_and_can_be_retried_by_its_id() -> None:
+def test_a_retry_that_fails_can_be_retried_by_its_id() -> None:
     source = Source({"author of a1"})
 
     async def body(runtime: InstallationRuntime) -> None:
         first = await synced(runtime)
-        second = await retried(runtime, first.id)
+        second = await retry(runtime, first.id)
         assert (second.status, second.failures[0].id) == (Status.FAILED, "a1")
         source.closed.clear()
-        assert (await retried(runtime, second.id)).status is Status.COMPLETED
+        assert (await retry(runtime, second.id)).status is Status.COMPLETED
 
     using(source, body)
 
 
-def test_there_is_nothing_to_retry_where_nothing_failed() -> None:
+def test_a_sync_without_failures_cannot_be_retried() -> None:
     async def body(runtime: InstallationRuntime) -> None:
         with pytest.raises(NotFound):
             await runtime.retry_failed()
@@ -214,7 +214,7 @@ def test_there_is_nothing_to_retry_where_nothing_failed() -> None:
     using(Source(), body)
 
 
-def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
+def test_discarding_an_unfinished_sync_cancels_it_and_begins_another() -> None:
     source = Source()
 
     async def body(runtime: InstallationRuntime) -> None:
@@ -229,16 +229,16 @@ def test_a_restart_gives_an_unfinished_sync_up_and_begins_anew() -> None:
     using(source, body)
 
 
-# -- what is asked for beyond a plan -----------------------------------------------------------
+# -- options ---------------------------------------------------------------------------------
 
 
 @Loader.collection(Library.shelves, sweep=timedelta(days=1))
-async def marked(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
+async def shelves_by_token(parent: Ref[Library], request: PageRequest, env: Env[Source]) -> Page[Shelf]:
     return Page([], sync_token="1")
 
 
 SCHEMA = Schema([Library, Shelf, Book], roots=[Library])
-RESOLVER = Resolver(SCHEMA, [marked, books, authors])
+RESOLVER = Resolver(SCHEMA, [shelves_by_token, books, authors])
 PLAN = SyncPlan(
     [
         Step.for_root(Library.ref("l")).load_collection(Library.shelves),
@@ -253,7 +253,7 @@ def specs(options: SyncOptions) -> list[Any]:
     return [task.spec for task in expand(PLAN, RESOLVER, options, now=1000.0).children[:-1]]
 
 
-def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
+def test_the_options_decide_since_when_each_step_loads() -> None:
     assert [one.since for one in specs(SyncOptions())] == [1000.0] * 3
     assert [one.since for one in specs(SyncOptions(if_stale=60.0))] == [940.0] * 3
     assert [one.since for one in specs(SyncOptions(missing_only=True))] == [0.0] * 3
@@ -262,14 +262,14 @@ def test_each_step_asks_for_what_is_older_than_the_options_say() -> None:
     assert [one.everything for one in everything[:2]] == [True, True]
 
 
-def test_a_sweep_lists_what_there_is_however_lately_that_was_listed() -> None:
+def test_check_deletes_lists_what_was_listed_recently() -> None:
     marked, books, authors = specs(SyncOptions(check_deletes=True))
     assert (marked.since, marked.sweep, marked.everything) == (1000.0, True, False)
     assert (books.since, books.sweep, books.everything) == (1000.0, True, True)
     assert authors.sweep is False
 
 
-def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
+def test_the_graph_stores_the_options_that_differ_from_their_defaults() -> None:
     def remembered(options: SyncOptions) -> object:
         spec = expand(PLAN, RESOLVER, options, now=0.0).spec
         return GroupTask.from_json(json.loads(json.dumps(spec.to_json()))).options
@@ -289,11 +289,11 @@ def test_the_graph_remembers_the_options_that_are_not_as_always() -> None:
         (["shelf"], {"id"}),
     ],
 )
-def test_what_is_wanted_is_named_in_any_case(only: list[str], names: set[str]) -> None:
+def test_only_names_entities_and_fields_in_any_case(only: list[str], names: set[str]) -> None:
     assert {field.name for field in named_fields(only, RESOLVER)} == names
 
 
 @pytest.mark.parametrize("only", ["Boko", "Book.autor", "Shelf.books", ""])
-def test_what_is_wanted_must_be_there(only: str) -> None:
+def test_only_refuses_unknown_names_and_collections(only: str) -> None:
     with pytest.raises(UsageError):
         named_fields([only], RESOLVER)
