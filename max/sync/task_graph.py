@@ -188,7 +188,7 @@ class _GraphBuilder:
 
 
 def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
-    """The fields that ``Entity`` and ``Entity.field`` name in any case; an entity alone gives its id, too.
+    """The fields that ``Entity.field`` names, and all of an ``Entity`` with its id, in any case.
 
     UnknownName or UsageError for a text that names none.
     """
