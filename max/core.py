@@ -54,7 +54,7 @@ def logger(part: str) -> Logger:
 class BoundQuery(Query[E]):
     """A query with the engine that answers it: what ``engine.query(User)`` gives.
 
-    Ages in a text (``"updated_at > -7d"``) count from the engine's clock.
+    An age in a text (``"updated_at > -7d"``) counts from the engine's clock.
     """
 
     def __init__(self, engine: Engine, query: Query[E], clock: Callable[[], float]) -> None:

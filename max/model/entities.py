@@ -38,7 +38,7 @@ from typing import (
 )
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
-from .struct import LazySignature, Struct
+from .struct import LazySignature, Struct, short
 from .values import CHECKS, EXPECTED, Json, Kind, datetime_text, is_id, is_text
 
 V = TypeVar("V")
@@ -144,7 +144,8 @@ class FieldType(Struct):
     @classmethod
     def of(cls, hint: object, where: str) -> FieldType:
         """The type that an annotation means; SchemaError names ``where`` when no column can hold it."""
-        options = typing.get_args(hint) if _is_union(hint) else (hint,)
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        options = typing.get_args(hint) if union else (hint,)
         plain = [one for one in options if one is not types.NoneType]
         optional = len(plain) < len(options)
         if len(plain) == 1:
@@ -175,12 +176,10 @@ class FieldType(Struct):
         if value is None:
             return self.optional
         if self.kind is Kind.REF:
-            return isinstance(value, Ref) and value.entity is self.target and self._is_local(value)
+            if not isinstance(value, Ref) or value.entity is not self.target or value.scope != LOCAL:
+                return False
+            return is_text(value.id) and value.id != ""
         return CHECKS[self.kind](value)
-
-    @staticmethod
-    def _is_local(ref: Ref[Any]) -> bool:
-        return ref.scope.installation is None and is_text(ref.id) and bool(ref.id)
 
     def to_json(self, value: Any) -> Json:
         """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
@@ -216,10 +215,6 @@ def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
 
 
 ID = FieldType(Kind.TEXT)
-
-
-def _is_union(hint: object) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 PYTHON_KINDS: dict[object, Kind] = {
@@ -361,54 +356,51 @@ class FieldOf(Generic[E, V]):
             raise TypeError(f"{self!r} does not point at {field.entity.__name__}")
         return FieldOf(self.entity, field.name, self)
 
-    def _compare(self, op: Op, value: object = None) -> Filter[E]:
-        return Compare(self.path, op, value)
-
     def eq(self, value: V) -> Filter[E]:
         """Equal; ``eq(None)`` finds values that are empty upstream."""
-        return self._compare(Op.EQ, value)
+        return Compare(self.path, Op.EQ, value)
 
     def ne(self, value: V) -> Filter[E]:
         """Loaded and not equal."""
-        return self._compare(Op.NE, value)
+        return Compare(self.path, Op.NE, value)
 
     def lt(self, value: V) -> Filter[E]:
         """Less than."""
-        return self._compare(Op.LT, value)
+        return Compare(self.path, Op.LT, value)
 
     def le(self, value: V) -> Filter[E]:
         """Less than or equal."""
-        return self._compare(Op.LE, value)
+        return Compare(self.path, Op.LE, value)
 
     def gt(self, value: V) -> Filter[E]:
         """Greater than."""
-        return self._compare(Op.GT, value)
+        return Compare(self.path, Op.GT, value)
 
     def ge(self, value: V) -> Filter[E]:
         """Greater than or equal."""
-        return self._compare(Op.GE, value)
+        return Compare(self.path, Op.GE, value)
 
     def contains(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
         """Contains the text, ignoring case."""
-        return cast("FieldOf[E, str]", self)._compare(Op.CONTAINS, text)
+        return Compare(self.path, Op.CONTAINS, text)
 
     def starts_with(self: FieldOf[E, str] | FieldOf[E, str | None], text: str) -> Filter[E]:
         """Begins with the text; case matters."""
-        return cast("FieldOf[E, str]", self)._compare(Op.STARTS_WITH, text)
+        return Compare(self.path, Op.STARTS_WITH, text)
 
     def is_in(self, values: Iterable[V]) -> Filter[E]:
         """Equal to one of the values."""
         if isinstance(values, str):
             raise TypeError(f"{self!r}.is_in() takes a list of values, not one text")
-        return self._compare(Op.IN, tuple(values))
+        return Compare(self.path, Op.IN, tuple(values))
 
     def is_null(self) -> Filter[E]:
         """Loaded, and empty upstream."""
-        return self._compare(Op.EQ, None)
+        return Compare(self.path, Op.EQ, None)
 
     def is_loaded(self) -> Filter[E]:
         """A loader has fetched the field, even if it is empty upstream."""
-        return self._compare(Op.IS_LOADED)
+        return Compare(self.path, Op.IS_LOADED)
 
     def synced_before(self, at: float) -> Filter[E]:
         """Last fetched before ``at`` (seconds since the epoch), never fetched, or invalidated since."""
@@ -660,7 +652,7 @@ class Entity(_Declared):
     __hash__ = None  # type: ignore[assignment]  # a record is a value that may hold lists
 
     def __repr__(self) -> str:
-        loaded = "".join(f", {k}={v!r}" for k, v in self._values.items() if k != "id")
+        loaded = "".join(f", {k}={short(v)}" for k, v in self._values.items() if k != "id")
         return f"{type(self).__name__}({self._values['id']!r}{loaded})"
 
 

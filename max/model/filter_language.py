@@ -15,7 +15,7 @@ Rule 2: parsing any text gives a filter, or raises InvalidFilter with the column
 with the nearest fields.
 
 Rule 3: ``_age`` is the time since a field was last fetched; a field that never was is older than
-every age.  Ages count from ``now`` when the text is parsed, so the filter holds a fixed time and
+every age.  An age counts from ``now`` when the text is parsed, so the filter holds a fixed time and
 means the same whenever it runs.
 """
 
@@ -103,7 +103,7 @@ EXPECTED = {
 def parse(text: str, entity: type[E], *, now: float | None) -> Filter[E]:
     """The filter that a text means.
 
-    Ages count from ``now``, in seconds since the epoch; without it, a text with an age is refused.
+    An age counts from ``now``, in seconds since the epoch; without it, a text with an age is refused.
     A date or a time without a zone is UTC.
     """
     return cast("Filter[E]", _Parser(text, entity, now).whole())
@@ -181,6 +181,10 @@ class _Parser:
         self._position += found
         return found
 
+    def _expect(self, mark: str, expected: str, hint: str = "") -> None:
+        if not self._took(mark):
+            self._fail(self._peek(), f"expected {expected}, got {self._peek()}{hint}")
+
     def _fail(self, token: Token, problem: str) -> NoReturn:
         one_line = "".join(" " if c.isspace() or not c.isprintable() else c for c in self._text)
         raise InvalidFilter(one_line, token.column, problem)
@@ -208,9 +212,7 @@ class _Parser:
             result: Filter[Any] = Not(self._part())
         elif self._took("("):
             result = self._any()
-            if not self._took(")"):
-                problem = f"expected AND, OR or ')', got {self._peek()}"
-                self._fail(self._peek(), f"{problem}; the '(' is in column {token.column}")
+            self._expect(")", "AND, OR or ')'", f"; the '(' is in column {token.column}")
         else:
             result = self._condition()
         self._depth -= 1
@@ -218,8 +220,6 @@ class _Parser:
 
     def _condition(self) -> Filter[Any]:
         token = self._next()
-        if token.kind != "word" or token.keyword in KEYWORDS:
-            self._fail(token, f"expected a field, got {token}")
         self._conditions += 1
         if self._conditions > CONDITIONS:
             self._fail(token, f"more than {CONDITIONS} conditions")
@@ -248,13 +248,11 @@ class _Parser:
         start = self._peek()
         if not self._took("IN"):
             self._fail(start, f"expected IN after NOT, got {start}")
-        if not self._took("("):
-            self._fail(self._peek(), f"expected '(' after IN, got {self._peek()}")
+        self._expect("(", "'(' after IN")
         values = [self._member(field)]
         while self._took(","):
             values.append(self._member(field))
-        if not self._took(")"):
-            self._fail(self._peek(), f"expected ',' or ')' in the list, got {self._peek()}")
+        self._expect(")", "',' or ')' in the list")
         if len(values) > VALUES:
             self._fail(start, f"more than {VALUES} values")
         chosen: Filter[Any] = Compare(field.path, Op.IN, tuple(values))
@@ -262,9 +260,7 @@ class _Parser:
 
     def _member(self, field: FieldOf[Any, Any]) -> Any:
         token = self._next()
-        if token.keyword == "NULL":
-            return None
-        return self._value(token, field, field.type)
+        return None if token.keyword == "NULL" else self._value(token, field, field.type)
 
     def _comparison(self, field: FieldOf[Any, Any]) -> Filter[Any]:
         token = self._next()
@@ -298,21 +294,19 @@ class _Parser:
         return Synced(field.path, SINCE[op], self._from(value) - age)
 
     def _in_parentheses(self) -> FieldOf[Any, Any]:
-        if not self._took("("):
-            self._fail(self._peek(), f"expected '(' and a field, as in _age(name) > 1d, got {self._peek()}")
+        self._expect("(", "'(' and a field, as in _age(name) > 1d")
         token = self._next()
-        if token.kind != "word" or token.keyword in KEYWORDS:
-            self._fail(token, f"expected a field, got {token}")
         field = self._field(token)
         if field.name == "id":
             self._fail(token, "an id has no age; name a field")
-        if not self._took(")"):
-            self._fail(self._peek(), f"expected ')' after _age({_spelled(field)}, got {self._peek()}")
+        self._expect(")", f"')' after _age({_spelled(field)}")
         return field
 
     # -- names and values
 
     def _field(self, token: Token) -> FieldOf[Any, Any]:
+        if token.kind != "word" or token.keyword in KEYWORDS:
+            self._fail(token, f"expected a field, got {token}")
         try:
             return find_field(self._entity, token.text)
         except UnknownName:

@@ -103,8 +103,8 @@ class Query(Struct, Generic[E]):
     def where(self, *conditions: Filter[E] | str, now: float | None = None) -> Self:
         """Only entities that match every condition: filters, or text in the filter language.
 
-        ``where(Task.votes.gt(3), "status = todo AND due_date < +7d")``.  Ages in a text count from
-        ``now``, in seconds since the epoch.  InvalidFilter or UnknownName when a text is wrong.
+        ``where(Task.votes.gt(3), "status = todo AND due_date < +7d")``.  An age in a text counts
+        from ``now``, in seconds since the epoch.  InvalidFilter or UnknownName when a text is wrong.
         """
         given = [_condition(self.entity, one, now) for one in conditions]
         parts = given if self.filter is None else [self.filter, *given]

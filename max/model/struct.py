@@ -88,7 +88,7 @@ class Struct:
 
     def __repr__(self) -> str:  # short: without the fields that have their defaults
         values = [(name, getattr(self, name), getattr(type(self), name, self)) for name in self._names]
-        shown = [f"{name}={_short(value)}" for name, value, default in values if value != default]
+        shown = [f"{name}={short(value)}" for name, value, default in values if value != default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def replace(self, **changes: object) -> Self:
@@ -96,5 +96,6 @@ class Struct:
         return type(self)(**(vars(self) | changes))
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in a few words, for a repr."""
     return value.__name__ if isinstance(value, type) else SHORT.repr(value)
