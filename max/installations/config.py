@@ -12,12 +12,12 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ..connector import Conf
 from ..errors import ConnectorError, InvalidAnswers, Mismatch, UsageError, nearest
+from ..model.struct import Struct
 from ..model.values import Json, is_json
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True}
@@ -88,8 +88,7 @@ LISTS = (list, tuple, Sequence)
 MAPPINGS = (dict, Mapping)
 
 
-@dataclass(frozen=True)
-class ValueType:
+class ValueType(Struct):
     """What a configuration value may be; ``container`` is list, dict, or None for one value."""
 
     scalar: object

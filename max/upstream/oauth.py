@@ -20,12 +20,13 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, cast
 from urllib.parse import quote_plus
 
 from ..core import Lifecycle
 from ..errors import BadCredentials, UpstreamBroken, UpstreamChanged, UpstreamError
+from ..model.struct import Struct
 from ..model.values import Json
 from .credentials import Credential, CredentialProvider, Secret
 from .http import Auth, ErrorReader, HttpClient, HttpResponse, Transport, checked_token
@@ -110,8 +111,7 @@ Grant: TypeAlias = Callable[[float], Mapping[str, str]]  # the time → the form
 # -- the tokens of one installation -----------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Stored:
+class _Stored(Struct):
     """The stored token; one without a known expiry is used until it is refused."""
 
     access: Secret | None = None
@@ -247,7 +247,7 @@ class OAuthTokens(Auth, Lifecycle):
         if fingerprint and fingerprint != _fingerprint(refresh):
             access = None  # the refresh token was replaced by connecting again, perhaps another account
         found = _Stored(access, _seconds(seconds))
-        if self._stored is None or replace(self._stored, lifetime=math.inf) != found:
+        if self._stored is None or self._stored.replace(lifetime=math.inf) != found:
             self._stored = found
         return self._stored
 
