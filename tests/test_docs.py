@@ -19,12 +19,13 @@ SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A new directory with a recording, a small repository of git beside it, and a ``max`` command."""
+    """A new directory with a recording, a git repository beside it, and the commands max and python."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    command = tools / "max"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m max "$@"\n')
-    command.chmod(0o755)
+    for name, words in (("max", "-m max"), ("python", "")):
+        command = tools / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        command.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(ROOT / "tests" / "recordings" / "linear-first.jsonl", work / "linear.jsonl")

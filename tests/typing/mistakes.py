@@ -205,3 +205,10 @@ Issue.id.eq(7)  # M65 the id compared with a number
 QUERY.order_by(User.id)  # M66 another entity's id
 Issue.title.synced_before("1d")  # M67 an age where a moment is wanted, in seconds
 QUERY.where(User.login.synced_since(1.5))  # M68 another entity's field
+
+
+def misspelt() -> None:
+    from max import Projct  # M69 a name that max does not have
+    from max.connecting import Loder  # M70 a name that max.connecting does not have
+
+    print(Projct, Loder)
