@@ -1,4 +1,4 @@
-"""The command line as tests use it: words in, and what came of them."""
+"""Runs the command line in the process of the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from max.cli import main
 
 
 class Run(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -20,12 +20,12 @@ class Run(NamedTuple):
 
     @property
     def data(self) -> Any:
-        """What it answered, as JSON data."""
+        """Its stdout as JSON data."""
         return json.loads(self.out)
 
     @property
     def error(self) -> Any:
-        """What it complained of, as JSON data."""
+        """Its error as JSON data."""
         return json.loads(self.err)["error"]
 
 
@@ -33,7 +33,7 @@ Cli = Callable[..., Run]
 
 
 def running(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs commands in this process, and reads what they print."""
+    """A function that runs a command and captures its output."""
 
     def run(*words: str) -> Run:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The command line: what is answered, where it goes, and with which exit status."""
+"""The command line: answers, streams and exit statuses."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ async def fill(path: Path, entities: list[Entity]) -> None:
     await database.stop()
 
 
-# -- the door ----------------------------------------------------------------------------------
+# -- overview, help, errors ----------------------------------------------------------------------------------
 
 
-def test_the_version(cli: Cli) -> None:
+def test_version_prints_the_version(cli: Cli) -> None:
     assert cli("--version") == Run(0, f"max {__version__}\n", "")
 
 
@@ -138,7 +138,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
         (["sync", "acme:other"], "unknown installation 'acme:other'"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(stored: Cli, words: list[str], message: str) -> None:
+def test_bad_arguments_are_a_usage_error(stored: Cli, words: list[str], message: str) -> None:
     run = stored(*words)
     assert (run.status, run.out) == (2, "")
     assert message in run.err
@@ -152,12 +152,12 @@ def test_errors_are_json_when_json_was_asked_for(stored: Cli, format: list[str])
     assert run.error["data"]["candidates"][0] == "AcmeUser"
 
 
-def test_errors_of_words_that_cannot_be_parsed_are_json_as_well(cli: Cli) -> None:
+def test_parse_errors_are_json_when_json_was_asked_for(cli: Cli) -> None:
     assert cli("search", "--nonsense", "-o", "json").error["code"].startswith("usage")
     assert not wants_json(["search", "-o"])
 
 
-def test_without_a_project_the_way_to_one_is_named(cli: Cli) -> None:
+def test_without_a_project_the_error_names_max_init(cli: Cli) -> None:
     run = cli("search", "acme", "AcmeUser")
     assert (run.status, "max init" in run.err) == (1, True)
 
@@ -174,7 +174,7 @@ def test_the_project_may_be_named_before_or_after_the_command(
     assert stored(*words).out == "12\n"
 
 
-def test_the_project_is_found_upward(stored: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_above_is_found(stored: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
     assert stored("count", "acme", "AcmeUser").out == "12\n"
@@ -188,12 +188,12 @@ def test_the_project_is_found_upward(stored: Cli, tmp_path: Path, monkeypatch: p
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # a folder that no example changes is one folder
-def test_no_words_end_in_a_traceback(cli: Cli, words: list[str]) -> None:
+def test_no_arguments_cause_a_traceback(cli: Cli, words: list[str]) -> None:
     safe = [word for word in words if word not in ("init", "connect", "sync")]
     assert cli(*safe).status in (0, 1, 2)
 
 
-def test_a_leading_project_without_a_command_is_told_so(cli: Cli) -> None:
+def test_a_project_option_without_a_command_is_refused(cli: Cli) -> None:
     assert leading_project(["-C", "x", "ls"]) == ("x", ["ls"])
     assert cli("-C", "x").err.startswith("max: no command was given")
 
@@ -201,12 +201,12 @@ def test_a_leading_project_without_a_command_is_told_so(cli: Cli) -> None:
 # -- init, connect, disconnect, ls ---------------------------------------------------------------
 
 
-def test_init_makes_a_project_once(cli: Cli, tmp_path: Path) -> None:
+def test_init_creates_a_project_once(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", "-o", "json").data == {"project": str(tmp_path)}
     assert cli("init").out == f"project in {tmp_path}\n"
 
 
-def test_connect_makes_the_project_and_says_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
+def test_connect_creates_the_project_and_names_the_next_command(cli: Cli, tmp_path: Path) -> None:
     run = cli("connect", "acme", "--no-input")
     assert (run.status, run.out) == (0, "connected acme:default\n")
     assert run.err == f"created a project in {tmp_path}\nacme: 2 workspaces\nnext: max sync acme:default\n"
@@ -217,14 +217,14 @@ def test_a_failed_connect_leaves_no_project_behind(cli: Cli, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_connect_again_makes_another_installation(cli: Cli) -> None:
+def test_connecting_again_adds_an_installation(cli: Cli) -> None:
     names = [
         cli("connect", name, "-o", "json").data["installation"] for name in ("acme", "acme", "acme:mine")
     ]
     assert names == ["acme:default", "acme:default-2", "acme:mine"]
 
 
-def test_a_name_that_is_taken_is_refused_and_can_be_changed(cli: Cli) -> None:
+def test_connecting_a_taken_name_is_refused_without_update(cli: Cli) -> None:
     cli("connect", "acme:mine")
     refused = cli("connect", "acme:mine", "--set", "users=3")
     assert (refused.status, "max connect acme:mine --update" in refused.err) == (1, True)
@@ -232,7 +232,7 @@ def test_a_name_that_is_taken_is_refused_and_can_be_changed(cli: Cli) -> None:
     assert changed.data["config"]["users"] == 3
 
 
-def test_a_secret_comes_from_the_environment_a_file_or_stdin_and_is_never_shown(
+def test_a_secret_is_read_from_the_environment_a_file_or_stdin_and_never_shown(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
@@ -245,7 +245,7 @@ def test_a_secret_comes_from_the_environment_a_file_or_stdin_and_is_never_shown(
         assert json.loads(kept.read_text()) == {"token": "hunter2"}
 
 
-def test_disconnect_asks_and_yes_answers(stored: Cli, tmp_path: Path) -> None:
+def test_disconnect_needs_a_confirmation(stored: Cli, tmp_path: Path) -> None:
     data = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
     assert stored("disconnect", "acme").status == 2
     assert stored("disconnect", "acme", "--yes", "--keep-data").status == 0
@@ -258,13 +258,13 @@ def test_disconnect_removes_the_data(stored: Cli, tmp_path: Path) -> None:
     assert not list((tmp_path / ".max" / "installations").glob("*/*"))
 
 
-def test_ls_lists_what_is_connected(stored: Cli) -> None:
+def test_ls_lists_installations(stored: Cli) -> None:
     assert stored("ls").out.splitlines()[1].startswith("acme:default  ")
     row = json.loads(stored("ls", "-o", "ndjson").out)
     assert (row["installation"], row["config"]) == ("acme:default", {"users": 12})
 
 
-def test_ls_names_what_is_broken(stored: Cli, tmp_path: Path) -> None:
+def test_ls_reports_a_broken_installation(stored: Cli, tmp_path: Path) -> None:
     (tmp_path / ".max" / "installations" / "acme" / "default" / "installation.json").write_text("{")
     run = stored("ls")
     assert (run.status, run.out, "is broken" in run.err) == (0, "", True)
@@ -273,7 +273,7 @@ def test_ls_names_what_is_broken(stored: Cli, tmp_path: Path) -> None:
 # -- search, get, count ----------------------------------------------------------------------
 
 
-def test_search_answers_a_page_and_where_the_next_begins(stored: Cli) -> None:
+def test_search_answers_a_page_and_its_cursor(stored: Cli) -> None:
     run = stored("search", "acme:default", "AcmeUser", "--limit", "2", "--fields", "name", "-o", "json")
     assert list(run.data) == ["type", "data", "hasMore", "cursor"]
     assert run.data["data"] == [{"id": "u00", "name": "User 00"}, {"id": "u01", "name": "User 01"}]
@@ -281,7 +281,7 @@ def test_search_answers_a_page_and_where_the_next_begins(stored: Cli) -> None:
 
 
 @pytest.mark.parametrize("order", ["name", "name:desc", "active,name:desc", "email:ASC", "workspace"])
-def test_pages_bring_every_entity_once(stored: Cli, order: str) -> None:
+def test_pages_contain_every_entity_once(stored: Cli, order: str) -> None:
     seen: list[str] = []
     after: list[str] = []
     while True:
@@ -312,13 +312,13 @@ def test_a_filter_goes_through_a_ref(stored: Cli) -> None:
     assert [row["id"] for row in stored("search", "acme", "AcmeTask", *words).data["data"]] == ["t1"]
 
 
-def test_all_streams_every_row_without_a_last_line_about_them(stored: Cli) -> None:
+def test_all_streams_every_row_without_a_meta_line(stored: Cli) -> None:
     lines = stored("search", "acme", "AcmeUser", "--all", "-o", "ndjson").out.splitlines()
     assert [json.loads(line)["id"] for line in lines] == [one.id for one in USERS]
 
 
 @pytest.mark.parametrize("format", ["text", "json", "ndjson"])
-def test_all_goes_on_behind_the_first_page(stored: Cli, tmp_path: Path, format: str) -> None:
+def test_all_continues_after_the_first_page(stored: Cli, tmp_path: Path, format: str) -> None:
     path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
     asyncio.run(fill(path, [user(number) for number in range(100, 2_300)]))
     out = stored(
@@ -327,7 +327,7 @@ def test_all_goes_on_behind_the_first_page(stored: Cli, tmp_path: Path, format: 
     assert (out.count("User 1000"), out.count("User 2299"), out.count("User ")) == (1, 1, 2_212)
 
 
-@pytest.mark.parametrize("filter", ["active = true", "name = nobody"])
+@pytest.mark.parametrize("filter", ["active = true", "name = missing"])
 def test_all_as_json_is_one_document(stored: Cli, filter: str) -> None:
     run = stored("search", "acme", "AcmeUser", "--all", "--filter", filter, "-o", "json")
     expected = [one.id for one in USERS if one.active] if "active" in filter else []
@@ -346,7 +346,7 @@ def test_an_empty_answer_says_so_on_stderr(stored: Cli) -> None:
     assert stored("search", "acme", "AcmeFile").err == "there is no AcmeFile\n"
 
 
-def test_control_characters_of_upstream_reach_no_terminal(stored: Cli, tmp_path: Path) -> None:
+def test_control_characters_from_upstream_are_sanitized(stored: Cli, tmp_path: Path) -> None:
     path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
     asyncio.run(fill(path, [user(0, name="\x1b[2Jgone\x9b")]))
     for words in (["search", "acme", "AcmeUser"], ["get", "acme", "AcmeUser:u00"]):
@@ -361,9 +361,9 @@ def test_get_shows_one_entity(stored: Cli, words: list[str]) -> None:
     assert "  email     u3@acme.com\n" in stored("get", "acme", *words).out.replace("         ", "     ")
 
 
-def test_get_of_what_is_not_there_fails(stored: Cli) -> None:
-    run = stored("get", "acme", "AcmeUser:nobody", "-o", "json")
-    assert (run.status, run.error["code"], run.error["data"]["name"]) == (1, "not_found", "nobody")
+def test_get_of_a_missing_row_fails(stored: Cli) -> None:
+    run = stored("get", "acme", "AcmeUser:missing", "-o", "json")
+    assert (run.status, run.error["code"], run.error["data"]["name"]) == (1, "not_found", "missing")
 
 
 def test_count_answers_type_and_count(stored: Cli) -> None:
@@ -374,7 +374,7 @@ def test_count_answers_type_and_count(stored: Cli) -> None:
 # -- schema, status, runs --------------------------------------------------------------------------
 
 
-def test_schema_tells_fields_refs_collections_and_counts(stored: Cli) -> None:
+def test_schema_has_fields_refs_collections_and_counts(stored: Cli) -> None:
     data = stored("schema", "acme", "--json").data
     entities = {one["name"]: one for one in data["entities"]}
     assert (entities["AcmeUser"]["rows"], data["roots"]) == (12, ["AcmeRoot"])
@@ -390,13 +390,13 @@ def test_schema_of_one_entity_as_text(stored: Cli) -> None:
     assert "AcmeTask" not in out
 
 
-def test_schema_before_the_first_sync_is_the_connectors(cli: Cli) -> None:
+def test_schema_before_the_first_sync_comes_from_the_connector(cli: Cli) -> None:
     cli("connect", "acme")
     data = cli("schema", "acme", "AcmeUser", "--json").data
     assert [(one["name"], one["rows"]) for one in data["entities"]] == [("AcmeUser", None)]
 
 
-def test_reading_before_the_first_sync_says_how_to_begin(cli: Cli) -> None:
+def test_reading_before_the_first_sync_names_max_sync(cli: Cli) -> None:
     cli("connect", "acme")
     run = cli("search", "acme", "AcmeUser")
     assert (run.status, run.err) == (
@@ -414,7 +414,7 @@ def test_status_and_runs_before_the_first_sync(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "cancel"])
-def test_no_sync_under_way_is_said(stored: Cli, command: str) -> None:
+def test_steering_needs_an_unfinished_sync(stored: Cli, command: str) -> None:
     run = stored(command, "acme")
     assert (run.status, "no sync of acme:default is unfinished" in run.err) == (1, True)
 
@@ -504,7 +504,7 @@ def test_version_and_overview_need_no_parser(tmp_path: Path) -> None:
         }
 
 
-def test_a_reader_that_leaves_early_is_no_error(stored: Cli, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(stored: Cli, tmp_path: Path) -> None:
     words = ["search", "acme", "AcmeUser", "--all", "-o", "ndjson"]
     writer = subprocess.Popen(
         [sys.executable, "-m", "max", *words],
@@ -520,7 +520,7 @@ def test_a_reader_that_leaves_early_is_no_error(stored: Cli, tmp_path: Path) -> 
         assert (writer.stderr.read(), writer.wait()) == (b"", 0)
 
 
-def test_a_full_disk_behind_stdout_is_told(stored: Cli, tmp_path: Path) -> None:
+def test_a_full_disk_behind_stdout_is_reported(stored: Cli, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with Path("/dev/full").open("w") as full:
@@ -536,7 +536,7 @@ def test_a_full_disk_behind_stdout_is_told(stored: Cli, tmp_path: Path) -> None:
     assert (run.returncode, "No space left" in run.stderr, "Traceback" in run.stderr) == (1, True, False)
 
 
-def test_names_that_are_no_utf_8_and_narrow_terminals_do_no_harm(stored: Cli, tmp_path: Path) -> None:
+def test_undecodable_names_and_ascii_terminals_cause_no_traceback(stored: Cli, tmp_path: Path) -> None:
     run = process(tmp_path, "search", "acme", "AcmeUser", "--filter", "name = 'é'", PYTHONIOENCODING="ascii")
     odd = subprocess.run(
         [os.fsencode(sys.executable), b"-m", b"max", b"search", b"acme", b"\xff"],

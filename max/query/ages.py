@@ -96,12 +96,12 @@ def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | Non
 def _field_ages(
     connection: Connection, tables: Tables, entity: type[Entity], field: str | None, now: float
 ) -> list[FieldAge]:
-    layout, name = tables.layout(entity), entity.__name__
-    if not layout.types:
+    mapping, name = tables.layout(entity), entity.__name__
+    if not mapping.types:
         count = tables.count(connection, Query(entity))
         return [FieldAge("entity", name, name, count, AgeHistogram([], 0))]
-    fields = [field] if field else list(layout.types)
-    found = tables.freshness.ages(connection, layout, fields, now=now)
+    fields = [field] if field else list(mapping.types)
+    found = tables.freshness.ages(connection, mapping, fields, now=now)
     return [_age("field", name, one, histogram) for one, histogram in found.items()]
 
 

@@ -1,4 +1,4 @@
-"""``max settings`` and ``max changes``: how data is kept, and what changed in it."""
+"""``max settings`` and ``max changes``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def info(cli: Cli, tmp_path: Path) -> InstallationInfo:
 
 
 def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = ()) -> None:
-    """Store an arrival as the installation's settings say."""
+    """Store a delivery, with the installation's settings."""
 
     async def main() -> None:
         project = ProjectFolder.find(".")
@@ -46,7 +46,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
 
 @pytest.fixture
 def recorded(cli: Cli, info: InstallationInfo) -> Cli:
-    """Runs a command where history is on, and something happened."""
+    """Runs a command where three changes were recorded."""
     cli("settings", "acme", "history=changes")
     store(AcmeUser("u1", name="Ada", active=True))
     store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
@@ -68,7 +68,7 @@ def test_settings_are_shown_with_what_they_mean(cli: Cli, info: InstallationInfo
     assert run.err == ""
 
 
-def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -> None:
+def test_changed_settings_are_stored_and_shown(cli: Cli, info: InstallationInfo) -> None:
     run = cli("settings", "acme", "history=changes", "history_days=30", "removal_share=0.5", "--json")
     shown = settings_json(info.settings) | {"history": "changes", "history_days": 30, "removal_share": 0.5}
     assert run.data == {"installation": "acme:default", "settings": shown}
@@ -86,7 +86,7 @@ def test_settings_are_changed_and_then_shown(cli: Cli, info: InstallationInfo) -
         ("history", "write SETTING=VALUE"),
     ],
 )
-def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, word: str, said: str) -> None:
+def test_an_invalid_setting_is_a_usage_error(cli: Cli, info: InstallationInfo, word: str, said: str) -> None:
     run = cli("settings", "acme", word)
     assert (run.status, run.out) == (2, "")
     assert said in run.err
@@ -96,7 +96,7 @@ def test_what_cannot_be_set_is_a_usage_error(cli: Cli, info: InstallationInfo, w
 # -- changes ----------------------------------------------------------------------------------
 
 
-def test_each_change_is_a_line_of_json_and_the_last_says_where_to_go_on(recorded: Cli) -> None:
+def test_ndjson_has_a_line_for_each_change_and_a_last_line_with_the_cursor(recorded: Cli) -> None:
     *changes, last = lines(recorded("changes", "acme", "-o", "ndjson"))
     assert [(one["kind"], one["old"], one["new"]) for one in changes] == [
         ("created", {}, {"name": "Ada", "active": True}),
@@ -108,7 +108,7 @@ def test_each_change_is_a_line_of_json_and_the_last_says_where_to_go_on(recorded
     assert last == {"_meta": {"hasMore": False, "cursor": changes[-1]["cursor"]}}
 
 
-def test_going_on_from_a_cursor_tells_the_rest(recorded: Cli) -> None:
+def test_a_cursor_continues_after_its_change(recorded: Cli) -> None:
     first, head = lines(recorded("changes", "acme", "--limit", "1", "-o", "ndjson"))
     assert head["_meta"] == {"hasMore": True, "cursor": first["cursor"]}
     run = recorded("changes", "acme", "--since", first["cursor"], "-o", "json")
@@ -118,14 +118,14 @@ def test_going_on_from_a_cursor_tells_the_rest(recorded: Cli) -> None:
     assert rest.data == {"data": [], "hasMore": False, "cursor": run.data["cursor"]}
 
 
-def test_the_newest_cursor_can_be_asked_for(recorded: Cli) -> None:
+def test_since_now_gives_the_newest_cursor(recorded: Cli) -> None:
     cursor = recorded("changes", "acme", "--since", "now", "--json").data["cursor"]
     assert recorded("changes", "acme", "--since", cursor).err == (
         f"nothing changed; continue later with: --since {cursor}\n"
     )
 
 
-def test_people_see_a_line_for_a_change_and_one_for_each_field_of_an_update(recorded: Cli) -> None:
+def test_text_has_a_line_for_each_change_and_each_updated_field(recorded: Cli) -> None:
     run = recorded("changes", "acme")
     assert run.out.splitlines() == [
         "2027-01-15 08:00  created   AcmeUser:u1",
@@ -137,14 +137,14 @@ def test_people_see_a_line_for_a_change_and_one_for_each_field_of_an_update(reco
     assert run.err.startswith("continue later with: --since ")
 
 
-def test_one_entity_can_be_asked_for(recorded: Cli) -> None:
+def test_changes_of_one_entity(recorded: Cli) -> None:
     assert len(lines(recorded("changes", "acme", "--entity", "acme_user", "-o", "ndjson"))) == 4
     assert len(lines(recorded("changes", "acme", "--entity", "AcmeTask", "-o", "ndjson"))) == 1
     run = recorded("changes", "acme", "--entity", "AcmeUse")
     assert (run.status, "did you mean: AcmeUser" in run.err) == (2, True)
 
 
-def test_where_nothing_is_recorded_it_is_said_how_to_begin(cli: Cli, info: InstallationInfo) -> None:
+def test_without_recorded_changes_the_hint_says_how_to_record_them(cli: Cli, info: InstallationInfo) -> None:
     store(AcmeUser("u1", name="Ada"))
     run = cli("changes", "acme", "-o", "json")
     assert (run.status, run.error["code"]) == (1, "history")

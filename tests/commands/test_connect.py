@@ -1,4 +1,4 @@
-"""Syncing from the command line: what it says, how it ends, and what a signal does to it."""
+"""Syncing from the command line: output, exit status, signals, recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.command_line import Cli, Run, running
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A source that answers as its configuration says, and tells on stderr which page is asked for.
+# A source that behaves as its configuration says, and prints the requested page on stderr.
 CONNECTOR = '''
 """Things, for tests."""
 
@@ -123,7 +123,7 @@ def things(cli: Cli, mode: str) -> Run:
 # -- how a sync ends -----------------------------------------------------------------------------
 
 
-def test_one_command_makes_the_project_connects_and_syncs(cli: Cli, folder: Path) -> None:
+def test_sync_creates_the_project_and_connects_the_installation(cli: Cli, folder: Path) -> None:
     run = cli("sync", "acme:default")
     assert run.status == 0
     assert run.err.splitlines()[:2] == [f"created a project in {folder}", "connected acme:default"]
@@ -132,7 +132,7 @@ def test_one_command_makes_the_project_connects_and_syncs(cli: Cli, folder: Path
     assert run.err.splitlines()[-1].startswith("next: max search acme:default AcmeTask")
 
 
-def test_what_was_synced_can_be_asked_for(cli: Cli) -> None:
+def test_synced_rows_can_be_searched_and_counted(cli: Cli) -> None:
     cli("sync", "acme")
     page = cli("search", "acme:default", "AcmeUser", "--limit", "2", "-o", "json").data
     assert (page["type"], len(page["data"]), page["hasMore"]) == ("AcmeUser", 2, True)
@@ -145,7 +145,7 @@ def test_the_result_as_json_is_alone_on_stdout(cli: Cli) -> None:
     assert data["counts"]["AcmeUser"] == 20
 
 
-def test_as_ndjson_what_happens_is_told_a_line_each_and_the_result_last(cli: Cli) -> None:
+def test_ndjson_has_a_line_for_each_event_and_the_result_last(cli: Cli) -> None:
     run = cli("sync", "acme:default", "-o", "ndjson")
     *events, result = map(json.loads, run.out.splitlines())
     assert (events[0]["event"], events[-1]["event"]) == ("sync.started", "sync.ended")
@@ -163,19 +163,19 @@ def test_without_a_name_the_only_installation_is_synced(cli: Cli) -> None:
     assert (run.status, "name one of: acme:mine, things:default" in run.err) == (2, True)
 
 
-def test_a_connector_that_needs_answers_is_not_connected_by_itself(cli: Cli, folder: Path) -> None:
+def test_sync_does_not_connect_a_connector_that_needs_answers(cli: Cli, folder: Path) -> None:
     run = cli("sync", "git")
     assert (run.status, "first: max connect git" in run.err) == (2, True)
     assert not (folder / ".max").exists()
 
 
-def test_a_misspelt_connector_makes_no_project(cli: Cli, folder: Path) -> None:
+def test_a_misspelt_connector_creates_no_project(cli: Cli, folder: Path) -> None:
     run = cli("sync", "amce:default")
     assert (run.status, "did you mean: acme" in run.err) == (2, True)
     assert not (folder / ".max").exists()
 
 
-def test_a_misspelt_installation_is_not_connected_anew(cli: Cli) -> None:
+def test_a_misspelt_installation_is_not_connected(cli: Cli) -> None:
     cli("connect", "acme")
     run = cli("sync", "acme:defualt")
     assert (run.status, "did you mean: acme:default" in run.err) == (2, True)
@@ -193,14 +193,14 @@ def test_a_partial_sync_lists_what_failed_and_exits_3(cli: Cli) -> None:
     assert "to repeat only what failed: max sync things:default --retry-failed" in run.err
 
 
-def test_a_retry_does_only_what_failed_and_tells_the_same_truth(cli: Cli) -> None:
+def test_a_retry_repeats_only_what_failed(cli: Cli) -> None:
     things(cli, "partial")
     run = cli("sync", "things:default", "--retry-failed", "-o", "json")
     assert (run.status, run.data["status"], run.data["counts"]) == (1, "failed", {})
     assert [one["id"] for one in run.data["failures"]] == ["1"]
 
 
-def test_a_retry_of_nothing_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
+def test_a_retry_without_failures_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
     cli("sync", "acme")
     assert "nothing failed in it" in cli("sync", "acme", "--retry-failed").err
     assert "no sync 'zzzz'" in cli("sync", "acme", "--retry-failed", "zzzz").err
@@ -208,23 +208,23 @@ def test_a_retry_of_nothing_or_of_an_unknown_sync_is_refused(cli: Cli) -> None:
     assert (both.status, "not allowed with" in both.err) == (2, True)
 
 
-def test_a_sync_that_stores_nothing_failed(cli: Cli) -> None:
+def test_a_sync_that_stores_nothing_is_failed(cli: Cli) -> None:
     run = things(cli, "closed")
     assert (run.status, "failed" in run.out.splitlines()[0]) == (1, True)
     assert "nothing was stored" in run.out
     assert "things may not be seen" in run.out
 
 
-def test_a_source_that_cannot_be_reached_at_all_is_an_error(cli: Cli) -> None:
+def test_an_error_of_the_seeder_is_the_error_of_the_command(cli: Cli) -> None:
     run = things(cli, "seedless")
     assert (run.status, run.out) == (1, "")
     assert run.err == "max: the shelf is locked\n  find the key\n"
 
 
-# -- what is remembered --------------------------------------------------------------------------
+# -- runs and status -----------------------------------------------------------------------------
 
 
-def test_runs_show_tells_each_failure_with_reason_attempt_and_time(cli: Cli) -> None:
+def test_runs_show_lists_each_failure_with_reason_attempt_and_time(cli: Cli) -> None:
     run = things(cli, "partial")
     shown = cli("runs", "show", run.out.split("sync ")[1].split(")")[0]).out
     assert "Thing:1: load fields size\n    attempt 1, 20" in shown
@@ -248,7 +248,7 @@ def test_runs_lists_syncs_and_shows_one(cli: Cli) -> None:
     assert len(cli("runs", "--limit", "1").out.splitlines()) == 2
 
 
-def test_status_tells_when_and_what(cli: Cli) -> None:
+def test_status_shows_the_last_sync_and_row_counts(cli: Cli) -> None:
     things(cli, "well")
     lines = cli("status").out.splitlines()
     assert lines[1].startswith("  last sync   completed, just now (")
@@ -261,7 +261,7 @@ def test_status_tells_when_and_what(cli: Cli) -> None:
 
 @contextmanager
 def begin(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process of its own, which does not outlive the block."""
+    """A command in a process of its own, which ends with the block."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
     with subprocess.Popen(
         [sys.executable, "-m", "max", *words],
@@ -278,14 +278,14 @@ def begin(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    """Read stderr up to a line that begins so."""
+    """Read stderr up to a line that starts with these words."""
     assert process.stderr
     assert any(line.startswith(words) for line in process.stderr), f"no {words!r} came"
 
 
 @pytest.fixture
 def endless(cli: Cli, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A sync that has no end, at its third page or later."""
+    """An endless sync, at its third page or later."""
     cli("connect", "things", "--set", "mode=endless")
     with begin(folder, "sync", "things") as process:
         wait_for(process, "page 2")
@@ -293,7 +293,7 @@ def endless(cli: Cli, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_pauses_the_sync_and_says_how_to_go_on(
+def test_a_signal_pauses_the_sync_and_names_max_resume(
     endless: subprocess.Popen[str], cli: Cli, number: signal.Signals
 ) -> None:
     endless.send_signal(number)
@@ -303,7 +303,7 @@ def test_a_signal_pauses_the_sync_and_says_how_to_go_on(
     assert cli("status", "-o", "json").data["data"][0]["lastSync"]["status"] == "paused"
 
 
-def test_a_second_signal_leaves_at_once(cli: Cli, folder: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once(cli: Cli, folder: Path) -> None:
     cli("connect", "things", "--set", "mode=stuck")
     with begin(folder, "sync", "things") as process:
         wait_for(process, "page 0")
@@ -314,7 +314,7 @@ def test_a_second_signal_leaves_at_once(cli: Cli, folder: Path) -> None:
     assert "unfinished  continue with: max resume things:default" in cli("status").out
 
 
-def test_a_sync_is_never_run_twice_at_once(endless: subprocess.Popen[str], cli: Cli) -> None:
+def test_a_running_sync_refuses_a_second_one(endless: subprocess.Popen[str], cli: Cli) -> None:
     run = cli("sync", "things", "-o", "json")
     assert (run.status, json.loads(run.err)["error"]["code"]) == (1, "sync.running")
     refused = cli("disconnect", "things", "--yes")
@@ -338,14 +338,14 @@ def test_cancel_from_another_process_ends_it(endless: subprocess.Popen[str], cli
     assert "the last one is cancelled" in cli("pause", "things").err
 
 
-def test_what_was_killed_can_be_cancelled_by_anybody(endless: subprocess.Popen[str], cli: Cli) -> None:
+def test_an_interrupted_sync_can_be_cancelled(endless: subprocess.Popen[str], cli: Cli) -> None:
     endless.kill()
     endless.communicate()
     assert "interrupted" in cli("status").out
     assert cli("cancel", "things", "-o", "json").data["status"] == "cancelled"
 
 
-def test_what_was_killed_goes_on_where_it_was(endless: subprocess.Popen[str], cli: Cli) -> None:
+def test_an_interrupted_sync_continues_where_it_stopped(endless: subprocess.Popen[str], cli: Cli) -> None:
     endless.kill()
     endless.communicate()
     before = cli("count", "things", "Thing", "-o", "json").data["count"]
@@ -357,12 +357,12 @@ def test_what_was_killed_goes_on_where_it_was(endless: subprocess.Popen[str], cl
 # -- recordings -----------------------------------------------------------------------------------------
 
 
-def test_what_was_recorded_replays_into_an_installation_made_for_it(cli: Cli, folder: Path) -> None:
+def test_a_replay_creates_its_installation_and_gives_the_same_counts(cli: Cli, folder: Path) -> None:
     cli("connect", "acme", "--set", "users=3", "--set", "tasks=2")
     recorded = cli("sync", "acme", "--record", "acme.jsonl", "-o", "json").data
     replay = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
     assert (replay.status, replay.err.splitlines()[0]) == (0, "created acme:ticket for the replay")
-    assert "nobody asked" not in replay.err
+    assert "not used" not in replay.err
     again = cli("sync", "acme:ticket", "--replay", "acme.jsonl", "-o", "json").data
     assert (again["counts"], again["requests"]) == (recorded["counts"], recorded["requests"])
     assert again["replay"] == {"left": {}, "notes": []}
@@ -382,7 +382,7 @@ def test_a_replay_needs_no_project_and_no_answers(
     assert "made with acme, not with things" in cli("sync", "things:x", "--replay", "acme.jsonl").err
 
 
-def test_a_replay_is_not_mixed_with_what_was_synced(cli: Cli) -> None:
+def test_a_replay_is_not_mixed_with_synced_rows(cli: Cli) -> None:
     cli("sync", "acme", "--record", "acme.jsonl")
     refused = cli("sync", "acme", "--replay", "acme.jsonl")
     assert (refused.status, "holds synced rows" in refused.err) == (1, True)
@@ -392,7 +392,7 @@ def test_a_replay_is_not_mixed_with_what_was_synced(cli: Cli) -> None:
     assert (refused.status, "holds the replay of a recording" in refused.err) == (1, True)
 
 
-def test_a_recording_that_ends_too_early_says_where_and_what_is_unused(cli: Cli, folder: Path) -> None:
+def test_a_truncated_recording_names_its_end_and_the_missing_answer(cli: Cli, folder: Path) -> None:
     cli("sync", "acme", "--record", "acme.jsonl")
     lines = (folder / "acme.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "acme:status:list" not in line]
@@ -404,7 +404,7 @@ def test_a_recording_that_ends_too_early_says_where_and_what_is_unused(cli: Cli,
     assert f"acme.jsonl ends within line {len(kept)}: the recording was interrupted" in run.err
 
 
-def test_a_recording_needs_a_new_file_and_says_so_before_anything_else(cli: Cli, folder: Path) -> None:
+def test_a_recording_needs_a_new_file_before_anything_is_created(cli: Cli, folder: Path) -> None:
     (folder / "mine").write_text("mine")
     refused = cli("sync", "acme", "--record", "mine")
     assert (refused.status, "mine already exists and is not empty" in refused.err) == (1, True)

@@ -1,4 +1,4 @@
-"""Upgrades at the command line: what they would do, doing it, and what stands aside."""
+"""schema diff, migrate and quarantine on the command line."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ THREE = {  # another name
     "fields": "title: Field[str] = Field(); size: Field[int] = Field()",
     "brings": "Thing.title, Thing.size",
     "items": "[Thing('1', title='x', size=1)]",
-    "more": "migrations=[Migration('as people say', RenameField('Thing', 'name', 'title'))]",
+    "more": "migrations=[Migration('the usual word', RenameField('Thing', 'name', 'title'))]",
 }
-FOUR = {**ONE, "fields": "name: Field[str] = Field(); size: Field[str] = Field()"}  # what nobody declared
+FOUR = {**ONE, "fields": "name: Field[str] = Field(); size: Field[str] = Field()"}  # an undeclared change
 ODD = {
     **ONE,
     "items": "[Thing('1', name='x', size=1), Thing('2', name='y', size=Big)]",
@@ -117,7 +117,7 @@ def test_a_compatible_change_is_shown_with_what_it_fetches(synced: Cli) -> None:
     assert change["fetch"] == "Shelf.things is listed in full"
 
 
-def test_a_change_that_breaks_old_queries_is_told_by_the_status(synced: Cli) -> None:
+def test_a_change_that_breaks_old_queries_exits_1(synced: Cli) -> None:
     install(THREE)
     run = synced("schema", "diff")
     assert run.status == 1
@@ -126,7 +126,7 @@ def test_a_change_that_breaks_old_queries_is_told_by_the_status(synced: Cli) -> 
     )
 
 
-def test_a_change_that_nobody_declared_names_the_declaration(synced: Cli) -> None:
+def test_an_undeclared_change_names_the_declaration_that_it_needs(synced: Cli) -> None:
     install(FOUR)
     run = synced("schema", "diff")
     assert run.status == 1
@@ -158,7 +158,7 @@ def test_a_sync_migrates_at_its_start(synced: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", [["migrate", "shelves"], ["sync"]])
-def test_what_nobody_declared_changes_nothing(synced: Cli, command: list[str]) -> None:
+def test_an_undeclared_change_changes_nothing(synced: Cli, command: list[str]) -> None:
     install(FOUR)
     before = database().read_bytes()
     run = synced(*command, "-o", "json")
@@ -170,7 +170,7 @@ def test_what_nobody_declared_changes_nothing(synced: Cli, command: list[str]) -
     assert synced("migrate", "shelves", "--plan").status == 1
 
 
-def test_nothing_is_migrated_while_a_process_is_at_a_sync(synced: Cli) -> None:
+def test_migrate_is_refused_while_a_process_is_syncing(synced: Cli) -> None:
     connection = opened(database())
     worker = new_worker()
     connection.execute("UPDATE _max_sync SET state = 'running', worker = ?", (worker,))
@@ -183,7 +183,7 @@ def test_nothing_is_migrated_while_a_process_is_at_a_sync(synced: Cli) -> None:
     assert synced("schema", "diff").status == 1, "it is still to be done"
 
 
-def test_reading_goes_on_between_an_upgrade_and_the_next_sync(synced: Cli) -> None:
+def test_reading_works_between_an_upgrade_and_the_next_sync(synced: Cli) -> None:
     install(FOUR)
     found = synced("search", "shelves", "Thing", "--order-by", "size", "--json").data["data"]
     assert [one["name"] for one in found] == ["x", "y"]
@@ -195,7 +195,7 @@ def test_reading_goes_on_between_an_upgrade_and_the_next_sync(synced: Cli) -> No
 # -- quarantine --------------------------------------------------------------------------------
 
 
-def test_a_sync_names_what_stands_aside_and_where_to_see_it(cli: Cli) -> None:
+def test_a_sync_counts_quarantined_rows_and_names_the_command_that_shows_them(cli: Cli) -> None:
     install(ODD)
     run = cli("sync", "shelves:default")
     assert run.status == 0
@@ -209,7 +209,7 @@ def test_a_sync_names_what_stands_aside_and_where_to_see_it(cli: Cli) -> None:
     assert cli("runs", "-o", "json").data["data"][0]["quarantined"] == 1
 
 
-def test_what_fits_again_leaves(cli: Cli) -> None:
+def test_a_row_that_becomes_valid_leaves_the_quarantine(cli: Cli) -> None:
     install(ODD)
     cli("sync", "shelves:default")
     install({**ODD, "items": ONE["items"]})

@@ -1,4 +1,4 @@
-"""The terminal: questions and answers, secrets that stay unseen, a line that shows progress."""
+"""The terminal: questions and answers, hidden secrets, the progress line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Screen(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -35,7 +35,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> TerminalPrompter:
-    """A prompter; what is typed is set with ``type_``."""
+    """A prompter; ``type_`` sets its input."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     return TerminalPrompter()
 
@@ -50,7 +50,7 @@ OPTIONS = [("a", "The first"), ("b", "The second"), ("c", "The third")]
 
 
 @pytest.mark.parametrize(("line", "answer"), [("mine\n", "mine"), ("  mine \n", "mine"), ("\n", "yours")])
-def test_a_text_or_its_default(
+def test_an_empty_line_gives_the_default(
     typed: TerminalPrompter, capsys: pytest.CaptureFixture[str], line: str, answer: str
 ) -> None:
     type_(line)
@@ -58,12 +58,12 @@ def test_a_text_or_its_default(
     assert capsys.readouterr() == ("", "Name [yours]: ")
 
 
-def test_without_a_default_an_empty_line_is_an_empty_text(typed: TerminalPrompter) -> None:
+def test_without_a_default_an_empty_line_is_empty_text(typed: TerminalPrompter) -> None:
     type_("\n")
     assert asyncio.run(typed.text("Name", None)) == ""
 
 
-def test_the_end_of_the_input_is_no_answer(typed: TerminalPrompter) -> None:
+def test_end_of_input_is_an_error(typed: TerminalPrompter) -> None:
     with pytest.raises(UsageError, match="the input ended"):
         asyncio.run(typed.text("Name", "yours"))
 
@@ -74,7 +74,7 @@ def test_only_yes_confirms(typed: TerminalPrompter, line: str, answer: bool) -> 
     assert asyncio.run(typed.confirm("Really?")) is answer
 
 
-def test_a_choice_is_asked_for_until_it_fits(
+def test_choose_asks_again_until_the_number_is_valid(
     typed: TerminalPrompter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     type_("x\n4\n1,2\n2\n")
@@ -90,14 +90,12 @@ def test_several_may_be_chosen_or_none(typed: TerminalPrompter) -> None:
     assert chosen == [["c", "a"], []]
 
 
-def test_what_is_shown_cannot_steer_the_terminal(
-    typed: TerminalPrompter, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shown_lines_are_sanitized(typed: TerminalPrompter, capsys: pytest.CaptureFixture[str]) -> None:
     typed.say("a\x1b[2J\nb")
     assert capsys.readouterr().err == "a\\x1b[2J\nb\n"
 
 
-def test_ctrl_c_ends_a_question_and_the_handler_comes_back() -> None:
+def test_the_interrupt_handler_is_restored_after_a_question() -> None:
     before = signal.getsignal(signal.SIGINT)
     with interruptible():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -126,13 +124,13 @@ def test_a_secret_is_not_shown_while_it_is_typed(tmp_path: Path) -> None:
 
 
 def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
-    """Answer each prompt when it stands at the end; everything that was shown."""
+    """Answer each prompt when it is the end of the output; returns all output."""
     shown = b""
     with open(terminal, "r+b", buffering=0) as screen:
         while True:
             try:
                 more = screen.read(1024)
-            except OSError:  # how Linux says that the other side has closed
+            except OSError:  # on Linux: the other side has closed
                 return shown
             if not more:
                 return shown
@@ -141,7 +139,7 @@ def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
                 screen.write(script.pop(0)[1])
 
 
-# -- what a terminal can do --------------------------------------------------------------------
+# -- capabilities -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,7 +152,7 @@ def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
         (io.StringIO(), {}, False),
     ],
 )
-def test_colours_only_on_a_terminal_that_wants_them(
+def test_colours_need_a_capable_terminal_that_allows_them(
     monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, environment: dict[str, str], expected: bool
 ) -> None:
     for name in ("NO_COLOR", "TERM"):
@@ -164,14 +162,16 @@ def test_colours_only_on_a_terminal_that_wants_them(
     assert colours(stream) is expected
 
 
-def test_the_width_is_told_or_a_usual_one_and_a_pipe_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_width_is_from_the_environment_or_a_default_and_a_pipe_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("COLUMNS", "33")
     assert (width(Screen()), width(io.StringIO())) == (33, None)
     monkeypatch.setenv("COLUMNS", "0")
     assert width(Screen()) == 80
 
 
-def test_a_closed_stream_is_no_terminal() -> None:
+def test_a_closed_stream_is_not_a_terminal() -> None:
     closed = Screen()
     closed.close()
     assert not is_terminal(closed)
@@ -180,7 +180,7 @@ def test_a_closed_stream_is_no_terminal() -> None:
 # -- progress ----------------------------------------------------------------------------------
 
 
-def test_on_a_terminal_one_line_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_updates_one_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     screen = Screen()
     view = ProgressView(screen, now=0.0)
@@ -192,7 +192,7 @@ def test_on_a_terminal_one_line_is_drawn_again(monkeypatch: pytest.MonkeyPatch) 
     assert screen.getvalue() == f"{ERASE}1 s  100/s  User 100{ERASE}2 s  150/s  User 300{ERASE}"
 
 
-def test_elsewhere_a_line_comes_now_and_then() -> None:
+def test_a_pipe_gets_a_progress_line_now_and_then() -> None:
     stream = io.StringIO()
     view = ProgressView(stream, now=0.0)
     for second in range(25):
@@ -201,7 +201,7 @@ def test_elsewhere_a_line_comes_now_and_then() -> None:
     assert stream.getvalue() == "10 s  10/s  User 100\n20 s  10/s  User 200\n"
 
 
-def test_rows_of_before_a_resume_do_not_count_for_the_speed() -> None:
+def test_rows_from_before_a_resume_do_not_count_for_the_rate() -> None:
     stream = io.StringIO()
     view = ProgressView(stream, now=0.0)
     view.show({"User": 10_000}, "", now=0.0)
@@ -209,7 +209,7 @@ def test_rows_of_before_a_resume_do_not_count_for_the_speed() -> None:
     assert stream.getvalue() == "10 s  10/s  User 10,100\n"
 
 
-def test_a_line_that_stays_stands_above_the_progress() -> None:
+def test_say_replaces_the_progress_line() -> None:
     screen = Screen()
     view = ProgressView(screen, now=0.0)
     view.show({}, "", now=1.0)

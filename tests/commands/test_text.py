@@ -1,4 +1,4 @@
-"""What people see: tables that fit, text that cannot harm a terminal, times in words."""
+"""Text, tables and views: widths, sanitized text, counts and times."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from max.commands.text import (
     counted,
     display_width,
     duration,
+    first_few,
     json_text,
     number,
     pad,
     sanitize,
+    short_age,
     short_time,
     truncate,
     until,
@@ -61,14 +63,14 @@ class Person(Entity):
     A second paragraph that no table needs.
     """
 
-    name: Field[str] = Field("how they are called")
+    name: Field[str] = Field("full name")
     age: Field[int | None] = Field("in years")
     active: Field[bool] = Field()
-    seen_at: Field[datetime | None] = Field()
+    seen_on: Field[datetime | None] = Field()
     born: Field[date | None] = Field()
     tags: Field[Json] = Field()
-    boss: Field[Ref[Person] | None] = Field("to whom they answer")
-    reports: Many[Person] = Many("who answers to them", by=lambda: Person.boss)
+    boss: Field[Ref[Person] | None] = Field("the manager")
+    reports: Many[Person] = Many("the people managed", by=lambda: Person.boss)
 
 
 ADA = Person(
@@ -76,7 +78,7 @@ ADA = Person(
     name="Ada\nLovelace",
     age=36,
     active=True,
-    seen_at=datetime(2026, 1, 31, 9, 30, 15, tzinfo=UTC),
+    seen_on=datetime(2026, 1, 31, 9, 30, 15, tzinfo=UTC),
     born=date(1815, 12, 10),
     tags=["maths", "poetry"],
     boss=Ref(Person, "p2"),
@@ -134,19 +136,19 @@ def result(
         ("", 0),
     ],
 )
-def test_a_text_is_measured_in_the_cells_it_takes(text: str, width: int) -> None:
+def test_display_width_counts_terminal_cells(text: str, width: int) -> None:
     assert display_width(text) == width
 
 
 @pytest.mark.parametrize("text", ["e\u0301", "👍🏽", "👩\u200d💻", "🇩🇪", "❤\ufe0f", "\u1112\u1161\u11ab"])
-def test_one_character_to_a_reader_is_never_split(text: str) -> None:
+def test_a_combined_character_is_never_split(text: str) -> None:
     assert list(clusters(text)) == [text]
     assert truncate(f"{text}{text}xyz", display_width(text) * 2 + 1) == f"{text}{text}…"
 
 
 @given(TEXTS, st.integers(0, 20))
 @settings(deadline=None, max_examples=200)
-def test_a_cut_text_fits_and_is_whole_characters_of_the_beginning(text: str, width: int) -> None:
+def test_truncated_text_fits_and_ends_between_characters(text: str, width: int) -> None:
     shown = truncate(text, width)
     whole = list(clusters(text))
     assert display_width(shown) <= width
@@ -157,20 +159,20 @@ def test_a_cut_text_fits_and_is_whole_characters_of_the_beginning(text: str, wid
 
 @given(TEXTS)
 @settings(deadline=None, max_examples=200)
-def test_the_characters_put_together_are_the_text(text: str) -> None:
+def test_clusters_join_to_the_text(text: str) -> None:
     assert "".join(clusters(text)) == text
 
 
 @given(st.text(st.characters()))
 @settings(deadline=None, max_examples=200)
-def test_no_control_character_reaches_the_terminal(text: str) -> None:
+def test_sanitized_text_has_no_control_characters(text: str) -> None:
     shown = sanitize(text)
     bad = [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     assert not bad
     assert "\u202e" not in shown
 
 
-def test_what_steers_a_terminal_is_spelled_out() -> None:
+def test_terminal_sequences_are_spelled_out() -> None:
     assert sanitize("\x1b[31mred\x07 a\nb\tc \u202eevil") == "\\x1b[31mred\\x07 a b c \\u202eevil"
 
 
@@ -180,7 +182,7 @@ def test_joined_emoji_and_accents_stay_as_they_are() -> None:
 
 @given(st.recursive(st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 @settings(deadline=None, max_examples=100)
-def test_json_text_reads_back_equal_and_steers_nothing(value: Json) -> None:
+def test_json_text_reads_back_equal_and_has_no_control_characters(value: Json) -> None:
     text = json_text(value)
     assert json.loads(text) == value
     assert not {"\x1b", "\x7f", "\x9b", "\u2028", "\u202e"} & set(text)
@@ -205,17 +207,17 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(rows: list[list[str]], wi
     assert max(map(display_width, table(columns, rows, width))) <= width
 
 
-def test_without_a_terminal_nothing_is_cut() -> None:
+def test_without_a_terminal_nothing_is_truncated() -> None:
     long = "x" * 500
     assert table([Column("a"), Column("b")], [[long, "y"]], None)[1] == f"{long}  y"
 
 
-def test_numbers_stand_on_the_right_and_are_never_cut() -> None:
+def test_numbers_are_right_aligned_and_never_truncated() -> None:
     lines = table([Column("name"), Column("votes", right=True)], [["a" * 40, "7"], ["b", "1234567"]], 20)
     assert lines == ["name           votes", "aaaaaaaaaa…        7", "b            1234567"]
 
 
-def test_wide_characters_keep_the_columns_in_line() -> None:
+def test_wide_characters_keep_columns_aligned() -> None:
     lines = table([Column("a"), Column("b")], [["日本語", "x"], ["abc", "y"]], 40)
     assert [display_width(line.removesuffix(end)) for line, end in zip(lines[1:], "xy", strict=True)] == [
         8,
@@ -223,7 +225,7 @@ def test_wide_characters_keep_the_columns_in_line() -> None:
     ]
 
 
-def test_columns_without_room_are_named() -> None:
+def test_columns_without_room_are_hidden() -> None:
     columns = [Column(name, whole=True) for name in ("first", "second", "third")]
     made = Table(columns, [["1" * 10, "2" * 10, "3" * 10]], 25)
     assert (made.hidden, made.line(["a", "b", "c"])) == (["third"], "a           b")
@@ -235,25 +237,25 @@ def test_a_header_is_bold_only_where_colours_are_on() -> None:
     assert Table([Column("a")], rows, 9).header() == "a"
 
 
-def test_a_record_as_cells() -> None:
+def test_an_entity_as_a_table_row() -> None:
     row = entity_row(ADA, list(Person.types()))
     assert row[:4] == ["p1", "Ada Lovelace", "36", "true"]
     assert row[4:] == ["2026-01-31 09:30", "1815-12-10", "maths, poetry", "p2"]
     assert [column.right for column in entity_columns(Person, ["name", "age"])] == [False, False, True]
 
 
-def test_empty_upstream_and_never_loaded_look_different() -> None:
+def test_empty_and_never_loaded_look_different() -> None:
     assert entity_row(Person("p3", boss=None), ["name", "boss"]) == ["p3", "", "–"]
 
 
-def test_a_record_line_by_line_is_not_shortened() -> None:
-    lines = entity_lines(ADA, ["name", "seen_at", "boss", "age"])
+def test_an_entity_as_lines_is_not_truncated() -> None:
+    lines = entity_lines(ADA, ["name", "seen_on", "boss", "age"])
     assert lines == [
         "Person:p1",
         "  id       p1",
         "  name     Ada",
         "           Lovelace",
-        "  seen_at  2026-01-31T09:30:15Z",
+        "  seen_on  2026-01-31T09:30:15Z",
         "  boss     Person:p2",
         "  age      36",
     ]
@@ -272,7 +274,7 @@ def test_a_record_line_by_line_is_not_shortened() -> None:
         ([1], "[1]"),
     ],
 )
-def test_a_value_in_a_cell(value: object, text: str) -> None:
+def test_a_value_as_a_cell(value: object, text: str) -> None:
     assert cell(value) == text
 
 
@@ -295,6 +297,28 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0 s"),
+        (89.0, "89 s"),
+        (90.0, "1 min"),
+        (5_399.0, "89 min"),
+        (5_400.0, "1 h"),
+        (129_599.0, "35 h"),
+        (129_600.0, "1 d"),
+        (86_400.0 * 1_500, "1,500 d"),
+    ],
+)
+def test_a_short_age_has_one_unit(seconds: float, words: str) -> None:
+    assert short_age(seconds) == words
+
+
+def test_first_few_names_and_how_many_more() -> None:
+    assert first_few(list("abcd")) == "a, b, c, d"
+    assert first_few(list("abcde")) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize(
     ("age", "words"),
     [
         *((0, "just now"), (-5, "just now"), (59, "just now"), (60, "1 minute ago"), (7200, "2 hours ago")),
@@ -305,7 +329,7 @@ def test_an_age_in_words(age: float, words: str) -> None:
     assert ago(NOW - age, NOW) == words
 
 
-def test_what_never_happened() -> None:
+def test_a_missing_time_is_shown_as_never() -> None:
     assert (ago(None, NOW), short_time(None), short_time(0)) == ("never", "–", "1970-01-01 00:00")
 
 
@@ -316,17 +340,17 @@ def test_a_schema_as_text() -> None:
     lines = schema_text(SCHEMA, [Person], {"Person": 1234}, None)
     assert lines[:2] == ["Person  1,234 rows  root", "  Someone."]
     assert [line.split("  ")[1] for line in lines[2:]] == ["id", *Person.types(), "reports"]
-    assert lines[-2] == "  boss     ref to Person?       to whom they answer"
-    assert lines[-1] == "  reports  many Person by boss  who answers to them"
+    assert lines[-2] == "  boss     ref to Person?       the manager"
+    assert lines[-1] == "  reports  many Person by boss  the people managed"
 
 
-def test_a_schema_as_data_has_counts_and_relationships() -> None:
+def test_a_schema_as_json_has_counts_and_relationships() -> None:
     data = schema_json(SCHEMA, [Person], {"Person": 3})
     assert (data["entities"][0]["rows"], data["roots"]) == (3, ["Person"])
     assert {"source": "Person", "field": "boss", "target": "Person", "many": False} in data["relationships"]
 
 
-def test_a_status_says_what_to_do_next() -> None:
+def test_a_status_names_the_next_command() -> None:
     paused = InstallationStatus(ACME, result(status=Status.PAUSED), {"Person": 12_345, "Team": 0})
     assert (
         status_text(InstallationStatus(ACME, None, {}), NOW)[1]
@@ -348,7 +372,7 @@ def test_a_summary_counts_by_entity() -> None:
     ]
 
 
-def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
+def test_a_summary_shows_notes_in_full() -> None:
     notes = ("AcmeRoot:acme.workspaces: " + "the token was refused " * 5, "a \x1b[31m note")
     lines = summary(ACME, result(notes=notes), 40)
     assert lines[-2:] == [f"  note  {notes[0]}", "  note  a \\x1b[31m note"]
@@ -364,11 +388,11 @@ def test_a_summary_says_what_a_person_should_know_and_cuts_none_of_it() -> None:
         ({"requests": {}, "removed": 3}, "no rows were listed"),
     ],
 )
-def test_a_sync_that_asked_for_nothing_says_so(more: dict[str, Any], words: str) -> None:
+def test_a_summary_without_rows_says_why(more: dict[str, Any], words: str) -> None:
     assert summary(ACME, result(**{"removed": 0, "counts": {}, **more}), None)[1] == f"  {words}"
 
 
-def test_failures_with_one_cause_stand_together() -> None:
+def test_failures_with_one_cause_are_grouped() -> None:
     lines = failures_text(
         [failure(1), failure(2), failure(3, "gone", "")], None, PLAIN, everything=False, of="s1"
     )
@@ -383,7 +407,7 @@ def test_failures_with_one_cause_stand_together() -> None:
     ]
 
 
-def test_a_long_list_of_failures_is_shortened_and_says_how_to_see_all() -> None:
+def test_a_long_list_of_failures_is_shortened_and_names_the_command_for_all() -> None:
     many = tuple(failure(number) for number in range(1500))
     lines = summary(ACME, result(status=Status.PARTIAL, failures=many), None)
     assert lines[-1] == "  … and 1,490 more: max runs show 01abc"

@@ -68,7 +68,7 @@ def test_invalidation_counts_rows_and_names_what_fetches_them_again(tmp_path: Pa
 @pytest.mark.parametrize(
     ("what", "where", "error"),
     [
-        (["AcmeUser:nobody"], None, NotFound),
+        (["AcmeUser:missing"], None, NotFound),
         (["AcmeUser.id"], None, UsageError),
         (["AcmeWorkspace.users"], None, UsageError),
         (["AcmeUser:w1-u1"], "active = true", UsageError),

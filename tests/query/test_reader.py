@@ -13,8 +13,10 @@ from max_connectors.acme import AcmeRoot, AcmeTask, AcmeUser, connector
 from max.engine import SqliteEngine
 from max.errors import InvalidCursor, MaxError, NotFound, StorageError, UnknownName, UsageError
 from max.installations.project_folder import ProjectFolder
+from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of
 from max.project import Project
+from max.query.ages import quantile
 from max.query.reader import Reader
 from max.storage.sqlite import SqliteDatabase
 
@@ -157,3 +159,9 @@ def test_an_installation_that_was_never_synced_says_how_to_begin(tmp_path: Path)
     project = Project(folder)
     with pytest.raises(StorageError, match="acme:default has never been synced"), project.read("acme"):
         pass
+
+
+def test_a_quantile_counts_only_rows_with_an_age() -> None:
+    ages = AgeHistogram([(1.0, 50), (2.0, 40), (9.0, 10)], 1_000)
+    assert [quantile(ages, share) for share in (0.0, 0.5, 0.51, 0.9, 0.91, 1.0)] == [1, 1, 2, 2, 9, 9]
+    assert quantile(AgeHistogram([], 3), 0.5) is None
