@@ -71,7 +71,7 @@ def drawn_tree() -> dict[str, str]:
     return parents
 
 
-def test_the_drawn_tree_is_the_tree() -> None:
+def test_the_tree_in_the_docstring_is_the_class_tree() -> None:
     real = {one.__name__: one.__mro__[1].__name__ if one is not MaxError else "" for one in OURS}
     assert drawn_tree() == real
 
@@ -129,19 +129,19 @@ def test_codes_never_change_once_released() -> None:
     }
 
 
-def test_the_exit_status_says_whose_turn_it_is() -> None:
+def test_usage_errors_interruptions_and_failures_have_their_own_exit_status() -> None:
     for one in OURS:
         expected = 2 if issubclass(one, errors.UsageError) else 130 if one is errors.Interrupted else 1
         assert one.exit_status == expected, one.__name__
 
 
-def test_only_what_may_pass_is_tried_again() -> None:
+def test_only_temporary_errors_are_retryable() -> None:
     again = {one.__name__ for one in OURS if issubclass(one, UpstreamError) and one.retryable}
     assert again == {"Offline", "QuotaExceeded", "UpstreamBroken"}
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda one: one.__name__)
-def test_every_error_is_json_data_and_words(kind: Any) -> None:
+def test_every_error_has_json_data_and_a_rendered_text(kind: Any) -> None:
     error = SAMPLES[kind] if kind in SAMPLES else kind("it broke", hint="mend it", where="here")
     again = json.loads(json.dumps(error.describe()))
     assert again == error.describe()
@@ -155,9 +155,9 @@ def test_every_error_is_json_data_and_words(kind: Any) -> None:
 def test_the_facts_of_an_error_are_attributes_and_data(kind: type[MaxError]) -> None:
     error = SAMPLES[kind]
     own = {name: value for name, value in vars(error).items() if name not in ("message", "hint", "data")}
-    told = json.dumps(error.data)
+    data = json.dumps(error.data)
     plain = [value for value in own.values() if isinstance(value, str | int | float)]
-    assert all(json.dumps(value) in told for value in plain)
+    assert all(json.dumps(value) in data for value in plain)
 
 
 def test_an_error_says_what_to_do_next() -> None:
@@ -172,7 +172,7 @@ def test_a_filter_error_points_at_the_column() -> None:
     assert text.index(">") == sync_token.index("^") - 1
 
 
-def test_a_misspelt_name_finds_its_neighbours_in_any_case() -> None:
+def test_a_misspelt_name_finds_near_names_in_any_case() -> None:
     assert nearest("TITEL", ["title", "votes", "subtitle"])[0] == "title"
     assert nearest("zzz", ["title"]) == []
     assert UnknownName("field", "zzz", ["b", "a"]).candidates == ["a", "b"], "all, when none is near"
@@ -194,20 +194,20 @@ def test_a_value_is_shown_by_type_and_beginning() -> None:
     assert shown("x" * 100) == "str 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
 
 
-def test_a_value_that_cannot_be_printed_is_still_named() -> None:
+def test_a_value_that_cannot_be_printed_is_shown_by_its_type() -> None:
     assert shown(10**5000) == "int that cannot be shown"
     assert shown([Rude()]) == "list that cannot be shown"
 
 
 @given(st.text(min_size=1), st.integers() | st.text(min_size=5))
 def test_p12_a_mismatch_yields_path_expected_and_actual(path: str, actual: object) -> None:
-    told = Mismatch(path, "a number", actual).describe()
-    assert told == {"path": path, "expected": "a number", "actual": shown(actual)}
-    assert json.loads(json.dumps(told)) == told
+    data = Mismatch(path, "a number", actual).describe()
+    assert data == {"path": path, "expected": "a number", "actual": shown(actual)}
+    assert json.loads(json.dumps(data)) == data
 
 
 @given(st.text().map(lambda text: f"s3cr3t-{text}"))
-def test_p12_a_secret_is_in_no_word_of_its_mismatch(secret: str) -> None:
+def test_p12_a_mismatch_never_shows_a_secret(secret: str) -> None:
     mismatch = Mismatch("config.token", "a text", secret, secret=True)
     error = InvalidAnswers("these answers do not fit", [mismatch])
     assert secret not in f"{mismatch} {mismatch.describe()}"
@@ -218,7 +218,7 @@ def test_p12_a_secret_is_in_no_word_of_its_mismatch(secret: str) -> None:
 # -- any error ------------------------------------------------------------------------------
 
 
-def test_a_foreign_error_is_described_as_the_connectors_fault() -> None:
+def test_an_unknown_error_is_described_as_the_connectors_fault() -> None:
     assert describe(KeyError("name")) == {
         "code": LoaderFault.code,
         "message": "KeyError: 'name'",
@@ -228,7 +228,7 @@ def test_a_foreign_error_is_described_as_the_connectors_fault() -> None:
     assert describe(ValueError())["message"] == "ValueError"
 
 
-def test_an_error_of_ours_is_described_as_itself() -> None:
+def test_an_error_of_max_is_described_as_itself() -> None:
     error = QuotaExceeded("too many requests", retry_after=3.5, status=429)
     assert describe(error) == error.describe()
     assert error.describe()["data"] == {"status": 429, "retry_after": 3.5}

@@ -111,7 +111,7 @@ def test_a_path_goes_through_one_ref() -> None:
     assert "one ref at most" in refusal("team.name.x = 1").problem
 
 
-def test_what_is_no_ref_has_nothing_behind_its_dot() -> None:
+def test_only_a_ref_has_fields_behind_a_dot() -> None:
     assert refusal("title.name = 1").problem.startswith("title holds text")
 
 
@@ -191,7 +191,7 @@ DAY_AGO = NOW.timestamp() - 86_400
         ("NOT _age(title) > 1d AND votes = 1", ~Ticket.title.synced_before(DAY_AGO) & Ticket.votes.eq(1)),
     ],
 )
-def test_an_age_becomes_the_moment_that_it_counts_from(text: str, expected: Filter[Ticket]) -> None:
+def test_the_age_of_a_field_becomes_a_fixed_time(text: str, expected: Filter[Ticket]) -> None:
     assert tree(text) == expected
 
 
@@ -219,18 +219,18 @@ def test_an_age_becomes_the_moment_that_it_counts_from(text: str, expected: Filt
         ("_age(title) >", 14, "got the end"),
     ],
 )
-def test_a_refused_age_points_at_its_column(text: str, column: int, words: str) -> None:
+def test_an_error_in_an_age_points_at_its_column(text: str, column: int, words: str) -> None:
     error = refusal(text)
     assert (error.column, words in error.problem) == (column, True), error.problem
 
 
-def test_an_unknown_field_has_no_age_either() -> None:
+def test_the_age_of_an_unknown_field_is_refused() -> None:
     with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket"):
         tree("_age(titel) > 1d")
 
 
 @pytest.mark.parametrize("text", ["", "d", "1", "-1d", "+1d", "1.5h", "1D", "1 d", "1y", "١d", "1234567890d"])
-def test_what_is_no_length_of_time(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an age such as 90s"):
         parse_duration(text)
 
@@ -271,7 +271,7 @@ A, B, C = Ticket.votes.eq(1), Ticket.votes.eq(2), Ticket.votes.eq(3)
         ("((votes=1))", A),
     ],
 )
-def test_not_binds_before_and_before_or(text: str, expected: Filter[Ticket]) -> None:
+def test_not_binds_tighter_than_and_and_and_tighter_than_or(text: str, expected: Filter[Ticket]) -> None:
     assert tree(text) == expected
 
 
@@ -299,7 +299,7 @@ def truth(condition: Filter[Any], facts: dict[int, bool]) -> bool:
 
 @given(WORDS, st.lists(st.booleans(), min_size=4, max_size=4))
 @settings(deadline=None, max_examples=150)
-def test_precedence_is_that_of_python(words: str, facts: list[bool]) -> None:
+def test_precedence_is_the_same_as_in_python(words: str, facts: list[bool]) -> None:
     """Python's own ``not``, ``and``, ``or`` are the oracle."""
     names = dict(zip("pqrs", facts, strict=True))
     text = re.sub("[pqrs]", lambda name: f"votes={ord(name[0])}", words)
@@ -348,7 +348,7 @@ def test_precedence_is_that_of_python(words: str, facts: list[bool]) -> None:
         ('title = "\\ud800"', 9, "UTF-8"),
     ],
 )
-def test_a_refusal_points_at_its_column(text: str, column: int, words: str) -> None:
+def test_an_error_points_at_its_column(text: str, column: int, words: str) -> None:
     error = refusal(text)
     assert (error.column, words in error.problem) == (column, True), error.problem
 
@@ -358,24 +358,24 @@ def test_the_caret_is_under_the_mistake_even_after_a_line_break() -> None:
     assert lines[1].index("x") == lines[2].index("^")
 
 
-def test_an_unknown_field_names_the_nearest() -> None:
+def test_an_unknown_field_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket") as caught:
         tree("titel = 1")
     assert caught.value.candidates[0] == "title"
 
 
-def test_an_unknown_field_behind_a_ref_names_the_targets_own() -> None:
+def test_an_unknown_field_behind_a_ref_suggests_fields_of_the_target() -> None:
     with pytest.raises(UnknownName, match="'nam' in Team") as caught:
         tree("team.nam = 1")
     assert caught.value.candidates == ["name"]
 
 
 @pytest.mark.parametrize("text", ["(" * 10_000, "NOT " * 10_000, "(" * 200 + "votes=1" + ")" * 200])
-def test_nesting_has_a_bound(text: str) -> None:
+def test_nesting_is_limited(text: str) -> None:
     assert f"more than {DEPTH} deep" in refusal(text).problem
 
 
-def test_the_number_of_conditions_has_a_bound() -> None:
+def test_the_number_of_conditions_is_limited() -> None:
     assert f"more than {CONDITIONS}" in refusal(" OR ".join(["votes=1"] * (CONDITIONS + 1))).problem
     assert isinstance(tree(" OR ".join(["votes=1"] * CONDITIONS)), AnyOf)
 
