@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     from .model.tasks import SyncRun as SyncRun
     from .model.values import Json as Json
     from .project import Project as Project
+    from .query.ages import FieldAge as FieldAge
+    from .query.maintenance import Invalidation as Invalidation
+    from .query.reader import Reader as Reader
     from .runtime import InstallationRuntime as InstallationRuntime
+    from .runtime import RepeatedSync as RepeatedSync
     from .sync.events import Event as Event
     from .sync.events import EventKind as EventKind
     from .sync.events import Events as Events
@@ -76,7 +80,10 @@ HOMES = {
     "model.tasks": "Failure Status SyncResult SyncRun",
     "model.values": "Json",
     "project": "Project",
-    "runtime": "InstallationRuntime",
+    "query.ages": "FieldAge",
+    "query.maintenance": "Invalidation",
+    "query.reader": "Reader",
+    "runtime": "InstallationRuntime RepeatedSync",
     "sync.events": "Event EventKind Events",
     "upstream.credentials": "CredentialProvider CredentialStore MemoryCredentials Secret",
     "upstream.hosts": "Hosts",

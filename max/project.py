@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 from .core import InstallationInfo
 from .errors import ProjectError, UnknownName
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Filter, Ref
-    from .model.tasks import SyncCommand, SyncRun
+    from .model.tasks import SyncRun
     from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .runtime import InstallationRuntime
@@ -218,14 +218,6 @@ class Project:
         return open_reader(self.folder.database(info), info)
 
     @threaded
-    def request(self, target: InstallationInfo | str, command: SyncCommand) -> SyncRun:
-        """Ask the unfinished sync of any process to pause, to go on or to end; it as it is then."""
-        from .query.maintenance import request
-
-        info = self._info(target)
-        return request(self.folder.database(info), info, command, now=self._clock())
-
-    @threaded
     def invalidate(
         self,
         target: InstallationInfo | str,
@@ -238,6 +230,18 @@ class Project:
         info, now = self._info(target), self._clock()
         resolver = self.folder.registry.resolve(info.connector).resolver
         return invalidate(self.folder.database(info), info, what, where=where, resolver=resolver, now=now)
+
+    @threaded
+    def request(self, target: InstallationInfo | str, command: Literal["pause", "run", "cancel"]) -> SyncRun:
+        """Ask the installation's unfinished sync, in any process, to pause, to run on or to cancel.
+
+        Its process obeys at its next page.  The sync as it is now; SyncError when none is unfinished.
+        """
+        from .model.tasks import SyncCommand
+        from .query.maintenance import request
+
+        info = self._info(target)
+        return request(self.folder.database(info), info, SyncCommand(command), now=self._clock())
 
     @threaded
     def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from max.core import InstallationInfo
-from max.errors import InvalidAnswers, ProjectError, UnknownName, UpstreamBroken
+from max.errors import InvalidAnswers, ProjectError, StorageError, SyncError, UnknownName, UpstreamBroken
 from max.installations.project_folder import ProjectFolder
+from max.model.tasks import Status
 from max.model.values import Json
 from max.project import Project
 from tests.off_loop import file_calls
@@ -213,6 +214,46 @@ class TestEnsuring:
         with pytest.raises(InvalidAnswers, match=r"thing: expected another key \(things"):
             asyncio.run(running.ensure("sample", thing=1))
         assert not any(info.name == "default" for info in running.folder.installations())
+
+
+class TestWithoutARuntime:
+    """``read``, ``request``, ``invalidate`` and ``migrate`` on what an earlier sync has stored."""
+
+    def test_what_is_stored_is_read_and_marked_as_stale(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                await (await (await project.runtime("sample", "one")).sync()).completion()
+            marked = await project.invalidate("sample:one", Thing.title, where="title = 'one 1'")
+            assert [field.rows for field in marked.fields] == [1]
+            assert (await project.migrate("sample:one")).changes == ()
+
+        asyncio.run(main())
+        with running.read("sample:one") as reader:
+            assert reader.count("Thing") == 3
+            [age] = reader.freshness("Thing.title")
+            assert age.ages.never == 1
+
+    def test_an_unfinished_sync_takes_requests_and_a_finished_one_does_not(self, running: Project) -> None:
+        async def main() -> list[Status]:
+            async with running as project:
+                await (await project.runtime("sample", "one")).sync()
+                await project.stop_all()
+                paused = (await project.request("sample:one", "pause")).status
+                cancelled = (await project.request("sample:one", "cancel")).status
+                with pytest.raises(SyncError, match="no sync of sample:one is unfinished"):
+                    await project.request("sample:one", "pause")
+                return [paused, cancelled]
+
+        assert asyncio.run(main()) == [Status.PAUSED, Status.CANCELLED]
+
+    def test_what_was_never_synced_is_refused(self, running: Project) -> None:
+        with (
+            pytest.raises(StorageError, match="sample:one has never been synced"),
+            running.read("sample:one"),
+        ):
+            pytest.fail("there is nothing to read")
+        with pytest.raises(StorageError, match="sample:one has never been synced"):
+            asyncio.run(running.invalidate("sample:one", "Thing"))
 
 
 class TestLoop:

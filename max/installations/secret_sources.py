@@ -10,9 +10,9 @@ from ..errors import UsageError
 
 
 def read_secret(spec: str, stdin: TextIO) -> str:
-    """The secret that ``env:VAR``, ``file:PATH`` or ``-`` (standard input) leads to.
+    """The secret from ``env:VAR``, ``file:PATH`` or ``-`` (standard input), without its last line end.
 
-    One line end at its end is dropped.  No error repeats the text: it may be a secret.
+    UsageError does not repeat ``spec`` when it has no such form: it may be the secret itself.
     """
     kind, _, place = spec.partition(":")
     if spec == "-":
@@ -24,7 +24,7 @@ def read_secret(spec: str, stdin: TextIO) -> str:
     else:
         raise UsageError(
             "a credential is given as env:VARIABLE, file:PATH or - (standard input)",
-            hint="a secret itself does not belong on a command line, where others can see it",
+            hint="a secret on the command line itself could be seen by other users",
         )
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
