@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Filter, Ref
-    from .model.tasks import SyncRun
+    from .model.tasks import SyncCommand, SyncRun
     from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .runtime import InstallationRuntime
@@ -232,7 +232,9 @@ class Project:
         return invalidate(self.folder.database(info), info, what, where=where, resolver=resolver, now=now)
 
     @threaded
-    def request(self, target: InstallationInfo | str, command: Literal["pause", "run", "cancel"]) -> SyncRun:
+    def request(
+        self, target: InstallationInfo | str, command: SyncCommand | Literal["pause", "run", "cancel"]
+    ) -> SyncRun:
         """Ask the installation's unfinished sync, in any process, to pause, to run on or to cancel.
 
         Its process obeys at its next page.  The sync as it is now; SyncError when none is unfinished.
@@ -240,8 +242,8 @@ class Project:
         from .model.tasks import SyncCommand
         from .query.maintenance import request
 
-        info = self._info(target)
-        return request(self.folder.database(info), info, SyncCommand(command), now=self._clock())
+        info, asked = self._info(target), SyncCommand(command)
+        return request(self.folder.database(info), info, asked, now=self._clock())
 
     @threaded
     def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:

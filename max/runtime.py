@@ -273,7 +273,7 @@ class InstallationRuntime:
 
 
 class _Live(NamedTuple):
-    """What each start makes anew: the connector's clients, and the executor that uses them."""
+    """What each start creates: the connector's clients, and the executor that uses them."""
 
     installation: Installation[Any]
     executor: SyncExecutor

@@ -323,7 +323,7 @@ class TestRuntimes:
         asyncio.run(main())
         assert events == ["initialise one", "initialise two", "stop two", "stop one"]
 
-    def test_however_many_ask_at_once_one_is_built(self, running: Project) -> None:
+    def test_concurrent_first_calls_build_one_runtime(self, running: Project) -> None:
         async def main() -> int:
             async with running as project:
                 return len(set(await asyncio.gather(*(project.runtime("sample", "one") for _ in range(20)))))
@@ -331,7 +331,7 @@ class TestRuntimes:
         assert asyncio.run(main()) == 1
         assert events == ["initialise one", "stop one"]
 
-    def test_a_build_that_fails_is_tried_anew_by_the_next(self, running: Project) -> None:
+    def test_after_a_failed_build_the_next_call_builds_again(self, running: Project) -> None:
         async def main() -> list[object]:
             async with running as project:
                 refusals.append(UpstreamBroken("not today"))
@@ -340,7 +340,7 @@ class TestRuntimes:
 
         assert asyncio.run(main()) == ["UpstreamBroken", "InstallationRuntime", "InstallationRuntime"]
 
-    def test_a_build_that_fails_is_forgotten_with_its_configuration(self, running: Project) -> None:
+    def test_after_a_failed_build_a_corrected_configuration_is_used(self, running: Project) -> None:
         async def main() -> None:
             async with running as project:
                 refusals.append(UpstreamBroken("not today"))
@@ -353,7 +353,7 @@ class TestRuntimes:
         asyncio.run(main())
         assert events == ["initialise one", "initialise corrected", "stop corrected"]
 
-    def test_one_that_gives_up_waiting_does_not_spoil_it_for_the_others(self, running: Project) -> None:
+    def test_a_cancelled_call_does_not_cancel_the_others(self, running: Project) -> None:
         async def main() -> None:
             async with running as project:
                 first, second = (asyncio.create_task(project.runtime("sample", "one")) for _ in range(2))
@@ -389,11 +389,11 @@ class TestRuntimes:
         asyncio.run(main())
         assert running.list_runtimes() == []
 
-    def test_one_that_fails_to_stop_does_not_keep_the_others(self, running: Project) -> None:
+    def test_the_others_are_stopped_when_one_fails_to_stop(self, running: Project) -> None:
         async def main() -> None:
             await running.runtime("sample", "one")
             await running.runtime("sample", "stuck")
-            with pytest.raises(UpstreamBroken, match="does not let go"):
+            with pytest.raises(UpstreamBroken, match="it cannot be stopped"):
                 await running.stop_all()
             assert running.list_runtimes() == []
             await running.stop_all()
@@ -412,7 +412,7 @@ class TestRuntimes:
         asyncio.run(main())
         assert events == ["initialise one", "stop one"] * 4
 
-    def test_a_runtime_that_its_user_stopped_starts_again(self, running: Project) -> None:
+    def test_a_stopped_runtime_starts_again(self, running: Project) -> None:
         async def main() -> None:
             async with running as project:
                 runtime = await project.runtime("sample", "one")
@@ -445,7 +445,7 @@ class TestRuntimes:
 
         asyncio.run(main())
 
-    def test_a_copy_with_the_same_id_is_not_taken_for_the_original(self, running: Project) -> None:
+    def test_a_copy_with_the_same_id_is_refused(self, running: Project) -> None:
         one, two = running.folder.target("sample:one"), running.folder.target("sample:two")
         path = running.folder.file(two)
         path.write_text(path.read_text().replace(two.id, one.id))
@@ -462,7 +462,7 @@ class TestRuntimes:
         asyncio.run(main())
         assert events == ["initialise one", "stop one"]
 
-    def test_a_configuration_that_does_not_fit_any_more_is_listed(self, running: Project) -> None:
+    def test_a_configuration_that_is_no_longer_valid_is_refused(self, running: Project) -> None:
         info = running.folder.target("sample:one")
         running.folder.reconfigure(info, {"things": "many", "colour": 1}, {})
         with pytest.raises(InvalidAnswers, match="the configuration of sample:one is invalid"):

@@ -1,4 +1,4 @@
-"""The runtime: the order of its parts, what a failed start leaves, and one sync at a time."""
+"""The runtime: the order of its parts, failed starts, one sync at a time, and repeated syncs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def using(one: InstallationRuntime, body: Callable[[InstallationRuntime], Awaita
 
 
 class Gate:
-    """A loader that waits until it is let through, and says when somebody is there."""
+    """A loader that waits until the gate opens, and reports that it was called."""
 
     def __init__(self) -> None:
         self.reached, self.opened, self.calls = asyncio.Event(), asyncio.Event(), 0
@@ -96,7 +96,7 @@ class Gate:
 
 
 class Service:
-    """Notes what is done to it, and fails as it is told."""
+    """Records what is done to it; ``fails`` names the call that raises."""
 
     def __init__(self, name: str, said: list[str], *, fails: str = "") -> None:
         self.name, self.said, self.fails = name, said, fails
@@ -129,7 +129,7 @@ def test_services_start_in_order_and_stop_in_reverse_and_can_start_again() -> No
     assert said == ["start a", "start b", "stop b", "stop a"] * 2
 
 
-def test_a_service_that_does_not_start_leaves_none() -> None:
+def test_when_a_service_fails_to_start_those_before_it_are_stopped() -> None:
     said: list[str] = []
     manager = LifecycleManager(Service("a", said), Service("b", said, fails="start"), Service("c", said))
     with pytest.raises(UpstreamBroken, match="b does not start"):
@@ -137,7 +137,7 @@ def test_a_service_that_does_not_start_leaves_none() -> None:
     assert said == ["start a", "start b", "stop a"]
 
 
-def test_a_service_that_does_not_stop_does_not_keep_the_others() -> None:
+def test_when_a_service_fails_to_stop_the_others_are_stopped() -> None:
     said: list[str] = []
     manager = LifecycleManager(Service("a", said), Service("b", said, fails="stop"))
 
@@ -171,7 +171,7 @@ def test_the_client_starts_after_the_database_and_stops_before_it() -> None:
     assert said == ["initialise; things stored: 0", "stop; things stored: 2"]
 
 
-def test_starting_and_stopping_twice_or_at_once_is_doing_it_once() -> None:
+def test_starting_and_stopping_twice_or_concurrently_happens_once() -> None:
     said: list[str] = []
 
     async def initialise(config: Any, credentials: Any) -> Installation[Any]:
@@ -191,7 +191,7 @@ def test_starting_and_stopping_twice_or_at_once_is_doing_it_once() -> None:
     assert said == ["initialise"]
 
 
-def test_a_runtime_that_was_stopped_starts_again_with_what_it_had(tmp_path: Path) -> None:
+def test_a_stopped_runtime_starts_again_with_its_data(tmp_path: Path) -> None:
     async def sync(one: InstallationRuntime) -> int:
         await (await one.sync()).completion()
         return await one.engine.query(Thing).count()
@@ -201,7 +201,7 @@ def test_a_runtime_that_was_stopped_starts_again_with_what_it_had(tmp_path: Path
     assert using(one, lambda one: one.engine.query(Thing).count()) == 2  # in another event loop
 
 
-def test_a_client_that_cannot_be_made_leaves_nothing_started() -> None:
+def test_when_the_client_cannot_be_made_nothing_stays_started() -> None:
     async def initialise(config: Any, credentials: CredentialProvider) -> Installation[Any]:
         raise BadCredentials("the token is wrong")
 
@@ -235,14 +235,14 @@ def test_a_database_newer_than_the_code_is_refused_before_the_client_is_made(tmp
         await one._database.transact(lambda connection: connection.execute(sql).close())
 
     async def initialise(config: Any, credentials: Any) -> Installation[Any]:
-        raise AssertionError("nobody may ask for it")
+        raise AssertionError("the client must not be made")
 
     using(runtime(tmp_path / "data.db"), newer)
     with pytest.raises(StorageError, match="newer than this Max"):
         asyncio.run(runtime(tmp_path / "data.db", initialise=initialise).start())
 
 
-def test_what_needs_a_started_runtime_says_so() -> None:
+def test_a_stopped_runtime_refuses_to_work() -> None:
     async def main() -> None:
         one = runtime()
         for attempt in (one.sync(), one.health(), one.retry_failed()):
@@ -254,7 +254,7 @@ def test_what_needs_a_started_runtime_says_so() -> None:
     assert runtime().started_at == 0
 
 
-def test_health_is_what_the_connector_says_of_itself() -> None:
+def test_health_is_the_connectors_own_check() -> None:
     async def health() -> str:
         return "as Ada"
 
@@ -284,7 +284,7 @@ def test_a_second_sync_joins_the_one_under_way() -> None:
     assert gate.calls == 2
 
 
-def test_a_paused_sync_goes_on_and_with_restart_is_given_up() -> None:
+def test_a_paused_sync_goes_on_unless_it_is_discarded() -> None:
     async def body(one: InstallationRuntime) -> list[Status]:
         first = await one.sync()
         await first.pause()
@@ -303,7 +303,7 @@ FULL, ONLY = SyncOptions(full=True), SyncOptions(only=("Thing.title",), if_stale
 
 
 @pytest.mark.parametrize(("options", "others"), [(FULL, ONLY), (ONLY, FULL)])
-def test_the_same_options_go_on_with_an_unfinished_sync_and_others_are_refused(
+def test_an_unfinished_sync_goes_on_with_the_same_options_only(
     tmp_path: Path, options: SyncOptions, others: SyncOptions
 ) -> None:
     async def body(one: InstallationRuntime) -> None:
@@ -326,7 +326,7 @@ def test_the_same_options_go_on_with_an_unfinished_sync_and_others_are_refused(
     using(runtime(tmp_path / "data.db", loaders=[gate.loader()]), body)
 
 
-def test_stopping_interrupts_the_sync_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_stopping_interrupts_the_sync_and_the_next_sync_goes_on(tmp_path: Path) -> None:
     async def first(one: InstallationRuntime) -> str:
         handle = await one.sync()
         await gate.reached.wait()
@@ -345,7 +345,7 @@ def test_stopping_interrupts_the_sync_and_the_next_start_goes_on(tmp_path: Path)
     assert using(runtime(tmp_path / "data.db"), second) == (interrupted, Status.COMPLETED, True)
 
 
-def test_stopping_while_the_seeder_is_at_work_begins_no_sync(tmp_path: Path) -> None:
+def test_stopping_while_the_seeder_runs_begins_no_sync(tmp_path: Path) -> None:
     seeding, seeded = asyncio.Event(), asyncio.Event()
 
     async def slowly(context: Any, engine: Engine) -> SyncPlan:
@@ -384,7 +384,7 @@ asyncio.run(main())
 """
 
 
-def test_another_process_that_is_at_it_is_named_until_it_dies(tmp_path: Path) -> None:
+def test_a_sync_of_another_process_is_refused_until_that_process_dies(tmp_path: Path) -> None:
     async def seeds(context: SampleConfig, engine: Engine) -> SyncPlan:
         seedings.append("here")
         return await seed(context, engine)
@@ -596,7 +596,7 @@ def questions(asked: list[list[Any]]) -> set[tuple[str, str | None]]:
     return {(name, one) for name, what in asked for one in (what if isinstance(what, list) else [what])}
 
 
-def test_a_sync_killed_at_any_commit_asks_nothing_again_that_is_stored(tmp_path: Path) -> None:
+def test_a_sync_killed_at_any_commit_fetches_nothing_again_that_is_stored(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tests.crashing", str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     *killed, undisturbed = map(json.loads, done.stdout.splitlines())

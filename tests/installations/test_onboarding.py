@@ -96,9 +96,9 @@ def spoil(value: Any) -> None:
 
 
 class TestConfiguration:
-    """``read_config``: from JSON data, or what was typed, to the connector's frozen class."""
+    """``read_config``: from JSON data or typed text to the connector's frozen class."""
 
-    def test_defaults_stand_where_nothing_is_given(self) -> None:
+    def test_defaults_apply_where_nothing_is_given(self) -> None:
         assert settings_of() == Settings("u", labels={})
 
     @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ class TestConfiguration:
             ("url", "null", "null"),
         ],
     )
-    def test_what_is_typed_is_read_as_its_type(self, key: str, text: str, value: object) -> None:
+    def test_typed_text_is_read_as_the_keys_type(self, key: str, text: str, value: object) -> None:
         assert getattr(settings_of(**{key: text}), key) == value
 
-    def test_everything_wrong_is_listed_at_once(self) -> None:
+    def test_every_invalid_key_is_listed_at_once(self) -> None:
         with pytest.raises(InvalidAnswers) as caught:
             read_config(Settings, {"pages": "x", "paegs": 1, "teams": ["a", 7]}, subject="acme")
         assert [one.path for one in caught.value.mismatches] == ["pages", "paegs", "teams[1]", "url"]
@@ -137,7 +137,7 @@ class TestConfiguration:
             settings_of(token="hunter2")
         assert "hunter2" not in str(caught.value.describe())
 
-    def test_a_connectors_own_refusal_keeps_its_words(self) -> None:
+    def test_the_message_of_the_connectors_own_check_is_kept(self) -> None:
         @dataclass(frozen=True)
         class Even:
             number: int = 0
@@ -149,7 +149,7 @@ class TestConfiguration:
         with pytest.raises(UsageError, match="acme is invalid: number must be even"):
             read_config(Even, {"number": 3}, subject="acme")
 
-    def test_a_type_that_cannot_be_read_is_the_connectors_mistake(self) -> None:
+    def test_an_annotation_that_no_value_can_have_is_a_connector_error(self) -> None:
         odd = dataclasses.make_dataclass("Odd", [("path", Path)], frozen=True)
         with pytest.raises(ConnectorError, match=r"Odd.path is annotated .*Path"):
             read_config(odd, {}, subject="odd")
@@ -183,7 +183,7 @@ class TestConfiguration:
                     with pytest.raises((TypeError, AttributeError)):
                         one[next(iter(one), 0)] = "changed"  # type: ignore[index]  # that is the point
 
-    def test_p32_defaults_cannot_be_changed_either(self) -> None:
+    def test_p32_defaults_cannot_be_changed(self) -> None:
         labels = settings_of().labels
         with pytest.raises(TypeError):
             labels["a"] = 1  # type: ignore[index]  # that is the point
@@ -242,7 +242,7 @@ class Needy:
 
 
 class Scripted:
-    """A prompter whose answers are given beforehand, and which notes what it was asked."""
+    """A prompter with prepared answers, which records what it was asked."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -294,7 +294,7 @@ def remote(answers: Answers) -> bool:
 
 
 def account(*steps: Any, **changes: Any) -> Connector[Any, Any]:
-    """A connector that is embedded, or asked for over a network when it has an url."""
+    """A connector that needs a network, and a token, only when it has an url."""
     return sample(config=Account, credentials=[TOKEN], onboarding=steps, **changes)
 
 
@@ -316,10 +316,10 @@ def run(
     return asyncio.run(onboard(connector, prompter, given, secrets or {}))
 
 
-class TestAsking:
-    """Onboarding with somebody to ask."""
+class TestWithPrompter:
+    """Onboarding with a prompter."""
 
-    def test_every_step_is_taken_in_order(self) -> None:
+    def test_the_steps_run_in_order(self) -> None:
         prompter = Scripted("http://x", "right", ["w2"], ["w1", "w2"])
         done = run(account(*FULL), prompter)
         assert done.config == {"url": "http://x", "workspace": "w2", "teams": ["w1", "w2"]}
@@ -332,13 +332,13 @@ class TestAsking:
         assert run(account(*FULL), prompter).config == {"url": "", "workspace": None, "teams": []}
         assert prompter.asked == ["Address"]
 
-    def test_what_is_given_is_not_asked_for(self) -> None:
+    def test_what_is_given_is_not_asked(self) -> None:
         prompter = Scripted(["w1"])
         done = run(account(*FULL), prompter, {"token": "right"}, url="u", teams="w1,w2")
         assert prompter.asked == ["Workspace"]
         assert done.config["teams"] == ["w1", "w2"]
 
-    def test_what_does_not_fit_is_asked_for_again(self) -> None:
+    def test_an_invalid_answer_is_asked_again(self) -> None:
         prompter = Scripted("u", "many", "", "3")
         assert run(sample(config=Needy), prompter).config == {"url": "u", "pages": 3}
         assert prompter.said == [
@@ -346,7 +346,7 @@ class TestAsking:
             "pages: expected an integer, got str ''",
         ]
 
-    def test_a_required_secret_is_insisted_on_and_an_optional_one_is_not(self) -> None:
+    def test_a_required_secret_is_asked_until_it_is_given_and_an_optional_one_once(self) -> None:
         spare = Credential("spare", required=False)
         steps = [SecretInput(TOKEN, "Token"), SecretInput(spare, "Spare")]
         connector = sample(credentials=[TOKEN, spare], onboarding=steps)
@@ -354,7 +354,7 @@ class TestAsking:
         assert run(connector, prompter).secrets == {"token": "x"}
         assert prompter.said == ["token is needed"]
 
-    def test_a_failed_validation_is_tried_again_with_new_answers(self) -> None:
+    def test_after_a_failed_validation_the_person_can_change_the_answers(self) -> None:
         prompter = Scripted("u", "wrong", True, None, "right", ["w1"], [])
         assert run(account(*FULL), prompter).secrets == {"token": "right"}
         assert prompter.asked[:5] == [
@@ -366,26 +366,26 @@ class TestAsking:
         ]
         assert "the token is wrong" in prompter.said[0]
 
-    def test_a_given_secret_that_fails_may_be_replaced(self) -> None:
+    def test_a_given_secret_that_fails_can_be_replaced(self) -> None:
         prompter = Scripted(True, None, "right", ["w1"], [])
         assert run(account(*FULL), prompter, {"token": "wrong"}, url="u").secrets == {"token": "right"}
 
-    def test_a_failed_validation_that_is_given_up_is_the_error(self) -> None:
+    def test_a_failed_validation_that_is_not_tried_again_raises(self) -> None:
         with pytest.raises(BadCredentials, match="the token is wrong"):
             run(account(*FULL), Scripted("u", "wrong", False))
 
-    def test_an_interruption_passes(self) -> None:
+    def test_an_interruption_is_raised(self) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(account(*FULL), Scripted("u"))
 
-    def test_nothing_to_choose_from_is_an_error(self) -> None:
+    def test_a_choice_without_options_is_an_error(self) -> None:
         async def none(answers: Answers, credentials: CredentialProvider) -> Sequence[Option]:
             return []
 
         with pytest.raises(UsageError, match="nothing to choose for 'workspace'"):
             run(account(Select("workspace", "Workspace", none)), Scripted("x"), {"token": "x"})
 
-    def test_the_connectors_own_code_brings_values_and_secrets(self) -> None:
+    def test_the_connectors_own_code_returns_values_and_secrets(self) -> None:
         async def sign_in(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {"token": Secret("right"), "workspace": "w9", "device": 7}
 
@@ -399,20 +399,20 @@ class TestAsking:
         assert "right" not in repr(done)
 
 
-class TestScripted:
-    """Onboarding with nobody to ask."""
+class TestWithoutPrompter:
+    """Onboarding without a prompter."""
 
-    def test_the_defaults_stand(self) -> None:
+    def test_the_defaults_apply(self) -> None:
         assert run(account(*FULL), None).config == {"url": "", "workspace": None, "teams": []}
 
-    def test_everything_that_is_missing_is_listed_with_how_to_give_it(self) -> None:
+    def test_everything_missing_is_listed_with_the_option_that_gives_it(self) -> None:
         with pytest.raises(InvalidAnswers) as caught:
             run(sample(config=Needy, credentials=[TOKEN]), None)
         assert [one.path for one in caught.value.mismatches] == ["url", "pages", "token"]
         assert "--set url=" in str(caught.value)
         assert "--credential token=env:" in str(caught.value)
 
-    def test_a_secret_that_a_condition_asks_for_is_required(self) -> None:
+    def test_a_secret_is_required_when_its_condition_holds(self) -> None:
         with pytest.raises(InvalidAnswers, match="token: expected a secret"):
             run(account(*FULL), None, url="u")
 
@@ -424,18 +424,18 @@ class TestScripted:
         with pytest.raises(InvalidAnswers, match="teams: expected some of w1, w2, got list"):
             run(account(*FULL), None, {"token": "right"}, url="u", workspace="w1", teams="w1,w7")
 
-    def test_a_choice_that_is_missing_comes_with_its_options(self) -> None:
+    def test_a_missing_choice_is_listed_with_its_options(self) -> None:
         connector = sample(config=Needy, onboarding=[Select("url", "Which", options_of("a", "b"))])
         with pytest.raises(InvalidAnswers, match=r"url: expected one of a, b \(--set url="):
             run(connector, None, pages=1)
 
-    def test_options_are_not_asked_for_while_something_is_missing(self) -> None:
+    def test_options_are_not_fetched_while_something_is_missing(self) -> None:
         steps = [SecretInput(TOKEN, "Token"), Select("url", "Which", workspaces), Input("pages", "Pages")]
         with pytest.raises(InvalidAnswers) as caught:
             run(sample(config=Needy, credentials=[TOKEN], onboarding=steps), None, pages=1)
         assert [one.path for one in caught.value.mismatches] == ["token", "url"]
 
-    def test_what_the_connectors_own_code_does_not_bring_is_missing(self) -> None:
+    def test_what_the_connectors_own_code_does_not_return_is_missing(self) -> None:
         async def nothing(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {}
 
@@ -445,7 +445,7 @@ class TestScripted:
             run(connector, None, pages=1)
         assert [one.path for one in caught.value.mismatches] == ["url", "token"]
 
-    def test_what_the_connectors_own_code_brings_must_fit(self) -> None:
+    def test_what_the_connectors_own_code_returns_is_checked(self) -> None:
         async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {"pages": "many"}
 
@@ -458,7 +458,7 @@ class TestScripted:
             run(sample(config=Needy, onboarding=steps), None)
         assert [one.path for one in caught.value.mismatches] == ["url", "pages"]
 
-    def test_a_condition_on_what_nothing_sets_is_the_connectors_mistake(self) -> None:
+    def test_a_condition_on_an_answer_that_nothing_sets_is_a_connector_error(self) -> None:
         connector = account(Input("url", "Address", when=lambda answers: answers["colour"]))
         with pytest.raises(ConnectorError, match="reads 'colour'"):
             run(connector, None, {"token": "x"})
@@ -472,7 +472,7 @@ def options_of(*values: str) -> Any:
 
 
 class TestNeedsAnswers:
-    """Whether connecting takes more than the defaults."""
+    """``needs_answers``: whether connecting takes more than the defaults."""
 
     @pytest.mark.parametrize(
         ("connector", "needs"),
@@ -486,12 +486,14 @@ class TestNeedsAnswers:
             (sample(credentials=[Credential("spare", required=False)]), False),
         ],
     )
-    def test_a_required_thing_without_default_does(self, connector: Connector[Any, Any], needs: bool) -> None:
+    def test_a_required_value_or_secret_needs_an_answer(
+        self, connector: Connector[Any, Any], needs: bool
+    ) -> None:
         assert needs_answers(connector) is needs
 
 
 class TestSecretsFromOutside:
-    """``read_secret``: where ``--credential name=…`` points."""
+    """``read_secret``: the sources of ``--credential name=…``."""
 
     def test_a_variable_a_file_and_standard_input(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -517,7 +519,7 @@ class TestSecretsFromOutside:
             ("-", "standard input is empty"),
         ],
     )
-    def test_a_place_without_secret_is_named(self, spec: str, words: str, tmp_path: Path) -> None:
+    def test_a_source_without_a_secret_is_named(self, spec: str, words: str, tmp_path: Path) -> None:
         (tmp_path / "bytes").write_bytes(b"\xff")
         with pytest.raises(UsageError, match=words):
             read_secret(spec.format(folder=tmp_path), io.StringIO("\n"))

@@ -73,29 +73,29 @@ class TestFinding:
         below.mkdir(parents=True)
         assert ProjectFolder.find(below).root == project.root == ProjectFolder.find(str(below)).root
 
-    def test_without_a_project_init_is_named(self, tmp_path: Path) -> None:
+    def test_where_there_is_no_project_the_error_names_init(self, tmp_path: Path) -> None:
         with pytest.raises(ProjectError, match="there is no project in") as caught:
             ProjectFolder.find(tmp_path)
         assert "max init" in caught.value.hint
 
-    def test_init_may_be_repeated_and_changes_nothing(self, project: ProjectFolder) -> None:
+    def test_init_twice_changes_nothing(self, project: ProjectFolder) -> None:
         connect(project)
         before = tree(project)
         assert ProjectFolder.init(project.root).root == project.root
         assert tree(project) == before
 
-    def test_only_its_owner_can_look_inside(self, project: ProjectFolder) -> None:
+    def test_only_the_owner_can_read_it(self, project: ProjectFolder) -> None:
         assert stat.S_IMODE((project.root / ".max").stat().st_mode) == 0o700
 
     def test_secrets_and_data_stay_out_of_repositories(self, project: ProjectFolder) -> None:
         assert (project.root / ".max" / ".gitignore").read_text() == "*\n"
 
-    def test_a_place_that_cannot_be_written_is_one_clear_error(self, tmp_path: Path) -> None:
+    def test_a_file_in_place_of_the_folder_is_a_project_error(self, tmp_path: Path) -> None:
         (tmp_path / ".max").touch()
         with pytest.raises(ProjectError, match=r"\.max: (File exists|Not a directory)"):
             ProjectFolder.init(tmp_path)
 
-    def test_a_folder_that_may_not_be_written_is_one_clear_error(self, tmp_path: Path) -> None:
+    def test_a_folder_without_write_permission_is_a_project_error(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, check=False, env=ENVIRONMENT
         )
@@ -104,17 +104,17 @@ class TestFinding:
             == ".max: Permission denied\nmake it accessible for this user, or choose another folder\n"
         )
 
-    def test_a_refusal_of_the_system_says_what_to_do(self, project: ProjectFolder) -> None:
+    def test_an_os_error_says_what_to_do(self, project: ProjectFolder) -> None:
         refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with sabotage(2, refused), pytest.raises(ProjectError, match="Permission denied") as caught:
             connect(project)
         assert "accessible for this user" in caught.value.hint
 
 
-class TestConnecting:
+class TestChanging:
     """``add``, ``reconfigure`` and ``remove``."""
 
-    def test_what_was_kept_can_be_read(self, project: ProjectFolder) -> None:
+    def test_a_stored_installation_can_be_read(self, project: ProjectFolder) -> None:
         made = connect(project)
         assert (made.connector, made.name, made.config, made.connected_at) == (
             "acme",
@@ -151,9 +151,7 @@ class TestConnecting:
         assert connect(project, "git").name == "default"
 
     @pytest.mark.parametrize("name", ["work", "WORK"])
-    def test_a_name_that_is_taken_is_refused_and_nothing_changes(
-        self, name: str, project: ProjectFolder
-    ) -> None:
+    def test_a_taken_name_is_refused_and_nothing_changes(self, name: str, project: ProjectFolder) -> None:
         connect(project, name="work")
         before = tree(project)
         with pytest.raises(ProjectError, match=f"acme:{name} is taken"):
@@ -161,7 +159,7 @@ class TestConnecting:
         assert tree(project) == before
 
     @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a:b", "a b", "ä", "x" * 65, "a\n"])
-    def test_a_name_that_is_no_name_is_refused(self, name: str, project: ProjectFolder) -> None:
+    def test_an_invalid_name_is_refused(self, name: str, project: ProjectFolder) -> None:
         before = tree(project)
         with pytest.raises(UsageError, match="cannot be the name of an installation"):
             connect(project, name=name)
@@ -175,14 +173,14 @@ class TestConnecting:
         assert changed == made.replace(config={"pages": 2})
         assert asyncio.run(project.credentials(made).names()) == ["spare", "token"]
 
-    def test_disconnecting_leaves_nothing(self, project: ProjectFolder) -> None:
+    def test_removing_leaves_nothing(self, project: ProjectFolder) -> None:
         before = tree(project)
         made = connect(project)
         project.database(made).write_bytes(b"data")
         project.remove(made, keep_data=False)
         assert tree(project) == before
 
-    def test_kept_data_is_taken_up_by_the_next_of_that_name(self, project: ProjectFolder) -> None:
+    def test_kept_data_is_used_by_the_next_installation_of_that_name(self, project: ProjectFolder) -> None:
         made = connect(project)
         project.database(made).write_bytes(b"data")
         project.remove(made, keep_data=True)
@@ -192,13 +190,13 @@ class TestConnecting:
         assert again.id != made.id
         assert project.database(again).read_bytes() == b"data"
 
-    def test_names_that_are_no_utf8_survive(self, project: ProjectFolder) -> None:
+    def test_values_that_are_not_valid_utf8_survive(self, project: ProjectFolder) -> None:
         made = project.add("git", None, {"path": "/caf\udce9", "é": "ü"}, EMPTY, now=NOW)
         assert project.target("git").config == {"path": "/caf\udce9", "é": "ü"} == made.config
 
 
 class TestBroken:
-    """Installations whose file somebody damaged."""
+    """Installations with a damaged file."""
 
     DAMAGES = (
         ("{", "it is not JSON"),
@@ -214,7 +212,7 @@ class TestBroken:
     )
 
     @pytest.mark.parametrize(("text", "words"), DAMAGES)
-    def test_one_error_names_the_file_and_the_others_still_work(
+    def test_the_error_names_the_file_and_other_installations_still_work(
         self, text: str, words: str, project: ProjectFolder
     ) -> None:
         broken, sound = connect(project), connect(project, "git")
@@ -235,7 +233,7 @@ class TestBroken:
             asyncio.run(project.credentials(made).get("token"))
         assert "hunter2" not in caught.value.render()
 
-    def test_a_secret_that_is_no_text_is_refused(self, project: ProjectFolder) -> None:
+    def test_a_secret_that_is_not_a_text_is_refused(self, project: ProjectFolder) -> None:
         made = connect(project)
         file_of(project, made).with_name("credentials.json").write_text('{"token": 7}')
         with pytest.raises(ProjectError, match="every secret must be a text"):
@@ -266,7 +264,7 @@ class TestCredentials:
         assert asyncio.run(main()) == ["b"]
         assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
 
-    def test_changes_at_once_are_all_kept(self, project: ProjectFolder) -> None:
+    def test_concurrent_changes_are_all_kept(self, project: ProjectFolder) -> None:
         made = connect(project)
 
         async def main() -> list[str]:
@@ -281,17 +279,17 @@ class TestCredentials:
 hexes = st.builds(
     str.__add__, st.sampled_from(["ad", "fab", ""]), st.text("abcdef0123", min_size=2, max_size=4)
 )
-layouts = st.dictionaries(
+installation_ids = st.dictionaries(
     st.tuples(st.sampled_from(["acme", "ad", "fab"]), st.sampled_from(["default", "work", "ad"])),
     hexes,
     max_size=5,
 )
 
 
-def lay_out(base: Path, layout: Mapping[tuple[str, str], str]) -> ProjectFolder:
-    """A project with these ids by connector and name, written as another program might."""
+def write_project(base: Path, ids: Mapping[tuple[str, str], str]) -> ProjectFolder:
+    """A project whose installations have these ids, by connector and name."""
     project = ProjectFolder.init(base)
-    for (connector, name), id in layout.items():
+    for (connector, name), id in ids.items():
         folder = base / ".max" / "installations" / connector / name
         folder.mkdir(parents=True)
         data = {"connector": connector, "name": name, "id": id, "config": {}}
@@ -299,25 +297,25 @@ def lay_out(base: Path, layout: Mapping[tuple[str, str], str]) -> ProjectFolder:
     return project
 
 
-def meant(layout: Mapping[tuple[str, str], str], text: str) -> set[str]:
-    """What a text means, said in another way: the names that are written out, or else the ids."""
-    written = {f"{c}:{n}" for c, n in layout if text == c or text == c + ":" + n}
-    return written or {f"{c}:{n}" for (c, n), id in layout.items() if text != "" and id[: len(text)] == text}
+def meant(ids: Mapping[tuple[str, str], str], text: str) -> set[str]:
+    """The installations that a text means: those it names, or else those whose id begins so."""
+    written = {f"{c}:{n}" for c, n in ids if text == c or text == c + ":" + n}
+    return written or {f"{c}:{n}" for (c, n), id in ids.items() if text != "" and id[: len(text)] == text}
 
 
 class TestTargets:
-    """How an installation is named."""
+    """``target``: which installation a text means."""
 
     @settings(deadline=None, max_examples=60)
-    @given(layouts, st.data())
-    def test_p33_a_text_means_one_installation_or_the_candidates_are_listed(
-        self, layout: dict[tuple[str, str], str], data: st.DataObject
+    @given(installation_ids, st.data())
+    def test_p33_a_text_means_one_installation_or_the_error_lists_the_candidates(
+        self, ids: dict[tuple[str, str], str], data: st.DataObject
     ) -> None:
-        spelt = [text for c, n in layout for text in (c, f"{c}:{n}", f"{c}:")]
-        begun = [id[:n] for id in layout.values() for n in range(len(id) + 1)]
+        spelt = [text for c, n in ids for text in (c, f"{c}:{n}", f"{c}:")]
+        begun = [id[:n] for id in ids.values() for n in range(len(id) + 1)]
         text = data.draw(st.sampled_from([*spelt, *begun, "git"]) | hexes)
         with TemporaryDirectory() as base:
-            project, expected = lay_out(Path(base), layout), meant(layout, text)
+            project, expected = write_project(Path(base), ids), meant(ids, text)
             if len(expected) == 1:
                 assert {str(project.target(text))} == expected
             else:
@@ -328,12 +326,12 @@ class TestTargets:
                 assert all(name in str(caught.value) for name in expected)
 
     @settings(deadline=None, max_examples=20)
-    @given(layouts)
+    @given(installation_ids)
     def test_p33_every_way_to_name_an_installation_means_the_same(
-        self, layout: dict[tuple[str, str], str]
+        self, ids: dict[tuple[str, str], str]
     ) -> None:
         with TemporaryDirectory() as base:
-            project = lay_out(Path(base), layout)
+            project = write_project(Path(base), ids)
             for info in project.installations():
                 alone = sum(other.connector == info.connector for other in project.installations()) == 1
                 unique = sum(other.id.startswith(info.id) for other in project.installations()) == 1
@@ -354,7 +352,7 @@ CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdi
 
 @contextmanager
 def sabotage(nth: int, act: BaseException | Callable[[], None]) -> Iterator[list[str]]:
-    """Raise, or call, instead of the nth thing that the system is asked to do with files."""
+    """Raise, or call, instead of the nth file operation."""
     done: list[str] = []
 
     def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -383,12 +381,12 @@ RECORDING = settings_json(Settings(history="changes"))
 
 
 def change_connect(project: ProjectFolder) -> None:
-    """Connect a second installation."""
+    """Add a second installation."""
     project.add("acme", "second", NEW, {"token": "new"}, now=NOW)
 
 
 def change_connect_kept(project: ProjectFolder) -> None:
-    """Connect where data was kept."""
+    """Add one where data was kept."""
     project.add("acme", "kept", NEW, {"token": "new"}, now=NOW)
 
 
@@ -462,7 +460,7 @@ BETWEEN: dict[str, dict[str, tuple[object, str | None]]] = {  # two files, chang
 
 
 def check_after(project: ProjectFolder, change: str) -> None:
-    """The old state or the new one; no data of others is gone; what a crash left is cleared."""
+    """The state is the old or the new one, other data is untouched, leftovers are cleared."""
     assert state(project) in (FIRST, BETWEEN.get(change), FINAL[change])
     if change != "change_connect_kept":  # there a kill may leave the new secret, until the next attempt
         secrets = (project.root / ".max" / "installations").glob("[!.]*/*/credentials.json")
@@ -502,10 +500,12 @@ print(kills)
 
 
 class TestCrashes:
-    """Every change leaves the old state or the new one, whatever the system refuses."""
+    """Every change leaves the old state or the new one, whichever operation fails."""
 
     @pytest.mark.parametrize("change", CHANGES)
-    def test_p39_whichever_call_fails_the_old_or_the_new_stands(self, change: str, tmp_path: Path) -> None:
+    def test_p39_whichever_operation_fails_the_old_or_the_new_state_is_left(
+        self, change: str, tmp_path: Path
+    ) -> None:
         nth = 0
         while True:
             nth += 1
@@ -522,7 +522,9 @@ class TestCrashes:
         assert nth > 5
 
     @pytest.mark.parametrize("change", CHANGES)
-    def test_p39_wherever_it_is_killed_the_old_or_the_new_stands(self, change: str, tmp_path: Path) -> None:
+    def test_p39_wherever_it_is_killed_the_old_or_the_new_state_is_left(
+        self, change: str, tmp_path: Path
+    ) -> None:
         done = subprocess.run(
             [sys.executable, "-c", KILLER, str(tmp_path), change],
             capture_output=True,

@@ -1,4 +1,4 @@
-"""Settings of an installation: what fits, how it is typed, where it is kept."""
+"""Settings of an installation: valid values, how they are typed, where they are stored."""
 
 from __future__ import annotations
 
@@ -41,18 +41,16 @@ def write(project: ProjectFolder, settings: Any) -> None:
     file(project).write_text(json.dumps(data | {"settings": settings}))
 
 
-def test_every_setting_has_a_line_in_the_table_and_its_default_fits() -> None:
+def test_every_setting_is_in_the_table_and_its_default_is_valid() -> None:
     assert tuple(SETTINGS) == Settings._names
     assert update_settings(DEFAULTS, settings_json(DEFAULTS)) == DEFAULTS
 
 
-def test_what_is_not_said_is_the_default(info: InstallationInfo) -> None:
+def test_without_settings_the_defaults_apply(info: InstallationInfo) -> None:
     assert info.settings == Settings("off", 90, 30, 0.25)
 
 
-def test_a_setting_is_kept_beside_those_that_were_changed_before(
-    project: ProjectFolder, info: InstallationInfo
-) -> None:
+def test_a_change_keeps_the_settings_changed_before(project: ProjectFolder, info: InstallationInfo) -> None:
     project.change_settings(info, history="changes")
     assert project.change_settings(info, removal_share=0).settings == Settings("changes", 90, 30, 0)
     assert project.target("acme").settings == Settings("changes", 90, 30, 0)
@@ -64,7 +62,7 @@ def test_changing_nothing_writes_nothing(project: ProjectFolder, info: Installat
     assert file(project).read_bytes() == before
 
 
-def test_what_a_newer_version_has_stored_is_kept(project: ProjectFolder, info: InstallationInfo) -> None:
+def test_settings_of_a_newer_version_are_kept(project: ProjectFolder, info: InstallationInfo) -> None:
     write(project, {"colour": "red", "history_days": 7})
     project.change_settings(info, history="changes")
     stored = json.loads(file(project).read_text())["settings"]
@@ -79,7 +77,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(
     assert raised.value.candidates[0] == "history_days"
 
 
-def test_an_unknown_word_is_refused_with_the_nearest(project: ProjectFolder, info: InstallationInfo) -> None:
+def test_an_unknown_value_is_refused_with_the_nearest(project: ProjectFolder, info: InstallationInfo) -> None:
     with pytest.raises(UnknownName, match="unknown value 'change' in history") as raised:
         project.change_settings(info, history="change", removed_days=3)
     assert raised.value.candidates == ["changes"]
@@ -93,17 +91,17 @@ def test_days_are_a_number(project: ProjectFolder, info: InstallationInfo, value
 
 
 @pytest.mark.parametrize("value", [{}, None, 3, ["changes"]])
-def test_history_is_a_word(project: ProjectFolder, info: InstallationInfo, value: Any) -> None:
+def test_history_is_one_of_two_words(project: ProjectFolder, info: InstallationInfo, value: Any) -> None:
     with pytest.raises(InvalidAnswers, match="history: expected off or changes"):
         project.change_settings(info, history=value)
 
 
-def test_words_become_numbers_where_they_are_some() -> None:
+def test_typed_numbers_become_numbers() -> None:
     words = {"history": "changes", "history_days": "30", "removal_share": "0.5", "removed_days": "many"}
     assert parse_settings(words) == words | {"history_days": 30, "removal_share": 0.5}
 
 
-def test_stored_settings_that_do_not_fit_are_named(project: ProjectFolder, info: InstallationInfo) -> None:
+def test_invalid_stored_settings_are_named(project: ProjectFolder, info: InstallationInfo) -> None:
     write(project, {"history": "all"})
     with pytest.raises(ProjectError, match=r"settings\.history: expected off or changes, got str 'all'"):
         project.target("acme")
@@ -112,5 +110,5 @@ def test_stored_settings_that_do_not_fit_are_named(project: ProjectFolder, info:
         project.target("acme")
 
 
-def test_settings_that_this_version_does_not_know_are_left_aside() -> None:
+def test_unknown_stored_settings_are_ignored() -> None:
     assert read_settings({"colour": "red", "removed_days": 1}) == Settings(removed_days=1)
