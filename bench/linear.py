@@ -24,7 +24,7 @@ ROUNDS = 3
 
 
 class Spent(NamedTuple):
-    """What a sync took: of the service, and of this process."""
+    """The cost of a sync: requests and points of the service, CPU time of this process."""
 
     requests: int
     points: int
@@ -32,14 +32,14 @@ class Spent(NamedTuple):
 
 
 def run() -> None:
-    """A first sync and an unchanged one, some times; the counts are the same each time."""
+    """A first sync and an unchanged one, repeated; the counts are the same each time."""
     from tests.linear_fake import why_not
 
     if why_not():
         print(f"\nlinear\n  skipped: {why_not()}")
         return
-    with serving() as (url, told):
-        rounds = [syncs(url, told) for _ in range(ROUNDS)]
+    with serving() as (url, counts):
+        rounds = [syncs(url, counts) for _ in range(ROUNDS)]
     first, again = (min(syncs, key=lambda one: one.cpu) for syncs in zip(*rounds, strict=True))
     pages, points, listings = least()
     report(
@@ -73,7 +73,7 @@ def least() -> tuple[int, float, int]:
     return pages, points, len(SOURCES)
 
 
-def syncs(url: str, told: Callable[[], tuple[int, int]]) -> tuple[Spent, Spent]:
+def syncs(url: str, counts: Callable[[], tuple[int, int]]) -> tuple[Spent, Spent]:
     """The first sync of a new installation, and a second one."""
     from tests.linear_fake import Copy
 
@@ -84,7 +84,7 @@ def syncs(url: str, told: Callable[[], tuple[int, int]]) -> tuple[Spent, Spent]:
         for _ in range(2):
             before = spent()
             copy.sync()
-            found.append(Spent(*told(), spent() - before))
+            found.append(Spent(*counts(), spent() - before))
     return found[0], found[1]
 
 
@@ -97,12 +97,12 @@ def serving() -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
         assert server.stdout
         lines, ask = server.stdout, server.stdin
 
-        def told() -> tuple[int, int]:
+        def counts() -> tuple[int, int]:
             print(file=ask, flush=True)
             requests, points = json.loads(lines.readline())
             return requests, points
 
-        yield lines.readline().strip(), told
+        yield lines.readline().strip(), counts
         ask.close()
 
 

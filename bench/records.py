@@ -43,13 +43,13 @@ PROSE = "the quick brown fox jumps over the lazy dog and then thinks about it so
 
 
 class Root(Entity):
-    """What lists every record."""
+    """The parent of every record."""
 
     records: Many[Item] = Many()
 
 
 class Owner(Entity):
-    """Whom a record points at; nobody lists them."""
+    """The target of a record's ref; no loader lists it."""
 
 
 class Item(Entity):

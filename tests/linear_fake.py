@@ -1,7 +1,8 @@
-"""The fake of Linear for tests, where it is at hand: a workspace with everything, and what it holds.
+"""The fake of Linear for tests: a workspace with records of every kind, and what a copy must hold.
 
-It stands beside the repository, in ``../shared/apis``, and executes queries against Linear's own
-schema.  What a database should hold is asked with Linear's published queries, not with ours.
+The fake is not part of this repository.  It is used when it is found in ``../shared/apis``, and
+executes queries against Linear's own schema.  Expected rows come from Linear's published queries,
+not from those of the connector.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ APIS = Path(__file__).resolve().parents[2] / "shared" / "apis"
 QUERIES = APIS / "specs" / "linear" / "sync-queries.graphql"
 START = 1_735_689_600  # 2025-01-01: the workspace's first moment
 NOW = START + 90 * 86_400  # when tests begin
-PREPARED: dict[str, Any] = {}  # queries of the oracle, parsed and found valid
-KEY = "lin_api_fake"  # what the fake takes for one
-ENOUGH = 100_000  # rows that the oracle reads at once
+PREPARED: dict[str, Any] = {}  # parsed queries for expected rows
+KEY = "lin_api_fake"  # a key that the fake accepts
+ENOUGH = 100_000  # rows of one page of expected rows
 
 
 def why_not() -> str:
-    """Why the fake cannot be had here; empty when it can."""
+    """Why the fake is not available; empty when it is."""
     if not APIS.is_dir():
         return f"the fake of Linear is not beside the repository ({APIS.name} in shared)"
     missing = [
@@ -57,11 +58,11 @@ def why_not() -> str:
     return f"the fake of Linear needs {', '.join(missing)}" if missing else ""
 
 
-needs_fake = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it is here")
+needs_fake = pytest.mark.skipif(bool(why_not()), reason=why_not() or "available")
 
 
 def fake_module(name: str = "linear") -> Any:
-    """A module of the fakes; its types are not ours to check."""
+    """A module of the fakes, without types."""
     if str(APIS) not in sys.path:
         sys.path.append(str(APIS))
     return importlib.import_module(f"apifakes.{name}")
@@ -69,29 +70,29 @@ def fake_module(name: str = "linear") -> Any:
 
 @contextmanager
 def workspace(issues: int = 12, comments: int = 2, clock: Any = None) -> Iterator[Any]:
-    """A served workspace that has some of everything; leaving it fails when a request broke the schema."""
+    """A served workspace with records of every kind; a request that violates the schema fails at the end."""
     clock = clock or fake_module("core").Clock(start=float(NOW))
     fake = fake_module().Linear(clock).seed(issues=issues, comments=comments, start=START)
     furnish(fake)
     with fake:
-        fake._http.socket.listen(64)  # its own queue of five makes those wait who connect at once
-        fake._http.handle_error = lambda *_: None  # who is killed says no goodbye
+        fake._http.socket.listen(64)  # the default queue of five delays concurrent connections
+        fake._http.handle_error = lambda *_: None  # a killed client closes no connection
         yield fake
 
 
 def uid(*parts: object) -> str:
-    """The id that the fake gives to a thing of a name."""
+    """The id of a named record in the fake."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(["linear", *map(str, parts)])))
 
 
 def put(fake: Any, kind: str, called: str, at: int = 0, /, **values: Json) -> Json:
-    """A row of any kind; ``at`` is in minutes from the first moment."""
+    """Add a row of any kind; ``at`` is in minutes from START."""
     row: Json = fake.tables.put(kind, fake.stamp({"id": uid(kind, called), **values}, START + 60 * at))
     return row
 
 
 def furnish(fake: Any) -> None:
-    """What the fake's own seed leaves out; names escaped as Linear escapes them."""
+    """Add the kinds that the fake's seed lacks, with names escaped as Linear does."""
     user, project = uid("user", 1), uid("project", 0)
     fake.tables.get("Team", uid("team", "OPS"))["name"] = "Research &amp; Development"
     status = put(fake, "ProjectStatus", "going", name="Going &gt; well", type="started", color="#00ff00")
@@ -146,7 +147,7 @@ def furnish(fake: Any) -> None:
 
 
 def talk(fake: Any, project: str, update: str, content: str) -> None:
-    """Comments that are not on issues, and some that no user wrote."""
+    """Add comments that are not on issues, and some that no user wrote."""
     user = uid("user", 2)
     put(fake, "Comment", "project", 1, body="Soon", projectId=project, userId=user)
     put(fake, "Comment", "update", 2, body="Good", projectUpdateId=update, userId=user)
@@ -179,7 +180,7 @@ def issue(number: int) -> str:
 
 
 def change(fake: Any) -> None:
-    """Something new, edited, moved, archived, binned and closed, in many kinds of things."""
+    """Create, edit, move, archive, trash and close records of many kinds."""
     fake.clock.advance(30)
     fake.touch("Issue", issue(3), title="Better", teamId=uid("team", "ENG"), labelIds=[], assigneeId=None)
     fake.touch("Issue", issue(4), archivedAt=fake.clock.iso())
@@ -196,27 +197,27 @@ def change(fake: Any) -> None:
     )
 
 
-# -- a story in two syncs, which is also in a recording ---------------------------------------------
+# -- two syncs, which are also in recordings --------------------------------------------------------
 
 
 def first_part(copy: Copy) -> SyncResult:
-    """Everything there is."""
+    """The first sync."""
     return copy.sync()
 
 
 def second_part(copy: Copy) -> SyncResult:
-    """What changed since, and what is gone."""
+    """Changes and a deletion, then the second sync."""
     if copy.fake is not None:
         change(copy.fake)
         copy.fake.tables.delete("Comment", uid("comment", 2, 0))
     return copy.sync(check_deletes=True)
 
 
-# -- what the workspace holds --------------------------------------------------------------
+# -- expected rows ------------------------------------------------------------------------
 
 
 def asked(fake: Any, query: str, name: str | None = None) -> Json:
-    """What the fake answers to a query from inside, without limits, faults or the log."""
+    """The fake's response to a query, without limits, faults or the log."""
     if query not in PREPARED:
         document, errors = fake.engine.prepare(query, {}, name)
         assert not errors, errors
@@ -231,7 +232,7 @@ def asked(fake: Any, query: str, name: str | None = None) -> Json:
 
 
 def upstream(fake: Any) -> dict[str, dict[str, Json]]:
-    """Every row of a workspace as Linear's published queries show it, by collection and id."""
+    """Every row of a workspace from Linear's published queries, by collection and id."""
     published = QUERIES.read_text(encoding="utf-8")
     found = {}
     for source in SOURCES:
@@ -267,13 +268,13 @@ EXTRA = {
 
 
 def document_of(fake: Any, content: str | None) -> Json:
-    """The document whose text has that id."""
+    """The document whose content has this id."""
     row = fake.tables.get("DocumentContent", content or "") or {}
     return {"id": row["documentId"]} if row.get("documentId") else None
 
 
 def expected(source: Source, row: Json) -> dict[str, Any]:
-    """What the database must hold of a row, as far as the published queries ask for it."""
+    """The values that the database must hold for a row, as far as the published queries have them."""
     values = {}
     for name, holds in source.entity.types().items():
         key = camel(name)
@@ -285,7 +286,7 @@ def expected(source: Source, row: Json) -> dict[str, Any]:
 
 
 def plain(kind: Kind, target: type[Entity] | None, name: str, value: Json) -> Any:
-    """A value as an engine gives it back."""
+    """A value as the engine returns it."""
     if kind is Kind.BOOLEAN:
         return bool(value)
     if value is None:
@@ -302,11 +303,11 @@ def plain(kind: Kind, target: type[Entity] | None, name: str, value: Json) -> An
     return value
 
 
-# -- what the database holds ---------------------------------------------------------------
+# -- comparison ---------------------------------------------------------------------------
 
 
 async def differences(fake: Any, runtime: InstallationRuntime) -> list[str]:
-    """Where the database is not what upstream is: missing, left over, or other values."""
+    """Differences between database and upstream: missing rows, left over rows, other values."""
     wrong: list[str] = []
     there = upstream(fake)
     for source in SOURCES:
@@ -321,11 +322,11 @@ async def differences(fake: Any, runtime: InstallationRuntime) -> list[str]:
     return wrong
 
 
-# -- copies of it ----------------------------------------------------------------------------
+# -- installations ---------------------------------------------------------------------------
 
 
 class Clock:
-    """The time as a test has it, in seconds since the epoch: it runs, and can be moved on."""
+    """The time of a test, in seconds since the epoch: it runs, and can be moved forward."""
 
     def __init__(self, now: float = NOW) -> None:
         self.ahead = now - time.time()
@@ -335,9 +336,9 @@ class Clock:
 
 
 class Copy:
-    """An installation of a workspace in a folder, opened for each thing that is done with it.
+    """An installation of a workspace in a folder, opened for each call.
 
-    ``recording`` is made anew for each time it is opened; without a fake it has to be a replay.
+    ``recording`` is called each time the installation is opened; without a fake it must be a replay.
     """
 
     def __init__(self, folder: Path, fake: Any = None, **secrets: str) -> None:
@@ -348,12 +349,12 @@ class Copy:
         self.process: subprocess.Popen[bytes]
 
     def configured(self) -> tuple[LinearConfig, CredentialProvider]:
-        """What the connector is given."""
+        """The arguments of ``initialise``."""
         config = read_config(LinearConfig, self.values, subject="a test")
         return config, CredentialProvider(self.secrets, connector.credentials, connector.hosts_for(config))
 
     def runtime(self) -> InstallationRuntime:
-        """A runtime that is not started."""
+        """A runtime before its start."""
         config, credentials = self.configured()
         info = InstallationInfo("linear", "default", "copy", {}, 0.0)
         return InstallationRuntime(
@@ -367,7 +368,7 @@ class Copy:
         )
 
     async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
-        """Run a body on a started runtime."""
+        """Run a function with a started runtime."""
         runtime = self.runtime()
         await runtime.start()
         try:
@@ -376,7 +377,7 @@ class Copy:
             await runtime.stop()
 
     def sync(self, **options: Any) -> SyncResult:
-        """One sync, to its end; the clocks of both sides move on by a minute before it."""
+        """One complete sync; both clocks move forward by a minute before it."""
         self.later(60)
 
         async def body(runtime: InstallationRuntime) -> SyncResult:
@@ -386,45 +387,45 @@ class Copy:
         return asyncio.run(self.open(body))
 
     def later(self, seconds: float) -> None:
-        """Let time pass on both sides."""
+        """Move both clocks forward."""
         self.clock.ahead += seconds
         if self.fake is not None:
             self.fake.clock.advance(seconds)
 
     def differences(self) -> list[str]:
-        """Where the database is not what upstream is."""
+        """Differences between database and upstream."""
         return asyncio.run(self.open(lambda runtime: differences(self.fake, runtime)))
 
     def requests(self) -> list[str]:
-        """The names of the queries since last asked, in their order."""
+        """The names of the queries since the last call, in order."""
         names = [self.fake.label(one).rpartition(" ")[2] for one in self.fake.log]
         self.fake.log.clear()
         return names
 
     def rows(self, entity: type[Entity]) -> dict[str, Mapping[str, Any]]:
-        """What the database holds of a kind of thing, by id."""
+        """The stored rows of an entity, by id."""
 
         async def body(runtime: InstallationRuntime) -> dict[str, Mapping[str, Any]]:
             return {one.id: values_of(one) for one in await runtime.engine.query(entity).all()}
 
         return asyncio.run(self.open(body))
 
-    # syncs in processes of their own
+    # syncs in other processes
 
     def apart(self, *options: str) -> subprocess.Popen[bytes]:
-        """A sync in another process, ended or killed."""
+        """A sync in another process, after it has ended or was killed."""
         self.later(60)
         arguments = [str(self.folder), self.fake.url, str(self.clock()), *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
         command = [sys.executable, "-m", "tests.linear_fake", *arguments]
         with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
             self.process = process
-        cut = "body is not"  # a request of which a kill left half
+        cut = "body is not"  # half a request of a killed process
         self.fake.rejections[:] = [one for one in self.fake.rejections if cut not in one]
         return process
 
     def killed_after(self, requests: int, *options: str) -> None:
-        """The same, killed with SIGKILL when that many requests have come."""
+        """A sync in another process, killed with SIGKILL after this many requests."""
         self.fake.inject("graphql", call=lambda _: self.process.kill(), skip=requests - 1)
         killed = self.apart(*options)
         self.fake.faults.clear()

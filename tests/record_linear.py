@@ -1,4 +1,4 @@
-"""Record the recordings of tests/connectors/test_linear.py again: ``python -m tests.record_linear``."""
+"""Makes the recordings for tests/connectors/test_linear.py: ``python -m tests.record_linear``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ISSUES, COMMENTS = 6, 1  # comments of each issue
 
 
 def record(folder: Path) -> None:
-    """Both recordings, in place of those that are there; ``folder`` is for the copy."""
+    """Replace both recordings; ``folder`` is for the installation."""
     RECORDINGS.mkdir(exist_ok=True)
     with workspace(ISSUES, COMMENTS) as fake:
         copy = Copy(folder, fake)

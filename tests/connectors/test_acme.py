@@ -1,4 +1,4 @@
-"""Acme, the demo: a tenant that is equal everywhere, its service, and the connector over both."""
+"""Acme, the demo: the tenant, its service, and the connector with both an embedded and a served one."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ from tests import virtual_time
 
 V = TypeVar("V")
 ROOT = Path(__file__).parents[2]
-TOKEN = "demo-token"  # not a secret of anybody's
+TOKEN = "demo-token"  # not a secret
 SMALL = Settings(workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3)
-SMALL_SHA256 = "2d1946de3fdcca00eb04a7db9e0a898a1e9ae48cfdd5f148f1db189c86435a95"  # for ever
+SMALL_SHA256 = "2d1946de3fdcca00eb04a7db9e0a898a1e9ae48cfdd5f148f1db189c86435a95"  # must never change
 
 
 def ask(service: Service, path: str, method: str = "GET", body: Json = None, **query: str) -> Json:
-    """What a service answers."""
+    """The response of a service."""
     return asyncio.run(service.answer(method, path, query, body))
 
 
 def pages(service: Service, path: str, **query: str) -> Iterator[Json]:
-    """Every page of a listing; no cursor may come twice."""
+    """Every page of a listing; checks that no cursor repeats."""
     answer = ask(service, path, **query)
     yield answer
     while cursor := answer["next"]:
@@ -94,7 +94,7 @@ def listed(service: Service, path: str, **query: str) -> list[Json]:
 
 
 def everything(service: Service) -> dict[str, Json]:
-    """Every record of a tenant, by id, found by way of its listings."""
+    """Every record of a tenant by id, from its listings."""
     found = {}
     below = {"workspaces": ("users", "projects"), "projects": ("tasks", "files")}
     waiting = ["/api/workspaces"]
@@ -111,24 +111,24 @@ def everything(service: Service) -> dict[str, Json]:
 
 
 def digest(seed: int) -> str:
-    """A fingerprint of every byte that a small tenant lists."""
+    """A hash of everything that a small tenant lists."""
     service = Service(Settings(**{**asdict(SMALL), "seed": seed}))
     details = ask(service, "/api/users", ids="w1-u1,w2-u3")
     text = json.dumps([everything(service), details, ask(service, "/api/workspaces/w1/billing")])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_a_seed_gives_the_same_bytes_everywhere_and_for_ever() -> None:
+def test_a_seed_always_gives_the_same_bytes() -> None:
     assert digest(1) == SMALL_SHA256
     assert digest(2) != SMALL_SHA256
 
 
-def test_a_tenant_has_what_was_ordered_under_each_parent() -> None:
+def test_every_parent_has_the_configured_number_of_children() -> None:
     kinds = Counter(id.rpartition("-")[2][0] for id in everything(Service(SMALL)))
     assert kinds == {"w": 2, "u": 2 * 3, "p": 2 * 2, "t": 4 * 7, "f": 4 * 2}
 
 
-def test_a_million_tasks_cost_memory_only_for_what_is_changed() -> None:
+def test_a_million_tasks_need_memory_only_for_changed_ones() -> None:
     tracemalloc.start()
     tenant = Tenant(Settings(workspaces=1, projects=1, tasks=1_000_000))
     records, _ = tenant.page(KINDS["task"], "w1-p1", 999_990, 100)
@@ -159,13 +159,13 @@ def test_a_million_tasks_cost_memory_only_for_what_is_changed() -> None:
         "w1" * 99,
     ],
 )
-def test_an_id_that_nothing_has_is_missing(id: str) -> None:
+def test_an_unknown_id_is_refused(id: str) -> None:
     with pytest.raises(Refused) as refused:
         Tenant(SMALL).get(id)
     assert refused.value.status == 404
 
 
-def test_what_is_left_out_of_a_new_record_is_made_up_and_its_number_is_never_used_again() -> None:
+def test_a_new_record_gets_default_values_and_a_number_that_is_never_reused() -> None:
     tenant = Tenant(SMALL)
     first = tenant.create(KINDS["task"], "w1-p1", {"title": "new"})
     tenant.delete(first["id"])
@@ -175,7 +175,7 @@ def test_what_is_left_out_of_a_new_record_is_made_up_and_its_number_is_never_use
     assert second["created_at"] == second["updated_at"] > first["created_at"]
 
 
-def test_later_changes_keep_earlier_ones_and_move_the_time_on() -> None:
+def test_a_later_change_keeps_earlier_ones_and_has_a_later_time() -> None:
     tenant = Tenant(SMALL)
     before = tenant.get("w1-p1-t1")
     titled = tenant.update("w1-p1-t1", {"title": "new"})
@@ -184,7 +184,7 @@ def test_later_changes_keep_earlier_ones_and_move_the_time_on() -> None:
     assert before["updated_at"] < titled["updated_at"] < both["updated_at"]
 
 
-def test_deleting_takes_along_what_is_below_and_leaves_a_tombstone_for_each() -> None:
+def test_deleting_a_record_deletes_its_children_with_a_tombstone_for_each() -> None:
     service = Service(SMALL)
     below = {id for id in everything(service) if id.startswith("w1-p1")}
     ask(service, "/api/projects/w1-p1", "DELETE")
@@ -196,7 +196,7 @@ def test_deleting_takes_along_what_is_below_and_leaves_a_tombstone_for_each() ->
 @pytest.mark.parametrize(
     "values", [None, [], {"title": 1}, {"priority": True}, {"id": "x"}, {"colour": "red"}]
 )
-def test_values_that_no_record_can_have_change_nothing(values: Json) -> None:
+def test_invalid_values_are_refused_and_change_nothing(values: Json) -> None:
     service = Service(SMALL)
     before = everything(service)
     for method, path in [("PATCH", "/api/tasks/w1-p1-t1"), ("POST", "/api/projects/w1-p1/tasks")]:
@@ -211,7 +211,7 @@ def test_values_that_no_record_can_have_change_nothing(values: Json) -> None:
 
 @given(size=st.integers(1, 12), gone=st.sets(st.integers(1, 9)), more=st.integers(0, 3))
 @settings(deadline=None, max_examples=40)
-def test_any_page_size_gives_every_record_once_and_in_order(size: int, gone: set[int], more: int) -> None:
+def test_every_page_size_gives_every_record_once_and_in_order(size: int, gone: set[int], more: int) -> None:
     service = Service(Settings(workspaces=1, projects=1, tasks=9))
     for number in gone:
         ask(service, f"/api/tasks/w1-p1-t{number}", "DELETE")
@@ -223,7 +223,7 @@ def test_any_page_size_gives_every_record_once_and_in_order(size: int, gone: set
     assert all(len(page["items"]) == size for page in found[:-1])
 
 
-def test_a_deletion_between_two_pages_shifts_nothing() -> None:
+def test_a_deletion_between_two_pages_skips_no_record() -> None:
     service = Service(SMALL)
     first = ask(service, "/api/projects/w1-p1/tasks")
     ask(service, "/api/tasks/w1-p1-t1", "DELETE")
@@ -246,7 +246,9 @@ written = st.sampled_from(["POST", "PATCH", "DELETE"])
 
 @given(st.lists(st.tuples(written, st.integers(0, 200)), max_size=12), st.integers(1, 5))
 @settings(deadline=None, max_examples=40)
-def test_who_follows_the_feed_has_what_a_new_listing_has(writes: list[tuple[str, int]], size: int) -> None:
+def test_following_the_feed_gives_the_same_records_as_a_new_listing(
+    writes: list[tuple[str, int]], size: int
+) -> None:
     service = Service(Settings(workspaces=2, users=1, projects=1, tasks=2, files=1))
     mirror = everything(service)
     for method, number in writes:
@@ -263,7 +265,7 @@ def test_who_follows_the_feed_has_what_a_new_listing_has(writes: list[tuple[str,
 
 
 def write(service: Service, method: str, number: int) -> None:
-    """One drawn change of a tenant, when there is anything left to change."""
+    """One random change of a tenant, if there is anything left to change."""
     ids = sorted(everything(service))
     if not ids:
         return
@@ -278,7 +280,7 @@ def write(service: Service, method: str, number: int) -> None:
     )
 
 
-def test_a_position_of_another_life_is_missing() -> None:
+def test_a_position_after_the_last_change_is_refused() -> None:
     with pytest.raises(Refused, match="list everything again"):
         ask(Service(SMALL), "/api/changes", since="1")
 
@@ -286,7 +288,7 @@ def test_a_position_of_another_life_is_missing() -> None:
 # -- faults and counters -----------------------------------------------------------------------
 
 
-def test_requests_are_counted_by_path_and_pages_by_what_was_asked() -> None:
+def test_requests_are_counted_by_path_and_pages_by_path_and_query() -> None:
     service = Service(SMALL)
     source = Embedded(service)
     for _ in range(2):
@@ -300,7 +302,7 @@ def test_requests_are_counted_by_path_and_pages_by_what_was_asked() -> None:
     assert stats["pages"] == {"/api/workspaces?cursor=&limit=1": 2, "/api/tenant": 1}
 
 
-def test_the_ordered_share_of_requests_fails_and_always_the_same_ones() -> None:
+def test_the_configured_share_of_requests_fails_and_always_the_same_ones() -> None:
     def outcome() -> list[bool]:
         service = Service(Settings(error_rate=0.25))
         return [fails(service) for _ in range(200)]
@@ -310,7 +312,7 @@ def test_the_ordered_share_of_requests_fails_and_always_the_same_ones() -> None:
 
 
 def fails(service: Service) -> bool:
-    """Whether the next request meets a fault."""
+    """Whether the next request fails on purpose."""
     try:
         ask(service, "/api/workspaces")
     except Refused as refused:
@@ -318,7 +320,7 @@ def fails(service: Service) -> bool:
     return False
 
 
-def test_too_many_requests_in_a_second_are_refused_with_the_time_to_wait() -> None:
+def test_too_many_requests_are_refused_with_the_time_to_wait() -> None:
     now = [100.0]
     service = Service(Settings(rate_limit=2), clock=lambda: now[0])
     ask(service, "/api/workspaces")
@@ -331,7 +333,7 @@ def test_too_many_requests_in_a_second_are_refused_with_the_time_to_wait() -> No
     assert ask(service, "/api/workspaces")["items"]
 
 
-def test_latency_is_before_every_answer_and_can_be_ordered_at_run_time() -> None:
+def test_latency_delays_every_response_and_can_be_changed_at_run_time() -> None:
     async def main() -> float:
         service = Service(Settings())
         await service.answer("POST", "/api/faults", {}, {"latency_ms": 1500})
@@ -342,7 +344,7 @@ def test_latency_is_before_every_answer_and_can_be_ordered_at_run_time() -> None
 
 
 @pytest.mark.parametrize("order", [None, {"latency": 1}, {"error_rate": "1"}, {"rate_limit": -1}])
-def test_an_order_of_faults_that_makes_no_sense_is_refused(order: Json) -> None:
+def test_invalid_faults_are_refused(order: Json) -> None:
     with pytest.raises(Refused):
         ask(Service(SMALL), "/api/faults", "POST", order)
 
@@ -353,7 +355,7 @@ def test_an_order_of_faults_that_makes_no_sense_is_refused(order: Json) -> None:
 def served(
     work: Callable[[HttpClient, Server], Awaitable[V]], tenant: Settings = SMALL, token: str = TOKEN
 ) -> V:
-    """Do something with a client of a tenant behind a real socket."""
+    """Run a function with a client of a tenant behind a real socket."""
 
     async def main() -> V:
         async with (
@@ -365,7 +367,7 @@ def served(
     return asyncio.run(main())
 
 
-def test_a_wrong_token_opens_nothing_and_changes_nothing() -> None:
+def test_a_wrong_token_is_refused_and_changes_nothing() -> None:
     async def work(client: HttpClient, server: Server) -> None:
         for method, path in [("GET", "/api/workspaces"), ("DELETE", "/api/workspaces/w1")]:
             with pytest.raises(BadCredentials, match="token is missing or wrong"):
@@ -376,7 +378,7 @@ def test_a_wrong_token_opens_nothing_and_changes_nothing() -> None:
     served(work, token="demo")
 
 
-def test_records_are_made_changed_and_removed_over_http() -> None:
+def test_records_are_created_changed_and_deleted_over_http() -> None:
     async def work(client: HttpClient, server: Server) -> list[int]:
         made = await client.request("POST", "/api/workspaces/w1/users", json={"name": "Zoë"})
         path = f"/api/users/{made.json()['id']}"
@@ -401,12 +403,14 @@ def test_records_are_made_changed_and_removed_over_http() -> None:
         (SMALL, "/api/users", UpstreamChanged),
     ],
 )
-def test_embedded_and_served_refuse_alike(tenant: Settings, path: str, meant: type[UpstreamError]) -> None:
+def test_embedded_and_served_tenants_raise_the_same_errors(
+    tenant: Settings, path: str, meant: type[UpstreamError]
+) -> None:
     address, _, query = path.partition("?")
     params = dict([query.split("=")]) if query else {}
 
     async def refusal(source: Source) -> tuple[type[UpstreamError], bool]:
-        for _ in range(2):  # the rate is within its limit once
+        for _ in range(2):  # the first request is within the rate limit
             try:
                 await source.get(address, params)
             except UpstreamError as error:
@@ -427,7 +431,7 @@ def test_embedded_and_served_refuse_alike(tenant: Settings, path: str, meant: ty
         b"GET /api/stats HTTP/1.1\r\nx: " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_answered_and_the_service_lives_on(sent: bytes) -> None:
+def test_an_invalid_request_gets_a_response_and_the_service_continues(sent: bytes) -> None:
     async def work(client: HttpClient, server: Server) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
         writer.write(sent)
@@ -439,7 +443,7 @@ def test_what_is_no_request_is_answered_and_the_service_lives_on(sent: bytes) ->
     assert served(work) == b"HTTP/1.1 400 Bad Request\r\n"
 
 
-def test_stopping_ends_what_is_under_way() -> None:
+def test_stopping_ends_open_requests() -> None:
     async def work(client: HttpClient, server: Server) -> None:
         waiting = asyncio.create_task(client.get("/api/workspaces"))
         while not server.service.paths:
@@ -457,7 +461,7 @@ def test_stopping_ends_what_is_under_way() -> None:
 
 @dataclass
 class LoaderEnv:
-    """What a loader is given, without a runtime."""
+    """The env of a loader, without a runtime."""
 
     context: Acme
     installation: str = "i"
@@ -470,12 +474,12 @@ class LoaderEnv:
     known: dict[str, Any] = field(default_factory=dict)
 
     async def run(self, operation: OutsideCall[Acme, Any, V], input: object) -> V:
-        """Run an operation through the whole chain."""
+        """Run an operation with its limit and retries."""
         result: V = await self.caller.run(operation, self.context, input)  # type: ignore[arg-type]  # ours are Operations
         return result
 
     async def raw(self, loader: RawLoader[Acme, V]) -> V:
-        """What a raw loader gives, loaded once."""
+        """The value of a raw loader, loaded once."""
         if loader.name not in self.known:
             self.known[loader.name] = await loader.load(self)
         value: V = self.known[loader.name]
@@ -483,7 +487,7 @@ class LoaderEnv:
 
 
 async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]) -> list[Entity]:
-    """A whole collection, by its loader."""
+    """A whole collection, from its loader."""
     loader: CollectionLoader[Any, Any, Acme] = connector.resolver.collection_loader(collection)
     found: list[Entity] = []
     cursor: str | None = None
@@ -518,7 +522,7 @@ async def load_everything(acme: Acme) -> tuple[list[Entity], LoaderEnv]:
 
 @asynccontextmanager
 async def installed(config: AcmeConfig, token: str | None = None) -> AsyncIterator[Acme]:
-    """The connector at work."""
+    """A started installation of the connector."""
     store = MemoryCredentials({"token": token} if token else {})
     credentials = CredentialProvider(store, connector.credentials, connector.hosts_for(config))
     installation = await initialise(config, credentials)
@@ -553,7 +557,7 @@ def test_embedded_and_served_tenants_give_equal_entities() -> None:
     assert inside == served(outside)
 
 
-def test_every_field_of_every_entity_is_loaded_and_fits_its_type() -> None:
+def test_every_field_of_every_entity_is_loaded_with_the_right_type() -> None:
     found, _ = load(CONFIG)
     assert [wrong for one in found for wrong in check_entity(one)] == []
     loaded: dict[type[Entity], set[str]] = {}
@@ -563,7 +567,7 @@ def test_every_field_of_every_entity_is_loaded_and_fits_its_type() -> None:
         assert loaded[entity] == {"id", *entity.types()}
 
 
-def test_refs_lead_to_entities_that_exist() -> None:
+def test_refs_point_to_entities_that_exist() -> None:
     found, _ = load(CONFIG)
     there = {Ref.of(one) for one in found}
     refs = {value for one in found for value in values_of(one).values() if isinstance(value, Ref)}
@@ -571,7 +575,7 @@ def test_refs_lead_to_entities_that_exist() -> None:
     assert {ref.entity for ref in refs} == {AcmeWorkspace, AcmeUser, AcmeProject}
 
 
-def test_no_record_is_asked_for_one_by_one_and_the_statuses_once() -> None:
+def test_records_are_loaded_in_pages_and_batches_and_the_statuses_once() -> None:
     _, env = load(CONFIG)
     assert env.caller.calls == {
         "acme:workspace:list": 1,
@@ -585,7 +589,7 @@ def test_no_record_is_asked_for_one_by_one_and_the_statuses_once() -> None:
     }
 
 
-def test_faults_are_outlived_by_trying_again() -> None:
+def test_failed_requests_are_retried() -> None:
     undisturbed, _ = load(CONFIG)
     config = AcmeConfig(**{**asdict(CONFIG), "error_rate": 0.3, "latency_ms": 10})
 
@@ -596,7 +600,7 @@ def test_faults_are_outlived_by_trying_again() -> None:
     assert virtual_time.run(main()) == undisturbed
 
 
-def test_a_user_who_is_gone_is_missing_from_the_details() -> None:
+def test_details_omit_a_deleted_user() -> None:
     async def main() -> list[str]:
         async with installed(CONFIG) as acme:
             home = connector.resolver.loader_for(AcmeUser.timezone)
@@ -607,7 +611,7 @@ def test_a_user_who_is_gone_is_missing_from_the_details() -> None:
     assert asyncio.run(main()) == ["w1-u1"]
 
 
-def test_a_page_that_lacks_a_value_says_that_the_service_changed() -> None:
+def test_a_page_without_an_expected_value_raises_upstream_changed() -> None:
     class Odd:
         async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
             return {"items": [{"id": "w1"}], "next": None}
@@ -627,13 +631,13 @@ def test_every_entity_field_and_collection_is_described() -> None:
         ] == []
 
 
-def test_the_config_and_the_settings_of_the_service_agree() -> None:
+def test_the_configuration_and_the_settings_of_the_service_agree() -> None:
     embedded = asdict(AcmeConfig())
     assert (embedded.pop("base_url"), embedded.pop("changes")) == ("", True)
     assert embedded == asdict(Settings())
 
 
-def test_a_batch_is_as_large_as_the_service_allows() -> None:
+def test_the_batch_size_is_the_limit_of_the_service() -> None:
     home = connector.resolver.loader_for(AcmeUser.timezone)
     assert isinstance(home, BatchLoader)
     ids = ",".join(f"w1-u{n}" for n in range(1, home.size + 1))
@@ -645,14 +649,14 @@ def test_a_batch_is_as_large_as_the_service_allows() -> None:
     ("wrong", "key"),
     [({"tasks": -1}, "tasks"), ({"error_rate": 2.0}, "error_rate"), ({"latency_ms": -1.0}, "latency_ms")],
 )
-def test_a_config_that_makes_no_sense_is_refused_by_both_sides(wrong: dict[str, Any], key: str) -> None:
+def test_an_invalid_configuration_is_refused_by_both_sides(wrong: dict[str, Any], key: str) -> None:
     with pytest.raises(InvalidAnswers, match=key):
         AcmeConfig(**wrong)
     with pytest.raises(ValueError, match=key):
         Settings(**wrong)
 
 
-def test_an_address_without_a_token_asks_for_the_token() -> None:
+def test_an_address_without_a_token_is_an_error_with_a_hint() -> None:
     async def main() -> None:
         async with installed(AcmeConfig(base_url="http://127.0.0.1:1")):
             pass
@@ -663,13 +667,13 @@ def test_an_address_without_a_token_asks_for_the_token() -> None:
 
 
 def validate(answers: Mapping[str, Any], secrets: Mapping[str, str]) -> Awaitable[str]:
-    """The connector's own check of what somebody answered."""
+    """The connector's check of the answers."""
     (step,) = [step for step in connector.onboarding if isinstance(step, Validate)]
     hosts = connector.hosts_for(answers)
     return step.check(answers, CredentialProvider(MemoryCredentials(secrets), connector.credentials, hosts))
 
 
-def test_the_answers_are_checked_against_the_tenant() -> None:
+def test_the_answers_are_checked_by_asking_the_tenant() -> None:
     async def outside(_: HttpClient, server: Server) -> str:
         return await validate({"base_url": server.url}, {"token": TOKEN})
 
@@ -699,7 +703,7 @@ def command(*arguments: str) -> tuple[list[str], dict[str, str]]:
 
 @contextmanager
 def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], Json]]:
-    """A served tenant in a process of its own, and the line that it printed."""
+    """A served tenant in another process, and the line that it printed."""
     line, environment = command("serve", "--port", "0", *options)
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -710,7 +714,7 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], Json]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_says_where_it_listens_and_ends_cleanly(number: signal.Signals) -> None:
+def test_serve_prints_its_address_and_ends_cleanly(number: signal.Signals) -> None:
     async def count(where: Json) -> int:
         url, auth = where["url"], BearerAuth(Secret(where["token"]))
         async with HttpClient(url, access(url), auth=auth) as client:
@@ -734,7 +738,7 @@ def test_serve_says_where_it_listens_and_ends_cleanly(number: signal.Signals) ->
         ([], 2, "serve"),
     ],
 )
-def test_the_command_explains_itself(arguments: list[str], status: int, words: str) -> None:
+def test_the_command_has_help_and_usage_errors(arguments: list[str], status: int, words: str) -> None:
     line, environment = command(*arguments)
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status

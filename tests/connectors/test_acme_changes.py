@@ -1,4 +1,4 @@
-"""Acme synced again: what the feed of changes spares, and that nothing is missed by following it."""
+"""Repeated syncs of Acme: the change feed saves requests and misses no change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def syncing(
     changes: bool = True,
     path: Path | str = MEMORY,
 ) -> T:
-    """Run a body on an installation of a tenant that lives on between its syncs."""
+    """Run a function with an installation of a tenant that keeps its state between syncs."""
 
     async def initialise(config: AcmeConfig, credentials: CredentialProvider) -> Installation[Acme]:
         return Installation(Acme(Embedded(service), "here", changes=changes))
@@ -61,18 +61,18 @@ def syncing(
 
 
 async def sync(runtime: InstallationRuntime, **options: Any) -> SyncResult:
-    """One sync, from its beginning to its end."""
+    """One complete sync."""
     return await (await runtime.sync(SyncOptions(**options))).completion()
 
 
 async def stored(runtime: InstallationRuntime) -> list[Any]:
-    """Everything, as JSON data."""
+    """Everything stored, as JSON."""
     found = [one for entity in ENTITIES for one in await runtime.engine.query(entity).all()]
     return [(type(one).__name__, one.to_dict()) for one in found]
 
 
 def fresh(service: Service) -> list[Any]:
-    """What a first sync by listings alone stores."""
+    """What a first sync without the feed stores."""
 
     async def body(runtime: InstallationRuntime) -> list[Any]:
         await sync(runtime)
@@ -82,7 +82,7 @@ def fresh(service: Service) -> list[Any]:
 
 
 def change(service: Service, number: int) -> None:
-    """One change, of the kind and the record that a number means."""
+    """One change; the number selects its kind and record."""
     tenant = service.tenant
     kinds = ["workspace", "user", "project", "task", "file"]
     ids = sorted(record["id"] for record in everything(service))
@@ -127,7 +127,7 @@ def test_a_second_sync_of_an_unchanged_company_is_one_request() -> None:
         assert syncing(Service(size), body) == [(Status.COMPLETED, {"acme:change:list": 1}, 0)] * 2
 
 
-def test_a_few_changes_cost_a_few_requests_however_large_the_company() -> None:
+def test_few_changes_cost_few_requests_in_a_large_company() -> None:
     service = Service(Settings(workspaces=2, users=20, projects=10, tasks=50, files=2))
 
     async def body(runtime: InstallationRuntime) -> Counter[str]:
@@ -144,7 +144,7 @@ def test_a_few_changes_cost_a_few_requests_however_large_the_company() -> None:
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.integers(1, 4))
 @settings(deadline=None, max_examples=25)
-def test_who_follows_the_feed_has_what_a_first_sync_of_everything_has(numbers: list[int], syncs: int) -> None:
+def test_following_the_feed_stores_the_same_as_a_first_sync(numbers: list[int], syncs: int) -> None:
     service = Service(SMALL)
 
     async def body(runtime: InstallationRuntime) -> list[Any]:
@@ -160,7 +160,7 @@ def test_who_follows_the_feed_has_what_a_first_sync_of_everything_has(numbers: l
 
 @given(st.lists(st.integers(0, 10_000), max_size=12))
 @settings(deadline=None, max_examples=25)
-def test_listings_alone_come_to_the_same(numbers: list[int]) -> None:
+def test_listings_without_the_feed_store_the_same(numbers: list[int]) -> None:
     service = Service(SMALL)
 
     async def body(runtime: InstallationRuntime) -> list[Any]:
@@ -173,7 +173,7 @@ def test_listings_alone_come_to_the_same(numbers: list[int]) -> None:
     assert syncing(service, body, changes=False) == fresh(service)
 
 
-def test_another_company_behind_the_same_address_is_listed_anew_and_said(tmp_path: Path) -> None:
+def test_another_company_at_the_same_address_is_listed_completely_with_a_note(tmp_path: Path) -> None:
     async def body(runtime: InstallationRuntime) -> tuple[SyncResult, int, list[Any]]:
         result = await sync(runtime, allow_removals=True)
         return result, await runtime.engine.query(AcmeTask).count(), await stored(runtime)
@@ -189,7 +189,7 @@ def test_another_company_behind_the_same_address_is_listed_anew_and_said(tmp_pat
     ]
 
 
-def test_what_the_feed_does_not_tell_of_a_user_is_asked_for_again_when_it_names_them() -> None:
+def test_user_details_are_loaded_again_when_the_feed_names_the_user() -> None:
     service = Service(SMALL)
 
     async def body(runtime: InstallationRuntime) -> list[Any]:
@@ -203,7 +203,7 @@ def test_what_the_feed_does_not_tell_of_a_user_is_asked_for_again_when_it_names_
     assert (user.name, bool(user.timezone)) == ("Zoë", True)
 
 
-def test_everything_can_be_asked_for_all_the_same() -> None:
+def test_a_full_sync_lists_everything_despite_the_feed() -> None:
     async def body(runtime: InstallationRuntime) -> list[Any]:
         first = await sync(runtime)
         again = await sync(runtime, full=True)
@@ -213,7 +213,7 @@ def test_everything_can_be_asked_for_all_the_same() -> None:
     assert (first, counts) == (again, recounted)
 
 
-def test_only_some_entities_are_asked_for_when_others_are_not_wanted() -> None:
+def test_a_sync_of_some_entities_requests_only_those() -> None:
     async def body(runtime: InstallationRuntime) -> list[Any]:
         await sync(runtime)
         some = await sync(runtime, full=True, only=("AcmeFile", "AcmeWorkspace.plan"))
@@ -225,7 +225,7 @@ def test_only_some_entities_are_asked_for_when_others_are_not_wanted() -> None:
     assert (files, workspaces) == (4, 2)
 
 
-def test_a_second_look_for_what_is_gone_counts_no_row_again() -> None:
+def test_a_second_check_for_deletes_counts_no_row_twice() -> None:
     service = Service(SMALL)
 
     async def body(runtime: InstallationRuntime) -> SyncResult:

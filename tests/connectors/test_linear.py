@@ -1,4 +1,4 @@
-"""Linear without Linear: what is asked and how it is read, from recordings, and from the fake where it is."""
+"""The Linear connector without Linear: from recordings, and from the fake if it is available."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BY_NAME = {source.name: source for source in SOURCES}
 
 @pytest.fixture(params=["recording", pytest.param("fake", marks=needs_fake)])
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
-    """A copy that has not synced: of what is in a recording, or of the fake."""
+    """An installation before its first sync, of a recording or of the fake."""
     if request.param == "recording":
         yield Copy(tmp_path)
         return
@@ -62,7 +62,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
 
 
 def first(copy: Copy) -> Copy:
-    """The same after its first sync."""
+    """The installation after its first sync."""
     if copy.fake is None:
         copy.recording = partial(Replay, FIRST)
     assert first_part(copy).status is Status.COMPLETED
@@ -70,7 +70,7 @@ def first(copy: Copy) -> Copy:
 
 
 def second(copy: Copy) -> Copy:
-    """The same after the second one."""
+    """The installation after its second sync."""
     first(copy)
     if copy.fake is None:
         copy.recording = partial(Replay, SECOND)
@@ -79,7 +79,7 @@ def second(copy: Copy) -> Copy:
     return copy
 
 
-def test_everything_is_there_after_the_first_sync(copy: Copy) -> None:
+def test_the_first_sync_copies_everything(copy: Copy) -> None:
     first(copy)
     assert {source.name: len(copy.rows(source.entity)) for source in SOURCES} == {
         "teams": 2,
@@ -117,7 +117,7 @@ def test_an_issue_has_its_fields_refs_and_labels(copy: Copy) -> None:
     assert (row["trashed"], row["archived_at"]) == (False, None)
 
 
-def test_a_comment_knows_what_it_is_about_and_who_said_it(copy: Copy) -> None:
+def test_a_comment_has_its_subject_and_author(copy: Copy) -> None:
     rows = first(copy).rows(LinearComment)
     about = {name: rows[uid("Comment", name)] for name in ("project", "update", "document", "bot", "outside")}
     assert about["project"]["project"] == LinearProject.ref(uid("project", 0))
@@ -137,7 +137,7 @@ def test_a_project_has_its_status_teams_and_dates(copy: Copy) -> None:
     assert rows[uid("Project", "bin")]["trashed"] is True
 
 
-def test_names_are_as_people_wrote_them(copy: Copy) -> None:
+def test_names_are_stored_unescaped(copy: Copy) -> None:
     first(copy)
     assert copy.rows(LinearTeam)[uid("team", "OPS")]["name"] == "Research & Development"
     assert copy.rows(LinearProjectStatus)[uid("ProjectStatus", "going")]["name"] == "Going > well"
@@ -145,7 +145,7 @@ def test_names_are_as_people_wrote_them(copy: Copy) -> None:
     assert (workspace["name"], workspace["url_key"], workspace["user_count"]) == ("Acme", "acme", 4)
 
 
-def test_initiatives_memberships_and_attachments_are_whole(copy: Copy) -> None:
+def test_initiatives_memberships_and_attachments_are_complete(copy: Copy) -> None:
     first(copy)
     assert copy.rows(LinearInitiative)[uid("Initiative", "more")]["parent"] == LinearInitiative.ref(
         uid("Initiative", "grow")
@@ -154,7 +154,7 @@ def test_initiatives_memberships_and_attachments_are_whole(copy: Copy) -> None:
     assert copy.rows(LinearAttachment)[uid("Attachment", "pr")]["metadata"] == {"number": 7, "labels": ["a"]}
 
 
-def test_what_changed_and_what_is_gone_arrives_with_the_second_sync(copy: Copy) -> None:
+def test_the_second_sync_brings_changes_and_removals(copy: Copy) -> None:
     issues = second(copy).rows(LinearIssue)
     moved, archived, binned = issues[issue(3)], issues[issue(4)], issues[issue(5)]
     assert (moved["title"], moved["team"], moved["label_ids"]) == (
@@ -180,24 +180,24 @@ def test_p45_a_recorded_sync_replays_to_an_equal_database(tmp_path: Path) -> Non
         assert played.rows(source.entity) == live.rows(source.entity), source.name
 
 
-# -- what is asked -------------------------------------------------------------------------------
+# -- queries --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_every_listing_has_archived_rows_and_says_whose_workspace_it_is(source: Any) -> None:
-    for asked in (
+def test_every_listing_includes_archived_rows_and_the_workspace(source: Any) -> None:
+    for wanted in (
         PageQuery(PAGE),
         PageQuery(PAGE, "c"),
         PageQuery(FEW, since="2025-01-01"),
         PageQuery(PAGE, ids_only=True),
     ):
-        text = source.query(asked)
+        text = source.query(wanted)
         assert "includeArchived: true" in text
         assert "organization { id urlKey }" in text
         assert text.count("{") == text.count("}")
 
 
-def test_changes_are_sorted_by_their_time_and_everything_by_its_beginning() -> None:
+def test_changes_are_sorted_by_update_time_and_full_listings_by_creation() -> None:
     issues = BY_NAME["issues"]
     assert "filter: {updatedAt: {gte: $since}}" in issues.query(PageQuery(FEW, since="2025-01-01"))
     assert "newest: issues(first: 1" in issues.query(PageQuery(PAGE))
@@ -205,7 +205,7 @@ def test_changes_are_sorted_by_their_time_and_everything_by_its_beginning() -> N
     assert "orderBy" not in issues.query(PageQuery(PAGE, ids_only=True))
 
 
-def test_a_look_for_changes_asks_for_few_rows_and_whatever_follows_for_many() -> None:
+def test_the_first_page_of_changes_is_small_and_the_next_ones_are_large() -> None:
     since = datetime(2025, 1, 1, tzinfo=UTC)
     source = BY_NAME["issues"]
     assert source.page_query(PageRequest(since=since)) == PageQuery(
@@ -216,27 +216,27 @@ def test_a_look_for_changes_asks_for_few_rows_and_whatever_follows_for_many() ->
     assert BY_NAME["issue_relations"].page_query(PageRequest(since=since)).first == PAGE
 
 
-def test_users_who_left_are_asked_for_too() -> None:
+def test_disabled_users_are_included() -> None:
     assert "includeDisabled: true" in BY_NAME["users"].query(PageQuery(PAGE))
 
 
-# -- what is read ----------------------------------------------------------------------------------
+# -- responses -------------------------------------------------------------------------------------
 
 
 def label(**changes: Any) -> dict[str, Any]:
-    """A row of a label, whole."""
+    """A complete row of a label."""
     names = ["id", *LinearLabel.types()]
     row: dict[str, Any] = dict.fromkeys(map(camel, names)) | {"id": "l", "name": "bug", "isGroup": False}
     return row | {"updatedAt": "2025-01-01T00:00:00.000Z"} | changes
 
 
 def page(*rows: dict[str, Any], next: str | None = None, **more: Any) -> dict[str, Any]:
-    """An answer with some labels."""
+    """A response with some labels."""
     info = {"hasNextPage": next is not None, "endCursor": next}
     return {"issueLabels": {"nodes": list(rows), "pageInfo": info}, **more}
 
 
-def test_the_newest_row_comes_with_the_first_page_once() -> None:
+def test_the_newest_row_comes_once_with_the_first_page() -> None:
     old, new = label(id="old"), label(id="new", updatedAt="2026-01-01T00:00:00.000Z")
     answer = page(old, newest={"nodes": [new]})
     assert [one.id for one in BY_NAME["labels"].page(answer, PageQuery(PAGE)).items] == ["new", "old"]
@@ -244,58 +244,58 @@ def test_the_newest_row_comes_with_the_first_page_once() -> None:
     assert [one.id for one in BY_NAME["labels"].page(answer, PageQuery(PAGE)).items] == ["old", "new"]
 
 
-def test_a_sweep_reads_ids_alone() -> None:
+def test_a_page_of_ids_has_no_other_field() -> None:
     items = BY_NAME["labels"].page(page({"id": "l"}, next="c"), PageQuery(PAGE, ids_only=True)).items
     assert [values_of(one) for one in items] == [{"id": "l"}]
 
 
-def test_an_empty_id_points_at_nothing() -> None:
+def test_an_empty_id_is_no_ref() -> None:
     (item,) = BY_NAME["labels"].page(page(label(team={"id": ""}, parent={"id": "p"})), PageQuery(PAGE)).items
     assert values_of(item)["team"] is None
     assert values_of(item)["parent"] == Ref(LinearLabel, "p")
 
 
 @pytest.mark.parametrize("answer", [{}, page({"id": "l"}), page(label(team=7)), {"issueLabels": None}])
-def test_an_answer_that_lacks_something_says_that_linear_changed(answer: dict[str, Any]) -> None:
+def test_an_incomplete_response_raises_upstream_changed(answer: dict[str, Any]) -> None:
     with pytest.raises(UpstreamChanged):
         BY_NAME["labels"].page(answer, PageQuery(PAGE))
 
 
-def test_what_cannot_be_filtered_is_read_as_far_as_it_is_new() -> None:
+def test_a_collection_without_a_filter_is_read_until_the_last_change() -> None:
     source = BY_NAME["issue_relations"]
     row = dict.fromkeys(map(camel, ["id", *source.entity.types()])) | {"id": "r"}
     old, new = row | {"updatedAt": "2025-01-01T00:00:00Z"}, row | {"updatedAt": "2025-03-01T00:00:00Z"}
-    asked = PageQuery(PAGE, since="2025-02-01T00:00:00.000+00:00")
+    wanted = PageQuery(PAGE, since="2025-02-01T00:00:00.000+00:00")
 
-    def read(asked: PageQuery, *rows: dict[str, Any], next: str | None = None) -> tuple[str | None, bool]:
+    def read(wanted: PageQuery, *rows: dict[str, Any], next: str | None = None) -> tuple[str | None, bool]:
         info = {"hasNextPage": next is not None, "endCursor": next}
-        read = source.page({"issueRelations": {"nodes": list(rows), "pageInfo": info}}, asked)
+        read = source.page({"issueRelations": {"nodes": list(rows), "pageInfo": info}}, wanted)
         return read.next, read.complete_snapshot
 
-    assert read(asked, new, new, next="c") == ("c", False)
-    assert read(asked, new, old, next="c") == (None, False)
-    assert read(asked, new, old) == (None, True)
-    assert read(asked) == (None, True)
-    assert read(PageQuery(PAGE, "c", since=asked.since), new) == (None, False)
+    assert read(wanted, new, new, next="c") == ("c", False)
+    assert read(wanted, new, old, next="c") == (None, False)
+    assert read(wanted, new, old) == (None, True)
+    assert read(wanted) == (None, True)
+    assert read(PageQuery(PAGE, "c", since=wanted.since), new) == (None, False)
 
 
 @given(st.text(max_size=20))
 @settings(max_examples=40)
-def test_a_name_that_was_escaped_is_read_as_it_was_written(name: str) -> None:
+def test_an_escaped_name_is_unescaped(name: str) -> None:
     assert unescaped(html.escape(name)) == name
 
 
 @pytest.mark.parametrize("name", ["Cats&notes", "R&D", "a &copy b", "&", None, ""])
-def test_what_merely_looks_like_an_escape_stays(name: str | None) -> None:
+def test_text_that_only_looks_like_an_escape_is_kept(name: str | None) -> None:
     assert unescaped(name) == name
 
 
-def test_a_path_breaks_off_at_nothing_and_goes_through_lists() -> None:
+def test_a_path_ends_at_null_and_goes_through_lists() -> None:
     assert value_at({"a": None}, ("a", "b")) is None
     assert value_at({"a": {"b": [{"c": 1}, {"c": 2}]}}, ("a", "b", "c")) == [1, 2]
 
 
-def test_an_entity_that_is_not_found_is_told_from_a_wrong_query() -> None:
+def test_a_missing_entity_has_another_code_than_a_wrong_query() -> None:
     assert (
         code_of({"message": "Entity not found: Project", "extensions": {"code": "INPUT_ERROR"}})
         == "NOT_FOUND"
@@ -314,7 +314,7 @@ def test_every_entity_field_and_collection_is_described() -> None:
         ] == []
 
 
-def test_what_people_search_is_declared() -> None:
+def test_searchable_fields_are_declared() -> None:
     searched = {
         f"{entity['name']}.{field['name']}"
         for entity in connector.schema.to_json()["entities"]
@@ -325,7 +325,7 @@ def test_what_people_search_is_declared() -> None:
     assert {"LinearDocument.content", "LinearProject.name", "LinearUser.email"} <= searched
 
 
-def test_only_the_configured_host_may_be_asked() -> None:
+def test_only_the_configured_host_is_allowed() -> None:
     assert str(connector.hosts_for(LinearConfig())) == "api.linear.app:443"
     assert str(connector.hosts_for(LinearConfig("http://127.0.0.1:1234"))) == "127.0.0.1:1234"
 
@@ -336,7 +336,7 @@ def test_only_collections_can_be_left_out() -> None:
     assert LinearConfig(leave_out=("issues",)).leave_out == ("issues",)
 
 
-def test_somebody_without_a_key_signs_in_at_linear() -> None:
+def test_without_a_key_the_browser_opens_the_login_of_linear() -> None:
     (step,) = [step for step in connector.onboarding if isinstance(step, SignIn)]
     assert step.run == BROWSER
     address = BROWSER.address("client", f"http://127.0.0.1:{BROWSER.port}/callback", "state", "verifier")

@@ -1,4 +1,4 @@
-"""Linear against a strict fake of it: whatever happens on the way, the database ends as upstream is."""
+"""The Linear connector and a strict fake of Linear: after any fault, the database equals upstream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake,
 pytestmark = needs_fake
 
 NOTHING: Mapping[str, Any] = {}
-MOST = 10_000  # points that one request may cost
+MOST_POINTS = 10_000  # the most that one request may cost
 LISTINGS = [source.connection[0].upper() + source.connection[1:] for source in SOURCES]
 WHOLE = {"TeamMemberships", "ProjectStatuses", "InitiativeToProjects", "IssueRelations"}  # cannot be filtered
 
@@ -34,7 +34,7 @@ def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of five rows, so that a small workspace has many."""
+    """Pages of five rows, so that a small workspace has several."""
     monkeypatch.setattr(linear, "PAGE", 5)
     monkeypatch.setattr(linear, "FEW", 2)
 
@@ -47,34 +47,34 @@ def fake() -> Iterator[Any]:
 
 @pytest.fixture
 def copy(tmp_path: Path, fake: Any) -> Copy:
-    """An installation that has not synced yet."""
+    """An installation before its first sync."""
     return Copy(tmp_path, fake)
 
 
 @pytest.fixture
 def synced(copy: Copy) -> Copy:
-    """An installation that has all there was."""
+    """An installation after its first sync."""
     assert copy.sync().status is Status.COMPLETED
     copy.requests()
     return copy
 
 
-# -- everything, and what changed -----------------------------------------------------------
+# -- full and incremental syncs ------------------------------------------------------------
 
 
-def test_a_first_sync_copies_every_row_of_every_kind(copy: Copy) -> None:
+def test_a_first_sync_copies_every_row_of_every_collection(copy: Copy) -> None:
     result = copy.sync()
     assert result.status is Status.COMPLETED
     assert set(result.counts) == {source.entity.__name__ for source in SOURCES}
     assert copy.differences() == []
 
 
-def test_a_sync_asks_for_each_collection_once_and_pays_less_than_a_request_may_cost(synced: Copy) -> None:
+def test_a_full_sync_makes_one_affordable_request_for_each_collection(synced: Copy) -> None:
     synced.sync(full=True)
     requests = [one.json() for one in synced.fake.log]
     assert sorted(synced.requests()) == sorted(["Organization", *LISTINGS])
     costs = [cost(synced.fake, one) for one in requests]
-    assert max(costs) <= MOST
+    assert max(costs) <= MOST_POINTS
 
 
 def cost(fake: Any, body: Json) -> int:
@@ -85,28 +85,26 @@ def cost(fake: Any, body: Json) -> int:
     return points
 
 
-def test_an_unchanged_workspace_costs_a_request_for_each_collection_and_no_sweep(synced: Copy) -> None:
+def test_an_unchanged_workspace_costs_one_request_for_each_collection(synced: Copy) -> None:
     assert synced.sync().status is Status.COMPLETED
     assert set(synced.requests()) == {f"{name}Changed" for name in LISTINGS}
     assert synced.differences() == []
 
 
-def test_pages_follow_one_another_to_the_end(copy: Copy, small_pages: None) -> None:
+def test_every_page_of_a_collection_is_listed(copy: Copy, small_pages: None) -> None:
     copy.sync()
     pages = Counter(copy.requests())
     assert (pages["Issues"], pages["Comments"], pages["WorkflowStates"]) == (3, 6, 2)
     assert copy.differences() == []
 
 
-def test_what_changed_arrives_with_the_next_sync(synced: Copy) -> None:
+def test_the_next_sync_brings_changes(synced: Copy) -> None:
     change(synced.fake)
     assert synced.sync().status is Status.COMPLETED
     assert synced.differences() == []
 
 
-def test_the_next_sync_begins_at_the_newest_change_wherever_that_row_stands(
-    copy: Copy, small_pages: None
-) -> None:
+def test_the_next_sync_begins_at_the_newest_change_of_any_row(copy: Copy, small_pages: None) -> None:
     copy.fake.touch("Issue", issue(0), title="The oldest, edited last")
     copy.sync()
     copy.requests()
@@ -115,10 +113,10 @@ def test_the_next_sync_begins_at_the_newest_change_wherever_that_row_stands(
     assert copy.differences() == []
 
 
-# -- what is gone ------------------------------------------------------------------------------
+# -- removals ---------------------------------------------------------------------------------
 
 
-def test_archived_and_binned_things_stay_and_say_so(synced: Copy) -> None:
+def test_archived_and_trashed_rows_stay_and_are_marked(synced: Copy) -> None:
     synced.fake.clock.advance(30)
     synced.fake.trash(issue(5))
     synced.sync(check_deletes=True)
@@ -128,7 +126,7 @@ def test_archived_and_binned_things_stay_and_say_so(synced: Copy) -> None:
     assert synced.differences() == []
 
 
-def test_what_was_purged_is_gone_after_the_sweep_of_the_day(synced: Copy) -> None:
+def test_deleted_rows_are_removed_by_the_daily_check(synced: Copy) -> None:
     synced.fake.tables.delete("Issue", issue(5))
     synced.sync()
     assert synced.differences() == [f"issues: left over {issue(5)}"]
@@ -140,7 +138,7 @@ def test_what_was_purged_is_gone_after_the_sweep_of_the_day(synced: Copy) -> Non
     assert not [name for name in synced.requests() if name.endswith("Ids")]
 
 
-def test_what_was_purged_is_gone_after_a_sweep_that_was_asked_for(synced: Copy, small_pages: None) -> None:
+def test_deleted_rows_are_removed_by_a_requested_check(synced: Copy, small_pages: None) -> None:
     for number in (5, 6):
         synced.fake.tables.delete("Comment", uid("comment", number, 0))
     synced.sync(check_deletes=True)
@@ -148,13 +146,13 @@ def test_what_was_purged_is_gone_after_a_sweep_that_was_asked_for(synced: Copy, 
     assert synced.differences() == []
 
 
-def test_a_relation_that_is_taken_back_is_gone_with_the_next_sync(synced: Copy) -> None:
+def test_a_deleted_relation_is_removed_by_the_next_sync(synced: Copy) -> None:
     synced.fake.tables.delete("IssueRelation", uid("IssueRelation", "1"))
     synced.sync(allow_removals=True)
     assert synced.differences() == []
 
 
-def test_many_relations_are_read_as_far_as_they_are_new(copy: Copy, small_pages: None) -> None:
+def test_many_relations_are_read_until_the_last_change(copy: Copy, small_pages: None) -> None:
     for number in range(12):
         values = {"type": "related", "issueId": issue(0), "relatedIssueId": issue(number)}
         put(copy.fake, "IssueRelation", f"more {number}", 10 * number, **values)
@@ -166,7 +164,7 @@ def test_many_relations_are_read_as_far_as_they_are_new(copy: Copy, small_pages:
     assert copy.differences() == []
 
 
-def test_a_private_team_that_is_lost_is_not_removed_unasked(tmp_path: Path) -> None:
+def test_a_private_team_that_is_lost_is_removed_only_with_permission(tmp_path: Path) -> None:
     with workspace(issues=30, comments=1) as fake:
         copy = Copy(tmp_path, fake)
         copy.sync()
@@ -181,7 +179,7 @@ def test_a_private_team_that_is_lost_is_not_removed_unasked(tmp_path: Path) -> N
 
 
 def lose_team(fake: Any, team: str) -> set[str]:
-    """Hide a team and what is in it, as when somebody is taken out of a private one; its issues."""
+    """Hide a team and everything in it, as for a former member of a private team; gives its issues."""
     lost = {row["id"] for row in fake.tables.all("Issue") if row["teamId"] == team}
     for kind, key, gone in (
         ("Comment", "issueId", lost),
@@ -196,7 +194,7 @@ def lose_team(fake: Any, team: str) -> set[str]:
     return lost
 
 
-def test_a_team_that_can_be_seen_again_or_for_the_first_time_is_copied_whole(copy: Copy) -> None:
+def test_a_team_that_becomes_visible_is_copied_completely(copy: Copy) -> None:
     tables = copy.fake.tables
     rows = {number: tables.get("Issue", issue(number)) for number in (2, 3)}
     tables.delete("Issue", issue(2))  # never seen
@@ -211,17 +209,15 @@ def test_a_team_that_can_be_seen_again_or_for_the_first_time_is_copied_whole(cop
     assert copy.differences() == []
 
 
-# -- a workspace that moves while it is read -----------------------------------------------------
+# -- changes during a listing --------------------------------------------------------------------
 
 
-def test_rows_that_are_edited_in_mid_scan_are_there_after_the_next_sync(
-    copy: Copy, small_pages: None
-) -> None:
+def test_rows_edited_during_a_listing_are_correct_after_the_next_sync(copy: Copy, small_pages: None) -> None:
     tables = copy.fake.tables
 
     def edit(_: Any) -> None:
         copy.fake.clock.advance(1)
-        for number in (0, 11):  # the last of the scan, and one that was read
+        for number in (0, 11):  # the last row of the listing, and one already read
             copy.fake.touch("Issue", issue(number), title="Edited")
 
     copy.fake.inject("graphql Issues$", call=edit, skip=1)
@@ -232,7 +228,7 @@ def test_rows_that_are_edited_in_mid_scan_are_there_after_the_next_sync(
 
 
 @pytest.mark.parametrize("options", [{"check_deletes": True}, {"full": True}])
-def test_what_is_edited_or_made_in_mid_sweep_is_not_removed(
+def test_rows_edited_or_created_during_a_check_are_not_removed(
     synced: Copy, small_pages: None, options: dict[str, bool]
 ) -> None:
     def edit(_: Any) -> None:
@@ -244,7 +240,7 @@ def test_what_is_edited_or_made_in_mid_sweep_is_not_removed(
     result = synced.sync(**options)
     assert (result.status, result.removed) == (Status.COMPLETED, 0)
     listed = [name for name in synced.requests() if name.startswith("Issues")]
-    assert listed[-3:] == ["Issues" if "full" in options else "IssuesIds"] * 3  # nobody had to look again
+    assert listed[-3:] == ["Issues" if "full" in options else "IssuesIds"] * 3  # no second check was needed
     synced.sync()
     assert not [one for one in synced.differences() if "late" not in one]
 
@@ -271,9 +267,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_on_every_kind_of_page_is_outlived(
-    copy: Copy, small_pages: None, fault: dict[str, Any]
-) -> None:
+def test_a_fault_on_any_page_is_retried(copy: Copy, small_pages: None, fault: dict[str, Any]) -> None:
     swept = [f"{name}Ids" for name in LISTINGS if name not in WHOLE]
     for name in ["Organization", *LISTINGS, *(f"{name}Changed" for name in LISTINGS), *swept]:
         for after in (0, 1):  # the first page, and the next one
@@ -286,7 +280,7 @@ def test_a_fault_on_every_kind_of_page_is_outlived(
     assert all(one.hits for one in copy.fake.faults if one.skip == 0)
 
 
-def test_a_token_that_expires_on_any_kind_of_page_is_renewed_and_the_new_pair_is_kept(
+def test_a_token_that_expires_on_any_page_is_renewed_and_the_new_pair_stored(
     tmp_path: Path, fake: Any, small_pages: None
 ) -> None:
     copy = Copy(tmp_path, fake, refresh_token="lin_refresh_fake", client_secret="secret")
@@ -307,7 +301,7 @@ def test_a_token_that_expires_on_any_kind_of_page_is_renewed_and_the_new_pair_is
     assert fake.tokens.refreshes == 1 + len(pages)
 
 
-def test_an_application_gets_a_new_token_with_its_secret_alone(tmp_path: Path, fake: Any) -> None:
+def test_an_application_gets_a_new_token_with_its_secret(tmp_path: Path, fake: Any) -> None:
     copy = Copy(tmp_path, fake, client_secret="secret")
     copy.values["client_id"] = "client"
     assert copy.sync().status is Status.COMPLETED
@@ -316,7 +310,7 @@ def test_an_application_gets_a_new_token_with_its_secret_alone(tmp_path: Path, f
     assert copy.secrets.secrets.keys() == {"client_secret", "access_token", "expires_at"}
 
 
-def test_a_refresh_whose_answer_is_lost_is_made_again(tmp_path: Path, fake: Any) -> None:
+def test_a_refresh_whose_response_is_lost_is_repeated(tmp_path: Path, fake: Any) -> None:
     copy = Copy(tmp_path, fake, refresh_token="lin_refresh_fake", client_secret="secret")
     copy.values["client_id"] = "client"
     fake.inject("POST /oauth/token", truncate=10)
@@ -324,7 +318,7 @@ def test_a_refresh_whose_answer_is_lost_is_made_again(tmp_path: Path, fake: Any)
     assert fake.tokens.refreshes == 1
 
 
-def test_a_key_that_is_refused_fails_the_sync_and_keeps_the_rows(synced: Copy) -> None:
+def test_a_refused_key_fails_the_sync_and_keeps_the_rows(synced: Copy) -> None:
     synced.fake.tokens.static.clear()
     result = synced.sync()
     assert result.status is Status.FAILED
@@ -333,22 +327,22 @@ def test_a_key_that_is_refused_fails_the_sync_and_keeps_the_rows(synced: Copy) -
     assert synced.differences() == []
 
 
-def test_requests_wait_for_the_bucket_to_fill_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_wait_until_the_budget_is_refilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for operation in connector.operations:
         monkeypatch.setattr(operation, "retry", Retry(attempts=8, base=0.05, cap=0.2))
     core = fake_module("core")
     with workspace(clock=core.Clock()) as fake:
         fake.request_window = core.Window(10, 0.8, fake.clock, leaky=True)
         copy = Copy(tmp_path, fake)
-        fake.clock.advance(-60)  # which the sync makes good: resets are told by the clock of the answers
+        fake.clock.advance(-60)  # the sync corrects this: resets use the server's clock
         assert copy.sync().status is Status.COMPLETED
         refused = [one for one in fake.log if one.status == 400]
-        assert len(refused) <= API.concurrency  # those under way when the bucket ran dry
+        assert len(refused) <= API.concurrency  # requests under way when the budget was used up
         assert copy.differences() == []
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "FEATURE_NOT_ACCESSIBLE"])
-def test_what_a_credential_may_not_see_fails_alone_and_can_be_left_out(copy: Copy, code: str) -> None:
+def test_a_forbidden_collection_fails_alone_and_can_be_left_out(copy: Copy, code: str) -> None:
     refused = {"errors": [{"message": "No", "extensions": {"code": code}}]}
     copy.fake.inject("graphql Initiatives", status=400, body=refused, times=None)
     result = copy.sync()
@@ -359,7 +353,7 @@ def test_what_a_credential_may_not_see_fails_alone_and_can_be_left_out(copy: Cop
     assert copy.sync().status is Status.COMPLETED
 
 
-def test_a_credential_of_another_workspace_brings_nothing(copy: Copy) -> None:
+def test_a_credential_of_another_workspace_fails_the_sync(copy: Copy) -> None:
     copy.values["organization"] = "another"
     result = copy.sync()
     assert result.status is Status.FAILED
@@ -367,7 +361,7 @@ def test_a_credential_of_another_workspace_brings_nothing(copy: Copy) -> None:
     assert copy.rows(LinearIssue) == {}
 
 
-def test_all_teams_of_a_project_come_however_many_they_are(copy: Copy, small_pages: None) -> None:
+def test_a_project_with_many_teams_has_all_of_them(copy: Copy, small_pages: None) -> None:
     teams = [put(copy.fake, "Team", f"T{number}", key=f"T{number}", name="x")["id"] for number in range(22)]
     copy.fake.touch("Project", uid("project", 0), teamIds=teams)
     copy.sync()
@@ -375,7 +369,7 @@ def test_all_teams_of_a_project_come_however_many_they_are(copy: Copy, small_pag
     assert sorted(kept["team_ids"]) == sorted(teams)
 
 
-def test_a_row_that_makes_no_sense_stands_aside_and_keeps_nothing_up(copy: Copy) -> None:
+def test_an_invalid_row_is_quarantined_and_does_not_stop_the_sync(copy: Copy) -> None:
     copy.fake.touch("Issue", issue(2), dueDate="soon")
     result = copy.sync()
     assert (result.status, result.counts["LinearIssue"]) == (Status.COMPLETED, 11)
@@ -384,7 +378,7 @@ def test_a_row_that_makes_no_sense_stands_aside_and_keeps_nothing_up(copy: Copy)
     assert copy.differences() == []
 
 
-def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Copy) -> None:
+def test_a_sync_killed_several_times_completes_with_the_same_result(copy: Copy) -> None:
     for requests in (3, 9, 10):
         copy.killed_after(requests)
     assert copy.apart().returncode == 0
@@ -395,7 +389,7 @@ def test_a_sync_that_is_killed_again_and_again_goes_on_to_the_same_end(copy: Cop
     assert copy.differences() == []
 
 
-def test_p41_a_key_occurs_in_no_byte_that_a_sync_with_errors_leaves(copy: Copy, small_pages: None) -> None:
+def test_p41_a_key_is_in_no_file_that_a_sync_with_errors_leaves(copy: Copy, small_pages: None) -> None:
     key = f"lin_api_{secrets.token_hex(20)}"
     copy.fake.tokens.add_static(key)
     copy.secrets.secrets["api_key"] = key
@@ -414,10 +408,10 @@ def test_p41_a_key_occurs_in_no_byte_that_a_sync_with_errors_leaves(copy: Copy, 
 
 
 class Person(Prompter):
-    """Types prepared lines, and remembers what was asked and said."""
+    """Types prepared lines, and records questions and output."""
 
     def __init__(self, *lines: str) -> None:
-        self.lines, self.asked, self.said = list(lines), list[str](), list[str]()
+        self.lines, self.asked, self.shown = list(lines), list[str](), list[str]()
 
     async def text(self, prompt: str, default: str | None) -> str:
         return await self.secret(prompt)
@@ -433,40 +427,40 @@ class Person(Prompter):
         return True
 
     def say(self, line: str) -> None:
-        self.said.append(line)
+        self.shown.append(line)
 
 
 def connect(
     fake: Any, person: Person | None, values: Mapping[str, Any] = NOTHING, **credentials: str
 ) -> OnboardingResult:
-    """What connecting comes to."""
+    """The result of connecting."""
     return asyncio.run(onboard(connector, person, {"base_url": fake.url, **values}, credentials))
 
 
-def test_connecting_asks_for_the_key_and_shows_whose_workspace_it_opens(fake: Any) -> None:
+def test_connecting_asks_for_the_key_and_shows_the_workspace(fake: Any) -> None:
     person = Person(KEY)
     found = connect(fake, person)
     assert (len(person.asked), found.secrets) == (1, {"api_key": KEY})
-    assert person.said == ["linear: Acme (linear.app/acme), seen by User 0 <user0@acme.test>"]
+    assert person.shown == ["linear: Acme (linear.app/acme), seen by User 0 <user0@acme.test>"]
     assert found.config["organization"] == uid("org")
 
 
-def test_a_key_that_is_refused_is_asked_for_again(fake: Any) -> None:
+def test_a_refused_key_is_asked_for_again(fake: Any) -> None:
     person = Person("lin_api_wrong", KEY)
     assert connect(fake, person).secrets == {"api_key": KEY}
-    assert "the credential was refused" in person.said[0]
-    assert "lin_api_wrong" not in "".join(person.said)
+    assert "the credential was refused" in person.shown[0]
+    assert "lin_api_wrong" not in "".join(person.shown)
 
 
-def test_without_a_key_connecting_asks_for_what_oauth_needs_and_keeps_the_new_pair(fake: Any) -> None:
+def test_without_a_key_connecting_uses_oauth_and_stores_the_new_pair(fake: Any) -> None:
     person = Person("", "client", "secret")
-    found = connect(fake, person, refresh_token="lin_refresh_fake")  # else a browser is opened
+    found = connect(fake, person, refresh_token="lin_refresh_fake")  # otherwise a browser opens
     assert found.config["client_id"] == "client"
     assert found.secrets.keys() == {"access_token", "refresh_token", "client_secret", "expires_at"}
     assert found.secrets["refresh_token"] in fake.tokens.refresh
 
 
-def test_connecting_by_a_script_is_validated_too(fake: Any) -> None:
+def test_connecting_from_a_script_is_validated(fake: Any) -> None:
     assert connect(fake, None, api_key=KEY).config["organization"] == uid("org")
     with pytest.raises(BadCredentials):
         connect(fake, None, api_key="lin_api_wrong")
@@ -474,12 +468,12 @@ def test_connecting_by_a_script_is_validated_too(fake: Any) -> None:
         connect(fake, None)
 
 
-def test_an_installation_cannot_be_changed_to_another_workspace(fake: Any) -> None:
+def test_an_installation_keeps_its_workspace(fake: Any) -> None:
     with pytest.raises(BadCredentials, match="another workspace"):
         connect(fake, None, {"organization": "another"}, api_key=KEY)
 
 
-def test_health_tells_whose_workspace_it_is(copy: Copy) -> None:
+def test_health_shows_the_workspace(copy: Copy) -> None:
     async def main() -> str:
         config, credentials = copy.configured()
         installation = await connector.initialise(config, credentials)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, name: str, text: str | None = None) -> Path:
-    """The file of a connector, in a folder that is made when needed."""
+    """Write the file of a connector; makes the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"max_{name}.py"
     path.write_text(source(name) if text is None else text)
@@ -29,7 +29,7 @@ def write(folder: Path, name: str, text: str | None = None) -> Path:
 
 
 def install(site: Path, distribution: str, points: dict[str, str]) -> None:
-    """What an installer leaves of a distribution with these entry points."""
+    """Write the metadata of an installed distribution with these entry points."""
     info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
@@ -39,7 +39,7 @@ def install(site: Path, distribution: str, points: dict[str, str]) -> None:
 
 @contextmanager
 def process_state() -> Iterator[None]:
-    """Put back the modules, the search path and the environment as they were."""
+    """Restore the modules, the search path and the environment afterwards."""
     modules, path, variable = set(sys.modules), list(sys.path), os.environ.pop(VARIABLE, None)
     executed.clear()
     try:
@@ -61,7 +61,7 @@ def _restored() -> Iterator[None]:
 
 
 class TestFinding:
-    """Where names come from, and which file one stands for."""
+    """Where names come from, and which file belongs to a name."""
 
     def test_names_are_sorted_and_nothing_is_imported(self, tmp_path: Path) -> None:
         write(tmp_path, "zebra", "raise RuntimeError('imported')")
@@ -69,10 +69,10 @@ class TestFinding:
         names = ConnectorRegistry([tmp_path]).names()
         assert [name for name in names if name in ("zebra", "aardvark")] == ["aardvark", "zebra"]
 
-    def test_a_folder_that_is_not_there_holds_none(self, tmp_path: Path) -> None:
+    def test_a_missing_folder_has_no_connectors(self, tmp_path: Path) -> None:
         assert "sample" not in ConnectorRegistry([tmp_path / "connectors"]).names()
 
-    def test_the_environment_is_read_when_asked(
+    def test_the_environment_is_read_at_each_call(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = ConnectorRegistry()
@@ -82,7 +82,7 @@ class TestFinding:
         assert found.resolve("two").name == "two"
 
     @pytest.mark.parametrize("wrong", ["missing", "other.py"])
-    def test_a_wrong_environment_is_named(
+    def test_a_wrong_path_in_the_environment_is_an_error(
         self, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "other.py").touch()
@@ -90,7 +90,7 @@ class TestFinding:
         with pytest.raises(ConnectorError, match=f"MAX_CONNECTORS names .*{wrong}"):
             ConnectorRegistry().names()
 
-    def test_an_unknown_name_comes_with_the_nearest(self, tmp_path: Path) -> None:
+    def test_an_unknown_name_is_an_error_with_the_nearest_names(self, tmp_path: Path) -> None:
         write(tmp_path, "widgets")
         with pytest.raises(UnknownName) as caught:
             ConnectorRegistry([tmp_path]).resolve("wigets")
@@ -109,13 +109,13 @@ class TestFinding:
         for name in ("parcel_source", "parcel_source.main"):
             sys.modules.pop(name, None)
 
-    def test_an_installed_connector_whose_module_is_gone_is_told(self, tmp_path: Path) -> None:
+    def test_an_installed_connector_without_its_module_is_an_error(self, tmp_path: Path) -> None:
         install(tmp_path, "max-parcel", {"parcel": "max_parcel:connector"})
         sys.path.insert(0, str(tmp_path))
         with pytest.raises(ConnectorError, match="installed as max_parcel:connector"):
             ConnectorRegistry().resolve("parcel")
 
-    def test_two_files_for_one_name_are_refused_and_both_named(self, tmp_path: Path) -> None:
+    def test_two_files_for_one_name_are_an_error_that_names_both(self, tmp_path: Path) -> None:
         one, two = write(tmp_path / "a", "twin"), write(tmp_path / "b", "twin")
         with pytest.raises(ConnectorError) as caught:
             ConnectorRegistry([tmp_path / "a", tmp_path / "b"]).resolve("twin")
@@ -123,7 +123,9 @@ class TestFinding:
         assert str(two) in str(caught.value)
         assert executed == []
 
-    def test_one_file_by_two_ways_is_no_clash(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_file_found_twice_is_not_a_clash(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         write(tmp_path / "a", "single")
         (tmp_path / "b").symlink_to(tmp_path / "a")
         monkeypatch.setenv(VARIABLE, str(tmp_path / "b"))
@@ -157,7 +159,7 @@ class TestFinding:
         done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
 
-    def test_a_module_named_for_another_is_a_part_of_it_and_no_connector(self) -> None:
+    def test_a_part_of_a_connector_is_not_listed_as_a_connector(self) -> None:
         names = ConnectorRegistry().names()
         assert {"acme", "git", "linear"} <= set(names)
         assert "acme_service" not in names
@@ -176,15 +178,15 @@ class TestFinding:
             max_size=4,
         )
     )
-    def test_p28_every_connector_resolves_once_and_alone_and_a_clash_is_refused(
-        self, layout: dict[str, list[tuple[str, int]]]
+    def test_p28_every_connector_is_imported_once_and_alone_and_a_clash_is_an_error(
+        self, sources: dict[str, list[tuple[str, int]]]
     ) -> None:
         with TemporaryDirectory() as base, process_state():
-            laid_out(Path(base), layout)
+            write_layout(Path(base), sources)
             found = ConnectorRegistry([Path(base) / "folder"])
-            assert set(layout) <= set(found.names())
+            assert set(sources) <= set(found.names())
             assert executed == []
-            for name, routes in layout.items():
+            for name, routes in sources.items():
                 executed.clear()
                 if len({content for _, content in routes}) > 1:
                     with pytest.raises(ConnectorError, match=f"two connectors are named '{name}'") as caught:
@@ -198,15 +200,15 @@ class TestFinding:
 
 
 def real(error: ConnectorError) -> str:
-    """The files an error names, links followed."""
+    """The words of an error, with links in paths resolved."""
     return " ".join(os.path.realpath(word) for word in str(error).split())
 
 
-def laid_out(base: Path, layout: dict[str, list[tuple[str, int]]]) -> None:
-    """Connectors by name: each route leads to the file in folder 0 or in folder 1, by a link."""
+def write_layout(base: Path, sources: dict[str, list[tuple[str, int]]]) -> None:
+    """Write connectors: each way to find one is a link to the file in folder 0 or 1."""
     points: dict[str, str] = {}
     files: list[str] = []
-    for name, routes in layout.items():
+    for name, routes in sources.items():
         for route, content in routes:
             held = write(base / str(content), name)
             link = base / route / name / held.name if route == "file" else base / route / held.name
@@ -221,7 +223,7 @@ def laid_out(base: Path, layout: dict[str, list[tuple[str, int]]]) -> None:
 
 
 class TestLoading:
-    """What a connector's file may do wrong, and what is said of it."""
+    """Loading a connector's file, and the errors for what is wrong with it."""
 
     def test_a_module_is_importable_under_its_own_name_afterwards(self, tmp_path: Path) -> None:
         write(tmp_path, "named")
@@ -234,46 +236,46 @@ class TestLoading:
         early = __import__("max_early")
         assert ConnectorRegistry([tmp_path]).resolve("early") is early.connector
 
-    def test_two_projects_may_have_connectors_of_one_name(self, tmp_path: Path) -> None:
+    def test_two_projects_can_have_connectors_of_the_same_name(self, tmp_path: Path) -> None:
         write(tmp_path / "a", "local")
         write(tmp_path / "b", "local")
         one, two = (ConnectorRegistry([tmp_path / folder]).resolve("local") for folder in "ab")
         assert one is not two
         assert executed == ["local", "local"]
 
-    def test_an_error_of_the_file_is_told_with_its_line(self, tmp_path: Path) -> None:
+    def test_an_error_in_the_file_is_reported_with_its_line(self, tmp_path: Path) -> None:
         path = write(tmp_path, "broken", "x = 1\n\nprint(x.y)\n")
         with pytest.raises(ConnectorError, match=f"{path}:3: AttributeError: 'int' object has no"):
             ConnectorRegistry([tmp_path]).resolve("broken")
         assert "max_broken" not in sys.modules
 
-    def test_a_file_that_is_no_python_is_told_with_its_line(self, tmp_path: Path) -> None:
+    def test_a_syntax_error_is_reported_with_its_line(self, tmp_path: Path) -> None:
         path = write(tmp_path, "spelt", "x = 1\ny = = 2\n")
         with pytest.raises(ConnectorError, match=f"{path}:2: SyntaxError: invalid syntax"):
             ConnectorRegistry([tmp_path]).resolve("spelt")
 
-    def test_a_declaration_that_cannot_work_is_told_with_its_line(self, tmp_path: Path) -> None:
+    def test_an_invalid_declaration_is_reported_with_its_line(self, tmp_path: Path) -> None:
         path = write(tmp_path, "loose", "from tests.sample import sample\nconnector = sample(name='Bad!')\n")
         with pytest.raises(ConnectorError, match=f"{path}:2: name: 'Bad!'"):
             ConnectorRegistry([tmp_path]).resolve("loose")
 
-    def test_a_missing_extra_keeps_its_own_words(self, tmp_path: Path) -> None:
+    def test_a_missing_extra_keeps_its_own_message(self, tmp_path: Path) -> None:
         text = "from max.errors import MissingExtra\nraise MissingExtra('http', 'httpx2', 'this')\n"
         write(tmp_path, "hungry", text)
         with pytest.raises(MissingExtra, match="needs httpx2"):
             ConnectorRegistry([tmp_path]).resolve("hungry")
 
-    def test_a_file_without_connector_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_without_a_connector_is_an_error(self, tmp_path: Path) -> None:
         write(tmp_path, "empty", "")
         with pytest.raises(ConnectorError, match=r"max_empty.py has no connector"):
             ConnectorRegistry([tmp_path]).resolve("empty")
 
-    def test_a_connector_of_another_name_than_its_file_is_refused(self, tmp_path: Path) -> None:
+    def test_a_connector_with_another_name_than_its_file_is_an_error(self, tmp_path: Path) -> None:
         write(tmp_path, "inside", source("outside"))
         with pytest.raises(ConnectorError, match="is named 'outside', but is found as 'inside'"):
             ConnectorRegistry([tmp_path]).resolve("inside")
 
-    def test_one_that_was_corrected_loads(self, tmp_path: Path) -> None:
+    def test_a_corrected_file_loads(self, tmp_path: Path) -> None:
         found = ConnectorRegistry([tmp_path])
         write(tmp_path, "second", "1 / 0")
         with pytest.raises(ConnectorError, match="ZeroDivisionError"):

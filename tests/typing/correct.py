@@ -1,4 +1,4 @@
-"""The public interface as a connector's author uses it: mypy --strict has nothing to say.
+"""The public interface as connector authors use it: mypy --strict reports nothing.
 
 ``mistakes.py`` beside this file is its opposite.
 """
@@ -35,14 +35,14 @@ from tests.typing.model import TOKEN, GitHub, Issue, Repository, Settings, User
 
 
 class Event(Entity):
-    """What other entities have in common."""
+    """The base class of other entities."""
 
     at: Field[datetime] = Field()
     actor: Field[Ref[User] | None] = Field()
 
 
 class Comment(Event):
-    """A handle keeps its type where the field is inherited."""
+    """An inherited field keeps its type."""
 
     body: Field[str] = Field()
     reactions: Field[dict[str, int]] = Field()
@@ -50,7 +50,7 @@ class Comment(Event):
 
 
 class Secretless(Entity):
-    """Every type that a field may have."""
+    """Every possible type of a field."""
 
     text: Field[str] = Field()
     number: Field[float | None] = Field()
@@ -63,19 +63,19 @@ class Secretless(Entity):
 
 @operation("github:user:get")
 async def get_user(context: GitHub, login: str) -> dict[str, str]:
-    """Ask for one user."""
+    """Request one user."""
     return {"login": login, "url": context.url}
 
 
 @operation("github:labels:list")
 async def list_labels(context: GitHub, input: None) -> list[str]:
-    """Ask for every label."""
+    """Request every label."""
     return [context.url]
 
 
 @Loader.raw
 async def labels(env: Env[GitHub]) -> list[str]:
-    """What several loaders share."""
+    """A value that loaders share."""
     return await env.run(list_labels, None)
 
 
@@ -98,7 +98,7 @@ async def user_logins(refs: Sequence[Ref[User]], env: Env[GitHub]) -> Batch[User
     brings=[Issue.title, Issue.votes, Issue.opened_at, Issue.labels, Issue.assignee, Issue.repository],
 )
 async def repository_issues(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
-    """Children, a page at a time, and who came along."""
+    """Children, a page at a time, with other entities."""
     known: list[str] = await env.raw(labels)
     issue = Issue("1", repository=parent, assignee=None, labels=known, opened_at=datetime.now(UTC))
     return Page(
@@ -108,7 +108,7 @@ async def repository_issues(parent: Ref[Repository], request: PageRequest, env: 
 
 @Loader.collection(Repository.members)
 async def repository_members(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
-    """Members, of whom only the id comes."""
+    """Members, with their ids alone."""
     return Page([User("7")])
 
 
@@ -134,7 +134,7 @@ async def seed(context: GitHub, engine: Engine) -> SyncPlan:
 
 
 async def initialise(config: Settings, credentials: CredentialProvider) -> Installation[GitHub]:
-    """Open what the loaders need."""
+    """Make the context of the loaders."""
     secret = await credentials.get(TOKEN)
     return Installation(GitHub(f"{config.url}?{secret.reveal()}"))
 
@@ -153,7 +153,7 @@ connector = Connector(
 )
 
 
-# -- questions ------------------------------------------------------------------------------
+# -- queries --------------------------------------------------------------------------------
 
 FILTER: Filter[Issue] = Issue.title.contains("bug") & Issue.votes.gt(
     3
@@ -174,7 +174,7 @@ QUERY: Query[Issue] = (
 
 
 async def read(engine: Engine) -> list[str]:
-    """Every answer has the type of what was asked for."""
+    """Every result has the type of the query."""
     issues: list[Issue] = await engine.query(Issue).where(FILTER).limit(5).all()
     first: Issue | None = await engine.query(Issue).order_by(Issue.votes).first()
     page: QueryPage[Issue] = await engine.fetch(QUERY)
@@ -186,6 +186,6 @@ async def read(engine: Engine) -> list[str]:
         *[one.title async for one in engine.query(Issue)],
         *(one.title for one in [*issues, *page.items]),
         *(one.login for one in members.items),
-        who.id if who else "nobody",
+        who.id if who else "none",
         first.id if first else str(count),
     ]

@@ -1,4 +1,4 @@
-"""Each marked line is a mistake that a connector's author could make; mypy reports every one.
+"""Each marked line is a mistake that a connector author could make; mypy reports every one.
 
 ``correct.py`` beside this file is its opposite; ``tests/test_typing.py`` reads the marks.
 """
@@ -75,13 +75,13 @@ async def children(parent: Ref[Issue], request: PageRequest, env: Env[GitHub]) -
 Step.for_all(Repository).load_collection(Issue.title)  # M21 plan lists a scalar
 Step.for_all(User).load_fields(Issue.title)  # M22 plan loads another entity's field
 
-# -- what the sketch did not have ------------------------------------------------------------
+# -- further mistakes ----------------------------------------------------------------------
 
-Issue(7)  # M23 an id that is no text
+Issue(7)  # M23 an id that is not text
 Issue("1", assignee="ada")  # M24 an id where a ref belongs
-Issue("1", title=None)  # M25 nothing where something must be
+Issue("1", title=None)  # M25 None where a value is required
 Issue.assignee.to(Repository.name)  # M26 through a ref to another entity's field
-Issue.title.to(User.login)  # M27 through a field that is no ref
+Issue.title.to(User.login)  # M27 through a field that is not a ref
 Issue.assignee.to(User.login).eq(3)  # M28 value of the wrong type, through a ref
 Issue.title.eq("x") & User.login.eq("ada")  # M29 two entities in one filter
 QUERY.where(Issue.votes == 3)  # M30 Python's comparison in place of a word
@@ -101,7 +101,7 @@ async def bound(engine: Engine) -> None:
     first: Issue = await engine.query(Issue).first()  # M41 None not handled
     await engine.load_collection(User.ref("1"), Repository.members)  # M42 parent of another entity
     pages: QueryPage[Issue] = await engine.load_collection(Repository.ref("1"), Repository.members)  # M43
-    await engine.store(Issue.ref("1"))  # M44 a ref is no record
+    await engine.store(Issue.ref("1"))  # M44 a ref is not a record
     print(users, first, pages)
 
 
@@ -196,14 +196,14 @@ class Mislabelled(Entity):
     count: int = Field()  # M60 a plain annotation
     owner: Field[str] = Many()  # M61 a collection where a field is annotated
     issues: Many[Issue] = Many(by=lambda: User.login)  # M62 the inverse is another entity's
-    titled: Many[Issue] = Many(by=lambda: Issue.title)  # M63 the inverse is no ref
+    titled: Many[Issue] = Many(by=lambda: Issue.title)  # M63 the inverse is not a ref
 
-    id: Field[int] = Field()  # M64 an id that is no text
+    id: Field[int] = Field()  # M64 an id that is not text
 
 
 Issue.id.eq(7)  # M65 the id compared with a number
 QUERY.order_by(User.id)  # M66 another entity's id
-Issue.title.synced_before("1d")  # M67 an age where a moment is wanted, in seconds
+Issue.title.synced_before("1d")  # M67 an age in place of a time in seconds
 QUERY.where(User.login.synced_since(1.5))  # M68 another entity's field
 
 

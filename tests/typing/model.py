@@ -1,4 +1,4 @@
-"""The entities and the context that the typing examples beside this file speak of."""
+"""The entities and the context of the typing examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Repository(Entity):
 
     name: Field[str] = Field()
     issues: Many[Issue] = Many(by=lambda: Issue.repository)
-    members: Many[User] = Many("who may write")
+    members: Many[User] = Many("users with write access")
 
 
 class Issue(Entity):
@@ -36,14 +36,14 @@ class Issue(Entity):
 
 @dataclass(frozen=True)
 class GitHub:
-    """What the loaders are given."""
+    """The context of the loaders."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What somebody who connects is asked."""
+    """The configuration."""
 
     url: str = "https://api.github.com"
 
