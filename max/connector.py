@@ -177,13 +177,15 @@ class Connector(Generic[Conf, C]):
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name) or self.name == "max":
             raise ConnectorError(
                 f"name: {self.name!r} cannot be a connector's name",
                 hint="use lower-case letters, digits and '_', beginning with a letter, as in max_NAME.py",
             )
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
+        entities, roots = list(self.schema.entities.values()), self.schema.roots
+        object.__setattr__(self, "schema", Schema(entities, roots=roots, connector=self.name))
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
 
     @property

@@ -33,7 +33,7 @@ from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .storage.database import Connection, Database
-from .storage.ddl import Parts, build_indexes
+from .storage.ddl import LoadGroups
 from .storage.freshness import newest
 from .storage.membership import LINKS_BY_CHILD
 from .storage.tables import Tables
@@ -44,7 +44,7 @@ DAY = 86_400.0  # seconds
 class SqliteEngine(Engine):
     """The engine protocol on one Database, which others may share for their transactions.
 
-    ``parts`` tells which fields of an entity arrive together, so that one page can say how
+    ``load_groups`` tells which fields of an entity arrive together, so that one page can say how
     old they all are; without it all do.  The resolver knows which feed covers what, the
     policy says how the schema came to be and what may become of an entity.
     """
@@ -53,7 +53,7 @@ class SqliteEngine(Engine):
         self,
         database: Database,
         schema: Schema,
-        parts: Parts | None = None,
+        load_groups: LoadGroups | None = None,
         resolver: Resolver | None = None,
         *,
         settings: Settings = DEFAULTS,
@@ -61,7 +61,7 @@ class SqliteEngine(Engine):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._settings, self._clock = database, settings, clock
-        self.tables = Tables(schema, parts, resolver, policy)
+        self.tables = Tables(schema, load_groups, resolver, policy)
         self.tables.history.clock = clock
 
     @property
@@ -120,7 +120,7 @@ class SqliteEngine(Engine):
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
         """What changed behind a cursor."""
         if entity is not None:
-            self.tables.layout(entity)
+            self.tables.mapping(entity)
         history = self.tables.history
 
         async def read(since: str | None) -> ChangePage:
@@ -132,7 +132,7 @@ class SqliteEngine(Engine):
         """After a sync: build the indexes that reading wants, drop what nothing points at, purge."""
 
         def work(connection: Connection) -> None:
-            build_indexes(connection, self.schema)
+            self.tables.build_indexes(connection)
             connection.execute(LINKS_BY_CHILD)
             self.tables.drop_pages(connection)
 
@@ -158,7 +158,7 @@ class SqliteSyncMeta(SyncMeta):
     async def synced_at(self, ref: Ref[E], field: FieldOf[E, Any]) -> float | None:
         """When the field was last synced."""
         freshness = self._tables.freshness
-        self._tables.layout(ref.entity)
+        self._tables.mapping(ref.entity)
         (at,) = await self._database.read(lambda c: freshness.synced_at(c, ref, [field.name]))
         return at
 
@@ -251,6 +251,6 @@ class SqliteSyncMeta(SyncMeta):
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
         """How old a field is over all rows of its entity."""
-        layout, freshness = self._tables.layout(field.entity), self._tables.freshness
-        found = await self._database.read(lambda c: freshness.ages(c, layout, [field.name], now=now))
+        mapping, freshness = self._tables.mapping(field.entity), self._tables.freshness
+        found = await self._database.read(lambda c: freshness.ages(c, mapping, [field.name], now=now))
         return found[field.name]

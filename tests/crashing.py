@@ -28,7 +28,7 @@ from tests.sample import SampleConfig, sample
 from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User, users
 
 PAGES = 5
-USERS_STORED = "SELECT _id, name, mail, size FROM user ORDER BY _id"
+USERS_STORED = "SELECT id, name, mail, size FROM sample_user ORDER BY id"
 SYNCS_ENDED = "SELECT id FROM _max_sync WHERE finished_at IS NOT NULL"
 
 

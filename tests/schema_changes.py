@@ -16,7 +16,7 @@ from max.model.plan import filter_from_json, filter_to_json
 from max.model.query import Order, Query, QueryPage
 from max.model.schema import Schema
 from max.model.values import Json, Kind
-from max.storage.ddl import Parts
+from max.storage.ddl import LoadGroups
 from max.storage.sqlite import SqliteConnection, transaction
 from max.storage.tables import Tables
 from tests.strategies import records
@@ -148,7 +148,7 @@ CHANGES = {
 
 
 @st.composite
-def partitions(draw: st.DrawFn, data: Json) -> Parts:
+def partitions(draw: st.DrawFn, data: Json) -> LoadGroups:
     """Which fields arrive together, at random."""
     groups: dict[str, list[tuple[str, ...]]] = {}
     for entity in data["entities"]:
@@ -159,7 +159,7 @@ def partitions(draw: st.DrawFn, data: Json) -> Parts:
 
 
 def applied(
-    connection: SqliteConnection, data: Json, parts: Parts | None, policy: SchemaPolicy = NO_POLICY
+    connection: SqliteConnection, data: Json, parts: LoadGroups | None, policy: SchemaPolicy = NO_POLICY
 ) -> Tables:
     """Make a database fit a schema."""
     tables = Tables(Schema.from_json(data), parts, policy=policy)

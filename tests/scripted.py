@@ -205,15 +205,14 @@ def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     links = """
         SELECT collection, parent, coalesce(t._id, l._id) FROM _max_membership
           JOIN _max_listing ON id = listing
-          LEFT JOIN thing t ON t._row = child AND collection = 'ScriptedRoot.things'
-          LEFT JOIN label l ON l._row = child AND collection = 'ScriptedRoot.labels' ORDER BY 1, 2, 3
+          LEFT JOIN _scripted_thing t ON t._row = child AND collection = 'ScriptedRoot.things'
+          LEFT JOIN _scripted_label l ON l._row = child AND collection = 'ScriptedRoot.labels'
+         ORDER BY 1, 2, 3
     """
     connection = sqlite3.connect(path)
     try:
-        found = {
-            table: connection.execute(f"SELECT _id, title, _removed_at FROM {table} ORDER BY _id").fetchall()
-            for table in ("thing", "label")
-        }
+        sql = "SELECT _id, title, _removed_at FROM _scripted_{} ORDER BY _id"
+        found = {name: connection.execute(sql.format(name)).fetchall() for name in ("thing", "label")}
         return {**found, "links": connection.execute(links).fetchall()}
     finally:
         connection.close()

@@ -106,11 +106,11 @@ class Home:
         found = {}
         for table in TABLES:
             columns = [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
-            kept = [f'"{c}"' for c in columns if not c.startswith("_page") and c != "_row"]
-            found[table] = self.rows(f"SELECT {', '.join(kept)} FROM {table} ORDER BY _id")
+            kept = [f'"{c}"' for c in columns if not c.startswith("_load") and c != "_row"]
+            found[table] = self.rows(f"SELECT {', '.join(kept)} FROM {table} ORDER BY 1")
         links = """
             SELECT collection, parent, t._id FROM _max_membership JOIN _max_listing ON id = listing
-              JOIN acme_task t ON t._row = child WHERE collection = 'AcmeProject.tasks' ORDER BY 1, 2, 3
+              JOIN _acme_task t ON t._row = child WHERE collection = 'AcmeProject.tasks' ORDER BY 1, 2, 3
         """
         return {**found, "links": self.rows(links)}
 
@@ -121,7 +121,7 @@ class Home:
     def finished_pages(self) -> dict[str, int]:
         """How many pages of each project's tasks are stored."""
         query = """
-            SELECT parent, count(*) FROM _max_load p JOIN _max_listing l ON l.id = p.listinging
+            SELECT parent, count(*) FROM _max_load p JOIN _max_listing l ON l.id = p.listing
              WHERE collection = 'AcmeProject.tasks' GROUP BY parent
         """
         return dict(self.rows(query))

@@ -67,16 +67,15 @@ def apply(connection: SqliteConnection, *entities: type[Entity]) -> Tables:
 
 def test_tables_are_named_for_people_and_begin_with_the_id(connection: SqliteConnection) -> None:
     apply(connection, made("AcmeUser", {"name": "Field[str]", "order": "Field[int | None]"}))
-    columns = [row[1] for row in connection.execute("PRAGMA table_info(acme_user)")]
-    assert columns[:3] == ["_id", "name", "order"]
-    assert all(name.startswith("_") for name in columns[3:])
+    columns = [row[1:3] for row in connection.execute("PRAGMA table_info(acme_user)")]
+    assert columns == [("id", "TEXT"), ("name", "TEXT"), ("order", "INTEGER")]
 
 
 def test_other_tools_read_the_values_as_one_would_write_them() -> None:
     async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         text: Any = "2026-01-31T09:30:00.500Z"
         await engine.store(Person("a", name="Ada", active=True, seen=text, extra=[1], boss=Person.ref("b")))
-        sql = "SELECT _id, name, active, seen, extra, boss, datetime(seen) FROM person"
+        sql = "SELECT id, name, active, seen, extra, boss, datetime(seen) FROM person"
         return await database.read(lambda c: c.execute(sql).fetchall())
 
     assert opened(MEMORY, SCHEMA, body) == [

@@ -285,7 +285,7 @@ class World:
 
         def read(connection: SqliteConnection) -> set[str]:
             sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
-            tables = [layout.table for layout in self.engine.tables._layouts.values()]
+            tables = [mapping.table for mapping in self.engine.tables._mappings.values()]
             return {id for table in tables for (id,) in connection.execute(sql.format(table))}
 
         return await self.database.read(read)

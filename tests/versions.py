@@ -225,11 +225,11 @@ def _row(one: Entity) -> dict[str, Any]:
 
 def structure(connection: SqliteConnection) -> dict[str, Any]:
     """Tables with their columns, fields and schema: what a migrated database shares with a fresh one."""
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
     columns = {
         name: {row[1:] for row in connection.execute(f'PRAGMA table_info("{name}")')} for (name,) in tables
     }
-    fields = connection.execute("SELECT entity, field, kind, part FROM _max_field").fetchall()
+    fields = connection.execute("SELECT entity, field, kind, load_group FROM _max_field").fetchall()
     text = connection.execute("SELECT schema FROM _max_schema").fetchone()
     done = connection.execute("SELECT * FROM _max_migration").fetchall()
     return {"columns": columns, "fields": set(fields), "schema": text, "migrations": set(done)}

@@ -21,6 +21,17 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+def table_name(connector: str, entity: str) -> str:
+    """The name under which people find an entity: ``GitHubIssue`` of ``github`` is ``github_issue``."""
+    if not connector:
+        return snake_case(entity)
+    size = len(connector.replace("_", ""))
+    rest = entity[size:]
+    if entity[:size].lower() != connector.replace("_", "") or rest[:1].islower():
+        rest = entity
+    return "_".join(filter(None, (connector, snake_case(rest).strip("_"))))
+
+
 class Relationship(Struct):
     """One entity points at another, or lists it (``many``)."""
 
@@ -31,11 +42,16 @@ class Relationship(Struct):
 
 
 class Schema:
-    """The entities of one connector, and which of them are roots; SchemaError for contradictions."""
+    """The entities of one connector, and which of them are roots; SchemaError for contradictions.
 
-    def __init__(self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = ()) -> None:
+    With the connector's name their tables are named; a Connector gives it its own.
+    """
+
+    def __init__(
+        self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = (), connector: str = ""
+    ) -> None:
         self.entities = {entity.__name__: entity for entity in entities}
-        self.roots = tuple(roots)
+        self.roots, self.connector = tuple(roots), connector
         if len(self.entities) < len(entities):
             raise SchemaError("two entities of the schema share a name")
         for entity in entities:
@@ -48,12 +64,16 @@ class Schema:
     def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
         tables: dict[str, str] = {}
         for entity in entities:
-            table = snake_case(entity.__name__)
+            table = self.table(entity.__name__)
             other = tables.setdefault(table, entity.__name__)
             if other != entity.__name__:
-                raise SchemaError(f"{entity.__name__} and {other} would share one table")
-            if table.startswith(("_", "sqlite_")):
-                raise SchemaError(f"{entity.__name__}: tables named {table} are not ours to make")
+                raise SchemaError(f"{entity.__name__} and {other} would share the table {table}")
+            if table.startswith(("_", "sqlite_", "max_")):
+                raise SchemaError(f"{entity.__name__}: the table name {table} is reserved")
+
+    def table(self, entity: str) -> str:
+        """The name of an entity's view; its table has ``_`` before it."""
+        return table_name(self.connector, entity)
 
     def _check_targets(self) -> None:
         known = set(self.entities.values())
@@ -106,8 +126,9 @@ class Schema:
     __hash__ = None  # type: ignore[assignment]  # compared by content
 
     def to_json(self) -> Json:
-        """The schema as JSON data: ``{"entities": [...], "roots": [...]}``."""
+        """The schema as JSON data: ``{"connector": "…", "entities": [...], "roots": [...]}``."""
         return {
+            "connector": self.connector,
             "entities": [_entity_to_json(entity) for entity in self.entities.values()],
             "roots": [root.__name__ for root in self.roots],
         }
@@ -125,7 +146,8 @@ class Schema:
             for c in one["collections"]:
                 if c["by"]:
                     entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
-        return cls(list(made.values()), roots=[made[name] for name in data["roots"]])
+        roots = [made[name] for name in data["roots"]]
+        return cls(list(made.values()), roots=roots, connector=data.get("connector", ""))
 
 
 def _check_inverse(many: ManyOf[Any, Any]) -> None:

@@ -96,7 +96,7 @@ def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | Non
 def _field_ages(
     connection: Connection, tables: Tables, entity: type[Entity], field: str | None, now: float
 ) -> list[FieldAge]:
-    mapping, name = tables.layout(entity), entity.__name__
+    mapping, name = tables.mapping(entity), entity.__name__
     if not mapping.types:
         count = tables.count(connection, Query(entity))
         return [FieldAge("entity", name, name, count, AgeHistogram([], 0))]

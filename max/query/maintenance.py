@@ -74,7 +74,7 @@ def invalidate(
     """
     with writer(synced(path, info)) as connection:
         tables = Tables.stored(connection)
-        tables.need_newest()
+
         tables.membership.resolver = resolver
         return mark_stale(connection, tables, info, what, where=where, now=now)
 

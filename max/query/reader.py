@@ -177,7 +177,6 @@ class Reader:
         """
         from .ages import ages
 
-        self._tables.need_newest()
         return ages(self._connection, self._tables, what, now=self.now)
 
     def quarantine(

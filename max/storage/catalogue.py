@@ -110,6 +110,12 @@ def put(connection: Connection, kind: str, name: str, place: str, definition: st
     return True
 
 
+def places(connection: Connection, kind: str) -> set[str]:
+    """The tables that have views, indexes or triggers of ours."""
+    rows = connection.execute("SELECT DISTINCT place FROM _max_object WHERE kind = ?", (kind,))
+    return {place for (place,) in rows}
+
+
 def drop(connection: Connection, kind: str, place: str = "") -> None:
     """Drop all views, indexes or triggers of ours, or those that belong to one table."""
     sql = "SELECT name, place FROM _max_object WHERE kind = :kind AND :place IN ('', place)"

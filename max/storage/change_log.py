@@ -26,7 +26,7 @@ from ..model.changes import NOW, Change, ChangeKind, ChangePage
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
-from .catalogue import migrate
+from .catalogue import drop, migrate, put
 from .database import Connection, Database, quoted
 from .rows import BITS, DECODERS, TableMapping
 
@@ -114,7 +114,6 @@ KEEP_BASE = """
     INSERT INTO _max_change_base (number, row, at, sync, new) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (number, row) DO UPDATE SET at = excluded.at, sync = excluded.sync, new = excluded.new
 """
-TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB '_max_change_[0-9]*'"
 
 
 class _Feed(NamedTuple):
@@ -127,10 +126,10 @@ class _Feed(NamedTuple):
 
 
 class History:
-    """The feed over the layouts of one schema, which it shares with their owner."""
+    """The feed over the tables of one schema, which it shares with their owner."""
 
-    def __init__(self, layouts: Mapping[str, TableMapping[Any]]) -> None:
-        self._layouts = layouts
+    def __init__(self, mappings: Mapping[str, TableMapping[Any]]) -> None:
+        self._mappings = mappings
         self.recording = False  # whether writers are to say when they write, and in which sync
         self._kept = False  # whether there is, or was, a feed
         self.clock: Callable[[], float] = time.time
@@ -160,8 +159,8 @@ class History:
         kinds = read_kinds(connection)
         return all(
             kinds.get(name, {}).get(bit, kind) == kind
-            for name, layout in self._layouts.items()
-            for bit, kind in kinds_of(layout).items()
+            for name, mapping in self._mappings.items()
+            for bit, kind in kinds_of(mapping).items()
         )
 
     def _begin(self, connection: Connection) -> None:
@@ -177,35 +176,32 @@ class History:
 
     def _record(self, connection: Connection) -> None:
         """Have triggers for every entity as it is now, and a record of what they have not seen."""
-        standing = dict(connection.execute(TRIGGERS).fetchall())
         known = read_kinds(connection)
-        for name, layout in self._layouts.items():
-            if known.get(name) != kinds_of(layout):
-                connection.execute(KEEP_KINDS, (name, json.dumps(kinds_of(layout))))
-                self._catch_up(connection, layout, known.get(name))
-            for trigger, sql in triggers(layout, entity_number(connection, name)).items():
-                if standing.get(trigger) != sql:
-                    connection.execute(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
-                    connection.execute(sql)
+        for name, mapping in self._mappings.items():
+            if known.get(name) != kinds_of(mapping):
+                connection.execute(KEEP_KINDS, (name, json.dumps(kinds_of(mapping))))
+                self._catch_up(connection, mapping, known.get(name))
+            for trigger, sql in triggers(mapping, entity_number(connection, name)).items():
+                put(connection, "trigger", trigger, mapping.table, sql)
 
     def _catch_up(
-        self, connection: Connection, layout: TableMapping[Any], known: Mapping[int, str] | None
+        self, connection: Connection, mapping: TableMapping[Any], known: Mapping[int, str] | None
     ) -> None:
         """Record what rows hold already: of a new entity all, of a known one what its new fields hold."""
-        told, where = list(layout.types), "t._removed_at IS NULL"
+        told, where = list(mapping.types), "t._removed_at IS NULL"
         if known is not None:
-            told = [name for name in told if layout.bits[name] not in known]
-            loaded = [layout.loaded(name, "t") for name in told]
+            told = [name for name in told if mapping.bits[name] not in known]
+            loaded = [mapping.loaded(name, "t") for name in told]
             where += f" AND ({' OR '.join(loaded) or 0})"
         record = RECORD.format(
-            number=entity_number(connection, layout.entity.__name__),
+            number=entity_number(connection, mapping.entity.__name__),
             row="t._id",
             kind="'created'" if known is None else "'updated'",
             old="NULL",
-            new=whole(layout, "t", told),
+            new=whole(mapping, "t", told),
         )
         connection.execute(MOMENT, (self.clock(), None))
-        connection.execute(f"{record}, {quoted(layout.table)} AS t WHERE {where} ORDER BY t._row")
+        connection.execute(f"{record}, {quoted(mapping.table)} AS t WHERE {where} ORDER BY t._row")
         connection.execute(MOMENT, (None, None))
 
     def moment(self, connection: Connection, arrival: Delivery, *, dated: bool) -> None:
@@ -237,7 +233,7 @@ class History:
         if since == NOW:
             return ChangePage((), feed_cursor(feed, feed.newest), more=False)
         place = _place(feed, since)
-        reading = _Reading(connection, feed, self._layouts, entity)
+        reading = _Reading(connection, feed, self._mappings, entity)
         if isinstance(place, int):
             return reading.changes(place, limit)
         base = reading.base(place, limit)
@@ -307,15 +303,20 @@ def rename_entity(connection: Connection, old: str, new: str) -> None:
         connection.execute("UPDATE _max_change_entity SET name = ? WHERE name = ?", (new, old))
 
 
+def interrupt(connection: Connection) -> None:
+    """Let the change log begin again: what a migration does to values is no change of upstream's."""
+    if read_feed(connection) is not None:
+        connection.execute("UPDATE _max_change_log SET recording = 0")
+
+
 def drop_triggers(connection: Connection) -> None:
     """Stop recording until ``attach``: for changes to tables that SQLite refuses beside triggers."""
-    for name, _ in connection.execute(TRIGGERS).fetchall():
-        connection.execute(f"DROP TRIGGER {quoted(name)}")
+    drop(connection, "trigger")
 
 
-def kinds_of(layout: TableMapping[Any]) -> dict[int, str]:
+def kinds_of(mapping: TableMapping[Any]) -> dict[int, str]:
     """What each field holds, by its number."""
-    return {layout.bits[name]: str(holds.kind) for name, holds in layout.types.items()}
+    return {mapping.bits[name]: str(holds.kind) for name, holds in mapping.types.items()}
 
 
 def read_kinds(connection: Connection) -> dict[str, dict[int, str]]:
@@ -330,9 +331,9 @@ def read_kinds(connection: Connection) -> dict[str, dict[int, str]]:
 # of its fields are told, then the values in the order of their bits.
 
 
-def triggers(layout: TableMapping[Any], number: int) -> dict[str, str]:
+def triggers(mapping: TableMapping[Any], number: int) -> dict[str, str]:
     """The triggers that record every way in which a row of a table can change, by their names."""
-    table = quoted(layout.table)
+    table = quoted(mapping.table)
     old_seen, new_seen = "OLD._removed_at IS NULL", "NEW._removed_at IS NULL"
     same, moved = "OLD._id IS NEW._id", "OLD._id IS NOT NEW._id"
 
@@ -340,17 +341,19 @@ def triggers(layout: TableMapping[Any], number: int) -> dict[str, str]:
         text = RECORD.format(number=number, row=row, kind=kind, old=old, new=new)
         return f"{text} WHERE {where};" if where else f"{text};"
 
-    old, new = whole(layout, "OLD"), whole(layout, "NEW")
+    old, new = whole(mapping, "OLD"), whole(mapping, "NEW")
     came = record("NEW._id", "'created'", "NULL", new, new_seen)
     went = record("OLD._id", "'removed'", old, "NULL", old_seen)
-    updated = record("NEW._id", "'updated'", changed_side(layout, "OLD"), changed_side(layout, "NEW"))
+    updated = record("NEW._id", "'updated'", changed_side(mapping, "OLD"), changed_side(mapping, "NEW"))
     turned = record(
         "NEW._id",
         f"CASE WHEN {new_seen} THEN 'restored' ELSE 'removed' END",
         f"CASE WHEN {old_seen} THEN {old} END",
         f"CASE WHEN {new_seen} THEN {new} END",
     )
-    differs = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)}" for c in (*layout.types, *layout.words))
+    differs = " OR ".join(
+        f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)}" for c in (*mapping.types, *mapping.bitmaps)
+    )
     bodies = {
         "insert": ("INSERT", "1", came),
         "update": ("UPDATE", f"{same} AND {old_seen} AND {new_seen} AND ({differs})", updated),
@@ -360,40 +363,42 @@ def triggers(layout: TableMapping[Any], number: int) -> dict[str, str]:
     }
     made = {}
     for way, (event, when, body) in bodies.items():
-        name = f"_max_change_{number}_{way}"
+        name = f"_max_change:{number}.{way}"
         made[name] = f"CREATE TRIGGER {quoted(name)} AFTER {event} ON {table} WHEN {when} BEGIN{body} END"
     return made
 
 
-def by_word(layout: TableMapping[Any]) -> list[list[str | None]]:
+def by_word(mapping: TableMapping[Any]) -> list[list[str | None]]:
     """The fields of each word in the order of their bits; None where no field of now stands."""
-    places: list[list[str | None]] = [[] for _ in layout.words]
-    for name in sorted(layout.types, key=layout.bits.__getitem__):
-        word, bit = divmod(layout.bits[name], BITS)
+    places: list[list[str | None]] = [[] for _ in mapping.bitmaps]
+    for name in sorted(mapping.types, key=mapping.bits.__getitem__):
+        word, bit = divmod(mapping.bits[name], BITS)
         places[word] += [None] * (bit - len(places[word]))
         places[word].append(name)
     return places
 
 
-def whole(layout: TableMapping[Any], alias: str, fields: Iterable[str] | None = None) -> str:
+def whole(mapping: TableMapping[Any], alias: str, fields: Iterable[str] | None = None) -> str:
     """SQL for a side of a change that tells all that is loaded, of all fields or of some."""
-    told = set(layout.types if fields is None else fields)
+    told = set(mapping.types if fields is None else fields)
     words = []
-    for column, mask, names in zip(layout.words, layout.masks(told), by_word(layout), strict=True):
-        values = [_value(layout, alias, name if name in told else None) for name in names]
+    for column, mask, names in zip(
+        mapping.bitmaps, mapping.bitmap_values(told), by_word(mapping), strict=True
+    ):
+        values = [_value(mapping, alias, name if name in told else None) for name in names]
         words.append(_array(f"{alias}.{quoted(column)} & {mask}", values))
     return f"json_array({', '.join(words)})"
 
 
-def changed_side(layout: TableMapping[Any], alias: str) -> str:
+def changed_side(mapping: TableMapping[Any], alias: str) -> str:
     """SQL for a side of an update: what differs between OLD and NEW."""
     words = []
-    for column, names in zip(map(quoted, layout.words), by_word(layout), strict=True):
+    for column, names in zip(map(quoted, mapping.bitmaps), by_word(mapping), strict=True):
         masks, values = ["0"], []
         for place, name in enumerate(names):
             differs = _differs(column, 1 << place, name)
             masks.append(f"(CASE WHEN {differs} THEN {1 << place} ELSE 0 END)")
-            values.append(f"CASE WHEN {differs} THEN {_value(layout, alias, name)} END")
+            values.append(f"CASE WHEN {differs} THEN {_value(mapping, alias, name)} END")
         words.append(_array(f"{alias}.{column} & ({' | '.join(masks)})", values))
     return f"json_array({', '.join(words)})"
 
@@ -409,11 +414,11 @@ def _array(mask: str, values: Sequence[str]) -> str:
     return f"json_array({', '.join([mask, *values])})"
 
 
-def _value(layout: TableMapping[Any], alias: str, name: str | None) -> str:
+def _value(mapping: TableMapping[Any], alias: str, name: str | None) -> str:
     if name is None:
         return "NULL"
     column = f"{alias}.{quoted(name)}"
-    if layout.types[name].kind is Kind.REAL:
+    if mapping.types[name].kind is Kind.REAL:
         return f"CASE WHEN {column} IS NOT NULL THEN printf('{DIGITS}', {column}) END"
     return column
 
@@ -428,14 +433,14 @@ class _Reading:
         self,
         connection: Connection,
         feed: _Feed,
-        layouts: Mapping[str, TableMapping[Any]],
+        mappings: Mapping[str, TableMapping[Any]],
         entity: type[Entity] | None,
     ) -> None:
         self._connection, self._feed = connection, feed
         numbers = dict(connection.execute("SELECT name, id FROM _max_change_entity").fetchall())
         self._entities = {
-            numbers[name]: (layout.entity, decoders(layout))
-            for name, layout in layouts.items()
+            numbers[name]: (mapping.entity, decoders(mapping))
+            for name, mapping in mappings.items()
             if name in numbers
         }
         self._only = None if entity is None else numbers.get(entity.__name__, -1)
@@ -485,9 +490,9 @@ class _Reading:
 Decoders = Mapping[int, tuple[str, Callable[[Any], Any]]]
 
 
-def decoders(layout: TableMapping[Any]) -> Decoders:
+def decoders(mapping: TableMapping[Any]) -> Decoders:
     """By a field's number its name, and how its value is read."""
-    return {layout.bits[name]: (name, decoder(holds)) for name, holds in layout.types.items()}
+    return {mapping.bits[name]: (name, decoder(holds)) for name, holds in mapping.types.items()}
 
 
 def decoder(holds: FieldType) -> Callable[[Any], Any]:

@@ -111,6 +111,9 @@ class Dialect(Protocol):
     def columns(self, connection: Connection, table: str) -> set[str]:
         """The columns of a table; empty when there is none of this name."""
 
+    def take_away_views(self, connection: Connection) -> list[str]:
+        """Drop every view and trigger; the statements that create them again."""
+
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that has ``body`` run after an event on a row for which ``when`` is true."""
 
@@ -138,12 +141,10 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-Targets: TypeAlias = Mapping[
-    tuple[str, str], str
-]  # where each ref (entity, field) points, when it is renamed
+Targets: TypeAlias = Callable[[str, str], str | None]  # the entity that a ref (entity, field) points at
 
 
-class RenameOwner(Protocol):
+class RenameOwner:
     """A part that stores names or ids of entities and keeps them right when a migration changes them.
 
     A part overrides what concerns it; each method runs in the migration's transaction.
@@ -161,8 +162,15 @@ class RenameOwner(Protocol):
     def drop_field(self, connection: Connection, entity: str, name: str) -> None:
         """Nothing is known any more of a field, or of a collection."""
 
-    def drop_rows(self, connection: Connection, entity: str, rows: str) -> None:
-        """Some rows are deleted; ``rows`` is a SELECT of their numbers (``_row``)."""
+    def drop_rows(self, connection: Connection, entity: str, rows: str, collections: Sequence[str]) -> None:
+        """Rows are deleted; ``rows`` is a SELECT of their numbers (``_row``).
 
-    def change_ids(self, connection: Connection, entity: str, ids: str) -> None:
-        """Rows have other ids; ``ids`` names a table with the columns old and new."""
+        ``collections`` are those whose members are the entity's rows, hidden ones included.
+        """
+
+    def change_ids(self, connection: Connection, entity: str, ids: str, parents: Sequence[str]) -> None:
+        """Rows have other ids; ``ids`` names a table with the columns old and new.
+
+        ``parents`` are the collections and feeds whose parent the entity is, by the names under
+        which membership knows them.  A parent without a new id was deleted.
+        """

@@ -1,7 +1,13 @@
-"""Layouts: how entities lie in tables, from the numbers that their fields were given.
+"""DDL: how entities are stored in tables, and the views in which people see them.
 
-Rule: a field keeps its bit for ever, under any name, and nothing else is ever given it.  Which
-fields arrive together may change; the stamps of the rows then go along.
+Rule 1: a field keeps its bit for ever, under any name, and no other field is ever given it.
+Which fields arrive together may change; the load columns of the rows then change with them.
+
+Rule 2: the table of an entity, ``_acme_task``, belongs to Max.  The view ``acme_task`` is for
+everyone else: ``id``, then the fields in the order of their declaration, and no removed rows.
+
+Rule 3: an index of ours has a name that no entity can make, such as
+``_max_index:_acme_task.owner``, so it never takes the name of a table.
 """
 
 from __future__ import annotations
@@ -11,140 +17,157 @@ from itertools import chain, count
 from typing import Any
 
 from ..model.entities import Entity, ManyOf
-from ..model.schema import Schema, snake_case
+from ..model.schema import Schema
+from . import catalogue
 from .database import Connection, quoted
-from .rows import TableMapping, stamp_column
+from .rows import TableMapping, load_column
 
-Parts = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
+LoadGroups = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
+
+
+# -- bits and load groups ----------------------------------------------------------------------
 
 
 def number_fields(
     connection: Connection,
     entity: type[Entity],
+    table: str,
     groups: Sequence[tuple[str, ...]],
     before_moving: Callable[[], None],
 ) -> None:
-    """Give each new field its bit, for ever, and each field the part of those that arrive with it.
+    """Give each new field its bit, and each field the load group of those that arrive with it.
 
-    When loaders bring other fields together than before, parts change, and the stamps of the
-    rows go along, so that no row is older for it.  ``before_moving`` is called before that, and
-    raises when somebody else knows the columns as they were.
+    When loaders bring other fields together than before, groups change, and so do the load
+    columns of the rows: no field becomes older by that.  ``before_moving`` is called first, and
+    raises while another process uses the columns as they were.
     """
     name = entity.__name__
-    rows = connection.execute("SELECT field, part FROM _max_field WHERE entity = ?", (name,))
-    parts: dict[str, int] = dict(rows.fetchall())
-    new, moves = assigned_parts(groups, parts)
+    rows = connection.execute("SELECT field, load_group FROM _max_field WHERE entity = ?", (name,))
+    old: dict[str, int] = dict(rows.fetchall())
+    new, sources = assigned_groups(groups, old)
     bits = count(_first_free_bit(connection, name))
-    for field in filter(lambda field: field not in parts, chain.from_iterable(groups)):
+    for field in filter(lambda field: field not in old, chain.from_iterable(groups)):
         row = (name, field, str(entity.types()[field].kind), next(bits), new[field])
         connection.execute("INSERT INTO _max_field VALUES (?, ?, ?, ?, ?)", row)
-    moved = [(new[field], name, field) for field in parts if new[field] != parts[field]]
+    moved = [(new[field], name, field) for field in old if new[field] != old[field]]
     if moved:
         before_moving()
-    connection.executemany("UPDATE _max_field SET part = ? WHERE entity = ? AND field = ?", moved)
-    if parts:
-        _move_stamps(connection, name, moves, kept={stamp_column(part) for part in new.values()})
+    sql = "UPDATE _max_field SET load_group = ? WHERE entity = ? AND field = ?"
+    connection.executemany(sql, moved)
+    if old:
+        _move_loads(connection, table, sources, kept={load_column(group) for group in new.values()})
 
 
 def _first_free_bit(connection: Connection, entity: str) -> int:
     """The bit behind every one that was ever given."""
     sql = """
-        SELECT max(coalesce((SELECT max(bit) + 1 FROM _max_field WHERE entity = :entity), 0),
-                   coalesce((SELECT bits FROM _max_spent WHERE entity = :entity), 0))
+        SELECT coalesce(max(bit) + 1, 0) FROM (
+            SELECT bit FROM _max_field WHERE entity = :entity
+            UNION ALL SELECT bit FROM _max_spent_bit WHERE entity = :entity) AS given
     """
     return int(connection.execute(sql, {"entity": entity}).fetchone()[0])
 
 
-def assigned_parts(
-    groups: Sequence[tuple[str, ...]], parts: Mapping[str, int]
+def assigned_groups(
+    groups: Sequence[tuple[str, ...]], old: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[int, int | None]]:
-    """The part of every field, and from which old part each takes its stamps (None: from none).
+    """The load group of every field, and from which old group each takes its loads (None: from none).
 
-    Fields of one old part that no longer arrive together are parted; those that arrive together
-    now keep the stamps that they have, each its own.
+    Fields of one old group that no longer arrive together get groups of their own; fields that
+    arrive together now, but did not before, stay in the groups that they have.
     """
     numbers: dict[tuple[int, int | None], int] = {}
     new: dict[str, int] = {}
     for group, names in enumerate(groups):
-        first = min((parts[name] for name in names if name in parts), default=None)
+        first = min((old[name] for name in names if name in old), default=None)
         for name in names:
-            new[name] = numbers.setdefault((group, parts.get(name, first)), len(numbers))
-    sources = {number: old for (_, old), number in numbers.items()}
-    for name, old in parts.items():  # those that are hidden keep theirs
+            new[name] = numbers.setdefault((group, old.get(name, first)), len(numbers))
+    sources = {number: source for (_, source), number in numbers.items()}
+    for name, source in old.items():  # hidden fields keep their loads
         if name not in new:
-            known = [number for number, source in sources.items() if source == old]
+            known = [number for number, one in sources.items() if one == source]
             new[name] = known[0] if known else len(sources)
-            sources.setdefault(new[name], old)
+            sources.setdefault(new[name], source)
     return new, sources
 
 
-def _move_stamps(
-    connection: Connection, entity: str, sources: Mapping[int, int | None], *, kept: set[str]
+def _move_loads(
+    connection: Connection, table: str, sources: Mapping[int, int | None], *, kept: set[str]
 ) -> None:
-    """Let each part's column hold the stamps of the part from which it comes."""
-    table = quoted(snake_case(entity))
-    columns = connection.dialect.columns(connection, snake_case(entity))
+    """Give each group's column the loads of the group from which it comes."""
+    columns = connection.dialect.columns(connection, table)
     for column in sorted(kept - columns):
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column)} INTEGER")
+        connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(column)} INTEGER")
     changes = [
-        f"{quoted(stamp_column(part))} = {'NULL' if old is None else quoted(stamp_column(old))}"
-        for part, old in sources.items()
-        if old != part and (old is not None or stamp_column(part) in columns)
+        f"{quoted(load_column(group))} = {'NULL' if old is None else quoted(load_column(old))}"
+        for group, old in sources.items()
+        if old != group and (old is not None or load_column(group) in columns)
     ]
     if changes:
-        connection.execute(f"UPDATE {table} SET {', '.join(changes)}")
+        connection.execute(f"UPDATE {quoted(table)} SET {', '.join(changes)}")
     for column in sorted(columns - kept):
-        if column.startswith("_page_"):
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(column)}")
+        if column.startswith("_load_"):
+            connection.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
 
 
-def read_layouts(connection: Connection, schema: Schema) -> dict[str, TableMapping[Any]]:
-    """How each entity lies in its table, by entity name."""
-    numbers: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in schema.entities}
-    for name, field, bit, part in connection.execute("SELECT entity, field, bit, part FROM _max_field"):
-        if name in numbers and field in schema.entities[name].types():
-            numbers[name][field] = (bit, part)
+# -- tables, views and indexes -----------------------------------------------------------------
+
+
+def read_mappings(connection: Connection, schema: Schema) -> dict[str, TableMapping[Any]]:
+    """How each entity is stored, by entity name."""
+    bits: dict[str, dict[str, int]] = {name: {} for name in schema.entities}
+    groups: dict[str, dict[str, int]] = {name: {} for name in schema.entities}
+    for name, field, bit, group in connection.execute(
+        "SELECT entity, field, bit, load_group FROM _max_field"
+    ):
+        if name in bits and field in schema.entities[name].types():
+            bits[name][field], groups[name][field] = bit, group
     return {
-        name: TableMapping(
-            connection.dialect,
-            entity,
-            snake_case(name),
-            {field: bit for field, (bit, _) in numbers[name].items()},
-            {field: part for field, (_, part) in numbers[name].items()},
-        )
+        name: TableMapping(connection.dialect, entity, f"_{schema.table(name)}", bits[name], groups[name])
         for name, entity in schema.entities.items()
     }
 
 
-def create_table(connection: Connection, layout: TableMapping[Any]) -> None:
+def create_table(connection: Connection, mapping: TableMapping[Any]) -> None:
     """Create an entity's table, or add the columns that it lacks."""
     columns = {"_id": "TEXT NOT NULL UNIQUE"}
-    columns |= {name: connection.dialect.types[holds.kind] for name, holds in layout.types.items()}
-    columns |= dict.fromkeys(layout.words, "INTEGER NOT NULL DEFAULT 0")
-    columns |= dict.fromkeys(layout.stamps.values(), "INTEGER")
-    columns |= {"_removed_at": "REAL", "_row": "INTEGER PRIMARY KEY"}
-    table = quoted(layout.table)
-    present = connection.dialect.columns(connection, layout.table)
+    columns |= {name: connection.dialect.types[holds.kind] for name, holds in mapping.types.items()}
+    columns |= dict.fromkeys(mapping.bitmaps, "INTEGER NOT NULL DEFAULT 0")
+    columns |= dict.fromkeys(mapping.load_columns.values(), "INTEGER")
+    columns |= {"_removed_at": "REAL", "_row": "{row_id}"}
+    present = connection.dialect.columns(connection, mapping.table)
     if not present:
         lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-        connection.execute(f"CREATE TABLE {table} ({lines})")
+        connection.execute(mapping.sql(f"CREATE TABLE {{table}} ({lines})"))
         return
     for name, kind in columns.items():
         if name not in present:
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
+            connection.execute(mapping.sql(f"ALTER TABLE {{table}} ADD COLUMN {quoted(name)} {kind}"))
 
 
-def build_indexes(connection: Connection, schema: Schema) -> None:
-    """Index the refs by which collections are read, and what is removed: cheapest after a bulk load."""
-    for entity in schema.entities.values():
-        table = snake_case(entity.__name__)
-        removed = f"{quoted(table)} (_removed_at) WHERE _removed_at IS NOT NULL"
-        connection.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'_max_{table}__removed_at')} ON {removed}")
-        for name in entity.children():
-            many: ManyOf[Any, Any] = ManyOf(entity, name)
+def create_views(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> None:
+    """Create the view of each entity, or replace it when the fields have changed; drop all others."""
+    shown = {mapping.table: mapping for mapping in mappings.values()}
+    for table in catalogue.places(connection, "view") - shown.keys():
+        catalogue.drop(connection, "view", table)
+    for table, mapping in shown.items():
+        columns = ", ".join(["_id AS id", *map(quoted, mapping.types)])
+        view = table.removeprefix("_")
+        select = f"SELECT {columns} FROM {quoted(table)} WHERE _removed_at IS NULL"
+        catalogue.put(connection, "view", view, table, f"CREATE VIEW {quoted(view)} AS {select}")
+
+
+def build_indexes(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> None:
+    """Index the refs by which collections are read, and removed rows: cheapest after a bulk load."""
+    for mapping in mappings.values():
+        _index(connection, mapping.table, "_removed_at", " WHERE _removed_at IS NOT NULL")
+        for name in mapping.entity.children():
+            many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
             if many.by is not None:
-                table, column = snake_case(many.child.__name__), many.by.name
-                index = quoted(f"_max_{table}_{column}")
-                connection.execute(
-                    f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table)} ({quoted(column)})"
-                )
+                _index(connection, mappings[many.child.__name__].table, many.by.name)
+
+
+def _index(connection: Connection, table: str, column: str, condition: str = "") -> None:
+    name = f"_max_index:{table}.{column}"
+    definition = f"CREATE INDEX {quoted(name)} ON {quoted(table)} ({quoted(column)}){condition}"
+    catalogue.put(connection, "index", name, table, definition)

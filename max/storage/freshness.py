@@ -62,7 +62,7 @@ _BESIDE_AGES = """
            count(*)
       FROM _max_freshness AS x
       JOIN {table} AS t ON t._row = x.row AND t._removed_at IS NULL
-      LEFT JOIN _max_load AS p ON p.id = CASE x.field {stamps} END
+      LEFT JOIN _max_load AS p ON p.id = CASE x.field {columns} END
                               AND instr(p.fields, ',' || x.field || ',') AND {on_page}
      WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
      GROUP BY 1, 2, 3
@@ -81,17 +81,17 @@ _RENEW_NEWEST = """
 
 
 class Freshness:
-    """The SQL of freshness over the layouts of one schema, which it shares with their owner."""
+    """The SQL of freshness over the tables of one schema, which it shares with their owner."""
 
-    def __init__(self, layouts: Mapping[str, TableMapping[Any]]) -> None:
-        self._layouts = layouts
+    def __init__(self, mappings: Mapping[str, TableMapping[Any]]) -> None:
+        self._mappings = mappings
 
     # -- recording ------------------------------------------------------------------------
 
     def record(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         ids: Sequence[str],
         fields: Sequence[str],
         *,
@@ -100,20 +100,20 @@ class Freshness:
     ) -> None:
         """Note field by field when some rows were synced, or (None) that what is older is stale."""
         for field in fields:
-            known(layout, field)
+            known(mapping, field)
         values = {
-            "entity": layout.entity.__name__,
+            "entity": mapping.entity.__name__,
             "ids": json.dumps(ids),
             "fields": json.dumps(fields),
             "synced_at": synced_at,
             "recorded_at": recorded_at,
         }
-        connection.execute(_RECORD.format(table=quoted(layout.table)), values)
-        self.renew(connection, layout, recorded_at)
+        connection.execute(_RECORD.format(table=quoted(mapping.table)), values)
+        self.renew(connection, mapping, recorded_at)
 
-    def renew(self, connection: Connection, layout: TableMapping[Any], at: float) -> bool:
+    def renew(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
         """Remember the latest time at which something of an entity was asked for; whether this is it."""
-        values = {"entity": layout.entity.__name__, "at": at}
+        values = {"entity": mapping.entity.__name__, "at": at}
         return connection.execute(_RENEW_NEWEST, values).fetchone() is not None
 
     def invalidate(
@@ -123,18 +123,18 @@ class Freshness:
 
         No answer may be under way: of all rows it is their pages that speak no more for these fields.
         """
-        layout = self._layouts[query.entity.__name__]
-        names = [known(layout, field) for field in fields]
+        mapping = self._mappings[query.entity.__name__]
+        names = [known(mapping, field) for field in fields]
         if query.filter is None:
-            self._spend(connection, layout, names, at)
+            self._spend(connection, mapping, names, at)
         else:
-            self._except(connection, layout, query.filter, names, at)
-        self.renew(connection, layout, at)
+            self._except(connection, mapping, query.filter, names, at)
+        self.renew(connection, mapping, at)
 
     def _spend(
-        self, connection: Connection, layout: TableMapping[Any], names: Sequence[str], at: float
+        self, connection: Connection, mapping: TableMapping[Any], names: Sequence[str], at: float
     ) -> None:
-        values = {"entity": layout.entity.__name__, "at": at}
+        values = {"entity": mapping.entity.__name__, "at": at}
         for name in names:
             connection.execute(_SPENT, {**values, "field": f",{name},"})
         connection.execute(_SPENT_BESIDE, {**values, "fields": json.dumps(names)})
@@ -142,13 +142,15 @@ class Freshness:
     def _except(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         matching: Filter[Any],
         names: Sequence[str],
         at: float,
     ) -> None:
-        statement = Statement(self._layouts, layout.entity)
-        head = f"SELECT {statement.bind(layout.entity.__name__)}, t._row, f.value, NULL, {statement.bind(at)}"
+        statement = Statement(self._mappings, mapping.entity)
+        head = (
+            f"SELECT {statement.bind(mapping.entity.__name__)}, t._row, f.value, NULL, {statement.bind(at)}"
+        )
         listed = statement.bind(json.dumps(names))
         condition = statement.condition(matching)
         sql = f"""
@@ -165,9 +167,9 @@ class Freshness:
 
     def synced_at(self, connection: Connection, ref: Ref[Any], fields: Sequence[str]) -> list[float | None]:
         """When each field of one entity was last synced; None for never."""
-        layout = self._layouts[ref.entity.__name__]
-        columns = ", ".join(layout.synced(known(layout, field), "t") for field in fields)
-        sql = f"SELECT {columns} FROM {quoted(layout.table)} AS t WHERE t._id = ?"
+        mapping = self._mappings[ref.entity.__name__]
+        columns = ", ".join(mapping.synced(known(mapping, field), "t") for field in fields)
+        sql = f"SELECT {columns} FROM {quoted(mapping.table)} AS t WHERE t._id = ?"
         row = connection.execute(sql, (ref.id,)).fetchone()
         return list(row) if row else [None] * len(fields)
 
@@ -182,11 +184,11 @@ class Freshness:
         limit: int,
     ) -> list[str]:
         """The next ids that fit a query and of which some field is older than ``before``."""
-        layout = self._layouts[query.entity.__name__]
-        statement = Statement(self._layouts, query.entity)
+        mapping = self._mappings[query.entity.__name__]
+        statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
         stale = " OR ".join(
-            f"coalesce({layout.synced(known(layout, field), 't')}, {NEVER}) < {statement.bind(before)}"
+            f"coalesce({mapping.synced(known(mapping, field), 't')}, {NEVER}) < {statement.bind(before)}"
             for field in fields
         )
         return self._ids(connection, statement, f"({condition}) AND ({stale or 1})", after, limit)
@@ -202,7 +204,7 @@ class Freshness:
         limit: int,
     ) -> list[str]:
         """The next ids that fit a query and whose collection was not listed at or after ``before``."""
-        statement = Statement(self._layouts, query.entity)
+        statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
         listed = (
             f"SELECT 1 FROM _max_listing AS l WHERE l.collection = {statement.bind(repr(many))}"
@@ -215,7 +217,7 @@ class Freshness:
     ) -> list[str]:
         orphan = (  # probably gone: a question for it would fail
             "SELECT 1 FROM _max_missing AS o"
-            f" WHERE o.entity = '{statement.layout.entity.__name__}' AND o.row = t._row"
+            f" WHERE o.entity = '{statement.mapping.entity.__name__}' AND o.row = t._row"
         )
         sql = (
             f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND {condition}"
@@ -224,37 +226,39 @@ class Freshness:
         return [row[0] for row in run(connection, sql, statement.values)]
 
     def ages(
-        self, connection: Connection, layout: TableMapping[Any], fields: Sequence[str], *, now: float
+        self, connection: Connection, mapping: TableMapping[Any], fields: Sequence[str], *, now: float
     ) -> dict[str, AgeHistogram]:
         """How old some fields are over all rows of an entity.
 
         The rows are read once for each part that the fields belong to, and each exception once.
         """
-        counts: dict[str, Counter[int | None]] = {known(layout, field): Counter() for field in fields}
-        values = {"now": now, "entity": layout.entity.__name__, "fields": json.dumps(list(counts))}
-        for part in sorted({layout.parts[field] for field in counts}):
+        counts: dict[str, Counter[int | None]] = {known(mapping, field): Counter() for field in fields}
+        values = {"now": now, "entity": mapping.entity.__name__, "fields": json.dumps(list(counts))}
+        for part in sorted({mapping.load_groups[field] for field in counts}):
             sql = _PAGE_AGES.format(
-                table=quoted(layout.table), on_page=on_page("t"), stamp=quoted(layout.stamps[part])
+                table=quoted(mapping.table), on_page=on_page("t"), stamp=quoted(mapping.load_columns[part])
             )
-            alike = [field for field in counts if layout.parts[field] == part]
+            alike = [field for field in counts if mapping.load_groups[field] == part]
             for age, brought, number in connection.execute(sql, values):
                 for field in alike:
                     counts[field][age if f",{field}," in (brought or "") else None] += number
         if counts:
-            self._count_exceptions(connection, layout, counts, values)
+            self._count_exceptions(connection, mapping, counts, values)
         return {field: _ages(found) for field, found in counts.items()}
 
     def _count_exceptions(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         counts: Mapping[str, Counter[int | None]],
         values: Mapping[str, Any],
     ) -> None:
         """Move what stands beside from the age that its page gives it to its own."""
-        stamps = [f"WHEN '{one}' THEN t.{quoted(layout.stamps[layout.parts[one]])}" for one in counts]
+        columns = [
+            f"WHEN '{one}' THEN t.{quoted(mapping.load_columns[mapping.load_groups[one]])}" for one in counts
+        ]
         sql = _BESIDE_AGES.format(
-            table=quoted(layout.table), on_page=on_page("t"), never=NEVER, stamps=" ".join(stamps)
+            table=quoted(mapping.table), on_page=on_page("t"), never=NEVER, columns=" ".join(columns)
         )
         for field, by_page, age, number in connection.execute(sql, values):
             counts[field][by_page] -= number
@@ -263,32 +267,32 @@ class Freshness:
     # -- what comes too late --------------------------------------------------------------
 
     def later(
-        self, connection: Connection, layout: TableMapping[Any], ids: Iterable[str], at: float
+        self, connection: Connection, mapping: TableMapping[Any], ids: Iterable[str], at: float
     ) -> dict[str, frozenset[str] | None]:
         """Of these ids, the fields that a request begun after ``at`` has brought already.
 
         None in place of the fields: the row was removed by a later word than this answer.
         """
-        if self.renew(connection, layout, at):
+        if self.renew(connection, mapping, at):
             return {}
-        values = {"at": at, "entity": layout.entity.__name__, "ids": json.dumps(list(ids))}
-        candidates = connection.execute(self._candidates(layout), values).fetchall()
+        values = {"at": at, "entity": mapping.entity.__name__, "ids": json.dumps(list(ids))}
+        candidates = connection.execute(self._candidates(mapping), values).fetchall()
         found: dict[str, frozenset[str] | None] = {id: None for id, removed in candidates if removed}
         for id, removed in candidates:
             if not removed:
-                times = self.synced_at(connection, layout.entity.ref(id), list(layout.types))
-                fields = [f for f, t in zip(layout.types, times, strict=True) if t is not None and t > at]
+                times = self.synced_at(connection, mapping.entity.ref(id), list(mapping.types))
+                fields = [f for f, t in zip(mapping.types, times, strict=True) if t is not None and t > at]
                 if fields:
                     found[id] = frozenset(fields)
         return found
 
-    def _candidates(self, layout: TableMapping[Any]) -> str:
+    def _candidates(self, mapping: TableMapping[Any]) -> str:
         pages = " OR ".join(
             f"t.{quoted(stamp)} IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
-            for stamp in layout.stamps.values()
+            for stamp in mapping.load_columns.values()
         )
         return f"""
-            SELECT t._id, coalesce(t._removed_at > :at, 0) FROM {quoted(layout.table)} AS t
+            SELECT t._id, coalesce(t._removed_at > :at, 0) FROM {quoted(mapping.table)} AS t
              WHERE t._id IN (SELECT value FROM json_each(:ids))
                AND (t._removed_at > :at OR {pages} OR EXISTS (
                     SELECT 1 FROM _max_freshness AS x
@@ -306,24 +310,24 @@ def newest(connection: Connection) -> float:
     return float(connection.execute(_NEWEST).fetchone()[0])
 
 
-def known(layout: TableMapping[Any], field: str) -> str:
+def known(mapping: TableMapping[Any], field: str) -> str:
     """The field's own name; UnknownName when the entity has none of it."""
-    if field not in layout.types:
-        raise UnknownName("field", field, layout.types, where=layout.entity.__name__)
+    if field not in mapping.types:
+        raise UnknownName("field", field, mapping.types, where=mapping.entity.__name__)
     return field
 
 
-def complete_parts(layout: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[dict[int, None], str]:
+def complete_parts(mapping: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[dict[int, None], str]:
     """The parts of which every row of a page brings every field, and those fields as text.
 
     Only of such parts can the page say when they were synced.
     """
-    common = set(layout.parts)
+    common = set(mapping.load_groups)
     for rows in groups:
         common &= set(rows.names)
-    lacking = {part for field, part in layout.parts.items() if field not in common}
-    fields = [field for field, part in layout.parts.items() if part not in lacking]
-    return {layout.parts[field]: None for field in fields}, f",{','.join(fields)},"
+    lacking = {part for field, part in mapping.load_groups.items() if field not in common}
+    fields = [field for field, part in mapping.load_groups.items() if part not in lacking]
+    return {mapping.load_groups[field]: None for field in fields}, f",{','.join(fields)},"
 
 
 def in_time(groups: Sequence[EncodedRows], later: Mapping[str, frozenset[str] | None]) -> list[EncodedRows]:

@@ -160,16 +160,16 @@ class Proof(NamedTuple):
 
 
 class Membership:
-    """The SQL of lists, links, feeds and orphans over the layouts of one schema."""
+    """The SQL of lists, links, feeds and orphans over the tables of one schema."""
 
     def __init__(
-        self, schema: Schema, layouts: Mapping[str, TableMapping[Any]], freshness: Freshness
+        self, schema: Schema, mappings: Mapping[str, TableMapping[Any]], freshness: Freshness
     ) -> None:
-        self._schema, self._layouts, self._freshness = schema, layouts, freshness
+        self._schema, self._mappings, self._freshness = schema, mappings, freshness
         self.resolver: Resolver | None = None
 
-    def _layout(self, entity: type[Entity]) -> TableMapping[Any]:
-        return self._layouts[entity.__name__]
+    def _mapping(self, entity: type[Entity]) -> TableMapping[Any]:
+        return self._mappings[entity.__name__]
 
     def listing(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
         """The collections in which an entity can be."""
@@ -202,7 +202,7 @@ class Membership:
         place: Place,
     ) -> None:
         """Remember a page's members."""
-        child = self._layout(listing.collection.child)
+        child = self._mapping(listing.collection.child)
         ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
         values = {"listing": place.listing, "generation": place.generation, "ids": ids}
         connection.execute(LINK.format(table=quoted(child.table)), values)
@@ -211,17 +211,17 @@ class Membership:
     def found(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float = math.inf,
     ) -> None:
         """What is in a list, or was brought by a request that began after it was lost, is no orphan."""
-        entity = layout.entity.__name__
+        entity = mapping.entity.__name__
         if connection.execute("SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1", (entity,)).fetchone():
             ids = json.dumps(list(chain.from_iterable(rows.ids for rows in groups)))
             connection.execute(
                 "DELETE FROM _max_missing WHERE entity = ? AND missing_since <= ? AND row IN (SELECT _row"
-                f" FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?)))",
+                f" FROM {quoted(mapping.table)} WHERE _id IN (SELECT value FROM json_each(?)))",
                 (entity, at, ids),
             )
 
@@ -314,7 +314,7 @@ class Membership:
             f"""
             SELECT CASE WHEN l.invalidated_at IS NULL
                         THEN CAST(max(0, :now - l.listed_at) AS INTEGER) END AS age, count(*)
-              FROM {quoted(self._layout(many.parent).table)} AS p
+              FROM {quoted(self._mapping(many.parent).table)} AS p
               LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
              WHERE p._removed_at IS NULL GROUP BY 1 ORDER BY 1
             """,
@@ -362,15 +362,15 @@ class Membership:
         if changes.initial and self.resolver is not None:
             brings = self.resolver.feed_loader(changes.feed).brings
             for entity in dict.fromkeys(field.entity for field in brings):
-                self._doubt(connection, self._layout(entity), changes.began_at)
+                self._doubt(connection, self._mapping(entity), changes.began_at)
 
-    def _doubt(self, connection: Connection, layout: TableMapping[Any], at: float) -> None:
+    def _doubt(self, connection: Connection, mapping: TableMapping[Any], at: float) -> None:
         """A feed that was begun anew will not tell what is gone of that which nobody lists."""
-        some = f"SELECT 1 FROM {quoted(layout.table)} LIMIT 1"
-        if self.listing(layout.entity) and connection.execute(some).fetchone():
+        some = f"SELECT 1 FROM {quoted(mapping.table)} LIMIT 1"
+        if self.listing(mapping.entity) and connection.execute(some).fetchone():
             connection.execute(LINKS_BY_CHILD)
-            values = {"entity": layout.entity.__name__, "collections": self._names(layout.entity), "at": at}
-            connection.execute(DOUBTED.format(table=quoted(layout.table)), values)
+            values = {"entity": mapping.entity.__name__, "collections": self._names(mapping.entity), "at": at}
+            connection.execute(DOUBTED.format(table=quoted(mapping.table)), values)
 
     def covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that need another look when the feed names it."""
@@ -380,7 +380,7 @@ class Membership:
     def link_by_refs(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         root: Ref[Any],
     ) -> None:
@@ -388,22 +388,22 @@ class Membership:
 
         A parent that is not known has no listing to be in: it is listed once it is.
         """
-        for many in self.listing(layout.entity):
+        for many in self.listing(mapping.entity):
             for rows in groups:
                 pairs = list(_with_parents(many, rows, root))
                 if pairs:
-                    self._relink(connection, layout, many, pairs)
-            self.found(connection, layout, groups)
+                    self._relink(connection, mapping, many, pairs)
+            self.found(connection, mapping, groups)
 
     def _relink(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         many: ManyOf[Any, Any],
         pairs: Sequence[tuple[str, str | None]],
     ) -> None:
         values = {"collection": repr(many), "pairs": json.dumps(pairs)}
-        tables = {"table": quoted(layout.table), "parents": quoted(self._layout(many.parent).table)}
+        tables = {"table": quoted(mapping.table), "parents": quoted(self._mapping(many.parent).table)}
         for statement in RELINK:
             connection.execute(statement.format(**tables), values)
 
@@ -419,34 +419,36 @@ class Membership:
             by_entity.setdefault(ref.entity, []).append(ref.id)
         removed = 0
         for entity, ids in by_entity.items():
-            layout = self._layout(entity)
-            later = self._freshness.later(connection, layout, ids, at)
+            mapping = self._mapping(entity)
+            later = self._freshness.later(connection, mapping, ids, at)
             gone = [id for id in dict.fromkeys(ids) if id not in later]
-            removed += self._alive(connection, layout, gone)
+            removed += self._alive(connection, mapping, gone)
             rows = [{"id": id, "at": at} for id in gone]
-            connection.executemany(REMOVE.format(table=quoted(layout.table)), rows)
-            self._bury(connection, layout, gone, at)
+            connection.executemany(REMOVE.format(table=quoted(mapping.table)), rows)
+            self._bury(connection, mapping, gone, at)
         return removed
 
-    def _bury(self, connection: Connection, layout: TableMapping[Any], ids: Sequence[str], at: float) -> None:
+    def _bury(
+        self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float
+    ) -> None:
         """What becomes of the places of rows that are hidden now, and of those in them."""
-        sql = f"SELECT _row FROM {quoted(layout.table)} WHERE _id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT _row FROM {quoted(mapping.table)} WHERE _id IN (SELECT value FROM json_each(?))"
         found = [row for (row,) in connection.execute(sql, (json.dumps(ids),))]
-        names = self._names(layout.entity)
-        values = {"entity": layout.entity.__name__, "collections": names, "rows": json.dumps(found)}
+        names = self._names(mapping.entity)
+        values = {"entity": mapping.entity.__name__, "collections": names, "rows": json.dumps(found)}
         for statement in UNLINK:
             connection.execute(statement, values)
-        self._disinherit(connection, layout, json.dumps(ids), at)
-        self._take_along(connection, layout, json.dumps(ids), at)
-        self._freshness.renew(connection, layout, at)
+        self._disinherit(connection, mapping, json.dumps(ids), at)
+        self._take_along(connection, mapping, json.dumps(ids), at)
+        self._freshness.renew(connection, mapping, at)
 
-    def _take_along(self, connection: Connection, layout: TableMapping[Any], ids: str, at: float) -> None:
+    def _take_along(self, connection: Connection, mapping: TableMapping[Any], ids: str, at: float) -> None:
         """What only came along with rows that are hidden now, and nobody lists, is gone with them."""
-        for name in layout.entity.children():
-            many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
+        for name in mapping.entity.children():
+            many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
             if many.by is None or self.resolver is None or self.resolver.is_listed(many):
                 continue
-            child = self._layout(many.child)
+            child = self._mapping(many.child)
             rows = connection.execute(
                 f"UPDATE {quoted(child.table)} SET _removed_at = :at WHERE _removed_at IS NULL"
                 f" AND {quoted(many.by.name)} IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS ("
@@ -457,17 +459,17 @@ class Membership:
             if rows:
                 self._bury(connection, child, [id for (id,) in rows], at)
 
-    def _alive(self, connection: Connection, layout: TableMapping[Any], ids: Sequence[Any]) -> int:
+    def _alive(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[Any]) -> int:
         sql = (
-            f"SELECT count(*) FROM {quoted(layout.table)} WHERE _removed_at IS NULL"
+            f"SELECT count(*) FROM {quoted(mapping.table)} WHERE _removed_at IS NULL"
             " AND _id IN (SELECT value FROM json_each(?))"
         )
         return int(connection.execute(sql, (json.dumps(ids),)).fetchone()[0])
 
-    def _disinherit(self, connection: Connection, layout: TableMapping[Any], ids: str, at: float) -> None:
+    def _disinherit(self, connection: Connection, mapping: TableMapping[Any], ids: str, at: float) -> None:
         """Forget the listings of parents that are gone; what they held is orphaned."""
-        for name in layout.entity.children():
-            many: ManyOf[Any, Any] = ManyOf(layout.entity, name)
+        for name in mapping.entity.children():
+            many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
             values = {"collection": repr(many), "ids": ids, "at": at, "entity": many.child.__name__}
             gone = (
                 "SELECT id FROM _max_listing WHERE collection = :collection"
@@ -490,38 +492,38 @@ class Membership:
         """Of each entity with orphans: of how many it is certain that they are gone, and where to look."""
         found = []
         for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall():
-            layout = self._layouts.get(name)
-            if layout is not None and layout.entity not in self._schema.roots:
-                one = self._removal(connection, layout, looking)
+            mapping = self._mappings.get(name)
+            if mapping is not None and mapping.entity not in self._schema.roots:
+                one = self._removal(connection, mapping, looking)
                 if one.proven or one.unproven:
                     found.append(one)
         return found
 
     def _removal(
-        self, connection: Connection, layout: TableMapping[Any], looking: DeletionScope
+        self, connection: Connection, mapping: TableMapping[Any], looking: DeletionScope
     ) -> DeletionCandidates:
-        proof = self._proof(connection, layout, looking)
+        proof = self._proof(connection, mapping, looking)
         proven, left = connection.execute(
-            f"SELECT total({PROVEN}), total(NOT {PROVEN}) FROM ({_orphans(layout)})", proof.values
+            f"SELECT total({PROVEN}), total(NOT {PROVEN}) FROM ({_orphans(mapping)})", proof.values
         ).fetchone()
-        table = quoted(layout.table)
+        table = quoted(mapping.table)
         of = connection.execute(f"SELECT count(*) FROM {table} WHERE _removed_at IS NULL").fetchone()[0]
         waiting: dict[str, list[str]] = {}
         for place in proof.waiting if left else ():
             if place.feed is None:
                 waiting.setdefault(repr(place.many), []).append(place.parent)
         feeds = sorted({place.feed for place in proof.waiting if left and place.feed is not None})
-        return DeletionCandidates(layout.entity.__name__, int(proven), int(left), of, waiting, feeds)
+        return DeletionCandidates(mapping.entity.__name__, int(proven), int(left), of, waiting, feeds)
 
-    def _proof(self, connection: Connection, layout: TableMapping[Any], looking: DeletionScope) -> Proof:
+    def _proof(self, connection: Connection, mapping: TableMapping[Any], looking: DeletionScope) -> Proof:
         """What is known of the places in which the orphans of an entity may be.
 
         With one place there is nothing to move between: to have lost them is proof enough.
         """
-        again = looking.second_round.get(layout.entity.__name__)
+        again = looking.second_round.get(mapping.entity.__name__)
         after = looking.since if again is None else again
-        places = self._places(connection, layout.entity, looking, math.inf if again is None else again)
-        values = {"entity": layout.entity.__name__, "since": looking.since, "listing": NOWHERE}
+        places = self._places(connection, mapping.entity, looking, math.inf if again is None else again)
+        values = {"entity": mapping.entity.__name__, "since": looking.since, "listing": NOWHERE}
         if len(places) > 1:
             waiting = [place for place in places if place.seen < after]
             return Proof({**values, "seen": -math.inf if waiting or again is None else again}, waiting)
@@ -541,7 +543,7 @@ class Membership:
         for many in self._ways_to(entity):
             join = "LEFT JOIN" if repr(many) in looking.collections else "JOIN"
             rows = connection.execute(
-                f"SELECT p._id, l.id, l.covered_at FROM {quoted(self._layout(many.parent).table)} AS p"
+                f"SELECT p._id, l.id, l.covered_at FROM {quoted(self._mapping(many.parent).table)} AS p"
                 f" {join} _max_listing AS l ON l.collection = :collection AND l.parent = p._id"
                 " WHERE p._removed_at IS NULL AND NOT EXISTS (SELECT 1 FROM _max_missing AS o"
                 " WHERE o.entity = :parents AND o.row = p._row AND o.missing_since <= :before)"
@@ -580,18 +582,18 @@ class Membership:
         """Hide the orphans of some entities that are certainly gone; how many rows that were."""
         removed = 0
         for name in entities:
-            layout = self._layouts[name]
-            proof = self._proof(connection, layout, looking)
+            mapping = self._mappings[name]
+            proof = self._proof(connection, mapping, looking)
             rows = connection.execute(
-                f"SELECT o.id, o.row, o.missing_since FROM ({_orphans(layout)}) AS o WHERE {PROVEN}",
+                f"SELECT o.id, o.row, o.missing_since FROM ({_orphans(mapping)}) AS o WHERE {PROVEN}",
                 proof.values,
             ).fetchall()
             connection.executemany(
-                f"UPDATE {quoted(layout.table)} SET _removed_at = ? WHERE _row = ?",
+                f"UPDATE {quoted(mapping.table)} SET _removed_at = ? WHERE _row = ?",
                 [(lost, row) for _, row, lost in rows],
             )
             for lost in {lost for _, _, lost in rows}:
-                self._bury(connection, layout, [id for id, _, at in rows if at == lost], lost)
+                self._bury(connection, mapping, [id for id, _, at in rows if at == lost], lost)
             removed += len(rows)
         return removed
 
@@ -599,10 +601,10 @@ class Membership:
         self, connection: Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
     ) -> bool:
         """Whether a row was found gone and is not removed yet, or hangs on nothing but such rows."""
-        layout = self._layout(ref.entity)
+        mapping = self._mapping(ref.entity)
         sql = f"""
             SELECT _row, EXISTS (SELECT 1 FROM _max_missing WHERE entity = ? AND row = _row)
-              FROM {quoted(layout.table)} WHERE _id = ?
+              FROM {quoted(mapping.table)} WHERE _id = ?
         """
         found = connection.execute(sql, (ref.entity.__name__, ref.id)).fetchone()
         if found is None or found[1] or ref in below:
@@ -620,15 +622,15 @@ class Membership:
 
     def purge(self, connection: Connection, before: float) -> int:
         """Delete some rows that were removed before a time, with all that is known of them; how many."""
-        for layout in self._layouts.values():
-            table = quoted(layout.table)
+        for mapping in self._mappings.values():
+            table = quoted(mapping.table)
             rows = connection.execute(
                 f"SELECT _row FROM {table} WHERE _removed_at < ? LIMIT {PURGED_AT_ONCE}", (before,)
             ).fetchall()
             if rows:
                 values = {
-                    "entity": layout.entity.__name__,
-                    "collections": self._names(layout.entity),
+                    "entity": mapping.entity.__name__,
+                    "collections": self._names(mapping.entity),
                     "rows": json.dumps([row for (row,) in rows]),
                 }
                 purged = "(SELECT value FROM json_each(:rows))"
@@ -647,11 +649,11 @@ def feed_name(feed: str) -> str:
     return f"feed {feed}"
 
 
-def _orphans(layout: TableMapping[Any]) -> str:
+def _orphans(mapping: TableMapping[Any]) -> str:
     """SQL for the orphans of an entity that are not hidden yet."""
     return f"""
         SELECT t._id AS id, o.row, o.listing, o.missing_since
-          FROM _max_missing AS o JOIN {quoted(layout.table)} AS t ON t._row = o.row AND t._removed_at IS NULL
+          FROM _max_missing AS o JOIN {quoted(mapping.table)} AS t ON t._row = o.row AND t._removed_at IS NULL
          WHERE o.entity = :entity
     """
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ..core import RecordingInfo
 from ..errors import RecordingError
-from ..model.schema import Schema, snake_case
+from ..model.schema import Schema
 from .catalogue import has_part, migrate
 from .database import Connection, quoted
 from .sqlite import reader
 
-REPLAY = "CREATE TABLE _max_replay (installation TEXT NOT NULL, recorded_at TEXT NOT NULL) STRICT"
+REPLAY = "CREATE TABLE _max_replay (installation TEXT NOT NULL, recorded_at TEXT NOT NULL)"
 NEWEST = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorded_at DESC LIMIT 1"
 
 
@@ -28,9 +28,8 @@ def replayed(connection: Connection) -> tuple[str, str] | None:
 
 def holds_rows(connection: Connection, schema: Schema) -> bool:
     """Whether any entity of the schema has a row."""
-    tables = [
-        name for name in map(snake_case, schema.entities) if connection.dialect.columns(connection, name)
-    ]
+    names = [f"_{schema.table(entity)}" for entity in schema.entities]
+    tables = [name for name in names if connection.dialect.columns(connection, name)]
     return any(connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone() for name in tables)
 
 

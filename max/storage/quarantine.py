@@ -75,7 +75,7 @@ class Quarantined(Struct):
 class ValidatedRows(NamedTuple):
     """The rows of one entity that fit, encoded; the ids of those that do not, and how many these are."""
 
-    layout: TableMapping[Any]
+    mapping: TableMapping[Any]
     groups: Sequence[EncodedRows]
     aside: Sequence[str] = ()
     quarantined: int = 0
@@ -99,44 +99,44 @@ class Quarantine:
     def sift(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         entities: Sequence[Entity],
         arrival: Delivery,
     ) -> ValidatedRows:
         """Encode what fits and keep aside what does not; InvalidEntity without such a contract."""
         try:
-            sifted, unfit = ValidatedRows(layout, layout.encode(entities)), []
+            sifted, unfit = ValidatedRows(mapping, mapping.encode(entities)), []
         except InvalidEntity:
-            if self._policy.contract(layout.entity.__name__) is not SchemaContract.QUARANTINE:
+            if self._policy.contract(mapping.entity.__name__) is not SchemaContract.QUARANTINE:
                 raise
             wrong = [(one, check_entity(one)) for one in entities]
             unfit = [(one, mismatches) for one, mismatches in wrong if mismatches]
-            groups = layout.encode([one for one, mismatches in wrong if not mismatches])
+            groups = mapping.encode([one for one, mismatches in wrong if not mismatches])
             ids = [one.id for one, _ in unfit if is_id(one.id)]
-            sifted = ValidatedRows(layout, groups, ids, len({id(one) for one, _ in unfit}))
+            sifted = ValidatedRows(mapping, groups, ids, len({id(one) for one, _ in unfit}))
         self._release(connection, sifted)
         if unfit:
-            self._keep(connection, layout, unfit, arrival)
+            self._keep(connection, mapping, unfit, arrival)
         return sifted
 
     def _keep(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         unfit: Sequence[tuple[Entity, Sequence[Mismatch]]],
         arrival: Delivery,
     ) -> None:
         rows = [_row(one, mismatches, arrival) for one, mismatches in unfit]
         connection.executemany(KEEP, rows)
         for one, _ in unfit:
-            names = [name for name in values_of(one) if name in layout.types]
+            names = [name for name in values_of(one) if name in mapping.types]
             if is_id(one.id) and names:
                 at = arrival.requested_at
-                self._freshness.record(connection, layout, [one.id], names, synced_at=None, recorded_at=at)
+                self._freshness.record(connection, mapping, [one.id], names, synced_at=None, recorded_at=at)
 
     def _release(self, connection: Connection, sifted: ValidatedRows) -> None:
         """Let go of the rows of which everything fits now."""
-        entity = sifted.layout.entity.__name__
+        entity = sifted.mapping.entity.__name__
         sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND nameless = ''"
         kept = {id: set(json.loads(fields)) for id, fields in connection.execute(sql, (entity,))}
         if kept:

@@ -29,45 +29,45 @@ _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 class Statement:
     """One SELECT being written: its joins, its conditions, its values."""
 
-    def __init__(self, layouts: Mapping[str, TableMapping[Any]], entity: type[Entity]) -> None:
-        self._layouts = layouts
-        self.layout: TableMapping[Any] = layouts[entity.__name__]
+    def __init__(self, mappings: Mapping[str, TableMapping[Any]], entity: type[Entity]) -> None:
+        self._mappings = mappings
+        self.mapping: TableMapping[Any] = mappings[entity.__name__]
         self._joins: dict[str, str] = {}
         self.values: list[Any] = []
 
     @property
     def source(self) -> str:
         """The FROM clause, with the entities reached through refs."""
-        return " ".join([f"FROM {quoted(self.layout.table)} AS t", *self._joins.values()])
+        return " ".join([f"FROM {quoted(self.mapping.table)} AS t", *self._joins.values()])
 
     def column(self, path: Sequence[FieldOf[Any, Any]]) -> str:
         """A field of the path as SQL, joining the ref's target when the path has two."""
-        alias, layout = self._owner(path)
+        alias, mapping = self._owner(path)
         name = path[-1].name
-        if name != "id" and name not in layout.types:
-            raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
+        if name != "id" and name not in mapping.types:
+            raise UnknownName("field", name, ["id", *mapping.types], where=mapping.entity.__name__)
         return f"{alias}.{quoted('_id' if name == 'id' else name)}"
 
     def loaded(self, path: Sequence[FieldOf[Any, Any]]) -> str:
         """SQL that is true when the last field of the path was loaded."""
-        alias, layout = self._owner(path)
+        alias, mapping = self._owner(path)
         name = path[-1].name
-        return f"{alias}._id IS NOT NULL" if name == "id" else layout.loaded(name, alias)
+        return f"{alias}._id IS NOT NULL" if name == "id" else mapping.loaded(name, alias)
 
     def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, TableMapping[Any]]:
         if len(path) == 1:
-            return "t", self.layout
+            return "t", self.mapping
         ref = path[0]
-        target = self.layout.types[ref.name].target if ref.name in self.layout.types else None
+        target = self.mapping.types[ref.name].target if ref.name in self.mapping.types else None
         if target is None:
             raise UsageError(f"{ref!r} is no ref, so nothing can be asked through it")
-        layout = self._layouts[target.__name__]
+        mapping = self._mappings[target.__name__]
         alias = quoted(f"via {ref.name}")
         self._joins[ref.name] = (
-            f"LEFT JOIN {quoted(layout.table)} AS {alias}"
+            f"LEFT JOIN {quoted(mapping.table)} AS {alias}"
             f" ON {alias}._id = t.{quoted(ref.name)} AND {alias}._removed_at IS NULL"
         )
-        return alias, layout
+        return alias, mapping
 
     def bind(self, value: Any) -> str:
         """A value as a parameter of the statement."""
@@ -109,13 +109,13 @@ class Statement:
         return f"{column} {_COMPARISONS[filter.op]} {self.bind(value)}"
 
     def _synced(self, filter: Synced[Any]) -> str:
-        alias, layout = self._owner(filter.path)
+        alias, mapping = self._owner(filter.path)
         name = filter.path[-1].name
         if name == "id":
             raise UsageError(f"{filter.path[-1]!r} has no age of its own", hint="name a field")
-        if name not in layout.types:
-            raise UnknownName("field", name, layout.types, where=layout.entity.__name__)
-        synced = f"coalesce({layout.synced(name, alias)}, {NEVER})"
+        if name not in mapping.types:
+            raise UnknownName("field", name, mapping.types, where=mapping.entity.__name__)
+        synced = f"coalesce({mapping.synced(name, alias)}, {NEVER})"
         there = f"t.{quoted(filter.path[0].name)} IS NOT NULL AND " if len(filter.path) > 1 else ""
         return f"{there}{synced} {_COMPARISONS[filter.op]} {self.bind(filter.at)}"
 
@@ -142,7 +142,7 @@ class Statement:
     def _text(self, op: Op, column: str, text: str) -> str:
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
-        return self.layout.dialect.contains(column, self.bind, text)
+        return self.mapping.dialect.contains(column, self.bind, text)
 
     # -- order --------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
 
 
 def selects(
-    layouts: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int
+    mappings: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int
 ) -> Iterator[tuple[str, list[Any]]]:
     """The statements of one page, to be run until there are enough rows.
 
@@ -188,27 +188,27 @@ def selects(
     field, so that an index on it leads straight to where the page begins.
     """
     if query.cursor is None:
-        yield _select(layouts, query, limit, lambda statement: "1")
+        yield _select(mappings, query, limit, lambda statement: "1")
         return
     key = read_cursor(query)
     if not query.order:
-        yield _select(layouts, query, limit, lambda statement: statement.after((), key))
+        yield _select(mappings, query, limit, lambda statement: statement.after((), key))
         return
-    yield _select(layouts, query, limit, lambda statement: statement.near(query.order, key))
+    yield _select(mappings, query, limit, lambda statement: statement.near(query.order, key))
     if has_far(query.order, key):
-        yield _select(layouts, query, limit, lambda statement: statement.far(query.order[0]))
+        yield _select(mappings, query, limit, lambda statement: statement.far(query.order[0]))
 
 
 def _select(
-    layouts: Mapping[str, TableMapping[Any]],
+    mappings: Mapping[str, TableMapping[Any]],
     query: Query[Any],
     limit: int,
     behind: Callable[[Statement], str],
 ) -> tuple[str, list[Any]]:
-    statement = Statement(layouts, query.entity)
-    names = chosen(statement.layout, query)
+    statement = Statement(mappings, query.entity)
+    names = chosen(statement.mapping, query)
     columns = ["t._id", *(f"t.{quoted(n)}" for n in names)]
-    columns += [f"t.{quoted(word)}" for word in statement.layout.words]
+    columns += [f"t.{quoted(word)}" for word in statement.mapping.bitmaps]
     columns += [statement.column(term.path) for term in query.order]
     where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})", f"({behind(statement)})"]
     order = statement.order(query.order)
@@ -219,9 +219,9 @@ def _select(
     return sql, statement.values
 
 
-def count(layouts: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
+def count(mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
     """The statement that counts what fits."""
-    statement = Statement(layouts, query.entity)
+    statement = Statement(mappings, query.entity)
     condition = statement.condition(query.filter)
     return (
         f"SELECT count(*) {statement.source} WHERE t._removed_at IS NULL AND ({condition})",
@@ -229,13 +229,13 @@ def count(layouts: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[
     )
 
 
-def chosen(layout: TableMapping[Any], query: Query[Any]) -> list[str]:
+def chosen(mapping: TableMapping[Any], query: Query[Any]) -> list[str]:
     """The fields that a query wants; UnknownName for one that the entity does not have."""
     if query.fields is None:
-        return list(layout.types)
+        return list(mapping.types)
     for name in query.fields:
-        if name not in layout.types and name != "id":
-            raise UnknownName("field", name, ["id", *layout.types], where=layout.entity.__name__)
+        if name not in mapping.types and name != "id":
+            raise UnknownName("field", name, ["id", *mapping.types], where=mapping.entity.__name__)
     return [name for name in dict.fromkeys(query.fields) if name != "id"]
 
 

@@ -223,53 +223,58 @@ class EncodedRows:
 
 
 class TableMapping(Generic[E]):
-    """How one entity type lies in its table: columns, bits, encoders and decoders.
+    """How one entity type is stored in its table: columns, bits, encoders and decoders.
 
-    ``bits`` numbers the fields; ``parts`` maps each field to the stamp column of the fields
-    that arrive together with it.
+    ``bits`` numbers the fields.  ``load_groups`` numbers the groups of fields that arrive
+    together: each group has a column that names the load which last brought it.
     """
 
     def __init__(
-        self, dialect: Dialect, entity: type[E], table: str, bits: dict[str, int], parts: dict[str, int]
+        self,
+        dialect: Dialect,
+        entity: type[E],
+        table: str,
+        bits: dict[str, int],
+        load_groups: dict[str, int],
     ) -> None:
         self.dialect, self.entity, self.table = dialect, entity, table
         self.types = dict(entity.types())
-        self.bits, self.parts = bits, parts
+        self.bits, self.load_groups = bits, load_groups
         self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], str] = {}  # statements, once written
-        self.words = [word_column(word) for word in range(1 + max(bits.values(), default=0) // BITS)]
-        self.stamps = {part: stamp_column(part) for part in sorted({0, *parts.values()})}
+        self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
+        self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}
 
     def sql(self, template: str) -> str:
         """The statement of a template for this table; see database.py."""
         return self.dialect.sql(template, table=self.table)
 
-    def masks(self, names: Iterable[str]) -> list[int]:
-        """The bits of some fields, one number for each _loaded column."""
-        words = [0] * len(self.words)
+    def bitmap_values(self, names: Iterable[str]) -> list[int]:
+        """The bits of some fields, one number for each bitmap."""
+        bitmaps = [0] * len(self.bitmaps)
         for name in names:
-            word, bit = divmod(self.bits[name], BITS)
-            words[word] |= 1 << bit
-        return words
+            number, bit = divmod(self.bits[name], BITS)
+            bitmaps[number] |= 1 << bit
+        return bitmaps
 
     def loaded(self, name: str, alias: str) -> str:
         """SQL that is true when a field of the row was loaded."""
-        word, bit = divmod(self.bits[name], BITS)
-        return f"{alias}.{quoted(self.words[word])} & {1 << bit}"
+        number, bit = divmod(self.bits[name], BITS)
+        return f"({alias}.{quoted(self.bitmaps[number])} & {1 << bit}) <> 0"
 
     def synced(self, name: str, alias: str) -> str:
-        """SQL for when a field of the row was last synced: by its page, or by what stands beside."""
-        stamp, entity = quoted(stamp_column(self.parts[name])), self.entity.__name__
-        page = (
-            f"(SELECT p.requested_at FROM _max_load AS p WHERE p.id = {alias}.{stamp}"
+        """SQL for when a field of the row was last synced: by its load, or by a later record of its own."""
+        column, entity = quoted(load_column(self.load_groups[name])), self.entity.__name__
+        load = (
+            f"(SELECT p.requested_at FROM _max_load AS p WHERE p.id = {alias}.{column}"
             f" AND instr(p.fields, ',{name},') AND {on_page(alias)})"
         )
-        beside = (
+        own = (
             f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
             f" AND x.field = '{name}'"
         )
         return (
-            f"CASE WHEN coalesce((SELECT x.recorded_at {beside}), {NEVER}) >= coalesce({page}, {NEVER})"
-            f" THEN (SELECT x.synced_at {beside}) ELSE {page} END"
+            f"CASE WHEN coalesce((SELECT x.recorded_at {own}), {NEVER}) >= coalesce({load}, {NEVER})"
+            f" THEN (SELECT x.synced_at {own}) ELSE {load} END"
         )
 
     def encode(self, entities: Sequence[Entity]) -> list[EncodedRows]:
@@ -302,26 +307,27 @@ class TableMapping(Generic[E]):
         return EncodedRows(names, ids, columns)
 
     def decode(self, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[E]:
-        """Records from ``(id, *names, *words)`` rows; fields whose bit is not set are left out."""
+        """Entities from ``(id, *names, *bitmaps)`` rows; fields whose bit is not set are left out."""
         if not rows:
             return []
         ids, *columns = zip(*rows, strict=True)
-        values, words = columns[: len(names)], columns[len(names) :]
+        values, bitmaps = columns[: len(names)], columns[len(names) :]
         decoded = [
             decode_column(self.types[name], column) for name, column in zip(names, values, strict=True)
         ]
         keys = ("id", *names)
         records = list(map(dict, map(zip, repeat(keys), zip(ids, *decoded, strict=True))))
-        wanted = self.masks(names)
-        if any(mask & want != want for want, word in zip(wanted, words, strict=True) for mask in set(word)):
-            for record, masks in zip(records, zip(*words, strict=True), strict=True):
-                self._drop_unloaded(record, names, masks)
+        complete = self.bitmap_values(names)
+        pairs = zip(complete, bitmaps, strict=True)
+        if any(bits & wanted != wanted for wanted, column in pairs for bits in set(column)):
+            for record, bits in zip(records, zip(*bitmaps, strict=True), strict=True):
+                self._drop_unloaded(record, names, bits)
         return self._entities(records)
 
-    def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], masks: Sequence[int]) -> None:
+    def _drop_unloaded(self, record: dict[str, Any], names: Sequence[str], bitmaps: Sequence[int]) -> None:
         for name in names:
-            word, bit = divmod(self.bits[name], BITS)
-            if not masks[word] >> bit & 1:
+            number, bit = divmod(self.bits[name], BITS)
+            if not bitmaps[number] >> bit & 1:
                 del record[name]
 
     def _entities(self, records: Iterable[dict[str, Any]]) -> list[E]:
@@ -353,11 +359,11 @@ def on_page(alias: str) -> str:
     )
 
 
-def word_column(word: int) -> str:
-    """The column of one word of _loaded bits."""
-    return f"_loaded_{word}" if word else "_loaded"
+def bitmap_column(number: int) -> str:
+    """The column of one bitmap of the fields that were loaded."""
+    return f"_loaded_{number}" if number else "_loaded"
 
 
-def stamp_column(part: int) -> str:
-    """The column that says which page last brought one part of the fields."""
-    return f"_page_{part}" if part else "_page"
+def load_column(group: int) -> str:
+    """The column that names the load which last brought a group of fields."""
+    return f"_load_{group}" if group else "_load"

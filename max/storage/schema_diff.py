@@ -23,14 +23,24 @@ from ..model.migrations import (
     RenameEntity,
     RenameField,
 )
-from ..model.schema import Schema, snake_case
+from ..model.schema import Schema, table_name
 from ..model.struct import Struct
 from ..model.values import Json, Kind
-from . import schema_operations as reshaping
+from .catalogue import has_part
 from .database import Connection, quoted
 from .membership import feed_name
+from .schema_operations import (
+    NewKey,
+    Path,
+    SchemaOperations,
+    Using,
+    duplicate_key_error,
+    duplicates,
+    loaded_bit,
+    too_large,
+)
 
-Work = Callable[[Connection], int | None]
+Work = Callable[[SchemaOperations], int | None]
 
 GONE = "is no longer declared: hidden, and kept"
 
@@ -45,7 +55,7 @@ class StoredField:
     that it is to go through, None among them when it is to be fetched anew.
     """
 
-    def __init__(self, declared: Json, origin: reshaping.Path, *, hidden: bool) -> None:
+    def __init__(self, declared: Json, origin: Path, *, hidden: bool) -> None:
         self.declared, self.origin, self.hidden = declared, origin, hidden
         self.using: list[Callable[[Any], Any] | None] = []
         self.version: int | None = None  # of the migration that changed its type last
@@ -61,17 +71,20 @@ class StoredField:
         return quoted(self.origin[1])
 
     @property
-    def using_all(self) -> list[reshaping.Using] | None:
+    def using_all(self) -> list[Using] | None:
         """The conversions, or None when no value can be kept."""
         steps = [one for one in self.using if one is not None]
         return steps if len(steps) == len(self.using) else None
 
 
 class StoredEntity:
-    """An entity as the database has it: its table, and its fields and collections by name."""
+    """An entity as the database has it, with its fields and collections by name.
 
-    def __init__(self, name: str, table: str, *, hidden: bool) -> None:
-        self.name, self.table, self.hidden = name, table, hidden
+    ``origin`` is the name under which it is stored, before anything is changed.
+    """
+
+    def __init__(self, name: str, *, hidden: bool) -> None:
+        self.name, self.origin, self.hidden = name, name, hidden
         self.fields: dict[str, StoredField] = {}
 
 
@@ -80,18 +93,18 @@ Shape = dict[str, StoredEntity]
 
 def read_shape(connection: Connection) -> Shape | None:
     """What the database holds, hidden things included; None when it holds nothing yet."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_schema'").fetchone():
+    if not has_part(connection, "engine"):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
     if row is None:
         return None
     shape: Shape = {}
     for one in json.loads(row[0])["entities"]:
-        entity = shape[one["name"]] = StoredEntity(one["name"], snake_case(one["name"]), hidden=False)
+        entity = shape[one["name"]] = StoredEntity(one["name"], hidden=False)
         for declared in (*one["fields"], *one["collections"]):
             _place(entity, declared, hidden=False)
     for name, _, text in hidden_rows(connection):
-        entity = shape.setdefault(name, StoredEntity(name, snake_case(name), hidden=True))
+        entity = shape.setdefault(name, StoredEntity(name, hidden=True))
         if declared := json.loads(text):
             _place(entity, declared, hidden=True)
     return shape
@@ -111,8 +124,7 @@ def words_of(declared: Json) -> str:
 
 
 def hidden_rows(connection: Connection) -> list[tuple[str, str, str]]:
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_hidden'").fetchone():
-        return []
+    """The entities and fields that are stored and no longer declared, each with its declaration."""
     return connection.execute("SELECT entity, name, declared FROM _max_hidden").fetchall()
 
 
@@ -194,8 +206,11 @@ class MigrationPlan(Struct):
 class Planner:
     """Walks through migrations and differences, noting what each needs; writes nothing."""
 
-    def __init__(self, connection: Connection, shape: Shape, resolver: Resolver | None) -> None:
+    def __init__(
+        self, connection: Connection, shape: Shape, connector: str, resolver: Resolver | None
+    ) -> None:
         self._connection, self._shape, self._resolver = connection, shape, resolver
+        self._connector = connector
         self.version: int | None = None
         self.changes: list[SchemaChange] = []
 
@@ -203,11 +218,15 @@ class Planner:
         facts = {"migration": self.version, "stored": self._shape.get(entity), **more}
         self.changes.append(SchemaChange(entity, name, kind, words, **facts))
 
-    def _refuse(self, path: reshaping.Path, words: str, hint: str) -> None:
+    def _refuse(self, path: Path, words: str, hint: str) -> None:
         self._note(*path, "refused", words, compatible=False, refused=hint)
 
-    def _count(self, table: str, condition: str = "1") -> int:
-        sql = f"SELECT count(*) FROM {quoted(table)} WHERE {condition}"
+    def _table(self, entity: str) -> str:
+        return f"_{table_name(self._connector, entity)}"
+
+    def _count(self, origin: str, condition: str = "TRUE") -> int:
+        """How many rows an entity has, by the name under which it is stored."""
+        sql = f"SELECT count(*) FROM {quoted(self._table(origin))} WHERE {condition}"
         return int(self._connection.execute(sql).fetchone()[0])
 
     # migrations
@@ -247,14 +266,13 @@ class Planner:
     def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
         path = entity, change.old
         if many:
-            return lambda connection: reshaping.rename_collection(connection, path, change.new)
+            return lambda do: do.rename_collection(path, change.new, lambda *_: None)
         targets = {
             (owner.name, name): field.declared.get("target")
             for owner in self._shape.values()
             for name, field in owner.fields.items()
         }
-        target: Callable[[str, str], str | None] = lambda owner, name: targets.get((owner, name))  # noqa: E731
-        return lambda connection: reshaping.rename_field(connection, path, change.new, target)
+        return lambda do: do.rename_field(path, change.new, lambda *ref: targets.get(ref))
 
     def _follow_inverse(self, child: str, old: str, new: str) -> None:
         for owner in self._shape.values():
@@ -263,12 +281,12 @@ class Planner:
                     field.declared = field.declared | {"by": new}
 
     def _rename_entity(self, change: RenameEntity, entity: StoredEntity) -> None:
-        taken = [one.name for one in self._shape.values() if snake_case(one.name) == snake_case(change.new)]
+        taken = [one.name for one in self._shape.values() if self._table(one.name) == self._table(change.new)]
         if [name for name in taken if name != change.old]:
             words = f"cannot become {change.new}, whose table is taken by {taken[0]}"
             self._refuse((change.old, ""), words, f'before it, declare DropEntity("{taken[0]}")')
             return
-        work: Work = lambda connection: reshaping.rename_entity(connection, change.old, change.new)  # noqa: E731
+        work: Work = lambda do: do.rename_entity(change.old, change.new)  # noqa: E731
         words = f"becomes {change.new}"
         self._note(change.old, "", "renamed", words, compatible=entity.hidden, work=work)
         self._shape[change.new] = self._shape.pop(change.old)
@@ -290,12 +308,14 @@ class Planner:
         if field.many or field.declared["kind"] not in (Kind.TEXT, Kind.INTEGER) or using is None:
             self._refuse(path, "holds no ids", "declare ChangeKey of a field that holds text or integers")
             return
-        twins = [] if using else reshaping.duplicates(self._connection, field.origin)
-        if twins:
-            error = reshaping.twins(path, twins)
+        repeated = (
+            [] if using else duplicates(self._connection, self._table(field.origin[0]), field.origin[1])
+        )
+        if repeated:
+            error = duplicate_key_error(path, repeated)
             self._refuse(path, error.message.partition(" ")[2], error.hint)
             return
-        none = 0 if using else self._count(entity.table, f"{field.column} IS NULL")
+        none = 0 if using else self._count(entity.origin, f"{field.column} IS NULL")
         words = "becomes the id" + (f"; {none} rows have none, and are dropped" if none else "")
         key = self._key(path, field, using)
         self._note(
@@ -303,18 +323,18 @@ class Planner:
             "key",
             words,
             compatible=entity.hidden,
-            rows=self._count(entity.table),
-            work=lambda connection: reshaping.rekey(connection, key),
+            rows=self._count(entity.origin),
+            work=lambda do: do.change_key(key),
         )
 
-    def _key(self, path: reshaping.Path, field: StoredField, using: list[reshaping.Using]) -> reshaping.Key:
+    def _key(self, path: Path, field: StoredField, using: list[Using]) -> NewKey:
         entity = path[0]
         everything = [
             (owner.name, name, one.declared)
             for owner in self._shape.values()
             for name, one in owner.fields.items()
         ]
-        return reshaping.Key(
+        return NewKey(
             path,
             type_of(field.declared),
             [(owner, name) for owner, name, one in everything if one.get("target") == entity],
@@ -334,14 +354,14 @@ class Planner:
 
     def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
         path, field = (entity.name, change.field), entity.fields[change.field]
-        drop = reshaping.drop_collection if field.many else reshaping.drop_field
+        many = field.many
         self._note(
             *path,
             "dropped",
             "is deleted with what was stored of it",
             compatible=field.hidden,
-            rows=0 if field.many else self._count(entity.table),
-            work=lambda connection: drop(connection, path),
+            rows=0 if field.many else self._count(entity.origin),
+            work=lambda do: do.drop_collection(path) if many else do.drop_field(path),
         )
         del entity.fields[change.field]
 
@@ -353,12 +373,12 @@ class Planner:
             if field.many and entity.name in (owner.name, field.declared["child"])
         ]
 
-        def work(connection: Connection) -> None:
+        def work(do: SchemaOperations) -> None:
             for path in lists:
-                reshaping.drop_collection(connection, path)
-            reshaping.drop_entity(connection, change.entity)
+                do.drop_collection(path)
+            do.drop_entity(change.entity)
 
-        rows = self._count(entity.table)
+        rows = self._count(entity.origin)
         words = f"is deleted with its {rows} rows"
         self._note(change.entity, "", "dropped", words, compatible=entity.hidden, rows=rows, work=work)
         del self._shape[change.entity]
@@ -383,7 +403,7 @@ class Planner:
 
     def _new_entity(self, entity: type[Entity]) -> None:
         name = entity.__name__
-        other = next((one for one in self._shape if snake_case(one) == snake_case(name)), None)
+        other = next((one for one in self._shape if self._table(one) == self._table(name)), None)
         if other is not None:
             hint = f'declare RenameEntity("{other}", "{name}"), or DropEntity("{other}")'
             self._refuse((name, ""), f"would take the table of {other}", hint)
@@ -394,7 +414,7 @@ class Planner:
     def _compare_entity(self, stored: StoredEntity, entity: type[Entity], declared: Json) -> None:
         if stored.hidden:
             stored.hidden = False
-            words = f"is declared again: its {self._count(stored.table)} rows come back"
+            words = f"is declared again: its {self._count(stored.origin)} rows come back"
             self._note(stored.name, "", "back", words, work=lacking)
         names = set()
         for one in declared["fields"]:
@@ -419,23 +439,23 @@ class Planner:
         else:
             if field.hidden:
                 field.hidden = False
-                fetch = self._fetch(entity, [path[1]], stored.table)
+                fetch = self._fetch(entity, [path[1]], stored.origin)
                 words = "is declared again: its values come back"
-                work: Work = lambda connection: reshaping.outdate(connection, path)  # noqa: E731
+                work: Work = lambda do: do.mark_stale(path)  # noqa: E731
                 self._note(*path, "back", words, fetch=fetch, work=work)
             if field.using:
                 self._convert(stored, field, entity, path[1])
             else:
                 self._retype(stored, field, entity, declared)
 
-    def _new_field(self, stored: StoredEntity, entity: type[Entity], path: reshaping.Path) -> None:
+    def _new_field(self, stored: StoredEntity, entity: type[Entity], path: Path) -> None:
         alike = (one for one in stored.fields if one.casefold() == path[1].casefold())
         other = next(alike, None)
         if other is not None:
             hint = declaring(f'RenameField("{path[0]}", "{other}", "{path[1]}")')
             self._refuse(path, f"would take the column of {other}", hint)
         else:
-            fetch = self._fetch(entity, [path[1]], stored.table)
+            fetch = self._fetch(entity, [path[1]], stored.origin)
             self._note(*path, "new field", "is new", fetch=fetch, work=lacking)
 
     def _retype(self, stored: StoredEntity, field: StoredField, entity: type[Entity], declared: Json) -> None:
@@ -453,9 +473,8 @@ class Planner:
         elif declared["optional"] and not old["optional"]:
             self._note(*path, "wider", "may be empty now")
 
-    def _widen(self, path: reshaping.Path, field: StoredField, holds: FieldType) -> None:
-        table = snake_case(field.origin[0])
-        lost = self._count(table, f"_removed_at IS NULL AND {reshaping.too_large(field.column)}")
+    def _widen(self, path: Path, field: StoredField, holds: FieldType) -> None:
+        lost = self._count(field.origin[0], f"_removed_at IS NULL AND {too_large(field.column)}")
         words = "holds floats now"
         if lost:
             words += f"; {lost} integers are too large for one, and are fetched anew"
@@ -464,14 +483,14 @@ class Planner:
             "wider",
             words,
             compatible=not lost,
-            rows=self._count(table),
-            work=lambda connection: reshaping.widen(connection, path, holds),
+            rows=self._count(field.origin[0]),
+            work=lambda do: do.widen(path, holds),
         )
 
-    def _narrow(self, path: reshaping.Path, field: StoredField, entity: type[Entity]) -> None:
-        word, bit = reshaping.bit_of(self._connection, field.origin)
+    def _narrow(self, path: Path, field: StoredField, entity: type[Entity]) -> None:
+        bitmap, bit = loaded_bit(self._connection, field.origin)
         none = self._count(
-            snake_case(field.origin[0]), f"{field.column} IS NULL AND {word} & {bit} AND _removed_at IS NULL"
+            field.origin[0], f"{field.column} IS NULL AND ({bitmap} & {bit}) <> 0 AND _removed_at IS NULL"
         )
         words = "may not be empty any more"
         if none:
@@ -484,7 +503,7 @@ class Planner:
             compatible=not none,
             rows=none,
             fetch=self._fetch(entity, [path[1]]) if none else "",
-            work=lambda connection: reshaping.unload(connection, path, condition),
+            work=lambda do: do.clear_values(path, condition),
         )
 
     def _convert(self, stored: StoredEntity, field: StoredField, entity: type[Entity], name: str) -> None:
@@ -497,10 +516,10 @@ class Planner:
             "converted",
             f"was {words_of(field.declared)}, is {kind} now: {how}",
             compatible=False,
-            rows=self._count(stored.table),
-            fetch=self._fetch(entity, [name], stored.table) if using is None else "",
+            rows=self._count(stored.origin),
+            fetch=self._fetch(entity, [name], stored.origin) if using is None else "",
             migration=field.version,
-            work=lambda connection: reshaping.convert(connection, path, old, new, using),
+            work=lambda do: do.convert(path, old, new, using),
         )
 
     def _compare_collection(self, stored: StoredEntity, declared: Json) -> None:
@@ -520,26 +539,26 @@ class Planner:
                 words, fetch = "finds its members in another way", "it is listed in full"
                 self._note(*path, "members", words, compatible=False, fetch=fetch, work=lacking)
 
-    def _fetch(self, entity: type[Entity], names: Sequence[str] | Mapping[str, Any], table: str = "") -> str:
+    def _fetch(self, entity: type[Entity], names: Sequence[str] | Mapping[str, Any], origin: str = "") -> str:
         """What the next sync does for fields that rows lack, in words."""
         if self._resolver is None:
             return ""
-        rows = self._count(table) if table else 0
+        rows = self._count(origin) if origin else 0
         words = []
         for name in names:
             home = self._resolver.loader_for(FieldOf(entity, name))
             if home is not None:
-                words.append(f"{home.name} fetches it" + (f" for {rows} rows" if table else ""))
+                words.append(f"{home.name} fetches it" + (f" for {rows} rows" if origin else ""))
             words += [f"{one} is listed in full" for one in bringing(self._resolver, entity, name)]
         return ", ".join(dict.fromkeys(words))
 
 
-def lacking(_: Connection) -> int:
+def lacking(_: SchemaOperations) -> int:
     """What is new is in no row yet."""
     return 1
 
 
-def subject(change: MigrationStep) -> reshaping.Path:
+def subject(change: MigrationStep) -> Path:
     """The entity that a change speaks of, and the field, or ""."""
     if isinstance(change, RenameEntity):
         return change.old, ""

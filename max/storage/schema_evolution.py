@@ -1,4 +1,4 @@
-"""Evolution: how a database that holds data comes to fit what its connector declares now.
+"""Schema evolution: a database that holds data comes to fit what its connector declares now.
 
 Rule 1: everything is planned before anything is written; one thing that cannot be done safely
 refuses the whole.
@@ -13,41 +13,28 @@ lock: however many processes start, and wherever one is killed, it is done once 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import StorageError
+from ..errors import StorageError, StorageNewer
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaContract, SchemaPolicy
 from ..model.schema import Schema
-from . import change_log as history
-from . import schema_operations as reshaping
-from .catalogue import migrate
-from .database import Connection
-from .ddl import Parts, build_indexes, create_table, number_fields, read_layouts
+from . import catalogue
+from .catalogue import is_catalogued
+from .change_log import interrupt
+from .database import Connection, RenameOwner
+from .ddl import LoadGroups, build_indexes, create_table, create_views, number_fields, read_mappings
 from .freshness import newest
 from .quarantine import kept_entities
 from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
+from .schema_operations import SchemaOperations
 
-TABLES = (
-    """
-    CREATE TABLE _max_hidden (
-        entity   TEXT NOT NULL,
-        name     TEXT NOT NULL,
-        declared TEXT NOT NULL,
-        PRIMARY KEY (entity, name)
-    ) WITHOUT ROWID;
-    CREATE TABLE _max_spent (
-        entity TEXT PRIMARY KEY,
-        bits   INTEGER NOT NULL
-    ) WITHOUT ROWID
-    """,
-)
 RELIST = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
 AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began before then leaves open
+VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
 
 
 def plan(
@@ -65,7 +52,7 @@ def plan(
     known = len(policy.migrations)
     if shape is None:
         return MigrationPlan((), known, known, fresh=True)
-    planner = Planner(connection, shape, resolver)
+    planner = Planner(connection, shape, schema.connector, resolver)
     for number, migration in enumerate(policy.migrations[done:], done + 1):
         planner.version = number
         for change in migration.steps:
@@ -78,12 +65,12 @@ def plan(
 
 def _recorded(connection: Connection, policy: SchemaPolicy) -> int:
     """How many migrations are recorded, each as it is declared."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_migration'").fetchone():
+    if not is_catalogued(connection):
         return 0
     sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
     done = connection.execute(sql, (policy.owner,)).fetchall()
     if len(done) > len(policy.migrations):
-        raise StorageError(
+        raise StorageNewer(
             f"the data is of schema version {len(done)}, which this connector does not know"
             f" ({policy.name} {len(policy.migrations)})",
             hint="install the newer connector again, or restore a backup from before its upgrade",
@@ -112,55 +99,83 @@ def _frozen(change: SchemaChange, policy: SchemaPolicy) -> SchemaChange:
 # -- doing it ------------------------------------------------------------------------------
 
 
+class _Alteration:
+    """Tables are about to change: no other process may be syncing, and no view may be in the way.
+
+    SQLite refuses to change a table while some view names what is not there.  So all views and
+    triggers are taken away before the first change, and those of the user created again at the end.
+    """
+
+    def __init__(self, connection: Connection, policy: SchemaPolicy) -> None:
+        self._connection, self._policy = connection, policy
+        self._begun = False
+        self._foreign: list[str] = []
+
+    def begin(self) -> None:
+        """SyncRunning when another process is syncing; called again it does nothing."""
+        if self._begun:
+            return
+        if self._policy.check_idle is not None:
+            self._policy.check_idle(self._connection)
+        for kind in ("trigger", "view"):
+            catalogue.drop(self._connection, kind)
+        self._foreign = self._connection.dialect.take_away_views(self._connection)
+        self._begun = True
+
+    def end(self) -> None:
+        """Create the views and triggers of the user again."""
+        for statement in self._foreign:
+            self._connection.execute(statement)
+
+
 def evolve(
     connection: Connection,
     schema: Schema,
-    parts: Parts,
-    resolver: Resolver | None = None,
-    policy: SchemaPolicy = NO_POLICY,
+    load_groups: LoadGroups,
+    resolver: Resolver | None,
+    policy: SchemaPolicy,
+    owners: Sequence[RenameOwner],
 ) -> dict[str, TableMapping[Any]]:
-    """Make the tables fit the schema, inside the caller's transaction; how each entity lies then.
+    """Make the tables fit the schema, inside the caller's transaction; how each entity is stored then.
 
     SchemaError when that is not safe; nothing is changed then.
     """
     found = plan(connection, schema, resolver, policy)
     found.check()
-    migrate(connection, "evolution", TABLES)
-    alone = partial(policy.check_idle, connection) if policy.check_idle is not None else nothing
+    alteration = _Alteration(connection, policy)
     if found.changes_data:
-        alone()
-    lacking = _perform(connection, found, schema, resolver)
+        alteration.begin()
+    operations = SchemaOperations(connection, schema.connector, owners)
+    lacking = _perform(connection, operations, found, schema, resolver)
     _record(connection, found, schema, policy)
-    for entity in schema.entities.values():
-        number_fields(connection, entity, parts(entity), alone)
+    for name, entity in schema.entities.items():
+        table = f"_{schema.table(name)}"
+        number_fields(connection, entity, table, load_groups(entity), alteration.begin)
     at = newest(connection) + AFTERWARDS
     connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
-    layouts = read_layouts(connection, schema)
-    for layout in layouts.values():
-        create_table(connection, layout)
+    mappings = read_mappings(connection, schema)
+    for mapping in mappings.values():
+        create_table(connection, mapping)
+    create_views(connection, mappings)
+    alteration.end()
     if found.changes_data:
-        build_indexes(connection, schema)
-    return layouts
-
-
-VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
-
-
-def nothing() -> None:
-    """What is done before a change when nobody else is to be asked."""
+        build_indexes(connection, mappings)
+    return mappings
 
 
 def _perform(
-    connection: Connection, found: MigrationPlan, schema: Schema, resolver: Resolver | None
+    connection: Connection,
+    operations: SchemaOperations,
+    found: MigrationPlan,
+    schema: Schema,
+    resolver: Resolver | None,
 ) -> set[str]:
     """Do what is planned; the collections that bring what is lacking then."""
-    if found.changes_data and history.read_feed(connection) is not None:
-        history.drop_triggers(connection)
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
-        reshaping.interrupt_history(connection)
+        interrupt(connection)
     lacking: set[str] = set()
     for change in found.changes:
-        if change.work is not None and change.work(connection):
+        if change.work is not None and change.work(operations):
             lacking |= lists_of(change, schema, resolver)
     for change in _tried_again(connection, found):
         lacking |= lists_of(change.replace(name=""), schema, resolver)
@@ -201,7 +216,10 @@ def _record(connection: Connection, found: MigrationPlan, schema: Schema, policy
         connection.executemany("INSERT INTO _max_hidden VALUES (?, ?, ?)", hidden)
     text = json.dumps(schema.to_json(), ensure_ascii=False)
     if connection.execute("SELECT schema FROM _max_schema").fetchone() != (text,):
-        connection.execute("INSERT OR REPLACE INTO _max_schema VALUES (1, ?)", (text,))
+        connection.execute(
+            "INSERT INTO _max_schema VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET schema = excluded.schema",
+            (text,),
+        )
 
 
 def _still_hidden(shape: Mapping[str, StoredEntity]) -> Iterator[tuple[str, str, str]]:

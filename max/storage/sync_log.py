@@ -318,13 +318,9 @@ class SyncLog(RenameOwner):
 
     def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
         """Tasks follow the name of a field or a collection."""
+        _rewrite(connection, lambda spec: spec.rename_field(entity, old, new, targets))
 
-        def target(entity: str, ref: str) -> str | None:
-            return targets.get((entity, ref))
-
-        _rewrite(connection, lambda spec: spec.rename_field(entity, old, new, target))
-
-    def change_ids(self, connection: Connection, entity: str, ids: str) -> None:
+    def change_ids(self, connection: Connection, entity: str, ids: str, parents: Sequence[str]) -> None:
         """Tasks and failures follow an entity's ids."""
         new = f"SELECT new FROM {ids} WHERE old = "
 

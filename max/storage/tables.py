@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from ..errors import InvalidCursor, NotFound, StorageError, UnknownName, UsageError
+from ..errors import InvalidCursor, NotFound, StorageEmpty, UnknownName, UsageError
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
-from .catalogue import migrate, refuse_newer
+from .catalogue import has_part, migrate, refuse_newer
 from .change_log import History
 from .database import Connection, quoted
-from .ddl import Parts, read_layouts
+from .ddl import LoadGroups, build_indexes, read_mappings
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
+from .interim import InterimOwner
 from .membership import Membership, Place
 from .quarantine import Quarantine, ValidatedRows
 from .query_sql import chosen, count, run, selects, write_cursor
-from .rows import EncodedRows, TableMapping, stamp_column
+from .rows import EncodedRows, TableMapping, load_column
+from .sync_log import SyncLog
 
 MIGRATIONS = (
     """
@@ -32,19 +33,36 @@ MIGRATIONS = (
         schema TEXT NOT NULL
     );
     CREATE TABLE _max_field (
-        entity TEXT NOT NULL,
-        field  TEXT NOT NULL,
-        kind   TEXT NOT NULL,
-        bit    INTEGER NOT NULL,
-        part   INTEGER NOT NULL,
+        entity     TEXT NOT NULL,
+        field      TEXT NOT NULL,
+        kind       TEXT NOT NULL,
+        bit        INTEGER NOT NULL,
+        load_group INTEGER NOT NULL,
         PRIMARY KEY (entity, field)
-    ) WITHOUT ROWID;
+    ) {by_key};
+    CREATE TABLE _max_spent_bit (
+        entity TEXT NOT NULL,
+        bit    INTEGER NOT NULL,
+        PRIMARY KEY (entity, bit)
+    ) {by_key};
+    CREATE TABLE _max_hidden (
+        entity   TEXT NOT NULL,
+        name     TEXT NOT NULL,
+        declared TEXT NOT NULL,
+        PRIMARY KEY (entity, name)
+    ) {by_key};
     CREATE TABLE _max_listing (
-        id         INTEGER PRIMARY KEY,
-        collection TEXT NOT NULL,
-        parent     TEXT NOT NULL,
-        generation INTEGER NOT NULL DEFAULT 0,
-        bookmark   TEXT,
+        id             {row_id},
+        collection     TEXT NOT NULL,
+        parent         TEXT NOT NULL,
+        generation     INTEGER NOT NULL DEFAULT 0,
+        bookmark       TEXT,
+        listed_at      REAL,
+        full_at        REAL,
+        swept_at       REAL,
+        covered_at     REAL,
+        first          TEXT,
+        invalidated_at REAL,
         UNIQUE (collection, parent)
     );
     CREATE TABLE _max_membership (
@@ -52,9 +70,16 @@ MIGRATIONS = (
         child      INTEGER NOT NULL,
         generation INTEGER NOT NULL,
         PRIMARY KEY (listing, child)
-    ) WITHOUT ROWID;
+    ) {by_key};
+    CREATE TABLE _max_missing (
+        entity        TEXT NOT NULL,
+        row           INTEGER NOT NULL,
+        listing       INTEGER,
+        missing_since REAL NOT NULL,
+        PRIMARY KEY (entity, row)
+    ) {by_key};
     CREATE TABLE _max_load (
-        id           INTEGER PRIMARY KEY,
+        id           {row_id},
         entity       TEXT NOT NULL,
         listing      INTEGER,
         number       INTEGER,
@@ -63,6 +88,8 @@ MIGRATIONS = (
         requested_at REAL NOT NULL
     );
     CREATE UNIQUE INDEX _max_load_place ON _max_load (listing, number, entity) WHERE listing IS NOT NULL;
+    CREATE INDEX _max_load_time ON _max_load (entity, requested_at);
+    CREATE TABLE _max_kept_loads (number INTEGER NOT NULL);
     CREATE TABLE _max_freshness (
         entity      TEXT NOT NULL,
         row         INTEGER NOT NULL,
@@ -70,28 +97,11 @@ MIGRATIONS = (
         synced_at   REAL,
         recorded_at REAL NOT NULL,
         PRIMARY KEY (entity, row, field)
-    ) WITHOUT ROWID
-    """,
-    """
-    ALTER TABLE _max_listing ADD COLUMN listed_at REAL;
-    ALTER TABLE _max_listing ADD COLUMN full_at REAL;
-    ALTER TABLE _max_listing ADD COLUMN swept_at REAL;
-    ALTER TABLE _max_listing ADD COLUMN covered_at REAL;
-    ALTER TABLE _max_listing ADD COLUMN first TEXT;
-    ALTER TABLE _max_listing ADD COLUMN invalidated_at REAL;
-    CREATE INDEX _max_load_time ON _max_load (entity, requested_at);
+    ) {by_key};
     CREATE TABLE _max_high_water (
         entity TEXT PRIMARY KEY,
         at     REAL NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE _max_missing (
-        entity  TEXT NOT NULL,
-        row     INTEGER NOT NULL,
-        listing INTEGER,
-        missing_since REAL NOT NULL,
-        PRIMARY KEY (entity, row)
-    ) WITHOUT ROWID;
-    CREATE TABLE _max_kept_loads (number INTEGER NOT NULL)
+    ) {by_key}
     """,
 )
 STORED_SCHEMA = """
@@ -117,42 +127,29 @@ class Tables:
     def __init__(
         self,
         schema: Schema,
-        parts: Parts | None = None,
+        load_groups: LoadGroups | None = None,
         resolver: Resolver | None = None,
         policy: SchemaPolicy = NO_POLICY,
     ) -> None:
         self.schema, self._policy = schema, policy
-        self._parts = parts or (lambda entity: [tuple(entity.types())])
-        self._layouts: dict[str, TableMapping[Any]] = {}
-        self._version = len(MIGRATIONS)
-        self.freshness = Freshness(self._layouts)
-        self.membership = Membership(schema, self._layouts, self.freshness)
+        self._load_groups = load_groups or (lambda entity: [tuple(entity.types())])
+        self._mappings: dict[str, TableMapping[Any]] = {}
+        self.freshness = Freshness(self._mappings)
+        self.membership = Membership(schema, self._mappings, self.freshness)
         self.membership.resolver = resolver
-        self.history = History(self._layouts)
+        self.history = History(self._mappings)
         self.quarantine = Quarantine(policy, self.freshness)
 
     @classmethod
     def stored(cls, connection: Connection) -> Tables:
         """The tables as the database describes them, without the connector; for reading."""
-        try:
-            row = connection.execute(STORED_SCHEMA).fetchone()
-        except sqlite3.OperationalError:
-            row = None
+        row = connection.execute(STORED_SCHEMA).fetchone() if has_part(connection, "engine") else None
         if row is None:
-            raise StorageError("the database holds no data yet", hint="run a sync first")
+            raise StorageEmpty("the database holds no data yet", hint="run a sync first")
         refuse_newer("engine", row[1], len(MIGRATIONS))
         tables = cls(Schema.from_json(json.loads(row[0])))
-        tables._version = row[1]
-        tables._layouts.update(read_layouts(connection, tables.schema))
+        tables._mappings.update(read_mappings(connection, tables.schema))
         return tables
-
-    def need_newest(self) -> None:
-        """StorageError when an older Max wrote last, which did not keep all that is asked for."""
-        if self._version < len(MIGRATIONS):
-            raise StorageError(
-                "an older Max wrote this database last, and did not keep how far its listings were read",
-                hint="sync once: that brings it up to date",
-            )
 
     # -- schema ---------------------------------------------------------------------------
 
@@ -162,52 +159,63 @@ class Tables:
 
         migrate(connection, "engine", MIGRATIONS)
         self.quarantine.apply(connection)
+        owners = [InterimOwner(), SyncLog()]
         resolver = self.membership.resolver
-        self._layouts.update(evolve(connection, self.schema, self._parts, resolver, self._policy))
+        self._mappings.update(
+            evolve(connection, self.schema, self._load_groups, resolver, self._policy, owners)
+        )
 
-    def layout(self, entity: type[E]) -> TableMapping[E]:
+    def build_indexes(self, connection: Connection) -> None:
+        """Build the indexes that reading wants, unless they are there."""
+        build_indexes(connection, self._mappings)
+
+    def mapping(self, entity: type[E]) -> TableMapping[E]:
         """How an entity lies in its table; UnknownName when it is not of this schema."""
-        layout = self._layouts.get(entity.__name__)
-        if layout is None:
-            raise UnknownName("entity", entity.__name__, self._layouts)
-        return layout
+        mapping = self._mappings.get(entity.__name__)
+        if mapping is None:
+            raise UnknownName("entity", entity.__name__, self._mappings)
+        return mapping
 
     # -- reading --------------------------------------------------------------------------
 
     def fetch(self, connection: Connection, query: Query[E]) -> QueryPage[E]:
         """One page of a query."""
-        layout = self.layout(query.entity)
+        mapping = self.mapping(query.entity)
         size = PAGE_SIZE if query.size is None else query.size
         if size < 0:
             raise UsageError(f"a limit counts entities; {size} is none")
         rows: list[tuple[Any, ...]] = []
-        for sql, values in selects(self._layouts, query, size + 1):
+        for sql, values in selects(self._mappings, query, size + 1):
             rows += run(connection, sql, values)
             if len(rows) > size:
                 break
         more, rows = len(rows) > size, rows[:size]
-        names = chosen(layout, query)
-        width = 1 + len(names) + len(layout.words)
+        names = chosen(mapping, query)
+        width = 1 + len(names) + len(mapping.bitmaps)
         cursor = None
         if more and rows:
             cursor = write_cursor(query, [*rows[-1][width:], rows[-1][0]])
-        return QueryPage(layout.decode(names, [row[:width] for row in rows] if query.order else rows), cursor)
+        return QueryPage(
+            mapping.decode(names, [row[:width] for row in rows] if query.order else rows), cursor
+        )
 
     def count(self, connection: Connection, query: Query[Any]) -> int:
         """How many entities fit a query's filter."""
-        self.layout(query.entity)
-        return int(run(connection, *count(self._layouts, query))[0][0])
+        self.mapping(query.entity)
+        return int(run(connection, *count(self._mappings, query))[0][0])
 
     def load(self, connection: Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""
-        layout = self.layout(ref.entity)
-        names = [name for name in field_names(fields) if name != "id"] if fields else list(layout.types)
-        columns = [quoted(name) for name in ("_id", *names, *layout.words)]
-        sql = f"SELECT {', '.join(columns)} FROM {quoted(layout.table)} WHERE _id = ? AND _removed_at IS NULL"
+        mapping = self.mapping(ref.entity)
+        names = [name for name in field_names(fields) if name != "id"] if fields else list(mapping.types)
+        columns = [quoted(name) for name in ("_id", *names, *mapping.bitmaps)]
+        sql = (
+            f"SELECT {', '.join(columns)} FROM {quoted(mapping.table)} WHERE _id = ? AND _removed_at IS NULL"
+        )
         rows = connection.execute(sql, (ref.id,)).fetchall()
         if not rows:
             raise NotFound(ref.entity.__name__, ref.id, hint="check the id, or sync first")
-        return layout.decode(names, rows)[0]
+        return mapping.decode(names, rows)[0]
 
     def collection(
         self,
@@ -219,8 +227,8 @@ class Tables:
         limit: int | None = None,
     ) -> QueryPage[E]:
         """A page of a collection's members, in the order in which they were first stored."""
-        self.layout(many.parent)
-        layout = self.layout(many.child)
+        self.mapping(many.parent)
+        mapping = self.mapping(many.child)
         size = PAGE_SIZE if limit is None else limit
         member = (
             f"t.{quoted(many.by.name)} = :parent"
@@ -228,16 +236,16 @@ class Tables:
             else "t._row IN (SELECT child FROM _max_membership JOIN _max_listing ON id = listing"
             " WHERE collection = :collection AND parent = :parent AND child > :after)"
         )
-        columns = ["t._id", *(f"t.{quoted(n)}" for n in (*layout.types, *layout.words)), "t._row"]
+        columns = ["t._id", *(f"t.{quoted(n)}" for n in (*mapping.types, *mapping.bitmaps)), "t._row"]
         sql = f"""
-            SELECT {", ".join(columns)} FROM {quoted(layout.table)} AS t
+            SELECT {", ".join(columns)} FROM {quoted(mapping.table)} AS t
              WHERE {member} AND t._removed_at IS NULL AND t._row > :after
              ORDER BY t._row LIMIT :limit
         """
         values = {"collection": repr(many), "parent": parent.id, "after": _position(after), "limit": size + 1}
         rows = connection.execute(sql, values).fetchall()
         more, rows = len(rows) > size, rows[:size]
-        items = layout.decode(list(layout.types), [row[:-1] for row in rows])
+        items = mapping.decode(list(mapping.types), [row[:-1] for row in rows])
         return QueryPage(items, str(rows[-1][-1]) if more and rows else None)
 
     # -- writing --------------------------------------------------------------------------
@@ -251,16 +259,16 @@ class Tables:
             self.history.moment(connection, arrival, dated=dated)
         by_entity = by_type(arrival.entities)
         sifted = [
-            self.quarantine.sift(connection, self.layout(kind), e, arrival) for kind, e in by_entity.items()
+            self.quarantine.sift(connection, self.mapping(kind), e, arrival) for kind, e in by_entity.items()
         ]
         place = self.membership.open(connection, arrival.listing) if arrival.listing is not None else None
         at = arrival.requested_at if dated else None
         counts = {
-            one.layout.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
+            one.mapping.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
         }
         removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
         self.quarantine.forget(connection, arrival.removed)
-        self._remember_members(connection, arrival, [(one.layout, one.seen) for one in sifted], place)
+        self._remember_members(connection, arrival, [(one.mapping, one.seen) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in sifted))
 
@@ -273,17 +281,17 @@ class Tables:
         place: Place | None,
     ) -> int:
         """Store what came of one entity; how many rows that counts for: of what came along, new ones only."""
-        layout, groups, listing = sifted.layout, sifted.groups, arrival.listing
-        if listing is not None and layout.entity is not listing.collection.child:
-            before = last_row(connection, layout)
-            self._write_groups(connection, layout, groups, at, None)
-            return last_row(connection, layout) - before
+        mapping, groups, listing = sifted.mapping, sifted.groups, arrival.listing
+        if listing is not None and mapping.entity is not listing.collection.child:
+            before = last_row(connection, mapping)
+            self._write_groups(connection, mapping, groups, at, None)
+            return last_row(connection, mapping) - before
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
-            groups = self._restore(connection, layout, groups, arrival.requested_at, place)
+            groups = self._restore(connection, mapping, groups, arrival.requested_at, place)
         elif arrival.changes is not None:
-            self._suspect(connection, layout, groups, arrival.changes.feed, arrival.requested_at)
-        self._write_groups(connection, layout, groups, at, place)
+            self._suspect(connection, mapping, groups, arrival.changes.feed, arrival.requested_at)
+        self._write_groups(connection, mapping, groups, at, place)
         return number
 
     def _remember_members(
@@ -298,23 +306,23 @@ class Tables:
         if listing is not None and place is not None:
             began_at = arrival.requested_at if listing.began_at is None else listing.began_at
             received_at = arrival.requested_at if arrival.received_at is None else arrival.received_at
-            child = self.layout(listing.collection.child)
-            groups = next((groups for layout, groups in encoded if layout is child), [])
+            child = self.mapping(listing.collection.child)
+            groups = next((groups for mapping, groups in encoded if mapping is child), [])
             self.membership.link(connection, listing, groups, place)
             if listing.last:
                 closing = listing.replace(began_at=began_at)
                 self.membership.close(connection, closing, place, at=received_at)
                 self.quarantine.close(connection, listing, began_at)
         if changes is not None:
-            for layout, groups in encoded:
-                self.membership.link_by_refs(connection, layout, groups, changes.root)
+            for mapping, groups in encoded:
+                self.membership.link_by_refs(connection, mapping, groups, changes.root)
             if changes.last:
                 self.membership.follow(connection, changes)
 
     def _restore(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float,
         place: Place | None,
@@ -327,50 +335,50 @@ class Tables:
         bare = [id for rows in groups if not rows.names for id in rows.ids]
         values = {"at": at, "ids": json.dumps(bare)}
         if place is not None:
-            where = {"listing": place.listing, "entity": layout.entity.__name__}
-            connection.execute(STRANGERS.format(table=quoted(layout.table)), values | where)
-        connection.execute(RESTORE.format(table=quoted(layout.table)), values)
+            where = {"listing": place.listing, "entity": mapping.entity.__name__}
+            connection.execute(STRANGERS.format(table=quoted(mapping.table)), values | where)
+        connection.execute(RESTORE.format(table=quoted(mapping.table)), values)
         return [rows for rows in groups if rows.names]
 
     def _suspect(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         feed: str,
         at: float,
     ) -> None:
         """What a feed names has changed: those of its fields that the feed does not bring are stale."""
-        covered = self.membership.covered(layout.entity, feed)
+        covered = self.membership.covered(mapping.entity, feed)
         for rows in groups:
             stale = [name for name in covered if name not in rows.names]
             if stale:
-                self.freshness.record(connection, layout, rows.ids, stale, synced_at=None, recorded_at=at)
+                self.freshness.record(connection, mapping, rows.ids, stale, synced_at=None, recorded_at=at)
 
     def _write_groups(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
         place: Place | None,
     ) -> None:
         """Store the rows of one entity; of those of which something newer is known, only the rest."""
         if at is None:
-            self._write_rows(connection, layout, groups, at, place)
+            self._write_rows(connection, mapping, groups, at, place)
             return
-        later = self.freshness.later(connection, layout, chain.from_iterable(r.ids for r in groups), at)
+        later = self.freshness.later(connection, mapping, chain.from_iterable(r.ids for r in groups), at)
         if not later:
-            self._write_rows(connection, layout, groups, at, place)
+            self._write_rows(connection, mapping, groups, at, place)
         else:
-            self._write_rows(connection, layout, in_time(groups, later), at, place)
-            self._write_rows(connection, layout, late(groups, later), at, None)
-        self.membership.found(connection, layout, groups, at)
+            self._write_rows(connection, mapping, in_time(groups, later), at, place)
+            self._write_rows(connection, mapping, late(groups, later), at, None)
+        self.membership.found(connection, mapping, groups, at)
 
     def _write_rows(
         self,
         connection: Connection,
-        layout: TableMapping[Any],
+        mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
         place: Place | None,
@@ -378,19 +386,19 @@ class Tables:
         """Upsert rows and remember which page brought them."""
         if not groups:
             return
-        parts, fields = complete_parts(layout, groups) if at is not None else ({}, "")
-        stamps: list[Any] = []
+        parts, fields = complete_parts(mapping, groups) if at is not None else ({}, "")
+        loads: list[Any] = []
         if parts:
-            page = {"entity": layout.entity.__name__, "fields": fields, "at": at}
+            page = {"entity": mapping.entity.__name__, "fields": fields, "at": at}
             page |= place._asdict() if place else dict.fromkeys(Place._fields)
-            stamps = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
+            loads = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
         for rows in groups:
             key = rows.names, tuple(parts)
-            statement = layout.upserts.get(key) or layout.upserts.setdefault(key, upsert(layout, *key))
-            connection.executemany(statement, rows.tuples(*layout.masks(rows.names), *stamps))
-            alone = [name for name in rows.names if layout.parts[name] not in parts]
+            statement = mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
+            connection.executemany(statement, rows.tuples(*mapping.bitmap_values(rows.names), *loads))
+            alone = [name for name in rows.names if mapping.load_groups[name] not in parts]
             if alone and at is not None:
-                self.freshness.record(connection, layout, rows.ids, alone, synced_at=at, recorded_at=at)
+                self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
 
     # -- freshness ------------------------------------------------------------------------
 
@@ -408,9 +416,9 @@ class Tables:
         for ref in refs:
             by_entity.setdefault(ref.entity, []).append(ref.id)
         for entity, ids in by_entity.items():
-            layout = self.layout(entity)
+            mapping = self.mapping(entity)
             self.freshness.record(
-                connection, layout, ids, fields, synced_at=synced_at, recorded_at=recorded_at
+                connection, mapping, ids, fields, synced_at=synced_at, recorded_at=recorded_at
             )
             if synced_at is None:
                 self._relist(connection, entity, fields, recorded_at)
@@ -444,13 +452,13 @@ class Tables:
         (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
         if pages <= PAGES_TOO_MANY * kept:
             return
-        for layout in self._layouts.values():
+        for mapping in self._mappings.values():
             used = " UNION ".join(
-                f"SELECT {quoted(column)} FROM {quoted(layout.table)} WHERE {quoted(column)} IS NOT NULL"
-                for column in layout.stamps.values()
+                f"SELECT {quoted(column)} FROM {quoted(mapping.table)} WHERE {quoted(column)} IS NOT NULL"
+                for column in mapping.load_columns.values()
             )
             connection.execute(
-                f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})", (layout.entity.__name__,)
+                f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})", (mapping.entity.__name__,)
             )
         connection.execute("DELETE FROM _max_kept_loads")
         connection.execute("INSERT INTO _max_kept_loads SELECT count(*) FROM _max_load")
@@ -472,23 +480,23 @@ def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
-def last_row(connection: Connection, layout: TableMapping[Any]) -> int:
+def last_row(connection: Connection, mapping: TableMapping[Any]) -> int:
     """The number of an entity's newest row; 0 when it has none."""
-    return int(connection.execute(f"SELECT max(_row) FROM {quoted(layout.table)}").fetchone()[0] or 0)
+    return int(connection.execute(f"SELECT max(_row) FROM {quoted(mapping.table)}").fetchone()[0] or 0)
 
 
-def upsert(layout: TableMapping[Any], names: tuple[str, ...], parts: tuple[int, ...]) -> str:
+def upsert(mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]) -> str:
     """The statement that stores rows with these fields; rows that stay as they are are not written."""
-    stamps = [quoted(stamp_column(part)) for part in parts]
-    words = [quoted(word) for word in layout.words]
+    loads = [quoted(load_column(group)) for group in load_groups]
+    bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
     fields = [quoted(name) for name in names]
-    columns = ['"_id"', *fields, *words, *stamps]
-    changes = [f"{c} = excluded.{c}" for c in (*fields, *stamps)]
-    changes += [f"{word} = {word} | excluded.{word}" for word in words]
-    differs = [f"{c} IS NOT excluded.{c}" for c in (*fields, *stamps)]
-    differs += [f"{word} & excluded.{word} IS NOT excluded.{word}" for word in words]
+    columns = ['"_id"', *fields, *bitmaps, *loads]
+    changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
+    changes += [f"{word} = {word} | excluded.{word}" for word in bitmaps]
+    differs = [f"{c} IS NOT excluded.{c}" for c in (*fields, *loads)]
+    differs += [f"{word} & excluded.{word} IS NOT excluded.{word}" for word in bitmaps]
     return (
-        f"INSERT INTO {quoted(layout.table)} ({', '.join(columns)})"
+        f"INSERT INTO {quoted(mapping.table)} ({', '.join(columns)})"
         f" VALUES ({', '.join('?' * len(columns))})"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
         f" WHERE {' OR '.join([*differs, '_removed_at IS NOT NULL'])}"

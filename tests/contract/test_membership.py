@@ -317,7 +317,7 @@ class Fed:
         """Which team is remembered to have which post."""
         sql = """
             SELECT l.parent, p._id FROM _max_membership AS k JOIN _max_listing AS l ON l.id = k.listing
-              JOIN post AS p ON p._row = k.child WHERE l.collection = 'Team.posts'
+              JOIN _post AS p ON p._row = k.child WHERE l.collection = 'Team.posts'
         """
         return set(await self._database.read(lambda one: one.execute(sql).fetchall()))
 

@@ -36,7 +36,7 @@ from max.storage.catalogue import migrate
 from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
 from max.storage.settlement import SETTLE, move_to
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
-from max.storage.sync_log import MIGRATIONS, guard, result, run, runs, unfinished
+from max.storage.sync_log import MIGRATIONS, OWNER, guard, result, run, runs, unfinished
 
 NAMES = ("title", "size")
 LOAD = LoadFieldsTask("Thing", NAMES, "load_things", ("7",))
@@ -48,7 +48,7 @@ def connection() -> Iterator[SqliteConnection]:
     """An empty queue."""
     held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     with transaction(held):
-        migrate(held, "execution", MIGRATIONS)
+        migrate(held, OWNER, MIGRATIONS)
     yield held
     held.close()
 

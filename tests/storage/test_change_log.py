@@ -199,9 +199,9 @@ def test_changes_by_other_tools_are_recorded() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x"), Post("2", title="z"), sync="s1")
         await place.engine.tidy(NOON)
-        await place.sql("UPDATE post SET title = 'y' WHERE _id = '1'")
-        await place.sql("UPDATE post SET _id = '3' WHERE _id = '2'")
-        await place.sql("DELETE FROM post WHERE _id = '1'")
+        await place.sql("UPDATE _post SET title = 'y' WHERE _id = '1'")
+        await place.sql("UPDATE _post SET _id = '3' WHERE _id = '2'")
+        await place.sql("DELETE FROM _post WHERE _id = '1'")
         return await place.told()
 
     _, _, updated, *moved, deleted = recorded(body)

@@ -77,7 +77,7 @@ class Place:
 
     def ages(self) -> dict[str, AgeHistogram]:
         """How old every field of a person is."""
-        mapping = self.tables.layout(Person)
+        mapping = self.tables.mapping(Person)
         return self.tables.freshness.ages(self.connection, mapping, NAMES, now=self.now)
 
 

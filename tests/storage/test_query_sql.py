@@ -11,7 +11,6 @@ import pytest
 from max import Query
 from max.connecting import Entity, Field, Many, Ref, Schema
 from max.model.query import Order
-from max.storage.ddl import build_indexes
 from max.storage.query_sql import selects, write_cursor
 from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
@@ -37,7 +36,7 @@ def connection() -> Iterator[SqliteConnection]:
     """Tables with the indexes that a sync leaves."""
     with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
         TABLES.apply(connection)
-        build_indexes(connection, TABLES.schema)
+        TABLES.build_indexes(connection)
         yield connection
 
 
@@ -45,7 +44,7 @@ def plans(connection: SqliteConnection, key: str | None, *, descending: bool) ->
     """How SQLite would find the page behind a shelf, a line for each range."""
     query = Query(Book, order=(Order(Book.shelf.path, descending),))
     behind = query.after(write_cursor(query, [key, "a book"]))
-    statements = selects(TABLES._layouts, behind, 10)
+    statements = selects(TABLES._mappings, behind, 10)
     return [
         connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchone()[-1] for sql, values in statements
     ]

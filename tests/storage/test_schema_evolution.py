@@ -42,6 +42,7 @@ from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS as TASKS
+from max.storage.sync_log import OWNER
 from max.storage.tables import Tables
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
@@ -325,7 +326,7 @@ def test_others_may_change_beside_a_frozen_entity(connection: SqliteConnection) 
     frozen(connection, THING, frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str"}), frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str | None"}), frozen="Thing")
-    assert {row[1] for row in connection.execute("PRAGMA table_info(other)")} >= {"_id", "more"}
+    assert {row[1] for row in connection.execute("PRAGMA table_info(other)")} >= {"id", "more"}
 
 
 # -- what is hidden ----------------------------------------------------------------------------
@@ -420,7 +421,7 @@ def test_more_fields_than_a_word_has_bits_may_come_and_go(connection: SqliteConn
 def test_links_freshness_and_tasks_follow(connection: SqliteConnection, end: int) -> None:
     tables = apply(connection, 2)
     fill(connection, tables, rows_of(2))
-    migrate(connection, "execution", TASKS)
+    migrate(connection, OWNER, TASKS)
     load = LoadFieldsTask("Person", ("name",), "x", ("1",))
     issues = ExpandTask("Issue", "load_fields", ("name",), 0.0, matching=["=", ["name"], "x"])
     condition = ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["name"], "x"]]]
@@ -530,7 +531,7 @@ def test_what_could_not_be_converted_is_fetched_for_those_rows_alone(tmp_path: P
     calls, path = Calls(), tmp_path / "data.db"
     calls.sync(path, 1)
     with closing(opened(path)) as connection:
-        connection.execute("UPDATE thing SET note = 'bad' WHERE _id = '2'")
+        connection.execute("UPDATE _sample_thing SET note = 'bad' WHERE _id = '2'")
 
     def using(note: str) -> str:
         if note == "bad":
@@ -540,7 +541,10 @@ def test_what_could_not_be_converted_is_fetched_for_those_rows_alone(tmp_path: P
     migration = Migration("louder", ChangeType("Thing", "note", using=using))
     assert calls.sync(path, 1, migrations=[migration]) == ["list since m", "note of 2"]
     with closing(opened(path)) as connection:
-        assert connection.execute("SELECT note FROM thing ORDER BY _id").fetchall() == [("TEXT",), ("text",)]
+        assert connection.execute("SELECT note FROM sample_thing ORDER BY id").fetchall() == [
+            ("TEXT",),
+            ("text",),
+        ]
 
 
 def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: SqliteConnection) -> None:
@@ -566,7 +570,7 @@ def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:
     calls, path = Calls(), tmp_path / "data.db"
     calls.sync(path, 1)
     with closing(opened(path)) as connection:
-        connection.execute("UPDATE thing SET name = '' WHERE _id = '2'")
+        connection.execute("UPDATE _sample_thing SET name = '' WHERE _id = '2'")
     migrations = [Migration("names are ids", ChangeKey("Thing", "name"))]
     assert calls.sync(path, 1, migrations=migrations) == ["list since None", "note of 2"]
 
