@@ -478,7 +478,7 @@ def test_p27_env_has_the_facts_of_every_call(failures: list[int]) -> None:
     sync = play(source, body)
     for env in source.envs:
         assert (env.installation, env.version, env.sync, env.context) == ("inst", "7", sync, source)
-    assert [env.deadline for env in source.envs] == [at + 3600.0 for at in source.times]
+    assert [env.deadline for env in source.envs] == pytest.approx([at + 3600.0 for at in source.times])
     listing, names = source.envs[: len(answers)], source.envs[len(answers) :]
     begun = [1 + sum(isinstance(one, Exception) for one in answers[:n]) for n in range(len(answers))]
     assert [env.attempt for env in listing] == begun

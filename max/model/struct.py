@@ -93,7 +93,11 @@ class Struct:
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed."""
-        return type(self)(**(vars(self) | changes))
+        if not changes.keys() <= self._known:
+            raise TypeError(self._problem((), vars(self) | changes))
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
 
 
 def short(value: object) -> str:

@@ -157,7 +157,8 @@ class TaskSpec(Struct):
 
     def to_json(self) -> dict[str, Json]:
         """The spec as JSON data; what was not given is left out."""
-        return {"v": FORMAT, **_plain(vars(self))}
+        given = {n: one for n, one in vars(self).items() if one is not None and one is not False}
+        return {"v": FORMAT, **{n: TO_JSON[n](one) if n in TO_JSON else one for n, one in given.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> Self:
@@ -165,7 +166,8 @@ class TaskSpec(Struct):
         if data.get("v") != FORMAT:
             raise _unknown(f"format {data.get('v')}")
         spec = cls.__new__(cls)  # of a known format: nothing needs a check
-        spec.__dict__.update({name: _read(name, value) for name, value in data.items() if name != "v"})
+        known = {n: FROM_JSON[n](one) if n in FROM_JSON else one for n, one in data.items() if n != "v"}
+        spec.__dict__.update(known)
         return spec
 
     def rename_entity(self, old: str, new: str) -> Self:
@@ -353,7 +355,6 @@ RENAMED: dict[str, Callable[[_Renaming, str, Any], object]] = {
 SPECS: dict[str, type[TaskSpec]] = {
     spec.kind: spec for spec in (GroupTask, ExpandTask, LoadFieldsTask, ListTask, FollowTask, RemoveTask)
 }
-_PARTS: dict[str, type[Struct]] = {"position": ListingPosition, "search": MissingSearch}
 
 
 def read_spec(kind: str, data: Mapping[str, Json]) -> TaskSpec:
@@ -371,28 +372,32 @@ def _unknown(what: str) -> SyncError:
 
 
 def _plain(value: Any) -> Json:
-    """JSON data of a value; in a record, None and False are left out, which are defaults."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+    """Records and tuples as JSON data."""
     if isinstance(value, Struct):
-        value = vars(value)
+        return {name: _plain(one) for name, one in vars(value).items() if one is not None}
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items() if one is not None and one is not False}
-    return value
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _read(name: str, value: Json) -> Any:
-    if name in ("matching", "options"):  # JSON data in themselves
-        return value
-    if isinstance(value, list):
-        return tuple(_read("", one) for one in value)
+def _tuples(value: Json) -> Any:
+    """JSON data with a tuple for each list."""
     if isinstance(value, dict):
-        values = {key: _read(key, one) for key, one in value.items()}
-        return _PARTS[name](**values) if name in _PARTS else values
-    return value
+        return {name: _tuples(one) for name, one in value.items()}
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
+
+# What differs in JSON, by the name of the field.
+TO_JSON: dict[str, Callable[[Any], Json]] = {
+    **dict.fromkeys(("names", "ids", "covered_by", "collections"), list),
+    **dict.fromkeys(("feeds", "position", "search"), _plain),
+}
+FROM_JSON: dict[str, Callable[[Json], Any]] = {
+    **dict.fromkeys(("names", "ids", "covered_by", "collections"), tuple),
+    "feeds": _tuples,
+    "position": lambda data: ListingPosition(**_tuples(data)),
+    "search": lambda data: MissingSearch(**_tuples(data)),
+}
 
 # -- tasks --------------------------------------------------------------------------------
 # Named tuples, since several are created for every task.

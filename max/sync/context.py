@@ -81,22 +81,22 @@ async def _awaited(awaitable: Awaitable[V]) -> V:
 
 
 class LoaderEnv(Env[Any]):
-    """What one call of a loader gets; ``raw_loader`` is the raw loader that it is for, if any."""
+    """What a call of a loader gets that begins at ``at``; ``raw_loader`` is the raw loader that it is for."""
 
     def __init__(
         self,
         context: SyncContext,
         task: Task,
         cache: RawCache,
-        deadline: float,
+        at: float,
         raw_loader: RawLoader[Any, Any] | None = None,
     ) -> None:
         self._sync_context, self._task, self._cache = context, task, cache
-        self._deadline, self.raw_loader = deadline, raw_loader
+        self._at, self.raw_loader = at, raw_loader
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
         """The same for a raw loader that loads for this task."""
-        return LoaderEnv(self._sync_context, self._task, self._cache, self._deadline, loader)
+        return LoaderEnv(self._sync_context, self._task, self._cache, self._at, loader)
 
     @property
     def context(self) -> Any:
@@ -134,7 +134,7 @@ class LoaderEnv(Env[Any]):
 
         The setting ``loader_minutes`` after the call began.
         """
-        return self._deadline
+        return self._at + 60 * self._sync_context.settings.loader_minutes
 
     async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
         """Run an operation with its limit, its retries and its own deadline."""
