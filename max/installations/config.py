@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -39,51 +39,34 @@ def plain(value: object) -> Json:
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _integer(value: object) -> int:
-    if isinstance(value, str):
+# What a value of each type is called in messages.
+SCALARS: dict[object, str] = {
+    str: "a text",
+    int: "an integer",
+    float: "a finite number",
+    bool: "true or false",
+    Any: "JSON data",
+    object: "JSON data",
+}
+
+
+def _read_scalar(kind: object, value: Any) -> Any:
+    """A value of a type of SCALARS from the value itself or its text; ValueError for anything else."""
+    text, word = isinstance(value, str), str(value).strip().lower()
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is str and text:
+        return value
+    if kind is int and (text or (number and isinstance(value, int))):
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError
-
-
-def _number(value: object) -> float:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number):
-            return number
-    raise ValueError
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, str) and value.strip().lower() in WORDS:
-        return WORDS[value.strip().lower()]
-    if isinstance(value, bool):
-        return value
-    raise ValueError
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError
-
-
-def _json(value: object) -> Any:
-    if is_json(plain(value)):
+    if kind is float and (text or number) and math.isfinite(float(value)):
+        return float(value)
+    if kind is bool and (isinstance(value, bool) or (text and word in WORDS)):
+        return WORDS[word]
+    if kind in (Any, object) and is_json(plain(value)):
         return frozen(value)
     raise ValueError
 
 
-# Each function takes the value itself or its text, and raises ValueError for anything else.
-SCALARS: dict[object, tuple[str, Callable[[object], object]]] = {
-    str: ("a text", _text),
-    int: ("an integer", _integer),
-    float: ("a finite number", _number),
-    bool: ("true or false", _boolean),
-    Any: ("JSON data", _json),
-    object: ("JSON data", _json),
-}
 LISTS = (list, tuple, Sequence)
 MAPPINGS = (dict, Mapping)
 
@@ -113,7 +96,7 @@ class ValueType(Struct):
     @property
     def expected(self) -> str:
         """What is valid, in words."""
-        one = SCALARS[self.scalar][0]
+        one = SCALARS[self.scalar]
         kind = self.container.__name__ if self.container else ""
         words = {"list": f"a list, each {one}", "dict": f"a mapping, each {one}"}.get(kind, one)
         return f"{words}, or null" if self.optional else words
@@ -129,7 +112,7 @@ class ValueType(Struct):
             if self.container is dict:
                 entries = _entries(value).items()
                 return MappingProxyType({k: self._inside(v, f"{path}.{k}", wrong) for k, v in entries})
-            return SCALARS[self.scalar][1](value)
+            return _read_scalar(self.scalar, value)
         except (ValueError, OverflowError):
             wrong.append(Mismatch(path, self.expected, value))
             return None
