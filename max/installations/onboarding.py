@@ -135,12 +135,11 @@ class _Onboarding:
     ) -> None:
         self._connector, self._prompter = connector, prompter
         self._steps, self._types = steps_of(connector), config_types(connector.config)
-        self._subject = f"what connecting {connector.name} was given"
         wrong: list[Mismatch] = []
         answers = read_values(self._types, given, wrong)
         wrong += self._wrong_secrets(secrets)
         if wrong:
-            raise InvalidAnswers(f"{self._subject} is invalid", wrong, hint=self._hint())
+            raise self._invalid(wrong)
         self._answers = config_defaults(connector.config) | answers
         self._store = MemoryCredentials(secrets)  # one for all steps: a validation may renew a secret
         self._secrets = self._store.secrets
@@ -162,6 +161,9 @@ class _Onboarding:
         names = ", ".join(one.name for one in self._connector.credentials)
         secrets = f"--credential name=env:VAR, file:PATH or - (names: {names})" if names else ""
         return "give " + " and ".join(filter(None, [keys, secrets])) if keys or secrets else ""
+
+    def _invalid(self, wrong: Sequence[Mismatch]) -> InvalidAnswers:
+        return InvalidAnswers(f"the answers for {self._connector.name} are invalid", wrong, hint=self._hint())
 
     async def walk(self) -> None:
         """Run every step whose condition holds."""
@@ -201,7 +203,9 @@ class _Onboarding:
                 f"connecting {self._connector.name} needs answers", self._missing, hint=self._hint()
             )
         values = {key: value for key, value in self._answers.items() if key in self._types}
-        config = read_config(self._connector.config, values, subject=self._subject)
+        config = read_config(
+            self._connector.config, values, subject=f"the configuration of {self._connector.name}"
+        )
         return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._messages))
 
     def _miss(self, key: str, expected: str) -> None:
@@ -306,8 +310,7 @@ class _Onboarding:
         answer = self._answers[step.key]
         chosen = {as_text(one) for one in (answer or () if step.several else [answer])}
         if not chosen <= set(values):
-            wrong = Mismatch(step.key, expected, plain(answer))
-            raise InvalidAnswers(f"{self._subject} is invalid", [wrong], hint=self._hint())
+            raise self._invalid([Mismatch(step.key, expected, plain(answer))])
 
     def _accept(self, answers: Mapping[str, Any]) -> None:
         """Add answers: secrets by credential, values by key, anything else for later steps."""
@@ -321,7 +324,7 @@ class _Onboarding:
             else:
                 self._answers[key] = value
         if wrong:
-            raise InvalidAnswers(f"what {self._connector.name}'s own onboarding returned is invalid", wrong)
+            raise InvalidAnswers(f"the answers of {self._connector.name}'s own code are invalid", wrong)
 
     async def _validate(self, step: Validate, before: Sequence[OnboardingStep]) -> None:
         """Check the answers; after a failure the person may change them and try again."""

@@ -449,7 +449,7 @@ class TestWithoutPrompter:
         async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {"pages": "many"}
 
-        with pytest.raises(InvalidAnswers, match="sample's own onboarding returned is invalid"):
+        with pytest.raises(InvalidAnswers, match="the answers of sample's own code are invalid"):
             run(sample(config=Needy, onboarding=[RunCode(nonsense)]), None, url="u")
 
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
