@@ -9,36 +9,39 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
-from .model.changes import ChangeFeed
-from .model.delivery import (
-    AgeHistogram,
-    DeletionCandidates,
-    DeletionScope,
-    Delivery,
-    ListingState,
-    Write,
-    WriteResult,
-)
-from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
-from .model.plan import SyncPlan
-from .model.query import NO_LIMIT, PAGE_SIZE, C, Query, QueryPage
-from .model.schema import Schema
+from .model.entities import E, P
+from .model.query import NO_LIMIT, PAGE_SIZE, C, Query
 from .model.settings import DEFAULTS, Settings
 from .model.struct import Struct
-from .model.tasks import (
-    NewTask,
-    ResumedSync,
-    Settlement,
-    SettleResult,
-    Status,
-    SyncCommand,
-    SyncResult,
-    SyncRun,
-)
-from .model.values import Json
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a command that reads must not pay for these
     from logging import Logger
+
+    from .model.changes import ChangeFeed
+    from .model.delivery import (
+        AgeHistogram,
+        DeletionCandidates,
+        DeletionScope,
+        Delivery,
+        ListingState,
+        Write,
+        WriteResult,
+    )
+    from .model.entities import Entity, FieldOf, Filter, ManyOf, Ref
+    from .model.plan import SyncPlan
+    from .model.query import QueryPage
+    from .model.schema import Schema
+    from .model.tasks import (
+        NewTask,
+        ResumedSync,
+        Settlement,
+        SettleResult,
+        Status,
+        SyncCommand,
+        SyncResult,
+        SyncRun,
+    )
+    from .model.values import Json
 
 
 def logger(part: str) -> Logger:
@@ -101,7 +104,7 @@ class BoundQuery(Query[E]):
             query = query.after(page.cursor)
 
 
-Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable[SyncPlan]]
+Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable["SyncPlan"]]
 
 
 class SyncOptions(Struct):

@@ -492,6 +492,16 @@ def test_reading_imports_no_event_loop_and_no_connector(
     }
 
 
+def test_searching_imports_neither_tasks_nor_loaders(stored: Cli, tmp_path: Path) -> None:
+    loaded = imported_by(tmp_path, "search", "acme", "AcmeUser")
+    assert "max.storage.tables" in loaded
+    assert not loaded & {"max.model.tasks", "max.model.loaders", "max.storage.sync_log", "max.model.plan"}
+
+
+def test_listing_installations_imports_no_storage(stored: Cli, tmp_path: Path) -> None:
+    assert not {"max.storage", "sqlite3"} & imported_by(tmp_path, "ls")
+
+
 def test_version_and_overview_need_no_parser(tmp_path: Path) -> None:
     for words in (["--version"], ["--help"]):
         assert not imported_by(tmp_path, *words) & {

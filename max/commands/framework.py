@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from ..core import InstallationInfo
 from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
-from ..query.reader import Reader, open_reader
 from .tables import Column, Table
 from .terminal import colours, is_terminal, width
 from .text import Paint, json_text
 
 if TYPE_CHECKING:
     from ..model.values import Json
+    from ..query.reader import Reader
 
 FORMATS = ("text", "json", "ndjson")
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
@@ -191,6 +191,8 @@ def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
 
 def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManager[Reader]:
     """A Reader of an installation; StorageError when it was never synced."""
+    from ..query.reader import open_reader  # not every command reads data
+
     return open_reader(project.database(info), info)
 
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
-from .text import sanitize
-from .views import progress_line
+from .text import duration, number, sanitize, truncate
 
 if TYPE_CHECKING:
     from ..connector import Option
@@ -117,6 +116,17 @@ def numbers(line: str, most: int) -> list[int] | None:
     if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
         return None
     return list(map(int, words))
+
+
+def progress_line(
+    counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None
+) -> str:
+    """A running sync on one line: seconds, rows per second, rows by entity, and what it waits for."""
+    parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
+    speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
+    clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
+    text = "  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])])
+    return text if width is None else truncate(text, width)
 
 
 class ProgressView:

@@ -263,14 +263,3 @@ def failures_text(
 
 def _fit(text: str, width: int | None, indent: int) -> str:
     return sanitize(text) if width is None else truncate(sanitize(text), width - indent)
-
-
-def progress_line(
-    counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None
-) -> str:
-    """A running sync on one line: seconds, rows per second, rows by entity, and what it waits for."""
-    parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
-    speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
-    clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
-    text = "  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])])
-    return text if width is None else truncate(text, width)

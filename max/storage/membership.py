@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..model.delivery import (
     AgeHistogram,
@@ -30,11 +30,13 @@ from ..model.delivery import (
     ListingState,
 )
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
-from ..model.loaders import Resolver
 from ..model.schema import Schema
 from .database import Connection, quoted
 from .freshness import Freshness
 from .rows import EncodedRows, TableMapping
+
+if TYPE_CHECKING:
+    from ..model.loaders import Resolver
 
 PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
 

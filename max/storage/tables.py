@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidCursor, NotFound, StorageEmpty, UnknownName, UsageError
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
-from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
@@ -19,12 +18,13 @@ from .change_log import History
 from .database import Connection, quoted
 from .ddl import LoadGroups, build_indexes, read_mappings
 from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
-from .interim import InterimOwner
 from .membership import Membership, Place
 from .quarantine import Quarantine, ValidatedRows
 from .query_sql import chosen, count, run, selects, write_cursor
 from .rows import EncodedRows, TableMapping, load_column
-from .sync_log import SyncLog
+
+if TYPE_CHECKING:
+    from ..model.loaders import Resolver
 
 MIGRATIONS = (
     """
@@ -155,7 +155,9 @@ class Tables:
 
     def apply(self, connection: Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
-        from .schema_evolution import evolve  # those who only read do without
+        from .interim import InterimOwner  # reading needs none of these
+        from .schema_evolution import evolve
+        from .sync_log import SyncLog
 
         migrate(connection, "engine", MIGRATIONS)
         self.quarantine.apply(connection)

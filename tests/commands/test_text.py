@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.commands.tables import Column, Table, entity_columns, entity_lines, entity_row
+from max.commands.terminal import progress_line
 from max.commands.text import (
     PLAIN,
     Paint,
@@ -34,7 +35,6 @@ from max.commands.text import (
 from max.commands.views import (
     InstallationStatus,
     failures_text,
-    progress_line,
     run_json,
     runs_table,
     schema_json,
