@@ -558,22 +558,38 @@ def test_undecodable_names_and_ascii_terminals_cause_no_traceback(stored: Cli, t
     assert (run.returncode, odd.returncode, b"Traceback" in odd.stderr) == (0, 2, False)
 
 
-# -- between an upgrade and the next sync -----------------------------------------------------
+# -- a database of the layout before 0.1.0 --------------------------------------------------------
 
 
-@pytest.fixture
-def of_an_older_version(cli: Cli, tmp_path: Path) -> Cli:
-    """A project whose database the first version wrote last."""
-    assert cli("sync", "acme:default").status == 0
-    with closing(sqlite3.connect(tmp_path / ".max/installations/acme/default/data.db")) as connection:
-        connection.execute("DELETE FROM _max_migration WHERE owner = 'engine' AND version > 1")
-        connection.commit()
-    return cli
-
-
-@pytest.mark.parametrize("words", [("freshness", "acme"), ("invalidate", "acme", "AcmeUser")])
-def test_what_an_older_version_did_not_keep_is_not_made_up(
-    of_an_older_version: Cli, words: tuple[str, ...]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "acme", "AcmeUser"],
+        ["get", "acme", "AcmeUser:u1"],
+        ["count", "acme", "AcmeUser"],
+        ["schema", "acme"],
+        ["status"],
+        ["runs"],
+        ["freshness", "acme"],
+        ["changes", "acme"],
+        ["quarantine", "acme"],
+        ["invalidate", "acme", "AcmeUser"],
+        ["pause", "acme"],
+        ["migrate", "acme"],
+        ["sync", "acme"],
+    ],
+)
+def test_a_database_of_an_older_layout_is_refused_and_not_changed(
+    cli: Cli, tmp_path: Path, words: list[str]
 ) -> None:
-    run = of_an_older_version(*words)
-    assert (run.status, "sync once" in run.err) == (1, True)
+    cli("connect", "acme")
+    path = tmp_path / ".max/installations/acme/default/data.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE _max_migration (owner, version, digest); CREATE TABLE acme_user (_id)"
+        )
+    before = path.read_bytes()
+    run = cli(*words)
+    assert (run.status, "was written by a Max before 0.1.0, and was not changed" in run.err) == (1, True)
+    assert "fetch everything again with: max sync" in run.err
+    assert path.read_bytes() == before
