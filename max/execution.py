@@ -74,8 +74,12 @@ class _SyncLoop:
         self._wake = asyncio.Event()
         self._cache = RawCache()
         self._runner = TaskRunner(executor.context, self._cache, self._commit)
+        self._calls = executor.context.runner.calls  # by operation, also those before this sync
+        self._counted_calls = Counter(self._calls)
         self._given_up = State.PENDING  # the state of attempts that are cancelled
-        self.publisher = EventPublisher(executor.origin(sync), self._clock, self._leased, resumed)
+        connector = executor.context.connector
+        origin = Origin(executor.context.installation, connector.name, connector.version, sync)
+        self.publisher = EventPublisher(origin, self._clock, self._leased, resumed)
 
     async def run(self) -> SyncResult:
         """Run until the sync has ended, is paused, or the store fails."""
@@ -121,7 +125,7 @@ class _SyncLoop:
             raise self._broken
         batch, self._settlements = self._settlements, []
         running = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
-        requests = self._executor.uncounted_calls()
+        requests = Counter(self._calls) - self._counted_calls
         try:
             settled = await self._store.settle(
                 self.sync,
@@ -137,7 +141,7 @@ class _SyncLoop:
                 if future is not None:
                     future.cancel()
             raise
-        self._executor.counted_calls += requests
+        self._counted_calls += requests
         for (one, future), outcome in zip(batch, settled.outcomes, strict=True):
             self._stored(one, future, outcome)
         for task in settled.claimed:
@@ -350,7 +354,6 @@ class SyncExecutor:
         self._running: asyncio.Task[SyncResult] | None = None
         self._changing = asyncio.Lock()
         self._open = False
-        self.counted_calls: Counter[str] = Counter()  # by operation, those that a sync has counted
 
     async def start(self) -> None:
         """Prepare the store."""
@@ -420,15 +423,6 @@ class SyncExecutor:
         """The newest sync that could be resumed, or None; SyncRunning when another process runs one."""
         return await self.store.unfinished(worker=self.worker, now=self.context.clock())
 
-    def origin(self, sync: str) -> Origin:
-        """What all events of a sync share."""
-        connector = self.context.connector
-        return Origin(self.context.installation, connector.name, connector.version, sync)
-
-    def uncounted_calls(self) -> Counter[str]:
-        """Calls by operation that no sync has counted yet."""
-        return Counter(self.context.runner.calls) - self.counted_calls
-
     async def tidy(self) -> None:
         """Clean up after a sync."""
         await self.store.prune()
@@ -441,7 +435,6 @@ class SyncExecutor:
             await self.store.release(sync, worker=self.worker, now=self.context.clock())
 
     def _drive(self, sync: str, resumed: ResumedSync | None = None) -> SyncHandle:
-        self.counted_calls = Counter(self.context.runner.calls)
         loop = _SyncLoop(self, sync, resumed)
         self._running = asyncio.create_task(loop.run(), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())

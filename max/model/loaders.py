@@ -60,7 +60,10 @@ class Env(Protocol[C]):
 
     @property
     def deadline(self) -> float | None:
-        """When the task must have ended, in seconds since the epoch; None when it has no limit."""
+        """When this call is cancelled, to be repeated later, in seconds since the epoch.
+
+        The setting ``loader_minutes`` says how long a call may take; None outside of a sync.
+        """
 
     async def run(self, operation: OutsideCall[C, In, Out], input: In) -> Out:
         """Run an operation with its limit, retries and deadline; a recording or replay includes it."""

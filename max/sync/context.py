@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 from ..connector import Connector
@@ -98,42 +99,16 @@ class LoaderEnv(Env[Any]):
         """The same for a raw loader that loads for this task."""
         return LoaderEnv(self._sync_context, self._task, self._cache, self._at, loader)
 
-    @property
-    def context(self) -> Any:
-        """What ``initialise`` built."""
-        return self._sync_context.context
-
-    @property
-    def installation(self) -> str:
-        """The installation's id."""
-        return self._sync_context.installation
-
-    @property
-    def version(self) -> str:
-        """The connector's version."""
-        return self._sync_context.connector.version
-
-    @property
-    def sync(self) -> str:
-        """The sync's id."""
-        return self._task.sync
-
-    @property
-    def task(self) -> int:
-        """The task's number."""
-        return self._task.id
-
-    @property
-    def attempt(self) -> int:
-        """How often the task has been begun, this time included."""
-        return self._task.attempt
+    context = property(attrgetter("_sync_context.context"))
+    installation = property(attrgetter("_sync_context.installation"))
+    version = property(attrgetter("_sync_context.connector.version"))
+    sync = property(attrgetter("_task.sync"))
+    task = property(attrgetter("_task.id"))
+    attempt = property(attrgetter("_task.attempt"))
 
     @property
     def deadline(self) -> float:
-        """When this call is cancelled, to be repeated later, in seconds since the epoch.
-
-        The setting ``loader_minutes`` after the call began.
-        """
+        """The setting ``loader_minutes`` after the call began."""
         return self._at + 60 * self._sync_context.settings.loader_minutes
 
     async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:

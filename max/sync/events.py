@@ -129,9 +129,7 @@ class Events:
 
     async def batch(self) -> list[Event]:
         """All events since the last call, as soon as there is one; [] at the end."""
-        while not self._buffer and not self._over:
-            self._ready.clear()
-            await self._ready.wait()
+        await self._wait()
         events = list(self._buffer)
         self._buffer.clear()
         return events
@@ -140,12 +138,15 @@ class Events:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._buffer:
-            if self._over:
-                raise StopAsyncIteration
+        await self._wait()
+        if not self._buffer:
+            raise StopAsyncIteration
+        return self._buffer.popleft()
+
+    async def _wait(self) -> None:
+        while not self._buffer and not self._over:
             self._ready.clear()
             await self._ready.wait()
-        return self._buffer.popleft()
 
 
 class EventPublisher:

@@ -214,29 +214,28 @@ class TaskRunner:
 
     def _children(self, spec: ExpandTask, ids: Sequence[str]) -> list[TaskSpec]:
         if spec.operation == "load_collection":
-            everything, sweep = spec.everything, spec.sweep
-            return [
-                ListTask(spec.entity, spec.names[0], id, everything=everything, sweep=sweep) for id in ids
-            ]
+            many, everything, sweep = spec.names[0], spec.everything, spec.sweep
+            listing = ListTask(spec.entity, many, "", everything=everything, sweep=sweep)
+            return [listing.replace(id=id) for id in ids]
         loader = self._loader(spec)
         size = loader.size if isinstance(loader, BatchLoader) else 1
         batches = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
-        task = LoadFieldsTask(spec.entity, spec.names, loader.name, ())
-        return [task.replace(ids=batch) for batch in batches]  # quicker than one by one from nothing
+        load = LoadFieldsTask(spec.entity, spec.names, loader.name, ())
+        return [load.replace(ids=batch) for batch in batches]
 
     # collections
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent = self._ref(spec, spec.id)
         loader = self._resolver.collection_loader(ManyOf(parent.entity, spec.collection))
-        if spec.position is None:
+        position = spec.position
+        if position is None:
             known = await self._meta.listing_state(parent, loader.lists)
             if await self._is_listed(spec, known):
                 return Settlement(task, State.COMPLETED)
-            token = None if spec.everything or spec.ids_only else known.bookmark
-            sweep = spec.sweep or self._sweep_is_due(loader, known)
-            spec = spec.replace(position=first_position(token), sweep=sweep)
-        tracker = PageTracker(f"{parent}.{spec.collection}", _position(spec), loader.watermark)
+            position = first_position(None if spec.everything or spec.ids_only else known.bookmark)
+            spec = spec.replace(sweep=spec.sweep or self._sweep_is_due(loader, known))
+        tracker = PageTracker(f"{parent}.{spec.collection}", position, loader.watermark)
         while True:
             delivery, more, notes = await self._list_page(task, spec, loader, parent, tracker)
             spec = spec.replace(position=tracker.position)
@@ -246,7 +245,9 @@ class TaskRunner:
                 failure = failure_of(task, tracker.problem, self._context.clock())
                 return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
             if not more:
-                children = self._sweep(spec, loader)
+                sweeps = tracker.position.delta and spec.sweep and loader.sweep is not None
+                task_of_ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
+                children = [NewTask(task_of_ids)] if sweeps else []
                 state = State.AWAITING_CHILDREN if children else State.COMPLETED
                 return Settlement(task, state, spec, writes, children, progress=True, notes=notes)
             page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
@@ -262,12 +263,6 @@ class TaskRunner:
         if loader.sweep is None:
             return False
         return known.swept_at is None or self._context.now() - known.swept_at >= loader.sweep.total_seconds()
-
-    def _sweep(self, spec: ListTask, loader: CollectionLoader[Any, Any, Any]) -> list[NewTask]:
-        """After a listing of changes: the listing of all ids, when it is due."""
-        if not _position(spec).delta or not spec.sweep or loader.sweep is None:
-            return []
-        return [NewTask(ListTask(spec.entity, spec.collection, spec.id, ids_only=True))]
 
     async def _list_page(
         self,
@@ -324,12 +319,13 @@ class TaskRunner:
 
     async def _follow(self, task: Task, spec: FollowTask) -> Settlement | None:
         root, loader = self._ref(spec, spec.id), self._resolver.feed_loader(spec.feed)
-        if spec.position is None:
+        position = spec.position
+        if position is None:
             known = await self._meta.feed_state(root, loader.name)
             if known.listed_at is not None and known.listed_at >= spec.since:
                 return Settlement(task, State.COMPLETED)
-            spec = spec.replace(position=first_position(None if spec.everything else known.bookmark))
-        tracker = PageTracker(f"{root}: feed {loader.name}", _position(spec))
+            position = first_position(None if spec.everything else known.bookmark)
+        tracker = PageTracker(f"{root}: feed {loader.name}", position)
         while True:
             page, at, notes = await self._request(task, loader, root, tracker)
             write = self._context.engine.prepare_write(self._changes(task, loader, root, tracker, page, at))
@@ -466,10 +462,6 @@ class TaskRunner:
             if error is not None:
                 failures.append(failure_of(task, error, now, ref.id))
         return failures
-
-
-def _position(spec: ListTask | FollowTask) -> ListingPosition:
-    return spec.position or ListingPosition()
 
 
 def _next_round(search: MissingSearch, found: DeletionCandidates) -> tuple[int, int, int]:
