@@ -34,8 +34,8 @@ from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .storage.database import Connection, Database
 from .storage.ddl import LoadGroups
-from .storage.freshness import newest
-from .storage.membership import LINKS_BY_CHILD
+from .storage.freshness import latest_request
+from .storage.removals import MEMBERS_BY_CHILD
 from .storage.tables import Tables
 
 DAY = 86_400.0  # seconds
@@ -133,12 +133,12 @@ class SqliteEngine(Engine):
 
         def work(connection: Connection) -> None:
             self.tables.build_indexes(connection)
-            connection.execute(LINKS_BY_CHILD)
-            self.tables.drop_pages(connection)
+            connection.execute(MEMBERS_BY_CHILD)
+            self.tables.freshness.drop_unused_loads(connection)
 
         await self._database.transact(work)
         before = now - self._settings.removed_days * DAY
-        while await self._database.transact(lambda c: self.tables.membership.purge(c, before)):
+        while await self._database.transact(lambda c: self.tables.removals.purge(c, before)):
             pass
         await self.tables.history.tidy(self._database, before=now - self._settings.history_days * DAY)
 
@@ -222,32 +222,32 @@ class SqliteSyncMeta(SyncMeta):
     async def listing_state(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is remembered of a collection's listings."""
         membership = self._tables.membership
-        return await self._database.read(lambda c: membership.listed(c, parent, collection))
+        return await self._database.read(lambda c: membership.listing_state(c, parent, collection))
 
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
-        return await self._database.read(lambda c: self._tables.membership.followed(c, root, feed))
+        return await self._database.read(lambda c: self._tables.membership.feed_state(c, root, feed))
 
     async def latest_request(self) -> float:
         """The latest time at which a request began whose answer is stored."""
-        return await self._database.read(newest)
+        return await self._database.read(latest_request)
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """What listings have found gone and is not removed yet."""
-        return await self._database.read(lambda c: self._tables.membership.removals(c, scope))
+        return await self._database.read(lambda c: self._tables.removals.candidates(c, scope))
 
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
-        membership = self._tables.membership
+        removals = self._tables.removals
 
         def work(connection: Connection) -> WriteResult:
-            return WriteResult({}, membership.removing(connection, entities, scope))
+            return WriteResult({}, removals.remove_missing(connection, entities, scope))
 
         return Write(self._database, work)
 
     async def is_pending_removal(self, ref: Ref[Any]) -> bool:
         """Whether it was found gone and is not removed yet."""
-        return await self._database.read(lambda c: self._tables.membership.is_pending_removal(c, ref))
+        return await self._database.read(lambda c: self._tables.removals.is_pending_removal(c, ref))
 
     async def ages(self, field: FieldOf[Any, Any], *, now: float) -> AgeHistogram:
         """How old a field is over all rows of its entity."""

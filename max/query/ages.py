@@ -71,10 +71,10 @@ def ages(connection: Connection, tables: Tables, what: str | None = None, *, now
         return found
     membership = tables.membership
     for entity in entities:
-        for many in membership.listing(entity):
+        for many in tables.removals.collections_of(entity):
             histogram = membership.ages(connection, many, now=now)
             found.append(_age("listing", entity.__name__, repr(many), histogram))
-    feeds = membership.feeds(connection, now=now)
+    feeds = membership.feed_ages(connection, now=now)
     return found + [_age("feed", None, name, histogram) for name, histogram in feeds.items()]
 
 

@@ -21,7 +21,7 @@ from ..model.query import Query
 from ..model.struct import Struct
 from ..model.tasks import SyncCommand, SyncRun
 from ..storage import sync_log
-from ..storage.freshness import newest
+from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
 from ..storage.tables import Tables
@@ -93,12 +93,12 @@ def mark_stale(
     chosen = _selections(info, words, where, connection, tables, now)
     sync_log.refuse_while_syncing(connection, clock=lambda: now)
     unfinished = next(iter(sync_log.unfinished_runs(connection, now=now)), None)
-    at = max(now, newest(connection))
+    at = max(now, latest_request(connection))
     found = tuple(
         Invalidated(query.entity, fields, tables.invalidate(connection, query, fields, at=at))
         for query, fields in chosen
     )
-    listings = tables.membership.invalidated(connection, at=at)
+    listings = tables.membership.count_invalidated(connection, at=at)
     loaders = _loaders(tables.membership.resolver, found)
     return Invalidation(found, listings, loaders, None if unfinished is None else unfinished.id)
 

@@ -147,7 +147,8 @@ Targets: TypeAlias = Callable[[str, str], str | None]  # the entity that a ref (
 class RenameOwner:
     """A part that stores names or ids of entities and keeps them right when a migration changes them.
 
-    A part overrides what concerns it; each method runs in the migration's transaction.
+    A part overrides what concerns it; the others do nothing.  Each runs in the migration's
+    transaction.
     """
 
     def rename_entity(self, connection: Connection, old: str, new: str) -> None:

@@ -1,92 +1,150 @@
-"""Freshness: when each field of each row was last synced, and what is too late to be stored.
+"""Freshness: when each field of each row was last synced, and which values come too late.
 
-Rule 1: freshness costs a row nothing.  A row says which page brought it, the page says when
-its request began; what no page can say (a field that came alone, an invalidation) stands
-beside, in ``_max_freshness``, and the later of the two holds.
+**What is recorded.**  One response brings many rows, so its time is recorded once.  A *load* is
+one such response: when its request began, and a bit for each field that it brought in every row.
+A row names the load that brought it, one for each group of fields that arrive together
+(``_load``, ``_load_1`` …).  What no load can say is recorded for one row and one field in
+``_max_freshness``: a field that came in only some of the rows, or an invalidation (``synced_at``
+is NULL).
 
-Rule 2: of two answers for one field the one whose request began later wins, whichever comes
-first.  ``_max_high_water`` holds the latest such time of each entity: an answer that is later than
-that is stored without another look.
+**The invariant.**  A field of a row was synced when its load was requested, unless
+``_max_freshness`` has a later record; then that record holds.
+
+**Example.**  A listing (load 1, requested at 10:00) brings the title and status of three tasks.  A
+request for one task (load 2, 10:05) brings a body.  At 10:07 the status of a is invalidated.
+
+    row  _load  _load_1  _max_freshness        title  status  body
+    a    1      2        status: NULL, 10:07   10:00  never   10:05
+    b    1      -                              10:00  10:00   never
+    c    1      -                              10:00  10:00   never
+
+**A listing that is read again** reuses the load of each of its pages.  Rows that did not change
+still name that load and are not written, and are as fresh as it is.  So such a load speaks only
+for rows that this pass over the listing has shown: those whose membership has its generation.
+
+**Responses out of order.**  Of two responses for one field, the one that was requested later wins,
+whichever is stored first.  ``_max_high_water`` has the latest request of each entity: a response
+requested after that is stored without comparing it row by row.
+
+**After a crash** a response is stored with its load, or neither is: they share a transaction.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
-from .database import Connection, quoted
+from .database import Connection, RenameOwner, Targets, quoted
 from .query_sql import Statement, run
-from .rows import NEVER, EncodedRows, TableMapping, on_page
+from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_for
 
-PLACE_PAGE = """
-    INSERT INTO _max_load (entity, listing, number, generation, fields, requested_at)
-    VALUES (:entity, :listing, :number, :generation, :fields, :at)
-    ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL
-    DO UPDATE SET generation = excluded.generation, fields = excluded.fields,
-                  requested_at = excluded.requested_at
-    RETURNING id
+TABLES = """
+    CREATE TABLE _max_load (
+        id           {row_id},
+        entity       TEXT NOT NULL,
+        listing      INTEGER,
+        number       INTEGER,
+        generation   INTEGER,
+        requested_at REAL NOT NULL,
+        fields       INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX _max_load_page ON _max_load (listing, number, entity) WHERE listing IS NOT NULL;
+    CREATE INDEX _max_load_time ON _max_load (entity, requested_at);
+    CREATE TABLE _max_freshness (
+        entity      TEXT NOT NULL,
+        row         INTEGER NOT NULL,
+        field       TEXT NOT NULL,
+        synced_at   REAL,
+        recorded_at REAL NOT NULL,
+        PRIMARY KEY (entity, row, field)
+    ) {by_key};
+    CREATE TABLE _max_high_water (
+        entity       TEXT PRIMARY KEY,
+        requested_at REAL NOT NULL
+    ) {by_key};
+    CREATE TABLE _max_kept_loads (number INTEGER NOT NULL)
 """
-_RECORD = """
+RECORD = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
     SELECT :entity, _row, f.value, :synced_at, :recorded_at
-      FROM {table}, json_each(:fields) AS f
-     WHERE _id IN (SELECT value FROM json_each(:ids))
+      FROM {table}, {each:fields} AS f
+     WHERE _id IN {set:ids}
     ON CONFLICT (entity, row, field) DO UPDATE
        SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
-     WHERE excluded.recorded_at >= recorded_at
+     WHERE excluded.recorded_at >= _max_freshness.recorded_at
 """
-_SPENT = """
-    UPDATE _max_load SET fields = replace(fields, :field, ',')
-     WHERE entity = :entity AND requested_at <= :at AND instr(fields, :field)
-"""
-_SPENT_BESIDE = """
+EXPIRE_RECORDS = """
     UPDATE _max_freshness SET synced_at = NULL, recorded_at = :at
-     WHERE entity = :entity AND recorded_at <= :at AND field IN (SELECT value FROM json_each(:fields))
+     WHERE entity = :entity AND recorded_at <= :at AND field IN {set:fields}
 """
-_PAGE_AGES = """
-    SELECT CAST(max(0, :now - p.requested_at) AS INTEGER) AS age, p.fields, count(*)
-      FROM {table} AS t LEFT JOIN _max_load AS p ON p.id = t.{stamp} AND {on_page}
-     WHERE t._removed_at IS NULL
-     GROUP BY 1, 2  -- a column of the entity may have any name
+ADVANCE_HIGH_WATER = """
+    INSERT INTO _max_high_water (entity, requested_at) VALUES (:entity, :at)
+    ON CONFLICT (entity) DO UPDATE SET requested_at = excluded.requested_at
+     WHERE excluded.requested_at > _max_high_water.requested_at
+    RETURNING requested_at
 """
-_BESIDE_AGES = """
-    SELECT x.field, CAST(max(0, :now - p.requested_at) AS INTEGER) AS page,
-           CAST(max(0, :now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {never})
-                                   THEN x.synced_at ELSE p.requested_at END) AS INTEGER) AS age,
-           count(*)
-      FROM _max_freshness AS x
-      JOIN {table} AS t ON t._row = x.row AND t._removed_at IS NULL
-      LEFT JOIN _max_load AS p ON p.id = CASE x.field {columns} END
-                              AND instr(p.fields, ',' || x.field || ',') AND {on_page}
-     WHERE x.entity = :entity AND x.field IN (SELECT value FROM json_each(:fields))
-     GROUP BY 1, 2, 3
-"""
-_NEWEST = """
+LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
-        SELECT max(at) AS at FROM _max_high_water
+        SELECT max(requested_at) AS at FROM _max_high_water
          UNION ALL SELECT max(listed_at) FROM _max_listing
-         UNION ALL SELECT max(missing_since) FROM _max_missing)
+         UNION ALL SELECT max(read_at) FROM _max_feed_state
+         UNION ALL SELECT max(missing_since) FROM _max_missing) AS times
 """
-_RENEW_NEWEST = """
-    INSERT INTO _max_high_water VALUES (:entity, :at)
-    ON CONFLICT (entity) DO UPDATE SET at = excluded.at WHERE excluded.at > at
-    RETURNING at
-"""
+LOADS_TOO_MANY = 2  # times as many as at the last look: then those that no row names are deleted
 
 
-class Freshness:
-    """The SQL of freshness over the tables of one schema, which it shares with their owner."""
+class PagePosition(NamedTuple):
+    """Which page of which pass over a listing brings rows."""
+
+    listing: int
+    generation: int
+    number: int
+
+
+class Freshness(RenameOwner):
+    """The SQL of freshness over the tables of one schema."""
 
     def __init__(self, mappings: Mapping[str, TableMapping[Any]]) -> None:
         self._mappings = mappings
 
+    def add_bitmaps(self, connection: Connection) -> None:
+        """Have bits in loads for the fields of the widest entity."""
+        words = max((len(mapping.bitmaps) for mapping in self._mappings.values()), default=1)
+        present = connection.dialect.columns(connection, "_max_load") if words > 1 else set()
+        for column in map(load_bitmap, range(1, words)):
+            if column not in present:
+                connection.execute(f"ALTER TABLE _max_load ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
     # -- recording ------------------------------------------------------------------------
+
+    def record_load(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        fields: Sequence[str],
+        at: float,
+        position: PagePosition | None,
+    ) -> int:
+        """Record a response that brought some fields in every row; the number of its load.
+
+        With a position, the load of the same page of the listing's last pass is reused.
+        """
+        columns = [load_bitmap(word) for word in range(len(mapping.bitmaps))]
+        changed = ", ".join(f"{name} = excluded.{name}" for name in ("generation", "requested_at", *columns))
+        sql = (
+            f"INSERT INTO _max_load (entity, listing, generation, number, requested_at, {', '.join(columns)})"
+            f" VALUES (?, ?, ?, ?, ?{', ?' * len(columns)})"
+            f" ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL DO UPDATE SET {changed}"
+            " RETURNING id"
+        )
+        page = position or (None, None, None)
+        values = (mapping.entity.__name__, *page, at, *mapping.bitmap_values(fields))
+        return int(connection.execute(sql, values).fetchone()[0])
 
     def record(
         self,
@@ -98,48 +156,51 @@ class Freshness:
         synced_at: float | None,
         recorded_at: float,
     ) -> None:
-        """Note field by field when some rows were synced, or (None) that what is older is stale."""
-        for field in fields:
-            known(mapping, field)
+        """Record for some rows when fields were synced, or (None) that older values are stale."""
         values = {
             "entity": mapping.entity.__name__,
-            "ids": json.dumps(ids),
-            "fields": json.dumps(fields),
+            "ids": connection.dialect.array(ids),
+            "fields": connection.dialect.array(_known(mapping, fields)),
             "synced_at": synced_at,
             "recorded_at": recorded_at,
         }
-        connection.execute(_RECORD.format(table=quoted(mapping.table)), values)
-        self.renew(connection, mapping, recorded_at)
+        connection.execute(mapping.sql(RECORD), values)
+        self.advance_high_water(connection, mapping, recorded_at)
 
-    def renew(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
-        """Remember the latest time at which something of an entity was asked for; whether this is it."""
+    def advance_high_water(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
+        """Record the time of a request for an entity; whether it is the latest."""
         values = {"entity": mapping.entity.__name__, "at": at}
-        return connection.execute(_RENEW_NEWEST, values).fetchone() is not None
+        return connection.execute(ADVANCE_HIGH_WATER, values).fetchone() is not None
 
     def invalidate(
         self, connection: Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> None:
-        """Count as stale what fits a query and was synced at or before ``at``; values stay.
+        """Count fields of a query's rows as stale that were synced at or before ``at``; values stay.
 
-        No answer may be under way: of all rows it is their pages that speak no more for these fields.
+        No response may be under way: with all rows, their loads lose the bits of these fields.
         """
         mapping = self._mappings[query.entity.__name__]
-        names = [known(mapping, field) for field in fields]
+        names = _known(mapping, fields)
         if query.filter is None:
-            self._spend(connection, mapping, names, at)
+            self._expire_loads(connection, mapping, names, at)
         else:
-            self._except(connection, mapping, query.filter, names, at)
-        self.renew(connection, mapping, at)
+            self._expire_rows(connection, mapping, query.filter, names, at)
+        self.advance_high_water(connection, mapping, at)
 
-    def _spend(
+    def _expire_loads(
         self, connection: Connection, mapping: TableMapping[Any], names: Sequence[str], at: float
     ) -> None:
-        values = {"entity": mapping.entity.__name__, "at": at}
-        for name in names:
-            connection.execute(_SPENT, {**values, "field": f",{name},"})
-        connection.execute(_SPENT_BESIDE, {**values, "fields": json.dumps(names)})
+        for word, bits in enumerate(mapping.bitmap_values(names)):
+            column = load_bitmap(word)
+            connection.execute(
+                f"UPDATE _max_load SET {column} = {column} & ~{bits}"
+                f" WHERE entity = ? AND requested_at <= ? AND ({column} & {bits}) <> 0",
+                (mapping.entity.__name__, at),
+            )
+        values = {"entity": mapping.entity.__name__, "at": at, "fields": connection.dialect.array(names)}
+        connection.execute(connection.dialect.sql(EXPIRE_RECORDS), values)
 
-    def _except(
+    def _expire_rows(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
@@ -148,27 +209,26 @@ class Freshness:
         at: float,
     ) -> None:
         statement = Statement(self._mappings, mapping.entity)
-        head = (
-            f"SELECT {statement.bind(mapping.entity.__name__)}, t._row, f.value, NULL, {statement.bind(at)}"
-        )
-        listed = statement.bind(json.dumps(names))
+        entity, recorded_at = statement.bind(mapping.entity.__name__), statement.bind(at)
+        fields = ", ".join(f"({statement.bind(name)})" for name in names)
         condition = statement.condition(matching)
         sql = f"""
             INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
-            {head} {statement.source}, json_each({listed}) AS f
+            SELECT {entity}, t._row, f.column1, NULL, {recorded_at}
+              {statement.source} CROSS JOIN (VALUES {fields}) AS f
              WHERE t._removed_at IS NULL AND ({condition})
             ON CONFLICT (entity, row, field) DO UPDATE
                SET synced_at = NULL, recorded_at = excluded.recorded_at
-             WHERE excluded.recorded_at >= recorded_at
+             WHERE excluded.recorded_at >= _max_freshness.recorded_at
         """
         run(connection, sql, statement.values)
 
     # -- reading --------------------------------------------------------------------------
 
     def synced_at(self, connection: Connection, ref: Ref[Any], fields: Sequence[str]) -> list[float | None]:
-        """When each field of one entity was last synced; None for never."""
+        """When each field of one row was last synced; None for never."""
         mapping = self._mappings[ref.entity.__name__]
-        columns = ", ".join(mapping.synced(known(mapping, field), "t") for field in fields)
+        columns = ", ".join(mapping.synced(field, "t") for field in _known(mapping, fields))
         sql = f"SELECT {columns} FROM {quoted(mapping.table)} AS t WHERE t._id = ?"
         row = connection.execute(sql, (ref.id,)).fetchone()
         return list(row) if row else [None] * len(fields)
@@ -183,15 +243,15 @@ class Freshness:
         after: str,
         limit: int,
     ) -> list[str]:
-        """The next ids that fit a query and of which some field is older than ``before``."""
+        """The next ids of a query's rows that have a field older than ``before``."""
         mapping = self._mappings[query.entity.__name__]
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
         stale = " OR ".join(
-            f"coalesce({mapping.synced(known(mapping, field), 't')}, {NEVER}) < {statement.bind(before)}"
-            for field in fields
+            f"coalesce({mapping.synced(field, 't')}, {NEVER}) < {statement.bind(before)}"
+            for field in _known(mapping, fields)
         )
-        return self._ids(connection, statement, f"({condition}) AND ({stale or 1})", after, limit)
+        return self._ids(connection, statement, f"({condition}) AND ({stale or 'TRUE'})", after, limit)
 
     def unlisted_ids(
         self,
@@ -203,7 +263,7 @@ class Freshness:
         after: str,
         limit: int,
     ) -> list[str]:
-        """The next ids that fit a query and whose collection was not listed at or after ``before``."""
+        """The next ids of a query's rows whose collection was not listed at or after ``before``."""
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
         listed = (
@@ -215,70 +275,99 @@ class Freshness:
     def _ids(
         self, connection: Connection, statement: Statement, condition: str, after: str, limit: int
     ) -> list[str]:
-        orphan = (  # probably gone: a question for it would fail
-            "SELECT 1 FROM _max_missing AS o"
-            f" WHERE o.entity = '{statement.mapping.entity.__name__}' AND o.row = t._row"
+        missing = (  # a row that is probably gone: a request for it would fail
+            "SELECT 1 FROM _max_missing AS m"
+            f" WHERE m.entity = '{statement.mapping.entity.__name__}' AND m.row = t._row"
         )
         sql = (
             f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND {condition}"
-            f" AND t._id > {statement.bind(after)} AND NOT EXISTS ({orphan}) ORDER BY t._id LIMIT {limit}"
+            f" AND t._id > {statement.bind(after)} AND NOT EXISTS ({missing}) ORDER BY t._id LIMIT {limit}"
         )
         return [row[0] for row in run(connection, sql, statement.values)]
+
+    # -- ages -----------------------------------------------------------------------------
 
     def ages(
         self, connection: Connection, mapping: TableMapping[Any], fields: Sequence[str], *, now: float
     ) -> dict[str, AgeHistogram]:
         """How old some fields are over all rows of an entity.
 
-        The rows are read once for each part that the fields belong to, and each exception once.
+        The rows are read once for each group of fields that arrive together, and each exception once.
         """
-        counts: dict[str, Counter[int | None]] = {known(mapping, field): Counter() for field in fields}
-        values = {"now": now, "entity": mapping.entity.__name__, "fields": json.dumps(list(counts))}
-        for part in sorted({mapping.load_groups[field] for field in counts}):
-            sql = _PAGE_AGES.format(
-                table=quoted(mapping.table), on_page=on_page("t"), stamp=quoted(mapping.load_columns[part])
-            )
-            alike = [field for field in counts if mapping.load_groups[field] == part]
-            for age, brought, number in connection.execute(sql, values):
-                for field in alike:
-                    counts[field][age if f",{field}," in (brought or "") else None] += number
+        counts: dict[str, Counter[int | None]] = {field: Counter() for field in _known(mapping, fields)}
+        for group in sorted({mapping.load_groups[field] for field in counts}):
+            together = [field for field in counts if mapping.load_groups[field] == group]
+            for age, number, *bitmaps in self._load_ages(connection, mapping, group, now):
+                for field in together:
+                    word, bit = divmod(mapping.bits[field], BITS)
+                    brought = bitmaps[word] is not None and bitmaps[word] >> bit & 1
+                    counts[field][age if brought else None] += number
         if counts:
-            self._count_exceptions(connection, mapping, counts, values)
-        return {field: _ages(found) for field, found in counts.items()}
+            self._move_exceptions(connection, mapping, counts, now)
+        return {field: histogram(found) for field, found in counts.items()}
 
-    def _count_exceptions(
+    def _load_ages(
+        self, connection: Connection, mapping: TableMapping[Any], group: int, now: float
+    ) -> list[tuple[Any, ...]]:
+        """The ages that loads give rows: age, how many rows, and the bitmaps of the fields brought."""
+        bitmaps = [f"p.{load_bitmap(word)}" for word in range(len(mapping.bitmaps))]
+        positions = ", ".join(map(str, range(3, 3 + len(bitmaps))))  # a field may have any name
+        sql = f"""
+            SELECT CAST(? - p.requested_at AS INTEGER), count(*), {", ".join(bitmaps)}
+              FROM {quoted(mapping.table)} AS t
+              LEFT JOIN _max_load AS p
+                ON p.id = t.{quoted(mapping.load_columns[group])} AND {speaks_for("t")}
+             WHERE t._removed_at IS NULL
+             GROUP BY 1, {positions}
+        """
+        return connection.execute(sql, (now,)).fetchall()
+
+    def _move_exceptions(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
         counts: Mapping[str, Counter[int | None]],
-        values: Mapping[str, Any],
+        now: float,
     ) -> None:
-        """Move what stands beside from the age that its page gives it to its own."""
-        columns = [
-            f"WHEN '{one}' THEN t.{quoted(mapping.load_columns[mapping.load_groups[one]])}" for one in counts
+        """Count each exception at its own age instead of at its load's."""
+        loads = [
+            f"WHEN '{field}' THEN t.{quoted(mapping.load_columns[mapping.load_groups[field]])}"
+            for field in counts
         ]
-        sql = _BESIDE_AGES.format(
-            table=quoted(mapping.table), on_page=on_page("t"), never=NEVER, columns=" ".join(columns)
-        )
-        for field, by_page, age, number in connection.execute(sql, values):
-            counts[field][by_page] -= number
+        brought = [f"WHEN '{field}' THEN {mapping.brought(field)}" for field in counts]
+        sql = f"""
+            SELECT x.field, CAST(:now - p.requested_at AS INTEGER),
+                   CAST(:now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {NEVER})
+                                    THEN x.synced_at ELSE p.requested_at END AS INTEGER),
+                   count(*)
+              FROM _max_freshness AS x
+              JOIN {quoted(mapping.table)} AS t ON t._row = x.row AND t._removed_at IS NULL
+              LEFT JOIN _max_load AS p ON p.id = CASE x.field {" ".join(loads)} END
+                                      AND CASE x.field {" ".join(brought)} END AND {speaks_for("t")}
+             WHERE x.entity = :entity AND x.field IN {connection.dialect.set_of(":fields")}
+             GROUP BY 1, 2, 3
+        """
+        fields = connection.dialect.array(counts)
+        values = {"now": now, "entity": mapping.entity.__name__, "fields": fields}
+        for field, of_load, age, number in connection.execute(sql, values):
+            counts[field][of_load] -= number
             counts[field][age] += number
 
-    # -- what comes too late --------------------------------------------------------------
+    # -- responses out of order -----------------------------------------------------------
 
-    def later(
+    def newer_fields(
         self, connection: Connection, mapping: TableMapping[Any], ids: Iterable[str], at: float
     ) -> dict[str, frozenset[str] | None]:
-        """Of these ids, the fields that a request begun after ``at`` has brought already.
+        """The fields of these rows that a request after ``at`` has brought already.
 
-        None in place of the fields: the row was removed by a later word than this answer.
+        None in place of the fields: the row was removed by a later response.
         """
-        if self.renew(connection, mapping, at):
+        if self.advance_high_water(connection, mapping, at):
             return {}
-        values = {"at": at, "entity": mapping.entity.__name__, "ids": json.dumps(list(ids))}
-        candidates = connection.execute(self._candidates(mapping), values).fetchall()
-        found: dict[str, frozenset[str] | None] = {id: None for id, removed in candidates if removed}
-        for id, removed in candidates:
+        values = {"at": at, "entity": mapping.entity.__name__, "ids": connection.dialect.array(ids)}
+        rows = connection.execute(self._rows_with_newer(connection, mapping), values).fetchall()
+        found: dict[str, frozenset[str] | None] = {id: None for id, removed in rows if removed}
+        for id, removed in rows:
             if not removed:
                 times = self.synced_at(connection, mapping.entity.ref(id), list(mapping.types))
                 fields = [f for f, t in zip(mapping.types, times, strict=True) if t is not None and t > at]
@@ -286,65 +375,124 @@ class Freshness:
                     found[id] = frozenset(fields)
         return found
 
-    def _candidates(self, mapping: TableMapping[Any]) -> str:
-        pages = " OR ".join(
-            f"t.{quoted(stamp)} IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
-            for stamp in mapping.load_columns.values()
+    def _rows_with_newer(self, connection: Connection, mapping: TableMapping[Any]) -> str:
+        loads = " OR ".join(
+            f"t.{quoted(column)} IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
+            for column in mapping.load_columns.values()
         )
         return f"""
-            SELECT t._id, coalesce(t._removed_at > :at, 0) FROM {quoted(mapping.table)} AS t
-             WHERE t._id IN (SELECT value FROM json_each(:ids))
-               AND (t._removed_at > :at OR {pages} OR EXISTS (
+            SELECT t._id, t._removed_at > :at FROM {quoted(mapping.table)} AS t
+             WHERE t._id IN {connection.dialect.set_of(":ids")}
+               AND (t._removed_at > :at OR {loads} OR EXISTS (
                     SELECT 1 FROM _max_freshness AS x
                      WHERE x.entity = :entity AND x.row = t._row AND x.synced_at > :at))
         """
 
+    # -- forgetting -----------------------------------------------------------------------
 
-def _ages(counts: Mapping[int | None, int]) -> AgeHistogram:
-    aged = sorted((float(age), number) for age, number in counts.items() if age is not None and number)
-    return AgeHistogram(aged, counts.get(None, 0))
+    def drop_unused_loads(self, connection: Connection) -> None:
+        """Delete the loads that no row names, once there are many more than the last time."""
+        (loads,) = connection.execute("SELECT count(*) FROM _max_load").fetchone()
+        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
+        if loads <= LOADS_TOO_MANY * kept:
+            return
+        for mapping in self._mappings.values():
+            used = " UNION ".join(
+                f"SELECT {quoted(column)} FROM {quoted(mapping.table)} WHERE {quoted(column)} IS NOT NULL"
+                for column in mapping.load_columns.values()
+            )
+            unused = f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})"
+            connection.execute(unused, (mapping.entity.__name__,))
+        connection.execute("DELETE FROM _max_kept_loads")
+        connection.execute("INSERT INTO _max_kept_loads SELECT count(*) FROM _max_load")
+
+    # -- migrations -----------------------------------------------------------------------
+
+    def rename_entity(self, connection: Connection, old: str, new: str) -> None:
+        """Loads, records and the latest request follow the entity's name."""
+        for table in ("_max_load", "_max_freshness", "_max_high_water"):
+            connection.execute(f"UPDATE {table} SET entity = ? WHERE entity = ?", (new, old))
+
+    def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
+        """Records follow a field's name; loads know fields by their bits, which stay."""
+        sql = "UPDATE _max_freshness SET field = ? WHERE entity = ? AND field = ?"
+        connection.execute(sql, (new, entity, old))
+
+    def drop_entity(self, connection: Connection, entity: str) -> None:
+        """Nothing of the entity was ever synced."""
+        for table in ("_max_load", "_max_freshness", "_max_high_water"):
+            connection.execute(f"DELETE FROM {table} WHERE entity = ?", (entity,))
+
+    def drop_field(self, connection: Connection, entity: str, name: str) -> None:
+        """The field was never synced, in any row."""
+        sql = "SELECT bit FROM _max_field WHERE entity = ? AND field = ?"
+        found = connection.execute(sql, (entity, name)).fetchone()
+        if found is not None:
+            word, bit = divmod(found[0], BITS)
+            column = load_bitmap(word)
+            update = f"UPDATE _max_load SET {column} = {column} & ~{1 << bit} WHERE entity = ?"
+            connection.execute(update, (entity,))
+        connection.execute("DELETE FROM _max_freshness WHERE entity = ? AND field = ?", (entity, name))
+
+    def drop_rows(self, connection: Connection, entity: str, rows: str, collections: Sequence[str]) -> None:
+        """The records of deleted rows go."""
+        connection.execute(f"DELETE FROM _max_freshness WHERE entity = ? AND row IN ({rows})", (entity,))
 
 
-def newest(connection: Connection) -> float:
-    """When the latest request began whose answer is stored, or listing; 0 when nothing is stored."""
-    return float(connection.execute(_NEWEST).fetchone()[0])
+def latest_request(connection: Connection) -> float:
+    """When the latest request began of which something is stored; 0 when nothing is."""
+    return float(connection.execute(LATEST_REQUEST).fetchone()[0])
 
 
-def known(mapping: TableMapping[Any], field: str) -> str:
-    """The field's own name; UnknownName when the entity has none of it."""
-    if field not in mapping.types:
-        raise UnknownName("field", field, mapping.types, where=mapping.entity.__name__)
-    return field
+def histogram(counts: Mapping[int | None, int]) -> AgeHistogram:
+    """How many rows have each age, from counts by whole seconds; None is never."""
+    ages: Counter[float] = Counter()
+    for age, number in counts.items():
+        if age is not None and number:
+            ages[float(max(age, 0))] += number
+    return AgeHistogram(sorted(ages.items()), counts.get(None, 0))
 
 
-def complete_parts(mapping: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[dict[int, None], str]:
-    """The parts of which every row of a page brings every field, and those fields as text.
+def _known(mapping: TableMapping[Any], fields: Sequence[str]) -> Sequence[str]:
+    """The fields; UnknownName when the entity does not have one of them."""
+    for field in fields:
+        if field not in mapping.types:
+            raise UnknownName("field", field, mapping.types, where=mapping.entity.__name__)
+    return fields
 
-    Only of such parts can the page say when they were synced.
+
+def covered_groups(mapping: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[list[int], list[str]]:
+    """The load groups of which every row brings every field, and those fields.
+
+    Only of these can a load say when they were synced.
     """
     common = set(mapping.load_groups)
     for rows in groups:
         common &= set(rows.names)
-    lacking = {part for field, part in mapping.load_groups.items() if field not in common}
-    fields = [field for field, part in mapping.load_groups.items() if part not in lacking]
-    return {mapping.load_groups[field]: None for field in fields}, f",{','.join(fields)},"
+    lacking = {group for field, group in mapping.load_groups.items() if field not in common}
+    fields = [field for field, group in mapping.load_groups.items() if group not in lacking]
+    return list(dict.fromkeys(mapping.load_groups[field] for field in fields)), fields
 
 
-def in_time(groups: Sequence[EncodedRows], later: Mapping[str, frozenset[str] | None]) -> list[EncodedRows]:
-    """The rows of which nothing came later."""
+def rows_without_newer(
+    groups: Sequence[EncodedRows], newer: Mapping[str, frozenset[str] | None]
+) -> list[EncodedRows]:
+    """The rows of which nothing newer is stored."""
     kept = []
     for rows in groups:
-        at = [number for number, id in enumerate(rows.ids) if id not in later]
+        at = [number for number, id in enumerate(rows.ids) if id not in newer]
         kept.append(rows if len(at) == len(rows.ids) else rows.picked(at, rows.names))
     return [rows for rows in kept if rows.ids]
 
 
-def late(groups: Sequence[EncodedRows], later: Mapping[str, frozenset[str] | None]) -> list[EncodedRows]:
-    """The other rows, each with those of its fields that nothing later has brought."""
+def rows_with_newer(
+    groups: Sequence[EncodedRows], newer: Mapping[str, frozenset[str] | None]
+) -> list[EncodedRows]:
+    """The other rows, each with those of its fields of which nothing newer is stored."""
     kept = []
     for rows in groups:
         for number, id in enumerate(rows.ids):
-            newer = later.get(id, frozenset())
-            if id in later and newer is not None:
-                kept.append(rows.picked([number], tuple(n for n in rows.names if n not in newer)))
+            stored = newer.get(id, frozenset())
+            if id in newer and stored is not None:
+                kept.append(rows.picked([number], tuple(n for n in rows.names if n not in stored)))
     return [rows for rows in kept if rows.names]

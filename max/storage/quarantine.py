@@ -23,7 +23,7 @@ from ..model.migrations import SchemaContract, SchemaPolicy
 from ..model.struct import Struct
 from ..model.values import Json, is_id, is_json
 from .catalogue import migrate
-from .database import Connection
+from .database import Connection, RenameOwner
 from .freshness import Freshness
 from .rows import EncodedRows, TableMapping
 
@@ -86,7 +86,7 @@ class ValidatedRows(NamedTuple):
         return [*self.groups, EncodedRows((), list(self.aside), [])] if self.aside else self.groups
 
 
-class Quarantine:
+class Quarantine(RenameOwner):
     """Sorts out what does not fit, for the entities whose contract says so."""
 
     def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
@@ -158,6 +158,14 @@ class Quarantine:
         if not listing.delta and listing.sweeps and not listing.ids_only:
             sql = "DELETE FROM _max_quarantine WHERE list = ? AND at < ?"
             connection.execute(sql, (list_name(listing), began_at))
+
+    def rename_entity(self, connection: Connection, old: str, new: str) -> None:
+        """Rows follow their entity's name."""
+        connection.execute("UPDATE _max_quarantine SET entity = ? WHERE entity = ?", (new, old))
+
+    def drop_entity(self, connection: Connection, entity: str) -> None:
+        """The rows of the entity go."""
+        connection.execute("DELETE FROM _max_quarantine WHERE entity = ?", (entity,))
 
 
 ALL = frozenset({""})  # more than any row has: what is not kept aside is not let go

@@ -261,12 +261,17 @@ class TableMapping(Generic[E]):
         number, bit = divmod(self.bits[name], BITS)
         return f"({alias}.{quoted(self.bitmaps[number])} & {1 << bit}) <> 0"
 
+    def brought(self, name: str) -> str:
+        """SQL that is true when the load ``p`` brought a field."""
+        number, bit = divmod(self.bits[name], BITS)
+        return f"(p.{load_bitmap(number)} & {1 << bit}) <> 0"
+
     def synced(self, name: str, alias: str) -> str:
         """SQL for when a field of the row was last synced: by its load, or by a later record of its own."""
         column, entity = quoted(load_column(self.load_groups[name])), self.entity.__name__
         load = (
             f"(SELECT p.requested_at FROM _max_load AS p WHERE p.id = {alias}.{column}"
-            f" AND instr(p.fields, ',{name},') AND {on_page(alias)})"
+            f" AND {self.brought(name)} AND {speaks_for(alias)})"
         )
         own = (
             f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
@@ -351,8 +356,8 @@ def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict
     return groups
 
 
-def on_page(alias: str) -> str:
-    """SQL that is true when the page ``p``, which brought a row, still speaks for it."""
+def speaks_for(alias: str) -> str:
+    """SQL that is true when the load ``p``, which brought a row, is still that of its last listing."""
     return (
         f"(p.listing IS NULL OR EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.listing = p.listing"
         f" AND k.child = {alias}._row AND k.generation >= p.generation))"
@@ -362,6 +367,11 @@ def on_page(alias: str) -> str:
 def bitmap_column(number: int) -> str:
     """The column of one bitmap of the fields that were loaded."""
     return f"_loaded_{number}" if number else "_loaded"
+
+
+def load_bitmap(number: int) -> str:
+    """The column of _max_load that has one bitmap of the fields that a load brought."""
+    return f"fields_{number}" if number else "fields"
 
 
 def load_column(group: int) -> str:

@@ -28,7 +28,6 @@ from ..model.struct import Struct
 from ..model.values import Json, Kind
 from .catalogue import has_part
 from .database import Connection, quoted
-from .membership import feed_name
 from .schema_operations import (
     NewKey,
     Path,
@@ -350,7 +349,7 @@ class Planner:
         """What the feeds of a root are called among the lists."""
         loaders = self._resolver.loaders if self._resolver else ()
         feeds = [one for one in loaders if isinstance(one, FeedLoader)]
-        return [feed_name(one.name) for one in feeds if one.root.__name__ == root]
+        return [one.name for one in feeds if one.root.__name__ == root]
 
     def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
         path, field = (entity.name, change.field), entity.fields[change.field]

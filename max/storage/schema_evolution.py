@@ -25,7 +25,7 @@ from .catalogue import is_catalogued
 from .change_log import interrupt
 from .database import Connection, RenameOwner
 from .ddl import LoadGroups, build_indexes, create_table, create_views, number_fields, read_mappings
-from .freshness import newest
+from .freshness import latest_request
 from .quarantine import kept_entities
 from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
@@ -151,7 +151,7 @@ def evolve(
     for name, entity in schema.entities.items():
         table = f"_{schema.table(name)}"
         number_fields(connection, entity, table, load_groups(entity), alteration.begin)
-    at = newest(connection) + AFTERWARDS
+    at = latest_request(connection) + AFTERWARDS
     connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
     mappings = read_mappings(connection, schema)
     for mapping in mappings.values():

@@ -20,7 +20,7 @@ from ..model.schema import table_name
 from ..model.values import EXACT_FLOAT, is_id
 from . import catalogue
 from .database import Connection, RenameOwner, Targets, quoted
-from .freshness import newest
+from .freshness import latest_request
 from .rows import BITS, bitmap_column, decode_column, encode_one
 
 ROWS = 1_000  # that are read and converted at a time
@@ -144,7 +144,7 @@ class SchemaOperations:
             self._freshness.drop_field(self._connection, *path)
         else:
             loaded += f" AND ({condition})"
-            values = {"entity": path[0], "field": path[1], "at": newest(self._connection)}
+            values = {"entity": path[0], "field": path[1], "at": latest_request(self._connection)}
             self._connection.execute(STALE.format(table=table, condition=loaded), values)
         return self._connection.execute(
             f"UPDATE {table} SET {quoted(path[1])} = NULL, {bitmap} = {bitmap} & ~{bit} WHERE {loaded}"

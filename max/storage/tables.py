@@ -13,21 +13,22 @@ from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
+from . import freshness, membership, removals
 from .catalogue import has_part, migrate, refuse_newer
-from .change_log import History
-from .database import Connection, quoted
+from .change_log import ChangeLog
+from .database import Connection, RenameOwner, quoted
 from .ddl import LoadGroups, build_indexes, read_mappings
-from .freshness import PLACE_PAGE, Freshness, complete_parts, in_time, late
-from .membership import Membership, Place
+from .freshness import Freshness, PagePosition, covered_groups, rows_with_newer, rows_without_newer
+from .membership import Membership
 from .quarantine import Quarantine, ValidatedRows
 from .query_sql import chosen, count, run, selects, write_cursor
+from .removals import Removals
 from .rows import EncodedRows, TableMapping, load_column
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
 
-MIGRATIONS = (
-    """
+TABLES = """
     CREATE TABLE _max_schema (
         id     INTEGER PRIMARY KEY CHECK (id = 1),
         schema TEXT NOT NULL
@@ -50,60 +51,9 @@ MIGRATIONS = (
         name     TEXT NOT NULL,
         declared TEXT NOT NULL,
         PRIMARY KEY (entity, name)
-    ) {by_key};
-    CREATE TABLE _max_listing (
-        id             {row_id},
-        collection     TEXT NOT NULL,
-        parent         TEXT NOT NULL,
-        generation     INTEGER NOT NULL DEFAULT 0,
-        bookmark       TEXT,
-        listed_at      REAL,
-        full_at        REAL,
-        swept_at       REAL,
-        covered_at     REAL,
-        first          TEXT,
-        invalidated_at REAL,
-        UNIQUE (collection, parent)
-    );
-    CREATE TABLE _max_membership (
-        listing    INTEGER NOT NULL,
-        child      INTEGER NOT NULL,
-        generation INTEGER NOT NULL,
-        PRIMARY KEY (listing, child)
-    ) {by_key};
-    CREATE TABLE _max_missing (
-        entity        TEXT NOT NULL,
-        row           INTEGER NOT NULL,
-        listing       INTEGER,
-        missing_since REAL NOT NULL,
-        PRIMARY KEY (entity, row)
-    ) {by_key};
-    CREATE TABLE _max_load (
-        id           {row_id},
-        entity       TEXT NOT NULL,
-        listing      INTEGER,
-        number       INTEGER,
-        generation   INTEGER,
-        fields       TEXT NOT NULL,
-        requested_at REAL NOT NULL
-    );
-    CREATE UNIQUE INDEX _max_load_place ON _max_load (listing, number, entity) WHERE listing IS NOT NULL;
-    CREATE INDEX _max_load_time ON _max_load (entity, requested_at);
-    CREATE TABLE _max_kept_loads (number INTEGER NOT NULL);
-    CREATE TABLE _max_freshness (
-        entity      TEXT NOT NULL,
-        row         INTEGER NOT NULL,
-        field       TEXT NOT NULL,
-        synced_at   REAL,
-        recorded_at REAL NOT NULL,
-        PRIMARY KEY (entity, row, field)
-    ) {by_key};
-    CREATE TABLE _max_high_water (
-        entity TEXT PRIMARY KEY,
-        at     REAL NOT NULL
     ) {by_key}
-    """,
-)
+"""
+MIGRATIONS = (";".join([TABLES, freshness.TABLES, membership.TABLES, removals.TABLES]),)
 STORED_SCHEMA = """
     SELECT schema, (SELECT max(version) FROM _max_migration WHERE owner = 'engine') FROM _max_schema
 """
@@ -118,7 +68,6 @@ STRANGERS = """
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
 """
-PAGES_TOO_MANY = 2  # times as many as at the last look: then those that no row names are dropped
 
 
 class Tables:
@@ -135,9 +84,9 @@ class Tables:
         self._load_groups = load_groups or (lambda entity: [tuple(entity.types())])
         self._mappings: dict[str, TableMapping[Any]] = {}
         self.freshness = Freshness(self._mappings)
-        self.membership = Membership(schema, self._mappings, self.freshness)
-        self.membership.resolver = resolver
-        self.history = History(self._mappings)
+        self.removals = Removals(schema, self._mappings, self.freshness, resolver)
+        self.membership = Membership(self._mappings, self.removals, resolver)
+        self.history = ChangeLog(self._mappings)
         self.quarantine = Quarantine(policy, self.freshness)
 
     @classmethod
@@ -155,17 +104,24 @@ class Tables:
 
     def apply(self, connection: Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
-        from .interim import InterimOwner  # reading needs none of these
-        from .schema_evolution import evolve
+        from .schema_evolution import evolve  # reading needs none of these
         from .sync_log import SyncLog
 
         migrate(connection, "engine", MIGRATIONS)
         self.quarantine.apply(connection)
-        owners = [InterimOwner(), SyncLog()]
+        owners: list[RenameOwner] = [
+            self.freshness,
+            self.removals,
+            self.membership,
+            self.history,
+            self.quarantine,
+            SyncLog(),
+        ]
         resolver = self.membership.resolver
         self._mappings.update(
             evolve(connection, self.schema, self._load_groups, resolver, self._policy, owners)
         )
+        self.freshness.add_bitmaps(connection)
 
     def build_indexes(self, connection: Connection) -> None:
         """Build the indexes that reading wants, unless they are there."""
@@ -258,19 +214,21 @@ class Tables:
         Without ``dated`` nothing is recorded about when the fields were synced.
         """
         if self.history.recording:
-            self.history.moment(connection, arrival, dated=dated)
+            self.history.set_origin(connection, arrival, dated=dated)
         by_entity = by_type(arrival.entities)
         sifted = [
             self.quarantine.sift(connection, self.mapping(kind), e, arrival) for kind, e in by_entity.items()
         ]
-        place = self.membership.open(connection, arrival.listing) if arrival.listing is not None else None
+        place = (
+            self.membership.open_listing(connection, arrival.listing) if arrival.listing is not None else None
+        )
         at = arrival.requested_at if dated else None
         counts = {
             one.mapping.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
         }
-        removed = self.membership.remove(connection, arrival.removed, arrival.requested_at)
+        removed = self.removals.apply_tombstones(connection, arrival.removed, arrival.requested_at)
         self.quarantine.forget(connection, arrival.removed)
-        self._remember_members(connection, arrival, [(one.mapping, one.seen) for one in sifted], place)
+        self._record_members(connection, arrival, [(one.mapping, one.seen) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in sifted))
 
@@ -280,7 +238,7 @@ class Tables:
         arrival: Delivery,
         sifted: ValidatedRows,
         at: float | None,
-        place: Place | None,
+        place: PagePosition | None,
     ) -> int:
         """Store what came of one entity; how many rows that counts for: of what came along, new ones only."""
         mapping, groups, listing = sifted.mapping, sifted.groups, arrival.listing
@@ -292,16 +250,16 @@ class Tables:
         if listing is not None and listing.ids_only:
             groups = self._restore(connection, mapping, groups, arrival.requested_at, place)
         elif arrival.changes is not None:
-            self._suspect(connection, mapping, groups, arrival.changes.feed, arrival.requested_at)
+            self._mark_uncovered(connection, mapping, groups, arrival.changes.feed, arrival.requested_at)
         self._write_groups(connection, mapping, groups, at, place)
         return number
 
-    def _remember_members(
+    def _record_members(
         self,
         connection: Connection,
         arrival: Delivery,
         encoded: Sequence[tuple[TableMapping[Any], Sequence[EncodedRows]]],
-        place: Place | None,
+        place: PagePosition | None,
     ) -> None:
         """Who is whose now, and with the last page how far the listing or the feed was read."""
         listing, changes = arrival.listing, arrival.changes
@@ -310,16 +268,16 @@ class Tables:
             received_at = arrival.requested_at if arrival.received_at is None else arrival.received_at
             child = self.mapping(listing.collection.child)
             groups = next((groups for mapping, groups in encoded if mapping is child), [])
-            self.membership.link(connection, listing, groups, place)
+            self.membership.add_members(connection, listing, groups, place)
             if listing.last:
                 closing = listing.replace(began_at=began_at)
-                self.membership.close(connection, closing, place, at=received_at)
+                self.membership.close_listing(connection, closing, place, at=received_at)
                 self.quarantine.close(connection, listing, began_at)
         if changes is not None:
             for mapping, groups in encoded:
-                self.membership.link_by_refs(connection, mapping, groups, changes.root)
+                self.membership.move_members(connection, mapping, groups, changes.root)
             if changes.last:
-                self.membership.follow(connection, changes)
+                self.membership.close_feed(connection, changes)
 
     def _restore(
         self,
@@ -327,7 +285,7 @@ class Tables:
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float,
-        place: Place | None,
+        place: PagePosition | None,
     ) -> list[EncodedRows]:
         """Bring back what exists after all; the groups that bring more than an id.
 
@@ -342,7 +300,7 @@ class Tables:
         connection.execute(RESTORE.format(table=quoted(mapping.table)), values)
         return [rows for rows in groups if rows.names]
 
-    def _suspect(
+    def _mark_uncovered(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
@@ -351,7 +309,7 @@ class Tables:
         at: float,
     ) -> None:
         """What a feed names has changed: those of its fields that the feed does not bring are stale."""
-        covered = self.membership.covered(mapping.entity, feed)
+        covered = self.membership.fields_covered(mapping.entity, feed)
         for rows in groups:
             stale = [name for name in covered if name not in rows.names]
             if stale:
@@ -363,19 +321,21 @@ class Tables:
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
-        place: Place | None,
+        place: PagePosition | None,
     ) -> None:
         """Store the rows of one entity; of those of which something newer is known, only the rest."""
         if at is None:
             self._write_rows(connection, mapping, groups, at, place)
             return
-        later = self.freshness.later(connection, mapping, chain.from_iterable(r.ids for r in groups), at)
-        if not later:
+        newer = self.freshness.newer_fields(
+            connection, mapping, chain.from_iterable(r.ids for r in groups), at
+        )
+        if not newer:
             self._write_rows(connection, mapping, groups, at, place)
         else:
-            self._write_rows(connection, mapping, in_time(groups, later), at, place)
-            self._write_rows(connection, mapping, late(groups, later), at, None)
-        self.membership.found(connection, mapping, groups, at)
+            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, place)
+            self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None)
+        self.removals.clear_candidates(connection, mapping, groups, at)
 
     def _write_rows(
         self,
@@ -383,17 +343,15 @@ class Tables:
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
-        place: Place | None,
+        place: PagePosition | None,
     ) -> None:
         """Upsert rows and remember which page brought them."""
         if not groups:
             return
-        parts, fields = complete_parts(mapping, groups) if at is not None else ({}, "")
+        parts, fields = covered_groups(mapping, groups) if at is not None else ([], [])
         loads: list[Any] = []
-        if parts:
-            page = {"entity": mapping.entity.__name__, "fields": fields, "at": at}
-            page |= place._asdict() if place else dict.fromkeys(Place._fields)
-            loads = [connection.execute(PLACE_PAGE, page).fetchone()[0]] * len(parts)
+        if parts and at is not None:
+            loads = [self.freshness.record_load(connection, mapping, fields, at, place)] * len(parts)
         for rows in groups:
             key = rows.names, tuple(parts)
             statement = mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
@@ -447,23 +405,6 @@ class Tables:
         collections = self.membership.collections_bringing(entity, fields)
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
-
-    def drop_pages(self, connection: Connection) -> None:
-        """Forget the pages that no row names, once there are many more than the last time."""
-        (pages,) = connection.execute("SELECT count(*) FROM _max_load").fetchone()
-        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
-        if pages <= PAGES_TOO_MANY * kept:
-            return
-        for mapping in self._mappings.values():
-            used = " UNION ".join(
-                f"SELECT {quoted(column)} FROM {quoted(mapping.table)} WHERE {quoted(column)} IS NOT NULL"
-                for column in mapping.load_columns.values()
-            )
-            connection.execute(
-                f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})", (mapping.entity.__name__,)
-            )
-        connection.execute("DELETE FROM _max_kept_loads")
-        connection.execute("INSERT INTO _max_kept_loads SELECT count(*) FROM _max_load")
 
 
 def _position(cursor: str | None) -> int:

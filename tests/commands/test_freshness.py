@@ -353,8 +353,8 @@ def test_freshness_shows_rows_ages_and_never_listed_entities(
 
 
 def test_freshness_shows_the_age_of_feeds(synced: Library) -> None:
-    values = f"'feed news', 's', {time.time() - 300}"
-    synced.sql(f"INSERT INTO _max_listing (collection, parent, listed_at) VALUES ({values})")
+    values = f"'news', 's', {time.time() - 300}, 0"
+    synced.sql(f"INSERT INTO _max_feed_state (feed, root, read_at, begun_at) VALUES ({values})")
     row = json.loads(synced.run("freshness", "book", "-o", "ndjson").out.splitlines()[-1])
     assert [row["kind"], row["feed"], row["places"], row["never"]] == ["feed", "news", 1, 0]
     assert 300 <= row["youngest"] == row["median"] == row["p90"] == row["oldest"] < 360
@@ -362,8 +362,9 @@ def test_freshness_shows_the_age_of_feeds(synced: Library) -> None:
 
 
 def test_fields_with_equal_ages_share_a_line(synced: Library) -> None:
-    synced.sql("UPDATE _max_load SET requested_at = requested_at - 7200 WHERE fields = ',words,'")
-    synced.sql("UPDATE _max_load SET requested_at = requested_at - 300 WHERE fields != ',words,'")
+    words = "(SELECT 1 << bit FROM _max_field AS f WHERE f.entity = _max_load.entity AND field = 'words')"
+    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 7200 WHERE fields IS {words}")
+    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 300 WHERE fields IS NOT {words}")
     lines = [line.split() for line in synced.run("freshness", "book").out.splitlines()]
     assert lines[3:5] == [
         ["Leaf", "text,", "blank", "3", "0", *["5", "min"] * 4],

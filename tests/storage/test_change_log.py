@@ -625,7 +625,7 @@ def test_the_cursor_of_another_installation_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "x", "!!", "bnVsbA", "WzEsMl0", "W10", "\u2028"])
 def test_text_that_is_not_a_cursor_is_refused(text: str) -> None:
     async def body(place: Place) -> None:
-        with pytest.raises(InvalidCursor, match="none of `max changes`"):
+        with pytest.raises(InvalidCursor, match="not a cursor of `max changes`"):
             await place.told(text)
 
     recorded(body)

@@ -254,7 +254,7 @@ def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: Sqlit
     tables = Tables(schema, None, Resolver(schema, [loader]), ASIDE)
     with transaction(connection):
         tables.apply(connection)
-    assert tables.membership.listed(connection, shelf.ref("a"), shelf.things).listed_at is None
+    assert tables.membership.listing_state(connection, shelf.ref("a"), shelf.things).listed_at is None
 
 
 def test_the_values_of_a_row_that_json_cannot_hold_are_shown(connection: SqliteConnection) -> None:

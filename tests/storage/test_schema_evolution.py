@@ -563,7 +563,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: SqliteCon
     leaves: Any = ManyOf(two[0], "leaves")
     found = {id: tables.collection(connection, two[0].ref(id), leaves).items for id in ("1", "2", "3")}
     assert found == {"1": [leaf("of 2")], "2": [leaf("of 1")], "3": []}
-    assert tables.membership.listed(connection, two[0].ref("1"), leaves).bookmark == "m2"
+    assert tables.membership.listing_state(connection, two[0].ref("1"), leaves).bookmark == "m2"
 
 
 def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:
