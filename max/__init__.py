@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .installations.registry import ConnectorRegistry as ConnectorRegistry
     from .model.changes import Change as Change
     from .model.changes import ChangeFeed as ChangeFeed
+    from .model.changes import ChangePage as ChangePage
     from .model.entities import Entity as Entity
     from .model.entities import FieldOf as FieldOf
     from .model.entities import Filter as Filter
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .model.settings import Settings as Settings
     from .model.tasks import Failure as Failure
     from .model.tasks import Status as Status
+    from .model.tasks import SyncCommand as SyncCommand
     from .model.tasks import SyncResult as SyncResult
     from .model.tasks import SyncRun as SyncRun
     from .model.values import Json as Json
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from .query.reader import Reader as Reader
     from .runtime import InstallationRuntime as InstallationRuntime
     from .runtime import RepeatedSync as RepeatedSync
+    from .storage.quarantine import Quarantined as Quarantined
+    from .storage.schema_diff import MigrationPlan as MigrationPlan
     from .sync.events import Event as Event
     from .sync.events import EventKind as EventKind
     from .sync.events import Events as Events
@@ -61,43 +65,49 @@ if TYPE_CHECKING:
     from .upstream.credentials import MemoryCredentials as MemoryCredentials
     from .upstream.credentials import Secret as Secret
     from .upstream.hosts import Hosts as Hosts
+    from .upstream.operations import FlowController as FlowController
     from .upstream.recording import Recording as Recording
     from .upstream.replay import Replay as Replay
 
 __version__ = "0.1.0"
 
-HOMES = {
-    "core": "BoundQuery Engine InstallationInfo SyncMeta SyncOptions",
-    "errors": "FieldNotLoaded MaxError NotFound StorageError SyncError UpstreamError UsageError",
-    "execution": "Progress SyncHandle",
-    "installations.onboarding": "onboard OnboardingResult Prompter",
-    "installations.registry": "ConnectorRegistry",
-    "model.changes": "Change ChangeFeed",
-    "model.entities": "Entity FieldOf Filter ManyOf Ref Scope",
-    "model.query": "Query QueryPage",
-    "model.schema": "Schema",
-    "model.settings": "Settings",
-    "model.tasks": "Failure Status SyncResult SyncRun",
-    "model.values": "Json",
-    "project": "Project",
-    "query.ages": "FieldAge",
-    "query.maintenance": "Invalidation",
-    "query.reader": "Reader",
-    "runtime": "InstallationRuntime RepeatedSync",
-    "sync.events": "Event EventKind Events",
-    "upstream.credentials": "CredentialProvider CredentialStore MemoryCredentials Secret",
-    "upstream.hosts": "Hosts",
-    "upstream.recording": "Recording",
-    "upstream.replay": "Replay",
-}
+HOMES = """
+core: BoundQuery Engine InstallationInfo SyncMeta SyncOptions
+errors: FieldNotLoaded MaxError NotFound StorageError SyncError UpstreamError UsageError
+execution: Progress SyncHandle
+installations.onboarding: onboard OnboardingResult Prompter
+installations.registry: ConnectorRegistry
+model.changes: Change ChangeFeed ChangePage
+model.entities: Entity FieldOf Filter ManyOf Ref Scope
+model.query: Query QueryPage
+model.schema: Schema
+model.settings: Settings
+model.tasks: Failure Status SyncCommand SyncResult SyncRun
+model.values: Json
+project: Project
+query.ages: FieldAge
+query.maintenance: Invalidation
+query.reader: Reader
+runtime: InstallationRuntime RepeatedSync
+storage.quarantine: Quarantined
+storage.schema_diff: MigrationPlan
+sync.events: Event EventKind Events
+upstream.credentials: CredentialProvider CredentialStore MemoryCredentials Secret
+upstream.hosts: Hosts
+upstream.operations: FlowController
+upstream.recording: Recording
+upstream.replay: Replay
+"""
 
 
-def load_lazily(door: str, homes: "dict[str, str]", *defined: str) -> "list[str]":
+def load_lazily(door: str, homes: str, *defined: str) -> "list[str]":
     """Let a module load its names on first use; the result is its ``__all__``.
 
-    A type checker must not see the ``__getattr__``: it would take every misspelt name for a good one.
+    A line of ``homes`` is a module and its public names.  A type checker must not see the
+    ``__getattr__``: it would accept every misspelt name.
     """
-    home = {name: module for module, names in homes.items() for name in names.split()}
+    lines = (line.split(": ") for line in homes.strip().splitlines())
+    home = {name: module for module, names in lines for name in names.split()}
     module, names = vars(sys.modules[door]), sorted([*home, *defined])
 
     def load(name: str) -> object:

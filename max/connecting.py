@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .model.entities import Field as Field
     from .model.entities import FieldOf as FieldOf
     from .model.entities import Many as Many
-    from .model.entities import ManyOf as ManyOf
     from .model.entities import Ref as Ref
     from .model.loaders import STATIC as STATIC
     from .model.loaders import Env as Env
@@ -93,30 +92,25 @@ if TYPE_CHECKING:
     from .upstream.operations import operation as operation
     from .upstream.operations import run_operation as run_operation
 
-HOMES = {
-    "connector": "Answers Connector Input Installation NoConfig RunCode SecretInput SignIn Validate",
-    "core": "Engine",
-    "errors": (
-        "BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded "
-        "SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing"
-    ),
-    "model.entities": "Entity Field FieldOf Many ManyOf Ref",
-    "model.loaders": "Env Loader PageRequest STATIC Watermark",
-    "model.migrations": (
-        "ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField SchemaContract"
-    ),
-    "model.plan": "Step SyncPlan",
-    "model.query": "Batch Page",
-    "model.schema": "Schema",
-    "model.values": "Json",
-    "upstream.browser_login": "BrowserSignIn",
-    "upstream.credentials": "Credential CredentialProvider Secret",
-    "upstream.graphql": "GraphQL RelayConnection",
-    "upstream.http": (
-        "Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport"
-    ),
-    "upstream.oauth": "OAuth OAuthTokens",
-    "upstream.operations": "Limit Operation operation Retry run_operation",
-}
+HOMES = """
+connector: Answers Connector Input Installation NoConfig RunCode SecretInput SignIn Validate
+core: Engine
+errors: BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded
+errors: SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing
+model.entities: Entity Field FieldOf Many Ref
+model.loaders: Env Loader PageRequest STATIC Watermark
+model.migrations: ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField
+model.migrations: SchemaContract
+model.plan: Step SyncPlan
+model.query: Batch Page
+model.schema: Schema
+model.values: Json
+upstream.browser_login: BrowserSignIn
+upstream.credentials: Credential CredentialProvider Secret
+upstream.graphql: GraphQL RelayConnection
+upstream.http: Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport
+upstream.oauth: OAuth OAuthTokens
+upstream.operations: Limit Operation operation Retry run_operation
+"""
 
 __all__ = load_lazily(__name__, HOMES)
