@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -50,23 +50,35 @@ SCALARS: dict[object, str] = {
 }
 
 
-def _read_scalar(kind: object, value: Any) -> Any:
+def _read_scalar(kind: object, value: object) -> Any:
     """A value of a type of SCALARS from the value itself or its text; ValueError for anything else."""
-    text, word = isinstance(value, str), str(value).strip().lower()
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is str and text:
-        return value
-    if kind is int and (text or (number and isinstance(value, int))):
-        return int(value)
-    if kind is float and (text or number) and math.isfinite(float(value)):
-        return float(value)
-    if kind is bool and (isinstance(value, bool) or (text and word in WORDS)):
-        return WORDS[word]
     if kind in (Any, object) and is_json(plain(value)):
         return frozen(value)
+    if isinstance(value, str) and kind in FROM_TEXT:
+        return FROM_TEXT[kind](value)
+    if isinstance(value, bool):
+        if kind is bool:
+            return value
+    elif isinstance(value, int) and kind is int:
+        return value
+    elif isinstance(value, int | float) and kind is float:
+        return _finite(value)
     raise ValueError
 
 
+def _finite(value: str | float) -> float:
+    if math.isfinite(number := float(value)):
+        return number
+    raise ValueError
+
+
+def _boolean(text: str) -> bool:
+    if text.strip().lower() in WORDS:
+        return WORDS[text.strip().lower()]
+    raise ValueError
+
+
+FROM_TEXT: dict[object, Callable[[str], object]] = {str: str, int: int, float: _finite, bool: _boolean}
 LISTS = (list, tuple, Sequence)
 MAPPINGS = (dict, Mapping)
 

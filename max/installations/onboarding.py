@@ -299,11 +299,14 @@ class _Onboarding:
             self._check_choice(step, values, expected)
         elif prompter is None:
             self._miss(step.key, expected)
-        elif options or step.several:
-            chosen = await prompter.choose(step.prompt, options, step.several)
-            self._accept({step.key: list(chosen) if step.several else chosen[0]})
         else:
+            await self._choose(step, prompter, options)
+
+    async def _choose(self, step: Select, prompter: Prompter, options: Sequence[Option]) -> None:
+        if not options and not step.several:
             raise UsageError(f"{self._connector.name} offers nothing to choose for {step.key!r}")
+        chosen = await prompter.choose(step.prompt, options, step.several)
+        self._accept({step.key: list(chosen) if step.several else chosen[0]})
 
     def _check_choice(self, step: Select, values: Sequence[str], expected: str) -> None:
         """InvalidAnswers when the given answer is not among the options."""
