@@ -133,8 +133,9 @@ class Project:
         """The runtime of an installation, which is connected first when there is none.
 
         ``await project.ensure("acme", projects=5)``: an installation that exists gets the values
-        given here, and keeps its others.  ``secrets`` are used to connect; those of an
-        installation that exists stay, since the service may have renewed them.
+        given here, and keeps its others; ProjectError when that would change one in use.
+        ``secrets`` are used to connect; those of an installation that exists stay, since the
+        service may have renewed them.
         """
         await in_thread(lambda: self._ensure(connector, name, config, secrets or {}))
         return await self.runtime(connector, name)
@@ -148,12 +149,16 @@ class Project:
             checked = self._check(connector, config, secrets)
             values, now = checked.config, self._clock()
             info = self.folder.add(connector, name, values, checked.secrets, now=now, exist_ok=True)
+        if not config:
+            return
         checked = self._check_change(info, config, {})
         if checked.config != info.config:
-            if info.id in self._runtimes:
-                hint = "stop its runtime first"
-                raise ProjectError(f"{info} is in use with another configuration", hint=hint)
+            self._refuse_in_use(info)
             self.folder.reconfigure(info, checked.config, {})
+
+    def _refuse_in_use(self, info: InstallationInfo) -> None:
+        if any(info.id == running.id for running, _ in self.list_runtimes()):
+            raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
 
     @threaded
     def reconfigure(
@@ -197,8 +202,7 @@ class Project:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
         info = await in_thread(lambda: self._info(target))
         async with self._lock(info.id):
-            if any(info.id == running.id for running, _ in self.list_runtimes()):
-                raise ProjectError(f"{info} is in use here", hint="stop its runtime first")
+            self._refuse_in_use(info)
             await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
@@ -273,7 +277,7 @@ class Project:
         info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
-            if runtime is None:
+            if runtime is None or (not runtime.started_at and runtime.info != info):  # changed meanwhile
                 runtime = await in_thread(lambda: self._assemble(info, recording))
             elif recording is not None and runtime.recording is not recording:
                 hint = "stop its runtime first"

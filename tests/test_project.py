@@ -204,11 +204,23 @@ class TestEnsuring:
         async def main() -> None:
             async with running as project:
                 await project.runtime("sample", "one")
-                with pytest.raises(ProjectError, match="in use with another configuration"):
+                with pytest.raises(ProjectError, match="sample:one is in use here"):
                     await project.ensure("sample", "one", things=9)
 
         asyncio.run(main())
         assert running.folder.target("sample:one").config["things"] == 3
+
+    def test_a_stopped_runtime_is_built_again_with_the_new_values(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                runtime = await project.runtime("sample", "one")
+                await runtime.stop()
+                changed = await project.ensure("sample", "one", prefix="new")
+                assert changed is not runtime
+                assert changed is await project.runtime("sample", "one")
+
+        asyncio.run(main())
+        assert events == ["initialise one", "stop one", "initialise new", "stop new"]
 
     def test_a_misspelt_value_is_named(self, running: Project) -> None:
         with pytest.raises(InvalidAnswers, match=r"thing: expected another key \(things"):
