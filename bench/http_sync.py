@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from max.connecting import Env, HttpClient, Loader, Page, PageRequest, Ref
-from max.testing import access
+from max.testing import credentials_for
 
 from . import by_hand
 from .http_server import serving
@@ -50,7 +50,7 @@ def with_max(address: str) -> None:
         following = answer["next"]
         return Page([item(data) for data in answer["data"]], None if following is None else str(following))
 
-    client = HttpClient(address, access(address))
+    client = HttpClient(address, credentials_for(address))
     source = connector([Root, Owner, Item], [list_items], seeding(Root.records), client, stop=client.stop)
     asyncio.run(sync(source, Path("max.db")))
 

@@ -25,7 +25,7 @@ from max.connecting import (
     operation,
 )
 from max.connector import NoConfig
-from max.testing import access
+from max.testing import credentials_for
 
 from .http_server import serving
 from .measure import Row, fresh_paths, interleaved, report
@@ -86,7 +86,7 @@ async def from_memory(cap: int, path: Path) -> None:
 
 async def over_http(address: str, cap: int, path: Path) -> None:
     """Sync the same from a service that responds late."""
-    async with HttpClient(address, access(address)) as client:
+    async with HttpClient(address, credentials_for(address)) as client:
         await sync(folders(cap, lambda number: client.get(f"/{number}")), path)
 
 

@@ -1,9 +1,9 @@
-"""Connectors: how Max is taught one source.
+"""Connectors: what a connector declares, and the checks when it loads.
 
-A connector is one frozen ``Connector``: its schema, its loaders, its seeder, what it asks
-when somebody connects, and ``initialise``, which turns configuration and credentials into a
-live ``Installation``.  Importing a connector touches neither network nor disk; every check
-of its declarations runs when the Connector is made, and names the attribute at fault.
+A connector is one frozen ``Connector``: schema, loaders, seeder, onboarding steps, and
+``initialise``, which turns configuration and credentials into a live ``Installation``.
+Importing a connector uses neither network nor disk.  All checks run when the Connector is
+made; an error names the attribute that is wrong.
 """
 
 from __future__ import annotations
@@ -45,41 +45,44 @@ LOADERS = (EntityLoader, BatchLoader, CollectionLoader, FeedLoader, RawLoader)
 BATCHES = (collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable, list, tuple)
 
 
-# -- credentials -------------------------------------------------------------------------
-
-
 # -- installations -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Installation(Generic[C]):
-    """A connector at work: its live context, and how to start, stop and examine it.
+    """A connected connector: what ``initialise`` returns.
 
-    ``renew`` gets a new credential, for connectors whose credentials expire: it is called once
-    when an operation raises BadCredentials, which is then tried again.
+    ``context`` holds the connector's clients; loaders get it as ``env.context``.  ``start`` and
+    ``stop`` run with the runtime; ``stop`` also closes what ``initialise`` opened.  ``renew`` gets
+    a new credential: when an operation raises BadCredentials it is called once, and the operation
+    is attempted again.  ``health`` returns one line for people, and raises when something is wrong.
     """
 
     context: C
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
     renew: Callable[[], Awaitable[None]] | None = None
-    health: Callable[[], Awaitable[str]] | None = None  # one line for people; raises when ill
+    health: Callable[[], Awaitable[str]] | None = None
 
 
 @dataclass(frozen=True)
 class NoConfig:
-    """The configuration of a connector that needs none."""
+    """The configuration of a connector without configuration values."""
 
 
 # -- onboarding ----------------------------------------------------------------------------
+#
+# The steps run in order.  A step whose ``when`` returns False for the answers so far is skipped;
+# so is a step whose answer was given on the command line.
 
 When = Callable[[Answers], bool]
-Option = tuple[str, str]  # the value, and how a person sees it
+Option = tuple[str, str]  # a value, and its label
+Say = Callable[[str], None]  # shows a line to the person who connects
 
 
 @dataclass(frozen=True)
 class Input:
-    """Asks for one configuration value; its type and default are the configuration's own."""
+    """Asks for the configuration value ``key``; its type and default are those of the configuration."""
 
     key: str
     prompt: str
@@ -88,7 +91,7 @@ class Input:
 
 @dataclass(frozen=True)
 class SecretInput:
-    """Asks for one credential without showing it."""
+    """Asks for a credential; the input is not shown."""
 
     credential: Credential
     prompt: str
@@ -97,7 +100,10 @@ class SecretInput:
 
 @dataclass(frozen=True)
 class Select:
-    """Lets choose among options that may be asked from the service itself."""
+    """Offers options for the configuration value ``key``; they may come from the service.
+
+    With ``several`` the answer is a list of values, otherwise one value.
+    """
 
     key: str
     prompt: str
@@ -108,7 +114,11 @@ class Select:
 
 @dataclass(frozen=True)
 class Validate:
-    """Checks the answers so far against the service; returns a line to show, raises MaxError."""
+    """Checks the answers so far, usually by a call to the service.
+
+    ``check`` returns a line to show; a MaxError that it raises is shown, and the steps since the
+    last Validate are asked again.
+    """
 
     check: Callable[[Answers, CredentialProvider], Awaitable[str]]
     when: When | None = None
@@ -116,25 +126,22 @@ class Validate:
 
 @dataclass(frozen=True)
 class RunCode:
-    """Runs the connector's own code; the mapping it returns joins the answers.
+    """Runs the connector's own code; the mapping that it returns is added to the answers.
 
-    A Secret under a credential's name is kept as that credential; what is no configuration
-    key is for later steps only.
+    A Secret under a credential's name is stored as that credential.  A key that is not in the
+    configuration is visible to later steps only.
     """
 
     run: Callable[[Answers, CredentialProvider], Awaitable[Mapping[str, Any]]]
     when: When | None = None
 
 
-Say = Callable[[str], None]  # shows a line to whoever connects
-
-
 @dataclass(frozen=True)
 class SignIn:
-    """Runs code that needs somebody at hand, such as a sign-in with a browser, to get these credentials.
+    """Runs code that needs a person, such as a browser login, to get these credentials.
 
-    Left out when one of them is given, or nobody can be asked.  What it gets, it keeps with the
-    provider, or returns as Custom does.
+    Skipped when one of them is given, or when onboarding is not interactive.  The code saves the
+    credentials with the provider, or returns them as RunCode does.
     """
 
     credentials: Sequence[Credential]
@@ -150,14 +157,20 @@ OnboardingStep = Input | SecretInput | Select | Validate | RunCode | SignIn
 
 @dataclass(frozen=True, kw_only=True)
 class Connector(Generic[Conf, C]):
-    """How Max is taught one source.  Making one checks it; ConnectorError names what is wrong.
+    """Everything that Max needs to know about one source.
 
-    ``config`` is a frozen dataclass: its fields are the configuration keys, with their types
-    and defaults.  ``hosts`` are the only ones that may be asked: ``api.example.com``,
-    ``*.example.com`` (what is below, not itself), ``host:port``, and ``{key}``, which means the
-    host and port of that configuration value.  ``operations`` are the only ones that may be run.
-    ``migrations`` is the schema's history, oldest first; ``contracts`` says what may become of
-    an entity when an upgrade or a value does not fit.
+    Making one checks it; ConnectorError names the attribute that is wrong.
+
+    - ``name``: what people type; lower-case letters, digits and "_".
+    - ``seeder``: ``async (context, engine) -> SyncPlan``, called when a sync begins.
+    - ``initialise``: ``async (config, credentials) -> Installation``, called when a runtime starts.
+    - ``config``: a frozen dataclass; its fields are the configuration keys, types and defaults.
+    - ``operations``: the only ones that loaders may run.
+    - ``hosts``: the only ones that requests may go to: ``api.example.com``, ``*.example.com`` (the
+      names below, not itself), ``host:port``, or ``{key}`` for the host and port of a
+      configuration value.
+    - ``migrations``: the changes of the schema, oldest first.
+    - ``contracts``: what to do when an upgrade or a value violates an entity's schema.
     """
 
     name: str
@@ -179,8 +192,8 @@ class Connector(Generic[Conf, C]):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name) or self.name == "max":
             raise ConnectorError(
-                f"name: {self.name!r} cannot be a connector's name",
-                hint="use lower-case letters, digits and '_', beginning with a letter, as in max_NAME.py",
+                f"name: {self.name!r} is not a valid connector name",
+                hint="use lower-case letters, digits and '_'; begin with a letter",
             )
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
@@ -190,12 +203,12 @@ class Connector(Generic[Conf, C]):
 
     @property
     def policy(self) -> SchemaPolicy:
-        """What whoever holds the data must know of the schema's past and future."""
+        """What storage needs to know about the schema's changes."""
         contracts = {entity.__name__: contract for entity, contract in self.contracts.items()}
         return SchemaPolicy(self.name, tuple(self.migrations), contracts)
 
     def hosts_for(self, config: Conf | Answers) -> Hosts:
-        """The declared hosts with a configuration filled in, which onboarding may not have completed."""
+        """The declared hosts, with a configuration or the answers so far filled in."""
         if isinstance(config, Mapping):
             return Hosts.declared(self.hosts, config.get)
         return Hosts.declared(self.hosts, lambda key: getattr(config, key))
@@ -206,8 +219,8 @@ AnyConnector = Connector[Any, Any]
 
 # -- checks --------------------------------------------------------------------------------
 #
-# Everything that can be said of a connector without running it is said when it is made.  Each
-# check is given one attribute, the connector, and where that stands for the error.
+# Everything that can be checked without running a connector is checked when it is made.  A check
+# is given an attribute's value, the connector, and the place that an error names.
 
 CONNECTOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
@@ -231,15 +244,7 @@ def _check_loaders(loaders: object, connector: AnyConnector, where: str) -> None
     each = _each(loaders, where)
     for position, loader in each:
         check_loader(loader, position)
-    _refuse_twins([(position, loader.name) for position, loader in each], "a loader")
-
-
-def _check_seeder(seeder: object, connector: AnyConnector, where: str) -> None:
-    _check_function(seeder, 2, where)
-
-
-def _check_initialise(initialise: object, connector: AnyConnector, where: str) -> None:
-    _check_function(initialise, 2, where)
+    _check_unique([(position, loader.name) for position, loader in each], "a loader")
 
 
 def _check_credentials(credentials: object, connector: AnyConnector, where: str) -> None:
@@ -249,9 +254,10 @@ def _check_credentials(credentials: object, connector: AnyConnector, where: str)
             raise ConnectorError(f"{position} is {credential!r}, not a Credential")
         if not CREDENTIAL_NAME.fullmatch(credential.name):
             raise ConnectorError(
-                f"{position} is named {credential.name!r}", hint="use letters, digits, '-' and '_'"
+                f"{position}: {credential.name!r} is not a valid name",
+                hint="use letters, digits, '-' and '_'",
             )
-    _refuse_twins([(position, credential.name) for position, credential in each], "a credential")
+    _check_unique([(position, credential.name) for position, credential in each], "a credential")
 
 
 def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> None:
@@ -259,10 +265,10 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
     for position, step in _each(steps, where):
         if not isinstance(step, OnboardingStep):
             raise ConnectorError(f"{position} is {step!r}, not an onboarding step")
-        _check_asked_for(step, connector, position)
+        _check_declared(step, connector, position)
         if isinstance(step, Input | Select) and step.key not in keys:
             raise ConnectorError(
-                f"{position} asks for {step.key!r}, which is no field of {connector.config.__name__}",
+                f"{position} asks for {step.key!r}, which is not a field of {connector.config.__name__}",
                 hint=f"its fields are: {', '.join(sorted(keys)) or 'none'}",
             )
         for name in ("options", "check", "run"):
@@ -271,8 +277,8 @@ def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> Non
                 _check_function(getattr(step, name), arguments, f"{position}.{name}")
 
 
-def _check_asked_for(step: OnboardingStep, connector: AnyConnector, position: str) -> None:
-    """ConnectorError unless the credentials that a step gets are declared."""
+def _check_declared(step: OnboardingStep, connector: AnyConnector, position: str) -> None:
+    """ConnectorError unless the connector declares the credentials of a step."""
     asked = step.credentials if isinstance(step, SignIn) else ()
     for credential in [step.credential] if isinstance(step, SecretInput) else asked:
         if credential not in connector.credentials:
@@ -287,7 +293,7 @@ def _check_operations(operations: object, connector: AnyConnector, where: str) -
     for position, operation in each:
         if not isinstance(operation, Operation):
             raise ConnectorError(f"{position} is {operation!r}, not an Operation")
-    _refuse_twins([(position, operation.name) for position, operation in each], "an operation")
+    _check_unique([(position, operation.name) for position, operation in each], "an operation")
 
 
 def _check_hosts(hosts: object, connector: AnyConnector, where: str) -> None:
@@ -300,7 +306,7 @@ def _check_hosts(hosts: object, connector: AnyConnector, where: str) -> None:
             _check_pattern(pattern, position)
         elif placeholder[1] not in keys:
             raise ConnectorError(
-                f"{position} is {pattern!r}, and {connector.config.__name__} has no such field",
+                f"{position} is {pattern!r}, which is not a field of {connector.config.__name__}",
                 hint=f"its fields are: {', '.join(sorted(keys)) or 'none'}",
             )
 
@@ -310,42 +316,34 @@ def _check_pattern(pattern: str, position: str) -> None:
         Pattern.read(pattern)
     except ValueError as error:
         raise ConnectorError(
-            f"{position} is {pattern!r}, which names no host: {error}",
-            hint="a host has no scheme, path, user or letter beyond ASCII; {key} is that of a configuration",
+            f"{position} is {pattern!r}, which is not a host: {error}",
+            hint="a host has no scheme, path, user or non-ASCII letter; {key} is a configuration value",
         ) from None
-
-
-def _check_migrations(migrations: object, connector: AnyConnector, where: str) -> None:
-    check_migrations(migrations, connector.schema, where)
-
-
-def _check_contracts(contracts: object, connector: AnyConnector, where: str) -> None:
-    check_contracts(contracts, connector.schema, where)
 
 
 CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "schema": _check_schema,
     "config": _check_config,
     "loaders": _check_loaders,
-    "seeder": _check_seeder,
-    "initialise": _check_initialise,
+    "seeder": lambda value, _, where: _check_function(value, 2, where),
+    "initialise": lambda value, _, where: _check_function(value, 2, where),
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
     "operations": _check_operations,
-    "migrations": _check_migrations,
-    "contracts": _check_contracts,
+    "migrations": lambda value, connector, where: check_migrations(value, connector.schema, where),
+    "contracts": lambda value, connector, where: check_contracts(value, connector.schema, where),
     "hosts": _check_hosts,
 }
 
 
 def _each(values: object, where: str) -> list[tuple[str, Any]]:
-    """The values of a sequence, each with its place."""
+    """The values of a sequence, each with the place that an error names."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ConnectorError(f"{where} is {values!r}, not a list")
     return [(f"{where}[{number}]", value) for number, value in enumerate(values)]
 
 
-def _refuse_twins(named: Sequence[tuple[str, str]], kind: str) -> None:
+def _check_unique(named: Sequence[tuple[str, str]], kind: str) -> None:
     places: dict[str, str] = {}
     for place, name in named:
         other = places.setdefault(name, place)
@@ -354,28 +352,28 @@ def _refuse_twins(named: Sequence[tuple[str, str]], kind: str) -> None:
 
 
 def _check_function(function: object, arguments: int, where: str) -> None:
-    """ConnectorError unless it is an async function that can be called with so many arguments."""
-    called = getattr(function, "__call__", None)  # noqa: B004 - an object may be one as well
+    """ConnectorError unless it is an async function that accepts this number of arguments."""
+    called = getattr(function, "__call__", None)  # noqa: B004  # an object may be callable
     if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(called):
         raise ConnectorError(f"{where} is not an async function")
     try:
         inspect.signature(cast("Callable[..., Any]", function)).bind(*range(arguments))
     except TypeError as error:
-        raise ConnectorError(f"{where} must take {arguments} arguments: {error}") from error
+        raise ConnectorError(f"{where} must accept {arguments} arguments: {error}") from error
 
 
 def check_loader(loader: object, where: str) -> None:
-    """ConnectorError unless the loader's kind, signature and entity are known."""
+    """ConnectorError unless the loader's kind, fields and signature are valid."""
     if not isinstance(loader, LOADERS):
         raise ConnectorError(f"{where} is {loader!r}, not a loader", hint="decorate it with @Loader.…")
     where = f"{where} {loader.name}"
     _check_function(loader.load, loader.arguments, where)
     for brought in loader.brings:
         if not isinstance(brought, FieldOf):
-            raise ConnectorError(f"{where} declares {brought!r}, which is no field of an entity")
+            raise ConnectorError(f"{where} declares {brought!r}, which is not a field of an entity")
     if isinstance(loader, CollectionLoader):
         if not isinstance(loader.lists, ManyOf):
-            raise ConnectorError(f"{where} lists {loader.lists!r}, which is no collection of an entity")
+            raise ConnectorError(f"{where} lists {loader.lists!r}, which is not a collection of an entity")
         _check_first(loader.load, loader.lists.parent, where, many=False)
         _check_watermark(loader, where)
     elif isinstance(loader, FeedLoader):
@@ -386,15 +384,15 @@ def check_loader(loader: object, where: str) -> None:
 
 
 def _check_watermark(loader: CollectionLoader[Any, Any, Any], where: str) -> None:
-    """ConnectorError unless a watermark is a time or a number that the listing brings of its children."""
+    """ConnectorError unless a watermark is a time of the children that the loader brings."""
     watermark = loader.watermark
     if watermark is None:
         return
     if not isinstance(watermark, Watermark):
-        raise ConnectorError(f"{where} has the watermark {watermark!r}, which is no Watermark")
+        raise ConnectorError(f"{where} has the watermark {watermark!r}, which is not a Watermark")
     field = watermark.field
     if field.entity is not loader.lists.child or field not in loader.brings:
-        raise ConnectorError(f"{where} has the watermark {field!r}, which it does not bring of its children")
+        raise ConnectorError(f"{where} has the watermark {field!r}, which it does not bring for its children")
     if field.type.kind is not Kind.DATETIME:
         raise ConnectorError(f"{where} has the watermark {field!r}, which holds {field.type}, not a time")
 
@@ -402,35 +400,35 @@ def _check_watermark(loader: CollectionLoader[Any, Any, Any], where: str) -> Non
 def _check_covers(loader: FeedLoader[Any, Any], where: str) -> None:
     for covered in loader.covers:
         if not isinstance(covered, ManyOf | FieldOf):
-            raise ConnectorError(f"{where} covers {covered!r}, which is no collection and no field")
+            raise ConnectorError(f"{where} covers {covered!r}, which is neither a collection nor a field")
 
 
 def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where: str) -> None:
-    """ConnectorError unless the loader fetches fields of one entity, and is given its refs."""
+    """ConnectorError unless the loader brings fields of one entity and takes refs of it."""
     entities = {brought.entity for brought in loader.brings}
     if not entities:
         raise ConnectorError(f"{where} declares no field")
     if len(entities) > 1:
         names = " and ".join(sorted(entity.__name__ for entity in entities))
-        raise ConnectorError(f"{where} declares fields of more than one entity: {names}")
+        raise ConnectorError(f"{where} declares fields of several entities: {names}")
     if isinstance(loader, BatchLoader) and loader.size < 1:
-        raise ConnectorError(f"{where} has batches of {loader.size}")
+        raise ConnectorError(f"{where} has the batch size {loader.size}; it must be at least 1")
     _check_first(loader.load, entities.pop(), where, many=isinstance(loader, BatchLoader))
 
 
 def _check_first(function: Callable[..., Any], entity: type[Entity], where: str, *, many: bool) -> None:
-    """ConnectorError when the first parameter is annotated as something else than refs of the entity."""
+    """ConnectorError unless the annotation of the first parameter allows refs of the entity."""
     expected = f"Sequence[Ref[{entity.__name__}]]" if many else f"Ref[{entity.__name__}]"
     name, hint = _first_parameter(function)
     given = hint
     if many and given is not Any:
         given = _inside(given, BATCHES)
     if given is not Any and _inside(given, (Ref,)) not in (entity, Any):
-        raise ConnectorError(f"{where}: its parameter {name} must be {expected}, not {_words(hint)}")
+        raise ConnectorError(f"{where}: its parameter {name} must be {expected}, not {_type_name(hint)}")
 
 
 def _inside(hint: object, origins: tuple[object, ...]) -> object:
-    """What stands between the brackets of one of the origins; None for any other type."""
+    """The type argument of one of these generic types; None for any other type."""
     if (typing.get_origin(hint) or hint) not in origins:
         return None
     inside = (typing.get_args(hint) or (Any,))[0]
@@ -438,7 +436,7 @@ def _inside(hint: object, origins: tuple[object, ...]) -> object:
 
 
 def _first_parameter(function: Callable[..., Any]) -> tuple[str, object]:
-    """The first parameter's name and type; Any when it has none that can be resolved here."""
+    """The first parameter's name and type; Any when there is no annotation, or it cannot be resolved."""
     parameter = next(iter(inspect.signature(function).parameters.values()))
     annotation = parameter.annotation
     if annotation is parameter.empty or parameter.kind is parameter.VAR_POSITIONAL:
@@ -446,12 +444,12 @@ def _first_parameter(function: Callable[..., Any]) -> tuple[str, object]:
     alone = types.SimpleNamespace(__annotations__={parameter.name: annotation})
     try:
         hints = typing.get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", {}))
-    except (NameError, SyntaxError, TypeError):  # a name that only a type checker sees
+    except (NameError, SyntaxError, TypeError):  # a name that only a type checker knows
         return parameter.name, Any
     return parameter.name, hints[parameter.name]
 
 
-def _words(hint: object) -> str:
+def _type_name(hint: object) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))

@@ -1,24 +1,24 @@
 """Everything Max raises on purpose.
 
-Rule 1: a message says what happened, to which thing, and what to do next.  The facts are
-attributes and appear in ``data``; ``code`` never changes once released.
+Rule 1: a message says what happened and to which thing, a hint what to do next.  The facts are
+attributes and appear in ``data``; a ``code`` never changes after its release.
 
-Rule 2: programming mistakes raise TypeError or ValueError, everything a user, an upstream
-or a machine can cause raises a MaxError.  Foreign errors are translated once, at the layer
-that meets them, always ``from error``.
+Rule 2: programming mistakes raise TypeError or ValueError.  What a user, a service or a machine
+can cause raises a MaxError.  Errors of libraries are translated once, in the layer that calls
+them, always ``from error``.
 
     MaxError
-    ├── UsageError                  what was typed cannot be meant           exit 2
-    │   ├── UnknownName                 no such command, entity, field, …; the nearest are named
-    │   ├── InvalidFilter               the filter language, with the column
-    │   ├── InvalidCursor               a cursor of another query, or none at all
-    │   └── InvalidAnswers              onboarding or configuration values that do not fit
-    ├── SchemaError                 a connector's declaration that cannot work
-    │   └── ConnectorError              … as a whole: loaders, resolver, signature, clash
-    ├── FieldNotLoaded              a value was read that nothing has loaded
-    ├── InvalidEntity               values that do not fit their fields, each with its path
+    ├── UsageError                  invalid arguments or options             exit 2
+    │   ├── UnknownName                 no such command, entity, field, …; similar names are listed
+    │   ├── InvalidFilter               a filter's text, with the column
+    │   ├── InvalidCursor               a cursor of another query, or no cursor
+    │   └── InvalidAnswers              invalid configuration or onboarding values
+    ├── SchemaError                 a declaration that is invalid
+    │   └── ConnectorError              a connector that cannot be loaded
+    ├── FieldNotLoaded              a field was read that was not loaded
+    ├── InvalidEntity               invalid values, each with its path
     ├── NotFound                    no such entity, sync or installation
-    ├── ProjectError                configuration on disk: broken, taken, not writable
+    ├── ProjectError                the project's folder: missing, damaged, in use, not writable
     ├── StorageError                the database cannot answer
     │   ├── StorageEmpty                there is no data yet
     │   ├── StorageFull                 the disk is full
@@ -27,25 +27,25 @@ that meets them, always ``from error``.
     │   ├── StorageCorrupt              the file is damaged, or is no database
     │   ├── StorageNewer                a newer Max wrote the file
     │   └── StorageOlder                a Max before 0.1.0 wrote the file
-    ├── SyncError                   a sync that cannot start or go on
-    │   ├── SyncRunning                 another one is at it
-    │   ├── SuspiciousRemoval           so much is gone that somebody has to allow it
-    │   └── LeaseLost                   a task was taken over; what it brings is not stored
-    ├── HistoryError                changes that are asked for and were not recorded
-    │   └── CursorExpired               … or are no longer kept
+    ├── SyncError                   a sync that cannot start or continue
+    │   ├── SyncRunning                 another process is syncing
+    │   ├── SuspiciousRemoval           so many rows are gone that a person must allow it
+    │   └── LeaseLost                   a task was taken over; its result is not stored
+    ├── HistoryError                changes were not recorded
+    │   └── CursorExpired               … or are no longer stored
     ├── MissingExtra                an optional library is not installed
-    ├── RecordingError                   a recording that cannot be written or played
-    │   └── ReplayMismatch                  a replay asks for what its recording does not have
-    ├── UpstreamError               what the other side answered, or that it did not
-    │   ├── Offline                     no answer: network, DNS, connection, time-out
+    ├── RecordingError              a recording that cannot be written or replayed
+    │   └── ReplayMismatch              a replay needs an answer that was not recorded
+    ├── UpstreamError               the service failed or refused
+    │   ├── Offline                     no answer: network, DNS, connection, timeout
     │   ├── BadCredentials              the credential is wrong or has expired
-    │   ├── PermissionDenied            the credential is right and may not do this
+    │   ├── PermissionDenied            the credential is valid but lacks a permission
     │   ├── QuotaExceeded               too many requests; ``retry_after`` seconds
-    │   ├── UpstreamMissing             the thing asked for does not exist (any more)
-    │   ├── SyncTokenRefused                 a sync token or position is not accepted any more
+    │   ├── UpstreamMissing             it does not exist, or no longer
+    │   ├── SyncTokenRefused            a sync token or cursor is no longer accepted
     │   ├── UpstreamChanged             an answer that the connector does not understand
-    │   └── UpstreamBroken              the other side failed (5xx)
-    ├── LoaderFault                 a connector's code raised or returned nonsense
+    │   └── UpstreamBroken              the service failed (5xx)
+    ├── LoaderFault                 a connector's code has a bug
     └── Interrupted                 stopped by a signal; the state is saved  exit 130
 """
 
@@ -54,12 +54,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-CLOSE_ENOUGH = 0.5  # share of matching characters from which a name counts as a misspelling
-CANDIDATES = 3  # how many near names an error lists
+CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
+CANDIDATES = 3  # similar names that an error lists
 
 
 class MaxError(Exception):
-    """Base of every error this library raises on purpose."""
+    """The base of all errors that this library raises on purpose.
+
+    ``data`` holds the facts as JSON data; ``exit_status`` is that of the command line.
+    """
 
     code: ClassVar[str] = "max"
     exit_status: ClassVar[int] = 1
@@ -75,12 +78,12 @@ class MaxError(Exception):
         return {"code": self.code, "message": self.message, "hint": self.hint, "data": self.data}
 
     def render(self) -> str:
-        """The error as a person reads it: the message, then what to do."""
+        """The error for a person: the message, then the hint."""
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of ``known`` that ``name`` may be a misspelling of, best first."""
+    """Up to three known names that are similar to ``name``, the most similar first."""
     from difflib import get_close_matches  # costs more than this module; only errors need it
 
     by_folded = {candidate.casefold(): candidate for candidate in known}
@@ -88,18 +91,18 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [by_folded[folded] for folded in close]
 
 
-# -- what was typed ----------------------------------------------------------------------
+# -- usage -------------------------------------------------------------------------------
 
 
 class UsageError(MaxError):
-    """What was typed cannot be meant."""
+    """Invalid arguments or options."""
 
     code = "usage"
     exit_status = 2
 
 
 class UnknownName(UsageError):
-    """A name that nothing answers to; the nearest candidates are in the hint."""
+    """There is nothing with this name; the hint lists similar names."""
 
     code = "usage.unknown"
 
@@ -110,7 +113,7 @@ class UnknownName(UsageError):
         shown = ", ".join(self.candidates)
         super().__init__(
             f"unknown {kind} {name!r}{f' in {where}' if where else ''}",
-            hint=f"did you mean: {shown}" if shown else f"there is no {kind} yet",
+            hint=f"did you mean: {shown}" if shown else f"there is no {kind}",
             kind=kind,
             name=name,
             candidates=self.candidates,
@@ -118,7 +121,7 @@ class UnknownName(UsageError):
 
 
 class InvalidFilter(UsageError):
-    """The text of a filter cannot be read; ``column`` counts from 1."""
+    """A filter's text is invalid; ``column`` counts from 1."""
 
     code = "usage.filter"
 
@@ -133,19 +136,19 @@ class InvalidFilter(UsageError):
 
 
 class InvalidCursor(UsageError):
-    """A page cursor that does not belong to this query."""
+    """A page cursor is invalid, or belongs to another query."""
 
     code = "usage.cursor"
 
     def __init__(self, problem: str, *, hint: str = "") -> None:
         super().__init__(
             f"the cursor cannot be used here: {problem}",
-            hint=hint or "pass the cursor of the previous page, with the same query and order",
+            hint=hint or "use the cursor of the previous page, with the same query and order",
         )
 
 
 class Mismatch:
-    """One value that does not fit: where it stands, what was expected, what came."""
+    """One invalid value: its path, what was expected, and what was given."""
 
     __slots__ = ("actual", "expected", "path")
 
@@ -167,13 +170,13 @@ def shown(value: object, limit: int = 60) -> str:
         return "null"
     try:
         text = repr(value)
-    except Exception:  # whatever it is, an error about it must still be told
-        return f"{type(value).__name__} that cannot be shown"
+    except Exception:  # an error about the value must not fail
+        return f"{type(value).__name__} that cannot be printed"
     return f"{type(value).__name__} {text if len(text) <= limit else text[: limit - 1] + '…'}"
 
 
 class InvalidAnswers(UsageError):
-    """Configuration or onboarding values that do not fit; every one is listed."""
+    """Invalid configuration or onboarding values; all of them are listed."""
 
     code = "usage.answers"
 
@@ -187,19 +190,19 @@ class InvalidAnswers(UsageError):
 
 
 class SchemaError(MaxError):
-    """A declaration that cannot work, named as the author wrote it."""
+    """A declaration is invalid; the message names it as the author wrote it."""
 
     code = "schema"
 
 
 class ConnectorError(SchemaError):
-    """A connector that cannot be loaded; the message names the attribute at fault."""
+    """A connector cannot be loaded; the message names the attribute that is wrong."""
 
     code = "connector"
 
 
 class FieldNotLoaded(MaxError, AttributeError):
-    """A field was read that no loader has filled in yet."""
+    """A field was read that was not loaded."""
 
     code = "entity.not_loaded"
 
@@ -214,7 +217,7 @@ class FieldNotLoaded(MaxError, AttributeError):
 
 
 class InvalidEntity(MaxError):
-    """Values that do not fit their fields; nothing of the batch was stored."""
+    """Values do not match their fields' types; nothing of the batch was stored."""
 
     code = "entity.invalid"
 
@@ -223,13 +226,13 @@ class InvalidEntity(MaxError):
         first, more = mismatches[0], len(mismatches) - 1
         super().__init__(
             f"{first}{f' (and {more} more)' if more else ''}",
-            hint="nothing was stored; correct the value or the field's declared type",
+            hint="nothing was stored; correct the value, or the type of the field",
             fields=[one.describe() for one in mismatches],
         )
 
 
 class NotFound(MaxError):
-    """No thing of this kind and name is stored."""
+    """Nothing of this kind has this name or id."""
 
     code = "not_found"
 
@@ -242,7 +245,7 @@ class NotFound(MaxError):
 
 
 class ProjectError(MaxError):
-    """The project's folder: missing, broken, taken, not writable."""
+    """The project's folder is missing, damaged, in use or not writable."""
 
     code = "project"
 
@@ -296,21 +299,21 @@ class StorageOlder(StorageError):
 
 
 class HistoryError(MaxError):
-    """Changes are asked for that nothing has recorded."""
+    """The changes were not recorded."""
 
     code = "history"
 
 
 class CursorExpired(HistoryError):
-    """What followed a cursor of the changes is no longer kept, or was not recorded."""
+    """The changes after a cursor are no longer stored, or were not recorded."""
 
     code = "history.expired"
 
     def __init__(self) -> None:
         super().__init__(
-            "the cursor has expired: what changed since is no longer kept",
-            hint="take a new cursor with --since now, read the tables, and go on from it;"
-            " or leave the cursor out to be told every row",
+            "the cursor has expired: the changes after it are no longer stored",
+            hint="get a new cursor with --since now, read the tables, and continue from it;"
+            " or omit the cursor to get every row",
         )
 
 
@@ -330,16 +333,16 @@ class MissingExtra(MaxError):
 
 
 class RecordingError(MaxError):
-    """A recording: it cannot be written, read, or played here."""
+    """A recording cannot be written, read or replayed here."""
 
     code = "recording"
 
 
 class ReplayMismatch(RecordingError):
-    """A replay asks for what its recording does not have; says where recording and run parted.
+    """A replay needs an answer that was not recorded.
 
-    ``left``: how many answers of the operation the run has not asked for; ``nearest``: the
-    recorded input that is most like the one asked for, if any.
+    ``left`` is the number of recorded answers of the operation that were not used; ``nearest``
+    is the most similar recorded input, if any.
     """
 
     code = "replay.mismatch"
@@ -362,7 +365,7 @@ class ReplayMismatch(RecordingError):
 
 
 class SyncError(MaxError):
-    """A sync that cannot start or go on."""
+    """A sync cannot start or continue."""
 
     code = "sync"
 
@@ -376,7 +379,7 @@ class SyncRunning(SyncError):
         self.sync, self.owner = sync, owner
         super().__init__(
             f"sync {sync} is already running ({owner})",
-            hint="wait for it, or stop that process; what it has done is kept",
+            hint="wait for it, or stop that process; what it has stored stays",
             sync=sync,
             owner=owner,
         )
@@ -389,7 +392,7 @@ class LeaseLost(SyncError):
 
 
 class SuspiciousRemoval(SyncError):
-    """A listing leaves out so much that nothing was removed: somebody has to say that it is right."""
+    """A listing lacks so many rows that none was removed: a person must confirm it."""
 
     code = "sync.removals"
 
@@ -398,7 +401,7 @@ class SuspiciousRemoval(SyncError):
         super().__init__(
             f"{rows:,} of {of:,} {entity} are no longer listed upstream, which is suspiciously many;"
             " none of them was removed",
-            hint="see that the account may still read them; if they are gone, sync with --allow-removals",
+            hint="check that the account can still read them; if they are gone, sync with --allow-removals",
             entity=entity,
             rows=rows,
             of=of,
@@ -406,7 +409,7 @@ class SuspiciousRemoval(SyncError):
 
 
 class LoaderFault(MaxError):
-    """A connector's code raised an error of its own, or returned what it must not."""
+    """A bug of a connector: its code raised a Python error, or returned an invalid value."""
 
     code = "connector.fault"
 
@@ -418,11 +421,14 @@ class Interrupted(MaxError):
     exit_status = 130
 
 
-# -- the other side ------------------------------------------------------------------------
+# -- the service -------------------------------------------------------------------------
 
 
 class UpstreamError(MaxError):
-    """What the other side answered, or that it did not; ``retryable`` when it may pass."""
+    """The service failed or refused.  ``retryable``: a later attempt may succeed.
+
+    ``retry_after`` is in seconds from the answer, when the service asked for a wait.
+    """
 
     code = "upstream"
     retryable: ClassVar[bool] = False
@@ -430,14 +436,14 @@ class UpstreamError(MaxError):
     def __init__(
         self, message: str, *, hint: str = "", retry_after: float | None = None, **data: Any
     ) -> None:
-        self.retry_after = retry_after  # seconds from the answer, when the other side said so
+        self.retry_after = retry_after
         if retry_after is not None:
             data["retry_after"] = retry_after
         super().__init__(message, hint=hint, **data)
 
 
 class Offline(UpstreamError):
-    """No answer: network, DNS, connection, time-out."""
+    """No answer: network, DNS, connection, timeout."""
 
     code = "upstream.offline"
     retryable = True
@@ -450,45 +456,45 @@ class BadCredentials(UpstreamError):
 
 
 class PermissionDenied(UpstreamError):
-    """The credential is right, and may not do this."""
+    """The credential is valid but lacks a permission."""
 
     code = "upstream.permission"
 
 
 class QuotaExceeded(UpstreamError):
-    """Too many requests; ``retry_after`` says for how many seconds, when known."""
+    """Too many requests."""
 
     code = "upstream.quota"
     retryable = True
 
 
 class UpstreamMissing(UpstreamError):
-    """The thing asked for does not exist upstream (any more)."""
+    """It does not exist upstream, or no longer."""
 
     code = "upstream.missing"
 
 
 class UpstreamChanged(UpstreamError):
-    """An answer that the connector does not understand."""
+    """The answer is not one that the connector understands."""
 
     code = "upstream.changed"
 
 
 class SyncTokenRefused(UpstreamError):
-    """The source no longer accepts a sync token or the position in its feed."""
+    """The service no longer accepts a sync token or a cursor."""
 
-    code = "upstream.mark"
+    code = "upstream.sync_token"
 
 
 class UpstreamBroken(UpstreamError):
-    """The other side failed, in its own words."""
+    """The service failed."""
 
     code = "upstream.broken"
     retryable = True
 
 
 def describe(error: BaseException) -> Mapping[str, Any]:
-    """Any error as JSON data, for a task's row: MaxError as it is, others as a loader's fault."""
+    """Any error as JSON data, for a task's row; an error that is not a MaxError is a LoaderFault."""
     if isinstance(error, MaxError):
         return error.describe()
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

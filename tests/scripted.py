@@ -34,7 +34,7 @@ from max.connecting import (
 )
 from max.connector import AnyConnector
 from max.model.entities import ManyOf
-from max.testing import FakeClock, ScriptedUpstream, access
+from max.testing import FakeClock, ScriptedUpstream, credentials_for
 from max.upstream.credentials import MemoryCredentials
 from tests.sample import SampleConfig
 
@@ -71,7 +71,7 @@ class ScriptedConfig:
 
 def client(url: str, token: str) -> HttpClient:
     """A client with a bearer."""
-    return HttpClient(url, access(url), auth=BearerAuth(Secret(token)), timeout=5.0)
+    return HttpClient(url, credentials_for(url), auth=BearerAuth(Secret(token)), timeout=5.0)
 
 
 class Api:

@@ -1,3 +1,5 @@
+"""Credentials, and the checks when a connector loads."""
+
 from __future__ import annotations
 
 import asyncio
@@ -39,7 +41,7 @@ SCHEMA = Schema([Team, User], roots=[Team])
 
 
 class TestSecrets:
-    """A secret's text leaves it on request alone, and only declared ones are given out."""
+    """A secret shows its text only on request, and a provider gives out declared ones only."""
 
     def test_a_secret_never_shows_itself(self) -> None:
         secret = Secret("hunter2")
@@ -49,7 +51,7 @@ class TestSecrets:
     def test_secrets_are_equal_when_their_texts_are(self) -> None:
         assert {Secret("a"), Secret("a"), Secret("b")} == {Secret("a"), Secret("b")}
 
-    def test_the_memory_store_keeps_forgets_and_lists(self) -> None:
+    def test_the_memory_store_sets_deletes_and_lists(self) -> None:
         async def main() -> None:
             store = MemoryCredentials({"b": "2"})
             await store.set("a", "1")
@@ -59,15 +61,14 @@ class TestSecrets:
             assert (await store.get("a"), await store.get("b")) == ("1", None)
 
         asyncio.run(main())
-        assert MemoryCredentials({"a": "1"}) is not None
 
-    def test_a_provider_gives_what_is_declared(self) -> None:
+    def test_a_provider_gives_declared_secrets_only(self) -> None:
         provider = CredentialProvider(MemoryCredentials({"token": "x", "other": "y"}), [TOKEN])
         assert asyncio.run(provider.get(TOKEN)) == Secret("x")
         with pytest.raises(UnknownName, match="other"):
             asyncio.run(provider.find(Credential("other")))
 
-    def test_a_missing_secret_is_named_with_what_to_do(self) -> None:
+    def test_a_missing_secret_is_named_with_a_hint(self) -> None:
         provider = CredentialProvider(MemoryCredentials(), [TOKEN])
         assert asyncio.run(provider.find(TOKEN)) is None
         with pytest.raises(BadCredentials, match="'token' is missing") as caught:
@@ -103,7 +104,7 @@ ARGUMENTS = {"entity": 2, "entity_batched": 2, "collection": 3}
 
 @dataclass
 class Draft:
-    """A loader that is still to be made: good, until something is done to it."""
+    """A valid loader that is not built yet; ``spoil`` makes it invalid."""
 
     kind: str
     fields: tuple[Any, ...]
@@ -114,7 +115,7 @@ class Draft:
     lists: Any = None
 
     def function(self, name: str) -> Any:
-        """The function itself, with the first parameter annotated as the hint says."""
+        """The function, whose first parameter has the hint as its annotation."""
         parameters = [f"a{n}" for n in range(self.arguments)]
         if parameters and self.hint:
             parameters[0] += f": {self.hint}"
@@ -137,7 +138,7 @@ class Draft:
 
 @st.composite
 def drafts(draw: st.DrawFn) -> list[Draft]:
-    """Loaders of SCHEMA that load: each field with a home or brought by the listing."""
+    """Valid loaders of SCHEMA, each field brought by one of them."""
     homes = {name: draw(st.sampled_from(sorted(KINDS))) for name in User.types()}
     made = []
     for kind in sorted(KINDS):
@@ -148,7 +149,7 @@ def drafts(draw: st.DrawFn) -> list[Draft]:
 
 
 def spoil(draft: Draft, how: str, hint: str) -> None:
-    """Make one thing about a loader wrong."""
+    """Make one thing of a loader wrong."""
     if how == "signature: not async":
         draft.prefix = ""
     elif how == "signature: too few":
@@ -178,11 +179,11 @@ FAULTS = [
 
 
 class TestLoaders:
-    """What is checked of loaders when a connector is made."""
+    """The checks of loaders when a connector is made."""
 
     @settings(deadline=None, max_examples=60)
     @given(drafts())
-    def test_p1_a_connector_of_sound_loaders_loads(self, made: list[Draft]) -> None:
+    def test_p1_a_connector_with_valid_loaders_loads(self, made: list[Draft]) -> None:
         loaders = [draft.build(f"load_{n}") for n, draft in enumerate(made)]
         connector = sample(schema=SCHEMA, loaders=loaders)
         for loader in loaders:
@@ -191,7 +192,7 @@ class TestLoaders:
 
     @settings(deadline=None, max_examples=150)
     @given(drafts(), st.sampled_from(FAULTS), st.data())
-    def test_p1_a_connector_with_one_bad_loader_is_refused_and_it_is_named(
+    def test_p1_a_connector_with_one_invalid_loader_is_refused_and_the_loader_is_named(
         self, made: list[Draft], how: str, data: st.DataObject
     ) -> None:
         position = data.draw(st.integers(0, len(made) - 1))
@@ -202,11 +203,11 @@ class TestLoaders:
         assert f"loaders[{position}]" in str(caught.value) or f"load_{position}" in str(caught.value)
 
     @pytest.mark.parametrize("thing", [None, "load", 7, Loader(seed), Loader.entity(User.name)])
-    def test_what_is_no_loader_is_refused(self, thing: object) -> None:
+    def test_anything_but_a_loader_is_refused(self, thing: object) -> None:
         with pytest.raises(ConnectorError, match=r"sample: loaders\[1\] is .* not a loader"):
             sample(loaders=[list_things, thing])
 
-    def test_a_loader_that_stands_twice_is_refused(self) -> None:
+    def test_two_loaders_with_the_same_name_are_refused(self) -> None:
         with pytest.raises(ConnectorError, match=r"loaders\[1\] and sample: loaders\[0\] are both a loader"):
             sample(loaders=[list_things, list_things])
 
@@ -215,22 +216,22 @@ class TestLoaders:
 
         with pytest.raises(ConnectorError, match="load declares no field"):
             sample(loaders=[EntityLoader(load)])
-        with pytest.raises(ConnectorError, match="load has batches of 0"):
+        with pytest.raises(ConnectorError, match="load has the batch size 0"):
             sample(loaders=[BatchLoader(load, [User.name], size=0)])
 
-    def test_a_listing_of_what_is_no_collection_is_refused(self) -> None:
+    def test_a_collection_loader_of_a_field_is_refused(self) -> None:
         async def load(parent: Any, request: object, env: object) -> Any: ...
 
-        with pytest.raises(ConnectorError, match=r"load lists User.name, which is no collection"):
+        with pytest.raises(ConnectorError, match=r"load lists User.name, which is not a collection"):
             sample(loaders=[CollectionLoader(load, lists=User.name)])
 
-    def test_fields_of_two_entities_are_named(self) -> None:
+    def test_fields_of_two_entities_are_refused_and_named(self) -> None:
         async def load(ref: Any, env: object) -> Any: ...
 
-        with pytest.raises(ConnectorError, match="more than one entity: Stranger and User"):
+        with pytest.raises(ConnectorError, match="several entities: Stranger and User"):
             sample(loaders=[EntityLoader(load, [User.name, Stranger.name])])
 
-    def test_a_wrong_annotation_is_shown_beside_the_right_one(self) -> None:
+    def test_a_wrong_annotation_is_shown_with_the_right_one(self) -> None:
         async def load(ref: Ref[Team], env: object) -> Any: ...
 
         with pytest.raises(ConnectorError) as caught:
@@ -242,7 +243,7 @@ class TestLoaders:
 
 
 @dataclass
-class Melting:
+class NotFrozen:
     """A configuration that is not frozen."""
 
 
@@ -267,41 +268,43 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"name": 7}, "name: 7"),
     ({"schema": [User]}, "schema is"),
     ({"loaders": "load"}, "loaders is 'load', not a list"),
-    ({"config": Melting}, "config must be a frozen dataclass"),
+    ({"config": NotFrozen}, "config must be a frozen dataclass"),
     ({"config": NoConfig()}, "config must be a frozen dataclass"),
     ({"config": dict}, "config must be a frozen dataclass"),
     ({"seeder": synchronous}, "seeder is not an async function"),
-    ({"seeder": no_arguments}, "seeder must take 2 arguments"),
+    ({"seeder": no_arguments}, "seeder must accept 2 arguments"),
     ({"initialise": synchronous}, "initialise is not an async function"),
     ({"initialise": None}, "initialise is not an async function"),
     ({"credentials": ["token"]}, "credentials[0] is 'token'"),
-    ({"credentials": [Credential("a b")]}, "credentials[0] is named 'a b'"),
+    ({"credentials": [Credential("a b")]}, "credentials[0]: 'a b' is not a valid name"),
     ({"credentials": [TOKEN, Credential("token", "again")]}, "credentials[1] and sample: credentials[0]"),
     ({"onboarding": ["ask"]}, "onboarding[0] is 'ask'"),
     ({"onboarding": [SecretInput(TOKEN, "Token")]}, "onboarding[0] asks for the credential 'token'"),
     ({"onboarding": [Input("colour", "Colour")]}, "onboarding[0] asks for 'colour'"),
     ({"onboarding": [Select("colour", "Colour", two)]}, "onboarding[0] asks for 'colour'"),
-    ({"onboarding": [Validate(no_arguments)]}, "onboarding[0].check must take 2 arguments"),  # type: ignore[arg-type]  # meant
+    ({"onboarding": [Validate(no_arguments)]}, "onboarding[0].check must accept 2 arguments"),  # type: ignore[arg-type]  # on purpose
     ({"operations": [call]}, "operations[0] is"),
     ({"operations": [ONE, ONE]}, "operations[1] and sample: operations[0] are both an operation"),
 ]
 
 
 class TestConnector:
-    """What is checked of a connector as a whole."""
+    """The checks of a connector's other attributes."""
 
-    @pytest.mark.parametrize(("changes", "words"), MISTAKES)
-    def test_a_mistake_is_refused_by_the_attributes_name(self, changes: dict[str, Any], words: str) -> None:
+    @pytest.mark.parametrize(("changes", "message"), MISTAKES)
+    def test_a_mistake_is_refused_with_the_attributes_name(
+        self, changes: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ConnectorError) as caught:
             sample(**changes)
-        assert words in str(caught.value)
+        assert message in str(caught.value)
 
-    def test_everything_sound_loads(self) -> None:
+    def test_a_valid_connector_loads(self) -> None:
         steps = [SecretInput(TOKEN, "Token"), Input("things", "How many"), Select("prefix", "Name", two)]
         made = sample(credentials=[TOKEN], onboarding=[*steps, Validate(two)], operations=[ONE])
         assert made.resolver.collection_loader(list_things.lists) is list_things
 
-    def test_functions_may_be_methods_or_objects_that_are_called(self) -> None:
+    def test_functions_may_be_methods_or_callable_objects(self) -> None:
         class Maker:
             async def __call__(self, config: Any, credentials: Any) -> Installation[None]:
                 return Installation(None)

@@ -114,7 +114,7 @@ def test_codes_never_change_once_released() -> None:
         "SyncError": "sync",
         "SyncRunning": "sync.running",
         "SuspiciousRemoval": "sync.removals",
-        "SyncTokenRefused": "upstream.mark",
+        "SyncTokenRefused": "upstream.sync_token",
         "LeaseLost": "sync.lease_lost",
         "LoaderFault": "connector.fault",
         "Interrupted": "interrupted",
@@ -163,7 +163,7 @@ def test_the_facts_of_an_error_are_attributes_and_data(kind: type[MaxError]) -> 
 def test_an_error_says_what_to_do_next() -> None:
     assert SAMPLES[UnknownName].render() == "unknown field 'titel' in Issue\n  did you mean: title"
     assert SAMPLES[MissingExtra].hint == "pip install 'max-sync[http]'"
-    assert UnknownName("entity", "x", []).hint == "there is no entity yet"
+    assert UnknownName("entity", "x", []).hint == "there is no entity"
     assert isinstance(LeaseLost("it was paused"), errors.SyncError)
 
 
@@ -195,8 +195,8 @@ def test_a_value_is_shown_by_type_and_beginning() -> None:
 
 
 def test_a_value_that_cannot_be_printed_is_shown_by_its_type() -> None:
-    assert shown(10**5000) == "int that cannot be shown"
-    assert shown([Rude()]) == "list that cannot be shown"
+    assert shown(10**5000) == "int that cannot be printed"
+    assert shown([Rude()]) == "list that cannot be printed"
 
 
 @given(st.text(min_size=1), st.integers() | st.text(min_size=5))

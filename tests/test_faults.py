@@ -41,7 +41,7 @@ from max.connecting import (
 from max.errors import StorageError
 from max.installations.project_folder import ProjectFolder
 from max.storage.sqlite import SqliteConnection
-from max.testing import FOREVER, FakeClock, Fault, Lie
+from max.testing import FOREVER, FakeClock, Fault, FaultKind
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import PAGES, SIZE, records, runtime, sync, synced, tables, upstream
 
@@ -50,18 +50,18 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT 
 SHARED = float(os.environ.get("MAX_SHARED_SECONDS", "2"))
 
 FIRST, MIDDLE, LAST = 0, PAGES // 2, PAGES - 1
-UNTRUE = [Lie.REPEAT, Lie.SKIP]  # what no second attempt makes true
-PASSING = [lie for lie in Lie if lie not in UNTRUE]
+UNTRUE = [FaultKind.REPEAT, FaultKind.SKIP]  # what no second attempt makes true
+PASSING = [kind for kind in FaultKind if kind not in UNTRUE]
 PLACES = [FIRST, MIDDLE, LAST]
 CODES = {
-    Lie.REPEAT: "upstream.changed",
-    Lie.SKIP: "upstream.changed",
-    Lie.TRUNCATE: "upstream.broken",
-    Lie.GARBAGE: "upstream.broken",
-    Lie.DRIBBLE: "upstream.offline",
-    Lie.RESET: "upstream.offline",
-    Lie.STORM: "upstream.quota",
-    Lie.EXPIRE: "upstream.credentials",
+    FaultKind.REPEAT: "upstream.changed",
+    FaultKind.SKIP: "upstream.changed",
+    FaultKind.TRUNCATE: "upstream.broken",
+    FaultKind.GARBAGE: "upstream.broken",
+    FaultKind.SLOW: "upstream.offline",
+    FaultKind.RESET: "upstream.offline",
+    FaultKind.RATE_LIMIT: "upstream.quota",
+    FaultKind.EXPIRE: "upstream.credentials",
 }
 UPSTREAM = {
     "thing": [(one["id"], one["title"], None) for one in records("thing")],
@@ -77,14 +77,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data.db"
 
 
-# -- lies ----------------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PLACES)
-@pytest.mark.parametrize("lie", PASSING)
-def test_a_temporary_fault_is_survived_and_no_page_is_fetched_twice(lie: Lie, page: int, path: Path) -> None:
+@pytest.mark.parametrize("kind", PASSING)
+def test_a_temporary_fault_is_survived_and_no_page_is_fetched_twice(
+    kind: FaultKind, page: int, path: Path
+) -> None:
     clock, service = FakeClock(), upstream()
-    service.tell(Fault(lie, "/things", page))
+    service.inject(Fault(kind, "/things", page))
 
     async def main() -> SyncResult:
         async with service:
@@ -96,22 +98,22 @@ def test_a_temporary_fault_is_survived_and_no_page_is_fetched_twice(lie: Lie, pa
     assert len(service.served) == service.served.total() == 2 * PAGES
 
 
-lies = [*product(UNTRUE, PLACES, [1]), *product(Lie, [MIDDLE], [FOREVER])]
+lasting = [*product(UNTRUE, PLACES, [1]), *product(FaultKind, [MIDDLE], [FOREVER])]
 
 
-@pytest.mark.parametrize(("lie", "page", "times"), lies)
+@pytest.mark.parametrize(("kind", "page", "times"), lasting)
 def test_a_lasting_fault_is_reported_and_the_next_sync_ends_equal_to_upstream(
-    lie: Lie, page: int, times: int, path: Path
+    kind: FaultKind, page: int, times: int, path: Path
 ) -> None:
     clock, service = FakeClock(), upstream()
-    service.tell(Fault(lie, "/things", page, times))
+    service.inject(Fault(kind, "/things", page, times))
 
     async def main() -> None:
         async with service:
-            check_lied_to(await sync(service.url, path, clock), lie, page, path)
+            check_lasting_fault(await sync(service.url, path, clock), kind, page, path)
             assert max(service.served.values()) == 1
             service.served.clear()
-            service.tell()
+            service.inject()
             assert (await sync(service.url, path, clock)).status is Status.COMPLETED
 
     clock.run(main())
@@ -119,31 +121,31 @@ def test_a_lasting_fault_is_reported_and_the_next_sync_ends_equal_to_upstream(
     assert len(service.served) == service.served.total() == 2 * PAGES
 
 
-def check_lied_to(result: SyncResult, lie: Lie, page: int, path: Path) -> None:
-    """Partial, with the reason and what to do; what is stored is true, and reaches to the lie."""
+def check_lasting_fault(result: SyncResult, kind: FaultKind, page: int, path: Path) -> None:
+    """Partial, with the reason and what to do; what is stored is true, and reaches to the kind."""
     assert result.status is Status.PARTIAL
-    assert {failure.code for failure in result.failures} == {CODES[lie]}
+    assert {failure.code for failure in result.failures} == {CODES[kind]}
     assert all(failure.hint and failure.what for failure in result.failures)
     stored = tables(path)
     assert set(stored["thing"]) <= set(UPSTREAM["thing"])
     before = UPSTREAM["thing"][: page * SIZE]
-    assert len(set(stored["thing"]) & set(before)) >= len(before) - SIZE * (lie is Lie.SKIP)
-    if lie is not Lie.EXPIRE:  # whose victims are whoever asks next
+    assert len(set(stored["thing"]) & set(before)) >= len(before) - SIZE * (kind is FaultKind.SKIP)
+    if kind is not FaultKind.EXPIRE:  # whose victims are whoever asks next
         assert stored["label"] == UPSTREAM["label"]
         assert "ScriptedRoot:root" in result.failures[0].what
         assert len(result.failures) == 1
 
 
-@pytest.mark.parametrize("lie", UNTRUE)
+@pytest.mark.parametrize("kind", UNTRUE)
 @pytest.mark.parametrize("page", PLACES)
-def test_an_incomplete_listing_removes_no_row(lie: Lie, page: int, path: Path) -> None:
+def test_an_incomplete_listing_removes_no_row(kind: FaultKind, page: int, path: Path) -> None:
     clock, service = FakeClock(), upstream()
 
     async def main() -> list[int]:
         links = []
         async with service:
-            for faults in ([], [Fault(lie, "/things", page)], []):
-                service.tell(*faults)
+            for faults in ([], [Fault(kind, "/things", page)], []):
+                service.inject(*faults)
                 await sync(service.url, path, clock)
                 links.append(len(tables(path)["links"]))
                 service.listings["/things"] = records("thing", PAGES * SIZE - 1)
@@ -154,7 +156,7 @@ def test_an_incomplete_listing_removes_no_row(lie: Lie, page: int, path: Path) -
 
 def test_a_rate_limit_is_waited_out_durably_and_no_request_comes_early(path: Path) -> None:
     clock, service = FakeClock(), upstream()
-    service.tell(Fault(Lie.STORM, "/things", MIDDLE, retry_after=120.0))
+    service.inject(Fault(FaultKind.RATE_LIMIT, "/things", MIDDLE, retry_after=120.0))
 
     async def stop_when_stormy(one: InstallationRuntime) -> float:
         await one.start()
@@ -170,11 +172,11 @@ def test_a_rate_limit_is_waited_out_durably_and_no_request_comes_early(path: Pat
             due = await stop_when_stormy(runtime(service.url, path, clock))
             assert due > clock() + 5.0
             left = 2 * PAGES - service.served.total()
-            service.asked.clear()
+            service.requests.clear()
             clock.advance(due - clock() - 5.0)
             result = await sync(service.url, path, clock)
             assert clock() >= due
-            assert service.asked.total() == left
+            assert service.requests.total() == left
             return due, result
 
     due, result = clock.run(main())
@@ -201,8 +203,8 @@ def no_such_name(*_: object, **__: object) -> NoReturn:
 def cut(how: str, path: Path) -> SyncResult:
     """A sync without a network, in one of four ways."""
     clock, service = FakeClock(), upstream()
-    lie = Lie.RESET if how == "reset" else Lie.DRIBBLE
-    service.tell(Fault(lie, "/things", FIRST, FOREVER), Fault(lie, "/labels", FIRST, FOREVER))
+    kind = FaultKind.RESET if how == "reset" else FaultKind.SLOW
+    service.inject(Fault(kind, "/things", FIRST, FOREVER), Fault(kind, "/labels", FIRST, FOREVER))
 
     async def main() -> SyncResult:
         async with service:
@@ -288,7 +290,7 @@ def killed_in_mid_sync(path: Path) -> None:
         async with service:
             words = [sys.executable, "-c", CHILD, service.url, str(path)]
             child = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, cwd=ROOT)
-            service.tell(Fault(Lie.DRIBBLE, "/things", LAST))
+            service.inject(Fault(FaultKind.SLOW, "/things", LAST))
             reached = asyncio.create_task(service.reached(f"/things?cursor=page-{LAST}"))
             ended = asyncio.create_task(child.wait())
             await asyncio.wait([reached, ended], return_when=asyncio.FIRST_COMPLETED)

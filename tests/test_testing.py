@@ -22,7 +22,7 @@ from max.connecting import (
     UpstreamBroken,
     UpstreamMissing,
 )
-from max.testing import PAUSE, START, FakeClock, Fault, Lie, ScriptedUpstream, access
+from max.testing import PAUSE, START, FakeClock, Fault, FaultKind, ScriptedUpstream, credentials_for
 
 V = TypeVar("V")
 
@@ -41,7 +41,7 @@ def talk(
         async with (
             service,
             HttpClient(
-                service.url, access(service.url), auth=BearerAuth(Secret(token)) if token else None
+                service.url, credentials_for(service.url), auth=BearerAuth(Secret(token)) if token else None
             ) as client,
         ):
             return await work(client)
@@ -115,7 +115,7 @@ def test_an_upstream_lists_everything_and_counts_what_it_served_by_address() -> 
     service = upstream()
     assert talk(service, walk) == [[0, 1], [2, 3], [4]]
     pages = ["/things", "/things?cursor=page-1", "/things?cursor=page-2"]
-    assert dict(service.served) == dict(service.asked) == dict.fromkeys(pages, 1)
+    assert dict(service.served) == dict(service.requests) == dict.fromkeys(pages, 1)
 
 
 def test_an_empty_listing_is_one_page_and_an_unknown_one_is_not_found() -> None:
@@ -138,40 +138,43 @@ def test_a_listing_wants_the_token_that_the_service_has(token: str | None) -> No
 )
 def test_a_page_that_is_skipped_is_missed_by_whoever_does_not_count(page: int, left: list[list[int]]) -> None:
     service = upstream()
-    service.tell(Fault(Lie.SKIP, "/things", page))
+    service.inject(Fault(FaultKind.SKIP, "/things", page))
     assert talk(service, walk) == left
 
 
 @pytest.mark.parametrize("page", [0, 1, 2])
 def test_a_page_that_repeats_names_itself_as_the_next(page: int) -> None:
     service = upstream()
-    service.tell(Fault(Lie.REPEAT, "/things", page))
+    service.inject(Fault(FaultKind.REPEAT, "/things", page))
     address = f"/things?cursor=page-{page}"
     assert told(service, address)["next"] == f"page-{page}"
     assert told(service, address)["next"] == (None if page == 2 else f"page-{page + 1}")
 
 
 @pytest.mark.parametrize(
-    ("lie", "seen"),
-    [(Lie.TRUNCATE, UpstreamBroken), (Lie.GARBAGE, UpstreamBroken), (Lie.RESET, Offline)],
+    ("kind", "seen"),
+    [(FaultKind.TRUNCATE, UpstreamBroken), (FaultKind.GARBAGE, UpstreamBroken), (FaultKind.RESET, Offline)],
 )
 def test_an_answer_that_does_not_arrive_whole_is_not_counted_as_served(
-    lie: Lie, seen: type[Exception]
+    kind: FaultKind, seen: type[Exception]
 ) -> None:
     service = upstream()
-    service.tell(Fault(lie, "/things", 1))
+    service.inject(Fault(kind, "/things", 1))
     with pytest.raises(seen):
         told(service)
-    assert (service.asked.total(), service.served.total()) == (1, 0)
+    assert (service.requests.total(), service.served.total()) == (1, 0)
     assert told(service)["next"] == "page-2"
 
 
 def test_an_answer_that_dribbles_takes_its_time_and_arrives() -> None:
     clock, service = FakeClock(), upstream()
-    service.tell(Fault(Lie.DRIBBLE, "/things", 1))
+    service.inject(Fault(FaultKind.SLOW, "/things", 1))
 
     async def main() -> Json:
-        async with service, HttpClient(service.url, access(service.url), timeout=3 * PAUSE) as client:
+        async with (
+            service,
+            HttpClient(service.url, credentials_for(service.url), timeout=3 * PAUSE) as client,
+        ):
             return await client.get("/things?cursor=page-1")
 
     assert clock.run(main())["items"] == [{"id": 2}, {"id": 3}]
@@ -182,7 +185,7 @@ def test_an_answer_that_dribbles_takes_its_time_and_arrives() -> None:
 @pytest.mark.parametrize("retry_after", [None, 17.0])
 def test_a_storm_lasts_as_often_as_it_was_told(retry_after: float | None) -> None:
     service = upstream()
-    service.tell(Fault(Lie.STORM, "/things", 1, times=2, retry_after=retry_after))
+    service.inject(Fault(FaultKind.RATE_LIMIT, "/things", 1, times=2, retry_after=retry_after))
     for _ in range(2):
         with pytest.raises(QuotaExceeded) as caught:
             told(service)
@@ -192,7 +195,7 @@ def test_a_storm_lasts_as_often_as_it_was_told(retry_after: float | None) -> Non
 
 def test_a_token_that_expires_in_mid_scan_is_refused_until_it_is_renewed() -> None:
     service = upstream("old")
-    service.tell(Fault(Lie.EXPIRE, "/things", 1))
+    service.inject(Fault(FaultKind.EXPIRE, "/things", 1))
 
     async def work(client: HttpClient) -> str:
         await client.get("/things")
@@ -208,8 +211,8 @@ def test_a_token_that_expires_in_mid_scan_is_refused_until_it_is_renewed() -> No
 
 def test_the_truth_is_told_again_once_no_fault_is_left() -> None:
     service = upstream()
-    service.tell(Fault(Lie.SKIP, "/things", 0), Fault(Lie.GARBAGE, "/things", 2))
-    service.tell()
+    service.inject(Fault(FaultKind.SKIP, "/things", 0), Fault(FaultKind.GARBAGE, "/things", 2))
+    service.inject()
     assert talk(service, walk) == [[0, 1], [2, 3], [4]]
 
 
@@ -218,7 +221,7 @@ def test_who_waits_for_an_address_is_told_when_it_is_asked_for() -> None:
 
     async def work(client: HttpClient) -> list[str]:
         waiting = asyncio.create_task(service.reached("/things"))
-        before = list(service.asked)
+        before = list(service.requests)
         await asyncio.gather(client.get("/things"), waiting)
         await service.reached("/things")  # already was
         return before

@@ -61,7 +61,7 @@ from max.connecting import (
 )
 from max.model.entities import ManyOf, check_entity, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
-from max.testing import access
+from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import Limits, OperationRunner
 from tests import virtual_time
@@ -360,7 +360,7 @@ def served(
     async def main() -> V:
         async with (
             Server(Service(tenant), TOKEN) as server,
-            HttpClient(server.url, access(server.url), auth=BearerAuth(Secret(token))) as client,
+            HttpClient(server.url, credentials_for(server.url), auth=BearerAuth(Secret(token))) as client,
         ):
             return await work(client, server)
 
@@ -717,7 +717,7 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], Json]]:
 def test_serve_prints_its_address_and_ends_cleanly(number: signal.Signals) -> None:
     async def count(where: Json) -> int:
         url, auth = where["url"], BearerAuth(Secret(where["token"]))
-        async with HttpClient(url, access(url), auth=auth) as client:
+        async with HttpClient(url, credentials_for(url), auth=auth) as client:
             page = await client.get("/api/projects/w1-p1/tasks")
             return len(page["items"])
 

@@ -238,5 +238,5 @@ class TestTheStep:
         async def mute(answers: Any, credentials: Any) -> dict[str, Any]:
             return {}
 
-        with pytest.raises(ConnectorError, match="must take 3 arguments"):
+        with pytest.raises(ConnectorError, match="must accept 3 arguments"):
             sample(credentials=OAUTH.credentials, onboarding=[SignIn([OAuth.ACCESS_TOKEN], mute)])  # type: ignore[arg-type]  # on purpose

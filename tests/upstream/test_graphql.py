@@ -33,7 +33,7 @@ from max.connecting import (
     UpstreamError,
     UpstreamMissing,
 )
-from max.testing import access
+from max.testing import credentials_for
 from max.upstream.graphql import CodeReader
 from max.upstream.http import ERRORS, ErrorKind
 
@@ -56,7 +56,7 @@ class Canned(Transport):
 
     def query(self, query: str = QUERY, **asked: Any) -> Json:
         """What a query gives."""
-        client = HttpClient(URL, access(URL), transport=self)
+        client = HttpClient(URL, credentials_for(URL), transport=self)
         return asyncio.run(GraphQL(client).query(query, **asked))
 
 
@@ -67,7 +67,7 @@ def error_of(
     read_code: CodeReader = lambda error: None,
 ) -> UpstreamError:
     """The error that a body means."""
-    client = HttpClient(URL, access(URL), transport=Canned(body, status))
+    client = HttpClient(URL, credentials_for(URL), transport=Canned(body, status))
     with pytest.raises(UpstreamError) as caught:
         asyncio.run(GraphQL(client, codes=codes, read_code=read_code).query(QUERY))
     return caught.value
@@ -285,7 +285,7 @@ class TestLinear:
 
         async def main() -> Json:
             auth = KeyAuth(Secret(key or server.API_KEY))
-            client = HttpClient(server.url, access(server.url), auth=auth, budgets=BUDGETS)
+            client = HttpClient(server.url, credentials_for(server.url), auth=auth, budgets=BUDGETS)
             async with client:
                 return await GraphQL(client, read_code=not_found).query(query, variables)
 

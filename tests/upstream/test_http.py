@@ -42,7 +42,7 @@ from max.connecting import (
     UpstreamMissing,
 )
 from max.errors import MissingExtra
-from max.testing import access
+from max.testing import credentials_for
 from max.upstream.http import ErrorReader, redact, retry_after, service_time
 from max.upstream.operations import Limits, OperationRunner
 from tests.answering import Upstream, answer
@@ -58,7 +58,7 @@ def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, time
     async def main() -> V:
         async with (
             upstream.serving() as url,
-            HttpClient(url, access(url), auth=AUTH, timeout=timeout, max_bytes=10_000) as client,
+            HttpClient(url, credentials_for(url), auth=AUTH, timeout=timeout, max_bytes=10_000) as client,
         ):
             return await work(client)
 
@@ -105,7 +105,7 @@ def test_a_base_address_with_a_path_keeps_it() -> None:
     upstream = Upstream(answer(200))
 
     async def main() -> None:
-        async with upstream.serving() as url, HttpClient(f"{url}/v2/", access(url)) as client:
+        async with upstream.serving() as url, HttpClient(f"{url}/v2/", credentials_for(url)) as client:
             await client.get("/thing")
 
     asyncio.run(main())
@@ -202,7 +202,7 @@ def meant(*answers: bytes, read_error: ErrorReader) -> tuple[Json, UpstreamError
     async def main() -> tuple[Json, UpstreamError | None]:
         async with (
             Upstream(*answers).serving() as url,
-            HttpClient(url, access(url), auth=AUTH, read_error=read_error) as client,
+            HttpClient(url, credentials_for(url), auth=AUTH, read_error=read_error) as client,
         ):
             try:
                 return await client.get("/thing"), None
@@ -294,7 +294,7 @@ def test_a_refusal_asks_for_the_later_of_its_header_and_its_budgets(
     async def main() -> None:
         async with (
             Upstream(refused).serving() as url,
-            HttpClient(url, access(url), budgets=[POINTS]) as client,
+            HttpClient(url, credentials_for(url), budgets=[POINTS]) as client,
         ):
             await client.get("/")
 
@@ -395,7 +395,7 @@ def test_a_service_that_is_not_there_is_offline() -> None:
     async def main() -> None:
         async with Upstream(None).serving() as url:
             pass
-        async with HttpClient(url, access(url)) as client:
+        async with HttpClient(url, credentials_for(url)) as client:
             await client.get("/")
 
     with pytest.raises(Offline, match="no answer from"):
@@ -441,7 +441,7 @@ def test_no_message_holds_a_query() -> None:
 def test_no_message_repeats_a_secret_that_was_given_out() -> None:
     async def main() -> str:
         async with Upstream(answer(400, b'{"error": "client-secret-1 is wrong"}')).serving() as url:
-            credentials = access(url, other="client-secret-1")
+            credentials = credentials_for(url, other="client-secret-1")
             await credentials.get(Credential("other"))
             async with HttpClient(url, credentials) as client:
                 with pytest.raises(UpstreamChanged) as caught:
@@ -469,7 +469,9 @@ def test_a_token_is_taken_out_though_the_message_cuts_it_off() -> None:
 
 def test_the_client_and_its_requests_show_no_header() -> None:
     request = HttpRequest("GET", "http://h/x?key=hidden", {"authorization": TOKEN})
-    shown = f"{HttpClient('http://h', access('http://h'), auth=AUTH)!r} {request!r} {request} {AUTH!r}"
+    shown = (
+        f"{HttpClient('http://h', credentials_for('http://h'), auth=AUTH)!r} {request!r} {request} {AUTH!r}"
+    )
     assert TOKEN not in shown
     assert "hidden" not in shown
 
@@ -492,7 +494,7 @@ def headers_of(auth: Auth, times: int = 1) -> list[str]:
 
     async def main() -> list[str]:
         upstream = Upstream(answer(302, location="/on"), answer(200))
-        async with upstream.serving() as url, HttpClient(url, access(url), auth=auth) as client:
+        async with upstream.serving() as url, HttpClient(url, credentials_for(url), auth=auth) as client:
             for _ in range(times):
                 await client.get("/")
         return upstream.heard
@@ -568,7 +570,7 @@ def test_a_declared_host_is_asked_without_the_credential() -> None:
         files, home = Upstream(answer(200, b"[3]")), Upstream(b"")
         async with files.serving() as there, home.serving() as here:
             home.answers = [answer(307, location=f"{there}/file")]
-            async with HttpClient(here, access(here, there), auth=AUTH) as client:
+            async with HttpClient(here, credentials_for(here, there), auth=AUTH) as client:
                 return await client.get("/thing"), files.heard
 
     data, (heard,) = asyncio.run(main())
@@ -619,7 +621,7 @@ def test_the_address_of_an_undeclared_host_is_refused_before_anything_is_sent() 
 )
 def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(InvalidAnswers, match="base_url") as caught:
-        HttpClient(url, access())
+        HttpClient(url, credentials_for())
     assert "pass" not in str(caught.value)
 
 
@@ -635,14 +637,14 @@ class Echo(Transport):
 
 
 def test_another_transport_takes_the_place_of_the_network() -> None:
-    client = HttpClient("https://h", access("https://h"), transport=Echo())
+    client = HttpClient("https://h", credentials_for("https://h"), transport=Echo())
     assert asyncio.run(client.get("x", {"a": "1"})) == ["GET", "https://h/x?a=1"]
 
 
 def test_a_client_may_be_stopped_twice_and_started_again() -> None:
     async def main() -> list[Json]:
         async with Upstream(answer(200, b"[1]")).serving() as url:
-            client = HttpClient(url, access(url))
+            client = HttpClient(url, credentials_for(url))
             for _ in range(2):
                 await client.start()
                 await client.start()
@@ -657,14 +659,14 @@ def test_a_client_may_be_stopped_twice_and_started_again() -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtra) as caught:
-        asyncio.run(HttpClient("http://h", access("http://h")).get("/"))
+        asyncio.run(HttpClient("http://h", credentials_for("http://h")).get("/"))
     assert caught.value.hint == "pip install 'max-sync[http]'"
 
 
 def test_importing_and_starting_a_client_does_not_import_the_library() -> None:
     code = """
 import asyncio, sys, max.upstream.http, max.testing
-client = max.upstream.http.HttpClient("http://h", max.testing.access("http://h"))
+client = max.upstream.http.HttpClient("http://h", max.testing.credentials_for("http://h"))
 asyncio.run(client.start())
 sys.exit("httpx2" in sys.modules)
 """

@@ -35,7 +35,7 @@ from max.connecting import (
     UpstreamMissing,
 )
 from max.errors import ConnectorError, LoaderFault
-from max.testing import access
+from max.testing import credentials_for
 from max.upstream.operations import (
     Call,
     Limits,
@@ -362,7 +362,7 @@ class Budgeted(Transport):
 
     def client(self) -> HttpClient:
         """A client which reads the budgets."""
-        return HttpClient("https://h", access("https://h"), budgets=BUDGETS, transport=self)
+        return HttpClient("https://h", credentials_for("https://h"), budgets=BUDGETS, transport=self)
 
 
 async def fetch(client: HttpClient, path: str) -> Any:
