@@ -72,6 +72,9 @@ class ChangeFeed:
         self._unread: deque[Change] = deque()
         self._next_page, self._more = since, True
 
+    def __repr__(self) -> str:
+        return f"<ChangeFeed after {self.cursor!r}>"
+
     def __aiter__(self) -> Self:
         return self
 

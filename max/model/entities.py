@@ -176,9 +176,9 @@ class FieldType(Struct):
         if value is None:
             return self.optional
         if self.kind is Kind.REF:
-            if not isinstance(value, Ref) or value.entity is not self.target or value.scope != LOCAL:
+            if not isinstance(value, Ref) or value.entity is not self.target:
                 return False
-            return is_text(value.id) and value.id != ""
+            return value.scope.installation is None and value.id != "" and is_text(value.id)
         return CHECKS[self.kind](value)
 
     def to_json(self, value: Any) -> Json:
