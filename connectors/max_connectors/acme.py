@@ -532,9 +532,7 @@ async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Pag
         if company not in ("", answer["company"]):
             raise SyncTokenRefused("acme: another company than in the last sync")
         reached = f"{answer['company']}:{answer['position']}"
-        latest = {
-            row["id"]: row for row in answer["items"]
-        }.values()  # each change shows the record as it is now
+        latest = {row["id"]: row for row in answer["items"]}.values()  # every change has the present record
         made = [entity_of(row["type"], row["record"], known) for row in latest if not row["deleted"]]
         gone = [ENTITIES[row["type"]].ref(row["id"]) for row in latest if row["deleted"]]
         return Page(made, reached if answer["more"] else None, removed=gone, sync_token=reached)

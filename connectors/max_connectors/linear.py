@@ -641,9 +641,7 @@ SOURCES = (
 API = Limit("linear:api", concurrency=8)
 RETRY = Retry(base=0.5)
 API_KEY = Credential("api_key", "a personal key: lin_api_…", required=False)
-CALLBACK = (
-    8734  # the port of the redirect URL that the application has at Linear: http://127.0.0.1:8734/callback
-)
+CALLBACK = 8734  # Linear compares the whole redirect address: http://127.0.0.1:8734/callback
 OAUTH = OAuth("linear", token_path="/oauth/token")
 BROWSER = BrowserSignIn(OAUTH, "https://linear.app/oauth/authorize", ["read"], separator=",", port=CALLBACK)
 BUDGETS = (  # their resets are in milliseconds
@@ -880,8 +878,7 @@ connector = Connector(
         Validate(check),
         RunCode(remember_organization),
     ],
-    contracts={
-        source.entity: SchemaContract.QUARANTINE for source in SOURCES
-    },  # an invalid row does not stop the others
+    # an invalid row does not stop the others
+    contracts={source.entity: SchemaContract.QUARANTINE for source in SOURCES},
     operations=[get_organization, list_project_teams, OAUTH.renewal, *LISTINGS],
 )
