@@ -1,13 +1,13 @@
-"""Quarantine: rows that do not fit what their entity declares, kept aside instead of lost.
+"""Quarantine: invalid rows are kept aside, so that one of them does not fail its whole page.
 
-Rule 1: nothing is dropped in silence.  What is kept aside is counted in the sync's result, with
-the value that did not fit, what was expected, and the whole row as it came.
+Rule 1: nothing is dropped in silence.  Quarantined rows are counted in the sync's result, and
+kept with the invalid value, what was expected, and the whole row as it came.
 
-Rule 2: a row that is stored already stays as it was, stale, and in its collections: what came
-of it proves that it is there.
+Rule 2: a row that was stored before stays as it was, stale, and in its collections: the invalid
+row proves that it exists.
 
-Rule 3: a row leaves when all that did not fit has come again and fits, when it is removed
-upstream, or when the listing that brought it is complete without it.
+Rule 3: a row leaves the quarantine when every invalid field has come again and is valid, when
+it is removed upstream, or when the listing that brought it is complete without it.
 """
 
 from __future__ import annotations
@@ -22,43 +22,61 @@ from ..model.entities import Entity, Ref, check_entity, values_of
 from ..model.migrations import SchemaContract, SchemaPolicy
 from ..model.struct import Struct
 from ..model.values import Json, is_id, is_json
-from .catalogue import migrate
-from .database import Connection, RenameOwner
+from .catalogue import has_part, migrate
+from .database import Connection, RenameOwner, Targets
 from .freshness import Freshness
 from .rows import EncodedRows, TableMapping
 
+OWNER = "quarantine"  # of this table, in the catalogue
 MIGRATIONS = (
     """
     CREATE TABLE _max_quarantine (
-        entity   TEXT NOT NULL,
-        id       TEXT NOT NULL,
-        nameless TEXT NOT NULL,
-        path     TEXT NOT NULL,
-        expected TEXT NOT NULL,
-        actual   TEXT NOT NULL,
-        fields   TEXT NOT NULL,
-        row      TEXT NOT NULL,
-        list     TEXT,
-        sync     TEXT,
-        at       REAL NOT NULL,
-        PRIMARY KEY (entity, id, nameless)
-    ) WITHOUT ROWID
+        entity     TEXT NOT NULL,
+        id         TEXT NOT NULL,
+        digest     TEXT NOT NULL,  -- of a row whose id is invalid, or empty
+        expected   TEXT NOT NULL,
+        actual     TEXT NOT NULL,
+        fields     TEXT NOT NULL,
+        row        TEXT NOT NULL,
+        collection TEXT,
+        parent     TEXT,
+        sync       TEXT,
+        at         REAL NOT NULL,
+        PRIMARY KEY (entity, id, digest)
+    ) {by_key}
     """,
 )
-KEEP = "INSERT OR REPLACE INTO _max_quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-KEPT = """
-    SELECT entity, id, path, expected, actual, fields, row, sync, at FROM _max_quarantine
-     WHERE :entity IS NULL OR entity = :entity
-     ORDER BY entity, id, nameless
-     LIMIT :limit
+KEEP = """
+    INSERT INTO _max_quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (entity, id, digest) DO UPDATE
+       SET expected = excluded.expected, actual = excluded.actual, fields = excluded.fields,
+           row = excluded.row, collection = excluded.collection, parent = excluded.parent,
+           sync = excluded.sync, at = excluded.at
 """
+KEPT = """
+    SELECT entity, id, expected, actual, fields, row, sync, at FROM _max_quarantine
+     WHERE :entity IS NULL OR entity = :entity
+     ORDER BY entity, id, digest
+"""
+CHANGE_IDS = (  # two rows may change places, so they go through a digest that no row has
+    """
+    UPDATE _max_quarantine SET id = ({new} id), digest = 'new'
+     WHERE entity = :entity AND digest = '' AND EXISTS ({new} id)
+    """,
+    """
+    DELETE FROM _max_quarantine WHERE entity = :entity AND digest = ''
+       AND id IN (SELECT id FROM _max_quarantine WHERE entity = :entity AND digest = 'new')
+    """,
+    "UPDATE _max_quarantine SET digest = '' WHERE entity = :entity AND digest = 'new'",
+)
+DELETE = "DELETE FROM _max_quarantine WHERE entity = ? AND id = ?"
 
 
 class Quarantined(Struct):
-    """A row that is kept aside: the first value that did not fit, and the row as JSON data.
+    """A row in quarantine: its first invalid value, and the whole row as JSON data.
 
-    ``fields`` names everything that did not fit; ``at`` is when it was asked for, in seconds
-    since the epoch.  ``id`` is empty when even that did not fit.
+    ``fields`` names every invalid field; ``at`` is when the row was requested, in seconds since
+    the epoch.  ``id`` is empty when the id itself is invalid.
     """
 
     entity: str
@@ -73,130 +91,151 @@ class Quarantined(Struct):
 
 
 class ValidatedRows(NamedTuple):
-    """The rows of one entity that fit, encoded; the ids of those that do not, and how many these are."""
+    """The valid rows of one entity, encoded; the ids of the invalid ones, and how many these are."""
 
     mapping: TableMapping[Any]
     groups: Sequence[EncodedRows]
-    aside: Sequence[str] = ()
+    invalid: Sequence[str] = ()
     quarantined: int = 0
 
     @property
-    def seen(self) -> Sequence[EncodedRows]:
-        """All that an answer has shown to exist."""
-        return [*self.groups, EncodedRows((), list(self.aside), [])] if self.aside else self.groups
+    def existing(self) -> Sequence[EncodedRows]:
+        """Every row that is proven to exist; of the invalid ones the id alone."""
+        return [*self.groups, EncodedRows((), list(self.invalid), [])] if self.invalid else self.groups
 
 
 class Quarantine(RenameOwner):
-    """Sorts out what does not fit, for the entities whose contract says so."""
+    """Separates invalid rows from valid ones, for the entities whose contract says so."""
 
     def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
         self._policy, self._freshness = policy, freshness
 
     def apply(self, connection: Connection) -> None:
-        """Create or upgrade the table."""
-        migrate(connection, "quarantine", MIGRATIONS)
+        """Create the table, unless it is there."""
+        migrate(connection, OWNER, MIGRATIONS)
 
-    def sift(
+    def validate(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
         entities: Sequence[Entity],
-        arrival: Delivery,
+        delivery: Delivery,
     ) -> ValidatedRows:
-        """Encode what fits and keep aside what does not; InvalidEntity without such a contract."""
+        """Encode the valid rows and keep the invalid ones; InvalidEntity without such a contract."""
         try:
-            sifted, unfit = ValidatedRows(mapping, mapping.encode(entities)), []
+            rows, wrong = ValidatedRows(mapping, mapping.encode(entities)), []
         except InvalidEntity:
             if self._policy.contract(mapping.entity.__name__) is not SchemaContract.QUARANTINE:
                 raise
-            wrong = [(one, check_entity(one)) for one in entities]
-            unfit = [(one, mismatches) for one, mismatches in wrong if mismatches]
-            groups = mapping.encode([one for one, mismatches in wrong if not mismatches])
-            ids = [one.id for one, _ in unfit if is_id(one.id)]
-            sifted = ValidatedRows(mapping, groups, ids, len({id(one) for one, _ in unfit}))
-        self._release(connection, sifted)
-        if unfit:
-            self._keep(connection, mapping, unfit, arrival)
-        return sifted
+            checked = [(one, check_entity(one)) for one in entities]
+            wrong = [(one, mismatches) for one, mismatches in checked if mismatches]
+            groups = mapping.encode([one for one, mismatches in checked if not mismatches])
+            ids = [one.id for one, _ in wrong if is_id(one.id)]
+            rows = ValidatedRows(mapping, groups, ids, len({id(one) for one, _ in wrong}))
+        self._release(connection, rows)
+        if wrong:
+            self._keep(connection, mapping, wrong, delivery)
+        return rows
 
     def _keep(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
-        unfit: Sequence[tuple[Entity, Sequence[Mismatch]]],
-        arrival: Delivery,
+        wrong: Sequence[tuple[Entity, Sequence[Mismatch]]],
+        delivery: Delivery,
     ) -> None:
-        rows = [_row(one, mismatches, arrival) for one, mismatches in unfit]
+        rows = [_row(one, mismatches, delivery) for one, mismatches in wrong]
         connection.executemany(KEEP, rows)
-        for one, _ in unfit:
+        for one, _ in wrong:
             names = [name for name in values_of(one) if name in mapping.types]
             if is_id(one.id) and names:
-                at = arrival.requested_at
+                at = delivery.requested_at
                 self._freshness.record(connection, mapping, [one.id], names, synced_at=None, recorded_at=at)
 
-    def _release(self, connection: Connection, sifted: ValidatedRows) -> None:
-        """Let go of the rows of which everything fits now."""
-        entity = sifted.mapping.entity.__name__
-        sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND nameless = ''"
+    def _release(self, connection: Connection, rows: ValidatedRows) -> None:
+        """Delete the rows whose invalid fields have all come again and are valid."""
+        entity = rows.mapping.entity.__name__
+        sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND digest = ''"
         kept = {id: set(json.loads(fields)) for id, fields in connection.execute(sql, (entity,))}
         if kept:
-            fit = [
+            valid = [
                 (entity, id)
-                for rows in sifted.groups
-                for id in rows.ids
-                if kept.get(id, ALL) <= {*rows.names}
+                for group in rows.groups
+                for id in group.ids
+                if id in kept and kept[id] <= {*group.names}
             ]
-            connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", fit)
+            connection.executemany(DELETE, valid)
 
     def forget(self, connection: Connection, removed: Iterable[Ref[Any]]) -> None:
-        """Let go of what is gone upstream."""
-        names = [(ref.entity.__name__, ref.id) for ref in removed]
-        connection.executemany("DELETE FROM _max_quarantine WHERE entity = ? AND id = ?", names)
+        """Delete the rows that were removed upstream."""
+        connection.executemany(DELETE, [(ref.entity.__name__, ref.id) for ref in removed])
 
     def close(self, connection: Connection, listing: ListingPage, began_at: float) -> None:
-        """Let go of what a complete listing of everything, with its values, has not shown any more."""
+        """Delete the rows that a complete listing, of everything and with values, did not bring again."""
         if not listing.delta and listing.sweeps and not listing.ids_only:
-            sql = "DELETE FROM _max_quarantine WHERE list = ? AND at < ?"
-            connection.execute(sql, (list_name(listing), began_at))
+            sql = "DELETE FROM _max_quarantine WHERE collection = ? AND parent = ? AND at < ?"
+            connection.execute(sql, (repr(listing.collection), listing.parent.id, began_at))
+
+    # -- migrations -----------------------------------------------------------------------
 
     def rename_entity(self, connection: Connection, old: str, new: str) -> None:
-        """Rows follow their entity's name."""
+        """Rows follow the name of their entity, and that of the entity whose listing brought them."""
         connection.execute("UPDATE _max_quarantine SET entity = ? WHERE entity = ?", (new, old))
+        connection.execute(
+            "UPDATE _max_quarantine SET collection = ? || substr(collection, ?)"
+            " WHERE substr(collection, 1, ?) = ?",
+            (new, len(old) + 1, len(old) + 1, f"{old}."),
+        )
+
+    def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
+        """Rows follow the names of their fields, and of the collection that brought them."""
+        sql = "UPDATE _max_quarantine SET collection = ? WHERE collection = ?"
+        connection.execute(sql, (f"{entity}.{new}", f"{entity}.{old}"))
+        sql = "SELECT id, digest, fields, row FROM _max_quarantine WHERE entity = ?"
+        renamed = []
+        for id, digest, fields, row in connection.execute(sql, (entity,)).fetchall():
+            names = [new if name == old else name for name in json.loads(fields)]
+            values = {new if name == old else name: value for name, value in json.loads(row).items()}
+            renamed.append((json.dumps(names), json.dumps(values, ensure_ascii=False), entity, id, digest))
+        update = "UPDATE _max_quarantine SET fields = ?, row = ? WHERE entity = ? AND id = ? AND digest = ?"
+        connection.executemany(update, renamed)
 
     def drop_entity(self, connection: Connection, entity: str) -> None:
         """The rows of the entity go."""
         connection.execute("DELETE FROM _max_quarantine WHERE entity = ?", (entity,))
 
+    def change_ids(self, connection: Connection, entity: str, ids: str, parents: Sequence[str]) -> None:
+        """Rows follow their ids, and those of the parents whose listings brought them."""
+        new = f"SELECT new FROM {ids} WHERE old = "
+        for statement in CHANGE_IDS:
+            connection.execute(statement.format(new=new), {"entity": entity})
+        follow = f"UPDATE _max_quarantine SET parent = ({new} parent) WHERE collection = ?"
+        follow += f" AND EXISTS ({new} parent)"
+        connection.executemany(follow, [(name,) for name in parents])
 
-ALL = frozenset({""})  # more than any row has: what is not kept aside is not let go
 
+def _row(one: Entity, mismatches: Sequence[Mismatch], delivery: Delivery) -> tuple[Any, ...]:
+    from hashlib import sha256  # slow, and rarely needed
 
-def list_name(listing: ListingPage) -> str:
-    """Which list a row came with."""
-    return f"{listing.collection!r} of {listing.parent.id}"
-
-
-def _row(one: Entity, mismatches: Sequence[Mismatch], arrival: Delivery) -> tuple[Any, ...]:
-    from hashlib import sha256  # slow, and nearly never needed
-
-    first, text = mismatches[0], row_text(one)
+    first, text, listing = mismatches[0], row_text(one), delivery.listing
     named = is_id(one.id)
-    fields = [mismatch.path.rpartition(".")[2] for mismatch in mismatches]
     return (
         type(one).__name__,
         one.id if named else "",
         "" if named else sha256(text.encode()).hexdigest()[:16],
-        *(_storable(words) for words in (first.path, first.expected, first.actual)),
-        json.dumps(fields),
+        _storable(first.expected),
+        _storable(first.actual),
+        json.dumps([mismatch.path.rpartition(".")[2] for mismatch in mismatches]),
         text,
-        list_name(arrival.listing) if arrival.listing is not None else None,
-        arrival.sync,
-        arrival.requested_at,
+        repr(listing.collection) if listing is not None else None,
+        listing.parent.id if listing is not None else None,
+        delivery.sync,
+        delivery.requested_at,
     )
 
 
 def row_text(one: Entity) -> str:
-    """A record as JSON, whatever it holds: what JSON has no word for is shown as errors show it."""
+    """A row as JSON, whatever it holds; a value that JSON cannot hold is shown as errors show it."""
     types: Mapping[str, Any] = type(one).types()
     data: dict[str, Json] = {}
     for name, value in values_of(one).items():
@@ -212,21 +251,24 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def kept_entities(connection: Connection) -> set[str]:
-    """The entities of which something is kept aside."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_max_quarantine'").fetchone():
+def quarantined_entities(connection: Connection) -> set[str]:
+    """The entities that have rows in quarantine."""
+    if not has_part(connection, OWNER):
         return set()
     return {row[0] for row in connection.execute("SELECT DISTINCT entity FROM _max_quarantine")}
 
 
-def quarantined(connection: Connection, *, entity: str | None = None, limit: int = -1) -> list[Quarantined]:
-    """What is kept aside, of all entities or of one; up to a limit, if it is not negative."""
-    if not kept_entities(connection):
+def quarantined(
+    connection: Connection, *, entity: str | None = None, limit: int | None = None
+) -> list[Quarantined]:
+    """The rows in quarantine, of all entities or of one; at most ``limit``."""
+    if not has_part(connection, OWNER):
         return []
+    sql, values = KEPT, {"entity": entity, "limit": limit}
+    rows = connection.execute(sql if limit is None else f"{sql} LIMIT :limit", values).fetchall()
     found = []
-    for name, id, path, expected, actual, fields, row, sync, at in connection.execute(
-        KEPT, {"entity": entity, "limit": limit}
-    ):
-        data = json.loads(row)
-        found.append(Quarantined(name, id, path, expected, actual, tuple(json.loads(fields)), data, sync, at))
+    for name, id, expected, actual, fields, text, sync, at in rows:
+        row, wrong = json.loads(text), tuple(json.loads(fields))
+        path = f"{name}:{row['id']}.{wrong[0]}"
+        found.append(Quarantined(name, id, path, expected, actual, wrong, row, sync, at))
     return found

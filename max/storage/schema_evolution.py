@@ -26,7 +26,7 @@ from .change_log import interrupt
 from .database import Connection, RenameOwner
 from .ddl import LoadGroups, build_indexes, create_table, create_views, number_fields, read_mappings
 from .freshness import latest_request
-from .quarantine import kept_entities
+from .quarantine import quarantined_entities
 from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
@@ -184,7 +184,7 @@ def _perform(
 
 def _tried_again(connection: Connection, found: MigrationPlan) -> list[SchemaChange]:
     """The changes of entities of which something stands aside: it may fit now."""
-    aside = kept_entities(connection)
+    aside = quarantined_entities(connection)
     return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 
 

@@ -217,7 +217,8 @@ class Tables:
             self.history.set_origin(connection, arrival, dated=dated)
         by_entity = by_type(arrival.entities)
         sifted = [
-            self.quarantine.sift(connection, self.mapping(kind), e, arrival) for kind, e in by_entity.items()
+            self.quarantine.validate(connection, self.mapping(kind), e, arrival)
+            for kind, e in by_entity.items()
         ]
         place = (
             self.membership.open_listing(connection, arrival.listing) if arrival.listing is not None else None
@@ -228,7 +229,7 @@ class Tables:
         }
         removed = self.removals.apply_tombstones(connection, arrival.removed, arrival.requested_at)
         self.quarantine.forget(connection, arrival.removed)
-        self._record_members(connection, arrival, [(one.mapping, one.seen) for one in sifted], place)
+        self._record_members(connection, arrival, [(one.mapping, one.existing) for one in sifted], place)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in sifted))
 

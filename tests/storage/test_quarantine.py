@@ -13,7 +13,16 @@ from max.errors import InvalidEntity
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import CollectionLoader, Loader, Resolver
-from max.model.migrations import SchemaContract, SchemaPolicy
+from max.model.migrations import (
+    ChangeKey,
+    DropEntity,
+    Migration,
+    MigrationStep,
+    RenameEntity,
+    RenameField,
+    SchemaContract,
+    SchemaPolicy,
+)
 from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.values import Json, Kind
@@ -26,7 +35,7 @@ from tests.versions import made
 
 
 class Thing(Entity):
-    """What may not fit."""
+    """A row that may be invalid."""
 
     name: Field[str] = Field()
     size: Field[int] = Field()
@@ -34,7 +43,7 @@ class Thing(Entity):
 
 
 class Shelf(Entity):
-    """Lists things."""
+    """A parent that lists things."""
 
     things: Many[Thing] = Many()
 
@@ -73,15 +82,15 @@ def things(connection: SqliteConnection, tables: Tables) -> Sequence[Thing]:
     return tables.fetch(connection, Query(Thing)).items
 
 
-def aside(connection: SqliteConnection) -> dict[str, str]:
-    """What is kept aside, and why."""
+def reasons(connection: SqliteConnection) -> dict[str, str]:
+    """The first invalid field of each quarantined row."""
     return {one.id: one.path for one in quarantined(connection)}
 
 
-# -- what does not fit -------------------------------------------------------------------------
+# -- invalid rows -------------------------------------------------------------------------
 
 
-def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection: SqliteConnection) -> None:
+def test_an_invalid_row_is_quarantined_and_its_page_is_stored(connection: SqliteConnection) -> None:
     tables = opened(connection)
     stored = receive(connection, tables, Thing("1", name="x", size=1), Thing("2", name="y", size=BAD))
     assert stored == WriteResult({"Thing": 1}, quarantined=1)
@@ -102,22 +111,22 @@ def test_a_row_that_does_not_fit_is_kept_aside_and_its_page_is_stored(connection
 
 
 @pytest.mark.parametrize("contract", [SchemaContract.EVOLVE, SchemaContract.FREEZE])
-def test_without_such_a_contract_the_whole_page_fails(
+def test_an_invalid_row_without_a_quarantine_contract_fails_the_page(
     connection: SqliteConnection, contract: SchemaContract
 ) -> None:
     tables = opened(connection, SchemaPolicy("shelves", contracts={"Thing": contract}))
     with pytest.raises(InvalidEntity, match=r"Thing:2\.size"):
         receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD))
     assert things(connection, tables) == []
-    assert aside(connection) == {}
+    assert reasons(connection) == {}
 
 
-def test_other_entities_of_the_page_have_their_own_contract(connection: SqliteConnection) -> None:
+def test_each_entity_of_a_page_has_its_own_contract(connection: SqliteConnection) -> None:
     other = made("Other", {"size": "int"})
     tables = opened(connection, schema=Schema([Shelf, Thing, other]))
     with pytest.raises(InvalidEntity, match=r"Other:1\.size"), transaction(connection):
         tables.write(connection, Delivery([Thing("1", size=BAD), other("1", size=BAD)], 5.0))
-    assert aside(connection) == {}
+    assert reasons(connection) == {}
 
 
 def test_a_secret_is_not_shown(connection: SqliteConnection) -> None:
@@ -141,7 +150,7 @@ def test_rows_without_an_id_are_kept_each_once(connection: SqliteConnection) -> 
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(ids, samples, samples), max_size=5, unique_by=lambda one: one[0]))
-def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
+def test_every_row_is_stored_or_quarantined(
     drawn: list[tuple[str, tuple[Any, frozenset[Kind]], tuple[Any, frozenset[Kind]]]],
 ) -> None:
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
@@ -156,7 +165,7 @@ def test_every_row_is_stored_or_kept_aside_whatever_it_holds(
 
 @settings(max_examples=50)
 @given(st.lists(samples, min_size=1, max_size=3))
-def test_p12_what_is_kept_aside_names_path_expected_and_actual(
+def test_p12_a_quarantined_row_names_path_expected_and_actual(
     drawn: list[tuple[Any, frozenset[Kind]]],
 ) -> None:
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
@@ -192,54 +201,54 @@ def test_a_stored_row_is_not_swept(connection: SqliteConnection) -> None:
 # -- leaving -----------------------------------------------------------------------------------
 
 
-def test_a_row_that_fits_again_leaves(connection: SqliteConnection) -> None:
+def test_a_row_that_is_valid_again_leaves(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
     receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD), at=6.0)
-    assert aside(connection) == {"2": "Thing:2.size"}
+    assert reasons(connection) == {"2": "Thing:2.size"}
     assert things(connection, tables) == [Thing("1", size=1)]
 
 
-def test_a_row_stays_until_all_that_did_not_fit_has_come_again(connection: SqliteConnection) -> None:
+def test_a_row_stays_until_every_invalid_field_has_come_again(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", name="x", size=BAD), at=5.0)
     with transaction(connection):
         tables.write(connection, Delivery([Thing("1", name="y")], 6.0))
-    assert aside(connection) == {"1": "Thing:1.size"}
+    assert reasons(connection) == {"1": "Thing:1.size"}
     with transaction(connection):
         tables.write(connection, Delivery([Thing("1", size=3)], 7.0))
-    assert aside(connection) == {}
+    assert reasons(connection) == {}
 
 
-def test_a_row_that_is_gone_upstream_leaves(connection: SqliteConnection) -> None:
+def test_a_row_that_is_removed_upstream_leaves(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
     with transaction(connection):
         tables.write(connection, Delivery([], 6.0, removed=[Thing.ref("1")]))
-    assert aside(connection) == {"2": "Thing:2.size"}
+    assert reasons(connection) == {"2": "Thing:2.size"}
     receive(connection, tables, at=7.0)
-    assert aside(connection) == {}
+    assert reasons(connection) == {}
 
 
-def test_a_delta_says_nothing_of_what_it_leaves_out(connection: SqliteConnection) -> None:
+def test_a_listing_of_changes_releases_no_row(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     delta = ListingPage(SHELF, Shelf.things, 0, last=True, delta=True, began_at=6.0)
     with transaction(connection):
         tables.write(connection, Delivery([], 6.0, delta))
-    assert aside(connection) == {"1": "Thing:1.size"}
+    assert reasons(connection) == {"1": "Thing:1.size"}
 
 
-def test_a_listing_of_ids_alone_says_nothing_of_values(connection: SqliteConnection) -> None:
+def test_a_listing_of_ids_releases_no_row(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     ids_only = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=6.0, ids_only=True)
     with transaction(connection):
         tables.write(connection, Delivery([Thing("1")], 6.0, ids_only))
-    assert aside(connection) == {"1": "Thing:1.size"}
+    assert reasons(connection) == {"1": "Thing:1.size"}
 
 
-def test_an_upgrade_that_lets_rows_fit_has_them_listed_in_full(connection: SqliteConnection) -> None:
+def test_an_upgrade_after_which_rows_may_be_valid_lists_them_in_full(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
     thing = made("Thing", {"name": "str", "size": "int | None", "more": "Json"})
@@ -264,3 +273,47 @@ def test_the_values_of_a_row_that_json_cannot_hold_are_shown(connection: SqliteC
     (one,) = quarantined(connection, entity="Thing", limit=1)
     assert one.row == {"id": "1", "name": "x", "more": "set {1, 2}", "size": "large"}
     assert one.fields == ("size", "more")
+
+
+# -- migrations --------------------------------------------------------------------------------
+
+
+def test_quarantined_rows_follow_new_names_and_leave_under_them(connection: SqliteConnection) -> None:
+    receive(connection, opened(connection), Thing("1", name="x", size=BAD), at=5.0)
+    item = made("Item", {"name": "str", "weight": "int", "more": "Json"})
+    rack = made("Rack", {}, items=("Item", None))
+    steps: list[MigrationStep] = [
+        RenameEntity("Thing", "Item"),
+        RenameField("Item", "size", "weight"),
+        RenameEntity("Shelf", "Rack"),
+        RenameField("Rack", "things", "items"),
+    ]
+    contracts = {"Item": SchemaContract.QUARANTINE}
+    policy = SchemaPolicy("shelves", (Migration("new names", *steps),), contracts)
+    tables = opened(connection, policy, Schema([rack, item], roots=[rack]))
+    (one,) = quarantined(connection)
+    assert (one.entity, one.path, one.fields) == ("Item", "Item:1.weight", ("weight",))
+    assert one.row == {"id": "1", "name": "x", "weight": "large"}
+    listing = ListingPage(rack.ref("a"), rack.items, 0, last=True, began_at=6.0)
+    with transaction(connection):
+        tables.write(connection, Delivery([], 6.0, listing))
+    assert quarantined(connection) == []
+
+
+def test_quarantined_rows_follow_ids_that_change_places(connection: SqliteConnection) -> None:
+    key = made("Thing", {"name": "str", "size": "int", "more": "Json"})
+    tables = opened(connection)
+    receive(connection, tables, Thing("a", name="b", size=1), Thing("b", name="a", size=2), at=5.0)
+    receive(connection, tables, Thing("a", name="b", size=BAD), Thing("b", name="a", size=BAD), at=6.0)
+    policy = SchemaPolicy("shelves", (Migration("keys", ChangeKey("Thing", "name")),), ASIDE.contracts)
+    shelf = made("Shelf", {}, things=("Thing", None))
+    opened(connection, policy, Schema([shelf, key], roots=[shelf]))
+    assert {one.id: one.row["name"] for one in quarantined(connection)} == {"a": "a", "b": "b"}
+
+
+def test_the_quarantine_of_a_dropped_entity_is_empty(connection: SqliteConnection) -> None:
+    receive(connection, opened(connection), Thing("1", size=BAD), at=5.0)
+    shelf = made("Shelf", {})
+    policy = SchemaPolicy("shelves", (Migration("gone", DropEntity("Thing")),))
+    opened(connection, policy, Schema([shelf], roots=[shelf]))
+    assert quarantined(connection) == []
