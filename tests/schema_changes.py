@@ -69,7 +69,8 @@ def upgrades(draw: st.DrawFn, old: Json, changes: Sequence[str] = ()) -> Upgrade
 
 
 def _add(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
-    free = [name for name in NAMES if name not in {one["name"] for one in entity["fields"]}]
+    taken = {one["name"] for one in entity["fields"]} | {*entity.get("dropped", ())}
+    free = [name for name in NAMES if name not in taken]
     if free:
         place = draw(st.integers(0, len(entity["fields"])))
         name = draw(st.sampled_from(free))
@@ -122,6 +123,7 @@ def _rename(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
 def _drop(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
     if field := _taken(entity, draw):
         entity["fields"].remove(field)
+        entity.setdefault("dropped", []).append(field["name"])  # what comes back empty breaks no query
         return [DropField(entity["name"], field["name"])]
     return []
 
