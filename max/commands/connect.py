@@ -26,7 +26,7 @@ from .framework import (
     examples,
     found_project,
     found_target,
-    read,
+    readers,
 )
 from .terminal import TerminalPrompter, is_terminal
 from .views import installation_json
@@ -149,7 +149,8 @@ def configure_disconnect(parser: Parser) -> None:
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
     project, info = found_target(options)
-    check_idle(project, info)
+    for _, reader in readers(project, [info]):
+        reader.check_idle()
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(sys.stdin):
@@ -159,10 +160,3 @@ def run_disconnect(options: Options) -> Answer:
     project.remove(info, keep_data=options.keep_data)
     data = {"disconnected": str(info), "id": info.id, "keptData": options.keep_data}
     return answer(options, data, lambda: [f"disconnected {info}"])
-
-
-def check_idle(project: ProjectFolder, info: InstallationInfo) -> None:
-    """SyncRunning when a process is syncing the installation."""
-    if project.database(info).exists():
-        with read(project, info) as reader:
-            reader.check_idle()

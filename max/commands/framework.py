@@ -127,11 +127,13 @@ def answer(
     return Answer([as_json(data, options)])
 
 
-def listing(options: Options, rows: Sequence[Json], text: Callable[[], Iterable[str]]) -> Answer:
+def listing(
+    options: Options, rows: Sequence[Json], text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
+) -> Answer:
     """Several things: as text, as ``{"data": […]}``, or as one line of JSON each."""
     if options.output == "ndjson":
-        return Answer(map(json_text, rows))
-    return answer(options, {"data": list(rows)}, text)
+        return Answer(map(json_text, rows), notes)
+    return answer(options, {"data": list(rows)}, text)._replace(notes=notes)
 
 
 def as_json(data: Json, options: Options) -> str:
@@ -194,6 +196,16 @@ def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManag
     from ..query.reader import open_reader  # not every command reads data
 
     return open_reader(project.database(info), info)
+
+
+def readers(
+    project: ProjectFolder, chosen: Iterable[InstallationInfo]
+) -> Iterator[tuple[InstallationInfo, Reader]]:
+    """A Reader of each of these installations, without those that were never synced."""
+    for info in chosen:
+        if project.database(info).exists():
+            with read(project, info) as reader:
+                yield info, reader
 
 
 def reading(options: Options) -> AbstractContextManager[Reader]:

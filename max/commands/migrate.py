@@ -150,7 +150,7 @@ def run_quarantine(options: Options) -> Answer:
         columns = [Column("row", whole=True), Column("field"), Column("expected"), Column("received")]
         return table([*columns, Column("requested")], [quarantined_row(one) for one in found])
 
-    return listing(options, [quarantined_json(one) for one in found], text)._replace(notes=notes)
+    return listing(options, [quarantined_json(one) for one in found], text, notes)
 
 
 def quarantined_row(one: Quarantined) -> list[str]:

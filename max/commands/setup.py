@@ -58,7 +58,7 @@ def run_ls(options: Options) -> Answer:
     notes = [problem.render() for problem in problems]
     if not known and not problems:
         notes = [NOTHING_CONNECTED]
-    return listing(options, [installation_json(info) for info in known], text)._replace(notes=notes)
+    return listing(options, [installation_json(info) for info in known], text, notes)
 
 
 def configure_settings(parser: Parser) -> None:

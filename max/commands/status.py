@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,13 @@ from .framework import (
     listing,
     paint,
     read,
+    readers,
 )
 from .terminal import width
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..installations.project_folder import ProjectFolder
-    from ..model.tasks import SyncResult, SyncRun
     from .views import InstallationStatus
 
 RUNS = 20  # syncs that `max runs` lists, when no --limit is given
@@ -76,7 +77,7 @@ def run_status(options: Options) -> Answer:
             yield from status_text(one, time.time(), paint())
 
     notes = [] if found else [NOTHING_CONNECTED]
-    return listing(options, [one.to_json() for one in found], text)._replace(notes=notes)
+    return listing(options, [one.to_json() for one in found], text, notes)
 
 
 def chosen_installations(project: ProjectFolder, text: str | None) -> list[InstallationInfo]:
@@ -127,24 +128,17 @@ def run_runs(options: Options) -> Answer:
         return show_run(options, project)
     if len(options.words) > 1:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
-    found: list[tuple[InstallationInfo, SyncRun]] = []
-    for info in chosen_installations(project, next(iter(options.words), None)):
-        found += [(info, one) for one in runs(project, info, options.limit)]
+    chosen = chosen_installations(project, next(iter(options.words), None))
+    found = [(info, one) for info, reader in readers(project, chosen) for one in reader.runs(options.limit)]
     found = sorted(found, key=lambda pair: -pair[1].started_at)[: options.limit]
     rows = [{"installation": str(info), **run_json(one)} for info, one in found]
     notes = [] if found else ["there was no sync yet"]
-    shown = listing(
-        options, rows, lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else []
+    return listing(
+        options,
+        rows,
+        lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
+        notes,
     )
-    return shown._replace(notes=notes)
-
-
-def runs(project: ProjectFolder, info: InstallationInfo, limit: int) -> list[SyncRun]:
-    """The newest syncs of an installation; empty before the first."""
-    if not project.database(info).exists():
-        return []
-    with read(project, info) as reader:
-        return reader.runs(limit)
 
 
 def show_run(options: Options, project: ProjectFolder) -> Answer:
@@ -153,20 +147,9 @@ def show_run(options: Options, project: ProjectFolder) -> Answer:
 
     if len(options.words) != 2:
         raise UsageError("which sync?", hint="write: max runs show ID; `max runs` lists them")
-    for info in project.installations():
-        found = found_run(project, info, options.words[1])
-        if found is not None:
+    for info, reader in readers(project, project.installations()):
+        with suppress(NotFound):
+            found = reader.run(options.words[1])
             text = partial(summary, info, found, width(sys.stdout), paint(), all_failures=True)
             return answer(options, result_json(info, found), text)
     raise NotFound("sync", options.words[1], hint="`max runs` lists them")
-
-
-def found_run(project: ProjectFolder, info: InstallationInfo, id: str) -> SyncResult | None:
-    """The sync of an installation whose id begins so, or None."""
-    if not project.database(info).exists():
-        return None
-    with read(project, info) as reader:
-        try:
-            return reader.run(id)
-        except NotFound:
-            return None

@@ -22,7 +22,7 @@ from ..sync.task_graph import named_fields
 from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
 from ..upstream.replay import Replay
-from .connect import add_installation, check_idle, project_or_new
+from .connect import add_installation, project_or_new
 from .foreground import Begin, Foreground
 from .framework import (
     Answer,
@@ -35,8 +35,8 @@ from .framework import (
     found_target,
     only_target,
     paint,
+    readers,
 )
-from .status import runs
 from .terminal import print_note, width
 from .views import result_json, summary
 
@@ -161,7 +161,8 @@ def replayed(options: Options, recording: Replay) -> Answer:
     project, new = project_or_new(options)
     try:
         info = only_target(project, options.target)
-        check_idle(project, info)
+        for _, reader in readers(project, [info]):
+            reader.check_idle()
     except UnknownName:
         connector, colon, name = options.target.partition(":")
         if not colon and connector != recording.header.connector:
@@ -270,7 +271,8 @@ def run_cancel(options: Options) -> Answer:
 def run_resume(options: Options) -> Answer:
     """Continue a paused or interrupted sync here; a running one is asked not to pause."""
     project, info = found_target(options)
-    if any(last.status in (Status.PAUSED, Status.INTERRUPTED) for last in runs(project, info, 1)):
+    newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
+    if any(run.status in (Status.PAUSED, Status.INTERRUPTED) for run in newest):
         return synced(options, project, info, InstallationRuntime.sync)
     return requested(options, SyncCommand.RUN)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
 from ..errors import SyncError, UsageError
-from ..model.entities import Compare, Entity, FieldOf, Filter, Op, Ref
+from ..model.entities import Entity, FieldOf, Filter, Ref
 from ..model.query import Query
 from ..model.struct import Struct
 from ..model.tasks import SyncCommand, SyncRun
@@ -74,7 +74,6 @@ def invalidate(
     """
     with writer(synced(path, info)) as connection:
         tables = Tables.stored(connection)
-
         tables.membership.resolver = resolver
         return mark_stale(connection, tables, info, what, where=where, now=now)
 
@@ -128,17 +127,10 @@ def _selections(
     if ids and where is not None:
         raise UsageError("a filter does not go with Entity:id, which names one row", hint="leave one out")
     conditions = () if where is None else (where,)
-    return [
-        (Query(entity, _with_ids(entity, some)), tuple(entity.types())) for entity, some in ids.items()
-    ] + [
-        (Query(entity).where(*conditions, now=now), tuple(dict.fromkeys(names)))
-        for entity, names in fields.items()
-    ]
-
-
-def _with_ids(entity: type[Entity], ids: Sequence[str]) -> Filter[Any]:
-    field: FieldOf[Any, Any] = FieldOf(entity, "id")
-    return Compare(field.path, Op.IN, tuple(ids))
+    found = [(Query(one).where(one.id.is_in(some)), tuple(one.types())) for one, some in ids.items()]
+    for entity, names in fields.items():
+        found.append((Query(entity).where(*conditions, now=now), tuple(dict.fromkeys(names))))
+    return found
 
 
 def _loaders(resolver: Resolver | None, invalidated: Sequence[Invalidated]) -> dict[str, list[str]]:
