@@ -6,17 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..model.changes import Change
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    at_least_one,
-    examples,
-    json_stream,
-    paint,
-    reading,
-)
+from .framework import Answer, Options, Parser, json_stream, paint
 from .tables import MOST
 from .text import Colour, Paint, cell, iso_time, json_text, pad, short_time, truncate
 
@@ -31,14 +21,13 @@ PAGE = 1_000  # changes that are read at a time
 
 def configure_changes(parser: Parser) -> None:
     """``max changes INSTALLATION``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument(
         "--since", metavar="CURSOR", help="only later changes; `now` gives none, but the newest cursor"
     )
     parser.add_argument("--entity", metavar="ENTITY", help="only this one")
-    parser.add_argument("--limit", type=at_least_one, metavar="N", help="changes (default: all)")
-    examples(
-        parser,
+    parser.add_limit("changes (default: all)")
+    parser.add_examples(
         "max changes acme:default  (turned on with: max settings acme:default history=changes)",
         "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
         "max changes acme:default --since now -o json",
@@ -66,7 +55,7 @@ class Changes:
 
     def __iter__(self) -> Iterator[Change]:
         left, since = self._options.limit, self._options.since
-        with reading(self._options) as reader:
+        with self._options.reading() as reader:
             while True:
                 size = PAGE if left is None else min(left, PAGE)
                 self.last = reader.changes(since, entity=self._options.entity or None, limit=size)

@@ -17,17 +17,7 @@ from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    examples,
-    found_project,
-    found_target,
-    readers,
-)
+from .framework import Answer, Options, Parser, readers
 from .terminal import TerminalPrompter, is_terminal
 from .views import installation_json
 
@@ -47,8 +37,7 @@ def configure_connect(parser: Parser) -> None:
     )
     parser.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
     parser.add_argument("--update", action="store_true", help="change an installation that exists")
-    examples(
-        parser,
+    parser.add_examples(
         "max connect acme",
         "max connect git:site --set path=~/work/site",
         "max connect acme --set base_url=http://localhost:4567 --credential token=env:ACME_TOKEN",
@@ -78,13 +67,13 @@ def run_connect(options: Options) -> Answer:
     notes = [f"created a project in {project.root}"] if new else []
     notes += [*found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
-    return answer(options, installation_json(info), lambda: [f"{verb} {info}"], notes)
+    return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)
 
 
 def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:
     """The project; or this folder, and True, when it must become one first."""
     try:
-        return found_project(options), False
+        return options.found_project(), False
     except ProjectError:
         return ProjectFolder(Path(options.project).resolve()), True
 
@@ -138,17 +127,17 @@ def add_installation(
 
 def configure_disconnect(parser: Parser) -> None:
     """``max disconnect INSTALLATION``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--keep-data", action="store_true", help="keep data.db; connecting the same name uses it again"
     )
-    examples(parser, "max disconnect acme:default", "max disconnect acme:default --keep-data --yes")
+    parser.add_examples("max disconnect acme:default", "max disconnect acme:default --keep-data --yes")
 
 
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
-    project, info = found_target(options)
+    project, info = options.found_target()
     for _, reader in readers(project, [info]):
         reader.check_idle()
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
@@ -159,4 +148,4 @@ def run_disconnect(options: Options) -> Answer:
             return Answer([], ["nothing was changed"], 1)
     project.remove(info, keep_data=options.keep_data)
     data = {"disconnected": str(info), "id": info.id, "keptData": options.keep_data}
-    return answer(options, data, lambda: [f"disconnected {info}"])
+    return options.answer(data, lambda: [f"disconnected {info}"])

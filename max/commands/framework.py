@@ -1,4 +1,4 @@
-"""What every command uses: options in, an Answer out.
+"""What every command uses: Options in, an Answer out.
 
 Rule 1: a handler takes parsed options and returns an Answer; it prints nothing.  Its lines may be
 a generator, so that a long answer is neither held in memory nor waited for.
@@ -39,10 +39,44 @@ class Answer(NamedTuple):
     status: int = 0
 
 
-Options = argparse.Namespace
-
-
 # -- options ----------------------------------------------------------------------------------
+
+
+class Options(argparse.Namespace):
+    """The parsed options of a command, and what every handler does with them."""
+
+    def found_project(self) -> ProjectFolder:
+        """The project that the options name, or that the current folder belongs to."""
+        return ProjectFolder.find(self.project)
+
+    def found_target(self) -> tuple[ProjectFolder, InstallationInfo]:
+        """The project, and its installation that the options name; without a name, its only one."""
+        project = self.found_project()
+        return project, only_target(project, self.target)
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """A Reader of the installation that the options name."""
+        return read(*self.found_target())
+
+    def answer(
+        self, data: Json, text: Callable[[], Iterable[str]], notes: Sequence[str] = (), status: int = 0
+    ) -> Answer:
+        """One thing, as JSON or as text; notes belong to the text."""
+        if self.output == "text":
+            return Answer(text(), notes, status)
+        return Answer([self.json(data)], (), status)
+
+    def listing(
+        self, rows: Sequence[Json], text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
+    ) -> Answer:
+        """Several things: as text, as ``{"data": […]}``, or as one line of JSON each."""
+        if self.output == "ndjson":
+            return Answer(map(json_text, rows), notes)
+        return self.answer({"data": list(rows)}, text)._replace(notes=notes)
+
+    def json(self, data: Json) -> str:
+        """JSON on one line, or indented on a terminal."""
+        return json_text(data, indent=2 if self.output == "json" and is_terminal(sys.stdout) else None)
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> Options:
         """Parse all words; UnknownName for an option that does not exist."""
-        options, rest = self.parse_known_args(words)
+        options, rest = self.parse_known_args(words, Options())
         for word in rest:
             if word.startswith("-") and word != "-":
                 raise UnknownName(
@@ -63,6 +97,27 @@ class Parser(argparse.ArgumentParser):
         if rest:
             self.error(f"unexpected {rest[0]!r}")
         return options
+
+    def add_target(self, *, optional: bool = False) -> None:
+        """Take the installation as the first word."""
+        about = "connector:name, connector if it has only one, or the beginning of the id"
+        self.add_argument("target", nargs="?" if optional else None, metavar="INSTALLATION", help=about)
+
+    def add_filter(self) -> None:
+        """Take ``--filter``."""
+        self.add_argument("--filter", metavar="TEXT", help="only rows that match, such as 'updated_at > -7d'")
+
+    def add_fields(self) -> None:
+        """Take ``--fields``."""
+        self.add_argument("--fields", metavar="FIELD,…", help="only these fields, in this order")
+
+    def add_limit(self, about: str, default: int | None = None) -> None:
+        """Take ``--limit``."""
+        self.add_argument("--limit", type=at_least_one, default=default, metavar="N", help=about)
+
+    def add_examples(self, *lines: str) -> None:
+        """Show examples at the end of the help."""
+        self.epilog = "\n".join(["examples:", *(f"  {line}".rstrip() for line in lines)])
 
 
 def command_parser(command: str, summary: str, configure: Callable[[Parser], None]) -> Parser:
@@ -100,47 +155,6 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def examples(parser: Parser, *lines: str) -> None:
-    """Show examples at the end of the command's help."""
-    parser.epilog = "\n".join(["examples:", *(f"  {line}".rstrip() for line in lines)])
-
-
-def add_target(parser: Parser, *, optional: bool = False) -> None:
-    """The installation as the first word."""
-    parser.add_argument(
-        "target",
-        nargs="?" if optional else None,
-        metavar="INSTALLATION",
-        help="connector:name, connector if it has only one, or the beginning of the id",
-    )
-
-
-# -- answers ----------------------------------------------------------------------------------
-
-
-def answer(
-    options: Options, data: Json, text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
-) -> Answer:
-    """One thing, as JSON or as text; notes belong to the text."""
-    if options.output == "text":
-        return Answer(text(), notes)
-    return Answer([as_json(data, options)])
-
-
-def listing(
-    options: Options, rows: Sequence[Json], text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
-) -> Answer:
-    """Several things: as text, as ``{"data": […]}``, or as one line of JSON each."""
-    if options.output == "ndjson":
-        return Answer(map(json_text, rows), notes)
-    return answer(options, {"data": list(rows)}, text)._replace(notes=notes)
-
-
-def as_json(data: Json, options: Options) -> str:
-    """JSON on one line, or indented on a terminal."""
-    return json_text(data, indent=2 if options.output == "json" and is_terminal(sys.stdout) else None)
-
-
 def json_stream(
     head: Mapping[str, Json], rows: Iterable[Json], tail: Callable[[], Mapping[str, Json]]
 ) -> Iterator[str]:
@@ -166,17 +180,6 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 # -- the project and its installations --------------------------------------------------------
-
-
-def found_project(options: Options) -> ProjectFolder:
-    """The project that the options name, or that the current folder belongs to."""
-    return ProjectFolder.find(options.project)
-
-
-def found_target(options: Options) -> tuple[ProjectFolder, InstallationInfo]:
-    """The project, and its installation that the options name; without a name, its only one."""
-    project = found_project(options)
-    return project, only_target(project, options.target)
 
 
 def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
@@ -206,8 +209,3 @@ def readers(
         if project.database(info).exists():
             with read(project, info) as reader:
                 yield info, reader
-
-
-def reading(options: Options) -> AbstractContextManager[Reader]:
-    """A Reader of the installation that the options name."""
-    return read(*found_target(options))

@@ -7,19 +7,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    examples,
-    found_target,
-    listing,
-    reading,
-    table,
-)
-from .query import add_filter
+from .framework import Answer, Options, Parser, table
 from .tables import Column
 from .text import counted, first_few, number, short_age
 
@@ -33,10 +21,9 @@ if TYPE_CHECKING:
 
 def configure_freshness(parser: Parser) -> None:
     """``max freshness INSTALLATION [ENTITY[.FIELD]]``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("what", nargs="?", metavar="ENTITY[.FIELD]", help="only this one, field by field")
-    examples(
-        parser,
+    parser.add_examples(
         "max freshness acme:default",
         "max freshness acme:default AcmeUser",
         "max freshness acme:default AcmeUser.timezone -o json",
@@ -48,7 +35,7 @@ def configure_freshness(parser: Parser) -> None:
 
 def run_freshness(options: Options) -> Answer:
     """How old every field is, and how long ago each collection was listed."""
-    with reading(options) as reader:
+    with options.reading() as reader:
         ages = reader.freshness(options.what)
         roots = frozenset(entity.__name__ for entity in reader.schema.roots)
     fields = [one for one in ages if one.kind in ("field", "entity")]
@@ -63,7 +50,7 @@ def run_freshness(options: Options) -> Answer:
             yield ""
             yield from ages_table(["listing"], [[str(one), *age_cells(one)] for one in listings], "places")
 
-    return listing(options, [one.to_json() for one in ages], text)
+    return options.listing([one.to_json() for one in ages], text)
 
 
 def age_cells(one: FieldAge) -> list[str]:
@@ -113,13 +100,12 @@ def ages_table(names: Sequence[str], rows: Sequence[Sequence[str]], counts: str)
 
 def configure_invalidate(parser: Parser) -> None:
     """``max invalidate INSTALLATION ENTITY[.FIELD] | ENTITY:ID …``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument(
         "what", nargs="+", metavar="ENTITY[.FIELD] | ENTITY:ID", help="what the next sync fetches again"
     )
-    add_filter(parser)
-    examples(
-        parser,
+    parser.add_filter()
+    parser.add_examples(
         "max invalidate acme:default AcmeUser:w1-u1",
         "max invalidate acme:default AcmeUser.timezone AcmeUser.last_seen_at",
         "max invalidate acme:default AcmeTask.title --filter 'status = done'",
@@ -132,7 +118,7 @@ def run_invalidate(options: Options) -> Answer:
     """Mark stored values as stale, and show what the next sync does about it."""
     from ..query.maintenance import invalidate
 
-    project, info = found_target(options)
+    project, info = options.found_target()
     resolver, notes = resolver_of(project, info)
     found = invalidate(
         project.database(info), info, options.what, where=options.filter, resolver=resolver, now=time.time()
@@ -150,7 +136,7 @@ def run_invalidate(options: Options) -> Answer:
         unfinished = f"sync {found.unfinished} has not ended, and does not fetch again what it already has"
         notes.append(f"{unfinished}; sync once more after it")
     notes.append(f"next: max sync {info}, or only this: max sync {info} --missing-only")
-    return answer(options, data, lambda: invalidated_text(found), notes)
+    return options.answer(data, lambda: invalidated_text(found), notes)
 
 
 def resolver_of(project: ProjectFolder, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:

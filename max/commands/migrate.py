@@ -13,19 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    at_least_one,
-    examples,
-    found_target,
-    listing,
-    reading,
-    table,
-)
+from .framework import Answer, Options, Parser, table
 from .query import LIMIT
 from .tables import Column
 from .text import ago, counted, iso_time, number
@@ -37,9 +25,8 @@ if TYPE_CHECKING:
 
 def configure_schema_diff(parser: Parser) -> None:
     """``max schema diff [INSTALLATION]``."""
-    add_target(parser, optional=True)
-    examples(
-        parser,
+    parser.add_target(optional=True)
+    parser.add_examples(
         "max schema diff acme:default",
         "max schema diff acme:default -o json",
         "",
@@ -50,16 +37,15 @@ def configure_schema_diff(parser: Parser) -> None:
 def run_schema_diff(options: Options) -> Answer:
     """Compare stored data with what the connector declares; status 1 when an old query would break."""
     info, found = migrated(options, dry_run=True)
-    shown = answer(options, plan_json(info, found), partial(plan_text, info, found), hints(info, found))
-    return shown._replace(status=0 if found.compatible else 1)
+    text, status = partial(plan_text, info, found), 0 if found.compatible else 1
+    return options.answer(plan_json(info, found), text, hints(info, found), status)
 
 
 def configure_migrate(parser: Parser) -> None:
     """``max migrate INSTALLATION [--plan]``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("--plan", action="store_true", help="only show what would be done, and its cost")
-    examples(
-        parser,
+    parser.add_examples(
         "max migrate acme:default --plan",
         "max migrate acme:default",
         "",
@@ -73,14 +59,14 @@ def run_migrate(options: Options) -> Answer:
     status = 1 if options.plan and any(change.refused for change in found.changes) else 0
     notes = hints(info, found) if options.plan else [f"done; next: max sync {info}"] if found.changes else []
     data = {**plan_json(info, found), "done": not options.plan}
-    return answer(options, data, partial(plan_text, info, found), notes)._replace(status=status)
+    return options.answer(data, partial(plan_text, info, found), notes, status)
 
 
 def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, MigrationPlan]:
     """What was done to an installation's data, or with ``dry_run`` what would be."""
     from ..query.maintenance import migrate
 
-    project, info = found_target(options)
+    project, info = options.found_target()
     connector = project.registry.resolve(info.connector)
     found = migrate(
         project.database(info), info, connector.schema, connector.resolver, connector.policy, dry_run=dry_run
@@ -129,17 +115,15 @@ def hints(info: InstallationInfo, found: MigrationPlan) -> list[str]:
 
 def configure_quarantine(parser: Parser) -> None:
     """``max quarantine INSTALLATION [ENTITY]``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
-    parser.add_argument(
-        "--limit", type=at_least_one, default=LIMIT, metavar="N", help=f"rows (default {LIMIT})"
-    )
-    examples(parser, "max quarantine acme:default", "max quarantine acme:default AcmeTask -o ndjson")
+    parser.add_limit(f"rows (default {LIMIT})", LIMIT)
+    parser.add_examples("max quarantine acme:default", "max quarantine acme:default AcmeTask -o ndjson")
 
 
 def run_quarantine(options: Options) -> Answer:
     """Invalid rows: what was expected, what came, and (as JSON) the whole row."""
-    with reading(options) as reader:
+    with options.reading() as reader:
         found = reader.quarantine(options.entity, limit=options.limit + 1)
     more, found = len(found) > options.limit, found[: options.limit]
     notes = [] if found else ["nothing is quarantined"]
@@ -150,7 +134,7 @@ def run_quarantine(options: Options) -> Answer:
         columns = [Column("row", whole=True), Column("field"), Column("expected"), Column("received")]
         return table([*columns, Column("requested")], [quarantined_row(one) for one in found])
 
-    return listing(options, [quarantined_json(one) for one in found], text, notes)
+    return options.listing([quarantined_json(one) for one in found], text, notes)
 
 
 def quarantined_row(one: Quarantined) -> list[str]:

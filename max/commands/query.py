@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..query.reader import read_ref
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    as_json,
-    at_least_one,
-    examples,
-    json_stream,
-    paint,
-    reading,
-)
+from .framework import Answer, Options, Parser, json_stream, paint
 from .tables import Table, entity_columns, entity_lines, entity_row
 from .terminal import is_terminal, width
 from .text import json_text, number
@@ -36,18 +24,15 @@ LIMIT = 50  # entities of a search's page, when no --limit is given
 
 def configure_search(parser: Parser) -> None:
     """``max search INSTALLATION ENTITY …``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("entity", metavar="ENTITY", help="what to search for; `max schema` lists entities")
-    add_filter(parser)
+    parser.add_filter()
     parser.add_argument("--order-by", metavar="FIELD[:desc],…", help="sort by fields, then by id")
-    add_fields(parser)
-    parser.add_argument(
-        "--limit", type=at_least_one, metavar="N", help=f"entities per page (default {LIMIT})"
-    )
+    parser.add_fields()
+    parser.add_limit(f"entities per page (default {LIMIT})")
     parser.add_argument("--after", metavar="CURSOR", help="start after the page that gave this cursor")
     parser.add_argument("--all", action="store_true", help="every page, one after the other")
-    examples(
-        parser,
+    parser.add_examples(
         "max search acme:default AcmeUser --limit 5",
         """max search acme AcmeTask --filter 'status IN (todo, "in progress") AND due_date < +7d'""",
         "max search acme AcmeTask --filter 'assignee.email ~= \"@acme\"' --order-by priority,due_date:desc",
@@ -56,16 +41,6 @@ def configure_search(parser: Parser) -> None:
         "filters: = != < <= > >= ~= (contains) ^= (starts with) IN (…) IS NULL IS LOADED NOT AND OR ( );",
         "times are UTC, written 2026-01-31, 2026-01-31T09:30 or as an age: -7d (s m h d w)",
     )
-
-
-def add_filter(parser: Parser) -> None:
-    """``--filter``."""
-    parser.add_argument("--filter", metavar="TEXT", help="only rows that match, such as 'updated_at > -7d'")
-
-
-def add_fields(parser: Parser) -> None:
-    """``--fields``."""
-    parser.add_argument("--fields", metavar="FIELD,…", help="only these fields, in this order")
 
 
 def run_search(options: Options) -> Answer:
@@ -103,7 +78,7 @@ class Pages:
 
 def searched(options: Options, notes: list[str]) -> Iterator[str]:
     """The lines of a search, in the format of the options."""
-    with reading(options) as reader:
+    with options.reading() as reader:
         query = reader.query(options.entity, options.filter, options.order_by, options.fields)
         size = None if options.all else options.limit or LIMIT
         pages = Pages(reader, query.after(options.after).replace(size=size), everything=options.all)
@@ -117,7 +92,7 @@ def searched(options: Options, notes: list[str]) -> Iterator[str]:
         elif options.all:
             yield from json_stream(head, pages.rows(), pages.meta)
         else:
-            yield as_json(head | {"data": list(pages.rows())} | pages.meta(), options)
+            yield options.json(head | {"data": list(pages.rows())} | pages.meta())
 
 
 def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[str]:
@@ -143,24 +118,24 @@ def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[s
 
 def configure_get(parser: Parser) -> None:
     """``max get INSTALLATION ENTITY:ID``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("entity", metavar="ENTITY[:ID]", help="a ref, or an entity followed by its id")
     parser.add_argument("id", nargs="?", metavar="ID", help="the id, if the word before has none")
-    add_fields(parser)
-    examples(
-        parser, "max get acme:default AcmeUser:USER-ID", "max get acme AcmeUser USER-ID --fields name,email"
+    parser.add_fields()
+    parser.add_examples(
+        "max get acme:default AcmeUser:USER-ID", "max get acme AcmeUser USER-ID --fields name,email"
     )
 
 
 def run_get(options: Options) -> Answer:
     """One entity with everything that is stored of it."""
-    with reading(options) as reader:
+    with options.reading() as reader:
         entity, id = named_row(options, reader.info)
         kind = reader.entity(entity)
         fields = reader.query(kind, fields=options.fields).fields or tuple(kind.types())
         one = reader.get(kind, id, fields)
     data = {"type": kind.__name__, "data": one.to_dict(fields)}
-    return answer(options, data, lambda: entity_lines(one, fields, paint()))
+    return options.answer(data, lambda: entity_lines(one, fields, paint()))
 
 
 def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
@@ -174,16 +149,18 @@ def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
 
 def configure_count(parser: Parser) -> None:
     """``max count INSTALLATION ENTITY``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("entity", metavar="ENTITY", help="what to count")
-    add_filter(parser)
-    examples(parser, "max count acme AcmeTask", "max count acme AcmeTask --filter 'assignee IS NULL' -o json")
+    parser.add_filter()
+    parser.add_examples(
+        "max count acme AcmeTask", "max count acme AcmeTask --filter 'assignee IS NULL' -o json"
+    )
 
 
 def run_count(options: Options) -> Answer:
     """How many entities match; with separators on a terminal, without in a pipe."""
-    with reading(options) as reader:
+    with options.reading() as reader:
         entity = reader.entity(options.entity)
         count = reader.count(entity, options.filter)
     text = number(count) if is_terminal(sys.stdout) else str(count)
-    return answer(options, {"type": entity.__name__, "count": count}, lambda: [text])
+    return options.answer({"type": entity.__name__, "count": count}, lambda: [text])

@@ -9,45 +9,33 @@ from ..core import InstallationInfo
 from ..errors import UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, parse_settings, settings_json
-from .framework import (
-    NOTHING_CONNECTED,
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    examples,
-    found_project,
-    found_target,
-    listing,
-    table,
-)
+from .framework import NOTHING_CONNECTED, Answer, Options, Parser, table
 from .tables import Column
 
 
 def configure_init(parser: Parser) -> None:
     """``max init [DIR]``."""
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the folder (default: the current one)")
-    examples(parser, "max init", "max init ~/work/data")
+    parser.add_examples("max init", "max init ~/work/data")
 
 
 def run_init(options: Options) -> Answer:
     """Create a project; nothing changes when there is one."""
     project = ProjectFolder.init(options.folder or options.project)
     notes = ["next: max sync acme:default, or max connect with a source of yours"]
-    return answer(options, {"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
+    return options.answer({"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
 
 
 def configure_ls(parser: Parser) -> None:
     """``max ls``."""
-    examples(parser, "max ls", "max ls -o json")
+    parser.add_examples("max ls", "max ls -o json")
 
 
 def run_ls(options: Options) -> Answer:
     """List installations; those whose file is broken are named on stderr."""
     from .views import installation_json, installation_row
 
-    project = found_project(options)
+    project = options.found_project()
     known, problems = project.installations(), project.problems()
 
     def text() -> list[str]:
@@ -58,29 +46,31 @@ def run_ls(options: Options) -> Answer:
     notes = [problem.render() for problem in problems]
     if not known and not problems:
         notes = [NOTHING_CONNECTED]
-    return listing(options, [installation_json(info) for info in known], text, notes)
+    return options.listing([installation_json(info) for info in known], text, notes)
 
 
 def configure_settings(parser: Parser) -> None:
     """``max settings INSTALLATION [SETTING=VALUE …]``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument(
         "settings", nargs="*", metavar="SETTING=VALUE", help="what to change; without any, show all settings"
     )
     about = [f"{name}: {one.about}" for name, one in SETTINGS.items()]
     parser.description = "\n  ".join([f"{parser.description}\n", *about])
-    examples(parser, "max settings acme:default", "max settings acme:default history=changes history_days=30")
+    parser.add_examples(
+        "max settings acme:default", "max settings acme:default history=changes history_days=30"
+    )
 
 
 def run_settings(options: Options) -> Answer:
     """Show the settings of an installation, or change some of them."""
-    project, info = found_target(options)
+    project, info = options.found_target()
     words = dict(map(setting, options.settings))
     if words:
         info = project.change_settings(info, **parse_settings(words))
     notes = ["the next sync uses them; a sync that is running keeps the old ones"] if words else []
     data = {"installation": str(info), "settings": settings_json(info.settings)}
-    return answer(options, data, partial(settings_text, info), notes)
+    return options.answer(data, partial(settings_text, info), notes)
 
 
 def setting(word: str) -> tuple[str, str]:

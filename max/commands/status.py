@@ -10,22 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import NotFound, StorageError, UsageError
-from .framework import (
-    NOTHING_CONNECTED,
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    at_least_one,
-    examples,
-    found_project,
-    found_target,
-    listing,
-    paint,
-    read,
-    readers,
-)
+from .framework import NOTHING_CONNECTED, Answer, Options, Parser, paint, read, readers
 from .terminal import width
 
 if TYPE_CHECKING:
@@ -38,16 +23,16 @@ RUNS = 20  # syncs that `max runs` lists, when no --limit is given
 
 def configure_schema(parser: Parser) -> None:
     """``max schema INSTALLATION [ENTITY]``."""
-    add_target(parser)
+    parser.add_target()
     parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
-    examples(parser, "max schema acme", "max schema acme:default AcmeTask --json")
+    parser.add_examples("max schema acme", "max schema acme:default AcmeTask --json")
 
 
 def run_schema(options: Options) -> Answer:
     """Entities, fields and relationships as last synced; before that, as the connector declares them."""
     from .views import schema_json, schema_text
 
-    project, info = found_target(options)
+    project, info = options.found_target()
     if project.database(info).exists():
         with read(project, info) as reader:
             schema, rows = reader.schema, reader.counts()
@@ -55,20 +40,20 @@ def run_schema(options: Options) -> Answer:
         schema, rows = project.registry.resolve(info.connector).schema, {}
     chosen = [schema.entity(options.entity)] if options.entity else list(schema.entities.values())
     data = {"installation": str(info), **schema_json(schema, chosen, rows)}
-    return answer(options, data, lambda: schema_text(schema, chosen, rows, width(sys.stdout), paint()))
+    return options.answer(data, lambda: schema_text(schema, chosen, rows, width(sys.stdout), paint()))
 
 
 def configure_status(parser: Parser) -> None:
     """``max status [INSTALLATION]``."""
-    add_target(parser, optional=True)
-    examples(parser, "max status", "max status acme:default -o json")
+    parser.add_target(optional=True)
+    parser.add_examples("max status", "max status acme:default -o json")
 
 
 def run_status(options: Options) -> Answer:
     """The status of every installation, or of one."""
     from .views import status_text
 
-    project = found_project(options)
+    project = options.found_project()
     found = [status_of(project, info) for info in chosen_installations(project, options.target)]
 
     def text() -> Iterator[str]:
@@ -77,7 +62,7 @@ def run_status(options: Options) -> Answer:
             yield from status_text(one, time.time(), paint())
 
     notes = [] if found else [NOTHING_CONNECTED]
-    return listing(options, [one.to_json() for one in found], text, notes)
+    return options.listing([one.to_json() for one in found], text, notes)
 
 
 def chosen_installations(project: ProjectFolder, text: str | None) -> list[InstallationInfo]:
@@ -107,11 +92,8 @@ def configure_runs(parser: Parser) -> None:
     parser.add_argument(
         "words", nargs="*", metavar="INSTALLATION | show ID", help="list its syncs, or show one sync"
     )
-    parser.add_argument(
-        "--limit", type=at_least_one, default=RUNS, metavar="N", help=f"syncs (default {RUNS})"
-    )
-    examples(
-        parser,
+    parser.add_limit(f"syncs (default {RUNS})", RUNS)
+    parser.add_examples(
         "max runs",
         "max runs acme:default --limit 5",
         "max runs show 01h8xk",
@@ -123,7 +105,7 @@ def run_runs(options: Options) -> Answer:
     """Past syncs, newest first; ``show`` gives one with its failures."""
     from .views import run_json, runs_table
 
-    project = found_project(options)
+    project = options.found_project()
     if options.words[:1] == ["show"]:
         return show_run(options, project)
     if len(options.words) > 1:
@@ -133,8 +115,7 @@ def run_runs(options: Options) -> Answer:
     found = sorted(found, key=lambda pair: -pair[1].started_at)[: options.limit]
     rows = [{"installation": str(info), **run_json(one)} for info, one in found]
     notes = [] if found else ["there was no sync yet"]
-    return listing(
-        options,
+    return options.listing(
         rows,
         lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
         notes,
@@ -151,5 +132,5 @@ def show_run(options: Options, project: ProjectFolder) -> Answer:
         with suppress(NotFound):
             found = reader.run(options.words[1])
             text = partial(summary, info, found, width(sys.stdout), paint(), all_failures=True)
-            return answer(options, result_json(info, found), text)
+            return options.answer(result_json(info, found), text)
     raise NotFound("sync", options.words[1], hint="`max runs` lists them")

@@ -24,19 +24,7 @@ from ..upstream.recording_file import refuse_existing
 from ..upstream.replay import Replay
 from .connect import add_installation, project_or_new
 from .foreground import Begin, Foreground
-from .framework import (
-    Answer,
-    Options,
-    Parser,
-    add_target,
-    answer,
-    examples,
-    found_project,
-    found_target,
-    only_target,
-    paint,
-    readers,
-)
+from .framework import Answer, Options, Parser, only_target, paint, readers
 from .terminal import print_note, width
 from .views import result_json, summary
 
@@ -57,7 +45,7 @@ CONTRADICTIONS = {  # by option: those that it excludes
 
 def configure_sync(parser: Parser) -> None:
     """``max sync [INSTALLATION]``."""
-    add_target(parser, optional=True)
+    parser.add_target(optional=True)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--discard-unfinished", action="store_true", help="give up an interrupted sync and start a new one"
@@ -85,8 +73,7 @@ def configure_sync(parser: Parser) -> None:
         metavar="FILE",
         help="take the responses from a recorded file; repeat it for each part of a sync",
     )
-    examples(
-        parser,
+    parser.add_examples(
         "max sync acme:default",
         "max sync acme:default --only AcmeTask,AcmeUser.email --if-stale 2h",
         "max sync acme:default --full",
@@ -178,7 +165,7 @@ def with_installation(options: Options) -> tuple[ProjectFolder, list[str]]:
     """The project with the installation of the options; a note for each thing that was created."""
     project, new = project_or_new(options)
     if options.target is None:
-        return found_project(options), []
+        return options.found_project(), []
     try:
         project.target(options.target)
     except UnknownName as unknown:
@@ -214,8 +201,7 @@ def synced(
     data = result_json(info, result)
     if isinstance(recording, Replay):
         data |= {"replay": {"left": dict(recording.left()), "notes": recording.notes}}
-    shown = answer(options, data, text, next_steps(info, result, recording))
-    return shown._replace(status=EXIT.get(result.status, 1))
+    return options.answer(data, text, next_steps(info, result, recording), EXIT.get(result.status, 1))
 
 
 def next_steps(
@@ -251,8 +237,8 @@ def retry_hints(info: InstallationInfo, result: SyncResult) -> list[str]:
 
 def configure_pause(parser: Parser) -> None:
     """``max pause [INSTALLATION]``; resume and cancel take the same."""
-    add_target(parser, optional=True)
-    examples(parser, f"{parser.prog} acme:default")
+    parser.add_target(optional=True)
+    parser.add_examples(f"{parser.prog} acme:default")
 
 
 configure_resume = configure_cancel = configure_pause
@@ -270,7 +256,7 @@ def run_cancel(options: Options) -> Answer:
 
 def run_resume(options: Options) -> Answer:
     """Continue a paused or interrupted sync here; a running one is asked not to pause."""
-    project, info = found_target(options)
+    project, info = options.found_target()
     newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
     if any(run.status in (Status.PAUSED, Status.INTERRUPTED) for run in newest):
         return synced(options, project, info, InstallationRuntime.sync)
@@ -279,7 +265,7 @@ def run_resume(options: Options) -> Answer:
 
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
-    project, info = found_target(options)
+    project, info = options.found_target()
     run = request(project.database(info), info, command, now=time.time())
     running = {
         SyncCommand.PAUSE: "pauses after the pages in progress",
@@ -288,4 +274,4 @@ def requested(options: Options, command: SyncCommand) -> Answer:
     }
     outcome = running[command] if run.status is Status.RUNNING else f"is {run.status}"
     data = {"installation": str(info), "id": run.id, "status": str(run.status), "command": str(command)}
-    return answer(options, data, lambda: [f"sync {run.id} of {info} {outcome}"])
+    return options.answer(data, lambda: [f"sync {run.id} of {info} {outcome}"])
