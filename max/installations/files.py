@@ -141,16 +141,14 @@ class FileLock:
                 return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise self._busy(timeout) from None
+                    raise Offline(
+                        f"{self.path.parent}: another process has been renewing its credentials"
+                        f" for {timeout:g} s",
+                        hint="it waits for the service; try again later, or stop that process",
+                        path=str(self.path),
+                    ) from None
             self._released.wait(POLL)
         return None
-
-    def _busy(self, timeout: float) -> Offline:
-        return Offline(
-            f"{self.path.parent}: another process has been renewing its credentials for {timeout:g} s",
-            hint="it waits for the service; try again later, or stop that process",
-            path=str(self.path),
-        )
 
     def release(self) -> None:
         """Release the lock; not an error when that was done before."""

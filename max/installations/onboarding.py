@@ -95,12 +95,11 @@ def check_answers(
 
 def needs_answers(connector: AnyConnector) -> bool:
     """Whether connecting takes more than the defaults."""
-    answers = config_defaults(connector.config)
-    if config_types(connector.config).keys() - answers.keys():
+    try:
+        check_answers(connector, {}, {})
+    except UsageError:
         return True
-    secrets = [step for step in steps_of(connector) if isinstance(step, SecretInput)]
-    optional = {step.credential.name for step in secrets if not _condition_holds(step, answers)}
-    return any(one.required and one.name not in optional for one in connector.credentials)
+    return False
 
 
 def steps_of(connector: AnyConnector) -> list[OnboardingStep]:

@@ -67,9 +67,6 @@ class ProjectFolder:
         self.root = root
         self._registry: ConnectorRegistry | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.root)!r})"
-
     @classmethod
     def find(cls, start: Path | str) -> Self:
         """The project of a folder, or of the nearest folder above; ProjectError when there is none."""
