@@ -1,18 +1,24 @@
-"""The documentation is executed: every command and every snippet of README.md and docs/."""
+"""The documentation is executed: every command and every snippet of README.md, CONTRIBUTING.md and docs/."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import BENCHES
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+LINKED = [*PAGES, CONTRIBUTING, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)
 SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
@@ -32,7 +38,11 @@ def place(tmp_path: Path) -> Path:
     repository = tmp_path / "repository"
     git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
     subprocess.run([*git, "init", "-q", str(repository)], check=True)
-    subprocess.run([*git, "-C", str(repository), "commit", "-q", "--allow-empty", "-m", "First"], check=True)
+    for number, files in enumerate((["README.md"], ["README.md", "a.py"], ["a.py", "b.py", "README.md"])):
+        for name in files:
+            (repository / name).write_text(f"{name} {number}\n")
+        subprocess.run([*git, "-C", str(repository), "add", "-A"], check=True)
+        subprocess.run([*git, "-C", str(repository), "commit", "-q", "-m", f"Change {number}"], check=True)
     return work
 
 
@@ -59,8 +69,39 @@ def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
         elif language == "sh":
             repository = str(place.parent / "repository")
             run(["sh", "-euc", body.replace("REPOSITORY", repository)], place)
-    known = {"python", "sh", "shell", "text", "json"}
+        elif language == "sql":
+            assert rows(place, name, body), body
+    known = {"python", "sh", "shell", "text", "json", "sql"}
     assert {language for language, _, _ in blocks} <= known, "a block that nothing executes"
+
+
+def rows(place: Path, connector: str, statement: str) -> list[tuple[object, ...]]:
+    """What a statement reads from the file of an installation, as any tool would open it."""
+    file = place / ".max" / "installations" / connector / "default" / "data.db"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_the_page_on_sql_has_ten_statements_for_two_connectors() -> None:
+    blocks = FENCE.findall((ROOT / "docs" / "sql.md").read_text(encoding="utf-8"))
+    connectors = [name for language, name, _ in blocks if language == "sql"]
+    assert (len(connectors), set(connectors)) == (10, {"acme", "git"})
+
+
+def test_the_commands_for_contributors_work() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    (tests,) = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+    for line in tests.splitlines():
+        words = [sys.executable, *line.split()[1:]]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    _, checks = re.findall(r"^```shell\n(.*?)^```$", text, re.M | re.S)
+    in_ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for line in checks.splitlines():
+        if line.startswith("python -m bench "):
+            assert line.split()[-1] in BENCHES
+        else:
+            assert line in in_ci
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:
@@ -75,7 +116,7 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
 def test_every_link_between_pages_leads_somewhere() -> None:
     links = [
         (page, target)
-        for page in PAGES
+        for page in LINKED
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
         if "://" not in target
     ]
