@@ -14,8 +14,8 @@
     max.errors.FieldNotLoaded: Issue.assignee is not loaded
     >>> mine = Issue.title.contains("hurts") & Issue.assignee.to(User.name).eq("Ada")  # a filter
 
-``docs/connectors.md`` explains each name.  Like ``max``, this module loads a name from its own
-module when it is first used.
+``docs/connectors.md`` explains the names.  Like ``max``, this module loads a name when it is
+first used.
 """
 
 from . import load_lazily

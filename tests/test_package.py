@@ -121,7 +121,12 @@ class TestPublicNames:
             _ = door.Prject
 
 
-def test_connectors_find_all_that_they_import_in_their_own_module() -> None:
+def test_every_name_for_connectors_is_explained() -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("connectors.md", "increments.md"))
+    assert [name for name in connecting.__all__ if not re.search(rf"\b{name}\b", pages)] == []
+
+
+def test_connectors_import_only_from_their_door() -> None:
     for path in [*(ROOT / "connectors").rglob("*.py"), *(ROOT / "docs").glob("*.md")]:
         imported = re.findall(r"^\s*from (max\b\S*) import", path.read_text(), flags=re.M)
         allowed = {"max.connecting"} if path.suffix == ".py" else {"max", "max.connecting", "max.testing"}
