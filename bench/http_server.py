@@ -1,4 +1,4 @@
-"""A service on the loopback that answers with pages it has ready: as little work as a server can do.
+"""A service on the loopback that sends prepared pages, with as little work as possible.
 
     python -m bench.http_server RECORDS SIZE LATENCY      tells its port on stdout
 
@@ -29,7 +29,7 @@ def serving(records: int, size: int, latency: float = 0.0) -> Iterator[str]:
 
 
 def rendered(records: int, size: int) -> list[bytes]:
-    """Every answer, whole: ``{"data": […], "next": the next page's number or null}``."""
+    """Every answer: ``{"data": […], "next": the next page's number or null}``."""
     count = records // size
     answers = []
     for number in range(count):

@@ -15,7 +15,7 @@ def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
 
 
 class Upstream:
-    """A service on a real socket that answers with given bytes, one after the other, and remembers.
+    """A service on a real socket that sends the given answers in order, and remembers the requests.
 
     None closes the connection without a word, an empty answer says nothing for ever.
     """
@@ -27,7 +27,7 @@ class Upstream:
         self.url = ""
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection until it is closed; what was given last is said again."""
+        """Answer one connection until it is closed; the last answer is repeated."""
         self.connections += 1
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():

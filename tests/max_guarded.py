@@ -1,4 +1,4 @@
-"""A connector whose service wants OAuth tokens, and tells them in its errors; for test_secrets.py."""
+"""A connector whose service requires OAuth tokens and repeats them in errors; for test_secrets.py."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ OAUTH = OAuth("guarded", "/token")
 
 
 class House(Entity):
-    """Where the things are."""
+    """Contains the things."""
 
-    things: Many[Thing] = Many("what is to be seen")
-    secrets: Many[Thing] = Many("what nobody may see")
+    things: Many[Thing] = Many("things that are visible")
+    secrets: Many[Thing] = Many("things that are forbidden")
 
 
 class Thing(Entity):
@@ -45,7 +45,7 @@ class Thing(Entity):
 
 @dataclass(frozen=True)
 class GuardedConfig:
-    """Where the service is, and which application asks."""
+    """The service's address, and the client's id."""
 
     base_url: str
     client_id: str = "the-client"
@@ -53,13 +53,13 @@ class GuardedConfig:
 
 @operation("guarded:thing:get")
 async def get_thing(http: HttpClient, path: str) -> Json:
-    """What the service says, with which token it was asked among it."""
+    """The service's answer, which contains the token of the request."""
     return await http.get(path)
 
 
 @Loader.collection(House.things, brings=[Thing.number])
 async def list_things(house: Ref[House], request: PageRequest, env: Env[HttpClient]) -> Page[Thing]:
-    """One thing a page."""
+    """Pages of one thing each."""
     page = int(request.cursor or 0)
     said = await env.run(get_thing, f"/thing/{page}")
     return Page([Thing(str(page), number=len(said))], next=str(page + 1) if page < 3 else None)
@@ -67,7 +67,7 @@ async def list_things(house: Ref[House], request: PageRequest, env: Env[HttpClie
 
 @Loader.collection(House.secrets, brings=[])
 async def list_secrets(house: Ref[House], request: PageRequest, env: Env[HttpClient]) -> Page[Thing]:
-    """Is refused."""
+    """Always refused."""
     await env.run(get_thing, "/forbidden")
     return Page([])
 

@@ -17,7 +17,7 @@ async def die(upstream: Upstream) -> None:
 
 
 def main(database: Path, recording: Path) -> None:
-    """Sync three pages, then die while the fourth is asked for."""
+    """Sync three pages, then die while the fourth is requested."""
     run(crowd(Upstream(script(6) | {"3": [die]})), Recording(recording), database=database)
 
 

@@ -47,13 +47,13 @@ from tests.sample import sample
 
 
 class Person(Entity):
-    """Somebody."""
+    """A person."""
 
     name: Field[str] = Field()
 
 
 class Crowd(Entity):
-    """Everybody."""
+    """A group of people."""
 
     name: Field[str] = Field()
     people: Many[Person] = Many()
@@ -67,7 +67,7 @@ Script = dict[str, list[Any]]  # what each question is answered in turn; the las
 
 @dataclass
 class Upstream:
-    """Answers as it is told, and notes what it was asked."""
+    """Gives scripted answers, and remembers the questions."""
 
     script: Script
     asked: list[str] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which page; later versions ask for more."""
+    """Which page; later versions have more fields."""
 
     page: str
     archived: bool = False
@@ -122,7 +122,7 @@ async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
 
 
 def crowd(upstream: Upstream | None, **changes: Any) -> Any:
-    """The connector, whose other side is an upstream; without one, asking is a bug."""
+    """The connector of an upstream; without one, every call is a bug."""
 
     async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
         if upstream is not None:
@@ -143,7 +143,7 @@ def crowd(upstream: Upstream | None, **changes: Any) -> Any:
 
 
 def script(pages: int, faults: Mapping[int, Sequence[Exception]] | None = None) -> Script:
-    """Pages of two people each, some after failures that pass."""
+    """Pages of two people each, some after temporary failures."""
     made: Script = {"crowd": ["everybody"]}
     for number in range(pages):
         next = str(number + 1) if number < pages - 1 else None
@@ -170,7 +170,7 @@ async def contents(engine: Engine) -> dict[str, Json]:
 
 @dataclass
 class Outcome:
-    """What a sync came to, and what is stored."""
+    """The result of a sync, and the stored rows."""
 
     result: SyncResult
     stored: dict[str, Json]
@@ -212,7 +212,7 @@ def entries(recording: Path) -> list[Json]:
 
 
 def written(recording: Path, *attempts: Mapping[str, Any], **header: Any) -> Path:
-    """A recording as somebody may write it by hand."""
+    """A recording with these attempts, written without a sync."""
     first = {
         "recording": 1,
         "connector": "crowd",
@@ -256,7 +256,7 @@ def seeding(operation: Any) -> Any:
 async def caller_of(
     recording: Path, upstream: Any = None, options: SyncOptions = NO_OPTIONS
 ) -> AsyncIterator[OperationRunner]:
-    """Who answers from a recording, or records to it what an upstream answers."""
+    """A runner that answers from a recording, or records the answers of an upstream."""
     playing: Recording | Replay = Replay(recording) if upstream is None else Recording(recording)
     await playing.start()
     try:
@@ -269,6 +269,6 @@ async def caller_of(
 
 
 async def answered(recording: Path, operation: Any, input: Any) -> Any:
-    """What a replay says to one question."""
+    """The answer of a replay to one call."""
     async with caller_of(recording) as caller:
         return await caller.run(operation, None, input)

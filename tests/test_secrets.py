@@ -1,4 +1,4 @@
-"""Secrets: kept in one file, given to whoever declares them, and seen nowhere else."""
+"""Secrets: stored in one file, readable by connectors that declare them, and seen nowhere else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> FileCredentials:
 
 @contextmanager
 def held_elsewhere(store: FileCredentials) -> Iterator[subprocess.Popen[str]]:
-    """Another process renews a secret, and takes its time."""
+    """Another process that renews a secret slowly."""
     command = [sys.executable, "-c", HOLDER, str(store.path)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
@@ -74,9 +74,9 @@ def held_elsewhere(store: FileCredentials) -> Iterator[subprocess.Popen[str]]:
 
 
 class TestTheFile:
-    """``FileCredentials`` beside other writers."""
+    """``FileCredentials`` with concurrent writers."""
 
-    def test_several_secrets_are_kept_in_one_step_and_the_others_stay(self, store: FileCredentials) -> None:
+    def test_several_secrets_are_stored_in_one_step_and_the_others_stay(self, store: FileCredentials) -> None:
         store.path.write_text('{"mine": "x", "a": "old"}')
         asyncio.run(store.update({"a": "1", "b": "2"}))
         assert json.loads(store.path.read_text()) == {"mine": "x", "a": "1", "b": "2"}
@@ -90,10 +90,10 @@ class TestTheFile:
         assert set(asyncio.run(store.names())) == names
 
 
-class TestAlone:
-    """Who renews is alone; everybody else reads and writes on."""
+class TestRenewalLock:
+    """One holder renews; reading and writing go on."""
 
-    def test_one_is_inside_at_a_time(self, store: FileCredentials) -> None:
+    def test_the_lock_has_one_holder_at_a_time(self, store: FileCredentials) -> None:
         inside = most = 0
 
         async def one() -> None:
@@ -110,7 +110,7 @@ class TestAlone:
         asyncio.run(main())
         assert most == 1
 
-    def test_another_process_is_waited_for_and_then_named(self, store: FileCredentials) -> None:
+    def test_a_process_that_keeps_the_lock_is_waited_for_and_then_named(self, store: FileCredentials) -> None:
         async def main() -> None:
             with pytest.raises(Offline, match="another process has been renewing") as caught:
                 async with store.renewal_lock():
@@ -120,7 +120,7 @@ class TestAlone:
         with held_elsewhere(store):
             asyncio.run(main())
 
-    def test_reading_and_keeping_do_not_wait(self, store: FileCredentials) -> None:
+    def test_reading_and_storing_do_not_wait(self, store: FileCredentials) -> None:
         async def main() -> str | None:
             await store.set("a", "1")
             return await store.get("a")
@@ -128,14 +128,14 @@ class TestAlone:
         with store.blocking_renewal_lock():
             assert asyncio.run(main()) == "1"
 
-    def test_one_that_is_killed_is_out(self, store: FileCredentials) -> None:
+    def test_a_killed_process_gives_up_the_lock(self, store: FileCredentials) -> None:
         with held_elsewhere(store) as other:
             other.kill()
             other.wait()
             with store.blocking_renewal_lock():
                 assert store.path.with_name("credentials.lock").exists()
 
-    def test_whoever_gives_up_waiting_does_not_get_in_later(self, store: FileCredentials) -> None:
+    def test_a_cancelled_waiter_does_not_get_the_lock_later(self, store: FileCredentials) -> None:
         async def main() -> None:
             with store.blocking_renewal_lock():
                 waiting = asyncio.create_task(enter())
@@ -150,13 +150,13 @@ class TestAlone:
 
         async def enter() -> None:
             async with FileCredentials(store.path, timeout=10).renewal_lock():
-                raise AssertionError("nobody waits for this any more")
+                raise AssertionError("a cancelled waiter got the lock")
 
         done: list[bool] = []
         asyncio.run(main())
         assert done == [True]
 
-    def test_a_folder_that_is_gone_is_named(self, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with FileCredentials(tmp_path / "gone" / "credentials.json").renewal_lock():
                 pass
@@ -171,11 +171,11 @@ some = st.sets(st.sampled_from("abcdef"), max_size=4)  # of the names that there
 
 
 class TestDeclared:
-    """A connector gets, and keeps, the secrets that it declares and no others."""
+    """A connector reads and saves the secrets that it declares and no others."""
 
     @settings(deadline=None, max_examples=40)
     @given(declared=some, wanted=some, stored=some)
-    def test_p40_what_is_not_declared_is_not_given(
+    def test_p40_an_undeclared_secret_is_not_readable(
         self, declared: set[str], wanted: set[str], stored: set[str]
     ) -> None:
         async def main() -> None:
@@ -193,7 +193,7 @@ class TestDeclared:
 
     @settings(deadline=None, max_examples=40)
     @given(declared=some, renewed=some)
-    def test_p40_what_is_not_declared_is_not_kept(self, declared: set[str], renewed: set[str]) -> None:
+    def test_p40_an_undeclared_secret_is_not_saved(self, declared: set[str], renewed: set[str]) -> None:
         store = MemoryCredentials(dict.fromkeys("abc", "old"))
         provider = CredentialProvider(store, [Credential(name) for name in declared])
         keeping = provider.save({Credential(name): Secret("new") for name in renewed})
@@ -206,7 +206,7 @@ class TestDeclared:
         changed = {name for name, text in store.secrets.items() if text == "new"}
         assert changed == (renewed if renewed <= declared else set())
 
-    def test_what_is_no_secret_is_not_looked_for_in_what_is_written(self) -> None:
+    def test_a_credential_that_is_not_secret_is_not_redacted(self) -> None:
         open_one = Credential("expires_at", secret=False)
         provider = CredentialProvider(MemoryCredentials({"expires_at": "12"}), [open_one])
         assert asyncio.run(provider.find(open_one)) == Secret("12")
@@ -225,12 +225,12 @@ LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def token(seed: int, length: int) -> str:
-    """A token that has no words of ours in it, such as "============"."""
+    """A token without words that the output contains anyway, such as "============"."""
     return "".join(Random(seed).choices(LETTERS, k=length))
 
 
 class Echo(Server):
-    """A tenant that repeats in its errors with what it was asked, and looks at the process list."""
+    """A service that repeats the request in its errors, and looks at the process list."""
 
     def __init__(self, token: str) -> None:
         super().__init__(
@@ -242,17 +242,17 @@ class Echo(Server):
     async def _respond(self, request: Request) -> tuple[int, Json, str]:
         self.listed |= process_list()
         status, answer, extra = await super()._respond(request)
-        told = {"error": {"message": f"what is {request.headers.get('authorization')}?"}}
+        shown = {"error": {"message": f"what is {request.headers.get('authorization')}?"}}
         if status >= 400:
-            return status, told, extra
+            return status, shown, extra
         if request.path.endswith("/files"):
-            return 404, told, extra
+            return 404, shown, extra
         self.failing -= 1
-        return (503, told, extra) if self.failing == 0 else (status, answer, extra)
+        return (503, shown, extra) if self.failing == 0 else (status, answer, extra)
 
 
 def process_list() -> set[bytes]:
-    """The words with which every process was begun."""
+    """The command lines of all processes."""
     if not Path("/proc/self/cmdline").exists():
         return set(
             subprocess.run(["ps", "-axww", "-o", "args"], capture_output=True, check=True).stdout.split(b"\n")
@@ -281,7 +281,7 @@ def in_a_thread(server: Echo) -> Iterator[Echo]:
 
 
 class Shell:
-    """Runs ``max`` in a folder, and keeps what it says."""
+    """Runs ``max`` in a folder, and keeps its output."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder, self.said = folder, b""
@@ -296,7 +296,7 @@ class Shell:
         return done.returncode
 
     def written(self) -> dict[str, bytes]:
-        """Every file that there is now, but the one for secrets, and all that was said."""
+        """Every file except the one for secrets, and all output."""
         files = {
             path for path in self.folder.rglob("*") if path.is_file() and path.name != "credentials.json"
         }
@@ -308,7 +308,7 @@ PIECE = 10  # characters that nothing else has in common with a secret
 
 
 def places(secret: str, written: dict[str, bytes]) -> list[str]:
-    """Where a secret, or a piece of it, stands: as it is or as JSON writes it."""
+    """The places of a secret or a piece of it, plain or as JSON."""
     pieces = {secret[at : at + PIECE] for at in range(len(secret) - PIECE + 1)}
     forms = {form.encode() for piece in pieces for form in (piece, json.dumps(piece)[1:-1])}
     return [name for name, data in written.items() if any(form in data for form in forms)]
@@ -320,7 +320,7 @@ class TestNowhereElse:
     @pytest.mark.parametrize("length", [20, 400])
     @settings(ONCE, max_examples=1)
     @given(seed=st.integers(0))
-    def test_p41_a_token_is_seen_nowhere_after_a_sync_with_errors(self, length: int, seed: int) -> None:
+    def test_p41_a_token_is_nowhere_after_a_sync_with_errors(self, length: int, seed: int) -> None:
         secret = token(seed, length)
         with TemporaryDirectory() as folder, in_a_thread(Echo(secret)) as server:
             max = Shell(Path(folder), ACME_TOKEN=secret)
@@ -332,7 +332,7 @@ class TestNowhereElse:
             assert max("runs", "acme", "-o", "json") == 0
             written = max.written()
             listed = server.listed
-        assert b"what is ***" in max.said, "the service repeated the token, and nobody heard it"
+        assert b"what is ***" in max.said, "the service repeated the token in an error that was not shown"
         assert any(b"ndjson" in line for line in listed)
         assert {Path(name).suffix for name in written} >= {".db", ".jsonl", ".log"}
         assert places(secret, written | {f"process {n}": line for n, line in enumerate(listed)}) == []
@@ -340,7 +340,7 @@ class TestNowhereElse:
     @pytest.mark.parametrize("length", [20, 400])
     @settings(ONCE, max_examples=1)
     @given(seed=st.integers(0))
-    def test_p41_tokens_that_were_renewed_are_seen_nowhere(self, length: int, seed: int) -> None:
+    def test_p41_renewed_tokens_are_nowhere(self, length: int, seed: int) -> None:
         mark = token(seed, length)
         with TemporaryDirectory() as folder, TokenService(mark=mark).serving() as service:
             (Path(folder) / "connectors").mkdir()
@@ -355,7 +355,7 @@ class TestNowhereElse:
         assert b"(403): ***" in max.said
         assert places(mark, written) == []
 
-    def test_connecting_again_leaves_what_it_was_not_given(self, tmp_path: Path) -> None:
+    def test_connecting_again_keeps_the_secrets_that_are_not_given(self, tmp_path: Path) -> None:
         (tmp_path / "connectors").mkdir()
         copy(ROOT / "tests" / "max_guarded.py", tmp_path / "connectors")
         max = Shell(tmp_path, FIRST="refresh-0", OTHER="refresh-9")

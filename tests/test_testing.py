@@ -1,4 +1,4 @@
-"""The helpers for connector authors: a clock that waits for nobody, an upstream that lies to order."""
+"""The helpers for connector authors: a clock whose waits take no time, a service with faults."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ V = TypeVar("V")
 
 
 def upstream(token: str | None = None) -> ScriptedUpstream:
-    """Five things, two on a page, and nothing."""
+    """A service with five things, two on a page, and an empty listing."""
     return ScriptedUpstream({"/things": [{"id": n} for n in range(5)], "/none": []}, page_size=2, token=token)
 
 
 def talk(
     service: ScriptedUpstream, work: Callable[[HttpClient], Awaitable[V]], token: str | None = None
 ) -> V:
-    """Do something with a client of the service, in no time."""
+    """Call a function with a client of the service, on a fake clock."""
 
     async def main() -> V:
         async with (
@@ -60,7 +60,9 @@ async def walk(client: HttpClient) -> list[list[int]]:
     return pages
 
 
-def told(service: ScriptedUpstream, address: str = "/things?cursor=page-1", token: str | None = None) -> Json:
+def page_at(
+    service: ScriptedUpstream, address: str = "/things?cursor=page-1", token: str | None = None
+) -> Json:
     """What the service answers at an address."""
     return talk(service, lambda client: client.get(address), token)
 
@@ -96,7 +98,7 @@ def test_sleepers_wake_in_the_order_of_their_times() -> None:
     assert all(abs(at - seconds) < 1e-6 for seconds, at in woken)
 
 
-def test_a_thread_has_the_time_that_it_needs_when_nobody_sleeps() -> None:
+def test_a_thread_has_real_time_while_no_task_sleeps() -> None:
     clock = FakeClock()
     assert clock.run(asyncio.to_thread(lambda: sum(range(1_000_000)))) == 499_999_500_000
     assert clock() == START
@@ -111,7 +113,7 @@ def test_the_clock_can_be_moved_by_hand() -> None:
 # -- the upstream --------------------------------------------------------------------------
 
 
-def test_an_upstream_lists_everything_and_counts_what_it_served_by_address() -> None:
+def test_a_service_lists_everything_and_counts_pages_by_address() -> None:
     service = upstream()
     assert talk(service, walk) == [[0, 1], [2, 3], [4]]
     pages = ["/things", "/things?cursor=page-1", "/things?cursor=page-2"]
@@ -119,54 +121,52 @@ def test_an_upstream_lists_everything_and_counts_what_it_served_by_address() -> 
 
 
 def test_an_empty_listing_is_one_page_and_an_unknown_one_is_not_found() -> None:
-    assert told(upstream(), "/none") == {"items": [], "next": None, "total": 0}
+    assert page_at(upstream(), "/none") == {"items": [], "next": None, "total": 0}
     with pytest.raises(UpstreamMissing, match="no such listing"):
-        told(upstream(), "/nobody")
+        page_at(upstream(), "/unknown")
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_a_listing_wants_the_token_that_the_service_has(token: str | None) -> None:
+def test_a_listing_requires_the_current_token(token: str | None) -> None:
     service = upstream("Right-1")
     with pytest.raises(BadCredentials):
-        told(service, token=token)
+        page_at(service, token=token)
     assert service.served.total() == 0
-    assert told(service, token="Right-1")["items"] == [{"id": 2}, {"id": 3}]
+    assert page_at(service, token="Right-1")["items"] == [{"id": 2}, {"id": 3}]
 
 
 @pytest.mark.parametrize(
     ("page", "left"), [(0, [[2, 3], [4]]), (1, [[0, 1], [4]]), (2, [[0, 1], [2, 3], []])]
 )
-def test_a_page_that_is_skipped_is_missed_by_whoever_does_not_count(page: int, left: list[list[int]]) -> None:
+def test_a_skipped_page_is_missing_from_the_listing(page: int, left: list[list[int]]) -> None:
     service = upstream()
     service.inject(Fault(FaultKind.SKIP, "/things", page))
     assert talk(service, walk) == left
 
 
 @pytest.mark.parametrize("page", [0, 1, 2])
-def test_a_page_that_repeats_names_itself_as_the_next(page: int) -> None:
+def test_a_repeated_page_names_itself_as_the_next(page: int) -> None:
     service = upstream()
     service.inject(Fault(FaultKind.REPEAT, "/things", page))
     address = f"/things?cursor=page-{page}"
-    assert told(service, address)["next"] == f"page-{page}"
-    assert told(service, address)["next"] == (None if page == 2 else f"page-{page + 1}")
+    assert page_at(service, address)["next"] == f"page-{page}"
+    assert page_at(service, address)["next"] == (None if page == 2 else f"page-{page + 1}")
 
 
 @pytest.mark.parametrize(
     ("kind", "seen"),
     [(FaultKind.TRUNCATE, UpstreamBroken), (FaultKind.GARBAGE, UpstreamBroken), (FaultKind.RESET, Offline)],
 )
-def test_an_answer_that_does_not_arrive_whole_is_not_counted_as_served(
-    kind: FaultKind, seen: type[Exception]
-) -> None:
+def test_an_incomplete_answer_is_not_counted_as_served(kind: FaultKind, seen: type[Exception]) -> None:
     service = upstream()
     service.inject(Fault(kind, "/things", 1))
     with pytest.raises(seen):
-        told(service)
+        page_at(service)
     assert (service.requests.total(), service.served.total()) == (1, 0)
-    assert told(service)["next"] == "page-2"
+    assert page_at(service)["next"] == "page-2"
 
 
-def test_an_answer_that_dribbles_takes_its_time_and_arrives() -> None:
+def test_a_slow_answer_arrives_late() -> None:
     clock, service = FakeClock(), upstream()
     service.inject(Fault(FaultKind.SLOW, "/things", 1))
 
@@ -183,17 +183,17 @@ def test_an_answer_that_dribbles_takes_its_time_and_arrives() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 17.0])
-def test_a_storm_lasts_as_often_as_it_was_told(retry_after: float | None) -> None:
+def test_a_fault_happens_as_many_times_as_requested(retry_after: float | None) -> None:
     service = upstream()
     service.inject(Fault(FaultKind.RATE_LIMIT, "/things", 1, times=2, retry_after=retry_after))
     for _ in range(2):
         with pytest.raises(QuotaExceeded) as caught:
-            told(service)
+            page_at(service)
         assert caught.value.retry_after == retry_after
-    assert told(service)["next"] == "page-2"
+    assert page_at(service)["next"] == "page-2"
 
 
-def test_a_token_that_expires_in_mid_scan_is_refused_until_it_is_renewed() -> None:
+def test_a_token_that_expires_during_a_listing_is_refused_until_it_is_renewed() -> None:
     service = upstream("old")
     service.inject(Fault(FaultKind.EXPIRE, "/things", 1))
 
@@ -206,17 +206,17 @@ def test_a_token_that_expires_in_mid_scan_is_refused_until_it_is_renewed() -> No
         return renewed
 
     renewed = talk(service, work, "old")
-    assert told(service, token=renewed)["next"] == "page-2"
+    assert page_at(service, token=renewed)["next"] == "page-2"
 
 
-def test_the_truth_is_told_again_once_no_fault_is_left() -> None:
+def test_without_faults_the_listing_is_complete_again() -> None:
     service = upstream()
     service.inject(Fault(FaultKind.SKIP, "/things", 0), Fault(FaultKind.GARBAGE, "/things", 2))
     service.inject()
     assert talk(service, walk) == [[0, 1], [2, 3], [4]]
 
 
-def test_who_waits_for_an_address_is_told_when_it_is_asked_for() -> None:
+def test_reached_returns_when_the_address_is_requested() -> None:
     service = upstream()
 
     async def work(client: HttpClient) -> list[str]:

@@ -1,7 +1,7 @@
-"""A service behind OAuth, as strict as the strictest: for test_oauth.py.
+"""A strict OAuth service, for test_oauth.py.
 
-A refresh token is good once.  Whoever sends it again gets the same answer for a while (the
-replay grace), and after that ends the whole grant, as services do that suspect a theft.
+A refresh token is good once.  When it is sent again, the answer is repeated for a while (the
+grace period); after that the whole grant ends, as in services that suspect a theft.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from urllib.parse import parse_qsl, unquote_plus, urlsplit
 DAY = 86_400.0  # seconds: how long an access token is good
 GRACE = 1800.0  # seconds: how long an answer is repeated
 CLIENT, SECRET = "the-client", "client/secret+of&ours"
-Told = tuple[int, Any]  # status and body
-Fault = Callable[[Told], Told | None]  # what becomes of an answer; None: it is lost
+Answer = tuple[int, Any]  # status and body
+Fault = Callable[[Answer], Answer | None]  # changes an answer; None: the answer is lost
 
 
 @dataclass
 class TokenService:
-    """The token endpoint ``/token``, and ``/thing``, which a good access token opens."""
+    """The token endpoint ``/token``, and ``/thing``, which requires a valid access token."""
 
     clock: Callable[[], float] = time.time
     lifetime: float = DAY
@@ -36,21 +36,21 @@ class TokenService:
     faults: list[Fault] = field(default_factory=list)  # for the next tokens
     seen: list[dict[str, str]] = field(default_factory=list)  # every form
     refreshes: int = 0  # new pairs that were made
-    opened: list[str] = field(default_factory=list)  # with which tokens a thing was asked for
+    opened: list[str] = field(default_factory=list)  # the tokens of requests for a thing
     on_open: Callable[[str], None] = lambda token: None
-    mark: str = ""  # stands in every token
+    mark: str = ""  # part of every token
     url: str = ""
 
     def __post_init__(self) -> None:
         self._access = {f"access-0{self.mark}": self.clock() + self.lifetime}
         self._refresh = f"refresh-0{self.mark}"
-        self._replays: dict[str, tuple[float, Told]] = {}
+        self._replays: dict[str, tuple[float, Answer]] = {}
         self._lock = threading.Lock()
         self.over = False  # whether the grant has ended
-        self.codes: dict[str, dict[str, str]] = {}  # what was asked for when each was given
+        self.codes: dict[str, dict[str, str]] = {}  # the request for each code
 
     def expire(self) -> None:
-        """Refuse every access token that was given so far, before its time."""
+        """Refuse every access token that was issued so far."""
         self._access.clear()
 
     @contextmanager
@@ -67,8 +67,8 @@ class TokenService:
             server.server_close()
             thread.join()
 
-    def thing(self, path: str, authorization: str) -> Told:
-        """Something behind the token; what is forbidden tells more than it should."""
+    def thing(self, path: str, authorization: str) -> Answer:
+        """A thing; errors repeat the token, as a careless service does."""
         token = authorization.removeprefix("Bearer ")
         self.on_open(token)
         with self._lock:
@@ -78,15 +78,15 @@ class TokenService:
             return 403, {"message": f"{authorization} may not see this"}
         return (200, {"token": token}) if good else (401, {"message": f"{authorization} has expired"})
 
-    def token(self, form: dict[str, str]) -> Told | None:
-        """The answer of the token endpoint, after what a fault made of it."""
+    def token(self, form: dict[str, str]) -> Answer | None:
+        """The answer of the token endpoint, changed by the next fault."""
         with self._lock:
             self.seen.append(form)
-            told = self._exchange(form)
+            answer = self._exchange(form)
             fault = self.faults.pop(0) if self.faults else lambda answer: answer
-        return fault(told)
+        return fault(answer)
 
-    def _exchange(self, form: Mapping[str, str]) -> Told:
+    def _exchange(self, form: Mapping[str, str]) -> Answer:
         if (form.get("client_id"), form.get("client_secret")) != (CLIENT, self.secret):
             return 401, {"error": "invalid_client"}
         if form["grant_type"] == "client_credentials":
@@ -107,13 +107,13 @@ class TokenService:
         return 200, pair
 
     def authorize(self, url: str) -> dict[str, str]:
-        """Somebody signs in at the address, and allows it: what they are sent back with."""
+        """A person signs in at the address and agrees: the parameters of the redirect."""
         asked = dict(parse_qsl(urlsplit(url).query))
         code = f"code-{len(self.codes)}"
         self.codes[code] = asked
         return {"code": code, "state": asked["state"]}
 
-    def _first_pair(self, form: Mapping[str, str]) -> Told:
+    def _first_pair(self, form: Mapping[str, str]) -> Answer:
         asked = self.codes.pop(form["code"], {})
         digest = sha256(form["code_verifier"].encode()).digest()
         if (asked.get("code_challenge"), asked.get("redirect_uri")) != (
@@ -137,11 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         """A thing."""
-        self._tell(self.service.thing(self.path, self.headers.get("authorization", "")))
+        self._send(self.service.thing(self.path, self.headers.get("authorization", "")))
 
     def do_POST(self) -> None:
         """A token."""
@@ -150,13 +150,13 @@ class _Handler(BaseHTTPRequestHandler):
         if how == "Basic":
             form["client_id"], form["client_secret"] = map(unquote_plus, b64decode(pair).decode().split(":"))
             form["how"] = "basic"
-        self._tell(self.service.token(form))
+        self._send(self.service.token(form))
 
-    def _tell(self, told: Told | None) -> None:
-        if told is None:  # the answer is lost
+    def _send(self, answer: Answer | None) -> None:
+        if answer is None:  # the answer is lost
             self.close_connection = True
             return
-        status, data = told
+        status, data = answer
         body = data.encode() if isinstance(data, str) else json.dumps(data).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -164,10 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def lost(answer: Told) -> None:
-    """The service has done its part, and nobody hears of it."""
+def lost(answer: Answer) -> None:
+    """The service has issued the tokens, and the answer is lost."""
 
 
 def instead(status: int, body: object) -> Fault:
-    """Another answer than the one that was due."""
+    """Another answer."""
     return lambda answer: (status, body)

@@ -37,20 +37,20 @@ Browser = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Config:
-    """Where the service is, and who asks."""
+    """The service's address and the client's id."""
 
     base_url: str
     client_id: str = CLIENT
 
 
 class Person:
-    """Somebody at the terminal, who says yes, and sees what is shown."""
+    """A prompter that agrees to everything and remembers what is shown."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
 
     async def text(self, prompt: str, default: str | None) -> str:
-        """Nothing new."""
+        """The default."""
         return default or ""
 
     async def secret(self, prompt: str) -> str:
@@ -72,7 +72,7 @@ class Person:
 
 
 def connector(browser: Browser, **how: Any) -> Connector[Any, Any]:
-    """One that signs in with this browser."""
+    """A connector whose sign-in uses this browser."""
     sign_in = BrowserSignIn(OAUTH, "https://sample.test/authorize", ["read", "more"], show=browser, **how)
     steps: list[OnboardingStep] = [
         SecretInput(OAuth.CLIENT_SECRET, "Secret"),
@@ -95,13 +95,13 @@ def connect(
     secrets: Mapping[str, str] = {},
     **how: Any,
 ) -> OnboardingResult:
-    """What connecting comes to."""
+    """The result of onboarding."""
     given = {"base_url": service.url}
     return asyncio.run(onboard(connector(browser, **how), person, given, secrets))
 
 
 def visit(url: str) -> tuple[int, str]:
-    """What a browser sees there."""
+    """The response that a browser gets."""
     try:
         with urlopen(url) as answer:
             return answer.status, answer.read().decode()
@@ -111,7 +111,7 @@ def visit(url: str) -> tuple[int, str]:
 
 
 def back(url: str, **said: str) -> str:
-    """The address to which somebody who signed in is sent."""
+    """The address to which the service redirects after a sign-in."""
     return f"{dict(parse_qsl(urlsplit(url).query))['redirect_uri']}?{urlencode(said)}"
 
 
@@ -122,9 +122,9 @@ def service() -> Iterator[TokenService]:
 
 
 class TestSigningIn:
-    """Somebody allows it in a browser, and the tokens are kept."""
+    """A person signs in with a browser, and the tokens are stored."""
 
-    def test_the_tokens_are_kept_and_no_code_or_token_is_shown(self, service: TokenService) -> None:
+    def test_the_tokens_are_stored_and_no_code_or_token_is_shown(self, service: TokenService) -> None:
         def browser(url: str) -> None:
             pages.append(visit(back(url, **service.authorize(url))))
 
@@ -137,7 +137,7 @@ class TestSigningIn:
         assert "go to: https://sample.test/authorize?" in shown
         assert not any(one in shown for one in ("code-0", "access-1", service.seen[0]["code_verifier"]))
 
-    def test_the_service_is_asked_as_it_wants(self, service: TokenService) -> None:
+    def test_the_address_has_every_parameter_of_the_flow(self, service: TokenService) -> None:
         def browser(url: str) -> None:
             asked.update(parse_qsl(urlsplit(url).query))
             visit(back(url, **service.authorize(url)))
@@ -152,7 +152,7 @@ class TestSigningIn:
         assert service.seen[0]["redirect_uri"].startswith("http://127.0.0.1:")
         assert service.seen[0]["redirect_uri"] == asked["redirect_uri"]
 
-    def test_a_code_without_our_state_is_not_taken(self, service: TokenService) -> None:
+    def test_a_code_with_another_state_is_refused(self, service: TokenService) -> None:
         def browser(url: str) -> None:
             answer = service.authorize(url)
             for state in ("", "another", answer["state"][:-1]):
@@ -166,7 +166,7 @@ class TestSigningIn:
         assert seen == [400, 400, 400, 400, 404, 200]
         assert [form["code"] for form in service.seen] == ["code-0"]
 
-    def test_what_is_no_request_is_not_answered(self, service: TokenService) -> None:
+    def test_invalid_requests_get_no_answer(self, service: TokenService) -> None:
         def browser(url: str) -> None:
             port = urlsplit(back(url)).port
             for junk in (b"\r\n\r\n", b"GET\r\n\r\n", b"x" * 40_000):
@@ -184,7 +184,7 @@ class TestSigningIn:
             ("<script>", BadCredentials, "it gives no reason"),
         ],
     )
-    def test_a_refusal_is_told(
+    def test_a_refused_sign_in_is_an_error_with_a_hint(
         self, said: str, kind: type[MaxError], words: str, service: TokenService
     ) -> None:
         def browser(url: str) -> None:
@@ -194,16 +194,16 @@ class TestSigningIn:
             connect(service, browser, Person())
         assert service.seen == []
 
-    def test_nobody_is_waited_for_for_ever(self, service: TokenService) -> None:
+    def test_a_sign_in_that_takes_too_long_is_offline(self, service: TokenService) -> None:
         with pytest.raises(Offline, match=r"was not completed within 0\.01 s"):
             connect(service, lambda url: None, Person(), timeout=0.01)
 
-    def test_a_port_that_is_taken_is_named(self, service: TokenService) -> None:
+    def test_a_port_in_use_is_named(self, service: TokenService) -> None:
         port = urlsplit(service.url).port
         with pytest.raises(UsageError, match=f"needs port {port} on this machine"):
             connect(service, lambda url: None, Person(), port=port)
 
-    def test_a_code_that_another_one_used_is_refused(self, service: TokenService) -> None:
+    def test_a_code_of_another_verifier_is_refused(self, service: TokenService) -> None:
         def browser(url: str) -> None:
             answer = service.authorize(url)
             service.codes.clear()
@@ -214,27 +214,27 @@ class TestSigningIn:
 
 
 class TestTheStep:
-    """When somebody is asked to sign in."""
+    """When the sign-in step runs."""
 
     def refuse(self, url: str) -> Json:
-        """No browser is to be opened."""
+        """Fail: no browser must be opened."""
         raise AssertionError(url)
 
-    def test_nobody_signs_in_where_nobody_can_be_asked(self, service: TokenService) -> None:
+    def test_without_a_prompter_the_sign_in_is_skipped(self, service: TokenService) -> None:
         assert connect(service, self.refuse).secrets == {}
 
-    def test_what_is_given_needs_no_sign_in(self, service: TokenService) -> None:
+    def test_with_a_given_credential_the_sign_in_is_skipped(self, service: TokenService) -> None:
         given = {"refresh_token": "refresh-0"}
         assert connect(service, self.refuse, Person(), secrets=given).secrets["refresh_token"] == "refresh-0"
 
-    def test_it_may_ask_for_declared_credentials_alone(self) -> None:
+    def test_the_step_may_name_declared_credentials_only(self) -> None:
         async def nothing(*_: object) -> dict[str, Any]:
             return {}
 
         with pytest.raises(ConnectorError, match="asks for the credential 'access_token'"):
             sample(config=NoConfig, onboarding=[SignIn([OAuth.ACCESS_TOKEN], nothing)])
 
-    def test_its_code_is_given_a_way_to_say_something(self) -> None:
+    def test_the_step_is_called_with_a_function_that_shows_lines(self) -> None:
         async def mute(answers: Any, credentials: Any) -> dict[str, Any]:
             return {}
 

@@ -1,4 +1,4 @@
-"""Encoding: any value comes back equal, and no secret gets through in any of its disguises."""
+"""Encoding: any value is decoded to an equal one, and no secret gets through in any encoding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from max.upstream.redaction import MARK, SHORTEST, Redactor
 
 
 class Writer(Entity):
-    """Who writes."""
+    """A writer."""
 
     name: Field[str | None] = Field()
     born: Field[datetime] = Field()
@@ -47,26 +47,26 @@ class Writer(Entity):
 
 
 class Stranger(Entity):
-    """Of another schema."""
+    """An entity of another schema."""
 
     name: Field[str] = Field()
 
 
 class Colour(Enum):
-    """A choice."""
+    """An enum."""
 
     RED = "red"
     GREEN = 2
 
 
 class Size(StrEnum):
-    """A choice that is a text, too."""
+    """An enum of texts."""
 
     SMALL = "s"
 
 
 class Pair(NamedTuple):
-    """Two things."""
+    """A named tuple."""
 
     left: Any
     right: Any = None
@@ -74,7 +74,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked."""
+    """A dataclass."""
 
     of: Any
     cursor: str | None = None
@@ -83,11 +83,11 @@ class Asked:
 
 
 class Outer:
-    """Holds another class."""
+    """A class with a nested class."""
 
     @dataclass(frozen=True)
     class Inner:
-        """Stands within."""
+        """The nested class."""
 
         value: Any
 
@@ -111,7 +111,7 @@ OPERATION = Operation("test:thing:ask", ask)
 
 
 def codec(*secrets: str) -> Codec:
-    """For the operation, with secrets to take out."""
+    """A codec for the operation that removes these secrets."""
     clean = Redactor(tuple)
     for secret in secrets:
         clean.learn(secret)
@@ -119,12 +119,12 @@ def codec(*secrets: str) -> Codec:
 
 
 def again(value: object) -> Any:
-    """What comes back of a value that goes through a file."""
+    """A value after it was encoded, written, read and decoded."""
     return codec().decode(json.loads(json.dumps(codec().encode(value), ensure_ascii=False)))
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal in value and type, all the way down."""
+    """Whether two values are equal in value and type, at every depth."""
     if type(left) is not type(right):
         return {type(left), type(right)} == {dict, MappingProxyType} and dict(left) == dict(right)
     if isinstance(left, dict):
@@ -160,7 +160,7 @@ leaves = st.one_of(
 
 
 def containers(inside: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What holds values."""
+    """Values inside containers."""
     keys = st.one_of(texts, st.sampled_from(["$tuple", "$", "id"]))
     entities = st.builds(Writer, texts, name=inside, more=inside)
     return st.one_of(
@@ -183,20 +183,20 @@ VALUES = st.recursive(leaves, containers, max_leaves=12)
 
 
 class TestValues:
-    """Values that are encoded come back."""
+    """Encoded values are decoded to equal ones."""
 
     @given(VALUES)
     @settings(max_examples=300)
-    def test_p45_any_value_comes_back_equal_in_value_and_type(self, value: Any) -> None:
+    def test_p45_any_value_is_decoded_to_an_equal_one_of_the_same_type(self, value: Any) -> None:
         assert same(again(value), value)
 
     @given(VALUES)
     @settings(max_examples=100)
-    def test_p45_equal_values_are_asked_for_by_the_same_text(self, value: Any) -> None:
+    def test_p45_equal_inputs_have_the_same_text(self, value: Any) -> None:
         asked = canonical(codec().encode_input(value))
         assert canonical(json.loads(asked)) == canonical(codec().encode_input(value)) == asked
 
-    def test_json_is_written_as_it_is(self) -> None:
+    def test_json_data_is_encoded_as_it_is(self) -> None:
         data = {"items": [{"id": 7, "name": "Åsa", "tags": ["a", None, 1.5, True]}], "next": None}
         assert codec().encode(data) == data
 
@@ -206,7 +206,7 @@ class TestValues:
         assert batch.items == [Writer("1", name="Ada")]
         assert same(batch.failed["7"], gone)
 
-    def test_a_field_that_was_not_loaded_stays_so(self) -> None:
+    def test_a_field_that_was_not_loaded_stays_not_loaded(self) -> None:
         assert again(Writer("1", name=None)) == Writer("1", name=None) != Writer("1")
 
     @pytest.mark.parametrize(
@@ -214,19 +214,19 @@ class TestValues:
         [object(), len, type("Local", (), {})(), Stranger("1", name="x"), Ref(Stranger, "1"), iter([]), 1j],
         ids=lambda value: type(value).__name__,
     )
-    def test_what_cannot_come_back_is_refused_with_the_operation(self, value: object) -> None:
+    def test_a_value_that_cannot_be_decoded_is_refused_with_the_operation(self, value: object) -> None:
         with pytest.raises(
             RecordingError, match=r"test:thing:ask: a recording cannot hold (an|the) "
         ) as caught:
             codec().encode({"deep": [value]})
         assert "use JSON data, entities, or dataclasses" in caught.value.hint
 
-    def test_a_class_that_only_bears_a_known_name_is_refused(self) -> None:
+    def test_another_class_with_a_known_name_is_refused(self) -> None:
         impostor = type("Asked", (), {})
         with pytest.raises(RecordingError, match="Asked"):
             codec().encode(impostor())
 
-    def test_what_holds_itself_is_refused(self) -> None:
+    def test_a_value_that_contains_itself_is_refused(self) -> None:
         circle: list[Any] = []
         circle.append(circle)
         with pytest.raises(RecordingError, match="nested too deep"):
@@ -234,9 +234,9 @@ class TestValues:
 
 
 class TestInputs:
-    """How inputs are written, so that a later version asks for the same."""
+    """Inputs are encoded so that a later version has equal ones."""
 
-    def test_fields_are_named_and_defaults_left_out(self) -> None:
+    def test_fields_are_named_and_defaults_are_omitted(self) -> None:
         assert codec().encode_input(Asked("w1")) == {"of": "w1"}
         assert codec().encode_input(Asked("w1", "c", 100)) == {"of": "w1", "cursor": "c"}
         assert codec().encode_input(Pair(1)) == {"left": 1}
@@ -248,9 +248,9 @@ class TestInputs:
 
 
 class TestOtherVersions:
-    """A recording of one version, read by another."""
+    """A recording of one version is read by another."""
 
-    def test_fields_that_are_gone_are_left_out(self) -> None:
+    def test_removed_fields_are_ignored(self) -> None:
         value = {"$entity": "Writer", "values": {"id": "1", "name": "Ada", "shoe": 43}}
         assert codec().decode(value) == Writer("1", name="Ada")
         asked = codec().decode({"$data": "Asked", "fields": {"of": 1, "gone": 2}})
@@ -269,36 +269,36 @@ class TestOtherVersions:
         ],
         ids=str,
     )
-    def test_what_it_does_not_know_any_more_is_named(self, data: Json) -> None:
+    def test_a_removed_class_or_member_is_named(self, data: Json) -> None:
         with pytest.raises(RecordingError, match="test:thing:ask"):
             codec().decode([data])
 
 
 class TestErrors:
-    """What was raised is raised again."""
+    """A recorded error is raised again."""
 
     def told(self, error: Exception) -> Exception:
         return decode_error(json.loads(json.dumps(codec().encode_error(error))))
 
-    def test_with_its_class_and_all_that_it_carries(self) -> None:
+    def test_an_error_keeps_its_class_and_data(self) -> None:
         error = self.told(TokenGone("Monday"))
         assert isinstance(error, TokenGone)
         assert (error.since, error.describe()) == ("Monday", TokenGone("Monday").describe())
         assert str(error) == "gone since Monday"
 
-    def test_without_its_wait(self) -> None:
+    def test_a_wait_becomes_zero(self) -> None:
         error = self.told(QuotaExceeded("slow down", retry_after=60.0, status=429))
         assert isinstance(error, QuotaExceeded)
         assert (error.retry_after, error.data) == (0.0, {"status": 429, "retry_after": 60.0})
         assert isinstance(offline := self.told(Offline("no network")), Offline)
         assert offline.retry_after is None
 
-    def test_as_the_nearest_class_when_its_own_is_gone(self) -> None:
+    def test_an_error_of_a_removed_class_has_the_most_similar_one(self) -> None:
         told = {"class": "Renamed", "code": "upstream.quota", "message": "m", "hint": "", "data": {}}
         assert type(decode_error(told)) is QuotaExceeded
         assert type(decode_error(told | {"code": "unheard.of"})) is UpstreamError
 
-    def test_a_bug_comes_back_as_a_bug(self) -> None:
+    def test_a_python_error_becomes_a_loader_fault(self) -> None:
         error = self.told(KeyError("items"))
         assert isinstance(error, LoaderFault)
         assert "KeyError was raised when this was recorded: 'items'" in str(error)
@@ -334,12 +334,12 @@ DISGUISES: Mapping[str, Callable[[str], Any]] = {
 
 
 class TestSecrets:
-    """Secrets are taken out on the way."""
+    """Secrets are removed while encoding."""
 
     @pytest.mark.parametrize("disguise", DISGUISES)
     @given(secret=secrets)
     @settings(max_examples=15)
-    def test_p41_a_secret_is_in_no_byte_whatever_its_disguise(self, disguise: str, secret: str) -> None:
+    def test_p41_a_secret_is_in_no_byte_in_any_encoding(self, disguise: str, secret: str) -> None:
         value = DISGUISES[disguise](secret)
         for written in (codec(secret).encode([value]), codec(secret).encode_input(value)):
             line = json.dumps(written, ensure_ascii=False)
@@ -352,19 +352,19 @@ class TestSecrets:
         assert str(secret) not in json.dumps(written)
         assert written[1:] == [MARK, secret / 1000 if str(secret) not in repr(secret / 1000) else MARK, 5]
 
-    def test_what_a_secret_is_made_of_is_secret_too(self) -> None:
+    def test_the_parts_of_a_secret_are_secret_too(self) -> None:
         pem = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nAgEAAoIBAQC7VJTUt9Us\n-----END KEY-----"
         assert "AgEAAoIBAQC7VJTUt9Us" not in str(codec(pem).encode(["x AgEAAoIBAQC7VJTUt9Us x"]))
         blob = json.dumps({"private_key": "correct horse battery", "type": "service"})
         assert codec(blob).encode("the correct horse battery staple") == f"the {MARK} staple"
 
     @pytest.mark.parametrize("key", ["access_token", "refresh_token", "client_secret"])
-    def test_what_services_call_a_token_is_secret_before_anybody_keeps_it(self, key: str) -> None:
+    def test_values_under_the_usual_names_of_tokens_are_secret(self, key: str) -> None:
         at = codec()
         assert at.encode({key: "fresh-token", "expires_in": 3600}) == {key: MARK, "expires_in": 3600}
         assert at.encode("fresh-token") == MARK
 
-    def test_secrets_that_are_learned_later_are_taken_out_from_then_on(self) -> None:
+    def test_a_secret_that_is_learned_later_is_removed_from_then_on(self) -> None:
         known: list[Secret] = []
         clean = Redactor(lambda: known)
         assert clean.text("first second") == "first second"
@@ -372,13 +372,13 @@ class TestSecrets:
         clean.refresh()
         assert clean.text("first second") == f"first {MARK}"
 
-    def test_one_that_is_too_short_is_refused(self) -> None:
+    def test_a_secret_that_is_too_short_is_refused(self) -> None:
         with pytest.raises(RecordingError, match="a secret of 3 characters") as caught:
             codec("abc")
         assert "abc" not in caught.value.render()
         codec("", " \n")  # is none
 
-    def test_one_that_equals_a_word_of_the_file_format_is_refused(self) -> None:
+    def test_a_secret_that_equals_a_word_of_the_file_format_is_refused(self) -> None:
         clean = Redactor(lambda: [Secret("operation")])
         clean.refresh()
         with pytest.raises(RecordingError, match="a secret equals a word of the file format"):
@@ -386,7 +386,7 @@ class TestSecrets:
 
 
 def disguised(secret: str) -> list[str]:
-    """What must not be found, written down anew; of base64 what does not depend on its neighbours."""
+    """The encodings that must not be found; of base64 the part that neighbours do not change."""
     raw = secret.encode()
     inner = {b64encode(b"\0" * n + raw).decode()[4:-4] for n in range(3)}
     inner |= {urlsafe_b64encode(b"\0" * n + raw).decode()[4:-4] for n in range(3)}

@@ -42,7 +42,7 @@ QUERY = "query Things($first: Int) { things(first: $first) { nodes { id } } }"
 
 
 class Canned(Transport):
-    """Answers everything with one body, and remembers what it was asked."""
+    """Answers every request with one body, and remembers the requests."""
 
     def __init__(self, body: Json | bytes, status: int = 200) -> None:
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -50,12 +50,12 @@ class Canned(Transport):
         self.asked: list[HttpRequest] = []
 
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
-        """The one answer."""
+        """The answer."""
         self.asked.append(request)
         return HttpResponse(request, self.status, {}, self.body)
 
     def query(self, query: str = QUERY, **asked: Any) -> Json:
-        """What a query gives."""
+        """The data of a query."""
         client = HttpClient(URL, credentials_for(URL), transport=self)
         return asyncio.run(GraphQL(client).query(query, **asked))
 
@@ -82,7 +82,7 @@ def errors(code: str | None = None, **error: Json) -> Json:
 # -- asking ---------------------------------------------------------------------------------------
 
 
-def test_the_data_of_a_query_is_given() -> None:
+def test_a_query_returns_its_data() -> None:
     service = Canned({"data": {"things": {"nodes": []}}})
     assert service.query(variables={"first": 2}) == {"things": {"nodes": []}}
     (request,) = service.asked
@@ -104,7 +104,7 @@ def test_the_data_of_a_query_is_given() -> None:
         ("query A { a }\nquery B { b }", "", None),
     ],
 )
-def test_a_query_goes_by_its_own_name(query: str, name: str, sent: str | None) -> None:
+def test_a_query_is_sent_with_its_own_name(query: str, name: str, sent: str | None) -> None:
     service = Canned({"data": {"a": 1}})
     service.query(query, name=name)
     assert json.loads(service.asked[0].body or b"").get("operationName") == sent
@@ -142,7 +142,7 @@ def test_a_code_decides_whatever_the_status(status: int, code: str, meant: type[
     ("status", "meant"),
     [(200, UpstreamChanged), (401, BadCredentials), (429, QuotaExceeded), (500, UpstreamBroken)],
 )
-def test_a_code_that_nobody_knows_leaves_it_to_the_status(status: int, meant: type[UpstreamError]) -> None:
+def test_with_an_unknown_code_the_status_decides(status: int, meant: type[UpstreamError]) -> None:
     error = error_of(errors("ODD"), status)
     assert type(error) is meant
     assert "ODD" in error.message
@@ -157,13 +157,13 @@ def test_a_code_that_nobody_knows_leaves_it_to_the_status(status: int, meant: ty
         {"extensions": {"code": "ODD", "type": "ratelimited"}},
     ],
 )
-def test_an_error_may_say_its_code_elsewhere(error: Json) -> None:
+def test_a_code_may_be_in_other_places(error: Json) -> None:
     assert type(error_of(errors(**error))) is QuotaExceeded
 
 
-def test_words_for_people_are_preferred() -> None:
-    told = {"code": "INPUT_ERROR", "userPresentableMessage": "Query too\n complex."}
-    message = error_of(errors(extensions=told), 400).message
+def test_a_message_for_people_is_preferred() -> None:
+    extensions = {"code": "INPUT_ERROR", "userPresentableMessage": "Query too\n complex."}
+    message = error_of(errors(extensions=extensions), 400).message
     assert message == "POST /graphql Things: the query was refused (INPUT_ERROR, 400): Query too complex."
     assert error_of(errors("INPUT_ERROR"), 400).message.endswith(": no")
 
@@ -184,11 +184,11 @@ def test_data_beside_an_error_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": []}, [], 7, {"errors": []}, b""])
-def test_a_good_answer_without_data_is_not_understood(body: Json | bytes) -> None:
+def test_a_good_answer_without_data_is_upstream_changed(body: Json | bytes) -> None:
     assert type(error_of(body)) is UpstreamChanged
 
 
-def test_what_is_no_json_is_a_broken_service_or_what_its_status_says() -> None:
+def test_without_json_the_status_decides() -> None:
     assert type(error_of(b"<html>", 200)) is UpstreamBroken
     assert type(error_of(b"<html>", 401)) is BadCredentials
 
@@ -204,12 +204,12 @@ json_data = st.recursive(
 
 
 @given(json_data, st.sampled_from([200, 400, 500]))
-def test_no_body_is_more_than_an_upstream_error(body: Json, status: int) -> None:
+def test_every_body_is_data_or_an_upstream_error(body: Json, status: int) -> None:
     try:
         data = Canned(body, status).query()
     except UpstreamError as error:
-        told = error.message
-        assert told.startswith("POST /graphql Things: ")  # either is right
+        message = error.message
+        assert message.startswith("POST /graphql Things: ")  # either is right
     else:
         assert data == body["data"]
         assert not body.get("errors")
@@ -219,16 +219,16 @@ def test_no_body_is_more_than_an_upstream_error(body: Json, status: int) -> None
 
 
 def connection(nodes: Json, more: Json = False, cursor: Json = None) -> Json:
-    """The data of a query for one page."""
+    """The data of a query for one page of a connection."""
     return {"things": {"nodes": nodes, "pageInfo": {"hasNextPage": more, "endCursor": cursor}}}
 
 
-def test_a_connection_is_a_page() -> None:
+def test_a_connection_becomes_a_page() -> None:
     data = connection([{"id": "1"}, {"id": "2"}], more=True, cursor="c")
     assert RelayConnection.of(data, "things").page(lambda node: node["id"]) == Page(["1", "2"], next="c")
 
 
-def test_the_last_page_has_no_next_though_it_has_a_cursor() -> None:
+def test_the_last_page_has_no_next_even_with_a_cursor() -> None:
     assert RelayConnection.of({"team": connection([], cursor="c")}, "team", "things") == ([], None)
 
 
@@ -247,7 +247,7 @@ def test_the_last_page_has_no_next_though_it_has_a_cursor() -> None:
         (connection([], more=True, cursor=""), "endCursor"),
     ],
 )
-def test_half_a_connection_is_no_end_of_the_pages(data: Json, lacks: str) -> None:
+def test_an_incomplete_connection_is_an_error(data: Json, lacks: str) -> None:
     with pytest.raises(UpstreamChanged, match=f"^things: .*{lacks}"):
         RelayConnection.of(data, "things")
 
@@ -270,7 +270,7 @@ BUDGETS = [
 
 
 class TestLinear:
-    """The client against a server which executes queries on Linear's schema, when there is one."""
+    """The client with a server that executes queries on Linear's schema, when it is installed."""
 
     @pytest.fixture
     def linear(self, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -291,21 +291,21 @@ class TestLinear:
 
         return asyncio.run(main())
 
-    def test_pages_follow_one_another_to_the_end(self, linear: Any) -> None:
+    def test_all_pages_are_read(self, linear: Any) -> None:
         with linear().seed(issues=0, users=5) as server:
             first = RelayConnection.of(self.ask(server, first=3), "users")
             second = RelayConnection.of(self.ask(server, first=3, after=first.next), "users")
         assert (len(first.nodes), len(second.nodes), second.next) == (3, 2, None)
         assert len({node["id"] for node in first.nodes + second.nodes}) == 5
 
-    def test_a_limit_in_a_400_waits_for_the_reset_in_milliseconds(self, linear: Any) -> None:
+    def test_a_rate_limit_with_status_400_waits_for_the_reset_in_milliseconds(self, linear: Any) -> None:
         with linear(requests_per_hour=1).seed(issues=0) as server:
             self.ask(server, first=1)
             with pytest.raises(QuotaExceeded, match="RATELIMITED, 400") as caught:
                 self.ask(server, first=1)
         assert caught.value.retry_after == pytest.approx(3600.0, abs=5.0)
 
-    def test_points_that_cannot_pay_for_the_query_are_waited_for(self, linear: Any) -> None:
+    def test_a_query_that_costs_more_than_the_points_left_waits(self, linear: Any) -> None:
         with linear(points_per_hour=20).seed(issues=0) as server:
             self.ask(server, first=5)
             with pytest.raises(QuotaExceeded) as caught:
@@ -313,7 +313,7 @@ class TestLinear:
         assert caught.value.retry_after == pytest.approx(2160.0, abs=5.0)  # 12 of 20 are used
 
     @pytest.mark.parametrize(
-        ("query", "meant", "told"),
+        ("query", "meant", "message"),
         [
             ('{ issue(id: "nowhere") { id } }', UpstreamMissing, "Could not find referenced Issue"),
             ("{ users(first: 999) { nodes { id } } }", UpstreamChanged, "INVALID_INPUT, 400"),
@@ -321,9 +321,9 @@ class TestLinear:
         ],
     )
     def test_each_of_its_errors_has_its_class(
-        self, query: str, meant: type[UpstreamError], told: str, linear: Any
+        self, query: str, meant: type[UpstreamError], message: str, linear: Any
     ) -> None:
-        with linear().seed(issues=1) as server, pytest.raises(meant, match=told):
+        with linear().seed(issues=1) as server, pytest.raises(meant, match=message):
             self.ask(server, query)
 
     @pytest.mark.parametrize(
@@ -355,5 +355,5 @@ class TestLinear:
 
 
 def not_found(error: Any) -> str | None:
-    """Linear says that something is missing in words alone."""
+    """Linear reports a missing entity only in its message."""
     return "NOT_FOUND" if str(error.get("message")).startswith("Entity not found") else None

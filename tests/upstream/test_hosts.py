@@ -1,4 +1,4 @@
-"""What a connector may use: the hosts, secrets and operations that it declares, and no others."""
+"""A connector may use the hosts, secrets and operations that it declares, and no others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HOME = "https://home.example.com"
 
 
 class Recorder(Transport):
-    """Opens no connection: remembers what would have been sent, and redirects the first where it is told."""
+    """Opens no connection: remembers requests, and redirects the first one."""
 
     def __init__(self, location: str | None = None) -> None:
         self.location = location
@@ -67,7 +67,7 @@ class Recorder(Transport):
 
 
 def ask(address: str, *declared: str, redirected: bool = False) -> list[HttpRequest]:
-    """What is sent when a client of HOME is led to an address, beside the request to HOME."""
+    """The requests, besides the one to HOME, when a client of HOME is redirected to an address."""
     recorder = Recorder(address if redirected else None)
     hosts = Hosts.declared(["home.example.com", *declared])
     provider = CredentialProvider(MemoryCredentials(), [], hosts)
@@ -81,7 +81,7 @@ def ask(address: str, *declared: str, redirected: bool = False) -> list[HttpRequ
 
 
 class Named(NamedTuple):
-    """A host as a test means it: labels, and a port or None for the scheme's own."""
+    """A host: its labels, and a port, or None for the scheme's default."""
 
     labels: tuple[str, ...]
     port: int | None
@@ -93,7 +93,7 @@ class Named(NamedTuple):
 
 
 def meant(patterns: Sequence[Named], host: Named, scheme: str) -> bool:
-    """Whether a declaration means a host: compared label by label, from the end."""
+    """Whether a declaration allows a host: compared label by label, from the end."""
     own = {"http": 80, "https": 443}[scheme]
     for pattern in patterns:
         names = host.labels[-len(pattern.labels) :] == pattern.labels
@@ -113,7 +113,7 @@ FULL_WIDTH = {ord("a") + n: 0xFF41 + n for n in range(26)}
 
 @st.composite
 def led_to(draw: st.DrawFn, patterns: Sequence[Named]) -> tuple[str, Named | None, str]:
-    """An address near a declaration, the host that it means (None: it is not plain), and its scheme."""
+    """An address similar to a declaration, its host (None: the address is not plain), and its scheme."""
     base, scheme = draw(st.sampled_from(patterns)), draw(st.sampled_from(["http", "https"]))
     labels, number = base.labels, base.port
     match draw(st.sampled_from(["exact", "below", "glued", "apex", "behind", "port", "other"])):
@@ -135,7 +135,7 @@ def led_to(draw: st.DrawFn, patterns: Sequence[Named]) -> tuple[str, Named | Non
 
 
 def _spelt(form: str, plain: bool) -> Callable[[Named], tuple[str, bool]]:
-    """A way to write a host, and whether it is a plain one."""
+    """A spelling of a host, and whether it is a plain one."""
 
     def spell(host: Named) -> tuple[str, bool]:
         name, colon, number = host.written().partition(":")
@@ -173,7 +173,7 @@ SPELLINGS = [
 
 @given(st.data(), st.lists(pattern, min_size=1, max_size=3), st.booleans())
 @settings(max_examples=400)
-def test_p19_a_host_is_asked_iff_it_is_declared_and_plainly_written(
+def test_p19_a_host_gets_requests_iff_it_is_declared_and_plainly_written(
     data: st.DataObject, patterns: list[Named], redirected: bool
 ) -> None:
     address, host, scheme = data.draw(led_to(patterns))
@@ -201,9 +201,7 @@ part = st.text("ab.:/@\\?#[]%0x1u*\t\n é。ａ-_", max_size=12) | st.sampled_fr
 @example("evil.net?@api.good.com", "https://")
 @example("api.good.com:443@evil.net", "https://")
 @settings(max_examples=500)
-def test_p19_whatever_is_written_another_reader_finds_a_declared_host_in_what_is_sent(
-    text: str, scheme: str
-) -> None:
+def test_p19_another_parser_finds_a_declared_host_in_every_sent_address(text: str, scheme: str) -> None:
     for redirected in (False, True):
         try:
             sent = ask(scheme + text, "*.good.com", redirected=redirected)
@@ -235,7 +233,7 @@ ODD = [
     st.sampled_from([*LITERALS, *ODD]),
     st.integers(1, 2**16),
 )
-def test_p19_an_address_in_numbers_is_asked_iff_just_that_one_is_declared(
+def test_p19_an_ip_address_gets_requests_iff_it_is_declared(
     declared: str, number: int, asked: str, other: int
 ) -> None:
     for port in (number, other):
@@ -257,7 +255,7 @@ def test_p19_an_address_in_numbers_is_asked_iff_just_that_one_is_declared(
         ("https://api.example.com:8443", False),
     ],
 )
-def test_a_star_means_what_is_below_a_name(address: str, asked: bool) -> None:
+def test_a_star_allows_the_names_below_only(address: str, asked: bool) -> None:
     if asked:
         assert len(ask(address, "*.example.com")) == 1
     else:
@@ -265,7 +263,7 @@ def test_a_star_means_what_is_below_a_name(address: str, asked: bool) -> None:
             ask(address, "*.example.com")
 
 
-def test_one_address_written_in_two_ways_is_one() -> None:
+def test_two_spellings_of_an_address_are_the_same() -> None:
     assert read_address("http://[0:0:0::1]:080/") == read_address("HTTP://[::1]/")
     assert read_address("https://H.example?q=é x")[1] == "/?q=%C3%A9%20x"
     assert str(read_address("https://h.example:443/")[0]) == "https://h.example"
@@ -281,13 +279,13 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(text: str) -> No
 # -- credentials stay at home ------------------------------------------------------------------
 
 
-def test_another_declared_host_is_asked_without_anything_of_ours() -> None:
+def test_another_declared_host_gets_none_of_the_clients_headers() -> None:
     for redirected in (False, True):
         (sent,) = ask("https://files.example.com/x?y=1", "*.example.com", redirected=redirected)
         assert (sent.url, dict(sent.headers)) == ("https://files.example.com/x?y=1", {"accept": "*/*"})
 
 
-def test_the_own_origin_is_asked_with_the_credential_however_it_is_written() -> None:
+def test_the_own_origin_gets_the_credential_in_every_spelling() -> None:
     (sent,) = ask("https://HOME.example.com:443/x", redirected=True)
     assert sent.url == f"{HOME}/x"
     assert sent.headers["authorization"] == "Bearer the-credential"
@@ -295,13 +293,13 @@ def test_the_own_origin_is_asked_with_the_credential_however_it_is_written() -> 
 
 
 @pytest.mark.parametrize("address", ["http://home.example.com/", "https://home.example.com:8443/"])
-def test_the_same_host_by_another_scheme_or_port_is_another_origin(address: str) -> None:
+def test_another_scheme_or_port_is_another_origin(address: str) -> None:
     (sent,) = ask(address, "home.example.com:8443")
     assert "authorization" not in sent.headers
 
 
 @pytest.mark.parametrize("location", ["https://home.example.com\t/x", "/x\n", "https://home.exam\rple.com/"])
-def test_a_redirect_with_a_character_that_readers_drop_is_not_followed(location: str) -> None:
+def test_a_redirect_with_a_character_that_parsers_drop_is_not_followed(location: str) -> None:
     with pytest.raises(PermissionDenied, match="cannot be used"):
         ask(location, redirected=True)
 
@@ -311,7 +309,7 @@ def test_a_redirect_that_gives_up_encryption_is_not_followed() -> None:
         ask("http://home.example.com/", redirected=True)
 
 
-def test_p19_nothing_is_connected_to_an_undeclared_host() -> None:
+def test_p19_an_undeclared_host_gets_no_connection() -> None:
     async def main() -> tuple[int, PermissionDenied]:
         home, other = Upstream(b""), Upstream(answer(200))
         async with home.serving() as here, other.serving() as there:
@@ -333,7 +331,7 @@ def test_p19_nothing_is_connected_to_an_undeclared_host() -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a service is."""
+    """The address of a service."""
 
     base_url: str = ""
     pages: int = 1
@@ -348,7 +346,7 @@ class Settings:
         ("[::1]:8000", "http://[::1]:8000/"),
     ],
 )
-def test_a_key_in_braces_means_the_host_and_port_of_that_value(base_url: str, asked: str) -> None:
+def test_a_key_in_braces_allows_the_host_and_port_of_that_value(base_url: str, asked: str) -> None:
     one = sample(config=Settings, hosts=["{base_url}"])
     for config in (Settings(base_url), {"base_url": base_url}):
         origin = read_address(asked)[0]
@@ -358,7 +356,7 @@ def test_a_key_in_braces_means_the_host_and_port_of_that_value(base_url: str, as
 
 
 @pytest.mark.parametrize("base_url", ["", "*.example.com", "http://", "http://u:p@h", "a b", None, 7])
-def test_a_value_that_is_no_address_allows_nothing(base_url: object) -> None:
+def test_a_value_that_is_not_an_address_allows_nothing(base_url: object) -> None:
     one = sample(config=Settings, hosts=["{base_url}"])
     assert str(one.hosts_for({"base_url": base_url})) == "none"
     assert str(one.hosts_for({})) == "none"
@@ -392,12 +390,12 @@ def test_a_value_that_is_no_address_allows_nothing(base_url: object) -> None:
         *("[::1", "[zz]", "api.{base_url}.com"),
     ],
 )
-def test_p40_a_declaration_that_means_no_host_is_refused_with_its_place(wrong: object) -> None:
+def test_p40_a_declaration_that_is_not_a_host_is_refused_with_its_place(wrong: object) -> None:
     with pytest.raises(ConnectorError, match=r"sample: hosts\[1\]"):
         sample(config=Settings, hosts=["api.example.com", wrong])
 
 
-def test_without_a_declaration_nothing_may_be_asked() -> None:
+def test_without_a_declaration_no_host_is_allowed() -> None:
     provider = CredentialProvider(MemoryCredentials(), [])
     with pytest.raises(PermissionDenied, match=r"\(declared: none\)"):
         HttpClient("https://api.example.com", provider)
@@ -424,7 +422,7 @@ connector = sample(name="where", config=Where, initialise=initialise, hosts=[{ho
 
 
 def health_of(folder: Path, hosts: str, url: str, other: str) -> None:
-    """Connect a project to a connector that declares some hosts, and let it ask another address."""
+    """Connect a project to a connector that declares hosts, and send a request to another address."""
     project = Project(ProjectFolder.init(folder))
     (folder / "connectors").mkdir()
     (folder / "connectors" / "max_where.py").write_text(CONNECTOR.format(hosts=hosts))
@@ -438,7 +436,7 @@ def health_of(folder: Path, hosts: str, url: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hosts", "error", "told"),
+    ("hosts", "error", "message"),
     [
         ('"{url}"', PermissionDenied, r"127\.0\.0\.1:2 \(declared: 127\.0\.0\.1:1\)"),
         ('"{other}"', PermissionDenied, r"127\.0\.0\.1:1 \(declared: 127\.0\.0\.1:2\)"),
@@ -446,16 +444,16 @@ def health_of(folder: Path, hosts: str, url: str, other: str) -> None:
         ('"{url}", "{other}"', Offline, "no answer from 127.0.0.1:2"),
     ],
 )
-def test_p40_a_project_lets_a_connector_ask_what_it_declares(
-    hosts: str, error: type[MaxError], told: str, tmp_path: Path
+def test_p40_a_project_allows_declared_hosts_only(
+    hosts: str, error: type[MaxError], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=told):  # nobody listens there: what is allowed gets no answer
+    with pytest.raises(error, match=message):  # nothing listens there: an allowed request gets no answer
         health_of(tmp_path, hosts, "http://127.0.0.1:1", "http://127.0.0.1:2/")
 
 
 @pytest.mark.parametrize("hosts", [["{base_url}"], ["api.example.com"], []])
-def test_p40_connecting_asks_declared_hosts_only(hosts: list[str]) -> None:
-    """The answers that are being checked say where the declared host is."""
+def test_p40_onboarding_sends_requests_to_declared_hosts_only(hosts: list[str]) -> None:
+    """The answers so far contain the address of the declared host."""
 
     async def check(answers: Answers, credentials: CredentialProvider) -> str:
         client = HttpClient(answers["base_url"], credentials, transport=Recorder())
@@ -489,14 +487,13 @@ def test_p40_an_operation_runs_iff_it_is_declared(declared: set[str], run: str) 
     with TemporaryDirectory() as folder:
         result, _ = synced(one, Path(folder, "db"), SampleRoot.things)
     assert called == [run] * (run in declared)
-    told = [failure.message for failure in result.failures]
-    assert (
-        told == [] if run in declared else told == [f"sample does not declare the operation sample:{run}:get"]
-    )
+    failed = [failure.message for failure in result.failures]
+    refusal = f"sample does not declare the operation sample:{run}:get"
+    assert failed == ([] if run in declared else [refusal])
 
 
 @given(st.sets(st.sampled_from("abc")), st.sampled_from("abc"))
-def test_p40_a_secret_is_given_iff_it_is_declared(declared: set[str], asked: str) -> None:
+def test_p40_a_secret_is_readable_iff_it_is_declared(declared: set[str], asked: str) -> None:
     store = MemoryCredentials({name: f"secret-{name}" for name in "abc"})
     provider = CredentialProvider(store, [Credential(name) for name in sorted(declared)])
     if asked in declared:

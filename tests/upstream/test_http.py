@@ -1,4 +1,4 @@
-"""The HTTP client: every answer of a service, and every lack of one, has its meaning."""
+"""The HTTP client: every answer of a service, or its absence, is data or one error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ AUTH = BearerAuth(Secret(TOKEN))
 
 
 def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, timeout: float = 5.0) -> V:
-    """Do something with a client of an upstream."""
+    """Call a function with a client of an upstream."""
 
     async def main() -> V:
         async with (
@@ -66,12 +66,12 @@ def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, time
 
 
 def get(*answers: bytes | None, path: str = "/thing", timeout: float = 5.0) -> Json:
-    """What a client makes of an upstream's answers."""
+    """The data that a client reads from an upstream's answers."""
     return talk(Upstream(*answers), lambda client: client.get(path), timeout=timeout)
 
 
 def error_of(*answers: bytes | None, timeout: float = 5.0) -> UpstreamError:
-    """The error that a client makes of an upstream's answers."""
+    """The error that a client raises for an upstream's answers."""
     with pytest.raises(UpstreamError) as caught:
         get(*answers, timeout=timeout)
     return caught.value
@@ -80,7 +80,7 @@ def error_of(*answers: bytes | None, timeout: float = 5.0) -> UpstreamError:
 # -- good answers ------------------------------------------------------------------------
 
 
-def test_the_body_is_given_as_json_data() -> None:
+def test_the_body_is_json_data() -> None:
     assert get(answer(200, '{"a": [1, "é"]}'.encode())) == {"a": [1, "é"]}
 
 
@@ -92,7 +92,7 @@ def test_an_answer_without_a_body_is_none() -> None:
     assert get(answer(204, b"")) is None
 
 
-def test_what_is_sent_is_json_with_the_token_and_the_parameters() -> None:
+def test_a_request_sends_json_with_the_token_and_the_parameters() -> None:
     upstream = Upstream(answer(201, b"[]"))
     talk(upstream, lambda c: c.request("POST", "/things?a=1", params={"b": "x y&z"}, json={"c": "é"}))
     (heard,) = upstream.heard
@@ -112,7 +112,7 @@ def test_a_base_address_with_a_path_keeps_it() -> None:
     assert upstream.heard[0].startswith("GET /v2/thing ")
 
 
-def test_connections_are_used_again() -> None:
+def test_connections_are_reused() -> None:
     async def ten(client: HttpClient) -> int:
         for _ in range(10):
             await client.get("/")
@@ -122,7 +122,7 @@ def test_connections_are_used_again() -> None:
     assert (talk(upstream, ten), upstream.connections) == (10, 1)
 
 
-def test_a_form_is_sent_as_one_and_headers_of_one_request_go_with_it() -> None:
+def test_a_form_is_sent_with_the_headers_of_the_request() -> None:
     upstream = Upstream(answer(200))
     form, headers = {"a": "x y", "b": "é&"}, {"x-one": "1"}
     talk(upstream, lambda c: c.request("POST", "/token", form=form, headers=headers))
@@ -132,13 +132,13 @@ def test_a_form_is_sent_as_one_and_headers_of_one_request_go_with_it() -> None:
     assert heard.endswith("\r\n\r\na=x+y&b=%C3%A9%26")
 
 
-def test_the_head_of_a_thing_can_be_asked() -> None:
+def test_a_head_request_has_no_body() -> None:
     upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-one: 1\r\n\r\n")
     response = talk(upstream, lambda client: client.request("HEAD", "/thing"))
     assert (response.headers["x-one"], response.json()) == ("1", None)
 
 
-def test_what_has_not_changed_is_a_good_answer_to_who_asked_that() -> None:
+def test_not_modified_is_a_good_answer_to_a_condition() -> None:
     upstream = Upstream(b"HTTP/1.1 304 Same\r\netag: x\r\n\r\n")
     headers = {"if-none-match": "x"}
     assert talk(upstream, lambda c: c.request("GET", "/thing", headers=headers)).status == 304
@@ -166,7 +166,7 @@ def test_what_has_not_changed_is_a_good_answer_to_who_asked_that() -> None:
         (599, UpstreamBroken),
     ],
 )
-def test_a_status_is_the_error_that_says_what_to_do(status: int, meant: type[UpstreamError]) -> None:
+def test_each_bad_status_is_one_error_with_a_hint(status: int, meant: type[UpstreamError]) -> None:
     error = error_of(answer(status))
     assert type(error) is meant
     assert error.hint
@@ -175,7 +175,7 @@ def test_a_status_is_the_error_that_says_what_to_do(status: int, meant: type[Ups
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_wait_that_is_asked_for_is_in_the_error(status: int) -> None:
+def test_the_wait_that_the_service_asks_for_is_in_the_error(status: int) -> None:
     assert error_of(answer(status, retry_after="17")).retry_after == 17.0
 
 
@@ -189,7 +189,7 @@ def test_a_wait_that_is_asked_for_is_in_the_error(status: int) -> None:
         (b'{"error": 7}', ""),
     ],
 )
-def test_the_services_own_words_are_repeated_when_it_has_some(body: bytes, words: str) -> None:
+def test_the_services_own_message_is_repeated(body: bytes, words: str) -> None:
     assert error_of(answer(422, body)).message == f"GET /thing: the request was refused (422){words}"
 
 
@@ -197,7 +197,7 @@ def test_the_services_own_words_are_repeated_when_it_has_some(body: bytes, words
 
 
 def meant(*answers: bytes, read_error: ErrorReader) -> tuple[Json, UpstreamError | None]:
-    """What a client makes of answers whose meaning is known: data, or an error."""
+    """The data or the error of answers, with a reader of errors."""
 
     async def main() -> tuple[Json, UpstreamError | None]:
         async with (
@@ -213,31 +213,31 @@ def meant(*answers: bytes, read_error: ErrorReader) -> tuple[Json, UpstreamError
 
 
 def says(response: HttpResponse) -> UpstreamError | None:
-    """Errors as some services write them: beside the data, with a status of its own."""
+    """Reads errors that a service puts into the body, whatever the status."""
     words = response.json().get("wrong")
     kinds = {"slow": QuotaExceeded, "gone": UpstreamMissing}
     return kinds[words](f"{words}: {TOKEN}") if words in kinds else None
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_a_body_says_which_error_an_answer_is_whatever_its_status(status: int) -> None:
+def test_read_error_decides_whatever_the_status(status: int) -> None:
     _, error = meant(answer(status, b'{"wrong": "slow"}', retry_after="3"), read_error=says)
     assert type(error) is QuotaExceeded
     assert (error.retry_after, error.data["status"], error.message) == (3.0, status, "slow: ***")
 
 
-def test_a_body_that_says_nothing_leaves_it_to_the_status() -> None:
+def test_without_an_error_in_the_body_the_status_decides() -> None:
     assert meant(answer(200, b"{}"), read_error=says) == ({}, None)
     assert type(meant(answer(404, b"{}"), read_error=says)[1]) is UpstreamMissing
 
 
-def test_a_wait_that_the_body_names_is_not_replaced() -> None:
+def test_the_wait_of_read_error_is_not_replaced_by_that_of_the_headers() -> None:
     error = QuotaExceeded("slower", retry_after=0.2)
     meant(answer(429, retry_after="200"), read_error=lambda response: error)
     assert error.retry_after == 0.2
 
 
-def test_a_request_may_bring_a_meaning_of_its_own() -> None:
+def test_a_request_may_have_a_read_error_of_its_own() -> None:
     def gone(response: HttpResponse) -> UpstreamError:
         return UpstreamMissing(f"{response.request}: gone")
 
@@ -267,25 +267,25 @@ def test_no_header_makes_an_endless_or_a_negative_wait(headers: dict[str, str]) 
         ({"x-left": "0", "x-reset": "9999999999999999"}, 0.0),
     ],
 )
-def test_a_budget_that_cannot_pay_is_waited_for_until_its_reset(headers: dict[str, str], wait: float) -> None:
+def test_a_used_up_budget_makes_calls_wait_until_its_reset(headers: dict[str, str], wait: float) -> None:
     budget = POINTS(headers)
     assert budget is not None
     assert budget.wait(1e6) == wait
 
 
-def test_a_reset_may_count_from_now() -> None:
+def test_a_reset_may_be_relative_to_now() -> None:
     budget = BudgetHeaders("left", "window", unit=0.001, relative=True)({"left": "0", "window": "10000"})
     assert budget is not None
     assert budget.wait(1e9) == 10.0
 
 
-def test_the_service_is_believed_about_its_own_time() -> None:
+def test_times_are_read_by_the_services_own_clock() -> None:
     assert service_time({"date": "Thu, 01 Jan 1970 00:01:00 GMT"}) == 60.0
     assert abs(service_time({"date": "nonsense"}) - time.time()) < 60
 
 
 @pytest.mark.parametrize(("asked", "left", "waits"), [("5", "0", 7.0), ("9", "0", 9.0), ("5", "3", 5.0)])
-def test_a_refusal_asks_for_the_later_of_its_header_and_its_budgets(
+def test_a_refusal_waits_for_the_later_of_retry_after_and_the_budgets(
     asked: str, left: str, waits: float
 ) -> None:
     date = "Thu, 01 Jan 1970 00:00:01 GMT"
@@ -327,7 +327,7 @@ def test_the_link_to_the_next_page_is_found(header: str, following: str | None) 
 
 
 @given(st.text('<>;,="rel next', max_size=60))
-def test_any_link_header_is_read_without_complaint(header: str) -> None:
+def test_no_link_header_raises_an_error(header: str) -> None:
     response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"link": header}, b"")
     assert response.link() is None or "next" in header
 
@@ -336,7 +336,7 @@ def test_any_link_header_is_read_without_complaint(header: str) -> None:
 
 
 @given(st.integers(0, 10**6), st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
-def test_a_date_is_as_good_as_its_number_of_seconds(seconds: int, moment: datetime) -> None:
+def test_retry_after_may_be_a_date_or_seconds(seconds: int, moment: datetime) -> None:
     now = moment.replace(microsecond=0, tzinfo=UTC)
     date = format_datetime(now + timedelta(seconds=seconds), usegmt=True)
     assert retry_after(date, now.timestamp()) == retry_after(str(seconds), 0.0) == seconds
@@ -348,7 +348,7 @@ def test_no_text_makes_an_endless_or_a_negative_wait(text: str) -> None:
     assert wait is None or 0 <= wait < float("inf")
 
 
-def test_a_date_that_has_passed_means_now_and_nonsense_means_nothing() -> None:
+def test_a_past_date_is_no_wait_and_nonsense_is_none() -> None:
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 2e9) == 0.0
     assert [retry_after(text, 0.0) for text in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
 
@@ -368,13 +368,13 @@ def test_a_date_that_has_passed_means_now_and_nonsense_means_nothing() -> None:
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{...",
     ],
 )
-def test_a_body_that_is_no_json_or_cut_short_is_a_broken_service(said: bytes) -> None:
+def test_an_invalid_or_incomplete_body_is_a_broken_service(said: bytes) -> None:
     error = error_of(said)
     assert type(error) is UpstreamBroken
     assert error.retryable
 
 
-def test_a_body_without_end_is_not_read_to_the_end() -> None:
+def test_a_body_that_is_too_long_is_not_read_to_the_end() -> None:
     assert "longer than 10,000 bytes" in error_of(answer(200, b"1" * 10_001)).message
     assert (
         "longer than" in error_of(answer(200, gzip.compress(b"1" * 10**6), content_encoding="gzip")).message
@@ -385,13 +385,13 @@ def test_a_body_without_end_is_not_read_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("said", [None, b""])
-def test_a_service_that_says_nothing_is_offline(said: bytes | None) -> None:
+def test_a_service_that_sends_nothing_is_offline(said: bytes | None) -> None:
     error = error_of(said, timeout=0.05)
     assert type(error) is Offline
     assert "no answer from 127.0.0.1" in error.message
 
 
-def test_a_service_that_is_not_there_is_offline() -> None:
+def test_a_service_that_does_not_listen_is_offline() -> None:
     async def main() -> None:
         async with Upstream(None).serving() as url:
             pass
@@ -402,11 +402,11 @@ def test_a_service_that_is_not_there_is_offline() -> None:
         asyncio.run(main())
 
 
-class Dribble(Upstream):
-    """Promises much, and says a little now and then."""
+class Slow(Upstream):
+    """Announces a long body and sends it slowly."""
 
     async def say(self, writer: asyncio.StreamWriter, said: bytes) -> None:
-        """A head, and spaces without end."""
+        """Send a head, then spaces for ever."""
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
         while not writer.is_closing():
             writer.write(b" ")
@@ -414,13 +414,13 @@ class Dribble(Upstream):
             await asyncio.sleep(0.002)  # under every time-out between two pieces
 
 
-def test_an_answer_that_dribbles_is_cut_by_the_deadline_of_the_operation() -> None:
+def test_a_slow_answer_is_ended_by_the_deadline_of_the_operation() -> None:
     async def ask(client: HttpClient, path: str) -> Json:
         return await client.get(path)
 
     slow = Operation("t:thing:get", ask, deadline=0.05, retry=Retry(attempts=1))
     with pytest.raises(Offline, match=r"within 0\.05 s"):
-        talk(Dribble(b""), lambda client: OperationRunner(Limits()).run(slow, client, "/"))
+        talk(Slow(b""), lambda client: OperationRunner(Limits()).run(slow, client, "/"))
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -432,13 +432,13 @@ def test_no_message_repeats_the_token_though_the_service_does() -> None:
     assert TOKEN not in f"{error} {error!r} {error.describe()} {error.render()}"
 
 
-def test_no_message_holds_a_query() -> None:
+def test_no_message_contains_a_query() -> None:
     with pytest.raises(UpstreamMissing) as caught:
         get(answer(404), path="/thing?key=hidden")
     assert "hidden" not in str(caught.value)
 
 
-def test_no_message_repeats_a_secret_that_was_given_out() -> None:
+def test_no_message_repeats_a_known_secret() -> None:
     async def main() -> str:
         async with Upstream(answer(400, b'{"error": "client-secret-1 is wrong"}')).serving() as url:
             credentials = credentials_for(url, other="client-secret-1")
@@ -456,13 +456,13 @@ def test_no_message_repeats_a_secret_that_was_given_out() -> None:
     secrets=st.sets(st.text("abc", min_size=10, max_size=40).map("secret-".__add__), min_size=1, max_size=3),
     left=st.integers(10, 40),
 )
-def test_p41_no_message_holds_a_secret_or_its_beginning(secrets: set[str], left: int) -> None:
+def test_p41_no_message_contains_a_secret_or_its_beginning(secrets: set[str], left: int) -> None:
     for secret in secrets:
         assert redact(secrets, f"{secret} {secret[:left]}") == "*** ***"
     assert redact(secrets, "a secret-a") == "a secret-a"
 
 
-def test_a_token_is_taken_out_though_the_message_cuts_it_off() -> None:
+def test_a_token_that_the_message_cuts_off_is_removed() -> None:
     error = error_of(answer(422, f'{{"error": "{"x" * 185} {TOKEN}"}}'.encode()))
     assert error.message.endswith("x ***")
 
@@ -478,7 +478,7 @@ def test_the_client_and_its_requests_show_no_header() -> None:
 
 @pytest.mark.parametrize("kind", [BearerAuth, KeyAuth])
 @pytest.mark.parametrize("token", ["", "two words", "line\nend", "ünicode"])
-def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(
     kind: type[BearerAuth | KeyAuth], token: str
 ) -> None:
     with pytest.raises(BadCredentials) as caught:
@@ -490,7 +490,7 @@ def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
 
 
 def headers_of(auth: Auth, times: int = 1) -> list[str]:
-    """What a service hears of a credential."""
+    """The requests that a service gets, with their credential."""
 
     async def main() -> list[str]:
         upstream = Upstream(answer(302, location="/on"), answer(200))
@@ -517,26 +517,26 @@ def test_a_credential_is_in_its_header_in_every_request(auth: Auth, line: str) -
 
 
 class Counting(Auth):
-    """Another credential for every request."""
+    """A new credential for every request."""
 
     number = 0
 
     async def headers(self) -> dict[str, str]:
-        """The next one; none after the third."""
+        """The next credential; after the third there is none."""
         self.number += 1
         if self.number > 3:
             raise BadCredentials("there are no more")
         return {"Authorization": f"Bearer number-{self.number}"}
 
 
-def test_the_credential_is_asked_for_before_every_request() -> None:
+def test_auth_is_called_before_every_request() -> None:
     heard = headers_of(Counting(), 2)
     assert [line for one in heard for line in one.split("\r\n") if "Bearer" in line] == [
         f"authorization: Bearer number-{n}" for n in (1, 2, 3)
     ]
 
 
-def test_a_credential_that_cannot_be_had_is_no_request() -> None:
+def test_without_a_credential_no_request_is_sent() -> None:
     with pytest.raises(BadCredentials, match="no more"):
         headers_of(Counting(), 3)
 
@@ -559,13 +559,13 @@ def test_a_redirect_to_an_undeclared_host_is_not_followed(elsewhere: str) -> Non
 
 
 @pytest.mark.parametrize("elsewhere", ["ftp://127.0.0.1/", "http://[", "mailto:a@b", "http://u:p@127.0.0.1/"])
-def test_a_redirect_to_what_is_no_address_is_not_followed(elsewhere: str) -> None:
+def test_a_redirect_to_an_invalid_address_is_not_followed(elsewhere: str) -> None:
     error = error_of(answer(302, location=elsewhere))
     assert type(error) is PermissionDenied
     assert "cannot be used" in error.message
 
 
-def test_a_declared_host_is_asked_without_the_credential() -> None:
+def test_another_declared_host_gets_no_credential() -> None:
     async def main() -> tuple[Json, list[str]]:
         files, home = Upstream(answer(200, b"[3]")), Upstream(b"")
         async with files.serving() as there, home.serving() as here:
@@ -579,14 +579,14 @@ def test_a_declared_host_is_asked_without_the_credential() -> None:
     assert TOKEN not in heard
 
 
-def test_redirects_in_a_circle_end() -> None:
+def test_a_redirect_loop_ends() -> None:
     upstream = Upstream(answer(302, location="/thing"))
     with pytest.raises(UpstreamChanged, match="302"):
         talk(upstream, lambda client: client.get("/thing"))
     assert len(upstream.heard) == 6
 
 
-def test_what_is_written_is_never_redirected() -> None:
+def test_a_post_is_never_redirected() -> None:
     upstream = Upstream(answer(307, location="/elsewhere"), answer(200))
     with pytest.raises(UpstreamChanged, match="307"):
         talk(upstream, lambda client: client.request("POST", "/thing", json={}))
@@ -629,14 +629,14 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str
 
 
 class Echo(Transport):
-    """Answers with what it was asked."""
+    """Answers with the request that it got."""
 
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
-        """The request's own method and address."""
+        """The request's method and address."""
         return HttpResponse(request, 200, {}, f'["{request.method}", "{request.url}"]'.encode())
 
 
-def test_another_transport_takes_the_place_of_the_network() -> None:
+def test_another_transport_replaces_the_network() -> None:
     client = HttpClient("https://h", credentials_for("https://h"), transport=Echo())
     assert asyncio.run(client.get("x", {"a": "1"})) == ["GET", "https://h/x?a=1"]
 

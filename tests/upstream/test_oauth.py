@@ -1,4 +1,4 @@
-"""OAuth tokens: renewed in time, once for everybody, kept before they are used."""
+"""OAuth tokens: renewed before they expire, once for all callers, stored before they are used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KEPT = {"access_token": "access-0", "refresh_token": "refresh-0", "client_secret
 
 
 async def get_thing(http: HttpClient, input: None) -> str:
-    """What the service says with which token it was asked."""
+    """The token with which the service was called."""
     token: str = (await http.get("/thing"))["token"]
     return token
 
@@ -57,18 +57,18 @@ THING = Operation("sample:thing:get", get_thing, retry=Retry(base=0.001))
 
 
 class Client:
-    """What an installation has: tokens, a client that carries them, and a caller."""
+    """What an installation has: tokens, a client that sends them, and a runner."""
 
     def __init__(self, tokens: OAuthTokens, http: HttpClient, around: Middleware) -> None:
         self.tokens, self.http = tokens, http
         self.caller = OperationRunner(Limits(), renew=tokens.renew, middlewares=[around], jitter=lambda: 0.0)
 
     async def thing(self) -> str:
-        """With which token a thing is read now."""
+        """The token with which a thing is read now."""
         return await self.caller.run(THING, self.http, None)
 
     async def things(self, number: int) -> set[str]:
-        """The same, for many at once."""
+        """The tokens of many concurrent reads."""
         return set(await asyncio.gather(*(self.thing() for _ in range(number))))
 
 
@@ -85,7 +85,7 @@ async def client(
     around: Middleware = through,
     **given: Any,
 ) -> AsyncIterator[Client]:
-    """A client of the service with what the store keeps."""
+    """A client of the service with the stored tokens."""
     credentials = CredentialProvider(store, oauth.credentials, Hosts.of(service.url))
     how: dict[str, Any] = {"clock": service.clock, "client_id": CLIENT} | given
     tokens = oauth.tokens(credentials, service.url, **how)
@@ -97,7 +97,7 @@ async def client(
 
 
 def kept(service: TokenService, **secrets: str) -> MemoryCredentials:
-    """A store as connecting leaves it, with the token's expiry."""
+    """A store after connecting, with the token's expiry."""
     return MemoryCredentials({**KEPT, "expires_at": str(service.clock() + service.lifetime), **secrets})
 
 
@@ -113,7 +113,7 @@ def service(clock: FakeClock) -> Iterator[TokenService]:
 
 
 def ask(service: TokenService, store: CredentialStore, **how: Any) -> str:
-    """What one thing says, read by an installation that begins anew."""
+    """The token with which a new installation reads a thing."""
 
     async def main() -> str:
         async with client(service, store, **how) as one:
@@ -125,8 +125,8 @@ def ask(service: TokenService, store: CredentialStore, **how: Any) -> str:
 # -- when --------------------------------------------------------------------------------------
 
 
-class TestTheTime:
-    """A token is used while it is good, and renewed shortly before it is not."""
+class TestExpiry:
+    """A token is used while it is valid, and renewed shortly before it expires."""
 
     @settings(deadline=None, max_examples=25)
     @given(
@@ -134,7 +134,7 @@ class TestTheTime:
         waits=st.lists(st.floats(0, 1.2), max_size=6),
         callers=st.integers(1, 5),
     )
-    def test_p29_no_renewal_comes_before_expiry_minus_skew_and_none_too_late(
+    def test_p29_a_token_is_renewed_between_expiry_minus_skew_and_expiry(
         self, lifetime: float, waits: list[float], callers: int
     ) -> None:
         clock = FakeClock()
@@ -156,7 +156,7 @@ class TestTheTime:
             asyncio.run(main())
         assert len(service.opened) == callers * len(waits), "a token was refused"
 
-    def test_while_the_old_token_is_good_an_outage_of_the_endpoint_hurts_nobody(
+    def test_an_outage_of_the_endpoint_does_no_harm_while_the_old_token_is_valid(
         self, service: TokenService, clock: FakeClock
     ) -> None:
         store, service.faults = kept(service), [instead(503, "")] * 20
@@ -168,16 +168,16 @@ class TestTheTime:
         service.faults = []
         assert ask(service, store) == "access-1"
 
-    def test_what_is_kept_is_used_without_asking_for_more(self, service: TokenService) -> None:
+    def test_a_valid_stored_token_is_used_without_a_renewal(self, service: TokenService) -> None:
         assert ask(service, kept(service)) == "access-0"
         assert service.seen == []
 
-    def test_without_an_access_token_one_is_got_first(self, service: TokenService) -> None:
+    def test_without_an_access_token_the_first_request_gets_one(self, service: TokenService) -> None:
         store = MemoryCredentials({"refresh_token": "refresh-0", "client_secret": SECRET})
         assert ask(service, store) == "access-1"
         assert float(store.secrets["expires_at"].split()[0]) == service.clock() + DAY
 
-    def test_a_token_whose_end_nobody_knows_is_used_until_it_is_refused(
+    def test_a_token_without_a_known_expiry_is_used_until_it_is_refused(
         self, service: TokenService, clock: FakeClock
     ) -> None:
         clock.advance(DAY / 2)
@@ -185,7 +185,7 @@ class TestTheTime:
         clock.advance(DAY)
         assert ask(service, MemoryCredentials(KEPT)) == "access-1"
 
-    def test_without_any_token_it_says_how_to_give_one(self, service: TokenService) -> None:
+    def test_without_any_token_the_error_says_how_to_provide_one(self, service: TokenService) -> None:
         with pytest.raises(BadCredentials, match="there is no OAuth token for sample") as caught:
             ask(service, MemoryCredentials())
         assert "--credential refresh_token=env:" in caught.value.hint
@@ -218,7 +218,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 class TestOnce:
-    """However many need a new token, the service is asked for one."""
+    """However many callers need a new token, the service issues one."""
 
     @settings(deadline=None, max_examples=5)
     @given(callers=st.integers(1, 12), expired=st.booleans())
@@ -233,7 +233,7 @@ class TestOnce:
         assert service.refreshes == len(service.seen) == 1
 
     def test_p29_all_processes_share_one_renewal(self, tmp_path: Path) -> None:
-        second = threading.Event()  # somebody asks for another token while the first answer is due
+        second = threading.Event()  # another token is requested while the first answer is pending
 
         def gate(answer: Any) -> Any:
             second.wait(0.5)
@@ -247,11 +247,11 @@ class TestOnce:
         path.write_text(json.dumps({**KEPT, "expires_at": "0"}))
         with TokenService(faults=[gate, late]).serving() as service:
             command = [sys.executable, "-c", WORKER, str(path), service.url, "4"]
-            told = at_once([command] * 3)
-        assert set(told) == {"access-1"}
+            found = at_once([command] * 3)
+        assert set(found) == {"access-1"}
         assert (service.refreshes, len(service.seen)) == (1, 1)
 
-    def test_p29_a_renewal_serves_whoever_is_refused_with_the_old_token_later(
+    def test_p29_a_renewal_serves_callers_that_are_refused_later_with_the_old_token(
         self, service: TokenService
     ) -> None:
         async def main() -> None:
@@ -266,9 +266,7 @@ class TestOnce:
         asyncio.run(main())
         assert service.refreshes == 1
 
-    def test_a_request_that_is_made_in_a_task_of_its_own_is_renewed_for_too(
-        self, service: TokenService, clock: FakeClock
-    ) -> None:
+    def test_a_request_in_a_subtask_is_renewed_for_too(self, service: TokenService, clock: FakeClock) -> None:
         async def aside(http: HttpClient, input: None) -> str:
             return await asyncio.create_task(get_thing(http, input))
 
@@ -283,7 +281,7 @@ class TestOnce:
         fetching = Operation("sample:thing:fetch", aside)
         assert asyncio.run(main()) == ["access-0", "access-1", "access-2"]
 
-    def test_those_who_ask_for_a_renewal_themselves_share_it_too(self, service: TokenService) -> None:
+    def test_direct_calls_of_renew_share_one_renewal(self, service: TokenService) -> None:
         async def main() -> str:
             async with client(service, kept(service)) as one:
                 await one.tokens.headers()
@@ -293,7 +291,7 @@ class TestOnce:
         assert asyncio.run(main()) == "Bearer access-1"
         assert service.refreshes == 1
 
-    def test_whoever_gives_up_waiting_does_not_end_it_for_the_others(self, service: TokenService) -> None:
+    def test_cancelling_one_waiter_does_not_cancel_the_renewal(self, service: TokenService) -> None:
         async def note(call: Call, next: Next) -> Any:
             if call.operation is OAUTH.renewal:
                 begun.set()
@@ -311,21 +309,23 @@ class TestOnce:
         assert asyncio.run(main()) == "access-1"
         assert len(service.seen) == 1
 
-    def test_a_service_that_refuses_what_it_gives_is_not_asked_for_ever(self, service: TokenService) -> None:
+    def test_a_service_that_refuses_its_own_tokens_is_not_called_for_ever(
+        self, service: TokenService
+    ) -> None:
         service.on_open = lambda token: service.expire()
 
         async def main() -> list[str | BaseException]:
             async with client(service, kept(service)) as one:
                 return [await quietly(one.thing()) for _ in range(2 * REFUSALS)]
 
-        told = asyncio.run(main())
-        assert {type(one) for one in told} == {BadCredentials}
-        assert "refuses the tokens that it issues" in str(told[-1])
+        found = asyncio.run(main())
+        assert {type(one) for one in found} == {BadCredentials}
+        assert "refuses the tokens that it issues" in str(found[-1])
         assert service.refreshes == REFUSALS
 
 
 async def quietly(work: Coroutine[Any, Any, str]) -> str | BaseException:
-    """What it gives, or raises."""
+    """The result or the error of an awaitable."""
     try:
         return await work
     except MaxError as error:
@@ -333,7 +333,7 @@ async def quietly(work: Coroutine[Any, Any, str]) -> str | BaseException:
 
 
 def at_once(commands: list[list[str]]) -> list[str]:
-    """The last words of processes that are let go together when each says that it is ready."""
+    """The last outputs of processes that continue together once each is ready."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, env=ENVIRONMENT, **pipes) for command in commands]
     try:
@@ -344,12 +344,12 @@ def at_once(commands: list[list[str]]) -> list[str]:
             assert one.stdin is not None
             one.stdin.write("go\n")
             one.stdin.flush()
-        told = [one.communicate()[0].split() for one in running]
+        found = [one.communicate()[0].split() for one in running]
     finally:
         for one in running:
             one.kill()
             one.wait()
-    return [word for words in told for word in words]
+    return [word for words in found for word in words]
 
 
 # -- kept before it is used ----------------------------------------------------------------------
@@ -385,8 +385,8 @@ print(json.dumps({"kills": kills, "used": used}))
 """
 
 
-class TestKept:
-    """A new pair is on the disk before anybody uses it."""
+class TestStored:
+    """A new pair of tokens is on the disk before it is used."""
 
     def on_disk(self, tmp_path: Path, **secrets: str) -> FileCredentials:
         path = tmp_path / "credentials.json"
@@ -394,7 +394,7 @@ class TestKept:
         path.chmod(0o600)
         return FileCredentials(path)
 
-    def test_p29_every_token_that_is_used_is_on_the_disk(self, service: TokenService, tmp_path: Path) -> None:
+    def test_p29_every_used_token_is_on_the_disk(self, service: TokenService, tmp_path: Path) -> None:
         def look(token: str) -> None:
             data = json.loads(store.path.read_text())
             pairs.append((token, data["access_token"], data["refresh_token"]))
@@ -410,25 +410,27 @@ class TestKept:
         asyncio.run(main())
         assert pairs == [("access-0", "access-0", "refresh-0"), ("access-1", "access-1", "refresh-1")]
 
-    def test_p29_wherever_it_is_killed_it_goes_on(self, tmp_path: Path) -> None:
+    def test_p29_a_process_killed_at_any_point_leaves_a_usable_store(self, tmp_path: Path) -> None:
         store = self.on_disk(tmp_path, expires_at="0")
         with TokenService().serving() as service:
             command = [sys.executable, "-c", KILLER, str(store.path), service.url]
             done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        told, rounds = json.loads(done.stdout), service.refreshes
-        assert told["kills"] >= 6
-        assert (service.over, rounds) == (False, told["kills"] + 1), "each round makes one new pair"
-        assert told["used"] == [f"access-{nth + 1}" for nth in range(rounds)]
+        found, rounds = json.loads(done.stdout), service.refreshes
+        assert found["kills"] >= 6
+        assert (service.over, rounds) == (False, found["kills"] + 1), "each round makes one new pair"
+        assert found["used"] == [f"access-{nth + 1}" for nth in range(rounds)]
 
-    def test_p29_a_lost_answer_is_had_again_with_the_same_refresh_token(self, service: TokenService) -> None:
+    def test_p29_a_lost_answer_is_requested_again_with_the_same_refresh_token(
+        self, service: TokenService
+    ) -> None:
         service.faults = [lost]
         store = kept(service, expires_at="0")
         assert ask(service, store) == "access-1"
         assert [form["refresh_token"] for form in service.seen] == ["refresh-0"] * 2
         assert (service.refreshes, store.secrets["refresh_token"]) == (1, "refresh-1")
 
-    def test_a_lost_answer_is_had_again_outside_of_operations_too(self, service: TokenService) -> None:
+    def test_a_lost_answer_is_requested_again_outside_of_operations_too(self, service: TokenService) -> None:
         async def main() -> str:
             async with client(service, kept(service, expires_at="0")) as one:
                 return (await one.tokens.headers())["authorization"]
@@ -437,7 +439,7 @@ class TestKept:
         assert asyncio.run(main()) == "Bearer access-1"
 
     @pytest.mark.parametrize(("later", "good"), [(GRACE - 1, True), (GRACE + 1, False)])
-    def test_p29_a_later_process_has_the_lost_answer_within_the_grace(
+    def test_p29_a_later_process_gets_the_lost_answer_within_the_grace_period(
         self, later: float, good: bool, service: TokenService, clock: FakeClock
     ) -> None:
         service.faults, store = [lost] * 8, kept(service, expires_at="0")
@@ -452,7 +454,9 @@ class TestKept:
                 ask(service, store)
         assert store.secrets["refresh_token"] == ("refresh-1" if good else "refresh-0")
 
-    def test_an_answer_that_has_come_is_kept_by_whoever_is_stopped(self, service: TokenService) -> None:
+    def test_an_answer_that_has_arrived_is_stored_when_the_tokens_are_stopped(
+        self, service: TokenService
+    ) -> None:
         class Slow(MemoryCredentials):
             async def update(self, secrets: Any) -> None:
                 begun.set()
@@ -471,7 +475,7 @@ class TestKept:
         asyncio.run(main())
         assert store.secrets["refresh_token"] == "refresh-1"
 
-    def test_a_service_that_does_not_rotate_leaves_the_refresh_token(self, service: TokenService) -> None:
+    def test_without_rotation_the_refresh_token_stays(self, service: TokenService) -> None:
         service.rotates, store = False, kept(service, expires_at="0")
         assert ask(service, store) == "access-1"
         assert store.secrets["refresh_token"] == "refresh-0"
@@ -497,10 +501,10 @@ REFUSED = [
 
 
 class TestRefusals:
-    """Each failure of a renewal says what to do."""
+    """Each failed renewal says what to do."""
 
     @pytest.mark.parametrize(("status", "body", "kind", "hint"), REFUSED)
-    def test_an_answer_without_a_token_is_told(
+    def test_an_answer_without_a_token_is_an_error_with_a_hint(
         self, status: int, body: object, kind: type[UpstreamError], hint: str, service: TokenService
     ) -> None:
         service.faults, store = [instead(status, body)] * 8, kept(service, expires_at="0")
@@ -510,17 +514,17 @@ class TestRefusals:
         assert store.secrets == kept(service, expires_at="0").secrets
         assert (len(service.seen) > 1) == kind.retryable
 
-    def test_what_passes_is_not_told(self, service: TokenService) -> None:
+    def test_a_temporary_failure_is_retried(self, service: TokenService) -> None:
         service.faults = [instead(503, ""), lost, instead(500, {}), instead(200, "<html>")]
         assert ask(service, kept(service, expires_at="0")) == "access-1"
 
-    def test_no_secret_is_in_the_error_that_repeats_it(self, service: TokenService) -> None:
+    def test_an_error_that_repeats_a_secret_is_redacted(self, service: TokenService) -> None:
         service.faults = [instead(422, {"error": f"what is refresh-0 of {SECRET}?"})]
         with pytest.raises(UpstreamChanged) as caught:
             ask(service, kept(service, expires_at="0"))
         assert "what is *** of ***?" in str(caught.value)
 
-    def test_the_end_of_a_grant_is_told_without_asking_again(self, service: TokenService) -> None:
+    def test_a_revoked_grant_is_not_requested_again(self, service: TokenService) -> None:
         async def main() -> list[str | BaseException]:
             async with client(service, kept(service, expires_at="0", refresh_token="stolen")) as one:
                 return [await quietly(one.thing()) for _ in range(3)]
@@ -528,7 +532,7 @@ class TestRefusals:
         assert {type(one) for one in asyncio.run(main())} == {BadCredentials}
         assert len(service.seen) == 1
 
-    def test_after_connecting_again_it_goes_on(self, service: TokenService) -> None:
+    def test_connecting_again_ends_the_refusals(self, service: TokenService) -> None:
         async def main() -> str:
             async with client(service, store) as one:
                 await quietly(one.thing())
@@ -541,17 +545,15 @@ class TestRefusals:
         store = kept(service, expires_at="0", refresh_token="stolen")
         assert asyncio.run(main()) == "access-0"
 
-    def test_an_access_token_is_not_used_with_another_refresh_token_than_its_own(
-        self, service: TokenService
-    ) -> None:
+    def test_an_access_token_of_another_refresh_token_is_not_used(self, service: TokenService) -> None:
         store = kept(service, expires_at="0")
         assert [ask(service, store), ask(service, store)] == ["access-1"] * 2
         service.rotates = False
-        asyncio.run(store.update({"refresh_token": "refresh-0"}))  # connected again, as somebody else
+        asyncio.run(store.update({"refresh_token": "refresh-0"}))  # connected again, with another account
         assert ask(service, store) == "access-1"
         assert len(service.seen) == 2, "it was asked for by the new refresh token"
 
-    def test_a_host_that_is_not_declared_is_never_asked(self, service: TokenService) -> None:
+    def test_an_undeclared_host_gets_no_request(self, service: TokenService) -> None:
         credentials = CredentialProvider(
             kept(service), OAUTH.credentials, Hosts.of("https://api.example.com")
         )
@@ -564,9 +566,9 @@ class TestRefusals:
 
 
 class TestClients:
-    """A client says who it is as its service wants to hear it."""
+    """The client's id and secret are sent where the service expects them."""
 
-    def test_the_secret_goes_into_the_form(self, service: TokenService) -> None:
+    def test_the_secret_is_sent_in_the_form(self, service: TokenService) -> None:
         ask(service, kept(service, expires_at="0"))
         assert service.seen == [
             {
@@ -577,17 +579,17 @@ class TestClients:
             }
         ]
 
-    def test_or_into_the_header(self, service: TokenService) -> None:
+    def test_with_basic_the_secret_is_sent_in_the_header(self, service: TokenService) -> None:
         ask(service, kept(service, expires_at="0"), oauth=OAuth("sample", "/token", basic=True))
         assert service.seen[0]["how"] == "basic"
 
-    def test_a_public_client_has_none(self, service: TokenService) -> None:
+    def test_a_public_client_sends_no_secret(self, service: TokenService) -> None:
         service.secret = None
         store = MemoryCredentials({"refresh_token": "refresh-0"})
         assert ask(service, store) == "access-1"
         assert service.seen[0].keys() == {"grant_type", "refresh_token", "client_id"}
 
-    def test_a_service_without_refresh_tokens_is_asked_as_it_wants(
+    def test_a_grant_of_the_connectors_own_replaces_the_refresh_token(
         self, service: TokenService, clock: FakeClock
     ) -> None:
         def grant(now: float) -> dict[str, str]:
@@ -611,7 +613,7 @@ class TestClients:
         assert seen[0] == f"sample:token:renew 'refresh' OAuthTokens('sample') {DAY}"
         assert len(seen) == 2
 
-    def test_it_is_not_in_the_way_of_a_loop(self, service: TokenService, tmp_path: Path) -> None:
+    def test_a_renewal_does_not_block_the_loop(self, service: TokenService, tmp_path: Path) -> None:
         path = tmp_path / "credentials.json"
         path.write_text(json.dumps(KEPT | {"expires_at": "0"}))
         store = FileCredentials(path, timeout=0.05)

@@ -1,4 +1,4 @@
-"""The chain that every outside call goes through: limits, retries, deadlines, counting."""
+"""The chain of every call to the outside: limits, retries, deadlines, counting."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ from tests import virtual_time
 PER = 60.0  # seconds
 
 
-def caller(jitter: float = 0.0) -> OperationRunner:
-    """A caller in virtual time, whose chance is known."""
+def runner(jitter: float = 0.0) -> OperationRunner:
+    """A runner for virtual time, with a fixed jitter."""
     return OperationRunner(Limits(), jitter=lambda: jitter)
 
 
 class Script:
-    """A service that answers as told: an error to raise, or seconds to take before it answers."""
+    """A service with scripted answers: an error to raise, or seconds before it answers."""
 
     def __init__(self, *answers: BaseException | float) -> None:
         self.answers = list(answers)
@@ -65,7 +65,7 @@ class Script:
         self.under_way = self.most = 0
 
     async def __call__(self, context: str, input: int) -> str:
-        """The next answer; once all are given, one that comes at once."""
+        """The next answer; after the last one, an immediate one."""
         self.begun.append(virtual_time.now())
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -87,20 +87,20 @@ class Script:
 
 def call(script: Script, *, jitter: float = 0.0, retry: Retry | None = None, deadline: float = PER) -> str:
     """One call of a scripted service."""
-    return virtual_time.run(caller(jitter).run(script.operation(retry=retry, deadline=deadline), "a", 1))
+    return virtual_time.run(runner(jitter).run(script.operation(retry=retry, deadline=deadline), "a", 1))
 
 
 def call_many(
-    many: int, one: Operation[str, int, str], arrivals: Sequence[float] = ()
+    many: int, one: Operation[str, int, str], starts: Sequence[float] = ()
 ) -> list[str | BaseException]:
-    """As many calls through one caller: all at once, or each at its time."""
+    """So many calls through one runner: all at once, or each at its time."""
 
     async def arrive(through: OperationRunner, n: int) -> str:
-        await asyncio.sleep(arrivals[n] if arrivals else 0)
+        await asyncio.sleep(starts[n] if starts else 0)
         return await through.run(one, "a", n)
 
     async def main() -> list[str | BaseException]:
-        through = caller()
+        through = runner()
         return await asyncio.gather(*(arrive(through, n) for n in range(many)), return_exceptions=True)
 
     return virtual_time.run(main())
@@ -139,9 +139,9 @@ def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, int]) -> 
 
 def test_two_limits_of_one_name_are_refused() -> None:
     async def main() -> None:
-        runner = caller()
+        through = runner()
         for limit in (Limit("t:api"), Limit("t:api"), Limit("t:api", concurrency=2)):
-            await runner.run(Script().operation(limit), "a", 1)
+            await through.run(Script().operation(limit), "a", 1)
 
     with pytest.raises(ConnectorError, match="two limits have the same name"):
         virtual_time.run(main())
@@ -150,20 +150,20 @@ def test_two_limits_of_one_name_are_refused() -> None:
 # -- retrying ----------------------------------------------------------------------------
 
 
-def test_what_may_pass_is_tried_again_until_it_answers() -> None:
+def test_a_temporary_failure_is_retried_until_it_succeeds() -> None:
     script = Script(broken(), Offline("gone"))
     assert call(script) == "a1"
     assert len(script.begun) == 3
 
 
-def test_what_cannot_pass_is_not_tried_again() -> None:
+def test_a_final_failure_is_not_retried() -> None:
     script = Script(BadCredentials("wrong"))
     with pytest.raises(BadCredentials):
         call(script)
     assert len(script.begun) == 1
 
 
-def test_the_last_error_leaves_when_every_attempt_failed() -> None:
+def test_the_last_error_is_raised_when_every_attempt_failed() -> None:
     script = Script(*(broken() for _ in range(9)))
     with pytest.raises(UpstreamBroken, match="down"):
         call(script, retry=Retry(attempts=3))
@@ -192,33 +192,33 @@ def test_no_wait_is_longer_than_the_cap_or_shorter_than_half(
 
 
 @pytest.mark.parametrize("error", [throttled(7.0), broken(7.0)])
-def test_the_wait_that_the_service_asks_for_is_kept_exactly(error: UpstreamError) -> None:
+def test_the_wait_that_the_service_asks_for_has_no_jitter(error: UpstreamError) -> None:
     script = Script(error)
     call(script, jitter=0.9)
     assert script.begun == [0.0, 7.0]
 
 
-def test_an_asked_for_wait_costs_patience_and_no_attempt() -> None:
+def test_a_wait_that_the_service_asks_for_is_not_an_attempt() -> None:
     script = Script(*(throttled(1.0) for _ in range(9)))
     assert call(script, retry=Retry(attempts=2, max_wait=9.0)) == "a1"
     assert len(script.begun) == 10
 
 
-def test_a_service_that_always_asks_for_more_wears_patience_out() -> None:
+def test_waits_that_the_service_asks_for_end_at_max_wait_in_all() -> None:
     script = Script(*(throttled(4.0) for _ in range(9)))
     with pytest.raises(QuotaExceeded):
         call(script, retry=Retry(max_wait=10.0))
     assert script.begun == [0.0, 4.0, 8.0]
 
 
-def test_a_wait_of_nothing_is_no_invitation_to_hammer() -> None:
+def test_a_wait_of_zero_is_at_least_the_base() -> None:
     script = Script(*(throttled(0.0) for _ in range(99)))
     with pytest.raises(QuotaExceeded):
         call(script, retry=Retry(base=0.5, max_wait=2.0))
     assert script.begun == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
-def test_a_wait_beyond_patience_is_left_to_the_task() -> None:
+def test_a_wait_longer_than_max_wait_is_left_to_the_task() -> None:
     script = Script(throttled(3600.0))
     with pytest.raises(QuotaExceeded) as caught:
         call(script)
@@ -226,14 +226,14 @@ def test_a_wait_beyond_patience_is_left_to_the_task() -> None:
     assert len(script.begun) == 1
 
 
-def test_everybody_who_shares_the_limit_waits_when_one_is_told_to() -> None:
+def test_all_calls_of_a_limit_wait_when_the_service_asks_one_to() -> None:
     script = Script(throttled(5.0))
     answers = call_many(4, script.operation(Limit("t:api", concurrency=1)))
     assert sorted(map(str, answers)) == ["a0", "a1", "a2", "a3"]
     assert script.begun == [0.0, 5.0, 5.0, 5.0, 5.0]
 
 
-def test_a_long_hold_turns_the_others_away_without_asking_the_service() -> None:
+def test_a_long_block_refuses_other_calls_without_calling_the_service() -> None:
     script = Script(throttled(3600.0))
     answers = call_many(5, script.operation(Limit("t:api", concurrency=1)))
     assert [type(answer) for answer in answers] == [QuotaExceeded] * 5
@@ -241,9 +241,9 @@ def test_a_long_hold_turns_the_others_away_without_asking_the_service() -> None:
     assert {one.retry_after for one in answers if isinstance(one, QuotaExceeded)} == {3600.0}
 
 
-def test_a_hold_touches_no_other_limit() -> None:
+def test_a_block_does_not_affect_other_limits() -> None:
     async def main() -> str:
-        through = caller()
+        through = runner()
         with pytest.raises(QuotaExceeded):
             await through.run(Script(throttled(3600.0)).operation(), "a", 1)
         return await through.run(Script().operation(Limit("t:other")), "b", 2)
@@ -261,27 +261,27 @@ tenths = st.integers(0, 40).map(lambda tenths: tenths / 10)
     concurrency=st.integers(1, 5),
     calls=st.integers(1, 5),
     per=tenths.map(lambda seconds: seconds + 0.1),
-    arrivals=st.lists(st.tuples(tenths, tenths), min_size=1, max_size=25),
+    starts=st.lists(st.tuples(tenths, tenths), min_size=1, max_size=25),
 )
 @settings(deadline=None, max_examples=100)
-def test_p34_no_window_holds_more_calls_than_its_limit(
-    concurrency: int, calls: int, per: float, arrivals: list[tuple[float, float]]
+def test_p34_no_window_has_more_calls_than_its_limit(
+    concurrency: int, calls: int, per: float, starts: list[tuple[float, float]]
 ) -> None:
-    script = Script(*(takes for _, takes in arrivals))
+    script = Script(*(takes for _, takes in starts))
     limit = Limit("t:api", concurrency, calls, per)
-    call_many(len(arrivals), script.operation(limit), [at for at, _ in arrivals])
+    call_many(len(starts), script.operation(limit), [at for at, _ in starts])
     assert script.most <= concurrency
-    assert len(script.begun) == len(arrivals)
+    assert len(script.begun) == len(starts)
     for first, beyond in zip(script.begun, script.begun[calls:], strict=False):
         assert beyond - first >= per * (1 - 1e-9)
 
 
 @given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=6), st.integers(1, 4))
 @settings(deadline=None, max_examples=40)
-def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
+def test_p34_no_call_begins_within_a_wait_that_the_service_asked_for(
     waits: Sequence[float], concurrency: int
 ) -> None:
-    told: list[tuple[float, float]] = []
+    asked_waits: list[tuple[float, float]] = []
     left = list(waits)
     begun: list[float] = []
 
@@ -289,8 +289,8 @@ def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
         begun.append(virtual_time.now())
         await virtual_time.later(0.01)
         if left:
-            told.append((virtual_time.now(), left.pop()))
-            raise throttled(told[-1][1])
+            asked_waits.append((virtual_time.now(), left.pop()))
+            raise throttled(asked_waits[-1][1])
         return input
 
     limit = Limit("t:api", concurrency)
@@ -298,11 +298,11 @@ def test_p34_nobody_begins_within_a_wait_that_the_service_asked_for(
     asked = Operation("t:thing:get", service, limit=limit, retry=rule)
 
     async def main() -> None:
-        through = caller()
+        through = runner()
         await asyncio.gather(*(through.run(asked, "a", n) for n in range(6)))
 
     virtual_time.run(main())
-    assert not [t for t in begun for at, wait in told if at < t < (at + wait) * (1 - 1e-9)]
+    assert not [t for t in begun for at, wait in asked_waits if at < t < (at + wait) * (1 - 1e-9)]
 
 
 # -- limits that learn -----------------------------------------------------------------------
@@ -314,8 +314,8 @@ BUDGETS = (
 )
 
 
-class Said(NamedTuple):
-    """What an answer tells: its status, and of each budget what is left and seconds to its reset."""
+class Answer(NamedTuple):
+    """An answer: its status, and for each budget what is left and the seconds to its reset."""
 
     status: int
     requests: int
@@ -324,26 +324,26 @@ class Said(NamedTuple):
     points_reset: float
 
     def until(self) -> float:
-        """Seconds until every budget that cannot pay for another request is full again."""
+        """Seconds until every used-up budget is full again."""
         requests = self.requests_reset if self.requests < 1 else 0.0
         return max(requests, self.points_reset if self.points < COST else 0.0)
 
 
 COST = 7  # points that every request takes
-FULL = Said(200, 100, 50.0, 100, 50.0)
+FULL = Answer(200, 100, 50.0, 100, 50.0)
 
 
 class Budgeted(Transport):
-    """A service that says in each answer's headers what is left."""
+    """A service whose answers have the budgets in their headers."""
 
-    def __init__(self, *answers: Said) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
         self.begun: list[float] = []
-        self.early: list[float] = []  # what began before the end of a wait that had been told
+        self.early: list[float] = []  # when calls began before the end of a wait
         self.until = 0.0  # when the latest wait ends
 
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
-        """The next answer, which takes a while."""
+        """The next answer, after a while."""
         self.begun.append(virtual_time.now())
         if virtual_time.now() < self.until - 0.01:
             self.early.append(virtual_time.now())
@@ -361,7 +361,7 @@ class Budgeted(Transport):
         return HttpResponse(request, said.status, headers, b"{}")
 
     def client(self) -> HttpClient:
-        """A client which reads the budgets."""
+        """A client that reads the budgets."""
         return HttpClient("https://h", credentials_for("https://h"), budgets=BUDGETS, transport=self)
 
 
@@ -374,17 +374,17 @@ resets = st.integers(0, 400).map(lambda quarters: quarters / 4)
 
 
 @given(
-    st.lists(st.builds(Said, st.sampled_from([200, 200, 429]), left, resets, left, resets), max_size=6),
+    st.lists(st.builds(Answer, st.sampled_from([200, 200, 429]), left, resets, left, resets), max_size=6),
     st.integers(1, 4),
 )
 @settings(deadline=None, max_examples=200)
-def test_p34_nobody_begins_before_the_latest_reset_of_what_is_used_up(said: list[Said], many: int) -> None:
+def test_p34_no_call_begins_before_every_used_up_budget_is_full(said: list[Answer], many: int) -> None:
     service, limit = Budgeted(*said), Limit("t:api", many)
     rule = Retry(attempts=20, max_wait=1e6)
     both = [Operation(f"t:{name}:get", fetch, limit=limit, retry=rule) for name in ("one", "two")]
 
     async def main() -> list[Any]:
-        through, client = caller(), service.client()
+        through, client = runner(), service.client()
         return await asyncio.gather(*(through.run(both[n % 2], client, "/") for n in range(9)))
 
     assert virtual_time.run(main()) == [{}] * 9
@@ -392,12 +392,12 @@ def test_p34_nobody_begins_before_the_latest_reset_of_what_is_used_up(said: list
     assert len(service.begun) == 9 + sum(one.status == 429 for one in said)
 
 
-def test_a_long_wait_that_a_good_answer_announces_is_left_to_the_tasks() -> None:
+def test_a_long_wait_after_a_good_answer_is_left_to_the_tasks() -> None:
     service = Budgeted(FULL._replace(requests=0, requests_reset=3600.0))
     one = Operation("t:thing:get", fetch, limit=Limit("t:api"))
 
     async def main() -> tuple[Any, QuotaExceeded, list[str]]:
-        through, client = caller(), service.client()
+        through, client = runner(), service.client()
         good = await through.run(one, client, "/")
         with pytest.raises(QuotaExceeded) as refused:
             await through.run(one, client, "/")
@@ -408,32 +408,32 @@ def test_a_long_wait_that_a_good_answer_announces_is_left_to_the_tasks() -> None
     assert error.retry_after == pytest.approx(3600.0, abs=1.0)
 
 
-def test_a_refusal_waits_for_the_budgets_though_the_header_asks_for_less() -> None:
-    service = Budgeted(Said(429, 0, 30.0, 0, 3600.0))
+def test_a_refusal_waits_for_the_budgets_when_retry_after_is_shorter() -> None:
+    service = Budgeted(Answer(429, 0, 30.0, 0, 3600.0))
     with pytest.raises(QuotaExceeded) as refused:
         virtual_time.run(
-            caller().run(Operation("t:thing:get", fetch, limit=Limit("t:api")), service.client(), "/")
+            runner().run(Operation("t:thing:get", fetch, limit=Limit("t:api")), service.client(), "/")
         )
     assert refused.value.retry_after == pytest.approx(3600.0, abs=1.0)
 
 
-def test_what_is_learnt_touches_the_limit_of_the_innermost_operation_alone() -> None:
+def test_a_budget_blocks_only_the_limit_of_the_innermost_operation() -> None:
     inner = Operation("t:token:renew", fetch, limit=Limit("t:token"))
 
     async def outer(client: HttpClient, path: str) -> Any:
         return await run_operation(inner, client, path)
 
     async def main() -> list[str]:
-        through, service = caller(), Budgeted(FULL._replace(points=0, points_reset=9.0))
+        through, service = runner(), Budgeted(FULL._replace(points=0, points_reset=9.0))
         await through.run(Operation("t:thing:get", outer, limit=Limit("t:api")), service.client(), "/")
-        await service.client().get("/")  # outside of every operation: nobody to tell
+        await service.client().get("/")  # outside of every operation: no limit to block
         block_limit(5.0)
         return through.blocked_limits()
 
     assert virtual_time.run(main()) == ["t:token"]
 
 
-def test_as_many_calls_as_the_limit_allows_run_side_by_side() -> None:
+def test_as_many_calls_as_the_limit_allows_run_at_once() -> None:
     script = Script(*[1.0] * 12)
     call_many(12, script.operation(Limit("t:api", concurrency=4)))
     assert script.most == 4
@@ -448,7 +448,7 @@ def test_a_failed_call_gives_its_permit_back() -> None:
 
 def test_a_cancelled_waiter_gives_its_permit_back() -> None:
     async def main() -> str:
-        through, script = caller(), Script()
+        through, script = runner(), Script()
         one = script.operation(Limit("t:api", concurrency=1, calls=1, per=50.0))
         await through.run(one, "a", 1)
         waiting = asyncio.create_task(through.run(one, "a", 2))
@@ -514,7 +514,7 @@ def test_a_bug_passes_through_unchanged_and_once() -> None:
 
 def test_every_attempt_is_counted_by_the_name_of_its_operation() -> None:
     async def main() -> dict[str, int]:
-        through = caller()
+        through = runner()
         await through.run(Script(broken(), broken()).operation(), "a", 1)
         await through.run(Operation("t:thing:list", Script()), "a", 1)
         return dict(through.calls)
@@ -528,7 +528,7 @@ Event = tuple[str, int, int]  # what happened, which middleware, in which attemp
 
 
 def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middleware:
-    """A middleware that notes what passes; it raises on the way in or out where it is told to."""
+    """A middleware that records events; it raises before or after the call if ``raises`` says so."""
 
     async def watch(call: Call, next: Next) -> Any:
         events.append(("before", number, call.attempt))
@@ -550,11 +550,11 @@ def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middle
 def watched(
     many: int, script: Script, *, raises: dict[int, str] | None = None, renews: bool = False
 ) -> tuple[list[Event], Counter[str]]:
-    """What as many middlewares saw of one call, and what the caller counted."""
+    """The events that so many middlewares saw in one call, and the runner's counts."""
     events: list[Event] = []
 
     async def renew() -> None:
-        """The next credential is as good as the script says."""
+        """Do nothing: the script decides about the next attempt."""
 
     around = [watching(number, events, raises or {}) for number in range(many)]
     through = OperationRunner(
@@ -588,7 +588,7 @@ def test_p24_each_middleware_runs_exactly_once_in_every_attempt(
 
 
 def expected(many: int, works: bool, raiser: int, way: str, attempt: int) -> list[Event]:
-    """What middlewares see of one attempt, said without running one: a way in, and a way out."""
+    """The events that middlewares must see in one attempt, computed without running one."""
     reached = raiser + 1 if way == "in" else many
     events = [("before", number, attempt) for number in range(reached)]
     word = "after" if works else "error"
@@ -612,11 +612,13 @@ def test_p25_before_runs_in_order_and_after_and_errors_in_exact_reverse(
     script = Script(*(MEANS[word] for word in said))
     events, _ = watched(many, script, raises={raiser: way})
     words = [*said, "good"]
-    told = [expected(many, words[n] == "good", raiser, way, n + 1) for n in range(max(1, len(script.begun)))]
-    assert events == [event for attempt in told for event in attempt]
+    asked_waits = [
+        expected(many, words[n] == "good", raiser, way, n + 1) for n in range(max(1, len(script.begun)))
+    ]
+    assert events == [event for attempt in asked_waits for event in attempt]
 
 
-def test_a_middleware_may_answer_in_place_of_the_service_and_change_what_it_is_asked() -> None:
+def test_a_middleware_may_answer_itself_or_change_the_input() -> None:
     async def doubled(call: Call, next: Next) -> Any:
         return call.input if call.input == 7 else await next(call._replace(input=call.input * 2))
 
@@ -626,7 +628,7 @@ def test_a_middleware_may_answer_in_place_of_the_service_and_change_what_it_is_a
     assert [virtual_time.run(main(3)), virtual_time.run(main(7))] == ["a6", 7]
 
 
-def test_a_middleware_sees_errors_as_the_caller_will() -> None:
+def test_a_middleware_sees_the_same_errors_as_the_runner() -> None:
     seen: list[Exception] = []
 
     async def watch(call: Call, next: Next) -> Any:
@@ -643,7 +645,7 @@ def test_a_middleware_sees_errors_as_the_caller_will() -> None:
 
 
 class Bearers:
-    """A service whose bearer expires, and the client that holds one."""
+    """A service whose token expires, and the client that has one."""
 
     def __init__(self, *, can_renew: bool = True) -> None:
         self.good, self.held = 0, 0
@@ -677,16 +679,16 @@ class Bearers:
 
 
 class TestRenewal:
-    """A credential that is refused is renewed once."""
+    """A refused credential is renewed once."""
 
     @pytest.mark.parametrize("number", [1, 2, 20])
-    def test_p29_one_renewal_serves_all_who_were_refused(self, number: int) -> None:
+    def test_p29_one_renewal_serves_all_refused_callers(self, number: int) -> None:
         bearers = Bearers()
         bearers.good = 1
         assert bearers.all(number) == [str(one) for one in range(number)]
         assert (bearers.renewed, bearers.refused) == (1, number)
 
-    def test_a_credential_that_is_refused_again_is_not_renewed_for_ever(self) -> None:
+    def test_a_credential_that_is_refused_again_is_not_renewed_again(self) -> None:
         bearers = Bearers()
         bearers.good = -1
         bearers.renew = _nothing  # type: ignore[method-assign]  # a renewal that brings nothing new
@@ -694,14 +696,14 @@ class TestRenewal:
         assert isinstance(error, BadCredentials)
         assert bearers.refused == 2
 
-    def test_a_renewal_that_fails_is_tried_once_and_told_to_everybody(self) -> None:
+    def test_a_failed_renewal_is_tried_once_and_raised_for_all_callers(self) -> None:
         bearers = Bearers(can_renew=False)
         bearers.good = 1
         errors = bearers.all(10)
         assert {str(error) for error in errors} == {"connect again"}
         assert bearers.renewed == 1
 
-    def test_after_a_minute_somebody_may_have_connected_again(self) -> None:
+    def test_a_failed_renewal_is_tried_again_after_a_minute(self) -> None:
         bearers = Bearers(can_renew=False)
         bearers.good = 1
         through = OperationRunner(Limits(), renew=bearers.renew)
@@ -717,7 +719,7 @@ class TestRenewal:
         assert virtual_time.run(main()) == "2"
         assert bearers.renewed == 2
 
-    def test_a_renewal_that_may_work_later_is_tried_again(self) -> None:
+    def test_a_temporary_failure_of_a_renewal_is_retried(self) -> None:
         bearers, outages = Bearers(), [Offline("no network")]
         bearers.good, renew = 1, bearers.renew
 
@@ -730,10 +732,10 @@ class TestRenewal:
         assert bearers.all(3) == ["0", "1", "2"]
         assert bearers.renewed == 1
 
-    def test_without_a_way_to_renew_the_refusal_stands(self) -> None:
+    def test_without_renew_the_refusal_is_raised(self) -> None:
         script = Script(BadCredentials("no"))
         with pytest.raises(BadCredentials):
-            virtual_time.run(caller().run(script.operation(), "a", 1))
+            virtual_time.run(runner().run(script.operation(), "a", 1))
         assert len(script.begun) == 1
 
 
@@ -741,21 +743,21 @@ async def _nothing() -> None:
     """Renews nothing."""
 
 
-class TestOnBehalf:
-    """What an operation needs first goes through the same chain."""
+class TestRunOperation:
+    """An operation that another one needs goes through the same chain."""
 
-    def test_it_is_counted_by_the_caller_of_the_operation_that_is_under_way(self) -> None:
+    def test_the_runner_of_the_outer_operation_counts_it(self) -> None:
         async def ask(context: str, input: int) -> str:
             return f"{await run_operation(Operation('t:token:get', first), context, input)}!"
 
-        first, through = Script(), caller()
+        first, through = Script(), runner()
         assert virtual_time.run(through.run(Operation("t:thing:get", ask), "a", 1)) == "a1!"
         assert through.calls == {"t:thing:get": 1, "t:token:get": 1}
 
-    def test_it_needs_no_operation_under_way(self) -> None:
+    def test_it_runs_outside_of_operations_too(self) -> None:
         assert virtual_time.run(run_operation(Script().operation(), "a", 1)) == "a1"
 
-    def test_when_it_is_refused_the_operation_renews_and_not_it(self) -> None:
+    def test_when_it_is_refused_the_outer_operation_renews(self) -> None:
         async def ask(context: str, input: int) -> str:
             return await run_operation(script.operation(), context, input)
 

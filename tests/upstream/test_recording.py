@@ -1,4 +1,4 @@
-"""Recordings: every attempt is written down, no secret is, and a replay needs nothing but the recording."""
+"""Recordings: every attempt is written, no secret is, and a replay needs only the recording."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ faults = st.dictionaries(st.integers(0, 4), st.lists(passing, min_size=1, max_si
 async def served(
     error_rate: float, seed: int, recording: Path, folder: Path
 ) -> tuple[SyncResult, Counter[str]]:
-    """Record a sync of an acme behind HTTP; what it came to, and the service's own count."""
+    """A recorded sync of acme over HTTP: its result, and the service's own count."""
     size = Settings(
         workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3, seed=seed, error_rate=error_rate
     )
@@ -110,7 +110,7 @@ async def served(
 
 
 class TestRecording:
-    """What is in a recording."""
+    """The content of a recording."""
 
     @given(error_rate=st.sampled_from([0.0, 0.05, 0.15]), seed=st.integers(1, 99))
     @settings(max_examples=4)
@@ -131,7 +131,7 @@ class TestRecording:
 
     @given(st.integers(1, 5), faults)
     @settings(max_examples=25)
-    def test_p37_every_attempt_stands_in_order_with_input_and_outcome(
+    def test_p37_every_attempt_is_written_in_order_with_input_and_outcome(
         self, pages: int, faults: Mapping[int, Sequence[Exception]]
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -143,13 +143,13 @@ class TestRecording:
         for number in range(pages):
             mine = [one for one in rest if one["input"]["page"] == str(number)]
             assert [one["attempt"] for one in mine] == list(range(1, len(mine) + 1))
-            told = [(one["error"]["class"], one["error"]["message"]) for one in mine[:-1]]
-            assert told == [(type(error).__name__, str(error)) for error in faults.get(number, ())]
+            found = [(one["error"]["class"], one["error"]["message"]) for one in mine[:-1]]
+            assert found == [(type(error).__name__, str(error)) for error in faults.get(number, ())]
             assert mine[-1]["output"]["people"][0][0] == f"{number}a"
         times = [one["at"] for one in rest]
         assert times == sorted(times)
 
-    def test_the_first_line_says_whose_it_is(self, tmp_path: Path) -> None:
+    def test_the_header_names_connector_and_installation(self, tmp_path: Path) -> None:
         run(
             crowd(Upstream(script(1)), version="7"),
             Recording(tmp_path / "t", clock=lambda: 0.0),
@@ -168,7 +168,7 @@ class TestRecording:
             "options": {},
         }
 
-    def test_it_names_the_options_of_its_sync_with_which_a_replay_begins_too(self, tmp_path: Path) -> None:
+    def test_a_replay_begins_with_the_recorded_options(self, tmp_path: Path) -> None:
         given = SyncOptions(only=("Person.name", "Crowd"), if_stale=60.0)
 
         async def main() -> None:
@@ -181,11 +181,11 @@ class TestRecording:
         assert replay.sync_options(SyncOptions()) == given
         assert replay.sync_options(SyncOptions(full=True)) == SyncOptions(full=True)
 
-    def test_only_its_owner_can_read_it(self, tmp_path: Path) -> None:
+    def test_only_the_owner_can_read_the_file(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
         assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
 
-    def test_a_file_that_holds_something_is_left_alone(self, tmp_path: Path) -> None:
+    def test_a_file_with_content_is_refused_and_not_changed(self, tmp_path: Path) -> None:
         (tmp_path / "t").write_text("mine")
         with pytest.raises(RecordingError, match="already exists and is not empty"):
             run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
@@ -194,13 +194,13 @@ class TestRecording:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"))
         assert len(entries(tmp_path / "t")) == 2
 
-    def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
+    def test_an_unwritable_file_is_refused_before_any_call(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
         with pytest.raises(RecordingError, match="No such file or directory"):
             run(crowd(upstream), Recording(tmp_path / "no" / "t"))
         assert upstream.asked == []
 
-    def test_an_output_that_cannot_come_back_fails_its_task_and_names_the_operation(
+    def test_an_output_that_cannot_be_encoded_fails_its_task_and_names_the_operation(
         self, tmp_path: Path
     ) -> None:
         upstream = Upstream(script(2) | {"1": [{"people": [], "odd": object()}]})
@@ -211,7 +211,7 @@ class TestRecording:
         assert len(entries(tmp_path / "t")) == len(upstream.asked)
         assert entries(tmp_path / "t")[-1]["error"]["code"] == "recording"
 
-    def test_when_the_disk_is_full_nothing_more_is_asked(self, tmp_path: Path) -> None:
+    def test_no_call_is_made_after_the_disk_is_full(self, tmp_path: Path) -> None:
         async def main() -> list[str]:
             upstream = Upstream(script(1) | {"0": [{"people": "x" * 5000}]})
             async with caller_of(tmp_path / "t", upstream) as caller:
@@ -229,9 +229,7 @@ class TestRecording:
         assert run(crowd(None), replay).result.failures[0].code == "replay.mismatch"
         assert "line 3: the recording was interrupted" in replay.notes[0]
 
-    def test_what_an_operation_asks_on_its_own_behalf_is_noted_without_its_texts(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_nested_operation_is_recorded_without_its_texts(self, tmp_path: Path) -> None:
         async def token(upstream: Upstream, grant: Json) -> Json:
             return {"token": "the-new-token", "expires": 60}
 
@@ -257,7 +255,7 @@ class TestRecording:
         assert run(crowd(None, seeder=seeding(named)), replay).result.status is Status.COMPLETED
         assert replay.left() == Counter()
 
-    def test_a_call_that_was_cancelled_is_noted_and_not_replayed(self, tmp_path: Path) -> None:
+    def test_a_cancelled_attempt_is_recorded_and_not_replayed(self, tmp_path: Path) -> None:
         async def main() -> None:
             recording, reached = Recording(tmp_path / "t"), asyncio.Event()
 
@@ -283,7 +281,7 @@ class TestRecording:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """As on a disk that is full."""
+    """Limit the size of files, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -298,12 +296,12 @@ keys = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=8, max_s
 
 
 class TestSecrets:
-    """What no recording holds."""
+    """No recording contains a secret."""
 
     @given(keys, keys)
     @settings(max_examples=20)
-    def test_p41_no_byte_of_a_recording_holds_a_secret_old_or_new(self, key: str, new: str) -> None:
-        """The service echoes the key in every way it can, refuses it, and gives a new one."""
+    def test_p41_no_byte_of_a_recording_contains_an_old_or_new_secret(self, key: str, new: str) -> None:
+        """The service repeats the key in every encoding, refuses it, and issues a new one."""
 
         async def refuses(upstream: Upstream) -> Exception:
             return BadCredentials(f"{quote(key, safe='')} is old", hint=key, key=key)
@@ -334,7 +332,7 @@ class TestSecrets:
             inner = {b64encode(b"\0" * n + secret.encode()).decode()[4:-4] for n in range(3)}
             assert not [form for form in forms | inner if form.encode() in written]
 
-    def test_p41_nor_one_that_another_process_brought_while_it_was_asked(self, tmp_path: Path) -> None:
+    def test_p41_nor_a_secret_that_another_process_stored_during_the_call(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
 
         async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
@@ -348,7 +346,7 @@ class TestSecrets:
         run(crowd(upstream, initialise=initialise), Recording(tmp_path / "t"), key="the-first-key")
         assert entries(tmp_path / "t")[0]["output"] == "signed with ***"
 
-    def test_the_configuration_in_the_recording_holds_none_either(self, tmp_path: Path) -> None:
+    def test_the_recorded_configuration_contains_no_secret(self, tmp_path: Path) -> None:
         async def main() -> None:
             recording = Recording(tmp_path / "t")
             info = InstallationInfo("crowd", "default", "abc", {"url": "http://x/?k=s3cr3t-key"}, 0.0)
@@ -365,7 +363,7 @@ class TestSecrets:
         assert "http://x/?k=***" in (tmp_path / "t").read_text()
         assert "s3cr3t-key" not in (tmp_path / "t").read_text()
 
-    def test_a_secret_that_is_too_short_is_refused_before_anything_is_asked(self, tmp_path: Path) -> None:
+    def test_a_secret_that_is_too_short_is_refused_before_any_call(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
         with pytest.raises(RecordingError, match="a secret of 3 characters"):
             run(crowd(upstream), Recording(tmp_path / "t"), key="abc")
@@ -397,7 +395,7 @@ def offline(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 async def stored_in(folder: Path, name: str) -> dict[str, Json]:
-    """What an acme installation of a project holds, without asking anybody."""
+    """The rows of a project's acme installation."""
     async with Project.open(folder) as project:
         info = await project.target(f"acme:{name}")
         secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
@@ -412,7 +410,7 @@ async def stored_in(folder: Path, name: str) -> dict[str, Json]:
 
 
 class TestReplaying:
-    """The same sync, from the recording alone."""
+    """The same sync, from the recording only."""
 
     def test_p45_a_recorded_sync_replays_offline_to_an_equal_database(self, tmp_path: Path) -> None:
         recording = tmp_path / "acme.jsonl"
@@ -420,16 +418,16 @@ class TestReplaying:
         (tmp_path / "elsewhere").mkdir()
         done = offline(tmp_path / "elsewhere", "sync", "acme:copy", "--replay", str(recording), "-o", "json")
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert (told["counts"], told["requests"]) == (dict(result.counts), dict(result.requests))
-        assert told["replay"] == {"left": {}, "notes": []}
+        found = json.loads(done.stdout)
+        assert (found["counts"], found["requests"]) == (dict(result.counts), dict(result.requests))
+        assert found["replay"] == {"left": {}, "notes": []}
         copy = asyncio.run(stored_in(tmp_path / "elsewhere", "copy"))
         assert copy == json.loads((tmp_path / "stored.json").read_text())
         assert len(copy["AcmeTask"]) == 2 * 2 * 7
 
     @given(st.integers(1, 5), faults)
     @settings(max_examples=25)
-    def test_p45_whatever_failed_in_passing(
+    def test_p45_temporary_failures_replay_to_an_equal_database(
         self, pages: int, faults: Mapping[int, Sequence[Exception]]
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -443,7 +441,7 @@ class TestReplaying:
 
     @given(st.integers(0, 3))
     @settings(max_examples=4)
-    def test_p45_and_whatever_failed_for_good(self, page: int) -> None:
+    def test_p45_a_final_failure_is_replayed(self, page: int) -> None:
         denied = PermissionDenied("not for you", hint="ask", page=page)
         with tempfile.TemporaryDirectory() as folder:
             recording = Path(folder) / "recording"
@@ -451,8 +449,8 @@ class TestReplaying:
             copy = run(crowd(None), Replay(recording))
         assert copy.stored == recorded.stored
         assert copy.result.status is recorded.result.status is not Status.COMPLETED
-        (told,), (again,) = recorded.result.failures, copy.result.failures
-        assert (again.code, again.message, again.hint) == (told.code, told.message, told.hint)
+        (found,), (again,) = recorded.result.failures, copy.result.failures
+        assert (again.code, again.message, again.hint) == (found.code, found.message, found.hint)
 
     def test_p45_a_newer_version_replays_the_recording_of_an_older_one(self, tmp_path: Path) -> None:
         recorded = run(crowd(Upstream(script(3))), Recording(tmp_path / "t"))
@@ -480,7 +478,7 @@ class TestReplaying:
         assert copy.stored == recorded.stored | {"Person": shouting}
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-    def test_the_order_of_calls_may_be_another_one(self, tmp_path: Path, order: Sequence[int]) -> None:
+    def test_the_order_of_calls_does_not_matter(self, tmp_path: Path, order: Sequence[int]) -> None:
         recording = written(tmp_path / "t", *(page(str(n)) for n in range(3)))
 
         async def main() -> list[str]:
@@ -490,7 +488,7 @@ class TestReplaying:
 
         assert asyncio.run(main()) == [str(n) for n in order]
 
-    def test_the_nth_run_with_an_input_gets_what_the_nth_one_got(self, tmp_path: Path) -> None:
+    def test_the_nth_run_with_an_input_gets_the_nth_recorded_outcome(self, tmp_path: Path) -> None:
         error: Json = {
             "class": "Offline",
             "code": "upstream.offline",
@@ -520,7 +518,7 @@ class TestReplaying:
 
         assert asyncio.run(main()) == ["everybody", "later", "no", {"crowd:crowd:get": 5}]
 
-    def test_no_wait_is_waited_for(self, tmp_path: Path) -> None:
+    def test_a_replay_does_not_wait(self, tmp_path: Path) -> None:
         quota = {"class": "QuotaExceeded", "code": "upstream.quota", "message": "slow", "hint": ""}
         wait = {"error": quota | {"data": {"retry_after": 600.0}, "retry_after": 600.0}}
         failing = [{"operation": "crowd:person:list", "input": {"page": "0"}} | wait] * 3
@@ -552,14 +550,14 @@ class TestReplaying:
         run(crowd(None, initialise=initialise), Replay(written(tmp_path / "t", NAMED, page("0"))))
         assert done == ["stop"]
 
-    def test_what_is_asked_outside_of_operations_reaches_nobody(self, tmp_path: Path) -> None:
+    def test_a_request_outside_of_operations_is_refused(self, tmp_path: Path) -> None:
         async def initialise(config: object, credentials: CredentialProvider) -> Installation[Any]:
             client = HttpClient("http://127.0.0.1:9", credentials)
             return Installation(client, stop=client.stop)
 
         async def seed(client: HttpClient, engine: Engine) -> SyncPlan:
             await client.get("/who")
-            raise AssertionError("somebody answered")
+            raise AssertionError("a request was answered")
 
         connector = crowd(None, initialise=initialise, seeder=seed, hosts=["127.0.0.1:9"])
         with pytest.raises(
@@ -583,10 +581,12 @@ class TestReplaying:
         assert [len(copy.stored[name]) for name in ("GitCommit", "GitTag", "GitBranch")] == [1, 1, 1]
 
 
-class TestParting:
-    """Where recording and run part."""
+class TestMismatch:
+    """A replay needs an answer that was not recorded."""
 
-    def test_it_is_told_what_was_asked_what_is_left_and_what_is_most_like_it(self, tmp_path: Path) -> None:
+    def test_the_error_has_the_input_the_unused_answers_and_the_most_similar_input(
+        self, tmp_path: Path
+    ) -> None:
         recording = written(tmp_path / "t", NAMED, page("1"), page("2"), page("27"))
         with pytest.raises(ReplayMismatch) as caught:
             asyncio.run(answered(recording, LIST, Asked("28")))
@@ -599,31 +599,31 @@ class TestParting:
         )
         assert error.code == "replay.mismatch"
 
-    def test_an_operation_that_the_recording_does_not_have_is_most_like_nothing(self, tmp_path: Path) -> None:
+    def test_an_operation_that_was_not_recorded_has_no_similar_input(self, tmp_path: Path) -> None:
         with pytest.raises(ReplayMismatch) as caught:
             asyncio.run(answered(written(tmp_path / "t", NAMED), LIST, Asked("0")))
         assert (caught.value.left, caught.value.nearest) == (0, None)
 
-    def test_one_run_more_than_the_recording_has_is_too_many(self, tmp_path: Path) -> None:
+    def test_one_run_more_than_recorded_is_a_mismatch(self, tmp_path: Path) -> None:
         recording = written(tmp_path / "t", NAMED, page("0", output={"people": [["1", "x"]], "next": "0"}))
         (failure,) = run(crowd(None), Replay(recording)).result.failures
         assert failure.code == "replay.mismatch"
         assert "more often than it was recorded" in failure.message
 
-    def test_it_fails_what_needed_it_and_nothing_else(self, tmp_path: Path) -> None:
+    def test_a_mismatch_fails_only_the_task_that_needed_the_answer(self, tmp_path: Path) -> None:
         outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED, page("0"), page("7"))))
         assert outcome.result.status is Status.COMPLETED
         outcome = run(crowd(None), Replay(written(tmp_path / "t", NAMED)))
         assert [failure.code for failure in outcome.result.failures] == ["replay.mismatch"]
 
-    def test_what_nobody_asked_for_is_reported(self, tmp_path: Path) -> None:
+    def test_unused_recorded_answers_are_reported(self, tmp_path: Path) -> None:
         replay = Replay(written(tmp_path / "t", NAMED, page("0"), page("7"), page("8")))
         run(crowd(None), replay)
         assert replay.report() == ["these recorded answers were not used: crowd:person:list (2)"]
 
 
 class TestFiles:
-    """What can be replayed."""
+    """Which files can be replayed."""
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -634,12 +634,12 @@ class TestFiles:
             ('{"recording": 99}\n', "it has a newer format"),
         ],
     )
-    def test_what_is_no_recording_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
+    def test_a_file_that_is_not_a_recording_is_refused(self, tmp_path: Path, text: str, problem: str) -> None:
         (tmp_path / "t").write_text(text)
         with pytest.raises(RecordingError, match=problem):
             Replay(tmp_path / "t")
 
-    def test_what_is_not_there_is_refused(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="No such file"):
             Replay(tmp_path / "t")
 
@@ -659,34 +659,36 @@ class TestFiles:
         with pytest.raises(RecordingError, match="different installations"):
             Replay(one, two)
 
-    def test_a_killed_recording_replays_together_with_what_went_on(self, tmp_path: Path) -> None:
+    def test_the_recording_of_a_killed_sync_replays_together_with_its_continuation(
+        self, tmp_path: Path
+    ) -> None:
         first, second = tmp_path / "first", tmp_path / "second"
         with subprocess.Popen(
             [sys.executable, "-m", "tests.recording", str(tmp_path / "db"), str(first)], cwd=ROOT
         ) as child:
             assert child.wait() == -signal.SIGKILL
         assert [one["input"]["page"] for one in entries(first)[1:]] == ["0", "1", "2"]
-        went_on = run(crowd(Upstream(script(6))), Recording(second), database=tmp_path / "db")
-        assert went_on.result.resumed
+        continued = run(crowd(Upstream(script(6))), Recording(second), database=tmp_path / "db")
+        assert continued.result.resumed
         assert json.loads(second.read_text().splitlines()[0])["beganEmpty"] is False
         alone = run(crowd(None), Replay(first))
         assert [failure.code for failure in alone.result.failures] == ["replay.mismatch"]
         replay = Replay(second, first)
         both = run(crowd(None), replay)
-        assert both.stored == went_on.stored
+        assert both.stored == continued.stored
         assert (both.result.status, replay.notes) == (Status.COMPLETED, [])
 
 
-class TestWhoseDataItIs:
-    """What is replayed is not mixed with what was synced."""
+class TestProvenance:
+    """Replayed rows are not mixed with synced rows."""
 
-    def test_a_replay_is_refused_where_there_are_data(self, tmp_path: Path) -> None:
+    def test_a_replay_into_synced_rows_is_refused(self, tmp_path: Path) -> None:
         run(crowd(Upstream(script(1))), Recording(tmp_path / "t"), database=tmp_path / "db")
         with pytest.raises(RecordingError, match="holds synced rows; a replay must not mix with them"):
             run(crowd(None), Replay(tmp_path / "t"), database=tmp_path / "db")
 
     @pytest.mark.parametrize("recorded", [False, True])
-    def test_a_sync_is_refused_where_there_is_a_replay(self, tmp_path: Path, recorded: bool) -> None:
+    def test_a_sync_into_a_replay_is_refused(self, tmp_path: Path, recorded: bool) -> None:
         recording = written(tmp_path / "t", NAMED, page("0"))
         run(crowd(None), Replay(recording), database=tmp_path / "db")
         upstream = Upstream(script(1))
@@ -703,7 +705,7 @@ class TestWhoseDataItIs:
         with pytest.raises(RecordingError, match="holds another installation's replay"):
             run(crowd(None), Replay(other), database=tmp_path / "db")
 
-    def test_what_was_recorded_on_top_is_replayed_on_top(self, tmp_path: Path) -> None:
+    def test_a_recording_that_began_with_rows_is_replayed_onto_rows(self, tmp_path: Path) -> None:
         first = written(tmp_path / "1", NAMED, page("0"))
         answer = {"people": [["9", "Nine"]]}
         later = {"beganEmpty": False, "recordedAt": "2026-02-01T00:00:00Z"}
@@ -718,7 +720,7 @@ class TestWhoseDataItIs:
 class TestProjects:
     """Recordings through a project."""
 
-    def test_a_replay_into_its_own_installation_begins_anew(self, tmp_path: Path) -> None:
+    def test_a_second_replay_replaces_the_first(self, tmp_path: Path) -> None:
         async def main() -> None:
             recording = tmp_path / "t"
             project = Project(ProjectFolder.init(tmp_path))
@@ -735,7 +737,7 @@ class TestProjects:
 
         asyncio.run(main())
 
-    def test_a_runtime_that_is_warm_takes_no_recording(self, tmp_path: Path) -> None:
+    def test_a_running_runtime_takes_no_recording(self, tmp_path: Path) -> None:
         async def main() -> None:
             project = Project(ProjectFolder.init(tmp_path))
             project.folder.add("acme", None, {}, {}, now=0.0)
