@@ -1,4 +1,4 @@
-"""History on against off: the first sync, what has not changed, a little, everything; and following it."""
+"""History on against off: the first sync, no changes, few changes, all rows changed; and reading it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HISTORIES = {"off": Settings(), "on": Settings(history="changes")}
 
 
 def run() -> None:
-    """The same syncs one after another with each history, round by round."""
+    """The same syncs with history off and on, round by round."""
     first = make(0, RECORDS)
     few = [changed(one) if at % (RECORDS // FEW) == 0 else one for at, one in enumerate(first)]
     syncs = {

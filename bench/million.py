@@ -1,4 +1,4 @@
-"""A million entities synced again: unchanged, a hundredth changed, listed anew; with history and without."""
+"""A million entities again: unchanged, one in a hundred changed, listed in full; with and without history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .records import BROUGHT, PAGE, Item, Owner, Root, connector, ended, item, m
 RECORDS = 1_000_000
 CHANGED = RECORDS // 100
 HISTORIES = {"": Settings(), ", with history": Settings(history="changes")}
-SYNCS = {  # how many have changed, and what is asked for
+SYNCS = {  # how many have changed, and whether all are listed
     "first sync": (0, SyncOptions()),
     "unchanged, by increment": (0, SyncOptions()),
     "1 % changed, by increment": (CHANGED, SyncOptions()),
@@ -40,7 +40,7 @@ def run() -> None:
 
 
 def syncing(path: Path, changes: int, options: SyncOptions, settings: Settings) -> Callable[[], None]:
-    """One sync of a source in which so many records have changed since the last one."""
+    """One sync of a source in which some records have changed since the last one."""
 
     async def sync() -> None:
         async with running(source(changes), path, settings) as runtime:
@@ -50,7 +50,7 @@ def syncing(path: Path, changes: int, options: SyncOptions, settings: Settings) 
 
 
 def source(changes: int) -> Connector[NoConfig, int]:
-    """A source that knows what changed since its mark; records are made when they are asked for."""
+    """A source that lists changes since a sync token; records are made when they are requested."""
 
     @Loader.collection(Root.records, brings=BROUGHT)
     async def list_items(parent: Ref[Root], request: PageRequest, env: Env[int]) -> Page[Item]:

@@ -1,4 +1,4 @@
-"""Syncing again: what has not changed, without and with secondary indexes, and what has changed a little."""
+"""Syncing again: no changes, without and with secondary indexes, and few changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Source = Connector[NoConfig, Any]
 
 
 class Desk(Entity):
-    """What lists every ticket."""
+    """The parent of every ticket."""
 
     tickets: Many[Ticket] = Many()
 
@@ -112,7 +112,7 @@ def syncing(source: Source) -> Callable[[Path], None]:
 
 
 def converted_pages(records: list[Struct]) -> Iterator[list[by_hand.Row]]:
-    """What is upserted by hand, converted anew each time."""
+    """The rows that are upserted by hand, converted each time."""
     return (
         [by_hand.converted(one) for one in records[at : at + PAGE]] for at in range(0, len(records), PAGE)
     )
@@ -166,7 +166,7 @@ def never(many: ManyOf[Person, Ticket]) -> Loader[Read]:
 
 
 def changing(records: list[Struct], changes: int) -> Source:
-    """A source that knows what changed since its mark: so many records, each time anew."""
+    """A source that lists changes since a sync token: some records, each time other ones."""
     turns = [0]
 
     def latest(turn: int, start: int, stop: int) -> list[Item]:

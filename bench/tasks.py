@@ -1,4 +1,4 @@
-"""Tasks that do nothing: what the executor costs, and whether that depends on how many there are."""
+"""Tasks that do nothing: the cost of the executor, and whether it depends on their number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPLETE = "UPDATE task SET state = 'completed' WHERE id = ? AND state = 'runnin
 
 
 class Thing(Entity):
-    """What a task is for; there is nothing to load of it."""
+    """The target of a task, with nothing to load."""
 
     name: Field[str] = Field()
 
@@ -39,7 +39,7 @@ async def load_nothing(ref: Ref[Thing], env: Env[None]) -> Thing:
 
 
 async def seed(context: None, engine: Engine) -> SyncPlan:
-    """A task for each thing that is stored, all of them children of one."""
+    """A task for each stored thing, all of them children of one task."""
     return SyncPlan([Step.for_all(Thing).load_fields(Thing.name)])
 
 
@@ -81,7 +81,7 @@ def run() -> None:
 
 
 async def stored(place: Path, number: int) -> None:
-    """A database that holds so many things."""
+    """A database with some things."""
     async with running(SOURCE, place) as runtime:
         await runtime.engine.store(*(Thing(f"thing-{i}") for i in range(number)))
 

@@ -1,6 +1,6 @@
 """A sync that kills its own process at its nth commit, for test_runtime.py.
 
-``python -m tests.crashing FOLDER`` prints a JSON line for each n: what was asked of the source
+``python -m tests.crashing FOLDER`` prints a JSON line for each n: what was requested from the source
 before the kill and after it, what was stored in between, and all that was stored in the end.
 """
 
@@ -33,13 +33,13 @@ SYNCS_ENDED = "SELECT id FROM _max_sync WHERE finished_at IS NOT NULL"
 
 
 class Source:
-    """Pages of two users each; every question is noted in a file before it is answered."""
+    """Pages of two users each; every request is noted in a file before its response."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
 
     async def ask(self, name: str, what: Any, env: Any) -> Any:
-        """What a loader wants to know."""
+        """The arguments of a loader."""
         with self.log.open("a") as file:
             file.write(json.dumps([name, what]) + "\n")
         await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def seed(context: Source, engine: Engine) -> SyncPlan:
 
 
 def die_at_commit(nth: int) -> None:
-    """Let every connection from now on end the process when the nth commit begins."""
+    """Make every connection from now on end the process when the nth commit begins."""
     left, connect = nth, sqlite.connect
 
     def watched(*args: Any, **named: Any) -> SqliteConnection:
@@ -76,7 +76,7 @@ def die_at_commit(nth: int) -> None:
 
 
 async def sync(path: Path, log: Path) -> None:
-    """Begin a sync, or go on with the one that is there, to its end."""
+    """Begin or resume a sync, and run it to its end."""
 
     async def initialise(config: object, credentials: CredentialProvider) -> Installation[Source]:
         return Installation(context=Source(log))
@@ -103,18 +103,18 @@ def in_a_child(path: Path, log: Path, nth: int | None) -> bool:
 
 
 def stored(path: Path, query: str) -> Sequence[Any]:
-    """What another process left."""
+    """What another process stored."""
     connection = sqlite3.connect(path)
     try:
         return connection.execute(query).fetchall()
-    except sqlite3.OperationalError:  # killed before there was a table
+    except sqlite3.OperationalError:  # killed before the tables were created
         return []
     finally:
         connection.close()
 
 
 def asked(log: Path) -> list[Any]:
-    """What was asked of the source."""
+    """The requests to the source."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""The plug is pulled: a sync over HTTP is killed again and again, and loses nothing.
+"""A sync over HTTP is killed again and again, and loses nothing.
 
 ``MAX_KILLS`` says how many kills there are in all (8 by default).
 """
@@ -97,12 +97,12 @@ class Home:
         try:
             return connection.execute(query).fetchall()
         except sqlite3.OperationalError:
-            return []  # killed before the tables were there
+            return []  # killed before the tables were created
         finally:
             connection.close()
 
     def entities(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every entity row, but for which page happened to bring it."""
+        """Every entity row, without the load that brought it."""
         found = {}
         for table in TABLES:
             columns = [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
@@ -115,7 +115,7 @@ class Home:
         return {**found, "links": self.rows(links)}
 
     def completed(self) -> bool:
-        """Whether the sync has stored its end."""
+        """Whether a completed sync is stored."""
         return bool(self.rows("SELECT 1 FROM _max_sync WHERE state = 'completed'"))
 
     def finished_pages(self) -> dict[str, int]:
@@ -175,7 +175,7 @@ def kill_until_done(home: Home, acme: Acme, draw: random.Random, most: int) -> i
 
 
 def killed_after(process: subprocess.Popen[str], acme: Acme, more: int) -> bool:
-    """Kill a process once the service was asked so many times more; False when it ended before."""
+    """Kill a process after some more requests; False when it ended before."""
     wanted = acme.stats()["requests"] + more
     while process.poll() is None:
         if acme.stats()["requests"] >= wanted:

@@ -1,4 +1,4 @@
-"""The world lies, breaks and runs out: the status is honest, what was stored is right, and it goes on.
+"""Faulty sources, networks and disks: the status is honest, stored rows are right, and syncs go on.
 
 ``MAX_SHARED_SECONDS`` says for how long two processes share a project (2 by default).
 """
@@ -50,7 +50,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT 
 SHARED = float(os.environ.get("MAX_SHARED_SECONDS", "2"))
 
 FIRST, MIDDLE, LAST = 0, PAGES // 2, PAGES - 1
-UNTRUE = [FaultKind.REPEAT, FaultKind.SKIP]  # what no second attempt makes true
+UNTRUE = [FaultKind.REPEAT, FaultKind.SKIP]  # faults that no retry mends
 PASSING = [kind for kind in FaultKind if kind not in UNTRUE]
 PLACES = [FIRST, MIDDLE, LAST]
 CODES = {
@@ -130,7 +130,7 @@ def check_lasting_fault(result: SyncResult, kind: FaultKind, page: int, path: Pa
     assert set(stored["thing"]) <= set(UPSTREAM["thing"])
     before = UPSTREAM["thing"][: page * SIZE]
     assert len(set(stored["thing"]) & set(before)) >= len(before) - SIZE * (kind is FaultKind.SKIP)
-    if kind is not FaultKind.EXPIRE:  # whose victims are whoever asks next
+    if kind is not FaultKind.EXPIRE:  # that hits the next request
         assert stored["label"] == UPSTREAM["label"]
         assert "ScriptedRoot:root" in result.failures[0].what
         assert len(result.failures) == 1
@@ -190,7 +190,7 @@ def test_a_rate_limit_is_waited_out_durably_and_no_request_comes_early(path: Pat
 
 @contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port that is taken, so that nobody can come to listen on it."""
+    """A port that is taken, so that no process can listen on it."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         yield int(one.getsockname()[1])
@@ -219,7 +219,7 @@ def cut(how: str, path: Path) -> SyncResult:
 def test_with_the_network_cut_nothing_says_token(
     how: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how == "dns":  # the resolver is outside of this machine, and may take its time
+    if how == "dns":  # the resolver is another machine and may be slow
         monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     result = cut(how, path)
     assert result.status is Status.FAILED
@@ -283,7 +283,7 @@ WAL_HEADER, FRAME_HEADER = 32, 24  # bytes, as SQLite's file format says
 
 
 def killed_in_mid_sync(path: Path) -> None:
-    """Leave the file and its log as a process leaves them that was killed after some pages."""
+    """The file and its log as a process leaves them that was killed after some pages."""
     service = upstream()
 
     async def main() -> None:
@@ -310,7 +310,7 @@ def frames(wal: bytes) -> Iterator[tuple[int, bool]]:
 
 
 def content(path: Path) -> tuple[object, ...]:
-    """What a database holds once it is opened after a power cut, which must be sound."""
+    """What a database holds once it is opened after a power cut; it must be sound."""
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -348,7 +348,7 @@ def test_a_truncated_write_ahead_log_opens_at_the_last_commit_and_resumes_to_the
 
 
 def resumes(path: Path) -> None:
-    """A sync of what a power cut left ends as upstream is, and fetches no stored page again."""
+    """A sync after a power cut ends equal to upstream and fetches no stored page again."""
     stored = stored_pages(path)
     clock, service = FakeClock(time.time()), upstream()
 
@@ -369,7 +369,7 @@ def stored_pages(path: Path) -> int:
             connection.execute("SELECT count(*) FROM _max_load WHERE listing IS NOT NULL").fetchone()[0]
         )
     except sqlite3.OperationalError:
-        return 0  # there are no tables yet
+        return 0  # before the tables are created
     finally:
         connection.close()
 
@@ -378,7 +378,7 @@ def stored_pages(path: Path) -> int:
 
 
 async def limit_file(one: InstallationRuntime, more: int | None) -> None:
-    """Let the database grow by so many pages and no further; None: as it likes."""
+    """Limit the growth of the database to some pages; None for no limit."""
 
     def work(connection: SqliteConnection) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]

@@ -1,4 +1,4 @@
-"""Increments: the next listing begins where the last complete one says, and loses nothing by it."""
+"""Increments: the next listing begins at the bookmark of the last complete one and misses nothing."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ INCREMENTAL = ("newest", "oldest", "token")
 
 
 async def synced(world: World, sync: Sync = Sync()) -> SyncResult:  # noqa: B008  # it is never changed
-    """What one sync came to, which nobody killed."""
+    """The result of one sync that was not killed."""
     result = await world.sync(sync)
     assert result is not None
     return result
 
 
 def furnish(world: World, items: int = 5) -> None:
-    """One group, and items that lie about in it."""
+    """One group with loose items."""
     world.upstream.create(Group, "g", (GROUPS, ROOT.id))
     for number in range(items):
         world.upstream.create(Item, f"i{number}", (LOOSE, "g"))
 
 
 def listed(world: World, many: ManyOf[Any, Any] = Group.loose) -> list[Request]:
-    """What was asked of a collection since the last look."""
+    """The requests for a collection since the last call."""
     requests, world.requests = world.requests, []
     return [one for one in requests if one.name == repr(many)]
 
 
-async def remembered(world: World) -> ListingState:
-    """What is remembered of the listings of the group's items."""
+async def listing_state(world: World) -> ListingState:
+    """The state of the listing of the group's items."""
     await world.open()
     known = await world.meta.listing_state(Group.ref("g"), Group.loose)
     await world.close()
@@ -123,14 +123,14 @@ def test_a_bookmark_moves_only_with_a_complete_listing(kind: str, trouble: str) 
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
-        before = await remembered(world)
+        before = await listing_state(world)
         for number in range(5):
             world.upstream.touch(f"i{number}", "changed")
-        # the second page of three, which the next tries fail as well
+        # the second page of three, in all tries
         await world.sync(Sync([], {number: Event(trouble) for number in range(4, 9)}))
-        assert (await remembered(world)).bookmark == before.bookmark is not None
+        assert (await listing_state(world)).bookmark == before.bookmark is not None
         await synced(world, Sync(restart=True))
-        assert (await remembered(world)).bookmark != before.bookmark
+        assert (await listing_state(world)).bookmark != before.bookmark
         assert await world.state() == world.upstream.state()
 
     play(body, loose=kind)
@@ -173,7 +173,7 @@ def test_a_refused_sync_token_falls_back_to_a_full_listing_and_says_so(polite: b
         furnish(world)
         await synced(world)
         world.upstream.delete("i2")
-        world.upstream.gone.clear()  # nobody remembers that it was there
+        world.upstream.gone.clear()  # the source no longer knows that it existed
         world.upstream.life += 1
         result = await synced(world)
         assert (result.status, len(result.notes), result.removed) == (Status.COMPLETED, 1, 1)
@@ -236,11 +236,11 @@ def test_only_a_full_listing_counts_as_a_sweep_and_keeps_the_bookmark() -> None:
     async def body(world: World) -> None:
         furnish(world)
         await synced(world)
-        before = await remembered(world)
+        before = await listing_state(world)
         await synced(world)
-        assert (await remembered(world)).swept_at == before.swept_at
+        assert (await listing_state(world)).swept_at == before.swept_at
         await synced(world, Sync(options=RIGHT))
-        after = await remembered(world)
+        after = await listing_state(world)
         assert (after.bookmark, after.full_at) == (before.bookmark, before.full_at)
         assert (after.swept_at or 0.0) > (before.swept_at or 0.0)
 
@@ -251,7 +251,7 @@ def test_only_a_full_listing_counts_as_a_sweep_and_keeps_the_bookmark() -> None:
 
 
 def names(world: World) -> list[str]:
-    """The collections and feeds that were asked for since the last look."""
+    """The collections and feeds that were requested since the last call."""
     requests, world.requests = world.requests, []
     return [one.name for one in requests]
 
@@ -294,14 +294,14 @@ def test_changes_while_a_feed_begins_are_in_the_feed(number: int) -> None:
 
 
 class Doc(Entity):
-    """Something with a long text that is fetched alone."""
+    """A document with a long text that is fetched separately."""
 
     title: Field[str] = Field()
     text: Field[str] = Field()
 
 
 class Shelf(Entity):
-    """Where documents stand."""
+    """A shelf of documents."""
 
     docs: Many[Doc] = Many()
 
@@ -310,7 +310,7 @@ SHELF = Ref(Shelf, "s")
 
 
 class Library:
-    """A feed that names documents without their texts, and says what it is asked."""
+    """A feed that names documents without their texts, and records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -318,7 +318,7 @@ class Library:
         self.answers: dict[str | None, Page[Entity]] = {}
 
     def loaders(self) -> Sequence[Loader[Any]]:
-        """A listing, a text, a feed that covers both."""
+        """A listing, a text loader, and a feed that covers both."""
 
         @Loader.collection(Shelf.docs, brings=[Doc.title])
         async def docs(parent: Ref[Shelf], request: PageRequest, env: Any) -> Page[Doc]:
@@ -343,7 +343,7 @@ class Library:
         return [docs, texts, changes]
 
     def sync(self, *before: Callable[[], object]) -> list[tuple[list[str], SyncResult]]:
-        """What each of some syncs asked and came to, the first one before anything happens."""
+        """The requests and result of each sync; the first one runs before any event."""
 
         connector = sample(schema=Schema([Shelf, Doc], roots=[Shelf]), loaders=self.loaders())
         root = Step.for_root(SHELF)
@@ -419,13 +419,13 @@ def test_a_feed_without_a_new_sync_token_fails() -> None:
 
 
 class Dated(Entity):
-    """What says when it changed."""
+    """A thing with the time of its last change."""
 
     changed: Field[datetime] = Field()
 
 
 class Place(Entity):
-    """Where dated things are."""
+    """The parent of dated things."""
 
     things: Many[Dated] = Many()
 

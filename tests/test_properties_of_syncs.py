@@ -1,4 +1,4 @@
-"""What holds of any sync: isolation, time-outs, bounded work, failures that can be retried alone."""
+"""What holds for any sync: isolation, time-outs, bounded work, failures that can be retried alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TREES = st.recursive(LEAVES, lambda inside: st.builds(Group, st.lists(inside, ma
 
 
 class Model:
-    """What should become of a tree: who is asked, who is blocked, by the number of the leaf."""
+    """What should become of a tree: which leaves are requested and which are blocked, by number."""
 
     def __init__(self, tree: Tree) -> None:
         self.failed: set[str] = set()
@@ -86,7 +86,7 @@ class Model:
 
 
 async def became(stage: Stage, model: Model) -> SyncResult:
-    """What a sync of the model's tree comes to."""
+    """The result of a sync of the model's tree."""
     worker = stage.executor.worker
     root = NewTask(GroupTask(), [model.task])
     sync = await stage.store.begin([], root, worker=worker, now=now())
@@ -95,7 +95,7 @@ async def became(stage: Stage, model: Model) -> SyncResult:
 
 
 def refusing(failing: set[str]) -> Source:
-    """Names for everybody but some, each after its own time."""
+    """Names for all users but some, each after its own time."""
 
     async def name(id: str, env: Any) -> User:
         await later(int(id) % 3)
@@ -213,7 +213,7 @@ def test_p8_a_late_result_changes_no_row(late: list[State], crashes: int, taken:
 
 # -- P43: bounded work ---------------------------------------------------------------------------
 
-BOUND, PAGE = 40, 20  # children that wait at a time, and that are made at a time
+BOUND, PAGE = 40, 20  # children that wait at a time, and that are created at a time
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_p43_cancelling_ends_a_wait_at_once(wait: float, share: float, tasks: in
 
 
 class Library:
-    """A listing of pages, then a name for each user; some of it fails until it is ``well``."""
+    """A listing of pages, then a name for each user; some requests fail until it is ``well``."""
 
     def __init__(self, pages: int, page: int | None, failing: Mapping[str, Exception]) -> None:
         self.pages, self.page, self.failing = pages, page, failing
@@ -288,7 +288,7 @@ class Library:
         return await named(id, env)
 
     def attempts(self, name: str, what: str | None) -> int:
-        """The last attempt in which a thing was asked for."""
+        """The last attempt that requested a user."""
         asked = zip(self.source.asked, self.source.envs, strict=True)
         return max(env.attempt for one, env in asked if one == (name, what))
 

@@ -1,4 +1,4 @@
-"""Removals: what is gone upstream is hidden, and nothing else is; what is suspicious is asked about."""
+"""Removals: rows deleted upstream are hidden, no others are, and suspicious removals need permission."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body = Callable[[World], Awaitable[None]]
 
 
 def furnish(upstream: Upstream, groups: int = 2, items: int = 0) -> None:
-    """Some groups, and items that lie about in the first of them."""
+    """Some groups, with loose items in the first of them."""
     for number in range(groups):
         upstream.create(Group, f"g{number}", (GROUPS, ROOT.id))
     for number in range(items):
@@ -30,25 +30,25 @@ def furnish(upstream: Upstream, groups: int = 2, items: int = 0) -> None:
 
 
 async def synced(world: World, sync: Sync = Sync()) -> SyncResult:  # noqa: B008  # it is never changed
-    """What one sync came to, which nobody killed."""
+    """The result of one sync that was not killed."""
     result = await world.sync(sync)
     assert result is not None
     return result
 
 
 async def ids(world: World) -> set[str]:
-    """The items that can be seen."""
+    """The visible items."""
     rows, _ = await world.state()
     return {row.split("id=")[1].split(",")[0] for row in rows["Item"]}
 
 
 async def members(world: World) -> set[str]:
-    """Which item lies about in which group."""
+    """The loose items of each group."""
     return (await world.state())[1][LOOSE]
 
 
 def asked(world: World) -> Counter[str]:
-    """What was asked since the last look, by collection and parent."""
+    """The requests since the last call, by collection and parent."""
     requests, world.requests = world.requests, []
     return Counter(f"{one.name} {one.parent}" for one in requests)
 
@@ -208,12 +208,12 @@ def test_a_round_of_checks_is_split_into_parts(monkeypatch: pytest.MonkeyPatch) 
 def during(
     *syncs: Sync, kinds: Sequence[str] = ("full",) * 4, feed: bool = False, delays: Any = (1,)
 ) -> dict[str, Any]:
-    """Let a history happen: nothing that is there may be hidden; what is not right in the end."""
+    """Run a history in which no existing row may be hidden; the differences at the end."""
     return live(History(tuple(kinds), feed, True, delays, syncs))
 
 
 GROUP_0, GROUP_1, GROUP_2 = Event("group", 0), Event("group", 1), Event("group", 2)
-IN_G0, IN_G1, IN_G2 = (Event("item", 6, number) for number in range(3))  # i0 lies about there
+IN_G0, IN_G1, IN_G2 = (Event("item", 6, number) for number in range(3))  # i0 is loose there
 
 
 @pytest.mark.parametrize("number", range(2, 10))

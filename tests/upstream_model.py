@@ -1,4 +1,4 @@
-"""An upstream that lives: what it holds changes between its answers, and it lists it in every way.
+"""An upstream that changes between its responses, and that lists its rows in every way.
 
 Boxes stand in groups, items in boxes and loose in groups: an item can be reached through several
 collections and be in several at once.  Every collection is listed in full, newest or oldest first
@@ -26,7 +26,7 @@ KINDS = ("full", "newest", "oldest", "token")
 
 
 class Item(Entity):
-    """What is in a box, or lies about."""
+    """An item in a box, or a loose one."""
 
     title: Field[str] = Field()
     box: Field[Ref[Box] | None] = Field()
@@ -34,7 +34,7 @@ class Item(Entity):
 
 
 class Box(Entity):
-    """Stands in a group."""
+    """A box in a group."""
 
     title: Field[str] = Field()
     group: Field[Ref[Group]] = Field()
@@ -43,7 +43,7 @@ class Box(Entity):
 
 
 class Group(Entity):
-    """Has boxes, and items that lie about."""
+    """A group of boxes and loose items."""
 
     title: Field[str] = Field()
     changed: Field[datetime] = Field()
@@ -52,7 +52,7 @@ class Group(Entity):
 
 
 class Root(Entity):
-    """Where everything begins."""
+    """The root."""
 
     groups: Many[Group] = Many()
 
@@ -65,7 +65,7 @@ State = tuple[Mapping[str, set[Any]], Mapping[str, set[str]]]  # rows by entity,
 
 @dataclass
 class Thing:
-    """Something upstream: where it is, and when it last changed, as a number that only grows."""
+    """A row upstream: where it is, and when it last changed, as a growing number."""
 
     kind: type[Entity]
     id: str
@@ -74,7 +74,7 @@ class Thing:
     changed: int = 0
 
     def parent(self, many: ManyOf[Any, Any]) -> str | None:
-        """The one parent that it names of a collection."""
+        """The one parent in a collection that it refers to."""
         return next((id for name, id in self.places if name == repr(many)), None)
 
     def entity(self) -> Entity:
@@ -90,17 +90,17 @@ class Thing:
 
 @dataclass
 class Upstream:
-    """Everything that there is, and was."""
+    """All rows, existing and deleted."""
 
     kinds: Mapping[str, str]  # how each collection is listed
     feed: bool
     things: dict[str, Thing] = field(default_factory=dict)
     gone: dict[str, tuple[type[Entity], int]] = field(default_factory=dict)  # when, by id
     clock: int = 0
-    life: int = 0  # tokens of an earlier one are refused
+    life: int = 0  # sync tokens of an earlier one are refused
     polite: bool = True  # a refused token is an error; else the page says that it is full
-    moved: set[str] = field(default_factory=set)  # what has changed its place since the sync began
-    steady: set[str] = field(default_factory=set)  # what was there at every moment since the sync began
+    moved: set[str] = field(default_factory=set)  # the rows that moved since the sync began
+    steady: set[str] = field(default_factory=set)  # the rows that existed all the time since the sync began
 
     # -- what happens upstream -----------------------------------------------------------------
 
@@ -109,20 +109,20 @@ class Upstream:
         self.moved, self.steady = set(), set(self.things)
 
     def create(self, kind: type[Entity], id: str, *places: tuple[str, str]) -> None:
-        """Something new, or what was deleted, comes back."""
+        """Create a row, or restore a deleted one."""
         self.gone.pop(id, None)
         self.things[id] = Thing(kind, id, "new", set(places))
         self.moved.add(id)
         self.touch(id)
 
     def touch(self, id: str, title: str | None = None) -> None:
-        """Something has changed."""
+        """Change a row."""
         self.clock += 1
         self.things[id].changed = self.clock
         self.things[id].title = title or self.things[id].title
 
     def put(self, id: str, places: set[tuple[str, str]]) -> None:
-        """Something is elsewhere now; at most once in a sync.
+        """Move a row, at most once in a sync.
 
         What moves there and back, or twice, while a sync looks for it may be where it just was
         not looked for: no listing can tell, and this is the one thing that is left out here.
@@ -133,7 +133,7 @@ class Upstream:
             self.touch(id)
 
     def delete(self, id: str) -> None:
-        """Something is gone, and what is nowhere else with it."""
+        """Delete a row, and the rows that only it held."""
         thing = self.things.pop(id)
         self.clock += 1
         self.gone[id] = (thing.kind, self.clock)
@@ -150,11 +150,11 @@ class Upstream:
                     self.delete(other.id)
 
     def of(self, kind: type[Entity]) -> list[str]:
-        """The ids of what there is of a kind."""
+        """The ids of the existing rows of a kind."""
         return sorted(id for id, thing in self.things.items() if thing.kind is kind)
 
     def state(self) -> State:
-        """What a copy of all this holds."""
+        """What a copy must hold."""
         rows: dict[str, set[Any]] = {"Group": set(), "Box": set(), "Item": set()}
         members: dict[str, set[str]] = {repr(many): set() for many in COLLECTIONS}
         for thing in self.things.values():
@@ -166,7 +166,7 @@ class Upstream:
     # -- how it answers ------------------------------------------------------------------------
 
     def page(self, many: ManyOf[Any, Any], parent: Ref[Any], request: PageRequest) -> Page[Any]:
-        """A page of a collection, in the way in which it is listed."""
+        """A page of a collection, in its way of listing."""
         if parent.entity is not Root and parent.id not in self.things:
             raise UpstreamMissing(f"{parent} is gone")
         members = [thing for thing in self.things.values() if (repr(many), parent.id) in thing.places]
@@ -214,7 +214,7 @@ class Upstream:
         return None, self.clock, True
 
     def changes(self, request: PageRequest) -> Page[Entity]:
-        """What has become of boxes and items since a position; only of what still holds."""
+        """The changes of boxes and items since a position, as they are now."""
         if request.sync_token is None:
             return Page([], sync_token=f"{self.life},{self.clock}")
         life, at = map(int, (request.cursor or request.sync_token).split(","))
@@ -236,12 +236,12 @@ class Upstream:
 
 
 def signature(entity: Entity) -> str:
-    """Everything that a row says."""
+    """All fields of a row."""
     return ", ".join(f"{name}={value}" for name, value in sorted(entity._values.items()))
 
 
 def _page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
-    """The next few behind a key."""
+    """The next few after a key."""
     left = sorted((thing for thing in things if key(thing) > (request.cursor or "")), key=key)
     shown = left[:PAGE]
     following = key(shown[-1]) if len(left) > PAGE else None
@@ -263,7 +263,7 @@ SWEEP = timedelta(days=3650)
 def loaders(
     upstream: Upstream, ask: Callable[[str, str, PageRequest, Callable[[], Page[Any]]], Any]
 ) -> list[Loader[Any]]:
-    """How each collection is listed; ``ask`` lets every request take its time, or fail."""
+    """The loaders; ``ask`` lets every request take time or fail."""
 
     def lister(many: ManyOf[Any, Any]) -> Loader[Any]:
         async def list_them(parent: Ref[Any], request: PageRequest, env: Any) -> Page[Any]:

@@ -1,4 +1,4 @@
-"""Processes that copy a living upstream, one after the other, in time that costs nothing.
+"""Processes that copy a changing upstream, one after the other, in virtual time.
 
 A process may be killed: what it would still write is lost, and the next one finds the file as it
 was left.
@@ -60,7 +60,7 @@ EAGER = Settings(removal_share=0.5)
 
 
 class Request(NamedTuple):
-    """What was asked: of which collection or feed, for which parent."""
+    """A request: for which collection or feed, and for which parent."""
 
     name: str
     parent: str
@@ -69,7 +69,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Event:
-    """What happens: by its name and two numbers that choose among what there is."""
+    """An event: its name, and two numbers that choose what it affects."""
 
     what: str
     a: int = 0
@@ -85,15 +85,15 @@ class Sync:
 
     before: Sequence[Event] = ()
     during: dict[int, Event] = field(default_factory=dict)
-    restart: bool = False  # give up what was interrupted
+    restart: bool = False  # discard the unfinished sync
     options: SyncOptions = NO_OPTIONS
     dies: int | None = None
-    retry: bool = False  # of what failed before, when there is something
+    retry: bool = False  # the failures of the sync before, if there are any
 
 
 @dataclass(frozen=True)
 class History:
-    """A life of an upstream, and the syncs in it."""
+    """The events of an upstream, and the syncs among them."""
 
     kinds: tuple[str, ...]
     feed: bool
@@ -103,7 +103,7 @@ class History:
 
 
 def change(upstream: Upstream, event: Event) -> None:
-    """Let something happen upstream; what cannot happen does not."""
+    """Let an event happen upstream, if it can."""
     a, b, groups, boxes = event.a, event.b, upstream.of(Group), upstream.of(Box)
     if event.what == "group" and f"g{a % 3}" not in upstream.things:
         upstream.create(Group, f"g{a % 3}", (repr(Root.groups), ROOT.id))
@@ -122,7 +122,7 @@ def change(upstream: Upstream, event: Event) -> None:
 
 
 def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) -> None:
-    """Something comes, comes back or moves."""
+    """Something is created, restored or moved."""
     if id in upstream.things:
         upstream.put(id, places)
     else:
@@ -130,7 +130,7 @@ def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) 
 
 
 class MortalDatabase(PatientDatabase):
-    """A database of a process that may be killed: what it would still write is lost.
+    """A database of a process that may be killed: later writes are lost.
 
     ``left`` is how many transactions it still lives to see.
     """
@@ -148,7 +148,7 @@ class MortalDatabase(PatientDatabase):
         self._killed.set()
 
     async def transact(self, work: Work[T]) -> T:
-        """Run work in one transaction, unless the process is no more."""
+        """Run work in one transaction, unless the process was killed."""
         if self.left is not None and not self.dead:
             self.left -= 1
             if self.left < 0:
@@ -169,14 +169,14 @@ class World:
         self.during: dict[int, Event] = {}
         self.asked = 0
         self.requests: list[Request] = []
-        self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is wrong
+        self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is off
         self.handle: SyncHandle | None = None
         self.killed = asyncio.Event()
 
     async def ask(
         self, name: str, parent: str, request: PageRequest, answer: Callable[[], Page[Any]]
     ) -> Page[Any]:
-        """A request: it takes its time, and things happen before it is answered."""
+        """A request: it takes time, and events happen before its response."""
         self.asked += 1
         number, delays = self.asked, self.history.delays
         self.requests.append(Request(name, parent, request))
@@ -190,7 +190,7 @@ class World:
         return page.replace(next=request.cursor) if lies else page
 
     def clock(self) -> float:
-        """The time as this machine has it."""
+        """This machine's time."""
         return START + now() - self.set_back
 
     async def _disturb(self, what: str) -> None:
@@ -233,7 +233,7 @@ class World:
         await self.executor.start()
 
     async def close(self) -> None:
-        """The process ends: by itself, or it was killed."""
+        """The process ends, or was killed."""
         await self.executor.stop()
         dead, self.database.dead, self.database.left = self.database.dead, False, None
         if dead:
@@ -241,7 +241,7 @@ class World:
         await self.database.stop()
 
     async def sync(self, one: Sync) -> SyncResult | None:
-        """What one sync comes to, in a process of its own; None when it was killed."""
+        """The result of one sync in a process of its own; None when it was killed."""
         for event in one.before:
             change(self.upstream, event)
         await self.open()
@@ -305,7 +305,7 @@ class World:
 
 
 def _bury(connection: SqliteConnection) -> None:
-    """Let the worker look like a process that is no more: its start is another one's."""
+    """Make the worker look like a dead process, by changing its start."""
     for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
         for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():
             if worker is not None:
@@ -315,7 +315,7 @@ def _bury(connection: SqliteConnection) -> None:
 
 
 def live(history: History) -> dict[str, tuple[Any, Any]]:
-    """Let a history happen, then sync once undisturbed; what is not as it must be: is, must."""
+    """Run a history and one undisturbed sync; the differences between copy and upstream."""
 
     async def main(path: Path) -> dict[str, tuple[Any, Any]]:
         world = World(history, path)

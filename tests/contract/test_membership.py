@@ -1,4 +1,4 @@
-"""Membership: who is in which list, who is in none, and what of that is certainly gone."""
+"""Membership and removals: which listing has which row, which rows are missing, and which are gone."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ Body = Callable[[Store], Awaitable[None]]
 
 
 async def page(store: Store, team: Ref[Any], *ids: str, at: float, **more: Any) -> None:
-    """A complete listing of one team's people, on one page; it has ended a second later."""
+    """Store a complete listing of a team's people on one page, received a second later."""
     many: ManyOf[Any, Any] = Team.people
     listing = ListingPage(team, many, more.pop("number", 0), more.pop("last", True), began_at=at, **more)
     people = [Person(id, name=id) for id in ids]
     await store.receive(Delivery(people, at, listing, received_at=at + 1.0))
 
 
-async def gone(store: Store, since: float, **again: float) -> Mapping[str, DeletionCandidates]:
-    """What was found gone, by entity."""
-    looking = DeletionScope(WHOLE, (), since, again)
-    return {one.entity: one for one in await store.meta.deletion_candidates(looking)}
+async def candidates(store: Store, since: float, **again: float) -> Mapping[str, DeletionCandidates]:
+    """The deletion candidates by entity."""
+    scope = DeletionScope(WHOLE, (), since, again)
+    return {one.entity: one for one in await store.meta.deletion_candidates(scope)}
 
 
 async def people(store: Store, team: Ref[Any]) -> set[str]:
-    """Whom a team has."""
+    """The ids of a team's people."""
     return {one.id for one in (await store.engine.load_collection(team, Team.people)).items}
 
 
 def teams(*ids: str) -> Callable[[Body], None]:
-    """Run a body on a store that has these teams."""
+    """Run a body on a store with these teams."""
 
     def run(body: Body) -> None:
         async def main(store: Store) -> None:
@@ -53,7 +53,7 @@ def teams(*ids: str) -> Callable[[Body], None]:
     return run
 
 
-# -- who is lost ---------------------------------------------------------------------------------
+# -- missing rows --------------------------------------------------------------------------------
 
 
 def test_a_row_that_only_one_listing_can_hold_is_gone_when_that_misses_it() -> None:
@@ -61,7 +61,7 @@ def test_a_row_that_only_one_listing_can_hold_is_gone_when_that_misses_it() -> N
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
-        found = await gone(store, since=15.0)
+        found = await candidates(store, since=15.0)
         assert (found["Person"].proven, found["Person"].unproven, found["Person"].total) == (1, 0, 2)
         assert await people(store, A) == {"1"}
 
@@ -71,10 +71,10 @@ def test_a_row_missing_since_before_the_sync_is_checked_again() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
-        found = (await gone(store, since=30.0))["Person"]
+        found = (await candidates(store, since=30.0))["Person"]
         assert (found.proven, found.unproven, found.to_check) == (0, 1, {"Team.people": ["a"]})
         await page(store, A, "1", at=40.0)
-        assert (await gone(store, since=30.0))["Person"].proven == 1
+        assert (await candidates(store, since=30.0))["Person"].proven == 1
 
 
 def test_a_row_in_another_listing_is_not_missing() -> None:
@@ -83,7 +83,7 @@ def test_a_row_in_another_listing_is_not_missing() -> None:
         await page(store, A, "1", at=10.0)
         await page(store, B, "1", at=10.0)
         await page(store, A, at=20.0)
-        assert await gone(store, since=15.0) == {}
+        assert await candidates(store, since=15.0) == {}
 
 
 def test_a_row_that_appears_in_another_listing_is_no_longer_missing() -> None:
@@ -91,9 +91,9 @@ def test_a_row_that_appears_in_another_listing_is_no_longer_missing() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
-        assert set(await gone(store, since=15.0)) == {"Person"}
+        assert set(await candidates(store, since=15.0)) == {"Person"}
         await page(store, B, "1", at=19.0)
-        assert await gone(store, since=15.0) == {}
+        assert await candidates(store, since=15.0) == {}
 
 
 def test_a_row_that_a_later_response_brings_is_no_longer_missing() -> None:
@@ -103,7 +103,7 @@ def test_a_row_that_a_later_response_brings_is_no_longer_missing() -> None:
         await page(store, A, at=20.0)
         await store.receive(Delivery([Person("1", name="late")], 19.0))
         await store.receive(Delivery([Person("2", name="came along")], 30.0))
-        assert (await gone(store, since=15.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
 def test_with_several_possible_listings_all_are_read_twice() -> None:
@@ -111,16 +111,16 @@ def test_with_several_possible_listings_all_are_read_twice() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
-        first = (await gone(store, since=15.0))["Person"]
+        first = (await candidates(store, since=15.0))["Person"]
         assert (first.proven, first.to_check) == (0, {"Team.people": ["b"]})
         await page(store, B, at=30.0)
-        second = (await gone(store, since=15.0))["Person"]
+        second = (await candidates(store, since=15.0))["Person"]
         assert (second.proven, second.unproven, second.to_check) == (0, 1, {})
-        third = (await gone(store, since=15.0, Person=40.0))["Person"]
+        third = (await candidates(store, since=15.0, Person=40.0))["Person"]
         assert (third.proven, third.to_check) == (0, {"Team.people": ["a", "b"]})
         await page(store, A, at=50.0)
         await page(store, B, at=50.0)
-        assert (await gone(store, since=15.0, Person=40.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0, Person=40.0))["Person"].proven == 1
 
 
 def test_a_row_missing_only_in_the_second_round_is_kept_until_the_next_sync() -> None:
@@ -131,7 +131,7 @@ def test_a_row_missing_only_in_the_second_round_is_kept_until_the_next_sync() ->
         await page(store, B, at=20.0)
         await page(store, A, at=50.0)
         await page(store, B, at=50.0)
-        found = (await gone(store, since=15.0, Person=40.0))["Person"]
+        found = (await candidates(store, since=15.0, Person=40.0))["Person"]
         assert (found.proven, found.unproven, found.to_check) == (1, 1, {})
 
 
@@ -153,7 +153,7 @@ def test_a_listing_of_only_some_members_makes_no_row_missing(listing: dict[str, 
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0, **listing)
-        assert await gone(store, since=15.0) == {}
+        assert await candidates(store, since=15.0) == {}
         assert await people(store, A) == {"1", "2"}
 
 
@@ -162,9 +162,9 @@ def test_a_row_missed_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0, sure=False, first_page="x")
-        assert (await gone(store, since=15.0))["Person"].to_check == {"Team.people": ["a"]}
+        assert (await candidates(store, since=15.0))["Person"].to_check == {"Team.people": ["a"]}
         await page(store, A, at=30.0, delta=True)
-        assert (await gone(store, since=15.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
 def test_an_unsure_listing_counts_as_sure_if_the_next_one_has_the_same_first_page() -> None:
@@ -174,9 +174,9 @@ def test_an_unsure_listing_counts_as_sure_if_the_next_one_has_the_same_first_pag
         await page(store, A, "1", at=20.0, sure=False, first_page="x")
         for at, first in ((30.0, "y"), (40.0, "z")):
             await page(store, A, at=at, delta=True, sure=False, first_page=first)
-            assert (await gone(store, since=15.0))["Person"].proven == 0
+            assert (await candidates(store, since=15.0))["Person"].proven == 0
         await page(store, A, at=50.0, delta=True, sure=False, first_page="z")
-        assert (await gone(store, since=15.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
 def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
@@ -190,9 +190,7 @@ def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
         assert await people(store, A) == {"1"}
 
 
-@pytest.mark.parametrize(
-    ("named", "bookmark"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "a stranger"]
-)
+@pytest.mark.parametrize(("named", "bookmark"), [(["1"], "m"), (["1", "2"], None)], ids=["known", "unknown"])
 def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark: str | None) -> None:
     @teams("a")
     async def _(store: Store) -> None:
@@ -207,7 +205,7 @@ def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark
 
 
 async def remove(store: Store, *entities: str, since: float, **again: float) -> int:
-    """Remove what is certainly gone, in a transaction of its own."""
+    """Remove what is certainly gone, in one transaction."""
     database = store.engine._database  # type: ignore[attr-defined]  # the store's own
     write = store.meta.prepare_removal(entities, DeletionScope(WHOLE, (), since, again))
     return int((await database.transact(write)).removed)
@@ -232,7 +230,7 @@ def test_a_removed_row_is_not_missing_and_can_return_in_its_listing() -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
         assert await remove(store, "Person", since=15.0) == 1
-        assert await gone(store, since=15.0) == {}
+        assert await candidates(store, since=15.0) == {}
         await page(store, A, "1", at=30.0)
         assert await people(store, A) == {"1"}
 
@@ -243,11 +241,11 @@ def test_rows_that_only_a_removed_parent_listed_are_missing() -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, B, "2", at=10.0)
         await store.receive(Delivery([], 20.0, removed=[A]))
-        found = (await gone(store, since=15.0))["Person"]
+        found = (await candidates(store, since=15.0))["Person"]
         assert (found.unproven, found.to_check) == (1, {"Team.people": ["b"]})
         assert await people(store, B) == {"2"}
         await page(store, B, "2", at=30.0)
-        assert (await gone(store, since=15.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
 def test_a_parent_that_returns_is_listed_in_full() -> None:
@@ -272,63 +270,63 @@ def test_a_missing_row_is_not_requested() -> None:
 
 @Loader.collection(Team.people)
 async def list_people(parent: Ref[Team], request: Any, env: Any) -> Page[Person]:
-    """It is never asked."""
+    """Never called."""
     return Page([])
 
 
 @Loader.collection(Team.posts, brings=[Post.title, Post.team])
 async def list_posts(parent: Ref[Team], request: Any, env: Any) -> Page[Post]:
-    """It is never asked."""
+    """Never called."""
     return Page([])
 
 
 @Loader.entity(*(FieldOf(Person, name) for name in Person.types()))
 async def load_person(ref: Ref[Person], env: Any) -> Person:
-    """It is never asked."""
+    """Never called."""
     return Person(ref.id)
 
 
 @Loader.feed(Team, brings=[Post.title, Post.team], covers=[Team.posts])
-async def told(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
-    """It is never asked."""
+async def posts_feed(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
+    """Never called."""
     return Page([], sync_token="0")
 
 
 class Fed:
-    """An engine that knows of a feed of posts."""
+    """An engine with a feed of posts."""
 
     def __init__(self, database: SqliteDatabase) -> None:
-        resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, told])
+        resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, posts_feed])
         self._database, self.engine = database, SqliteEngine(database, SCHEMA, resolver.load_groups, resolver)
         self.meta = SqliteSyncMeta(database, self.engine.tables)
 
-    async def tell(self, *posts: Post, at: float, last: bool = True, anew: bool = False) -> None:
-        """The feed names posts."""
-        changes = FeedPage(A, "told", last, f"mark {at}", at, anew)
+    async def read_feed(self, *posts: Post, at: float, last: bool = True, initial: bool = False) -> None:
+        """Store a page of the feed."""
+        changes = FeedPage(A, "posts_feed", last, f"token {at}", at, initial)
         await self._database.transact(self.engine.prepare_write(Delivery(posts, at, changes=changes)))
 
     async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
-        """A team's posts are listed."""
+        """Store a listing of a team's posts."""
         listing = ListingPage(team, Team.posts, 0, last=True, began_at=at)
-        arrival = Delivery(posts, at, listing, received_at=at + 1.0)
-        await self._database.transact(self.engine.prepare_write(arrival))
+        delivery = Delivery(posts, at, listing, received_at=at + 1.0)
+        await self._database.transact(self.engine.prepare_write(delivery))
 
-    async def links(self) -> set[tuple[str, str]]:
-        """Which team is remembered to have which post."""
+    async def members(self) -> set[tuple[str, str]]:
+        """The pairs of team and post that are stored as members."""
         sql = """
             SELECT l.parent, p._id FROM _max_membership AS k JOIN _max_listing AS l ON l.id = k.listing
               JOIN _post AS p ON p._row = k.child WHERE l.collection = 'Team.posts'
         """
         return set(await self._database.read(lambda one: one.execute(sql).fetchall()))
 
-    async def left(self) -> int:
-        """How many posts are in doubt."""
-        looking = DeletionScope(WHOLE, ["told"], 0.0)
-        return sum(one.proven + one.unproven for one in await self.meta.deletion_candidates(looking))
+    async def missing(self) -> int:
+        """How many posts are missing."""
+        scope = DeletionScope(WHOLE, ["posts_feed"], 0.0)
+        return sum(one.proven + one.unproven for one in await self.meta.deletion_candidates(scope))
 
 
 def following(body: Callable[[Fed], Awaitable[None]]) -> None:
-    """Run a body on an engine that knows of a feed."""
+    """Run a body on an engine with a feed."""
 
     async def main() -> None:
         database = SqliteDatabase(MEMORY)
@@ -351,21 +349,21 @@ def test_a_row_in_a_feed_moves_to_the_parent_it_points_at() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), post("2", A), at=10.0)
-        await fed.tell(post("1", B), at=20.0)
-        assert await fed.links() == {("b", "1"), ("a", "2")}
-        await fed.tell(post("1", None), at=30.0)
-        assert await fed.links() == {("a", "2")}
-        assert await fed.left() == 0  # the feed itself says that it is there
+        await fed.read_feed(post("1", B), at=20.0)
+        assert await fed.members() == {("b", "1"), ("a", "2")}
+        await fed.read_feed(post("1", None), at=30.0)
+        assert await fed.members() == {("a", "2")}
+        assert await fed.missing() == 0  # the feed itself shows that it exists
 
 
 def test_a_feed_adds_no_member_to_an_unknown_parent() -> None:
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), at=10.0)
-        await fed.tell(post("1", C), post("2", C), at=20.0)
-        assert await fed.links() == set()
-        await fed.tell(at=30.0, anew=True)
-        assert await fed.left() == 2
+        await fed.read_feed(post("1", C), post("2", C), at=20.0)
+        assert await fed.members() == set()
+        await fed.read_feed(at=30.0, initial=True)
+        assert await fed.missing() == 2
 
 
 def test_a_row_in_a_feed_is_no_longer_missing() -> None:
@@ -373,46 +371,46 @@ def test_a_row_in_a_feed_is_no_longer_missing() -> None:
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), at=10.0)
         await fed.list(A, at=20.0)
-        assert await fed.left() == 1
-        await fed.tell(post("1", B), at=19.0)
-        assert await fed.left() == 0
+        assert await fed.missing() == 1
+        await fed.read_feed(post("1", B), at=19.0)
+        assert await fed.missing() == 0
 
 
 def test_the_sync_token_of_a_feed_moves_with_its_last_page() -> None:
     @following
     async def _(fed: Fed) -> None:
-        await fed.tell(at=10.0, anew=True)
-        await fed.tell(post("1", A), at=20.0, last=False)
-        assert (await fed.meta.feed_state(A, "told")).bookmark == "mark 10.0"
-        await fed.tell(at=21.0)
-        known = await fed.meta.feed_state(A, "told")
-        assert (known.bookmark, known.listed_at, known.full_at) == ("mark 21.0", 21.0, 10.0)
+        await fed.read_feed(at=10.0, initial=True)
+        await fed.read_feed(post("1", A), at=20.0, last=False)
+        assert (await fed.meta.feed_state(A, "posts_feed")).bookmark == "token 10.0"
+        await fed.read_feed(at=21.0)
+        known = await fed.meta.feed_state(A, "posts_feed")
+        assert (known.bookmark, known.listed_at, known.full_at) == ("token 21.0", 21.0, 10.0)
 
 
 def test_when_a_feed_starts_over_unlisted_rows_are_missing() -> None:
     @following
     async def _(fed: Fed) -> None:
-        await fed.tell(at=5.0, anew=True)
+        await fed.read_feed(at=5.0, initial=True)
         await fed.list(A, post("1", A), at=10.0)
-        await fed.tell(post("2", None), at=20.0)
-        await fed.tell(at=30.0)
-        assert await fed.left() == 0
-        await fed.tell(at=40.0, anew=True)
-        assert await fed.left() == 1
-        await fed.tell(post("2", None), at=50.0)
-        assert await fed.left() == 0
+        await fed.read_feed(post("2", None), at=20.0)
+        await fed.read_feed(at=30.0)
+        assert await fed.missing() == 0
+        await fed.read_feed(at=40.0, initial=True)
+        assert await fed.missing() == 1
+        await fed.read_feed(post("2", None), at=50.0)
+        assert await fed.missing() == 0
 
 
 def test_reading_a_feed_counts_as_reading_the_listings_it_covers() -> None:
     @following
     async def _(fed: Fed) -> None:
-        await fed.tell(at=5.0, anew=True)
+        await fed.read_feed(at=5.0, initial=True)
         await fed.list(A, post("1", A), at=10.0)
         await fed.list(B, at=10.0)
         await fed.list(A, at=20.0)
-        looking = DeletionScope(WHOLE, ["told"], 15.0)
-        (found,) = await fed.meta.deletion_candidates(looking)
-        assert (found.to_check, list(found.feeds)) == ({}, ["told"])
-        await fed.tell(at=30.0)
-        (found,) = await fed.meta.deletion_candidates(looking.replace(second_round={"Post": 25.0}))
+        scope = DeletionScope(WHOLE, ["posts_feed"], 15.0)
+        (found,) = await fed.meta.deletion_candidates(scope)
+        assert (found.to_check, list(found.feeds)) == ({}, ["posts_feed"])
+        await fed.read_feed(at=30.0)
+        (found,) = await fed.meta.deletion_candidates(scope.replace(second_round={"Post": 25.0}))
         assert (found.proven, found.unproven) == (1, 0)

@@ -1,4 +1,4 @@
-"""Of two answers for one thing the one whose request began later wins, whichever comes first."""
+"""Of two responses for one row, the one requested later wins, whichever arrives first."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TEAM, OTHER, ANN = Team.ref("t"), Team.ref("o"), Person.ref("1")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one answer said of a person: some fields, or that it is gone."""
+class Response:
+    """What one response said about a person: some fields, or that it is gone."""
 
     at: float
     fields: tuple[tuple[str, Any], ...] = ()
     gone: bool = False
-    listed: bool = False  # on a page of its own, not alone
+    listed: bool = False  # on a page of a listing
 
     async def arrive(self, store: Store, number: int) -> None:
-        """It comes now."""
+        """Store it."""
         if self.gone:
             await store.receive(Delivery([], self.at, removed=[ANN]))
         elif self.listed:
@@ -38,7 +38,7 @@ class Answer:
             await store.receive(Delivery([self.person()], self.at))
 
     def person(self) -> Person:
-        """The row as it came."""
+        """The person with these fields."""
         return Person("1", **dict(self.fields))
 
 
@@ -48,27 +48,27 @@ VALUES = st.fixed_dictionaries(
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> list[Answer]:
-    """Answers whose requests began at different times, in the order in which they come."""
+def responses(draw: st.DrawFn) -> list[Response]:
+    """Responses requested at different times, in the order in which they arrive."""
     times = draw(st.lists(st.integers(1, 50), min_size=1, max_size=8, unique=True))
     found = []
     for at in times:
         if draw(st.integers(0, 3)) == 0:
-            found.append(Answer(float(at), gone=True))
+            found.append(Response(float(at), gone=True))
         else:
             fields = tuple(sorted(draw(VALUES).items()))
-            found.append(Answer(float(at), fields, listed=draw(st.booleans())))
+            found.append(Response(float(at), fields, listed=draw(st.booleans())))
     return found
 
 
 async def seen(store: Store) -> dict[str, Any] | None:
-    """What can be seen of the person."""
+    """The visible fields of the person."""
     found = await store.engine.query(Person).all()
     return {name: value for name, value in values_of(found[0]).items() if name != "id"} if found else None
 
 
-@given(answers())
-def test_the_response_to_the_later_request_wins_in_any_order(some: Sequence[Answer]) -> None:
+@given(responses())
+def test_the_response_to_the_later_request_wins_in_any_order(some: Sequence[Response]) -> None:
     removed = max((one.at for one in some if one.gone), default=0.0)
     after = [one for one in some if not one.gone and one.at > removed]
     truth = {name: value for one in sorted(after, key=lambda one: one.at) for name, value in one.fields}
@@ -78,7 +78,7 @@ def test_the_response_to_the_later_request_wins_in_any_order(some: Sequence[Answ
             await one.arrive(store, number)
         found = await seen(store)
         assert (found is None) == (not after)
-        if found is not None:  # what was said before it was gone may still be known, or not
+        if found is not None:  # fields from before a removal may still be stored, or not
             assert {name: value for name, value in found.items() if name in truth} == truth
 
     using(MEMORY, body)
@@ -180,7 +180,7 @@ def test_the_latest_request_is_known_to_a_clock_that_was_set_back(place: str) ->
         await store.receive(Delivery([Person("1", name="n")], 20.0))
         assert await store.meta.latest_request() == 20.0
         await store.page(TEAM, Team.people, at=30.0)
-        assert await store.meta.latest_request() == 30.0  # of a listing that brought nothing
+        assert await store.meta.latest_request() == 30.0  # by an empty listing
         await store.receive(Delivery([], 40.0, removed=[ANN]))
         assert await store.meta.latest_request() == 40.0
 

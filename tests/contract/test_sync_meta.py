@@ -27,7 +27,7 @@ async def ages(store: Store, *names: str) -> list[float | None]:
 
 
 def whole(id: str, **values: Any) -> Person:
-    """A person of whom everything is loaded but the score, which comes alone."""
+    """A person with every field but the score, which arrives by itself."""
     rest = dict.fromkeys(["age", "active", "seen", "born", "extra", "boss"])
     return Person(id, **{"name": id, **rest, **values})
 
@@ -235,7 +235,7 @@ def test_a_delivery_after_an_invalidation_is_fresh(place: str) -> None:
         await store.meta.invalidate([ADA], ["age"], at=150.0)
         return [*fresh, *await ages(store, "age")]
 
-    assert using(place, body) == [200.0, 200.0], "only what began at or before that moment is forgotten"
+    assert using(place, body) == [200.0, 200.0], "only what was requested at or before that time is stale"
 
 
 # -- work lists -----------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_delivery_after_an_invalidation_is_fresh(place: str) -> None:
 async def stale_ids(
     store: Store, *fields: str, before: float = 150.0, limit: int = 2, **more: Any
 ) -> list[str]:
-    """Every stale id, by pages."""
+    """Every stale id, page by page."""
     found: list[str] = []
     while True:
         after = found[-1] if found else ""
@@ -340,7 +340,7 @@ ARRIVAL = Delivery(
 
 
 def failing_at(count: int, work: Any) -> Any:
-    """The work, with its nth request to SQLite refused; None when it made fewer."""
+    """The work, with the nth action of SQLite refused; None when it took fewer."""
     asked = 0
 
     def refuse(*_: object) -> int:

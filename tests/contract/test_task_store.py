@@ -1,4 +1,4 @@
-"""What every TaskStore promises: claims, settlements, what follows from them, and the memory of it."""
+"""The contract of every TaskStore: claims, settlements, what follows from them, and the log."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = ["place"]
 T = TypeVar("T")
 
 HERE = new_worker()
-REUSED = f"{this_machine()}/{os.getpid()}/1/x"  # this process's number, another start
-GONE = f"{this_machine()}/4194305/1/x"  # greater than any number of a process
+REUSED = f"{this_machine()}/{os.getpid()}/1/x"  # this process's pid with another start
+GONE = f"{this_machine()}/4194305/1/x"  # greater than any pid
 REBOOTED = f"{this_machine().split('/')[0]}/before/{os.getpid()}/1/x"
 ELSEWHERE = "elsewhere/boot/1/1/x"
 
 
 class Desk:
-    """A store with a clock, and one worker unless another is named."""
+    """A store with a clock and one worker, unless another is given."""
 
     def __init__(self, store: TaskStore, database: object) -> None:
         self.store, self.database, self.now, self.sync = store, database, 1000.0, ""
@@ -73,20 +73,20 @@ class Desk:
         )
 
     async def claim(self, worker: str = HERE, *, alone: bool = True) -> list[Task]:
-        """Claim all there is."""
+        """Claim all tasks."""
         return list((await self.settle(worker=worker, alone=alone)).claimed)
 
     async def resume(self, worker: str = HERE) -> None:
-        """Take the sync over."""
+        """Resume the sync."""
         await self.store.resume(self.sync, worker=worker, now=self.now)
 
     async def result(self) -> SyncResult:
-        """What the sync has come to."""
+        """The result so far."""
         return await self.store.result(self.sync, now=self.now)
 
-    async def request(self, wanted: SyncCommand) -> None:
-        """Ask for something."""
-        await self.store.request(self.sync, wanted, now=self.now)
+    async def request(self, command: SyncCommand) -> None:
+        """Give a command."""
+        await self.store.request(self.sync, command, now=self.now)
 
 
 def load(id: str = "1") -> NewTask:
@@ -114,7 +114,7 @@ def group(*children: NewTask, chained: bool = False) -> NewTask:
 
 
 def stores(number: int = 1) -> Write:
-    """A write that stores so many things."""
+    """A write that stores some rows."""
     return Write(None, lambda transaction: WriteResult({"Thing": number}))
 
 
@@ -127,18 +127,18 @@ def on(database: object, settlements: Sequence[Settlement]) -> list[Settlement]:
 
 
 def done(task: Task, **more: Any) -> Settlement:
-    """The task has done its work."""
+    """The task completes."""
     return Settlement(task, State.COMPLETED, writes=[stores()], progress=True, **more)
 
 
 def failed(task: Task) -> Settlement:
-    """The task has failed."""
+    """The task fails."""
     failure = failure_of(task, UpstreamBroken("it is down"), 0.0)
     return Settlement(task, State.FAILED, failures=[failure])
 
 
 def waits(task: Task, *children: NewTask, more: bool = False) -> Settlement:
-    """The task has made children and waits for them."""
+    """The task creates children and waits for them."""
     return Settlement(task, State.AWAITING_CHILDREN, children=children, more=more, progress=True)
 
 
@@ -159,7 +159,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
 
 
 def ids(tasks: Sequence[Task]) -> list[str]:
-    """What each task is to load."""
+    """The id that each task loads."""
     return [str(task.spec.single_id) for task in tasks]
 
 
@@ -416,7 +416,7 @@ def test_the_tasks_of_another_machine_can_be_claimed_after_its_lease(place: str)
 def test_a_sync_that_another_process_runs_cannot_be_begun_or_resumed(place: str) -> None:
     async def body(desk: Desk) -> None:
         sync = await desk.begin(load())
-        other = new_worker()  # this process is alive, and so is everyone in it
+        other = new_worker()  # this process is alive, and so are all its workers
         for attempt in (
             desk.store.resume(sync, worker=other, now=desk.now),
             desk.store.begin([], group(), worker=other, now=desk.now),
@@ -471,13 +471,13 @@ def test_releasing_a_sync_leaves_everything_as_it_was(place: str) -> None:
         await desk.resume(new_worker())
         with pytest.raises(LeaseLost):
             await desk.settle(done(task))
-        await desk.store.release(desk.sync, worker=HERE, now=desk.now)  # not its own any more
+        await desk.store.release(desk.sync, worker=HERE, now=desk.now)  # it has lost the sync
         assert (await desk.result()).status is Status.RUNNING
 
     using(place, body)
 
 
-# -- what is wanted --------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------
 
 
 def test_a_task_pauses_after_its_page_and_resumes_there(place: str) -> None:
@@ -529,23 +529,23 @@ def test_cancelling_cannot_be_undone(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
         await desk.request(SyncCommand.CANCEL)
-        for wanted in (SyncCommand.RUN, SyncCommand.PAUSE):
+        for command in (SyncCommand.RUN, SyncCommand.PAUSE):
             with pytest.raises(SyncError, match="is being cancelled"):
-                await desk.request(wanted)
+                await desk.request(command)
 
     using(place, body)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status"), [(SyncCommand.PAUSE, "paused"), (SyncCommand.CANCEL, "cancelled")]
+    ("command", "status"), [(SyncCommand.PAUSE, "paused"), (SyncCommand.CANCEL, "cancelled")]
 )
 def test_a_command_for_a_sync_without_a_worker_applies_at_once(
-    place: str, wanted: SyncCommand, status: str
+    place: str, command: SyncCommand, status: str
 ) -> None:
     async def body(desk: Desk) -> str:
         await desk.begin(load(), worker=GONE)
         await desk.claim(GONE)
-        await desk.request(wanted)
+        await desk.request(command)
         return (await desk.result()).status
 
     assert using(place, body) == status

@@ -1,4 +1,4 @@
-"""History: what is recorded of changes, how it is followed, and that it replays to the rows."""
+"""The change log: what is recorded, how readers follow it, and that a replay gives the rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EncodedRows = dict[str, dict[str, Any]]
 
 
 class Place:
-    """A database that is opened with one history or another, by one schema or another."""
+    """A database that can be opened with any history setting and any schema."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
@@ -66,23 +66,23 @@ class Place:
         return self.engine
 
     async def receive(self, *entities: Entity, at: float = NOON, **more: Any) -> None:
-        """Store an arrival."""
+        """Store a delivery."""
         await self.database.transact(self.engine.prepare_write(Delivery(entities, at, **more)))
 
     async def remove(self, *refs: Ref[Any], at: float = NOON) -> None:
         """Store tombstones."""
         await self.receive(at=at, removed=refs)
 
-    async def told(self, since: str | None = None, entity: type[Entity] | None = None) -> list[Change]:
-        """What is told behind a cursor."""
+    async def recorded(self, since: str | None = None, entity: type[Entity] | None = None) -> list[Change]:
+        """The changes after a cursor."""
         return [change async for change in self.engine.changes(since=since, entity=entity)]
 
     async def sql(self, text: str) -> list[Any]:
-        """What other tools would see, or do."""
+        """Run SQL as another tool would."""
         return await self.database.transact(lambda c: c.execute(text).fetchall())
 
     async def rows(self) -> EncodedRows:
-        """Every row as queries give it."""
+        """Every row as a query returns it."""
         found: EncodedRows = {}
         for entity in self.engine.schema.entities.values():
             for one in await self.engine.query(entity).all():
@@ -132,7 +132,7 @@ def replayed(changes: Iterable[Change], rows: EncodedRows | None = None) -> Enco
         key = repr(change.ref)
         before = rows.pop(key, {})
         if change.kind != "updated":
-            assert same(before, change.old), "a row that comes was not there, one that goes was told whole"
+            assert same(before, change.old), "the old values must be those before the change"
         assert all(same(before[name], value) for name, value in change.old.items())
         if change.kind != "removed":
             rows[key] = {n: v for n, v in before.items() if n not in change.old} | dict(change.new)
@@ -140,19 +140,19 @@ def replayed(changes: Iterable[Change], rows: EncodedRows | None = None) -> Enco
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all through: 1 is neither 1.0 nor True."""
+    """Whether two values are equal and have the same types: 1 is neither 1.0 nor True."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     return repr(one) == repr(other)
 
 
-# -- what is told ---------------------------------------------------------------------------
+# -- what is recorded -----------------------------------------------------------------------
 
 
 def test_a_new_row_is_recorded_with_all_its_loaded_fields() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Person("a", name="Ada", boss=None), received_at=NOON + 1, sync="s1")
-        return await place.told()
+        return await place.recorded()
 
     (change,) = recorded(body)
     assert (change.kind, change.ref, change.at, change.sync) == ("created", Person.ref("a"), NOON + 1, "s1")
@@ -164,7 +164,7 @@ def test_an_update_records_only_what_changed_and_tells_empty_from_not_loaded() -
         await place.receive(Person("a", name="Ada", age=None, active=True))
         await place.receive(Person("a", name="Ada", age=7, boss=None, active=None), at=NOON + 1)
         await place.receive(Person("a", extra=None), at=NOON + 2)
-        return await place.told()
+        return await place.recorded()
 
     _, change, last = recorded(body)
     assert (last.kind, last.old, last.new) == ("updated", {}, {"extra": None})
@@ -177,7 +177,7 @@ def test_a_removal_records_the_old_values_and_a_return_the_new_ones() -> None:
         await place.receive(Post("1", title="x"))
         await place.remove(Post.ref("1"), at=NOON + 1)
         await place.receive(Post("1", title="y", team=RED), at=NOON + 2)
-        return await place.told()
+        return await place.recorded()
 
     _, went, came = recorded(body)
     assert (went.kind, went.old, went.new) == ("removed", {"title": "x"}, {})
@@ -190,7 +190,7 @@ def test_an_unchanged_row_is_not_recorded() -> None:
         for at in (NOON, NOON + 1):
             await place.receive(*posts, at=at)
             await place.remove(Post.ref("none"), at=at)
-        return [change.kind for change in await place.told()]
+        return [change.kind for change in await place.recorded()]
 
     assert recorded(body) == ["created"] * 3
 
@@ -202,7 +202,7 @@ def test_changes_by_other_tools_are_recorded() -> None:
         await place.sql("UPDATE _post SET title = 'y' WHERE _id = '1'")
         await place.sql("UPDATE _post SET _id = '3' WHERE _id = '2'")
         await place.sql("DELETE FROM _post WHERE _id = '1'")
-        return await place.told()
+        return await place.recorded()
 
     _, _, updated, *moved, deleted = recorded(body)
     assert (updated.new, updated.sync) == ({"title": "y"}, None)
@@ -213,7 +213,7 @@ def test_changes_by_other_tools_are_recorded() -> None:
 def test_changes_as_json_hold_the_values_of_entities() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x", team=RED), sync="s1")
-        return await place.told()
+        return await place.recorded()
 
     (change,) = recorded(body)
     data = change.to_dict()
@@ -233,7 +233,7 @@ def test_one_entity_can_be_followed_alone() -> None:
         await place.receive(Post("1", title="x"), Team("red", order="1"))
         with pytest.raises(UnknownName):
             place.engine.changes(entity=type("Nobody", (Entity,), {}))
-        return [change.ref for change in await place.told(entity=Team)]
+        return [change.ref for change in await place.recorded(entity=Team)]
 
     assert recorded(body) == [RED]
 
@@ -259,7 +259,7 @@ BOTH: list[tuple[str, list[Any]]] = [("receive", [Person(id, name=id)]) for id i
 
 
 class Follower:
-    """Who replays the changes from where it was; once its cursor has expired, from the beginning."""
+    """A reader that replays changes from its cursor, or from the beginning once that has expired."""
 
     def __init__(self) -> None:
         self.cursor: str | None = None
@@ -278,14 +278,14 @@ class Follower:
 
 
 async def take(place: Place, step: str, things: Sequence[Any], at: float) -> None:
-    """Do one thing to the rows, or to their history."""
+    """Change the rows or the log in one way."""
     if step == "receive":
         await place.receive(*things, at=at)
     elif step == "store":
         await place.engine.store(*things)
     elif step == "remove":
         await place.remove(*things, at=at)
-    elif step == "fold":  # what was told until now, and rows that were removed
+    elif step == "fold":  # the changes so far, and removed rows
         await place.engine.tidy(at + 30 * DAY)
     elif step in ("on", "off"):
         await place.open(FOLDING if step == "on" else OFF)
@@ -306,10 +306,10 @@ def test_p31_from_any_cursor_the_changes_lead_to_the_rows(
         for number, (step, things) in enumerate(steps):
             await take(place, step, things, NOON + number)
             if place.engine.tables.history.recording:
-                told = await place.told()
-                assert same(replayed(told), await place.rows()), "from the beginning"
-                for at, change in enumerate(told):
-                    assert await place.told(change.cursor) == told[at + 1 :], "in order, without gaps"
+                changes = await place.recorded()
+                assert same(replayed(changes), await place.rows()), "from the beginning"
+                for at, change in enumerate(changes):
+                    assert await place.recorded(change.cursor) == changes[at + 1 :], "in order, without gaps"
                 assert step != "follow" or same(await follower.follow(place), await place.rows())
 
     using(body)
@@ -320,7 +320,7 @@ def test_p31_from_any_cursor_the_changes_lead_to_the_rows(
 def test_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
     async def body(place: Place) -> None:
         await place.receive(*(Person(str(n), score=score) for n, score in enumerate(numbers)))
-        assert same(replayed(await place.told()), await place.rows())
+        assert same(replayed(await place.recorded()), await place.rows())
 
     recorded(body)
 
@@ -334,10 +334,10 @@ def test_an_entity_with_many_fields_is_recorded_whole() -> None:
         await place.open(schema=Schema([wide]))
         await place.receive(wide("1", f0=1, f62=None, f199=3))
         await place.receive(wide("1", f61=61, f62=7, f150=None))
-        told = await place.told()
+        changes = await place.recorded()
         await place.receive(wide("2"), at=NOON + 90 * DAY)
         await place.engine.tidy(NOON + 91 * DAY)
-        return told, replayed(await place.told()), await place.rows()
+        return changes, replayed(await place.recorded()), await place.rows()
 
     (_, change), rebuilt, rows = using(main)
     assert (change.old, change.new) == ({"f62": None}, {"f61": 61, "f62": 7, "f150": None})
@@ -356,7 +356,7 @@ def test_a_killed_process_leaves_rows_and_their_changes_together(tmp_path: Path)
 
     async def body(place: Place) -> tuple[EncodedRows, EncodedRows]:
         await place.open()
-        return replayed(await place.told()), await place.rows()
+        return replayed(await place.recorded()), await place.rows()
 
     rebuilt, rows = using(body, path)
     assert len(rows) >= 200
@@ -388,7 +388,7 @@ def test_without_history_the_database_has_no_trace_of_it() -> None:
         await place.receive(Post("1", title="x"))
         await place.engine.tidy(NOON)
         with pytest.raises(HistoryError) as raised:
-            await place.told()
+            await place.recorded()
         return await place.database.read(lambda c: list(c.iterdump())), raised.value.render()
 
     dump, message = using(body)
@@ -405,7 +405,7 @@ def test_turning_history_on_records_the_rows_that_are_there() -> None:
         await place.receive(Post("1", title="x"), Post("2", title="y"))
         await place.remove(Post.ref("2"), at=NOON + 1)
         await place.open()
-        return await place.told()
+        return await place.recorded()
 
     (change,) = using(body)
     assert (change.kind, change.id, change.new, change.sync) == ("created", "1", {"title": "x"}, None)
@@ -417,14 +417,14 @@ def test_turning_history_off_keeps_the_changes_until_they_are_too_old() -> None:
         await place.receive(Post("1", title="x"), Post("2", title="x"))
         await place.open(OFF)
         await place.receive(Post("3", title="x"))
-        told = [[change.id for change in await place.told()]]
+        changes = [[change.id for change in await place.recorded()]]
         await place.engine.tidy(NOON + 89 * DAY)
-        told.append([change.id for change in await place.told()])
+        changes.append([change.id for change in await place.recorded()])
         for _ in range(2):
             await place.engine.tidy(NOON + 91 * DAY)
         with pytest.raises(HistoryError):
-            await place.told()
-        return told
+            await place.recorded()
+        return changes
 
     assert using(body) == [["1", "2"]] * 2
 
@@ -433,14 +433,14 @@ def test_turning_history_on_again_records_all_rows_and_expires_old_cursors() -> 
     async def body(place: Place) -> list[str]:
         await place.open()
         await place.receive(Post("1", title="x"), Post("2", title="x"))
-        cursor = (await place.told())[-1].cursor
+        cursor = (await place.recorded())[-1].cursor
         await place.open(OFF)
         await place.remove(Post.ref("1"), at=NOON + 1)
         await place.open()
         with pytest.raises(CursorExpired):
-            await place.told(cursor)
+            await place.recorded(cursor)
         await place.engine.tidy(NOON)
-        return [change.id for change in await place.told()]
+        return [change.id for change in await place.recorded()]
 
     assert using(body) == ["2"]
 
@@ -451,8 +451,8 @@ def test_a_log_that_begins_without_rows_can_be_folded() -> None:
         assert [change async for change in feed] == []
         await place.engine.tidy(NOON)
         await place.receive(Post("1", title="x"))
-        assert len(await place.told()) == 1
-        return await place.told(feed.cursor)
+        assert len(await place.recorded()) == 1
+        return await place.recorded(feed.cursor)
 
     assert [change.id for change in recorded(body)] == ["1"]
 
@@ -460,15 +460,15 @@ def test_a_log_that_begins_without_rows_can_be_folded() -> None:
 def test_records_that_can_no_longer_be_read_restart_the_log() -> None:
     async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.receive(Post("1", title="x"))
-        (change,) = await place.told()
+        (change,) = await place.recorded()
         await place.sql("""UPDATE _max_change_entity SET kinds = '{"0": "real"}' WHERE name = 'Post'""")
         await place.open()
         with pytest.raises(CursorExpired):
-            await place.told(change.cursor)
-        return await place.told(), await place.rows()
+            await place.recorded(change.cursor)
+        return await place.recorded(), await place.rows()
 
-    told, rows = recorded(body)
-    assert replayed(told) == rows
+    changes, rows = recorded(body)
+    assert replayed(changes) == rows
 
 
 def test_an_unchanged_start_writes_nothing() -> None:
@@ -511,14 +511,14 @@ def test_each_change_names_its_sync(tmp_path: Path) -> None:
             clock.advance(60)
         return found
 
-    (first, _), _, (third, told) = clock.run(main())
-    assert [(change.kind, change.id, change.sync) for change in told if change.entity is Thing] == [
+    (first, _), _, (third, changes) = clock.run(main())
+    assert [(change.kind, change.id, change.sync) for change in changes if change.entity is Thing] == [
         ("created", "0", first),
         ("created", "1", first),
         ("updated", "0", third),
         ("removed", "1", third),
     ]
-    assert told[-1].at >= START + 120 > told[0].at
+    assert changes[-1].at >= START + 120 > changes[0].at
 
 
 # -- cursors --------------------------------------------------------------------------------
@@ -527,8 +527,8 @@ def test_each_change_names_its_sync(tmp_path: Path) -> None:
 def test_a_cursor_continues_after_its_change() -> None:
     async def body(place: Place) -> list[list[str]]:
         await place.receive(*(Post(id, title="x") for id in "abc"))
-        first, second, third = await place.told()
-        return [[change.id for change in await place.told(one.cursor)] for one in (first, second, third)]
+        first, second, third = await place.recorded()
+        return [[change.id for change in await place.recorded(one.cursor)] for one in (first, second, third)]
 
     assert recorded(body) == [["b", "c"], ["c"], []]
 
@@ -539,7 +539,7 @@ def test_now_gives_the_newest_cursor_and_nothing_else() -> None:
         feed = place.engine.changes(since=NOW)
         seen = [change async for change in feed]
         await place.receive(Post("2", title="x"))
-        return seen, await place.told(feed.cursor)
+        return seen, await place.recorded(feed.cursor)
 
     seen, later = recorded(body)
     assert (seen, [change.id for change in later]) == ([], ["2"])
@@ -550,11 +550,11 @@ def test_many_changes_come_in_pages_before_and_after_folding() -> None:
 
     async def body(place: Place) -> tuple[list[str], list[str], list[str]]:
         await place.receive(*(Post(f"{number:05}", title="x") for number in range(count)))
-        whole = [change.id for change in await place.told()]
+        whole = [change.id for change in await place.recorded()]
         await place.receive(Post("new", title="x"), at=NOON + 90 * DAY)
         await place.engine.tidy(NOON + 91 * DAY)
-        folded = await place.told()
-        middle = await place.told(folded[PAGE + 3].cursor)
+        folded = await place.recorded()
+        middle = await place.recorded(folded[PAGE + 3].cursor)
         return whole, [change.id for change in folded], [change.id for change in middle]
 
     whole, folded, middle = recorded(body)
@@ -570,7 +570,7 @@ def test_reading_that_stops_halfway_goes_on_from_its_cursor() -> None:
         async for change in feed:
             if change.id == "b":
                 break
-        return feed.cursor, [change.id for change in await place.told(feed.cursor)]
+        return feed.cursor, [change.id for change in await place.recorded(feed.cursor)]
 
     cursor, rest = recorded(body)
     assert cursor is not None
@@ -587,7 +587,7 @@ def test_a_reader_of_one_entity_moves_past_changes_of_others() -> None:
         assert [change async for change in later] == []
         await place.receive(Post("2", title="x"), at=NOON + 99 * DAY)
         await place.engine.tidy(NOON + 100 * DAY)
-        return await place.told(later.cursor, Team)
+        return await place.recorded(later.cursor, Team)
 
     assert recorded(body) == []
 
@@ -595,13 +595,16 @@ def test_a_reader_of_one_entity_moves_past_changes_of_others() -> None:
 def test_a_cursor_before_folded_changes_has_expired() -> None:
     async def body(place: Place) -> str:
         await place.receive(Post("1", title="x"))
-        (change,) = await place.told()
+        (change,) = await place.recorded()
         for at in (NOON + 1, NOON + 90 * DAY):
             await place.receive(Post("1", title=f"{at}"), at=at)
         await place.engine.tidy(NOON + 91 * DAY)
         with pytest.raises(CursorExpired) as raised:
-            await place.told(change.cursor)
-        assert [change.new["title"] for change in await place.told()] == [f"{NOON + 1}", f"{NOON + 90 * DAY}"]
+            await place.recorded(change.cursor)
+        assert [change.new["title"] for change in await place.recorded()] == [
+            f"{NOON + 1}",
+            f"{NOON + 90 * DAY}",
+        ]
         return raised.value.render()
 
     assert "--since now" in recorded(body)
@@ -610,14 +613,14 @@ def test_a_cursor_before_folded_changes_has_expired() -> None:
 def test_the_cursor_of_another_installation_is_refused() -> None:
     async def cursor(place: Place) -> str:
         await place.receive(Post("1", title="x"))
-        return (await place.told())[-1].cursor
+        return (await place.recorded())[-1].cursor
 
     other = recorded(cursor)
 
     async def body(place: Place) -> None:
         await place.receive(Post("1", title="x"), Post("2", title="x"))
         with pytest.raises(InvalidCursor, match="belongs to another installation"):
-            await place.told(other)
+            await place.recorded(other)
 
     recorded(body)
 
@@ -626,7 +629,7 @@ def test_the_cursor_of_another_installation_is_refused() -> None:
 def test_text_that_is_not_a_cursor_is_refused(text: str) -> None:
     async def body(place: Place) -> None:
         with pytest.raises(InvalidCursor, match="not a cursor of `max changes`"):
-            await place.told(text)
+            await place.recorded(text)
 
     recorded(body)
 
@@ -648,14 +651,14 @@ def test_a_new_field_is_recorded_from_then_on() -> None:
         await place.receive(old("1", a="x"))
         await place.open(schema=Schema([new]))
         await place.receive(new("1", a="x", b=0.5), new("2", b=None), at=NOON + 1)
-        return await place.told(), await place.rows()
+        return await place.recorded(), await place.rows()
 
-    told, rows = using(body)
-    assert [(change.kind, change.new) for change in told[1:]] == [
+    changes, rows = using(body)
+    assert [(change.kind, change.new) for change in changes[1:]] == [
         ("updated", {"b": 0.5}),
         ("created", {"b": None}),
     ]
-    assert replayed(told) == rows
+    assert replayed(changes) == rows
 
 
 def test_values_of_a_new_field_are_recorded_before_the_first_change() -> None:
@@ -665,13 +668,13 @@ def test_values_of_a_new_field_are_recorded_before_the_first_change() -> None:
         await place.open(schema=Schema([new]))
         await place.receive(new("1", a="x", b="y"), new("2", a="x"))
         await place.open(schema=Schema([old]))
-        before = await place.told()
-        assert [change.new for change in before] == [{"a": "x"}] * 2, "as the schema has it now"
+        before = await place.recorded()
+        assert [change.new for change in before] == [{"a": "x"}] * 2, "in the present schema"
         await place.open(schema=Schema([new]))
-        return await place.told(before[-1].cursor), await place.rows()
+        return await place.recorded(before[-1].cursor), await place.rows()
 
-    told, rows = using(body)
-    assert [(change.id, change.kind, change.new) for change in told] == [("1", "updated", {"b": "y"})]
+    changes, rows = using(body)
+    assert [(change.id, change.kind, change.new) for change in changes] == [("1", "updated", {"b": "y"})]
     assert rows["Note:1"] == {"a": "x", "b": "y"}
 
 
@@ -682,18 +685,18 @@ def test_the_log_goes_on_after_renames() -> None:
     async def body(place: Place) -> tuple[list[Change], EncodedRows]:
         await place.open(schema=Schema([one]))
         await place.receive(one("1", a="x"))
-        (created,) = await place.told()
+        (created,) = await place.recorded()
         await place.open(schema=Schema([other]), policy=SchemaPolicy("notes", (renamed,)))
         await place.receive(other("1", b="y"), at=NOON + 1)
-        assert [change.new for change in await place.told(created.cursor)] == [{"b": "y"}]
-        return await place.told(), await place.rows()
+        assert [change.new for change in await place.recorded(created.cursor)] == [{"b": "y"}]
+        return await place.recorded(), await place.rows()
 
-    told, rows = using(body)
-    assert [(change.kind, change.ref, change.new) for change in told] == [
+    changes, rows = using(body)
+    assert [(change.kind, change.ref, change.new) for change in changes] == [
         ("created", other.ref("1"), {"b": "x"}),
         ("updated", other.ref("1"), {"b": "y"}),
     ]
-    assert replayed(told) == rows
+    assert replayed(changes) == rows
 
 
 @pytest.mark.parametrize(
@@ -708,12 +711,12 @@ def test_a_migration_of_values_restarts_the_log(change: Any) -> None:
     async def body(place: Place) -> tuple[EncodedRows, EncodedRows]:
         await place.open(schema=Schema([old]))
         await place.receive(old("1", a="xyz", key="k"))
-        (created,) = await place.told()
+        (created,) = await place.recorded()
         policy = SchemaPolicy("notes", (Migration("another schema", change),))
         await place.open(schema=Schema([made("Note", **hints)]), policy=policy)
         with pytest.raises(CursorExpired):
-            await place.told(created.cursor)
-        return replayed(await place.told()), await place.rows()
+            await place.recorded(created.cursor)
+        return replayed(await place.recorded()), await place.rows()
 
     rebuilt, rows = using(body)
     assert same(rebuilt, rows)

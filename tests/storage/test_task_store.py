@@ -1,4 +1,4 @@
-"""The SQLite task store: what a fault leaves behind, and what any history keeps to."""
+"""The SQLite task store: what a fault leaves behind, and what holds for any history of syncs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RED = Team.ref("red")
 
 
 class Place:
-    """An installation's database, with everything that shares it."""
+    """An installation's database, with its engine and its task store."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
@@ -55,7 +55,7 @@ class Place:
         )
 
     def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
-        """A page of people, with which the task has ended or goes on."""
+        """A page of people; the task completes with it, or goes on."""
         people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
         listing = ListingPage(RED, Team.people, number, last, bookmark="m")
         write = self.engine.prepare_write(Delivery(people, 2.0, listing))
@@ -64,7 +64,7 @@ class Place:
         return Settlement(task, state, spec, [write], progress=True)
 
     async def dump(self) -> list[str]:
-        """All that is durable, whatever the sync's id."""
+        """The whole database as SQL, with SYNC in place of the sync's id."""
         lines = await self.database.read(lambda connection: list(connection.iterdump()))
         return [line.replace(self.sync, "SYNC") for line in lines]
 
@@ -90,7 +90,7 @@ def using(path: str | Path, body: Callable[[Place], Awaitable[T]]) -> T:
 
 
 class Denies:
-    """Makes the nth thing that SQLite is asked to do fail, once."""
+    """Makes the nth action of SQLite fail, once."""
 
     def __init__(self, nth: int) -> None:
         self.left, self.armed = nth, False
@@ -102,17 +102,17 @@ class Denies:
 
 
 def end_of_a_page(place: Place) -> Callable[[Task], Sequence[Settlement]]:
-    """A task's last page: rows, links, freshness, mark, cursor, its own state, its parent, the next step."""
+    """A task's last page: rows, members, freshness, bookmark, cursor, and the states of tasks."""
     return lambda task: [place.page(task, 0)]
 
 
 def a_fan_out(place: Place) -> Callable[[Task], Sequence[Settlement]]:
-    """A task makes children and waits for them."""
+    """A task creates children and waits for them."""
     return lambda task: [waits(task, *map(load, "abc"))]
 
 
 def a_failure(place: Place) -> Callable[[Task], Sequence[Settlement]]:
-    """A task fails, what waited is blocked, and the sync ends."""
+    """A task fails, the next step is blocked, and the sync ends."""
     return lambda task: [failed(task)]
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_error_and_the_sync_goes_on_when_there_is_room(tmp_pa
 
 
 def set_room(pages: int) -> Callable[[SqliteConnection], None]:
-    """Let the file grow by so many pages."""
+    """Limit the growth of the file to some pages."""
 
     def work(connection: SqliteConnection) -> None:
         size = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -211,12 +211,12 @@ def test_the_cost_of_a_task_does_not_grow_with_its_siblings() -> None:
 
 
 def page(task: Task) -> Settlement:
-    """The task goes on."""
+    """The task has more pages."""
     return Settlement(task, State.RUNNING, progress=True)
 
 
 def again(task: Task) -> Settlement:
-    """The task is to be tried again."""
+    """The task waits for another try."""
     return Settlement(task, State.PENDING)
 
 
@@ -224,9 +224,9 @@ ENDS = [done, failed, page, page, page, again]
 
 
 class History:
-    """Syncs that processes begin, work at, pause, cancel and die over, beside a plain model.
+    """Syncs that processes begin, run, pause, cancel and die in, checked against a plain model.
 
-    Every process is one of another machine, so that it is dead when its lease has passed.
+    Every process is of another machine, so it counts as dead after its lease.
     """
 
     def __init__(self, place: Place) -> None:
@@ -235,18 +235,18 @@ class History:
         self.ids: list[str] = []
         self.final: dict[str, Status] = {}
         self.given: set[int] = set()  # tasks of the newest sync that were ever claimed
-        self.ended: set[tuple[str, int]] = set()  # syncs and tasks that came to an end
+        self.ended: set[tuple[str, int]] = set()  # the sync and id of each task that ended
         self.restart()
 
     def restart(self) -> None:
-        """A new process, which knows of nothing."""
+        """A new process, which knows nothing."""
         self.processes += 1
         self.worker = f"machine{self.processes}/boot/1/1/x"
         self.sync: str | None = None
         self.tasks: list[Task] = []
 
     async def begin(self, chance: Random) -> None:
-        """A sync with groups of some tasks, unless someone is at one."""
+        """Begin a sync with groups of tasks, unless a process runs one."""
         steps = (group(*map(load, "abcd"[: chance.randrange(5)])) for _ in range(chance.randrange(4)))
         plan = group(*steps, chained=chance.random() < 0.5)
         with suppress(SyncRunning):
@@ -255,7 +255,7 @@ class History:
             self.tasks, self.given = [], set()
 
     async def resume(self, chance: Random) -> None:
-        """Take over what was left, if it is free."""
+        """Resume the unfinished sync, if no process runs it."""
         with suppress(SyncRunning):
             id = await self.store.unfinished(worker=self.worker, now=self.now)
             if id is not None and self.sync is None:
@@ -263,7 +263,7 @@ class History:
                 self.sync = id
 
     async def settle(self, chance: Random) -> None:
-        """Some tasks end, go on or are tried again; new ones are claimed."""
+        """Some tasks end, go on or are tried again, and new ones are claimed."""
         if self.sync is None:
             await chance.choice([self.begin, self.resume, self.resume])(chance)
         if self.sync is None:
@@ -288,35 +288,33 @@ class History:
                 {(task.sync, task.id)} if outcome.state in (State.COMPLETED, State.FAILED) else set()
             )
         assert not self.ended & {(task.sync, task.id) for task in settled.claimed}, (
-            "what has ended never runs again"
+            "an ended task never runs again"
         )
         self.tasks += settled.claimed
         self.given |= {task.id for task in settled.claimed}
         await self.follow(settled)
 
     async def follow(self, settled: SettleResult) -> None:
-        """Do what a worker does then."""
+        """Do what a worker does next."""
         if settled.status is not Status.RUNNING:
-            assert {(self.sync, id) for id in self.given} <= self.ended, (
-                "all that was begun has come to an end"
-            )
+            assert {(self.sync, id) for id in self.given} <= self.ended, "every claimed task has ended"
             self.sync, self.tasks = None, []
         elif settled.command is SyncCommand.RUN:
-            assert self.tasks or settled.due is not None, "a sync that goes on has something to do"
+            assert self.tasks or settled.due is not None, "a running sync has work"
         elif not self.tasks:
             status = await self.store.apply_command(self.sync or "", worker=self.worker, now=self.now)
             assert status in (Status.PAUSED, Status.CANCELLED)
             self.sync = None
 
     async def request(self, chance: Random) -> None:
-        """Anybody asks the newest sync for something."""
+        """Give the newest sync a command."""
         wanted = chance.choice([SyncCommand.PAUSE] * 3 + [SyncCommand.RUN] * 4 + [SyncCommand.CANCEL])
         if self.ids:
-            with suppress(SyncError):  # it has ended, or is about to
+            with suppress(SyncError):  # it has ended, or is being cancelled
                 await self.store.request(self.ids[-1], wanted, now=self.now)
 
     async def waver(self, chance: Random) -> None:
-        """Somebody asks for a pause, and takes it back before it is obeyed."""
+        """Request a pause, and take it back before it is applied."""
         if len(self.tasks) > 1:
             with suppress(SyncError):  # it is being cancelled
                 await self.store.request(self.sync or "", SyncCommand.PAUSE, now=self.now)
@@ -324,22 +322,22 @@ class History:
         await self.request(chance)
 
     async def crash(self, chance: Random) -> None:
-        """The process dies, which others know when its lease has passed."""
+        """The process dies; others notice after its lease."""
         self.now += chance.choice([0.0, LEASE])
         self.restart()
 
     async def release(self, chance: Random) -> None:
-        """The process stops in good order."""
+        """The process stops and releases its sync."""
         if self.sync is not None:
             await self.store.release(self.sync, worker=self.worker, now=self.now)
             self.sync, self.tasks = None, []
 
     async def prune(self, chance: Random) -> None:
-        """Forget what can be."""
+        """Prune."""
         await self.store.prune()
 
     async def check(self) -> None:
-        """Every sync has kept its id, and its one final status."""
+        """Check that every sync has kept its id and its final status."""
         found = await self.store.runs(1000, now=self.now)
         assert [run.id for run in found] == self.ids[::-1] == sorted(set(self.ids), reverse=True)
         for run in found:
@@ -347,8 +345,8 @@ class History:
                 assert self.final.setdefault(run.id, run.status) is run.status
                 assert (run.finished_at is not None, run.worker) == (True, None)
             else:
-                assert run.id not in self.final, "what has ended does not begin again"
-                assert run.id == self.ids[-1], "only the newest goes on"
+                assert run.id not in self.final, "an ended sync does not begin again"
+                assert run.id == self.ids[-1], "only the newest sync runs"
 
 
 STEPS = ["settle"] * 12 + ["request"] * 4 + ["begin", "resume", "waver", "crash", "release", "prune"]
