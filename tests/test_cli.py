@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -90,6 +91,14 @@ def test_every_command_explains_itself_with_examples(cli: Cli, command: str) -> 
     assert f"usage: max {command}" in run.out
     assert f"examples:\n  max {command}" in run.out
     assert cli("help", *command.split()).out == run.out
+
+
+def test_the_page_about_the_command_line_names_every_command_and_no_unknown_option(cli: Cli) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    helps = "".join(cli(*command.split(), "--help").out for command in COMMANDS)
+    assert [command for command in COMMANDS if f"`max {command}" not in page] == []
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
+    assert sorted(option for option in options if option not in helps) == []
 
 
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:

@@ -84,7 +84,8 @@ async def onboarded(
     """The result of the connector's onboarding; it asks questions on a terminal only."""
     given: dict[str, object] = dict(existing.config) if existing else {}
     given |= pairs("--set", options.set)
-    kept = await kept_secrets(connector, project, existing) if existing else {}
+    stored = project.credentials(existing).read() if existing else {}
+    kept = {one.name: stored[one.name] for one in connector.credentials if stored.get(one.name)}
     sources = pairs("--credential", options.credential)
     secrets = kept | {name: read_secret(source, sys.stdin) for name, source in sources.items()}
     asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
@@ -92,15 +93,6 @@ async def onboarded(
     # an unchanged secret is not written again: a running sync may be renewing it
     changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
     return OnboardingResult(found.config, changed, found.messages)
-
-
-async def kept_secrets(
-    connector: AnyConnector, project: ProjectFolder, info: InstallationInfo
-) -> dict[str, str]:
-    """The declared secrets of an installation; they are validated together with the changes."""
-    store = project.credentials(info)
-    found = {one.name: await store.get(one.name) for one in connector.credentials}
-    return {name: secret for name, secret in found.items() if secret}
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from max import Project, SyncOptions
 from max.errors import NotFound, StorageError, SyncError, UsageError
 from max.model.tasks import Status, SyncCommand
 
-Test = Callable[[Project], Awaitable[None]]
+Test = Callable[[Project], Awaitable[object]]
 
 
 def in_project(path: Path, test: Test) -> None:
@@ -108,10 +108,7 @@ def test_before_the_first_sync_there_is_nothing_to_invalidate_or_to_migrate(tmp_
 
 
 def test_a_project_that_was_found_is_read_without_an_event_loop(tmp_path: Path) -> None:
-    async def test(project: Project) -> None:
-        pass
-
-    in_project(tmp_path, test)
+    in_project(tmp_path, Project.installations)
     with Project.find(tmp_path).read("acme") as reader:
         assert reader.count("AcmeUser") == 20
         assert reader.run(reader.runs(1)[0].id).status is Status.COMPLETED
