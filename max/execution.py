@@ -26,7 +26,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from typing import cast
 
 from .core import SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
@@ -172,27 +172,26 @@ class _SyncLoop:
         self._wake.set()
 
     def _begin(self, task: Task) -> None:
-        running = asyncio.create_task(self._do(task))
         self._leased[task.id, task.attempt] = task
         self.publisher.started(task)
-        self._tasks.add(running)
-        running.add_done_callback(partial(self._done, task))
+        self._tasks.add(asyncio.create_task(self._do(task)))
 
     async def _do(self, task: Task) -> None:
-        settlement = await self._runner.run(task)
-        if settlement is not None:
-            self._settlements.append((settlement, None))
+        try:
+            settlement = await self._runner.run(task)
+        except asyncio.CancelledError:
+            self._give_up(task, self._given_up)
+        except Exception as error:
+            self._broken = error
             self._wake.set()
         else:
-            self._give_up(task, LOST)
-
-    def _done(self, task: Task, running: asyncio.Task[None]) -> None:
-        self._tasks.discard(running)
-        if running.cancelled():
-            self._give_up(task, self._given_up)
-        elif running.exception() is not None:
-            self._broken = running.exception()
-            self._wake.set()
+            if settlement is not None:
+                self._settlements.append((settlement, None))
+                self._wake.set()
+            else:
+                self._give_up(task, LOST)
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _give_up(self, task: Task, state: str) -> None:
         if self._leased.pop((task.id, task.attempt), None) is not None:

@@ -135,6 +135,35 @@ class MissingSearch(Struct):
     last_place: tuple[str, str] | None = None
 
 
+def _plain(value: Any) -> Json:
+    """Records and tuples as JSON data."""
+    if isinstance(value, Struct):
+        return {name: _plain(one) for name, one in vars(value).items() if one is not None}
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Json) -> Any:
+    """JSON data with a tuple for each list."""
+    if isinstance(value, dict):
+        return {name: _tuples(one) for name, one in value.items()}
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+# What differs in JSON, by the name of the field.
+TO_JSON: dict[str, Callable[[Any], Json]] = {
+    **dict.fromkeys(("names", "ids", "covered_by", "collections"), list),
+    **dict.fromkeys(("feeds", "position", "search"), _plain),
+}
+FROM_JSON: dict[str, Callable[[Json], Any]] = {
+    **dict.fromkeys(("names", "ids", "covered_by", "collections"), tuple),
+    "feeds": _tuples,
+    "position": lambda data: ListingPosition(**_tuples(data)),
+    "search": lambda data: MissingSearch(**_tuples(data)),
+}
+
+
 class TaskSpec(Struct):
     """What a task is to do.
 
@@ -144,6 +173,11 @@ class TaskSpec(Struct):
 
     kind: ClassVar[str]
     words: ClassVar[str]  # a format of the spec
+    _nested: ClassVar[tuple[str, ...]] = ()  # fields that differ in JSON
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._nested = tuple(name for name in cls._names if name in TO_JSON)
 
     def describe(self) -> str:
         """The task in the words of the plan: ``AcmeUser:7: load fields name``."""
@@ -157,17 +191,24 @@ class TaskSpec(Struct):
 
     def to_json(self) -> dict[str, Json]:
         """The spec as JSON data; what was not given is left out."""
-        given = {n: one for n, one in vars(self).items() if one is not None and one is not False}
-        return {"v": FORMAT, **{n: TO_JSON[n](one) if n in TO_JSON else one for n, one in given.items()}}
+        data = {name: one for name, one in vars(self).items() if one is not None and one is not False}
+        for name in self._nested:
+            if name in data:
+                data[name] = TO_JSON[name](data[name])
+        return {"v": FORMAT, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> Self:
         """The inverse of to_json; SyncError for a format that this version does not know."""
-        if data.get("v") != FORMAT:
-            raise _unknown(f"format {data.get('v')}")
+        values = dict(data)
+        version = values.pop("v", None)
+        if version != FORMAT:
+            raise _unknown(f"format {version}")
+        for name in cls._nested:
+            if name in values:
+                values[name] = FROM_JSON[name](values[name])
         spec = cls.__new__(cls)  # of a known format: nothing needs a check
-        known = {n: FROM_JSON[n](one) if n in FROM_JSON else one for n, one in data.items() if n != "v"}
-        spec.__dict__.update(known)
+        spec.__dict__.update(values)
         return spec
 
     def rename_entity(self, old: str, new: str) -> Self:
@@ -370,34 +411,6 @@ def _unknown(what: str) -> SyncError:
         hint="continue it with the version that stored it, or begin a new sync",
     )
 
-
-def _plain(value: Any) -> Json:
-    """Records and tuples as JSON data."""
-    if isinstance(value, Struct):
-        return {name: _plain(one) for name, one in vars(value).items() if one is not None}
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _tuples(value: Json) -> Any:
-    """JSON data with a tuple for each list."""
-    if isinstance(value, dict):
-        return {name: _tuples(one) for name, one in value.items()}
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
-
-
-# What differs in JSON, by the name of the field.
-TO_JSON: dict[str, Callable[[Any], Json]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections"), list),
-    **dict.fromkeys(("feeds", "position", "search"), _plain),
-}
-FROM_JSON: dict[str, Callable[[Json], Any]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections"), tuple),
-    "feeds": _tuples,
-    "position": lambda data: ListingPosition(**_tuples(data)),
-    "search": lambda data: MissingSearch(**_tuples(data)),
-}
 
 # -- tasks --------------------------------------------------------------------------------
 # Named tuples, since several are created for every task.

@@ -164,6 +164,7 @@ class EventPublisher:
     ) -> None:
         self._origin, self._clock, self._running = origin, clock, running
         self._listeners: WeakSet[Events] = WeakSet()
+        self._heard = False  # whether there ever was a listener; quicker than counting them
         self._watchers: WeakSet[Events] = WeakSet()  # of the progress
         self._until = 0.0
         self._end: Event | None = None
@@ -185,6 +186,7 @@ class EventPublisher:
             listener.put(self._started(task))
         if self._end is None:
             self._listeners.add(listener)
+            self._heard = True
         else:
             listener.put(self._end, last=True)
         return listener
@@ -204,7 +206,7 @@ class EventPublisher:
 
     def started(self, task: Task) -> None:
         """An attempt has begun."""
-        if self._listeners:
+        if self._heard:
             self._publish(self._started(task))
 
     def settled(self, one: Settlement, outcome: Outcome) -> None:
@@ -212,7 +214,7 @@ class EventPublisher:
         task, state = one.task, outcome.state
         if one.state is State.PENDING or one.failures:
             self._log_trouble(one)
-        if not self._listeners:
+        if not self._heard:
             return
         if one.writes:
             counts = dict(outcome.stored.counts)
@@ -231,7 +233,7 @@ class EventPublisher:
 
     def given_up(self, task: Task, state: str) -> None:
         """An attempt has ended, and nothing about that is stored."""
-        if self._listeners:
+        if self._heard:
             self._publish(self._event(EventKind.TASK_ENDED, task, state=state))
 
     def waiting(self, until: float, tasks: int, limits: Sequence[str]) -> None:
@@ -241,7 +243,7 @@ class EventPublisher:
         self._until = until
         blocked = f", blocked by {', '.join(limits)}" if limits else ""
         self._log(logging.INFO, "waiting until %s%s, tasks: %d", _time(until), blocked, tasks)
-        if self._listeners:
+        if self._heard:
             self._publish(self._event(EventKind.SYNC_WAITING, until=until, tasks=tasks, limits=list(limits)))
 
     def ended(self, progress: Progress, error: BaseException | None, state: str) -> None:

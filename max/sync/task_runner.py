@@ -427,7 +427,11 @@ class TaskRunner:
                 return Settlement(task, State.COMPLETED)
         loader, at = self._loader(spec), self._context.now()
         batch = await self._loader_calls.batch(loader, refs, self._env(task, at))
-        failures = await self._failures(task, refs, batch)
+        loaded = {item.id for item in batch.items}
+        failures: list[Failure] = []
+        if batch.failed or len(loaded) < len(refs):
+            left = [ref for ref in refs if ref.id in batch.failed or ref.id not in loaded]
+            failures = await self._failures(task, left, batch)
         state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
         write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
         writes = [uncounted(write)] if batch.items else []
@@ -449,18 +453,16 @@ class TaskRunner:
         return home
 
     async def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
-        """Each ref that failed, or that the batch left out."""
+        """The refs that failed or that the batch left out, unless they are about to be removed."""
         now = self._context.clock()
-        loaded = {item.id for item in batch.items}
         failures = []
         for ref in refs:
             error = batch.failed.get(ref.id)
-            if error is None and ref.id not in loaded:
+            if error is None:
                 error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
             if isinstance(error, UpstreamMissing) and await self._meta.is_pending_removal(ref):
                 continue
-            if error is not None:
-                failures.append(failure_of(task, error, now, ref.id))
+            failures.append(failure_of(task, error, now, ref.id))
         return failures
 
 
