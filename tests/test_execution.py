@@ -20,6 +20,7 @@ from max.errors import (
     Offline,
     QuotaExceeded,
     StorageError,
+    SyncError,
     UnknownName,
     UpstreamBroken,
     UpstreamMissing,
@@ -401,7 +402,7 @@ class Unshowable:
         (MAILS, {"mails": [asyncio.CancelledError()]}, "load_mails raised CancelledError"),
         (MAILS, {"mails": [ExceptionGroup("g", [KeyError("x")])]}, "load_mails raised KeyError: 'x'"),
         (MAILS, {"mails": [ExceptionGroup("g", [BadCredentials("wrong")])]}, "wrong"),
-        (MAILS, {"mails": [Unshowable()]}, "must return a Batch, got Unshowable that cannot be shown"),
+        (MAILS, {"mails": [Unshowable()]}, "must return a Batch, got Unshowable that cannot be printed"),
     ],
 )
 def test_a_bug_of_a_loader_is_one_failure_and_the_sync_continues(
@@ -631,6 +632,28 @@ def test_a_pending_task_whose_loader_is_gone_says_so(tmp_path: Path) -> None:
     result = play(source, body, tmp_path / "data.db")
     assert [one.code for one in result.failures] == ["sync"]
     assert "the loader load_name is gone" in result.failures[0].message
+
+
+def test_a_task_of_an_unknown_format_ends_the_sync_and_stays_pending(tmp_path: Path) -> None:
+    async def body(stage: Stage) -> str:
+        handle = await stage.begin(USERS)
+        await later(1.0)
+        await stage.executor.stop()
+        await stage.database.transact(
+            lambda c: (
+                c.execute("UPDATE _max_task SET spec = '{\"v\": 9}' WHERE kind = 'load_collection'"),
+                None,
+            )[1]
+        )
+        await stage.executor.start()
+        with pytest.raises(SyncError, match="format 9, which this version of Max does not know"):
+            await (await stage.executor.resume(handle.id)).completion()
+        query = "SELECT state FROM _max_task WHERE kind = 'load_collection'"
+        row = await stage.database.read(lambda c: c.execute(query).fetchone())
+        return str(row[0])
+
+    source = Source(users=[QuotaExceeded("wait", retry_after=60.0)])
+    assert play(source, body, tmp_path / "data.db") == "pending"
 
 
 def test_env_runs_operations_only() -> None:

@@ -221,7 +221,7 @@ def small_bounds() -> Iterator[None]:
     """Bounds that a test can reach."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("max.sync.task_runner.CHILDREN_PAGE", PAGE)
-        patch.setattr("max.storage.task_store.CHILDREN_PAGE", PAGE)
+        patch.setattr("max.storage.settlement.CHILDREN_PAGE", PAGE)
         patch.setattr("max.storage.settlement.CHILDREN_BOUND", BOUND)
         yield
 
