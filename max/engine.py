@@ -33,10 +33,9 @@ from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .storage.database import Connection, Database
-from .storage.ddl import LoadGroups
 from .storage.freshness import latest_request
 from .storage.removals import MEMBERS_BY_CHILD
-from .storage.tables import Tables
+from .storage.table_writer import TableWriter
 
 DAY = 86_400.0  # seconds
 
@@ -44,24 +43,21 @@ DAY = 86_400.0  # seconds
 class SqliteEngine(Engine):
     """The engine protocol on one Database, which others may share for their transactions.
 
-    ``load_groups`` tells which fields of an entity arrive together, so that one page can say how
-    old they all are; without it all do.  The resolver knows which feed covers what, the
-    policy says how the schema came to be and what may become of an entity.
+    The resolver has the schema, and knows what each listing and feed brings; the policy says how
+    the schema came to be, and what may become of an entity.
     """
 
     def __init__(
         self,
         database: Database,
-        schema: Schema,
-        load_groups: LoadGroups | None = None,
-        resolver: Resolver | None = None,
+        resolver: Resolver,
         *,
         settings: Settings = DEFAULTS,
         policy: SchemaPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._settings, self._clock = database, settings, clock
-        self.tables = Tables(schema, load_groups, resolver, policy)
+        self.tables = TableWriter(resolver.schema, resolver, policy)
         self.tables.history.clock = clock
 
     @property
@@ -146,7 +142,7 @@ class SqliteEngine(Engine):
 class SqliteSyncMeta(SyncMeta):
     """When each field was last synced, from the same tables as the engine's."""
 
-    def __init__(self, database: Database, tables: Tables) -> None:
+    def __init__(self, database: Database, tables: TableWriter) -> None:
         self._database, self._tables = database, tables
 
     async def record(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:

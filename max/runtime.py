@@ -89,8 +89,6 @@ class InstallationRuntime:
         self._database = SqliteDatabase(database)
         self._engine = SqliteEngine(
             self._database,
-            connector.schema,
-            connector.resolver.load_groups,
             connector.resolver,
             settings=info.settings,
             policy=connector.policy.replace(check_idle=partial(refuse_while_syncing, clock=clock)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ from max.connecting import (
     SyncPlan,
     UpstreamBroken,
 )
+from max.model.loaders import UnknownLoaders
+from max.model.migrations import NO_POLICY, SchemaPolicy
+from max.storage.table_writer import TableWriter
 
 executed: list[str] = []  # the names of connector files that were executed, in order
 events: list[str] = []  # what happened to installations, by their prefix: "initialise thing", "stop thing"
@@ -98,3 +102,12 @@ def source(name: str) -> str:
         f"executed.append({name!r})\n"
         f"connector = sample(name={name!r})\n"
     )
+
+
+def writer(
+    schema: Schema,
+    policy: SchemaPolicy = NO_POLICY,
+    load_groups: Callable[[type[Entity]], Sequence[tuple[str, ...]]] | None = None,
+) -> TableWriter:
+    """The tables of a schema, as if any collection brought any field."""
+    return TableWriter(schema, UnknownLoaders(schema, load_groups), policy)

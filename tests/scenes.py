@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.execution import CAP, SyncContext, SyncExecutor, SyncHandle
 from max.model.entities import Entity, Field, Many, Ref
-from max.model.loaders import Env, Loader, PageRequest, RawLoader
+from max.model.loaders import Env, Loader, PageRequest, RawLoader, UnknownLoaders
 from max.model.plan import Step, SyncPlan
 from max.model.query import C, Page
 from max.model.schema import Schema
@@ -243,7 +243,7 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS, operations=operations)
     database = PatientDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, SCHEMA, connector.resolver.load_groups)
+    engine = SqliteEngine(database, UnknownLoaders(SCHEMA, connector.resolver.load_groups))
     await engine.start()
     await engine.store(Root("r"))
     meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -16,12 +16,13 @@ from max.model.plan import filter_from_json, filter_to_json
 from max.model.query import Order, Query, QueryPage
 from max.model.schema import Schema
 from max.model.values import Json, Kind
-from max.storage.ddl import LoadGroups
 from max.storage.sqlite import SqliteConnection, transaction
-from max.storage.tables import Tables
+from max.storage.table_writer import TableWriter
+from tests.sample import writer
 from tests.strategies import records
 
 NAMES = ["a", "b", "c", "d", "order"]
+LoadGroups = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
 IDS = ["1", "2", "3"]
 KINDS = tuple(str(kind) for kind in Kind)
 kinds = st.sampled_from(KINDS)
@@ -162,16 +163,16 @@ def partitions(draw: st.DrawFn, data: Json) -> LoadGroups:
 
 def applied(
     connection: SqliteConnection, data: Json, parts: LoadGroups | None, policy: SchemaPolicy = NO_POLICY
-) -> Tables:
+) -> TableWriter:
     """Make a database fit a schema."""
-    tables = Tables(Schema.from_json(data), parts, policy=policy)
+    tables = writer(Schema.from_json(data), policy, parts)
     with transaction(connection):
         tables.apply(connection)
     return tables
 
 
 @st.composite
-def arrivals(draw: st.DrawFn, tables: Tables) -> list[Delivery]:
+def arrivals(draw: st.DrawFn, tables: TableWriter) -> list[Delivery]:
     """What answers of different times bring: whole pages, pages of lists, and records alone."""
     found = []
     for number, entity in enumerate(tables.schema.entities.values()):
@@ -189,7 +190,7 @@ def arrivals(draw: st.DrawFn, tables: Tables) -> list[Delivery]:
     return found
 
 
-def stored(connection: SqliteConnection, tables: Tables, some: Sequence[Delivery]) -> None:
+def stored(connection: SqliteConnection, tables: TableWriter, some: Sequence[Delivery]) -> None:
     """Store what arrived."""
     for arrival in some:
         with transaction(connection):
@@ -205,7 +206,7 @@ def plain(one: Entity) -> dict[str, Any]:
 
 
 def answers(
-    connection: SqliteConnection, old: Tables, tables: Tables, asked: Sequence[Sequence[Question]]
+    connection: SqliteConnection, old: TableWriter, tables: TableWriter, asked: Sequence[Sequence[Question]]
 ) -> Iterator[Any]:
     """The answers to queries of each entity of the old schema, given by some tables; None where refused."""
     for (name, entity), some in zip(old.schema.entities.items(), asked, strict=True):
@@ -224,7 +225,7 @@ class Question(NamedTuple):
     order: str | None
 
 
-def questions(connection: SqliteConnection, tables: Tables, entity: type[Entity]) -> list[Question]:
+def questions(connection: SqliteConnection, tables: TableWriter, entity: type[Entity]) -> list[Question]:
     """Everything, each field alone, sorted by each, and filtered by each value that is stored."""
     rows = tables.fetch(connection, Query(tables.schema.entity(entity.__name__))).items
     asked = [Question(None, None, None)]
@@ -239,7 +240,7 @@ def questions(connection: SqliteConnection, tables: Tables, entity: type[Entity]
     return asked
 
 
-def _asked(connection: SqliteConnection, tables: Tables, name: str, question: Question) -> Any:
+def _asked(connection: SqliteConnection, tables: TableWriter, name: str, question: Question) -> Any:
     try:
         entity = tables.schema.entity(name)
         condition = question.filter and filter_from_json(entity, question.filter)
@@ -251,7 +252,7 @@ def _asked(connection: SqliteConnection, tables: Tables, name: str, question: Qu
     return [plain(one) for one in page.items]
 
 
-def _members(connection: SqliteConnection, tables: Tables, name: str, many: str, id: str) -> Any:
+def _members(connection: SqliteConnection, tables: TableWriter, name: str, many: str, id: str) -> Any:
     entity = tables.schema.entity(name)
     if many not in entity.children():
         return None

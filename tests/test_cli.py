@@ -62,7 +62,7 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
 async def fill(path: Path, entities: list[Entity]) -> None:
     database = SqliteDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, acme.connector.schema)
+    engine = SqliteEngine(database, acme.connector.resolver)
     await engine.start()
     await engine.store(*entities, requested_at=1_800_000_000.0)
     await engine.stop()

@@ -13,11 +13,14 @@ from max.engine import SqliteEngine, SqliteSyncMeta
 from max.errors import FieldNotLoaded, SchemaError, StorageError
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, Field, Many
+from max.model.loaders import UnknownLoaders
 from max.model.query import Query
 from max.model.schema import Schema
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, reader, transaction
+from max.storage.table_writer import TableWriter
 from max.storage.tables import Tables
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, using
+from tests.sample import writer
 
 T = TypeVar("T")
 RED = Team.ref("red")
@@ -32,7 +35,7 @@ def opened(
         database = SqliteDatabase(path)
         await database.start()
         try:
-            engine = SqliteEngine(database, schema, parts)
+            engine = SqliteEngine(database, UnknownLoaders(schema, parts))
             await engine.start()
             return await body(database, engine)
         finally:
@@ -54,9 +57,9 @@ def connection() -> Iterator[SqliteConnection]:
     held.close()
 
 
-def apply(connection: SqliteConnection, *entities: type[Entity]) -> Tables:
+def apply(connection: SqliteConnection, *entities: type[Entity]) -> TableWriter:
     """Make a database fit a schema, in a transaction."""
-    tables = Tables(Schema(entities))
+    tables = writer(Schema(entities))
     with transaction(connection):
         tables.apply(connection)
     return tables

@@ -370,7 +370,7 @@ def executing(
     async def main() -> None:
         database = PatientDatabase(MEMORY)
         await database.start()
-        engine = SqliteEngine(database, connector.schema, connector.resolver.load_groups, connector.resolver)
+        engine = SqliteEngine(database, connector.resolver)
         await engine.start()
         await engine.store(root)
         meta = SqliteSyncMeta(database, engine.tables)

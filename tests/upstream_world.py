@@ -209,7 +209,7 @@ class World:
         self.database = MortalDatabase(self.path, self.killed)
         await self.database.start()
         resolver = self.connector.resolver
-        self.engine = SqliteEngine(self.database, SCHEMA, resolver.load_groups, resolver)
+        self.engine = SqliteEngine(self.database, resolver)
         await self.engine.start()
         await self.engine.store(Root(ROOT.id))
         self.meta = SqliteSyncMeta(self.database, self.engine.tables)

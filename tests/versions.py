@@ -22,7 +22,8 @@ from max.model.query import Query
 from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.sqlite import SqliteConnection, connect, transaction
-from max.storage.tables import Tables
+from max.storage.table_writer import TableWriter
+from tests.sample import writer
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
 
@@ -94,9 +95,9 @@ def policy(version: int) -> SchemaPolicy:
     return SchemaPolicy("evolving", tuple(one for since, one in MIGRATIONS.items() if since <= version))
 
 
-def apply(connection: SqliteConnection, version: int) -> Tables:
+def apply(connection: SqliteConnection, version: int) -> TableWriter:
     """Make a database fit a version."""
-    tables = Tables(schema(version), policy=policy(version))
+    tables = writer(schema(version), policy(version))
     with transaction(connection):
         tables.apply(connection)
     return tables
@@ -183,7 +184,7 @@ def _fifth(rows: EncodedRows) -> EncodedRows:
 STEPS: dict[int, Callable[[EncodedRows], EncodedRows]] = {2: _second, 3: _third, 4: _fourth, 5: _fifth}
 
 
-def fill(connection: SqliteConnection, tables: Tables, rows: EncodedRows, at: float = 100.0) -> None:
+def fill(connection: SqliteConnection, tables: TableWriter, rows: EncodedRows, at: float = 100.0) -> None:
     """Store rows as listings of the root bring them."""
     entities = tables.schema.entities
     root = entities["Root"].ref("root")
@@ -208,7 +209,7 @@ def _entity(entity: type[Entity], id: str, row: Mapping[str, Any]) -> Entity:
     return entity(id, **values)
 
 
-def read(connection: SqliteConnection, tables: Tables) -> EncodedRows:
+def read(connection: SqliteConnection, tables: TableWriter) -> EncodedRows:
     """Everything that queries find."""
     found: EncodedRows = {}
     for name, entity in tables.schema.entities.items():

@@ -270,6 +270,14 @@ class Resolver:
         """The feed that keeps a collection or a field up to date, if there is one."""
         return self._covering.get(what)
 
+    def brought_by(self, feed: str) -> Sequence[FieldOf[Any, Any]]:
+        """The fields that a feed brings; none for a feed that is not known."""
+        return self._feeds[feed].brings if feed in self._feeds else ()
+
+    def covered_by(self, feed: str) -> Sequence[ManyOf[Any, Any] | FieldOf[Any, Any]]:
+        """What a feed keeps up to date; nothing for a feed that is not known."""
+        return self._feeds[feed].covers if feed in self._feeds else ()
+
     def collections_bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring a field."""
         return [many for many, loader in self._collections.items() if field in loader.brings]
@@ -339,3 +347,33 @@ class Resolver:
                         f"{entity.__name__}.{name} has no loader that brings it",
                         hint="declare it in one loader, or in a collection's brings=",
                     )
+
+
+class UnknownLoaders(Resolver):
+    """In place of the loaders of a connector that cannot be loaded.
+
+    Every collection may be listed, and its listing may bring any field of its members.
+    """
+
+    def __init__(
+        self, schema: Schema, load_groups: Callable[[type[Entity]], Sequence[tuple[str, ...]]] | None = None
+    ) -> None:
+        super().__init__(schema, ())
+        self._groups = load_groups or super().load_groups
+
+    def is_listed(self, collection: ManyOf[Any, Any]) -> bool:
+        """It may be."""
+        return True
+
+    def collections_bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
+        """The collections that have the field's entity as members."""
+        parents = self.schema.entities.values()
+        collections = [ManyOf[Any, Any](parent, name) for parent in parents for name in parent.children()]
+        return [many for many in collections if many.child is field.entity]
+
+    def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
+        """All fields in one group, unless other groups were given."""
+        return list(self._groups(entity))
+
+    def _check_complete(self) -> None:
+        """Nothing is known that could be checked."""

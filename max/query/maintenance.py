@@ -24,7 +24,7 @@ from ..storage import sync_log
 from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
-from ..storage.tables import Tables
+from ..storage.table_writer import TableWriter
 from .ages import entity_and_field
 from .reader import open_reader, read_ref, synced
 
@@ -73,14 +73,14 @@ def invalidate(
     not stored; SyncRunning while a process is syncing, whose responses could pass for newer values.
     """
     with writer(synced(path, info)) as connection:
-        tables = Tables.stored(connection)
-        tables.membership.resolver = resolver
+        tables = TableWriter.stored(connection, resolver)
+
         return mark_stale(connection, tables, info, what, where=where, now=now)
 
 
 def mark_stale(
     connection: Connection,
-    tables: Tables,
+    tables: TableWriter,
     info: InstallationInfo,
     what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
     *,
@@ -107,7 +107,7 @@ def _selections(
     what: Sequence[str],
     where: str | Filter[Any] | None,
     connection: Connection,
-    tables: Tables,
+    tables: TableWriter,
     now: float,
 ) -> list[tuple[Query[Any], tuple[str, ...]]]:
     """The rows and fields that the words name, each entity's together."""
@@ -133,11 +133,9 @@ def _selections(
     return found
 
 
-def _loaders(resolver: Resolver | None, invalidated: Sequence[Invalidated]) -> dict[str, list[str]]:
+def _loaders(resolver: Resolver, invalidated: Sequence[Invalidated]) -> dict[str, list[str]]:
     """The loaders that fetch stale fields for given refs, with these fields."""
     found: dict[str, list[str]] = {}
-    if resolver is None:
-        return {}
     for one in invalidated:
         own = resolver.schema.entities.get(one.entity.__name__)
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in one.fields] if own else []
@@ -184,9 +182,9 @@ def migrate(
         with open_reader(path, info) as reader:
             return reader.schema_diff(schema, resolver, policy)
     policy = policy.replace(check_idle=partial(sync_log.refuse_while_syncing, clock=time.time))
-    tables = Tables(schema, resolver.load_groups, resolver, policy)
+    tables = TableWriter(schema, resolver, policy)
     with writer(path) as connection:
-        found = plan(connection, schema, resolver, policy)
+        found = plan(connection, resolver, policy)
         tables.apply(connection)
         tables.history.attach(connection, on=info.settings.history != "off")
     return found

@@ -192,7 +192,7 @@ class Reader:
         """What an upgrade to a connector's schema would do; nothing is written."""
         from ..storage.schema_evolution import plan
 
-        return plan(self._connection, schema, resolver, policy)
+        return plan(self._connection, resolver, policy)
 
     # -- syncs ----------------------------------------------------------------------------
 

@@ -22,9 +22,6 @@ from . import catalogue
 from .database import Connection, quoted
 from .rows import TableMapping, load_column
 
-LoadGroups = Callable[[type[Entity]], Sequence[tuple[str, ...]]]
-
-
 # -- bits and load groups ----------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ class Membership(RenameOwner):
     """The SQL of listings, members and feeds."""
 
     def __init__(
-        self, mappings: Mapping[str, TableMapping[Any]], removals: Removals, resolver: Resolver | None
+        self, mappings: Mapping[str, TableMapping[Any]], removals: Removals, resolver: Resolver
     ) -> None:
         self._mappings, self._removals, self.resolver = mappings, removals, resolver
 
@@ -215,12 +215,7 @@ class Membership(RenameOwner):
         return ListingState(*row) if row else ListingState()
 
     def collections_bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
-        """The collections whose listings bring those of the fields that no loader fetches alone.
-
-        Without a resolver, all that can hold the entity.
-        """
-        if self.resolver is None:
-            return self._removals.collections_of(entity)
+        """The collections whose listings bring those of the fields that no loader fetches alone."""
         own = self.resolver.schema.entities.get(entity.__name__)  # the stored schema has other classes
         found: list[ManyOf[Any, Any]] = []
         named: list[FieldOf[Any, Any]] = [FieldOf(own, name) for name in fields] if own else []
@@ -286,14 +281,14 @@ class Membership(RenameOwner):
             "initial": changes.initial,
         }
         connection.execute(CLOSE_FEED, values)
-        if changes.initial and self.resolver is not None:
-            brings = self.resolver.feed_loader(changes.feed).brings
+        if changes.initial:
+            brings = self.resolver.brought_by(changes.feed)
             for entity in dict.fromkeys(field.entity for field in brings):
                 self._removals.mark_unlisted(connection, entity, changes.began_at)
 
     def fields_covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that are stale once the feed names it."""
-        covers = self.resolver.feed_loader(feed).covers if self.resolver else ()
+        covers = self.resolver.covered_by(feed)
         return [one.name for one in covers if not isinstance(one, ManyOf) and one.entity is entity]
 
     def move_members(

@@ -169,7 +169,7 @@ class Removals(RenameOwner):
         schema: Schema,
         mappings: Mapping[str, TableMapping[Any]],
         freshness: Freshness,
-        resolver: Resolver | None,
+        resolver: Resolver,
     ) -> None:
         self._schema, self._mappings, self._freshness = schema, mappings, freshness
         self.resolver = resolver
@@ -292,7 +292,7 @@ class Removals(RenameOwner):
         """Rows that only came along with removed parents, and that no listing has, are removed as well."""
         for name in entity.children():
             many: ManyOf[Any, Any] = ManyOf(entity, name)
-            if many.by is None or self.resolver is None or self.resolver.is_listed(many):
+            if many.by is None or self.resolver.is_listed(many):
                 continue
             child = self._mappings[many.child.__name__]
             sql = connection.dialect.sql(REMOVE_DEPENDENTS, table=child.table, parent=many.by.name)
@@ -383,7 +383,7 @@ class Removals(RenameOwner):
         self, connection: Connection, many: ManyOf[Any, Any], scope: DeletionScope
     ) -> tuple[str | None, float, float]:
         """The feed that covers a collection in this sync, when it was begun, and when it was last read."""
-        feed = self.resolver.feed_covering(many) if self.resolver else None
+        feed = self.resolver.feed_covering(many)
         if feed is None or feed.name not in scope.feeds:
             return None, math.inf, -math.inf
         sql = "SELECT max(begun_at), min(read_at) FROM _max_feed_state WHERE feed = ?"

@@ -23,7 +23,6 @@ from ..model.migrations import (
     RenameEntity,
     RenameField,
 )
-from ..model.schema import Schema, table_name
 from ..model.struct import Struct
 from ..model.values import Json, Kind
 from .catalogue import has_part
@@ -205,11 +204,8 @@ class MigrationPlan(Struct):
 class Planner:
     """Walks through migrations and differences, noting what each needs; writes nothing."""
 
-    def __init__(
-        self, connection: Connection, shape: Shape, connector: str, resolver: Resolver | None
-    ) -> None:
+    def __init__(self, connection: Connection, shape: Shape, resolver: Resolver) -> None:
         self._connection, self._shape, self._resolver = connection, shape, resolver
-        self._connector = connector
         self.version: int | None = None
         self.changes: list[SchemaChange] = []
 
@@ -221,7 +217,7 @@ class Planner:
         self._note(*path, "refused", words, compatible=False, refused=hint)
 
     def _table(self, entity: str) -> str:
-        return f"_{table_name(self._connector, entity)}"
+        return f"_{self._resolver.schema.table(entity)}"
 
     def _count(self, origin: str, condition: str = "TRUE") -> int:
         """How many rows an entity has, by the name under which it is stored."""
@@ -347,8 +343,7 @@ class Planner:
 
     def _feeds(self, root: str) -> list[str]:
         """What the feeds of a root are called among the lists."""
-        loaders = self._resolver.loaders if self._resolver else ()
-        feeds = [one for one in loaders if isinstance(one, FeedLoader)]
+        feeds = [one for one in self._resolver.loaders if isinstance(one, FeedLoader)]
         return [one.name for one in feeds if one.root.__name__ == root]
 
     def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
@@ -384,8 +379,9 @@ class Planner:
 
     # differences
 
-    def compare(self, schema: Schema) -> None:
+    def compare(self) -> None:
         """Note what distinguishes what is stored, or has come of it, from what is declared."""
+        schema = self._resolver.schema
         declared = {one["name"]: one for one in schema.to_json()["entities"]}
         for name, one in declared.items():
             stored = self._shape.get(name)
@@ -540,8 +536,6 @@ class Planner:
 
     def _fetch(self, entity: type[Entity], names: Sequence[str] | Mapping[str, Any], origin: str = "") -> str:
         """What the next sync does for fields that rows lack, in words."""
-        if self._resolver is None:
-            return ""
         rows = self._count(origin) if origin else 0
         words = []
         for name in names:

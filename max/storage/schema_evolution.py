@@ -24,7 +24,7 @@ from . import catalogue
 from .catalogue import is_catalogued
 from .change_log import interrupt
 from .database import Connection, RenameOwner
-from .ddl import LoadGroups, build_indexes, create_table, create_views, number_fields, read_mappings
+from .ddl import build_indexes, create_table, create_views, number_fields, read_mappings
 from .freshness import latest_request
 from .quarantine import quarantined_entities
 from .rows import TableMapping
@@ -37,13 +37,8 @@ AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began 
 VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
 
 
-def plan(
-    connection: Connection,
-    schema: Schema,
-    resolver: Resolver | None = None,
-    policy: SchemaPolicy = NO_POLICY,
-) -> MigrationPlan:
-    """What it takes to make the database fit the schema; nothing is written.
+def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_POLICY) -> MigrationPlan:
+    """What it takes to make the database fit the resolver's schema; nothing is written.
 
     StorageError when a migration was edited after it ran, or the database is newer.
     """
@@ -52,13 +47,13 @@ def plan(
     known = len(policy.migrations)
     if shape is None:
         return MigrationPlan((), known, known, fresh=True)
-    planner = Planner(connection, shape, schema.connector, resolver)
+    planner = Planner(connection, shape, resolver)
     for number, migration in enumerate(policy.migrations[done:], done + 1):
         planner.version = number
         for change in migration.steps:
             planner.migrate(change)
     planner.version = None
-    planner.compare(schema)
+    planner.compare()
     changes = tuple(_frozen(change, policy) for change in planner.changes)
     return MigrationPlan(changes, done, known, shape=shape)
 
@@ -129,28 +124,23 @@ class _Alteration:
 
 
 def evolve(
-    connection: Connection,
-    schema: Schema,
-    load_groups: LoadGroups,
-    resolver: Resolver | None,
-    policy: SchemaPolicy,
-    owners: Sequence[RenameOwner],
+    connection: Connection, resolver: Resolver, policy: SchemaPolicy, owners: Sequence[RenameOwner]
 ) -> dict[str, TableMapping[Any]]:
-    """Make the tables fit the schema, inside the caller's transaction; how each entity is stored then.
+    """Make the tables fit the resolver's schema, in the caller's transaction; how entities are stored then.
 
     SchemaError when that is not safe; nothing is changed then.
     """
-    found = plan(connection, schema, resolver, policy)
+    schema, found = resolver.schema, plan(connection, resolver, policy)
     found.check()
     alteration = _Alteration(connection, policy)
     if found.changes_data:
         alteration.begin()
     operations = SchemaOperations(connection, schema.connector, owners)
-    lacking = _perform(connection, operations, found, schema, resolver)
+    lacking = _perform(connection, operations, found, resolver)
     _record(connection, found, schema, policy)
     for name, entity in schema.entities.items():
         table = f"_{schema.table(name)}"
-        number_fields(connection, entity, table, load_groups(entity), alteration.begin)
+        number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
     at = latest_request(connection) + AFTERWARDS
     connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
     mappings = read_mappings(connection, schema)
@@ -164,11 +154,7 @@ def evolve(
 
 
 def _perform(
-    connection: Connection,
-    operations: SchemaOperations,
-    found: MigrationPlan,
-    schema: Schema,
-    resolver: Resolver | None,
+    connection: Connection, operations: SchemaOperations, found: MigrationPlan, resolver: Resolver
 ) -> set[str]:
     """Do what is planned; the collections that bring what is lacking then."""
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
@@ -176,9 +162,9 @@ def _perform(
     lacking: set[str] = set()
     for change in found.changes:
         if change.work is not None and change.work(operations):
-            lacking |= lists_of(change, schema, resolver)
+            lacking |= listings_of(change, resolver)
     for change in _tried_again(connection, found):
-        lacking |= lists_of(change.replace(name=""), schema, resolver)
+        lacking |= listings_of(change.replace(name=""), resolver)
     return lacking
 
 
@@ -188,15 +174,13 @@ def _tried_again(connection: Connection, found: MigrationPlan) -> list[SchemaCha
     return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 
 
-def lists_of(change: SchemaChange, schema: Schema, resolver: Resolver | None) -> set[str]:
+def listings_of(change: SchemaChange, resolver: Resolver) -> set[str]:
     """The collections to be listed in full because of a change."""
-    entity = schema.entities.get(change.owner)
+    entity = resolver.schema.entities.get(change.owner)
     if entity is None:
         return set()
     if change.name in entity.children():
         return {f"{change.owner}.{change.name}"}
-    if resolver is None:
-        return set()
     name = change.name if change.name in entity.types() and change.kind != "key" else ""
     return set(bringing(resolver, entity, name))
 

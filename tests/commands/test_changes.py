@@ -15,6 +15,7 @@ from max.engine import SqliteEngine
 from max.installations.project_folder import ProjectFolder
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
+from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, Run
@@ -36,7 +37,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         schema = project.registry.resolve("acme").schema
         database = SqliteDatabase(project.database(info))
         await database.start()
-        engine = SqliteEngine(database, schema, settings=info.settings)
+        engine = SqliteEngine(database, UnknownLoaders(schema), settings=info.settings)
         await engine.start()
         await database.transact(engine.prepare_write(Delivery(entities, at, removed=removed, sync="s1")))
         await database.stop()

@@ -16,6 +16,7 @@ from max.core import Engine, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
+from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
@@ -91,7 +92,7 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
     database = SqliteDatabase(path)
     await database.start()
     try:
-        engine = SqliteEngine(database, schema, parts)
+        engine = SqliteEngine(database, UnknownLoaders(schema, parts))
         await engine.start()
 
         async def receive(arrival: Delivery) -> WriteResult:

@@ -12,6 +12,7 @@ from max.engine import SqliteEngine
 from max.errors import StorageError, UnknownName
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import FieldOf
+from max.model.loaders import UnknownLoaders
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
 
@@ -364,7 +365,7 @@ def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None
     async def body() -> int:
         database = SqliteDatabase(place)
         await database.start()
-        engine = SqliteEngine(database, SCHEMA, parts)
+        engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
         await engine.start()
         first = Delivery(
             [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, last=True, bookmark="m1")

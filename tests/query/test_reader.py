@@ -30,7 +30,7 @@ TASKS = [
 async def store(path: Path, *entities: Entity) -> None:
     database = SqliteDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, connector.schema)
+    engine = SqliteEngine(database, connector.resolver)
     await engine.start()
     await engine.store(*entities, requested_at=1_000.0)
     await engine.stop()

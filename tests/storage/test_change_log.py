@@ -22,6 +22,7 @@ from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
 from max.model.changes import NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
+from max.model.loaders import UnknownLoaders
 from max.model.migrations import (
     NO_POLICY,
     ChangeKey,
@@ -55,13 +56,15 @@ class Place:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
-        self.engine = SqliteEngine(database, SCHEMA)
+        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA))
 
     async def open(
         self, settings: Settings = ON, schema: Schema = SCHEMA, policy: SchemaPolicy = NO_POLICY
     ) -> SqliteEngine:
         """A new engine on it."""
-        self.engine = SqliteEngine(self.database, schema, parts, settings=settings, policy=policy)
+        self.engine = SqliteEngine(
+            self.database, UnknownLoaders(schema, parts), settings=settings, policy=policy
+        )
         await self.engine.start()
         return self.engine
 

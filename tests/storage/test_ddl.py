@@ -15,14 +15,15 @@ from max.engine import SqliteEngine
 from max.errors import ConnectorError, SchemaError, StorageError, StorageOlder
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Many, Ref
+from max.model.loaders import UnknownLoaders
 from max.model.migrations import DropField, Migration, MigrationStep, RenameEntity, RenameField, SchemaPolicy
 from max.model.query import Query
 from max.model.schema import Schema, table_name
 from max.model.settings import Settings
 from max.model.values import Json
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, transaction
-from max.storage.tables import Tables
-from tests.sample import sample
+from max.storage.table_writer import TableWriter
+from tests.sample import sample, writer
 from tests.versions import made
 
 
@@ -45,11 +46,11 @@ def connection() -> Iterator[SqliteConnection]:
         yield opened
 
 
-def applied(connection: SqliteConnection, *entities: type[Entity], changes: Any = ()) -> Tables:
+def applied(connection: SqliteConnection, *entities: type[Entity], changes: Any = ()) -> TableWriter:
     """The tables of a connector named acme, after migrations."""
     steps: list[MigrationStep] = list(changes)
     policy = SchemaPolicy("acme", (Migration("changed", *steps),) if steps else ())
-    tables = Tables(Schema(entities, connector="acme"), policy=policy)
+    tables = writer(Schema(entities, connector="acme"), policy)
     with transaction(connection):
         tables.apply(connection)
     return tables
@@ -108,7 +109,9 @@ def test_an_index_of_ours_never_has_the_name_of_a_table() -> None:
         database = SqliteDatabase(MEMORY)
         await database.start()
         try:
-            engine = SqliteEngine(database, Schema([Change]), settings=Settings(history="changes"))
+            engine = SqliteEngine(
+                database, UnknownLoaders(Schema([Change])), settings=Settings(history="changes")
+            )
             await engine.start()
             await engine.store(Change("1", title="x", entity=Change.ref("1")), requested_at=5.0)
             await engine.tidy(10.0)

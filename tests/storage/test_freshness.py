@@ -19,7 +19,7 @@ from max.errors import UsageError
 from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf, Filter, Op, Synced
 from max.storage.sqlite import SqliteConnection
-from max.storage.tables import Tables
+from tests.sample import writer
 
 
 class Person(Entity):
@@ -54,7 +54,7 @@ class Place:
     """Tables, and a clock that every step advances."""
 
     def __init__(self, connection: SqliteConnection) -> None:
-        self.connection, self.tables, self.now = connection, Tables(SCHEMA, parts), 100.0
+        self.connection, self.tables, self.now = connection, writer(SCHEMA, load_groups=parts), 100.0
         self.tables.apply(connection)
         self.tables.write(connection, Delivery([Team("red")], 1.0), dated=False)
 

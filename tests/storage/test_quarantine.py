@@ -28,8 +28,9 @@ from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
-from max.storage.tables import Tables
+from max.storage.table_writer import TableWriter
 from max.upstream.credentials import Secret
+from tests.sample import writer
 from tests.strategies import ids, samples
 from tests.versions import made
 
@@ -61,16 +62,18 @@ def connection() -> Iterator[SqliteConnection]:
     held.close()
 
 
-def opened(connection: SqliteConnection, policy: SchemaPolicy = ASIDE, schema: Schema = SCHEMA) -> Tables:
+def opened(
+    connection: SqliteConnection, policy: SchemaPolicy = ASIDE, schema: Schema = SCHEMA
+) -> TableWriter:
     """The tables of a connector with a contract for things."""
-    tables = Tables(schema, policy=policy)
+    tables = writer(schema, policy)
     with transaction(connection):
         tables.apply(connection)
     return tables
 
 
 def receive(
-    connection: SqliteConnection, tables: Tables, *things: Entity, at: float = 5.0, **more: Any
+    connection: SqliteConnection, tables: TableWriter, *things: Entity, at: float = 5.0, **more: Any
 ) -> WriteResult:
     """Store a whole listing of the shelf."""
     listing = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=at)
@@ -78,7 +81,7 @@ def receive(
         return tables.write(connection, Delivery(things, at, listing, sync="s", **more))
 
 
-def things(connection: SqliteConnection, tables: Tables) -> Sequence[Thing]:
+def things(connection: SqliteConnection, tables: TableWriter) -> Sequence[Thing]:
     return tables.fetch(connection, Query(Thing)).items
 
 
@@ -260,7 +263,7 @@ def test_an_upgrade_after_which_rows_may_be_valid_lists_them_in_full(connection:
 
     brings = [thing.name, thing.size, thing.more]
     loader: CollectionLoader[Any, Any, Any] = Loader.collection(shelf.things, brings=brings)(listed)
-    tables = Tables(schema, None, Resolver(schema, [loader]), ASIDE)
+    tables = TableWriter(schema, Resolver(schema, [loader]), ASIDE)
     with transaction(connection):
         tables.apply(connection)
     assert tables.membership.listing_state(connection, shelf.ref("a"), shelf.things).listed_at is None

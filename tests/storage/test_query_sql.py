@@ -13,7 +13,7 @@ from max.connecting import Entity, Field, Many, Ref, Schema
 from max.model.query import Order
 from max.storage.query_sql import selects, write_cursor
 from max.storage.sqlite import SqliteConnection
-from max.storage.tables import Tables
+from tests.sample import writer
 
 
 class Shelf(Entity):
@@ -28,7 +28,7 @@ class Book(Entity):
     shelf: Field[Ref[Shelf] | None] = Field()
 
 
-TABLES = Tables(Schema([Shelf, Book]))
+TABLES = writer(Schema([Shelf, Book]))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from max.core import Engine, InstallationInfo
 from max.errors import SchemaError, StorageError
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, ManyOf, Ref, values_of
-from max.model.loaders import EntityLoader, Env, Loader, PageRequest
+from max.model.loaders import EntityLoader, Env, Loader, PageRequest, UnknownLoaders
 from max.model.migrations import (
     ChangeKey,
     ChangeType,
@@ -43,9 +43,9 @@ from max.storage.schema_evolution import plan
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS as TASKS
 from max.storage.sync_log import OWNER
-from max.storage.tables import Tables
+from max.storage.table_writer import TableWriter
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
-from tests.sample import SampleConfig, sample
+from tests.sample import SampleConfig, sample, writer
 from tests.schema_changes import (
     KINDS,
     Question,
@@ -112,13 +112,13 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
         stored(connection, old, data.draw(arrivals(old)))
         asked = [questions(connection, old, entity) for entity in old.schema.entities.values()]
         before = list(answers(connection, old, old, asked))
-        said = plan(connection, Schema.from_json(upgrade.data), None, upgrade.policy).compatible
+        said = plan(connection, UnknownLoaders(Schema.from_json(upgrade.data)), upgrade.policy).compatible
         assert said is works(connection, old, upgrade, asked, before)
 
 
 def works(
     connection: SqliteConnection,
-    old: Tables,
+    old: TableWriter,
     upgrade: Upgrade,
     asked: list[list[Question]],
     before: list[Any],
@@ -139,7 +139,7 @@ def test_p15_a_compatible_change_keeps_all_rows_and_marks_only_new_fields_stale(
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(arrivals(old)))
-        assume(plan(connection, Schema.from_json(upgrade.data)).compatible)
+        assume(plan(connection, UnknownLoaders(Schema.from_json(upgrade.data))).compatible)
         before = ages(connection, old)
         new = applied(connection, upgrade.data, data.draw(partitions(upgrade.data)))
         after = ages(connection, new)
@@ -148,11 +148,11 @@ def test_p15_a_compatible_change_keeps_all_rows_and_marks_only_new_fields_stale(
         assert {at for key, at in after.items() if key[:2] in added} <= {None}
 
 
-def fields_of(tables: Tables) -> set[tuple[str, str]]:
+def fields_of(tables: TableWriter) -> set[tuple[str, str]]:
     return {(name, field) for name, entity in tables.schema.entities.items() for field in entity.types()}
 
 
-def ages(connection: SqliteConnection, tables: Tables) -> dict[tuple[str, str, str], float | None]:
+def ages(connection: SqliteConnection, tables: TableWriter) -> dict[tuple[str, str, str], float | None]:
     """When each field of each row was synced."""
     found: dict[tuple[str, str, str], float | None] = {}
     for name, entity in tables.schema.entities.items():
@@ -203,7 +203,10 @@ def test_p17_a_change_without_a_rule_is_refused_before_the_first_write(data: st.
         with closing(opened(path)) as connection:
             tables = applied(connection, declared, None)
             stored(connection, tables, data.draw(arrivals(tables)))
-            refused = any(one.refused for one in plan(connection, Schema.from_json(upgrade.data)).changes)
+            refused = any(
+                one.refused
+                for one in plan(connection, UnknownLoaders(Schema.from_json(upgrade.data))).changes
+            )
         assume(refused)
         before = path.read_bytes()
         with closing(opened(path)) as connection, pytest.raises(SchemaError, match="is stored as") as caught:
@@ -223,10 +226,10 @@ def refusal(connection: SqliteConnection, one: Any, two: Any, *migrations: Migra
     return caught.value
 
 
-def applied_to(connection: SqliteConnection, declared: Any, *migrations: Migration) -> Tables:
+def applied_to(connection: SqliteConnection, declared: Any, *migrations: Migration) -> TableWriter:
     """Make a database fit some entities, whose connector is called ``drawn``."""
     entities = declared if isinstance(declared, list) else [declared]
-    tables = Tables(Schema(entities), policy=SchemaPolicy("drawn", migrations))
+    tables = writer(Schema(entities), SchemaPolicy("drawn", migrations))
     with transaction(connection):
         tables.apply(connection)
     return tables
@@ -309,7 +312,7 @@ def frozen(connection: SqliteConnection, *declared: type[Entity], frozen: str) -
     """Make a database fit entities, one of which is frozen."""
     policy = SchemaPolicy("drawn", contracts={frozen: SchemaContract.FREEZE})
     with transaction(connection):
-        Tables(Schema(declared), policy=policy).apply(connection)
+        writer(Schema(declared), policy).apply(connection)
 
 
 def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: SqliteConnection) -> None:
@@ -368,7 +371,7 @@ def test_a_dropped_field_gives_nothing_to_the_next_of_its_name(connection: Sqlit
 
 
 def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: SqliteConnection) -> None:
-    def recorded(declared: Any, *migrations: Migration) -> Tables:
+    def recorded(declared: Any, *migrations: Migration) -> TableWriter:
         tables = applied_to(connection, declared, *migrations)
         with transaction(connection):
             tables.history.attach(connection, on=True)

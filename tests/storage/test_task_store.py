@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from max.engine import SqliteEngine
 from max.errors import StorageError, SyncError, SyncRunning
 from max.model.delivery import Delivery, ListingPage, Write
+from max.model.loaders import UnknownLoaders
 from max.model.tasks import SPECS, NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task
 from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
@@ -33,7 +34,7 @@ class Place:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
-        self.engine = SqliteEngine(database, SCHEMA, parts)
+        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
         self.store = SqliteTaskStore(database)
         self.sync = ""
 
@@ -395,7 +396,7 @@ def test_random_histories_use_every_kind_of_task() -> None:
 def test_a_write_for_another_database_is_refused_and_nothing_is_stored() -> None:
     async def body(place: Place) -> None:
         (task,) = await place.begin(load("a"))
-        other = SqliteEngine(SqliteDatabase(MEMORY), SCHEMA, parts)
+        other = SqliteEngine(SqliteDatabase(MEMORY), UnknownLoaders(SCHEMA, parts))
         write = other.prepare_write(Delivery([Person("1", name="Ada")], 2.0))
         with pytest.raises(StorageError, match="prepared for another database"):
             await place.settle(Settlement(task, State.COMPLETED, writes=[write]))
