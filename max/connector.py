@@ -241,23 +241,17 @@ def _check_config(config: object, connector: AnyConnector, where: str) -> None:
 
 
 def _check_loaders(loaders: object, connector: AnyConnector, where: str) -> None:
-    each = _each(loaders, where)
-    for position, loader in each:
+    for position, loader in _each_named(loaders, where, LOADERS, "a loader", "decorate it with @Loader.…"):
         check_loader(loader, position)
-    _check_unique([(position, loader.name) for position, loader in each], "a loader")
 
 
 def _check_credentials(credentials: object, connector: AnyConnector, where: str) -> None:
-    each = _each(credentials, where)
-    for position, credential in each:
-        if not isinstance(credential, Credential):
-            raise ConnectorError(f"{position} is {credential!r}, not a Credential")
+    for position, credential in _each_named(credentials, where, Credential, "a credential"):
         if not CREDENTIAL_NAME.fullmatch(credential.name):
             raise ConnectorError(
                 f"{position}: {credential.name!r} is not a valid name",
                 hint="use letters, digits, '-' and '_'",
             )
-    _check_unique([(position, credential.name) for position, credential in each], "a credential")
 
 
 def _check_onboarding(steps: object, connector: AnyConnector, where: str) -> None:
@@ -288,14 +282,6 @@ def _check_declared(step: OnboardingStep, connector: AnyConnector, position: str
             )
 
 
-def _check_operations(operations: object, connector: AnyConnector, where: str) -> None:
-    each = _each(operations, where)
-    for position, operation in each:
-        if not isinstance(operation, Operation):
-            raise ConnectorError(f"{position} is {operation!r}, not an Operation")
-    _check_unique([(position, operation.name) for position, operation in each], "an operation")
-
-
 def _check_hosts(hosts: object, connector: AnyConnector, where: str) -> None:
     keys = {one.name for one in fields(connector.config)}
     for position, pattern in _each(hosts, where):
@@ -321,7 +307,7 @@ def _check_pattern(pattern: str, position: str) -> None:
         ) from None
 
 
-CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
+CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "schema": _check_schema,
     "config": _check_config,
     "loaders": _check_loaders,
@@ -329,7 +315,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], None]] = {
     "initialise": lambda value, _, where: _check_function(value, 2, where),
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
-    "operations": _check_operations,
+    "operations": lambda value, _, where: _each_named(value, where, Operation, "an operation"),
     "migrations": lambda value, connector, where: check_migrations(value, connector.schema, where),
     "contracts": lambda value, connector, where: check_contracts(value, connector.schema, where),
     "hosts": _check_hosts,
@@ -343,12 +329,20 @@ def _each(values: object, where: str) -> list[tuple[str, Any]]:
     return [(f"{where}[{number}]", value) for number, value in enumerate(values)]
 
 
-def _check_unique(named: Sequence[tuple[str, str]], kind: str) -> None:
+def _each_named(
+    values: object, where: str, kind: type | tuple[type, ...], noun: str, hint: str = ""
+) -> list[tuple[str, Any]]:
+    """As ``_each``; ConnectorError unless all values are of a kind and have different names."""
     places: dict[str, str] = {}
-    for place, name in named:
+    each = _each(values, where)
+    for place, value in each:
+        if not isinstance(value, kind):
+            raise ConnectorError(f"{place} is {value!r}, not {noun}", hint=hint)
+        name = cast(Any, value).name
         other = places.setdefault(name, place)
         if other != place:
-            raise ConnectorError(f"{place} and {other} are both {kind} named {name!r}")
+            raise ConnectorError(f"{place} and {other} are both {noun} named {name!r}")
+    return each
 
 
 def _check_function(function: object, arguments: int, where: str) -> None:
@@ -362,10 +356,8 @@ def _check_function(function: object, arguments: int, where: str) -> None:
         raise ConnectorError(f"{where} must accept {arguments} arguments: {error}") from error
 
 
-def check_loader(loader: object, where: str) -> None:
-    """ConnectorError unless the loader's kind, fields and signature are valid."""
-    if not isinstance(loader, LOADERS):
-        raise ConnectorError(f"{where} is {loader!r}, not a loader", hint="decorate it with @Loader.…")
+def check_loader(loader: Loader[Any], where: str) -> None:
+    """ConnectorError unless the loader's fields and signature are valid."""
     where = f"{where} {loader.name}"
     _check_function(loader.load, loader.arguments, where)
     for brought in loader.brings:

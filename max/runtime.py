@@ -36,7 +36,7 @@ from .storage.task_store import SqliteTaskStore
 from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.operations import FlowController
-from .upstream.recording import LiveAccess, Source, UpstreamAccess
+from .upstream.recording import Source, UpstreamAccess
 
 log = logger("runtime")
 
@@ -83,7 +83,7 @@ class InstallationRuntime:
         flow: FlowController | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.info, self.recording = info, recording or LiveAccess()
+        self.info, self.recording = info, recording or UpstreamAccess()
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
         self._connector, self._flow, self._clock = connector, flow, clock
         self._database = SqliteDatabase(database)

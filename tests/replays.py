@@ -216,14 +216,14 @@ def written(recording: Path, *attempts: Mapping[str, Any], **header: Any) -> Pat
     first = {
         "recording": 1,
         "connector": "crowd",
-        "connectorVersion": "1",
+        "version": "1",
         "installation": "abc",
         "config": {},
     }
     first |= {
         "credentials": [],
-        "beganEmpty": True,
-        "recordedAt": "2026-01-31T09:30:00Z",
+        "began_empty": True,
+        "recorded_at": "2026-01-31T09:30:00Z",
         "options": {},
     } | header
     lines = [first, *({"input": None, "attempt": 1, **attempt} for attempt in attempts)]

@@ -65,16 +65,8 @@ LONGEST = 31 * 86_400.0  # seconds; a longer wait for a budget is taken for an e
 ErrorKind: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
 
 ERRORS: Mapping[int, ErrorKind] = {
-    401: (
-        BadCredentials,
-        "the credential was refused",
-        "connect again with a credential that is valid",
-    ),
-    403: (
-        PermissionDenied,
-        "the credential may not do this",
-        "give it the permission in the service, or connect with another one",
-    ),
+    401: (BadCredentials, "the credential was refused", "connect again with a valid credential"),
+    403: (PermissionDenied, "the credential lacks a permission", "grant it in the service, or connect again"),
     404: (UpstreamMissing, "not found", "it is gone, or hidden from this credential"),
     408: (QuotaExceeded, "the service timed out", "try again later"),
     410: (UpstreamMissing, "gone", "it no longer exists"),

@@ -246,10 +246,6 @@ class Limits(FlowController):
         permits = self._of(operation.limit)
         permits.blocked_until = max(_now() + seconds, permits.blocked_until)
 
-    def blocked_for(self, operation: AnyOperation) -> float:
-        """Seconds until the limit's block ends; 0 when there is none."""
-        return self._of(operation.limit).blocked_for()
-
     def blocked_limits(self) -> list[str]:
         """The names of the limits that are blocked now, sorted."""
         return sorted(name for name, permits in self._permits.items() if permits.blocked_for())

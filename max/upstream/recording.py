@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..core import Lifecycle, RecordingInfo, SyncOptions
 from ..errors import RecordingError
@@ -44,66 +44,43 @@ class Source(NamedTuple):
     credentials: Sequence[Credential]  # those that the connector declares
 
 
-class UpstreamAccess(Lifecycle, Protocol):
-    """How a runtime reaches the service: live, live and recorded, or replayed from a recording.
+class UpstreamAccess(Lifecycle):
+    """How a runtime reaches the service: here, the service itself answers.
 
-    ``replay_of`` is the recording that answers; None when the service itself does.
+    Recording and Replay change that.  ``replay_of`` is the recording that answers in place of
+    the service, None when the service does.
     """
-
-    replay_of: RecordingInfo | None
-
-    def prepare(self, connector: str, config: Mapping[str, Json]) -> Mapping[str, Json]:
-        """The configuration to use, given the installation's; called before anything is opened."""
-
-    async def provide(self, source: Source, credentials: CredentialProvider) -> CredentialProvider:
-        """The credentials for ``initialise``; called after each start, before any operation."""
-
-    def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
-        """What runs the operations; without ``flow``, the limits that they declare apply."""
-
-    def jitter(self) -> float:
-        """A random number in [0, 1) that spreads waits between retries."""
-
-    def sync_options(self, given: SyncOptions) -> SyncOptions:
-        """The options with which to begin a sync when these are given."""
-
-    def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
-        """A sync begins; ``was_empty``: the database holds no rows yet."""
-
-
-class LiveAccess(UpstreamAccess):
-    """The service itself answers."""
 
     replay_of: RecordingInfo | None = None
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Open what is needed; nothing here."""
 
     async def stop(self) -> None:
-        """Nothing to do."""
+        """Close it; nothing here."""
 
     def prepare(self, connector: str, config: Mapping[str, Json]) -> Mapping[str, Json]:
-        """The installation's configuration."""
+        """The configuration to use, given the installation's; called before anything is opened."""
         return config
 
     async def provide(self, source: Source, credentials: CredentialProvider) -> CredentialProvider:
-        """The installation's credentials."""
+        """The credentials for ``initialise``; called after each start, before any operation."""
         return credentials
 
     def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
-        """A runner without middlewares."""
+        """What runs the operations; without ``flow``, the limits that they declare apply."""
         return OperationRunner(flow, renew=renew)
 
     def jitter(self) -> float:
-        """A random number."""
+        """A random number in [0, 1) that spreads waits between retries."""
         return random.random()  # noqa: S311  # not for security
 
     def sync_options(self, given: SyncOptions) -> SyncOptions:
-        """The given options."""
+        """The options with which to begin a sync when these are given."""
         return given
 
     def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
-        """Nothing to do."""
+        """A sync begins; ``was_empty``: the database has no rows yet."""
 
 
 _RUNNING: ContextVar[tuple[str, ...]] = ContextVar(
@@ -111,7 +88,7 @@ _RUNNING: ContextVar[tuple[str, ...]] = ContextVar(
 )
 
 
-class Recording(LiveAccess):
+class Recording(UpstreamAccess):
     """The service answers, and every attempt is written to a file, which must be new or empty.
 
     ``clock`` gives seconds since the epoch.

@@ -38,17 +38,7 @@ class Header(NamedTuple):
 
     def to_json(self) -> Json:
         """The line as JSON data."""
-        return {
-            "recording": FORMAT,
-            "connector": self.connector,
-            "connectorVersion": self.version,
-            "installation": self.installation,
-            "recordedAt": self.recorded_at,
-            "beganEmpty": self.began_empty,
-            "credentials": list(self.credentials),
-            "config": dict(self.config),
-            "options": dict(self.options),
-        }
+        return {"recording": FORMAT, **self._asdict()}
 
     @classmethod
     def read(cls, path: Path) -> Header:
@@ -58,10 +48,7 @@ class Header(NamedTuple):
                 data = json.loads(file.readline())
             if data["recording"] > FORMAT:
                 raise RecordingError(f"{path}: it has a newer format", hint="update Max to replay it")
-            return cls(
-                *(data["connector"], data["connectorVersion"], data["installation"], dict(data["config"])),
-                *(list(data["credentials"]), data["recordedAt"], data["beganEmpty"], data.get("options", {})),
-            )
+            return cls(**{name: data[name] for name in cls._fields if name in data})
         except OSError as error:
             raise RecordingError(
                 f"{path}: {error.strerror}", hint="name a file that --record wrote"

@@ -277,29 +277,29 @@ class TestOtherVersions:
 class TestErrors:
     """A recorded error is raised again."""
 
-    def told(self, error: Exception) -> Exception:
+    def decoded(self, error: Exception) -> Exception:
         return decode_error(json.loads(json.dumps(codec().encode_error(error))))
 
     def test_an_error_keeps_its_class_and_data(self) -> None:
-        error = self.told(TokenGone("Monday"))
+        error = self.decoded(TokenGone("Monday"))
         assert isinstance(error, TokenGone)
         assert (error.since, error.describe()) == ("Monday", TokenGone("Monday").describe())
         assert str(error) == "gone since Monday"
 
     def test_a_wait_becomes_zero(self) -> None:
-        error = self.told(QuotaExceeded("slow down", retry_after=60.0, status=429))
+        error = self.decoded(QuotaExceeded("slow down", retry_after=60.0, status=429))
         assert isinstance(error, QuotaExceeded)
         assert (error.retry_after, error.data) == (0.0, {"status": 429, "retry_after": 60.0})
-        assert isinstance(offline := self.told(Offline("no network")), Offline)
+        assert isinstance(offline := self.decoded(Offline("no network")), Offline)
         assert offline.retry_after is None
 
     def test_an_error_of_a_removed_class_has_the_most_similar_one(self) -> None:
-        told = {"class": "Renamed", "code": "upstream.quota", "message": "m", "hint": "", "data": {}}
-        assert type(decode_error(told)) is QuotaExceeded
-        assert type(decode_error(told | {"code": "unheard.of"})) is UpstreamError
+        data = {"class": "Renamed", "code": "upstream.quota", "message": "m", "hint": "", "data": {}}
+        assert type(decode_error(data)) is QuotaExceeded
+        assert type(decode_error(data | {"code": "unheard.of"})) is UpstreamError
 
     def test_a_python_error_becomes_a_loader_fault(self) -> None:
-        error = self.told(KeyError("items"))
+        error = self.decoded(KeyError("items"))
         assert isinstance(error, LoaderFault)
         assert "KeyError was raised when this was recorded: 'items'" in str(error)
 

@@ -159,10 +159,10 @@ class TestRecording:
         assert json.loads(first) == {
             "recording": 1,
             "connector": "crowd",
-            "connectorVersion": "7",
+            "version": "7",
             "installation": "abc",
-            "recordedAt": "1970-01-01T00:00:00.000Z",
-            "beganEmpty": True,
+            "recorded_at": "1970-01-01T00:00:00.000Z",
+            "began_empty": True,
             "credentials": ["key"],
             "config": {},
             "options": {},
@@ -670,7 +670,7 @@ class TestFiles:
         assert [one["input"]["page"] for one in entries(first)[1:]] == ["0", "1", "2"]
         continued = run(crowd(Upstream(script(6))), Recording(second), database=tmp_path / "db")
         assert continued.result.resumed
-        assert json.loads(second.read_text().splitlines()[0])["beganEmpty"] is False
+        assert json.loads(second.read_text().splitlines()[0])["began_empty"] is False
         alone = run(crowd(None), Replay(first))
         assert [failure.code for failure in alone.result.failures] == ["replay.mismatch"]
         replay = Replay(second, first)
@@ -708,7 +708,7 @@ class TestProvenance:
     def test_a_recording_that_began_with_rows_is_replayed_onto_rows(self, tmp_path: Path) -> None:
         first = written(tmp_path / "1", NAMED, page("0"))
         answer = {"people": [["9", "Nine"]]}
-        later = {"beganEmpty": False, "recordedAt": "2026-02-01T00:00:00Z"}
+        later = {"began_empty": False, "recorded_at": "2026-02-01T00:00:00Z"}
         second = written(tmp_path / "2", NAMED, page("0", output=answer), **later)
         run(crowd(None), Replay(first), database=tmp_path / "db")
         replay = Replay(second)
