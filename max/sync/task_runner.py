@@ -40,7 +40,7 @@ from ..model.delivery import (
     WriteResult,
 )
 from ..model.entities import FieldOf, ManyOf, Ref
-from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
+from ..model.loaders import BatchLoader, CollectionLoader, Loader, PageRequest
 from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
 from ..model.tasks import (
@@ -225,9 +225,13 @@ class TaskRunner:
 
     # collections
 
-    async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
+    def _listed(self, spec: ListTask) -> tuple[Ref[Any], CollectionLoader[Any, Any, Any]]:
+        """The parent, and the loader that lists its collection."""
         parent = self._ref(spec, spec.id)
-        loader = self._resolver.collection_loader(ManyOf(parent.entity, spec.collection))
+        return parent, self._resolver.collection_loader(ManyOf(parent.entity, spec.collection))
+
+    async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
+        parent, loader = self._listed(spec)
         position = spec.position
         if position is None:
             known = await self._meta.listing_state(parent, loader.lists)
@@ -237,22 +241,28 @@ class TaskRunner:
             spec = spec.replace(sweep=spec.sweep or self._sweep_is_due(loader, known))
         tracker = PageTracker(f"{parent}.{spec.collection}", position, loader.watermark)
         while True:
-            delivery, more, notes = await self._list_page(task, spec, loader, parent, tracker)
-            spec = spec.replace(position=tracker.position)
-            write = self._context.engine.prepare_write(delivery)
-            writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
-            if tracker.problem is not None:
-                failure = failure_of(task, tracker.problem, self._context.clock())
-                return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
-            if not more:
-                sweeps = tracker.position.delta and spec.sweep and loader.sweep is not None
-                task_of_ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
-                children = [NewTask(task_of_ids)] if sweeps else []
-                state = State.AWAITING_CHILDREN if children else State.COMPLETED
-                return Settlement(task, state, spec, writes, children, progress=True, notes=notes)
-            page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
+            page = await self._settle_page(task, spec, tracker)
+            if page.state is not State.RUNNING:
+                return page
             if not await self._stored(page):
                 return None
+
+    async def _settle_page(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
+        """The next page, as the settlement of a task that continues or ends with it."""
+        delivery, more, notes = await self._list_page(task, spec, tracker)
+        spec = spec.replace(position=tracker.position)
+        write = self._context.engine.prepare_write(delivery)
+        writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
+        if tracker.problem is not None:
+            failure = failure_of(task, tracker.problem, self._context.clock())
+            return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
+        page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
+        if more:
+            return page
+        if not (tracker.position.delta and spec.sweep and self._listed(spec)[1].sweep is not None):
+            return page._replace(state=State.COMPLETED)
+        ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)  # after a listing of changes
+        return page._replace(state=State.AWAITING_CHILDREN, children=[NewTask(ids)])
 
     async def _is_listed(self, spec: ListTask, known: ListingState) -> bool:
         if known.listed_at is None or spec.since is None:
@@ -265,14 +275,10 @@ class TaskRunner:
         return known.swept_at is None or self._context.now() - known.swept_at >= loader.sweep.total_seconds()
 
     async def _list_page(
-        self,
-        task: Task,
-        spec: ListTask,
-        loader: CollectionLoader[Any, Any, Any],
-        parent: Ref[Any],
-        tracker: PageTracker,
+        self, task: Task, spec: ListTask, tracker: PageTracker
     ) -> tuple[Delivery, bool, Sequence[str]]:
         """The next page as a delivery, whether more follow, and notes for people."""
+        parent, loader = self._listed(spec)
         page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
         number, complete = tracker.position.number, tracker.take(page)
         position = tracker.position
@@ -328,8 +334,13 @@ class TaskRunner:
         tracker = PageTracker(f"{root}: feed {loader.name}", position)
         while True:
             page, at, notes = await self._request(task, loader, root, tracker)
-            write = self._context.engine.prepare_write(self._changes(task, loader, root, tracker, page, at))
-            spec = spec.replace(position=tracker.position)
+            complete, position = tracker.take(page), tracker.position
+            began, initial = position.began or at, not position.delta
+            changes = FeedPage(root, loader.name, complete, page.sync_token, began, initial)
+            entities = [*page.items, *page.also]
+            delivery = Delivery(entities, at, None, page.removed, changes, sync=task.sync)
+            write = self._context.engine.prepare_write(delivery)
+            spec = spec.replace(position=position)
             if tracker.problem is not None:
                 raise tracker.problem
             state = State.COMPLETED if page.next is None else State.RUNNING
@@ -338,21 +349,6 @@ class TaskRunner:
                 return settlement
             if not await self._stored(settlement):
                 return None
-
-    def _changes(
-        self,
-        task: Task,
-        loader: FeedLoader[Any, Any],
-        root: Ref[Any],
-        tracker: PageTracker,
-        page: Page[Any],
-        at: float,
-    ) -> Delivery:
-        """A page of a feed as a delivery."""
-        complete = tracker.take(page)
-        began, initial = tracker.position.began or at, not tracker.position.delta
-        changes = FeedPage(root, loader.name, complete, page.sync_token, began, initial)
-        return Delivery([*page.items, *page.also], at, None, page.removed, changes, sync=task.sync)
 
     # removal
 
@@ -420,11 +416,8 @@ class TaskRunner:
     async def _load_fields(self, task: Task, spec: LoadFieldsTask) -> Settlement:
         entity = self._resolver.schema.entity(spec.entity)
         refs = [Ref(entity, id) for id in spec.ids]
-        if spec.since is not None:
-            fields: list[FieldOf[Any, Any]] = [FieldOf(entity, name) for name in spec.names]
-            before = await self._too_old(spec.since, spec.covered_by)
-            if not await self._meta.stale(refs[0], fields, before=before):
-                return Settlement(task, State.COMPLETED)
+        if spec.since is not None and not await self._is_stale(refs[0], spec, spec.since):
+            return Settlement(task, State.COMPLETED)
         loader, at = self._loader(spec), self._context.now()
         batch = await self._loader_calls.batch(loader, refs, self._env(task, at))
         loaded = {item.id for item in batch.items}
@@ -436,6 +429,11 @@ class TaskRunner:
         write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
         writes = [uncounted(write)] if batch.items else []
         return Settlement(task, state, writes=writes, failures=failures, progress=True)
+
+    async def _is_stale(self, ref: Ref[Any], spec: LoadFieldsTask, since: float) -> bool:
+        fields: list[FieldOf[Any, Any]] = [FieldOf(ref.entity, name) for name in spec.names]
+        before = await self._too_old(since, spec.covered_by)
+        return bool(await self._meta.stale(ref, fields, before=before))
 
     def _loader(self, spec: ExpandTask | LoadFieldsTask) -> Loader[Any]:
         """The loader that a task names; after an upgrade without it, one that loads the same fields."""
