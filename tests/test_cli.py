@@ -501,10 +501,10 @@ def test_reading_imports_no_event_loop_and_no_connector(
     }
 
 
-def test_searching_imports_neither_tasks_nor_loaders(stored: Cli, tmp_path: Path) -> None:
+def test_searching_imports_neither_tasks_nor_threads(stored: Cli, tmp_path: Path) -> None:
     loaded = imported_by(tmp_path, "search", "acme", "AcmeUser")
     assert "max.storage.tables" in loaded
-    assert not loaded & {"max.model.tasks", "max.model.loaders", "max.storage.sync_log", "max.model.plan"}
+    assert not loaded & {"threading", "base64", "max.model.tasks", "max.model.plan", "max.storage.sync_log"}
 
 
 def test_listing_installations_imports_no_storage(stored: Cli, tmp_path: Path) -> None:

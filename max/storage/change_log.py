@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import json
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
@@ -595,6 +594,8 @@ def base_cursor(log: _Log, entity: int, row: str) -> str:
 
 
 def _encode(data: Json) -> str:
+    from base64 import urlsafe_b64encode  # slow to import, and most readings have no cursor
+
     return urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
 
 
@@ -615,6 +616,8 @@ def _position(log: _Log, cursor: str | None) -> int | tuple[int, str]:
 
 def _decode(cursor: str) -> list[Any]:
     """The data of a cursor; InvalidCursor when it is not one of ours."""
+    from base64 import urlsafe_b64decode
+
     try:
         data = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except ValueError:

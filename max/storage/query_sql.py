@@ -10,7 +10,6 @@ page costs the same wherever it lies and no row is seen twice or left out.
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -261,6 +260,8 @@ def _signature(query: Query[Any]) -> str:
 
 def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:
     """The place behind a row as opaque text that knows its query's entity and order."""
+    from base64 import urlsafe_b64encode  # slow to import, and most answers have no cursor
+
     text = json.dumps([_signature(query), *values], separators=(",", ":"))
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -272,6 +273,8 @@ def _is_key(value: object) -> bool:
 
 def read_cursor(query: Query[Any]) -> list[Any]:
     """The place that the query's cursor means; InvalidCursor when it is not this query's."""
+    from base64 import urlsafe_b64decode
+
     text = query.cursor or ""
     try:
         data = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))

@@ -13,18 +13,19 @@ Rule 3: sqlite3's errors leave as StorageError, with what to do.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import StorageEmpty, StorageError, StorageOlder
 from .catalogue import is_older
 from .database import Database
 from .sqlite_dialect import SqliteDialect, primary_code
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 T = TypeVar("T")
 
@@ -220,6 +221,9 @@ class _Worker:
     """
 
     def __init__(self, open: Callable[[], SqliteConnection], *, threads: int) -> None:
+        import threading  # a command that reads has no threads
+        from queue import SimpleQueue
+
         self._open = open
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(threads)]
@@ -246,6 +250,8 @@ class _Worker:
 
     async def stop(self) -> None:
         """Let each thread finish the work before this call, close and end."""
+        import threading
+
         ended = _Reply()
 
         def join() -> None:
