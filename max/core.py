@@ -66,10 +66,6 @@ class BoundQuery(Query[E]):
         self._clock: Callable[[], float]
         self.__dict__.update(_engine=engine, _clock=clock)  # not fields: two queries are equal without them
 
-    def replace(self, **changes: object) -> Self:
-        """A copy with some parts changed, for the same engine."""
-        return type(self)(self._engine, Query[E](*self._values()).replace(**changes), self._clock)
-
     def where(self, *conditions: Filter[E] | str, now: float | None = None) -> Self:
         """Only entities that match every condition: filters, or text in the filter language."""
         return super().where(*conditions, now=self._clock() if now is None else now)

@@ -94,7 +94,7 @@ class Struct:
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed."""
         if not changes.keys() <= self._known:
-            raise TypeError(self._problem((), vars(self) | changes))
+            raise TypeError(self._problem(self._values(), changes))
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__, **changes)
         return copy

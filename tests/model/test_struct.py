@@ -44,6 +44,8 @@ def test_a_record_cannot_be_changed() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         del point.x
     assert point.replace(y=5) == Point(1, 5)
+    with pytest.raises(TypeError, match="Point has no z"):
+        point.replace(z=5)
     assert point == Point(1)
 
 
