@@ -293,7 +293,7 @@ class StorageNewer(StorageError):
 
 
 class StorageOlder(StorageError):
-    """A Max before 0.1.0 wrote the file, in a layout that this version does not read."""
+    """A Max before 0.1.0 wrote the file, in a format that this version does not read."""
 
     code = "storage.older"
 

@@ -166,23 +166,23 @@ class ScriptedUpstream:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for connection_task in self._connections:
-            connection_task.cancel()
+        for task in self._connections:
+            task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection until either side closes it."""
-        connection_task = asyncio.current_task()
-        assert connection_task is not None  # noqa: S101  # the server runs every connection_task as a task
-        self._connections.add(connection_task)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # asyncio runs every connection as a task
+        self._connections.add(task)
         try:
             while await self._exchange(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client has closed it, or the service ends
         finally:
-            self._connections.discard(connection_task)
+            self._connections.discard(task)
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -213,7 +213,7 @@ class ScriptedUpstream:
         if fault and kind is FaultKind.RATE_LIMIT:
             wait = "" if fault.retry_after is None else f"retry-after: {fault.retry_after:g}\r\n"
             return await self._send(writer, 429, {"error": "too many requests"}, headers=wait)
-        stays_open = await self._send(writer, 200, self._page(parts.path, page, kind), kind)
+        stays_open = await self._send(writer, 200, self._body(parts.path, page, kind), kind)
         if kind not in (FaultKind.TRUNCATE, FaultKind.GARBAGE, FaultKind.RESET):
             self.served[target] += 1
         return stays_open
@@ -229,7 +229,7 @@ class ScriptedUpstream:
         self._tokens += 1
         self.token = f"renewed-{self._tokens}"
 
-    def _page(self, path: str, page: int, kind: FaultKind | None) -> Json:
+    def _body(self, path: str, page: int, kind: FaultKind | None) -> Json:
         everything, size = self.listings[path], self.page_size
         shown = page + 1 if kind is FaultKind.SKIP else page
         following = page if kind is FaultKind.REPEAT else shown + 1

@@ -1,8 +1,8 @@
 """The HTTP client for connectors: the answer of a service, or the error that it means.
 
 Rule 1: a bad status, a bad body, a lost connection and a damaged answer each become one error of
-errors.py, which says what to do next.  Nothing is retried here: the operation around the call
-does that.
+errors.py, which says what to do next.  Nothing is repeated here: the operation around the
+call does that.
 
 Rule 2: requests go only to hosts that the connector declares.  Headers, and with them the
 credential, go only to the client's own origin.  No message contains a known secret, the value

@@ -53,20 +53,11 @@ class OAuth:
     ``read_error`` reads the service's errors that are not OAuth's, as for HttpClient.
     """
 
-    ACCESS_TOKEN: ClassVar = Credential(
-        "access_token", "OAuth: sent with requests; renewed before it expires", required=False
-    )
-    REFRESH_TOKEN: ClassVar = Credential(
-        "refresh_token", "OAuth: used to get a new access token", required=False
-    )
-    CLIENT_SECRET: ClassVar = Credential(
-        "client_secret", "OAuth: the application's own secret, if it has one", required=False
-    )
+    ACCESS_TOKEN: ClassVar = Credential("access_token", "OAuth: sent with every request", required=False)
+    REFRESH_TOKEN: ClassVar = Credential("refresh_token", "OAuth: gets new access tokens", required=False)
+    CLIENT_SECRET: ClassVar = Credential("client_secret", "OAuth: the application's secret", required=False)
     EXPIRES_AT: ClassVar = Credential(
-        "expires_at",
-        "when the access token expires, in seconds since the epoch",
-        required=False,
-        secret=False,
+        "expires_at", "when the access token expires, seconds since the epoch", required=False, secret=False
     )
 
     name: str

@@ -255,12 +255,17 @@ class Limits(FlowController):
 
 
 class Call(NamedTuple):
-    """One attempt of one operation; ``attempt`` counts from 1 in each run."""
+    """One attempt of one operation.
+
+    ``attempt`` counts from 1 in each run; ``within`` is the name of the operation that needs this
+    one, empty when there is none.
+    """
 
     operation: AnyOperation
     context: Any
     input: Any
     attempt: int
+    within: str = ""
 
 
 Next: TypeAlias = Callable[[Call], Awaitable[Any]]
@@ -324,9 +329,9 @@ class OperationRunner:
         return self._flow.blocked_limits()
 
     @contextmanager
-    def activate(self, *, renewing: bool = True) -> Iterator[None]:
-        """Inside, ``run_operation`` uses this runner, also where no operation is under way."""
-        outer = _ACTIVE.set((self, renewing))
+    def activate(self, operation: str = "") -> Iterator[None]:
+        """Inside, ``run_operation`` uses this runner; ``operation`` is the one that is run, if any."""
+        outer = _ACTIVE.set((self, operation))
         try:
             yield
         finally:
@@ -339,14 +344,17 @@ class OperationRunner:
 
         Without ``renewing``, a refused credential is not renewed.
         """
-        with self.activate(renewing=False):
-            return await self._run(operation, context, input, renewing)
+        _, within = _ACTIVE.get()
+        with self.activate(operation.name):
+            return await self._run(operation, context, input, renewing, within)
 
-    async def _run(self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool) -> Out:
+    async def _run(
+        self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool, within: str
+    ) -> Out:
         attempts, failed, waited = count(1), 0, 0.0
 
         def attempt() -> Awaitable[Any]:
-            return self._attempt(Call(operation, context, input, next(attempts)))
+            return self._attempt(Call(operation, context, input, next(attempts), within))
 
         while True:
             try:
@@ -394,8 +402,8 @@ class OperationRunner:
         return await next(call)
 
 
-# The active runner, and whether it may renew a refused credential.
-_ACTIVE: ContextVar[tuple[OperationRunner, bool] | None] = ContextVar("active runner", default=None)
+# The active runner, and the name of the operation that it runs.
+_ACTIVE: ContextVar[tuple[OperationRunner | None, str]] = ContextVar("active runner", default=(None, ""))
 _UNDER_WAY: ContextVar[tuple[FlowController, AnyOperation] | None] = ContextVar("under way", default=None)
 _LAST_ATTEMPT: ContextVar[Call | None] = ContextVar("the attempt that the task began last", default=None)
 
@@ -425,8 +433,8 @@ async def run_operation(operation: Operation[C, In, Out], context: C, input: In)
     is under way it goes through the active runner (in a seeder, the sync's), or a new one.  In
     an operation, a refused credential is not renewed: the outer operation does that.
     """
-    runner, renewing = _ACTIVE.get() or (OperationRunner(), False)
-    return await runner.run(operation, context, input, renewing=renewing)
+    runner, within = _ACTIVE.get()
+    return await (runner or OperationRunner()).run(operation, context, input, renewing=not within)
 
 
 def _wrapped(middleware: Middleware, inner: Next) -> Next:

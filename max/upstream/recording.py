@@ -13,20 +13,17 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core import Lifecycle, RecordingInfo, SyncOptions
 from ..errors import RecordingError
-from ..model.loaders import In, Out
-from ..model.query import C
 from ..model.schema import Schema
 from ..model.values import Json
 from .codec import Codec
 from .credentials import Credential, CredentialProvider
-from .operations import Call, FlowController, Next, Operation, OperationRunner
+from .operations import Call, FlowController, Next, OperationRunner
 from .recording_file import Header, MakeLine, RecordingWriter, refuse_existing, timestamp, to_line
 from .redaction import MARK, Redactor
 
@@ -83,11 +80,6 @@ class UpstreamAccess(Lifecycle):
         """A sync begins; ``was_empty``: the database has no rows yet."""
 
 
-_RUNNING: ContextVar[tuple[str, ...]] = ContextVar(
-    "names of the running operations, outermost first", default=()
-)
-
-
 class Recording(UpstreamAccess):
     """The service answers, and every attempt is written to a file, which must be new or empty.
 
@@ -131,7 +123,7 @@ class Recording(UpstreamAccess):
 
     def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
         """A runner that records every attempt, inside all limits and retries."""
-        return _RecordingRunner(flow, middlewares=[self.record], renew=renew)
+        return OperationRunner(flow, middlewares=[self.record], renew=renew)
 
     def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
         """Write the header, with the options of the sync."""
@@ -166,20 +158,6 @@ class Recording(UpstreamAccess):
         return self._writer
 
 
-class _RecordingRunner(OperationRunner):
-    """Keeps track of which operation runs within which."""
-
-    async def run(
-        self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
-    ) -> Out:
-        """As every runner."""
-        outer = _RUNNING.set((*_RUNNING.get(), operation.name))
-        try:
-            return await super().run(operation, context, input, renewing=renewing)
-        finally:
-            _RUNNING.reset(outer)
-
-
 class _Entry:
     """One attempt, as the file will hold it.
 
@@ -190,11 +168,10 @@ class _Entry:
     def __init__(self, call: Call, codec: Codec, clock: Callable[[], float], redactor: Redactor) -> None:
         self._codec, self._clock, self._redactor = codec, clock, redactor
         self._name, self._began = call.operation.name, clock()
-        *outer, _ = _RUNNING.get() or ("",)
-        self._is_nested = bool(outer)
+        self._is_nested = bool(call.within)
         self._data = {
             "operation": self._name,
-            **({"within": outer[-1]} if outer else {}),
+            **({"within": call.within} if call.within else {}),
             "input": self._without_texts(codec.encode_input(call.input)),
             "attempt": call.attempt,
             "at": timestamp(self._began),
