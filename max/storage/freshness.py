@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..errors import UnknownName
@@ -126,25 +127,17 @@ class Freshness(RenameOwner):
         self,
         connection: Connection,
         mapping: TableMapping[Any],
-        fields: Sequence[str],
+        fields: Sequence[int],
         at: float,
         position: PagePosition | None,
     ) -> int:
-        """Record a response that brought some fields in every row; the number of its load.
+        """Record a response that brought some fields (as bitmaps) in every row; the number of its load.
 
         With a position, the load of the same page of the listing's last pass is reused.
         """
-        columns = [load_bitmap(word) for word in range(len(mapping.bitmaps))]
-        changed = ", ".join(f"{name} = excluded.{name}" for name in ("generation", "requested_at", *columns))
-        sql = (
-            f"INSERT INTO _max_load (entity, listing, generation, number, requested_at, {', '.join(columns)})"
-            f" VALUES (?, ?, ?, ?, ?{', ?' * len(columns)})"
-            f" ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL DO UPDATE SET {changed}"
-            " RETURNING id"
-        )
         page = position or (None, None, None)
-        values = (mapping.entity.__name__, *page, at, *mapping.bitmap_values(fields))
-        return int(connection.execute(sql, values).fetchone()[0])
+        values = (mapping.entity.__name__, *page, at, *fields)
+        return int(connection.execute(_insert_load(len(mapping.bitmaps)), values).fetchone()[0])
 
     def record(
         self,
@@ -439,6 +432,18 @@ class Freshness(RenameOwner):
         connection.execute(f"DELETE FROM _max_freshness WHERE entity = ? AND row IN ({rows})", (entity,))
 
 
+@cache
+def _insert_load(words: int) -> str:
+    columns = [load_bitmap(word) for word in range(words)]
+    changed = ", ".join(f"{name} = excluded.{name}" for name in ("generation", "requested_at", *columns))
+    return (
+        f"INSERT INTO _max_load (entity, listing, generation, number, requested_at, {', '.join(columns)})"
+        f" VALUES (?, ?, ?, ?, ?{', ?' * words})"
+        f" ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL DO UPDATE SET {changed}"
+        " RETURNING id"
+    )
+
+
 def latest_request(connection: Connection) -> float:
     """When the latest request began of which something is stored; 0 when nothing is."""
     return float(connection.execute(LATEST_REQUEST).fetchone()[0])
@@ -461,17 +466,24 @@ def _known(mapping: TableMapping[Any], fields: Sequence[str]) -> Sequence[str]:
     return fields
 
 
-def covered_groups(mapping: TableMapping[Any], groups: Sequence[EncodedRows]) -> tuple[list[int], list[str]]:
-    """The load groups of which every row brings every field, and those fields.
+def covered_groups(
+    mapping: TableMapping[Any], groups: Sequence[EncodedRows]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The load groups of which every row brings every field, and bitmaps of those fields.
 
     Only of these can a load say when they were synced.
     """
-    common = set(mapping.load_groups)
-    for rows in groups:
-        common &= set(rows.names)
-    lacking = {group for field, group in mapping.load_groups.items() if field not in common}
-    fields = [field for field, group in mapping.load_groups.items() if group not in lacking]
-    return list(dict.fromkeys(mapping.load_groups[field] for field in fields)), fields
+    names = groups[0].names
+    if len(groups) > 1:
+        common = set(names).intersection(*(rows.names for rows in groups))
+        names = tuple(name for name in names if name in common)
+    found = mapping.covered.get(names)
+    if found is None:
+        lacking = {group for field, group in mapping.load_groups.items() if field not in names}
+        fields = [field for field, group in mapping.load_groups.items() if group not in lacking]
+        numbers = tuple(dict.fromkeys(mapping.load_groups[field] for field in fields))
+        found = mapping.covered[names] = (numbers, tuple(mapping.bitmap_values(fields)))
+    return found
 
 
 def rows_without_newer(

@@ -209,12 +209,12 @@ class TableWriter(Tables):
         """Upsert rows and remember which page brought them."""
         if not groups:
             return
-        parts, fields = covered_groups(mapping, groups) if at is not None else ([], [])
+        parts, fields = covered_groups(mapping, groups) if at is not None else ((), ())
         loads: list[Any] = []
         if parts and at is not None:
             loads = [self.freshness.record_load(connection, mapping, fields, at, place)] * len(parts)
         for rows in groups:
-            key = rows.names, tuple(parts)
+            key = rows.names, parts
             statement = mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
             connection.executemany(statement, rows.tuples(*mapping.bitmap_values(rows.names), *loads))
             alone = [name for name in rows.names if mapping.load_groups[name] not in parts]
