@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .query.reader import Reader
     from .runtime import InstallationRuntime
     from .storage.schema_diff import MigrationPlan
+    from .upstream.operations import FlowController
     from .upstream.recording import UpstreamAccess
 
 P = ParamSpec("P")
@@ -266,22 +267,26 @@ class Project:
     # -- runtimes --------------------------------------------------------------------------
 
     async def runtime(
-        self, connector: str, name: str | None = None, *, recording: UpstreamAccess | None = None
+        self,
+        connector: str,
+        name: str | None = None,
+        *,
+        recording: UpstreamAccess | None = None,
+        flow: FlowController | None = None,
     ) -> InstallationRuntime:
         """The installation's runtime: the one that is warm, or a new one, started.
 
-        Concurrent first calls build one runtime; a failed build is forgotten.  With a
-        ``recording`` it records what it asks outside, or replays it; ProjectError when one is warm
-        without.
+        Concurrent first calls build one runtime; a failed build is forgotten.  ``recording`` and
+        ``flow`` are as for InstallationRuntime; ProjectError when one is warm without them.
         """
         info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
             if runtime is None or (not runtime.started_at and runtime.info != info):  # changed meanwhile
-                runtime = await in_thread(lambda: self._assemble(info, recording))
-            elif recording is not None and runtime.recording is not recording:
-                hint = "stop its runtime first"
-                raise ProjectError(f"{info} is in use here without that recording", hint=hint)
+                runtime = await in_thread(lambda: self._assemble(info, recording, flow))
+            elif recording not in (None, runtime.recording) or flow not in (None, runtime.flow):
+                problem = f"{info} is in use here without that {'flow' if recording is None else 'recording'}"
+                raise ProjectError(problem, hint="stop its runtime first")
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
             self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):
@@ -299,7 +304,9 @@ class Project:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(id, asyncio.Lock())
 
-    def _assemble(self, info: InstallationInfo, recording: UpstreamAccess | None) -> InstallationRuntime:
+    def _assemble(
+        self, info: InstallationInfo, recording: UpstreamAccess | None, flow: FlowController | None
+    ) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
         from .installations.config import config_types, read_config
         from .runtime import InstallationRuntime
@@ -315,7 +322,7 @@ class Project:
         config = read_config(connector.config, values, subject=f"the configuration of {info}")
         secrets, hosts = self.folder.credentials(info), connector.hosts_for(config)
         credentials = CredentialProvider(secrets, connector.credentials, hosts)
-        return InstallationRuntime(info, connector, config, credentials, path, recording=recording)
+        return InstallationRuntime(info, connector, config, credentials, path, recording=recording, flow=flow)
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""

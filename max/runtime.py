@@ -85,7 +85,7 @@ class InstallationRuntime:
     ) -> None:
         self.info, self.recording = info, recording or UpstreamAccess()
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
-        self._connector, self._flow, self._clock = connector, flow, clock
+        self.flow, self._connector, self._clock = flow, connector, clock
         self._database = SqliteDatabase(database)
         self._engine = SqliteEngine(
             self._database,
@@ -147,7 +147,7 @@ class InstallationRuntime:
             context=installation.context,
             engine=self._engine,
             meta=self._meta,
-            runner=self.recording.runner(installation.renew, self._flow),
+            runner=self.recording.runner(installation.renew, self.flow),
             clock=self._clock,
             jitter=self.recording.jitter,
             settings=self.info.settings,
@@ -314,7 +314,8 @@ class RepeatedSync(AbstractAsyncContextManager["RepeatedSync"]):
     async def stop(self) -> None:
         """Begin no more syncs.  One under way goes on: it belongs to the runtime.  May be called twice."""
         self.task.cancel()
-        await asyncio.wait([self.task])
+        if not self.task.done():
+            await asyncio.wait([self.task])
 
     async def __aexit__(self, *error: object) -> None:
         await self.stop()

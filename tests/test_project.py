@@ -17,6 +17,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
 from max.model.values import Json
 from max.project import Project
+from max.upstream.operations import Limits
 from tests.off_loop import file_calls
 from tests.sample import Thing, events, refusals, source
 
@@ -336,6 +337,19 @@ class TestRuntimes:
 
         asyncio.run(main())
         assert events == ["initialise one", "initialise two", "stop two", "stop one"]
+
+    def test_a_flow_controller_is_the_runtimes_from_its_start(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                flow = Limits()
+                runtime = await project.runtime("sample", "one", flow=flow)
+                assert runtime.flow is flow
+                assert await project.runtime("sample", "one") is runtime
+                assert await project.runtime("sample", "one", flow=flow) is runtime
+                with pytest.raises(ProjectError, match="sample:one is in use here without that flow"):
+                    await project.runtime("sample", "one", flow=Limits())
+
+        asyncio.run(main())
 
     def test_concurrent_first_calls_build_one_runtime(self, running: Project) -> None:
         async def main() -> int:
