@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .connector import NoConfig as NoConfig
     from .connector import RunCode as RunCode
     from .connector import SecretInput as SecretInput
+    from .connector import Select as Select
     from .connector import SignIn as SignIn
     from .connector import Validate as Validate
     from .core import Engine as Engine
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from .upstream.operations import run_operation as run_operation
 
 HOMES = """
-connector: Answers Connector Input Installation NoConfig RunCode SecretInput SignIn Validate
+connector: Answers Connector Input Installation NoConfig RunCode SecretInput Select SignIn Validate
 core: Engine
 errors: BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded
 errors: SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing

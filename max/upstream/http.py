@@ -155,32 +155,26 @@ class Auth(Protocol):
 
 
 @dataclass(frozen=True)
-class BearerAuth(Auth):
-    """``Authorization: Bearer …``."""
-
-    secret: Secret
-
-    def __post_init__(self) -> None:
-        checked_token(self.secret.reveal())
-
-    async def headers(self) -> Mapping[str, str]:
-        """The same for every request."""
-        return {"authorization": f"Bearer {self.secret.reveal()}"}
-
-
-@dataclass(frozen=True)
 class KeyAuth(Auth):
-    """A key in the header with the name ``header``, without a prefix."""
+    """A key in the header with the name ``header``, behind a ``prefix``."""
 
     secret: Secret
     header: str = "authorization"
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         checked_token(self.secret.reveal())
 
     async def headers(self) -> Mapping[str, str]:
         """The same for every request."""
-        return {self.header: self.secret.reveal()}
+        return {self.header: f"{self.prefix}{self.secret.reveal()}"}
+
+
+@dataclass(frozen=True)
+class BearerAuth(KeyAuth):
+    """``Authorization: Bearer …``."""
+
+    prefix: str = "Bearer "
 
 
 # -- budgets -----------------------------------------------------------------------------------
