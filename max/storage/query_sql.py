@@ -1,10 +1,14 @@
-"""Queries: a Query as one SQL statement, and the cursors that page through its order.
+"""Query SQL: a Query as one SELECT, and the cursors that page through its order.
 
 Rule 1: every condition is true or false.  NULL never makes a third value: a comparison
 with an empty value is false, and NOT is its exact complement.
 
-Rule 2: a page begins after a key (the order's values and the id), never at an offset, so a
-page costs the same wherever it lies and no row is seen twice or left out.
+Rule 2: a page begins after a key (the order's values and the id), never at an offset.  So a
+page costs the same wherever it begins, and no row is seen twice or left out.
+
+Example: after ``due_date = 2026-03-01, id = 7`` in the order ``due_date, id`` come the rows with
+that date and a greater id, and those with a later date.  Empty dates sort first, so a page that
+ends among them goes on with the filled ones, in a statement of its own that uses the index.
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ from .database import Connection, quoted
 from .rows import NEVER, TableMapping, encode_one
 
 ID = FieldType(Kind.TEXT)
-_MOST_VALUES = 30_000  # of a list; SQLite refuses statements with many more
+_MOST_VALUES = 30_000  # of a list with a NUL in it; a database refuses statements with many more
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
 class Statement:
-    """One SELECT being written: its joins, its conditions, its values."""
+    """One SELECT while it is composed: its joins, its conditions, its values."""
 
     def __init__(self, mappings: Mapping[str, TableMapping[Any]], entity: type[Entity]) -> None:
         self._mappings = mappings
@@ -48,7 +52,7 @@ class Statement:
         return f"{alias}.{quoted('_id' if name == 'id' else name)}"
 
     def loaded(self, path: Sequence[FieldOf[Any, Any]]) -> str:
-        """SQL that is true when the last field of the path was loaded."""
+        """SQL that is true when the last field of the path is loaded."""
         alias, mapping = self._owner(path)
         name = path[-1].name
         return f"{alias}._id IS NOT NULL" if name == "id" else mapping.loaded(name, alias)
@@ -59,7 +63,7 @@ class Statement:
         ref = path[0]
         target = self.mapping.types[ref.name].target if ref.name in self.mapping.types else None
         if target is None:
-            raise UsageError(f"{ref!r} is no ref, so nothing can be asked through it")
+            raise UsageError(f"{ref!r} is not a ref, so no field can be named through it")
         mapping = self._mappings[target.__name__]
         alias = quoted(f"via {ref.name}")
         self._joins[ref.name] = (
@@ -76,9 +80,9 @@ class Statement:
     # -- conditions ---------------------------------------------------------------------
 
     def condition(self, filter: Filter[Any] | None) -> str:
-        """A filter as SQL that is 1 or 0 (or NULL, which counts as 0)."""
+        """A filter as SQL that is true or false (or NULL, which counts as false)."""
         if filter is None:
-            return "1"
+            return "TRUE"
         if isinstance(filter, Not):
             return f"({self.condition(filter.part)}) IS NOT TRUE"
         if isinstance(filter, Compare):
@@ -87,7 +91,7 @@ class Statement:
             return self._synced(filter)
         parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
         joined = (" AND " if isinstance(filter, AllOf) else " OR ").join(parts)
-        return joined or ("1" if isinstance(filter, AllOf) else "0")
+        return joined or ("TRUE" if isinstance(filter, AllOf) else "FALSE")
 
     def _comparison(self, filter: Compare[Any]) -> str:
         column = self.column(filter.path)
@@ -104,14 +108,14 @@ class Statement:
         if filter.op is Op.EQ:
             return f"{column} = {self.bind(value)}"
         if filter.op is Op.NE:
-            return f"{column} IS NOT {self.bind(value)} AND {self.loaded(filter.path)}"
+            return f"{column} IS DISTINCT FROM {self.bind(value)} AND {self.loaded(filter.path)}"
         return f"{column} {_COMPARISONS[filter.op]} {self.bind(value)}"
 
     def _synced(self, filter: Synced[Any]) -> str:
         alias, mapping = self._owner(filter.path)
         name = filter.path[-1].name
         if name == "id":
-            raise UsageError(f"{filter.path[-1]!r} has no age of its own", hint="name a field")
+            raise UsageError(f"{filter.path[-1]!r} has no age", hint="name a field")
         if name not in mapping.types:
             raise UnknownName("field", name, mapping.types, where=mapping.entity.__name__)
         synced = f"coalesce({mapping.synced(name, alias)}, {NEVER})"
@@ -120,22 +124,23 @@ class Statement:
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
-        inside = f"{column} IN ({self._listed([value for value in values if value is not None])})"
+        inside = f"{column} IN {self._listed([value for value in values if value is not None])}"
         if None in values:
             return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
         return inside
 
     def _listed(self, values: list[Any]) -> str:
-        """Values as one parameter, however many; SQLite's JSON would cut a text at a NUL."""
+        """A set of values as one parameter; with a NUL in a text, which no array holds, as many."""
         if not any(isinstance(value, str) and "\0" in value for value in values):
-            return f"SELECT value FROM json_each({self.bind(json.dumps(values))})"
+            dialect = self.mapping.dialect
+            return dialect.set_of(self.bind(dialect.array(values)))
         if len(values) > _MOST_VALUES:
             raise UsageError(f"a list with a NUL in it holds at most {_MOST_VALUES:,} values")
-        return ", ".join(self.bind(value) for value in values)
+        return f"({', '.join(self.bind(value) for value in values)})"
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
         if not holds.check(value) and value is not None:
-            raise UsageError(f"{field!r} holds {holds.expected}; {value!r} is none")
+            raise UsageError(f"{field!r} holds {holds.expected}, not {value!r}")
         return encode_one(holds, value)
 
     def _text(self, op: Op, column: str, text: str) -> str:
@@ -158,7 +163,7 @@ class Statement:
         return f"{near} OR {self.far(terms[0])}" if has_far(terms, values) else near
 
     def near(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
-        """True for the rows behind a key that are empty in its first field, or filled, as the key is."""
+        """True for the rows behind a key whose first field is empty or filled as the key's is."""
         column, value = self.column(terms[0].path), values[0]
         if value is None:
             return f"({column} IS NULL AND ({self.after(terms[1:], values[1:])}))"
@@ -169,7 +174,7 @@ class Statement:
         )
 
     def far(self, term: Order) -> str:
-        """True for the others behind it: empty values stand before all others."""
+        """True for the other rows behind it; empty values sort before all others."""
         return f"{self.column(term.path)} IS {'' if term.descending else 'NOT '}NULL"
 
 
@@ -181,13 +186,13 @@ def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
 def selects(
     mappings: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int
 ) -> Iterator[tuple[str, list[Any]]]:
-    """The statements of one page, to be run until there are enough rows.
+    """The statements of one page, to be run in turn until there are enough rows.
 
-    Each gives ``(id, *fields, *loaded words, *order values)`` and is one range of the first
-    field, so that an index on it leads straight to where the page begins.
+    Each gives ``(id, *fields, *bitmaps, *order values)`` and is one range of the first field of
+    the order, so that an index on it leads straight to where the page begins.
     """
     if query.cursor is None:
-        yield _select(mappings, query, limit, lambda statement: "1")
+        yield _select(mappings, query, limit, lambda statement: "TRUE")
         return
     key = read_cursor(query)
     if not query.order:
@@ -207,7 +212,7 @@ def _select(
     statement = Statement(mappings, query.entity)
     names = chosen(statement.mapping, query)
     columns = ["t._id", *(f"t.{quoted(n)}" for n in names)]
-    columns += [f"t.{quoted(word)}" for word in statement.mapping.bitmaps]
+    columns += [f"t.{quoted(bitmap)}" for bitmap in statement.mapping.bitmaps]
     columns += [statement.column(term.path) for term in query.order]
     where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})", f"({behind(statement)})"]
     order = statement.order(query.order)
@@ -219,7 +224,7 @@ def _select(
 
 
 def count(mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
-    """The statement that counts what fits."""
+    """The statement that counts the rows of a query."""
     statement = Statement(mappings, query.entity)
     condition = statement.condition(query.filter)
     return (
@@ -229,7 +234,7 @@ def count(mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple
 
 
 def chosen(mapping: TableMapping[Any], query: Query[Any]) -> list[str]:
-    """The fields that a query wants; UnknownName for one that the entity does not have."""
+    """The fields that a query selects; UnknownName for one that the entity does not have."""
     if query.fields is None:
         return list(mapping.types)
     for name in query.fields:
@@ -267,7 +272,7 @@ def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:
 
 
 def _is_key(value: object) -> bool:
-    """Whether SQLite can compare with a value of a cursor."""
+    """Whether a column can be compared with a value of a cursor."""
     return value is None or is_text(value) or CHECKS[Kind.INTEGER](value) or CHECKS[Kind.REAL](value)
 
 

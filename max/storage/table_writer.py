@@ -1,8 +1,17 @@
-"""The table writer: what one response brought is stored, in a transaction of its caller."""
+"""The table writer: stores what one response brought, inside a transaction of its caller.
+
+Rule 1: everything that a delivery means is written here, in one order: the origin of the changes,
+invalid rows, the listing, rows by entity, tombstones, members, the ends of listings and feeds.
+Whoever reads sees all of it or nothing.
+
+Rule 2: a row that would not change is not written.  An upsert compares first, so that a sync
+which brings nothing new writes one load for a page and none of its rows.
+
+Rule 3: a response never replaces a value that a later request brought (see freshness.py).
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -21,14 +30,18 @@ from .quarantine import Quarantine, ValidatedRows
 from .rows import EncodedRows, TableMapping, load_column
 from .tables import MIGRATIONS, Tables
 
-RESTORE = """
-    UPDATE {table} SET _removed_at = NULL
-     WHERE _removed_at <= :at AND _id IN (SELECT value FROM json_each(:ids))
+COUNT_NEW = """
+    SELECT count(*) FROM {each:ids} AS named
+     WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value)
 """
-STRANGERS = """
+RESTORE = """
+    UPDATE {table} SET _removed_at = NULL WHERE _removed_at <= :at AND _id IN {set:ids}
+"""
+# A listing of ids named rows that are not stored: the next listing of the parent must be a full one.
+NEW_IDS = """
     UPDATE _max_listing SET invalidated_at = :at
      WHERE id = :listing AND EXISTS (
-        SELECT 1 FROM json_each(:ids) AS named
+        SELECT 1 FROM {each:ids} AS named
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
 """
@@ -68,71 +81,76 @@ class TableWriter(Tables):
 
     # -- writing --------------------------------------------------------------------------
 
-    def write(self, connection: Connection, arrival: Delivery, *, dated: bool = True) -> WriteResult:
-        """Store an arrival, all or nothing: run it inside a transaction.
+    def write(self, connection: Connection, delivery: Delivery, *, dated: bool = True) -> WriteResult:
+        """Store a delivery.
 
         Without ``dated`` nothing is recorded about when the fields were synced.
         """
         if self.history.recording:
-            self.history.set_origin(connection, arrival, dated=dated)
-        by_entity = by_type(arrival.entities)
-        sifted = [
-            self.quarantine.validate(connection, self.mapping(kind), e, arrival)
-            for kind, e in by_entity.items()
+            self.history.set_origin(connection, delivery, dated=dated)
+        validated = [
+            self.quarantine.validate(connection, self.mapping(kind), entities, delivery)
+            for kind, entities in by_type(delivery.entities).items()
         ]
-        place = (
-            self.membership.open_listing(connection, arrival.listing) if arrival.listing is not None else None
+        position = (
+            self.membership.open_listing(connection, delivery.listing)
+            if delivery.listing is not None
+            else None
         )
-        at = arrival.requested_at if dated else None
+        at = delivery.requested_at if dated else None
         counts = {
-            one.mapping.entity.__name__: self._store(connection, arrival, one, at, place) for one in sifted
+            one.mapping.entity.__name__: self._store(connection, delivery, one, at, position)
+            for one in validated
         }
-        removed = self.removals.apply_tombstones(connection, arrival.removed, arrival.requested_at)
-        self.quarantine.forget(connection, arrival.removed)
-        self._record_members(connection, arrival, [(one.mapping, one.existing) for one in sifted], place)
+        removed = self.removals.apply_tombstones(connection, delivery.removed, delivery.requested_at)
+        self.quarantine.forget(connection, delivery.removed)
+        self._record_members(
+            connection, delivery, [(one.mapping, one.existing) for one in validated], position
+        )
         counts = {entity: number for entity, number in counts.items() if number}
-        return WriteResult(counts, removed, sum(one.quarantined for one in sifted))
+        return WriteResult(counts, removed, sum(one.quarantined for one in validated))
 
     def _store(
         self,
         connection: Connection,
-        arrival: Delivery,
-        sifted: ValidatedRows,
+        delivery: Delivery,
+        validated: ValidatedRows,
         at: float | None,
-        place: PagePosition | None,
+        position: PagePosition | None,
     ) -> int:
-        """Store what came of one entity; how many rows that counts for: of what came along, new ones only."""
-        mapping, groups, listing = sifted.mapping, sifted.groups, arrival.listing
+        """Store the rows of one entity; how many count: of those that only came along, the new ones."""
+        mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
         if listing is not None and mapping.entity is not listing.collection.child:
-            before = last_row(connection, mapping)
+            ids = connection.dialect.array(id for rows in groups for id in rows.ids)
+            (number,) = connection.execute(mapping.sql(COUNT_NEW), {"ids": ids}).fetchone()
             self._write_groups(connection, mapping, groups, at, None)
-            return last_row(connection, mapping) - before
+            return int(number)
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
-            groups = self._restore(connection, mapping, groups, arrival.requested_at, place)
-        elif arrival.changes is not None:
-            self._mark_uncovered(connection, mapping, groups, arrival.changes.feed, arrival.requested_at)
-        self._write_groups(connection, mapping, groups, at, place)
+            groups = self._restore(connection, mapping, groups, delivery.requested_at, position)
+        elif delivery.changes is not None:
+            self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
+        self._write_groups(connection, mapping, groups, at, position)
         return number
 
     def _record_members(
         self,
         connection: Connection,
-        arrival: Delivery,
+        delivery: Delivery,
         encoded: Sequence[tuple[TableMapping[Any], Sequence[EncodedRows]]],
-        place: PagePosition | None,
+        position: PagePosition | None,
     ) -> None:
-        """Who is whose now, and with the last page how far the listing or the feed was read."""
-        listing, changes = arrival.listing, arrival.changes
-        if listing is not None and place is not None:
-            began_at = arrival.requested_at if listing.began_at is None else listing.began_at
-            received_at = arrival.requested_at if arrival.received_at is None else arrival.received_at
+        """Store the members of the page, and with the last page the end of the listing or the feed."""
+        listing, changes = delivery.listing, delivery.changes
+        if listing is not None and position is not None:
+            began_at = delivery.requested_at if listing.began_at is None else listing.began_at
+            received_at = delivery.requested_at if delivery.received_at is None else delivery.received_at
             child = self.mapping(listing.collection.child)
             groups = next((groups for mapping, groups in encoded if mapping is child), [])
-            self.membership.add_members(connection, listing, groups, place)
+            self.membership.add_members(connection, listing, groups, position)
             if listing.last:
                 closing = listing.replace(began_at=began_at)
-                self.membership.close_listing(connection, closing, place, at=received_at)
+                self.membership.close_listing(connection, closing, position, at=received_at)
                 self.quarantine.close(connection, listing, began_at)
         if changes is not None:
             for mapping, groups in encoded:
@@ -146,19 +164,19 @@ class TableWriter(Tables):
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float,
-        place: PagePosition | None,
+        position: PagePosition | None,
     ) -> list[EncodedRows]:
-        """Bring back what exists after all; the groups that bring more than an id.
+        """Restore removed rows that a listing of ids names; the groups that have more than ids.
 
-        Who can be seen again, or for the first time, may have changed long ago: a listing of
-        changes does not tell of it, so that the next one has to be of everything.
+        A row that is new, or visible again, may have changed long ago.  No listing of changes
+        names it, so the next listing has to be a full one.
         """
         bare = [id for rows in groups if not rows.names for id in rows.ids]
-        values = {"at": at, "ids": json.dumps(bare)}
-        if place is not None:
-            where = {"listing": place.listing, "entity": mapping.entity.__name__}
-            connection.execute(STRANGERS.format(table=quoted(mapping.table)), values | where)
-        connection.execute(RESTORE.format(table=quoted(mapping.table)), values)
+        values = {"at": at, "ids": connection.dialect.array(bare)}
+        if position is not None:
+            where = {"listing": position.listing, "entity": mapping.entity.__name__}
+            connection.execute(mapping.sql(NEW_IDS), values | where)
+        connection.execute(mapping.sql(RESTORE), values)
         return [rows for rows in groups if rows.names]
 
     def _mark_uncovered(
@@ -169,7 +187,7 @@ class TableWriter(Tables):
         feed: str,
         at: float,
     ) -> None:
-        """What a feed names has changed: those of its fields that the feed does not bring are stale."""
+        """A row that a feed names has changed: its fields that the feed does not bring are stale."""
         covered = self.membership.fields_covered(mapping.entity, feed)
         for rows in groups:
             stale = [name for name in covered if name not in rows.names]
@@ -182,19 +200,19 @@ class TableWriter(Tables):
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
-        place: PagePosition | None,
+        position: PagePosition | None,
     ) -> None:
-        """Store the rows of one entity; of those of which something newer is known, only the rest."""
+        """Store the rows of one entity, without the values that a later request has brought."""
         if at is None:
-            self._write_rows(connection, mapping, groups, at, place)
+            self._write_rows(connection, mapping, groups, at, position)
             return
         newer = self.freshness.newer_fields(
             connection, mapping, chain.from_iterable(r.ids for r in groups), at
         )
         if not newer:
-            self._write_rows(connection, mapping, groups, at, place)
+            self._write_rows(connection, mapping, groups, at, position)
         else:
-            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, place)
+            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position)
             self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None)
         self.removals.clear_candidates(connection, mapping, groups, at)
 
@@ -204,20 +222,20 @@ class TableWriter(Tables):
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float | None,
-        place: PagePosition | None,
+        position: PagePosition | None,
     ) -> None:
-        """Upsert rows and remember which page brought them."""
+        """Upsert rows and record which load brought them."""
         if not groups:
             return
-        parts, fields = covered_groups(mapping, groups) if at is not None else ((), ())
+        covered, fields = covered_groups(mapping, groups) if at is not None else ((), ())
         loads: list[Any] = []
-        if parts and at is not None:
-            loads = [self.freshness.record_load(connection, mapping, fields, at, place)] * len(parts)
+        if covered and at is not None:
+            loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
         for rows in groups:
-            key = rows.names, parts
+            key = rows.names, covered
             statement = mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
             connection.executemany(statement, rows.tuples(*mapping.bitmap_values(rows.names), *loads))
-            alone = [name for name in rows.names if mapping.load_groups[name] not in parts]
+            alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
 
@@ -232,7 +250,7 @@ class TableWriter(Tables):
         synced_at: float | None,
         recorded_at: float,
     ) -> None:
-        """Note when fields of some refs were synced, or (None) that what is older is stale."""
+        """Record when fields of some refs were synced; with None, that they are stale since then."""
         by_entity: dict[type[Entity], list[str]] = {}
         for ref in refs:
             by_entity.setdefault(ref.entity, []).append(ref.id)
@@ -247,8 +265,8 @@ class TableWriter(Tables):
     def invalidate(
         self, connection: Connection, query: Query[Any], fields: Sequence[str], *, at: float
     ) -> int:
-        """Count as stale what fits a query and was synced at or before ``at``; how many rows that are."""
-        number = self.count(connection, query)  # before the filter's own ages change
+        """Mark fields of a query's rows as stale that were synced at or before ``at``; how many rows."""
+        number = self.count(connection, query)  # before the ages change that the filter may ask for
         self.freshness.invalidate(connection, query, fields, at=at)
         self._relist(connection, query.entity, fields, at, whole=query.filter is None)
         return number
@@ -262,35 +280,30 @@ class TableWriter(Tables):
         *,
         whole: bool = False,
     ) -> None:
-        """What only comes with a listing is fetched by listing in full."""
+        """Fields that only come with a listing are fetched by listing in full."""
         collections = self.membership.collections_bringing(entity, fields)
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
 
 
 def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
-    """Entities apart by their type, in the order of the first of each."""
+    """Entities by type, in the order of the first of each type."""
     types = list(map(type, entities))
     if len(set(types)) == 1:
         return {types[0]: entities}
     return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
-def last_row(connection: Connection, mapping: TableMapping[Any]) -> int:
-    """The number of an entity's newest row; 0 when it has none."""
-    return int(connection.execute(f"SELECT max(_row) FROM {quoted(mapping.table)}").fetchone()[0] or 0)
-
-
 def upsert(mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]) -> str:
-    """The statement that stores rows with these fields; rows that stay as they are are not written."""
+    """The statement that stores rows with these fields, and leaves rows alone that would not change."""
     loads = [quoted(load_column(group)) for group in load_groups]
     bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
     fields = [quoted(name) for name in names]
     columns = ['"_id"', *fields, *bitmaps, *loads]
     changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
-    changes += [f"{word} = {word} | excluded.{word}" for word in bitmaps]
-    differs = [f"{c} IS NOT excluded.{c}" for c in (*fields, *loads)]
-    differs += [f"{word} & excluded.{word} IS NOT excluded.{word}" for word in bitmaps]
+    changes += [f"{c} = {c} | excluded.{c}" for c in bitmaps]
+    differs = [f"{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
+    differs += [f"({c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
     return (
         f"INSERT INTO {quoted(mapping.table)} ({', '.join(columns)})"
         f" VALUES ({', '.join('?' * len(columns))})"
