@@ -1,12 +1,10 @@
-"""The engine: one SQLite file that holds an installation's entities, and how old they are.
+"""The engine: the entities of one installation in its database, and how old they are.
 
-Rule 1: what one arrival brings (rows, removals, links, freshness, the listing's bookmark) is
-written by one function inside one transaction that somebody else owns.
+Rule 1: what one delivery brings (rows, removals, members, freshness, bookmarks) is written by
+one function, inside one transaction of its caller.
 
-Rule 2: freshness.py says how old everything is, membership.py who lists it and what is gone.
-
-The synchronous half (Tables) knows SQL and no event loop; SqliteEngine and SqliteSyncMeta
-put it behind the protocols of core.py.
+Rule 2: everything here is a thin face.  storage/ holds the SQL and knows no event loop;
+SqliteEngine and SqliteSyncMeta put it behind the protocols of core.py.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ DAY = 86_400.0  # seconds
 
 
 class SqliteEngine(Engine):
-    """The engine protocol on one Database, which others may share for their transactions.
+    """The engine protocol on one Database, which other parts may share for their transactions.
 
     The resolver has the schema, and knows what each listing and feed brings; the policy says how
     the schema came to be, and what may become of an entity.
@@ -75,7 +73,7 @@ class SqliteEngine(Engine):
         await self._database.transact(work)
 
     async def stop(self) -> None:
-        """Nothing to give back: the database belongs to whoever opened it."""
+        """Nothing: the database belongs to the caller, who opened it."""
 
     def query(self, entity: type[E]) -> BoundQuery[E]:
         """Begin a query."""
@@ -90,7 +88,7 @@ class SqliteEngine(Engine):
         return await self._database.read(lambda connection: self.tables.count(connection, query))
 
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
-        """One entity with what is stored of it."""
+        """One entity with its stored fields."""
         return await self._database.read(lambda connection: self.tables.load(connection, ref, *fields))
 
     async def load_collection(
@@ -105,12 +103,12 @@ class SqliteEngine(Engine):
 
     async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
         """Upsert in one transaction."""
-        arrival = Delivery(entities, requested_at or 0.0)
+        delivery = Delivery(entities, requested_at or 0.0)
         dated = requested_at is not None
-        return await self._database.transact(lambda c: self.tables.write(c, arrival, dated=dated))
+        return await self._database.transact(lambda c: self.tables.write(c, delivery, dated=dated))
 
     def prepare_write(self, delivery: Delivery) -> Write:
-        """The work that stores an arrival inside a transaction of this engine's database."""
+        """The work that stores a delivery inside a transaction of this engine's database."""
         return Write(self._database, lambda connection: self.tables.write(connection, delivery))
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
@@ -125,7 +123,7 @@ class SqliteEngine(Engine):
         return ChangeFeed(read, since)
 
     async def tidy(self, now: float) -> None:
-        """After a sync: build the indexes that reading wants, drop what nothing points at, purge."""
+        """After a sync: build the indexes for reading, drop unused loads, purge what is long gone."""
 
         def work(connection: Connection) -> None:
             self.tables.build_indexes(connection)

@@ -73,12 +73,12 @@ def has_part(connection: Connection, owner: str) -> bool:
 
 
 def is_catalogued(connection: Connection) -> bool:
-    """Whether Max has ever created tables here, in the layout of this version."""
+    """Whether Max has ever created tables here, as this version lays them out."""
     return bool(connection.dialect.columns(connection, "_max_object"))
 
 
 def is_older(connection: Connection) -> bool:
-    """Whether the tables are of the layout before 0.1.0, which had no catalogue."""
+    """Whether the tables are of a Max before 0.1.0, which had no catalogue."""
     return bool(connection.dialect.columns(connection, "_max_migration")) and not is_catalogued(connection)
 
 

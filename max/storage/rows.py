@@ -1,10 +1,20 @@
-"""Rows: entities as the columns of SQLite, and back.
+"""Rows: entities as the columns of a table, and back.
 
 Rule 1: values are checked and encoded a column at a time.  The types of a whole column are
-looked up in C; only a column that holds something unusual is looked at value by value.
+looked up in C; only a column with something unusual in it is checked value by value.
 
-Rule 2: NULL alone never says whether a field was loaded.  ``_loaded`` is a bit for each
-field; 62 fit a column, and wider entities have more of them.
+Rule 2: NULL never says whether a field was loaded.  Every field has a bit, and a row's bitmap
+``_loaded`` has the bits of the fields that any response brought.  62 bits fit a column; wider
+entities have ``_loaded_1`` and so on.
+
+Example: name has bit 0 and mail bit 1.  After a response with a name and no mail a row is
+``('Ada', NULL, 1)``: mail is not loaded.  After one that says that there is no mail it is
+``('Ada', NULL, 3)``: mail is empty.  An upsert sets bits (``_loaded | excluded._loaded``) and
+never clears one, so a partial response leaves the other fields as they were.
+
+Rule 3: no column says how old a row is.  Each load group (fields that always
+arrive together) has a column with the id of the load that last brought it, and ``_max_load``
+says when that load was requested.
 """
 
 from __future__ import annotations
@@ -23,7 +33,7 @@ from ..model.entities import ID, LOCAL, E, Entity, FieldType, Ref, check_entity
 from ..model.values import INTEGER_LIMIT, Kind, datetime_of, datetime_text
 from .database import Dialect, quoted
 
-BITS = 62  # fields whose bits fit one _loaded column, signs and JSON readers kept out of trouble
+BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
 
 NEVER = "-1e999"  # before every time, as SQL writes it
 
@@ -51,7 +61,7 @@ _TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope
 
 
 class InvalidColumn(Exception):
-    """Some value of a column does not fit; who encodes finds out which."""
+    """A value of the column is invalid; the caller finds out which."""
 
 
 def json_text(value: Any) -> str:
@@ -60,7 +70,7 @@ def json_text(value: Any) -> str:
 
 
 def encode_one(holds: FieldType, value: Any) -> Any:
-    """A value that fits, as SQLite stores it."""
+    """A valid value as it is stored."""
     if value is None:
         return None
     if holds.kind is Kind.DATETIME:
@@ -90,7 +100,7 @@ def decode_column(holds: FieldType, column: Column) -> Column:
 
 
 def encode_column(holds: FieldType, column: Column) -> Column:
-    """A whole column as SQLite stores it; Unfit when a value does not fit."""
+    """A whole column as it is stored; InvalidColumn when a value is invalid."""
     kinds = set(map(type, column))
     if NoneType in kinds:
         if not holds.optional:
@@ -141,7 +151,7 @@ def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) ->
 
 
 def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
-    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, kept as they are but for the zone."""
+    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, stored as they are without the zone."""
     if not _same_shape(values):
         return _encode_each(holds, column)
     try:
@@ -156,9 +166,9 @@ def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column
 
 
 def _same_shape(values: list[str]) -> bool:
-    """Whether all are UTC times of one width: seen by every nth character of all of them at once.
+    """Whether all are UTC times of one width, seen by the nth characters of all of them at once.
 
-    Then it is enough to check that such moments exist.
+    Then only the moments are left to be checked.
     """
     width, joined = len(values[0]), "".join(values)
     if width not in (20, 24, 27) or len(set(map(len, values))) > 1 or "T24" in joined:
@@ -168,7 +178,7 @@ def _same_shape(values: list[str]) -> bool:
 
 
 def _common_end(values: list[str]) -> int | None:
-    """Where all of them end but for trailing zeros and the zone, when that is one place."""
+    """Where all texts end without trailing zeros and the zone; None when not at one place."""
     width, joined = len(values[0]), "".join(values)
     if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
         return 19
@@ -206,7 +216,7 @@ _ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
 
 
 class EncodedRows:
-    """Entities of one type that hold the same fields: their ids and their encoded columns."""
+    """Entities of one type with the same fields: their ids and their encoded columns."""
 
     def __init__(self, names: tuple[str, ...], ids: list[str], columns: list[Column]) -> None:
         self.names, self.ids, self.columns = names, ids, columns
@@ -258,7 +268,7 @@ class TableMapping(Generic[E]):
         return bitmaps
 
     def loaded(self, name: str, alias: str) -> str:
-        """SQL that is true when a field of the row was loaded."""
+        """SQL that is true when a field of the row is loaded."""
         number, bit = divmod(self.bits[name], BITS)
         return f"({alias}.{quoted(self.bitmaps[number])} & {1 << bit}) <> 0"
 
@@ -284,7 +294,7 @@ class TableMapping(Generic[E]):
         )
 
     def encode(self, entities: Sequence[Entity]) -> list[EncodedRows]:
-        """Rows grouped by the fields they hold; InvalidEntity names every value that does not fit."""
+        """Rows grouped by the fields that they have; InvalidEntity names every invalid value."""
         groups = _by_fields(self._once_each(entities))
         try:
             return [self._encode_group(names, records) for names, records in groups.items()]
@@ -292,7 +302,7 @@ class TableMapping(Generic[E]):
             raise InvalidEntity([m for one in entities for m in check_entity(one)]) from None
 
     def _once_each(self, entities: Sequence[Entity]) -> list[dict[str, Any]]:
-        """The records' values; of several records of one thing the later fields hold."""
+        """The values of each entity; when one comes twice, the later fields replace the earlier."""
         records = [entity._values for entity in entities]
         if len({str(values["id"]) for values in records}) == len(records):
             return records
@@ -337,7 +347,7 @@ class TableMapping(Generic[E]):
                 del record[name]
 
     def _entities(self, records: Iterable[dict[str, Any]]) -> list[E]:
-        """Entities without their constructor: what was stored has been checked."""
+        """Entities made without their constructor, since stored values have been checked."""
         entity, made = self.entity, []
         for record in records:
             one = object.__new__(entity)
@@ -347,7 +357,7 @@ class TableMapping(Generic[E]):
 
 
 def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """The records by the fields that they hold; mostly all of them hold the same."""
+    """Records grouped by the fields that they have; usually all have the same."""
     shapes = set(map(tuple, records))
     if len(shapes) == 1:
         return {shapes.pop(): records}

@@ -1,8 +1,12 @@
-"""Planning: what it takes to make stored data fit what a connector declares now.
+"""Schema diff: the plan that makes stored data fit what a connector declares now.
 
-Nothing is written here.  A plan says of each difference what will happen, what it costs, and
-whether old queries go on to work; what cannot be done safely names the declaration that would
-allow it.
+Nothing is written here.  The plan says for each difference what will happen, what it costs, and
+whether old queries still work.  A change that is not safe is refused, and the refusal names the
+declaration that would allow it.
+
+Example: the database has Task.name, the connector declares Task.title.  Without a migration that
+reads as "name is hidden, title is new": allowed, since nothing is lost.  With
+``RenameField("Task", "name", "title")`` the column is renamed and keeps its values.
 """
 
 from __future__ import annotations
@@ -47,10 +51,10 @@ GONE = "is no longer declared: hidden, and kept"
 
 
 class StoredField:
-    """A field or a collection: what the database has, and where it has come to in the plan.
+    """A field or a collection as it is stored, and as the plan has changed it so far.
 
     ``origin`` is the entity and the name under which it is stored; ``using`` the conversions
-    that it is to go through, None among them when it is to be fetched anew.
+    that it is to go through; None among them means that it is fetched again.
     """
 
     def __init__(self, declared: Json, origin: Path, *, hidden: bool) -> None:
@@ -76,7 +80,7 @@ class StoredField:
 
 
 class StoredEntity:
-    """An entity as the database has it, with its fields and collections by name.
+    """An entity as it is stored, with its fields and collections by name.
 
     ``origin`` is the name under which it is stored, before anything is changed.
     """
@@ -90,7 +94,7 @@ Shape = dict[str, StoredEntity]
 
 
 def read_shape(connection: Connection) -> Shape | None:
-    """What the database holds, hidden things included; None when it holds nothing yet."""
+    """The stored entities, hidden ones included; None when the database holds nothing yet."""
     if not has_part(connection, "engine"):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
@@ -160,14 +164,14 @@ class SchemaChange(Struct):
         return f"{self.entity}.{self.name}" if self.name else self.entity
 
     def to_json(self) -> Json:
-        """What is to be known of it as JSON data."""
+        """The change as JSON data."""
         names = ("entity", "name", "kind", "words", "compatible", "migration", "rows", "fetch")
         data = {name: getattr(self, name) for name in names}
         return data | {"name": self.name or None, "refused": self.refused or None}
 
 
 class MigrationPlan(Struct):
-    """What an upgrade does to a database; ``fresh`` when there is nothing in it yet.
+    """What an upgrade does to a database; ``fresh`` when nothing is stored yet.
 
     ``version`` is the newest migration that is recorded, ``known`` the newest there is.
     """
@@ -185,11 +189,11 @@ class MigrationPlan(Struct):
 
     @property
     def changes_data(self) -> bool:
-        """Whether anything is to be done to what is stored."""
+        """Whether stored data is changed."""
         return any(change.work is not None for change in self.changes)
 
     def check(self) -> None:
-        """SchemaError, naming everything that cannot be done and what would allow it."""
+        """SchemaError that names every refused change, and what would allow it."""
         refused = [change for change in self.changes if change.refused]
         if refused:
             message = "\n".join(f"{change.where} {change.words}" for change in refused)
@@ -202,7 +206,7 @@ class MigrationPlan(Struct):
 
 
 class Planner:
-    """Walks through migrations and differences, noting what each needs; writes nothing."""
+    """Goes through migrations and differences, and notes the change for each; writes nothing."""
 
     def __init__(self, connection: Connection, shape: Shape, resolver: Resolver) -> None:
         self._connection, self._shape, self._resolver = connection, shape, resolver
@@ -227,7 +231,7 @@ class Planner:
     # migrations
 
     def migrate(self, change: MigrationStep) -> None:
-        """Note what a declared change does, and go on with what it leads to."""
+        """Note what one step of a migration does, and apply it to the shape."""
         name, field = subject(change)
         entity = self._shape.get(name)
         if entity is None or (field and field not in entity.fields):
@@ -342,7 +346,7 @@ class Planner:
         )
 
     def _feeds(self, root: str) -> list[str]:
-        """What the feeds of a root are called among the lists."""
+        """The names of the feeds of a root."""
         feeds = [one for one in self._resolver.loaders if isinstance(one, FeedLoader)]
         return [one.name for one in feeds if one.root.__name__ == root]
 
@@ -380,7 +384,7 @@ class Planner:
     # differences
 
     def compare(self) -> None:
-        """Note what distinguishes what is stored, or has come of it, from what is declared."""
+        """Note each difference between the shape and what is declared."""
         schema = self._resolver.schema
         declared = {one["name"]: one for one in schema.to_json()["entities"]}
         for name, one in declared.items():
@@ -454,7 +458,7 @@ class Planner:
             self._note(*path, "new field", "is new", fetch=fetch, work=lacking)
 
     def _retype(self, stored: StoredEntity, field: StoredField, entity: type[Entity], declared: Json) -> None:
-        """Note what another type means for a field that no migration speaks of."""
+        """Note what another type means for a field that no migration converts."""
         old, path = field.declared, (stored.name, declared["name"])
         wider = (old["kind"], declared["kind"]) == (Kind.INTEGER, Kind.REAL)
         if old["target"] != declared["target"] or (old["kind"] != declared["kind"] and not wider):
@@ -472,7 +476,7 @@ class Planner:
         lost = self._count(field.origin[0], f"_removed_at IS NULL AND {too_large(field.column)}")
         words = "holds floats now"
         if lost:
-            words += f"; {lost} integers are too large for one, and are fetched anew"
+            words += f"; {lost} integers are too large for one, and are fetched again"
         self._note(
             *path,
             "wider",
@@ -489,7 +493,7 @@ class Planner:
         )
         words = "may not be empty any more"
         if none:
-            words += f"; in {none} rows it is, and is fetched anew"
+            words += f"; in {none} rows it is, and is fetched again"
         condition = f"{quoted(path[1])} IS NULL"
         self._note(
             *path,
@@ -505,7 +509,7 @@ class Planner:
         old, new, using = type_of(field.declared), entity.types()[name], field.using_all
         path = stored.name, name
         kind = words_of({"kind": str(new.kind), "optional": new.optional, "target": target_of(new)})
-        how = "fetched anew" if using is None else "converted"
+        how = "fetched again" if using is None else "converted"
         self._note(
             *path,
             "converted",
@@ -547,12 +551,12 @@ class Planner:
 
 
 def lacking(_: SchemaOperations) -> int:
-    """What is new is in no row yet."""
+    """The work of a change after which rows lack something new."""
     return 1
 
 
 def subject(change: MigrationStep) -> Path:
-    """The entity that a change speaks of, and the field, or ""."""
+    """The entity of a migration step, and the field, or ""."""
     if isinstance(change, RenameEntity):
         return change.old, ""
     if isinstance(change, DropEntity):
@@ -571,15 +575,15 @@ def target_of(holds: FieldType) -> str | None:
 
 
 def type_of(declared: Json) -> FieldType:
-    """A stored field's type; what a ref pointed at may be gone, so any class of that name does."""
+    """A stored field's type; the target of a ref may be gone, so any class of its name is used."""
     target = type(declared["target"], (Entity,), {}) if declared["target"] else None
     return FieldType(Kind(declared["kind"]), declared["optional"], target)
 
 
 def bringing(resolver: Resolver, entity: type[Entity], name: str) -> list[str]:
-    """The collections with which a field comes along, when no loader fetches it by itself.
+    """The collections whose listings bring a field that no loader fetches alone.
 
-    Without a name: those that list the entity, or bring something of it.
+    Without a name: those that list the entity, or bring some field of it.
     """
     if name and resolver.loader_for(FieldOf(entity, name)) is not None:
         return []

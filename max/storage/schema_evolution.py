@@ -32,8 +32,8 @@ from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .schema_operations import SchemaOperations
 
-RELIST = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
-AFTERWARDS = 1e-3  # seconds after the newest answer: what a listing that began before then leaves open
+LIST_IN_FULL = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
+AFTERWARDS = 1e-3  # seconds after the latest request: no listing that began before then counts as full
 VALUES_STAY = frozenset({"new entity", "new field", "new collection", "renamed", "back", "members"})
 
 
@@ -59,7 +59,7 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
 
 
 def _recorded(connection: Connection, policy: SchemaPolicy) -> int:
-    """How many migrations are recorded, each as it is declared."""
+    """How many migrations are recorded; StorageError when one was edited since."""
     if not is_catalogued(connection):
         return 0
     sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
@@ -74,7 +74,7 @@ def _recorded(connection: Connection, policy: SchemaPolicy) -> int:
         if digest != migration.digest:
             raise StorageError(
                 f"migration {version} of {policy.name} ({migration.purpose}) was changed after it ran",
-                hint="restore it as it was released, and declare what is new in a migration of its own",
+                hint="restore it as it was released, and declare the new change in another migration",
             )
     return len(done)
 
@@ -142,7 +142,7 @@ def evolve(
         table = f"_{schema.table(name)}"
         number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
     at = latest_request(connection) + AFTERWARDS
-    connection.executemany(RELIST, [(at, name) for name in sorted(lacking)])
+    connection.executemany(LIST_IN_FULL, [(at, name) for name in sorted(lacking)])
     mappings = read_mappings(connection, schema)
     for mapping in mappings.values():
         create_table(connection, mapping)
@@ -156,7 +156,7 @@ def evolve(
 def _perform(
     connection: Connection, operations: SchemaOperations, found: MigrationPlan, resolver: Resolver
 ) -> set[str]:
-    """Do what is planned; the collections that bring what is lacking then."""
+    """Do what is planned; the collections whose listings bring what the rows lack then."""
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
         interrupt(connection)
     lacking: set[str] = set()
@@ -169,7 +169,7 @@ def _perform(
 
 
 def _tried_again(connection: Connection, found: MigrationPlan) -> list[SchemaChange]:
-    """The changes of entities of which something stands aside: it may fit now."""
+    """The changes of entities with rows in quarantine: those may be valid now."""
     aside = quarantined_entities(connection)
     return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 

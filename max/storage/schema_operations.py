@@ -197,7 +197,7 @@ class SchemaOperations:
             lost = self.clear_values(path)
             with self._replacement_column(path, holds):
                 return lost
-        self._connection.execute("CREATE TEMPORARY TABLE _max_unfit (row INTEGER PRIMARY KEY)")
+        self._connection.execute("CREATE TEMPORARY TABLE _max_unconvertible (row INTEGER PRIMARY KEY)")
         with self._replacement_column(path, holds) as table:
             for rows in self._loaded_values(path):
                 values = decode_column(old, [stored for _, stored in rows])
@@ -205,12 +205,12 @@ class SchemaOperations:
                     (_converted(value, using, holds), row)
                     for (row, _), value in zip(rows, values, strict=True)
                 ]
-                fits = [(encode_one(holds, value), row) for value, row in made if value is not UNFIT]
+                fits = [(encode_one(holds, value), row) for value, row in made if value is not UNCONVERTIBLE]
                 self._connection.executemany(f"UPDATE {table} SET {REPLACEMENT} = ? WHERE _row = ?", fits)
-                unfit = [(row,) for value, row in made if value is UNFIT]
-                self._connection.executemany("INSERT INTO _max_unfit VALUES (?)", unfit)
-        lost = self.clear_values(path, "_row IN (SELECT row FROM _max_unfit)")
-        self._connection.execute("DROP TABLE _max_unfit")
+                failed = [(row,) for value, row in made if value is UNCONVERTIBLE]
+                self._connection.executemany("INSERT INTO _max_unconvertible VALUES (?)", failed)
+        lost = self.clear_values(path, "_row IN (SELECT row FROM _max_unconvertible)")
+        self._connection.execute("DROP TABLE _max_unconvertible")
         return lost if holds.optional else lost + self.clear_values(path, f"{quoted(path[1])} IS NULL")
 
     def _loaded_values(self, path: Path) -> Iterator[list[tuple[int, Any]]]:
@@ -300,17 +300,17 @@ class SchemaOperations:
         return sorted(dict.fromkeys(values))[:3]
 
 
-UNFIT = object()  # in place of a value that cannot be converted
+UNCONVERTIBLE = object()  # in place of a value that cannot be converted
 
 
 def _converted(value: Any, using: Sequence[Using], holds: FieldType) -> Any:
-    """The new value, or UNFIT; what a connector's function raises is its way to say so."""
+    """The new value, or UNCONVERTIBLE; what a connector's function raises is its way to say so."""
     try:
         for function in using:
             value = None if value is None else function(value)
     except Exception:
-        return UNFIT
-    return value if holds.check(value) else UNFIT
+        return UNCONVERTIBLE
+    return value if holds.check(value) else UNCONVERTIBLE
 
 
 def _new_id(value: Any, key: NewKey) -> str | None:

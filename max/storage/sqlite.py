@@ -86,7 +86,7 @@ def connect(path: str, *, cache: int, synchronous: str = "NORMAL", reading: bool
 
 
 def _use_wal(connection: SqliteConnection) -> None:
-    """Switch to the write-ahead log; SQLite itself does not wait for others who do so just now."""
+    """Switch to the write-ahead log; SQLite does not wait by itself while another process does so."""
     until = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -100,7 +100,7 @@ def _use_wal(connection: SqliteConnection) -> None:
 
 @contextmanager
 def snapshot(connection: SqliteConnection) -> Iterator[None]:
-    """What is read inside belongs to one moment."""
+    """Everything that is read inside is of one moment."""
     connection.execute("BEGIN")
     try:
         yield
@@ -124,7 +124,7 @@ def transaction(connection: SqliteConnection) -> Iterator[None]:
 class SqliteDatabase(Database):
     """One SQLite file (or ``:memory:``) for an asyncio program, which it never blocks.
 
-    A service: ``start`` opens, ``stop`` waits for what is under way and closes.
+    A service: ``start`` opens, ``stop`` waits for running work and closes.
     """
 
     def __init__(self, path: Path | str, *, synchronous: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
@@ -145,7 +145,7 @@ class SqliteDatabase(Database):
                 raise
 
     async def stop(self) -> None:
-        """Finish what was asked for, then close every connection."""
+        """Finish the work that was given, then close every connection."""
         readers, self._readers = self._readers, None
         writer, self._writer = self._writer, None
         for worker in (readers, writer):
@@ -264,7 +264,7 @@ class _Worker:
         joining = threading.Thread(target=join, daemon=True)
         joining.start()
         await ended.wait()
-        joining.join()  # it has said its last word: nothing is left when this returns
+        joining.join()  # no thread is left when this returns
 
     def _serve(self) -> None:
         connection: SqliteConnection | None = None
@@ -292,7 +292,7 @@ class _Reply:
         self._call(self._future.set_result, result)
 
     def fail(self, error: BaseException) -> None:
-        if isinstance(error, StopIteration):  # no future takes it, and the caller would wait for ever
+        if isinstance(error, StopIteration):  # no future takes it: the caller would wait
             error, cause = RuntimeError("the work raised StopIteration"), error
             error.__cause__ = cause
         self._call(self._future.set_exception, error)
@@ -302,5 +302,5 @@ class _Reply:
             if not self._future.done():
                 method(value)
 
-        with suppress(RuntimeError):  # the loop was closed, so nobody waits any more
+        with suppress(RuntimeError):  # the loop was closed, so no coroutine waits
             self._loop.call_soon_threadsafe(unless_cancelled)

@@ -64,7 +64,7 @@ READING = frozenset(
 
 
 class _Placeholder:
-    """``{set:ids}``: what stands behind the colon is the parameter's name."""
+    """``{set:ids}``: the word behind the colon is the name of a parameter."""
 
     def __init__(self, words: Callable[[str], str]) -> None:
         self._words = words

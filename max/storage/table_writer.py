@@ -2,7 +2,7 @@
 
 Rule 1: everything that a delivery means is written here, in one order: the origin of the changes,
 invalid rows, the listing, rows by entity, tombstones, members, the ends of listings and feeds.
-Whoever reads sees all of it or nothing.
+A reader sees all of it or nothing.
 
 Rule 2: a row that would not change is not written.  An upsert compares first, so that a sync
 which brings nothing new writes one load for a page and none of its rows.
@@ -250,7 +250,7 @@ class TableWriter(Tables):
         synced_at: float | None,
         recorded_at: float,
     ) -> None:
-        """Record when fields of some refs were synced; with None, that they are stale since then."""
+        """Note when fields of some refs were synced; with None, that they are stale since then."""
         by_entity: dict[type[Entity], list[str]] = {}
         for ref in refs:
             by_entity.setdefault(ref.entity, []).append(ref.id)
