@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .model.entities import Filter as Filter
     from .model.entities import ManyOf as ManyOf
     from .model.entities import Ref as Ref
+    from .model.entities import RefKey as RefKey
     from .model.entities import Scope as Scope
     from .model.query import Query as Query
     from .model.query import QueryPage as QueryPage
@@ -78,7 +79,7 @@ execution: Progress SyncHandle
 installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry
 model.changes: Change ChangeFeed ChangePage
-model.entities: Entity FieldOf Filter ManyOf Ref Scope
+model.entities: Entity FieldOf Filter ManyOf Ref RefKey Scope
 model.query: Query QueryPage
 model.schema: Schema
 model.settings: Settings

@@ -13,11 +13,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
 import max as embedding
 from max import connecting
+from max.connector import OnboardingStep
+from max.model.migrations import MigrationStep
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -124,6 +127,11 @@ class TestPublicNames:
 def test_every_name_for_connectors_is_explained() -> None:
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("connectors.md", "increments.md"))
     assert [name for name in connecting.__all__ if not re.search(rf"\b{name}\b", pages)] == []
+
+
+@pytest.mark.parametrize("choices", [OnboardingStep, MigrationStep])
+def test_authors_can_import_every_kind_of_step(choices: object) -> None:
+    assert {kind.__name__ for kind in get_args(choices)} <= set(connecting.__all__)
 
 
 def test_connectors_import_only_from_their_door() -> None:
