@@ -56,7 +56,7 @@ class SqliteEngine(Engine):
     ) -> None:
         self._database, self._settings, self._clock = database, settings, clock
         self.tables = TableWriter(resolver.schema, resolver, policy)
-        self.tables.history.clock = clock
+        self.tables.change_log.clock = clock
 
     @property
     def schema(self) -> Schema:
@@ -68,7 +68,7 @@ class SqliteEngine(Engine):
 
         def work(connection: Connection) -> None:
             self.tables.apply(connection)
-            self.tables.history.attach(connection, on=self._settings.history != "off")
+            self.tables.change_log.attach(connection, on=self._settings.history != "off")
 
         await self._database.transact(work)
 
@@ -115,10 +115,10 @@ class SqliteEngine(Engine):
         """What changed behind a cursor."""
         if entity is not None:
             self.tables.mapping(entity)
-        history = self.tables.history
+        change_log = self.tables.change_log
 
         async def read(since: str | None) -> ChangePage:
-            return await self._database.read(lambda c: history.page(c, since, entity=entity))
+            return await self._database.read(lambda c: change_log.page(c, since, entity=entity))
 
         return ChangeFeed(read, since)
 
@@ -134,7 +134,7 @@ class SqliteEngine(Engine):
         before = now - self._settings.removed_days * DAY
         while await self._database.transact(lambda c: self.tables.removals.purge(c, before)):
             pass
-        await self.tables.history.tidy(self._database, before=now - self._settings.history_days * DAY)
+        await self.tables.change_log.tidy(self._database, before=now - self._settings.history_days * DAY)
 
 
 class SqliteSyncMeta(SyncMeta):

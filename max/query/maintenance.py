@@ -186,5 +186,5 @@ def migrate(
     with writer(path) as connection:
         found = plan(connection, resolver, policy)
         tables.apply(connection)
-        tables.history.attach(connection, on=info.settings.history != "off")
+        tables.change_log.attach(connection, on=info.settings.history != "off")
     return found

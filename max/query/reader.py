@@ -161,7 +161,7 @@ class Reader:
         """
         kind = None if entity is None else self.entity(entity)
         try:
-            return self._tables.history.page(self._connection, since, entity=kind, limit=limit)
+            return self._tables.change_log.page(self._connection, since, entity=kind, limit=limit)
         except CursorExpired:
             raise
         except HistoryError as error:

@@ -68,7 +68,7 @@ class TableWriter(Tables):
             self.freshness,
             self.removals,
             self.membership,
-            self.history,
+            self.change_log,
             self.quarantine,
             SyncLog(),
         ]
@@ -86,8 +86,8 @@ class TableWriter(Tables):
 
         Without ``dated`` nothing is recorded about when the fields were synced.
         """
-        if self.history.recording:
-            self.history.set_origin(connection, delivery, dated=dated)
+        if self.change_log.recording:
+            self.change_log.set_origin(connection, delivery, dated=dated)
         validated = [
             self.quarantine.validate(connection, self.mapping(kind), entities, delivery)
             for kind, entities in by_type(delivery.entities).items()

@@ -62,7 +62,7 @@ class Tables:
         self.freshness = Freshness(self._mappings)
         self.removals = Removals(schema, self._mappings, self.freshness, resolver)
         self.membership = Membership(self._mappings, self.removals, resolver)
-        self.history = ChangeLog(self._mappings)
+        self.change_log = ChangeLog(self._mappings)
 
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:

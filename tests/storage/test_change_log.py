@@ -308,7 +308,7 @@ def test_p31_from_any_cursor_the_changes_lead_to_the_rows(
         follower = Follower()
         for number, (step, things) in enumerate(steps):
             await take(place, step, things, NOON + number)
-            if place.engine.tables.history.recording:
+            if place.engine.tables.change_log.recording:
                 changes = await place.recorded()
                 assert same(replayed(changes), await place.rows()), "from the beginning"
                 for at, change in enumerate(changes):
@@ -481,9 +481,9 @@ def test_an_unchanged_start_writes_nothing() -> None:
 
     async def body(place: Place) -> tuple[Any, Any]:
         await place.receive(Post("1", title="x"))
-        history = place.engine.tables.history
+        change_log = place.engine.tables.change_log
         before = await place.database.transact(written)
-        await place.database.transact(lambda connection: history.attach(connection, on=True))
+        await place.database.transact(lambda connection: change_log.attach(connection, on=True))
         return before, await place.database.transact(written)
 
     before, after = recorded(body)

@@ -374,7 +374,7 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     def recorded(declared: Any, *migrations: Migration) -> TableWriter:
         tables = applied_to(connection, declared, *migrations)
         with transaction(connection):
-            tables.history.attach(connection, on=True)
+            tables.change_log.attach(connection, on=True)
         return tables
 
     tables = recorded(THING)
@@ -384,25 +384,25 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     (number,) = connection.execute("SELECT bit FROM _max_field WHERE field = 'weight'").fetchone()
     assert number == 2
     stored(connection, tables, [Delivery([other("1", weight=7)], 6.0)])
-    told = [(change.kind, dict(change.new)) for change in tables.history.page(connection).items]
+    told = [(change.kind, dict(change.new)) for change in tables.change_log.page(connection).items]
     assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
 
 def test_history_goes_on_under_new_names(connection: SqliteConnection) -> None:
     tables = applied_to(connection, THING)
     with transaction(connection):
-        tables.history.attach(connection, on=True)
+        tables.change_log.attach(connection, on=True)
     stored(connection, tables, [Delivery([THING("1", name="x", size=1)], 5.0)])
-    cursor = tables.history.page(connection).cursor
+    cursor = tables.change_log.page(connection).cursor
     item = made("Item", {"title": "str", "size": "int"})
     steps = RenameEntity("Thing", "Item"), RenameField("Item", "name", "title")
     tables = applied_to(connection, item, Migration("as people say", *steps))
     with transaction(connection):
-        tables.history.attach(connection, on=True)
+        tables.change_log.attach(connection, on=True)
     stored(connection, tables, [Delivery([item("1", title="y")], 6.0)])
-    (change,) = tables.history.page(connection, cursor).items
+    (change,) = tables.change_log.page(connection, cursor).items
     assert (change.entity, dict(change.old), dict(change.new)) == (item, {"title": "x"}, {"title": "y"})
-    first = tables.history.page(connection).items[0]
+    first = tables.change_log.page(connection).items[0]
     assert (first.entity, dict(first.new)) == (item, {"title": "x", "size": 1})
 
 
