@@ -147,7 +147,7 @@ class Reader:
     def sql(
         self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = LIMIT
     ) -> list[dict[str, Any]]:
-        """The first rows of a SELECT, each as a mapping; StorageError when it would change anything."""
+        """The first rows of a SELECT, each as a mapping; UsageError when it is wrong or no SELECT."""
         return self._connection.dialect.select(self._connection, statement, parameters, limit)
 
     # -- what is known about them ---------------------------------------------------------
