@@ -127,8 +127,8 @@ def main(folder: Path) -> None:
         between, ended = stored(path, USERS_STORED), bool(stored(path, SYNCS_ENDED))
         if not lived:
             assert in_a_child(path, second, None)
-        told = {"lived": lived, "ended": ended, "first": asked(first), "second": asked(second)}
-        print(json.dumps({**told, "between": between, "end": stored(path, USERS_STORED)}), flush=True)
+        found = {"lived": lived, "ended": ended, "first": asked(first), "second": asked(second)}
+        print(json.dumps({**found, "between": between, "end": stored(path, USERS_STORED)}), flush=True)
         nth += 1
 
 

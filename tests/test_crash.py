@@ -47,8 +47,8 @@ class Acme:
         ]
         self.process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        told = json.loads(self.process.stdout.readline())
-        self.url, self.token = told["url"], told["token"]
+        started = json.loads(self.process.stdout.readline())
+        self.url, self.token = started["url"], started["token"]
 
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/api/stats") as answer:

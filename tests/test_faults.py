@@ -431,7 +431,7 @@ async def write(project, runtime):
 async def main(act, seconds):
     until, times = time.monotonic() + seconds, 0
     while time.monotonic() < until:
-        async with Project.open(".") as project:        # every connection anew, now and then
+        async with Project.open(".") as project:        # with new connections, now and then
             runtime = await project.runtime("acme")
             for _ in range(5):
                 await act(project, runtime)

@@ -1,4 +1,4 @@
-"""What holds for any sync: isolation, time-outs, bounded work, failures that can be retried alone."""
+"""What holds for any sync: isolation, time-outs, bounded work, single failures can be repeated."""
 
 from __future__ import annotations
 

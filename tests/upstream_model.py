@@ -174,26 +174,26 @@ class Upstream:
         if kind == "token":
             return self._since_token(many, members, request)
         if kind == "full":
-            return _page(members, request, lambda thing: thing.id)
+            return _next_page(members, request, lambda thing: thing.id)
         if request.since is not None:
             since = int((request.since - EPOCH).total_seconds())
             members = [thing for thing in members if thing.changed >= since]
         sign = -1 if kind == "newest" else 1
-        return _page(members, request, lambda thing: f"{10**9 + sign * thing.changed}")
+        return _next_page(members, request, lambda thing: f"{10**9 + sign * thing.changed}")
 
     def _since_token(self, many: ManyOf[Any, Any], members: list[Thing], request: PageRequest) -> Page[Any]:
         """All by their ids, or what has changed in the order of that, with what is gone at the end.
 
-        A cursor says since when, where the listing began, and where it stands.
+        A cursor has the start of the changes, the start of the listing and the position.
         """
         since, start, full = self._position(request)
         key = None if request.cursor is None else request.cursor.split(",")[3]
         inner = PageRequest(key or None)
         if since is None:
-            page = _page(members, inner, lambda thing: thing.id)
+            page = _next_page(members, inner, lambda thing: thing.id)
         else:
             changed = [thing for thing in members if thing.changed > since]
-            page = _page(changed, inner, lambda thing: f"{10**9 + thing.changed}")
+            page = _next_page(changed, inner, lambda thing: f"{10**9 + thing.changed}")
         if page.next is not None:
             place = f"{self.life},{'' if since is None else since},{start},{page.next}"
             return page.replace(next=place, complete_snapshot=full)
@@ -240,7 +240,7 @@ def signature(entity: Entity) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(entity._values.items()))
 
 
-def _page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
+def _next_page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
     """The next few after a key."""
     left = sorted((thing for thing in things if key(thing) > (request.cursor or "")), key=key)
     shown = left[:PAGE]

@@ -237,7 +237,7 @@ class World:
         await self.executor.stop()
         dead, self.database.dead, self.database.left = self.database.dead, False, None
         if dead:
-            await self.database.transact(_bury)
+            await self.database.transact(_make_worker_dead)
         await self.database.stop()
 
     async def sync(self, one: Sync) -> SyncResult | None:
@@ -304,7 +304,7 @@ class World:
         return rows, members
 
 
-def _bury(connection: SqliteConnection) -> None:
+def _make_worker_dead(connection: SqliteConnection) -> None:
     """Make the worker look like a dead process, by changing its start."""
     for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
         for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():

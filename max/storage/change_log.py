@@ -355,9 +355,9 @@ def triggers(connection: Connection, mapping: TableMapping[Any]) -> dict[str, st
     old_visible, new_visible = "OLD._removed_at IS NULL", "NEW._removed_at IS NULL"
     old, new = loaded_values(dialect, mapping, "OLD"), loaded_values(dialect, mapping, "NEW")
     changed = (changed_values(dialect, mapping, "OLD"), changed_values(dialect, mapping, "NEW"))
-    created = f"{_insert(dialect, number, 'NEW._id', _text('created'), 'NULL', new)} WHERE {new_visible};"
-    removed = f"{_insert(dialect, number, 'OLD._id', _text('removed'), old, 'NULL')} WHERE {old_visible};"
-    updated = f"{_insert(dialect, number, 'NEW._id', _text('updated'), *changed)};"
+    created = _insert(dialect, number, "NEW._id", "'created'", "NULL", new) + f" WHERE {new_visible};"
+    removed = _insert(dialect, number, "OLD._id", "'removed'", old, "NULL") + f" WHERE {old_visible};"
+    updated = _insert(dialect, number, "NEW._id", "'updated'", *changed) + ";"
     turned = _insert(
         dialect,
         number,
@@ -378,10 +378,6 @@ def triggers(connection: Connection, mapping: TableMapping[Any]) -> dict[str, st
     }
     names = {way: f"_max_change:{number}.{way}" for way in ways}
     return {names[way]: dialect.trigger(names[way], mapping.table, *parts) for way, parts in ways.items()}
-
-
-def _text(word: str) -> str:
-    return f"'{word}'"
 
 
 def _fields_by_bitmap(mapping: TableMapping[Any]) -> list[list[str | None]]:

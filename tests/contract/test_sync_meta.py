@@ -33,7 +33,7 @@ def whole(id: str, **values: Any) -> Person:
     return Person(id, **{"name": id, **rest, **values})
 
 
-# -- what arrivals leave behind -------------------------------------------------------------
+# -- what deliveries record ------------------------------------------------------------------
 
 
 def test_a_row_that_is_not_stored_was_never_synced(place: str) -> None:

@@ -235,7 +235,7 @@ def test_one_entity_can_be_followed_alone() -> None:
     async def body(place: Place) -> list[Any]:
         await place.receive(Post("1", title="x"), Team("red", order="1"))
         with pytest.raises(UnknownName):
-            place.engine.changes(entity=type("Nobody", (Entity,), {}))
+            place.engine.changes(entity=type("Unknown", (Entity,), {}))
         return [change.ref for change in await place.recorded(entity=Team)]
 
     assert recorded(body) == [RED]
