@@ -245,5 +245,5 @@ def test_synced_since_and_before_filter_by_age(place: Place) -> None:
 
 
 def test_an_id_has_no_age(place: Place) -> None:
-    with pytest.raises(UsageError, match="has no age of its own"):
+    with pytest.raises(UsageError, match="id has no age"):
         place.fitting(Person.id.synced_before(1.0))
