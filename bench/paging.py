@@ -80,7 +80,7 @@ def cursor_before(place: Path, query: Query[Ticket], left: int) -> str:
         for name, term in zip(columns, query.order, strict=True)
     ]
     sql = f"""
-        SELECT {", ".join([*columns, "_id"])} FROM ticket
+        SELECT {", ".join([*columns, "_id"])} FROM _records_ticket
          ORDER BY {", ".join([*back, "_id DESC"])} LIMIT 1 OFFSET {left}
     """
     with closing(sqlite3.connect(place)) as connection:

@@ -17,7 +17,7 @@ RECORDS = 100_000
 ROUNDS = 7
 PAGE = 50  # entities
 
-SELECT = f"SELECT _id, {', '.join(Ticket.types())}, _loaded FROM ticket WHERE _removed_at IS NULL"
+SELECT = f"SELECT _id, {', '.join(Ticket.types())}, _loaded FROM _records_ticket WHERE _removed_at IS NULL"
 SCAN = f"{SELECT} AND votes = ? AND score < ? ORDER BY _id LIMIT {PAGE + 1}"
 INDEXED = f"{SELECT} AND owner = ? ORDER BY _id LIMIT {PAGE + 1}"
 NO_LIMIT = f"{SELECT} ORDER BY _id"
