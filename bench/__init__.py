@@ -3,5 +3,5 @@
     python -m bench              every benchmark
     python -m bench NAME …       some of them
 
-Runs are interleaved, each figure is a median, and processor time stands beside wall time.
+Runs are interleaved, each figure is a median, and processor time is shown beside wall time.
 """

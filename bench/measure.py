@@ -57,13 +57,13 @@ class Measured:
 def measured(command: Sequence[str], folder: Path) -> Measured:
     """Run a command to its end in a folder; RuntimeError with its own words when it fails."""
     began = time.perf_counter()
-    with (folder / "told.txt").open("wb") as told, (folder / "errors.txt").open("wb") as errors:
-        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=told, stderr=errors)
+    with (folder / "output.txt").open("wb") as output, (folder / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {(folder / 'errors.txt').read_text()}")
-    peak = int((folder / "told.txt").read_text().split()[-1])
+    peak = int((folder / "output.txt").read_text().split()[-1])
     return Measured(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, peak)
 
 
@@ -80,7 +80,7 @@ def tell_peak() -> None:
 
 @contextmanager
 def fresh_paths() -> Iterator[Callable[[], Path]]:
-    """Gives a path that nobody has used, as often as it is asked; all are deleted in the end."""
+    """Gives a new path at each call; all are deleted in the end."""
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
         yield lambda: Path(folder) / f"{next(numbers)}.db"

@@ -58,7 +58,7 @@ def run() -> None:
 def _again(
     runner: asyncio.Runner, ask: Callable[[Query[Ticket], int], Coroutine[Any, Any, None]], *of: Any
 ) -> Run:
-    """Ask in the loop that stays open, each time anew."""
+    """Ask in the loop that stays open, each time from the start."""
     return lambda: runner.run(ask(*of))
 
 

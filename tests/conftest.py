@@ -1,6 +1,6 @@
 """What all tests share: drawn examples are the same in every run.
 
-``HYPOTHESIS_PROFILE=explore`` draws new ones instead, to look for what nobody has thought of.
+``HYPOTHESIS_PROFILE=explore`` draws new ones instead, to look for examples that fail.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def applied(
 
 
 @st.composite
-def arrivals(draw: st.DrawFn, tables: TableWriter) -> list[Delivery]:
+def deliveries(draw: st.DrawFn, tables: TableWriter) -> list[Delivery]:
     """What answers of different times bring: whole pages, pages of lists, and records alone."""
     found = []
     for number, entity in enumerate(tables.schema.entities.values()):
@@ -192,9 +192,9 @@ def arrivals(draw: st.DrawFn, tables: TableWriter) -> list[Delivery]:
 
 def stored(connection: SqliteConnection, tables: TableWriter, some: Sequence[Delivery]) -> None:
     """Store what arrived."""
-    for arrival in some:
+    for delivery in some:
         with transaction(connection):
-            tables.write(connection, arrival)
+            tables.write(connection, delivery)
 
 
 # -- old queries ---------------------------------------------------------------------------

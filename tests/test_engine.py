@@ -124,7 +124,7 @@ def test_an_unchanged_row_is_not_written_again() -> None:
 
     first, second = opened(MEMORY, SCHEMA, body)
     assert first >= 200, "rows and links"
-    assert second < 110, "only the links remember the listing anew"
+    assert second < 110, "only the links remember the new listing"
 
 
 # -- evolution ------------------------------------------------------------------------------

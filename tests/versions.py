@@ -112,14 +112,14 @@ def opened(path: Path) -> SqliteConnection:
 
 
 def rows_of(version: int) -> EncodedRows:
-    """What upstream has in a version: as version 1 had it, told in the words of that version."""
+    """What upstream has in a version: as version 1 had it but in the words of that version."""
     rows: EncodedRows = {
         "Root": {"root": {}},
         "Person": {
             "1": {"name": "Ada", "nick": "a", "age": 36, "boss": None, "uuid": "u-1"},
             "2": {"name": "Bob", "nick": None, "age": 7, "boss": "1", "uuid": "1"},  # another's old id
             "3": {"name": "Eve", "nick": "e", "age": 2**53 + 1, "boss": "4", "uuid": "u-3"},
-            "4": {"name": "Nobody", "age": 0, "boss": None, "uuid": None},
+            "4": {"name": "Unknown", "age": 0, "boss": None, "uuid": None},
         },
         "Issue": {
             "a": {"name": "It hurts", "priority": 1, "owner": "2"},

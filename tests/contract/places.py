@@ -95,8 +95,8 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         engine = SqliteEngine(database, UnknownLoaders(schema, parts))
         await engine.start()
 
-        async def receive(arrival: Delivery) -> WriteResult:
-            return await database.transact(engine.prepare_write(arrival))
+        async def receive(delivery: Delivery) -> WriteResult:
+            return await database.transact(engine.prepare_write(delivery))
 
         def dump(connection: SqliteConnection) -> list[str]:
             return list(connection.iterdump())

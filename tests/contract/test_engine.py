@@ -196,8 +196,8 @@ def test_times_as_upstream_writes_them_are_stored_as_the_moments_they_are(
         assert None not in equal
         return await query.all(), sorted(people, key=lambda one: (people[one], one))
 
-    found, in_time = using(MEMORY, body)
-    assert [person.id for person in found] == in_time
+    found, expected = using(MEMORY, body)
+    assert [person.id for person in found] == expected
     assert {person.id: person.seen for person in found} == people
 
 
@@ -238,9 +238,9 @@ def test_p10_an_ill_typed_record_is_refused_before_any_row_changes(
         old = await store.state()
         with pytest.raises(InvalidEntity) as caught:
             await store.engine.store(Team("blue"), *before, bad, *after, requested_at=9.0)
-        told = [one.describe() for one in caught.value.mismatches]
-        assert told == [one.describe() for one in check_entity(bad)]
-        assert told[0]["path"] == f"Person:bad.{name}"
+        described = [one.describe() for one in caught.value.mismatches]
+        assert described == [one.describe() for one in check_entity(bad)]
+        assert described[0]["path"] == f"Person:bad.{name}"
         return old, await store.state()
 
     old, new = using(MEMORY, body)
@@ -327,7 +327,7 @@ POOL: dict[str, st.SearchStrategy[Any]] = {
     "active": st.sampled_from([None, True, False]),
     "seen": st.sampled_from([None, AT, AT + timedelta(microseconds=5), AT + timedelta(seconds=1)]),
     "born": st.sampled_from([None, date(1999, 12, 31), date(2000, 1, 1)]),
-    "boss": st.sampled_from([None, ADA, BOB, Person.ref("nobody")]),
+    "boss": st.sampled_from([None, ADA, BOB, Person.ref("unknown")]),
 }
 PEOPLE = st.lists(
     st.builds(
@@ -622,11 +622,11 @@ def test_a_query_can_be_walked_through_page_by_page(place: str) -> None:
         assert walked == [person.id for person in await query.all()]
         return walked, some, await query.first(), await query.where(Person.age.lt(0)).first()
 
-    walked, some, first, nobody = using(place, body)
+    walked, some, first, none = using(place, body)
     assert walked == [f"{number:05}" for number in reversed(range(2500))]
     assert some == walked[:1200]
     assert first is not None
-    assert (first.id, nobody) == ("02499", None)
+    assert (first.id, none) == ("02499", None)
 
 
 # -- collections ----------------------------------------------------------------------------
@@ -685,7 +685,7 @@ def test_a_complete_listing_replaces_the_one_before(place: str) -> None:
     assert using(place, body) == [["a", "b", "c", "d"], ["c", "d", "e"]]
 
 
-def test_a_listing_that_was_interrupted_and_begun_again_loses_nobody(place: str) -> None:
+def test_a_listing_that_was_interrupted_and_begun_again_loses_no_row(place: str) -> None:
     async def body(store: Store) -> list[str]:
         await store.page(RED, Team.people, *(Person(id) for id in "abc"))
         await store.page(RED, Team.people, Person("a"), last=False)

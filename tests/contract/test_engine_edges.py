@@ -90,7 +90,7 @@ def test_who_moved_to_another_page_is_as_fresh_as_that_page(place: str) -> None:
         return [*before, *await ages(store, "name")]
 
     before, after = using(place, body)
-    assert before in (None, 100.0), "page one was brought anew, without Ada"
+    assert before in (None, 100.0), "page one was brought again, without Ada"
     assert after == 201.0
 
 

@@ -23,7 +23,7 @@ class Shelf(Entity):
 
 
 class Book(Entity):
-    """Stands on a shelf, or on none."""
+    """It is on a shelf, or on none."""
 
     shelf: Field[Ref[Shelf] | None] = Field()
 

@@ -59,7 +59,7 @@ def rows(connection: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
 
 
 def task(connection: SqliteConnection, spec: TaskSpec, *, failed: bool = False) -> None:
-    """Store a pending task, or a failure to be retried."""
+    """Store a pending task, or a failure to retry."""
     text = json.dumps(spec.to_json())
     if failed:
         columns = "sync, task, kind, what, entity, id, code, message, hint, attempt, at, input, version"

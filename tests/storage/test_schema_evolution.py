@@ -52,7 +52,7 @@ from tests.schema_changes import (
     Upgrade,
     answers,
     applied,
-    arrivals,
+    deliveries,
     partitions,
     questions,
     schema_data,
@@ -109,7 +109,7 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
     upgrade = data.draw(upgrades(declared, changes))
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
-        stored(connection, old, data.draw(arrivals(old)))
+        stored(connection, old, data.draw(deliveries(old)))
         asked = [questions(connection, old, entity) for entity in old.schema.entities.values()]
         before = list(answers(connection, old, old, asked))
         said = plan(connection, UnknownLoaders(Schema.from_json(upgrade.data)), upgrade.policy).compatible
@@ -138,7 +138,7 @@ def test_p15_a_compatible_change_keeps_all_rows_and_marks_only_new_fields_stale(
     upgrade = data.draw(upgrades(declared, ["add", "loosen", "toggle"]))
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
-        stored(connection, old, data.draw(arrivals(old)))
+        stored(connection, old, data.draw(deliveries(old)))
         assume(plan(connection, UnknownLoaders(Schema.from_json(upgrade.data))).compatible)
         before = ages(connection, old)
         new = applied(connection, upgrade.data, data.draw(partitions(upgrade.data)))
@@ -170,7 +170,7 @@ def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
     upgrade = data.draw(upgrades(declared, ["rename"]))
     with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
-        stored(connection, old, data.draw(arrivals(old)))
+        stored(connection, old, data.draw(deliveries(old)))
         before, times = read(connection, old), ages(connection, old)
         new = applied(connection, upgrade.data, data.draw(partitions(upgrade.data)), upgrade.policy)
         after, later = read(connection, new), ages(connection, new)
@@ -202,7 +202,7 @@ def test_p17_a_change_without_a_rule_is_refused_before_the_first_write(data: st.
         path = Path(folder) / "data.db"
         with closing(opened(path)) as connection:
             tables = applied(connection, declared, None)
-            stored(connection, tables, data.draw(arrivals(tables)))
+            stored(connection, tables, data.draw(deliveries(tables)))
             refused = any(
                 one.refused
                 for one in plan(connection, UnknownLoaders(Schema.from_json(upgrade.data))).changes
@@ -384,8 +384,8 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     (number,) = connection.execute("SELECT bit FROM _max_field WHERE field = 'weight'").fetchone()
     assert number == 2
     stored(connection, tables, [Delivery([other("1", weight=7)], 6.0)])
-    told = [(change.kind, dict(change.new)) for change in tables.change_log.page(connection).items]
-    assert told == [("created", {"name": "x"}), ("updated", {"weight": 7})]
+    found = [(change.kind, dict(change.new)) for change in tables.change_log.page(connection).items]
+    assert found == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
 
 def test_history_goes_on_under_new_names(connection: SqliteConnection) -> None:
@@ -569,7 +569,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: SqliteCon
     assert tables.membership.listing_state(connection, two[0].ref("1"), leaves).bookmark == "m2"
 
 
-def test_rows_that_an_upgrade_dropped_are_listed_anew(tmp_path: Path) -> None:
+def test_rows_that_an_upgrade_dropped_are_listed_again(tmp_path: Path) -> None:
     calls, path = Calls(), tmp_path / "data.db"
     calls.sync(path, 1)
     with closing(opened(path)) as connection:

@@ -213,7 +213,7 @@ def test_a_caller_that_gives_up_does_not_break_the_thread(path: str) -> None:
         await database.transact(add("b"))
         return await database.read(notes)
 
-    assert using(path, body) == ["a", "b"], "work that was begun is finished, whoever waits"
+    assert using(path, body) == ["a", "b"], "work that was begun is finished, whether or not its caller waits"
     assert complaints == []
 
 
@@ -320,7 +320,7 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_database_held_by_another_is_told_apart_and_used_again_later(
+def test_a_database_held_by_another_is_recognised_and_used_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
