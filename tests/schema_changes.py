@@ -117,6 +117,7 @@ def _widen(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
 def _rename(entity: Json, names: Sequence[str], draw: st.DrawFn) -> list[Any]:
     if field := _taken(entity, draw):
         old, field["name"] = field["name"], field["name"] + "_new"
+        entity.setdefault("dropped", []).append(old)  # an empty field of the old name would break no query
         return [RenameField(entity["name"], old, field["name"])]
     return []
 
