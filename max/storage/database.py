@@ -78,11 +78,12 @@ class Database(Protocol):
 class Dialect(Protocol):
     """What the SQL of a database leaves open.
 
-    Placeholders of ``sql``: ``{set:p}`` and ``{each:p}`` (the values of the array ``:p``, behind
-    IN and behind FROM, there with the column ``value``), ``{pairs:p}`` (behind FROM, an array of
-    pairs with the columns ``a`` and ``b``), ``{row_id}`` (the type of a column that numbers the
-    rows), ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}`` (seconds
-    since the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
+    Placeholders of ``sql``: ``{set:p}`` and ``{each:p}`` (the values of the array ``:p``, behind IN
+    and behind FROM, there with the column ``value``), ``{pairs:p}`` (behind FROM, an array of pairs
+    with the columns ``a`` and ``b``), ``{row_id}`` (the type of a column that numbers the rows),
+    ``{serial}`` (the same, and no number is used twice, also after its row was deleted),
+    ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}`` (seconds since
+    the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
     """
 
     @property

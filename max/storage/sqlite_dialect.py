@@ -86,6 +86,7 @@ class SqliteDialect(Dialect):
             "each": _Placeholder(lambda parameter: f"json_each({parameter})"),
             "pairs": _Placeholder(_pairs),
             "row_id": "INTEGER PRIMARY KEY",
+            "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
             "by_key": "WITHOUT ROWID",
             "now": "((julianday('now') - 2440587.5) * 86400.0)",
             "random": "lower(hex(randomblob(8)))",

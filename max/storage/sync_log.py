@@ -51,7 +51,7 @@ MIGRATIONS = (
         notes       TEXT NOT NULL DEFAULT '[]'
     ) {by_key};
     CREATE TABLE _max_task (
-        id          {row_id},
+        id          {serial},
         sync        TEXT NOT NULL,
         parent      INTEGER,
         after       INTEGER,

@@ -621,6 +621,21 @@ def test_pruning_deletes_the_oldest_syncs_and_nothing_of_running_ones(place: str
     assert using(place, body) == (KEPT_SYNCS, ["a", "b"])
 
 
+def test_the_number_of_a_pruned_task_is_not_used_again(place: str) -> None:
+    async def body(desk: Desk) -> tuple[int, int]:
+        await desk.begin(group(load("a")))
+        (first,) = await desk.claim()
+        await desk.request(SyncCommand.CANCEL)
+        await desk.store.apply_command(first.sync, worker=HERE, now=desk.now)
+        await desk.store.prune()
+        await desk.begin(group(load("b")))
+        (second,) = await desk.claim()
+        return first.id, second.id
+
+    first, second = using(place, body)
+    assert second > first
+
+
 def test_starting_twice_keeps_the_data(place: str) -> None:
     async def body(desk: Desk) -> list[str]:
         await desk.begin(load("a"))
