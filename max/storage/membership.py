@@ -347,15 +347,19 @@ class Membership(RenameOwner):
         values = {"names": connection.dialect.array(parents)}
         new, names = f"SELECT new FROM {ids} WHERE old = ", connection.dialect.set_of(":names")
         self._drop_listings(connection, f"collection IN {names} AND NOT EXISTS ({new} parent)", values)
-        connection.execute(  # under other names for a moment, so that two parents can change places
-            f"UPDATE _max_listing SET collection = ' ' || collection, parent = ({new} parent)"
-            f" WHERE collection IN {names}",
-            values,
-        )
-        connection.execute(
-            "UPDATE _max_listing SET collection = substr(collection, 2) WHERE substr(collection, 1, 1) = ' '"
-        )
-        connection.execute(f"UPDATE _max_feed_state SET root = ({new} root) WHERE feed IN {names}", values)
+        gone = f"DELETE FROM _max_feed_state WHERE feed IN {names} AND NOT EXISTS ({new} root)"
+        connection.execute(gone, values)
+        for table, name, owner in (
+            ("_max_listing", "collection", "parent"),
+            ("_max_feed_state", "feed", "root"),
+        ):
+            connection.execute(  # under other names for a moment, so that two parents can change places
+                f"UPDATE {table} SET {name} = ' ' || {name}, {owner} = ({new} {owner})"
+                f" WHERE {name} IN {names}",
+                values,
+            )
+            back = f"UPDATE {table} SET {name} = substr({name}, 2) WHERE substr({name}, 1, 1) = ' '"
+            connection.execute(back)
 
     def _drop_listings(self, connection: Connection, which: str, values: Mapping[str, Any]) -> None:
         listings = f"(SELECT id FROM _max_listing WHERE {which})"

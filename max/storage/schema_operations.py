@@ -270,8 +270,8 @@ class SchemaOperations:
         table, column = quoted(self._table(path[0])), quoted(path[1])
         self.clear_values(path, f"{column} IS NOT NULL AND {column} NOT IN (SELECT old FROM _max_new_id)")
         self._connection.execute(
-            f"UPDATE {table} SET {column} = (SELECT new FROM _max_new_id WHERE old = {column})"
-            f" WHERE {column} IS NOT NULL"
+            f"UPDATE {table} AS t SET {column} = (SELECT k.new FROM _max_new_id AS k WHERE k.old = t.{column})"
+            f" WHERE t.{column} IS NOT NULL"
         )
 
     def _gather_ids(self, key: NewKey) -> None:

@@ -92,13 +92,21 @@ def test_listings_and_feeds_follow_ids_and_two_parents_can_change_places(
 ) -> None:
     connection.execute("CREATE TEMP TABLE ids (old TEXT, new TEXT)")
     connection.execute("INSERT INTO ids VALUES ('a', 'b'), ('b', 'a')")
+    connection.execute("INSERT INTO _max_feed_state VALUES ('news', 'b', 't', 2.0, 2.0)")
     LISTINGS.change_ids(connection, "Task", "ids", ["Task.notes", "news"])
     assert rows(connection, "SELECT id, parent FROM _max_listing ORDER BY 1") == [
         (1, "a"),
         (2, "b"),
         (3, "x"),
     ]
-    assert rows(connection, "SELECT root FROM _max_feed_state") == [("b",)]
+    states = rows(connection, "SELECT feed, root, read_at FROM _max_feed_state ORDER BY read_at")
+    assert states == [("news", "b", 1.0), ("news", "a", 2.0)]
+
+
+def test_the_feed_of_a_deleted_root_goes(connection: SqliteConnection) -> None:
+    connection.execute("CREATE TEMP TABLE ids (old TEXT, new TEXT)")
+    LISTINGS.change_ids(connection, "Task", "ids", ["news"])
+    assert rows(connection, "SELECT root FROM _max_feed_state") == []
 
 
 def test_the_listing_of_a_deleted_parent_goes_with_its_members(connection: SqliteConnection) -> None:

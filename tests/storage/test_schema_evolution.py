@@ -290,6 +290,19 @@ def test_a_removed_row_gives_its_new_id_up_to_one_that_is_there(connection: Sqli
     assert tables.fetch(connection, Query(THING)).items == [THING("x", name="x", size=2)]
 
 
+@pytest.mark.parametrize("ref", ["old", "new", "row", "k"])
+def test_a_ref_may_be_named_as_the_columns_of_the_table_of_new_ids(
+    connection: SqliteConnection, ref: str
+) -> None:
+    note = made("Note", {ref: "Ref[Thing] | None"})
+    tables = applied_to(connection, [THING, note])
+    rows = [THING("1", name="x"), THING("2", name="y"), note("a", **{ref: THING.ref("2")})]
+    stored(connection, tables, [Delivery(rows, 1.0)])
+    tables = applied_to(connection, [THING, note], Migration("names are ids", ChangeKey("Thing", "name")))
+    (kept,) = tables.fetch(connection, Query(note)).items
+    assert values_of(kept)[ref] == THING.ref("y")
+
+
 def test_an_edited_migration_is_refused(connection: SqliteConnection) -> None:
     title = made("Thing", {"title": "str", "size": "int"})
     applied_to(connection, title, Migration("better", RenameField("Thing", "name", "title")))
