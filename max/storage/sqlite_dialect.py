@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly, UsageError
@@ -61,6 +62,9 @@ FATAL = frozenset(
 READING = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 )
+
+# SQLite declares them at their first use, which it would ask the authorizer for.
+TABLE_FUNCTIONS = "SELECT 1 FROM json_each('[]'), json_tree('[]')"
 
 
 class _Placeholder:
@@ -157,12 +161,15 @@ class SqliteDialect(Dialect):
         def authorize(action: int, *_: object) -> int:
             return sqlite3.SQLITE_OK if action in READING else sqlite3.SQLITE_DENY
 
+        connection.execute(TABLE_FUNCTIONS)
         connection.set_authorizer(authorize)
         try:
             with closing(connection.execute(statement, values)) as cursor:
                 names = [column[0] for column in cursor.description or ()]
-                return [dict(zip(names, row, strict=True)) for row in cursor.fetchmany(limit)]
-        except (sqlite3.Error, sqlite3.Warning) as error:
+                return [dict(zip(names, row, strict=True)) for row in islice(cursor, limit)]
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+            if primary_code(error) in FATAL:
+                raise
             raise UsageError(f"SQL: {error}", hint="one SELECT, or WITH … SELECT, is allowed") from error
         finally:
             connection.set_authorizer(None)

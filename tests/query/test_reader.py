@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from max_connectors.acme import AcmeRoot, AcmeTask, AcmeUser, connector
 
 from max.engine import SqliteEngine
-from max.errors import InvalidCursor, MaxError, NotFound, StorageError, UnknownName, UsageError
+from max.errors import InvalidCursor, MaxError, NotFound, StorageCorrupt, StorageError, UnknownName, UsageError
 from max.installations.project_folder import ProjectFolder
 from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of
@@ -109,7 +111,36 @@ def test_sql_answers_rows_by_column_up_to_a_limit(reader: Reader) -> None:
         {"name": "User 4", "active": 1},
     ]
     assert len(reader.sql("SELECT name FROM acme_user", limit=2)) == 2
+    assert reader.sql("SELECT name FROM acme_user", limit=0) == []
     assert reader.sql("SELECT :x + 1 AS y", {"x": 1}) == [{"y": 2}]
+
+
+def test_sql_reads_json_lists_as_rows(reader: Reader) -> None:
+    statement = "SELECT value FROM json_each(?) UNION SELECT value FROM json_tree(?) WHERE type = 'text'"
+    assert reader.sql(statement, ['["a"]', '["b"]']) == [{"value": "a"}, {"value": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"), [("SELECT '\ud800'", ()), ("SELECT ?", [2**70]), ("SELECT ?", ["\ud800"])]
+)
+def test_sql_refuses_what_no_statement_or_value_can_hold(
+    reader: Reader, statement: str, values: Sequence[Any]
+) -> None:
+    with pytest.raises(UsageError, match="SQL: "):
+        reader.sql(statement, values)
+
+
+def test_sql_on_a_damaged_file_is_a_storage_error(project: Project) -> None:
+    path = project.folder.database(project.folder.target("acme"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = '_acme_user'"
+        (page,) = connection.execute(sql).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(StorageCorrupt), project.read("acme") as reader:
+        reader.sql("SELECT * FROM acme_user")
 
 
 @pytest.mark.parametrize(
