@@ -38,7 +38,7 @@ from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
 from .catalogue import drop, has_part, migrate, put
-from .database import Connection, Database, Dialect, RenameOwner, quoted
+from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, quoted
 from .rows import BITS, DECODERS, TableMapping
 
 PAGE = 1_000  # changes that are read or folded at a time
@@ -195,7 +195,7 @@ class ChangeLog(RenameOwner):
         fields, where = list(mapping.types), "t._removed_at IS NULL"
         if known is not None:
             fields = [name for name in fields if mapping.bits[name] not in known]
-            where += f" AND ({' OR '.join(mapping.loaded(name, 't') for name in fields) or 'FALSE'})"
+            where += f" AND ({' OR '.join(mapping.loaded(name, 't') for name in fields) or FALSE})"
         kind = "'created'" if known is None else "'updated'"
         number, dialect = entity_number(connection, mapping.entity.__name__), connection.dialect
         new = loaded_values(dialect, mapping, "t", fields)
@@ -370,11 +370,11 @@ def triggers(connection: Connection, mapping: TableMapping[Any]) -> dict[str, st
     differs = " OR ".join(f"OLD.{c} IS DISTINCT FROM NEW.{c}" for c in map(quoted, columns))
     same = "OLD._id = NEW._id"
     ways = {
-        "insert": ("INSERT", "TRUE", created),
+        "insert": ("INSERT", TRUE, created),
         "update": ("UPDATE", f"{same} AND {old_visible} AND {new_visible} AND ({differs})", updated),
         "removed": ("UPDATE OF _removed_at", f"{same} AND ({old_visible}) <> ({new_visible})", f"{turned};"),
         "key": ("UPDATE OF _id", "OLD._id <> NEW._id", removed + created),
-        "delete": ("DELETE", "TRUE", removed),
+        "delete": ("DELETE", TRUE, removed),
     }
     names = {way: f"_max_change:{number}.{way}" for way in ways}
     return {names[way]: dialect.trigger(names[way], mapping.table, *parts) for way, parts in ways.items()}
@@ -419,7 +419,7 @@ def changed_values(dialect: Dialect, mapping: TableMapping[Any], alias: str) -> 
 def _differs(column: str, bit: int, name: str | None) -> str:
     """SQL that is true when a field's value changed, or whether it is loaded."""
     if name is None:
-        return "FALSE"
+        return FALSE
     field = quoted(name)
     return f"OLD.{field} IS DISTINCT FROM NEW.{field} OR (OLD.{column} & {bit}) <> (NEW.{column} & {bit})"
 

@@ -137,6 +137,9 @@ class Dialect(Protocol):
         """Whether the transaction itself is lost, and not just one statement of it."""
 
 
+TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true
+
+
 def quoted(name: str) -> str:
     """A name as SQL writes it: the only way in which a name enters a statement."""
     return '"' + name.replace('"', '""') + '"'

@@ -40,7 +40,7 @@ from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
-from .database import Connection, RenameOwner, Targets, quoted
+from .database import TRUE, Connection, RenameOwner, Targets, quoted
 from .query_sql import Statement, run
 from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_for
 
@@ -244,7 +244,7 @@ class Freshness(RenameOwner):
             f"coalesce({mapping.synced(field, 't')}, {NEVER}) < {statement.bind(before)}"
             for field in _known(mapping, fields)
         )
-        return self._ids(connection, statement, f"({condition}) AND ({stale or 'TRUE'})", after, limit)
+        return self._ids(connection, statement, f"({condition}) AND ({stale or TRUE})", after, limit)
 
     def unlisted_ids(
         self,

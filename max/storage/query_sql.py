@@ -21,7 +21,7 @@ from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
 from ..model.query import Order, Query
 from ..model.values import CHECKS, Kind, is_text
-from .database import Connection, quoted
+from .database import FALSE, TRUE, Connection, quoted
 from .rows import NEVER, TableMapping, encode_one
 
 ID = FieldType(Kind.TEXT)
@@ -82,16 +82,16 @@ class Statement:
     def condition(self, filter: Filter[Any] | None) -> str:
         """A filter as SQL that is true or false (or NULL, which counts as false)."""
         if filter is None:
-            return "TRUE"
+            return TRUE
         if isinstance(filter, Not):
-            return f"({self.condition(filter.part)}) IS NOT TRUE"
+            return f"NOT coalesce({self.condition(filter.part)}, {FALSE})"
         if isinstance(filter, Compare):
             return self._comparison(filter)
         if isinstance(filter, Synced):
             return self._synced(filter)
         parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
         joined = (" AND " if isinstance(filter, AllOf) else " OR ").join(parts)
-        return joined or ("TRUE" if isinstance(filter, AllOf) else "FALSE")
+        return joined or (TRUE if isinstance(filter, AllOf) else FALSE)
 
     def _comparison(self, filter: Compare[Any]) -> str:
         column = self.column(filter.path)
@@ -192,7 +192,7 @@ def selects(
     the order, so that an index on it leads straight to where the page begins.
     """
     if query.cursor is None:
-        yield _select(mappings, query, limit, lambda statement: "TRUE")
+        yield _select(mappings, query, limit, lambda statement: TRUE)
         return
     key = read_cursor(query)
     if not query.order:

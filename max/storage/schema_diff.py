@@ -30,7 +30,7 @@ from ..model.migrations import (
 from ..model.struct import Struct
 from ..model.values import Json, Kind
 from .catalogue import has_part
-from .database import Connection, quoted
+from .database import TRUE, Connection, quoted
 from .schema_operations import (
     NewKey,
     Path,
@@ -223,7 +223,7 @@ class Planner:
     def _table(self, entity: str) -> str:
         return f"_{self._resolver.schema.table(entity)}"
 
-    def _count(self, origin: str, condition: str = "TRUE") -> int:
+    def _count(self, origin: str, condition: str = TRUE) -> int:
         """How many rows an entity has, by the name under which it is stored."""
         sql = f"SELECT count(*) FROM {quoted(self._table(origin))} WHERE {condition}"
         return int(self._connection.execute(sql).fetchone()[0])

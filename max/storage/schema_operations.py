@@ -269,10 +269,9 @@ class SchemaOperations:
         """Have a ref point at the new ids; one to a row that was dropped is not loaded any more."""
         table, column = quoted(self._table(path[0])), quoted(path[1])
         self.clear_values(path, f"{column} IS NOT NULL AND {column} NOT IN (SELECT old FROM _max_new_id)")
-        self._connection.execute(
-            f"UPDATE {table} AS t SET {column} = (SELECT k.new FROM _max_new_id AS k WHERE k.old = t.{column})"
-            f" WHERE t.{column} IS NOT NULL"
-        )
+        new = f"SELECT k.new FROM _max_new_id AS k WHERE k.old = t.{column}"
+        sql = f"UPDATE {table} AS t SET {column} = ({new}) WHERE t.{column} IS NOT NULL"
+        self._connection.execute(sql)
 
     def _gather_ids(self, key: NewKey) -> None:
         """Fill the table of old and new ids; a removed row gives way to any other of its new id."""

@@ -13,7 +13,15 @@ import pytest
 from max_connectors.acme import AcmeRoot, AcmeTask, AcmeUser, connector
 
 from max.engine import SqliteEngine
-from max.errors import InvalidCursor, MaxError, NotFound, StorageCorrupt, StorageError, UnknownName, UsageError
+from max.errors import (
+    InvalidCursor,
+    MaxError,
+    NotFound,
+    StorageCorrupt,
+    StorageError,
+    UnknownName,
+    UsageError,
+)
 from max.installations.project_folder import ProjectFolder
 from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of

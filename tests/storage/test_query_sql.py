@@ -5,15 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from max import Query
 from max.connecting import Entity, Field, Many, Ref, Schema
+from max.model.delivery import Delivery
+from max.model.entities import FieldOf
 from max.model.query import Order
 from max.storage.query_sql import selects, write_cursor
 from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
+from tests.versions import made
 
 
 class Shelf(Entity):
@@ -75,3 +79,26 @@ def test_empty_and_filled_values_are_two_ranges_only_where_the_order_goes_from_o
     }
 
     assert numbers == {(None, False): 2, (None, True): 1, ("a shelf", False): 1, ("a shelf", True): 2}
+
+
+# Columns of our tables, aliases, and words that SQL resolves as names when a column has them.
+NAMES = "true false t l x k f n p row field entity parent listing child value key a b excluded select group"
+
+
+def test_a_field_may_have_the_name_of_any_column_alias_or_word_of_sql() -> None:
+    change = made("Change", dict.fromkeys(NAMES.split(), "str | None"))
+    fields: list[FieldOf[Any, Any]] = [FieldOf(change, name) for name in NAMES.split()]
+    rows = [change(id, **{field.name: f"{field.name} {id}" for field in fields}) for id in "12"]
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+        tables = writer(Schema([change], connector="order"))
+        tables.apply(connection)
+        tables.change_log.attach(connection, on=True)
+        tables.write(connection, Delivery(rows, 1.0))
+        assert [one.to_dict() for one in tables.fetch(connection, Query(change)).items] == [
+            one.to_dict() for one in rows
+        ]
+        for field in fields:
+            query = Query(change).where(~field.eq(f"{field.name} 1")).order_by(field)
+            assert [one.id for one in tables.fetch(connection, query).items] == ["2"]
+            assert tables.invalidate(connection, query, [field.name], at=2.0) == 1
+        assert len(tables.change_log.page(connection).items) == len(rows)
