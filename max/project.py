@@ -138,24 +138,30 @@ class Project:
         ``secrets`` are used to connect; those of an installation that exists stay, since the
         service may have renewed them.
         """
-        await in_thread(lambda: self._ensure(connector, name, config, secrets or {}))
-        return await self.runtime(connector, name)
+        async with self._lock(f"{connector}:{name}"):  # one after the other, and none between two steps
+            info = await in_thread(lambda: self._connected(connector, name, config, secrets or {}))
+            if config:
+                async with self._lock(info.id):
+                    await self._adjust(info, config)
+            return await self.runtime(connector, name)
 
-    def _ensure(
+    def _connected(
         self, connector: str, name: str, config: Mapping[str, Json], secrets: Mapping[str, str]
-    ) -> None:
+    ) -> InstallationInfo:
         try:
-            info = self.folder.target(f"{connector}:{name}")
+            return self.folder.target(f"{connector}:{name}")
         except UnknownName:
             checked = self._check(connector, config, secrets)
             values, now = checked.config, self._clock()
-            info = self.folder.add(connector, name, values, checked.secrets, now=now, exist_ok=True)
-        if not config:
-            return
-        checked = self._check_change(info, config, {})
+            return self.folder.add(connector, name, values, checked.secrets, now=now, exist_ok=True)
+
+    async def _adjust(self, info: InstallationInfo, config: Mapping[str, Json]) -> None:
+        """Change some values of an installation; ProjectError when it is in use."""
+        info = await self.target(str(info))
+        checked = await in_thread(lambda: self._check_change(info, config, {}))
         if checked.config != info.config:
             self._refuse_in_use(info)
-            self.folder.reconfigure(info, checked.config, {})
+            await in_thread(lambda: self.folder.reconfigure(info, checked.config, {}))
 
     def _refuse_in_use(self, info: InstallationInfo) -> None:
         if any(info.id == running.id for running, _ in self.list_runtimes()):
@@ -283,6 +289,7 @@ class Project:
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
             if runtime is None or (not runtime.started_at and runtime.info != info):  # changed meanwhile
+                info = await self.target(str(info))  # it may have changed while this waited
                 runtime = await in_thread(lambda: self._assemble(info, recording, flow))
             elif recording not in (None, runtime.recording) or flow not in (None, runtime.flow):
                 problem = f"{info} is in use here without that {'flow' if recording is None else 'recording'}"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,27 @@ class TestEnsuring:
 
         asyncio.run(main())
         assert running.folder.target("sample:one").config["things"] == 3
+
+    @pytest.mark.parametrize("first", [Project.ensure, Project.runtime])
+    def test_a_runtime_never_has_other_values_than_those_that_were_asked_for(
+        self, running: Project, first: Any
+    ) -> None:
+        async def main() -> list[Any]:
+            async with running as project:
+                changed = [
+                    project.ensure("sample", "one", things=5),
+                    project.ensure("sample", "one", prefix="p"),
+                ]
+                both = asyncio.gather(first(project, "sample", "one"), *changed, return_exceptions=True)
+                return list(await both)
+
+        _, things, prefix = asyncio.run(main())
+        config = running.folder.target("sample:one").config
+        for found, name, value in ((things, "things", 5), (prefix, "prefix", "p")):
+            if isinstance(found, ProjectError):
+                assert config[name] != value
+            else:
+                assert (found.info.config, config[name]) == (config, value)
 
     def test_a_stopped_runtime_is_built_again_with_the_new_values(self, running: Project) -> None:
         async def main() -> None:
