@@ -275,12 +275,7 @@ class SyncTransaction:
         states = [_state_after(one, command) for one in settlements]
         self._move(settlements, states)
         stored = [[write(self.connection) for write in one.writes] for one in settlements]
-        rows = [
-            self._task_row(child, one.task.id, None, State.PENDING)
-            for one in settlements
-            for child in one.children
-        ]
-        self.connection.executemany(INSERT_TASK, rows)
+        self._add_children(settlements)
         self._record_failures([failure for one in settlements for failure in one.failures])
         self._add_notes([note for one in settlements for note in one.notes])
         for one, to in zip(settlements, states, strict=True):
@@ -290,6 +285,14 @@ class SyncTransaction:
                 self._ended.append(EndedTask(one.task.id, one.task.parent, to is State.FAILED))
         self._stored += chain.from_iterable(stored)
         return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
+
+    def _add_children(self, settlements: Sequence[Settlement]) -> None:
+        rows = [
+            self._task_row(child, one.task.id, None, State.PENDING)
+            for one in settlements
+            for child in one.children
+        ]
+        self.connection.executemany(INSERT_TASK, rows)
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         by_statement: dict[str, list[Any]] = {}
