@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from ..errors import SyncError, describe
 from .delivery import Write, WriteResult
 from .plan import map_paths
+from .schema import snake_case
 from .struct import Struct
 from .values import Json
 
@@ -369,7 +370,7 @@ class _Renaming(NamedTuple):
     def asked(self, text: str) -> str:
         """``Entity`` or ``Entity.field`` as a person wrote it, in any case."""
         entity, dot, name = text.partition(".")
-        if entity.casefold() != self.entity.casefold():
+        if entity.casefold() not in (self.entity.casefold(), snake_case(self.entity)):
             return text
         entity = entity if self.new_entity == self.entity else self.new_entity
         return entity + dot + (self.new_field if name.casefold() == self.field.casefold() else name)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CursorExpired, HistoryError, StorageError, UsageError
+from ..errors import CursorExpired, HistoryError, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, parse_fields
 from ..storage.sqlite import reader as read_only
@@ -44,15 +44,15 @@ LIMIT = 1_000  # rows of an answer whose caller names no limit
 
 @contextmanager
 def open_reader(path: Path, info: InstallationInfo) -> Iterator[Reader]:
-    """A Reader of an installation's database; StorageError when it was never synced."""
+    """A Reader of an installation's database; StorageEmpty when it was never synced."""
     with read_only(synced(path, info)) as connection:
         yield Reader(info, connection, now=time.time())
 
 
 def synced(path: Path, info: InstallationInfo) -> Path:
-    """The file of an installation's database; StorageError when there is none."""
+    """The file of an installation's database; StorageEmpty when there is none."""
     if not path.exists():
-        raise StorageError(f"{info} has never been synced", hint=f"start with: max sync {info}")
+        raise StorageEmpty(f"{info} has never been synced", hint=f"start with: max sync {info}")
     return path
 
 
@@ -85,7 +85,7 @@ class Reader:
 
     @property
     def schema(self) -> Schema:
-        """The entities as they are stored; StorageError before a sync has stored anything."""
+        """The entities as they are stored; StorageEmpty before a sync has stored anything."""
         return self._tables.schema
 
     def entity(self, entity: str | type[Entity]) -> type[Entity]:

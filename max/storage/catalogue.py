@@ -105,9 +105,27 @@ def put(connection: Connection, kind: str, name: str, place: str, definition: st
         return False
     if found is not None:
         _drop(connection, kind, name, place)
-    connection.execute(definition)
+    create(connection, name, definition)
     connection.execute(PUT, (name, kind, place, definition))
     return True
+
+
+def create(connection: Connection, name: str, definition: str) -> None:
+    """Create a view, an index or a trigger; StorageError when something of the user is in its way."""
+    try:
+        connection.execute(definition)
+    except connection.dialect.errors as error:
+        if connection.dialect.is_fatal(connection, error):
+            raise
+        raise StorageError(
+            f"{name} cannot be created: {error}",
+            hint="nothing was changed; what you created in this database is in the way: rename or drop it",
+        ) from error
+
+
+def names(connection: Connection) -> set[str]:
+    """What Max has created: views, indexes and triggers."""
+    return {name for (name,) in connection.execute("SELECT name FROM _max_object")}
 
 
 def places(connection: Connection, kind: str) -> set[str]:

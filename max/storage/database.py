@@ -112,8 +112,8 @@ class Dialect(Protocol):
     def columns(self, connection: Connection, table: str) -> set[str]:
         """The columns of a table; empty when there is none of this name."""
 
-    def take_away_views(self, connection: Connection) -> list[str]:
-        """Drop every view and trigger; the statements that create them again."""
+    def take_away_views(self, connection: Connection) -> list[tuple[str, str]]:
+        """Drop every view and trigger; the name of each, and the statement that creates it again."""
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that has ``body`` run after an event on a row for which ``when`` is true."""

@@ -104,7 +104,7 @@ class _Alteration:
     def __init__(self, connection: Connection, policy: SchemaPolicy) -> None:
         self._connection, self._policy = connection, policy
         self._begun = False
-        self._foreign: list[str] = []
+        self._foreign: list[tuple[str, str]] = []
 
     def begin(self) -> None:
         """SyncRunning when another process is syncing; called again it does nothing."""
@@ -112,15 +112,17 @@ class _Alteration:
             return
         if self._policy.check_idle is not None:
             self._policy.check_idle(self._connection)
+        ours = catalogue.names(self._connection)
+        found = self._connection.dialect.take_away_views(self._connection)
+        self._foreign = [(name, sql) for name, sql in found if name not in ours]
         for kind in ("trigger", "view"):
             catalogue.drop(self._connection, kind)
-        self._foreign = self._connection.dialect.take_away_views(self._connection)
         self._begun = True
 
     def end(self) -> None:
         """Create the views and triggers of the user again."""
-        for statement in self._foreign:
-            self._connection.execute(statement)
+        for name, statement in self._foreign:
+            catalogue.create(self._connection, name, statement)
 
 
 def evolve(

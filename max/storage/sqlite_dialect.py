@@ -131,13 +131,13 @@ class SqliteDialect(Dialect):
         """The columns of a table or a view; empty when there is none of this name."""
         return {row[1] for row in connection.execute(f"PRAGMA table_info({quoted(table)})")}
 
-    def take_away_views(self, connection: Connection) -> list[str]:
+    def take_away_views(self, connection: Connection) -> list[tuple[str, str]]:
         """What is dropped is in the schema's own words, so it comes back as it was."""
         sql = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY type DESC"
         found = connection.execute(sql).fetchall()
         for kind, name, _ in found:  # views first: their own triggers go with them
             connection.execute(f"DROP {kind.upper()} IF EXISTS {quoted(name)}")
-        return [statement for _, _, statement in found]
+        return [(name, statement) for _, name, statement in found]
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that creates a trigger for each row."""

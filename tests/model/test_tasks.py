@@ -235,6 +235,14 @@ def test_a_renamed_entity_is_renamed_in_every_spec() -> None:
     assert remove.search == MissingSearch()
 
 
+def test_an_option_follows_a_rename_however_the_entity_was_written() -> None:
+    spec = GroupTask(options={"only": ["acme_task.title", "ACME_TASK", "acmetask.title", "AcmeTasks.title"]})
+    field = spec.rename_field("AcmeTask", "title", "label").options["only"]
+    assert field == ["acme_task.label", "ACME_TASK", "acmetask.label", "AcmeTasks.title"]
+    entity = spec.rename_entity("AcmeTask", "AcmeJob").options["only"]
+    assert entity == ["AcmeJob.title", "AcmeJob", "AcmeJob.title", "AcmeTasks.title"]
+
+
 def test_a_renamed_field_is_renamed_in_names_filters_and_options() -> None:
     group, expand, load, *others = [spec.rename_field("Thing", "title", "label") for spec in SPECS]
     assert group.options["only"] == ["thing", "Thing.label"]

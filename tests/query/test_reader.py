@@ -18,7 +18,7 @@ from max.errors import (
     MaxError,
     NotFound,
     StorageCorrupt,
-    StorageError,
+    StorageEmpty,
     UnknownName,
     UsageError,
 )
@@ -196,7 +196,7 @@ def test_an_installation_that_was_never_synced_says_how_to_begin(tmp_path: Path)
     folder = ProjectFolder.init(tmp_path)
     folder.add("acme", None, {}, {}, now=1_000.0)
     project = Project(folder)
-    with pytest.raises(StorageError, match="acme:default has never been synced"), project.read("acme"):
+    with pytest.raises(StorageEmpty, match="acme:default has never been synced"), project.read("acme"):
         pass
 
 

@@ -203,6 +203,7 @@ USERS_OWN = (
     "CREATE INDEX by_size ON _acme_thing (size)",
     "CREATE TABLE notes (thing TEXT, note TEXT)",
     "CREATE TRIGGER noted AFTER INSERT ON notes BEGIN UPDATE notes SET note = upper(note); END",
+    "CREATE TRIGGER large INSTEAD OF INSERT ON acme_thing BEGIN INSERT INTO notes VALUES (NEW.id, 'a'); END",
 )
 
 
@@ -230,6 +231,8 @@ def test_views_and_triggers_of_users_survive_a_migration(
     connection.execute("INSERT INTO notes VALUES ('1', 'mine')")
     assert connection.execute("SELECT * FROM larger").fetchall() == [("1", "x")]
     assert connection.execute("SELECT * FROM notes").fetchall() == [("1", "MINE")]
+    connection.execute("INSERT INTO acme_thing (id) VALUES ('2')")
+    assert connection.execute("SELECT * FROM notes").fetchall() == [("1", "MINE"), ("2", "A")]
 
 
 def test_a_view_of_what_was_renamed_stays_until_its_user_changes_it(connection: SqliteConnection) -> None:
@@ -239,6 +242,28 @@ def test_a_view_of_what_was_renamed_stays_until_its_user_changes_it(connection: 
     applied(connection, item, changes=[RenameEntity("Thing", "Item")])
     with pytest.raises(sqlite3.OperationalError, match=r"no such table: main\.acme_thing"):
         connection.execute("SELECT * FROM large")
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("CREATE TRIGGER mine AFTER INSERT ON _acme_thing BEGIN SELECT 1; END", "mine"),
+        ("CREATE TRIGGER mine INSTEAD OF INSERT ON acme_thing BEGIN SELECT 1; END", "mine"),
+        ("CREATE VIEW acme_item AS SELECT 1", "acme_item"),
+        ("CREATE TABLE acme_item (id TEXT)", "acme_item"),
+    ],
+)
+def test_what_a_user_created_and_is_in_the_way_is_named_and_nothing_is_changed(
+    connection: SqliteConnection, statement: str, name: str
+) -> None:
+    applied(connection, THING)
+    connection.execute(statement)
+    before = list(connection.iterdump())
+    item = made("Item", {"name": "str", "size": "int", "gone": "int"})
+    with pytest.raises(StorageError, match=f"^{name} cannot be created: ") as caught:
+        applied(connection, item, changes=[RenameEntity("Thing", "Item")])
+    assert "rename or drop it" in caught.value.hint
+    assert list(connection.iterdump()) == before
 
 
 # -- databases of before 0.1.0 -----------------------------------------------------------------
