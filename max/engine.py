@@ -76,7 +76,9 @@ class SqliteEngine(Engine):
         """Nothing: the database belongs to the caller, who opened it."""
 
     def query(self, entity: type[E]) -> BoundQuery[E]:
-        """Begin a query."""
+        """Begin a query; TypeError when this is not an entity's class."""
+        if not isinstance(entity, type):
+            raise TypeError(f"query() takes an entity's class, not {entity!r}")
         return BoundQuery(self, Query(entity), self._clock)
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:

@@ -56,6 +56,7 @@ from typing import Any, ClassVar
 
 CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
 CANDIDATES = 3  # similar names that an error lists
+LISTED = 10  # names that an error lists when none is similar
 
 
 class MaxError(Exception):
@@ -86,8 +87,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that are similar to ``name``, the most similar first."""
     from difflib import get_close_matches  # costs more than this module; only errors need it
 
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    close = get_close_matches(name.casefold(), list(by_folded), CANDIDATES, CLOSE_ENOUGH)
+    by_folded = {candidate.casefold().lstrip("-"): candidate for candidate in known}
+    close = get_close_matches(name.casefold().lstrip("-"), list(by_folded), CANDIDATES, CLOSE_ENOUGH)
     return [by_folded[folded] for folded in close]
 
 
@@ -109,11 +110,12 @@ class UnknownName(UsageError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
         everything = sorted(known)
         self.kind, self.name = kind, name
-        self.candidates = nearest(name, everything) or everything[:10]
-        shown = ", ".join(self.candidates)
+        near = nearest(name, everything)
+        self.candidates = near or everything[:LISTED]
+        shown = ", ".join(self.candidates) + (", …" if not near and len(everything) > LISTED else "")
         super().__init__(
             f"unknown {kind} {name!r}{f' in {where}' if where else ''}",
-            hint=f"did you mean: {shown}" if shown else f"there is no {kind}",
+            hint=f"{'did you mean' if near else 'one of'}: {shown}" if shown else f"there is no {kind}",
             kind=kind,
             name=name,
             candidates=self.candidates,
@@ -352,7 +354,7 @@ class ReplayMismatch(RecordingError):
         what = "more often than it was recorded" if again else "which was not recorded"
         near = f"; the most similar input is {nearest}" if nearest is not None else ""
         super().__init__(
-            f"{operation}: the replay asks for {input}, {what} ({left} recorded answers are unused{near})",
+            f"{operation}: the replay asks for {input}, {what} (unused recorded answers: {left}{near})",
             hint="the recording ends too early, or this version of the connector sends other requests",
             operation=operation,
             input=input,

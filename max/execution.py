@@ -386,12 +386,14 @@ class SyncExecutor:
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
 
-        SyncError when nothing failed in it; NotFound.
+        SyncError when there is none, or nothing failed in it; NotFound.
         """
         now = self.context.clock()
         if sync is None:
             newest = await self.store.runs(1, now=now)
-            sync = newest[0].id if newest else ""
+            if not newest:
+                raise SyncError("there was no sync yet: nothing to retry", hint="start a sync first")
+            sync = newest[0].id
         result = await self.store.result(sync, now=now)
         if not result.failures or not result.status.final:
             words = "nothing failed in it" if result.status.final else f"it is {result.status}"

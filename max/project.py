@@ -249,10 +249,13 @@ class Project:
         """Ask the installation's unfinished sync, in any process, to pause, to run on or to cancel.
 
         Its process obeys at its next page.  The sync as it is now; SyncError when none is unfinished.
+        UnknownName for another command.
         """
         from .model.tasks import SyncCommand
         from .query.maintenance import request
 
+        if command not in list(SyncCommand):
+            raise UnknownName("command", command, SyncCommand)
         info, asked = self._info(target), SyncCommand(command)
         return request(self.folder.database(info), info, asked, now=self._clock())
 

@@ -107,6 +107,34 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     assert run.err == "max: unknown command 'serch'\n  did you mean: search, schema\n"
 
 
+def test_a_word_that_resembles_nothing_is_answered_with_what_there_is(cli: Cli) -> None:
+    cli("connect", "acme")
+    assert cli("sync", "acme", "--quux").err.splitlines()[1].startswith("  one of: --allow-removals, ")
+    assert cli("settings", "acme", "history=on").err.endswith("  one of: changes, off\n")
+
+
+def test_an_order_that_begins_with_a_dash_says_how_to_write_it(cli: Cli) -> None:
+    run = cli("search", "acme", "AcmeTask", "--order-by", "-title")
+    hint = "  a value that begins with - is written --option=VALUE; see: max search --help"
+    assert (run.status, run.err.splitlines()[1]) == (2, hint)
+
+
+def test_a_sync_of_a_connector_that_asks_questions_names_the_command_that_connects_it(cli: Cli) -> None:
+    run = cli("sync", "linear")
+    assert (run.status, run.err.splitlines()[1]) == (2, "  first: max connect linear")
+
+
+def test_retrying_before_the_first_sync_says_that_there_was_none(cli: Cli) -> None:
+    cli("connect", "acme")
+    assert "there was no sync yet" in cli("sync", "acme", "--retry-failed").err
+
+
+def test_another_folder_without_a_project_is_named_in_the_next_command(cli: Cli, tmp_path: Path) -> None:
+    assert cli("ls").err.endswith("make one with: max init\n")
+    (tmp_path / "other").mkdir()
+    assert cli("-C", "other", "ls").err.endswith(f"make one with: max init {tmp_path / 'other'}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -118,7 +146,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
         (["search", "acme", "AcmeUser", "--limit", "x"], "'x' is not a count"),
         (["search", "acme", "AcmeUser", "--limit", "0"], "'0' is not a count"),
         (["search", "acme", "AcmeUser", "--limit", "²"], "is not a count"),
-        (["search", "acme", "AcmeUser", "--all", "--limit", "3"], "exclude one another"),
+        (["search", "acme", "AcmeUser", "--all", "--limit", "3"], "cannot be combined"),
         (["search", "acme", "AcmeUser", "-o", "yaml"], "unknown output format 'yaml'"),
         (["search", "acme", "AcmeUsr"], "unknown entity 'AcmeUsr'"),
         (["search", "acme", "AcmeUser", "--fields", "nam"], "unknown field 'nam' in AcmeUser"),
@@ -600,5 +628,20 @@ def test_a_database_of_an_older_layout_is_refused_and_not_changed(
     before = path.read_bytes()
     run = cli(*words)
     assert (run.status, "was written by a Max before 0.1.0, and was not changed" in run.err) == (1, True)
-    assert "fetch everything again with: max sync" in run.err
+    assert "move the file away: the next sync fetches everything again" in run.err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["CREATE TABLE _max_migration (owner, version, digest)", ""])
+def test_an_installation_whose_database_cannot_be_read_can_be_disconnected(
+    cli: Cli, tmp_path: Path, content: str
+) -> None:
+    cli("connect", "acme")
+    path = tmp_path / ".max/installations/acme/default/data.db"
+    if content:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(content)
+    else:
+        path.write_bytes(b"damaged" * 1000)
+    assert cli("disconnect", "acme", "--yes").status == 0
+    assert not path.exists()

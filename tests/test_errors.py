@@ -164,6 +164,8 @@ def test_an_error_says_what_to_do_next() -> None:
     assert SAMPLES[UnknownName].render() == "unknown field 'titel' in Issue\n  did you mean: title"
     assert SAMPLES[MissingExtra].hint == "pip install 'max-sync[http]'"
     assert UnknownName("entity", "x", []).hint == "there is no entity"
+    assert UnknownName("entity", "x", ["Aaa", "Bbb"]).hint == "one of: Aaa, Bbb"
+    assert UnknownName("entity", "x", map(str, range(100, 120))).hint.endswith(", 108, 109, …")
     assert isinstance(LeaseLost("it was paused"), errors.SyncError)
 
 

@@ -484,6 +484,17 @@ class TestRuntimes:
 
         assert asyncio.run(main()) == set()
 
+    def test_a_query_of_a_text_and_an_unknown_command_are_refused_at_the_call(self, running: Project) -> None:
+        async def main() -> None:
+            async with running as project:
+                runtime = await project.runtime("sample", "one")
+                with pytest.raises(TypeError, match="takes an entity's class, not 'Thing'"):
+                    runtime.engine.query("Thing")  # type: ignore[arg-type]  # what this is about
+                with pytest.raises(UnknownName, match="unknown command 'paus'"):
+                    await project.request(runtime.info, "paus")  # type: ignore[arg-type]  # so is this
+
+        asyncio.run(main())
+
     def test_an_installation_in_use_is_not_disconnected(self, running: Project) -> None:
         async def main() -> None:
             async with running as project:

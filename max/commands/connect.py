@@ -9,11 +9,12 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, UnknownName, UsageError
+from ..errors import ProjectError, StorageCorrupt, StorageOlder, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
@@ -130,8 +131,9 @@ def configure_disconnect(parser: Parser) -> None:
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
     project, info = options.found_target()
-    for _, reader in readers(project, [info]):
-        reader.check_idle()
+    with suppress(StorageOlder, StorageCorrupt):  # a database that no sync can use
+        for _, reader in readers(project, [info]):
+            reader.check_idle()
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(sys.stdin):

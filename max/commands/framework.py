@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..query.reader import Reader
 
 FORMATS = ("text", "json", "ndjson")
+NO_VALUE = "expected one argument"  # as argparse says it, also when the value begins with -
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
 
@@ -84,7 +85,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message, with the way to the command's help."""
-        raise UsageError(message, hint=f"see: {self.prog} --help")
+        dash = "a value that begins with - is written --option=VALUE; " if message.endswith(NO_VALUE) else ""
+        raise UsageError(message, hint=f"{dash}see: {self.prog} --help")
 
     def read(self, words: Sequence[str]) -> Options:
         """Parse all words; UnknownName for an option that does not exist."""

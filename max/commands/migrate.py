@@ -89,7 +89,7 @@ def plan_json(info: InstallationInfo, found: MigrationPlan) -> dict[str, Json]:
 def plan_text(info: InstallationInfo, found: MigrationPlan) -> list[str]:
     """A plan as a table."""
     if not found.changes:
-        return [f"{info}: nothing is stored yet" if found.fresh else f"{info}: nothing to do"]
+        return [f"{info}: nothing is stored yet" if found.fresh else f"{info}: up to date"]
     columns = [Column("what", whole=True), Column("change"), Column("by"), Column("old queries")]
     columns += [Column("rows", right=True), Column("next sync")]
     return table(columns, [change_row(change) for change in found.changes])

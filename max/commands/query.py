@@ -46,7 +46,7 @@ def configure_search(parser: Parser) -> None:
 def run_search(options: Options) -> Answer:
     """A page of entities, or with --all all of them."""
     if options.all and options.limit:
-        raise UsageError("--all and --limit exclude one another", hint="leave one of them out")
+        raise UsageError("--all and --limit cannot be combined", hint="leave one of them out")
     notes: list[str] = []
     return Answer(searched(options, notes), notes)
 

@@ -126,7 +126,7 @@ def refuse_contradictions(options: Options) -> None:
         clashing = [other for other in others if {one, other} <= given]
         if clashing:
             words = [f"--{name.replace('_', '-')}" for name in (one, clashing[0])]
-            raise UsageError(f"{' and '.join(words)} exclude one another", hint="leave one of them out")
+            raise UsageError(f"{' and '.join(words)} cannot be combined", hint="leave one of them out")
 
 
 def scope(options: Options) -> SyncOptions:

@@ -10,6 +10,7 @@ listed together with the option that gives it, and the connector's validations s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -94,7 +95,9 @@ def check_answers(
 
 
 def needs_answers(connector: AnyConnector) -> bool:
-    """Whether connecting takes more than the defaults."""
+    """Whether connecting takes more than the defaults; it may when a step runs code or signs in."""
+    if any(isinstance(step, RunCode | SignIn) for step in connector.onboarding):
+        return True
     try:
         check_answers(connector, {}, {})
     except UsageError:
@@ -175,11 +178,15 @@ class _Onboarding:
                 await self._run(step)
 
     def require_secrets(self) -> None:
-        """Note which values and secrets are missing, without running a step."""
+        """Note which values and secrets are missing, without running a step.
+
+        A condition may read what a step would have answered; its secret is then not required.
+        """
         self._require_values()
         for step in self._steps:
-            if isinstance(step, SecretInput) and self._applies(step):
-                self._require_secret(step)
+            with suppress(KeyError):
+                if isinstance(step, SecretInput) and _condition_holds(step, self._answers):
+                    self._require_secret(step)
 
     def _require_values(self) -> None:
         for key, type in self._types.items():

@@ -76,7 +76,8 @@ class ProjectFolder:
             with suppress(PermissionError):  # a folder above that this user may not read
                 if (candidate / FOLDER).is_dir():
                     return cls(candidate)
-        raise ProjectError(f"there is no project in {folder}, or above it", hint="make one with: max init")
+        hint = "make one with: max init" + (f" {folder}" if folder != Path.cwd() else "")
+        raise ProjectError(f"there is no project in {folder}, or above it", hint=hint)
 
     @classmethod
     def init(cls, path: Path | str) -> Self:

@@ -77,6 +77,9 @@ class Reader:
         self.info, self.now = info, now
         self._connection = connection
 
+    def __repr__(self) -> str:
+        return f"Reader({self.info})"
+
     @cached_property
     def _tables(self) -> Tables:
         return Tables.stored(self._connection)

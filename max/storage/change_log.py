@@ -227,7 +227,7 @@ class ChangeLog(RenameOwner):
         log = read_log(connection)
         if log is None or (not log.recording and log.newest <= log.floor):
             raise HistoryError(
-                "nothing is recorded of changes",
+                "changes are not recorded",
                 hint="turn it on with: max settings INSTALLATION history=changes; then sync",
             )
         if since == NOW:

@@ -72,7 +72,7 @@ def connect(path: str, *, cache: int, synchronous: str = "NORMAL", reading: bool
             if is_older(connection):
                 raise StorageOlder(
                     f"{path} was written by a Max before 0.1.0, and was not changed",
-                    hint="move the file away, then fetch everything again with: max sync INSTALLATION",
+                    hint="move the file away: the next sync fetches everything again",
                     path=path,
                 )
             _use_wal(connection)

@@ -257,7 +257,7 @@ def test_missing_only_fetches_what_is_missing(synced: Library) -> None:
 )
 def test_contradicting_options_create_nothing(library: Library, words: list[str]) -> None:
     run = library.run("sync", "book", *words)
-    assert (run.status, "exclude one another" in run.err) == (2, True)
+    assert (run.status, "cannot be combined" in run.err) == (2, True)
     assert not (library.folder / ".max").exists()
 
 

@@ -145,7 +145,7 @@ def test_a_plan_changes_nothing_and_the_migration_does(synced: Cli) -> None:
     assert database().read_bytes() == before
     done = synced("migrate", "shelves", "-o", "json")
     assert done.data == {**planned.data, "done": True}
-    assert synced("schema", "diff").out == "shelves:default: nothing to do\n"
+    assert synced("schema", "diff").out == "shelves:default: up to date\n"
     assert synced("get", "shelves", "Thing:1", "--json").data["data"]["title"] == "x"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from max.connector import Answers, Connector, Input, NoConfig, Option, RunCode, SecretInput, Select, Validate
 from max.errors import BadCredentials, ConnectorError, InvalidAnswers, UsageError, shown
 from max.installations.config import ValueType, as_text, config_values, read_config
-from max.installations.onboarding import OnboardingResult, needs_answers, onboard
+from max.installations.onboarding import OnboardingResult, check_answers, needs_answers, onboard
 from max.installations.secret_sources import read_secret
 from max.model.values import Json
 from max.upstream.credentials import Credential, CredentialProvider, Secret
@@ -444,6 +444,21 @@ class TestWithoutPrompter:
         with pytest.raises(InvalidAnswers) as caught:
             run(connector, None, pages=1)
         assert [one.path for one in caught.value.mismatches] == ["url", "token"]
+
+    def test_a_secret_that_depends_on_what_code_returns_is_not_required_before_it_runs(
+        self,
+    ) -> None:
+        async def choose(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+            return {"with_token": True}
+
+        def condition(answers: Answers) -> bool:
+            return bool(answers["with_token"])
+
+        steps = [RunCode(choose), SecretInput(TOKEN, "Token", when=condition)]
+        connector = sample(credentials=[TOKEN], onboarding=steps)
+        assert needs_answers(connector)
+        assert check_answers(connector, {}, {"token": "right"}).secrets == {"token": "right"}
+        assert check_answers(connector, {}, {}).secrets == {}
 
     def test_what_the_connectors_own_code_returns_is_checked(self) -> None:
         async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:

@@ -71,6 +71,10 @@ def test_search_takes_texts_and_pages_by_a_cursor(reader: Reader) -> None:
     assert list(values_of(rest.items[0])) == ["id", "name"]
 
 
+def test_a_reader_shows_its_installation(reader: Reader) -> None:
+    assert repr(reader) == f"Reader({reader.info})"
+
+
 def test_search_takes_classes_and_filters(reader: Reader) -> None:
     page = reader.search(AcmeTask, AcmeTask.priority.gt(1), fields=["title"])
     assert [one.title for one in page.items] == ["Write"]

@@ -397,8 +397,7 @@ def test_without_history_the_database_has_no_trace_of_it() -> None:
     dump, message = using(body)
     assert not [line for line in dump if "TRIGGER" in line or "_max_change" in line]
     assert message == (
-        "nothing is recorded of changes\n"
-        "  turn it on with: max settings INSTALLATION history=changes; then sync"
+        "changes are not recorded\n  turn it on with: max settings INSTALLATION history=changes; then sync"
     )
 
 

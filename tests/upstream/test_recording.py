@@ -594,9 +594,7 @@ class TestMismatch:
         assert (error.operation, error.input) == ("crowd:person:list", '{"page":"28"}')
         assert error.left == 3
         assert error.nearest in ('{"page":"2"}', '{"page":"27"}')
-        assert "which was not recorded (3 recorded answers are unused; the most similar input is" in str(
-            error
-        )
+        assert "which was not recorded (unused recorded answers: 3; the most similar input is" in str(error)
         assert error.code == "replay.mismatch"
 
     def test_an_operation_that_was_not_recorded_has_no_similar_input(self, tmp_path: Path) -> None:
