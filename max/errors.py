@@ -56,6 +56,7 @@ from typing import Any, ClassVar
 
 CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
 CANDIDATES = 3  # similar names that an error lists
+HIDDEN = "***"  # in place of a value that may be a secret
 LISTED = 10  # names that an error lists when none is similar
 
 
@@ -156,14 +157,15 @@ class Mismatch:
 
     def __init__(self, path: str, expected: str, actual: object, *, secret: bool = False) -> None:
         self.path, self.expected = path, expected
-        self.actual = "***" if secret else shown(actual)
+        self.actual = HIDDEN if secret else shown(actual)
 
     def describe(self) -> dict[str, str]:
         """``{"path", "expected", "actual"}``."""
         return {"path": self.path, "expected": self.expected, "actual": self.actual}
 
     def __str__(self) -> str:
-        return f"{self.path}: expected {self.expected}, got {self.actual}"
+        got = "" if self.actual == HIDDEN else f", got {self.actual}"
+        return f"{self.path}: expected {self.expected}{got}"
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -169,6 +169,13 @@ def test_an_error_says_what_to_do_next() -> None:
     assert isinstance(LeaseLost("it was paused"), errors.SyncError)
 
 
+def test_a_value_that_may_be_secret_is_left_out_of_the_message() -> None:
+    assert (
+        str(Mismatch("tokn", "another key (token)", "x", secret=True)) == "tokn: expected another key (token)"
+    )
+    assert str(Mismatch("n", "a number", "x")) == "n: expected a number, got str 'x'"
+
+
 def test_a_filter_error_points_at_the_column() -> None:
     *_, text, sync_token = SAMPLES[InvalidFilter].message.splitlines()
     assert text.index(">") == sync_token.index("^") - 1

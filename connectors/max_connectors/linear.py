@@ -791,7 +791,8 @@ async def tokens_of(config: LinearConfig, credentials: CredentialProvider) -> OA
     """OAuth tokens: a person's; the application's own with a client secret and no refresh token."""
     given = {one: await credentials.find(one) for one in OAUTH.credentials}
     if not any(given.values()):
-        raise BadCredentials("linear: no credential is stored", hint="give one: --credential api_key=env:VAR")
+        hint = "give one to max connect (with --update if it is connected): --credential api_key=env:VAR"
+        raise BadCredentials("linear: no credential is stored", hint=hint)
     alone = given[OAuth.CLIENT_SECRET] is not None and given[OAuth.REFRESH_TOKEN] is None
     grant = (lambda now: {"grant_type": "client_credentials", "scope": "read"}) if alone else None
     return OAUTH.tokens(credentials, config.base_url, client_id=config.client_id, grant=grant)
