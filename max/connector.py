@@ -190,10 +190,10 @@ class Connector(Generic[Conf, C]):
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name) or self.name == "max":
+        if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name):
             raise ConnectorError(
                 f"name: {self.name!r} is not a valid connector name",
-                hint="use lower-case letters, digits and '_'; begin with a letter",
+                hint="use lower-case letters, digits and '_'; begin with a letter, and not with max_ or sqlite_",
             )
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
@@ -222,7 +222,7 @@ AnyConnector = Connector[Any, Any]
 # Everything that can be checked without running a connector is checked when it is made.  A check
 # is given an attribute's value, the connector, and the place that an error names.
 
-CONNECTOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+CONNECTOR_NAME = re.compile(r"(?!(?:max|sqlite)(?:_|$))[a-z][a-z0-9_]{0,47}", re.ASCII)
 CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 
 
