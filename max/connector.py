@@ -193,7 +193,7 @@ class Connector(Generic[Conf, C]):
         if not isinstance(self.name, str) or not CONNECTOR_NAME.fullmatch(self.name):
             raise ConnectorError(
                 f"name: {self.name!r} is not a valid connector name",
-                hint="use lower-case letters, digits and '_'; begin with a letter, and not with max_ or sqlite_",
+                hint="use lower-case letters, digits and '_'; begin with a letter, not with max_ or sqlite_",
             )
         for attribute, check in CHECKS.items():
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")

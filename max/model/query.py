@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from ..errors import UnknownName
+from ..errors import UnknownName, UsageError
 from .entities import (
     AllOf,
     AnyOf,
@@ -26,8 +26,10 @@ from .entities import (
     E,
     Entity,
     FieldOf,
+    FieldType,
     Filter,
     Not,
+    Op,
     Ref,
     Synced,
     V,
@@ -36,6 +38,7 @@ from .entities import (
     find_name,
 )
 from .struct import Struct
+from .values import Kind
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
@@ -81,6 +84,10 @@ class QueryPage(Struct, Generic[E]):
 
     items: Sequence[E]
     cursor: str | None = None
+
+
+ID = FieldType(Kind.TEXT)
+WITHOUT_KIND = (Op.CONTAINS, Op.STARTS_WITH, Op.IS_LOADED)  # their values are texts, whatever the field holds
 
 
 class Order(Struct):
@@ -137,7 +144,7 @@ class Query(Struct, Generic[E]):
             raise TypeError(f"limit() takes a whole number, not {size!r}")
         if size < 0:
             raise ValueError(f"a limit is 0 or more, not {size}")
-        return self.replace(size=size)
+        return self.replace(size=min(size, NO_LIMIT))
 
     def after(self, cursor: str | None) -> Self:
         """Begin behind the page that gave this cursor; None begins at the start."""
@@ -180,19 +187,29 @@ def _condition(entity: type[Entity], condition: object, now: float | None) -> Fi
         example = f"{entity.__name__}.{next((n for n in entity._fields if n != 'id'), 'id')}"
         hint = f"; == compares in Python: write {example}.eq(…)" if isinstance(condition, bool) else ""
         raise TypeError(f"where() takes filters or text, not {condition!r}{hint}")
-    for field in _fields_of(condition):
-        _own(entity, field, "where")
+    for one in _comparisons(condition):
+        _own(entity, one.path[0], "where")
+        if isinstance(one, Compare) and one.op not in WITHOUT_KIND:
+            for value in one.value if one.op is Op.IN else (one.value,):
+                check_value(one.path[-1], value)
     return condition
 
 
-def _fields_of(condition: Filter[Any]) -> list[FieldOf[Any, Any]]:
-    """The fields that a filter begins at."""
+def _comparisons(condition: Filter[Any]) -> list[Compare[Any] | Synced[Any]]:
+    """The parts of a filter that name a field."""
     if isinstance(condition, Compare | Synced):
-        return [condition.path[0]]
+        return [condition]
     if isinstance(condition, Not):
-        return _fields_of(condition.part)
+        return _comparisons(condition.part)
     parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
-    return [field for part in parts for field in _fields_of(part)]
+    return [one for part in parts for one in _comparisons(part)]
+
+
+def check_value(field: FieldOf[Any, Any], value: object) -> None:
+    """UsageError unless a field can be compared with a value; None stands for an empty one."""
+    holds = ID if field.name == "id" else field.type
+    if value is not None and not holds.check(value):
+        raise UsageError(f"{field!r} holds {holds.expected}, not {value!r}")
 
 
 def _own(entity: type[Entity], field: object, method: str) -> FieldOf[Any, Any]:

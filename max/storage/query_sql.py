@@ -19,12 +19,11 @@ from typing import Any, cast
 
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
-from ..model.query import Order, Query
+from ..model.query import ID, Order, Query, check_value
 from ..model.values import CHECKS, Kind, is_text
 from .database import FALSE, TRUE, Connection, quoted
 from .rows import NEVER, TableMapping, encode_one
 
-ID = FieldType(Kind.TEXT)
 _MOST_VALUES = 30_000  # of a list with a NUL in it; a database refuses statements with many more
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
@@ -139,8 +138,7 @@ class Statement:
         return f"({', '.join(self.bind(value) for value in values)})"
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
-        if not holds.check(value) and value is not None:
-            raise UsageError(f"{field!r} holds {holds.expected}, not {value!r}")
+        check_value(field, value)
         return encode_one(holds, value)
 
     def _text(self, op: Op, column: str, text: str) -> str:

@@ -38,6 +38,7 @@ def test_a_second_order_by_adds_to_the_first() -> None:
 
 
 def test_a_negative_limit_and_a_field_behind_a_ref_are_refused() -> None:
+    assert Query(Issue).limit(2**70).size == Query(Issue).limit(2**62).size
     with pytest.raises(ValueError, match="0 or more, not -1"):
         Query(Issue).limit(-1)
     with pytest.raises(ValueError, match=r"Issue\.author\.login belongs to another entity"):
@@ -69,6 +70,15 @@ def test_a_comparison_of_python_is_refused_with_what_to_write() -> None:
 def test_a_condition_that_is_neither_filter_nor_text_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"where\(\) takes filters or text, not"):
         Query(Issue).where(wrong)
+
+
+def test_a_value_that_its_field_cannot_hold_is_refused_wherever_it_is_written() -> None:
+    votes, author = FieldOf[Any, Any](Issue, "votes"), FieldOf[Any, Any](Issue, "author")
+    for wrong in (votes.eq("3"), votes.is_in([3, "3"]), ~(Issue.title.eq("x") | author.eq("ada"))):
+        with pytest.raises(UsageError, match=r"Issue\.(votes|author) holds .*, not '(3|ada)'"):
+            Query(Issue).where(wrong)
+    for right in (votes.is_in([3, None]), author.eq(User.ref("ada")), Issue.id.eq("1"), votes.is_loaded()):
+        assert Query(Issue).where(right).filter == right
 
 
 def test_a_field_of_another_entity_is_refused_wherever_it_is_named() -> None:
