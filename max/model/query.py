@@ -206,7 +206,7 @@ def _comparisons(condition: Filter[Any]) -> list[Compare[Any] | Synced[Any]]:
 
 
 def check_value(field: FieldOf[Any, Any], value: object) -> None:
-    """UsageError unless a field can be compared with a value; None stands for an empty one."""
+    """UsageError unless a field can be compared with a value; None means an empty one."""
     holds = ID if field.name == "id" else field.type
     if value is not None and not holds.check(value):
         raise UsageError(f"{field!r} holds {holds.expected}, not {value!r}")
