@@ -140,8 +140,13 @@ class SqliteDialect(Dialect):
         return [(name, statement) for _, name, statement in found]
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
-        """The statement that creates a trigger for each row."""
-        return f"CREATE TRIGGER {quoted(name)} AFTER {event} ON {quoted(table)} WHEN {when} BEGIN {body} END"
+        """The statement that creates a trigger for each row.
+
+        A tool whose own SQLite is older than 3.39, as that of DuckDB, must be able to read the file.
+        It refuses a file whose schema has IS DISTINCT FROM; IS NOT means the same in SQLite.
+        """
+        text = f"CREATE TRIGGER {quoted(name)} AFTER {event} ON {quoted(table)} WHEN {when} BEGIN {body} END"
+        return text.replace(" IS DISTINCT FROM ", " IS NOT ")
 
     def drop_trigger(self, name: str, table: str) -> str:
         """The statement that drops a trigger; in SQLite its name alone says which."""

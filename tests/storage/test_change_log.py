@@ -198,6 +198,15 @@ def test_an_unchanged_row_is_not_recorded() -> None:
     assert recorded(body) == ["created"] * 3
 
 
+def test_the_schema_has_no_words_that_the_older_sqlite_of_other_tools_refuses() -> None:
+    async def body(place: Place) -> None:
+        found = await place.sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        assert "_max_change:1.update" in {name for name, _ in found}
+        assert [name for name, sql in found if "DISTINCT FROM" in sql or "STRICT" in sql] == []
+
+    recorded(body)
+
+
 def test_changes_by_other_tools_are_recorded() -> None:
     async def body(place: Place) -> list[Change]:
         await place.receive(Post("1", title="x"), Post("2", title="z"), sync="s1")
