@@ -311,10 +311,15 @@ class SyncLog(RenameOwner):
     """Keeps unfinished tasks, and failures to be retried, right when names or ids change."""
 
     def rename_entity(self, connection: Connection, old: str, new: str) -> None:
-        """Tasks and failures follow an entity's name."""
+        """Tasks, failures and the counts of a sync that goes on follow an entity's name."""
         if has_part(connection, OWNER):
             connection.execute("UPDATE _max_failure SET entity = ? WHERE entity = ?", (new, old))
             _rewrite(connection, lambda spec: spec.rename_entity(old, new))
+            syncs = connection.execute(f"SELECT id, counts FROM _max_sync WHERE {UNFINISHED}").fetchall()
+            for id, text in syncs:
+                counts = {new if name == old else name: number for name, number in json.loads(text).items()}
+                values = (json.dumps(counts), id)
+                connection.execute("UPDATE _max_sync SET counts = ? WHERE id = ?", values)
 
     def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:
         """Tasks follow the name of a field or a collection."""

@@ -161,6 +161,17 @@ def test_tasks_failures_and_stored_options_follow_names(connection: SqliteConnec
     assert rows(connection, "SELECT entity FROM _max_failure") == [("Issue",)]
 
 
+def test_the_counts_of_a_sync_that_goes_on_follow_an_entity(connection: SqliteConnection) -> None:
+    columns = "id, plan, state, command, started_at, counts"
+    counts = json.dumps({"Task": 7, "Person": 1})
+    for id, state in (("a", "paused"), ("b", "completed")):
+        values = (id, "[]", state, "run", 1.0, counts)
+        connection.execute(f"INSERT INTO _max_sync ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+    SyncLog().rename_entity(connection, "Task", "Issue")
+    found = [json.loads(text) for (text,) in rows(connection, "SELECT counts FROM _max_sync ORDER BY id")]
+    assert found == [{"Issue": 7, "Person": 1}, {"Task": 7, "Person": 1}]
+
+
 def test_tasks_and_failures_follow_ids(connection: SqliteConnection) -> None:
     connection.execute("CREATE TEMP TABLE ids (old TEXT, new TEXT)")
     connection.execute("INSERT INTO ids VALUES ('a', 'b')")
