@@ -202,7 +202,7 @@ def test_a_retry_that_fails_can_be_retried_by_its_id() -> None:
 
 def test_a_sync_without_failures_cannot_be_retried() -> None:
     async def body(runtime: InstallationRuntime) -> None:
-        with pytest.raises(NotFound):
+        with pytest.raises(SyncError, match="no sync yet"):
             await runtime.retry_failed()
         done = await synced(runtime)
         with pytest.raises(SyncError, match="nothing failed"):
