@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .records import FIELDS, PAGE, Struct
+from .records import FIELDS, PAGE, SourceRecord
 
 TABLE = f"CREATE TABLE IF NOT EXISTS item (id TEXT PRIMARY KEY, {', '.join(FIELDS)})"
 UPSERT = (
@@ -18,7 +18,7 @@ UPSERT = (
 Row = tuple[object, ...]
 
 
-def converted(record: Struct) -> Row:
+def converted(record: SourceRecord) -> Row:
     """A record as a careful hand stores it: each value checked and converted by its type."""
     created, updated = (datetime.fromisoformat(str(record[n])) for n in ("created_at", "updated_at"))
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 from max import Settings
 
 from .measure import Row, Timing, fresh_paths, interleaved, report
-from .records import Struct, listing, make, running, sync
+from .records import SourceRecord, listing, make, running, sync
 
 RECORDS = 100_000
 FEW = 1_000  # changes
@@ -30,7 +30,7 @@ def run() -> None:
     with fresh_paths() as path:
         paths: dict[str, Path] = {}
 
-        def syncing(history: str, what: str, records: list[Struct]) -> Callable[[], None]:
+        def syncing(history: str, what: str, records: list[SourceRecord]) -> Callable[[], None]:
             def work() -> None:
                 if what == "first sync":
                     paths[history] = path()
@@ -56,7 +56,7 @@ def run() -> None:
     report("history", rows)
 
 
-def changed(data: Struct) -> Struct:
+def changed(data: SourceRecord) -> SourceRecord:
     """A record with another title and one vote more."""
     return {**data, "title": f"{data['title']}!", "votes": data["votes"] + 1}
 

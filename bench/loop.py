@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 
 from .measure import Row, fresh_paths, report
-from .records import PAGE, Struct, listing, make, sync
+from .records import PAGE, SourceRecord, listing, make, sync
 
 RECORDS = 1_000_000
 TICK = 0.005  # seconds
@@ -59,6 +59,6 @@ async def probed(work: Coroutine[object, object, None]) -> tuple[list[float], li
     return late, own
 
 
-def renumbered(start: int, stop: int) -> list[Struct]:
+def renumbered(start: int, stop: int) -> list[SourceRecord]:
     """A page of records with ids of their own."""
     return [{**data, "id": f"item-{start + i:08d}"} for i, data in enumerate(READY[: stop - start])]

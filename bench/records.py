@@ -33,8 +33,8 @@ from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import AnyOperation
 
 C = TypeVar("C")
-Struct = dict[str, Json]
-Read = Callable[[int, int], list[Struct]]  # the records from one number up to another
+SourceRecord = dict[str, Json]
+Read = Callable[[int, int], list[SourceRecord]]  # the records from one number up to another
 
 PAGE = 1_000  # records
 USUAL = Settings()
@@ -70,7 +70,7 @@ FIELDS = tuple(Item.types())
 BROUGHT = [getattr(Item, name) for name in FIELDS]
 
 
-def make(start: int, stop: int) -> list[Struct]:
+def make(start: int, stop: int) -> list[SourceRecord]:
     """Records as an API's JSON gives them."""
     return [
         {
@@ -89,7 +89,7 @@ def make(start: int, stop: int) -> list[Struct]:
     ]
 
 
-def item(data: Struct) -> Item:
+def item(data: SourceRecord) -> Item:
     """A record as a connector's author writes it."""
     return Item(
         data["id"],

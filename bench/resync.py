@@ -21,7 +21,7 @@ from .records import (
     Owner,
     Read,
     Root,
-    Struct,
+    SourceRecord,
     connector,
     item,
     listing,
@@ -70,7 +70,7 @@ def run() -> None:
     """Each source twice; the second time against the first."""
     records = make(0, RECORDS)
 
-    def read(start: int, stop: int) -> list[Struct]:
+    def read(start: int, stop: int) -> list[SourceRecord]:
         return records[start:stop]
 
     plain, indexed = (twice(syncing(one)) for one in (listing(read, RECORDS), tickets(read, RECORDS)))
@@ -111,7 +111,7 @@ def syncing(source: Source) -> Callable[[Path], None]:
     return lambda path: asyncio.run(sync(source, path))
 
 
-def converted_pages(records: list[Struct]) -> Iterator[list[by_hand.Row]]:
+def converted_pages(records: list[SourceRecord]) -> Iterator[list[by_hand.Row]]:
     """The rows that are upserted by hand, converted each time."""
     return (
         [by_hand.converted(one) for one in records[at : at + PAGE]] for at in range(0, len(records), PAGE)
@@ -139,7 +139,7 @@ def tickets(read: Read, count: int) -> Source:
     return connector([Desk, Person, Ticket], [list_tickets, *others], seeding(Desk.tickets), read)
 
 
-def ticket(number: int, data: Struct) -> Ticket:
+def ticket(number: int, data: SourceRecord) -> Ticket:
     """A record with three refs, spread over a thousand people."""
     return Ticket(
         data["id"],
@@ -165,7 +165,7 @@ def never(many: ManyOf[Person, Ticket]) -> Loader[Read]:
     return Loader.collection(many)(list_nothing)
 
 
-def changing(records: list[Struct], changes: int) -> Source:
+def changing(records: list[SourceRecord], changes: int) -> Source:
     """A source that lists changes since a sync token: some records, each time other ones."""
     turns = [0]
 
