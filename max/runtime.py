@@ -22,7 +22,6 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, lo
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
-from .installations.files import in_thread
 from .model.entities import Entity, FieldOf, Filter, Ref
 from .model.filter_language import parse_duration
 from .model.tasks import SyncResult
@@ -152,7 +151,7 @@ class InstallationRuntime:
             jitter=self.recording.jitter,
             settings=self.info.settings,
         )
-        worker = await in_thread(new_worker)  # it reads who this process is
+        worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop
         executor = SyncExecutor(self._store, context, worker=worker, after=self._engine.tidy)
         await executor.start()
         started.push_async_callback(executor.stop)

@@ -48,8 +48,9 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
     """
     import hashlib  # slow, and reading does without
 
-    for table in TABLES:
-        connection.execute(connection.dialect.sql(table))
+    if not is_catalogued(connection):
+        for table in TABLES:
+            connection.execute(connection.dialect.sql(table))
     rows = connection.execute("SELECT version, digest FROM _max_migration WHERE owner = ?", (owner,))
     done = dict(rows.fetchall())
     refuse_newer(owner, max(done, default=0), len(migrations))
