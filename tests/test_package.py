@@ -235,6 +235,24 @@ class TestLayers:
             assert set(allowed.split()) <= set(above[: above.index(place)]), place
 
 
+SQLITE_WORDS = re.compile(
+    r"sqlite3|sqlite_master|json_(?:each|extract|insert)|PRAGMA|GLOB\b|OR REPLACE|WITHOUT ROWID"
+)
+SQL = re.compile(r"execute\(|sqlite3|BEGIN")
+
+
+class TestSeams:
+    """What a second database would have to replace, and what no command may know."""
+
+    def test_the_words_of_sqlite_are_in_its_module_and_its_dialect_alone(self) -> None:
+        files = {path.name for path in (ROOT / "max").rglob("*.py") if SQLITE_WORDS.search(path.read_text())}
+        assert files == {"sqlite.py", "sqlite_dialect.py"}
+
+    def test_no_command_knows_a_connection_or_sql(self) -> None:
+        for path in [*(ROOT / "max" / "commands").glob("*.py"), ROOT / "max" / "cli.py"]:
+            assert not SQL.search(path.read_text()), path
+
+
 def imported(parts: tuple[str, ...]) -> set[str]:
     """The places inside max/ that a module of these path parts imports, anywhere in its text."""
     found: set[str] = set()
