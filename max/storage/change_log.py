@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import json
 import time
+from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
@@ -578,6 +579,8 @@ def _base_row(connection: Connection, key: tuple[int, str]) -> dict[int, Any]:
 
 # -- cursors -----------------------------------------------------------------------------------
 
+URL_SAFE = bytes.maketrans(b"+/", b"-_")  # as base64.urlsafe_b64encode, whose module is slow to import
+
 
 def change_cursor(log: _Log, number: int) -> str:
     """The cursor after a record."""
@@ -590,9 +593,7 @@ def base_cursor(log: _Log, entity: int, row: str) -> str:
 
 
 def _encode(data: Json) -> str:
-    from base64 import urlsafe_b64encode  # slow to import, and most readings have no cursor
-
-    return urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
+    return b2a_base64(json.dumps(data).encode(), newline=False).translate(URL_SAFE).rstrip(b"=").decode()
 
 
 def _position(log: _Log, cursor: str | None) -> int | tuple[int, str]:
