@@ -39,7 +39,7 @@ from typing import (
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
 from .struct import LazySignature, Struct, short
-from .values import CHECKS, EXPECTED, Json, Kind, datetime_text, is_id, is_text
+from .values import CHECKS, EXPECTED, LONGEST_ID, Json, Kind, datetime_text, is_id, is_text
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -690,10 +690,11 @@ def values_of(entity: Entity) -> Mapping[str, Any]:
 
 def check_entity(entity: Entity) -> list[Mismatch]:
     """Every invalid value of a record, with its path."""
-    where = repr(Ref(type(entity), entity._values["id"]))
+    where = short(Ref(type(entity), entity._values["id"]))
     wrong = []
     if not is_id(entity._values["id"]):
-        wrong.append(Mismatch(f"{where}.id", "a text that is not empty, without NUL", entity._values["id"]))
+        expected = f"a text that is not empty, without NUL, of at most {LONGEST_ID:,} characters"
+        wrong.append(Mismatch(f"{where}.id", expected, entity._values["id"]))
     for name, holds in type(entity).types().items():
         if name in entity._values and not holds.check(entity._values[name]):
             wrong.append(Mismatch(f"{where}.{name}", holds.expected, entity._values[name]))

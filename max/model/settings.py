@@ -16,6 +16,7 @@ from .values import Json
 
 HISTORY = ("off", "changes")
 MOST_DAYS = 36_500  # a hundred years
+MOST_ROWS = 10**12
 
 
 class Setting(NamedTuple):
@@ -50,6 +51,11 @@ SETTINGS = {
         "minutes that one call of a loader may take before it is cancelled and retried",
         "a number of minutes up to a day",
         _number(0.01, 1_440),
+    ),
+    "listing_rows": Setting(
+        "how many rows one listing may bring before it fails, for a source that never ends; 0: any number",
+        f"a whole number up to {MOST_ROWS:,}",
+        lambda value: isinstance(value, int) and _number(0, MOST_ROWS)(value),
     ),
 }
 
@@ -109,7 +115,8 @@ class Settings(Struct):
 
     With ``history`` "changes", each change of a row is recorded and kept for ``history_days``.  A
     row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
-    to 1, is the part of an entity's rows that one sync may remove without asking.
+    to 1, is the part of an entity's rows that one sync may remove without asking.  A listing that
+    brings more than ``listing_rows`` rows fails; 0 means any number.
     """
 
     history: Literal["off", "changes"] = "off"
@@ -117,6 +124,7 @@ class Settings(Struct):
     removed_days: float = 30
     removal_share: float = 0.25
     loader_minutes: float = 60
+    listing_rows: int = 0
 
 
 DEFAULTS = Settings()

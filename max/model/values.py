@@ -12,6 +12,7 @@ Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
 INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
 JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
+LONGEST_ID = 10_000  # characters; whatever is longer identifies nothing
 UTC_MARKS = ("--T::Z", "--T::.")  # the separators in 2026-01-31T09:30:00Z and …00.5Z
 
 
@@ -52,7 +53,7 @@ def is_text(value: object) -> bool:
 
 def is_id(value: object) -> bool:
     """A text that can identify an entity; no NUL, at which SQLite's JSON functions cut a text."""
-    return is_text(value) and value != "" and "\0" not in str(value)
+    return is_text(value) and 0 < len(str(value)) <= LONGEST_ID and "\0" not in str(value)
 
 
 def is_json(value: object) -> bool:

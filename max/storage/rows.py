@@ -30,7 +30,7 @@ from typing import Any, Generic, cast
 
 from ..errors import InvalidEntity
 from ..model.entities import ID, LOCAL, E, Entity, FieldType, Ref, check_entity
-from ..model.values import INTEGER_LIMIT, Kind, datetime_of, datetime_text
+from ..model.values import INTEGER_LIMIT, LONGEST_ID, Kind, datetime_of, datetime_text
 from .database import Dialect, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
@@ -317,7 +317,7 @@ class TableMapping(Generic[E]):
     def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> EncodedRows:
         names = tuple(name for name in keys if name != "id")
         ids = list(encode_column(ID, [record["id"] for record in records]))
-        if "" in ids or "\0" in "".join(ids):
+        if "" in ids or "\0" in "".join(ids) or max(map(len, ids)) > LONGEST_ID:
             raise InvalidColumn
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
         return EncodedRows(names, ids, columns)

@@ -1,21 +1,67 @@
 """Calls of loaders, and the checks of what they return, before anything is stored.
 
-Whatever a loader raises becomes the failure of its task, with the loader's name and the line.
+Rule 1: whatever a loader raises becomes the failure of its task, with the loader's name and the line.
+
+Rule 2: a response whose parts are not what they are declared to be is refused as a whole, with the
+loader, the page, and what came.  Types are hints in Python, and a service may send anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..connector import Connector
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
 from ..model.entities import Entity, Ref, values_of
-from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader
+from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.query import Batch, Page
+from ..model.values import is_text
+
+Valid = Callable[[Any], bool]
+
+
+def _is_list(value: Any, of: type | None = None) -> bool:
+    plain = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return plain and (of is None or all(isinstance(one, of) for one in value))
+
+
+def _is_mark(value: object) -> bool:
+    return value is None or (value != "" and is_text(value))
+
+
+def _is_number(value: object, least: int) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
+
+
+def _is_failures(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(id, str) and isinstance(error, Exception) for id, error in value.items()
+    )
+
+
+def _is_one_of(id: object, known: Collection[str]) -> bool:
+    return isinstance(id, str) and id in known  # what came may have no hash
+
+
+# What each part of a response may be, in words and as a check.
+PAGE: Mapping[str, tuple[str, Valid]] = {
+    "items": ("a list", _is_list),
+    "next": ("a text that is not empty, or None on the last page", _is_mark),
+    "also": ("a list of entities", lambda value: _is_list(value, Entity)),
+    "removed": ("a list of refs", lambda value: _is_list(value, Ref)),
+    "sync_token": ("a text that is not empty, or None", _is_mark),
+    "complete_snapshot": ("True or False", lambda value: isinstance(value, bool)),
+    "total": ("a whole number that is not negative, or None", lambda value: _is_number(value, 0)),
+    "size": ("a whole number of at least 1, or None", lambda value: _is_number(value, 1)),
+}
+BATCH: Mapping[str, tuple[str, Valid]] = {
+    "items": ("a list", _is_list),
+    "failed": ("a mapping from ids to exceptions", _is_failures),
+}
 
 
 class LoaderCaller:
@@ -29,8 +75,7 @@ class LoaderCaller:
         """The result for some refs."""
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
-            if not isinstance(batch, Batch):
-                raise self._fault(loader, "a Batch", batch)
+            self._check_parts(loader, Batch, BATCH, batch, "")
         else:
             one = await self._call(loader, refs[0], env)
             if not isinstance(one, Entity):
@@ -38,21 +83,24 @@ class LoaderCaller:
             batch = Batch([one])
         requested = {ref.id for ref in refs}
         for item in batch.items:
-            if type(item) is not refs[0].entity or item.id not in requested:
+            if type(item) is not refs[0].entity or not _is_one_of(item.id, requested):
                 raise self._fault(loader, f"only the {refs[0].entity.__name__} that were requested", item)
         self._check_fields(loader, batch.items)
         return batch
 
-    async def page(self, loader: Loader[Any], *arguments: object) -> Page[Any]:
+    async def page(self, loader: Loader[Any], of: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
         """A page of a collection, or of a feed."""
-        page: Page[Any] = await self._call(loader, *arguments)
-        if not isinstance(page, Page):
-            raise self._fault(loader, "a Page", page)
+        page: Page[Any] = await self._call(loader, of, request, env)
+        which = "the first page" if request.cursor is None else f"the page at {request.cursor[:60]!r}"
+        where = f"; it was {which} of {of}"
+        self._check_parts(loader, Page, PAGE, page, where)
         if isinstance(loader, CollectionLoader):
             child = loader.lists.child
             for item in page.items:
                 if type(item) is not child:
-                    raise self._fault(loader, f"items of {child.__name__}", item)
+                    raise self._fault(loader, f"items of {child.__name__}", item, where)
+        elif not _is_list(page.items, Entity):
+            raise self._fault(loader, "items that are entities", page.items, where)
         elif page.next is None and page.sync_token is None:
             raise UpstreamChanged(
                 f"{self._name}: loader {loader.name} ended without the feed's new position",
@@ -89,6 +137,17 @@ class LoaderCaller:
             loader=loader.name,
         )
 
+    def _check_parts(
+        self, loader: Loader[Any], kind: type, parts: Mapping[str, tuple[str, Valid]], given: Any, where: str
+    ) -> None:
+        """Refuse what is no Page or Batch, and one whose parts are not what they should be."""
+        if not isinstance(given, kind):
+            raise self._fault(loader, f"a {kind.__name__}", given, where)
+        for name, (expected, is_valid) in parts.items():
+            value = getattr(given, name)
+            if not is_valid(value):
+                raise self._fault(loader, f"{expected}, as {kind.__name__}.{name}", value, where)
+
     def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
         """Refuse entities and fields that the loader does not declare."""
         declared = self._declared[loader]
@@ -103,9 +162,9 @@ class LoaderCaller:
                     loader, f"only the fields in its brings, without {', '.join(extra)}", example
                 )
 
-    def _fault(self, loader: Loader[Any], expected: str, actual: object) -> LoaderFault:
+    def _fault(self, loader: Loader[Any], expected: str, actual: object, where: str = "") -> LoaderFault:
         return LoaderFault(
-            f"{self._name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}",
+            f"{self._name}: loader {loader.name} must return {expected}, got {shown(actual, 120)}{where}",
             hint="this is a bug of the connector; nothing of this response was stored",
             connector=self._name,
             loader=loader.name,

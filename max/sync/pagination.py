@@ -1,8 +1,9 @@
 """Pagination: a listing is complete only where the source says that it ends.
 
 A source that repeats a cursor or a page, ends before its own total, or stops at a full page
-without a next one has not listed everything.  What it sent is kept, but the listing does not
-count as complete: nothing is removed because of it, and the next sync lists again.
+without a next one has not listed everything.  Nor has one that never ends: that sends only empty
+pages, or more rows than the setting ``listing_rows`` allows.  What it sent is kept, but the listing
+does not count as complete: nothing is removed because of it, and the next sync lists again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ..model.query import Page
 from ..model.tasks import ListingPosition
 from ..model.values import datetime_text
 
+EMPTY_PAGES = 1_000  # in a row, after which a listing has no end
+
 
 def first_position(sync_token: str | None, began: float | None = None) -> ListingPosition:
     """The position before the first page of a listing that begins at a sync token, or at everything."""
@@ -29,15 +32,19 @@ class PageTracker:
     """Follows one listing page by page and collects what speaks against it.
 
     ``position`` is stored with the task.  The cursors and pages seen so far (a few bytes each)
-    are not: after a crash, a source that repeats itself is detected one round later.
+    are not: after a crash, a source that repeats itself is detected one round later.  A listing may
+    name ``most`` rows; 0 means any number.
     """
 
-    def __init__(self, name: str, position: ListingPosition, watermark: Watermark | None = None) -> None:
+    def __init__(
+        self, name: str, position: ListingPosition, watermark: Watermark | None = None, *, most: int = 0
+    ) -> None:
         self.name, self.position = name, position
         self.problem: UpstreamChanged | None = None
-        self._watermark = watermark
-        self._cursors = {position.cursor}
+        self._watermark, self._most = watermark, most
+        self._cursors = {hash(position.cursor)}
         self._pages: set[int] = set()
+        self._empty = 0  # pages in a row
 
     def begin(self, began: float) -> None:
         """Set when the first request began, unless that is known."""
@@ -47,7 +54,7 @@ class PageTracker:
     def restart(self, began: float) -> None:
         """Begin at everything, without the sync token; ``began`` is when that was first requested."""
         self.position = first_position(None, began)
-        self._cursors, self._pages = {None}, set()
+        self._cursors, self._pages = {hash(None)}, set()
 
     @property
     def uses_token(self) -> bool:
@@ -81,7 +88,7 @@ class PageTracker:
             changes["delta"] = False
         self.position = self.position.replace(**changes)
         evidence = self._repeated_cursor(page) if page.next is not None else self._falls_short(page)
-        evidence = self._repeated_page(page) or evidence
+        evidence = self._repeated_page(page) or evidence or self._endless(page)
         if evidence:
             self.problem = UpstreamChanged(
                 f"{self.name}: {evidence}",
@@ -113,16 +120,26 @@ class PageTracker:
         return {**changes, "newest": max([*times, *known], default=None)}
 
     def _repeated_cursor(self, page: Page[Any]) -> str:
-        if page.next in self._cursors:
-            return f"the cursor {page.next!r} came twice; the listing has no end"
-        self._cursors.add(page.next)
+        cursor = hash(page.next)
+        if cursor in self._cursors:
+            return f"the cursor {page.next!r:.200} came twice; the listing has no end"
+        self._cursors.add(cursor)
+        return ""
+
+    def _endless(self, page: Page[Any]) -> str:
+        """Why a listing whose cursors are all new has no end."""
+        self._empty = 0 if page.items or page.also or page.removed else self._empty + 1
+        if self._empty >= EMPTY_PAGES and page.next is not None:
+            return f"{self._empty:,} pages in a row were empty; the listing has no end"
+        if self._most and self.position.listed > self._most:
+            return f"it lists more than {self._most:,} rows, the most that the setting listing_rows allows"
         return ""
 
     def _repeated_page(self, page: Page[Any]) -> str:
         """A page that came before, under another cursor; a listing of changes may repeat itself."""
         if not page.items or self.position.delta:
             return ""
-        page_hash = hash(tuple(item._values["id"] for item in page.items))
+        page_hash = hash(repr([item._values["id"] for item in page.items]))  # an id may be anything
         if page_hash in self._pages:
             number = self.position.number + 1
             return f"page {number} brought the same {len(page.items)} items as one before"

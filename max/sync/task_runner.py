@@ -239,7 +239,8 @@ class TaskRunner:
                 return Settlement(task, State.COMPLETED)
             position = first_position(None if spec.everything or spec.ids_only else known.bookmark)
             spec = spec.replace(sweep=spec.sweep or self._sweep_is_due(loader, known))
-        tracker = PageTracker(f"{parent}.{spec.collection}", position, loader.watermark)
+        most = self._context.settings.listing_rows
+        tracker = PageTracker(f"{parent}.{spec.collection}", position, loader.watermark, most=most)
         while True:
             page = await self._settle_page(task, spec, tracker)
             if page.state is not State.RUNNING:
@@ -331,7 +332,8 @@ class TaskRunner:
             if known.listed_at is not None and known.listed_at >= spec.since:
                 return Settlement(task, State.COMPLETED)
             position = first_position(None if spec.everything else known.bookmark)
-        tracker = PageTracker(f"{root}: feed {loader.name}", position)
+        most = self._context.settings.listing_rows
+        tracker = PageTracker(f"{root}: feed {loader.name}", position, most=most)
         while True:
             page, at, notes = await self._request(task, loader, root, tracker)
             complete, position = tracker.take(page), tracker.position

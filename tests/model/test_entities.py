@@ -205,7 +205,7 @@ def test_checking_a_record_finds_every_invalid_value() -> None:
 def test_an_id_is_a_text_that_is_not_empty(id: Any) -> None:
     (mismatch,) = check_entity(User(id))
     assert mismatch.path.endswith(".id")
-    assert mismatch.expected == "a text that is not empty, without NUL"
+    assert mismatch.expected == "a text that is not empty, without NUL, of at most 10,000 characters"
 
 
 def test_a_ref_into_another_installation_is_an_invalid_value() -> None:

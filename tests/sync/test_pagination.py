@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from max import Status
 from max.connecting import Env, Loader, Page, PageRequest, Ref
 from max.model.tasks import ListingPosition, ListTask
-from max.sync.pagination import PageTracker, first_position
+from max.sync.pagination import EMPTY_PAGES, PageTracker, first_position
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import synced
 
@@ -118,6 +118,35 @@ def test_a_complete_snapshot_makes_it_a_full_listing() -> None:
     pages = listing(3, 3, total=7)
     pages[0] = pages[0].replace(complete_snapshot=True)
     assert "7 items, and listed 6" in take(pages, sync_token="m")[1]
+
+
+def test_a_listing_of_empty_pages_ends_with_an_error_though_every_cursor_is_new() -> None:
+    tracker = PageTracker("it", first_position(None))
+    pages = 0
+    while tracker.problem is None:
+        pages += 1
+        assert not tracker.take(Page([], next=f"p{pages}"))
+    assert pages == EMPTY_PAGES
+    assert tracker.problem.message == "it: 1,000 pages in a row were empty; the listing has no end"
+
+
+def test_a_page_that_brought_something_begins_the_count_of_empty_pages_again() -> None:
+    tracker = PageTracker("it", first_position(None))
+    for number in range(2 * EMPTY_PAGES):
+        brings = number == EMPTY_PAGES // 2
+        tracker.take(Page([], next=f"p{number}", removed=[Thing.ref("1")] if brings else []))
+        assert (tracker.problem is not None) is (number >= EMPTY_PAGES + EMPTY_PAGES // 2)
+        if tracker.problem:
+            break
+
+
+def test_a_listing_may_be_bounded_and_says_which_setting_did_it() -> None:
+    tracker = PageTracker("it", first_position(None), most=5)
+    assert not tracker.take(Page(things(0, 5), next="p1"))
+    assert tracker.problem is None
+    assert not tracker.take(Page(things(5, 5), next="p2"))
+    assert tracker.problem is not None
+    assert "more than 5 rows, the most that the setting listing_rows allows" in tracker.problem.message
 
 
 sizes = st.lists(st.integers(1, 4), min_size=2, max_size=8)
