@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from itertools import pairwise
@@ -28,9 +29,10 @@ from max.errors import (
 )
 from max.execution import NO_OPTIONS
 from max.model.entities import Ref
-from max.model.loaders import Env, Loader
+from max.model.loaders import Env, Loader, PageRequest
 from max.model.plan import Step, SyncPlan
 from max.model.query import Batch, Page
+from max.model.schema import Schema
 from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
 from max.sync.task_graph import expand
 from max.sync.task_runner import TRIES
@@ -56,6 +58,7 @@ from tests.scenes import (
     slow,
     users,
 )
+from tests.versions import made
 from tests.virtual_time import later, now
 
 ALICE, BOB = User.ref("a"), User.ref("b")
@@ -589,49 +592,138 @@ def test_a_failed_load_of_a_shared_value_is_repeated_for_the_next_task() -> None
     assert source.count("raw") == 2, "the three tasks that waited for the first load failed with it"
 
 
-def test_pending_tasks_survive_an_upgrade_that_renames_their_loader(tmp_path: Path) -> None:
-    @Loader.entity(User.name, User.phone)
-    async def renamed(ref: Ref[User], env: Env[Source]) -> User:
-        return await named(ref.id, env)
+def upgraded(
+    *loaders: Loader[Any],
+    path: Path,
+    plan: Sequence[Any],
+    source: Source,
+    schema: Schema = SCHEMA,
+    meanwhile: str = "SELECT 1",
+) -> SyncResult:
+    """The result of a sync that is interrupted, and goes on with other loaders."""
 
     async def body(stage: Stage) -> SyncResult:
-        handle = await stage.begin(USERS, NAMES)
+        handle = await stage.begin(*plan)
         await later(1.0)
         await stage.executor.stop()
-        loaders = [renamed if one.name == "load_name" else one for one in LOADERS]
-        upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
-        stage.executor.context = replace(stage.executor.context, connector=upgraded)
+        await stage.database.transact(lambda connection: connection.execute(meanwhile).fetchall())
+        connector = sample(name="scene", schema=schema, loaders=list(loaders))
+        stage.executor.context = replace(stage.executor.context, connector=connector)
         await stage.executor.start()
         return await (await stage.executor.resume(handle.id)).completion()
 
+    return play(source, body, path / "data.db")
+
+
+def without(name: str) -> list[Loader[Any]]:
+    """The loaders of the scene but one."""
+    return [one for one in LOADERS if one.name != name]
+
+
+@Loader.entity(User.name, User.phone)
+async def load_one_name(ref: Ref[User], env: Env[Source]) -> User:
+    """The same under another name."""
+    return await named(ref.id, env)
+
+
+@Loader.entity_batched(User.name, User.phone, size=2)
+async def load_name_of_two(refs: Sequence[Ref[User]], env: Env[Source]) -> Batch[User]:
+    """The same for two users at once."""
+    assert len(refs) <= 2
+    return Batch([await named(ref.id, env) for ref in refs])
+
+
+@Loader.entity(User.mail)
+async def load_one_mail(ref: Ref[User], env: Env[Source]) -> User:
+    """The mail of one user."""
+    return User(ref.id, mail=f"{ref.id}@x")
+
+
+@Loader.entity(User.phone)
+async def load_phone(ref: Ref[User], env: Env[Source]) -> User:
+    """The phone alone."""
+    return User(ref.id, phone="1")
+
+
+@Loader.entity(User.name)
+async def load_name_alone(ref: Ref[User], env: Env[Source]) -> User:
+    """The name alone."""
+    return User(ref.id, name="x")
+
+
+@pytest.mark.parametrize("other", [load_one_name, load_name_of_two])
+def test_pending_tasks_survive_an_upgrade_that_gives_their_loader_another_name_or_kind(
+    tmp_path: Path, other: Loader[Any]
+) -> None:
     source = Source(users=[users("a", "b")], name=[slow(100.0, named)])
-    result = play(source, body, tmp_path / "data.db")
+    loaders = [*without("load_name"), other]
+    result = upgraded(*loaders, path=tmp_path, plan=[USERS, NAMES], source=source)
     assert (result.status, result.failures) == (Status.COMPLETED, ())
 
 
-def test_a_pending_task_whose_loader_is_gone_says_so(tmp_path: Path) -> None:
-    @Loader.entity(User.phone)
-    async def phones(ref: Ref[User], env: Env[Source]) -> User:
-        return User(ref.id, phone="1")
+def test_a_pending_batch_is_loaded_one_by_one_when_its_loader_takes_one(tmp_path: Path) -> None:
+    source = Source(users=[users(*"abcde")], mails=[slow(100.0, all_mails)])
+    loaders = [*without("load_mails"), load_one_mail]
+    result = upgraded(*loaders, path=tmp_path, plan=[USERS, MAILS], source=source)
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
 
-    @Loader.entity(User.name)
-    async def names(ref: Ref[User], env: Env[Source]) -> User:
-        return User(ref.id, name="x")
 
-    async def body(stage: Stage) -> SyncResult:
-        handle = await stage.begin(USERS, Step.for_all(User).load_fields(User.name, User.phone))
-        await later(1.0)
-        await stage.executor.stop()
-        loaders = [phones, names, *(one for one in LOADERS if one.name != "load_name")]
-        upgraded = sample(name="scene", schema=SCHEMA, loaders=loaders)
-        stage.executor.context = replace(stage.executor.context, connector=upgraded)
-        await stage.executor.start()
-        return await (await stage.executor.resume(handle.id)).completion()
+def test_a_pending_batch_is_divided_when_its_loader_takes_fewer_at_once(tmp_path: Path) -> None:
+    @Loader.entity_batched(User.mail, size=2)
+    async def load_mails(refs: Sequence[Ref[User]], env: Env[Source]) -> Batch[User]:
+        assert len(refs) <= 2
+        return await all_mails([ref.id for ref in refs], env)
+
+    source = Source(users=[users(*"abcde")], mails=[slow(100.0, all_mails)])
+    result = upgraded(*without("load_mails"), load_mails, path=tmp_path, plan=[USERS, MAILS], source=source)
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
+
+
+def test_a_pending_task_whose_loader_was_split_in_two_goes_on_with_both(tmp_path: Path) -> None:
+    source = Source(users=[users("a")], name=[slow(100.0, named)])
+    plan = [USERS, Step.for_all(User).load_fields(User.name, User.phone)]
+    loaders = [*without("load_name"), load_phone, load_name_alone]
+    result = upgraded(*loaders, path=tmp_path, plan=plan, source=source)
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
+
+
+def test_a_pending_task_whose_field_no_loader_fetches_any_more_says_so(tmp_path: Path) -> None:
+    @Loader.collection(Root.users, brings=[User.name, User.phone, User.size])
+    async def list_users(root: Ref[Root], request: PageRequest, env: Env[Source]) -> Page[User]:
+        return users("a")
 
     source = Source(users=[users("a")], name=[slow(100.0, named)])
-    result = play(source, body, tmp_path / "data.db")
-    assert [one.code for one in result.failures] == ["sync"]
-    assert "the loader load_name is gone" in result.failures[0].message
+    loaders = [one for one in LOADERS if one.name not in ("load_name", "list_users")]
+    result = upgraded(*loaders, list_users, path=tmp_path, plan=[USERS, NAMES], source=source)
+    assert [(one.code, one.message) for one in result.failures] == [
+        ("sync", "no loader loads User.name for given ids any more: the connector has changed")
+    ]
+
+
+LONELY = made("Root", {})
+FOLLOW = '{"v": 1, "entity": "Root", "feed": "news", "id": "r", "since": 0}'
+TO_A_FEED = f"UPDATE _max_task SET kind = 'follow', spec = '{FOLLOW}' WHERE kind = 'load_collection'"
+
+
+@pytest.mark.parametrize(
+    ("schema", "meanwhile", "problem"),
+    [
+        (Schema([LONELY], roots=[LONELY]), "SELECT 1", "no loader lists Root.notes"),
+        (Schema([made("Other", {})]), "SELECT 1", "the schema has no Root"),
+        (SCHEMA, TO_A_FEED, "no feed is named news"),
+    ],
+)
+def test_a_pending_listing_that_the_connector_no_longer_has_says_so(
+    tmp_path: Path, schema: Schema, meanwhile: str, problem: str
+) -> None:
+    loaders = LOADERS if schema is SCHEMA else []
+    source = Source(notes=[slow(100.0, Page([]))])
+    result = upgraded(
+        *loaders, path=tmp_path, plan=[NOTES], source=source, schema=schema, meanwhile=meanwhile
+    )
+    assert [(one.code, one.message) for one in result.failures] == [
+        ("sync", f"{problem} any more: the connector has changed")
+    ]
 
 
 def test_a_task_of_an_unknown_format_ends_the_sync_and_stays_pending(tmp_path: Path) -> None:

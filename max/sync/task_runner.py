@@ -39,8 +39,8 @@ from ..model.delivery import (
     Write,
     WriteResult,
 )
-from ..model.entities import FieldOf, ManyOf, Ref
-from ..model.loaders import BatchLoader, CollectionLoader, Loader, PageRequest
+from ..model.entities import Entity, FieldOf, ManyOf, Ref
+from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
 from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
 from ..model.tasks import (
@@ -182,17 +182,23 @@ class TaskRunner:
         if covered_by is None:
             return since
         entity, id, feed = covered_by
-        root = self._resolver.schema.entity(entity).ref(id)
+        root = self._entity(entity).ref(id)
         begun = (await self._meta.feed_state(root, feed)).full_at
         return since if begun is None else min(since, begun)
 
+    def _entity(self, name: str) -> type[Entity]:
+        entity = self._resolver.schema.entities.get(name)
+        if entity is None:
+            raise _outdated(f"the schema has no {name}")
+        return entity
+
     def _ref(self, spec: Any, id: str) -> Ref[Any]:
-        return Ref(self._resolver.schema.entity(spec.entity), id)
+        return Ref(self._entity(spec.entity), id)
 
     # fan-out
 
     async def _expand(self, task: Task, spec: ExpandTask) -> Settlement:
-        entity = self._resolver.schema.entity(spec.entity)
+        entity = self._entity(spec.entity)
         where: dict[str, Any] = {
             "before": await self._too_old(spec.since, spec.covered_by),
             "matching": spec.matching and filter_from_json(entity, spec.matching),
@@ -217,18 +223,17 @@ class TaskRunner:
             many, everything, sweep = spec.names[0], spec.everything, spec.sweep
             listing = ListTask(spec.entity, many, "", everything=everything, sweep=sweep)
             return [listing.replace(id=id) for id in ids]
-        loader = self._loader(spec)
-        size = loader.size if isinstance(loader, BatchLoader) else 1
-        batches = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
-        load = LoadFieldsTask(spec.entity, spec.names, loader.name, ())
-        return [load.replace(ids=batch) for batch in batches]
+        return [*self._loads(spec, ids)]
 
     # collections
 
     def _listed(self, spec: ListTask) -> tuple[Ref[Any], CollectionLoader[Any, Any, Any]]:
         """The parent, and the loader that lists its collection."""
         parent = self._ref(spec, spec.id)
-        return parent, self._resolver.collection_loader(ManyOf(parent.entity, spec.collection))
+        many: ManyOf[Any, Any] = ManyOf(parent.entity, spec.collection)
+        if not self._resolver.is_listed(many):
+            raise _outdated(f"no loader lists {many!r}")
+        return parent, self._resolver.collection_loader(many)
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent, loader = self._listed(spec)
@@ -325,7 +330,9 @@ class TaskRunner:
     # feeds
 
     async def _follow(self, task: Task, spec: FollowTask) -> Settlement | None:
-        root, loader = self._ref(spec, spec.id), self._resolver.feed_loader(spec.feed)
+        root, loader = self._ref(spec, spec.id), self._loaders.get(spec.feed)
+        if not isinstance(loader, FeedLoader):
+            raise _outdated(f"no feed is named {spec.feed}")
         position = spec.position
         if position is None:
             known = await self._meta.feed_state(root, loader.name)
@@ -416,11 +423,13 @@ class TaskRunner:
     # fields
 
     async def _load_fields(self, task: Task, spec: LoadFieldsTask) -> Settlement:
-        entity = self._resolver.schema.entity(spec.entity)
-        refs = [Ref(entity, id) for id in spec.ids]
+        refs = [self._ref(spec, id) for id in spec.ids]
         if spec.since is not None and not await self._is_stale(refs[0], spec, spec.since):
             return Settlement(task, State.COMPLETED)
-        loader, at = self._loader(spec), self._context.now()
+        calls = self._loads(spec, spec.ids)
+        if len(calls) > 1:
+            return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for one in calls])
+        loader, at = self._loaders[calls[0].loader], self._context.now()
         batch = await self._loader_calls.batch(loader, refs, self._env(task, at))
         loaded = {item.id for item in batch.items}
         failures: list[Failure] = []
@@ -437,20 +446,26 @@ class TaskRunner:
         before = await self._too_old(since, spec.covered_by)
         return bool(await self._meta.stale(ref, fields, before=before))
 
-    def _loader(self, spec: ExpandTask | LoadFieldsTask) -> Loader[Any]:
-        """The loader that a task names; after an upgrade without it, one that loads the same fields."""
-        named = self._loaders.get(spec.loader)
-        if named is not None:
-            return named
-        entity = self._resolver.schema.entity(spec.entity)
-        homes = {self._resolver.loader_for(FieldOf(entity, name)) for name in spec.names}
-        home = homes.pop()
-        if homes or home is None:
-            raise SyncError(
-                f"{spec.entity}: the loader {spec.loader} is gone, and no other one loads all its fields",
-                hint="the connector has changed; begin a new sync",
-            )
-        return home
+    def _loads(self, spec: ExpandTask | LoadFieldsTask, ids: Sequence[str]) -> list[LoadFieldsTask]:
+        """The calls that load the fields of some ids, by the loaders that the connector has now.
+
+        It may have been upgraded since the task was stored: a loader has another name, takes fewer
+        ids at once, or no longer loads all the fields.
+        """
+        entity = self._entity(spec.entity)
+        homes: dict[Loader[Any], list[str]] = {}
+        for name in spec.names:
+            field: FieldOf[Any, Any] = FieldOf(entity, name)
+            home = self._resolver.loader_for(field)
+            if home is None:
+                raise _outdated(f"no loader loads {field!r} for given ids")
+            homes.setdefault(home, []).append(name)
+        tasks = []
+        for home, names in homes.items():
+            size = home.size if isinstance(home, BatchLoader) else 1
+            load = LoadFieldsTask(spec.entity, tuple(names), home.name, ())
+            tasks += [load.replace(ids=tuple(ids[at : at + size])) for at in range(0, len(ids), size)]
+        return tasks
 
     async def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
         """The refs that failed or that the batch left out, unless they are about to be removed."""
@@ -464,6 +479,13 @@ class TaskRunner:
                 continue
             failures.append(failure_of(task, error, now, ref.id))
         return failures
+
+
+def _outdated(problem: str) -> SyncError:
+    """A stored task cannot go on after an upgrade of the connector."""
+    return SyncError(
+        f"{problem} any more: the connector has changed", hint="the next sync does what it declares now"
+    )
 
 
 def _next_round(search: MissingSearch, found: DeletionCandidates) -> tuple[int, int, int]:
