@@ -26,6 +26,7 @@ them, always ``from error``.
     │   ├── StorageReadOnly             the file or its folder cannot be written
     │   ├── StorageCorrupt              the file is damaged, or is no database
     │   ├── StorageNewer                a newer Max wrote the file
+    │   ├── StorageForeign              the file is another connector's
     │   └── StorageOlder                a Max before 0.1.0 wrote the file
     ├── SyncError                   a sync that cannot start or continue
     │   ├── SyncRunning                 another process is syncing
@@ -294,6 +295,12 @@ class StorageNewer(StorageError):
     """A newer Max, or a newer connector, wrote the file."""
 
     code = "storage.newer"
+
+
+class StorageForeign(StorageError):
+    """The file holds the data of another connector."""
+
+    code = "storage.foreign"
 
 
 class StorageOlder(StorageError):

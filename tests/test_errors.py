@@ -105,6 +105,7 @@ def test_codes_never_change_once_released() -> None:
         "StorageReadOnly": "storage.readonly",
         "StorageCorrupt": "storage.corrupt",
         "StorageNewer": "storage.newer",
+        "StorageForeign": "storage.foreign",
         "StorageOlder": "storage.older",
         "HistoryError": "history",
         "CursorExpired": "history.expired",

@@ -25,6 +25,7 @@ from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
 from ..storage.table_writer import TableWriter
+from ..storage.tables import refuse_foreign
 from .ages import entity_and_field
 from .reader import open_reader, read_ref, synced
 
@@ -74,7 +75,7 @@ def invalidate(
     """
     with writer(synced(path, info)) as connection:
         tables = TableWriter.stored(connection, resolver)
-
+        refuse_foreign(tables.schema.connector, info.connector)
         return mark_stale(connection, tables, info, what, where=where, now=now)
 
 

@@ -22,7 +22,7 @@ from ..errors import CursorExpired, HistoryError, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, parse_fields
 from ..storage.sqlite import reader as read_only
-from ..storage.tables import Tables
+from ..storage.tables import Tables, refuse_foreign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,9 @@ class Reader:
 
     @cached_property
     def _tables(self) -> Tables:
-        return Tables.stored(self._connection)
+        tables = Tables.stored(self._connection)
+        refuse_foreign(tables.schema.connector, self.info.connector)
+        return tables
 
     # -- entities -------------------------------------------------------------------------
 

@@ -67,10 +67,14 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
             connection.execute("INSERT INTO _max_migration VALUES (?, ?, ?)", (owner, version, digest))
 
 
-def has_part(connection: Connection, owner: str) -> bool:
-    """Whether a part of Max has created its tables here."""
-    sql = "SELECT 1 FROM _max_migration WHERE owner = ?"
-    return is_catalogued(connection) and connection.execute(sql, (owner,)).fetchone() is not None
+def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> bool:
+    """Whether a part of Max has created its tables here; StorageNewer when a newer Max did."""
+    if not is_catalogued(connection):
+        return False
+    sql = "SELECT max(version) FROM _max_migration WHERE owner = ?"
+    version = connection.execute(sql, (owner,)).fetchone()[0]
+    refuse_newer(owner, version or 0, len(migrations))
+    return version is not None
 
 
 def is_catalogued(connection: Connection) -> bool:

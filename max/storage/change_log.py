@@ -298,7 +298,7 @@ class ChangeLog(RenameOwner):
 
 def read_log(connection: Connection) -> _Log | None:
     """The state of the log; None when there was never one."""
-    if not has_part(connection, OWNER):
+    if not has_part(connection, OWNER, MIGRATIONS):
         return None
     name, recording, floor, newest = connection.execute(LOG).fetchone()
     return _Log(name, bool(recording), floor, newest)

@@ -20,7 +20,7 @@ NEWEST = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorded_at
 
 def replayed(connection: Connection) -> tuple[str, str] | None:
     """The installation whose recordings were replayed here, and when the newest was recorded."""
-    if not has_part(connection, "replay"):
+    if not has_part(connection, "replay", [REPLAY]):
         return None
     found: tuple[str, str] | None = connection.execute(NEWEST).fetchone()
     return found

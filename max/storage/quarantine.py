@@ -13,7 +13,7 @@ it is removed upstream, or when the listing that brought it is complete without 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidEntity, Mismatch, shown
@@ -153,7 +153,7 @@ class Quarantine(RenameOwner):
                 self._freshness.record(connection, mapping, [one.id], names, synced_at=None, recorded_at=at)
 
     def _release(self, connection: Connection, rows: ValidatedRows) -> None:
-        """Delete the rows whose invalid fields have all come again and are valid."""
+        """Delete the rows whose invalid fields, but for hidden ones, have all come again and are valid."""
         entity = rows.mapping.entity.__name__
         sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND digest = ''"
         kept = {id: set(json.loads(fields)) for id, fields in connection.execute(sql, (entity,))}
@@ -162,7 +162,7 @@ class Quarantine(RenameOwner):
                 (entity, id)
                 for group in rows.groups
                 for id in group.ids
-                if id in kept and kept[id] <= {*group.names}
+                if id in kept and kept[id] & rows.mapping.types.keys() <= {*group.names}
             ]
             connection.executemany(DELETE, valid)
 
@@ -191,27 +191,40 @@ class Quarantine(RenameOwner):
         """Rows follow the names of their fields, and of the collection that brought them."""
         sql = "UPDATE _max_quarantine SET collection = ? WHERE collection = ?"
         connection.execute(sql, (f"{entity}.{new}", f"{entity}.{old}"))
+        self._rename_fields(connection, entity, lambda name: new if name == old else name)
+
+    def drop_field(self, connection: Connection, entity: str, name: str) -> None:
+        """Rows are not kept for a field that is gone, nor for a collection whose listing is."""
+        connection.execute("DELETE FROM _max_quarantine WHERE collection = ?", (f"{entity}.{name}",))
+        self._rename_fields(connection, entity, lambda one: None if one == name else one)
+
+    def _rename_fields(self, connection: Connection, entity: str, new: Callable[[str], str | None]) -> None:
+        """Give the fields of an entity other names, or (None) drop them; a row with no invalid one goes."""
         sql = "SELECT id, digest, fields, row FROM _max_quarantine WHERE entity = ?"
-        renamed = []
         for id, digest, fields, row in connection.execute(sql, (entity,)).fetchall():
-            names = [new if name == old else name for name in json.loads(fields)]
-            values = {new if name == old else name: value for name, value in json.loads(row).items()}
-            renamed.append((json.dumps(names), json.dumps(values, ensure_ascii=False), entity, id, digest))
-        update = "UPDATE _max_quarantine SET fields = ?, row = ? WHERE entity = ? AND id = ? AND digest = ?"
-        connection.executemany(update, renamed)
+            names = [name for one in json.loads(fields) if (name := new(one))]
+            values = {name: value for one, value in json.loads(row).items() if (name := new(one))}
+            which, key = "WHERE entity = ? AND id = ? AND digest = ?", (entity, id, digest)
+            if names:
+                texts = json.dumps(names), json.dumps(values, ensure_ascii=False)
+                connection.execute(f"UPDATE _max_quarantine SET fields = ?, row = ? {which}", (*texts, *key))
+            else:
+                connection.execute(f"DELETE FROM _max_quarantine {which}", key)
 
     def drop_entity(self, connection: Connection, entity: str) -> None:
         """The rows of the entity go."""
         connection.execute("DELETE FROM _max_quarantine WHERE entity = ?", (entity,))
 
     def change_ids(self, connection: Connection, entity: str, ids: str, parents: Sequence[str]) -> None:
-        """Rows follow their ids, and those of the parents whose listings brought them."""
+        """Rows follow their ids, and the parents whose listings brought them; without a parent they go."""
         new = f"SELECT new FROM {ids} WHERE old = "
         for statement in CHANGE_IDS:
             connection.execute(statement.format(new=new), {"entity": entity})
+        names = [(name,) for name in parents]
+        gone = f"DELETE FROM _max_quarantine WHERE collection = ? AND NOT EXISTS ({new} parent)"
+        connection.executemany(gone, names)
         follow = f"UPDATE _max_quarantine SET parent = ({new} parent) WHERE collection = ?"
-        follow += f" AND EXISTS ({new} parent)"
-        connection.executemany(follow, [(name,) for name in parents])
+        connection.executemany(follow, names)
 
 
 def _row(one: Entity, mismatches: Sequence[Mismatch], delivery: Delivery) -> tuple[Any, ...]:
@@ -253,7 +266,7 @@ def _storable(text: str) -> str:
 
 def quarantined_entities(connection: Connection) -> set[str]:
     """The entities that have rows in quarantine."""
-    if not has_part(connection, OWNER):
+    if not has_part(connection, OWNER, MIGRATIONS):
         return set()
     return {row[0] for row in connection.execute("SELECT DISTINCT entity FROM _max_quarantine")}
 
@@ -262,13 +275,13 @@ def quarantined(
     connection: Connection, *, entity: str | None = None, limit: int | None = None
 ) -> list[Quarantined]:
     """The rows in quarantine, of all entities or of one; at most ``limit``."""
-    if not has_part(connection, OWNER):
+    if not has_part(connection, OWNER, MIGRATIONS):
         return []
     sql, values = KEPT, {"entity": entity, "limit": limit}
     rows = connection.execute(sql if limit is None else f"{sql} LIMIT :limit", values).fetchall()
     found = []
     for name, id, expected, actual, fields, text, sync, at in rows:
         row, wrong = json.loads(text), tuple(json.loads(fields))
-        path = f"{name}:{row['id']}.{wrong[0]}"
+        path = f"{name}:{id or row['id']}.{wrong[0]}"
         found.append(Quarantined(name, id, path, expected, actual, wrong, row, sync, at))
     return found

@@ -29,7 +29,6 @@ from ..model.migrations import (
 )
 from ..model.struct import Struct
 from ..model.values import Json, Kind
-from .catalogue import has_part
 from .database import TRUE, Connection, quoted
 from .schema_operations import (
     NewKey,
@@ -41,6 +40,7 @@ from .schema_operations import (
     loaded_bit,
     too_large,
 )
+from .tables import read_schema, refuse_foreign
 
 Work = Callable[[SchemaOperations], int | None]
 
@@ -93,15 +93,14 @@ class StoredEntity:
 Shape = dict[str, StoredEntity]
 
 
-def read_shape(connection: Connection) -> Shape | None:
-    """The stored entities, hidden ones included; None when the database holds nothing yet."""
-    if not has_part(connection, "engine"):
+def read_shape(connection: Connection, connector: str) -> Shape | None:
+    """The stored entities, hidden ones included; None when nothing is stored yet.  StorageForeign."""
+    data = read_schema(connection)
+    if data is None:
         return None
-    row = connection.execute("SELECT schema FROM _max_schema").fetchone()
-    if row is None:
-        return None
+    refuse_foreign(data.get("connector", ""), connector)
     shape: Shape = {}
-    for one in json.loads(row[0])["entities"]:
+    for one in data["entities"]:
         entity = shape[one["name"]] = StoredEntity(one["name"], hidden=False)
         for declared in (*one["fields"], *one["collections"]):
             _place(entity, declared, hidden=False)

@@ -42,7 +42,7 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
 
     StorageError when a migration was edited after it ran, or the database is newer.
     """
-    shape = read_shape(connection)
+    shape = read_shape(connection, resolver.schema.connector)
     done = _recorded(connection, policy)
     known = len(policy.migrations)
     if shape is None:
@@ -161,19 +161,14 @@ def _perform(
     """Do what is planned; the collections whose listings bring what the rows lack then."""
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
         interrupt(connection)
+    aside = quarantined_entities(connection)
     lacking: set[str] = set()
     for change in found.changes:
         if change.work is not None and change.work(operations):
             lacking |= listings_of(change, resolver)
-    for change in _tried_again(connection, found):
-        lacking |= listings_of(change.replace(name=""), resolver)
+        if change.kind != "nothing" and {change.entity, change.owner} & aside:
+            lacking |= listings_of(change.replace(name=""), resolver)  # quarantined rows may be valid now
     return lacking
-
-
-def _tried_again(connection: Connection, found: MigrationPlan) -> list[SchemaChange]:
-    """The changes of entities with rows in quarantine: those may be valid now."""
-    aside = quarantined_entities(connection)
-    return [change for change in found.changes if change.owner in aside and change.kind != "nothing"]
 
 
 def listings_of(change: SchemaChange, resolver: Resolver) -> set[str]:

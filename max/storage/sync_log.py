@@ -215,7 +215,7 @@ def _command(connection: Connection, sync: str) -> SyncCommand:
 def _select_runs(
     connection: Connection, condition: str, values: Sequence[Any], *, now: float
 ) -> list[SyncRun]:
-    if not has_part(connection, OWNER):
+    if not has_part(connection, OWNER, MIGRATIONS):
         return []
     rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM _max_sync AS s {condition}", values)
     return [_run_of(row, now) for row in rows.fetchall()]
@@ -312,7 +312,7 @@ class SyncLog(RenameOwner):
 
     def rename_entity(self, connection: Connection, old: str, new: str) -> None:
         """Tasks, failures and the counts of a sync that goes on follow an entity's name."""
-        if has_part(connection, OWNER):
+        if has_part(connection, OWNER, MIGRATIONS):
             connection.execute("UPDATE _max_failure SET entity = ? WHERE entity = ?", (new, old))
             _rewrite(connection, lambda spec: spec.rename_entity(old, new))
             syncs = connection.execute(f"SELECT id, counts FROM _max_sync WHERE {UNFINISHED}").fetchall()
@@ -333,14 +333,14 @@ class SyncLog(RenameOwner):
             row = connection.execute(f"{new} ?", (id,)).fetchone()
             return str(row[0]) if row else id
 
-        if has_part(connection, OWNER):
+        if has_part(connection, OWNER, MIGRATIONS):
             follow = f"UPDATE _max_failure SET id = ({new} id) WHERE entity = ? AND EXISTS ({new} id)"
             connection.execute(follow, (entity,))
             _rewrite(connection, lambda spec: spec.replace_ids(entity, new_id))
 
 
 def _rewrite(connection: Connection, change: Callable[[TaskSpec], TaskSpec]) -> None:
-    if not has_part(connection, OWNER):
+    if not has_part(connection, OWNER, MIGRATIONS):
         return
     for table, key, column, condition in SPECS:
         rows = connection.execute(f"SELECT {key}, kind, {column} FROM {table} WHERE {condition}").fetchall()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, Ref
@@ -22,13 +22,14 @@ from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
-from .catalogue import migrate
+from . import change_log, quarantine, sync_log, tables
+from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, quoted
 from .ddl import build_indexes
 from .freshness import PagePosition, covered_groups, rows_with_newer, rows_without_newer
 from .quarantine import Quarantine, ValidatedRows
 from .rows import EncodedRows, TableMapping, load_column
-from .tables import MIGRATIONS, Tables
+from .tables import MIGRATIONS, OWNER, Tables
 
 COUNT_NEW = """
     SELECT count(*) FROM {each:ids} AS named
@@ -55,14 +56,20 @@ class TableWriter(Tables):
         self._resolver, self._policy = resolver, policy
         self.quarantine = Quarantine(policy, self.freshness)
 
+    @classmethod
+    def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
+        """The tables as the database describes them; StorageNewer when a newer Max wrote any part."""
+        check_parts(connection)
+        return super().stored(connection, resolver)
+
     # -- schema ---------------------------------------------------------------------------
 
     def apply(self, connection: Connection) -> None:
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
         from .schema_evolution import evolve  # slow, and an invalidation does without
-        from .sync_log import SyncLog
 
-        migrate(connection, "engine", MIGRATIONS)
+        check_parts(connection)
+        migrate(connection, OWNER, MIGRATIONS)
         self.quarantine.apply(connection)
         owners: list[RenameOwner] = [
             self.freshness,
@@ -70,7 +77,7 @@ class TableWriter(Tables):
             self.membership,
             self.change_log,
             self.quarantine,
-            SyncLog(),
+            sync_log.SyncLog(),
         ]
         self._mappings.update(evolve(connection, self._resolver, self._policy, owners))
         self.freshness.add_bitmaps(connection)
@@ -284,6 +291,12 @@ class TableWriter(Tables):
         collections = self.membership.collections_bringing(entity, fields)
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)
+
+
+def check_parts(connection: Connection) -> None:
+    """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
+    for part in (tables, quarantine, change_log, sync_log):
+        has_part(connection, part.OWNER, part.MIGRATIONS)
 
 
 def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:

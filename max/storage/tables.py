@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from ..errors import InvalidCursor, NotFound, StorageEmpty, UnknownName, UsageError
+from ..errors import InvalidCursor, NotFound, StorageEmpty, StorageForeign, UnknownName, UsageError
 from ..model.entities import E, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver, UnknownLoaders
 from ..model.query import PAGE_SIZE, Query, QueryPage
 from ..model.schema import Schema
+from ..model.values import Json
 from . import freshness, membership, removals
-from .catalogue import has_part, refuse_newer
+from .catalogue import has_part
 from .change_log import ChangeLog
 from .database import Connection, quoted
 from .ddl import read_mappings
@@ -47,10 +48,25 @@ SCHEMA_TABLES = """
         PRIMARY KEY (entity, name)
     ) {by_key}
 """
+OWNER = "engine"  # of these tables, in the catalogue
 MIGRATIONS = (";".join([SCHEMA_TABLES, freshness.TABLES, membership.TABLES, removals.TABLES]),)
-STORED_SCHEMA = """
-    SELECT schema, (SELECT max(version) FROM _max_migration WHERE owner = 'engine') FROM _max_schema
-"""
+
+
+def read_schema(connection: Connection) -> Json | None:
+    """The stored schema as JSON data; None when the database holds nothing yet."""
+    if not has_part(connection, OWNER, MIGRATIONS):
+        return None
+    row = connection.execute("SELECT schema FROM _max_schema").fetchone()
+    return None if row is None else json.loads(row[0])
+
+
+def refuse_foreign(stored: str, connector: str) -> None:
+    """StorageForeign when the data is of another connector than the one that is about to use it."""
+    if stored and connector and stored != connector:
+        raise StorageForeign(
+            f"the database holds data of the connector {stored}, not of {connector}",
+            hint="move data.db back to the installation that it came from; the next sync makes another",
+        )
 
 
 class Tables:
@@ -67,11 +83,10 @@ class Tables:
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
         """The tables as the database describes them; the connector's resolver is needed for writing alone."""
-        row = connection.execute(STORED_SCHEMA).fetchone() if has_part(connection, "engine") else None
-        if row is None:
+        data = read_schema(connection)
+        if data is None:
             raise StorageEmpty("the database holds no data yet", hint="run a sync first")
-        refuse_newer("engine", row[1], len(MIGRATIONS))
-        schema = Schema.from_json(json.loads(row[0]))
+        schema = Schema.from_json(data)
         tables = cls(schema, resolver or UnknownLoaders(schema))
         tables._mappings.update(read_mappings(connection, schema))
         return tables

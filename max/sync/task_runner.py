@@ -461,9 +461,9 @@ class TaskRunner:
                 raise _outdated(f"no loader loads {field!r} for given ids")
             homes.setdefault(home, []).append(name)
         tasks = []
-        for home, names in homes.items():
-            size = home.size if isinstance(home, BatchLoader) else 1
-            load = LoadFieldsTask(spec.entity, tuple(names), home.name, ())
+        for loader, names in homes.items():
+            size = loader.size if isinstance(loader, BatchLoader) else 1
+            load = LoadFieldsTask(spec.entity, tuple(names), loader.name, ())
             tasks += [load.replace(ids=tuple(ids[at : at + size])) for at in range(0, len(ids), size)]
         return tasks
 

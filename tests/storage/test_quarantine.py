@@ -16,6 +16,7 @@ from max.model.loaders import CollectionLoader, Loader, Resolver
 from max.model.migrations import (
     ChangeKey,
     DropEntity,
+    DropField,
     Migration,
     MigrationStep,
     RenameEntity,
@@ -320,3 +321,92 @@ def test_the_quarantine_of_a_dropped_entity_is_empty(connection: SqliteConnectio
     policy = SchemaPolicy("shelves", (Migration("gone", DropEntity("Thing")),))
     opened(connection, policy, Schema([shelf], roots=[shelf]))
     assert quarantined(connection) == []
+
+
+def after(connection: SqliteConnection, thing: Any, *steps: MigrationStep, **lists: Any) -> TableWriter:
+    """The tables after an upgrade that declares things, and a shelf, otherwise."""
+    shelf = made("Shelf", {}, **{"things": ("Thing", None), **lists})
+    brings = [getattr(thing, name) for name in thing.types()]
+
+    async def listed(parent: Ref[Any], request: Any, env: Any) -> Page[Any]:
+        return Page([])
+
+    loaders = []
+    schema = Schema([shelf, thing], roots=[shelf])
+    for name in shelf.children():
+        loaders.append(Loader.collection(getattr(shelf, name), brings=brings)(listed))
+    migrations = (Migration("changed", *steps),) if steps else ()
+    policy = SchemaPolicy("shelves", migrations, ASIDE.contracts)
+    tables = TableWriter(schema, Resolver(schema, loaders), policy)
+    with transaction(connection):
+        tables.apply(connection)
+    return tables
+
+
+WITHOUT_SIZE = {"name": "str", "more": "Json"}
+
+
+def test_a_row_is_not_kept_for_a_dropped_field_and_its_listing_brings_it_again(
+    connection: SqliteConnection,
+) -> None:
+    receive(connection, opened(connection), Thing("1", name="x", size=BAD), at=5.0)
+    tables = after(connection, made("Thing", WITHOUT_SIZE), DropField("Thing", "size"))
+    assert quarantined(connection) == []
+    shelf: Any = tables.schema.entity("Shelf")
+    assert tables.membership.listing_state(connection, shelf.ref("a"), shelf.things).listed_at is None
+
+
+def test_a_row_whose_other_field_is_dropped_stays_without_it(connection: SqliteConnection) -> None:
+    odd: Any = 7
+    receive(connection, opened(connection), Thing("1", name=odd, size=BAD), at=5.0)
+    after(connection, made("Thing", WITHOUT_SIZE), DropField("Thing", "size"))
+    (one,) = quarantined(connection)
+    assert (one.fields, one.row) == (("name",), {"id": "1", "name": 7})
+
+
+def test_a_row_leaves_when_its_only_invalid_field_is_no_longer_declared(
+    connection: SqliteConnection,
+) -> None:
+    receive(connection, opened(connection), Thing("1", name="x", size=BAD), at=5.0)
+    thing = made("Thing", WITHOUT_SIZE)
+    tables = after(connection, thing)
+    with transaction(connection):
+        tables.write(connection, Delivery([thing("1", name="x")], 6.0))
+    assert quarantined(connection) == []
+
+
+def test_a_row_goes_with_the_collection_that_brought_it(connection: SqliteConnection) -> None:
+    receive(connection, opened(connection), Thing("1", size=BAD), at=5.0)
+    thing = made("Thing", {"name": "str", "size": "int", "more": "Json"})
+    steps: list[MigrationStep] = [DropField("Shelf", "things")]
+    after(connection, thing, *steps, things=("Thing", None))
+    assert quarantined(connection) == []
+
+
+def test_a_row_goes_with_the_parent_whose_listing_brought_it(connection: SqliteConnection) -> None:
+    shelf = made("Shelf", {"code": "str"}, things=("Thing", None))
+    thing = made("Thing", {"name": "str", "size": "int", "more": "Json"})
+    schema = Schema([shelf, thing], roots=[shelf])
+    tables = opened(connection, schema=schema)
+    with transaction(connection):
+        tables.write(connection, Delivery([shelf("a", code="x"), shelf("b")], 1.0))
+        for at, parent in ((5.0, "a"), (6.0, "b")):
+            listing = ListingPage(shelf.ref(parent), shelf.things, 0, last=True, began_at=at)
+            tables.write(connection, Delivery([thing(f"of {parent}", size=BAD)], at, listing))
+    again = (
+        made("Shelf", {"code": "str"}, things=("Thing", None)),
+        made("Thing", {"name": "str", "size": "int", "more": "Json"}),
+    )
+    policy = SchemaPolicy("shelves", (Migration("keys", ChangeKey("Shelf", "code")),), ASIDE.contracts)
+    opened(connection, policy, Schema(again, roots=again[:1]))
+    assert [one.id for one in quarantined(connection)] == ["of a"]
+    assert connection.execute("SELECT parent FROM _max_quarantine").fetchall() == [("x",)]
+
+
+def test_a_quarantined_row_is_named_by_its_new_id(connection: SqliteConnection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("a", name="b", size=1), at=5.0)
+    receive(connection, tables, Thing("a", name="b", size=BAD), at=6.0)
+    key = made("Thing", {"name": "str", "size": "int", "more": "Json"})
+    after(connection, key, ChangeKey("Thing", "name"))
+    assert reasons(connection) == {"b": "Thing:b.size"}

@@ -1,0 +1,78 @@
+"""Data that this Max or this connector cannot use: every command refuses it, and says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from max.installations.project_folder import ProjectFolder
+from tests.command_line import Cli, running
+from tests.versions import opened
+
+DATA = Path(".max/installations/acme/default/data.db")
+WRITING = [["sync", "acme"], ["migrate", "acme"], ["invalidate", "acme", "AcmeTask"]]
+READING = [
+    ["search", "acme", "AcmeTask"],
+    ["get", "acme", "AcmeTask:1"],
+    ["count", "acme", "AcmeTask"],
+    ["schema", "acme"],
+    ["schema", "diff", "acme"],
+    ["migrate", "acme", "--plan"],
+    ["freshness", "acme"],
+]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command in a project that has synced the demo source, with history."""
+    monkeypatch.chdir(tmp_path)
+    ProjectFolder.init(tmp_path)
+    run = running(capsys)
+    assert run("connect", "acme").status == 0
+    assert run("settings", "acme", "history=changes").status == 0
+    assert run("sync", "acme").status == 0
+    return run
+
+
+def execute(sql: str) -> None:
+    """Change the stored data behind Max's back."""
+    connection = opened(DATA)
+    connection.executescript(sql)
+    connection.close()
+
+
+# -- data of a newer Max, and of another connector ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("owner", "reading"),
+    [
+        ("engine", READING),
+        ("quarantine", [["quarantine", "acme"]]),
+        ("change log", [["changes", "acme"]]),
+        ("sync log", [["runs", "acme"], ["status", "acme"]]),
+    ],
+)
+def test_data_of_a_newer_max_is_neither_read_nor_written(
+    cli: Cli, owner: str, reading: list[list[str]]
+) -> None:
+    execute(f"INSERT INTO _max_migration VALUES ('{owner}', 99, '')")
+    before = DATA.read_bytes()
+    for words in [*reading, *WRITING]:
+        run = cli(*words, "-o", "json")
+        assert (words, run.status) == (words, 1)
+        assert (words, run.error["code"]) == (words, "storage.newer")
+        assert run.error["hint"] == "upgrade Max, or restore a backup from before the upgrade"
+    assert DATA.read_bytes() == before
+
+
+def test_data_of_another_connector_is_neither_read_nor_written(cli: Cli) -> None:
+    execute("""UPDATE _max_schema SET schema = replace(schema, '"acme"', '"shop"')""")
+    before = DATA.read_bytes()
+    for words in [*READING, *WRITING]:
+        run = cli(*words, "-o", "json")
+        assert (words, run.status, run.error["code"]) == (words, 1, "storage.foreign")
+        assert run.error["message"] == "the database holds data of the connector shop, not of acme"
+        assert "move data.db back" in run.error["hint"]
+    assert DATA.read_bytes() == before
