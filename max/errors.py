@@ -59,6 +59,7 @@ CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
 CANDIDATES = 3  # similar names that an error lists
 HIDDEN = "***"  # in place of a value that may be a secret
 LISTED = 10  # names that an error lists when none is similar
+SHORTEST_WAIT, LONGEST_WAIT = 0.25, 31 * 86_400.0  # seconds that a service may ask to wait
 
 
 class MaxError(Exception):
@@ -435,10 +436,26 @@ class Interrupted(MaxError):
 # -- the service -------------------------------------------------------------------------
 
 
+def bounded_wait(seconds: Any) -> float | None:
+    """A wait that a service asks for, in seconds: 31 days at most.
+
+    None for what is no number, and for less than a quarter of a second: who is asked for nothing
+    backs off by itself.
+    """
+    try:
+        wait = float(seconds)
+    except (TypeError, ValueError):
+        return None
+    except OverflowError:  # a whole number that no float can hold
+        wait = LONGEST_WAIT if seconds > 0 else 0.0
+    return min(wait, LONGEST_WAIT) if wait >= SHORTEST_WAIT else None
+
+
 class UpstreamError(MaxError):
     """The service failed or refused.  ``retryable``: a later attempt may succeed.
 
-    ``retry_after`` is in seconds from the answer, when the service asked for a wait.
+    ``retry_after`` is in seconds from the answer, when the service asked for a wait that
+    ``bounded_wait`` knows.
     """
 
     code = "upstream"
@@ -447,9 +464,9 @@ class UpstreamError(MaxError):
     def __init__(
         self, message: str, *, hint: str = "", retry_after: float | None = None, **data: Any
     ) -> None:
-        self.retry_after = retry_after
-        if retry_after is not None:
-            data["retry_after"] = retry_after
+        self.retry_after = bounded_wait(retry_after)
+        if self.retry_after is not None:
+            data["retry_after"] = self.retry_after
         super().__init__(message, hint=hint, **data)
 
 

@@ -337,6 +337,74 @@ def test_a_ref_that_fails_does_not_fail_its_batch() -> None:
     assert result.failures[1].message == "User:c does not exist upstream"
 
 
+def later_ok(*answers: Any) -> Source:
+    """Mails of the users a to d; a batch of answers fails some of them, by id, and the next ones do not."""
+    batches = list(answers)
+
+    async def mails(ids: list[str], env: Any) -> Batch[User]:
+        failing = batches.pop(0) if batches else {}
+        return Batch([User(id, mail="x") for id in ids if id not in failing], failing)
+
+    return Source(users=[users(*"abcd")], mails=[mails], name=[named])
+
+
+def mail_requests(source: Source) -> list[list[str]]:
+    """The ids of each request for mails, in order."""
+    return [ids for name, ids in source.asked if name == "mails"]
+
+
+def test_a_ref_whose_failure_may_pass_is_requested_again_without_its_batch() -> None:
+    source = later_ok({"b": QuotaExceeded("slow down", retry_after=60.0)})
+    result = outcome(source, USERS, MAILS)
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
+    assert mail_requests(source) == [["a", "b", "c"], ["d"], ["b"]]
+    assert source.times[-1] >= 60.0
+
+
+def test_of_a_batch_final_failures_are_recorded_at_once_and_the_others_retried() -> None:
+    source = later_ok({"a": BadCredentials("no"), "b": down(), "c": Offline("away")})
+    result = outcome(source, USERS, MAILS, NAMES)
+    assert failed(result) == [("User:a: load fields mail", "upstream.credentials")]
+    assert mail_requests(source) == [["a", "b", "c"], ["d"], ["b", "c"]]
+    assert source.count("name") == 4, "the next step is not blocked"
+
+
+def test_a_ref_that_fails_at_every_try_is_one_failure_and_its_batch_has_not_failed() -> None:
+    source = later_ok(*[{"b": down(), "d": down()}] * 99)
+    source.answers["users"] = [users(*"abc")]
+    result = outcome(source, USERS, MAILS, NAMES)
+    assert failed(result) == [("User:b: load fields mail", "upstream.broken")]
+    assert mail_requests(source) == [["a", "b", "c"], *[["b"]] * TRIES]
+    assert (result.status, source.count("name")) == (Status.PARTIAL, 3)
+
+
+def test_a_batch_of_which_every_ref_fails_backs_off_and_fails() -> None:
+    source = later_ok(*[dict.fromkeys("abcd", down())] * 99)
+    source.answers["users"] = [users(*"abc")]
+    result = outcome(source, USERS, MAILS, NAMES)
+    assert [one.id for one in result.failures] == ["a", "b", "c", None]
+    assert mail_requests(source) == [["a", "b", "c"]] * TRIES
+    assert [b - a for a, b in pairwise(source.times[1:])] == pytest.approx([2.0, 4.0, 8.0, 16.0])
+
+
+def test_the_rest_of_a_batch_waits_in_the_database(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def first(stage: Stage) -> str:
+        handle = await stage.begin(USERS, MAILS)
+        await later(1.5)
+        return handle.id
+
+    async def second(stage: Stage) -> SyncResult:
+        return await (await stage.executor.resume(begun)).completion()
+
+    begun = play(later_ok({"b": QuotaExceeded("slow down", retry_after=60.0)}), first, path)
+    source = later_ok()
+    assert play(source, second, path).status is Status.COMPLETED
+    assert source.asked == [("mails", ["b"])]
+    assert source.times == [pytest.approx(60.0)]
+
+
 def test_a_failure_blocks_only_the_steps_after_it() -> None:
     page = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
     source = Source(users=[BadCredentials("no")], notes=[page], name=[named])

@@ -272,7 +272,10 @@ class ExpandTask(TaskSpec):
 
 
 class LoadFieldsTask(TaskSpec):
-    """Loads fields of some entities with one call of a loader."""
+    """Loads fields of some entities with one call of a loader.
+
+    ``is_rest``: others of its batch are stored, so that its failure is not the whole batch's.
+    """
 
     kind = "load_fields"
     entity: str
@@ -281,6 +284,7 @@ class LoadFieldsTask(TaskSpec):
     ids: tuple[str, ...]
     since: float | None = None
     covered_by: FeedRoot | None = None
+    is_rest: bool = False
 
     def describe(self) -> str:
         """``AcmeUser:7 and 2 more: load fields name``."""

@@ -320,7 +320,7 @@ class SyncTransaction:
             "children": len(one.children) + failed,
             "unfinished": len(one.children),
             "failed": int(failed),
-            "error": one.failures[0].message if one.failures else one.error and one.error["message"],
+            "error": one.error["message"] if one.error else one.failures[0].message if one.failures else None,
             "now": self.now,
         }
 

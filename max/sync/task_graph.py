@@ -218,6 +218,6 @@ def retry_graph(failures: Sequence[Failure]) -> NewTask:
 
 def _retry(failure: Failure) -> NewTask:
     spec = read_spec(failure.kind, failure.input)
-    if isinstance(spec, LoadFieldsTask) and failure.id is not None:
-        spec = spec.replace(ids=(failure.id,))
+    if isinstance(spec, LoadFieldsTask):
+        spec = spec.replace(ids=spec.ids if failure.id is None else (failure.id,), is_rest=False)
     return NewTask(spec)

@@ -13,7 +13,7 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..errors import (
     SyncTokenRefused,
     UpstreamError,
     UpstreamMissing,
+    bounded_wait,
     describe,
 )
 from ..model.delivery import (
@@ -161,13 +162,19 @@ class TaskRunner:
         """Retry later what may pass; everything else has failed."""
         now = self._context.clock()
         tries = 1 if task.id in self._reached else task.tries
-        if isinstance(error, UpstreamError) and error.retryable and tries < TRIES:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
-            delay *= 0.5 + self._context.jitter() / 2
-            wait = max(delay, error.retry_after or 0.0)
-            return Settlement(task, State.PENDING, not_before=now + wait, error=describe(error))
+        if _may_pass(error, tries):
+            return self._again(task, tries, error)
         reached = task._replace(spec=self._reached.get(task.id, task.spec))
-        return Settlement(task, State.FAILED, failures=(failure_of(reached, error, now),))
+        is_rest = isinstance(task.spec, LoadFieldsTask) and task.spec.is_rest
+        state = State.COMPLETED if is_rest else State.FAILED
+        return Settlement(task, state, failures=(failure_of(reached, error, now),))
+
+    def _again(self, task: Task, tries: int, *errors: Exception) -> Settlement:
+        """Run the task again: when the errors ask for it, and after no less than our own delay."""
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
+        asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
+        at = self._context.clock() + max(delay, *asked)
+        return Settlement(task, State.PENDING, not_before=at, error=describe(errors[0]))
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
@@ -432,14 +439,21 @@ class TaskRunner:
         loader, at = self._loaders[calls[0].loader], self._context.now()
         batch = await self._loader_calls.batch(loader, refs, self._env(task, at))
         loaded = {item.id for item in batch.items}
-        failures: list[Failure] = []
-        if batch.failed or len(loaded) < len(refs):
-            left = [ref for ref in refs if ref.id in batch.failed or ref.id not in loaded]
-            failures = await self._failures(task, left, batch)
-        state = State.FAILED if len(failures) == len(refs) else State.COMPLETED
+        failed = {ref.id: batch.failed.get(ref.id) for ref in refs if _is_left(ref, batch, loaded)}
+        tries = 1 if loaded else task.tries
+        again = {id: error for id, error in failed.items() if error and _may_pass(error, tries)}
+        finally_failed = [ref for ref in refs if ref.id in failed and ref.id not in again]
+        failures = await self._failures(task, finally_failed, batch)
         write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
-        writes = [uncounted(write)] if batch.items else []
-        return Settlement(task, state, writes=writes, failures=failures, progress=True)
+        done = Settlement(
+            task, State.COMPLETED, writes=[uncounted(write)] if batch.items else [], failures=failures
+        )
+        if again:
+            rest = spec.replace(ids=tuple(again), is_rest=spec.is_rest or bool(loaded))
+            waiting = self._again(task, tries, *again.values())
+            return waiting._replace(spec=rest, writes=done.writes, failures=failures, progress=bool(loaded))
+        has_failed = len(failures) == len(refs) and not spec.is_rest
+        return done._replace(state=State.FAILED if has_failed else State.COMPLETED, progress=True)
 
     async def _is_stale(self, ref: Ref[Any], spec: LoadFieldsTask, since: float) -> bool:
         fields: list[FieldOf[Any, Any]] = [FieldOf(ref.entity, name) for name in spec.names]
@@ -486,6 +500,15 @@ def _outdated(problem: str) -> SyncError:
     return SyncError(
         f"{problem} any more: the connector has changed", hint="the next sync does what it declares now"
     )
+
+
+def _may_pass(error: Exception, tries: int) -> bool:
+    """Whether a task runs again after an error of its latest try."""
+    return isinstance(error, UpstreamError) and error.retryable and tries < TRIES
+
+
+def _is_left(ref: Ref[Any], batch: Batch[Any], loaded: Collection[str]) -> bool:
+    return ref.id in batch.failed or ref.id not in loaded
 
 
 def _next_round(search: MissingSearch, found: DeletionCandidates) -> tuple[int, int, int]:

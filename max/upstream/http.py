@@ -25,12 +25,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
 from ..core import Lifecycle
 from ..errors import (
+    LONGEST_WAIT,
     BadCredentials,
     InvalidAnswers,
     Mismatch,
@@ -42,6 +43,7 @@ from ..errors import (
     UpstreamChanged,
     UpstreamError,
     UpstreamMissing,
+    bounded_wait,
 )
 from ..model.values import Json
 from .credentials import CredentialProvider, Secret
@@ -59,8 +61,8 @@ CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a
 CONNECTIONS = 32  # kept open for later requests
 QUOTED = 200  # characters of the service's own message that an error repeats
 SECRET = 6  # characters; shorter secrets are not looked for in messages
+WAITS = 16  # parts of a Retry-After header that are read
 PIECE = 10  # characters by which the beginning of a longer secret is recognised
-LONGEST = 31 * 86_400.0  # seconds; a longer wait for a budget is taken for an error of the service
 
 ErrorKind: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
 
@@ -198,7 +200,7 @@ class Budget:
         if self.remaining >= max(1.0, self.cost):
             return 0.0
         wait = self.reset if self.relative else self.reset - now
-        return wait if 0 < wait <= LONGEST else 0.0
+        return wait if 0 < wait <= LONGEST_WAIT else 0.0  # a longer one is an error of the service
 
 
 BudgetReader: TypeAlias = Callable[[Mapping[str, str]], Budget | None]
@@ -403,7 +405,7 @@ class HttpClient(Lifecycle):
     def _complete_wait(self, error: UpstreamError, headers: Mapping[str, str]) -> None:
         asked = retry_after(headers.get("retry-after", ""), service_time(headers))
         wait = self._budget_wait(headers) if isinstance(error, QuotaExceeded) else 0.0
-        if error.retry_after is None and (wait or asked is not None):
+        if error.retry_after is None and (wait or asked):
             error.data["retry_after"] = error.retry_after = max(wait, asked or 0.0)
 
     def _redact(self, error: UpstreamError, request: HttpRequest) -> None:
@@ -472,17 +474,21 @@ def checked_token(token: str) -> str:
 
 def service_time(headers: Mapping[str, str]) -> float:
     """Seconds since the epoch by the service's clock (the Date header), or by ours without one."""
-    wait = _seconds_until(headers.get("date", ""), 0.0)
-    return wait if math.isfinite(wait) else time.time()
+    at = _seconds_until(headers.get("date", ""), 0.0)
+    return time.time() if math.isnan(at) else at
 
 
 def retry_after(text: str, now: float) -> float | None:
-    """Seconds from ``now`` that a Retry-After header asks for, as a number or a date; None when neither."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = _seconds_until(text, now)
-    return max(0.0, seconds) if abs(seconds) < float("inf") else None
+    """Seconds from ``now`` that a Retry-After header asks for, as a number or a date.
+
+    Of several headers, which arrive joined by commas, the longest wait counts.  None when nothing
+    in it is a wait, or it is over.
+    """
+    words = [word for word in text.split(",")[:WAITS] if word.strip()]
+    dates = [",".join(pair) for pair in pairwise(words)]  # a date has a comma in it, if any
+    waits = [bounded_wait(word) for word in words]
+    waits += [bounded_wait(_seconds_until(date, now)) for date in (*words, *dates)]
+    return max(filter(None, waits), default=None)
 
 
 def own_message(body: bytes) -> str:
@@ -504,12 +510,13 @@ def one_line(text: Json) -> str:
 
 
 def _seconds_until(text: str, now: float) -> float:
+    """Seconds from ``now`` to a date; nan for what is none."""
     from email.utils import parsedate_to_datetime  # slow to import, and seldom needed
 
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
-        return float("inf")
+    except (ValueError, TypeError, IndexError, OverflowError):  # it raises all of them
+        return math.nan
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
 
 

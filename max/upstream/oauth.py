@@ -32,6 +32,7 @@ from .credentials import Credential, CredentialProvider, Secret
 from .http import Auth, ErrorReader, HttpClient, HttpResponse, Transport, checked_token
 from .operations import Limit, Operation, Retry, last_attempt, run_operation
 
+SHORTEST_LIFE = 1.0  # seconds; a shorter lifetime of a token is taken for none
 SKEW = 120.0  # seconds before its expiry from which a token is renewed
 DEADLINE = 30.0  # seconds for one request to the token endpoint
 FINGERPRINT = 12  # hexadecimal digits that identify a refresh token
@@ -103,7 +104,7 @@ Grant: TypeAlias = Callable[[float], Mapping[str, str]]  # the time → the form
 
 
 class _Stored(Struct):
-    """The stored token; one without a known expiry is used until it is refused."""
+    """The stored token; one without a known expiry is used until it is refused, not renewed before."""
 
     access: Secret | None = None
     expires_at: float = math.inf  # seconds since the epoch
@@ -250,7 +251,8 @@ class OAuthTokens(Auth, Lifecycle):
         requested_at = self._clock()
         form = self._grant(requested_at) if self._grant else await self._refresh_form()
         answer = await self._request_token(form)
-        lifetime = _seconds(answer.get("expires_in"))
+        said = _seconds(answer.get("expires_in"))
+        lifetime = said if said >= SHORTEST_LIFE else math.inf  # 0 and -1 are how services say "never"
         stored = _Stored(Secret(answer["access_token"]), requested_at + lifetime, lifetime)
         await _uncancelled(self._store(stored, answer.get("refresh_token")))
         return lifetime if math.isfinite(lifetime) else None
@@ -344,8 +346,8 @@ def _fingerprint(refresh: Secret | None) -> str:
 def _seconds(value: object) -> float:
     """A number of seconds, or its text; infinite for anything else."""
     try:
-        seconds = float(cast(Any, value))
-    except (TypeError, ValueError):
+        seconds = math.inf if isinstance(value, bool) else float(cast(Any, value))
+    except (TypeError, ValueError, OverflowError):
         return math.inf
     return math.inf if math.isnan(seconds) else seconds
 

@@ -45,6 +45,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, cast
 
 from ..core import logger
 from ..errors import (
+    LONGEST_WAIT,
     BadCredentials,
     ConnectorError,
     LoaderFault,
@@ -418,7 +419,7 @@ def block_limit(seconds: float) -> None:
         flow, operation = under_way
         if operation.limit.name not in flow.blocked_limits():
             LOG.warning("%s: the service asks to wait %.1f s", operation.limit.name, seconds)
-        flow.block_for(operation, seconds)
+        flow.block_for(operation, min(seconds, LONGEST_WAIT))
 
 
 def last_attempt() -> Call | None:
@@ -451,9 +452,10 @@ async def _within_deadline(call: Call) -> Any:
         async with asyncio.timeout(operation.deadline) as deadline:
             return await operation(call.context, call.input)
     except TimeoutError as error:
-        seconds = f" within {operation.deadline:g} s" if deadline.expired() else ""
+        own = f" within {operation.deadline:g} s" if deadline.expired() else ""
+        words = "" if own or not str(error) else f": {error}"
         raise Offline(
-            f"{operation.name}: no answer{seconds}",
+            f"{operation.name}: no answer{own}{words}",
             hint="the service is slow or the network is down; the sync tries again",
         ) from error
     except OSError as error:

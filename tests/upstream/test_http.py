@@ -41,7 +41,7 @@ from max.connecting import (
     UpstreamError,
     UpstreamMissing,
 )
-from max.errors import MissingExtra
+from max.errors import LONGEST_WAIT, MissingExtra
 from max.testing import credentials_for
 from max.upstream.http import ErrorReader, redact, retry_after, service_time
 from max.upstream.operations import Limits, OperationRunner
@@ -232,9 +232,9 @@ def test_without_an_error_in_the_body_the_status_decides() -> None:
 
 
 def test_the_wait_of_read_error_is_not_replaced_by_that_of_the_headers() -> None:
-    error = QuotaExceeded("slower", retry_after=0.2)
+    error = QuotaExceeded("slower", retry_after=0.3)
     meant(answer(429, retry_after="200"), read_error=lambda response: error)
-    assert error.retry_after == 0.2
+    assert error.retry_after == 0.3
 
 
 def test_a_request_may_have_a_read_error_of_its_own() -> None:
@@ -335,7 +335,7 @@ def test_no_link_header_raises_an_error(header: str) -> None:
 # -- Retry-After -----------------------------------------------------------------------------
 
 
-@given(st.integers(0, 10**6), st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
+@given(st.integers(1, 10**6), st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
 def test_retry_after_may_be_a_date_or_seconds(seconds: int, moment: datetime) -> None:
     now = moment.replace(microsecond=0, tzinfo=UTC)
     date = format_datetime(now + timedelta(seconds=seconds), usegmt=True)
@@ -345,12 +345,27 @@ def test_retry_after_may_be_a_date_or_seconds(seconds: int, moment: datetime) ->
 @given(st.text() | st.floats().map(str))
 def test_no_text_makes_an_endless_or_a_negative_wait(text: str) -> None:
     wait = retry_after(text, 1e9)
-    assert wait is None or 0 <= wait < float("inf")
+    assert wait is None or 0 < wait <= LONGEST_WAIT
 
 
-def test_a_past_date_is_no_wait_and_nonsense_is_none() -> None:
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 2e9) == 0.0
-    assert [retry_after(text, 0.0) for text in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
+NO_WAITS = ["", "soon", "nan", "0", "-5", "-inf", "0.001", "Wed, 21 Oct 2015 07:28:00 GMT", ",,,", "GMT"]
+FAR_WAITS = ["1e15", "99999999999", "inf", "1" * 5_000, "Fri, 31 Dec 9999 23:59:59 -1200"]
+
+
+@pytest.mark.parametrize("text", [*NO_WAITS, "Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999 -2400"])
+def test_zero_a_negative_number_a_past_date_and_nonsense_are_no_wait(text: str) -> None:
+    assert retry_after(text, 2e9) is None
+
+
+@pytest.mark.parametrize("text", FAR_WAITS)
+def test_a_wait_is_31_days_at_most(text: str) -> None:
+    assert retry_after(text, 2e9) == LONGEST_WAIT
+
+
+def test_of_several_retry_after_headers_the_longest_wait_counts() -> None:
+    near, far = (format_datetime(datetime.fromtimestamp(at, UTC), usegmt=True) for at in (2e9 + 60, 2e9 + 90))
+    texts = ("5, 120", "120, soon", f"{near}, {far}", f"5, {near}", f"{near}, 7")
+    assert [retry_after(text, 2e9) for text in texts] == [120.0, 120.0, 90.0, 60.0, 60.0]
 
 
 # -- bodies that cannot be used ----------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -155,6 +156,22 @@ class TestExpiry:
             began = clock()
             asyncio.run(main())
         assert len(service.opened) == callers * len(waits), "a token was refused"
+
+    @pytest.mark.parametrize("said", [0, -1, "0", "never", None, True, 1e-9, 10**400, math.inf, [], {}])
+    def test_a_token_without_a_usable_lifetime_is_used_until_it_is_refused(
+        self, service: TokenService, said: object
+    ) -> None:
+        service.faults = [lambda answer: (answer[0], {**answer[1], "expires_in": said})]
+        store = MemoryCredentials({name: KEPT[name] for name in ("refresh_token", "client_secret")})
+
+        async def main() -> None:
+            async with client(service, store) as one:
+                for _ in range(20):
+                    assert await one.things(1) == {"access-1"}
+
+        asyncio.run(main())
+        assert service.refreshes == 1
+        assert ask(service, store) == "access-1", "another process uses the stored one"
 
     def test_an_outage_of_the_endpoint_does_no_harm_while_the_old_token_is_valid(
         self, service: TokenService, clock: FakeClock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
 import ssl
 from collections import Counter
@@ -34,7 +35,7 @@ from max.connecting import (
     UpstreamError,
     UpstreamMissing,
 )
-from max.errors import ConnectorError, LoaderFault
+from max.errors import LONGEST_WAIT, ConnectorError, LoaderFault
 from max.testing import credentials_for
 from max.upstream.operations import (
     Call,
@@ -211,11 +212,31 @@ def test_waits_that_the_service_asks_for_end_at_max_wait_in_all() -> None:
     assert script.begun == [0.0, 4.0, 8.0]
 
 
-def test_a_wait_of_zero_is_at_least_the_base() -> None:
-    script = Script(*(throttled(0.0) for _ in range(99)))
+@pytest.mark.parametrize("asked", [0.0, -5.0, 0.001, math.nan, -math.inf, "soon"])
+def test_a_wait_of_nothing_is_an_attempt_like_any_other(asked: Any) -> None:
+    script = Script(*(throttled(asked) for _ in range(99)))
     with pytest.raises(QuotaExceeded):
-        call(script, retry=Retry(base=0.5, max_wait=2.0))
-    assert script.begun == [0.0, 0.5, 1.0, 1.5, 2.0]
+        call(script, retry=Retry(attempts=4, base=1.0))
+    assert script.begun == [0.0, 0.5, 1.5, 3.5]
+
+
+@pytest.mark.parametrize("asked", [1e15, math.inf, 10**400, "99999999999"])
+def test_no_wait_is_longer_than_31_days(asked: Any) -> None:
+    assert throttled(asked).retry_after == LONGEST_WAIT
+
+
+def test_no_block_of_a_limit_is_longer_than_31_days() -> None:
+    async def main() -> None:
+        through, script = runner(), Script()
+        blocking = Operation("t:thing:block", blocks, limit=Limit("t:api"))
+        await through.run(blocking, "a", 1)
+        with pytest.raises(QuotaExceeded, match=f"{LONGEST_WAIT:.0f} s more"):
+            await through.run(script.operation(), "a", 1)
+
+    async def blocks(context: str, input: int) -> None:
+        block_limit(math.inf)
+
+    virtual_time.run(main())
 
 
 def test_a_wait_longer_than_max_wait_is_left_to_the_task() -> None:
@@ -471,6 +492,15 @@ def test_p8_a_call_that_does_not_end_in_time_is_offline_and_its_permit_returns()
     assert "within 5 s" in late.message
     assert good == "a1"
     assert script.under_way == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [(TimeoutError("git fetch took 30 s"), "no answer: git fetch took 30 s"), (TimeoutError(), "no answer$")],
+)
+def test_a_timeout_of_the_connector_keeps_its_words(raised: TimeoutError, words: str) -> None:
+    with pytest.raises(Offline, match=f"t:thing:get: {words}"):
+        call(Script(raised), retry=Retry(attempts=1))
 
 
 def test_each_attempt_has_a_deadline_of_its_own() -> None:
