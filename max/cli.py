@@ -11,16 +11,16 @@ and a command builds its own parser alone.
 
 from __future__ import annotations
 
-import os
 import sys
+
+from .commands import streams
 
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn, TextIO
+    from collections.abc import Iterable, Sequence
+    from typing import NoReturn
 
     from .commands.framework import Answer
-    from .errors import MaxError
 
 INTERRUPTED = 130
 
@@ -74,59 +74,40 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    as_json = wants_json(words)
+    streams.prepare(as_json=as_json)
+    status = 0
     try:
-        status = run(words)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as in `max search … | head`
-        discard_output(sys.stdout)
-        return 0
+        lines, notes, status = perform(words)
+        print_answer(lines, notes)
+    except streams.OutputFailed as error:
+        return status if status or error.reader_left else print_error(error, as_json=as_json)
+    except KeyboardInterrupt:
+        after = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
+        streams.tell(sys.stderr, f"{after}interrupted\n")
+        return INTERRUPTED
+    except Exception as error:
+        return print_error(error, as_json=as_json)
     return status
 
 
-def run(words: list[str]) -> int:
-    """Answer what needs no parser, and run the command otherwise."""
+def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
+    """Find the command, parse its options and call its handler; what needs no parser is answered here."""
     if not words or words[0] in ("--help", "-h", "help"):
-        if words[1:2] and words[1] in COMMANDS:
-            return guarded([*words[1:], "--help"])
-        print(overview())
-        return 0
+        if not words[1:2] or words[1] not in COMMANDS:
+            return [overview()], [], 0
+        words = [*words[1:], "--help"]
     if words[0] in ("--version", "-V"):
         from . import __version__
 
-        print(f"max {__version__}")
-        return 0
-    return guarded(words)
-
-
-def guarded(words: list[str]) -> int:
-    """Run a command; an error becomes its message and its exit status."""
-    from .errors import MaxError, StorageError
-
-    replace_unencodable(sys.stdout)
-    try:
-        return print_answer(perform(words))
-    except MaxError as error:
-        print_error(error, as_json=wants_json(words))
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)  # after the ^C
-        return INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print_error(StorageError(f"{where}{error.strerror or error}"), as_json=wants_json(words))
-        return 1
-
-
-def perform(words: list[str]) -> Answer:
-    """Find the command, parse its options and call its handler."""
+        return [f"max {__version__}"], [], 0
     project, words = leading_project(words)
     if not words or words[0] not in COMMANDS:
         refuse(words)
     from importlib import import_module
 
-    from .commands.framework import Answer, command_parser
+    from .commands.framework import command_parser
+    from .commands.text import sanitize_lines
 
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
@@ -134,11 +115,16 @@ def perform(words: list[str]) -> Answer:
     module, name = import_module(f".commands.{home}", __package__), command.replace(" ", "_")
     parser = command_parser(command, summary, getattr(module, f"configure_{name}"))
     if {"-h", "--help"} & set(words):
-        return Answer([parser.format_help().rstrip("\n")])
+        return [parser.format_help().rstrip("\n")], [], 0
     options = parser.read(words)
     options.project = options.project or project or "."
     answer: Answer = getattr(module, f"run_{name}")(options)
-    return answer
+    lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
+    return (
+        lines,
+        map(sanitize_lines, answer.notes),
+        answer.status,
+    )  # an answer may add notes while it is printed
 
 
 def refuse(words: list[str]) -> NoReturn:
@@ -166,7 +152,7 @@ def leading_project(words: list[str]) -> tuple[str | None, list[str]]:
 
 def wants_json(words: Sequence[str]) -> bool:
     """Whether the words ask for JSON, even when they cannot be parsed."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words[1:], ""], strict=False)
     return any(
         word in ("--json", "-ojson", "-ondjson", "--output=json", "--output=ndjson")
         or (word in ("-o", "--output") and value in ("json", "ndjson"))
@@ -177,44 +163,39 @@ def wants_json(words: Sequence[str]) -> bool:
 # -- output ----------------------------------------------------------------------------------
 
 
-def print_answer(answer: Answer) -> int:
-    """Print an answer line by line, then its notes; its exit status."""
-    lines = iter(answer.lines)
+def print_answer(lines: Iterable[str], notes: Iterable[str]) -> None:
+    """Print an answer line by line, then its notes; OutputFailed when stdout cannot be written."""
+    lines = iter(lines)
     try:
         for line in lines:
-            print(line)
-        sys.stdout.flush()
+            streams.write(f"{line}\n")
+        streams.flush()
     finally:
         close = getattr(lines, "close", None)  # a generator keeps the database open
         if close:
             close()
-    for note in answer.notes:
-        print(note, file=sys.stderr)
-    return answer.status
+    for note in notes:
+        streams.tell(sys.stderr, f"{note}\n")
 
 
-def print_error(error: MaxError, *, as_json: bool) -> None:
-    """Print an error on stderr."""
+def print_error(error: Exception, *, as_json: bool) -> int:
+    """Print an error on stderr; its exit status.  An error that is a bug is raised again."""
     from .commands.terminal import colours
-    from .commands.text import Paint, json_text, sanitize
+    from .commands.text import Paint, json_text, sanitize_lines
+    from .errors import MaxError, StorageError
 
-    if as_json:
-        print(json_text({"error": error.describe()}), file=sys.stderr)
-        return
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        error = StorageError(f"{where}{error.strerror or error}")
+    elif isinstance(error, streams.OutputFailed):
+        error = StorageError(str(error))
+    elif isinstance(error, MemoryError):
+        error = StorageError("out of memory", hint="ask for less at a time: --limit, --fields, or -o ndjson")
+    if not isinstance(error, MaxError):
+        raise error
     paint = Paint(colours(sys.stderr))
-    first, *more = map(sanitize, error.render().splitlines())
-    print("\n".join([f"{paint('max:', 'red')} {first}", *more]), file=sys.stderr)
-
-
-def replace_unencodable(stream: TextIO) -> None:
-    """Replace characters that the stream's encoding lacks, instead of raising."""
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="replace")
-
-
-def discard_output(stream: TextIO) -> None:
-    """Discard further output, so that the interpreter's last flush does not fail."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, stream.fileno())
-    os.close(nothing)
+    text = f"{paint('max:', 'red')} {error.render()}"
+    streams.tell(
+        sys.stderr, f"{json_text({'error': error.describe()}) if as_json else sanitize_lines(text)}\n"
+    )
+    return error.exit_status

@@ -161,6 +161,13 @@ class Mismatch:
         self.path, self.expected = path, expected
         self.actual = HIDDEN if secret else shown(actual)
 
+    @classmethod
+    def missing(cls, path: str, expected: str) -> Mismatch:
+        """A value that was not given."""
+        made = cls(path, expected, None)
+        made.actual = "nothing"
+        return made
+
     def describe(self) -> dict[str, str]:
         """``{"path", "expected", "actual"}``."""
         return {"path": self.path, "expected": self.expected, "actual": self.actual}

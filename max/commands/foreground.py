@@ -26,6 +26,7 @@ from ..project import Project
 from ..runtime import InstallationRuntime
 from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
+from . import streams
 from .terminal import ProgressView
 from .text import counted, json_text, until
 
@@ -35,9 +36,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Foreground:
-    """Runs one sync: its progress goes to ``stream``, or its events to ``events``."""
+    """Runs one sync: its progress goes to ``stream``, or with ``events`` its events to stdout."""
 
-    def __init__(self, stream: TextIO, *, events: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO, *, events: bool = False) -> None:
         self._view = ProgressView(stream, now=time.monotonic())
         self._events = events
         self._handle: SyncHandle | None = None
@@ -67,36 +68,38 @@ class Foreground:
                 self._view.clear()
 
     async def _completion(self, info: InstallationInfo, handle: SyncHandle) -> SyncResult:
-        if self._events is not None:
-            shown = self._write(self._events, info, handle.events())
-        else:
-            shown = self._watch(handle)
+        shown = self._write(info, handle.events()) if self._events else self._watch(handle)
         showing = asyncio.create_task(shown)
         try:
-            return await handle.completion()
+            result = await handle.completion()
         finally:
-            if self._events is None:
+            if not self._events:
                 showing.cancel()
-            with suppress(asyncio.CancelledError):
-                await showing
+            await asyncio.gather(showing, return_exceptions=True)
             if self._pausing is not None:
                 await asyncio.gather(self._pausing, return_exceptions=True)  # it may come too late
+        if not showing.cancelled():
+            showing.result()  # events that could not be written are a failure, after the sync
+        return result
 
     async def _watch(self, handle: SyncHandle) -> None:
         async for one in handle.progress():
             self._view.show(one.counts, note_of(one), now=time.monotonic())
 
-    async def _write(self, stream: TextIO, info: InstallationInfo, events: Events) -> None:
+    async def _write(self, info: InstallationInfo, events: Events) -> None:
         """Write a line for each event, in a thread: a slow reader does not stop the sync."""
 
         def write(batch: Sequence[Event]) -> None:
             for one in batch:
-                stream.write(f"{json_text({**one.to_json(), 'installation': str(info)})}\n")
-            stream.flush()
+                streams.write(f"{json_text({**one.to_json(), 'installation': str(info)})}\n")
+            streams.flush()
 
-        with suppress(BrokenPipeError):  # printing the answer, which comes last, raises it again
+        try:
             while batch := await events.batch():
                 await asyncio.to_thread(write, batch)
+        except streams.OutputFailed as error:
+            if not error.reader_left:
+                raise
 
     # -- signals
 
@@ -129,7 +132,7 @@ class Foreground:
     def _leave(self) -> NoReturn:
         """End the process without waiting, as a crash would."""
         self._view.say("left at once; the stored data is kept, and the same command continues")
-        if self._events is None:  # otherwise its reader may have stopped reading
+        if not self._events:  # otherwise its reader may have stopped reading
             sys.stdout.flush()
         os._exit(Interrupted.exit_status)
 

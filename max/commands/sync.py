@@ -194,8 +194,7 @@ def synced(
     recording: UpstreamAccess | None = None,
 ) -> Answer:
     """Sync in the foreground; its result, and what to do next."""
-    events = sys.stdout if options.output == "ndjson" else None
-    foreground = Foreground(sys.stderr, events=events)
+    foreground = Foreground(sys.stderr, events=options.output == "ndjson")
     result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
     text = partial(summary, info, result, width(sys.stdout), paint())
     data = result_json(info, result)

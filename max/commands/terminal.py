@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
-from .text import duration, number, sanitize, truncate
+from .streams import tell
+from .text import duration, number, sanitize, sanitize_lines, truncate
 
 if TYPE_CHECKING:
     from ..connector import Option
 
+MOST_DIGITS = 6  # of $COLUMNS
 FALLBACK_WIDTH = 80  # cells of a terminal that does not report its width
 REDRAW = 0.1  # seconds between two updates of the progress line
 REPORT = 10.0  # seconds between two lines of progress where there is no terminal
@@ -34,7 +36,7 @@ def width(stream: TextIO) -> int | None:
     """How many cells a line has; None where there is no limit, as in a pipe."""
     if not is_terminal(stream):
         return None
-    columns = os.environ.get("COLUMNS", "")
+    columns = os.environ.get("COLUMNS", "")[:MOST_DIGITS]
     if columns.isdecimal() and int(columns):
         return int(columns)
     try:
@@ -45,8 +47,7 @@ def width(stream: TextIO) -> int | None:
 
 def print_note(line: str) -> None:
     """Print a note on stderr at once, before the command's answer."""
-    sys.stderr.write("\n".join(map(sanitize, line.splitlines())) + "\n")
-    sys.stderr.flush()
+    tell(sys.stderr, f"{sanitize_lines(line)}\n")
 
 
 @contextmanager
@@ -98,8 +99,7 @@ class TerminalPrompter:
         print_note(line)
 
     def _line(self, prompt: str) -> str:
-        sys.stderr.write(sanitize(prompt))
-        sys.stderr.flush()
+        tell(sys.stderr, sanitize_lines(prompt))
         with interruptible():
             line = sys.stdin.readline()
         if not line:
@@ -125,7 +125,7 @@ def progress_line(
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
     clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
-    text = "  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])])
+    text = sanitize("  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])]))
     return text if width is None else truncate(text, width)
 
 
@@ -153,19 +153,16 @@ class ProgressView:
         elapsed = now - self._began
         room = width(self._stream)
         line = progress_line(counts, elapsed, (total - self._before) / elapsed, note, room and room - 1)
-        self._stream.write(f"{ERASE}{line}" if self._live else f"{line}\n")
-        self._stream.flush()
+        tell(self._stream, f"{ERASE}{line}" if self._live else f"{line}\n")
         self._visible = self._live
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the progress line."""
         self.clear()
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        tell(self._stream, f"{line}\n")
 
     def clear(self) -> None:
         """Remove the progress line."""
         if self._visible:
-            self._stream.write(ERASE)
-            self._stream.flush()
+            tell(self._stream, ERASE)
             self._visible = False

@@ -12,6 +12,7 @@ use colours are arguments.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Literal
@@ -19,17 +20,25 @@ from unicodedata import category, east_asian_width
 
 from ..model.entities import Ref
 from ..model.values import Json
+from .streams import escaped
 
 NULL = "–"  # loaded, and empty upstream; a value that was never loaded is blank
 
 JOINER = "\u200d"  # joins two emoji into one
+NON_JOINER = "\u200c"  # keeps two letters of Persian and others apart
 EMOJI_STYLE = "\ufe0f"  # makes the character before it an emoji, two cells wide
-SAFE_FORMATS = frozenset({JOINER, "\u200c", *map(chr, range(0xE0020, 0xE0080))})
 REGIONAL = range(0x1F1E6, 0x1F200)  # letters; two of them are a flag
 SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
-ESCAPED = {
-    code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-}
+# Characters that control a terminal, change the order of others or show nothing.  Text can hide in
+# the last: the tags from U+E0000 spell ASCII, and variants of a character count any number.
+HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+SHAPING = frozenset({JOINER, NON_JOINER, *map(chr, range(0xFE00, 0xFE10))})  # the character before them
+SPACES = "\t\n\v\f\r\u2028\u2029"
+PAINTED = re.compile(r"(\033\[(?:[012]|3[123])m|\n)")  # what we write to a terminal on purpose
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
 CODES: dict[Colour, str] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -48,19 +57,35 @@ STATUS_COLOURS: dict[str, Colour] = {
 
 
 def sanitize(text: str) -> str:
-    """The text on one line; characters that could control a terminal are spelled out."""
-    return text if text.isprintable() else "".join(map(_sanitized, text))
+    """The text on one line; characters that could control a terminal, or hide, are spelled out."""
+    return text if text.isascii() and text.isprintable() else HIDDEN.sub(_spelled, text)
 
 
-def _sanitized(character: str) -> str:
-    if character.isprintable() or character in SAFE_FORMATS:
-        return character
-    if character.isspace() and character not in "\x1c\x1d\x1e\x1f\x85":
+def _spelled(found: re.Match[str]) -> str:
+    character = found[0]
+    if character in SPACES:
         return " "
-    if category(character) in ("Cc", "Cf", "Cs"):
-        code = ord(character)
-        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-    return character
+    if _shapes(found.string, found.start()):
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _shapes(text: str, at: int) -> bool:
+    """Whether an invisible character only shapes the visible one before it, as in emoji and Persian."""
+    before, character = text[at - 1 : at], text[at]
+    if character == JOINER and before == EMOJI_STYLE:
+        return _shapes(text, at - 1)
+    if character in SHAPING:
+        return (before > "\xa8" or before in "0123456789#*") and before != "" and not HIDDEN.match(before)
+    return "\U000e0100" <= character <= "\U000e01ef" and "\u3400" <= before <= "\u9fff"  # of an ideograph
+
+
+def sanitize_lines(text: str) -> str:
+    """Lines of ours, with their colours; whatever else could control the terminal is spelled out."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one if PAINTED.fullmatch(one) else sanitize(one) for one in PAINTED.split(text))
 
 
 def clusters(text: str) -> Iterator[str]:
@@ -82,7 +107,7 @@ def _continues(cluster: str, character: str) -> bool:
     if 0x1160 <= code <= 0x11FF:  # the vowel and the end of a Korean syllable
         return 0x1100 <= ord(cluster[0]) <= 0x11FF
     joined = last == JOINER and code > 0x2000
-    return joined or code in SKINS or category(character)[0] == "M" or character in SAFE_FORMATS
+    return joined or code in SKINS or category(character)[0] == "M" or character in SHAPING
 
 
 def display_width(text: str) -> int:
@@ -216,10 +241,15 @@ def iso_time(at: float | None) -> str | None:
 
 
 def json_text(value: Json, *, indent: int | None = None) -> str:
-    """JSON in which no character can control a terminal."""
+    """JSON in which no character can control a terminal, or hide."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
-    return text if text.isascii() and "\x7f" not in text else text.translate(ESCAPED)
+    return text if text.isascii() and "\x7f" not in text else HIDDEN.sub(_spelled_in_json, text)
+
+
+def _spelled_in_json(found: re.Match[str]) -> str:
+    kept = found[0] == "\n" or _shapes(found.string, found.start())  # line ends are those of the indentation
+    return found[0] if kept else escaped(found[0])
 
 
 # -- values ----------------------------------------------------------------------------------

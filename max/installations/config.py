@@ -226,7 +226,7 @@ def read_config(config_type: type[Conf], values: Mapping[str, object], *, subjec
     """
     types, wrong, hint = config_types(config_type), list[Mismatch](), "give values with --set key=value"
     read = config_defaults(config_type) | read_values(types, values, wrong)
-    wrong += [Mismatch(key, one.expected, None) for key, one in types.items() if key not in read]
+    wrong += [Mismatch.missing(key, one.expected) for key, one in types.items() if key not in read]
     if wrong:
         raise InvalidAnswers(f"{subject} is invalid", wrong, hint=hint)
     try:

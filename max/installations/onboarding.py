@@ -215,10 +215,10 @@ class _Onboarding:
         return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._messages))
 
     def _miss(self, key: str, expected: str) -> None:
-        self._missing.append(Mismatch(key, f"{expected} (--set {key}=…)", None))
+        self._missing.append(Mismatch.missing(key, f"{expected} (--set {key}=…)"))
 
     def _miss_secret(self, name: str) -> None:
-        self._missing.append(Mismatch(name, f"a secret (--credential {name}=env:VAR)", None))
+        self._missing.append(Mismatch.missing(name, f"a secret (--credential {name}=env:VAR)"))
 
     @property
     def _view(self) -> Answers:
@@ -285,6 +285,8 @@ class _Onboarding:
 
     async def _sign_in(self, step: SignIn) -> None:
         names, prompter = {one.name for one in step.credentials}, self._prompter
+        if prompter is None and not self._secrets:
+            self._miss_secret(self._connector.credentials[0].name)
         if prompter is None or names & self._given:
             return
         if not names & self._secrets.keys() or await prompter.confirm("Sign in again?"):

@@ -1,0 +1,110 @@
+"""The three standard streams of the process, usable whatever the caller made of them.
+
+Rule 1: a stream that the caller closed reads or writes nothing; the command runs all the same.
+
+Rule 2: no character is lost.  One that the encoding lacks is written ``\\uXXXX``, which JSON reads
+back, and JSON is UTF-8 or ASCII whatever the locale says.
+
+Rule 3: what cannot be written to stdout is reported.  A reader that went away has seen enough, and
+stderr that cannot be written changes nothing: neither hides how the command ended.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+
+TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
+if TYPE_CHECKING:
+    from typing import TextIO
+
+ESCAPING = "max-escaping"  # the name of our way to write what an encoding lacks
+
+
+class OutputFailed(Exception):
+    """Stdout cannot be written; ``reader_left`` when its reader went away."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(f"standard output: {reason.strerror or reason}")
+        self.reader_left = isinstance(reason, BrokenPipeError | ConnectionResetError)
+
+
+def prepare(*, as_json: bool) -> None:
+    """Make the streams usable; called once, before anything is opened or written."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:  # nothing else may get this number: prints would go into it
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+        elif not blocking(number):
+            os.set_blocking(number, True)  # a full pipe is waited for
+    codecs.register_error(ESCAPING, escape)
+    configure(sys.stdin, errors="surrogateescape")  # as in arguments and file names
+    for stream in (sys.stdout, sys.stderr):
+        utf_8 = codecs.lookup(stream.encoding or "utf-8").name == "utf-8"
+        configure(stream, encoding="ascii" if as_json and not utf_8 else None, errors=ESCAPING)
+
+
+def blocking(number: int) -> bool:
+    """Whether reads and writes of a stream wait; True where that cannot be asked."""
+    try:
+        return os.get_blocking(number)
+    except (OSError, AttributeError):
+        return True
+
+
+def configure(stream: TextIO, *, encoding: str | None = None, errors: str) -> None:
+    """Change how a stream turns text into bytes; a stream in memory does not."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(encoding=encoding, errors=errors)
+
+
+def escape(error: UnicodeError) -> tuple[str, int]:
+    """What is written instead of characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return escaped(error.object[error.start : error.end]), error.end
+
+
+def escaped(text: str) -> str:
+    """Every character as JSON escapes it; one beyond U+FFFF is two."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
+
+
+def write(text: str) -> None:
+    """Write to stdout; OutputFailed when it cannot be written."""
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        silence(sys.stdout)
+        raise OutputFailed(error) from None
+
+
+def flush() -> None:
+    """Send what was written; OutputFailed when it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        silence(sys.stdout)
+        raise OutputFailed(error) from None
+
+
+def tell(stream: TextIO, text: str) -> None:
+    """Write to a person at once; a stream that cannot be written gets nothing more."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Discard what a stream still holds and gets, so that the interpreter's last flush does not fail."""
+    try:
+        number = stream.fileno()
+    except OSError:
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, number)
+    os.close(nothing)
