@@ -32,6 +32,7 @@ COMMANDS = {
     "settings": ("Set up", "setup", "show or change how an installation's data is kept"),
     "disconnect": ("Set up", "connect", "remove an installation and its data"),
     "ls": ("Set up", "setup", "list installations"),
+    "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),

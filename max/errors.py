@@ -19,6 +19,7 @@ them, always ``from error``.
     ├── InvalidEntity               invalid values, each with its path
     ├── NotFound                    no such entity, sync or installation
     ├── ProjectError                the project's folder: missing, damaged, in use, not writable
+    │   └── ProjectUntrusted            another user's folder, or code that was not allowed  exit 4
     ├── StorageError                the database cannot answer
     │   ├── StorageEmpty                there is no data yet
     │   ├── StorageFull                 the disk is full
@@ -261,6 +262,13 @@ class ProjectError(MaxError):
     """The project's folder is missing, damaged, in use or not writable."""
 
     code = "project"
+
+
+class ProjectUntrusted(ProjectError):
+    """Another user may have written the project, or its connectors were not allowed; nothing ran."""
+
+    code = "project.untrusted"
+    exit_status = 4
 
 
 class StorageError(MaxError):

@@ -72,12 +72,17 @@ class Project:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path | str = ".", *, create: bool = False) -> AsyncIterator[Self]:
+    async def open(
+        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False
+    ) -> AsyncIterator[Self]:
         """The project of a folder, or of the nearest folder above.
 
-        When there is none: with ``create`` the folder becomes one, without it ProjectError.
+        When there is none: with ``create`` the folder becomes one, without it ProjectError.  With
+        ``trusted`` its own connectors run wherever it comes from; otherwise ProjectUntrusted when
+        this user neither made it on this machine nor allowed it with ``max trust``.
         """
-        async with cls(await in_thread(lambda: ProjectFolder.open(path, create=create))) as project:
+        folder = await in_thread(lambda: ProjectFolder.open(path, create=create, trusted=trusted))
+        async with cls(folder) as project:
             yield project
 
     async def __aenter__(self) -> Self:
@@ -215,6 +220,9 @@ class Project:
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
         return self.folder.target(target) if isinstance(target, str) else target
 
+    def _writable(self, info: InstallationInfo) -> Path:
+        return self.folder.writable_database(info)
+
     # -- data without a runtime ------------------------------------------------------------
 
     def read(self, target: InstallationInfo | str) -> AbstractContextManager[Reader]:
@@ -240,7 +248,9 @@ class Project:
 
         info, now = self._info(target), self._clock()
         resolver = self.folder.registry.resolve(info.connector).resolver
-        return invalidate(self.folder.database(info), info, what, where=where, resolver=resolver, now=now)
+        return invalidate(
+            self.folder.writable_database(info), info, what, where=where, resolver=resolver, now=now
+        )
 
     @threaded
     def request(
@@ -257,7 +267,7 @@ class Project:
         if command not in list(SyncCommand):
             raise UnknownName("command", command, SyncCommand)
         info, asked = self._info(target), SyncCommand(command)
-        return request(self.folder.database(info), info, asked, now=self._clock())
+        return request(self._writable(info), info, asked, now=self._clock())
 
     @threaded
     def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:
@@ -270,7 +280,7 @@ class Project:
 
         info = self._info(target)
         one = self.folder.registry.resolve(info.connector)
-        path = self.folder.database(info)
+        path = self.folder.database(info) if dry_run else self._writable(info)
         return migrate(path, info, one.schema, one.resolver, one.policy, dry_run=dry_run)
 
     # -- runtimes --------------------------------------------------------------------------
@@ -323,7 +333,7 @@ class Project:
         from .storage.provenance import discard_replay
         from .upstream.credentials import CredentialProvider
 
-        connector, path = self.folder.registry.resolve(info.connector), self.folder.database(info)
+        connector, path = self.folder.registry.resolve(info.connector), self._writable(info)
         values = info.config if recording is None else recording.prepare(connector.name, info.config)
         if recording is not None and recording.replay_of is not None:
             known = config_types(connector.config)

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.command_line import Cli, running
+
+_home = tempfile.TemporaryDirectory(prefix="max-home-")  # processes that the tests start inherit it
+os.environ["MAX_HOME"] = _home.name
+os.environ.pop("MAX_TRUST", None)
 
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)

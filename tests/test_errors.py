@@ -98,6 +98,7 @@ def test_codes_never_change_once_released() -> None:
         "InvalidEntity": "entity.invalid",
         "NotFound": "not_found",
         "ProjectError": "project",
+        "ProjectUntrusted": "project.untrusted",
         "StorageError": "storage",
         "StorageEmpty": "storage.empty",
         "StorageFull": "storage.full",
@@ -131,8 +132,9 @@ def test_codes_never_change_once_released() -> None:
 
 
 def test_usage_errors_interruptions_and_failures_have_their_own_exit_status() -> None:
+    own = {errors.Interrupted: 130, errors.ProjectUntrusted: 4}
     for one in OURS:
-        expected = 2 if issubclass(one, errors.UsageError) else 130 if one is errors.Interrupted else 1
+        expected = own.get(one, 2 if issubclass(one, errors.UsageError) else 1)
         assert one.exit_status == expected, one.__name__
 
 

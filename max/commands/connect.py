@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, StorageCorrupt, StorageOlder, UnknownName, UsageError
+from ..errors import ProjectError, ProjectUntrusted, StorageCorrupt, StorageOlder, UnknownName, UsageError
 from ..installations.onboarding import OnboardingResult, onboard
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
@@ -75,6 +75,8 @@ def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:
     """The project; or this folder, and True, when it must become one first."""
     try:
         return options.found_project(), False
+    except ProjectUntrusted:
+        raise
     except ProjectError:
         return ProjectFolder(Path(options.project).resolve()), True
 

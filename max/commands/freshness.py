@@ -121,7 +121,12 @@ def run_invalidate(options: Options) -> Answer:
     project, info = options.found_target()
     resolver, notes = resolver_of(project, info)
     found = invalidate(
-        project.database(info), info, options.what, where=options.filter, resolver=resolver, now=time.time()
+        project.writable_database(info),
+        info,
+        options.what,
+        where=options.filter,
+        resolver=resolver,
+        now=time.time(),
     )
     data = {
         "installation": str(info),

@@ -68,9 +68,8 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
 
     project, info = options.found_target()
     connector = project.registry.resolve(info.connector)
-    found = migrate(
-        project.database(info), info, connector.schema, connector.resolver, connector.policy, dry_run=dry_run
-    )
+    path = project.database(info) if dry_run else project.writable_database(info)
+    found = migrate(path, info, connector.schema, connector.resolver, connector.policy, dry_run=dry_run)
     return info, found
 
 

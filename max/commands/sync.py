@@ -265,7 +265,7 @@ def run_resume(options: Options) -> Answer:
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
     project, info = options.found_target()
-    run = request(project.database(info), info, command, now=time.time())
+    run = request(project.writable_database(info), info, command, now=time.time())
     running = {
         SyncCommand.PAUSE: "pauses after the pages in progress",
         SyncCommand.CANCEL: "ends after the pages in progress",

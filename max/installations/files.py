@@ -14,6 +14,8 @@ from ..errors import Offline, ProjectError
 from ..model.values import Json
 
 T = TypeVar("T")
+FOLDER = ".max"  # of a project, in its folder
+CONNECTORS = "connectors"  # a project's own, beside it
 POLL = 0.02  # seconds between two attempts to lock a file
 
 

@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ..core import InstallationInfo
-from ..errors import Mismatch, ProjectError, UnknownName, UsageError
+from ..errors import Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
 from ..model.settings import invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .credential_file import CREDENTIALS, LOCK, FileCredentials
 from .files import (
+    CONNECTORS,
+    FOLDER,
     broken,
     encoded,
     locked,
@@ -46,11 +48,9 @@ from .files import (
 if TYPE_CHECKING:
     from .registry import ConnectorRegistry
 
-FOLDER = ".max"
 INSTALLATIONS = "installations"
 INSTALLATION = "installation.json"
 DATABASE = "data.db"
-CONNECTORS = "connectors"  # a project's own, beside .max
 STAGED, GONE = ".new", ".gone"  # being added, being removed: names that no connector can have
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 ID_BYTES = 8  # of an installation's random id
@@ -63,40 +63,59 @@ class ProjectFolder:
     same to an event loop.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, trusted: bool = False) -> None:
         self.root = root
+        self.trusted = trusted  # its own connectors run, whatever is recorded
         self._registry: ConnectorRegistry | None = None
 
     @classmethod
-    def find(cls, start: Path | str) -> Self:
-        """The project of a folder, or of the nearest folder above; ProjectError when there is none."""
+    def find(cls, start: Path | str, *, trusted: bool = False) -> Self:
+        """The project of a folder, or of the nearest folder above; ProjectError when there is none.
+
+        ProjectUntrusted when the one above is another user's, or others may replace it.
+        """
         with translated(Path(start)):
             folder = Path(start).resolve()
         for candidate in (folder, *folder.parents):
             with suppress(PermissionError):  # a folder above that this user may not read
                 if (candidate / FOLDER).is_dir():
-                    return cls(candidate)
+                    found = cls(candidate, trusted=trusted)
+                    if candidate != folder:
+                        found.refuse_foreign(above=True)
+                    return found
         hint = "make one with: max init" + (f" {folder}" if folder != Path.cwd() else "")
         raise ProjectError(f"there is no project in {folder}, or above it", hint=hint)
 
     @classmethod
     def init(cls, path: Path | str) -> Self:
-        """Make a folder a project, and the folder when there is none; nothing changes when it is one."""
+        """Make a folder a project, and the folder when there is none; nothing changes when it is one.
+
+        A new project is recorded as this user's, so that its own connectors run.
+        """
         project = cls(Path(path).resolve())
         with translated(project.root / FOLDER):
             project.root.mkdir(parents=True, exist_ok=True)
-            (project.root / FOLDER).mkdir(mode=0o700, exist_ok=True)
+            project.trusted = _made(project.root / FOLDER)
+            if not project.trusted:
+                project.refuse_foreign()
             project._installations.mkdir(mode=0o700, exist_ok=True)
             ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
             if not ignored.exists():
                 replace_file(ignored, b"*\n")
+        if project.trusted:
+            from .trust import record_made
+
+            with suppress(ProjectError):  # there may be no home to write to: MAX_TRUST is for that
+                record_made(project.root)
         return project
 
     @classmethod
-    def open(cls, path: Path | str, *, create: bool = False) -> Self:
+    def open(cls, path: Path | str, *, create: bool = False, trusted: bool = False) -> Self:
         """``find``; with ``create`` the folder becomes a project where there would be none."""
         try:
-            return cls.find(path)
+            return cls.find(path, trusted=trusted)
+        except ProjectUntrusted:
+            raise
         except ProjectError:
             if not create:
                 raise
@@ -116,8 +135,13 @@ class ProjectFolder:
         return self._folder(info) / INSTALLATION
 
     def database(self, info: InstallationInfo) -> Path:
-        """Where the installation's data is, or will be."""
+        """Where the installation's data is, or will be, for reading."""
         return self._folder(info) / DATABASE
+
+    def writable_database(self, info: InstallationInfo) -> Path:
+        """The same for writing; ProjectUntrusted in a project of another user."""
+        self.refuse_foreign()
+        return self.database(info)
 
     def credentials(self, info: InstallationInfo) -> FileCredentials:
         """The installation's secrets."""
@@ -129,8 +153,24 @@ class ProjectFolder:
         if self._registry is None:
             from .registry import ConnectorRegistry
 
-            self._registry = ConnectorRegistry([self.root / CONNECTORS])
+            self._registry = ConnectorRegistry([self.root / CONNECTORS], self._allow_connectors)
         return self._registry
+
+    def _allow_connectors(self) -> None:
+        from .trust import refuse_untrusted  # what only reads needs none of it
+
+        if not self.trusted:
+            refuse_untrusted(self.root)
+
+    def refuse_foreign(self, *, above: bool = False) -> None:
+        """ProjectUntrusted when another user may have written the project: it can only be read then.
+
+        ``above``: it was not named but found, and is not even read.
+        """
+        from .trust import refuse_exposed
+
+        if not self.trusted:
+            refuse_exposed(self.root, above=above)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -252,6 +292,7 @@ class ProjectFolder:
         self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
     ) -> InstallationInfo:
         """Replace an installation's configuration, and those secrets that are given."""
+        self.refuse_foreign()
         folder = self._folder(info)
         if secrets:
             store = self.credentials(info)
@@ -267,6 +308,7 @@ class ProjectFolder:
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
+        self.refuse_foreign()
         folder = self._folder(info)
         with translated(folder), locked(folder):
             update_settings(read_installation(folder).settings, settings)
@@ -293,12 +335,24 @@ class ProjectFolder:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Lock the set of installations, and clear what a crash left in it."""
+        self.refuse_foreign()
         with translated(self._installations):
             self._installations.mkdir(mode=0o700, exist_ok=True)
             with locked(self._installations):
                 for leftover in (STAGED, GONE):
                     remove_tree(self._installations / leftover)
                 yield
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder that only its owner can use; False when there is one."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def _default(number: int) -> str:

@@ -7,7 +7,10 @@ Rule 2: a connector is one module, wherever it is found.  Two modules for one na
 that names both, with one exception: a checkout's own connectors hide those that the
 ``max-sync`` distribution installed.
 
-Rule 3: connectors write ``from max import …``.  When this package is a copy under another name
+Rule 3: a project's own connector is imported only after ``allow``, which raises when the project
+is not trusted, and from its source alone: nothing checks what a ``__pycache__`` beside it holds.
+
+Rule 4: connectors write ``from max import …``.  When this package is a copy under another name
 (``yourapp/_vendor/zmax``), ``max`` means the copy in the connectors that it loads, and only there.
 """
 
@@ -19,10 +22,11 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from traceback import extract_tb
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectorError, MaxError, SchemaError, UnknownName
@@ -37,6 +41,7 @@ GROUP = "max.connectors"  # of entry points
 VARIABLE = "MAX_CONNECTORS"  # folders and files, separated as in PATH
 DISTRIBUTION = "max-sync"
 PREFIX, SUFFIX = "max_", ".py"  # of a connector's file, unless it is one of ours
+OWN = "the project's connectors"
 
 PUBLIC = "max"  # the name of this package in the source of connectors
 PACKAGE = __name__.rsplit(".", 2)[0]  # its name here
@@ -66,11 +71,12 @@ class Origin(Struct):
 class ConnectorRegistry:
     """Finds connectors by name: installed ones, MAX_CONNECTORS, given folders, ours.
 
-    Safe to use from several threads.  A name resolves to the same object every time.
+    Safe to use from several threads.  A name resolves to the same object every time.  ``allow`` is
+    called before a connector of the given folders is imported; what it raises prevents that.
     """
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._folders = tuple(folders)
+    def __init__(self, folders: Sequence[Path] = (), allow: Callable[[], None] = lambda: None) -> None:
+        self._folders, self._allow = tuple(folders), allow
         self._resolved: dict[str, Connector[Any, Any]] = {}
 
     def names(self) -> list[str]:
@@ -81,7 +87,10 @@ class ConnectorRegistry:
         """The connector of a name; UnknownName, or ConnectorError for two of them or a broken one."""
         with _loading:
             if name not in self._resolved:
-                self._resolved[name] = load_connector(name, self._origin(name))
+                origin = self._origin(name)
+                if origin.found_by == OWN:
+                    self._allow()
+                self._resolved[name] = load_connector(name, origin)
             return self._resolved[name]
 
     def _origin(self, name: str) -> Origin:
@@ -105,9 +114,10 @@ class ConnectorRegistry:
     def _files(self) -> dict[str, list[Origin]]:
         """Connectors that are plain files, by name."""
         found: dict[str, list[Origin]] = {}
-        folders = [(folder, "the project's connectors") for folder in self._folders]
+        folders = [(folder, OWN) for folder in self._folders]
         for place, found_by in [*_from_environment(), *folders]:
-            for file in [place] if place.is_file() else sorted(place.glob(f"{PREFIX}*{SUFFIX}")):
+            files = [place] if place.is_file() else sorted(place.glob(f"{PREFIX}*{SUFFIX}"))
+            for file in filter(Path.is_file, files):  # a pipe is never waited for
                 name = file.stem.removeprefix(PREFIX)
                 found.setdefault(name, []).append(Origin(file.stem, file, found_by))
         for name, file in _bundled().items():
@@ -202,7 +212,7 @@ def _execute(name: str, origin: Origin) -> ModuleType:
             spec = None if origin.bundled else importlib.util.find_spec(name)
             if origin.bundled or (spec and Path(spec.origin or "").resolve() == origin.file.resolve()):
                 return importlib.import_module(name)
-        return _execute_file(name, origin.file)
+        return _execute_file(name, origin.file, SourceOnly if origin.found_by == OWN else SourceFileLoader)
     except SchemaError as error:
         raise ConnectorError(f"{_place(error, origin)}: {error.message}", hint=error.hint) from error
     except MaxError:
@@ -215,9 +225,19 @@ def _execute(name: str, origin: Origin) -> ModuleType:
         ) from error
 
 
-def _execute_file(name: str, file: Path) -> ModuleType:
+class SourceOnly(SourceFileLoader):
+    """Compiles a file whenever it is imported; neither reads nor writes a ``__pycache__``."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the file as it is now."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _execute_file(name: str, file: Path, loader: type[SourceFileLoader] = SourceFileLoader) -> ModuleType:
     folder = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folder)
+    spec = importlib.util.spec_from_file_location(
+        name, file, loader=loader(name, str(file)), submodule_search_locations=folder
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)

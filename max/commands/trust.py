@@ -1,0 +1,128 @@
+"""trust: allowing the connectors that a project brings along to run, and taking that back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NotFound, ProjectError, UsageError
+from ..installations.project_folder import ProjectFolder
+from ..installations.trust import (
+    TrustRecord,
+    connector_files,
+    forget,
+    read_record,
+    record_allowed,
+    record_made,
+    records,
+    trusts,
+)
+from .framework import Answer, Options, Parser, table
+from .tables import Column
+from .text import ago, counted, iso_time
+
+if TYPE_CHECKING:
+    from ..model.values import Json
+
+
+def configure_trust(parser: Parser) -> None:
+    """``max trust [DIR]``."""
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="the project (default: the current one)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--always",
+        action="store_true",
+        help="also after its connectors have changed, for those who write them",
+    )
+    what.add_argument("--list", action="store_true", help="show what is allowed; nothing is changed")
+    what.add_argument("--revoke", action="store_true", help="take it back: its connectors run no more")
+    parser.add_examples(
+        "max trust",
+        "max trust ~/work/data --always",
+        "max trust --list",
+        "max trust ~/work/data --revoke",
+        "",
+        "A project that you made on this machine needs none of this.  MAX_TRUST=DIR trusts the projects in",
+        "a folder without a record, for machines that have no home folder.",
+    )
+
+
+def run_trust(options: Options) -> Answer:
+    """Record that a project's own connectors may run, as they are now or always."""
+    if options.list:
+        return listed(options)
+    if options.revoke:
+        return revoked(options)
+    project = ProjectFolder.find(options.folder or options.project)
+    project.refuse_foreign()
+    files = connector_files(project.root)
+    if not files:
+        notes = [f"{project.root} has no connectors of its own; what comes with Max or was installed runs"]
+        return options.answer({"project": str(project.root), "connectors": []}, list, notes)
+    known = read_record(project.root)
+    if options.always:
+        record_made(project.root)
+    elif known is None or not trusts(known):
+        record_allowed(project.root)
+    until = "always" if holds_always(project.root) else "until they change"
+    data = {"project": str(project.root), "connectors": [file.name for file in files], "until": until}
+    words = f"allowed {until}: {counted(len(files), 'connector')} of {project.root}"
+    return options.answer(data, lambda: [words, *(f"  {file}" for file in files)])
+
+
+def holds_always(root: Path) -> bool:
+    """Whether a project's connectors run whatever they become."""
+    known = read_record(root)
+    return known is not None and known.connectors is None
+
+
+def revoked(options: Options) -> Answer:
+    """Remove what was recorded of a project, which need not exist any more."""
+    root = Path(options.folder or options.project).expanduser().resolve()
+    if read_record(root) is None:
+        try:
+            root = ProjectFolder.find(root).root
+        except ProjectError:
+            raise NotFound("trusted project", str(root), hint="`max trust --list` shows them") from None
+    if not forget(root):
+        raise NotFound("trusted project", str(root), hint="`max trust --list` shows them")
+    return options.answer({"revoked": str(root)}, lambda: [f"the connectors of {root} run no more"])
+
+
+def listed(options: Options) -> Answer:
+    """Every project whose own connectors may run, and whether they still do."""
+    if options.folder:
+        raise UsageError("--list shows every project", hint="leave the folder out")
+    found = records()
+
+    def text() -> Iterable[str]:
+        columns = [Column("project", whole=True), Column("allowed"), Column("since"), Column("now")]
+        return table(columns, [row(one) for one in found])
+
+    notes = [] if found else ["no project is recorded"]
+    return options.listing([as_json(one) for one in found], text, notes)
+
+
+def row(one: TrustRecord) -> list[str]:
+    """A record as a row of the table."""
+    until = "always" if one.connectors is None else "until they change"
+    return [str(one.project), until, ago(one.since, time.time()), state(one)]
+
+
+def as_json(one: TrustRecord) -> Json:
+    """A record as JSON data."""
+    return {
+        "project": str(one.project),
+        "always": one.connectors is None,
+        "since": iso_time(one.since),
+        "state": state(one),
+    }
+
+
+def state(one: TrustRecord) -> str:
+    """Whether a record still holds."""
+    if not one.project.exists():
+        return "missing"
+    return "trusted" if trusts(one) else "changed"
