@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import quote
 
 from max.connecting import (
     Answers,
@@ -193,8 +194,12 @@ REFUSALS: Mapping[int, type[UpstreamError]] = {
 class Source(Protocol):
     """What responds to a GET: the embedded service, or an HttpClient."""
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        """The JSON data at a path; UpstreamError when the request is refused."""
+    async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
+        """The JSON data at a path, with a piece in place of each ``{}``, escaped.
+
+        An id comes from the service, which may send anything: it is a piece, never part of the path.
+        UpstreamError when the request is refused.
+        """
 
 
 class Embedded(Source):
@@ -203,10 +208,11 @@ class Embedded(Source):
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+    async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
         """The service's response, with the configured faults."""
         from .acme_service import Refused
 
+        path = path.format(*(quote(str(one), safe="") for one in pieces))
         try:
             answer = await self.service.answer("GET", path, params or {})
         except Refused as refused:
@@ -256,22 +262,22 @@ TOKEN = Credential("token", "the token that the served tenant printed when it st
 
 
 def listing(name: str, path: str) -> Operation[Acme, ListRequest, Json]:
-    """The operation that fetches one page of a listing."""
+    """The operation that fetches one page of a listing; a ``{}`` in the path is the parent's id."""
 
     async def fetch(acme: Acme, page: ListRequest) -> Json:
         params = {"limit": str(acme.page_size)} if acme.page_size else {}
         if page.cursor is not None:
             params["cursor"] = page.cursor
-        return await acme.source.get(path.format(parent=page.parent), params)
+        return await acme.source.get(path, *([page.parent] if "{}" in path else []), params=params)
 
     return Operation(name, fetch, limit=API, retry=RETRY)
 
 
 list_workspaces = listing("acme:workspace:list", "/api/workspaces")
-list_users = listing("acme:user:list", "/api/workspaces/{parent}/users")
-list_projects = listing("acme:project:list", "/api/workspaces/{parent}/projects")
-list_tasks = listing("acme:task:list", "/api/projects/{parent}/tasks")
-list_files = listing("acme:file:list", "/api/projects/{parent}/files")
+list_users = listing("acme:user:list", "/api/workspaces/{}/users")
+list_projects = listing("acme:project:list", "/api/workspaces/{}/projects")
+list_tasks = listing("acme:task:list", "/api/projects/{}/tasks")
+list_files = listing("acme:file:list", "/api/projects/{}/files")
 
 
 @operation("acme:change:list", limit=API, retry=RETRY)
@@ -281,7 +287,7 @@ async def list_changes(acme: Acme, page: ListRequest) -> Json:
     if page.cursor is not None:
         params["since"] = page.cursor
     try:
-        return await acme.source.get("/api/changes", params)
+        return await acme.source.get("/api/changes", params=params)
     except UpstreamMissing as error:
         raise SyncTokenRefused(f"acme: {error.message}") from error
 
@@ -289,19 +295,25 @@ async def list_changes(acme: Acme, page: ListRequest) -> Json:
 @operation("acme:user:get", limit=API, retry=RETRY)
 async def get_users(acme: Acme, chosen: Ids) -> Json:
     """The details of up to 100 users."""
-    return await acme.source.get("/api/users", {"ids": ",".join(chosen.ids)})
+    return await acme.source.get("/api/users", params={"ids": ",".join(chosen.ids)})
 
 
 @operation("acme:billing:get", limit=API, retry=RETRY)
 async def get_billing(acme: Acme, chosen: Ids) -> Json:
     """The plan and seats of one workspace."""
-    return await acme.source.get(f"/api/workspaces/{chosen.ids[0]}/billing")
+    return await acme.source.get("/api/workspaces/{}/billing", chosen.ids[0])
 
 
 @operation("acme:status:list", limit=API, retry=RETRY)
 async def list_statuses(acme: Acme, _: None) -> Json:
     """The possible statuses of tasks."""
     return await acme.source.get("/api/statuses")
+
+
+@operation("acme:tenant:get", limit=API, retry=RETRY)
+async def get_tenant(acme: Acme, _: None) -> Json:
+    """The tenant itself."""
+    return await acme.source.get("/api/tenant")
 
 
 def page_of(answer: Json, make: Callable[[Row], V]) -> Page[V]:
@@ -606,7 +618,7 @@ def installed(
     """The installation around an Acme."""
 
     async def health() -> str:
-        tenant = await acme.source.get("/api/tenant")
+        tenant = await get_tenant(acme, None)  # once, within its deadline
         count = tenant["workspaces"]
         return f"acme: {count} workspace{'' if count == 1 else 's'}"
 
@@ -649,7 +661,7 @@ connector = Connector(
     ],
     operations=[
         *(list_workspaces, list_users, list_projects, list_tasks, list_files),
-        *(get_users, get_billing, list_statuses, list_changes),
+        *(get_users, get_billing, get_tenant, list_statuses, list_changes),
     ],
     hosts=["{base_url}"],
 )

@@ -745,6 +745,8 @@ async def teams_of(project: str, env: Env[Linear]) -> list[Json]:
     while True:
         answer = await env.run(list_project_teams, PageQuery(PAGE, after, project=project))
         page = RelayConnection.of(answer, "project", "teams")
+        if page.next is not None and (page.next == after or not page.nodes):
+            raise UpstreamChanged(f"linear: the list of the teams of project {project} has no end")
         teams, after = teams + page.nodes, page.next
         if after is None:
             return teams

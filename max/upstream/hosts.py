@@ -1,24 +1,28 @@
-"""Hosts: where a connector may send requests.
+"""Addresses: where a connector may send requests.
 
 Rule 1: an address that two programs could read differently is refused: user names, escapes,
 letters beyond ASCII, backslashes, a dot at the end, numbers that are not a plain IPv4 address.
 The address that is sent is built from the parts that were checked.
 
-Rule 2: a host that is not declared is refused before its name is looked up.  It is not allowed
+Rule 2: an id never becomes a path.  What fills a place of a path is percent-encoded, and a path that
+leads elsewhere than it seems (``..``, ``//``, ``#``, control characters) is refused.
+
+Rule 3: a host that is not declared is refused before its name is looked up.  It is not allowed
 because it has the IP address of a host that is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ..errors import PermissionDenied
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LONGEST_NAME = 253  # characters of a host name
+LONGEST_ADDRESS = 60_000  # characters, escaped; HTTP libraries refuse longer ones
 
 ADDRESS = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?].*)?",
@@ -29,6 +33,9 @@ PATTERN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+MISLEADING = re.compile(
+    r"//|[#\\\x00-\x1f\x7f]"
+)  # in a path: servers, proxies and people read it differently
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # a name that ends with one is an IPv4 address
 SAFE = "!\"#$%&'()*+,/:;<=>?@[]^_`{|}~"  # characters that are not escaped in a path or a query
 
@@ -56,7 +63,34 @@ def read_address(url: str) -> tuple[Origin, str]:
     scheme = found["scheme"].lower()
     port = DEFAULT_PORTS[scheme] if found["port"] is None else _port(found["port"])
     rest = quote(found["rest"] or "/", safe=SAFE)
+    if len(rest) > LONGEST_ADDRESS:
+        raise ValueError("it is too long")
     return Origin(scheme, _host(found["host"]), port), rest if rest[0] == "/" else f"/{rest}"
+
+
+def filled(path: str, pieces: Sequence[str | int]) -> str:
+    """A path with a piece in place of each ``{}``, percent-encoded, so that it stays within its segment.
+
+    TypeError when there are more or fewer pieces than places, or one is neither a text nor a number.
+    """
+    parts = path.split("{}")
+    if len(parts) != len(pieces) + 1:
+        raise TypeError(f"the path {path!r} has {len(parts) - 1} places, and got {len(pieces)} pieces")
+    for one in pieces:
+        if not isinstance(one, str | int) or isinstance(one, bool):
+            raise TypeError(f"a piece of the path {path!r} is {one!r}, neither a text nor a number")
+    return parts[0] + "".join(
+        quote(str(one), safe="") + part for one, part in zip(pieces, parts[1:], strict=True)
+    )
+
+
+def check_path(path: str) -> None:
+    """ValueError for a path, perhaps with a query, that leads elsewhere than it seems."""
+    place = path.partition("?")[0]
+    if MISLEADING.search(place) or "#" in path:
+        raise ValueError("its path contains '//', '#', a backslash or a control character")
+    if any(unquote(segment) in (".", "..") for segment in place.split("/")):
+        raise ValueError("its path contains '.' or '..'")
 
 
 def _port(text: str) -> int:

@@ -8,7 +8,10 @@ Rule 2: requests go only to hosts that the connector declares.  Headers, and wit
 credential, go only to the client's own origin.  No message contains a known secret, the value
 of a header or a query string; nor does a line of the log.
 
-Rule 3: rate limit headers are obeyed.  When a budget is used up, every operation that shares the
+Rule 3: an answer costs no more memory than it may have bytes, and no more time than the operation's
+deadline.  One that is too long is cut while it is unpacked, and is not asked for again.
+
+Rule 4: rate limit headers are obeyed.  When a budget is used up, every operation that shares the
 limit of the current one waits until it is full again.
 
 The HTTP library is behind ``Transport``, so a test or an embedding program can replace it.
@@ -21,7 +24,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+import zlib
+from asyncio import timeout as time_limit
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
@@ -47,19 +52,21 @@ from ..errors import (
 )
 from ..model.values import Json
 from .credentials import CredentialProvider, Secret
-from .hosts import read_address
-from .operations import LOG, block_limit, last_attempt
+from .hosts import check_path, filled, read_address
+from .operations import LOG, block_limit, in_operation, last_attempt
 
 if TYPE_CHECKING:
     import httpx2
 
 TIMEOUT = 30.0  # seconds to connect, and between two parts of an answer
+DEADLINE = 300.0  # seconds for a whole answer outside of any operation, which has a deadline of its own
 MAX_BYTES = 64 * 2**20  # of a decoded answer
 REDIRECTS = 5  # followed at most
 FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
 CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a good answer
 CONNECTIONS = 32  # kept open for later requests
 QUOTED = 200  # characters of the service's own message that an error repeats
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib finds out which
 SECRET = 6  # characters; shorter secrets are not looked for in messages
 WAITS = 16  # parts of a Retry-After header that are read
 PIECE = 10  # characters by which the beginning of a longer secret is recognised
@@ -81,6 +88,30 @@ BROKEN = (UpstreamBroken, "the service failed", "try again later")
 # -- requests and responses --------------------------------------------------------------------
 
 
+class Headers(Mapping[str, str]):
+    """Headers by name, whatever its case; the names come out in lower case, and repr shows no value.
+
+    ValueError when two names differ in their case alone.
+    """
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._values = {name.lower(): value for name, value in given.items()}
+        if len(self._values) < len(given):
+            raise ValueError(f"a header is given twice, in upper and lower case: {', '.join(given)}")
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self)})"
+
+
 @dataclass(frozen=True)
 class HttpRequest:
     """A request; its repr shows neither headers nor query.  ``label`` identifies it in messages."""
@@ -91,18 +122,24 @@ class HttpRequest:
     body: bytes | None = field(default=None, repr=False)
     label: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", Headers(self.headers))
+
     def __str__(self) -> str:
         return " ".join(filter(None, [self.method, urlsplit(self.url).path, self.label]))
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """A response: header names in lower case, the body decoded and complete."""
+    """A response: headers by name in any case, the body decoded and complete."""
 
     request: HttpRequest
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", Headers(self.headers))
 
     def json(self) -> Json:
         """The body as JSON data, None when it is empty; UpstreamBroken when it is not JSON."""
@@ -122,15 +159,28 @@ class HttpResponse:
             ) from error
 
     def link(self, rel: str = "next") -> str | None:
-        """The absolute address that the Link header gives for a relation; None when there is none."""
+        """The absolute address that the Link header gives for a relation; None when there is none.
+
+        UpstreamChanged when it is not an address: a listing must not end there in silence.
+        """
         target: str
         for target, parameters in LINK.findall(self.headers.get("link", "")):
             for name, quoted, bare in PARAMETER.findall(parameters):
                 if name.lower() == "rel" and rel in (quoted or bare).lower().split():
-                    return urljoin(self.request.url, target)
+                    return self._joined(target, rel)
         return None
 
+    def _joined(self, target: str, rel: str) -> str:
+        try:
+            return urljoin(self.request.url, target)
+        except ValueError as error:
+            raise UpstreamChanged(
+                f"{self.request}: the Link header's address for {rel!r} cannot be used",
+                hint="nothing was sent there; the service may have changed",
+            ) from error
 
+
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # of a header, in lower case
 LINK = re.compile(r'<([^<>]*)>((?:[^<>,"]|"[^"]*")*)')  # an address, and its parameters
 PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"([^"]*)"|([^\s;"]*))')
 
@@ -141,8 +191,8 @@ class Transport(Protocol):
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """The response, whatever its status; redirects are not followed.
 
-        Offline when there is none, UpstreamBroken when it is incomplete or its decoded body has
-        more than ``max_bytes`` bytes.
+        Offline when there is none, UpstreamBroken when it is incomplete, and UpstreamChanged, as
+        soon as that is known, when its decoded body has more than ``max_bytes`` bytes.
         """
 
 
@@ -268,11 +318,11 @@ class HttpClient(Lifecycle):
         self._origin = read_address(self.base_url)[0]
         credentials.hosts.check(self._origin)
         self._credentials, self._auth, self._read_error = credentials, auth, read_error
-        self._headers = {"accept": "application/json", **(headers or {})}
+        self._headers = {"accept": "application/json", **_sendable(headers)}
         self._auth_headers: set[str] = set()  # names of the headers that auth gave
         self._budgets = tuple(budgets)
         self._max_bytes = max_bytes
-        self._own = None if transport else _Httpx2Transport(self.base_url, timeout)
+        self._own = None if transport else _Httpx2Transport(timeout)
         self._transport = transport or self._own
 
     async def start(self) -> None:
@@ -293,15 +343,15 @@ class HttpClient(Lifecycle):
     def __repr__(self) -> str:
         return f"HttpClient({self.base_url!r})"
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        """The JSON data at a path."""
-        return (await self.request("GET", path, params=params)).json()
+    async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
+        """The JSON data at a path: ``get("/repos/{}/issues", id, params={"state": "all"})``."""
+        return (await self.request("GET", path, *pieces, params=params)).json()
 
     async def request(
         self,
         method: str,
         path: str,
-        *,
+        *pieces: str | int,
         params: Mapping[str, str] | None = None,
         json: Json = None,
         form: Mapping[str, str] | None = None,
@@ -311,18 +361,19 @@ class HttpClient(Lifecycle):
     ) -> HttpResponse:
         """A response with status 2xx, or 304 to a condition; an UpstreamError for every other one.
 
-        ``path`` is joined to the base address.  An absolute address, such as that of a next page,
-        must have a declared host; the credential goes to no other origin.  ``json`` or ``form``
-        is the body; ``read_error`` replaces the client's own.
+        ``path`` is joined to the base address.  Each ``{}`` in it takes one of ``pieces``, escaped: an
+        id from the service can never lead to another path.  An absolute address, such as that of
+        a next page, must have a declared host; the credential goes to no other origin.  ``json``
+        or ``form`` is the body; ``read_error`` replaces the client's own.
         """
         kind, body = _body(json, form)
-        url = path if path.startswith(("http://", "https://")) else f"{self.base_url}/{path.lstrip('/')}"
+        url = self._address(path, pieces)
         if params:
             url += ("&" if "?" in url else "?") + urlencode(params)
-        request = HttpRequest(method, url, {**kind, **(headers or {})}, body, label)
+        request = HttpRequest(method, url, {**kind, **_sendable(headers)}, body, label)
         response = await self._send(request)
         for _ in range(REDIRECTS):
-            if method not in FOLLOWED or not _is_redirect(response):
+            if method not in FOLLOWED or body is not None or not _is_redirect(response):
                 break
             response = await self._send(replace(request, url=self._redirected(response)))
         error = self._error(response, read_error or self._read_error)
@@ -331,15 +382,23 @@ class HttpClient(Lifecycle):
             raise error
         return response
 
+    def _address(self, path: str, pieces: Sequence[str | int]) -> str:
+        """The absolute address of a path; PermissionDenied for one that leads elsewhere than it seems."""
+        absolute = path.startswith(("http://", "https://"))
+        try:
+            if pieces or not absolute:
+                path = filled(path, pieces)
+            check_path(path.partition("#")[0].partition("://")[2] if absolute else path)
+        except ValueError as error:
+            raise _unusable(error) from None
+        return path if absolute else f"{self.base_url}/{path.lstrip('/')}"
+
     async def _send(self, request: HttpRequest) -> HttpResponse:
         """Send to a declared host; the client's headers go only to its own origin."""
         try:
             origin, rest = read_address(request.url)
         except ValueError as error:
-            raise PermissionDenied(
-                f"a request has an address that cannot be used: {error}",
-                hint="nothing was sent; the service may have changed, or the connector has a bug",
-            ) from None
+            raise _unusable(error) from None
         self._credentials.hosts.check(origin)
         headers = dict(request.headers) if origin == self._origin else _content_type(request.headers)
         if origin == self._origin:
@@ -347,7 +406,12 @@ class HttpClient(Lifecycle):
         sent, began = replace(request, url=f"{origin}{rest}", headers=headers), time.perf_counter()
         assert self._transport  # noqa: S101  # one of the two is set by the constructor
         try:
-            response = await self._transport.send(sent, max_bytes=self._max_bytes)
+            async with time_limit(None if in_operation() else DEADLINE):
+                response = await self._transport.send(sent, max_bytes=self._max_bytes)
+        except TimeoutError as error:
+            raise Offline(
+                f"{sent}: no complete answer within {DEADLINE:g} s", hint="check the network and the address"
+            ) from error
         except UpstreamError as error:
             self._redact(error, sent)
             self._log(sent, error.code, began)
@@ -367,7 +431,7 @@ class HttpClient(Lifecycle):
     async def _authenticated(self) -> dict[str, str]:
         if self._auth is None:
             return {}
-        headers = {name.lower(): value for name, value in (await self._auth.headers()).items()}
+        headers = _sendable(await self._auth.headers())
         self._auth_headers.update(headers)
         return headers
 
@@ -531,6 +595,22 @@ def is_success(response: HttpResponse) -> bool:
     return 200 <= response.status < 300
 
 
+def _unusable(error: ValueError) -> PermissionDenied:
+    return PermissionDenied(
+        f"a request has an address that cannot be used: {error}",
+        hint="nothing was sent; give ids as pieces, get('/things/{}', id); or the service has changed",
+    )
+
+
+def _sendable(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers by their names in lower case; ValueError, without the value, for one that cannot be sent."""
+    named = dict(Headers(headers or {}))
+    for name, value in named.items():
+        if not NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the header {name!r} has characters that no header can hold")
+    return named
+
+
 def _content_type(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers for another origin: no credential, only the type of the body."""
     return {"accept": "*/*"} | {name: headers[name] for name in ("content-type",) if name in headers}
@@ -551,58 +631,116 @@ def _body(data: Json, form: Mapping[str, str] | None) -> tuple[dict[str, str], b
 class _Httpx2Transport(Transport):
     """httpx2 as a Transport; connections are kept open and used again."""
 
-    def __init__(self, base_url: str, timeout: float) -> None:
-        self._secure, self._timeout = base_url.startswith("https:"), timeout
-        self._client: httpx2.AsyncClient | None = None
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._clients: dict[bool, httpx2.AsyncClient] = {}  # with encryption, and without
 
-    def open(self) -> httpx2.AsyncClient:
-        """The open client; MissingExtra when the library is not installed."""
-        if self._client is None:
+    def open(self, *, secure: bool) -> httpx2.AsyncClient:
+        """An open client; MissingExtra when the library is not installed.
+
+        Without encryption it loads no certificates: a third of the start-up.
+        """
+        if secure not in self._clients:
             try:
                 import httpx2
             except ImportError as error:
                 raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
-            self._client = httpx2.AsyncClient(
+            self._clients[secure] = httpx2.AsyncClient(
                 timeout=self._timeout,
-                verify=self._secure,  # plain http loads no certificates: a third of the start-up
+                verify=secure,
+                headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
                 limits=httpx2.Limits(max_keepalive_connections=CONNECTIONS),
             )
-        return self._client
+        return self._clients[secure]
 
     async def aclose(self) -> None:
-        """Close every connection; the next request opens the client again."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Close every connection; the next request opens a client again."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
             await client.aclose()
 
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """As Transport says; errors of httpx2 are translated here and nowhere else."""
-        client, answered = self.open(), False
+        client, answered = self.open(secure=request.url.startswith("https:")), False
         import httpx2
 
         call = client.stream(request.method, request.url, headers=dict(request.headers), content=request.body)
         try:
             async with call as response:
                 answered = True
-                body = await _read(request, response.aiter_bytes(), max_bytes)
+                body = await _read(request, response, max_bytes)
                 return HttpResponse(request, response.status_code, dict(response.headers), body)
+        except httpx2.RemoteProtocolError as error:
+            if not answered and "without sending" in str(error):
+                raise _offline(request, error) from error
+            words = "is incomplete or damaged" if answered else f"is not valid HTTP ({one_line(str(error))})"
+            raise UpstreamBroken(f"{request}: the answer {words}", hint="try again later") from error
         except httpx2.RequestError as error:
-            if answered and isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):
-                raise UpstreamBroken(
-                    f"{request}: the answer is incomplete or damaged", hint="try again later"
-                ) from error
-            host, reason = urlsplit(request.url).netloc, str(error) or type(error).__name__
-            raise Offline(
-                f"no answer from {host}: {reason}", hint="check the network and the address"
-            ) from error
+            raise _offline(request, error) from error
 
 
-async def _read(request: HttpRequest, pieces: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    body = bytearray()
-    async for piece in pieces:
-        body += piece
-        if len(body) > max_bytes:
-            raise UpstreamBroken(
-                f"{request}: the answer is longer than {max_bytes:,} bytes", hint="ask for smaller pages"
-            )
+def _offline(request: HttpRequest, error: Exception) -> Offline:
+    host, reason = urlsplit(request.url).netloc, one_line(str(error)) or type(error).__name__
+    return Offline(f"no answer from {host}: {reason}", hint="check the network and the address")
+
+
+async def _read(request: HttpRequest, response: httpx2.Response, max_bytes: int) -> bytes:
+    """The unpacked body; it never takes more memory than ``max_bytes`` and the library's buffers."""
+    announced = _number(response.headers.get("content-length"))
+    if announced is not None and announced > max_bytes and request.method != "HEAD":
+        raise _too_long(request, max_bytes)
+    body, unpacker = bytearray(), _Unpacker(response.headers.get("content-encoding", ""))
+    try:
+        async for piece in response.aiter_raw():
+            body += unpacker.unpack(piece, max_bytes + 1 - len(body))
+            if len(body) > max_bytes:
+                raise _too_long(request, max_bytes)
+        unpacker.check_end()
+    except zlib.error as error:
+        raise UpstreamBroken(
+            f"{request}: the answer is incomplete or damaged", hint="try again later"
+        ) from error
     return bytes(body)
+
+
+def _too_long(request: HttpRequest, max_bytes: int) -> UpstreamChanged:
+    return UpstreamChanged(
+        f"{request}: the answer is longer than {max_bytes:,} bytes",
+        hint="it was not read to its end, and is not asked for again; ask for smaller pages",
+    )
+
+
+class _Unpacker:
+    """Unpacks gzip and deflate, no more at a time than is asked for; other bodies stay as they are."""
+
+    def __init__(self, encoding: str) -> None:
+        self._packed = encoding.strip().lower() in ("gzip", "x-gzip", "deflate")
+        self._stream: zlib._Decompress | None = None
+        self._head = b""  # the first byte; two say how the body is packed
+
+    def unpack(self, data: bytes, most: int) -> bytes:
+        """At most so many bytes; what is left over has no meaning when there are that many."""
+        if not self._packed:
+            return data[:most]
+        if self._stream is None:
+            data = self._head + data
+            if len(data) < 2:
+                self._head = data
+                return b""
+            self._stream = zlib.decompressobj(_window(data))
+        unpacked = self._stream.decompress(data, most)
+        while self._stream.eof and self._stream.unused_data and len(unpacked) < most:  # one more member
+            data, self._stream = self._stream.unused_data, zlib.decompressobj(GZIP_OR_ZLIB)
+            unpacked += self._stream.decompress(data, most - len(unpacked))
+        return unpacked
+
+    def check_end(self) -> None:
+        """zlib.error when the body ends within the packed data."""
+        if self._head if self._stream is None else not self._stream.eof:
+            raise zlib.error("incomplete")
+
+
+def _window(data: bytes) -> int:
+    """How zlib reads a body with this beginning: some services send deflate without its head."""
+    has_head = data[:2] == b"\x1f\x8b" or (data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0)
+    return GZIP_OR_ZLIB if has_head else -zlib.MAX_WBITS

@@ -139,8 +139,8 @@ class Operation(Generic[C, In, Out]):
         self.limit, self.retry, self.deadline = limit, retry or Retry(), deadline
 
     async def __call__(self, context: C, input: In, /) -> Out:
-        """Call the function once, outside of the chain."""
-        return await self.function(context, input)
+        """Call the function once, within the deadline and outside of the rest of the chain."""
+        return cast(Out, await _within_deadline(Call(self, context, input, 1)))
 
 
 AnyOperation: TypeAlias = Operation[Any, Any, Any]
@@ -422,6 +422,11 @@ def block_limit(seconds: float) -> None:
         flow.block_for(operation, min(seconds, LONGEST_WAIT))
 
 
+def in_operation() -> bool:
+    """Whether an attempt of an operation, which has a deadline, is under way in the current task."""
+    return _UNDER_WAY.get() is not None
+
+
 def last_attempt() -> Call | None:
     """The attempt that the current task, or the task that started it, began last; None before any."""
     return _LAST_ATTEMPT.get()
@@ -450,7 +455,7 @@ async def _within_deadline(call: Call) -> Any:
     operation = call.operation
     try:
         async with asyncio.timeout(operation.deadline) as deadline:
-            return await operation(call.context, call.input)
+            return await operation.function(call.context, call.input)
     except TimeoutError as error:
         own = f" within {operation.deadline:g} s" if deadline.expired() else ""
         words = "" if own or not str(error) else f": {error}"

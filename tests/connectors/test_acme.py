@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -33,9 +34,13 @@ from max_connectors.acme import (
     AcmeUser,
     AcmeWorkspace,
     Embedded,
+    Ids,
+    ListRequest,
     Source,
     connector,
+    get_billing,
     initialise,
+    list_users,
 )
 from max_connectors.acme_service import KINDS, Refused, Server, Service, Settings, Tenant
 
@@ -292,7 +297,7 @@ def test_requests_are_counted_by_path_and_pages_by_path_and_query() -> None:
     service = Service(SMALL)
     source = Embedded(service)
     for _ in range(2):
-        asyncio.run(source.get("/api/workspaces", {"limit": "1", "cursor": ""}))
+        asyncio.run(source.get("/api/workspaces", params={"limit": "1", "cursor": ""}))
     with pytest.raises(UpstreamMissing):
         asyncio.run(source.get("/api/projects/w9/tasks"))
     asyncio.run(source.get("/api/tenant"))
@@ -412,7 +417,7 @@ def test_embedded_and_served_tenants_raise_the_same_errors(
     async def refusal(source: Source) -> tuple[type[UpstreamError], bool]:
         for _ in range(2):  # the first request is within the rate limit
             try:
-                await source.get(address, params)
+                await source.get(address, params=params)
             except UpstreamError as error:
                 return type(error), error.retry_after is not None
         raise AssertionError("both requests were answered")
@@ -613,11 +618,31 @@ def test_details_omit_a_deleted_user() -> None:
 
 def test_a_page_without_an_expected_value_raises_upstream_changed() -> None:
     class Odd:
-        async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
             return {"items": [{"id": "w1"}], "next": None}
 
     with pytest.raises(UpstreamChanged, match="'name'"):
         asyncio.run(members(LoaderEnv(Acme(Odd(), "odd")), AcmeRoot.workspaces, AcmeRoot.ref(ROOT_ID)))
+
+
+@pytest.mark.parametrize("id", ["../../admin/delete?all=1#", "a/b", "a?b=1", "a#b", "%2e%2e"])
+def test_an_id_from_the_service_never_becomes_another_path(id: str) -> None:
+    async def ask(source: Source) -> None:
+        acme = Acme(source, "somewhere")
+        with pytest.raises(UpstreamMissing):
+            await get_billing(acme, Ids((id,)))
+        with pytest.raises(UpstreamMissing):
+            await list_users(acme, ListRequest(id, None))
+
+    async def asked(client: HttpClient, server: Server) -> list[str]:
+        await ask(client)
+        return list(server.service.paths)
+
+    quoted = quote(id, safe="")
+    expected = [f"/api/workspaces/{quoted}/billing", f"/api/workspaces/{quoted}/users"]
+    embedded = Embedded(Service(SMALL))
+    asyncio.run(ask(embedded))
+    assert list(embedded.service.paths) == served(asked) == expected
 
 
 # -- the connector ---------------------------------------------------------------------------------

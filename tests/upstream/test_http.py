@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
+import ssl
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +148,117 @@ def test_not_modified_is_a_good_answer_to_a_condition() -> None:
     assert talk(upstream, lambda c: c.request("GET", "/thing", headers=headers)).status == 304
     with pytest.raises(UpstreamChanged, match="304"):
         talk(upstream, lambda client: client.get("/thing"))
+
+
+# -- headers, whatever their case ----------------------------------------------------------------
+
+
+def test_a_condition_counts_whatever_the_case_of_its_name() -> None:
+    upstream = Upstream(b"HTTP/1.1 304 Same\r\nETag: x\r\n\r\n")
+    response = talk(upstream, lambda c: c.request("GET", "/thing", headers={"If-None-Match": "x"}))
+    assert (response.status, response.headers["ETag"], response.headers.get("etag")) == (304, "x", "x")
+    assert "ETAG" in response.headers
+
+
+def test_a_header_replaces_the_clients_own_whatever_its_case() -> None:
+    upstream = Upstream(answer(200))
+    headers = {"Accept": "text/csv", "AUTHORIZATION": "Basic mine"}
+    talk(upstream, lambda c: c.request("GET", "/", headers=headers))
+    lines = [line.lower() for line in upstream.heard[0].split("\r\n")]
+    assert [line for line in lines if line.startswith(("accept:", "authorization:"))] == [
+        "accept: text/csv",
+        f"authorization: bearer {TOKEN}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-One": "1", "x-one": "2"},
+        {"x-one": "a\r\nx-two: hidden"},
+        {"x-one": "hidden\n"},
+        {"x-one": "hidd\u00e9n"},
+        {"x one": "hidden"},
+        {"": "hidden"},
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_a_mistake_and_its_value_is_not_shown(
+    headers: dict[str, str],
+) -> None:
+    upstream = Upstream(answer(200))
+    with pytest.raises(ValueError, match="header") as caught:
+        talk(upstream, lambda c: c.request("GET", "/", headers=headers))
+    assert "hidd" not in str(caught.value)
+    assert upstream.heard == []
+
+
+# -- paths and their pieces ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("id", "path"),
+    [
+        ("7", "/repos/7/x"),
+        (7, "/repos/7/x"),
+        ("a/b", "/repos/a%2Fb/x"),
+        ("../../admin/delete?all=1#", "/repos/..%2F..%2Fadmin%2Fdelete%3Fall%3D1%23/x"),
+        ("%2e%2e", "/repos/%252e%252e/x"),
+        ("{}\r\n", "/repos/%7B%7D%0D%0A/x"),
+        ("ü ", "/repos/%C3%BC%20/x"),
+    ],
+)
+def test_a_piece_of_a_path_stays_within_its_segment(id: str | int, path: str) -> None:
+    upstream = Upstream(answer(200))
+    talk(upstream, lambda client: client.get("/repos/{}/x", id, params={"a": "1"}))
+    assert upstream.heard[0].startswith(f"GET {path}?a=1 HTTP/1.1\r\n")
+
+
+def test_pieces_fill_a_query_and_an_absolute_address_as_well() -> None:
+    upstream = Upstream(answer(200))
+    talk(upstream, lambda c: c.get("/x?a={}&b={}", "1&c=2", "#"))
+    talk(upstream, lambda c: c.get(f"{upstream.url}/y/{{}}", "../z"))
+    assert [one.split(" ")[1] for one in upstream.heard] == ["/x?a=1%26c%3D2&b=%23", "/y/..%2Fz"]
+
+
+@pytest.mark.parametrize("id", [".", "..", "", "x" * 60_001, "\ud800"])
+def test_a_piece_that_is_no_name_is_refused_before_anything_is_sent(id: str) -> None:
+    upstream = Upstream(answer(200))
+    with pytest.raises(PermissionDenied, match="an address that cannot be used") as caught:
+        talk(upstream, lambda client: client.get("/repos/{}/x", id))
+    assert len(str(caught.value)) < 200
+    assert upstream.heard == []
+
+
+@pytest.mark.parametrize("pieces", [(), ("a", "b"), (None,), (True,), ({"a": "1"},)])
+def test_missing_and_wrong_pieces_are_mistakes(pieces: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"the path '/repos/\{\}/x'"):
+        talk(Upstream(answer(200)), lambda client: client.get("/repos/{}/x", *pieces))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/repos/../../admin",
+        "/repos/../../admin/delete?all=1#/x",
+        "/repos/%2e%2E/x",
+        "/repos/.%2e",
+        "/repos/./x",
+        "/repos/a#b",
+        "/repos/a?b=1#c",
+        "/repos//x",
+        "//evil.example/x",
+        "/repos/..\\x",
+        "/repos/a\r\nb",
+        "/repos/a\tb",
+    ],
+)
+def test_a_path_that_leads_elsewhere_than_it_seems_is_refused(path: str) -> None:
+    upstream = Upstream(answer(200))
+    with pytest.raises(PermissionDenied, match="its path contains"):
+        talk(upstream, lambda client: client.get(path))
+    with pytest.raises(PermissionDenied, match=r"its path contains|undeclared|cannot be used"):
+        talk(upstream, lambda client: client.get(f"{upstream.url}/x/../y"))
+    assert upstream.heard == []
 
 
 # -- statuses ----------------------------------------------------------------------------
@@ -396,6 +511,112 @@ def test_a_body_that_is_too_long_is_not_read_to_the_end() -> None:
     )
 
 
+def test_a_body_that_is_too_long_is_not_asked_for_again() -> None:
+    async def ask(client: HttpClient, path: str) -> Json:
+        return await client.get(path)
+
+    upstream = Upstream(answer(200, b"1" * 10_001))
+    operation = Operation("t:thing:get", ask, retry=Retry(attempts=9, base=0.0))
+    with pytest.raises(UpstreamChanged, match="longer than") as caught:
+        talk(upstream, lambda client: OperationRunner(Limits()).run(operation, client, "/"))
+    assert not caught.value.retryable
+    assert len(upstream.heard) == 1
+
+
+def test_a_body_that_is_announced_as_too_long_is_not_read_at_all() -> None:
+    announced = b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"  # and then nothing comes
+    assert "longer than 10,000 bytes" in error_of(announced).message
+
+
+def packed(encoding: str, data: bytes) -> bytes:
+    """Data in one of the encodings that services use."""
+    if encoding == "gzip":
+        return gzip.compress(data)
+    bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return zlib.compress(data) if encoding == "deflate" else bare.compress(data) + bare.flush()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "bare"])
+def test_a_compressed_bomb_is_cut_while_it_is_unpacked(encoding: str) -> None:
+    bomb = answer(
+        200, packed(encoding, bytes(50 * 2**20)), content_encoding=encoding.replace("bare", "deflate")
+    )
+    tracemalloc.start()
+    try:
+        error = error_of(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert type(error) is UpstreamChanged
+    assert "longer than 10,000 bytes" in error.message
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "bare"])
+def test_every_way_to_pack_a_body_is_read_also_in_small_parts(encoding: str) -> None:
+    data = json.dumps([*range(2000)]).encode()[:9_000] + b"0]"
+    body = packed(encoding, data)
+    parts = b"".join(b"%x\r\n%s\r\n" % (1, body[n : n + 1]) for n in range(len(body)))
+    name = encoding.replace("bare", "deflate").encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: %s\r\ntransfer-encoding: chunked\r\n\r\n" % name
+    assert get(head + parts + b"0\r\n\r\n") == json.loads(data)
+
+
+def test_a_body_packed_in_several_members_is_read_to_its_end() -> None:
+    assert get(answer(200, gzip.compress(b"[1,") + gzip.compress(b"2]"), content_encoding="gzip")) == [1, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 9])
+def test_a_packed_body_that_ends_too_early_is_damaged(cut: int) -> None:
+    error = error_of(answer(200, gzip.compress(b"[1, 2, 3]")[:-cut], content_encoding="gzip"))
+    assert type(error) is UpstreamBroken
+    assert "incomplete or damaged" in error.message
+
+
+# -- heads that cannot be used -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 abc OK\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n",
+        b"HTTP/1.1 200 OK\r\nx-a: b\0c\r\n",
+        b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 200_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 50_000,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n",
+    ],
+)
+def test_an_answer_that_is_not_http_is_a_broken_service_and_not_no_answer(head: bytes) -> None:
+    error = error_of(head + b"\r\n{}...")
+    assert type(error) is UpstreamBroken
+    assert error.message.startswith("GET /thing: the answer is not valid HTTP (")
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x-a: a\r\n  folded",
+        b"x-a: caf\xe9 \xe4\xb8\xad",
+        b"content-type: application/json; charset=\xff nonsense",
+        b"content-encoding: identity",
+        b"date: Wed, 99 Foo 99999 99:99:99 GMT",
+        b"link: <http://[>; rel=prev",
+    ],
+)
+def test_an_odd_header_does_not_spoil_a_good_answer(line: bytes) -> None:
+    assert get(b"HTTP/1.1 200 OK\r\n" + line + b"\r\ncontent-length: 3\r\n\r\n[1]") == [1]
+
+
+def test_a_next_page_at_an_invalid_address_is_an_error_and_not_the_end_of_the_listing() -> None:
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {"Link": "<http://[>; rel=next"}, b"")
+    with pytest.raises(UpstreamChanged, match="'next' cannot be used"):
+        response.link()
+
+
 # -- no answer -----------------------------------------------------------------------------------
 
 
@@ -436,6 +657,23 @@ def test_a_slow_answer_is_ended_by_the_deadline_of_the_operation() -> None:
     slow = Operation("t:thing:get", ask, deadline=0.05, retry=Retry(attempts=1))
     with pytest.raises(Offline, match=r"within 0\.05 s"):
         talk(Slow(b""), lambda client: OperationRunner(Limits()).run(slow, client, "/"))
+
+
+def test_a_call_outside_of_the_chain_is_ended_by_the_deadline_too() -> None:
+    async def ask(client: HttpClient, path: str) -> Json:
+        return await client.get(path)
+
+    slow = Operation("t:thing:get", ask, deadline=0.05)
+    with pytest.raises(Offline, match=r"within 0\.05 s"):
+        talk(Slow(b""), lambda client: slow(client, "/"))
+
+
+def test_a_request_outside_of_any_operation_has_a_deadline_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("max.upstream.http.DEADLINE", 0.05)
+    with pytest.raises(Offline, match=r"GET /: no complete answer within 0\.05 s"):
+        talk(Slow(b""), lambda client: client.get("/"))
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -594,6 +832,29 @@ def test_another_declared_host_gets_no_credential() -> None:
     assert TOKEN not in heard
 
 
+def test_a_redirect_from_plain_http_to_https_verifies_the_certificate() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "self_signed.pem")
+
+    async def main() -> Json:
+        home, other = Upstream(b""), Upstream(answer(200, b"[3]"))
+        server = await asyncio.start_server(other.converse, "127.0.0.1", 0, ssl=context)
+        there = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, home.serving() as here:
+            home.answers = [answer(302, location=f"{there}/x")]
+            async with HttpClient(here, credentials_for(here, there), auth=AUTH) as client:
+                return await client.get("/thing")
+
+    with pytest.raises(Offline, match="CERTIFICATE_VERIFY_FAILED"):
+        asyncio.run(main())
+
+
+def test_a_get_with_a_body_is_not_redirected() -> None:
+    upstream = Upstream(answer(307, location="/elsewhere"), answer(200))
+    with pytest.raises(UpstreamChanged, match="307"):
+        talk(upstream, lambda client: client.request("GET", "/thing", json={"a": 1}))
+
+
 def test_a_redirect_loop_ends() -> None:
     upstream = Upstream(answer(302, location="/thing"))
     with pytest.raises(UpstreamChanged, match="302"):
@@ -653,7 +914,7 @@ class Echo(Transport):
 
 def test_another_transport_replaces_the_network() -> None:
     client = HttpClient("https://h", credentials_for("https://h"), transport=Echo())
-    assert asyncio.run(client.get("x", {"a": "1"})) == ["GET", "https://h/x?a=1"]
+    assert asyncio.run(client.get("x", params={"a": "1"})) == ["GET", "https://h/x?a=1"]
 
 
 def test_a_client_may_be_stopped_twice_and_started_again() -> None:
