@@ -57,7 +57,7 @@ MIGRATIONS = (
     );
     INSERT INTO _max_change_log VALUES ({random}, 0, 0, NULL, NULL);
     CREATE TABLE _max_change_entity (
-        id    {row_id},
+        id    {serial},
         name  TEXT NOT NULL UNIQUE,
         kinds TEXT NOT NULL
     );

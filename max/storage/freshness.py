@@ -46,7 +46,7 @@ from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_fo
 
 TABLES = """
     CREATE TABLE _max_load (
-        id           {row_id},
+        id           {serial},
         entity       TEXT NOT NULL,
         listing      INTEGER,
         number       INTEGER,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 TABLES = """
     CREATE TABLE _max_listing (
-        id             {row_id},
+        id             {serial},
         collection     TEXT NOT NULL,
         parent         TEXT NOT NULL,
         generation     INTEGER NOT NULL DEFAULT 0,

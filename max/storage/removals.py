@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
-from .database import Connection, RenameOwner
+from .database import Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
 from .rows import EncodedRows, TableMapping
 
@@ -92,6 +92,8 @@ PURGE = (
     "DELETE FROM _max_freshness WHERE entity = :entity AND row IN {set:rows}",
     "DELETE FROM {table} WHERE _row IN {set:rows}",
 )
+PURGEABLE = "SELECT _row, _id, _removed_at FROM {table} WHERE _removed_at < :before"
+KEEP_NUMBER = "INSERT INTO {table} (_row, _id, _removed_at) VALUES (?, ?, ?)"
 MARK_UNLISTED = """
     INSERT INTO _max_missing (entity, row, missing_since)
     SELECT :entity, _row, :at FROM {table} AS t WHERE _removed_at IS NULL AND NOT EXISTS (
@@ -424,18 +426,24 @@ class Removals(RenameOwner):
         )
 
     def purge(self, connection: Connection, before: float) -> int:
-        """Delete some rows that were removed before a time, with all that is known of them; how many."""
+        """Delete some rows that were removed before a time, with all that is known of them; how many.
+
+        The newest row of a table leaves its id and its number: no number is given twice.
+        """
         for mapping in self._mappings.values():
-            sql = mapping.sql(f"SELECT _row FROM {{table}} WHERE _removed_at < ? LIMIT {PURGED_AT_ONCE}")
-            rows = [row for (row,) in connection.execute(sql, (before,)).fetchall()]
+            (newest,) = connection.execute(mapping.sql("SELECT max(_row) FROM {table}")).fetchone()
+            bare = " AND ".join(f"{quoted(bitmap)} = 0" for bitmap in mapping.bitmaps)
+            sql = mapping.sql(f"{PURGEABLE} AND NOT (_row = :newest AND {bare}) LIMIT {PURGED_AT_ONCE}")
+            rows = connection.execute(sql, {"before": before, "newest": newest}).fetchall()
             if rows:
                 values = {
                     "entity": mapping.entity.__name__,
                     "collections": self._names(connection, mapping.entity),
-                    "rows": connection.dialect.array(rows),
+                    "rows": connection.dialect.array(row for row, _, _ in rows),
                 }
                 for statement in PURGE:
                     connection.execute(mapping.sql(statement), values)
+                connection.executemany(mapping.sql(KEEP_NUMBER), [one for one in rows if one[0] == newest])
                 return len(rows)
         return 0
 
