@@ -26,6 +26,7 @@ them, always ``from error``.
     │   ├── StorageLocked               another process holds the database
     │   ├── StorageReadOnly             the file or its folder cannot be written
     │   ├── StorageCorrupt              the file is damaged, or is no database
+    │   ├── StorageReplaced             the file was removed or replaced while it was open
     │   ├── StorageNewer                a newer Max wrote the file
     │   ├── StorageForeign              the file is another connector's
     │   └── StorageOlder                a Max before 0.1.0 wrote the file
@@ -305,6 +306,12 @@ class StorageCorrupt(StorageError):
     """The file is damaged, or is no database."""
 
     code = "storage.corrupt"
+
+
+class StorageReplaced(StorageError):
+    """The file was removed or replaced while it was open."""
+
+    code = "storage.replaced"
 
 
 class StorageNewer(StorageError):

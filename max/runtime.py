@@ -85,7 +85,7 @@ class InstallationRuntime:
         self.info, self.recording = info, recording or UpstreamAccess()
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
         self.flow, self._connector, self._clock = flow, connector, clock
-        self._database = SqliteDatabase(database)
+        self._database = SqliteDatabase(database, durability=info.settings.durability)
         self._engine = SqliteEngine(
             self._database,
             connector.resolver,

@@ -105,6 +105,7 @@ def test_codes_never_change_once_released() -> None:
         "StorageLocked": "storage.locked",
         "StorageReadOnly": "storage.readonly",
         "StorageCorrupt": "storage.corrupt",
+        "StorageReplaced": "storage.replaced",
         "StorageNewer": "storage.newer",
         "StorageForeign": "storage.foreign",
         "StorageOlder": "storage.older",

@@ -14,7 +14,7 @@ from ..errors import InvalidAnswers, Mismatch, UnknownName
 from .struct import Struct
 from .values import Json
 
-HISTORY = ("off", "changes")
+WORDS = {"history": ("off", "changes"), "durability": ("full", "normal")}  # the settings that are a word
 MOST_DAYS = 36_500  # a hundred years
 MOST_ROWS = 10**12
 
@@ -27,6 +27,10 @@ class Setting(NamedTuple):
     is_valid: Callable[[Json], bool]
 
 
+def _word(name: str, about: str) -> Setting:
+    return Setting(about, " or ".join(WORDS[name]), lambda value: value in WORDS[name])
+
+
 def _number(least: float, most: float) -> Callable[[Json], bool]:
     def is_valid(value: Json) -> bool:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
@@ -37,9 +41,7 @@ def _number(least: float, most: float) -> Callable[[Json], bool]:
 
 DAYS = f"a number of days up to {MOST_DAYS:,}"
 SETTINGS = {
-    "history": Setting(
-        "whether changes to rows are recorded: off, or changes", " or ".join(HISTORY), lambda v: v in HISTORY
-    ),
+    "history": _word("history", "whether changes to rows are recorded: off, or changes"),
     "history_days": Setting("how many days recorded changes are kept", DAYS, _number(0, MOST_DAYS)),
     "removed_days": Setting("how many days removed rows are kept, hidden", DAYS, _number(0, MOST_DAYS)),
     "removal_share": Setting(
@@ -57,6 +59,9 @@ SETTINGS = {
         f"a whole number up to {MOST_ROWS:,}",
         lambda value: isinstance(value, int) and _number(0, MOST_ROWS)(value),
     ),
+    "durability": _word(
+        "durability", "what a power cut may undo: full (nothing), or normal (the last seconds; faster)"
+    ),
 }
 
 
@@ -69,8 +74,8 @@ def update_settings(settings: Settings, changes: Mapping[str, Json]) -> Settings
     for name, value in changes.items():
         if name not in SETTINGS:
             raise UnknownName("setting", name, SETTINGS)
-        if name == "history" and isinstance(value, str) and value not in HISTORY:
-            raise UnknownName("value", value, HISTORY, where=name)
+        if name in WORDS and isinstance(value, str) and value not in WORDS[name]:
+            raise UnknownName("value", value, WORDS[name], where=name)
     wrong = invalid_settings(changes)
     if wrong:
         raise InvalidAnswers("invalid settings", wrong)
@@ -89,7 +94,7 @@ def invalid_settings(values: Mapping[str, Json]) -> list[Mismatch]:
 
 def parse_settings(words: Mapping[str, str]) -> dict[str, Json]:
     """Values as people type them: numbers where a setting is a number, else the word itself."""
-    return {name: word if name == "history" else _as_number(word) for name, word in words.items()}
+    return {name: word if name in WORDS else _as_number(word) for name, word in words.items()}
 
 
 def _as_number(word: str) -> Json:
@@ -116,7 +121,8 @@ class Settings(Struct):
     With ``history`` "changes", each change of a row is recorded and kept for ``history_days``.  A
     row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
     to 1, is the part of an entity's rows that one sync may remove without asking.  A listing that
-    brings more than ``listing_rows`` rows fails; 0 means any number.
+    brings more than ``listing_rows`` rows fails; 0 means any number.  With ``durability`` "normal"
+    syncs are faster, and a power cut may undo the last transactions.
     """
 
     history: Literal["off", "changes"] = "off"
@@ -125,6 +131,7 @@ class Settings(Struct):
     removal_share: float = 0.25
     loader_minutes: float = 60
     listing_rows: int = 0
+    durability: Literal["full", "normal"] = "full"
 
 
 DEFAULTS = Settings()

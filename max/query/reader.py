@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CursorExpired, HistoryError, StorageEmpty, UsageError
+from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, parse_fields
 from ..storage.sqlite import reader as read_only
@@ -46,7 +46,7 @@ LIMIT = 1_000  # rows of an answer whose caller names no limit
 def open_reader(path: Path, info: InstallationInfo) -> Iterator[Reader]:
     """A Reader of an installation's database; StorageEmpty when it was never synced."""
     with read_only(synced(path, info)) as connection:
-        yield Reader(info, connection, now=time.time())
+        yield Reader(info, connection, path, now=time.time())
 
 
 def synced(path: Path, info: InstallationInfo) -> Path:
@@ -73,18 +73,32 @@ class Reader:
     ``now`` is the moment from which ages and relative times count, in seconds since the epoch.
     """
 
-    def __init__(self, info: InstallationInfo, connection: Connection, *, now: float) -> None:
+    def __init__(self, info: InstallationInfo, connection: Connection, path: Path, *, now: float) -> None:
         self.info, self.now = info, now
-        self._connection = connection
+        self._connection, self._path = connection, path
 
     def __repr__(self) -> str:
         return f"Reader({self.info})"
 
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """The connection; what goes wrong while stored data is read becomes a StorageError.
+
+        The caller's words were checked before: an error of Python's own means that the data is damaged.
+        """
+        try:
+            yield self._connection
+        except MaxError:
+            raise
+        except Exception as error:
+            raise self._connection.dialect.error(str(self._path), error) from error
+
     @cached_property
     def _tables(self) -> Tables:
-        tables = Tables.stored(self._connection)
-        refuse_foreign(tables.schema.connector, self.info.connector)
-        return tables
+        with self._reading() as connection:
+            tables = Tables.stored(connection)
+            refuse_foreign(tables.schema.connector, self.info.connector)
+            return tables
 
     # -- entities -------------------------------------------------------------------------
 
@@ -118,7 +132,8 @@ class Reader:
 
     def fetch(self, query: Query[Any]) -> QueryPage[Any]:
         """One page of a query."""
-        return self._tables.fetch(self._connection, query)
+        with self._reading() as connection:
+            return self._tables.fetch(connection, query)
 
     def search(
         self,
@@ -139,11 +154,14 @@ class Reader:
         kind = self.entity(entity)
         names = tuple(kind.types()) if fields is None else parse_fields(kind, fields)
         chosen: list[FieldOf[Any, Any]] = [FieldOf(kind, name) for name in names if name != "id"]
-        return self._tables.load(self._connection, kind.ref(id), *chosen)
+        with self._reading() as connection:
+            return self._tables.load(connection, kind.ref(id), *chosen)
 
     def count(self, entity: str | type[Entity], where: str | Filter[Any] | None = None) -> int:
         """How many entities fit a filter."""
-        return self._tables.count(self._connection, self.query(entity, where))
+        query = self.query(entity, where)
+        with self._reading() as connection:
+            return self._tables.count(connection, query)
 
     def counts(self) -> dict[str, int]:
         """Rows by entity."""
@@ -153,7 +171,8 @@ class Reader:
         self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = LIMIT
     ) -> list[dict[str, Any]]:
         """The first rows of a SELECT, each as a mapping; UsageError when it is wrong or no SELECT."""
-        return self._connection.dialect.select(self._connection, statement, parameters, limit)
+        with self._reading() as connection:
+            return connection.dialect.select(connection, statement, parameters, limit)
 
     # -- what is known about them ---------------------------------------------------------
 
@@ -166,7 +185,8 @@ class Reader:
         """
         kind = None if entity is None else self.entity(entity)
         try:
-            return self._tables.change_log.page(self._connection, since, entity=kind, limit=limit)
+            with self._reading() as connection:
+                return self._tables.change_log.page(connection, since, entity=kind, limit=limit)
         except CursorExpired:
             raise
         except HistoryError as error:
@@ -182,7 +202,8 @@ class Reader:
         """
         from .ages import ages
 
-        return ages(self._connection, self._tables, what, now=self.now)
+        with self._reading() as connection:
+            return ages(connection, self._tables, what, now=self.now)
 
     def quarantine(
         self, entity: str | type[Entity] | None = None, *, limit: int = LIMIT
@@ -191,13 +212,15 @@ class Reader:
         from ..storage.quarantine import quarantined
 
         name = None if entity is None else self.entity(entity).__name__
-        return quarantined(self._connection, entity=name, limit=limit)
+        with self._reading() as connection:
+            return quarantined(connection, entity=name, limit=limit)
 
     def schema_diff(self, schema: Schema, resolver: Resolver, policy: SchemaPolicy) -> MigrationPlan:
         """What an upgrade to a connector's schema would do; nothing is written."""
         from ..storage.schema_evolution import plan
 
-        return plan(self._connection, resolver, policy)
+        with self._reading() as connection:
+            return plan(connection, resolver, policy)
 
     # -- syncs ----------------------------------------------------------------------------
 
@@ -205,22 +228,26 @@ class Reader:
         """The newest syncs, newest first; empty when there was none."""
         from ..storage.sync_log import runs
 
-        return runs(self._connection, limit, now=self.now)
+        with self._reading() as connection:
+            return runs(connection, limit, now=self.now)
 
     def check_idle(self) -> None:
         """SyncRunning when a process is syncing."""
         from ..storage.sync_log import refuse_while_syncing
 
-        refuse_while_syncing(self._connection, clock=lambda: self.now)
+        with self._reading() as connection:
+            refuse_while_syncing(connection, clock=lambda: self.now)
 
     def run(self, id: str) -> SyncResult:
         """One sync with its failures, by its id or the beginning of that; NotFound."""
         from ..storage.sync_log import result
 
-        return result(self._connection, id, now=self.now)
+        with self._reading() as connection:
+            return result(connection, id, now=self.now)
 
     def waiting(self, sync: str) -> tuple[float, int] | None:
         """When the next task of a sync may begin, and how many tasks wait; None when one can run now."""
         from ..storage.sync_log import waits
 
-        return waits(self._connection, sync, now=self.now)
+        with self._reading() as connection:
+            return waits(connection, sync, now=self.now)

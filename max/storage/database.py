@@ -131,7 +131,7 @@ class Dialect(Protocol):
         """The first rows of a caller's own statement, by column; UsageError when it is not one SELECT."""
 
     def error(self, path: str, error: Exception) -> StorageError:
-        """What an error of the driver means to a person."""
+        """What an error means to a person: the driver's, or Python's while it reads what is stored."""
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether the transaction itself is lost, and not just one statement of it."""

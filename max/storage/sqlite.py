@@ -8,18 +8,34 @@ Rule 2: the work is plain synchronous code.  The event loop only waits for it, a
 without a loop runs it inside ``reader()`` or ``writer()``.
 
 Rule 3: sqlite3's errors leave as StorageError, with what to do.
+
+Rule 4: a log is moved into its file only while we hold the write lock.  SQLite before 3.51.3 can
+damage a file when one connection does so while another commits, and SQLite's own automatic
+checkpoints hold no lock.
+
+Rule 5: reading leaves the file and its folder as they are.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..errors import StorageEmpty, StorageError, StorageOlder
+from ..errors import (
+    StorageCorrupt,
+    StorageEmpty,
+    StorageError,
+    StorageLocked,
+    StorageOlder,
+    StorageReadOnly,
+    StorageReplaced,
+)
 from .catalogue import is_older
 from .database import Database
 from .sqlite_dialect import SqliteDialect, primary_code
@@ -34,16 +50,19 @@ BUSY_TIMEOUT = 30.0  # seconds to wait for another process's transaction
 SWITCH_PAUSE = 0.005  # seconds between two attempts to switch a new file to WAL
 WRITER_CACHE = 8_192  # KiB of pages that the writer keeps
 READER_CACHE = 4_096  # KiB, for each reader
-CHECKPOINT = 8_000  # pages of WAL before SQLite moves them into the file
+CHECKPOINT = 32 * 2**20  # bytes of a log that are moved into the file together
 READERS = 2  # threads that read
 OLDEST_SQLITE = (3, 39, 0)  # RETURNING, json_each as a built-in, IS DISTINCT FROM
 DIALECT = SqliteDialect()
+IMMUTABLE = "mode=ro&immutable=1"  # SQLite takes no locks, and looks for no log
+Durability = Literal["full", "normal"]
 
 
 class SqliteConnection(sqlite3.Connection):
-    """A connection that knows its dialect."""
+    """A connection that knows its dialect, and whether it reads a file without locks."""
 
     dialect = DIALECT
+    is_immutable = False
 
 
 Work = Callable[[SqliteConnection], T]
@@ -51,38 +70,98 @@ _Job = Callable[[SqliteConnection | None], SqliteConnection | None]
 
 
 @contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Turn sqlite3's errors into StorageError, once."""
+def translated(path: str, connection: SqliteConnection | None = None) -> Iterator[None]:
+    """Turn sqlite3's errors into StorageError, once.
+
+    With a connection, an error of Python's own is one too when SQLite finds the file damaged.
+    """
     try:
         yield
     except sqlite3.Error as error:
         raise DIALECT.error(path, error) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if connection is None or DIALECT.is_sound(connection):
+            raise
+        raise DIALECT.error(path, error) from error
 
 
-def connect(path: str, *, cache: int, synchronous: str = "NORMAL", reading: bool = False) -> SqliteConnection:
+def connect(path: str, *, cache: int, durability: Durability = "full") -> SqliteConnection:
     """A connection for one thread, in autocommit: transactions are ours to begin and end."""
+    with translated(path), _closed_on_error(_open(path)) as connection:
+        _begin(connection, path, cache)
+        _use_wal(connection)
+        full = durability == "full"
+        connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        connection.execute(f"PRAGMA fullfsync = {full:d}")  # macOS alone flushes no disk without it
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA journal_size_limit = 0")  # so that a log's size says how much is in it
+        connection.execute("PRAGMA user_version")  # opens the log
+    return connection
+
+
+def connect_to_read(path: str) -> SqliteConnection:
+    """A connection for one thread that writes nothing."""
+    access = _reading_access(path)
+    with translated(path), _closed_on_error(_open(path, access)) as connection:
+        _begin(connection, path, READER_CACHE)
+        connection.execute("PRAGMA query_only = 1")
+        connection.is_immutable = access == IMMUTABLE
+    return connection
+
+
+def _reading_access(path: str) -> str:
+    """How to open a file so that reading it writes nothing.
+
+    A file with a log is read with the locks that others use.  Where SQLite has to create the files
+    of the locks, a connection that may write is preferred, for it removes them again.  Where it
+    cannot create them, the file alone is read, without locks.
+    """
+    writable = os.access(path, os.W_OK) and os.access(Path(path).parent, os.W_OK)
+    locks = any(Path(path + suffix).exists() for suffix in ("-shm", "-journal"))
+    if locks or (writable and _size(path + "-wal")):
+        return "mode=ro"
+    if _size(path + "-wal"):
+        raise StorageReadOnly(
+            f"{path}: its newest rows are in {path}-wal, which cannot be read without writing beside it",
+            hint="make the folder writable for this user, or read a copy of it",
+            path=path,
+        )
+    return "mode=rw" if writable else IMMUTABLE
+
+
+def _open(path: str, access: str = "mode=rwc") -> SqliteConnection:
+    """A connection to a regular file; opening a pipe would wait for ever."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; 3.39 or newer is needed")
-    with translated(path):
-        connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT, isolation_level=None, factory=SqliteConnection
+    name = path
+    if path != MEMORY:
+        with suppress(OSError):
+            if not S_ISREG(Path(path).stat().st_mode):
+                raise StorageCorrupt(f"{path} is no file", hint="move it away and sync again", path=path)
+        name = f"{Path(path).absolute().as_uri()}?{access}"
+    return sqlite3.connect(
+        name, timeout=BUSY_TIMEOUT, isolation_level=None, factory=SqliteConnection, uri=path != MEMORY
+    )
+
+
+@contextmanager
+def _closed_on_error(connection: SqliteConnection) -> Iterator[SqliteConnection]:
+    try:
+        yield connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _begin(connection: SqliteConnection, path: str, cache: int) -> None:
+    """Set what every connection needs, and look at the file for the first time."""
+    connection.execute(f"PRAGMA cache_size = -{cache}")
+    if is_older(connection):
+        raise StorageOlder(
+            f"{path} was written by a Max before 0.1.0, and was not changed",
+            hint="move the file away: the next sync fetches everything again",
+            path=path,
         )
-        try:
-            connection.execute(f"PRAGMA cache_size = -{cache}")
-            if is_older(connection):
-                raise StorageOlder(
-                    f"{path} was written by a Max before 0.1.0, and was not changed",
-                    hint="move the file away: the next sync fetches everything again",
-                    path=path,
-                )
-            _use_wal(connection)
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
-            connection.execute(f"PRAGMA query_only = {reading:d}")
-        except BaseException:
-            connection.close()
-            raise
-    return connection
 
 
 def _use_wal(connection: SqliteConnection) -> None:
@@ -124,14 +203,17 @@ def transaction(connection: SqliteConnection) -> Iterator[None]:
 class SqliteDatabase(Database):
     """One SQLite file (or ``:memory:``) for an asyncio program, which it never blocks.
 
-    A service: ``start`` opens, ``stop`` waits for running work and closes.
+    A service: ``start`` opens, ``stop`` waits for running work and closes.  With durability "full"
+    a power cut loses nothing that ``transact`` has returned for; with "normal" it may lose the
+    last transactions.
     """
 
-    def __init__(self, path: Path | str, *, synchronous: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
+    def __init__(self, path: Path | str, *, durability: Durability = "full") -> None:
         self.path = str(path)
-        self._synchronous = synchronous
+        self._durability = durability
         self._writer: _Worker | None = None
         self._readers: _Worker | None = None
+        self._file = _OpenFile(self.path)
 
     async def start(self) -> None:
         """Open the file, creating it when there is none."""
@@ -154,19 +236,16 @@ class SqliteDatabase(Database):
 
     async def transact(self, work: Work[T]) -> T:
         """Run work in one transaction; what it raises undoes all of it."""
-
-        def inside(connection: SqliteConnection) -> T:
-            with translated(self.path), transaction(connection):
-                return work(connection)
-
-        return await self._running().run(inside)
+        return await self._running().run(lambda connection: self._transact(connection, work))
 
     async def read(self, work: Work[T]) -> T:
         """Run work in one snapshot, beside the writer."""
 
         def inside(connection: SqliteConnection) -> T:
-            with translated(self.path), snapshot(connection):
-                return work(connection)
+            with translated(self.path, connection), snapshot(connection):
+                result = work(connection)
+            self._file.check()
+            return result
 
         if self.path == MEMORY:
             return await self._running().run(inside)
@@ -177,19 +256,42 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def reader(self) -> Iterator[SqliteConnection]:
-        """One snapshot of an existing file, for code without an event loop."""
+        """One snapshot of an existing file, for code without an event loop.
+
+        What its caller raises leaves as it is.
+        """
         if not Path(self.path).exists():
             raise StorageEmpty(
                 f"{self.path}: there is no database yet", hint="run a sync first", path=self.path
             )
-        with translated(self.path), closing(self._open_reader()) as connection, snapshot(connection):
-            yield connection
+        before = _stamp(self.path)
+        with closing(connect_to_read(self.path)) as connection:
+            with translated(self.path):
+                connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.is_immutable and _stamp(self.path) != before:
+                    raise StorageLocked(
+                        f"{self.path} was written while it was read", hint="try again", path=self.path
+                    )
 
     @contextmanager
     def writer(self) -> Iterator[SqliteConnection]:
         """One transaction, for code without an event loop."""
-        with translated(self.path), closing(self._open_writer()) as connection, transaction(connection):
-            yield connection
+        with closing(self._open_writer()) as connection, translated(self.path, connection):
+            with transaction(connection):
+                yield connection
+                self._file.check()
+            self._file.shorten_log(connection)
+
+    def _transact(self, connection: SqliteConnection, work: Work[T]) -> T:
+        with translated(self.path, connection):
+            with transaction(connection):
+                result = work(connection)
+                self._file.check()
+            self._file.shorten_log(connection)
+        return result
 
     def _running(self) -> _Worker:
         if self._writer is None:
@@ -197,10 +299,13 @@ class SqliteDatabase(Database):
         return self._writer
 
     def _open_writer(self) -> SqliteConnection:
-        return connect(self.path, cache=WRITER_CACHE, synchronous=self._synchronous)
+        connection = connect(self.path, cache=WRITER_CACHE, durability=self._durability)
+        self._file.remember()
+        return connection
 
     def _open_reader(self) -> SqliteConnection:
-        return connect(self.path, cache=READER_CACHE, reading=True)
+        self._file.check()
+        return connect_to_read(self.path)
 
 
 def reader(path: Path) -> AbstractContextManager[SqliteConnection]:
@@ -211,6 +316,70 @@ def reader(path: Path) -> AbstractContextManager[SqliteConnection]:
 def writer(path: Path) -> AbstractContextManager[SqliteConnection]:
     """``SqliteDatabase(path).writer()``."""
     return SqliteDatabase(path).writer()
+
+
+class _OpenFile:
+    """A file that a connection has opened for writing, and its log."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._file, self._log = path, Path(path), Path(path + "-wal")
+        self._enough = CHECKPOINT  # bytes of log at which it is moved into the file
+        self.remember()
+
+    def remember(self) -> None:
+        """The file has just been opened."""
+        self._identity = self._identities()
+
+    def check(self) -> None:
+        """StorageReplaced when the path leads to another file than the one that is open, or to none."""
+        if self._identities() != self._identity:
+            raise StorageReplaced(
+                f"{self._path} was removed or replaced while it was open",
+                hint="nothing more is stored in it; sync again, and what is missing is fetched",
+                path=self._path,
+            )
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(map(_identity, (self._file, self._log)))
+
+    def shorten_log(self, connection: SqliteConnection) -> None:
+        """Move a long log into the file, while a connection beside this one holds the write lock.
+
+        A reader of an old snapshot may keep a part of it back; then it is tried again later.
+        """
+        size = _size(self._path + "-wal")
+        if size < self._enough:
+            return
+        self._enough = size + CHECKPOINT
+        with (
+            suppress(sqlite3.OperationalError),  # busy or full: the log grows on, and nothing is lost
+            closing(_open(self._path)) as lock,
+            transaction(lock),
+        ):
+            busy, pages, moved = connection.execute("PRAGMA wal_checkpoint").fetchone()
+            if not busy and pages == moved:
+                self._enough = CHECKPOINT  # the next commit begins the log anew, and cuts it
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def _stamp(path: str) -> object:
+    """What differs after a file was written: its log's size too."""
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, _size(path + "-wal")
 
 
 class _Worker:

@@ -31,15 +31,23 @@ TYPES = {
     Kind.REF: "TEXT",
 }
 
+HELD = "another process holds the database; try again when it is done"
+DAMAGED = "restore a backup, or move the file away and sync again"
 ERRORS: dict[int, tuple[type[StorageError], str]] = {
+    sqlite3.SQLITE_MISMATCH: (StorageCorrupt, DAMAGED),
     sqlite3.SQLITE_FULL: (StorageFull, "free some space on the disk; what was stored before is safe"),
-    sqlite3.SQLITE_BUSY: (StorageLocked, "another process holds the database; try again when it is done"),
+    sqlite3.SQLITE_BUSY: (StorageLocked, HELD),
+    sqlite3.SQLITE_LOCKED: (StorageLocked, HELD),
+    sqlite3.SQLITE_PROTOCOL: (StorageLocked, HELD),
     sqlite3.SQLITE_READONLY: (StorageReadOnly, "make the file and its folder writable for this user"),
     sqlite3.SQLITE_CANTOPEN: (StorageError, "check that the folder exists and is writable for this user"),
-    sqlite3.SQLITE_CORRUPT: (StorageCorrupt, "restore a backup, or move the file away and sync again"),
-    sqlite3.SQLITE_NOTADB: (StorageCorrupt, "restore a backup, or move the file away and sync again"),
+    sqlite3.SQLITE_CORRUPT: (StorageCorrupt, DAMAGED),
+    sqlite3.SQLITE_NOTADB: (StorageCorrupt, DAMAGED),
     sqlite3.SQLITE_IOERR: (StorageError, "check the disk; what was stored before is safe"),
 }
+
+# What has no code of its own: a text that is not UTF-8, and a statement of ours that the tables do not fit.
+SIGNS_OF_DAMAGE = ("Could not decode to UTF-8", "no such table", "no such column", "malformed")
 
 # After these, SQLite's transaction cannot be trusted or will fail again: one statement is not at fault.
 FATAL = frozenset(
@@ -181,8 +189,20 @@ class SqliteDialect(Dialect):
 
     def error(self, path: str, error: Exception) -> StorageError:
         """The StorageError of SQLite's kind of error, with what to do."""
+        if not isinstance(error, sqlite3.Error):
+            problem = f"what is stored cannot be read ({type(error).__name__}: {error})"
+            return StorageCorrupt(f"{path}: {problem}", hint=DAMAGED, path=path)
         kind, hint = ERRORS.get(primary_code(error), (StorageError, ""))
+        if str(error).startswith(SIGNS_OF_DAMAGE):
+            kind, hint = StorageCorrupt, DAMAGED
         return kind(f"{path}: {error}", hint=hint, path=path)
+
+    def is_sound(self, connection: Any) -> bool:
+        """Whether SQLite finds no damage in the file."""
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.Error:
+            return False
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether SQLite has given up the transaction, or would fail again at the next statement."""

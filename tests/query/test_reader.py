@@ -155,6 +155,30 @@ def test_sql_on_a_damaged_file_is_a_storage_error(project: Project) -> None:
         reader.sql("SELECT * FROM acme_user")
 
 
+def test_an_error_of_the_callers_own_database_stays_as_it_is(project: Project) -> None:
+    with (
+        pytest.raises(sqlite3.OperationalError, match="no such table: mine"),
+        project.read("acme"),
+        closing(sqlite3.connect(":memory:")) as mine,
+    ):
+        mine.execute("SELECT * FROM mine")
+    with pytest.raises(KeyError, match="mine"), project.read("acme"):
+        raise KeyError("mine")
+
+
+def test_a_damaged_value_is_a_storage_error_where_it_is_read(project: Project) -> None:
+    path = project.folder.database(project.folder.target("acme"))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE _acme_user SET name = CAST(x'ff' AS TEXT) WHERE _id = 'u1'")
+        connection.execute("UPDATE _acme_task SET tags = '[', _loaded = -1 WHERE _id = 't1'")
+    with project.read("acme") as reader:
+        assert reader.get("AcmeUser", "u2").name == "User 2"
+        for entity, id in (("AcmeUser", "u1"), ("AcmeTask", "t1")):
+            with pytest.raises(StorageCorrupt, match=r"data\.db: ") as caught:
+                reader.get(entity, id)
+            assert "restore a backup" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     "statement",
     [

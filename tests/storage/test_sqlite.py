@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from max.errors import NotFound, StorageError
+from max.errors import NotFound, StorageCorrupt, StorageError, StorageLocked, StorageReplaced
 from max.storage import sqlite
 from max.storage.catalogue import migrate
 from max.storage.database import quoted
@@ -303,6 +303,26 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> 
     assert path.read_bytes() == content
 
 
+def test_an_error_of_the_work_on_a_damaged_file_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    using(path, lambda database: database.transact(add("a")))
+    with path.open("r+b") as file:  # the second page is the table's
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+
+    async def main() -> None:
+        database = SqliteDatabase(path)
+        await database.start()
+        try:
+            await database.transact(lambda c: {1: 2}[3])
+        finally:
+            await database.stop()
+
+    with pytest.raises(StorageCorrupt, match="KeyError: 3") as caught:
+        asyncio.run(main())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="unable to open") as caught:
         asyncio.run(SqliteDatabase(tmp_path / "none" / "data.db").start())
@@ -398,6 +418,118 @@ def test_a_reader_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="there is no database yet"), reader(tmp_path / "data.db"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_written_while_it_is_read_without_locks_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.db"
+    using(path, lambda database: database.transact(add("a")))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with reader(path) as connection:
+        assert notes(connection) == ["a"]
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(StorageLocked, match="was written while it was read"), reader(path):
+        using(path, lambda database: database.transact(add("b")))
+
+
+# -- durability -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
+def test_a_commit_reaches_the_disk_before_it_returns_unless_less_is_asked_for(
+    tmp_path: Path, durability: Any, level: int
+) -> None:
+    async def main() -> int:
+        database = SqliteDatabase(tmp_path / "data.db", durability=durability)
+        await database.start()
+        found = await database.transact(lambda c: c.execute("PRAGMA synchronous").fetchone()[0])
+        await database.stop()
+        return int(found)
+
+    assert asyncio.run(main()) == level
+
+
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """What every connection is asked from now on, by connection."""
+    said: list[tuple[int, str]] = []
+    connect = sqlite3.connect
+
+    def watched(*args: Any, **named: Any) -> Any:
+        connection = connect(*args, **named)
+        connection.set_trace_callback(lambda statement: said.append((id(connection), statement)))
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    return said
+
+
+def test_a_log_stays_short_and_is_moved_into_the_file_only_under_the_write_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 200_000
+    monkeypatch.setattr(sqlite, "CHECKPOINT", limit)
+    path, log, sizes = tmp_path / "data.db", tmp_path / "data.db-wal", []
+    said = traced(monkeypatch)
+
+    async def body(database: SqliteDatabase) -> list[str]:
+        for _ in range(60):
+            await database.transact(
+                lambda c: c.executemany("INSERT INTO note (text) VALUES (?)", [("x" * 9_000,)] * 2)
+            )
+            sizes.append(log.stat().st_size)
+        return await database.read(notes)
+
+    assert len(using(path, body)) == 120
+    assert max(sizes) < 2 * limit
+    moves = [number for number, (_, statement) in enumerate(said) if statement == "PRAGMA wal_checkpoint"]
+    assert len(moves) >= 4
+    for number in moves:
+        (locker, begun), (mover, _), (unlocker, ended) = said[number - 1 : number + 2]
+        assert (begun, ended) == ("BEGIN IMMEDIATE", "COMMIT")
+        assert locker == unlocker != mover
+    assert not [words for _, words in said if "autocheckpoint" in words and not words.endswith("= 0")]
+
+
+def test_a_long_reader_delays_the_moving_of_the_log_but_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 100_000)
+    path = tmp_path / "data.db"
+    said = traced(monkeypatch)
+
+    async def body(database: SqliteDatabase) -> tuple[list[str], int]:
+        await database.transact(add("before"))
+        with reader(path) as connection:
+            first = notes(connection)
+            for _ in range(60):
+                await database.transact(add("x" * 9_000))
+            assert notes(connection) == first
+        tries = [words for _, words in said if words == "PRAGMA wal_checkpoint"]
+        for _ in range(30):
+            await database.transact(add("x" * 9_000))
+        return first, len(tries)
+
+    found, tries = using(path, body)
+    assert found == ["before"]
+    assert 1 <= tries <= 10, "it is tried again when the log has grown, not at every commit"
+
+
+def test_nothing_is_stored_in_or_read_from_a_file_that_was_replaced(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "data.db", tmp_path / "elsewhere.db"
+
+    async def body(database: SqliteDatabase) -> None:
+        await database.transact(add("a"))
+        path.rename(elsewhere)
+        for ask in (database.transact(add("b")), database.read(lambda c: None)):
+            with pytest.raises(StorageReplaced, match="was removed or replaced"):
+                await ask
+        elsewhere.rename(path)
+        await database.transact(add("c"))
+
+    using(path, body)
+    with reader(path) as connection:
+        assert notes(connection) == ["a", "c"]
 
 
 # -- migrations -----------------------------------------------------------------------------
