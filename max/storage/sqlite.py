@@ -358,7 +358,7 @@ class _OpenFile:
         ):
             busy, pages, moved = connection.execute("PRAGMA wal_checkpoint").fetchone()
             if not busy and pages == moved:
-                self._enough = CHECKPOINT  # the next commit begins the log anew, and cuts it
+                self._enough = CHECKPOINT  # the next commit begins a new log, and cuts the file
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -187,7 +187,7 @@ def test_a_log_that_cannot_be_read_without_writing_is_not_left_out_in_silence(pr
     assert "writable" in answer.error["hint"]
 
 
-def test_a_program_that_reads_in_delete_mode_keeps_nobody_waiting(project: Path) -> None:
+def test_a_program_that_reads_in_delete_mode_makes_no_reader_wait(project: Path) -> None:
     with closing(sqlite3.connect(database(project), isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")
         before = database(project).read_bytes()
