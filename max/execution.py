@@ -74,8 +74,8 @@ class _SyncLoop:
         self._wake = asyncio.Event()
         self._cache = RawCache()
         self._runner = TaskRunner(executor.context, self._cache, self._commit)
-        self._calls = executor.context.runner.calls  # by operation, also those before this sync
-        self._counted_calls = Counter(self._calls)
+        self._calls = executor.context.runner
+        self._counted_calls = Counter(self._calls.calls)  # by operation, also those before this sync
         self._given_up = State.PENDING  # the state of attempts that are cancelled
         connector = executor.context.connector
         origin = Origin(executor.context.installation, connector.name, connector.version, sync)
@@ -104,6 +104,10 @@ class _SyncLoop:
             settled = await self._settle()
             if settled.status is not Status.RUNNING:
                 return settled.status
+            if settled.command is SyncCommand.RUN:
+                self._calls.allow_calls()
+            else:
+                self._calls.stop_calls()
             if settled.command is SyncCommand.CANCEL:
                 self._given_up = State.CANCELLED
                 self._cancel_tasks()
@@ -125,7 +129,7 @@ class _SyncLoop:
             raise self._broken
         batch, self._settlements = self._settlements, []
         running = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
-        requests = Counter(self._calls) - self._counted_calls
+        requests = Counter(self._calls.calls) - self._counted_calls
         try:
             settled = await self._store.settle(
                 self.sync,
@@ -222,6 +226,7 @@ class _SyncLoop:
         self._cancel_tasks()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._cache.close()
+        self._calls.allow_calls()
 
     def _cancel_tasks(self) -> None:
         """Cancel what runs; once, so that its cleaning up is not cancelled."""

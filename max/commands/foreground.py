@@ -1,6 +1,6 @@
 """A sync in the foreground: its progress on stderr, and what Ctrl-C does to it.
 
-The first Ctrl-C (or SIGTERM) pauses the sync after the pages in progress; the second ends the
+The first Ctrl-C (or SIGTERM) pauses the sync after the requests under way; the second ends the
 process at once.  Neither loses anything: a page is stored as a whole or not at all.
 
 With ``-o ndjson`` events replace the progress, as lines of JSON on stdout.
@@ -126,7 +126,7 @@ class Foreground:
         if self._handle is None:
             main.cancel()
             return
-        self._view.say("pausing after the pages in progress; press Ctrl-C again to leave at once")
+        self._view.say("pausing after the requests under way; press Ctrl-C again to leave at once")
         self._pausing = asyncio.create_task(self._handle.pause())
 
     def _leave(self) -> NoReturn:

@@ -267,8 +267,8 @@ def requested(options: Options, command: SyncCommand) -> Answer:
     project, info = options.found_target()
     run = request(project.writable_database(info), info, command, now=time.time())
     running = {
-        SyncCommand.PAUSE: "pauses after the pages in progress",
-        SyncCommand.CANCEL: "ends after the pages in progress",
+        SyncCommand.PAUSE: "pauses after the requests under way",
+        SyncCommand.CANCEL: "ends at once",
         SyncCommand.RUN: "continues",
     }
     outcome = running[command] if run.status is Status.RUNNING else f"is {run.status}"

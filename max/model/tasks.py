@@ -469,7 +469,8 @@ class Settlement(NamedTuple):
     ``spec`` replaces the task's.  ``writes`` run inside the transaction.  ``more``: an
     AWAITING_CHILDREN task is claimed again as soon as its children leave room.  ``progress``
     resets the count of tries.  ``error``, as ``describe`` gives it, is why a PENDING task waits.
-    ``notes`` are sentences about the sync for people.
+    A ``returned`` one has begun nothing, so no try is counted.  ``notes`` are
+    sentences about the sync for people.
     """
 
     task: Task
@@ -481,6 +482,7 @@ class Settlement(NamedTuple):
     not_before: float = 0.0
     more: bool = False
     progress: bool = False
+    returned: bool = False
     error: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
 

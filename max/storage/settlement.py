@@ -100,7 +100,7 @@ SETTLE = {
     to: f"""
     UPDATE _max_task
        SET state = '{to}',
-           tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries END,
+           tries = CASE WHEN :progress THEN {1 if to is State.RUNNING else 0} ELSE tries - :returned END,
            crashes = CASE WHEN :progress THEN 0 ELSE crashes END,
            spec = coalesce(:spec, spec),
            not_before = :not_before,
@@ -315,6 +315,7 @@ class SyncTransaction:
             "attempt": one.task.attempt,
             "spec": None if one.spec is None else json.dumps(one.spec.to_json()),
             "progress": one.progress,
+            "returned": one.returned,
             "not_before": one.not_before,
             "more": one.more,
             "children": len(one.children) + failed,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from ..model.entities import V
 from ..model.loaders import Env, In, Out, OutsideCall, RawLoader
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
-from ..upstream.operations import Operation, OperationRunner
+from ..upstream.operations import CallsStopped, Operation, OperationRunner
 
 Clock = Callable[[], float]  # seconds since the epoch
 MOMENT = 1e-6  # seconds; about the smallest difference between two times in this century
@@ -47,9 +49,7 @@ class RawCache:
             self._refuse_circle(env.raw_loader, loader)
         load = self._loads.get(loader)
         if load is None:
-            load = asyncio.create_task(
-                _awaited(loader.load(env.within(loader))), context=self._context.copy()
-            )
+            load = asyncio.create_task(_loaded(loader, env.within(loader)), context=self._context.copy())
             self._loads[loader] = load
             load.add_done_callback(partial(self._forget_failure, loader))
         return cast(V, await asyncio.shield(load))
@@ -77,8 +77,30 @@ class RawCache:
         await asyncio.gather(*loads, return_exceptions=True)
 
 
-async def _awaited(awaitable: Awaitable[V]) -> V:
-    return await awaitable
+async def _loaded(loader: RawLoader[Any, V], env: LoaderEnv) -> V:
+    try:
+        return await loader.load(env)
+    except (SystemExit, KeyboardInterrupt) as error:  # a task that raises one of them ends the loop
+        if not is_raised_by_loader(error):
+            raise
+        raise LoaderFault(
+            f"raw loader {loader.name} raised {type(error).__name__}", hint="this is a bug of the connector"
+        ) from error
+
+
+def is_raised_by_loader(error: BaseException) -> bool:
+    """Whether a loader's own code raised an error; if not, its task is being ended from outside."""
+    if isinstance(error, GeneratorExit):  # of a coroutine that is closed after its loop
+        return asyncio.events._get_running_loop() is not None
+    if not isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+        return True
+    current = asyncio.current_task()
+    if current is not None and current.cancelling():
+        return False
+    # Ctrl-C raises in the main thread, when the program has set no handler of its own
+    in_main = threading.current_thread() is threading.main_thread()
+    by_person = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, asyncio.CancelledError) or not by_person
 
 
 class LoaderEnv(Env[Any]):
@@ -94,6 +116,7 @@ class LoaderEnv(Env[Any]):
     ) -> None:
         self._sync_context, self._task, self._cache = context, task, cache
         self._at, self.raw_loader = at, raw_loader
+        self.is_stopped = False  # a call that it asked for did not begin, since the sync pauses
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
         """The same for a raw loader that loads for this task."""
@@ -121,11 +144,19 @@ class LoaderEnv(Env[Any]):
                 f"{connector.name} does not declare the operation {operation.name}",
                 hint="it was not run; add it to the connector's operations=",
             )
-        return cast(Out, await self._sync_context.runner.run(operation, self.context, input))
+        return cast(Out, await self._noticed(self._sync_context.runner.run(operation, self.context, input)))
 
     async def raw(self, loader: RawLoader[Any, V]) -> V:
         """The value of a raw loader, loaded once in a sync."""
-        return await self._cache.get(loader, self)
+        return cast(V, await self._noticed(self._cache.get(loader, self)))
+
+    async def _noticed(self, calling: Awaitable[Any]) -> Any:
+        """A response; that a call did not begin is remembered, whatever the loader makes of it."""
+        try:
+            return await calling
+        except CallsStopped:
+            self.is_stopped = True
+            raise
 
 
 class MonotonicClock:

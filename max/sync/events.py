@@ -212,7 +212,7 @@ class EventPublisher:
     def settled(self, one: Settlement, outcome: Outcome) -> None:
         """The result of an attempt is stored; unless its state is RUNNING, the attempt has ended."""
         task, state = one.task, outcome.state
-        if one.state is State.PENDING or one.failures:
+        if one.error is not None or one.failures:
             self._log_trouble(one)
         if not self._heard:
             return
@@ -225,7 +225,7 @@ class EventPublisher:
             error = failed["failures"][0] if failed else None
             self._publish(self._event(EventKind.TASK_FAILED, task, state=str(state), error=error, **failed))
         elif state is not State.RUNNING:
-            if state is State.PENDING:
+            if state is State.PENDING and one.error is not None:
                 self._publish(
                     self._event(EventKind.TASK_WAITING, task, until=one.not_before, error=one.error)
                 )

@@ -8,11 +8,10 @@ loader, the page, and what came.  Types are hints in Python, and a service may s
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..connector import Connector
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
@@ -20,6 +19,8 @@ from ..model.entities import Entity, Ref, values_of
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.query import Batch, Page
 from ..model.values import is_text
+from ..upstream.operations import CallsStopped
+from .context import LoaderEnv, is_raised_by_loader
 
 Valid = Callable[[Any], bool]
 
@@ -71,7 +72,7 @@ class LoaderCaller:
         self._name = connector.name
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
-    async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: Env[Any]) -> Batch[Any]:
+    async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: LoaderEnv) -> Batch[Any]:
         """The result for some refs."""
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
@@ -110,21 +111,27 @@ class LoaderCaller:
         return page
 
     async def _call(self, loader: Loader[Any], *arguments: object) -> Any:
-        """The loader's response; whatever it raises becomes an error of Max."""
+        """The loader's response; whatever it raises becomes an error of Max.
+
+        CallsStopped when a call that it asked for did not begin, whatever the loader made of that.
+        """
+        env = cast(LoaderEnv, arguments[-1])
         try:
-            return await loader.load(*arguments)
-        except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
+            response = await loader.load(*arguments)
+        except BaseException as error:
+            if not is_raised_by_loader(error):
                 raise
-            raise self._raised(loader, error) from error
-        except Exception as error:
-            cause: Exception = error
-            while isinstance(cause, ExceptionGroup):  # of a TaskGroup in the loader
+            if env.is_stopped:
+                raise CallsStopped from None
+            cause = error
+            while isinstance(cause, BaseExceptionGroup):  # of a TaskGroup in the loader
                 cause = cause.exceptions[0]
             if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
                 raise cause from None
             raise self._raised(loader, cause) from error
+        if env.is_stopped:
+            raise CallsStopped
+        return response
 
     def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
         frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]

@@ -65,6 +65,7 @@ from ..model.tasks import (
     failure_of,
 )
 from ..model.values import datetime_of
+from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, RawCache, SyncContext
 from .loader_calls import LoaderCaller
 from .pagination import PageTracker, first_position
@@ -114,6 +115,10 @@ class TaskRunner:
             if task.id not in self._overdue or current is None or current.uncancel():
                 raise
             return self.failed(task, self._overdue_error())
+        except CallsStopped:
+            return Settlement(
+                task, State.PENDING
+            )  # it has begun nothing: it goes back, and no try is used up
         except LeaseLost:
             return None  # another worker has the task now
         except StorageError:

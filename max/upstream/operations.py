@@ -22,7 +22,10 @@ Rule 1: a wait longer than ``max_wait`` is not slept here.  The error leaves wit
 
 Rule 2: when a service asks to wait, every operation that shares the limit waits until then.
 
-Rule 3: what the network or the system raises becomes an error of errors.py in the innermost
+Rule 3: after ``stop_calls`` no call begins.  What waits for its turn has begun nothing, so it raises
+CallsStopped at once; calls that were sent end as they would.
+
+Rule 4: what the network or the system raises becomes an error of errors.py in the innermost
 part, so that every middleware sees what the caller will see.  A bug stays a Python error; the
 task that ran into it reports where.
 """
@@ -40,6 +43,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, cast
 
@@ -273,6 +277,10 @@ Next: TypeAlias = Callable[[Call], Awaitable[Any]]
 Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
+class CallsStopped(BaseException):
+    """The call did not begin: the sync pauses.  No loader catches it by mistake, as it is no Exception."""
+
+
 class CredentialRefresh:
     """Renews a refused credential: once, however many callers were refused.
 
@@ -320,6 +328,8 @@ class OperationRunner:
     ) -> None:
         self._flow, self._jitter = flow or Limits(), jitter
         self.calls: Counter[str] = Counter()
+        self._stopped = False
+        self._waits: dict[asyncio.Timeout, str] = {}  # of calls that have not begun, with their limit
         self._refresh = None if renew is None else CredentialRefresh(renew)
         self._chain: Next = _within_deadline
         for middleware in reversed([self._count, *middlewares]):
@@ -328,6 +338,32 @@ class OperationRunner:
     def blocked_limits(self) -> list[str]:
         """The names of the limits that are blocked now, sorted."""
         return self._flow.blocked_limits()
+
+    def stop_calls(self) -> None:
+        """Begin no call until ``allow_calls``; what waits for its turn raises CallsStopped now."""
+        if not self._stopped:
+            self._stopped = True
+            for wait in self._waits:
+                wait.reschedule(_now())
+
+    def allow_calls(self) -> None:
+        """Begin calls again."""
+        self._stopped = False
+
+    async def _unless_stopped(self, limit: Limit, wait: Callable[[], Awaitable[None]]) -> None:
+        if self._stopped:
+            raise CallsStopped
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._waits[waiting] = limit.name
+                try:
+                    await wait()
+                finally:
+                    del self._waits[waiting]
+        except TimeoutError:
+            if waiting.expired():
+                raise CallsStopped from None
+            raise
 
     @contextmanager
     def activate(self, operation: str = "") -> Iterator[None]:
@@ -368,7 +404,7 @@ class OperationRunner:
                     raise
                 LOG.warning("%s failed (%s); next attempt in %.2f s", operation.name, error.code, delay)
             waited += delay if asked else 0.0
-            await asyncio.sleep(delay)
+            await self._unless_stopped(operation.limit, partial(asyncio.sleep, delay))
 
     async def _with_credential(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """Make an attempt, and another one with a new credential when this one's was refused."""
@@ -384,7 +420,8 @@ class OperationRunner:
 
     async def _attempt(self, call: Call) -> Any:
         operation = call.operation
-        await self._flow.acquire(operation, max_wait=operation.retry.max_wait)
+        permit = partial(self._flow.acquire, operation, max_wait=operation.retry.max_wait)
+        await self._unless_stopped(operation.limit, permit)
         outer = _UNDER_WAY.set((self._flow, operation))
         _LAST_ATTEMPT.set(call)
         try:

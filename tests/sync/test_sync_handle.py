@@ -25,9 +25,11 @@ from max.model.query import Page
 from max.model.tasks import Status, SyncCommand, SyncResult
 from max.storage.sqlite import SqliteConnection, transaction
 from max.storage.sync_log import request
+from max.upstream.operations import Limit, Operation
 from tests.scenes import (
     NAMES,
     NOTES,
+    RAW,
     USERS,
     Source,
     Stage,
@@ -140,6 +142,110 @@ def test_a_pause_while_a_task_waits_is_applied_at_once() -> None:
         assert now() < 12.0
 
     play(Source(users=[QuotaExceeded("wait", retry_after=900.0)]), body)
+
+
+# How a loader asks for its user; each may hide that a call did not begin.
+async def asks_plainly(id: str, env: Any) -> User:
+    return await env.run(GET, id)  # type: ignore[no-any-return]
+
+
+async def asks_in_a_group(id: str, env: Any) -> User:
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(env.run(GET, id))
+    return asked.result()  # type: ignore[no-any-return]
+
+
+async def asks_and_takes_what_came(id: str, env: Any) -> User:
+    found: Any = (await asyncio.gather(env.run(GET, id), return_exceptions=True))[0]
+    return found if isinstance(found, User) else User(id, name="?", phone="?")
+
+
+async def asks_and_catches_everything(id: str, env: Any) -> User:
+    try:
+        return await env.run(GET, id)  # type: ignore[no-any-return]
+    except BaseException as error:
+        raise ValueError("it did not work") from error
+
+
+async def asks_twice(id: str, env: Any) -> User:
+    await env.run(GET, id)
+    return await env.run(GET, id)  # type: ignore[no-any-return]
+
+
+async def get_user(context: Source, id: str) -> User:
+    """A call that takes ten seconds."""
+    context.sent.append(id)  # type: ignore[attr-defined]
+    await later(10.0)
+    return User(id, name="x", phone="1")
+
+
+GET = Operation("scene:user:get", get_user, limit=Limit("scene:one", concurrency=2))
+ASKING = [asks_plainly, asks_in_a_group, asks_and_takes_what_came, asks_and_catches_everything, asks_twice]
+
+
+def asking(how: Callable[[str, Any], Any]) -> Any:
+    """Twenty users, of whom two are asked for at a time."""
+    source: Any = Source([GET], users=[users(*map(str, range(20)))], name=[how])
+    source.sent = []
+    return source
+
+
+@pytest.mark.parametrize("how", ASKING)
+def test_a_pause_ends_with_the_calls_that_were_sent(how: Callable[[str, Any], Any]) -> None:
+    source = asking(how)
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS, NAMES)
+        await later(5.0)
+        await handle.pause()
+        paused = await handle.completion()
+        assert (paused.status, paused.failures, len(source.sent)) == (Status.PAUSED, (), 2)
+        assert now() == pytest.approx(10.0)
+        return await (await handle.resume()).completion()
+
+    result = play(source, body)
+    assert (result.status, result.failures) == (Status.COMPLETED, ())
+    times = 2 if how is asks_twice else 1
+    assert len(source.sent) == 20 * times + (2 if how is asks_twice else 0)
+
+
+def test_tasks_that_went_back_have_used_up_no_try_and_begin_when_the_pause_is_taken_back() -> None:
+    source = asking(asks_plainly)
+
+    async def body(stage: Stage) -> SyncResult:
+        handle = await stage.begin(USERS, NAMES)
+        for at in (5.0, 6.0, 7.0, 8.0, 9.0):
+            await later(at - now())
+            await handle.pause()
+            await later(0.2)
+            assert await handle.resume() is handle
+        return await handle.completion()
+
+    result = play(source, body)
+    assert (result.status, result.failures, len(source.sent)) == (Status.COMPLETED, (), 20)
+
+
+def test_a_pause_does_not_wait_for_a_shared_value_that_waits_for_its_turn() -> None:
+    async def shared(what: Any, env: Any) -> Any:
+        return await env.run(GET, "shared")
+
+    async def named_after(id: str, env: Any) -> User:
+        return User(id, name=(await env.raw(RAW)).id, phone="1")
+
+    source = asking(named_after)
+    source.answers |= {"raw": [shared], "notes": [asks_plainly]}
+
+    async def body(stage: Stage) -> SyncResult:
+        stage.executor.context.runner._flow.block_for(GET, 8.0)
+        handle = await stage.begin(USERS, NAMES)
+        await later(2.0)
+        await handle.pause()
+        assert (await handle.completion()).status is Status.PAUSED
+        assert (source.sent, now() < 3.0) == ([], True)
+        return await (await handle.resume()).completion()
+
+    assert play(source, body).status is Status.COMPLETED
+    assert source.sent == ["shared"]
 
 
 def test_cancel_does_not_wait_for_a_stuck_loader() -> None:

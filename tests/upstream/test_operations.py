@@ -39,6 +39,7 @@ from max.errors import LONGEST_WAIT, ConnectorError, LoaderFault
 from max.testing import credentials_for
 from max.upstream.operations import (
     Call,
+    CallsStopped,
     Limits,
     Middleware,
     Next,
@@ -465,6 +466,64 @@ def test_a_failed_call_gives_its_permit_back() -> None:
     script = Script(BadCredentials("wrong"), ValueError("bug"), 1.0)
     answers = call_many(3, script.operation(Limit("t:api", concurrency=1)))
     assert [type(answer) for answer in answers] == [BadCredentials, ValueError, str]
+
+
+WAITING: dict[str, tuple[Limit, Any]] = {  # why a call waits: the limit, what the service answers first
+    "all permits are taken": (Limit("t:api", concurrency=1), 1000.0),
+    "the window is full": (Limit("t:api", calls=1, per=5000.0), 0.0),
+    "the service asked to wait": (Limit("t:api"), throttled(9.0)),
+    "the next attempt": (Limit("t:api"), broken()),
+}
+
+
+@pytest.mark.parametrize("why", WAITING)
+def test_what_waits_for_its_turn_stops_at_once_and_what_was_sent_ends(why: str) -> None:
+    limit, first = WAITING[why]
+    script = Script(first)
+
+    async def main() -> list[Any]:
+        through, one = runner(), script.operation(limit, deadline=9e9)
+        calls = [asyncio.create_task(through.run(one, "a", n)) for n in range(3)]
+        await asyncio.sleep(0.01)
+        through.stop_calls()
+        with suppress(CallsStopped):
+            await through.run(one, "a", 9)
+        _, left = await asyncio.wait(calls, timeout=1.0)
+        assert len(left) == (1 if isinstance(first, float) and first else 0), "only what was sent goes on"
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        through.allow_calls()
+        return [*found, await through.run(script.operation(Limit("t:other")), "a", 4)]
+
+    *found, last = virtual_time.run(main())
+    assert last == "a4", "after allow_calls it begins again"
+    assert CallsStopped in {type(one) for one in found}
+    assert {type(one) for one in found} <= {CallsStopped, str}
+
+
+def test_a_stopped_call_gives_its_permit_back() -> None:
+    async def main() -> str:
+        through, one = runner(), Script(5.0).operation(Limit("t:api", concurrency=1))
+        calls = [asyncio.create_task(through.run(one, "a", n)) for n in range(9)]
+        await asyncio.sleep(0.01)
+        through.stop_calls()
+        await asyncio.gather(*calls, return_exceptions=True)
+        through.allow_calls()
+        return await through.run(one, "a", 4)
+
+    assert virtual_time.run(main()) == "a4"
+
+
+def test_a_waiting_call_that_is_cancelled_and_stopped_at_once_is_cancelled() -> None:
+    async def main() -> None:
+        through, one = runner(), Script(5.0, 5.0).operation(Limit("t:api", concurrency=1))
+        _, waiting = (asyncio.create_task(through.run(one, "a", n)) for n in range(2))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        through.stop_calls()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    virtual_time.run(main())
 
 
 def test_a_cancelled_waiter_gives_its_permit_back() -> None:

@@ -1,0 +1,122 @@
+"""Ctrl-C, SIGTERM, pause and cancel of the real command: what waits for its turn has begun nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max_connectors.acme_service import Server, Service, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+AT_ONCE = 8  # requests that acme's limit admits
+
+
+class Gate(Service):
+    """A service that holds every listing of tasks and files until it is opened, and counts them."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.listings = 0
+        self.is_full, self.opened = threading.Event(), asyncio.Event()
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any = None) -> Any:
+        """The service's own answer."""
+        if path.endswith(("/tasks", "/files")):
+            self.listings += 1
+            if self.listings == AT_ONCE:
+                self.is_full.set()
+            await self.opened.wait()
+        return await super().answer(method, path, query, body)
+
+
+class Serving:
+    """A gate that is served in a thread of its own, and a project that is connected to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started = folder, threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.thread.start()
+        self.started.wait()
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
+        self.environment = {**os.environ, "PYTHONPATH": paths, "TOKEN": "a-token"}
+        self.max("init")
+        self.max("connect", "acme", "--set", f"base_url={self.url}", "--credential", "token=env:TOKEN")
+
+    async def _serve(self) -> None:
+        self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
+        self.gate = Gate(Settings(projects=20, tasks=3))
+        async with Server(self.gate, "a-token") as server:
+            self.url = server.url
+            self.started.set()
+            await self.ended.wait()
+
+    def open(self) -> None:
+        """Let every request through."""
+        self.loop.call_soon_threadsafe(self.gate.opened.set)
+
+    def stop(self) -> None:
+        """End the service."""
+        self.loop.call_soon_threadsafe(self.ended.set)
+        self.thread.join()
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """A command in a process of its own."""
+        command, pipe = [sys.executable, "-m", "max", *words], subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def max(self, *words: str, status: int = 0) -> str:
+        """What a command prints."""
+        process = self.begin(*words)
+        output, errors = process.communicate()
+        assert process.returncode == status, output + errors
+        return output
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    """A served gate with a connected project."""
+    one = Serving(tmp_path)
+    yield one
+    one.open()
+    one.stop()
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "pause"])
+def test_a_sync_ends_with_the_requests_that_were_sent(serving: Serving, how: str) -> None:
+    process = serving.begin("sync", "acme", "-o", "ndjson")
+    serving.gate.is_full.wait()
+    if how == "pause":
+        assert "pauses after the requests under way" in serving.max("pause", "acme")
+    else:
+        process.send_signal(signal.Signals[how])
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("state") == "pending":
+            break  # what waited has gone back, while every request is still held
+    serving.open()
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert serving.gate.listings == AT_ONCE
+    assert json.loads(output.splitlines()[-1])["status"] == "paused"
+    serving.max("resume", "acme")
+    assert serving.gate.listings == 2 * 2 * 20, "each collection is listed once"
+
+
+def test_a_cancelled_sync_ends_although_its_requests_are_not_answered(serving: Serving) -> None:
+    process = serving.begin("sync", "acme", "--json")
+    serving.gate.is_full.wait()
+    assert "ends at once" in serving.max("cancel", "acme")
+    output, errors = process.communicate()
+    assert (process.returncode, json.loads(output)["status"]) == (1, "cancelled"), errors
+    assert serving.gate.listings == AT_ONCE
