@@ -24,8 +24,10 @@ def serving(records: int, size: int, latency: float = 0.0) -> Iterator[str]:
     line = [sys.executable, "-m", "bench.http_server", str(records), str(size), str(latency)]
     with subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
 
 def rendered(records: int, size: int) -> list[bytes]:

@@ -1,13 +1,13 @@
 """The vocabulary's face: bound queries, options, and the protocols that the parts promise each other.
 
-Nothing here touches a file, clock, thread, event loop or database, so every layer above may use
-every name.  The data itself is in model/.
+Nothing here touches a file, clock, event loop or database, and a thread in ``in_thread`` alone, so
+every layer above may use every name.  The data itself is in model/.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from .model.entities import E, P
 from .model.query import NO_LIMIT, PAGE_SIZE, C, Query
@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
     )
     from .model.values import Json
 
+T = TypeVar("T")
+
 
 def logger(part: str) -> Logger:
     """The logger ``max.PART``, below the package's own name; silent unless the program sets up logging."""
@@ -52,6 +54,19 @@ def logger(part: str) -> Logger:
     if not package.handlers:
         package.addHandler(logging.NullHandler())
     return package.getChild(part)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread of its own, which ends with the work."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    thread = ThreadPoolExecutor(1, "max-project")
+    result = asyncio.get_running_loop().run_in_executor(thread, work)
+    try:
+        return await result
+    finally:  # after a cancellation the work goes on, and its thread ends with it
+        thread.shutdown(wait=not result.cancelled())
 
 
 class BoundQuery(Query[E]):

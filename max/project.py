@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from .core import InstallationInfo
+from .core import InstallationInfo, in_thread
 from .errors import ProjectError, UnknownName
-from .installations.files import in_thread
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
 

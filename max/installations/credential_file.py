@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from .files import FileLock, broken, encoded, in_thread, locked, read_object, replace_file, translated
+from ..core import in_thread
+from .files import FileLock, broken, encoded, locked, read_object, replace_file, translated
 
 CREDENTIALS = "credentials.json"
 LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes

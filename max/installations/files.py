@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -175,16 +175,3 @@ def translated(path: Path) -> Iterator[None]:
         problem = error.strerror or str(error)
         place = error.filename or path
         raise ProjectError(f"{place}: {problem}", hint=hints.get(problem, ""), path=str(place)) from error
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread of its own, which ends with the work."""
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    thread = ThreadPoolExecutor(1, "max-project")
-    result = asyncio.get_running_loop().run_in_executor(thread, work)
-    try:
-        return await result
-    finally:  # after a cancellation the work goes on, and its thread ends with it
-        thread.shutdown(wait=not result.cancelled())

@@ -21,6 +21,7 @@ from ..model.query import Batch, Page
 from ..model.values import is_text
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, is_raised_by_loader
+from .turns import Turns
 
 Valid = Callable[[Any], bool]
 
@@ -69,7 +70,7 @@ class LoaderCaller:
     """Calls the loaders of one connector; LoaderFault when one returns what it does not declare."""
 
     def __init__(self, connector: Connector[Any, Any]) -> None:
-        self._name = connector.name
+        self._name, self._turns = connector.name, Turns()
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
     async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: LoaderEnv) -> Batch[Any]:
@@ -117,7 +118,7 @@ class LoaderCaller:
         """
         env = cast(LoaderEnv, arguments[-1])
         try:
-            response = await loader.load(*arguments)
+            response = await self._turns.paced(loader.load(*arguments))
         except BaseException as error:
             if not is_raised_by_loader(error):
                 raise

@@ -19,6 +19,7 @@ The HTTP library is behind ``Transport``, so a test or an embedding program can 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
-from ..core import Lifecycle
+from ..core import Lifecycle, in_thread
 from ..errors import (
     LONGEST_WAIT,
     BadCredentials,
@@ -634,34 +635,40 @@ class _Httpx2Transport(Transport):
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._clients: dict[bool, httpx2.AsyncClient] = {}  # with encryption, and without
+        self._opening = asyncio.Lock()
 
-    def open(self, *, secure: bool) -> httpx2.AsyncClient:
-        """An open client; MissingExtra when the library is not installed.
+    async def open(self, *, secure: bool) -> httpx2.AsyncClient:
+        """An open client; MissingExtra when the library is not installed."""
+        async with self._opening:
+            if secure not in self._clients:
+                self._clients[secure] = await in_thread(lambda: self._opened(secure))
+        return self._clients[secure]
+
+    def _opened(self, secure: bool) -> httpx2.AsyncClient:
+        """A new client.  Its import and its certificates would hold the loop for a tenth of a second.
 
         Without encryption it loads no certificates: a third of the start-up.
         """
-        if secure not in self._clients:
-            try:
-                import httpx2
-            except ImportError as error:
-                raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
-            self._clients[secure] = httpx2.AsyncClient(
-                timeout=self._timeout,
-                verify=secure,
-                headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
-                limits=httpx2.Limits(max_keepalive_connections=CONNECTIONS),
-            )
-        return self._clients[secure]
+        try:
+            import httpx2
+        except ImportError as error:
+            raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
+        return httpx2.AsyncClient(
+            timeout=self._timeout,
+            verify=secure,
+            headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
+            limits=httpx2.Limits(max_keepalive_connections=CONNECTIONS),
+        )
 
     async def aclose(self) -> None:
-        """Close every connection; the next request opens a client again."""
-        clients, self._clients = self._clients, {}
+        """Close every connection; the next request opens a client again, perhaps in another loop."""
+        clients, self._clients, self._opening = self._clients, {}, asyncio.Lock()
         for client in clients.values():
             await client.aclose()
 
     async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
         """As Transport says; errors of httpx2 are translated here and nowhere else."""
-        client, answered = self.open(secure=request.url.startswith("https:")), False
+        client, answered = await self.open(secure=request.url.startswith("https:")), False
         import httpx2
 
         call = client.stream(request.method, request.url, headers=dict(request.headers), content=request.body)

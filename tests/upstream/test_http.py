@@ -939,6 +939,26 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.hint == "pip install 'max-sync[http]'"
 
 
+def test_the_first_request_imports_the_library_in_a_thread_so_that_the_loop_stays_free() -> None:
+    code = """
+import asyncio, sys, threading, max.upstream.http, max.testing
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "httpx2":
+            threads.append(threading.current_thread())
+threads = []
+sys.meta_path.insert(0, Watch())
+client = max.upstream.http.HttpClient("http://localhost:1", max.testing.credentials_for("http://localhost:1"))
+async def main():
+    await asyncio.gather(client.get("/"), client.get("/"), return_exceptions=True)
+    await client.stop()
+asyncio.run(main())
+sys.exit(len(threads) != 1 or threads[0] is threading.main_thread())
+"""
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
 def test_importing_and_starting_a_client_does_not_import_the_library() -> None:
     code = """
 import asyncio, sys, max.upstream.http, max.testing
