@@ -200,6 +200,8 @@ class Connector(Generic[Conf, C]):
         entities, roots = list(self.schema.entities.values()), self.schema.roots
         object.__setattr__(self, "schema", Schema(entities, roots=roots, connector=self.name))
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
+        for entity in entities:
+            _check_width(entity, self.resolver, f"{self.name}: schema")
 
     @property
     def policy(self) -> SchemaPolicy:
@@ -222,6 +224,7 @@ AnyConnector = Connector[Any, Any]
 # Everything that can be checked without running a connector is checked when it is made.  A check
 # is given an attribute's value, the connector, and the place that an error names.
 
+MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
 CONNECTOR_NAME = re.compile(r"(?!(?:max|sqlite)(?:_|$))[a-z][a-z0-9_]{0,47}", re.ASCII)
 CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 
@@ -229,6 +232,16 @@ CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 def _check_schema(schema: object, connector: AnyConnector, where: str) -> None:
     if not isinstance(schema, Schema):
         raise ConnectorError(f"{where} is {schema!r}, not a Schema")
+
+
+def _check_width(entity: type[Entity], resolver: Resolver, where: str) -> None:
+    fields, groups = len(entity.types()), len(resolver.load_groups(entity))
+    if fields + groups > MOST_COLUMNS:
+        raise ConnectorError(
+            f"{where}: {entity.__name__} has {fields:,} fields, which arrive in {groups:,} groups;"
+            f" both together may be {MOST_COLUMNS:,} at most",
+            hint="put what is rarely asked for into one field, such as Field[dict[str, Json]]",
+        )
 
 
 def _check_config(config: object, connector: AnyConnector, where: str) -> None:

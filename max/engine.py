@@ -107,7 +107,9 @@ class SqliteEngine(Engine):
         """Upsert in one transaction."""
         delivery = Delivery(entities, requested_at or 0.0)
         dated = requested_at is not None
-        return await self._database.transact(lambda c: self.tables.write(c, delivery, dated=dated))
+        return await self._database.transact(
+            lambda c: self.tables.write(c, delivery, dated=dated, strict=True)
+        )
 
     def prepare_write(self, delivery: Delivery) -> Write:
         """The work that stores a delivery inside a transaction of this engine's database."""

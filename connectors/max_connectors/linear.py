@@ -55,7 +55,6 @@ from max.connecting import (
     Retry,
     RunCode,
     Schema,
-    SchemaContract,
     SecretInput,
     SignIn,
     Step,
@@ -882,6 +881,5 @@ connector = Connector(
         RunCode(remember_organization),
     ],
     # an invalid row does not stop the others
-    contracts={source.entity: SchemaContract.QUARANTINE for source in SOURCES},
     operations=[get_organization, list_project_teams, OAUTH.renewal, *LISTINGS],
 )

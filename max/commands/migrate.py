@@ -139,7 +139,7 @@ def run_quarantine(options: Options) -> Answer:
 def quarantined_row(one: Quarantined) -> list[str]:
     """A quarantined row as a row of the table."""
     name = f"{one.entity}:{one.id}" if one.id else one.entity
-    return [name, ", ".join(one.fields), one.expected, one.actual, ago(one.at, time.time())]
+    return [name, ", ".join([one.place, *one.fields[1:]]), one.expected, one.actual, ago(one.at, time.time())]
 
 
 def quarantined_json(one: Quarantined) -> Json:

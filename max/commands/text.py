@@ -264,7 +264,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+        return value.astimezone(UTC).isoformat(" ", "minutes")[:16]  # strftime cuts the year 0001
     if isinstance(value, Ref):
         return sanitize(value.id)
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):

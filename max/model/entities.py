@@ -38,14 +38,16 @@ from typing import (
 )
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
+from .json_types import ANY, json_reader, json_type
 from .struct import LazySignature, Struct, short
-from .values import CHECKS, EXPECTED, LONGEST_ID, Json, Kind, datetime_text, is_id, is_text
+from .values import EXPECTED, LONGEST_ID, READERS, InvalidValue, Json, Kind, datetime_text, is_id, is_valid
 
 V = TypeVar("V")
 W = TypeVar("W")
 E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
 
+LONGEST_PATH = 200  # characters by which an error names a record
 RESERVED = frozenset({"ref", "types", "children", "to_dict"})  # Entity's own names; no field may take them
 
 
@@ -135,11 +137,12 @@ class RefKey(Struct):
 
 
 class FieldType(Struct):
-    """What a field holds: its kind, whether None is allowed, and a ref's target."""
+    """What a field holds: its kind, whether None is allowed, a ref's target, the type of JSON data."""
 
     kind: Kind
     optional: bool = False
     target: type[Entity] | None = None
+    shape: str = ANY
 
     @classmethod
     def of(cls, hint: object, where: str) -> FieldType:
@@ -153,8 +156,10 @@ class FieldType(Struct):
             kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
             if kind is Kind.REF:
                 return cls(kind, optional, _entity_of(typing.get_args(one), where))
+            if kind is Kind.JSON:  # JSON has a null of its own
+                return cls(kind, optional or one is Any, None, json_type(one, where))
             if kind is not None:
-                return cls(kind, optional or one is Any)  # JSON has a null of its own
+                return cls(kind, optional)
         raise SchemaError(
             f"{where} is annotated {hint!r}, which no column can hold",
             hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
@@ -162,24 +167,41 @@ class FieldType(Struct):
 
     @property
     def label(self) -> str:
-        """The kind in words: ``text``, ``a ref to User``."""
+        """The kind in words: ``text``, ``a ref to User``, ``list[str]``."""
+        if self.kind is Kind.JSON:
+            return self.shape
         return f"a ref to {self.target.__name__}" if self.target else str(self.kind)
 
     @property
     def expected(self) -> str:
         """The valid values, in words."""
-        words = self.label if self.target else EXPECTED[self.kind]
+        words = self.label if self.target or self.shape != ANY else EXPECTED[self.kind]
         return f"{words}, or null" if self.optional else words
+
+    def read(self, value: object) -> Any:
+        """A value as the database holds it: times as text in UTC, refs as ids; InvalidValue."""
+        if value is None:
+            if self.optional:
+                return None
+            raise InvalidValue(self.expected, None)
+        if self.kind is Kind.REF:
+            return self._id_of(value)
+        try:
+            return json_reader(self.shape)(value) if self.kind is Kind.JSON else READERS[self.kind](value)
+        except InvalidValue as wrong:
+            if not wrong.path:
+                wrong.expected = self.expected
+            raise
+
+    def _id_of(self, value: object) -> str:
+        local = isinstance(value, Ref) and value.scope.installation is None
+        if not local or cast(Any, value).entity is not self.target or not is_id(cast(Any, value).id):
+            raise InvalidValue(self.expected, value)
+        return str(cast(Any, value).id)
 
     def check(self, value: object) -> bool:
         """Whether a value is valid."""
-        if value is None:
-            return self.optional
-        if self.kind is Kind.REF:
-            if not isinstance(value, Ref) or value.entity is not self.target:
-                return False
-            return value.scope.installation is None and value.id != "" and is_text(value.id)
-        return CHECKS[self.kind](value)
+        return is_valid(self.read, value)
 
     def to_json(self, value: Any) -> Json:
         """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
@@ -187,11 +209,7 @@ class FieldType(Struct):
             return None
         if self.kind is Kind.DATETIME:
             return datetime_text(value) + "Z"
-        if self.kind is Kind.DATE:
-            return value if isinstance(value, str) else value.isoformat()
-        if self.kind is Kind.REF:
-            return value.id
-        return float(value) if self.kind is Kind.REAL else value
+        return value if self.kind in (Kind.TEXT, Kind.BOOLEAN, Kind.JSON) else self.read(value)
 
     def from_json(self, data: Json) -> Any:
         """The inverse of to_json."""
@@ -688,14 +706,32 @@ def values_of(entity: Entity) -> Mapping[str, Any]:
     return types.MappingProxyType(entity._values)
 
 
+ID_EXPECTED = f"a text that is not empty, without NUL, of at most {LONGEST_ID:,} characters"
+
+
+def invalid_fields(entity: Entity) -> dict[str, InvalidValue]:
+    """What is wrong with each invalid field of a record; empty for a valid record."""
+    wrong: dict[str, InvalidValue] = {}
+    if not is_id(entity._values["id"]):
+        wrong["id"] = InvalidValue(ID_EXPECTED, entity._values["id"])
+    for name, holds in type(entity).types().items():
+        try:
+            if name in entity._values:
+                holds.read(entity._values[name])
+        except InvalidValue as error:
+            wrong[name] = error
+    return wrong
+
+
 def check_entity(entity: Entity) -> list[Mismatch]:
     """Every invalid value of a record, with its path."""
-    where = short(Ref(type(entity), entity._values["id"]))
-    wrong = []
-    if not is_id(entity._values["id"]):
-        expected = f"a text that is not empty, without NUL, of at most {LONGEST_ID:,} characters"
-        wrong.append(Mismatch(f"{where}.id", expected, entity._values["id"]))
-    for name, holds in type(entity).types().items():
-        if name in entity._values and not holds.check(entity._values[name]):
-            wrong.append(Mismatch(f"{where}.{name}", holds.expected, entity._values[name]))
-    return wrong
+    where = short_path(type(entity).__name__, entity._values["id"])
+    wrong = invalid_fields(entity).items()
+    return [Mismatch(f"{where}.{name}{one.path}", one.expected, one.actual) for name, one in wrong]
+
+
+def short_path(entity: str, id: object) -> str:
+    """A record as paths name it, ``Entity:id``, with the beginning of a long id."""
+    text = f"{entity}:{id}"
+    text = text if text.isprintable() else repr(text)[1:-1]  # an id may hold any text
+    return text if len(text) <= LONGEST_PATH else f"{text[: LONGEST_PATH - 1]}…"

@@ -43,7 +43,7 @@ from .entities import (
     Synced,
     find_field,
 )
-from .values import Kind
+from .values import INTEGER_LIMIT, Kind, moment_of
 
 DEPTH = 50  # how deep parentheses and NOT may nest
 CONDITIONS = 500  # per filter; SQLite allows expressions 1,000 levels deep
@@ -326,7 +326,7 @@ class _Parser:
             age = AGE.fullmatch(text) if holds.kind in (Kind.DATETIME, Kind.DATE) else None
             value = self._shifted(age, token, holds) if age else READERS[holds.kind](text, holds)
             fits = holds.check(value)
-        except (ValueError, OverflowError, RecursionError):
+        except (ValueError, ArithmeticError, RecursionError):
             fits = False
         if not fits:
             expected = EXPECTED.get(holds.kind, holds.expected)
@@ -371,9 +371,15 @@ def _spelled(field: FieldOf[Any, Any]) -> str:
 
 
 def _integer(text: str) -> int:
-    if not INTEGER.fullmatch(text):
+    """``3``, ``3.0`` and ``1e3``, exactly."""
+    if INTEGER.fullmatch(text):
+        return int(text)
+    from decimal import Decimal  # slow to import, and most integers have digits alone
+
+    number = Decimal(text if NUMBER.fullmatch(text) else "")
+    if abs(number) > INTEGER_LIMIT or number != int(number):
         raise ValueError(text)
-    return int(text)
+    return int(number)
 
 
 def _real(text: str) -> float:
@@ -387,7 +393,7 @@ def _boolean(text: str) -> bool:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    moment = moment_of(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

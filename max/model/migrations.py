@@ -21,14 +21,15 @@ from .struct import Struct
 class SchemaContract(StrEnum):
     """What an upgrade or an invalid value may do to one entity.
 
-    EVOLVE: an upgrade may change its schema; an invalid value fails its whole page.
-    FREEZE: an upgrade that would change its schema is refused; values as with EVOLVE.
-    QUARANTINE: as EVOLVE, but an invalid row is kept aside and the rest of its page is stored.
+    QUARANTINE, the default: an upgrade may change its schema; an invalid row is kept aside, and the
+    rest of its page is stored.
+    FREEZE: an upgrade that would change its schema is refused; values as with QUARANTINE.
+    STRICT: upgrades as with QUARANTINE, but an invalid value fails its whole page.
     """
 
-    EVOLVE = "evolve"
-    FREEZE = "freeze"
     QUARANTINE = "quarantine"
+    FREEZE = "freeze"
+    STRICT = "strict"
 
 
 class RenameField(Struct):
@@ -124,7 +125,11 @@ class SchemaPolicy(Struct):
 
     def contract(self, entity: str) -> SchemaContract:
         """The contract of an entity, by name."""
-        return self.contracts.get(entity, SchemaContract.EVOLVE)
+        return self.contracts.get(entity, SchemaContract.QUARANTINE)
+
+    def is_strict(self, entity: str) -> bool:
+        """Whether an invalid value of the entity fails its page."""
+        return self.contract(entity) is SchemaContract.STRICT
 
 
 NO_POLICY = SchemaPolicy()

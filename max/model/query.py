@@ -87,7 +87,7 @@ class QueryPage(Struct, Generic[E]):
 
 
 ID = FieldType(Kind.TEXT)
-WITHOUT_KIND = (Op.CONTAINS, Op.STARTS_WITH, Op.IS_LOADED)  # their values are texts, whatever the field holds
+OF_TEXTS = (Op.CONTAINS, Op.STARTS_WITH)  # their values are texts, whatever the field holds
 
 
 class Order(Struct):
@@ -189,9 +189,9 @@ def _condition(entity: type[Entity], condition: object, now: float | None) -> Fi
         raise TypeError(f"where() takes filters or text, not {condition!r}{hint}")
     for one in _comparisons(condition):
         _own(entity, one.path[0], "where")
-        if isinstance(one, Compare) and one.op not in WITHOUT_KIND:
+        if isinstance(one, Compare) and one.op is not Op.IS_LOADED:
             for value in one.value if one.op is Op.IN else (one.value,):
-                check_value(one.path[-1], value)
+                check_value(one.path[-1], value, ID if one.op in OF_TEXTS else None)
     return condition
 
 
@@ -205,9 +205,9 @@ def _comparisons(condition: Filter[Any]) -> list[Compare[Any] | Synced[Any]]:
     return [one for part in parts for one in _comparisons(part)]
 
 
-def check_value(field: FieldOf[Any, Any], value: object) -> None:
+def check_value(field: FieldOf[Any, Any], value: object, holds: FieldType | None = None) -> None:
     """UsageError unless a field can be compared with a value; None means an empty one."""
-    holds = ID if field.name == "id" else field.type
+    holds = holds or field.type
     if value is not None and not holds.check(value):
         raise UsageError(f"{field!r} holds {holds.expected}, not {value!r}")
 

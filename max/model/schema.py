@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import SchemaError, UnknownName
 from .entities import Entity, Field, FieldOf, FieldType, Many, ManyOf, resolve
+from .json_types import ANY
 from .struct import Struct
 from .values import Json, Kind
 
@@ -173,6 +174,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 "kind": str(holds.kind),
                 "optional": holds.optional,
                 "target": holds.target.__name__ if holds.target else None,
+                **({"shape": holds.shape} if holds.kind is Kind.JSON else {}),
                 "description": entity._fields[name].description,
                 "searchable": entity._fields[name].searchable,
             }
@@ -205,4 +207,4 @@ def _pointing_back(child: type[Entity], field: str) -> Callable[[], FieldOf[Any,
 
 def _type_from_json(data: Json, made: Mapping[str, type[Entity]]) -> FieldType:
     target = made[data["target"]] if data["target"] else None
-    return FieldType(Kind(data["kind"]), data["optional"], target)
+    return FieldType(Kind(data["kind"]), data["optional"], target, data.get("shape", ANY))

@@ -109,7 +109,8 @@ class ListingPosition(Struct):
     ``number`` counts pages from 0, ``cursor`` is the next page's.  ``began`` is when the first
     request began.  ``sync_token`` is where the last listing ended, ``newest`` where this one
     would.  ``delta``: only changes are listed.  ``listed`` counts items, ``total`` has the least
-    and the most that the source said it has, ``first`` is a hash of the first page.
+    and the most that the source said it has, ``first`` is a hash of the first page.  ``nameless``:
+    the id of some row is invalid.
     """
 
     number: int = 0
@@ -121,6 +122,7 @@ class ListingPosition(Struct):
     listed: int = 0
     total: tuple[int, int] | None = None
     first: str | None = None
+    nameless: bool = False
 
 
 class MissingSearch(Struct):

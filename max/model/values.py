@@ -1,19 +1,45 @@
-"""Values: the kinds of field, what makes a value of each valid, and how times are written."""
+"""Values: the kinds of field, and for each kind the one reader that says what is valid.
+
+Rule 1: a value is read, not just checked.  A reader takes what a loader, a filter or a cursor gives,
+and returns the value as JSON data holds it, or raises InvalidValue.  Whatever has the same meaning
+becomes the same value: 3.0 is 3 in an integer field, and every way to write a time is one text.
+
+Rule 2: JSON's types are not Python's.  JSON has one kind of number, so an integer field accepts 3.0 and
+a float field accepts 2**60; true and false are no numbers; NaN and infinity do not exist.
+
+Rule 3: what some database cannot hold is the same everywhere.  NUL in a text becomes U+FFFD, the
+replacement character, when the text is stored or compared.  An id with a NUL is invalid, since two ids
+must not become one.  Half a surrogate pair is invalid in every text.
+
+Times: every valid RFC 3339 time, and what else ISO 8601 has.  They are held in UTC, in microseconds,
+in the years 1 to 9999.  Further digits are cut.  A leap second, 23:59:60, is the last microsecond
+of its day, so it never moves to the next one; 24:00 is the next day's 00:00.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
+Reader: TypeAlias = Callable[[object], Any]  # raises InvalidValue
+JsonReader: TypeAlias = "Callable[[object, int], Json]"  # of a value, and how deep it may nest
+
 INTEGER_LIMIT = 2**63  # SQLite stores integers in 64 bits, signed
 JSON_BITS = 4096  # of an integer in JSON data; Python refuses to write those beyond 4300 digits
-EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
+JSON_DEPTH = 200  # lists and objects inside one another; recursion ends far deeper
 LONGEST_ID = 10_000  # characters; whatever is longer identifies nothing
-UTC_MARKS = ("--T::Z", "--T::.")  # the separators in 2026-01-31T09:30:00Z and …00.5Z
+REPLACED = "\ufffd"  # in place of NUL, at which SQLite's functions end a text and which Postgres refuses
+# A time that datetime.fromisoformat refuses, or refused in some version of Python.
+UNUSUAL = re.compile(
+    r"(?P<day>\d{4}-?\d\d-?\d\d)[Tt ](?P<hour>\d\d)(?P<minute>:?\d\d)"
+    r"(?:(?P<second>:?\d\d)(?P<fraction>[.,]\d+)?)?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
 
 
 class Kind(StrEnum):
@@ -32,12 +58,28 @@ class Kind(StrEnum):
 EXPECTED = {
     Kind.TEXT: "text that UTF-8 can encode",
     Kind.INTEGER: "an integer of at most 64 bits",
-    Kind.REAL: "a finite number",
+    Kind.REAL: "a finite number that a float holds exactly",
     Kind.BOOLEAN: "true or false",
     Kind.DATETIME: "a time with its zone (an aware datetime, or its ISO 8601 text)",
     Kind.DATE: "a date (or its ISO 8601 text)",
     Kind.JSON: "JSON data",
 }
+
+
+class InvalidValue(ValueError):
+    """A value does not fit: what was expected, what was given, and where inside JSON data (``[3].name``)."""
+
+    def __init__(self, expected: str, actual: object, path: str = "") -> None:
+        super().__init__(expected)
+        self.expected, self.actual, self.path = expected, actual, path
+
+    def inside(self, step: str) -> Self:
+        """The same, seen from one level further out."""
+        self.path = step + self.path
+        return self
+
+
+# -- texts and numbers -------------------------------------------------------------------
 
 
 def is_text(value: object) -> bool:
@@ -52,92 +94,187 @@ def is_text(value: object) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """A text that can identify an entity; no NUL, at which SQLite's JSON functions cut a text."""
+    """A text that can identify an entity: not empty, not too long, and without NUL."""
     return is_text(value) and 0 < len(str(value)) <= LONGEST_ID and "\0" not in str(value)
 
 
-def is_json(value: object) -> bool:
-    """Data that is equal after a trip through JSON: no NaN, no tuples, only text keys."""
+def read_text(value: object) -> str:
+    """A text; NUL becomes U+FFFD."""
+    if not is_text(value):
+        raise InvalidValue(EXPECTED[Kind.TEXT], value)
+    return str(value).replace("\0", REPLACED)
+
+
+def read_integer(value: object) -> int:
+    """An integer, also when it is written as 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
+        raise InvalidValue(EXPECTED[Kind.INTEGER], value)
+    return int(value)
+
+
+def read_real(value: object) -> float:
+    """A finite float, also when it is written as an integer."""
     try:
-        return _is_json(value)
-    except RecursionError:
-        return False
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number != value:
+        raise InvalidValue(EXPECTED[Kind.REAL], value)
+    return number
 
 
-def _is_json(value: object) -> bool:
-    if value is None or isinstance(value, bool):
-        return True
-    if isinstance(value, int):
-        return value.bit_length() <= JSON_BITS
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, str):
-        return is_text(value)
-    if isinstance(value, list):
-        return all(map(_is_json, value))
-    return isinstance(value, dict) and all(is_text(k) and _is_json(v) for k, v in value.items())
+def read_boolean(value: object) -> bool:
+    """True or False, and no number."""
+    if not isinstance(value, bool):
+        raise InvalidValue(EXPECTED[Kind.BOOLEAN], value)
+    return value
 
 
-def is_real(value: object) -> bool:
-    """A finite float, or an integer that a float holds exactly."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= EXACT_FLOAT
+# -- times -------------------------------------------------------------------------------
 
 
-def is_datetime(value: object) -> bool:
-    """An aware datetime that exists in UTC, or its ISO 8601 text."""
+def moment_of(text: str) -> datetime:
+    """The time that a text means, aware when the text names a zone; ValueError for any other text."""
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if not isinstance(moment, datetime) or moment.utcoffset() is None:
-            return False
-        return bool(moment.astimezone(UTC))
-    except (ValueError, OverflowError):
-        return False
-
-
-def is_date(value: object) -> bool:
-    """A date that is not a datetime, or its ISO 8601 text."""
-    if not isinstance(value, str):
-        return isinstance(value, date) and not isinstance(value, datetime)
-    try:
-        return date.fromisoformat(value).isoformat() == value
+        return datetime.fromisoformat(text)
     except ValueError:
-        return False
+        return _unusual_moment(text)
 
 
-CHECKS: dict[Kind, Callable[[object], bool]] = {
-    Kind.TEXT: is_text,
-    Kind.INTEGER: lambda v: (
-        isinstance(v, int) and not isinstance(v, bool) and -INTEGER_LIMIT <= v < INTEGER_LIMIT
-    ),
-    Kind.REAL: is_real,
-    Kind.BOOLEAN: lambda v: isinstance(v, bool),
-    Kind.DATETIME: is_datetime,
-    Kind.DATE: is_date,
-    Kind.JSON: is_json,
-}
+def _unusual_moment(text: str) -> datetime:
+    """A time with a leap second, with the hour 24, or with a small z."""
+    found = UNUSUAL.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    hour, minute, second = found["hour"], found["minute"], found["second"] or ""
+    leap, midnight = second.endswith("60"), hour == "24"
+    clock = f"{'00' if midnight else hour}{minute}{second.replace('60', '59')}{found['fraction'] or ''}"
+    moment = datetime.fromisoformat(f"{found['day']}T{clock}")
+    zone = None
+    if found["zone"]:
+        zone = datetime.fromisoformat(f"2000-01-01T00{found['zone'].upper()}").utcoffset()
+        moment -= zone or timedelta(0)
+    if midnight:
+        if clock.strip("0:.,"):
+            raise ValueError(text)
+        moment += timedelta(days=1)
+    if leap:
+        if (moment.hour, moment.minute) != (23, 59):
+            raise ValueError(text)
+        moment = moment.replace(microsecond=999_999)
+    return moment if zone is None else moment.replace(tzinfo=UTC)
 
 
-def datetime_text(value: datetime | str) -> str:
+def datetime_text(value: object) -> str:
     """A time as text that sorts in time order: UTC, no zone, no trailing zeros.
 
-    ``2026-01-31T09:30:00.5``: SQLite's date functions read it as UTC.  A text that is in UTC
-    already is cut and not parsed and written again.
+    ``2026-01-31T09:30:00.5``: SQLite's date functions read it as UTC.
     """
-    if isinstance(value, str):
-        moment = datetime.fromisoformat(value)
-        if value[-1] == "Z" and value[4:20:3] in UTC_MARKS and (len(value) == 20 or value[20:-1].isdigit()):
-            return _without_zeros(value[:26].rstrip("Z"))
-        value = moment
-    return _without_zeros(value.astimezone(UTC).isoformat()[:-6])
+    try:
+        moment = moment_of(value) if isinstance(value, str) else value
+        if isinstance(moment, datetime) and moment.utcoffset() is not None:
+            return utc_text(moment if moment.tzinfo is UTC else moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidValue(EXPECTED[Kind.DATETIME], value)
 
 
-def _without_zeros(text: str) -> str:
-    """The text without trailing zeros of a second's fraction."""
-    return text.rstrip("0").rstrip(".") if len(text) > 19 else text
+def utc_text(moment: datetime) -> str:
+    """A time in UTC as datetime_text has it."""
+    text = moment.isoformat()
+    return text[:19] if len(text) == 25 else text[:26].rstrip("0")
 
 
 def datetime_of(text: str) -> datetime:
     """The inverse of datetime_text: aware, in UTC."""
     return datetime.fromisoformat(text + "Z")
+
+
+def is_datetime(value: object) -> bool:
+    """Whether datetime_text accepts a value."""
+    return is_valid(datetime_text, value)
+
+
+def date_text(value: object) -> str:
+    """A date as ``2026-01-31``; a datetime is no date."""
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            pass
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    raise InvalidValue(EXPECTED[Kind.DATE], value)
+
+
+# -- JSON data ---------------------------------------------------------------------------
+
+
+def read_json(value: object, depth: int = JSON_DEPTH) -> Json:
+    """Data that is equal after a trip through JSON: no NaN, no tuples, only text keys."""
+    if isinstance(value, str):
+        return read_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() <= JSON_BITS:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list):
+        return read_list(value, depth, read_json)
+    return read_object(value, depth, read_json)
+
+
+def read_list(value: object, depth: int, item: JsonReader, expected: str = EXPECTED[Kind.JSON]) -> Json:
+    """A list, each item read by ``item``; InvalidValue names the first one that does not fit."""
+    if not isinstance(value, list) or depth == 0:
+        raise InvalidValue(expected, value)
+    read = []
+    for number, one in enumerate(value):
+        try:
+            read.append(item(one, depth - 1))
+        except InvalidValue as wrong:
+            raise wrong.inside(f"[{number}]") from None
+    return read
+
+
+def read_object(value: object, depth: int, item: JsonReader, expected: str = EXPECTED[Kind.JSON]) -> Json:
+    """An object, each of its values read by ``item``; its keys are texts."""
+    if not isinstance(value, dict) or depth == 0:
+        raise InvalidValue(expected, value)
+    read = {}
+    for key, one in value.items():
+        try:
+            read[read_text(key)] = item(one, depth - 1)
+        except InvalidValue as wrong:
+            raise wrong.inside(f".{key}" if str(key).isidentifier() else f"[{key!r}]") from None
+    return read
+
+
+def is_json(value: object) -> bool:
+    """Whether a value is JSON data."""
+    return is_valid(read_json, value)
+
+
+# -- readers -----------------------------------------------------------------------------
+
+READERS: dict[Kind, Reader] = {  # of each kind but refs, which name their entity
+    Kind.TEXT: read_text,
+    Kind.INTEGER: read_integer,
+    Kind.REAL: read_real,
+    Kind.BOOLEAN: read_boolean,
+    Kind.DATETIME: datetime_text,
+    Kind.DATE: date_text,
+    Kind.JSON: read_json,
+}
+
+
+def is_valid(reader: Reader, value: object) -> bool:
+    """Whether a reader accepts a value."""
+    try:
+        reader(value)
+    except InvalidValue:
+        return False
+    return True

@@ -39,7 +39,7 @@ from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
 from .catalogue import drop, has_part, migrate, put
-from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, quoted
+from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, joined, quoted
 from .rows import BITS, DECODERS, TableMapping
 
 PAGE = 1_000  # changes that are read or folded at a time
@@ -196,7 +196,7 @@ class ChangeLog(RenameOwner):
         fields, where = list(mapping.types), "t._removed_at IS NULL"
         if known is not None:
             fields = [name for name in fields if mapping.bits[name] not in known]
-            where += f" AND ({' OR '.join(mapping.loaded(name, 't') for name in fields) or FALSE})"
+            where += f" AND ({joined('OR', [mapping.loaded(name, 't') for name in fields]) or FALSE})"
         kind = "'created'" if known is None else "'updated'"
         number, dialect = entity_number(connection, mapping.entity.__name__), connection.dialect
         new = loaded_values(dialect, mapping, "t", fields)
@@ -368,7 +368,7 @@ def triggers(connection: Connection, mapping: TableMapping[Any]) -> dict[str, st
         f"CASE WHEN {new_visible} THEN {new} END",
     )
     columns = (*mapping.types, *mapping.bitmaps)
-    differs = " OR ".join(f"OLD.{c} IS DISTINCT FROM NEW.{c}" for c in map(quoted, columns))
+    differs = joined("OR", [f"OLD.{c} IS DISTINCT FROM NEW.{c}" for c in map(quoted, columns)])
     same = "OLD._id = NEW._id"
     ways = {
         "insert": ("INSERT", TRUE, created),

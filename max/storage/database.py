@@ -137,12 +137,21 @@ class Dialect(Protocol):
         """Whether the transaction itself is lost, and not just one statement of it."""
 
 
+GROUP = 100  # conditions that stand side by side
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true
 
 
 def quoted(name: str) -> str:
     """A name as SQL writes it: the only way in which a name enters a statement."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def joined(word: str, conditions: Sequence[str]) -> str:
+    """Conditions with AND or OR between them, in groups: an expression may not nest 1,000 deep."""
+    while len(conditions) > GROUP:
+        groups = [conditions[at : at + GROUP] for at in range(0, len(conditions), GROUP)]
+        conditions = [f"({f' {word} '.join(group)})" for group in groups]
+    return f" {word} ".join(conditions)
 
 
 Targets: TypeAlias = Callable[[str, str], str | None]  # the entity that a ref (entity, field) points at

@@ -40,7 +40,7 @@ from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
-from .database import TRUE, Connection, RenameOwner, Targets, quoted
+from .database import TRUE, Connection, RenameOwner, Targets, joined, quoted
 from .query_sql import Statement, run
 from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_for
 
@@ -240,10 +240,8 @@ class Freshness(RenameOwner):
         mapping = self._mappings[query.entity.__name__]
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
-        stale = " OR ".join(
-            f"coalesce({mapping.synced(field, 't')}, {NEVER}) < {statement.bind(before)}"
-            for field in _known(mapping, fields)
-        )
+        synced = [mapping.synced(field, "t") for field in _known(mapping, fields)]
+        stale = joined("OR", [f"coalesce({at}, {NEVER}) < {statement.bind(before)}" for at in synced])
         return self._ids(connection, statement, f"({condition}) AND ({stale or TRUE})", after, limit)
 
     def unlisted_ids(
@@ -369,10 +367,8 @@ class Freshness(RenameOwner):
         return found
 
     def _rows_with_newer(self, connection: Connection, mapping: TableMapping[Any]) -> str:
-        loads = " OR ".join(
-            f"t.{quoted(column)} IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
-            for column in mapping.load_columns.values()
-        )
+        newer = "IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
+        loads = joined("OR", [f"t.{quoted(column)} {newer}" for column in mapping.load_columns.values()])
         return f"""
             SELECT t._id, t._removed_at > :at FROM {quoted(mapping.table)} AS t
              WHERE t._id IN {connection.dialect.set_of(":ids")}

@@ -16,12 +16,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import InvalidEntity, Mismatch, shown
+from ..errors import InvalidEntity, shown
 from ..model.delivery import Delivery, ListingPage
-from ..model.entities import Entity, Ref, check_entity, values_of
-from ..model.migrations import SchemaContract, SchemaPolicy
+from ..model.entities import Entity, Ref, invalid_fields, short_path, values_of
+from ..model.migrations import SchemaPolicy
 from ..model.struct import Struct
-from ..model.values import Json, is_id, is_json
+from ..model.values import InvalidValue, Json, is_id, is_json
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, Targets
 from .freshness import Freshness
@@ -45,16 +45,17 @@ MIGRATIONS = (
         PRIMARY KEY (entity, id, digest)
     ) {by_key}
     """,
+    "ALTER TABLE _max_quarantine ADD COLUMN inside TEXT NOT NULL DEFAULT ''",  # the place in JSON data
 )
 KEEP = """
-    INSERT INTO _max_quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO _max_quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (entity, id, digest) DO UPDATE
        SET expected = excluded.expected, actual = excluded.actual, fields = excluded.fields,
            row = excluded.row, collection = excluded.collection, parent = excluded.parent,
-           sync = excluded.sync, at = excluded.at
+           sync = excluded.sync, at = excluded.at, inside = excluded.inside
 """
 KEPT = """
-    SELECT entity, id, expected, actual, fields, row, sync, at FROM _max_quarantine
+    SELECT entity, id, expected, actual, fields, inside, row, sync, at FROM _max_quarantine
      WHERE :entity IS NULL OR entity = :entity
      ORDER BY entity, id, digest
 """
@@ -89,6 +90,11 @@ class Quarantined(Struct):
     sync: str | None
     at: float
 
+    @property
+    def place(self) -> str:
+        """The first invalid field, and the place in its JSON data: ``labels[3]``."""
+        return self.path.removeprefix(f"{short_path(self.entity, self.id or self.row['id'])}.")
+
 
 class ValidatedRows(NamedTuple):
     """The valid rows of one entity, encoded; the ids of the invalid ones, and how many these are."""
@@ -105,7 +111,7 @@ class ValidatedRows(NamedTuple):
 
 
 class Quarantine(RenameOwner):
-    """Separates invalid rows from valid ones, for the entities whose contract says so."""
+    """Separates invalid rows from valid ones, unless an entity's contract is strict."""
 
     def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
         self._policy, self._freshness = policy, freshness
@@ -120,16 +126,18 @@ class Quarantine(RenameOwner):
         mapping: TableMapping[Any],
         entities: Sequence[Entity],
         delivery: Delivery,
+        *,
+        strict: bool,
     ) -> ValidatedRows:
-        """Encode the valid rows and keep the invalid ones; InvalidEntity without such a contract."""
+        """Encode the valid rows and keep the invalid ones; InvalidEntity when that is not allowed."""
         try:
             rows, wrong = ValidatedRows(mapping, mapping.encode(entities)), []
         except InvalidEntity:
-            if self._policy.contract(mapping.entity.__name__) is not SchemaContract.QUARANTINE:
+            if strict or self._policy.is_strict(mapping.entity.__name__):
                 raise
-            checked = [(one, check_entity(one)) for one in entities]
-            wrong = [(one, mismatches) for one, mismatches in checked if mismatches]
-            groups = mapping.encode([one for one, mismatches in checked if not mismatches])
+            checked = [(one, invalid_fields(one)) for one in entities]
+            wrong = [(one, fields) for one, fields in checked if fields]
+            groups = mapping.encode([one for one, fields in checked if not fields])
             ids = [one.id for one, _ in wrong if is_id(one.id)]
             rows = ValidatedRows(mapping, groups, ids, len({id(one) for one, _ in wrong}))
         self._release(connection, rows)
@@ -141,10 +149,10 @@ class Quarantine(RenameOwner):
         self,
         connection: Connection,
         mapping: TableMapping[Any],
-        wrong: Sequence[tuple[Entity, Sequence[Mismatch]]],
+        wrong: Sequence[tuple[Entity, Mapping[str, InvalidValue]]],
         delivery: Delivery,
     ) -> None:
-        rows = [_row(one, mismatches, delivery) for one, mismatches in wrong]
+        rows = [_row(one, fields, delivery) for one, fields in wrong]
         connection.executemany(KEEP, rows)
         for one, _ in wrong:
             names = [name for name in values_of(one) if name in mapping.types]
@@ -227,23 +235,24 @@ class Quarantine(RenameOwner):
         connection.executemany(follow, names)
 
 
-def _row(one: Entity, mismatches: Sequence[Mismatch], delivery: Delivery) -> tuple[Any, ...]:
+def _row(one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery) -> tuple[Any, ...]:
     from hashlib import sha256  # slow, and rarely needed
 
-    first, text, listing = mismatches[0], row_text(one), delivery.listing
+    first, text, listing = next(iter(invalid.values())), row_text(one), delivery.listing
     named = is_id(one.id)
     return (
         type(one).__name__,
         one.id if named else "",
         "" if named else sha256(text.encode()).hexdigest()[:16],
         _storable(first.expected),
-        _storable(first.actual),
-        json.dumps([mismatch.path.rpartition(".")[2] for mismatch in mismatches]),
+        _storable(shown(first.actual)),
+        json.dumps(list(invalid)),
         text,
         repr(listing.collection) if listing is not None else None,
         listing.parent.id if listing is not None else None,
         delivery.sync,
         delivery.requested_at,
+        _storable(first.path),
     )
 
 
@@ -280,8 +289,8 @@ def quarantined(
     sql, values = KEPT, {"entity": entity, "limit": limit}
     rows = connection.execute(sql if limit is None else f"{sql} LIMIT :limit", values).fetchall()
     found = []
-    for name, id, expected, actual, fields, text, sync, at in rows:
+    for name, id, expected, actual, fields, inside, text, sync, at in rows:
         row, wrong = json.loads(text), tuple(json.loads(fields))
-        path = f"{name}:{id or row['id']}.{wrong[0]}"
+        path = f"{short_path(name, id or row['id'])}.{wrong[0]}{inside}"
         found.append(Quarantined(name, id, path, expected, actual, wrong, row, sync, at))
     return found

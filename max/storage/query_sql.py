@@ -20,11 +20,10 @@ from typing import Any, cast
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
 from ..model.query import ID, Order, Query, check_value
-from ..model.values import CHECKS, Kind, is_text
-from .database import FALSE, TRUE, Connection, quoted
+from ..model.values import REPLACED, is_text, is_valid, read_integer, read_real
+from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping, encode_one
 
-_MOST_VALUES = 30_000  # of a list with a NUL in it; a database refuses statements with many more
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
@@ -89,8 +88,9 @@ class Statement:
         if isinstance(filter, Synced):
             return self._synced(filter)
         parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
-        joined = (" AND " if isinstance(filter, AllOf) else " OR ").join(parts)
-        return joined or (TRUE if isinstance(filter, AllOf) else FALSE)
+        if isinstance(filter, AllOf):
+            return joined("AND", parts) or TRUE
+        return joined("OR", parts) or FALSE
 
     def _comparison(self, filter: Compare[Any]) -> str:
         column = self.column(filter.path)
@@ -123,25 +123,19 @@ class Statement:
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
-        inside = f"{column} IN {self._listed([value for value in values if value is not None])}"
+        dialect = self.mapping.dialect
+        named = self.bind(dialect.array(value for value in values if value is not None))
+        inside = f"{column} IN {dialect.set_of(named)}"
         if None in values:
             return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
         return inside
 
-    def _listed(self, values: list[Any]) -> str:
-        """A set of values as one parameter; with a NUL in a text, which no array holds, as many."""
-        if not any(isinstance(value, str) and "\0" in value for value in values):
-            dialect = self.mapping.dialect
-            return dialect.set_of(self.bind(dialect.array(values)))
-        if len(values) > _MOST_VALUES:
-            raise UsageError(f"a list with a NUL in it holds at most {_MOST_VALUES:,} values")
-        return f"({', '.join(self.bind(value) for value in values)})"
-
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
         check_value(field, value)
-        return encode_one(holds, value)
+        return None if value is None else encode_one(holds, value)
 
     def _text(self, op: Op, column: str, text: str) -> str:
+        text = text.replace("\0", REPLACED)
         if op is Op.STARTS_WITH:
             return f"substr({column}, 1, {len(text)}) = {self.bind(text)}"
         return self.mapping.dialect.contains(column, self.bind, text)
@@ -271,7 +265,7 @@ def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:
 
 def _is_key(value: object) -> bool:
     """Whether a column can be compared with a value of a cursor."""
-    return value is None or is_text(value) or CHECKS[Kind.INTEGER](value) or CHECKS[Kind.REAL](value)
+    return value is None or is_text(value) or is_valid(read_integer, value) or is_valid(read_real, value)
 
 
 def read_cursor(query: Query[Any]) -> list[Any]:
@@ -281,7 +275,7 @@ def read_cursor(query: Query[Any]) -> list[Any]:
     text = query.cursor or ""
     try:
         data = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidCursor("it is damaged") from error
     if not isinstance(data, list) or len(data) != len(query.order) + 2 or not isinstance(data[-1], str):
         raise InvalidCursor("it belongs to another order")

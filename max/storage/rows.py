@@ -29,8 +29,17 @@ from types import NoneType
 from typing import Any, Generic, cast
 
 from ..errors import InvalidEntity
-from ..model.entities import ID, LOCAL, E, Entity, FieldType, Ref, check_entity
-from ..model.values import INTEGER_LIMIT, LONGEST_ID, Kind, datetime_of, datetime_text
+from ..model.entities import LOCAL, E, Entity, FieldType, Ref, check_entity
+from ..model.values import (
+    INTEGER_LIMIT,
+    LONGEST_ID,
+    REPLACED,
+    InvalidValue,
+    Kind,
+    datetime_of,
+    is_id,
+    utc_text,
+)
 from .database import Dialect, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
@@ -42,7 +51,7 @@ NEVER = "-1e999"  # before every time, as SQL writes it
 PLAIN: dict[Kind, frozenset[type]] = {
     Kind.TEXT: frozenset({str}),
     Kind.INTEGER: frozenset({int}),
-    Kind.REAL: frozenset({float}),
+    Kind.REAL: frozenset({float, int}),
     Kind.BOOLEAN: frozenset({bool}),
     Kind.DATETIME: frozenset({datetime}),
     Kind.DATE: frozenset({date}),
@@ -72,17 +81,13 @@ def json_text(value: Any) -> str:
 
 
 def encode_one(holds: FieldType, value: Any) -> Any:
-    """A valid value as it is stored."""
-    if value is None:
+    """A value as it is stored; InvalidValue."""
+    read = holds.read(value)
+    if read is None:
         return None
-    if holds.kind is Kind.DATETIME:
-        return datetime_text(value)
     if holds.kind is Kind.JSON:
-        return json_text(value)
-    if holds.kind is Kind.BOOLEAN:
-        return int(value)
-    dumped = holds.to_json(value)
-    return str(dumped) if isinstance(dumped, str) else dumped
+        return json_text(read)
+    return int(read) if holds.kind is Kind.BOOLEAN else read
 
 
 def decode_column(holds: FieldType, column: Column) -> Column:
@@ -119,19 +124,32 @@ def encode_column(holds: FieldType, column: Column) -> Column:
 
 
 def _encode_each(holds: FieldType, column: Column) -> Column:
-    if not all(map(holds.check, column)):
-        raise InvalidColumn
-    return [encode_one(holds, value) for value in column]
+    try:
+        return [encode_one(holds, value) for value in column]
+    except InvalidValue:
+        raise InvalidColumn from None
 
 
-def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
+def _joined(values: list[str]) -> str:
+    """All texts as one; InvalidColumn when UTF-8 cannot encode them."""
     joined = "".join(values)
     if not joined.isascii():
         try:
             joined.encode()
         except UnicodeEncodeError:
             raise InvalidColumn from None
-    return column
+    return joined
+
+
+def _check_ids(ids: list[str]) -> None:
+    if "" in ids or "\0" in _joined(ids) or max(map(len, ids)) > LONGEST_ID:
+        raise InvalidColumn
+
+
+def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
+    if "\0" not in _joined(values):
+        return column
+    return [value and value.replace("\0", REPLACED) for value in column]
 
 
 def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
@@ -141,15 +159,19 @@ def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
 
 
 def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
-    if not all(map(math.isfinite, values)):
+    try:
+        floats = list(map(float, values))
+    except OverflowError:  # of an integer
+        raise InvalidColumn from None
+    if floats != values or not all(map(math.isfinite, floats)):
         raise InvalidColumn
-    return column
+    return floats if len(floats) == len(column) else [value and float(value) for value in column]
 
 
 def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
     if any(value.tzinfo is not UTC for value in values):
         return _encode_each(holds, column)
-    return [None if value is None else _trimmed(value.isoformat()) for value in column]
+    return [None if value is None else utc_text(value) for value in column]
 
 
 def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
@@ -159,8 +181,8 @@ def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column
     try:
         for _ in map(datetime.fromisoformat, values):
             pass
-    except ValueError:
-        raise InvalidColumn from None
+    except ValueError:  # there is a leap second, or an invalid time
+        return _encode_each(holds, column)
     end = _common_end(values)
     if end is None:
         return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
@@ -187,11 +209,6 @@ def _common_end(values: list[str]) -> int | None:
     return None if "0" in joined[width - 2 :: width] else width - 1
 
 
-def _trimmed(text: str) -> str:
-    """UTC's own isoformat without its zone and without trailing zeros."""
-    return text[:19] if len(text) == 25 else text[:26].rstrip("0")
-
-
 def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
     return [None if value is None else value.isoformat() for value in column]
 
@@ -199,10 +216,9 @@ def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
 def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
     targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
     ids = list(map(_ID, values))
-    plain = targets == {holds.target} and set(map(type, ids)) == {str} and "" not in ids
-    if not plain or scopes != {id(LOCAL)}:
+    if targets != {holds.target} or set(map(type, ids)) != {str} or scopes != {id(LOCAL)}:
         return _encode_each(holds, column)
-    _plain_text(holds, ids, ids)
+    _check_ids(ids)
     return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
 
 
@@ -318,9 +334,10 @@ class TableMapping(Generic[E]):
 
     def _encode_group(self, keys: tuple[str, ...], records: list[dict[str, Any]]) -> EncodedRows:
         names = tuple(name for name in keys if name != "id")
-        ids = list(encode_column(ID, [record["id"] for record in records]))
-        if "" in ids or "\0" in "".join(ids) or max(map(len, ids)) > LONGEST_ID:
-            raise InvalidColumn
+        ids = [record["id"] for record in records]
+        if set(map(type, ids)) != {str}:
+            ids = [str(id) if is_id(id) else "" for id in ids]
+        _check_ids(ids)
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
         return EncodedRows(names, ids, columns)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import SchemaError
 from ..model.entities import Entity, FieldOf, FieldType
+from ..model.json_types import ANY
 from ..model.loaders import CollectionLoader, FeedLoader, Resolver
 from ..model.migrations import (
     ChangeKey,
@@ -120,7 +121,7 @@ def words_of(declared: Json) -> str:
     """What a field holds, for people."""
     if "child" in declared:
         return f"a collection of {declared['child']}"
-    kind = f"a ref to {declared['target']}" if declared["target"] else declared["kind"]
+    kind = f"a ref to {declared['target']}" if declared["target"] else declared.get("shape", declared["kind"])
     return f"{kind} or nothing" if declared["optional"] else str(kind)
 
 
@@ -470,6 +471,10 @@ class Planner:
             self._narrow(path, field, entity)
         elif declared["optional"] and not old["optional"]:
             self._note(*path, "wider", "may be empty now")
+        if "shape" in old and old["shape"] != declared["shape"]:
+            words = f"held {old['shape']}, holds {declared['shape']} now; what is stored is fetched again"
+            fetch = self._fetch(entity, [path[1]], stored.origin)
+            self._note(*path, "reshaped", words, fetch=fetch, work=lambda do: do.mark_stale(path))
 
     def _widen(self, path: Path, field: StoredField, holds: FieldType) -> None:
         lost = self._count(field.origin[0], f"_removed_at IS NULL AND {too_large(field.column)}")
@@ -507,7 +512,7 @@ class Planner:
     def _convert(self, stored: StoredEntity, field: StoredField, entity: type[Entity], name: str) -> None:
         old, new, using = type_of(field.declared), entity.types()[name], field.using_all
         path = stored.name, name
-        kind = words_of({"kind": str(new.kind), "optional": new.optional, "target": target_of(new)})
+        kind = words_of({"kind": new.label, "optional": new.optional, "target": target_of(new)})
         how = "fetched again" if using is None else "converted"
         self._note(
             *path,
@@ -576,7 +581,7 @@ def target_of(holds: FieldType) -> str | None:
 def type_of(declared: Json) -> FieldType:
     """A stored field's type; the target of a ref may be gone, so any class of its name is used."""
     target = type(declared["target"], (Entity,), {}) if declared["target"] else None
-    return FieldType(Kind(declared["kind"]), declared["optional"], target)
+    return FieldType(Kind(declared["kind"]), declared["optional"], target, declared.get("shape", ANY))
 
 
 def bringing(resolver: Resolver, entity: type[Entity], name: str) -> list[str]:

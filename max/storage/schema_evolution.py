@@ -85,7 +85,7 @@ def _frozen(change: SchemaChange, policy: SchemaPolicy) -> SchemaChange:
     if exempt or policy.contract(change.owner) is not SchemaContract.FREEZE:
         return change
     hint = (
-        f"{change.owner} is frozen: give it SchemaContract.EVOLVE in the release that is to change it,"
+        f"{change.owner} is frozen: give it SchemaContract.QUARANTINE in the release that is to change it,"
         " or install the version before"
     )
     return change.replace(refused=hint, compatible=False, work=None)

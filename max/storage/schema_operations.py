@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 from ..errors import SchemaError
 from ..model.entities import FieldType
 from ..model.schema import table_name
-from ..model.values import EXACT_FLOAT, is_id
+from ..model.values import is_id
 from . import catalogue
 from .database import Connection, RenameOwner, Targets, quoted
 from .freshness import latest_request
 from .rows import BITS, bitmap_column, decode_column, encode_one
 
+EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
 ROWS = 1_000  # that are read and converted at a time
 REPLACEMENT = quoted("_max_replacement")  # the column in which a field's new values are gathered
 

@@ -414,12 +414,12 @@ class SyncTransaction:
 
     def _final_status(self) -> Status:
         sql = """
-            SELECT deliveries, EXISTS (SELECT 1 FROM _max_failure AS f WHERE f.sync = s.id)
+            SELECT deliveries, quarantined, EXISTS (SELECT 1 FROM _max_failure AS f WHERE f.sync = s.id)
               FROM _max_sync AS s WHERE id = ?
         """
-        stored, failed = self.connection.execute(sql, (self.sync,)).fetchone()
+        stored, quarantined, failed = self.connection.execute(sql, (self.sync,)).fetchone()
         if not failed:
-            return Status.COMPLETED
+            return Status.PARTIAL if quarantined else Status.COMPLETED
         return Status.PARTIAL if stored else Status.FAILED
 
     # -- 3. claim -------------------------------------------------------------------------

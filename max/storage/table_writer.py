@@ -24,7 +24,7 @@ from ..model.query import Query
 from ..model.schema import Schema
 from . import change_log, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
-from .database import Connection, RenameOwner, quoted
+from .database import Connection, RenameOwner, joined, quoted
 from .ddl import build_indexes
 from .freshness import PagePosition, covered_groups, rows_with_newer, rows_without_newer
 from .quarantine import Quarantine, ValidatedRows
@@ -88,15 +88,18 @@ class TableWriter(Tables):
 
     # -- writing --------------------------------------------------------------------------
 
-    def write(self, connection: Connection, delivery: Delivery, *, dated: bool = True) -> WriteResult:
+    def write(
+        self, connection: Connection, delivery: Delivery, *, dated: bool = True, strict: bool = False
+    ) -> WriteResult:
         """Store a delivery.
 
-        Without ``dated`` nothing is recorded about when the fields were synced.
+        Without ``dated`` nothing is recorded about when the fields were synced.  ``strict``: an
+        invalid value raises InvalidEntity whatever the contracts say.
         """
         if self.change_log.recording:
             self.change_log.set_origin(connection, delivery, dated=dated)
         validated = [
-            self.quarantine.validate(connection, self.mapping(kind), entities, delivery)
+            self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
             for kind, entities in by_type(delivery.entities).items()
         ]
         position = (
@@ -321,5 +324,5 @@ def upsert(mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tupl
         f"INSERT INTO {quoted(mapping.table)} ({', '.join(columns)})"
         f" VALUES ({', '.join('?' * len(columns))})"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
-        f" WHERE {' OR '.join([*differs, '_removed_at IS NOT NULL'])}"
+        f" WHERE {joined('OR', [*differs, '_removed_at IS NOT NULL'])}"
     )

@@ -16,7 +16,7 @@ from ..model.entities import values_of
 from ..model.loaders import Watermark
 from ..model.query import Page
 from ..model.tasks import ListingPosition
-from ..model.values import datetime_text
+from ..model.values import datetime_text, is_datetime, is_id
 
 EMPTY_PAGES = 1_000  # in a row, after which a listing has no end
 
@@ -66,10 +66,10 @@ class PageTracker:
         """Whether rows that a complete listing left out do not exist.
 
         A total that changed says that rows came or went meanwhile, and numbered pages may then
-        have skipped one.
+        have skipped one.  A row whose id is invalid may be any of those that were left out.
         """
         least, most = self.position.total or (0, 0)
-        return least == most
+        return least == most and not self.position.nameless
 
     @property
     def saw_everything(self) -> bool:
@@ -101,6 +101,8 @@ class PageTracker:
 
     def _counts(self, page: Page[Any]) -> dict[str, Any]:
         counts: dict[str, Any] = {"listed": self.position.listed + len(page.items)}
+        if not all(is_id(item.id) for item in page.items):
+            counts["nameless"] = True
         if page.total is not None:
             least, most = self.position.total or (page.total, page.total)
             counts["total"] = (min(least, page.total), max(most, page.total))
@@ -115,7 +117,7 @@ class PageTracker:
         if watermark.newest_first:
             changes["first"] = f"{crc32(repr([item.id for item in page.items]).encode()):08x}"
         values = [values_of(item).get(watermark.field.name) for item in page.items]
-        times = [datetime_text(value) for value in values if value is not None]
+        times = [datetime_text(value) for value in values if is_datetime(value)]
         known = [] if self.position.newest is None else [self.position.newest]
         return {**changes, "newest": max([*times, *known], default=None)}
 

@@ -369,10 +369,10 @@ def test_a_project_with_many_teams_has_all_of_them(copy: Copy, small_pages: None
     assert sorted(kept["team_ids"]) == sorted(teams)
 
 
-def test_an_invalid_row_is_quarantined_and_does_not_stop_the_sync(copy: Copy) -> None:
+def test_an_invalid_row_is_quarantined_and_the_sync_is_partial(copy: Copy) -> None:
     copy.fake.touch("Issue", issue(2), dueDate="soon")
     result = copy.sync()
-    assert (result.status, result.counts["LinearIssue"]) == (Status.COMPLETED, 11)
+    assert (result.status, result.counts["LinearIssue"]) == (Status.PARTIAL, 11)
     copy.fake.touch("Issue", issue(2), dueDate="2025-06-01")
     copy.sync()
     assert copy.differences() == []

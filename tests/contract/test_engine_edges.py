@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
-from max.model.entities import Ref
+from max.model.entities import Filter, Ref
 from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 from tests.contract.places import Person, Store, Team, place, using
@@ -108,20 +109,40 @@ def test_a_database_of_a_newer_max_is_not_read(tmp_path: Path) -> None:
             Tables.stored(connection)
 
 
-def test_a_list_finds_a_text_with_a_nul_and_nothing_that_merely_begins_alike(place: str) -> None:
+NAME = Person.name
+CONDITIONS = [
+    NAME.eq("a\0b"),
+    NAME.is_in(["a\0b"] * 40_000),
+    NAME.contains("\0B"),
+    NAME.starts_with("a\0"),
+    NAME.gt("a") & NAME.lt("b"),
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=repr)
+def test_a_text_with_a_nul_is_found_and_nothing_that_merely_begins_alike(
+    place: str, condition: Filter[Person]
+) -> None:
     async def body(store: Store) -> list[str]:
         await store.engine.store(Person("1", name="a"), Person("2", name="a\0b"))
-        found = await store.engine.query(Person).where(Person.name.is_in(["a\0b"])).all()
-        return [person.id for person in found]
+        return [person.id for person in await store.engine.query(Person).where(condition).all()]
 
     assert using(place, body) == ["2"]
 
 
-def test_a_list_that_no_statement_can_hold_is_refused(place: str) -> None:
+def test_a_nul_becomes_the_replacement_character(place: str) -> None:
+    async def body(store: Store) -> Sequence[Person]:
+        await store.engine.store(Person("1", name="a\0b", extra={"k\0": ["\0", "\\u0000"]}))
+        return await store.engine.query(Person).all()
+
+    assert using(place, body) == [Person("1", name="a\ufffdb", extra={"k\ufffd": ["\ufffd", "\\u0000"]})]
+
+
+def test_half_a_surrogate_pair_is_refused_in_a_filter(place: str) -> None:
     async def body(store: Store) -> None:
-        with pytest.raises(UsageError, match="at most 30,000 values"):
-            await store.engine.query(Person).where(Person.name.is_in(["\0"] * 30_001)).count()
-        assert await store.engine.query(Person).where(Person.name.is_in(["\0"] * 30_000)).count() == 0
+        for build in (NAME.eq, NAME.contains, NAME.starts_with, lambda text: NAME.is_in([text])):
+            with pytest.raises(UsageError, match="ud800"):
+                await store.engine.query(Person).where(build("\ud800")).all()
 
     using(place, body)
 

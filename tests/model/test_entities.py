@@ -113,7 +113,7 @@ def test_the_annotation_says_what_a_field_holds() -> None:
     assert types["open"] == FieldType(Kind.BOOLEAN)
     assert types["opened_at"] == FieldType(Kind.DATETIME)
     assert types["due"] == FieldType(Kind.DATE, optional=True)
-    assert types["labels"] == FieldType(Kind.JSON)
+    assert types["labels"] == FieldType(Kind.JSON, shape="list[str]")
     assert types["assignee"] == FieldType(Kind.REF, optional=True, target=User)
     assert Issue.children() == {"watchers": User}
 

@@ -95,7 +95,7 @@ def test_the_purpose_of_a_migration_may_be_edited_but_not_its_steps() -> None:
 def test_an_entity_evolves_unless_its_contract_says_otherwise() -> None:
     policy = sample(contracts={Thing: SchemaContract.QUARANTINE}).policy
     assert policy.contract("Thing") is SchemaContract.QUARANTINE
-    assert policy.contract(SampleRoot.__name__) is SchemaContract.EVOLVE
+    assert policy.contract(SampleRoot.__name__) is SchemaContract.QUARANTINE
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ class Shelf(Entity):
 
 
 SCHEMA = Schema([Shelf, Thing], roots=[Shelf])
-ASIDE = SchemaPolicy("shelves", contracts={"Thing": SchemaContract.QUARANTINE})
+ASIDE = SchemaPolicy("shelves")
+STRICT = SchemaPolicy("shelves", contracts={"Thing": SchemaContract.STRICT})
 SHELF = Shelf.ref("a")
 BAD: Any = "large"
 
@@ -114,11 +115,8 @@ def test_an_invalid_row_is_quarantined_and_its_page_is_stored(connection: Sqlite
     ]
 
 
-@pytest.mark.parametrize("contract", [SchemaContract.EVOLVE, SchemaContract.FREEZE])
-def test_an_invalid_row_without_a_quarantine_contract_fails_the_page(
-    connection: SqliteConnection, contract: SchemaContract
-) -> None:
-    tables = opened(connection, SchemaPolicy("shelves", contracts={"Thing": contract}))
+def test_an_invalid_row_with_a_strict_contract_fails_the_page(connection: SqliteConnection) -> None:
+    tables = opened(connection, STRICT)
     with pytest.raises(InvalidEntity, match=r"Thing:2\.size"):
         receive(connection, tables, Thing("1", size=1), Thing("2", size=BAD))
     assert things(connection, tables) == []
@@ -127,7 +125,8 @@ def test_an_invalid_row_without_a_quarantine_contract_fails_the_page(
 
 def test_each_entity_of_a_page_has_its_own_contract(connection: SqliteConnection) -> None:
     other = made("Other", {"size": "int"})
-    tables = opened(connection, schema=Schema([Shelf, Thing, other]))
+    policy = SchemaPolicy("shelves", contracts={"Other": SchemaContract.STRICT})
+    tables = opened(connection, policy, Schema([Shelf, Thing, other]))
     with pytest.raises(InvalidEntity, match=r"Other:1\.size"), transaction(connection):
         tables.write(connection, Delivery([Thing("1", size=BAD), other("1", size=BAD)], 5.0))
     assert reasons(connection) == {}
@@ -292,8 +291,7 @@ def test_quarantined_rows_follow_new_names_and_leave_under_them(connection: Sqli
         RenameEntity("Shelf", "Rack"),
         RenameField("Rack", "things", "items"),
     ]
-    contracts = {"Item": SchemaContract.QUARANTINE}
-    policy = SchemaPolicy("shelves", (Migration("new names", *steps),), contracts)
+    policy = SchemaPolicy("shelves", (Migration("new names", *steps),))
     tables = opened(connection, policy, Schema([rack, item], roots=[rack]))
     (one,) = quarantined(connection)
     assert (one.entity, one.path, one.fields) == ("Item", "Item:1.weight", ("weight",))
