@@ -16,6 +16,8 @@ from .json_types import ANY
 from .struct import Struct
 from .values import Json, Kind
 
+FUNCTIONS = frozenset({"json_each", "json_tree"})  # of the database, which a view would hide
+
 
 def snake_case(name: str) -> str:
     """``AcmeUser`` → ``acme_user``, ``HTTPRoute`` → ``http_route``."""
@@ -69,7 +71,7 @@ class Schema:
             other = tables.setdefault(table, entity.__name__)
             if other != entity.__name__:
                 raise SchemaError(f"{entity.__name__} and {other} would share the table {table}")
-            if table.startswith(("_", "sqlite_", "max_")):
+            if table.startswith(("_", "sqlite_", "max_", "pragma_")) or table in FUNCTIONS:
                 raise SchemaError(f"{entity.__name__}: the table name {table} is reserved")
 
     def table(self, entity: str) -> str:
