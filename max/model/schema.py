@@ -16,7 +16,7 @@ from .json_types import ANY
 from .struct import Struct
 from .values import Json, Kind
 
-FUNCTIONS = frozenset({"json_each", "json_tree"})  # of the database, which a view would hide
+FUNCTIONS = {f"json_{word}" for word in ("each", "tree")}  # of the database, which a view would hide
 
 
 def snake_case(name: str) -> str:
