@@ -2,7 +2,7 @@
 
 The names are taken from the source, so the list is never out of date.  A life of an installation
 (syncs, removal, history, filters through refs, an upgrade) gives with such names what it gives with
-harmless ones.
+plain ones.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class Names(NamedTuple):
     entities: Sequence[str]  # items, boxes and the root, and the items after the upgrade
 
 
-HARMLESS = Names(
+PLAIN = Names(
     [f"field_{number}" for number in range(FIELDS)],
     [f"later_{number}" for number in range(FIELDS)],
-    ["Harmless1", "Harmless2", "Harmless3", "Harmless4"],
+    ["Plain1", "Plain2", "Plain3", "Plain4"],
 )
 ALONE = (4, 5, 6)  # the numbers of the fields that a loader fetches for one row
 DROPPED = FIELDS - 4
@@ -209,7 +209,7 @@ class Life:
         return self.clock
 
 
-async def told(life: Life, runtime: InstallationRuntime, *, upgraded: bool) -> Any:
+async def answers(life: Life, runtime: InstallationRuntime, *, upgraded: bool) -> Any:
     """Everything that the engine says, with the names replaced by numbers."""
     names, engine = life.names, runtime.engine
     fields = names.later if upgraded else names.fields
@@ -280,7 +280,7 @@ async def lived(life: Life, path: Path) -> list[Any]:
             assert result.failures == ()
             said.append([result.status, result.removed, list(result.counts.values())])
             if asked:
-                said.append(await told(life, runtime, upgraded=upgraded))
+                said.append(await answers(life, runtime, upgraded=upgraded))
             entity = life.names.entities[3 if upgraded else 0]
             field = (life.names.later if upgraded else life.names.fields)[0]
             stale = await runtime.invalidate(f"{entity}.{field}", where="id = 1")
@@ -315,12 +315,12 @@ def lives() -> list[Names]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What a life with harmless names gives."""
-    return asyncio.run(lived(Life(HARMLESS), tmp_path_factory.mktemp("harmless") / "data.db"))
+    """What a life with plain names gives."""
+    return asyncio.run(lived(Life(PLAIN), tmp_path_factory.mktemp("plain") / "data.db"))
 
 
 @pytest.mark.parametrize("names", lives(), ids=lambda names: f"{names.fields[0]}-{names.fields[-1]}")
-def test_a_life_with_any_names_is_that_with_harmless_ones(
+def test_a_life_with_any_names_is_that_with_plain_ones(
     names: Names, expected: list[Any], tmp_path: Path
 ) -> None:
     assert asyncio.run(lived(Life(names), tmp_path / "data.db")) == expected
