@@ -121,11 +121,8 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     options.project = options.project or project or "."
     answer: Answer = getattr(module, f"run_{name}")(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
-    return (
-        lines,
-        map(sanitize_lines, answer.notes),
-        answer.status,
-    )  # an answer may add notes while it is printed
+    notes = map(sanitize_lines, answer.notes)  # later: an answer may add some while it is printed
+    return lines, notes, answer.status
 
 
 def refuse(words: list[str]) -> NoReturn:
@@ -195,8 +192,6 @@ def print_error(error: Exception, *, as_json: bool) -> int:
     if not isinstance(error, MaxError):
         raise error
     paint = Paint(colours(sys.stderr))
-    text = f"{paint('max:', 'red')} {error.render()}"
-    streams.tell(
-        sys.stderr, f"{json_text({'error': error.describe()}) if as_json else sanitize_lines(text)}\n"
-    )
+    text = sanitize_lines(f"{paint('max:', 'red')} {error.render()}")
+    streams.tell(sys.stderr, f"{json_text({'error': error.describe()}) if as_json else text}\n")
     return error.exit_status

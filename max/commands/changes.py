@@ -104,4 +104,4 @@ def change_lines(change: Change, paint: Paint) -> Iterator[str]:
 
 def shown_value(side: Mapping[str, Any], name: str) -> str:
     """A field's value on one line, or "(not loaded)"."""
-    return truncate(cell(side[name]), MOST) if name in side else "(not loaded)"
+    return truncate(cell(side[name], MOST), MOST) if name in side else "(not loaded)"

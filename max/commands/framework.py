@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..query.reader import Reader
 
 FORMATS = ("text", "json", "ndjson")
+MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # of any bytes
+MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 NO_VALUE = "expected one argument"  # as argparse says it, also when the value begins with -
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
@@ -90,6 +92,8 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> Options:
         """Parse all words; UnknownName for an option that does not exist."""
+        if sum(word.startswith("-") for word in words) > MOST_OPTIONS:
+            self.error(f"more than {MOST_OPTIONS:,} options")
         options, rest = self.parse_known_args(words, Options())
         for word in rest:
             if word.startswith("-") and word != "-":
@@ -98,7 +102,16 @@ class Parser(argparse.ArgumentParser):
                 )
         if rest:
             self.error(f"unexpected {rest[0]!r}")
+        for name, value in vars(options).items():
+            if name not in MAYBE_PATHS:
+                self._check_text(value)
         return options
+
+    def _check_text(self, value: object) -> None:
+        """UsageError when bytes of a word, or of one of several, are not UTF-8."""
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and (shown := word.encode("utf-8", "backslashreplace").decode()) != word:
+                self.error(f"{shown} is not UTF-8 text")
 
     def add_target(self, *, optional: bool = False) -> None:
         """Take the installation as the first word."""

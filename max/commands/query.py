@@ -99,11 +99,12 @@ def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[s
     """A table whose columns are as wide as the first page needs."""
     entity = pages.query.entity
     fields = pages.query.fields or tuple(entity.types())
-    table, count = None, 0
+    table, count, room = None, 0, width(sys.stdout)
+    columns = entity_columns(entity, fields, chosen=options.fields is not None)
     for items in pages:
-        rows = [entity_row(one, fields) for one in items]
+        rows = [entity_row(one, fields, room) for one in items]
         if table is None:
-            table = Table(entity_columns(entity, fields), rows, width(sys.stdout), paint())
+            table = Table(columns, rows, room, paint())
             if rows:
                 yield table.header()
         yield from map(table.line, rows)

@@ -6,27 +6,33 @@ from collections.abc import Sequence
 
 from ..model.entities import Entity, FieldType, values_of
 from ..model.values import Kind
-from .text import PLAIN, Paint, cell, display_width, full_text, pad, sanitize, truncate
+from .text import PLAIN, Paint, beginning, cell, display_width, full_text, pad, sanitize, truncate
 
 GAP = 2  # cells between two columns
 LEAST = 8  # cells that a column of prose keeps when the terminal is narrow
 MOST = 60  # cells that a column of prose takes at most
+UNALIGNED = 200  # cells of a column where there is no limit; a longer cell is shown whole
 NUMBERS = frozenset({Kind.INTEGER, Kind.REAL})
 
 
 class Column:
-    """A column: its name, whether it holds numbers, and whether it must not be truncated."""
+    """A column: its name, whether it holds numbers, and whether it must not be truncated.
 
-    __slots__ = ("name", "right", "whole")
+    A first column that is ``whole`` is cut all the same where it leaves no room for the others:
+    to half a line, or when it ``yields`` to LEAST.
+    """
 
-    def __init__(self, name: str, *, right: bool = False, whole: bool = False) -> None:
-        self.name, self.right, self.whole = name, right, whole or right
+    __slots__ = ("name", "right", "whole", "yields")
+
+    def __init__(self, name: str, *, right: bool = False, whole: bool = False, yields: bool = False) -> None:
+        self.name, self.right, self.whole, self.yields = name, right, whole or right, yields
 
 
 class Table:
     """Columns with widths that fit a terminal, computed from the first rows.
 
-    ``width`` counts cells; None sets no limit.  ``hidden`` names the columns that found no room.
+    ``width`` counts cells; None sets no limit, and a cell wider than UNALIGNED sticks out of its
+    column.  ``hidden`` names the columns that found no room.
     """
 
     def __init__(
@@ -36,9 +42,10 @@ class Table:
         width: int | None,
         paint: Paint = PLAIN,
     ) -> None:
-        self._paint = paint
+        self._paint, self._limited = paint, width is not None
+        most = UNALIGNED if width is None else width
         natural = [
-            max([display_width(column.name), *(display_width(row[i]) for row in rows)])
+            max([display_width(column.name, most), *(display_width(row[i], most) for row in rows)])
             for i, column in enumerate(columns)
         ]
         self._widths = fitted(columns, natural, width)
@@ -52,7 +59,7 @@ class Table:
     def line(self, row: Sequence[str]) -> str:
         """A row's cells in their columns."""
         parts = [
-            pad(truncate(text, width), width, right=column.right)
+            pad(truncate(text, width) if self._limited else text, width, right=column.right)
             for text, width, column in zip(row, self._widths, self._columns, strict=False)
         ]
         return (" " * GAP).join(parts).rstrip()
@@ -68,6 +75,10 @@ def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None)
     least = [
         size if column.whole else min(size, LEAST) for column, size in zip(columns, natural, strict=True)
     ]
+    lacking = sum(least) + GAP * (len(least) - 1) - width
+    if lacking > 0 and len(least) > 1:
+        kept = LEAST if columns[0].yields else width // 2
+        least[0] = max(least[0] - lacking, min(least[0], kept))
     while len(least) > 1 and sum(least) + GAP * (len(least) - 1) > width:
         least.pop()
     least[0] = min(least[0], max(width, 1))
@@ -86,10 +97,10 @@ def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[
     return widths
 
 
-def entity_columns(entity: type[Entity], fields: Sequence[str]) -> list[Column]:
-    """The columns of a search: the id first, numbers on the right."""
-    types = entity.types()
-    return [Column("id", whole=True), *(_column(name, types[name]) for name in fields if name != "id")]
+def entity_columns(entity: type[Entity], fields: Sequence[str], *, chosen: bool = False) -> list[Column]:
+    """The columns of a search: the id first, which yields to ``chosen`` fields, numbers on the right."""
+    types, first = entity.types(), Column("id", whole=True, yields=chosen)
+    return [first, *(_column(name, types[name]) for name in fields if name != "id")]
 
 
 def _column(name: str, holds: FieldType) -> Column:
@@ -97,10 +108,11 @@ def _column(name: str, holds: FieldType) -> Column:
     return Column(name, right=holds.kind in NUMBERS, whole=short)
 
 
-def entity_row(entity: Entity, fields: Sequence[str]) -> list[str]:
-    """The cells of an entity; a field that is not loaded is blank."""
+def entity_row(entity: Entity, fields: Sequence[str], width: int | None = None) -> list[str]:
+    """The cells of an entity on a line of a width; a field that is not loaded is blank."""
     values = values_of(entity)
-    return [sanitize(entity.id), *(cell(values[n]) if n in values else "" for n in fields if n != "id")]
+    others = (cell(values[n], width) if n in values else "" for n in fields if n != "id")
+    return [beginning(entity.id, width), *others]
 
 
 def entity_lines(entity: Entity, fields: Sequence[str], paint: Paint = PLAIN) -> list[str]:

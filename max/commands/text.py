@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from typing import Literal
 from unicodedata import category, east_asian_width
 
@@ -27,6 +27,7 @@ NULL = "–"  # loaded, and empty upstream; a value that was never loaded is bla
 JOINER = "\u200d"  # joins two emoji into one
 NON_JOINER = "\u200c"  # keeps two letters of Persian and others apart
 EMOJI_STYLE = "\ufe0f"  # makes the character before it an emoji, two cells wide
+CLUSTER = 8  # characters that may make one cell: a letter with all its accents
 REGIONAL = range(0x1F1E6, 0x1F200)  # letters; two of them are a flag
 SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
 # Characters that control a terminal, change the order of others or show nothing.  Text can hide in
@@ -110,9 +111,16 @@ def _continues(cluster: str, character: str) -> bool:
     return joined or code in SKINS or category(character)[0] == "M" or character in SHAPING
 
 
-def display_width(text: str) -> int:
-    """How many cells the text takes on a terminal."""
-    return len(text) if text.isascii() else sum(map(_cluster_width, clusters(text)))
+def display_width(text: str, most: int | None = None) -> int:
+    """How many cells the text takes on a terminal; ``most`` for more, without reading all of it."""
+    if text.isascii():
+        return len(text) if most is None else min(len(text), most)
+    taken = 0
+    for cluster in clusters(text if most is None else text[: most * CLUSTER]):
+        taken += _cluster_width(cluster)
+        if most is not None and taken >= most:
+            return most
+    return taken
 
 
 def _cluster_width(cluster: str) -> int:
@@ -124,7 +132,7 @@ def _cluster_width(cluster: str) -> int:
 
 def truncate(text: str, width: int) -> str:
     """The beginning of a text, at most ``width`` cells; ``…`` marks that more follows."""
-    if len(text) * 2 <= width or display_width(text) <= width:
+    if len(text) * 2 <= width or display_width(text, width + 1) <= width:
         return text
     taken, kept = 0, []
     for cluster in clusters(text):
@@ -137,7 +145,7 @@ def truncate(text: str, width: int) -> str:
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
     """The text, filled up with spaces to a width."""
-    space = " " * (width - display_width(text))
+    space = " " * (width - display_width(text, width))
     return space + text if right else text + space
 
 
@@ -224,20 +232,28 @@ def until(due: float, now: float) -> str:
     second when it is near.
     """
     step = 1 if due - now < 120 else 60
-    then = datetime.fromtimestamp(-(-due // step) * step)  # local, as the reader's clock is
-    if then.date() != datetime.fromtimestamp(now).date():
-        return f"{then:%Y-%m-%d %H:%M}"
+    then = moment(-(-due // step) * step, None)  # local, as the reader's clock is
+    if then.date() != moment(now, None).date():
+        return then.isoformat(" ", "minutes")
     return f"{then:%H:%M:%S}" if step == 1 else f"{then:%H:%M}"
 
 
 def short_time(at: float | None) -> str:
     """Seconds since the epoch as ``2026-01-31 09:30``, in UTC."""
-    return NULL if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
+    return NULL if at is None else cell(moment(at))
 
 
 def iso_time(at: float | None) -> str | None:
     """Seconds since the epoch as ``2026-01-31T09:30:00Z``, for JSON."""
-    return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return None if at is None else f"{moment(at).isoformat('T', 'seconds')[:19]}Z"
+
+
+def moment(at: float, zone: tzinfo | None = UTC) -> datetime:
+    """Seconds since the epoch as a time; one that no calendar of ours has is the nearest in 1 to 9999."""
+    try:
+        return datetime.fromtimestamp(at, zone)
+    except (ValueError, OverflowError, OSError):
+        return (datetime.max if at > 0 else datetime.min).replace(tzinfo=zone)
 
 
 def json_text(value: Json, *, indent: int | None = None) -> str:
@@ -255,21 +271,29 @@ def _spelled_in_json(found: re.Match[str]) -> str:
 # -- values ----------------------------------------------------------------------------------
 
 
-def cell(value: object) -> str:
-    """A field's value on one line: times are short, a ref is its id."""
+def cell(value: object, width: int | None = None) -> str:
+    """A field's value on one line: times are short, a ref is its id.
+
+    Of a long text only as much is looked at as ``width`` cells can show.
+    """
     if value is None:
         return NULL
-    if isinstance(value, str):
-        return sanitize(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(" ", "minutes")[:16]  # strftime cuts the year 0001
-    if isinstance(value, Ref):
-        return sanitize(value.id)
+        return value.astimezone(UTC).isoformat(" ", "minutes")[:16]
+    if isinstance(value, date):
+        return value.isoformat()
+    text = value if isinstance(value, str) else value.id if isinstance(value, Ref) else None
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return sanitize(", ".join(value))
-    return value.isoformat() if isinstance(value, date) else sanitize(json_text(value))
+        text = ", ".join(value)
+    return beginning(json_text(value) if text is None else text, width)
+
+
+def beginning(text: str, width: int | None) -> str:
+    """The text on one line, or as much of it as ``width`` cells can show and ``…``."""
+    most = None if width is None else width * CLUSTER + CLUSTER
+    return sanitize(text) if most is None or len(text) <= most else f"{sanitize(text[:most])}…"
 
 
 def full_text(value: object) -> str:

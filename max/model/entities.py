@@ -275,10 +275,13 @@ class Filter(Struct, Generic[E]):
     """
 
     def __and__(self, other: Filter[E]) -> Filter[E]:
-        return AllOf((self, other))
+        return AllOf((*self._parts_of(AllOf), *other._parts_of(AllOf)))
 
     def __or__(self, other: Filter[E]) -> Filter[E]:
-        return AnyOf((self, other))
+        return AnyOf((*self._parts_of(AnyOf), *other._parts_of(AnyOf)))
+
+    def _parts_of(self, kind: type[AllOf[E] | AnyOf[E]]) -> tuple[Filter[E], ...]:
+        return self.parts if isinstance(self, kind) else (self,)  # a long chain is flat, not deep
 
     def __invert__(self) -> Filter[E]:
         return Not(self)

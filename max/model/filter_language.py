@@ -43,10 +43,11 @@ from .entities import (
     Synced,
     find_field,
 )
+from .query import DEPTH
 from .values import INTEGER_LIMIT, Kind, moment_of
 
-DEPTH = 50  # how deep parentheses and NOT may nest
 CONDITIONS = 500  # per filter; SQLite allows expressions 1,000 levels deep
+AGES = 50  # conditions on an age; a database plans a statement with more for too long
 VALUES = 10_000  # per list; SQLite allows 32,766 values in a statement
 
 TOKEN = re.compile(
@@ -139,7 +140,7 @@ class _Parser:
     def __init__(self, text: str, entity: type[Entity], now: float | None) -> None:
         self._text, self._entity, self._now = text, entity, now
         self._tokens = self._split()
-        self._position = self._depth = self._conditions = 0
+        self._position = self._depth = self._conditions = self._ages = 0
 
     def whole(self) -> Filter[Any]:
         """The filter that the whole text means."""
@@ -280,6 +281,9 @@ class _Parser:
 
     def _age(self) -> Filter[Any]:
         """The rest of a condition that begins with ``_age``."""
+        self._ages += 1
+        if self._ages > AGES:
+            self._fail(self._peek(), f"more than {AGES} conditions on an age")
         field = self._in_parentheses()
         sign, value = self._next(), self._next()
         op = OPERATORS.get(sign.text) if sign.kind == "operator" else None

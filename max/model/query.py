@@ -42,6 +42,7 @@ from .values import Kind
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
+DEPTH = 8  # how deep a filter may nest; a database parses statements with limited memory
 NO_LIMIT = 2**62  # the limit of a query that reads everything
 
 
@@ -126,7 +127,10 @@ class Query(Struct, Generic[E]):
             terms = parse_order(self.entity, field, descending=descending)
         else:
             terms = (Order(_own(self.entity, field, "order_by").path, descending),)
-        return self.replace(order=(*self.order, *terms))
+        unique: dict[tuple[str, ...], Order] = {}
+        for one in (*self.order, *terms):  # a second order of the same field decides nothing
+            unique.setdefault(tuple(field.name for field in one.path), one)
+        return self.replace(order=tuple(unique.values()))
 
     def select(self, *fields: FieldOf[E, Any] | str) -> Self:
         """Only these fields, as handles or names; the others read as not loaded."""
@@ -195,14 +199,16 @@ def _condition(entity: type[Entity], condition: object, now: float | None) -> Fi
     return condition
 
 
-def _comparisons(condition: Filter[Any]) -> list[Compare[Any] | Synced[Any]]:
+def _comparisons(condition: Filter[Any], depth: int = 0) -> list[Compare[Any] | Synced[Any]]:
     """The parts of a filter that name a field."""
     if isinstance(condition, Compare | Synced):
         return [condition]
-    if isinstance(condition, Not):
-        return _comparisons(condition.part)
-    parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
-    return [one for part in parts for one in _comparisons(part)]
+    if depth == DEPTH:
+        raise UsageError(f"a filter nests at most {DEPTH} deep", hint="combine several with where(a, b, …)")
+    parts = (
+        [condition.part] if isinstance(condition, Not) else cast("AllOf[Any] | AnyOf[Any]", condition).parts
+    )
+    return [one for part in parts for one in _comparisons(part, depth + 1)]
 
 
 def check_value(field: FieldOf[Any, Any], value: object, holds: FieldType | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from reprlib import Repr
 from typing import Any, ClassVar, Never, Self, dataclass_transform
 
+LAST = 6e10  # seconds; further from the epoch is no time
 SHORT = Repr()  # how values of a record are shown: long ones are cut
 SHORT.maxstring = SHORT.maxother = 200  # characters
 SHORT.maxtuple = SHORT.maxlist = SHORT.maxdict = 6  # items
@@ -88,7 +89,7 @@ class Struct:
 
     def __repr__(self) -> str:  # short: without the fields that have their defaults
         values = [(name, getattr(self, name), getattr(type(self), name, self)) for name in self._names]
-        shown = [f"{name}={short(value)}" for name, value, default in values if value != default]
+        shown = [f"{name}={short(value, name)}" for name, value, default in values if value != default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def replace(self, **changes: object) -> Self:
@@ -100,6 +101,10 @@ class Struct:
         return copy
 
 
-def short(value: object) -> str:
-    """A value in a few words, for a repr."""
+def short(value: object, name: str = "") -> str:
+    """A value in a few words, for a repr; what is named as a time, in seconds since the epoch, is one."""
+    if isinstance(value, float) and name.endswith("at") and abs(value) < LAST:
+        from datetime import UTC, datetime
+
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return value.__name__ if isinstance(value, type) else SHORT.repr(value)

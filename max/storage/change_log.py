@@ -617,7 +617,7 @@ def _decode(cursor: str) -> list[Any]:
 
     try:
         data = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     fits = ([str, int], [str, int, int, str])
     if not isinstance(data, list) or [type(one) for one in data] not in fits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -23,10 +24,12 @@ from max.commands.text import (
     display_width,
     duration,
     first_few,
+    iso_time,
     json_text,
     number,
     pad,
     sanitize,
+    sanitize_lines,
     short_age,
     short_time,
     truncate,
@@ -176,6 +179,40 @@ def test_terminal_sequences_are_spelled_out() -> None:
     assert sanitize("\x1b[31mred\x07 a\nb\tc \u202eevil") == "\\x1b[31mred\\x07 a b c \\u202eevil"
 
 
+# tags that spell "AB"; order marks; zero width; variants of nothing; fillers; a shy hyphen
+INVISIBLE = (
+    "\U000e0001\U000e0041\U000e0042 \u200e\u200f\u061c\u202a\u202e\u2066\u2069 \u200b\u200c\u200d\u2060\ufeff"
+    " \ufe00\ufe0f\U000e0100\U000e01ef \u115f\u3164\uffa0\u034f\u180e\xad\ufff9\U0001d173"
+)
+
+
+def test_no_character_hides_or_turns_the_others_round() -> None:
+    shown = sanitize(f"a{INVISIBLE}b")
+    assert all(c.isascii() for c in shown)
+    assert "\\U000e0041\\U000e0042" in shown
+    assert "\\u202e" in shown
+
+
+def test_what_hides_is_escaped_in_json_and_reads_back_exactly() -> None:
+    text = json_text({INVISIBLE: [INVISIBLE, "a\udcff"]})
+    assert text.isascii()
+    assert json.loads(text) == {INVISIBLE: [INVISIBLE, "a\udcff"]}
+
+
+@pytest.mark.parametrize(
+    "text", ["1\ufe0f\u20e3", "❤\ufe0f\u200d🔥", "می\u200cخواهم", "क्\u200dष", "葛\U000e0100"]
+)
+def test_what_shapes_the_character_before_it_stays(text: str) -> None:
+    assert sanitize(text) == text
+    assert json_text(text) == f'"{text}"'
+
+
+def test_lines_of_ours_keep_their_colours_and_nothing_else() -> None:
+    paint = Paint(on=True)
+    assert sanitize_lines(f"{paint('a', 'red')}\nb") == f"{paint('a', 'red')}\nb"
+    assert sanitize_lines("\x1b[2J\x1b]8;;x\x1b\\ \x1b[31;5mb\r") == "\\x1b[2J\\x1b]8;;x\\x1b\\ \\x1b[31;5mb "
+
+
 def test_joined_emoji_and_accents_stay_as_they_are() -> None:
     assert sanitize("👩\u200d💻 e\u0301 日本") == "👩\u200d💻 e\u0301 日本"
 
@@ -225,6 +262,54 @@ def test_wide_characters_keep_columns_aligned() -> None:
     ]
 
 
+def test_a_long_first_column_leaves_room_for_the_others() -> None:
+    columns = [Column("id", whole=True), Column("status"), Column("kind")]
+    made = Table(columns, [["i" * 100, "added", "file"]], 80)
+    assert (made.hidden, made.line(["i" * 100, "added", "file"])) == ([], f"{'i' * 65}…  added   file")
+
+
+def test_the_fields_that_were_chosen_leave_the_id_a_few_cells() -> None:
+    fields = [Column(f"field {number}", whole=True) for number in range(6)]
+    cells = ["i" * 36, *(["x" * 8] * 6)]
+    for first, hidden in ((Column("id", whole=True), 2), (Column("id", whole=True, yields=True), 0)):
+        made = Table([first, *fields], [cells], 80)
+        assert len(made.hidden) == hidden
+        assert display_width(made.line(cells)) <= 80
+    assert [column.yields for column in entity_columns(Person, ["name"], chosen=True)] == [True, False]
+
+
+def test_no_more_of_a_long_text_is_looked_at_than_is_shown() -> None:
+    class Text(str):
+        """Counts the characters that are read one by one, or sliced."""
+
+        looked = 0
+
+        def __iter__(self) -> Iterator[str]:
+            for character in super().__iter__():
+                Text.looked += 1
+                yield character
+
+        def __getitem__(self, place: Any) -> str:
+            part = super().__getitem__(place)
+            Text.looked += len(part)
+            return part
+
+        def isprintable(self) -> bool:
+            raise AssertionError("reads all of it")
+
+    long = Text("会" * 100_000)
+    shown = cell(long, 80)
+    drawn = Table([Column("id"), Column("text")], [["1", shown]], 80)
+    assert drawn.line(["1", shown]) == f"1   {'会' * 29}…"
+    assert Text.looked < 1_000
+    assert display_width(cell("e" + "\u0301" * 100_000, 80), 80) == 1
+
+
+def test_without_a_terminal_a_very_long_cell_is_whole_and_the_others_are_aligned() -> None:
+    lines = table([Column("a"), Column("b")], [["x" * 500, "1"], ["x", "2"]], None)
+    assert lines == [f"a{' ' * 199}  b", f"{'x' * 500}  1", f"x{' ' * 199}  2"]
+
+
 def test_columns_without_room_are_hidden() -> None:
     columns = [Column(name, whole=True) for name in ("first", "second", "third")]
     made = Table(columns, [["1" * 10, "2" * 10, "3" * 10]], 25)
@@ -272,6 +357,9 @@ def test_an_entity_as_lines_is_not_truncated() -> None:
         ({"a": [1]}, '{"a":[1]}'),
         ([], "[]"),
         ([1], "[1]"),
+        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01 00:00"),
+        (datetime(206, 5, 8, 9, 5, tzinfo=UTC), "0206-05-08 09:05"),
+        (date(206, 5, 8), "0206-05-08"),
     ],
 )
 def test_a_value_as_a_cell(value: object, text: str) -> None:
@@ -327,6 +415,14 @@ def test_first_few_names_and_how_many_more() -> None:
 )
 def test_an_age_in_words(age: float, words: str) -> None:
     assert ago(NOW - age, NOW) == words
+
+
+@pytest.mark.parametrize("at", [1e300, -1e300, float("inf"), 4e11, -7e10])
+def test_a_time_beyond_the_calendar_is_shown_all_the_same(at: float) -> None:
+    year = "9999-12-31" if at > 0 else "0001-01-01"
+    assert (short_time(at)[:10], str(iso_time(at))[:10]) == (year, year)
+    assert until(1e300, NOW) == "9999-12-31 23:59"
+    assert iso_time(-60_000_000_000.0) == "0068-09-03T13:20:00Z"
 
 
 def test_a_missing_time_is_shown_as_never() -> None:

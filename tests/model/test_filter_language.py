@@ -28,7 +28,8 @@ from max.model.entities import (
     Ref,
     Synced,
 )
-from max.model.filter_language import CONDITIONS, DEPTH, FITTING, SINCE, parse, parse_duration
+from max.model.filter_language import CONDITIONS, FITTING, SINCE, parse, parse_duration
+from max.model.query import DEPTH
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 

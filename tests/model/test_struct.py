@@ -65,3 +65,12 @@ def test_importing_the_model_does_not_import_inspect() -> None:
     code = "import sys, max.model.query, max.model.plan; print('inspect' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+def test_a_repr_shows_seconds_since_the_epoch_as_a_time() -> None:
+    class Run(Struct):
+        started_at: float
+        rate: float
+
+    assert repr(Run(1_800_000_000.25, 2.5)) == "Run(started_at=2027-01-15T08:00:00Z, rate=2.5)"
+    assert repr(Run(1e300, 0.0)) == "Run(started_at=1e+300, rate=0.0)"
