@@ -30,6 +30,7 @@ from .model.migrations import NO_POLICY, SchemaPolicy
 from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
+from .model.values import Json
 from .storage.database import Connection, Database
 from .storage.freshness import latest_request
 from .storage.removals import MEMBERS_BY_CHILD
@@ -42,7 +43,8 @@ class SqliteEngine(Engine):
     """The engine protocol on one Database, which other parts may share for their transactions.
 
     The resolver has the schema, and knows what each listing and feed brings; the policy says how
-    the schema came to be, and what may become of an entity.
+    the schema came to be, and what may become of an entity.  ``mask`` removes secrets from the
+    invalid rows that are kept aside.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class SqliteEngine(Engine):
         settings: Settings = DEFAULTS,
         policy: SchemaPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
+        mask: Callable[[Json], Json] = lambda data: data,
     ) -> None:
         self._database, self._settings, self._clock = database, settings, clock
         self.tables = TableWriter(resolver.schema, resolver, policy)
-        self.tables.change_log.clock = clock
+        self.tables.change_log.clock, self.tables.quarantine.mask = clock, mask
 
     @property
     def schema(self) -> Schema:

@@ -51,6 +51,7 @@ from .sync.events import EventPublisher, Events, Origin
 from .sync.events import Progress as Progress
 from .sync.task_graph import expand, retry_graph
 from .sync.task_runner import TaskRunner
+from .upstream.redaction import Redactor
 
 CAP = 64  # tasks that run at once: more than limits admit, since some wait for their commit
 LOST = "lost"  # the state of an attempt whose task another worker has taken over
@@ -96,6 +97,7 @@ class _SyncLoop:
             await self._end_tasks()
             if status is Status.INTERRUPTED:
                 await self._executor.release_tasks(self.sync)
+            self._executor.context.credentials.redactor.clean(error)
             self.end(status, error)
             raise
 
@@ -127,7 +129,9 @@ class _SyncLoop:
         """Store what has ended, and begin what may begin now."""
         if self._broken is not None:
             raise self._broken
-        batch, self._settlements = self._settlements, []
+        redactor = self._executor.context.credentials.redactor
+        batch = [(_cleaned(one, redactor), future) for one, future in self._settlements]
+        self._settlements = []
         running = len(self._leased) - sum(one.state is not State.RUNNING for one, _ in batch)
         requests = Counter(self._calls.calls) - self._counted_calls
         try:
@@ -265,6 +269,18 @@ class _SyncLoop:
         if not self._ended:
             self._ended = True
             self.publisher.ended(self._progress(status), error, self._given_up)
+
+
+def _cleaned(one: Settlement, redactor: Redactor) -> Settlement:
+    """A settlement without secrets in its failures, error and notes: they are stored, published, logged."""
+    if not (one.failures or one.error or one.notes):
+        return one
+    words = redactor.message
+    failures = [
+        each.replace(what=words(each.what), message=words(each.message), hint=words(each.hint))
+        for each in one.failures
+    ]
+    return one._replace(failures=failures, error=redactor.facts(one.error), notes=[*map(words, one.notes)])
 
 
 class SyncHandle:

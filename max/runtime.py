@@ -92,6 +92,7 @@ class InstallationRuntime:
             settings=info.settings,
             policy=connector.policy.replace(check_idle=partial(refuse_while_syncing, clock=clock)),
             clock=clock,
+            mask=credentials.redactor.facts,
         )
         self._meta = SqliteSyncMeta(self._database, self._engine.tables)
         self._store = SqliteTaskStore(self._database, version=connector.version)
@@ -135,7 +136,8 @@ class InstallationRuntime:
             *(connector.schema, connector.credentials),
         )
         credentials = await self.recording.provide(source, self._credentials)
-        installation = await connector.initialise(self._config, credentials)
+        with credentials.redactor.cleaning():
+            installation = await connector.initialise(self._config, credentials)
         if installation.stop is not None:  # it closes what initialise has opened, too
             started.push_async_callback(installation.stop)
         if installation.start is not None and self.recording.replay_of is None:
@@ -150,6 +152,7 @@ class InstallationRuntime:
             clock=self._clock,
             jitter=self.recording.jitter,
             settings=self.info.settings,
+            credentials=credentials,
         )
         worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop
         executor = SyncExecutor(self._store, context, worker=worker, after=self._engine.tidy)
@@ -193,7 +196,7 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            with executor.context.runner.activate():
+            with executor.context.runner.activate(), executor.context.credentials.redactor.cleaning():
                 plan = await self._connector.seeder(installation.context, self._engine)
             return await executor.begin(plan, options)
 
@@ -260,8 +263,9 @@ class InstallationRuntime:
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
-        health = self._at_work().installation.health
-        return "no check" if health is None else await health()
+        installation, executor = self._at_work()
+        with executor.context.credentials.redactor.cleaning():
+            return "no check" if installation.health is None else await installation.health()
 
     def _at_work(self) -> _Live:
         if self._live is None:

@@ -9,13 +9,16 @@ import stat
 import subprocess
 import sys
 import threading
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from shutil import copy
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -295,12 +298,101 @@ class Shell:
         self.said += done.stdout + done.stderr
         return done.returncode
 
+    @contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command, and wait for its end."""
+        command = [sys.executable, "-c", MAX, *words]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes) as process:
+            yield process
+            self.said += process.communicate()[0]
+
     def written(self) -> dict[str, bytes]:
         """Every file except the one for secrets, and all output."""
         files = {
             path for path in self.folder.rglob("*") if path.is_file() and path.name != "credentials.json"
         }
         return {str(path): path.read_bytes() for path in files} | {"output": self.said}
+
+
+class Leaky:
+    """A service that repeats the token in every way in its cursors, values and errors."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self.asked, self.url = token, list[str](), ""
+        self.third_page, self.go_on = threading.Event(), threading.Event()
+
+    @contextmanager
+    def serving(self) -> Iterator[Leaky]:
+        """Serve on a free port, a thread for each connection."""
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                status, data = service.answer(self.path)
+                body = json.dumps(data).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                with suppress(BrokenPipeError):  # of a process that was killed
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.go_on.set()
+                server.shutdown()
+                thread.join()
+
+    def answer(self, address: str) -> tuple[int, Json]:
+        """Status and data for an address."""
+        self.asked.append(address)
+        url = urlsplit(address)
+        known = f"&access_token={quote(self.token, safe='')}"
+        spoken = repeated(self.token)
+        match url.path:
+            case "/pages":
+                number = int(parse_qs(url.query).get("after", ["0"])[0]) + 1
+                if number == 3:
+                    self.third_page.set()
+                    self.go_on.wait()
+                following = {} if number == 3 else {"next": f"{self.url}/pages?after={number}{known}"}
+                return 200, {"items": [{"id": f"page-{number}", "size": number}], **following}
+            case "/values":
+                return 200, {"items": [{"id": str(n), "size": f"is {one}"} for n, one in enumerate(spoken)]}
+            case "/errors":
+                return 422, {"error": " ".join([self.token[:-2], *spoken])}  # cut off, too
+            case "/bugs":
+                return 200, {"items": [], "next": " ".join(spoken)}
+            case _:
+                since = int(parse_qs(url.query).get("since", ["0"])[0]) + 1
+                return 200, {"items": [], "mark": f"{self.url}/marks?since={since}{known}"}
+
+
+def repeated(secret: str) -> list[str]:
+    """What a service says that repeats a secret, alone and among others, in many encodings."""
+    raw = secret.encode()
+    among = [b"x" * before + raw + b"yz" for before in range(3)]
+    said = [encode(one).decode() for one in among for encode in (b64encode, urlsafe_b64encode)]
+    return [secret, raw.hex(), raw.hex().upper(), quote(secret, safe=""), quote_plus(secret), *said]
+
+
+def encoded(secret: str) -> list[bytes]:
+    """What must be found nowhere: of base64, what neighbours do not change."""
+    raw = secret.encode()
+    inner = [b64encode(b"\0" * n + raw)[4:-4] for n in range(3)]
+    inner += [urlsafe_b64encode(b"\0" * n + raw)[4:-4] for n in range(3)]
+    urls = [quote(secret, safe=""), quote_plus(secret)]
+    return [raw, raw.hex().encode(), raw.hex().upper().encode(), *(url.encode() for url in urls), *inner]
 
 
 ONCE = settings(deadline=None, phases=[Phase.generate])  # no secret is simpler than another
@@ -354,6 +446,37 @@ class TestNowhereElse:
         assert (service.refreshes, service.over) == (2, False)
         assert b"(403): ***" in max.said
         assert places(mark, written) == []
+
+    def test_p41_a_token_in_cursors_values_and_errors_is_nowhere_and_the_cursors_work(
+        self, tmp_path: Path
+    ) -> None:
+        first, second = token(1, 40), token(2, 44)
+        (tmp_path / "connectors").mkdir()
+        copy(ROOT / "tests" / "max_leaky.py", tmp_path / "connectors")
+        max = Shell(tmp_path, FIRST=first, SECOND=second)
+        with Leaky(first).serving() as service:
+            words = ["--set", f"base_url={service.url}", "--credential", "token=env:FIRST"]
+            assert max("connect", "leaky", *words) == 0
+            with max.started("sync", "leaky", "-o", "ndjson") as syncing:
+                service.third_page.wait()
+                syncing.kill()  # within the listing: what is stored has a cursor with the token
+            service.token = second
+            service.go_on.set()
+            assert max("connect", "leaky:default", "--update", "--credential", "token=env:SECOND") == 0
+            assert max("sync", "leaky", "-o", "ndjson", "--record", "leaky.jsonl") == 3, max.said
+            assert max("sync", "leaky") == 3
+            assert max("runs", "leaky", "-o", "json") == 0
+            assert max("search", "leaky", "Leaf", "--filter", 'id ^= "page"', "--fields", "size") == 0
+            asked = service.asked
+        assert [one for one in asked if "after=2" in one][:2] == [
+            f"/pages?after=2&access_token={quote(one, safe='')}" for one in (first, second)
+        ]
+        assert f"/marks?since=1&access_token={quote(second, safe='')}" in asked
+        assert b"page-3" in max.said
+        for secret in (first, second):
+            found = [name for name, data in max.written().items() if any(f in data for f in encoded(secret))]
+            assert found == [], secret
+            assert places(secret, max.written()) == []
 
     def test_connecting_again_keeps_the_secrets_that_are_not_given(self, tmp_path: Path) -> None:
         (tmp_path / "connectors").mkdir()

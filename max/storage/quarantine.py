@@ -115,6 +115,7 @@ class Quarantine(RenameOwner):
 
     def __init__(self, policy: SchemaPolicy, freshness: Freshness) -> None:
         self._policy, self._freshness = policy, freshness
+        self.mask: Callable[[Json], Json] = lambda data: data  # removes secrets from what is kept
 
     def apply(self, connection: Connection) -> None:
         """Create the table, unless it is there."""
@@ -152,7 +153,7 @@ class Quarantine(RenameOwner):
         wrong: Sequence[tuple[Entity, Mapping[str, InvalidValue]]],
         delivery: Delivery,
     ) -> None:
-        rows = [_row(one, fields, delivery) for one, fields in wrong]
+        rows = [_row(one, fields, delivery, self.mask) for one, fields in wrong]
         connection.executemany(KEEP, rows)
         for one, _ in wrong:
             names = [name for name in values_of(one) if name in mapping.types]
@@ -235,17 +236,19 @@ class Quarantine(RenameOwner):
         connection.executemany(follow, names)
 
 
-def _row(one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery) -> tuple[Any, ...]:
+def _row(
+    one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery, mask: Callable[[Json], Json]
+) -> tuple[Any, ...]:
     from hashlib import sha256  # slow, and rarely needed
 
-    first, text, listing = next(iter(invalid.values())), row_text(one), delivery.listing
+    first, text, listing = next(iter(invalid.values())), row_text(one, mask), delivery.listing
     named = is_id(one.id)
     return (
         type(one).__name__,
         one.id if named else "",
         "" if named else sha256(text.encode()).hexdigest()[:16],
         _storable(first.expected),
-        _storable(shown(first.actual)),
+        mask(_storable(shown(first.actual))),
         json.dumps(list(invalid)),
         text,
         repr(listing.collection) if listing is not None else None,
@@ -256,7 +259,7 @@ def _row(one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery) -
     )
 
 
-def row_text(one: Entity) -> str:
+def row_text(one: Entity, mask: Callable[[Json], Json] = lambda data: data) -> str:
     """A row as JSON, whatever it holds; a value that JSON cannot hold is shown as errors show it."""
     types: Mapping[str, Any] = type(one).types()
     data: dict[str, Json] = {}
@@ -266,7 +269,7 @@ def row_text(one: Entity) -> str:
             data[name] = holds.to_json(value)
         else:
             data[name] = value if is_json(value) else _storable(shown(value))
-    return json.dumps(data, ensure_ascii=False)
+    return json.dumps(mask(data), ensure_ascii=False)
 
 
 def _storable(text: str) -> str:

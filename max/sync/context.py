@@ -26,6 +26,7 @@ from ..model.entities import V
 from ..model.loaders import Env, In, Out, OutsideCall, RawLoader
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
+from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
 
 Clock = Callable[[], float]  # seconds since the epoch
@@ -181,7 +182,10 @@ class MonotonicClock:
 
 @dataclass(frozen=True)
 class SyncContext:
-    """What all tasks of an installation share.  ``context`` is what ``initialise`` built."""
+    """What all tasks of an installation share.
+
+    ``context`` is what ``initialise`` built.  ``credentials`` keep secrets out of what is stored.
+    """
 
     installation: str
     connector: Connector[Any, Any]
@@ -192,6 +196,9 @@ class SyncContext:
     clock: Clock = time.time
     jitter: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
+    credentials: CredentialProvider = field(
+        default_factory=lambda: CredentialProvider(MemoryCredentials(), [])
+    )
     requests: MonotonicClock = field(default_factory=MonotonicClock)
 
     def now(self) -> float:

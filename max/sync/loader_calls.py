@@ -4,6 +4,9 @@ Rule 1: whatever a loader raises becomes the failure of its task, with the loade
 
 Rule 2: a response whose parts are not what they are declared to be is refused as a whole, with the
 loader, the page, and what came.  Types are hints in Python, and a service may send anything.
+
+Rule 3: cursors and sync tokens leave here sealed, with names in place of secrets, and so they are
+stored.  A loader gets them as the service sent them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from ..model.entities import Entity, Ref, values_of
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.query import Batch, Page
 from ..model.values import is_text
+from ..upstream.credentials import CredentialProvider
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, is_raised_by_loader
 from .turns import Turns
@@ -69,8 +73,8 @@ BATCH: Mapping[str, tuple[str, Valid]] = {
 class LoaderCaller:
     """Calls the loaders of one connector; LoaderFault when one returns what it does not declare."""
 
-    def __init__(self, connector: Connector[Any, Any]) -> None:
-        self._name, self._turns = connector.name, Turns()
+    def __init__(self, connector: Connector[Any, Any], credentials: CredentialProvider) -> None:
+        self._name, self._credentials, self._turns = connector.name, credentials, Turns()
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
     async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: LoaderEnv) -> Batch[Any]:
@@ -91,7 +95,9 @@ class LoaderCaller:
         return batch
 
     async def page(self, loader: Loader[Any], of: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
-        """A page of a collection, or of a feed."""
+        """A page of a collection, or of a feed; the marks of both request and page are sealed."""
+        cursor, token = await self._unsealed(request.cursor), await self._unsealed(request.sync_token)
+        request = request.replace(cursor=cursor, sync_token=token)
         page: Page[Any] = await self._call(loader, of, request, env)
         which = "the first page" if request.cursor is None else f"the page at {request.cursor[:60]!r}"
         where = f"; it was {which} of {of}"
@@ -109,7 +115,13 @@ class LoaderCaller:
                 hint="nothing of this response was stored; update the connector",
             )
         self._check_fields(loader, [*page.items, *page.also])
-        return page
+        return page.replace(next=self._sealed(page.next), sync_token=self._sealed(page.sync_token))
+
+    def _sealed(self, mark: str | None) -> str | None:
+        return None if mark is None else self._credentials.redactor.seal(mark)
+
+    async def _unsealed(self, mark: str | None) -> str | None:
+        return None if mark is None else await self._credentials.unseal(mark)
 
     async def _call(self, loader: Loader[Any], *arguments: object) -> Any:
         """The loader's response; whatever it raises becomes an error of Max.

@@ -93,7 +93,7 @@ class TaskRunner:
         self._calls: dict[int, tuple[LoaderEnv, asyncio.Task[Any] | None]] = {}  # of loaders, by task
         self._overdue: set[int] = set()  # tasks whose call was cancelled at its deadline
         self._checked = 0.0
-        self._loader_calls = LoaderCaller(context.connector)
+        self._loader_calls = LoaderCaller(context.connector, context.credentials)
         self._loaders = {loader.name: loader for loader in context.connector.loaders}
         self._runs: dict[str, Callable[[Task, Any], Awaitable[Settlement | None]]] = {
             ExpandTask.kind: self._expand,

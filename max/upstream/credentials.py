@@ -8,8 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import BadCredentials, UnknownName
+from ..errors import BadCredentials, SyncTokenRefused, UnknownName
 from .hosts import NOWHERE, Hosts
+from .redaction import SHORTEST, Redactor, sealed_names, unsealed
+
+MADE = 4  # secrets of one name, made by the connector, that are kept out of what is written
 
 
 class Secret:
@@ -111,15 +114,20 @@ class MemoryCredentials(CredentialStore):
 
 
 class CredentialProvider:
-    """What a connector may use: the secrets and the ``hosts`` that it declares, and no others."""
+    """What a connector may use: the secrets and the ``hosts`` that it declares, and no others.
+
+    ``redactor`` keeps every secret that was read, saved or made here out of what is written.
+    """
 
     def __init__(
         self, store: CredentialStore, declared: Sequence[Credential], hosts: Hosts = NOWHERE
     ) -> None:
-        self.hosts = hosts
+        self.hosts, self.redactor = hosts, Redactor()
         self._store = store
         self._declared = {credential.name: credential for credential in declared}
         self._known_secrets: set[Secret] = set()
+        self._newest: dict[str, str] = {}  # by name, the secrets that were read, saved or made
+        self._made: dict[str, list[str]] = {}
 
     @property
     def known_secrets(self) -> frozenset[Secret]:
@@ -154,9 +162,37 @@ class CredentialProvider:
         """The lock for renewing secrets; see CredentialStore."""
         return self._store.renewal_lock()
 
+    def keep_out(self, name: str, text: str) -> None:
+        """Keep a secret that the connector made, such as a session's, out of what is written."""
+        if text == self._newest.get(name) or len(text) < SHORTEST:
+            return
+        self._newest[name] = text
+        if not self.redactor.knows(text):  # a credential as it is
+            made = self._made.setdefault(name, [])
+            made.append(text)
+            self.redactor.learn(text, name)
+            if len(made) > MADE:  # one that signs every request
+                self.redactor.forget(made.pop(0))
+
+    async def unseal(self, text: str) -> str:
+        """The text that the redactor has sealed; SyncTokenRefused when a secret of it is gone."""
+        names = sealed_names(text)
+        for name in names & self._declared.keys() - self._newest.keys():
+            await self.find(self._declared[name])
+        try:
+            return unsealed(text, self._newest.__getitem__)
+        except LookupError as error:
+            raise SyncTokenRefused(
+                f"a stored cursor or sync token needs a secret that is gone: {', '.join(sorted(names))}",
+                hint="sync again, which lists from the beginning",
+            ) from error
+
     def _remembered(self, credential: Credential, secret: Secret) -> Secret:
         if credential.secret:
+            text = self._newest[credential.name] = secret.reveal()
             self._known_secrets.add(secret)
+            if len(text) >= SHORTEST:  # to remove a shorter one would damage everything else
+                self.redactor.learn(text, credential.name)
         return secret
 
     def _check(self, credential: Credential) -> None:

@@ -27,13 +27,13 @@ import re
 import time
 import zlib
 from asyncio import timeout as time_limit
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
-from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from ..core import Lifecycle, in_thread
 from ..errors import (
@@ -59,18 +59,19 @@ from .operations import LOG, block_limit, in_operation, last_attempt
 if TYPE_CHECKING:
     import httpx2
 
+    from .redaction import Redactor
+
 TIMEOUT = 30.0  # seconds to connect, and between two parts of an answer
 DEADLINE = 300.0  # seconds for a whole answer outside of any operation, which has a deadline of its own
 MAX_BYTES = 64 * 2**20  # of a decoded answer
 REDIRECTS = 5  # followed at most
 FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
 CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a good answer
+LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "proxy", "socks")))
 CONNECTIONS = 32  # kept open for later requests
 QUOTED = 200  # characters of the service's own message that an error repeats
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib finds out which
-SECRET = 6  # characters; shorter secrets are not looked for in messages
 WAITS = 16  # parts of a Retry-After header that are read
-PIECE = 10  # characters by which the beginning of a longer secret is recognised
 
 ErrorKind: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
 
@@ -320,10 +321,9 @@ class HttpClient(Lifecycle):
         credentials.hosts.check(self._origin)
         self._credentials, self._auth, self._read_error = credentials, auth, read_error
         self._headers = {"accept": "application/json", **_sendable(headers)}
-        self._auth_headers: set[str] = set()  # names of the headers that auth gave
         self._budgets = tuple(budgets)
         self._max_bytes = max_bytes
-        self._own = None if transport else _Httpx2Transport(timeout)
+        self._own = None if transport else _Httpx2Transport(timeout, credentials.redactor)
         self._transport = transport or self._own
 
     async def start(self) -> None:
@@ -379,7 +379,7 @@ class HttpClient(Lifecycle):
             response = await self._send(replace(request, url=self._redirected(response)))
         error = self._error(response, read_error or self._read_error)
         if error is not None:
-            self._redact(error, response.request)
+            self._credentials.redactor.clean(error)
             raise error
         return response
 
@@ -414,7 +414,7 @@ class HttpClient(Lifecycle):
                 f"{sent}: no complete answer within {DEADLINE:g} s", hint="check the network and the address"
             ) from error
         except UpstreamError as error:
-            self._redact(error, sent)
+            self._credentials.redactor.clean(error)
             self._log(sent, error.code, began)
             raise
         self._log(sent, response.status, began)
@@ -425,7 +425,7 @@ class HttpClient(Lifecycle):
         if LOG.isEnabledFor(logging.DEBUG):
             call, url, ms = last_attempt(), urlsplit(request.url), (time.perf_counter() - began) * 1000
             name, attempt = (call.operation.name, call.attempt) if call else ("no operation", 1)
-            path = redact(self._secret_forms(request), url.path)
+            path = self._credentials.redactor.message(url.path)
             place = (name, request.method, url.netloc, path, outcome)
             LOG.debug("%s: %s %s%s: %s in %.0f ms, attempt %d", *place, ms, attempt)
 
@@ -433,7 +433,9 @@ class HttpClient(Lifecycle):
         if self._auth is None:
             return {}
         headers = _sendable(await self._auth.headers())
-        self._auth_headers.update(headers)
+        for name, value in headers.items():
+            self._credentials.keep_out(f"the header {name}", value)
+            self._credentials.keep_out(f"the secret in {name}", value.partition(" ")[2])
         return headers
 
     def _redirected(self, response: HttpResponse) -> str:
@@ -472,36 +474,6 @@ class HttpClient(Lifecycle):
         wait = self._budget_wait(headers) if isinstance(error, QuotaExceeded) else 0.0
         if error.retry_after is None and (wait or asked):
             error.data["retry_after"] = error.retry_after = max(wait, asked or 0.0)
-
-    def _redact(self, error: UpstreamError, request: HttpRequest) -> None:
-        """Remove secrets that the service may have repeated from an error."""
-        forms = self._secret_forms(request)
-        error.message, error.hint = redact(forms, error.message), redact(forms, error.hint)
-        error.args = (error.message,)
-
-    def _secret_forms(self, request: HttpRequest) -> set[str]:
-        secrets = {one.reveal() for one in self._credentials.known_secrets}
-        for name in self._auth_headers & request.headers.keys():
-            secrets |= {request.headers[name], request.headers[name].partition(" ")[2]}
-        return {form for one in secrets if len(one) >= SECRET for form in (one, quote_plus(one))}
-
-
-def redact(secrets: Collection[str], text: str) -> str:
-    """A text without any of these secrets, or the beginning of one that was cut off."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    at = 0
-    while at < len(text):
-        same = max((_common_prefix(secret, text[at:]) for secret in secrets), default=0)
-        if same >= PIECE:
-            text = f"{text[:at]}***{text[at + same :]}"
-        at += 1
-    return text
-
-
-def _common_prefix(one: str, other: str) -> int:
-    """How many characters at the beginning of two texts are the same."""
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def checked_url(url: str) -> str:
@@ -629,11 +601,24 @@ def _body(data: Json, form: Mapping[str, str] | None) -> tuple[dict[str, str], b
 # -- the default transport ---------------------------------------------------------------------
 
 
+class _CleanLog(logging.Filter):
+    """Removes secrets from what the library logs: the address of each request, the headers of answers."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record stays, without secrets."""
+        record.msg, record.args = self._redactor.message(record.getMessage()), ()
+        return True
+
+
 class _Httpx2Transport(Transport):
     """httpx2 as a Transport; connections are kept open and used again."""
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float, redactor: Redactor) -> None:
+        self._timeout, self._log = timeout, _CleanLog(redactor)
         self._clients: dict[bool, httpx2.AsyncClient] = {}  # with encryption, and without
         self._opening = asyncio.Lock()
 
@@ -653,6 +638,8 @@ class _Httpx2Transport(Transport):
             import httpx2
         except ImportError as error:
             raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
+        for name in LIBRARY_LOGS:
+            logging.getLogger(name).addFilter(self._log)  # once, however often it is added
         return httpx2.AsyncClient(
             timeout=self._timeout,
             verify=secure,
@@ -663,6 +650,8 @@ class _Httpx2Transport(Transport):
     async def aclose(self) -> None:
         """Close every connection; the next request opens a client again, perhaps in another loop."""
         clients, self._clients, self._opening = self._clients, {}, asyncio.Lock()
+        for name in LIBRARY_LOGS:
+            logging.getLogger(name).removeFilter(self._log)
         for client in clients.values():
             await client.aclose()
 

@@ -25,7 +25,7 @@ from .codec import Codec
 from .credentials import Credential, CredentialProvider
 from .operations import Call, FlowController, Next, OperationRunner
 from .recording_file import Header, MakeLine, RecordingWriter, refuse_existing, timestamp, to_line
-from .redaction import MARK, Redactor
+from .redaction import MARK, Redactor, map_texts
 
 Renew = Callable[[], Awaitable[None]] | None
 
@@ -116,7 +116,7 @@ class Recording(UpstreamAccess):
         names = [one.name for one, secret in found.items() if one.secret and secret is not None]
         self._redactor, self._schema = Redactor(lambda: credentials.known_secrets), source.schema
         self._redactor.refresh()
-        config = {key: _map_texts(value, self._redactor.text) for key, value in source.config.items()}
+        config = {key: map_texts(value, self._redactor.text) for key, value in source.config.items()}
         now = timestamp(self._clock())
         self._header = Header(source.connector, source.version, source.installation, config, names, now)
         return credentials
@@ -199,13 +199,4 @@ class _Entry:
         return line
 
     def _without_texts(self, data: Json) -> Json:
-        return _map_texts(data, lambda text: MARK) if self._is_nested else data
-
-
-def _map_texts(data: Json, change: Callable[[str], str]) -> Json:
-    """JSON data with every text changed, except the keys."""
-    if isinstance(data, str):
-        return change(data)
-    if isinstance(data, list):
-        return [_map_texts(one, change) for one in data]
-    return {key: _map_texts(one, change) for key, one in data.items()} if isinstance(data, dict) else data
+        return map_texts(data, lambda text: MARK) if self._is_nested else data

@@ -1,4 +1,18 @@
-"""Redaction: removing secrets from data, in every encoding that they may have there."""
+"""Redaction: removing secrets from data, in every encoding that they may have there.
+
+What people and other programs read (failures, events, logs, output, recordings) gets ``***`` in place
+of a secret.  A cursor that holds one must work again, also in another process: it is *sealed* before
+it is stored, with a name in place of the secret, and unsealed for the request.  For example, with
+the credential ``api_key``:
+
+    from the service   https://api.example.com/things?after=7&access_token=tok%2F1234
+    stored             https://api.example.com/things?after=7&access_token=⟨api_key.0.1⟩
+    in a message       https://api.example.com/things?after=7&access_token=***
+
+The numbers say which part of the secret it is, and in which encoding.  A secret that was renewed
+meanwhile comes back as the new one.  What a service sends cannot pass for a sealed secret: the
+brackets are escaped.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +21,23 @@ import math
 import re
 import threading
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
-from ..errors import RecordingError
+from ..errors import MaxError, RecordingError
 from ..model.values import Json
-from .credentials import Secret
+
+if TYPE_CHECKING:
+    from .credentials import Secret
 
 MARK = "***"  # takes the place of a secret
 SHORTEST = 6  # characters; to remove a shorter secret would damage everything else
+PIECE = 10  # characters by which the beginning of a longer secret is recognised
 SECRET_KEYS = frozenset({"access_token", "refresh_token", "id_token", "client_secret", "authorization"})
+OPEN, CLOSE = "\ue000", "\ue001"  # around a sealed secret; characters that have no meaning
+SEALED = re.compile(f"{OPEN}(?:({OPEN})|([^{OPEN}{CLOSE}]*)\\.([0-9]+)\\.([0-9]+){CLOSE})")
 
 
 class Redactor:
@@ -25,9 +46,10 @@ class Redactor:
     ``known`` gives the secrets of the moment.  A secret that was learned once is always removed.
     """
 
-    def __init__(self, known: Callable[[], Iterable[Secret]]) -> None:
+    def __init__(self, known: Callable[[], Iterable[Secret]] = tuple) -> None:
         self._known = known
-        self._learned: set[str] = set()
+        self._learned: dict[str, dict[str, str]] = {}  # by secret, what takes the place of each form
+        self._sealed: dict[str, str] = {}  # of all secrets
         self._forms: tuple[str, ...] = ()  # the longest first: one may be a part of another
         self._has_numbers = False  # whether some form could be a number
         self._lock = threading.Lock()
@@ -37,7 +59,7 @@ class Redactor:
         for secret in self._known():
             self.learn(secret.reveal())
 
-    def learn(self, secret: str) -> None:
+    def learn(self, secret: str, name: str = "") -> None:
         """Remove this secret from now on; RecordingError when it is too short."""
         if secret in self._learned or not secret.strip():
             return
@@ -46,11 +68,28 @@ class Redactor:
                 f"a secret of {len(secret)} characters is too short to be kept out of a recording",
                 hint=f"record with a secret of at least {SHORTEST} characters",
             )
-        found = {form for part in parts_of(secret) for form in forms_of(part)}
+        sealed: dict[str, str] = {}
+        for number, part in enumerate(parts_of(secret)):
+            for encoding, form in enumerate(forms_of(part)):
+                sealed.setdefault(form, f"{OPEN}{name}.{number}.{encoding}{CLOSE}")
         with self._lock:
-            self._learned.add(secret)
-            self._forms = tuple(sorted({*self._forms, *found}, key=len, reverse=True))
-            self._has_numbers = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
+            self._learned[secret] = sealed
+            self._build()
+
+    def knows(self, secret: str) -> bool:
+        """Whether a secret was learned, by itself or as a part or an encoding of another."""
+        return secret in self._sealed
+
+    def forget(self, secret: str) -> None:
+        """Leave this secret alone from now on."""
+        with self._lock:
+            self._learned.pop(secret, None)
+            self._build()
+
+    def _build(self) -> None:
+        self._sealed = {form: mark for one in self._learned.values() for form, mark in one.items()}
+        self._forms = tuple(sorted(self._sealed, key=len, reverse=True))
+        self._has_numbers = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
 
     def text(self, text: str) -> str:
         """The text without secrets."""
@@ -58,6 +97,37 @@ class Redactor:
             if form in text:
                 text = text.replace(form, MARK)
         return text
+
+    def message(self, text: str) -> str:
+        """The text without secrets, and without the beginning of one that was cut off."""
+        return redact(self._forms, text) if self._forms else text
+
+    def facts(self, data: Json) -> Json:
+        """JSON data whose texts are messages."""
+        return map_texts(data, self.message) if self._forms else data
+
+    def clean(self, error: BaseException) -> None:
+        """Remove the secrets from an error: from its message, its hint and its facts."""
+        if isinstance(error, MaxError):
+            error.message, error.hint = self.message(error.message), self.message(error.hint)
+            error.data = self.facts(error.data)
+        error.args = tuple(self.facts(list(error.args)))
+
+    @contextmanager
+    def cleaning(self) -> Iterator[None]:
+        """Errors that are raised inside leave without secrets."""
+        try:
+            yield
+        except Exception as error:
+            self.clean(error)
+            raise
+
+    def seal(self, text: str) -> str:
+        """The text with names in place of secrets; ``unsealed`` is the inverse."""
+        if OPEN not in text and not any(form in text for form in self._forms):
+            return text
+        pattern = re.compile("|".join(map(re.escape, (OPEN, *self._forms))))
+        return pattern.sub(lambda found: self._sealed.get(found[0], OPEN * 2), text)
 
     def bytes(self, data: bytes) -> bytes:
         """The bytes without secrets in UTF-8."""
@@ -79,6 +149,54 @@ class Redactor:
             )
 
 
+def sealed_names(text: str) -> set[str]:
+    """The names of the secrets that a sealed text leaves out."""
+    return {found[2] for found in SEALED.finditer(text) if not found[1]}
+
+
+def unsealed(text: str, secret_of: Callable[[str], str]) -> str:
+    """A sealed text with its secrets, which ``secret_of`` gives by name; LookupError when one is gone."""
+
+    def put_back(found: re.Match[str]) -> str:
+        if found[1]:
+            return OPEN
+        return forms_of(parts_of(secret_of(found[2]))[int(found[3])])[int(found[4])]
+
+    return SEALED.sub(put_back, text)
+
+
+def redact(forms: Collection[str], text: str) -> str:
+    """A text without any of these secrets, or the beginning of one that was cut off."""
+    for form in sorted(forms, key=len, reverse=True):
+        if form in text:
+            text = text.replace(form, MARK)
+    heads = {form[:PIECE] for form in forms if len(form) > PIECE}
+    if not any(head in text for head in heads):
+        return text
+    pattern, parts, at = re.compile("|".join(map(re.escape, heads))), [], 0
+    while found := pattern.search(text, at):
+        parts += [text[at : found.start()], MARK]
+        at = found.start() + max(_common_prefix(form, text, found.start()) for form in forms)
+    return "".join([*parts, text[at:]])
+
+
+def _common_prefix(form: str, text: str, at: int) -> int:
+    """How many characters of a form are at a place of a text."""
+    same = 0
+    while same < len(form) and form[same : same + 1] == text[at + same : at + same + 1]:
+        same += 1
+    return same
+
+
+def map_texts(data: Json, change: Callable[[str], str]) -> Json:
+    """JSON data with every text changed, except the keys."""
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, list):
+        return [map_texts(one, change) for one in data]
+    return {key: map_texts(one, change) for key, one in data.items()} if isinstance(data, dict) else data
+
+
 def parts_of(secret: str) -> list[str]:
     """A secret, each of its long lines, and each long text in it when it is JSON."""
     try:
@@ -97,17 +215,19 @@ def _texts(data: Json) -> Iterator[str]:
             yield from _texts(one)
 
 
-def forms_of(secret: str) -> set[str]:
-    """The encodings of a secret: plain, in URLs, JSON, HTML, Python, base64 and hexadecimal."""
-    from html import escape
+def forms_of(secret: str) -> list[str]:
+    """The encodings of a secret: plain, in URLs, JSON, HTML, Python, base64 and hexadecimal.
 
+    Each has its own place, where stored cursors expect it: new ones go to the end.
+    """
     raw = secret.encode(errors="surrogatepass")
-    urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
-    urls |= {re.sub("%..", lambda code: code[0].lower(), url) for url in urls} | {quote(url) for url in urls}
-    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    escaped |= {one.replace("/", "\\/") for one in escaped} | {repr(secret)[1:-1], ascii(secret)[1:-1]}
-    escaped |= {escape(secret), escape(secret, quote=False)}
-    return {secret, *urls, *escaped, raw.hex(), raw.hex().upper(), *_base64_forms(raw)}
+    urls = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
+    urls += [*(re.sub("%..", lambda code: code[0].lower(), url) for url in urls), *map(quote, urls)]
+    escaped = [json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]]
+    escaped += [*(one.replace("/", "\\/") for one in escaped), repr(secret)[1:-1], ascii(secret)[1:-1]]
+    html = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped += [html.replace('"', "&quot;").replace("'", "&#x27;"), html]
+    return [secret, *urls, *escaped, raw.hex(), raw.hex().upper(), *_base64_forms(raw)]
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:

@@ -47,8 +47,9 @@ from max.connecting import (
 )
 from max.errors import LONGEST_WAIT, MissingExtra
 from max.testing import credentials_for
-from max.upstream.http import ErrorReader, redact, retry_after, service_time
+from max.upstream.http import ErrorReader, retry_after, service_time
 from max.upstream.operations import Limits, OperationRunner
+from max.upstream.redaction import redact
 from tests.answering import Upstream, answer
 
 V = TypeVar("V")
