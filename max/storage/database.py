@@ -15,10 +15,10 @@ composed, the methods of Dialect give the words.  Nothing here imports a driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from ..errors import StorageError
+from ..errors import StorageCorrupt, StorageError
 from ..model.values import Kind
 
 T = TypeVar("T")
@@ -155,6 +155,28 @@ def joined(word: str, conditions: Sequence[str]) -> str:
 
 
 Targets: TypeAlias = Callable[[str, str], str | None]  # the entity that a ref (entity, field) points at
+
+
+DAMAGED = "restore a backup, or move the file away and sync again"
+
+NONSENSE: tuple[type[Exception], ...] = (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def decoding(what: str, *others: type[Exception]) -> Iterator[None]:
+    """StorageCorrupt when what is stored makes no sense: a disk or a hand has changed it."""
+    try:
+        yield
+    except (*NONSENSE, *others) as error:
+        problem = f"the stored {what} cannot be read ({type(error).__name__}: {error})"
+        raise StorageCorrupt(problem, hint=DAMAGED) from error
 
 
 class RenameOwner:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
+from ..errors import StorageCorrupt
 from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema
 from . import catalogue
-from .database import Connection, quoted
+from .database import DAMAGED, Connection, quoted
 from .rows import TableMapping, load_column
 
 # -- bits and load groups ----------------------------------------------------------------------
@@ -119,6 +120,9 @@ def read_mappings(connection: Connection, schema: Schema) -> dict[str, TableMapp
     ):
         if name in bits and field in schema.entities[name].types():
             bits[name][field], groups[name][field] = bit, group
+    for name, entity in schema.entities.items():
+        if missing := entity.types().keys() - bits[name].keys():
+            raise StorageCorrupt(f"{name} lacks the fields {sorted(missing)}", hint=DAMAGED)
     return {
         name: TableMapping(connection.dialect, entity, f"_{schema.table(name)}", bits[name], groups[name])
         for name, entity in schema.entities.items()

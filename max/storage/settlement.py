@@ -64,7 +64,7 @@ from ..model.tasks import (
     failure_of,
     read_spec,
 )
-from .database import Connection
+from .database import Connection, decoding
 from .sync_log import FAILURE_COLUMNS, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
@@ -173,7 +173,8 @@ class SyncTransaction:
         row = self.connection.execute(sql, (self.sync,)).fetchone()
         if row is None:
             raise NotFound("sync", self.sync)
-        return Status(row[0]), SyncCommand(row[1]), row[2]
+        with decoding("sync"):
+            return Status(row[0]), SyncCommand(row[1]), row[2]
 
     def beat(self, worker: str) -> None:
         """Record the worker's heartbeat, unless there is a recent one."""
@@ -239,7 +240,8 @@ class SyncTransaction:
 
     def _running_tasks(self) -> list[Task]:
         sql = f"SELECT {TASK_COLUMNS} FROM _max_task WHERE sync = ? AND state = '{State.RUNNING}' ORDER BY id"
-        return [task_of(row) for row in self.connection.execute(sql, (self.sync,))]
+        with decoding("task"):
+            return [task_of(row) for row in self.connection.execute(sql, (self.sync,))]
 
     def _fail_crashing(self, task: Task) -> None:
         error = SyncError(
@@ -437,7 +439,9 @@ class SyncTransaction:
 
     def _claim(self, limit: int, least: int, most: int) -> list[Task]:
         values = {"sync": self.sync, "now": self.now, "limit": limit, "least": least, "most": most}
-        return sorted(map(task_of, self.connection.execute(CLAIM, values).fetchall()))
+        rows = self.connection.execute(CLAIM, values).fetchall()
+        with decoding("task"):
+            return sorted(map(task_of, rows))
 
 
 def task_of(row: Sequence[Any]) -> Task:

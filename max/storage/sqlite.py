@@ -28,6 +28,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import (
+    MaxError,
     StorageCorrupt,
     StorageEmpty,
     StorageError,
@@ -37,7 +38,7 @@ from ..errors import (
     StorageReplaced,
 )
 from .catalogue import is_older
-from .database import Database
+from .database import NONSENSE, Database
 from .sqlite_dialect import SqliteDialect, primary_code
 
 if TYPE_CHECKING:
@@ -73,14 +74,16 @@ _Job = Callable[[SqliteConnection | None], SqliteConnection | None]
 def translated(path: str, connection: SqliteConnection | None = None) -> Iterator[None]:
     """Turn sqlite3's errors into StorageError, once.
 
-    With a connection, an error of Python's own is one too when SQLite finds the file damaged.
+    An error of Python's own is one too when what is stored made no sense; ``connection`` can tell.
     """
     try:
         yield
     except sqlite3.Error as error:
         raise DIALECT.error(path, error) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if connection is None or DIALECT.is_sound(connection):
+    except MaxError:
+        raise
+    except NONSENSE as error:
+        if not DIALECT.is_damage(connection, error):
             raise
         raise DIALECT.error(path, error) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly, UsageError
 from ..model.values import Kind
-from .database import Connection, Dialect, Values, quoted
+from .database import DAMAGED, Connection, Dialect, Values, quoted
 
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
@@ -32,7 +32,6 @@ TYPES = {
 }
 
 HELD = "another process holds the database; try again when it is done"
-DAMAGED = "restore a backup, or move the file away and sync again"
 ERRORS: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_MISMATCH: (StorageCorrupt, DAMAGED),
     sqlite3.SQLITE_FULL: (StorageFull, "free some space on the disk; what was stored before is safe"),
@@ -197,12 +196,14 @@ class SqliteDialect(Dialect):
             kind, hint = StorageCorrupt, DAMAGED
         return kind(f"{path}: {error}", hint=hint, path=path)
 
-    def is_sound(self, connection: Any) -> bool:
-        """Whether SQLite finds no damage in the file."""
+    def is_damage(self, connection: Any, error: Exception) -> bool:
+        """Whether an error of Python's own comes from what is stored: text that is damaged, or the file."""
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            return True
         try:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+            return bool(connection and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
         except sqlite3.Error:
-            return False
+            return True
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether SQLite has given up the transaction, or would fail again at the next statement."""

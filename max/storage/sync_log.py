@@ -21,7 +21,7 @@ from ..model.tasks import (
 )
 from ..model.values import Json
 from .catalogue import has_part
-from .database import Connection, RenameOwner, Targets
+from .database import Connection, RenameOwner, Targets, decoding
 from .leases import describe_worker, is_alive
 
 
@@ -153,7 +153,8 @@ def failures(connection: Connection, sync: str) -> list[Failure]:
         f"SELECT {FAILURE_COLUMNS} FROM _max_failure WHERE sync = ? ORDER BY number", (sync,)
     )
     found = [dict(zip(Failure._names, row, strict=True)) for row in rows]
-    return [Failure(**{**one, "input": json.loads(one["input"])}) for one in found]
+    with decoding("failure"):
+        return [Failure(**{**one, "input": json.loads(one["input"])}) for one in found]
 
 
 def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
@@ -204,12 +205,14 @@ def options_of(connection: Connection, sync: str) -> Json:
     """The options of an unfinished sync as JSON data."""
     sql = "SELECT spec FROM _max_task WHERE sync = ? AND parent IS NULL"
     row = connection.execute(sql, (sync,)).fetchone()
-    return dict(GroupTask.from_json(json.loads(row[0])).options) if row else {}
+    with decoding("plan"):
+        return dict(GroupTask.from_json(json.loads(row[0])).options) if row else {}
 
 
 def _command(connection: Connection, sync: str) -> SyncCommand:
     row = connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()
-    return SyncCommand(row[0])
+    with decoding("command"):
+        return SyncCommand(row[0])
 
 
 def _select_runs(
@@ -218,7 +221,8 @@ def _select_runs(
     if not has_part(connection, OWNER, MIGRATIONS):
         return []
     rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM _max_sync AS s {condition}", values)
-    return [_run_of(row, now) for row in rows.fetchall()]
+    with decoding("sync"):
+        return [_run_of(row, now) for row in rows.fetchall()]
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:

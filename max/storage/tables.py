@@ -6,7 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from ..errors import InvalidCursor, NotFound, StorageEmpty, StorageForeign, UnknownName, UsageError
+from ..errors import (
+    InvalidCursor,
+    NotFound,
+    SchemaError,
+    StorageEmpty,
+    StorageForeign,
+    UnknownName,
+    UsageError,
+)
 from ..model.entities import E, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver, UnknownLoaders
 from ..model.query import PAGE_SIZE, Query, QueryPage
@@ -15,7 +23,7 @@ from ..model.values import Json
 from . import freshness, membership, removals
 from .catalogue import has_part
 from .change_log import ChangeLog
-from .database import Connection, quoted
+from .database import Connection, decoding, quoted
 from .ddl import read_mappings
 from .freshness import Freshness
 from .membership import Membership
@@ -83,12 +91,13 @@ class Tables:
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
         """The tables as the database describes them; the connector's resolver is needed for writing alone."""
-        data = read_schema(connection)
-        if data is None:
-            raise StorageEmpty("the database holds no data yet", hint="run a sync first")
-        schema = Schema.from_json(data)
-        tables = cls(schema, resolver or UnknownLoaders(schema))
-        tables._mappings.update(read_mappings(connection, schema))
+        with decoding("schema", SchemaError):
+            data = read_schema(connection)
+            if data is None:
+                raise StorageEmpty("the database holds no data yet", hint="run a sync first")
+            schema = Schema.from_json(data)
+            tables = cls(schema, resolver or UnknownLoaders(schema))
+            tables._mappings.update(read_mappings(connection, schema))
         return tables
 
     @property
