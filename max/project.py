@@ -21,6 +21,7 @@ from .model.values import Json
 if TYPE_CHECKING:
     import asyncio
 
+    from .installations.credential_file import StoredSecrets
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Filter, Ref
     from .model.tasks import SyncCommand, SyncRun
@@ -124,7 +125,10 @@ class Project:
         same name is used again.
         """
         checked = self._check(connector, config or {}, secrets or {})
-        return self.folder.add(connector, name, checked.config, checked.secrets, now=self._clock())
+        secrets, destination = checked.secrets, checked.destination
+        return self.folder.add(
+            connector, name, checked.config, secrets, now=self._clock(), destination=destination
+        )
 
     async def ensure(
         self,
@@ -156,16 +160,19 @@ class Project:
             return self.folder.target(f"{connector}:{name}")
         except UnknownName:
             checked = self._check(connector, config, secrets)
-            values, now = checked.config, self._clock()
-            return self.folder.add(connector, name, values, checked.secrets, now=now, exist_ok=True)
+            values, now, destination = checked.config, self._clock(), checked.destination
+            return self.folder.add(
+                connector, name, values, checked.secrets, now=now, destination=destination, exist_ok=True
+            )
 
     async def _adjust(self, info: InstallationInfo, config: Mapping[str, Json]) -> None:
         """Change some values of an installation; ProjectError when it is in use."""
         info = await self.target(str(info))
-        checked = await in_thread(lambda: self._check_change(info, config, {}))
+        stored = self.folder.credentials(info).stored
+        checked = await in_thread(lambda: self._revised(info, stored(), config, {}))
         if checked.config != info.config:
             self._refuse_in_use(info)
-            await in_thread(lambda: self.folder.reconfigure(info, checked.config, {}))
+            await self.reconfigure(info, config=config)
 
     def _refuse_in_use(self, info: InstallationInfo) -> None:
         if any(info.id == running.id for running, _ in self.list_runtimes()):
@@ -181,11 +188,14 @@ class Project:
     ) -> InstallationInfo:
         """Change some of an installation's configuration and secrets; the others stay.
 
-        They are checked as in ``connect``.  A runtime in use keeps its former configuration.
+        They are checked as in ``connect``.  Secrets that were given for another origin than the new
+        configuration's are not kept, and have to be given again.  A runtime in use keeps its former
+        configuration.
         """
-        info = self._info(target)
-        checked = self._check_change(info, config or {}, secrets or {})
-        return self.folder.reconfigure(info, checked.config, secrets or {})
+        given = (config or {}, secrets or {})
+        return self.folder.reconfigure(
+            self._info(target), lambda now, stored: self._revised(now, stored, *given)
+        )
 
     def _check(
         self, connector: str, config: Mapping[str, Json], secrets: Mapping[str, str]
@@ -194,11 +204,17 @@ class Project:
 
         return check_answers(self.folder.registry.resolve(connector), config, secrets)
 
-    def _check_change(
-        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+    def _revised(
+        self,
+        now: InstallationInfo,
+        stored: StoredSecrets,
+        config: Mapping[str, Json],
+        secrets: Mapping[str, str],
     ) -> OnboardingResult:
-        kept = self.folder.credentials(info).read()
-        return self._check(info.connector, {**info.config, **config}, {**kept, **secrets})
+        """What an installation becomes when some of its configuration and secrets change."""
+        from .installations.onboarding import revised
+
+        return revised(self.folder.registry.resolve(now.connector), now.config, stored, config, secrets)
 
     @threaded
     def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
@@ -328,6 +344,7 @@ class Project:
     ) -> InstallationRuntime:
         """A runtime that is not started; imports what it needs, the connector among it."""
         from .installations.config import config_types, read_config
+        from .installations.onboarding import destination_of
         from .runtime import InstallationRuntime
         from .storage.provenance import discard_replay
         from .upstream.credentials import CredentialProvider
@@ -339,7 +356,8 @@ class Project:
             values = {key: value for key, value in values.items() if key in known}
             discard_replay(path, connector.schema, recording.replay_of)
         config = read_config(connector.config, values, subject=f"the configuration of {info}")
-        secrets, hosts = self.folder.credentials(info), connector.hosts_for(config)
+        secrets = self.folder.credentials(info, destination_of(connector, info.config))
+        hosts = connector.hosts_for(config)
         credentials = CredentialProvider(secrets, connector.credentials, hosts)
         return InstallationRuntime(info, connector, config, credentials, path, recording=recording, flow=flow)
 

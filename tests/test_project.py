@@ -14,6 +14,7 @@ import pytest
 
 from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, StorageError, SyncError, UnknownName, UpstreamBroken
+from max.installations.onboarding import OnboardingResult
 from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
 from max.model.values import Json
@@ -526,7 +527,8 @@ class TestRuntimes:
 
     def test_a_configuration_that_is_no_longer_valid_is_refused(self, running: Project) -> None:
         info = running.folder.target("sample:one")
-        running.folder.reconfigure(info, {"things": "many", "colour": 1}, {})
+        wrong = OnboardingResult({"things": "many", "colour": 1}, {})
+        running.folder.reconfigure(info, lambda *now: wrong)
         with pytest.raises(InvalidAnswers, match="the configuration of sample:one is invalid"):
             asyncio.run(running.runtime("sample", "one"))
         assert running.list_runtimes() == []

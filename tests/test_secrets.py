@@ -489,7 +489,7 @@ class TestNowhereElse:
         again = ["--update", "--credential", "refresh_token=env:OTHER"]
         assert max("connect", "guarded:mine", *again) == 0, max.said
         after = {"note": "mine", "refresh_token": "refresh-9", "expires_at": ""}
-        assert json.loads(path.read_text()) == after
+        assert json.loads(path.read_text()) == after | {"_for": "http://localhost:1"}
 
     def test_p41_no_repr_shows_one(self) -> None:
         secret = "hunter2-hunter2"

@@ -9,13 +9,13 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, ProjectUntrusted, StorageCorrupt, StorageOlder, UnknownName, UsageError
-from ..installations.onboarding import OnboardingResult, onboard
+from ..errors import ProjectError, ProjectUntrusted, StorageError, StorageLocked, UnknownName, UsageError
+from ..installations.credential_file import StoredSecrets
+from ..installations.onboarding import OnboardingResult, bound, onboard, revised
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
 from .framework import Answer, Options, Parser, readers
@@ -62,7 +62,7 @@ def run_connect(options: Options) -> Answer:
     connector = project.registry.resolve(connector_name)
     found = asyncio.run(onboarded(connector, options, project, existing))
     if existing is not None:
-        info = project.reconfigure(existing, found.config, found.secrets)
+        info = updated(project, connector, existing, found)
     else:
         info = add_installation(project, connector_name, name or None, found, new=new)
     notes = [f"created a project in {project.root}"] if new else []
@@ -87,15 +87,30 @@ async def onboarded(
     """The result of the connector's onboarding; it asks questions on a terminal only."""
     given: dict[str, object] = dict(existing.config) if existing else {}
     given |= pairs("--set", options.set)
-    stored = project.credentials(existing).read() if existing else {}
-    kept = {one.name: stored[one.name] for one in connector.credentials if stored.get(one.name)}
+    kept = None
+    if existing:
+        kept = bound(connector, existing.config, project.credentials(existing).stored())
     sources = pairs("--credential", options.credential)
-    secrets = kept | {name: read_secret(source, sys.stdin) for name, source in sources.items()}
+    secrets = {name: read_secret(source, sys.stdin) for name, source in sources.items()}
     asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
-    found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets)
+    found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets, kept=kept)
+    if kept is None or kept.destination != found.destination:
+        return found
     # an unchanged secret is not written again: a running sync may be renewing it
-    changed = {name: secret for name, secret in found.secrets.items() if kept.get(name) != secret}
-    return OnboardingResult(found.config, changed, found.messages)
+    changed = {name: one for name, one in found.secrets.items() if kept.secrets.get(name) != one}
+    return OnboardingResult(found.config, changed | secrets, found.messages, found.destination)
+
+
+def updated(
+    project: ProjectFolder, connector: AnyConnector, existing: InstallationInfo, found: OnboardingResult
+) -> InstallationInfo:
+    """Store what the onboarding changed; what others changed since it began stays."""
+    config = {key: one for key, one in found.config.items() if existing.config.get(key, ...) != one}
+
+    def revise(now: InstallationInfo, stored: StoredSecrets) -> OnboardingResult:
+        return revised(connector, now.config, stored, config, found.secrets)
+
+    return project.reconfigure(existing, revise)
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
@@ -117,7 +132,8 @@ def add_installation(
     """Store a new installation; a ``new`` project is created first."""
     if new:
         ProjectFolder.init(project.root)
-    return project.add(connector, name, found.config, found.secrets, now=time.time())
+    given = (found.config, found.secrets)
+    return project.add(connector, name, *given, now=time.time(), destination=found.destination)
 
 
 def configure_disconnect(parser: Parser) -> None:
@@ -132,10 +148,15 @@ def configure_disconnect(parser: Parser) -> None:
 
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
-    project, info = options.found_target()
-    with suppress(StorageOlder, StorageCorrupt):  # a database that no sync can use
+    project = options.found_project()
+    info = project.removable(options.target)
+    try:
         for _, reader in readers(project, [info]):
             reader.check_idle()
+    except StorageLocked:
+        raise
+    except StorageError:  # a database that no sync can use
+        pass
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(sys.stdin):

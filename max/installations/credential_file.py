@@ -1,28 +1,74 @@
-"""Secrets on the disk: one JSON file that its owner alone can read."""
+"""Secrets on the disk: one JSON file that its owner alone can read.
+
+    {"token": "…", "_for": "https://api.example.com"}
+
+Rule 1: secrets reach only the origin that they were given for.  ``_for`` says which one; a configuration
+that leads elsewhere does not get them.
+
+Rule 2: a new configuration and its secrets become valid in one step.  The file keeps the former secrets
+in ``_before``, with a digest of their configuration, while installation.json is replaced: until then
+they are the valid ones, and a crash in between leaves the former installation whole.
+"""
 
 from __future__ import annotations
 
+import json
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..core import in_thread
+from ..core import InstallationInfo, in_thread
+from ..errors import BadCredentials, ProjectError
+from ..model.values import Json
 from .files import FileLock, broken, encoded, locked, read_object, replace_file, translated
 
 CREDENTIALS = "credentials.json"
 LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes
+INSTALLATION = "installation.json"  # beside it
 RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
+FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential can have
+
+
+class StoredSecrets(NamedTuple):
+    """The secrets of an installation, and the origin that they were given for; None when it is unknown."""
+
+    secrets: dict[str, str]
+    destination: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """The content of the file."""
+        return self.secrets | ({FOR: self.destination} if self.destination is not None else {})
+
+
+def config_digest(config: Mapping[str, Json]) -> str:
+    """A short digest of a configuration."""
+    from hashlib import sha256
+
+    return sha256(json.dumps(config, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class FileCredentials:
     """A CredentialStore: one JSON file that its owner alone can read.
 
     Safe beside other tasks and other processes: no change is lost.  ``timeout`` is how many
-    seconds to wait for another process that renews a secret.
+    seconds to wait for another process that renews a secret.  With ``info`` it has the secrets of
+    that very installation in that configuration; with ``destination``, the origin to which they are
+    sent, it gives no others: BadCredentials.
     """
 
-    def __init__(self, path: Path, *, timeout: float = RENEWAL_TIMEOUT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        info: InstallationInfo | None = None,
+        destination: str | None = None,
+        timeout: float = RENEWAL_TIMEOUT,
+    ) -> None:
         self.path, self.timeout = path, timeout
+        self._info, self._destination = info, destination
+        self._digest = None if info is None else config_digest(info.config)
 
     async def get(self, name: str) -> str | None:
         """The secret, or None."""
@@ -66,12 +112,86 @@ class FileCredentials:
 
     def read(self) -> dict[str, str]:
         """Every secret by its name; blocks."""
-        secrets = read_object(self.path) if self.path.exists() else {}
-        if not all(isinstance(secret, str) for secret in secrets.values()):
-            raise broken(self.path, "every secret must be a text")
-        return secrets
+        return self.stored().secrets
+
+    def stored(self) -> StoredSecrets:
+        """Every secret by its name, and the origin that they were given for; blocks.
+
+        ProjectError when other users can read the file of an installation.
+        """
+        with translated(self.path):
+            mode = self.path.stat().st_mode if self._info and self.path.exists() else 0
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ProjectError(
+                f"{self.path}: other users can reach it (mode {stat.S_IMODE(mode):04o})",
+                hint=f"chmod 600 {self.path}; where others could read it, replace the secrets as well",
+                path=str(self.path),
+            )
+        return self._parse(self._valid(self._data()))
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until it is on the disk."""
         with translated(self.path.parent), locked(self.path.parent):
-            replace_file(self.path, encoded(update(self.read())))
+            self._refuse_replaced()
+            data = self._data()
+            valid = self._valid(data)
+            secrets, destination = self._parse(valid)
+            kept = self._destination if destination is None else destination
+            new = {CONFIG: valid[CONFIG]} if CONFIG in valid else {}
+            new |= StoredSecrets(update(secrets), kept).to_json()
+            self._write(new if valid is data else data | {BEFORE: new})
+
+    # -- for the one who holds the lock of the folder -----------------------------------------
+
+    def prepare(self, new: StoredSecrets) -> None:
+        """Add the secrets of a new configuration; the former ones stay valid until it is written."""
+        former = self._valid(self._data()) | {CONFIG: self._digest}
+        self._write(new.to_json() | {BEFORE: {key: one for key, one in former.items() if key != BEFORE}})
+
+    def finish(self) -> None:
+        """Keep only the secrets that are valid for the installation's configuration."""
+        data = self._data()
+        if BEFORE in data:
+            valid = self._valid(data)
+            self._write({key: one for key, one in valid.items() if key not in (BEFORE, CONFIG)})
+
+    def replace(self, new: StoredSecrets) -> None:
+        """Replace the secrets."""
+        self._write(new.to_json())
+
+    def _write(self, data: Mapping[str, Json]) -> None:
+        replace_file(self.path, encoded(dict(data)))
+
+    def _data(self) -> dict[str, Json]:
+        return read_object(self.path) if self.path.exists() else {}
+
+    def _valid(self, data: dict[str, Json]) -> dict[str, Json]:
+        """The part of the file that belongs to this configuration."""
+        before = data.get(BEFORE)
+        if isinstance(before, dict) and before.get(CONFIG) == self._digest:
+            return before
+        return data
+
+    def _parse(self, data: Mapping[str, Json]) -> StoredSecrets:
+        """The secrets; BadCredentials when they were given for another origin."""
+        secrets: dict[str, Any] = {key: one for key, one in data.items() if key not in (FOR, BEFORE, CONFIG)}
+        given_for = data.get(FOR)
+        if not all(isinstance(secret, str) for secret in secrets.values()):
+            raise broken(self.path, "every secret must be a text")
+        if not isinstance(given_for, str | None):
+            raise broken(self.path, f"{FOR} must be a text")
+        if self._destination is not None and given_for not in (None, self._destination) and secrets:
+            raise BadCredentials(
+                f"the secrets of {self._info} were given for {given_for or 'no address'},"
+                f" not for {self._destination or 'no address'}; nothing was sent",
+                hint=f"give them for it: max connect {self._info} --update --credential NAME=env:VARIABLE",
+            )
+        return StoredSecrets(secrets, given_for)
+
+    def _refuse_replaced(self) -> None:
+        """ProjectError when the installation was disconnected, or replaced by another of its name."""
+        if self._info is None:
+            return
+        path = self.path.with_name(INSTALLATION)
+        if not path.exists() or read_object(path).get("id") != self._info.id:
+            raise ProjectError(f"{self._info} was disconnected; its secrets were not stored")

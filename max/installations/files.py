@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +17,46 @@ from ..model.values import Json
 T = TypeVar("T")
 FOLDER = ".max"  # of a project, in its folder
 CONNECTORS = "connectors"  # a project's own, beside it
+MOST_BYTES = 10_000_000  # of a file of a project that is read whole
 POLL = 0.02  # seconds between two attempts to lock a file
 
 
 def read_object(path: Path) -> dict[str, Json]:
     """A file's JSON object; ProjectError says what is wrong with it."""
-    with translated(path):
-        text = path.read_bytes()
+    text = _content(path)
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise broken(path, f"it is not JSON ({error})") from error
+    except RecursionError:
+        raise broken(path, "it is nested too deeply") from None
     if not isinstance(data, dict):
         raise broken(path, "it holds no JSON object")
     return data
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a plain file; a pipe or a device in its place is neither waited for nor read."""
+    with translated(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise broken(path, f"it is a {_kind(found.st_mode)}, not a file")
+            if found.st_size > MOST_BYTES:
+                raise broken(path, f"it has {found.st_size:,} bytes, more than {MOST_BYTES:,}")
+            return os.read(descriptor, MOST_BYTES + 1)
+        finally:
+            os.close(descriptor)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "device")
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def broken(path: Path, problem: str) -> ProjectError:
@@ -80,8 +107,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with what it holds; not an error when there is none."""
-    if folder.exists():
+    """Remove a folder with what it holds, a link alone; not an error when there is none."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
         from shutil import rmtree
 
         rmtree(folder)

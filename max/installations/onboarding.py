@@ -3,7 +3,10 @@
 Rule 1: onboarding stores nothing.  It returns what to store, so that one which fails or is
 interrupted leaves nothing behind.
 
-Rule 2: without a prompter nothing is asked.  The defaults apply, everything that is missing is
+Rule 2: a secret that is kept goes only to the origin that it was given for.  When the answers lead
+to another one, it is dropped before anything is sent, and has to be given again.
+
+Rule 3: without a prompter nothing is asked.  The defaults apply, everything that is missing is
 listed together with the option that gives it, and the connector's validations still run.
 """
 
@@ -30,7 +33,9 @@ from ..connector import (
 from ..errors import ConnectorError, InvalidAnswers, MaxError, Mismatch, UsageError
 from ..model.values import Json
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
+from ..upstream.hosts import PLACEHOLDER, read_address
 from .config import as_text, config_defaults, config_types, config_values, plain, read_config, read_values
+from .credential_file import StoredSecrets
 
 SHOWN_OPTIONS = 10  # how many options an error lists
 
@@ -59,11 +64,27 @@ class OnboardingResult:
     """What to store of an installation: plain configuration values, and secrets by credential.
 
     ``messages`` are the lines that validations returned when there was no prompter to show them.
+    ``destination`` is the origin, or several, to which the configuration sends the secrets.
     """
 
     config: dict[str, Json]
     secrets: dict[str, str] = field(repr=False)
     messages: tuple[str, ...] = ()
+    destination: str | None = None
+
+
+def destination_of(connector: AnyConnector, config: Mapping[str, object]) -> str:
+    """The origins that a configuration names: where it sends secrets besides the connector's own hosts."""
+    keys = {filled[1] for pattern in connector.hosts if (filled := PLACEHOLDER.fullmatch(pattern))}
+    found: set[str] = set()
+    for key, value in config.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and text and (key in keys or "://" in text):
+                try:
+                    found.add(str(read_address(text)[0]))
+                except ValueError:
+                    found.add(text.lower())
+    return ", ".join(sorted(found))
 
 
 async def onboard(
@@ -71,27 +92,52 @@ async def onboard(
     prompter: Prompter | None,
     given: Mapping[str, object],
     secrets: Mapping[str, str],
+    *,
+    kept: StoredSecrets | None = None,
 ) -> OnboardingResult:
-    """Run a connector's onboarding; what is given is not asked.
+    """Run a connector's onboarding; what is given is not asked, nor what is ``kept`` of before.
 
     InvalidAnswers when something given is invalid, or something is missing without a prompter.
     The error of a validation that fails, unless the person wants to try again.
     """
-    run = _Onboarding(connector, prompter, given, secrets)
+    run = _Onboarding(connector, prompter, given, secrets, kept)
     await run.walk()
     return run.result()
 
 
 def check_answers(
-    connector: AnyConnector, config: Mapping[str, object], secrets: Mapping[str, str]
+    connector: AnyConnector,
+    config: Mapping[str, object],
+    secrets: Mapping[str, str],
+    *,
+    kept: StoredSecrets | None = None,
 ) -> OnboardingResult:
     """What to store for these values; asks neither a person nor the service.
 
     InvalidAnswers names every value and secret that is invalid, unknown or missing.
     """
-    run = _Onboarding(connector, None, config, secrets)
+    run = _Onboarding(connector, None, config, secrets, kept)
     run.require_secrets()
     return run.result()
+
+
+def revised(
+    connector: AnyConnector,
+    former: Mapping[str, Json],
+    stored: StoredSecrets,
+    config: Mapping[str, object],
+    secrets: Mapping[str, str],
+) -> OnboardingResult:
+    """``check_answers`` for an installation of which some values and secrets change; the others stay."""
+    return check_answers(connector, {**former, **config}, secrets, kept=bound(connector, former, stored))
+
+
+def bound(connector: AnyConnector, config: Mapping[str, Json], stored: StoredSecrets) -> StoredSecrets:
+    """Stored secrets with their origin, which is that of the configuration when none was noted."""
+    if stored.destination not in (None, destination_of(connector, config)):
+        return stored
+    complete = config_defaults(connector.config) | dict(config)  # what a newer connector added, too
+    return StoredSecrets(stored.secrets, destination_of(connector, complete))
 
 
 def needs_answers(connector: AnyConnector) -> bool:
@@ -134,6 +180,7 @@ class _Onboarding:
         prompter: Prompter | None,
         given: Mapping[str, object],
         secrets: Mapping[str, str],
+        kept: StoredSecrets | None = None,
     ) -> None:
         self._connector, self._prompter = connector, prompter
         self._steps, self._types = steps_of(connector), config_types(connector.config)
@@ -143,11 +190,24 @@ class _Onboarding:
         if wrong:
             raise self._invalid(wrong)
         self._answers = config_defaults(connector.config) | answers
-        self._store = MemoryCredentials(secrets)  # one for all steps: a validation may renew a secret
+        kept = StoredSecrets({}) if kept is None else kept
+        declared = {one.name for one in connector.credentials}
+        known = {n: s for n, s in kept.secrets.items() if n in declared and s}
+        self._undeclared = {n: s for n, s in kept.secrets.items() if n not in known}
+        self._kept, self._kept_for = known.keys() - secrets.keys(), kept.destination
+        self._store = MemoryCredentials(known | dict(secrets))  # a validation may renew a secret
         self._secrets = self._store.secrets
-        self._given = {*given, *secrets}  # not to be asked
+        self._given = {*given, *known, *secrets}  # not to be asked
         self._missing: list[Mismatch] = []
         self._messages: list[str] = []
+
+    def _drop_kept(self) -> None:
+        """Drop the kept secrets when the answers lead to another origin than theirs."""
+        if self._kept_for not in (None, destination_of(self._connector, self._answers)):
+            for name in self._kept:
+                self._secrets.pop(name, None)
+            self._given -= self._kept
+            self._kept, self._kept_for, self._undeclared = set(), None, {}
 
     def _wrong_secrets(self, secrets: Mapping[str, str]) -> list[Mismatch]:
         known = {one.name for one in self._connector.credentials}
@@ -169,6 +229,7 @@ class _Onboarding:
 
     async def walk(self) -> None:
         """Run every step whose condition holds."""
+        self._drop_kept()
         since = 0  # the first step whose answers no validation has seen yet
         for position, step in enumerate(self._steps):
             if isinstance(step, Validate):
@@ -182,6 +243,7 @@ class _Onboarding:
 
         A condition may read what a step would have answered; its secret is then not required.
         """
+        self._drop_kept()
         self._require_values()
         for step in self._steps:
             with suppress(KeyError):
@@ -199,6 +261,7 @@ class _Onboarding:
 
     def result(self) -> OnboardingResult:
         """What to store; InvalidAnswers when something is missing."""
+        self._drop_kept()
         steps = {step.credential.name for step in self._steps if isinstance(step, SecretInput)}
         self._require_values()
         for one in self._connector.credentials:
@@ -212,7 +275,9 @@ class _Onboarding:
         config = read_config(
             self._connector.config, values, subject=f"the configuration of {self._connector.name}"
         )
-        return OnboardingResult(config_values(config), dict(self._secrets), tuple(self._messages))
+        stored = config_values(config)
+        secrets, destination = self._undeclared | self._secrets, destination_of(self._connector, stored)
+        return OnboardingResult(stored, secrets, tuple(self._messages), destination)
 
     def _miss(self, key: str, expected: str) -> None:
         self._missing.append(Mismatch.missing(key, f"{expected} (--set {key}=…)"))
@@ -226,6 +291,7 @@ class _Onboarding:
 
     @property
     def _provider(self) -> CredentialProvider:
+        self._drop_kept()
         hosts = self._connector.hosts_for(self._answers)
         return CredentialProvider(self._store, self._connector.credentials, hosts)
 
@@ -241,6 +307,7 @@ class _Onboarding:
             ) from error
 
     async def _run(self, step: OnboardingStep) -> None:
+        self._drop_kept()
         if not self._applies(step):
             return
         match step:
@@ -281,6 +348,7 @@ class _Onboarding:
             prompter.say(f"{name} is needed")
         if text:
             self._secrets[name] = text
+            self._kept.discard(name)
         return None
 
     async def _sign_in(self, step: SignIn) -> None:
@@ -330,6 +398,7 @@ class _Onboarding:
         for key, value in answers.items():
             if isinstance(value, Secret) and key in declared:
                 self._secrets[key] = value.reveal()
+                self._kept.discard(key)
             elif key in self._types:
                 self._answers[key] = self._types[key].read(value, key, wrong)
             else:

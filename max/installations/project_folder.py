@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -29,7 +30,7 @@ from ..core import InstallationInfo
 from ..errors import Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
 from ..model.settings import invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
-from .credential_file import CREDENTIALS, LOCK, FileCredentials
+from .credential_file import CREDENTIALS, INSTALLATION, LOCK, FileCredentials, StoredSecrets
 from .files import (
     CONNECTORS,
     FOLDER,
@@ -46,13 +47,17 @@ from .files import (
 )
 
 if TYPE_CHECKING:
+    from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
 INSTALLATIONS = "installations"
-INSTALLATION = "installation.json"
 DATABASE = "data.db"
+SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed
+FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 STAGED, GONE = ".new", ".gone"  # being added, being removed: names that no connector can have
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", re.ASCII)
+DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # of Windows
+LAST_YEAR = 9999  # that Python knows
 ID_BYTES = 8  # of an installation's random id
 
 
@@ -143,9 +148,9 @@ class ProjectFolder:
         self.refuse_foreign()
         return self.database(info)
 
-    def credentials(self, info: InstallationInfo) -> FileCredentials:
-        """The installation's secrets."""
-        return FileCredentials(self._folder(info) / CREDENTIALS)
+    def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
+        """The installation's secrets, for one origin alone when a ``destination`` is given."""
+        return FileCredentials(self._folder(info) / CREDENTIALS, info=info, destination=destination)
 
     @property
     def registry(self) -> ConnectorRegistry:
@@ -191,8 +196,9 @@ class ProjectFolder:
 
     def _folders(self) -> dict[str, Path]:
         """The folder of every installation by ``connector:name``, sorted."""
-        found = self._installations.glob(f"[!.]*/[!.]*/{INSTALLATION}")
-        return {f"{file.parts[-3]}:{file.parts[-2]}": file.parent for file in sorted(found)}
+        found = sorted(self._installations.glob("[!.]*/[!.]*"))
+        there = [folder for folder in found if os.path.lexists(folder / INSTALLATION)]
+        return {f"{folder.parent.name}:{folder.name}": folder for folder in there}
 
     def target(self, text: str) -> InstallationInfo:
         """The installation that ``connector:name``, ``connector`` or the beginning of an id means.
@@ -200,6 +206,20 @@ class ProjectFolder:
         A connector alone means its only installation, and goes before an id.  UnknownName when
         there is none; UsageError, naming the candidates, when there are several.
         """
+        return read_installation(self._folders()[self._named(text)])
+
+    def removable(self, text: str) -> InstallationInfo:
+        """``target``, also of an installation whose file cannot be read, which has neither id nor config."""
+        try:
+            return self.target(text)
+        except UsageError:
+            raise
+        except ProjectError:
+            connector, _, name = self._named(text).partition(":")
+            return InstallationInfo(connector, name, "", {}, 0.0)
+
+    def _named(self, text: str) -> str:
+        """The ``connector:name`` that a text means."""
         folders = self._folders()
         names = [name for name in folders if text in (name, name.partition(":")[0])]
         names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
@@ -211,7 +231,7 @@ class ProjectFolder:
                 hint="write it as connector:name",
                 candidates=names,
             )
-        return read_installation(folders[names[0]])
+        return names[0]
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -223,12 +243,14 @@ class ProjectFolder:
         secrets: Mapping[str, str],
         *,
         now: float,
+        destination: str | None = None,
         exist_ok: bool = False,
     ) -> InstallationInfo:
         """Store a new installation: all of it, or nothing when this raises or is killed.
 
         Nothing is compared with what the connector declares.  Without a name it is "default",
-        then "default-2", ….  ``now`` is in seconds since the epoch.  Data that ``remove`` kept
+        then "default-2", ….  ``now`` is in seconds since the epoch, ``destination`` the origin for
+        which the secrets are.  Data that ``remove`` kept
         under the same name is used again.  With ``exist_ok`` an installation of that very name
         is returned as it is.
         """
@@ -245,19 +267,24 @@ class ProjectFolder:
                 "connectedAt": datetime_text(datetime.fromtimestamp(now, UTC)) + "Z",
             }
             folder = self._installations / connector / name
-            self._place(folder, {CREDENTIALS: dict(secrets), INSTALLATION: data})
+            self._place(
+                folder, {CREDENTIALS: StoredSecrets(dict(secrets), destination).to_json(), INSTALLATION: data}
+            )
         return read_installation(folder)
 
     def _free_name(self, connector: str, name: str | None) -> str:
         """The name, unless another differs from it in case alone; the first free default for None."""
         taken = {one.casefold() for one in self._folders()}
+        kept = {f"{one.parent.name}:{one.name}" for one in self._installations.glob("[!.]*/[!.]*")}
+
+        def is_free(full: str) -> bool:
+            twins = {one for one in kept if one.casefold() == full.casefold()}
+            return full.casefold() not in taken and twins <= {full}
+
         if name is None:
-            number = 1
-            while f"{connector}:{_default(number)}".casefold() in taken:
-                number += 1
-            return _default(number)
+            return next(one for one in map(_default, count(1)) if is_free(f"{connector}:{one}"))
         check_name("installation", name)
-        if f"{connector}:{name}".casefold() in taken:
+        if not is_free(f"{connector}:{name}"):
             raise ProjectError(
                 f"the name {connector}:{name} is taken",
                 hint="choose another name, or disconnect that installation first",
@@ -289,19 +316,39 @@ class ProjectFolder:
             remove_empty(folder, folder.parent)
 
     def reconfigure(
-        self, info: InstallationInfo, config: Mapping[str, Json], secrets: Mapping[str, str]
+        self, info: InstallationInfo, revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
     ) -> InstallationInfo:
-        """Replace an installation's configuration, and those secrets that are given."""
+        """Replace an installation's configuration and secrets in one step, also when this is killed.
+
+        ``revise`` gets the installation and its secrets as they are now, and returns what to store.
+        No other process changes them meanwhile.
+        """
         self.refuse_foreign()
-        folder = self._folder(info)
-        if secrets:
-            store = self.credentials(info)
-            with store.blocking_renewal_lock():  # a renewal under way must not overwrite these secrets
-                store.change(lambda kept: kept | dict(secrets))
-        with translated(folder), locked(folder):
-            data = read_object(folder / INSTALLATION)
-            replace_file(folder / INSTALLATION, encoded(data | {"config": dict(config)}))
-        return read_installation(folder)
+        folder, renewing = self._folder(info), self.credentials(info).blocking_renewal_lock()
+        with translated(folder), renewing, locked(folder):  # a renewal must not overwrite these secrets
+            now = self._current(info)
+            stored = self.credentials(now).stored()
+            found = revise(now, stored)
+            new, config = StoredSecrets(found.secrets, found.destination), now.config
+            if new != stored and found.config != config:
+                self.credentials(now).prepare(new)
+            elif new != stored:
+                self.credentials(now).replace(new)
+            if found.config != config:
+                data = read_object(folder / INSTALLATION)
+                replace_file(folder / INSTALLATION, encoded(data | {"config": found.config}))
+            return self._current(info)
+
+    def _current(self, info: InstallationInfo) -> InstallationInfo:
+        """The installation as it is now, without what a crash left of a change.
+
+        ProjectError when another one has its name.  The caller holds the folder's lock.
+        """
+        now = read_installation(self._folder(info))
+        if now.id != info.id:
+            raise ProjectError(f"{info} was disconnected, and another one connected under its name")
+        self.credentials(now).finish()
+        return now
 
     def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
         """Change some settings: ``change_settings(info, history="changes")``.
@@ -311,7 +358,7 @@ class ProjectFolder:
         self.refuse_foreign()
         folder = self._folder(info)
         with translated(folder), locked(folder):
-            update_settings(read_installation(folder).settings, settings)
+            update_settings(self._current(info).settings, settings)
             data = read_object(folder / INSTALLATION)
             kept = data.get("settings") or {}
             if settings:
@@ -319,14 +366,19 @@ class ProjectFolder:
         return read_installation(folder)
 
     def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
-        """Remove an installation with its secrets, and its data unless ``keep_data``."""
+        """Remove an installation with its secrets, and its data unless ``keep_data``.
+
+        The secrets go first.  A folder that is a link is removed with the files that lie behind it.
+        """
         folder = self._folder(info)
         with self._writing():
-            if keep_data:  # installation.json goes last: after a crash this can be done again
-                for name in (CREDENTIALS, LOCK, INSTALLATION):
+            with locked(folder):
+                for name in (*SECRET_FILES, INSTALLATION if keep_data else LOCK):
                     (folder / name).unlink(missing_ok=True)
                 sync_folder(folder)
-            else:
+            if not keep_data:
+                for name in FILES if folder.is_symlink() else ():
+                    remove_tree(folder / name)
                 folder.rename(self._installations / GONE)
                 sync_folder(folder.parent)
                 remove_tree(self._installations / GONE)
@@ -339,9 +391,17 @@ class ProjectFolder:
         with translated(self._installations):
             self._installations.mkdir(mode=0o700, exist_ok=True)
             with locked(self._installations):
-                for leftover in (STAGED, GONE):
-                    remove_tree(self._installations / leftover)
+                self._clear_leftovers()
                 yield
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a crash left: half of an installation, and secrets without one."""
+        for leftover in (STAGED, GONE):
+            remove_tree(self._installations / leftover)
+        for path in self._installations.glob(f"[!.]*/[!.]*/{CREDENTIALS}"):
+            if not os.path.lexists(path.with_name(INSTALLATION)):
+                for name in SECRET_FILES:
+                    path.with_name(name).unlink(missing_ok=True)
 
 
 def _made(folder: Path) -> bool:
@@ -361,11 +421,17 @@ def _default(number: int) -> str:
 
 def check_name(kind: str, name: str) -> None:
     """UsageError unless a name can be a folder's, here and on any other machine."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be the name of {'an' if kind[0] in 'aeiou' else 'a'} {kind}",
-            hint="use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit",
-        )
+    if not NAME.fullmatch(name) or DEVICE.fullmatch(name):
+        hint = "use up to 64 letters, digits, '-', '_' and '.', with a letter or digit first and no '.' last"
+        if DEVICE.fullmatch(name):
+            hint = "Windows keeps this name for a device; choose another one"
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UsageError(f"{name!r} cannot be the name of {article} {kind}", hint=hint)
+
+
+def _is_moment(text: str) -> bool:
+    """Whether a text is a time that can be shown in every time zone."""
+    return is_datetime(text) and 1 < datetime.fromisoformat(text).year < LAST_YEAR
 
 
 def read_installation(folder: Path) -> InstallationInfo:
@@ -379,7 +445,7 @@ def read_installation(folder: Path) -> InstallationInfo:
         ("name", f"{folder.name!r}, as its folder", data.get("name") == folder.name),
         ("id", "letters and digits", isinstance(id, str) and NAME.fullmatch(id)),
         ("config", "an object", isinstance(config, dict)),
-        ("connectedAt", "a time such as 2026-01-31T09:30:00Z", isinstance(at, str) and is_datetime(at)),
+        ("connectedAt", "a time such as 2026-01-31T09:30:00Z", isinstance(at, str) and _is_moment(at)),
         ("settings", "an object", isinstance(settings, dict)),
     )
     for key, expected, valid in checks:

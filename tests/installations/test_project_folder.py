@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from max.core import InstallationInfo
 from max.errors import MaxError, ProjectError, UnknownName, UsageError
+from max.installations.onboarding import OnboardingResult
 from max.installations.project_folder import ProjectFolder
 from max.model.settings import DEFAULTS, Settings, settings_json
 
@@ -31,6 +32,7 @@ FORBIDDEN = """
 import os, sys, tempfile, fcntl
 from pathlib import Path
 from max.errors import ProjectError
+from max.installations.onboarding import OnboardingResult
 from max.installations.project_folder import ProjectFolder
 
 folder = Path(tempfile.mkdtemp())
@@ -53,6 +55,13 @@ def project(tmp_path: Path) -> ProjectFolder:
 
 def connect(project: ProjectFolder, connector: str = "acme", name: str | None = None) -> InstallationInfo:
     return project.add(connector, name, {"pages": 1}, {"token": "x"}, now=NOW)
+
+
+def reconfigure(
+    project: ProjectFolder, info: InstallationInfo, config: Mapping[str, Any], secrets: Mapping[str, str]
+) -> InstallationInfo:
+    """Replace the configuration, and those secrets that are given."""
+    return project.reconfigure(info, lambda _, kept: OnboardingResult(dict(config), kept.secrets | secrets))
 
 
 def file_of(project: ProjectFolder, info: InstallationInfo) -> Path:
@@ -169,7 +178,7 @@ class TestChanging:
 
     def test_reconfiguring_keeps_the_identity_and_the_other_secrets(self, project: ProjectFolder) -> None:
         made = connect(project)
-        changed = project.reconfigure(made, {"pages": 2}, {"spare": "y"})
+        changed = reconfigure(project, made, {"pages": 2}, {"spare": "y"})
         assert changed == made.replace(config={"pages": 2})
         assert asyncio.run(project.credentials(made).names()) == ["spare", "token"]
 
@@ -392,7 +401,7 @@ def change_connect_kept(project: ProjectFolder) -> None:
 
 def change_reconfigure(project: ProjectFolder) -> None:
     """Change the configuration and a secret."""
-    project.reconfigure(project.target("acme:first"), NEW, {"token": "new"})
+    reconfigure(project, project.target("acme:first"), NEW, {"token": "new"})
 
 
 def change_configure(project: ProjectFolder) -> None:
@@ -453,8 +462,8 @@ FINAL: dict[str, dict[str, tuple[object, str | None]]] = {
     "change_disconnect": {},
     "change_disconnect_keeping": {},
 }
-BETWEEN: dict[str, dict[str, tuple[object, str | None]]] = {  # two files, changed one after the other
-    "change_reconfigure": {"first": (OLD, "new")},
+BETWEEN: dict[str, dict[str, tuple[object, str | None]]] = {  # the secrets go first
+    "change_disconnect": {"first": (OLD, None)},
     "change_disconnect_keeping": {"first": (OLD, None)},
 }
 
@@ -553,5 +562,5 @@ class TestCrashes:
             path.write_text(json.dumps(extra | own))
             assert project.installations() == [made]
             assert made.config == config
-            project.reconfigure(made, {"changed": 1}, EMPTY)
+            reconfigure(project, made, {"changed": 1}, EMPTY)
             assert json.loads(path.read_text()) == extra | own | {"config": {"changed": 1}}
