@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import NotFound, StorageError, UsageError
+from ..errors import NotFound, StorageEmpty, StorageError, UsageError
 from .framework import NOTHING_CONNECTED, Answer, Options, Parser, paint, read, readers
 from .terminal import width
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..installations.project_folder import ProjectFolder
+    from ..model.tasks import SyncRun
     from .views import InstallationStatus
 
+T = TypeVar("T")
 RUNS = 20  # syncs that `max runs` lists, when no --limit is given
 
 
@@ -54,20 +57,30 @@ def run_status(options: Options) -> Answer:
     from .views import status_text
 
     project = options.found_project()
-    found = [status_of(project, info) for info in chosen_installations(project, options.target)]
+    found, problems = of_each(project, options.target, partial(status_of, project))
 
     def text() -> Iterator[str]:
         for place, one in enumerate(found):
             yield from [""] if place else []
             yield from status_text(one, time.time(), paint())
 
-    notes = [] if found else [NOTHING_CONNECTED]
-    return options.listing([one.to_json() for one in found], text, notes)
+    notes = problems if found or problems else [NOTHING_CONNECTED]
+    return options.listing([one.to_json() for one in found], text, notes)._replace(status=3 * bool(problems))
 
 
-def chosen_installations(project: ProjectFolder, text: str | None) -> list[InstallationInfo]:
-    """The installation that a text means, or all."""
-    return project.installations() if text is None else [project.target(text)]
+def of_each(
+    project: ProjectFolder, target: str | None, look: Callable[[InstallationInfo], T]
+) -> tuple[list[T], list[str]]:
+    """What is found in the installation that a text means, or in each; the words about those that fail."""
+    if target is not None:
+        return [look(project.target(target))], []
+    found, problems = [], [problem.render() for problem in project.problems()]
+    for info in project.installations():
+        try:
+            found.append(look(info))
+        except StorageError as error:
+            problems.append(f"{info}: {error.render()}")
+    return found, problems
 
 
 def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
@@ -81,7 +94,7 @@ def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationSta
         waiting = reader.waiting(last.id) if last is not None and last.status == "running" else None
         try:
             rows = reader.counts()
-        except StorageError:  # the first sync has not stored anything yet
+        except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
     return InstallationStatus(info, last, rows, waiting)
 
@@ -110,16 +123,19 @@ def run_runs(options: Options) -> Answer:
         return show_run(options, project)
     if len(options.words) > 1:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
-    chosen = chosen_installations(project, next(iter(options.words), None))
-    found = [(info, one) for info, reader in readers(project, chosen) for one in reader.runs(options.limit)]
-    found = sorted(found, key=lambda pair: -pair[1].started_at)[: options.limit]
+
+    def syncs_of(one: InstallationInfo) -> list[tuple[InstallationInfo, SyncRun]]:
+        return [(info, run) for info, reader in readers(project, [one]) for run in reader.runs(options.limit)]
+
+    each, problems = of_each(project, next(iter(options.words), None), syncs_of)
+    found = sorted(chain(*each), key=lambda pair: -pair[1].started_at)[: options.limit]
     rows = [{"installation": str(info), **run_json(one)} for info, one in found]
-    notes = [] if found else ["there was no sync yet"]
+    notes = problems if found or problems else ["there was no sync yet"]
     return options.listing(
         rows,
         lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
         notes,
-    )
+    )._replace(status=3 * bool(problems))
 
 
 def show_run(options: Options, project: ProjectFolder) -> Answer:
@@ -128,9 +144,10 @@ def show_run(options: Options, project: ProjectFolder) -> Answer:
 
     if len(options.words) != 2:
         raise UsageError("which sync?", hint="write: max runs show ID; `max runs` lists them")
-    for info, reader in readers(project, project.installations()):
-        with suppress(NotFound):
-            found = reader.run(options.words[1])
-            text = partial(summary, info, found, width(sys.stdout), paint(), all_failures=True)
-            return options.answer(result_json(info, found), text)
+    for one in project.installations():
+        with suppress(NotFound, StorageError):
+            for info, reader in readers(project, [one]):
+                found = reader.run(options.words[1])
+                text = partial(summary, info, found, width(sys.stdout), paint(), all_failures=True)
+                return options.answer(result_json(info, found), text)
     raise NotFound("sync", options.words[1], hint="`max runs` lists them")

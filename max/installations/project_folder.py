@@ -278,8 +278,8 @@ class ProjectFolder:
         kept = {f"{one.parent.name}:{one.name}" for one in self._installations.glob("[!.]*/[!.]*")}
 
         def is_free(full: str) -> bool:
-            twins = {one for one in kept if one.casefold() == full.casefold()}
-            return full.casefold() not in taken and twins <= {full}
+            alike = {one for one in kept if one.casefold() == full.casefold()}
+            return full.casefold() not in taken and alike <= {full}
 
         if name is None:
             return next(one for one in map(_default, count(1)) if is_free(f"{connector}:{one}"))

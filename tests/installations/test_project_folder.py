@@ -61,7 +61,9 @@ def reconfigure(
     project: ProjectFolder, info: InstallationInfo, config: Mapping[str, Any], secrets: Mapping[str, str]
 ) -> InstallationInfo:
     """Replace the configuration, and those secrets that are given."""
-    return project.reconfigure(info, lambda _, kept: OnboardingResult(dict(config), kept.secrets | secrets))
+    return project.reconfigure(
+        info, lambda _, kept: OnboardingResult(dict(config), {**kept.secrets, **secrets})
+    )
 
 
 def file_of(project: ProjectFolder, info: InstallationInfo) -> Path:
