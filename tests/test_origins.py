@@ -289,7 +289,7 @@ ODD = {  # what is in the place of installation.json, and the words about it
     "pipe": "it is a pipe, not a file",
     "folder": "it is a folder, not a file",
     "device": "it is a device, not a file",
-    "dangling link": "No such file or directory",
+    "dangling link": "it is a link that leads nowhere",
     "large file": "it has 1,000,000,000 bytes, more than 10,000,000",
     "[" * 200_000: "it is nested too deeply",
     '{"a":' * 200_000: "it is nested too deeply",

@@ -38,6 +38,8 @@ def read_object(path: Path) -> dict[str, Json]:
 def _content(path: Path) -> bytes:
     """The bytes of a plain file; a pipe or a device in its place is neither waited for nor read."""
     with translated(path):
+        if path.is_symlink() and not path.exists():
+            raise broken(path, "it is a link that leads nowhere")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)
