@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from .commands.framework import Answer
+    from .errors import LoaderFault
 
 INTERRUPTED = 130
 
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         after = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
         streams.tell(sys.stderr, f"{after}interrupted\n")
         return INTERRUPTED
+    except SystemExit as error:  # of a connector, outside of its loaders: with status 0 it would look fine
+        return print_error(connector_exited(error), as_json=as_json)
     except Exception as error:
         return print_error(error, as_json=as_json)
     return status
@@ -174,6 +177,21 @@ def print_answer(lines: Iterable[str], notes: Iterable[str]) -> None:
             close()
     for note in notes:
         streams.tell(sys.stderr, f"{note}\n")
+
+
+def connector_exited(error: SystemExit) -> LoaderFault:
+    """The error that a connector's code called ``sys.exit``."""
+    from pathlib import Path
+    from traceback import extract_tb
+
+    from .errors import LoaderFault
+
+    last = extract_tb(error.__traceback__)[-1]
+    return LoaderFault(
+        f"a connector ended the command with sys.exit({error.code!r}) ({Path(last.filename).name}, "
+        f"line {last.lineno})",
+        hint="this is a bug of the connector: it must raise an error instead; what was stored is kept",
+    )
 
 
 def print_error(error: Exception, *, as_json: bool) -> int:

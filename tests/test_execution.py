@@ -432,6 +432,15 @@ def test_a_sync_without_network_fails_and_stores_nothing() -> None:
     assert (result.status, result.counts, result.failed) == (Status.FAILED, {}, 3)
 
 
+class OwnBase(BaseException):
+    """An error that only ``except BaseException`` catches."""
+
+
+async def recurses(ids: list[str], env: Any) -> Any:
+    """A bug without end."""
+    return await recurses(ids, env)
+
+
 class Unshowable:
     """Something that cannot even be shown."""
 
@@ -453,8 +462,6 @@ class Unshowable:
             {"users": [users("a", also=[Note("n")])]},
             "entities of User, got Note Note('n')",
         ),
-        (USERS, {"users": [Page([User("a", size="x")])]}, "User:a.size: expected an integer"),  # type: ignore[arg-type]
-        (USERS, {"users": [Page([User("")])]}, "User:.id: expected a text that is not empty"),
         (
             NAMES,
             {"name": [User("zz", name="x")]},
@@ -471,6 +478,17 @@ class Unshowable:
         (MAILS, {"mails": [LeaseLost("not mine")]}, "load_mails raised LeaseLost: not mine"),
         (MAILS, {"mails": [StorageError("its own")]}, "load_mails raised StorageError: its own"),
         (MAILS, {"mails": [asyncio.CancelledError()]}, "load_mails raised CancelledError"),
+        (MAILS, {"mails": [SystemExit(0)]}, "load_mails raised SystemExit: 0 (scenes.py, line"),
+        (MAILS, {"mails": [KeyboardInterrupt()]}, "load_mails raised KeyboardInterrupt (scenes.py, line"),
+        (MAILS, {"mails": [GeneratorExit()]}, "load_mails raised GeneratorExit"),
+        (MAILS, {"mails": [MemoryError()]}, "load_mails raised MemoryError"),
+        (MAILS, {"mails": [recurses]}, "load_mails raised RecursionError: maximum recursion depth exceeded"),
+        (MAILS, {"mails": [OwnBase("mine")]}, "load_mails raised OwnBase: mine"),
+        (
+            MAILS,
+            {"mails": [BaseExceptionGroup("g", [SystemExit("stop")])]},
+            "load_mails raised SystemExit: stop",
+        ),
         (MAILS, {"mails": [ExceptionGroup("g", [KeyError("x")])]}, "load_mails raised KeyError: 'x'"),
         (MAILS, {"mails": [ExceptionGroup("g", [BadCredentials("wrong")])]}, "wrong"),
         (MAILS, {"mails": [Unshowable()]}, "must return a Batch, got Unshowable that cannot be printed"),
@@ -648,6 +666,19 @@ def test_each_sync_loads_shared_values_again() -> None:
         return (await stage.users())["a"].name
 
     assert play(Source(users=[users("a")], name=[asks], raw=["old", "new"]), body) == "new"
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), OwnBase()])
+def test_a_shared_value_that_ends_the_process_fails_its_tasks_alone(raised: BaseException) -> None:
+    async def mails(ids: list[str], env: Any) -> Batch[User]:
+        return Batch([User(id, mail=await env.raw(RAW)) for id in ids])
+
+    notes = Page([Note("n", text="hi", author=ALICE)], also=[User("a", name="A")])
+    source = Source(users=[users("a")], mails=[mails], raw=[raised], notes=[notes])
+    result = outcome(source, USERS, Step.concurrent([MAILS, NOTES]))
+    assert (result.status, result.counts["Note"]) == (Status.PARTIAL, 1)
+    (failure,) = result.failures
+    assert f"raised {type(raised).__name__}" in failure.message
 
 
 def test_a_failed_load_of_a_shared_value_is_repeated_for_the_next_task() -> None:

@@ -81,8 +81,9 @@ class RawCache:
 async def _loaded(loader: RawLoader[Any, V], env: LoaderEnv) -> V:
     try:
         return await loader.load(env)
-    except (SystemExit, KeyboardInterrupt) as error:  # a task that raises one of them ends the loop
-        if not is_raised_by_loader(error):
+    except BaseException as error:  # a task that raises SystemExit ends the loop
+        passes = isinstance(error, Exception | asyncio.CancelledError | CallsStopped)
+        if passes or not is_raised_by_loader(error):
             raise
         raise LoaderFault(
             f"raw loader {loader.name} raised {type(error).__name__}", hint="this is a bug of the connector"

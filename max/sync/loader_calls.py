@@ -147,7 +147,8 @@ class LoaderCaller:
         return response
 
     def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
-        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+        ours = str(Path(__file__).parent)
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
         own = [one for one in frames if one.filename == frames[0].filename]
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
         return LoaderFault(
