@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from ..errors import BadCredentials, Offline, PermissionDenied, UsageError
@@ -69,7 +69,7 @@ class BrowserSignIn:
         """Let the person sign in; PermissionDenied when they refuse, Offline when it takes too long."""
         client_id, verifier = answers[self.client_id], secrets.token_urlsafe(64)
         redirect = _Redirect(state=secrets.token_urlsafe(32))
-        async with await self._listening(redirect) as server:
+        async with redirect.listening(self.port) as server:
             redirect_uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{PATH}"
             url = self.address(client_id, redirect_uri, redirect.state, verifier)
             say(f"Sign in with a browser; if none opens, go to: {url}")
@@ -104,15 +104,6 @@ class BrowserSignIn:
         scope = {"scope": self.separator.join(self.scopes)} if self.scopes else {}
         return f"{self.authorize_url}?{urlencode({**query, **scope, **self.extra})}"
 
-    async def _listening(self, redirect: _Redirect) -> asyncio.Server:
-        try:
-            return await asyncio.start_server(redirect.answer, "127.0.0.1", self.port, limit=LONGEST)
-        except OSError as error:
-            raise UsageError(
-                f"the sign-in needs port {self.port} on this machine: {error.strerror}",
-                hint="stop the program that uses it, and connect again",
-            ) from error
-
     async def _code(self, redirect: _Redirect) -> str:
         try:
             async with asyncio.timeout(self.timeout):
@@ -130,16 +121,44 @@ class _Redirect:
     def __init__(self, state: str) -> None:
         self.state = state
         self.code: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._reading: set[asyncio.Task[None]] = set()  # those whose request has not come
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @asynccontextmanager
+    async def listening(self, port: int) -> AsyncIterator[asyncio.Server]:
+        """Listen inside; afterwards the browser gets its page, and idle connections of it are closed."""
+        try:
+            server = await asyncio.start_server(self._accept, "127.0.0.1", port, limit=LONGEST)
+        except OSError as error:
+            raise UsageError(
+                f"the sign-in needs port {port} on this machine: {error.strerror}",
+                hint="stop the program that uses it, and connect again",
+            ) from error
+        try:
+            yield server
+        finally:
+            server.close()
+            for connection in self._reading:  # browsers open some that they may need
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await server.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._answer(reader, writer))
+        for known in (self._connections, self._reading):
+            known.add(connection)
+            connection.add_done_callback(known.discard)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read one request, and answer with a page that says what happened."""
         try:
             async with asyncio.timeout(READ):
                 head = await reader.readuntil(b"\r\n\r\n")
-            status, text = self._take(head.decode("latin-1").partition("\r\n")[0])
-            body = f"<!doctype html><title>{text}</title><p>{text}"
-            writer.write(PAGE.format(status=status, length=len(body.encode()), body=body).encode())
-            await writer.drain()
+                self._reading.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+                status, text = self._take(head.decode("latin-1").partition("\r\n")[0])
+                body = f"<!doctype html><title>{text}</title><p>{text}"
+                writer.write(PAGE.format(status=status, length=len(body.encode()), body=body).encode())
+                await writer.drain()
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):
             pass  # not a redirected browser
         finally:

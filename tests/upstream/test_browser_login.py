@@ -18,6 +18,7 @@ from max.connecting import (
     BadCredentials,
     BrowserSignIn,
     Connector,
+    InvalidAnswers,
     Json,
     MaxError,
     OAuth,
@@ -176,6 +177,27 @@ class TestSigningIn:
 
         assert connect(service, browser, Person()).secrets["access_token"] == "access-1"
 
+    def test_an_idle_connection_of_the_browser_delays_and_breaks_nothing(
+        self, service: TokenService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Browsers open connections that they may need; here they would be waited for until tomorrow."""
+        monkeypatch.setattr("max.upstream.browser_login.READ", 86_400.0)
+        idle: list[socket.socket] = []
+
+        def browser(url: str) -> None:
+            for begun in (b"", b"GET /callb"):
+                idle.append(socket.create_connection(("127.0.0.1", urlsplit(back(url)).port or 0)))
+                idle[-1].sendall(begun)
+            pages.append(visit(back(url, **service.authorize(url))))
+
+        pages: list[tuple[int, str]] = []
+        assert connect(service, browser, Person()).secrets["access_token"] == "access-1"
+        assert pages[0][0] == 200
+        for connection in idle:
+            with connection:
+                assert connection.recv(1) == b""  # closed on the other side
+        assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
     @pytest.mark.parametrize(
         ("said", "kind", "words"),
         [
@@ -220,8 +242,13 @@ class TestTheStep:
         """Fail: no browser must be opened."""
         raise AssertionError(url)
 
-    def test_without_a_prompter_the_sign_in_is_skipped(self, service: TokenService) -> None:
-        assert connect(service, self.refuse).secrets == {}
+    def test_without_a_prompter_no_browser_opens_and_the_missing_credential_is_named(
+        self, service: TokenService
+    ) -> None:
+        with pytest.raises(InvalidAnswers, match="access_token: expected a secret"):
+            connect(service, self.refuse)
+        given = {"client_secret": SECRET}
+        assert connect(service, self.refuse, secrets=given).secrets == given
 
     def test_with_a_given_credential_the_sign_in_is_skipped(self, service: TokenService) -> None:
         given = {"refresh_token": "refresh-0"}
