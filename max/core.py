@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
         DeletionCandidates,
         DeletionScope,
         Delivery,
+        ListingPass,
         ListingState,
         Write,
         WriteResult,
@@ -256,6 +257,9 @@ class SyncMeta(Protocol):
     async def listing_state(self, parent: Ref[P], collection: ManyOf[P, Any]) -> ListingState:
         """What is known of a collection's listings; ``bookmark`` is None when a full one is due."""
 
+    async def listing_pass(self, parent: Ref[P], collection: ManyOf[P, Any], began: float) -> ListingPass:
+        """What is stored of the pass over a listing whose first request began at ``began``."""
+
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is known of a feed."""
 
@@ -277,7 +281,7 @@ class SyncMeta(Protocol):
         """The latest time of a stored response's request; 0 when nothing is stored."""
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
-        """The rows that listings have missed and that are not removed yet, by entity."""
+        """The rows that no listing has any more and that are not removed yet, by entity."""
 
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes the proven candidates of these entities, for a transaction as above."""

@@ -20,6 +20,7 @@ from .model.delivery import (
     DeletionCandidates,
     DeletionScope,
     Delivery,
+    ListingPass,
     ListingState,
     Write,
     WriteResult,
@@ -225,6 +226,11 @@ class SqliteSyncMeta(SyncMeta):
         membership = self._tables.membership
         return await self._database.read(lambda c: membership.listing_state(c, parent, collection))
 
+    async def listing_pass(self, parent: Ref[P], collection: ManyOf[P, Any], began: float) -> ListingPass:
+        """What is stored of one pass over a listing."""
+        membership = self._tables.membership
+        return await self._database.read(lambda c: membership.listing_pass(c, parent, collection, began))
+
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.feed_state(c, root, feed))
@@ -234,7 +240,7 @@ class SqliteSyncMeta(SyncMeta):
         return await self._database.read(latest_request)
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
-        """What listings have found gone and is not removed yet."""
+        """What no listing has any more and is not removed yet."""
         return await self._database.read(lambda c: self._tables.removals.candidates(c, scope))
 
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:

@@ -181,7 +181,7 @@ def deliveries(draw: st.DrawFn, tables: TableWriter) -> list[Delivery]:
             ids = draw(st.lists(st.sampled_from(IDS), unique=True))
             rows = [draw(records(entity, st.just(id))) for id in ids]
             lists = [
-                ListingPage(parent.ref("1"), ManyOf(parent, many), 0, last=True)
+                ListingPage(parent.ref("1"), ManyOf(parent, many), 0, True, at)
                 for parent in tables.schema.entities.values()
                 for many, child in parent.children().items()
                 if child is entity

@@ -116,7 +116,7 @@ def test_an_unchanged_row_is_not_written_again() -> None:
         posts = [Post(str(number), title="x", team=RED) for number in range(100)]
         written = []
         for at in (1.0, 2.0):
-            page = Delivery(posts, at, ListingPage(RED, Team.posts, 0, last=True))
+            page = Delivery(posts, at, ListingPage(RED, Team.posts, 0, True, at))
             before = await database.transact(lambda c: c.total_changes)
             await database.transact(engine.prepare_write(page))
             written.append(await database.transact(lambda c: c.total_changes) - before)

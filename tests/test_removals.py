@@ -145,7 +145,7 @@ def test_a_root_stays_though_no_listing_has_it() -> None:
         await synced(world)
         world.upstream.delete("g0")
         world.upstream.delete("g1")
-        assert (await synced(world)).removed == 2
+        assert (await synced(world, Sync(options=RIGHT))).removed == 2
         await world.open()
         assert await world.engine.query(Root).count() == 1
         await world.close()
@@ -327,14 +327,17 @@ def test_a_listing_that_was_cut_short_removes_nothing(trouble: str) -> None:
 # -- the guard -----------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+@given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 20))
 @settings(max_examples=12)
-def test_only_a_share_of_rows_is_removed_without_permission(rows: int, gone: int, share: float) -> None:
+def test_only_a_share_of_rows_or_a_few_of_them_are_removed_without_permission(
+    rows: int, gone: int, share: float, floor: int
+) -> None:
     gone = min(rows, gone)
-    expected = gone <= max(10, share * rows)
+    few = gone <= floor and gone < max(rows, 2) and share > 0
+    expected = few or gone <= share * rows
 
     async def body(world: World) -> None:
-        world.settings = Settings(removal_share=share)
+        world.settings = Settings(removal_share=share, removal_floor=floor)
         furnish(world.upstream, groups=1, items=rows)
         await synced(world)
         for number in range(gone):

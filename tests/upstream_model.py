@@ -3,7 +3,7 @@
 Boxes stand in groups, items in boxes and loose in groups: an item can be reached through several
 collections and be in several at once.  Every collection is listed in full, newest or oldest first
 since a time, or by a token; a feed may tell what becomes of boxes and items.  Pages are short, and
-continue behind a key.
+continue behind a key, or at an offset, with a total or without.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from max.model.schema import Schema
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 PAGE = 2  # items on one
-KINDS = ("full", "newest", "oldest", "token")
+KINDS = ("full", "newest", "oldest", "token", "offset", "counted")
 
 
 class Item(Entity):
@@ -175,6 +175,9 @@ class Upstream:
             return self._since_token(many, members, request)
         if kind == "full":
             return _next_page(members, request, lambda thing: thing.id)
+        if kind in ("offset", "counted"):
+            page = _page_at(members, request)
+            return page.replace(total=len(members)) if kind == "counted" else page
         if request.since is not None:
             since = int((request.since - EPOCH).total_seconds())
             members = [thing for thing in members if thing.changed >= since]
@@ -250,6 +253,14 @@ def _next_page(things: list[Thing], request: PageRequest, key: Callable[[Thing],
     return Page([thing.entity() for thing in shown], following)
 
 
+def _page_at(things: list[Thing], request: PageRequest) -> Page[Any]:
+    """The next few from an offset, in the order of their ids: what is deleted moves all others up."""
+    start = int(request.cursor or 0)
+    shown = sorted(things, key=lambda thing: thing.id)[start : start + PAGE]
+    following = str(start + PAGE) if start + PAGE < len(things) else None
+    return Page([thing.kind(thing.id) if request.ids_only else thing.entity() for thing in shown], following)
+
+
 # -- the connector -------------------------------------------------------------------------------
 
 FIELDS: Mapping[type[Entity], Sequence[Any]] = {
@@ -277,8 +288,10 @@ def loaders(
         watermark = (
             Watermark(changed, newest_first=kind == "newest") if kind in ("newest", "oldest") else None
         )
-        sweep = None if kind == "full" else SWEEP
-        declare = Loader.collection(many, brings=FIELDS[many.child], watermark=watermark, sweep=sweep)
+        sweep = None if kind in ("full", "offset", "counted") else SWEEP
+        stable = kind not in ("newest", "offset", "counted")
+        brings = FIELDS[many.child]
+        declare = Loader.collection(many, brings=brings, watermark=watermark, sweep=sweep, stable=stable)
         return declare(list_them)
 
     async def changes(root: Ref[Any], request: PageRequest, env: Any) -> Page[Entity]:

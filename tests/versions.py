@@ -195,7 +195,7 @@ def fill(connection: SqliteConnection, tables: TableWriter, rows: EncodedRows, a
                 (m for m, child in entities["Root"].children().items() if child.__name__ == name), None
             )
             listing = (
-                ListingPage(root, ManyOf(entities["Root"], many), 0, True, bookmark="m") if many else None
+                ListingPage(root, ManyOf(entities["Root"], many), 0, True, at, bookmark="m") if many else None
             )
             tables.write(connection, Delivery(some, at, listing))
 

@@ -344,6 +344,7 @@ def user_ref(id: str | None) -> Ref[AcmeUser] | None:
         *(AcmeWorkspace.name, AcmeWorkspace.active, AcmeWorkspace.owner),
         *(AcmeWorkspace.created_at, AcmeWorkspace.updated_at),
     ),
+    stable=True,
 )
 async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
     """The workspaces of the company."""
@@ -389,7 +390,7 @@ def user_of(row: Row) -> AcmeUser:
     )
 
 
-@Loader.collection(AcmeWorkspace.users, brings=LISTED)
+@Loader.collection(AcmeWorkspace.users, brings=LISTED, stable=True)
 async def users(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeUser]:
     """The users of a workspace."""
     return page_of(await env.run(list_users, ListRequest(parent.id, page.cursor)), user_of)
@@ -412,6 +413,7 @@ async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[A
         *(AcmeProject.tags, AcmeProject.due_date, AcmeProject.owner, AcmeProject.workspace),
         *(AcmeProject.created_at, AcmeProject.updated_at),
     ),
+    stable=True,
 )
 async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
     """The projects of a workspace."""
@@ -478,6 +480,7 @@ def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
         *(AcmeTask.active, AcmeTask.tags, AcmeTask.due_date, AcmeTask.assignee, AcmeTask.project),
         *(AcmeTask.workspace, AcmeTask.created_at, AcmeTask.updated_at),
     ),
+    stable=True,
 )
 async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeTask]:
     """The tasks of a project."""
@@ -492,6 +495,7 @@ async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> 
         *(AcmeFile.name, AcmeFile.mime_type, AcmeFile.size, AcmeFile.owner, AcmeFile.project),
         *(AcmeFile.created_at, AcmeFile.updated_at),
     ),
+    stable=True,
 )
 async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
     """The files of a project."""

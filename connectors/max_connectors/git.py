@@ -468,7 +468,7 @@ def fields_of(*entities: type[Entity]) -> list[FieldOf[Any, Any]]:
     return [getattr(entity, name) for entity in entities for name in entity.types()]
 
 
-@Loader.collection(GitRepository.commits, brings=fields_of(GitCommit, GitAuthor, GitFileChange))
+@Loader.collection(GitRepository.commits, brings=fields_of(GitCommit, GitAuthor, GitFileChange), stable=True)
 async def load_commits(
     repository: Ref[GitRepository], request: PageRequest, env: Env[Git]
 ) -> Page[GitCommit]:
@@ -476,7 +476,7 @@ async def load_commits(
     return await env.run(read_commits, request)
 
 
-@Loader.collection(GitRepository.branches, brings=fields_of(GitBranch))
+@Loader.collection(GitRepository.branches, brings=fields_of(GitBranch), stable=True)
 async def load_branches(
     repository: Ref[GitRepository], request: PageRequest, env: Env[Git]
 ) -> Page[GitBranch]:
@@ -484,7 +484,7 @@ async def load_branches(
     return await env.run(read_branches, request)
 
 
-@Loader.collection(GitRepository.tags, brings=fields_of(GitTag, GitAuthor))
+@Loader.collection(GitRepository.tags, brings=fields_of(GitTag, GitAuthor), stable=True)
 async def load_tags(repository: Ref[GitRepository], request: PageRequest, env: Env[Git]) -> Page[GitTag]:
     """Every tag, sorted by name."""
     return await env.run(read_tags, request)

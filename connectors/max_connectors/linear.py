@@ -765,7 +765,8 @@ def loader_of(source: Source, fetch: Operation[Linear, PageQuery, Json]) -> Load
     load.__name__ = source.name
     changes = Watermark(getattr(source.entity, CHANGED), overlap=OVERLAP)
     collection = getattr(LinearOrganization, source.name)
-    return Loader.collection(collection, brings=fields_of(source.entity), watermark=changes, sweep=DAY)(load)
+    brings = fields_of(source.entity)
+    return Loader.collection(collection, brings=brings, watermark=changes, sweep=DAY, stable=True)(load)
 
 
 @Loader.entity(*fields_of(LinearOrganization), ttl=DAY)

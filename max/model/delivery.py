@@ -6,7 +6,6 @@ Every time in this module is in seconds since the epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from .entities import Entity, ManyOf, Ref
@@ -18,23 +17,22 @@ class ListingPage(Struct):
 
     ``delta``: the listing names only what changed since the last bookmark, so what it leaves out
     still exists.  ``bookmark`` (a sync token or a watermark): where the next listing may continue,
-    stored with the ``last`` page.  ``began_at``: when the request for the first page began.
-    ``sweeps``: what a complete listing leaves out is gone from this collection.  ``sure``: the
-    listing cannot have skipped a row; if it is not, an equal ``first_page`` of the next listing
-    proves it afterwards.  ``ids_only``: the listing names what exists, with too few fields to
-    store rows that are not known yet.
+    stored with the ``last`` page.  ``began_at``: when the request for the first page began; it
+    names the pass, and a page of another pass than the newest is not stored.  ``proven``: the
+    listing cannot have skipped a row.  ``sweeps``: what it leaves out is gone from this
+    collection.  ``ids_only``: the listing names what exists, with too few fields to store rows
+    that are not known yet.
     """
 
     parent: Ref[Any]
     collection: ManyOf[Any, Any]
     number: int
     last: bool
+    began_at: float
     delta: bool = False
     bookmark: str | None = None
-    began_at: float | None = None
     sweeps: bool = True
-    sure: bool = True
-    first_page: str | None = None
+    proven: bool = True
     ids_only: bool = False
 
 
@@ -111,6 +109,17 @@ class ListingState(Struct):
     swept_at: float | None = None
 
 
+class ListingPass(Struct):
+    """One pass over a listing: whether it is still the newest, and what it has shown so far.
+
+    ``shown`` counts different children.  ``unseen``: it has not shown some that earlier ones did.
+    """
+
+    newest: bool
+    shown: int = 0
+    unseen: bool = False
+
+
 class AgeHistogram(Struct):
     """How old one field is over an entity's rows: ``(whole seconds, rows)``, youngest first.
 
@@ -125,27 +134,28 @@ class DeletionScope(Struct):
     """Where a sync looks for rows that are gone.
 
     ``collections`` are listed for every parent, ``feeds`` are followed.  ``since`` is when the
-    sync began.  ``second_round``: for each entity whose collections were all listed since then,
-    when listing them once more began.
+    sync began.  ``look`` is when looking at every place for the second time began, if it did.
     """
 
     collections: Collection[str]
     feeds: Collection[str]
     since: float
-    second_round: Mapping[str, float] = MappingProxyType({})
+    look: float | None = None
 
 
 class DeletionCandidates(Struct):
-    """Rows of one entity that a sync has missed, and that are not removed yet.
+    """Rows of one entity that no listing has any more, and that are not removed yet.
 
-    ``proven`` of them are certainly gone, ``unproven`` are not certain yet, and ``total`` is how
-    many rows the entity has.  Certainty comes from listing the collections ``to_check`` (each with
-    the ids of its parents) and from ``feeds``.
+    ``missing`` counts them, with those below other missing rows; ``proven`` of them are certainly
+    gone.  ``total`` is how many rows the entity has.  ``to_ask`` has the ids of those that are
+    uncertain, when they are few, and ``places`` is how many listings could hold them.  ``related``
+    names the entities whose missing rows are parents or children of these, and the entity itself.
     """
 
     entity: str
+    missing: int
     proven: int
-    unproven: int
     total: int
-    to_check: Mapping[str, Sequence[str]] = MappingProxyType({})
-    feeds: Sequence[str] = ()
+    to_ask: Sequence[str] = ()
+    places: int = 0
+    related: Collection[str] = ()

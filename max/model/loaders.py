@@ -157,15 +157,20 @@ class Loader(Generic[C]):
         ttl: timedelta | None = None,
         watermark: Watermark | None = None,
         sweep: timedelta | None = None,
+        stable: bool = False,
     ) -> Callable[[LoadPage[P, C, E]], CollectionLoader[P, E, C]]:
         """The decorated function lists children: ``async (parent, request, env) -> Page``.
 
         ``brings`` names the fields that come with each page, those of other entities included.
         A listing of changes cannot see what is gone; with ``sweep``, a listing of everything
-        follows when the last one is older than that.
+        follows when the last one is older than that.  ``stable``: in a listing of
+        everything each page continues behind the last row of the one before, in an order that no
+        change of a row alters, so a row that is deleted or edited meanwhile makes no other one slip
+        between two pages, as it does with numbered pages and offsets.  A listing of several pages
+        that is neither stable nor has a total is read once more before it removes anything.
         """
         return lambda load: CollectionLoader(
-            load, brings, ttl=ttl, lists=collection, watermark=watermark, sweep=sweep
+            load, brings, ttl=ttl, lists=collection, watermark=watermark, sweep=sweep, stable=stable
         )
 
     @staticmethod
@@ -213,6 +218,7 @@ class CollectionLoader(Loader[C], Generic[P, E, C]):
     lists: ManyOf[P, E]
     watermark: Watermark | None = None
     sweep: timedelta | None = None
+    stable: bool = False
 
 
 class FeedLoader(Loader[C], Generic[P, C]):

@@ -109,6 +109,31 @@ class Schema:
             found += [Relationship(name, f, child.__name__, many=True) for f, child in many]
         return found
 
+    def collections_of(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
+        """The collections that can hold an entity."""
+        parents = self.entities.values()
+        collections: list[ManyOf[Any, Any]] = [
+            ManyOf(parent, name) for parent in parents for name in parent.children()
+        ]
+        return [many for many in collections if many.child is entity]
+
+    def collections_above(self, *entities: type[Entity]) -> list[ManyOf[Any, Any]]:
+        """The collections that can hold these entities or their ancestors below the roots, topmost first."""
+        found: dict[ManyOf[Any, Any], None] = {}
+        visited = {*self.roots}
+
+        def visit(entity: type[Entity]) -> None:
+            visited.add(entity)
+            collections = self.collections_of(entity)
+            for many in collections:
+                if many.parent not in visited:
+                    visit(many.parent)
+            found.update(dict.fromkeys(collections))
+
+        for entity in entities:
+            visit(entity)
+        return list(found)
+
     def entity(self, name: str) -> type[Entity]:
         """The entity with this name, in any case; UnknownName suggests the nearest."""
         if name in self.entities:

@@ -45,9 +45,14 @@ SETTINGS = {
     "history_days": Setting("how many days recorded changes are kept", DAYS, _number(0, MOST_DAYS)),
     "removed_days": Setting("how many days removed rows are kept, hidden", DAYS, _number(0, MOST_DAYS)),
     "removal_share": Setting(
-        "share of an entity's rows, 0 to 1, that a sync may remove without asking",
+        "share of an entity's rows, 0 to 1, that a sync may remove without asking; 0: no row",
         "a number from 0 to 1",
         _number(0, 1),
+    ),
+    "removal_floor": Setting(
+        "how many rows of an entity a sync may remove whatever their share, as long as some are left",
+        f"a whole number up to {MOST_ROWS:,}",
+        lambda value: isinstance(value, int) and _number(0, MOST_ROWS)(value),
     ),
     "loader_minutes": Setting(
         "minutes that one call of a loader may take before it is cancelled and retried",
@@ -120,15 +125,18 @@ class Settings(Struct):
 
     With ``history`` "changes", each change of a row is recorded and kept for ``history_days``.  A
     row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
-    to 1, is the part of an entity's rows that one sync may remove without asking.  A listing that
-    brings more than ``listing_rows`` rows fails; 0 means any number.  With ``durability`` "normal"
-    syncs are faster, and a power cut may undo the last transactions.
+    to 1, is the part of an entity's rows that one sync may remove without asking, and
+    ``removal_floor`` how many it may remove whatever their share.  It always asks before it removes
+    all of several rows, and with a share of 0 before it removes any.  A listing that brings more
+    than ``listing_rows`` rows fails; 0 means any number.  With ``durability`` "normal" syncs are
+    faster, and a power cut may undo the last transactions.
     """
 
     history: Literal["off", "changes"] = "off"
     history_days: float = 90
     removed_days: float = 30
     removal_share: float = 0.25
+    removal_floor: int = 10
     loader_minutes: float = 60
     listing_rows: int = 0
     durability: Literal["full", "normal"] = "full"

@@ -106,11 +106,13 @@ Target: TypeAlias = Callable[[str, str], "str | None"]  # an entity and its ref 
 class ListingPosition(Struct):
     """How far a listing or a feed has come; replaced with every page.
 
-    ``number`` counts pages from 0, ``cursor`` is the next page's.  ``began`` is when the first
-    request began.  ``sync_token`` is where the last listing ended, ``newest`` where this one
-    would.  ``delta``: only changes are listed.  ``listed`` counts items, ``total`` has the least
-    and the most that the source said it has, ``first`` is a hash of the first page.  ``nameless``:
-    the id of some row is invalid.
+    ``number`` counts pages from 0, ``cursor`` is the next page's; ``ended``: there is none.
+    ``began`` is when the first request began, and names the pass.  ``sync_token`` is where the
+    last listing ended, ``newest`` where this one would.  ``delta``: only changes are listed.
+    ``listed`` counts items, ``total`` has the least and the most that the source said it has,
+    ``token`` is the sync token that came last.  ``content`` is a hash of the ids so far;
+    ``repeats`` is that of the whole pass before, when this one only repeats it, and ``passes``
+    counts them.  ``nameless``: the id of some row is invalid.
     """
 
     number: int = 0
@@ -121,21 +123,12 @@ class ListingPosition(Struct):
     delta: bool = False
     listed: int = 0
     total: tuple[int, int] | None = None
-    first: str | None = None
+    token: str | None = None
+    content: int = 0
+    repeats: int | None = None
+    passes: int = 1
+    ended: bool = False
     nameless: bool = False
-
-
-class MissingSearch(Struct):
-    """How far the search for missing rows has come.
-
-    ``second_round`` has when it began, by entity.  ``rounds`` has by entity how many there were,
-    how many of the last ones found nothing, and how many places were left.  ``last_place`` is
-    the collection and the parent's id after which the current round continues.
-    """
-
-    second_round: Mapping[str, float] = NOTHING
-    rounds: Mapping[str, tuple[int, int, int]] = NOTHING
-    last_place: tuple[str, str] | None = None
 
 
 def _plain(value: Any) -> Json:
@@ -156,14 +149,13 @@ def _tuples(value: Json) -> Any:
 
 # What differs in JSON, by the name of the field.
 TO_JSON: dict[str, Callable[[Any], Json]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections"), list),
-    **dict.fromkeys(("feeds", "position", "search"), _plain),
+    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), list),
+    **dict.fromkeys(("feeds", "position"), _plain),
 }
 FROM_JSON: dict[str, Callable[[Json], Any]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections"), tuple),
+    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), tuple),
     "feeds": _tuples,
     "position": lambda data: ListingPosition(**_tuples(data)),
-    "search": lambda data: MissingSearch(**_tuples(data)),
 }
 
 
@@ -252,8 +244,8 @@ class ExpandTask(TaskSpec):
     """Creates a task for each stored entity that needs one, a page of ids at a time.
 
     ``names`` are fields, or one collection, as ``operation`` says.  ``matching`` is a filter as
-    JSON data; the next page of ids begins after the id ``after``.  ``everything`` and ``sweep``
-    are those of each ListTask.
+    JSON data; the next page of ids begins after the id ``after``.  ``everything``, ``sweep`` and
+    ``recheck`` are those of each ListTask.
     """
 
     kind = "expand"
@@ -267,6 +259,7 @@ class ExpandTask(TaskSpec):
     after: str = ""
     everything: bool = False
     sweep: bool = False
+    recheck: bool = False
 
     def describe(self) -> str:
         """``all AcmeUser: load fields name``."""
@@ -277,6 +270,7 @@ class LoadFieldsTask(TaskSpec):
     """Loads fields of some entities with one call of a loader.
 
     ``is_rest``: others of its batch are stored, so that its failure is not the whole batch's.
+    ``verify``: the rows are missing; the source's word that one does not exist removes it.
     """
 
     kind = "load_fields"
@@ -287,6 +281,7 @@ class LoadFieldsTask(TaskSpec):
     since: float | None = None
     covered_by: FeedRoot | None = None
     is_rest: bool = False
+    verify: bool = False
 
     def describe(self) -> str:
         """``AcmeUser:7 and 2 more: load fields name``."""
@@ -299,7 +294,7 @@ class ListTask(TaskSpec):
 
     ``everything``: without the sync token.  ``sweep``: when only changes were listed, a listing
     of all ids follows, the one with ``ids_only``.  ``recheck``: it looks for rows that are
-    missing elsewhere; rows that it finds are not counted again.
+    missing elsewhere, so it must be proven complete; rows that it finds are not counted again.
     """
 
     kind, words = "load_collection", "{0.entity}:{0.id}: load collection {0.collection}"
@@ -331,7 +326,9 @@ class RemoveTask(TaskSpec):
     """Removes what is missing upstream, at the end of a sync that began at ``since``.
 
     ``collections`` (``Entity.name``) are those that the sync lists of every parent, ``feeds``
-    those that it follows.  ``allow``: any number of rows may be removed.
+    those that it follows.  ``allow``: any number of rows may be removed.  ``asked`` names the
+    entities whose missing rows were requested one by one.  ``looks`` has when each look at every
+    place began, and ``left`` the collections that the present one has still to list.
     """
 
     kind, words = "remove", "what is gone"
@@ -339,7 +336,9 @@ class RemoveTask(TaskSpec):
     feeds: tuple[FeedRoot, ...]
     since: float
     allow: bool = False
-    search: MissingSearch = MissingSearch()
+    asked: tuple[str, ...] = ()
+    looks: tuple[float, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 class _Renaming(NamedTuple):
@@ -393,7 +392,9 @@ RENAMED: dict[str, Callable[[_Renaming, str, Any], object]] = {
     "covered_by": lambda new, entity, value: value and new.root(value),
     "feeds": lambda new, entity, value: tuple(map(new.root, value)),
     "collections": lambda new, entity, value: tuple(sorted(map(new.path, value))),
-    "search": lambda new, entity, value: MissingSearch(),  # it begins again
+    "asked": lambda new, entity, value: tuple(map(new.of, value)),
+    "looks": lambda new, entity, value: (),  # looking begins again
+    "left": lambda new, entity, value: (),
     "matching": lambda new, entity, value: value and map_paths(value, partial(new.steps, entity)),
     "options": lambda new, entity, value: {
         name: [*map(new.asked, one)] if name == "only" else one for name, one in value.items()

@@ -71,7 +71,7 @@ def ages(connection: Connection, tables: Tables, what: str | None = None, *, now
         return found
     membership = tables.membership
     for entity in entities:
-        for many in tables.removals.collections_of(entity):
+        for many in tables.schema.collections_of(entity):
             histogram = membership.ages(connection, many, now=now)
             found.append(_age("listing", entity.__name__, repr(many), histogram))
     feeds = membership.feed_ages(connection, now=now)

@@ -1,14 +1,18 @@
 """Membership: which parent lists which child, and how far each listing and feed was read.
 
 **What is recorded.**  A *listing* is one collection of one parent (``Project.tasks`` of P).  Its line
-in ``_max_listing`` has the generation of the last pass over it, when passes began that were
-complete, and the bookmark (a sync token or a watermark) from which the next one can ask for
-changes alone.  ``_max_membership`` links a listing to the rows of its children, each with the
-generation of the last pass that showed it.  ``_max_feed_state`` has the bookmark of each feed.
+in ``_max_listing`` has the newest pass over it (when that began, its number, called generation, and
+how many children it has shown), when passes began that were complete, and the bookmark (a sync
+token or a watermark) from which the next one can ask for changes alone.  ``_max_membership`` links
+a listing to the rows of its children, each with the generation of the last pass that showed it.
+``_max_feed_state`` has the bookmark of each feed.
 
-**The invariant.**  A membership ends only with proof: a complete pass over everything did not show
-the child, a feed named another parent, or the child or the parent was removed.  A pass that was
-cut short, or that asks for changes alone, ends none.
+**The invariant.**  A membership ends only with proof: a pass over everything, from its own first
+page to its own last, is proven to have skipped nothing (see sync/pagination.py) and did not show the
+child; a feed named another parent; or the child or the parent was removed.  A pass that was cut
+short, or that asks for changes alone, ends none.  A page of an older pass than the newest (a retry
+of yesterday's listing, while today's is under way) stores its rows, and neither begins nor ends a
+membership.
 
 **Example.**  P lists a and b in generation 1.  The next pass (generation 2) is of two pages: a, c.
 
@@ -29,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..model.delivery import AgeHistogram, FeedPage, ListingPage, ListingState
+from ..model.delivery import AgeHistogram, FeedPage, ListingPage, ListingPass, ListingState
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from .database import Connection, RenameOwner, Targets
 from .freshness import PagePosition, histogram
@@ -45,12 +49,13 @@ TABLES = """
         collection     TEXT NOT NULL,
         parent         TEXT NOT NULL,
         generation     INTEGER NOT NULL DEFAULT 0,
+        began_at       REAL,
+        shown          INTEGER NOT NULL DEFAULT 0,
         bookmark       TEXT,
         listed_at      REAL,
         full_at        REAL,
         swept_at       REAL,
         covered_at     REAL,
-        first_page     TEXT,
         invalidated_at REAL,
         UNIQUE (collection, parent)
     );
@@ -69,10 +74,17 @@ TABLES = """
         PRIMARY KEY (feed, root)
     ) {by_key}
 """
-LISTING = """
-    INSERT INTO _max_listing (collection, parent) VALUES (:collection, :parent)
-    ON CONFLICT (collection, parent) DO UPDATE SET parent = excluded.parent
+FIRST_PAGE = """
+    INSERT INTO _max_listing (collection, parent, generation, began_at)
+    VALUES (:collection, :parent, :full, :began)
+    ON CONFLICT (collection, parent) DO UPDATE
+       SET generation = _max_listing.generation + :full, began_at = excluded.began_at, shown = 0
+     WHERE _max_listing.began_at IS NULL OR _max_listing.began_at <= excluded.began_at
     RETURNING id, generation
+"""
+LATER_PAGE = """
+    SELECT id, generation FROM _max_listing
+     WHERE collection = :collection AND parent = :parent AND began_at = :began
 """
 ADD_MEMBERS = """
     INSERT INTO _max_membership (listing, child, generation)
@@ -80,16 +92,12 @@ ADD_MEMBERS = """
     ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation
      WHERE _max_membership.generation <> excluded.generation
 """
-# A pass that may have missed rows (not sure) has shown everything, too, if the next one finds the
-# first page unchanged: then nothing moved while the earlier one was under way.
 CLOSE_LISTING = """
     UPDATE _max_listing
        SET listed_at = :began,
            bookmark = CASE WHEN :ids_only THEN bookmark ELSE :bookmark END,
            swept_at = CASE WHEN :swept THEN :began ELSE swept_at END,
-           covered_at = CASE WHEN :sure THEN :began WHEN first_page = :first THEN listed_at
-                             ELSE covered_at END,
-           first_page = CASE WHEN :ids_only THEN first_page ELSE :first END,
+           covered_at = CASE WHEN :proven THEN :began ELSE covered_at END,
            full_at = CASE WHEN :full THEN :began ELSE full_at END,
            invalidated_at = CASE WHEN :full AND invalidated_at <= :began THEN NULL ELSE invalidated_at END
      WHERE id = :listing
@@ -156,17 +164,25 @@ class Membership(RenameOwner):
 
     # -- listings -------------------------------------------------------------------------
 
-    def open_listing(self, connection: Connection, listing: ListingPage) -> PagePosition:
-        """The position of a page; the first page of a full pass begins a generation."""
-        names = {"collection": repr(listing.collection), "parent": listing.parent.id}
-        id, generation = connection.execute(LISTING, names).fetchone()
+    def open_listing(self, connection: Connection, listing: ListingPage) -> PagePosition | None:
+        """The position of a page; None when a later pass has begun.
+
+        The first page begins the pass, and of a pass over everything a generation.
+        """
+        values = {
+            "collection": repr(listing.collection),
+            "parent": listing.parent.id,
+            "began": listing.began_at,
+            "full": int(not listing.delta),
+        }
+        found = connection.execute(LATER_PAGE if listing.number else FIRST_PAGE, values).fetchone()
+        if found is None:
+            return None
+        id, generation = found
         number = listing.number
         if listing.delta:
             sql = "SELECT coalesce(max(number), -1) + 1 FROM _max_load WHERE listing = ?"
             number = connection.execute(sql, (id,)).fetchone()[0]
-        elif number == 0:
-            generation += 1
-            connection.execute("UPDATE _max_listing SET generation = ? WHERE id = ?", (generation, id))
         return PagePosition(id, generation, number)
 
     def add_members(
@@ -175,11 +191,15 @@ class Membership(RenameOwner):
         listing: ListingPage,
         groups: Sequence[EncodedRows],
         position: PagePosition,
+        unknown: int,
     ) -> None:
-        """The rows of a page are members of its listing."""
+        """The rows of a page are members of its listing; ``unknown`` more were listed and not stored."""
         child = self._mappings[listing.collection.child.__name__]
         ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
-        connection.execute(child.sql(ADD_MEMBERS), {**position._asdict(), "ids": ids})
+        added = connection.execute(child.sql(ADD_MEMBERS), {**position._asdict(), "ids": ids}).rowcount
+        if not listing.last:
+            sql = "UPDATE _max_listing SET shown = shown + ? WHERE id = ?"
+            connection.execute(sql, (added + unknown, position.listing))
         self._removals.clear_candidates(connection, child, groups)
 
     def close_listing(
@@ -187,7 +207,8 @@ class Membership(RenameOwner):
     ) -> None:
         """A pass is complete with the response that came at ``at``: its bookmark and its times move.
 
-        After a pass over everything, members that it has not shown are none any more.
+        After a pass over everything that is proven to be whole, members that it has not shown are
+        none any more.
         """
         swept = not listing.delta and listing.sweeps
         if swept:
@@ -198,8 +219,7 @@ class Membership(RenameOwner):
             "bookmark": listing.bookmark,
             "ids_only": listing.ids_only,
             "swept": swept,
-            "sure": listing.sure,
-            "first": None if listing.ids_only else listing.first_page,
+            "proven": listing.proven,
             "full": not listing.delta and not listing.ids_only,
         }
         connection.execute(CLOSE_LISTING, values)
@@ -213,6 +233,18 @@ class Membership(RenameOwner):
         """
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return ListingState(*row) if row else ListingState()
+
+    def listing_pass(
+        self, connection: Connection, parent: Ref[Any], many: ManyOf[Any, Any], began: float
+    ) -> ListingPass:
+        """Whether a pass is still the newest, how many children it has shown, and whether not all."""
+        sql = """
+            SELECT l.shown, EXISTS (SELECT 1 FROM _max_membership AS k
+                                     WHERE k.listing = l.id AND k.generation <> l.generation)
+              FROM _max_listing AS l WHERE l.collection = ? AND l.parent = ? AND l.began_at = ?
+        """
+        row = connection.execute(sql, (repr(many), parent.id, began)).fetchone()
+        return ListingPass(True, row[0], bool(row[1])) if row else ListingPass(False)
 
     def collections_bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring those of the fields that no loader fetches alone."""
@@ -284,7 +316,8 @@ class Membership(RenameOwner):
         if changes.initial:
             brings = self.resolver.brought_by(changes.feed)
             for entity in dict.fromkeys(field.entity for field in brings):
-                self._removals.mark_unlisted(connection, entity, changes.began_at)
+                mapping = self._mappings[entity.__name__]
+                self._removals.mark_unlisted(connection, mapping, changes.began_at)
 
     def fields_covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that are stale once the feed names it."""
@@ -302,7 +335,7 @@ class Membership(RenameOwner):
 
         A parent that is not stored yet has no listing; it is listed once it is stored.
         """
-        for many in self._removals.collections_of(mapping.entity):
+        for many in self._removals.schema.collections_of(mapping.entity):
             parents = self._mappings[many.parent.__name__].table
             for rows in groups:
                 pairs = list(_with_parents(many, rows, root))

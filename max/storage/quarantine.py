@@ -179,11 +179,11 @@ class Quarantine(RenameOwner):
         """Delete the rows that were removed upstream."""
         connection.executemany(DELETE, [(ref.entity.__name__, ref.id) for ref in removed])
 
-    def close(self, connection: Connection, listing: ListingPage, began_at: float) -> None:
+    def close(self, connection: Connection, listing: ListingPage) -> None:
         """Delete the rows that a complete listing, of everything and with values, did not bring again."""
         if not listing.delta and listing.sweeps and not listing.ids_only:
             sql = "DELETE FROM _max_quarantine WHERE collection = ? AND parent = ? AND at < ?"
-            connection.execute(sql, (repr(listing.collection), listing.parent.id, began_at))
+            connection.execute(sql, (repr(listing.collection), listing.parent.id, listing.began_at))
 
     # -- migrations -----------------------------------------------------------------------
 

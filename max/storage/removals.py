@@ -1,28 +1,36 @@
 """Removals: which rows no listing has any more, and when that proves that they are gone.
 
-A row leaves the copy in one of three ways.  The source says that it is gone (a tombstone).  Its
-parent is gone, and no other listing has it.  Or no complete listing has it any more: then it is
-*missing*, and only this case needs thought, because a missing row may just have moved, out of a
-listing that was read after the move and into one that was read before it.
+A row leaves the copy in one of three ways.  The source says that it is gone: a tombstone, or a 404
+when it is asked for that very row.  Its parent is gone, and no other listing has it.  Or no complete
+listing has it any more: then it is *missing*, and only this case needs thought, because a missing
+row may just have moved, out of a listing that was read after the move and into one that was read
+before it.
 
 **What is recorded.**  A row that loses its last membership gets a line in ``_max_missing``: since
-when it is missing, and which listing lost it, if that listing is known to have shown everything.
-It stays visible.  A listing or a later response that brings the row deletes the line.
+when it is missing, which listing lost it, and when a later response brought it all the same.  It
+stays visible.  A listing that shows the row deletes the line.
 
-**The invariant.**  A missing row is removed only when it cannot be anywhere: every listing that
-could hold it was read again after it went missing, twice.  These are the listings of each
-possible parent, and those in which a new parent would appear.  The first round finds a row that
-has moved once.  The second one finds a row that moved while the first was under way.  Where only
-one listing could hold it, that one's own loss is proof.
+**The invariant.**  A missing row is removed only when it cannot be anywhere.  With one listing that
+could hold it, that one's own word is enough, since a membership ends with proof only (see
+membership.py).  With several, each of them is read twice: once while the sync does its work, and
+once more after that, when all missing rows are known.  A row that moved before the second look
+began is found by it, a row that moved later was found by the first.  The listings that could hold a
+row are those of each possible parent, and those in which a new parent would appear.  Where an entity
+loader exists and the rows are few, the source is asked for each of them instead.
 
 **Example.**  Projects P and Q list tasks; a and b were in P, and c is in Q.
 
     09:59  Q is read: c.
     10:00  P is read, without a and b: both are missing since 10:00.
-    10:02  first round: Q is read: a, c.  So a has moved; it is a member of Q, and not missing.
-    10:04  second round: P and Q are read again, and neither has b.  b is removed, as of 10:00.
+    10:02  the second look begins.  Q is read: a, c.  So a has moved; it is a member of Q.
+    10:03  P is read again.  No listing has b: it is removed, as of 10:00.
 
-A row that is first missed in the second round (c, had Q lost it then) waits for the next sync.
+Had c left Q between 09:59 and 10:02, it would be missing since the second look only, and wait for
+the next sync.
+
+**What hangs together.**  With a row go the rows that only it held: those whose every listing is of a
+parent that goes.  They are found with the row and removed in the same transaction, or they stay with
+it when so many rows are missing that a person is asked first.
 
 **After a crash.**  Each step is one transaction with the response or the task that caused it.  A
 crash between two leaves rows that are missing and still visible; the next sync goes on with them.
@@ -32,7 +40,7 @@ Removal is soft (``_removed_at``) until ``purge``.  Roots are never removed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     from ..model.loaders import Resolver
 
 PURGED_AT_ONCE = 1_000  # rows deleted in one transaction
+FEW = 100  # missing rows of an entity that are asked for one by one
 
 TABLES = """
     CREATE TABLE _max_missing (
@@ -54,6 +63,7 @@ TABLES = """
         row           INTEGER NOT NULL,
         listing       INTEGER,
         missing_since REAL NOT NULL,
+        brought_at    REAL,
         PRIMARY KEY (entity, row)
     ) {by_key}
 """
@@ -72,12 +82,12 @@ def _ending(which: str) -> tuple[str, str, str]:
         INSERT INTO _max_missing (entity, row, listing, missing_since)
         SELECT :entity, child, :lost_by, :at FROM _max_membership WHERE {which}
         ON CONFLICT (entity, row) DO UPDATE
-           SET listing = excluded.listing, missing_since = excluded.missing_since
+           SET listing = excluded.listing, missing_since = excluded.missing_since, brought_at = NULL
     """
     return mark, f"DELETE FROM _max_membership WHERE {which}", LISTED_ELSEWHERE
 
 
-END_UNSEEN = _ending("listing = :listing AND generation < :generation")
+END_UNSEEN = _ending("listing = :listing AND generation <> :generation")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
 END_OF_PARENT = (
     *_ending(f"listing IN {CHILD_LISTINGS}"),
@@ -95,14 +105,20 @@ PURGE = (
 PURGEABLE = "SELECT _row, _id, _removed_at FROM {table} WHERE _removed_at < :before"
 KEEP_NUMBER = "INSERT INTO {table} (_row, _id, _removed_at) VALUES (?, ?, ?)"
 MARK_UNLISTED = """
-    INSERT INTO _max_missing (entity, row, missing_since)
-    SELECT :entity, _row, :at FROM {table} AS t WHERE _removed_at IS NULL AND NOT EXISTS (
+    INSERT INTO _max_missing (entity, row, missing_since, brought_at)
+    SELECT :entity, _row, :at, :brought_at FROM {table} AS t
+     WHERE _removed_at IS NULL AND (:whole OR _id IN {set:ids}) AND NOT EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {set:collections})
     ON CONFLICT DO NOTHING
 """
-CLEAR = """
-    DELETE FROM _max_missing WHERE entity = :entity AND missing_since <= :at
+LISTED = """
+    DELETE FROM _max_missing
+     WHERE entity = :entity AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
+"""
+BROUGHT = """
+    UPDATE _max_missing SET brought_at = :at
+     WHERE entity = :entity AND missing_since <= :at
        AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
 """
 REMOVE = """
@@ -124,43 +140,48 @@ PARENTS = """
     SELECT parent FROM _max_listing AS l WHERE collection = ?
        AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = l.id AND child = ?)
 """
-READ_LISTINGS = """
-    SELECT p._id, l.id, l.covered_at FROM {table} AS p
-      JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
-     WHERE p._removed_at IS NULL AND NOT EXISTS (
-           SELECT 1 FROM _max_missing AS m
-            WHERE m.entity = :parents AND m.row = p._row AND m.missing_since <= :before)
-     ORDER BY p._id
+POSSIBLE_LISTINGS = """
+    SELECT l.id, coalesce(l.covered_at, 0), p._id FROM {table} AS p
+      LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
+     WHERE p._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND p._row NOT IN {set:missing}
 """
-ALL_LISTINGS = READ_LISTINGS.replace("JOIN", "LEFT JOIN")  # those that were never read as well
 MISSING = """
-    SELECT t._id AS id, m.row, m.listing, m.missing_since
+    SELECT m.row, m.missing_since, m.listing
       FROM _max_missing AS m JOIN {table} AS t ON t._row = m.row AND t._removed_at IS NULL
-     WHERE m.entity = :entity
+     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
 """
-CERTAIN = "(missing_since <= :covered AND :covered >= :since OR listing = :only AND missing_since >= :since)"
-COUNT_CERTAIN = f"SELECT count(*) FILTER (WHERE {CERTAIN}), count(*) FROM ({MISSING}) AS m"
-SELECT_CERTAIN = f"SELECT id, row, missing_since FROM ({MISSING}) AS m WHERE {CERTAIN}"
+LISTINGS_OF = """
+    SELECT l.id FROM {table} AS p JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
+     WHERE p._row IN {set:parents}
+"""
+HELD_ONLY_BY = f"""
+    SELECT DISTINCT k.child FROM _max_membership AS k
+     WHERE k.listing IN {{set:lost}} AND NOT EXISTS (
+           SELECT 1 FROM _max_membership AS o
+            WHERE o.child = k.child AND o.listing NOT IN {{set:lost}} AND o.listing IN {LISTINGS})
+"""
 
-
-class PossibleListing(NamedTuple):
-    """A listing that could hold a row, and from when on it would have shown the row.
-
-    ``listing`` is None when it was never read; ``feed`` names the feed that reports its changes.
-    """
-
-    many: ManyOf[Any, Any]
-    parent: str
-    listing: int | None
-    covered_at: float
-    feed: str | None = None
+Rows = dict[int, float]  # since when each row is missing, by its number
 
 
 class Evidence(NamedTuple):
-    """Which missing rows are certainly gone (the values of CERTAIN), and what to read for the others."""
+    """What the listings that could hold an entity say about its missing rows.
 
-    values: dict[str, Any]
-    unread: Sequence[PossibleListing]
+    ``places`` counts them.  ``covered``: each of them was read since the second look began.
+    ``only`` is the one listing that could hold the entity, if there is just one and this sync has
+    read it, at ``read_at``.
+    """
+
+    places: int
+    covered: bool
+    only: int | None
+    read_at: float
+
+    def proves(self, since: float, lost_by: int | None, scope: DeletionScope) -> bool:
+        """Whether a row is gone that is missing since then, and that this listing lost."""
+        if self.covered and scope.look is not None and since <= scope.look:
+            return True
+        return self.only is not None and (lost_by == self.only or since <= self.read_at)
 
 
 class Removals(RenameOwner):
@@ -173,19 +194,11 @@ class Removals(RenameOwner):
         freshness: Freshness,
         resolver: Resolver,
     ) -> None:
-        self._schema, self._mappings, self._freshness = schema, mappings, freshness
+        self.schema, self._mappings, self._freshness = schema, mappings, freshness
         self.resolver = resolver
 
-    def collections_of(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
-        """The collections that can hold an entity."""
-        parents = self._schema.entities.values()
-        collections: list[ManyOf[Any, Any]] = [
-            ManyOf(parent, name) for parent in parents for name in parent.children()
-        ]
-        return [many for many in collections if many.child is entity]
-
     def _names(self, connection: Connection, entity: type[Entity]) -> object:
-        return connection.dialect.array(map(repr, self.collections_of(entity)))
+        return connection.dialect.array(map(repr, self.schema.collections_of(entity)))
 
     # -- missing rows ---------------------------------------------------------------------
 
@@ -203,19 +216,31 @@ class Removals(RenameOwner):
             **position._asdict(),
             "entity": child.__name__,
             "collections": self._names(connection, child),
-            "lost_by": position.listing if listing.sure else None,
+            "lost_by": position.listing,
             "at": at,
         }
         for statement in END_UNSEEN:
             connection.execute(connection.dialect.sql(statement), values)
 
-    def mark_unlisted(self, connection: Connection, entity: type[Entity], at: float) -> None:
-        """Rows in no listing are missing: a feed that starts over does not report their removal."""
-        mapping = self._mappings[entity.__name__]
+    def mark_unlisted(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        at: float,
+        groups: Sequence[EncodedRows] | None = None,
+    ) -> None:
+        """Rows in no listing are missing: all, as when a feed starts over, or those that came at ``at``."""
         some = connection.execute(mapping.sql("SELECT 1 FROM {table} LIMIT 1")).fetchone()
-        if some and self.collections_of(entity):
+        if some and self.schema.collections_of(mapping.entity):
             connection.execute(MEMBERS_BY_CHILD)
-            values = {"entity": entity.__name__, "collections": self._names(connection, entity), "at": at}
+            values = {
+                "entity": mapping.entity.__name__,
+                "collections": self._names(connection, mapping.entity),
+                "at": at,
+                "whole": groups is None,
+                "brought_at": None if groups is None else at,
+                "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
+            }
             connection.execute(mapping.sql(MARK_UNLISTED), values)
 
     def clear_candidates(
@@ -223,13 +248,18 @@ class Removals(RenameOwner):
         connection: Connection,
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
-        at: float = math.inf,
+        at: float | None = None,
     ) -> None:
-        """Rows that a listing shows, or a request that began at ``at`` brings, are not missing."""
+        """Rows that a listing shows are not missing.
+
+        Those that another response brought, by a request that began at ``at``, exist as well;
+        they stay missing, since no listing would notice when they are gone.
+        """
         entity = mapping.entity.__name__
         if connection.execute("SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1", (entity,)).fetchone():
             ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
-            connection.execute(mapping.sql(CLEAR), {"entity": entity, "at": at, "ids": ids})
+            sql = LISTED if at is None else BROUGHT
+            connection.execute(mapping.sql(sql), {"entity": entity, "at": at, "ids": ids})
 
     # -- tombstones -----------------------------------------------------------------------
 
@@ -246,11 +276,15 @@ class Removals(RenameOwner):
             mapping = self._mappings[entity.__name__]
             newer = self._freshness.newer_fields(connection, mapping, ids, at)
             gone = [id for id in dict.fromkeys(ids) if id not in newer]
-            values = {"ids": connection.dialect.array(gone)}
-            removed += connection.execute(mapping.sql(COUNT_VISIBLE), values).fetchone()[0]
+            removed += self.count_visible(connection, mapping, gone)
             connection.executemany(mapping.sql(REMOVE), [{"id": id, "at": at} for id in gone])
             self._unlink_removed(connection, mapping, gone, at)
         return removed
+
+    def count_visible(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str]) -> int:
+        """How many of some rows are stored and not removed."""
+        values = {"ids": connection.dialect.array(ids)}
+        return int(connection.execute(mapping.sql(COUNT_VISIBLE), values).fetchone()[0])
 
     def _unlink_removed(
         self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float
@@ -306,106 +340,140 @@ class Removals(RenameOwner):
     # -- candidates -----------------------------------------------------------------------
 
     def candidates(self, connection: Connection, scope: DeletionScope) -> list[DeletionCandidates]:
-        """Of each entity with missing rows: how many are certainly gone, and what to read for the others."""
+        """Of each entity with missing rows: how many there are, and how many are certainly gone."""
+        missing, proven, evidence = self._missing(connection, scope)
         found = []
+        for name, rows in missing.items():
+            mapping = self._mappings[name]
+            visible = mapping.sql("SELECT count(*) FROM {table} WHERE _removed_at IS NULL")
+            total = connection.execute(visible).fetchone()[0]
+            uncertain = rows.keys() - proven.get(name, {}).keys()
+            ids = self._ids(connection, mapping, uncertain) if len(uncertain) <= FEW else []
+            related, places = self._related(mapping.entity, missing), evidence[name].places
+            gone = len(proven.get(name, ()))
+            found.append(DeletionCandidates(name, len(rows), gone, total, ids, places, related))
+        return found
+
+    def _missing(
+        self, connection: Connection, scope: DeletionScope
+    ) -> tuple[dict[str, Rows], dict[str, Rows], dict[str, Evidence]]:
+        """The missing rows of each entity with those that only they hold, which are gone, and why."""
+        own: dict[str, dict[int, tuple[float, int | None]]] = {}
         for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall():
             mapping = self._mappings.get(name)
-            if mapping is not None and mapping.entity not in self._schema.roots:
-                one = self._candidates_of(connection, mapping, scope)
-                if one.proven or one.unproven:
-                    found.append(one)
+            if mapping is not None and mapping.entity not in self.schema.roots:
+                values = {"entity": name, "since": scope.since}
+                found = connection.execute(mapping.sql(MISSING), values).fetchall()
+                own |= {name: {row: (since, listing) for row, since, listing in found}} if found else {}
+        missing = self._with_children(
+            connection, {name: {row: since for row, (since, _) in rows.items()} for name, rows in own.items()}
+        )
+        evidence = {name: self._evidence(connection, name, scope, missing) for name in missing}
+        certain = {
+            name: {row: since for row, (since, by) in rows.items() if evidence[name].proves(since, by, scope)}
+            for name, rows in own.items()
+        }
+        proven = self._whole(self._with_children(connection, certain), certain, evidence)
+        return missing, proven, evidence
+
+    def _whole(
+        self, proven: dict[str, Rows], own: Mapping[str, Rows], evidence: Mapping[str, Evidence]
+    ) -> dict[str, Rows]:
+        """No parent goes while some of what only it holds may be elsewhere."""
+        doubtful = [
+            name
+            for name, rows in proven.items()
+            if not evidence[name].covered and len(rows) > len(own.get(name, ()))
+        ]
+        kept = {name for one in doubtful for name in self._related(self._mappings[one].entity, proven)}
+        return {name: rows for name, rows in proven.items() if name not in kept}
+
+    def _with_children(self, connection: Connection, rows: Mapping[str, Rows]) -> dict[str, Rows]:
+        """Some rows, and all rows whose every listing is of one of these as its parent."""
+        found = {name: dict(some) for name, some in rows.items() if some}
+        lost: dict[str, set[int]] = {}
+        pending = list(found)
+        while pending:
+            mapping = self._mappings[pending.pop()]
+            parents = found[mapping.entity.__name__]
+            for name in mapping.entity.children():
+                many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
+                values = {"collection": repr(many), "parents": connection.dialect.array(parents)}
+                listings = connection.execute(mapping.sql(LISTINGS_OF), values).fetchall()
+                child = many.child.__name__
+                if {id for (id,) in listings} <= lost.setdefault(child, set()):
+                    continue
+                lost[child] |= {id for (id,) in listings}
+                new = self._held_only_by(connection, many.child, lost[child]) - found.get(child, {}).keys()
+                if new:
+                    since = max(parents.values())
+                    found.setdefault(child, {}).update(dict.fromkeys(new, since))
+                    pending.append(child)
         return found
 
-    def _candidates_of(
-        self, connection: Connection, mapping: TableMapping[Any], scope: DeletionScope
-    ) -> DeletionCandidates:
-        evidence = self._evidence(connection, mapping.entity, scope)
-        certain, missing = connection.execute(mapping.sql(COUNT_CERTAIN), evidence.values).fetchone()
-        visible = mapping.sql("SELECT count(*) FROM {table} WHERE _removed_at IS NULL")
-        total = connection.execute(visible).fetchone()[0]
-        to_check: dict[str, list[str]] = {}
-        unread = evidence.unread if certain < missing else ()
-        for one in unread:
-            if one.feed is None:
-                to_check.setdefault(repr(one.many), []).append(one.parent)
-        feeds = sorted({one.feed for one in unread if one.feed is not None})
-        return DeletionCandidates(mapping.entity.__name__, certain, missing - certain, total, to_check, feeds)
+    def _held_only_by(
+        self, connection: Connection, entity: type[Entity], listings: Collection[int]
+    ) -> set[int]:
+        array = connection.dialect.array
+        values = {"lost": array(listings), "collections": self._names(connection, entity)}
+        return {row for (row,) in connection.execute(connection.dialect.sql(HELD_ONLY_BY), values).fetchall()}
 
-    def _evidence(self, connection: Connection, entity: type[Entity], scope: DeletionScope) -> Evidence:
-        """What the listings that could hold an entity prove about its missing rows.
+    def _evidence(
+        self, connection: Connection, name: str, scope: DeletionScope, missing: Mapping[str, Rows]
+    ) -> Evidence:
+        entity, possible = self._mappings[name].entity, []
+        for many in self.schema.collections_above(entity):
+            values = {
+                "collection": repr(many),
+                "whole": repr(many) in scope.collections,
+                "missing": connection.dialect.array(missing.get(many.parent.__name__, ())),
+            }
+            sql = self._mappings[many.parent.__name__].sql(POSSIBLE_LISTINGS)
+            begun, read = self._feed_times(connection, many, scope)
+            for listing, covered, _ in connection.execute(sql, values).fetchall():
+                possible.append((listing, max(covered, read) if covered >= begun else covered))
+        covered = scope.look is not None and all(at >= scope.look for _, at in possible)
+        if len(possible) == 1 and possible[0][1] >= scope.since:
+            return Evidence(1, covered, *possible[0])
+        return Evidence(len(possible), covered, None, -math.inf)
 
-        With one such listing there is nothing to move between: its own loss is proof.
-        """
-        second_round = scope.second_round.get(entity.__name__)
-        begun = scope.since if second_round is None else second_round
-        before = math.inf if second_round is None else second_round
-        possible = self._possible_listings(connection, entity, scope, before)
-        values = {"entity": entity.__name__, "since": scope.since, "only": None}
-        if len(possible) > 1:
-            unread = [one for one in possible if one.covered_at < begun]
-            certain = -math.inf if unread or second_round is None else second_round
-            return Evidence({**values, "covered": certain}, unread)
-        if not possible:
-            return Evidence({**values, "covered": math.inf}, ())
-        (only,) = possible
-        return Evidence({**values, "covered": only.covered_at, "only": only.listing}, possible)
-
-    def _possible_listings(
-        self, connection: Connection, entity: type[Entity], scope: DeletionScope, before: float
-    ) -> list[PossibleListing]:
-        """Every listing that could hold an entity, or a parent of it that is not known yet.
-
-        A parent that is itself missing since before a time counts for none: it is about to go.
-        """
-        possible = []
-        for many in self._collections_above(entity):
-            template = ALL_LISTINGS if repr(many) in scope.collections else READ_LISTINGS
-            rows = connection.execute(
-                self._mappings[many.parent.__name__].sql(template),
-                {"collection": repr(many), "parents": many.parent.__name__, "before": before},
-            ).fetchall()
-            feed, begun_at, read_at = self._feed_state(connection, many, scope)
-            for parent, listing, covered_at in rows:
-                covered = -math.inf if covered_at is None else covered_at
-                if feed is not None and covered >= begun_at:
-                    possible.append(PossibleListing(many, parent, listing, max(covered, read_at), feed))
-                else:
-                    possible.append(PossibleListing(many, parent, listing, covered))
-        return possible
-
-    def _collections_above(self, entity: type[Entity]) -> list[ManyOf[Any, Any]]:
-        """The collections that can hold an entity or one of its ancestors below the roots."""
-        found = self.collections_of(entity)
-        for many in found:  # grows in the loop
-            if many.parent not in self._schema.roots:
-                found += [one for one in self.collections_of(many.parent) if one not in found]
-        return found
-
-    def _feed_state(
+    def _feed_times(
         self, connection: Connection, many: ManyOf[Any, Any], scope: DeletionScope
-    ) -> tuple[str | None, float, float]:
-        """The feed that covers a collection in this sync, when it was begun, and when it was last read."""
+    ) -> tuple[float, float]:
+        """When the feed that covers a collection in this sync began, and when it was last read."""
         feed = self.resolver.feed_covering(many)
         if feed is None or feed.name not in scope.feeds:
-            return None, math.inf, -math.inf
+            return math.inf, -math.inf
         sql = "SELECT max(begun_at), min(read_at) FROM _max_feed_state WHERE feed = ?"
-        begun_at, read_at = connection.execute(sql, (feed.name,)).fetchone()
-        return (feed.name, begun_at, read_at) if begun_at is not None else (None, math.inf, -math.inf)
+        begun, read = connection.execute(sql, (feed.name,)).fetchone()
+        return (math.inf, -math.inf) if begun is None else (begun, read)
+
+    def _related(self, entity: type[Entity], among: Collection[str]) -> list[str]:
+        """The entities that hang together with one, through collections of each other."""
+        found = [entity.__name__]
+        edges = [(r.source, r.target) for r in self.schema.relationships if r.many]
+        for name in found:  # grows in the loop
+            near = [b if a == name else a for a, b in edges if name in (a, b)]
+            found += [one for one in dict.fromkeys(near) if one in among and one not in found]
+        return found
+
+    def _ids(self, connection: Connection, mapping: TableMapping[Any], rows: Collection[int]) -> list[str]:
+        sql = mapping.sql("SELECT _id FROM {table} WHERE _row IN {set:rows} ORDER BY _id")
+        return [id for (id,) in connection.execute(sql, {"rows": connection.dialect.array(rows)}).fetchall()]
 
     # -- removing -------------------------------------------------------------------------
 
     def remove_missing(self, connection: Connection, entities: Sequence[str], scope: DeletionScope) -> int:
         """Remove the missing rows of some entities that are certainly gone; how many."""
+        _, proven, _ = self._missing(connection, scope)
         removed = 0
-        for name in entities:
-            mapping = self._mappings[name]
-            values = self._evidence(connection, mapping.entity, scope).values
-            rows = connection.execute(mapping.sql(SELECT_CERTAIN), values).fetchall()
-            update = mapping.sql("UPDATE {table} SET _removed_at = ? WHERE _row = ?")
-            connection.executemany(update, [(since, row) for _, row, since in rows])
-            for since in {since for _, _, since in rows}:
-                self._unlink_removed(connection, mapping, [id for id, _, at in rows if at == since], since)
-            removed += len(rows)
+        for name in (name for name in entities if name in proven):
+            mapping, rows = self._mappings[name], proven[name]
+            update = mapping.sql("UPDATE {table} SET _removed_at = ? WHERE _row = ? AND _removed_at IS NULL")
+            removed += connection.executemany(update, [(since, row) for row, since in rows.items()]).rowcount
+            for since in set(rows.values()):
+                some = [row for row, at in rows.items() if at == since]
+                self._unlink_removed(connection, mapping, self._ids(connection, mapping, some), since)
         return removed
 
     def is_pending_removal(
@@ -418,7 +486,7 @@ class Removals(RenameOwner):
             return found is not None and bool(found[1])
         parents = [
             many.parent.ref(parent)
-            for many in self.collections_of(ref.entity)
+            for many in self.schema.collections_of(ref.entity)
             for (parent,) in connection.execute(PARENTS, (repr(many), found[0])).fetchall()
         ]
         return bool(parents) and all(

@@ -102,11 +102,8 @@ class TableWriter(Tables):
             self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
             for kind, entities in by_type(delivery.entities).items()
         ]
-        position = (
-            self.membership.open_listing(connection, delivery.listing)
-            if delivery.listing is not None
-            else None
-        )
+        listing = delivery.listing
+        position = None if listing is None else self.membership.open_listing(connection, listing)
         at = delivery.requested_at if dated else None
         counts = {
             one.mapping.entity.__name__: self._store(connection, delivery, one, at, position)
@@ -114,9 +111,7 @@ class TableWriter(Tables):
         }
         removed = self.removals.apply_tombstones(connection, delivery.removed, delivery.requested_at)
         self.quarantine.forget(connection, delivery.removed)
-        self._record_members(
-            connection, delivery, [(one.mapping, one.existing) for one in validated], position
-        )
+        self._record_members(connection, delivery, validated, position)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in validated))
 
@@ -147,24 +142,28 @@ class TableWriter(Tables):
         self,
         connection: Connection,
         delivery: Delivery,
-        encoded: Sequence[tuple[TableMapping[Any], Sequence[EncodedRows]]],
+        validated: Sequence[ValidatedRows],
         position: PagePosition | None,
     ) -> None:
         """Store the members of the page, and with the last page the end of the listing or the feed."""
         listing, changes = delivery.listing, delivery.changes
-        if listing is not None and position is not None:
-            began_at = delivery.requested_at if listing.began_at is None else listing.began_at
-            received_at = delivery.requested_at if delivery.received_at is None else delivery.received_at
+        if listing is not None:
             child = self.mapping(listing.collection.child)
-            groups = next((groups for mapping, groups in encoded if mapping is child), [])
-            self.membership.add_members(connection, listing, groups, position)
-            if listing.last:
-                closing = listing.replace(began_at=began_at)
-                self.membership.close_listing(connection, closing, position, at=received_at)
-                self.quarantine.close(connection, listing, began_at)
+            rows = next((one for one in validated if one.mapping is child), ValidatedRows(child, ()))
+            if position is None:  # a later pass decides what the listing has
+                self.removals.mark_unlisted(connection, child, delivery.requested_at, rows.existing)
+            else:
+                unknown = rows.quarantined and rows.quarantined - self.removals.count_visible(
+                    connection, child, rows.invalid
+                )
+                self.membership.add_members(connection, listing, rows.existing, position, unknown)
+                if listing.last:
+                    received_at = delivery.received_at or delivery.requested_at
+                    self.membership.close_listing(connection, listing, position, at=received_at)
+                    self.quarantine.close(connection, listing)
         if changes is not None:
-            for mapping, groups in encoded:
-                self.membership.move_members(connection, mapping, groups, changes.root)
+            for one in validated:
+                self.membership.move_members(connection, one.mapping, one.existing, changes.root)
             if changes.last:
                 self.membership.close_feed(connection, changes)
 

@@ -1,13 +1,24 @@
-"""Pagination: a listing is complete only where the source says that it ends.
+"""Pagination: how a listing goes from page to page, and what speaks for it being complete.
 
 A source that repeats a cursor or a page, ends before its own total, or stops at a full page
 without a next one has not listed everything.  Nor has one that never ends: that sends only empty
 pages, or more rows than the setting ``listing_rows`` allows.  What it sent is kept, but the listing
 does not count as complete: nothing is removed because of it, and the next sync lists again.
+
+A complete listing may still have skipped a row.  Where pages are numbered, a row that is deleted
+meanwhile moves all later ones up, one of them onto a page that was already read:
+
+    page 1   a b    then a is deleted
+    page 2   d      c is now on page 1; the listing is complete, and c exists
+
+So a listing is *proven* only if it has one page, if it is declared stable, if the number of rows
+that it showed is the total that the source gave with every page, or if the pass before it showed
+the same rows in the same order.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
@@ -19,13 +30,12 @@ from ..model.tasks import ListingPosition
 from ..model.values import datetime_text, is_datetime, is_id
 
 EMPTY_PAGES = 1_000  # in a row, after which a listing has no end
+EARLIEST = "1970"  # a watermark before it is no time of a change; many sources cannot read such times
 
 
-def first_position(sync_token: str | None, began: float | None = None) -> ListingPosition:
+def first_position(sync_token: str | None) -> ListingPosition:
     """The position before the first page of a listing that begins at a sync token, or at everything."""
-    return ListingPosition(
-        began=began, sync_token=sync_token, newest=sync_token, delta=sync_token is not None
-    )
+    return ListingPosition(sync_token=sync_token, newest=sync_token, delta=sync_token is not None)
 
 
 class PageTracker:
@@ -37,14 +47,20 @@ class PageTracker:
     """
 
     def __init__(
-        self, name: str, position: ListingPosition, watermark: Watermark | None = None, *, most: int = 0
+        self,
+        name: str,
+        position: ListingPosition,
+        watermark: Watermark | None = None,
+        *,
+        stable: bool = False,
+        most: int = 0,
     ) -> None:
         self.name, self.position = name, position
         self.problem: UpstreamChanged | None = None
-        self._watermark, self._most = watermark, most
+        self._watermark, self._stable, self._most = watermark, stable, most
+        self._empty = 0  # pages in a row
         self._cursors = {hash(position.cursor)}
         self._pages: set[int] = set()
-        self._empty = 0  # pages in a row
 
     def begin(self, began: float) -> None:
         """Set when the first request began, unless that is known."""
@@ -53,7 +69,15 @@ class PageTracker:
 
     def restart(self, began: float) -> None:
         """Begin at everything, without the sync token; ``began`` is when that was first requested."""
-        self.position = first_position(None, began)
+        self._start(first_position(None).replace(began=began))
+
+    def repeat(self) -> None:
+        """Begin another pass over the same, to see whether it shows the same."""
+        past = self.position
+        self._start(first_position(past.sync_token).replace(repeats=past.content, passes=past.passes + 1))
+
+    def _start(self, position: ListingPosition) -> None:
+        self.position, self._empty = position, 0
         self._cursors, self._pages = {hash(None)}, set()
 
     @property
@@ -62,70 +86,82 @@ class PageTracker:
         return self._watermark is None
 
     @property
-    def consistent(self) -> bool:
-        """Whether rows that a complete listing left out do not exist.
-
-        A total that changed says that rows came or went meanwhile, and numbered pages may then
-        have skipped one.  A row whose id is invalid may be any of those that were left out.
-        """
-        least, most = self.position.total or (0, 0)
-        return least == most and not self.position.nameless
+    def _needs_count(self) -> bool:
+        """Whether the pages alone do not prove that the listing skipped no row."""
+        position = self.position
+        several = position.number > 1 and (position.total is not None or not self._is_stable)
+        return several or position.nameless
 
     @property
-    def saw_everything(self) -> bool:
-        """Whether the listing has named every row that existed all the time.
-
-        In a listing that is sorted newest first, a row that changes meanwhile moves to the
-        first page, which then is another one; the next listing names it.
-        """
+    def _is_stable(self) -> bool:
+        """A row that changes moves to the first page of changes that are sorted newest first."""
         newest_first = self._watermark is not None and self._watermark.newest_first
-        return self.consistent and not (newest_first and self.position.number > 1)
+        return self._stable and not (newest_first and self.position.delta)
+
+    def is_proven(self, shown: int) -> bool:
+        """Whether a listing that has ended and showed this many different rows cannot have skipped one."""
+        position = self.position
+        if position.nameless:  # it may be any of the rows that were left out
+            return False
+        if position.number <= 1 or self._is_stable or position.repeats == position.content:
+            return True
+        return position.total == (shown, shown) and not position.delta
 
     def take(self, page: Page[Any]) -> bool:
-        """Count a page; whether the listing is complete with it, and without a problem."""
-        changes = {**self._counts(page), **self._newest(page)}
-        if self.position.number == 0 and page.complete_snapshot:
+        """Count a page; whether the listing is complete with it, and certainly so."""
+        position, ids = self.position, repr([item.id for item in page.items]).encode()
+        changes = {**self._newest(page), "content": crc32(ids, position.content)}
+        if page.total is not None:
+            least, most = position.total or (page.total, page.total)
+            changes["total"] = (min(least, page.total), max(most, page.total))
+        if position.number == 0 and page.complete_snapshot:
             changes["delta"] = False
-        self.position = self.position.replace(**changes)
-        evidence = self._repeated_cursor(page) if page.next is not None else self._falls_short(page)
-        evidence = self._repeated_page(page) or evidence or self._endless(page)
+        changes |= {"number": position.number + 1, "cursor": page.next, "ended": page.next is None}
+        changes |= {"listed": position.listed + len(page.items), "token": page.sync_token}
+        changes["nameless"] = position.nameless or not all(is_id(item.id) for item in page.items)
+        self.position = position.replace(**changes)
+        problem = self._repeated_page(ids, len(page.items)) or self._endless(page)
+        if page.next is not None:
+            problem = problem or self._repeated_cursor(page.next)
+        elif self.position.number == 1:
+            problem = problem or self._falls_short(len({repr(item.id) for item in page.items}))
+        if page.next is None and self.position.total is None:
+            problem = problem or _is_full(page)
+        self._set_problem(problem)
+        return page.next is None and self.problem is None and not self._needs_count
+
+    def count(self, shown: int) -> None:
+        """Compare how many different rows the whole listing showed with its total."""
+        self._set_problem(self._falls_short(shown))
+
+    def _set_problem(self, evidence: str) -> None:
         if evidence:
             self.problem = UpstreamChanged(
                 f"{self.name}: {evidence}",
                 hint="what came is kept and nothing is removed; sync again, or update the connector",
-                page=self.position.number,
+                page=self.position.number - 1,
                 listed=self.position.listed,
             )
-        self.position = self.position.replace(number=self.position.number + 1, cursor=page.next)
-        return page.next is None and self.problem is None
-
-    def _counts(self, page: Page[Any]) -> dict[str, Any]:
-        counts: dict[str, Any] = {"listed": self.position.listed + len(page.items)}
-        if not all(is_id(item.id) for item in page.items):
-            counts["nameless"] = True
-        if page.total is not None:
-            least, most = self.position.total or (page.total, page.total)
-            counts["total"] = (min(least, page.total), max(most, page.total))
-        return counts
 
     def _newest(self, page: Page[Any]) -> dict[str, Any]:
-        """Where the next listing may begin, when this one is sorted by its watermark."""
+        """Where the next listing may begin, when this one is sorted by its watermark.
+
+        A time after this listing began is no bookmark: whatever changes until then would be
+        skipped.
+        """
         watermark = self._watermark
         if watermark is None or (watermark.newest_first and self.position.number > 0):
             return {}
-        changes: dict[str, Any] = {}
-        if watermark.newest_first:
-            changes["first"] = f"{crc32(repr([item.id for item in page.items]).encode()):08x}"
+        now = datetime_text(datetime.fromtimestamp(self.position.began or 0.0, UTC))
         values = [values_of(item).get(watermark.field.name) for item in page.items]
         times = [datetime_text(value) for value in values if is_datetime(value)]
-        known = [] if self.position.newest is None else [self.position.newest]
-        return {**changes, "newest": max([*times, *known], default=None)}
+        times = [time for time in [*times, self.position.newest] if time and EARLIEST <= time <= now]
+        return {"newest": max(times, default=None)}
 
-    def _repeated_cursor(self, page: Page[Any]) -> str:
-        cursor = hash(page.next)
-        if cursor in self._cursors:
-            return f"the cursor {page.next!r:.200} came twice; the listing has no end"
-        self._cursors.add(cursor)
+    def _repeated_cursor(self, cursor: str) -> str:
+        if hash(cursor) in self._cursors:
+            return f"the cursor {cursor!r:.200} came twice; the listing has no end"
+        self._cursors.add(hash(cursor))
         return ""
 
     def _endless(self, page: Page[Any]) -> str:
@@ -137,26 +173,30 @@ class PageTracker:
             return f"it lists more than {self._most:,} rows, the most that the setting listing_rows allows"
         return ""
 
-    def _repeated_page(self, page: Page[Any]) -> str:
+    def _repeated_page(self, ids: bytes, size: int) -> str:
         """A page that came before, under another cursor; a listing of changes may repeat itself."""
-        if not page.items or self.position.delta:
+        if not size or self.position.delta:
             return ""
-        page_hash = hash(repr([item._values["id"] for item in page.items]))  # an id may be anything
+        page_hash = hash(ids)
         if page_hash in self._pages:
-            number = self.position.number + 1
-            return f"page {number} brought the same {len(page.items)} items as one before"
+            return f"page {self.position.number} brought the same {size} items as one before"
         self._pages.add(page_hash)
         return ""
 
-    def _falls_short(self, page: Page[Any]) -> str:
-        """Why the last page cannot be the last; any number within a total that changed is accepted."""
+    def _falls_short(self, shown: int) -> str:
+        """Why the listing cannot be whole; any number within a total that changed is accepted."""
         position = self.position
-        if position.total is not None and not position.delta:
-            least, most = position.total
-            if least <= position.listed <= most:
-                return ""
-            total = f"{least}" if least == most else f"{least} to {most}"
-            return f"the source says that it has {total} items, and listed {position.listed}"
-        if page.size is not None and len(page.items) >= page.size:
-            return f"the last page is full ({len(page.items)} items) and names no next one"
-        return ""
+        if position.total is None or position.delta:
+            return ""
+        least, most = position.total
+        if least <= shown <= most:
+            return ""
+        total = f"{least}" if least == most else f"{least} to {most}"
+        return f"the source says that it has {total} items, and listed {shown}"
+
+
+def _is_full(page: Page[Any]) -> str:
+    """Why a last page cannot be the last."""
+    if page.size is not None and len(page.items) >= page.size:
+        return f"the last page is full ({len(page.items)} items) and names no next one"
+    return ""

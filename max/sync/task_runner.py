@@ -13,8 +13,8 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..errors import (
@@ -35,6 +35,7 @@ from ..model.delivery import (
     Delivery,
     FeedPage,
     ListingPage,
+    ListingPass,
     ListingState,
     Transaction,
     Write,
@@ -54,7 +55,6 @@ from ..model.tasks import (
     ListingPosition,
     ListTask,
     LoadFieldsTask,
-    MissingSearch,
     NewTask,
     Outcome,
     RemoveTask,
@@ -72,9 +72,9 @@ from .pagination import PageTracker, first_position
 
 TRIES = 5  # of a task, without progress in between
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task runs again, doubled each time
-MOST_ROUNDS = 8  # in which a sync checks every place where missing rows of one entity may be
-VAIN_ROUNDS = 2  # rounds in a row that settled nothing: some place cannot be checked
-FEW = 10  # rows that may always be removed
+MOST_PASSES = 3  # over one listing, until two in a row show the same
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that sources can be expected to read
+LOOKS = 2  # at every place where a missing row may be
 
 Commit = Callable[[Settlement], Awaitable[Outcome]]
 
@@ -158,10 +158,13 @@ class TaskRunner:
 
     async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
         """A 404 is no failure of a row that this sync is about to remove."""
-        id = task.spec.single_id
-        if id is not None and await self._meta.is_pending_removal(self._ref(task.spec, id)):
+        spec, id = task.spec, task.spec.single_id
+        if id is None or not await self._meta.is_pending_removal(self._ref(spec, id)):
+            return self.failed(task, error)
+        if not (isinstance(spec, LoadFieldsTask) and spec.verify):
             return Settlement(task, State.COMPLETED)
-        return self.failed(task, error)
+        gone = Delivery((), self._context.now(), removed=[self._ref(spec, id)], sync=task.sync)
+        return Settlement(task, State.COMPLETED, writes=[self._context.engine.prepare_write(gone)])
 
     def failed(self, task: Task, error: Exception) -> Settlement:
         """Retry later what may pass; everything else has failed."""
@@ -233,7 +236,9 @@ class TaskRunner:
     def _children(self, spec: ExpandTask, ids: Sequence[str]) -> list[TaskSpec]:
         if spec.operation == "load_collection":
             many, everything, sweep = spec.names[0], spec.everything, spec.sweep
-            listing = ListTask(spec.entity, many, "", everything=everything, sweep=sweep)
+            listing = ListTask(
+                spec.entity, many, "", everything=everything, sweep=sweep, recheck=spec.recheck
+            )
             return [listing.replace(id=id) for id in ids]
         return [*self._loads(spec, ids)]
 
@@ -249,25 +254,69 @@ class TaskRunner:
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent, loader = self._listed(spec)
+        known = await self._meta.listing_state(parent, loader.lists)
         position = spec.position
+        if position is None and await self._is_listed(spec, known):
+            return Settlement(task, State.COMPLETED)
+        if position is not None and not (await self._pass(spec, position)).newest:
+            if (known.listed_at or 0.0) > (position.began or 0.0):
+                return Settlement(task, State.COMPLETED)  # a later pass has listed everything
+            position = None
         if position is None:
-            known = await self._meta.listing_state(parent, loader.lists)
-            if await self._is_listed(spec, known):
-                return Settlement(task, State.COMPLETED)
             position = first_position(None if spec.everything or spec.ids_only else known.bookmark)
             spec = spec.replace(sweep=spec.sweep or self._sweep_is_due(loader, known))
-        most = self._context.settings.listing_rows
-        tracker = PageTracker(f"{parent}.{spec.collection}", position, loader.watermark, most=most)
+        most, name = self._context.settings.listing_rows, f"{parent}.{spec.collection}"
+        tracker = PageTracker(name, position, loader.watermark, stable=loader.stable, most=most)
         while True:
-            page = await self._settle_page(task, spec, tracker)
-            if page.state is not State.RUNNING:
-                return page
-            if not await self._stored(page):
+            step = self._end_pass if tracker.position.ended else self._next_page
+            settlement = await step(task, spec, tracker)
+            if settlement.state is not State.RUNNING:
+                return settlement
+            if not await self._stored(settlement):
                 return None
 
-    async def _settle_page(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
+    async def _pass(self, spec: ListTask, position: ListingPosition) -> ListingPass:
+        """What is stored of this pass; one that has stored nothing yet is the newest."""
+        parent, loader = self._listed(spec)
+        if position.began is None:
+            return ListingPass(True)
+        return await self._meta.listing_pass(parent, loader.lists, position.began)
+
+    async def _next_page(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
         """The next page, as the settlement of a task that continues or ends with it."""
-        delivery, more, notes = await self._list_page(task, spec, tracker)
+        parent, loader = self._listed(spec)
+        page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
+        listing = _listing_page(spec, parent, loader, tracker, last=tracker.take(page))
+        entities, received = [*page.items, *page.also], self._context.now()
+        delivery = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
+        return self._settled(task, spec, tracker, delivery, notes)
+
+    async def _end_pass(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
+        """The end of a pass whose rows are stored: close the listing, or read it once more."""
+        parent, loader = self._listed(spec)
+        position, found = tracker.position, await self._pass(spec, tracker.position)
+        if not found.newest:
+            return Settlement(task, State.COMPLETED)
+        tracker.count(found.shown)
+        proven = tracker.is_proven(found.shown)
+        doubtful = (spec.recheck or (found.unseen and not position.delta)) and not position.nameless
+        if tracker.problem is None and doubtful and not proven and position.passes < MOST_PASSES:
+            tracker.repeat()
+            return Settlement(task, State.RUNNING, spec.replace(position=tracker.position), progress=True)
+        listing = _listing_page(spec, parent, loader, tracker, last=tracker.problem is None)
+        listing = listing.replace(proven=proven, sweeps=proven or not found.unseen)
+        at = self._context.now()
+        return self._settled(task, spec, tracker, Delivery((), at, listing, received_at=at, sync=task.sync))
+
+    def _settled(
+        self,
+        task: Task,
+        spec: ListTask,
+        tracker: PageTracker,
+        delivery: Delivery,
+        notes: Sequence[str] = (),
+    ) -> Settlement:
+        """What a page or the end of a pass brings; after a listing of changes a sweep may follow."""
         spec = spec.replace(position=tracker.position)
         write = self._context.engine.prepare_write(delivery)
         writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
@@ -275,11 +324,11 @@ class TaskRunner:
             failure = failure_of(task, tracker.problem, self._context.clock())
             return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
         page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
-        if more:
+        if delivery.listing is None or not delivery.listing.last:
             return page
         if not (tracker.position.delta and spec.sweep and self._listed(spec)[1].sweep is not None):
             return page._replace(state=State.COMPLETED)
-        ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)  # after a listing of changes
+        ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
         return page._replace(state=State.AWAITING_CHILDREN, children=[NewTask(ids)])
 
     async def _is_listed(self, spec: ListTask, known: ListingState) -> bool:
@@ -291,31 +340,6 @@ class TaskRunner:
         if loader.sweep is None:
             return False
         return known.swept_at is None or self._context.now() - known.swept_at >= loader.sweep.total_seconds()
-
-    async def _list_page(
-        self, task: Task, spec: ListTask, tracker: PageTracker
-    ) -> tuple[Delivery, bool, Sequence[str]]:
-        """The next page as a delivery, whether more follow, and notes for people."""
-        parent, loader = self._listed(spec)
-        page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
-        number, complete = tracker.position.number, tracker.take(page)
-        position = tracker.position
-        listing = ListingPage(
-            parent,
-            loader.lists,
-            number,
-            complete,
-            delta=position.delta,
-            bookmark=page.sync_token if tracker.uses_token else position.newest,
-            began_at=position.began,
-            sweeps=tracker.consistent,
-            sure=tracker.saw_everything,
-            first_page=position.first,
-            ids_only=spec.ids_only,
-        )
-        entities, received = [*page.items, *page.also], self._context.now()
-        delivery = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
-        return delivery, page.next is not None, notes
 
     async def _request(
         self, task: Task, loader: Loader[Any], of: Ref[Any], tracker: PageTracker, *, ids_only: bool = False
@@ -355,18 +379,19 @@ class TaskRunner:
         tracker = PageTracker(f"{root}: feed {loader.name}", position, most=most)
         while True:
             page, at, notes = await self._request(task, loader, root, tracker)
-            complete, position = tracker.take(page), tracker.position
+            tracker.take(page)
+            position = tracker.position
             began, initial = position.began or at, not position.delta
-            changes = FeedPage(root, loader.name, complete, page.sync_token, began, initial)
+            changes = FeedPage(root, loader.name, position.ended, page.sync_token, began, initial)
             entities = [*page.items, *page.also]
             delivery = Delivery(entities, at, None, page.removed, changes, sync=task.sync)
             write = self._context.engine.prepare_write(delivery)
             spec = spec.replace(position=position)
             if tracker.problem is not None:
                 raise tracker.problem
-            state = State.COMPLETED if page.next is None else State.RUNNING
+            state = State.COMPLETED if position.ended else State.RUNNING
             settlement = Settlement(task, state, spec, [write], progress=True, notes=notes)
-            if page.next is None:
+            if position.ended:
                 return settlement
             if not await self._stored(settlement):
                 return None
@@ -374,63 +399,72 @@ class TaskRunner:
     # removal
 
     async def _remove(self, task: Task, spec: RemoveTask) -> Settlement:
-        spec, candidates = await self._candidates(spec)
-        spec, children = self._recheck(spec, candidates)
-        if children:
-            return Settlement(task, State.AWAITING_CHILDREN, spec, children=children, more=True)
-        suspicious = [one for one in candidates if one.proven and self._is_suspicious(spec, one)]
-        certain = [one.entity for one in candidates if one.proven and one not in suspicious]
-        if certain:
-            writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))]
-            return Settlement(task, State.AWAITING_CHILDREN, spec, writes, more=True, progress=True)
-        now = self._context.clock()
-        errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
-        failures = [failure_of(task, error, now) for error in errors]
-        state = State.FAILED if failures else State.COMPLETED
-        return Settlement(task, state, failures=failures)
-
-    async def _candidates(self, spec: RemoveTask) -> tuple[RemoveTask, list[DeletionCandidates]]:
-        """What may be removed; where every place was checked once, the second round begins now."""
+        """Ask for the few, look at every place for the others, then remove what is certainly gone."""
+        if spec.left:
+            return self._look(task, spec)
         found = await self._meta.deletion_candidates(_deletion_scope(spec))
-        begun = spec.search.second_round
-        checked = [one for one in found if one.unproven and not (one.to_check or one.feeds)]
-        new = [one.entity for one in checked if one.entity not in begun]
-        if not new:
-            return spec, found
-        second_round = {**begun, **dict.fromkeys(new, self._context.now())}
-        spec = spec.replace(search=spec.search.replace(second_round=second_round))
-        return spec, await self._meta.deletion_candidates(_deletion_scope(spec))
+        uncertain = [one for one in found if one.proven < one.missing]
+        new = [one for one in uncertain if one.to_ask and one.entity not in spec.asked]
+        new = [one for one in new if spec.allow or not self._is_suspicious(one.missing, one.total)]
+        spec = spec.replace(asked=(*spec.asked, *(one.entity for one in new)))
+        requests = [request for one in new for request in self._ask(one)]
+        if requests:
+            children = [NewTask(one) for one in requests]
+            return Settlement(task, State.AWAITING_CHILDREN, spec, children=children, more=True)
+        if uncertain and len(spec.looks) < LOOKS:
+            return self._look(task, self._begin_look(spec, uncertain))
+        suspicious = [one for one in found if not spec.allow and self._is_suspicious(one.proven, one.total)]
+        kept = {entity for one in suspicious for entity in one.related}
+        certain = [one.entity for one in found if one.proven and one.entity not in kept]
+        writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))] if certain else []
+        errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
+        failures = [failure_of(task, error, self._context.clock()) for error in errors]
+        return Settlement(
+            task, State.FAILED if failures else State.COMPLETED, spec, writes, failures=failures
+        )
 
-    def _is_suspicious(self, spec: RemoveTask, found: DeletionCandidates) -> bool:
-        share = self._context.settings.removal_share
-        return not spec.allow and found.proven > max(FEW, share * found.total)
+    def _is_suspicious(self, rows: int, total: int) -> bool:
+        """Whether so many rows of an entity are gone that a person has to allow their removal."""
+        share, floor = self._context.settings.removal_share, self._context.settings.removal_floor
+        few = rows <= floor and rows < max(total, 2) and share > 0
+        return not few and rows > share * total
 
-    def _recheck(
-        self, spec: RemoveTask, found: Sequence[DeletionCandidates]
-    ) -> tuple[RemoveTask, list[NewTask]]:
-        """The tasks that check where missing rows may be, at most a page of them at a time."""
-        search = spec.search
-        seeking = [one for one in found if (one.to_check or one.feeds) and _is_worthwhile(search, one)]
-        left = [place for place in _places(seeking) if place > (search.last_place or ())]
-        if len(left) > CHILDREN_PAGE:
-            left = left[:CHILDREN_PAGE]
-            search = search.replace(last_place=left[-1])
-        else:
-            rounds = {one.entity: _next_round(search, one) for one in seeking}
-            search = search.replace(last_place=None, rounds={**search.rounds, **rounds})
-        roots = {root[2]: root for root in spec.feeds}
-        children = [NewTask(self._check(place, roots)) for place in left]
-        return spec.replace(search=search), children
+    def _ask(self, found: DeletionCandidates) -> list[LoadFieldsTask]:
+        """The tasks that request missing rows by their ids; none where that takes more than listing."""
+        entity = self._entity(found.entity)
+        loaders = {
+            loader for name in entity.types() if (loader := self._resolver.loader_for(FieldOf(entity, name)))
+        }
+        for loader in sorted(loaders, key=lambda one: one.name):
+            name = next(field.name for field in loader.brings if field.entity is entity)
+            tasks = self._loads(LoadFieldsTask(found.entity, (name,), loader.name, ()), found.to_ask)
+            if len(tasks) <= found.places:
+                return [one.replace(verify=True) for one in tasks]
+        return []
 
-    def _check(self, place: tuple[str, str], roots: Mapping[str, FeedRoot]) -> TaskSpec:
-        """The task that lists one collection of one parent, or follows one feed."""
-        many, id = place
-        since = self._context.now()
-        if not many:
-            entity, root, feed = roots[id]
-            return FollowTask(entity, feed, root, since)
-        entity, _, name = many.partition(".")
-        return ListTask(entity, name, id, since, recheck=True)
+    def _begin_look(self, spec: RemoveTask, uncertain: Sequence[DeletionCandidates]) -> RemoveTask:
+        """Look at every place where uncertain rows may be; what this sync has listed counts as the first."""
+        entities = [self._entity(one.entity) for one in uncertain]
+        left = [repr(many) for many in self._resolver.schema.collections_above(*entities)]
+        began = self._context.now() if spec.looks else spec.since
+        return spec.replace(looks=(*spec.looks, began), left=tuple(left))
+
+    def _look(self, task: Task, spec: RemoveTask) -> Settlement:
+        """List the next collection wherever that was not done since the look began."""
+        entity, _, name = spec.left[0].partition(".")
+        many: ManyOf[Any, Any] = ManyOf(self._entity(entity), name)
+        feed, since = self._resolver.feed_covering(many), spec.looks[-1]
+        root = next((one for one in spec.feeds if feed is not None and one[2] == feed.name), None)
+        children: list[TaskSpec] = []
+        if self._resolver.is_listed(many):
+            children.append(
+                ExpandTask(entity, "load_collection", (name,), since, covered_by=root, recheck=True)
+            )
+        if root is not None:
+            children.append(FollowTask(root[0], root[2], root[1], since))
+        spec = spec.replace(left=spec.left[1:])
+        state = State.AWAITING_CHILDREN
+        return Settlement(task, state, spec, children=[NewTask(one) for one in children], more=True)
 
     # fields
 
@@ -449,10 +483,10 @@ class TaskRunner:
         again = {id: error for id, error in failed.items() if error and _may_pass(error, tries)}
         finally_failed = [ref for ref in refs if ref.id in failed and ref.id not in again]
         failures = await self._failures(task, finally_failed, batch)
-        write = self._context.engine.prepare_write(Delivery(batch.items, at, sync=task.sync))
-        done = Settlement(
-            task, State.COMPLETED, writes=[uncounted(write)] if batch.items else [], failures=failures
-        )
+        gone = [ref for ref in finally_failed if spec.verify and _is_missing(batch.failed.get(ref.id))]
+        write = self._context.engine.prepare_write(Delivery(batch.items, at, removed=gone, sync=task.sync))
+        writes = [uncounted(write)] if batch.items or gone else []
+        done = Settlement(task, State.COMPLETED, writes=writes, failures=failures)
         if again:
             rest = spec.replace(ids=tuple(again), is_rest=spec.is_rest or bool(loaded))
             waiting = self._again(task, tries, *again.values())
@@ -494,7 +528,7 @@ class TaskRunner:
             error = batch.failed.get(ref.id)
             if error is None:
                 error = UpstreamMissing(f"{ref} does not exist upstream", hint="it may have been deleted")
-            if isinstance(error, UpstreamMissing) and await self._meta.is_pending_removal(ref):
+            if _is_missing(error) and await self._meta.is_pending_removal(ref):
                 continue
             failures.append(failure_of(task, error, now, ref.id))
         return failures
@@ -516,27 +550,37 @@ def _is_left(ref: Ref[Any], batch: Batch[Any], loaded: Collection[str]) -> bool:
     return ref.id in batch.failed or ref.id not in loaded
 
 
-def _next_round(search: MissingSearch, found: DeletionCandidates) -> tuple[int, int, int]:
-    """Rounds with the next one, how many of the last ones settled nothing, and how many places are left."""
-    left = len(found.feeds) + sum(map(len, found.to_check.values()))
-    rounds, vain, before = search.rounds.get(found.entity, (0, 0, -1))
-    return rounds + 1, vain + 1 if left == before else 0, left
-
-
-def _is_worthwhile(search: MissingSearch, found: DeletionCandidates) -> bool:
-    rounds, vain, _ = _next_round(search, found)
-    return rounds <= MOST_ROUNDS and vain < VAIN_ROUNDS
+def _is_missing(error: Exception | None) -> bool:
+    """Whether the source says of an id that it left out, or that failed, that it does not exist."""
+    return error is None or isinstance(error, UpstreamMissing)
 
 
 def _deletion_scope(spec: RemoveTask) -> DeletionScope:
     feeds = [root[2] for root in spec.feeds]
-    return DeletionScope(spec.collections, feeds, spec.since, spec.search.second_round)
+    look = spec.looks[-1] if len(spec.looks) == LOOKS else None
+    return DeletionScope(spec.collections, feeds, spec.since, look)
 
 
-def _places(found: Sequence[DeletionCandidates]) -> list[tuple[str, str]]:
-    """The collections to list, each with a parent's id, and under no name the feeds to follow."""
-    places = {(many, id) for one in found for many, ids in one.to_check.items() for id in ids}
-    return sorted(places | {("", feed) for one in found for feed in one.feeds})
+def _listing_page(
+    spec: ListTask,
+    parent: Ref[Any],
+    loader: CollectionLoader[Any, Any, Any],
+    tracker: PageTracker,
+    *,
+    last: bool,
+) -> ListingPage:
+    """The page that the tracker has just taken."""
+    position = tracker.position
+    return ListingPage(
+        parent,
+        loader.lists,
+        position.number - 1,
+        last,
+        position.began or 0.0,
+        delta=position.delta,
+        bookmark=position.token if tracker.uses_token else position.newest,
+        ids_only=spec.ids_only,
+    )
 
 
 def _page_request(position: ListingPosition, loader: Loader[Any], ids_only: bool) -> PageRequest:
@@ -546,7 +590,7 @@ def _page_request(position: ListingPosition, loader: Loader[Any], ids_only: bool
     if watermark is None:
         return PageRequest(position.cursor, token, ids_only=ids_only)
     overlap = watermark.overlap or timedelta(0)
-    since = None if token is None else datetime_of(token) - overlap
+    since = None if token is None else max(datetime_of(token), EPOCH + overlap) - overlap
     return PageRequest(position.cursor, since=since, ids_only=ids_only)
 
 

@@ -69,6 +69,7 @@ class Store:
     meta: SyncMeta
     receive: Callable[[Delivery], Awaitable[WriteResult]]
     state: Callable[[], Awaitable[list[str]]]  # all that is durable, as text
+    began: float = 0.0  # the latest listing
 
     async def page(
         self,
@@ -82,7 +83,8 @@ class Store:
         sync_token: str | None = None,
     ) -> WriteResult:
         """Receive one page of a listing."""
-        listing = ListingPage(parent, collection, number, last, delta, sync_token)
+        self.began = at if number == 0 else self.began
+        listing = ListingPage(parent, collection, number, last, self.began, delta, sync_token)
         return await self.receive(Delivery(entities, at, listing))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from max.engine import SqliteEngine, SqliteSyncMeta
-from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, FeedPage, ListingPage
+from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, FeedPage, ListingPage, ListingPass
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
 from max.model.loaders import Loader, Resolver
 from max.model.query import Page
@@ -24,14 +24,18 @@ Body = Callable[[Store], Awaitable[None]]
 async def page(store: Store, team: Ref[Any], *ids: str, at: float, **more: Any) -> None:
     """Store a complete listing of a team's people on one page, received a second later."""
     many: ManyOf[Any, Any] = Team.people
-    listing = ListingPage(team, many, more.pop("number", 0), more.pop("last", True), began_at=at, **more)
+    listing = ListingPage(
+        team, many, more.pop("number", 0), more.pop("last", True), more.pop("began", at), **more
+    )
     people = [Person(id, name=id) for id in ids]
     await store.receive(Delivery(people, at, listing, received_at=at + 1.0))
 
 
-async def candidates(store: Store, since: float, **again: float) -> Mapping[str, DeletionCandidates]:
-    """The deletion candidates by entity."""
-    scope = DeletionScope(WHOLE, (), since, again)
+async def candidates(
+    store: Store, since: float, look: float | None = None
+) -> Mapping[str, DeletionCandidates]:
+    """The deletion candidates by entity; ``look`` is when the second look began."""
+    scope = DeletionScope(WHOLE, (), since, look)
     return {one.entity: one for one in await store.meta.deletion_candidates(scope)}
 
 
@@ -62,7 +66,7 @@ def test_a_row_that_only_one_listing_can_hold_is_gone_when_that_misses_it() -> N
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
         found = await candidates(store, since=15.0)
-        assert (found["Person"].proven, found["Person"].unproven, found["Person"].total) == (1, 0, 2)
+        assert (found["Person"].proven, found["Person"].missing, found["Person"].total) == (1, 1, 2)
         assert await people(store, A) == {"1"}
 
 
@@ -72,7 +76,7 @@ def test_a_row_missing_since_before_the_sync_is_checked_again() -> None:
         await page(store, A, "1", "2", at=10.0)
         await page(store, A, "1", at=20.0)
         found = (await candidates(store, since=30.0))["Person"]
-        assert (found.proven, found.unproven, found.to_check) == (0, 1, {"Team.people": ["a"]})
+        assert (found.proven, found.missing, found.to_ask) == (0, 1, ["2"])
         await page(store, A, "1", at=40.0)
         assert (await candidates(store, since=30.0))["Person"].proven == 1
 
@@ -111,19 +115,16 @@ def test_with_several_possible_listings_all_are_read_twice() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
-        first = (await candidates(store, since=15.0))["Person"]
-        assert (first.proven, first.to_check) == (0, {"Team.people": ["b"]})
         await page(store, B, at=30.0)
-        second = (await candidates(store, since=15.0))["Person"]
-        assert (second.proven, second.unproven, second.to_check) == (0, 1, {})
-        third = (await candidates(store, since=15.0, Person=40.0))["Person"]
-        assert (third.proven, third.to_check) == (0, {"Team.people": ["a", "b"]})
+        first = (await candidates(store, since=15.0))["Person"]
+        assert (first.proven, first.missing) == (0, 1)
         await page(store, A, at=50.0)
+        assert (await candidates(store, since=15.0, look=40.0))["Person"].proven == 0
         await page(store, B, at=50.0)
-        assert (await candidates(store, since=15.0, Person=40.0))["Person"].proven == 1
+        assert (await candidates(store, since=15.0, look=40.0))["Person"].proven == 1
 
 
-def test_a_row_missing_only_in_the_second_round_is_kept_until_the_next_sync() -> None:
+def test_a_row_missing_only_in_the_second_look_is_kept_until_the_next_sync() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
@@ -131,8 +132,8 @@ def test_a_row_missing_only_in_the_second_round_is_kept_until_the_next_sync() ->
         await page(store, B, at=20.0)
         await page(store, A, at=50.0)
         await page(store, B, at=50.0)
-        found = (await candidates(store, since=15.0, Person=40.0))["Person"]
-        assert (found.proven, found.unproven, found.to_check) == (1, 1, {})
+        found = (await candidates(store, since=15.0, look=40.0))["Person"]
+        assert (found.proven, found.missing) == (1, 2)
 
 
 def test_a_parent_outside_the_plan_is_checked_only_if_it_was_listed_before() -> None:
@@ -141,7 +142,7 @@ def test_a_parent_outside_the_plan_is_checked_only_if_it_was_listed_before() -> 
         await page(store, A, "1", at=10.0)
         await page(store, A, at=20.0)
         found = await store.meta.deletion_candidates(DeletionScope((), (), 15.0))
-        assert [(one.proven, one.to_check) for one in found] == [(1, {})]
+        assert [(one.proven, one.missing) for one in found] == [(1, 1)]
 
 
 # -- listings that prove less --------------------------------------------------------------------
@@ -157,26 +158,45 @@ def test_a_listing_of_only_some_members_makes_no_row_missing(listing: dict[str, 
         assert await people(store, A) == {"1", "2"}
 
 
-def test_a_row_missed_by_an_unsure_listing_is_gone_after_a_sure_one() -> None:
+def test_an_unproven_listing_does_not_count_as_a_look() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        await page(store, A, at=50.0)
+        await page(store, B, at=50.0, proven=False)
+        assert (await candidates(store, since=15.0, look=40.0))["Person"].proven == 0
+        await page(store, B, at=60.0, delta=True)
+        assert (await candidates(store, since=15.0, look=40.0))["Person"].proven == 1
+
+
+# -- passes --------------------------------------------------------------------------------------
+
+
+def test_a_pass_counts_the_different_rows_that_it_shows() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", "2", "3", at=10.0)
+        await page(store, A, "1", "2", at=20.0, last=False)
+        await page(store, A, "2", "1", at=21.0, last=False, number=1, began=20.0)
+        assert await store.meta.listing_pass(A, Team.people, 20.0) == ListingPass(True, 2, unseen=True)
+        await page(store, A, "3", at=22.0, last=False, number=2, began=20.0)
+        assert await store.meta.listing_pass(A, Team.people, 20.0) == ListingPass(True, 3)
+
+
+def test_a_page_of_a_pass_that_a_later_one_has_replaced_only_stores_its_rows() -> None:
     @teams("a")
     async def _(store: Store) -> None:
         await page(store, A, "1", "2", at=10.0)
-        await page(store, A, "1", at=20.0, sure=False, first_page="x")
-        assert (await candidates(store, since=15.0))["Person"].to_check == {"Team.people": ["a"]}
-        await page(store, A, at=30.0, delta=True)
-        assert (await candidates(store, since=15.0))["Person"].proven == 1
-
-
-def test_an_unsure_listing_counts_as_sure_if_the_next_one_has_the_same_first_page() -> None:
-    @teams("a")
-    async def _(store: Store) -> None:
-        await page(store, A, "1", "2", at=10.0, sure=False, first_page="x")
-        await page(store, A, "1", at=20.0, sure=False, first_page="x")
-        for at, first in ((30.0, "y"), (40.0, "z")):
-            await page(store, A, at=at, delta=True, sure=False, first_page=first)
-            assert (await candidates(store, since=15.0))["Person"].proven == 0
-        await page(store, A, at=50.0, delta=True, sure=False, first_page="z")
-        assert (await candidates(store, since=15.0))["Person"].proven == 1
+        await page(store, A, "1", at=20.0, last=False)
+        await page(store, A, "1", "2", at=30.0, last=False)
+        await page(store, A, "9", at=40.0, number=1, began=20.0)
+        assert await store.meta.listing_pass(A, Team.people, 20.0) == ListingPass(False)
+        assert await candidates(store, since=15.0) == {}
+        assert await people(store, A) == {"1", "2"}
+        assert (await store.meta.listing_state(A, Team.people)).listed_at == 10.0
+        assert await store.engine.query(Person).count() == 3
+        assert (await candidates(store, since=45.0))["Person"].to_ask == ["9"]
 
 
 def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
@@ -184,7 +204,7 @@ def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
     async def _(store: Store) -> None:
         await page(store, A, "1", at=10.0)
         await store.receive(Delivery([], 15.0, removed=[Person.ref("1")]))
-        listing = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        listing = ListingPage(A, Team.people, 0, True, 20.0, ids_only=True)
         await store.receive(Delivery([Person("1"), Person("2")], 20.0, listing))
         assert [one.id for one in await store.engine.query(Person).all()] == ["1"]
         assert await people(store, A) == {"1"}
@@ -194,9 +214,9 @@ def test_ids_alone_restore_removed_rows_and_store_no_new_ones() -> None:
 def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark: str | None) -> None:
     @teams("a")
     async def _(store: Store) -> None:
-        first = ListingPage(A, Team.people, 0, True, began_at=10.0, bookmark="m")
+        first = ListingPage(A, Team.people, 0, True, 10.0, bookmark="m")
         await store.receive(Delivery([Person("1", name="Ada")], 10.0, first))
-        sweep = ListingPage(A, Team.people, 0, True, began_at=20.0, ids_only=True)
+        sweep = ListingPage(A, Team.people, 0, True, 20.0, ids_only=True)
         await store.receive(Delivery([Person(id) for id in named], 20.0, sweep))
         assert (await store.meta.listing_state(A, Team.people)).bookmark == bookmark
 
@@ -204,10 +224,10 @@ def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark
 # -- removing ------------------------------------------------------------------------------------
 
 
-async def remove(store: Store, *entities: str, since: float, **again: float) -> int:
+async def remove(store: Store, *entities: str, since: float, look: float | None = None) -> int:
     """Remove what is certainly gone, in one transaction."""
     database = store.engine._database  # type: ignore[attr-defined]  # the store's own
-    write = store.meta.prepare_removal(entities, DeletionScope(WHOLE, (), since, again))
+    write = store.meta.prepare_removal(entities, DeletionScope(WHOLE, (), since, look))
     return int((await database.transact(write)).removed)
 
 
@@ -219,9 +239,9 @@ def test_only_proven_rows_are_removed_and_counted() -> None:
         assert await remove(store, "Person", since=15.0) == 0
         await page(store, B, at=50.0)
         await page(store, A, at=50.0)
-        assert await remove(store, "Person", since=15.0, Person=40.0) == 1
+        assert await remove(store, "Person", since=15.0, look=40.0) == 1
         assert [one.id for one in await store.engine.query(Person).all()] == ["2"]
-        assert await remove(store, "Person", since=15.0, Person=40.0) == 0
+        assert await remove(store, "Person", since=15.0, look=40.0) == 0
 
 
 def test_a_removed_row_is_not_missing_and_can_return_in_its_listing() -> None:
@@ -242,7 +262,7 @@ def test_rows_that_only_a_removed_parent_listed_are_missing() -> None:
         await page(store, B, "2", at=10.0)
         await store.receive(Delivery([], 20.0, removed=[A]))
         found = (await candidates(store, since=15.0))["Person"]
-        assert (found.unproven, found.to_check) == (1, {"Team.people": ["b"]})
+        assert (found.missing, found.proven) == (1, 0)
         assert await people(store, B) == {"2"}
         await page(store, B, "2", at=30.0)
         assert (await candidates(store, since=15.0))["Person"].proven == 1
@@ -322,7 +342,7 @@ class Fed:
     async def missing(self) -> int:
         """How many posts are missing."""
         scope = DeletionScope(WHOLE, ["posts_feed"], 0.0)
-        return sum(one.proven + one.unproven for one in await self.meta.deletion_candidates(scope))
+        return sum(one.missing for one in await self.meta.deletion_candidates(scope))
 
 
 def following(body: Callable[[Fed], Awaitable[None]]) -> None:
@@ -410,7 +430,7 @@ def test_reading_a_feed_counts_as_reading_the_listings_it_covers() -> None:
         await fed.list(A, at=20.0)
         scope = DeletionScope(WHOLE, ["posts_feed"], 15.0)
         (found,) = await fed.meta.deletion_candidates(scope)
-        assert (found.to_check, list(found.feeds)) == ({}, ["posts_feed"])
+        assert (found.missing, found.proven) == (1, 0)
         await fed.read_feed(at=30.0)
-        (found,) = await fed.meta.deletion_candidates(scope.replace(second_round={"Post": 25.0}))
-        assert (found.proven, found.unproven) == (1, 0)
+        (found,) = await fed.meta.deletion_candidates(scope.replace(look=25.0))
+        assert (found.missing, found.proven) == (1, 1)

@@ -133,7 +133,7 @@ def test_every_field_is_as_fresh_as_the_last_delivery_that_brought_it(
             record = Person(
                 id, **{name: getattr(whole(id, score=1.0), name) for name in NAMES if name in names}
             )
-            listing = ListingPage(RED, Team.people, step - 1, last=False) if listed else None
+            listing = ListingPage(RED, Team.people, step - 1, False, 100.0) if listed else None
             await store.receive(Delivery([record], 100.0 * step, listing))
             latest.update({(id, name): 100.0 * step for name in names})
         return {
@@ -335,7 +335,7 @@ def test_data_freshness_and_bookmarks_outlive_the_process(tmp_path: Any) -> None
 ARRIVAL = Delivery(
     [whole("a", name="new"), Person("b", name="Bob"), whole("d", score=1.0), Team("red", order="first")],
     200.0,
-    ListingPage(RED, Team.people, 0, last=True, bookmark="m2"),
+    ListingPage(RED, Team.people, 0, True, 200.0, bookmark="m2"),
     removed=[Person.ref("c")],
 )
 
@@ -368,7 +368,7 @@ def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None
         engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
         await engine.start()
         first = Delivery(
-            [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, last=True, bookmark="m1")
+            [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, True, 100.0, bookmark="m1")
         )
         await database.transact(engine.prepare_write(first))
 

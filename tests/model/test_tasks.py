@@ -23,7 +23,6 @@ from max.model.tasks import (
     ListingPosition,
     ListTask,
     LoadFieldsTask,
-    MissingSearch,
     RemoveTask,
     State,
     Status,
@@ -186,8 +185,7 @@ def test_a_failure_of_a_task_about_one_entity_has_its_id() -> None:
 
 # -- specs ----------------------------------------------------------------------------------
 
-POSITION = ListingPosition(2, "p2", 5.0, "token", "newest", delta=True, listed=7, total=(7, 9), first="ab")
-SEARCH = MissingSearch({"Thing": 5.0}, {"Thing": (1, 0, 3)}, ("Root.things", "1"))
+POSITION = ListingPosition(2, "p2", 5.0, "token", "newest", delta=True, listed=7, total=(7, 9), content=9)
 FILTER = ["all", ["=", ["title"], "x"], ["not", ["=", ["owner", "name"], "y"]], ["synced", "<", ["title"], 3]]
 SPECS: list[Any] = [
     GroupTask("a", {"only": ["thing", "Thing.TITLE"], "if_stale": 1.5}),
@@ -197,7 +195,9 @@ SPECS: list[Any] = [
     LOAD.replace(ids=("7", "8"), since=5.0, covered_by=ROOT),
     ListTask("Root", "things", "1", 5.0, ROOT, True, True, True, True, POSITION),
     FollowTask("Root", "changes", "1", 5.0, everything=True, position=POSITION),
-    RemoveTask(("Root.things", "Thing.parts"), (ROOT,), 5.0, allow=True, search=SEARCH),
+    RemoveTask(
+        ("Root.things", "Thing.parts"), (ROOT,), 5.0, True, ("Thing",), (5.0,), ("Root.things", "Thing.parts")
+    ),
 ]
 
 
@@ -232,7 +232,7 @@ def test_a_renamed_entity_is_renamed_in_every_spec() -> None:
     assert (expand.covered_by, load.covered_by) == (("Top", "1", "changes"), ("Top", "1", "changes"))
     assert (listing.entity, listing.position, follow.entity) == ("Top", POSITION, "Top")
     assert (remove.collections, remove.feeds) == (("Thing.parts", "Top.things"), (("Top", "1", "changes"),))
-    assert remove.search == MissingSearch()
+    assert (remove.looks, remove.left) == ((), ())
 
 
 def test_an_option_follows_a_rename_however_the_entity_was_written() -> None:

@@ -32,7 +32,7 @@ FILL = """
     INSERT INTO _max_listing (collection, parent)
     VALUES ('Task.notes', 'b'), ('Task.notes', 'a'), ('Team.tasks', 'x');
     INSERT INTO _max_membership VALUES (1, 7, 1), (2, 8, 1), (3, 1, 1), (3, 2, 1);
-    INSERT INTO _max_missing VALUES ('Note', 7, 1, 3.0), ('Task', 2, 3, 3.0);
+    INSERT INTO _max_missing VALUES ('Note', 7, 1, 3.0, NULL), ('Task', 2, 3, 3.0, NULL);
     INSERT INTO _max_feed_state VALUES ('news', 'a', 't', 1.0, 1.0);
     INSERT INTO _max_change_entity (name, kinds) VALUES ('Task', '{}')
 """

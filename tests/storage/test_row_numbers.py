@@ -86,7 +86,7 @@ def test_a_new_row_is_no_member_where_a_purged_one_was(connection: SqliteConnect
     listing: dict[str, Any] = {"things": ("Thing", None)}
     tables = tables_of(connection, **listing)
     shelf, _ = shelf_and_thing(tables)
-    page = ListingPage(shelf.ref("a"), shelf.things, 0, last=True)
+    page = ListingPage(shelf.ref("a"), shelf.things, 0, True, 5.0)
     store(connection, tables, "1", "2", at=5.0, listing=page)
     tables = tables_of(connection)  # the collection is hidden, and keeps its members
     remove_and_purge(connection, tables, tables.schema.entity("Thing").ref("2"), at=6.0)
@@ -102,7 +102,7 @@ def test_the_numbers_of_a_listing_and_of_its_loads_are_not_given_again(connectio
     shelf, _ = shelf_and_thing(tables)
     given = []
     for at, parent in ((5.0, "a"), (7.0, "b")):
-        page = ListingPage(shelf.ref(parent), shelf.things, 0, last=True)
+        page = ListingPage(shelf.ref(parent), shelf.things, 0, True, at)
         store(connection, tables, parent, at=at, listing=page)
         given += connection.execute("SELECT id, (SELECT max(id) FROM _max_load) FROM _max_listing").fetchall()
         connection.execute("DELETE FROM _max_load")

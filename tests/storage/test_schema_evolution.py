@@ -36,7 +36,7 @@ from max.model.migrations import (
 from max.model.plan import Step, SyncPlan
 from max.model.query import Page, Query
 from max.model.schema import Schema
-from max.model.tasks import ExpandTask, LoadFieldsTask, MissingSearch, RemoveTask, SyncResult, read_spec
+from max.model.tasks import ExpandTask, LoadFieldsTask, RemoveTask, SyncResult, read_spec
 from max.runtime import InstallationRuntime
 from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
@@ -441,8 +441,7 @@ def test_links_freshness_and_tasks_follow(connection: SqliteConnection, end: int
     load = LoadFieldsTask("Person", ("name",), "x", ("1",))
     issues = ExpandTask("Issue", "load_fields", ("name",), 0.0, matching=["=", ["name"], "x"])
     condition = ["any", ["=", ["owner", "name"], "Ada"], ["not", ["=", ["name"], "x"]]]
-    search = MissingSearch(last_place=("Root.people", "1"))
-    gone = RemoveTask(("Root.people",), (("Person", "1", "x"),), 0.0, search=search)
+    gone = RemoveTask(("Root.people",), (("Person", "1", "x"),), 0.0, looks=(1.0,), left=("Root.people",))
     for number, one in enumerate([load, issues, issues.replace(matching=condition), gone]):
         sql = (
             "INSERT INTO _max_task (id, sync, kind, spec, state, created_at, changed_at)"
@@ -463,7 +462,7 @@ def test_links_freshness_and_tasks_follow(connection: SqliteConnection, end: int
         load.replace(entity="User", ids=(id,)),
         titled,
         titled.replace(matching=condition),
-        RemoveTask(("Root.users",), (("User", id, "x"),), 0.0, search=MissingSearch()),
+        RemoveTask(("Root.users",), (("User", id, "x"),), 0.0),
     ]
 
 
@@ -571,7 +570,7 @@ def test_lists_of_an_entity_with_another_name_or_key_go_on(connection: SqliteCon
     rows = [tree("1", key="2"), tree("2", key="1"), tree("3", key="")]  # two change places, one has none
     stored(connection, tables, [Delivery(rows, 4.0)])
     for id in ("1", "2", "3"):
-        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, last=True, bookmark=f"m{id}")
+        listing = ListingPage(tree.ref(id), ManyOf(tree, "leaves"), 0, True, 5.0, bookmark=f"m{id}")
         stored(connection, tables, [Delivery([leaf(f"of {id}")], 5.0, listing)])
     tables = applied_to(
         connection, two, Migration("", RenameEntity("Tree", "Plant"), ChangeKey("Plant", "key"))

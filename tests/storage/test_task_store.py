@@ -58,7 +58,7 @@ class Place:
     def page(self, task: Task, number: int, size: int = 3, *, last: bool = True) -> Settlement:
         """A page of people; the task completes with it, or goes on."""
         people = [Person(f"p{number}-{n}", name="Ada " * 9, score=float(n)) for n in range(size)]
-        listing = ListingPage(RED, Team.people, number, last, bookmark="m")
+        listing = ListingPage(RED, Team.people, number, last, 2.0, bookmark="m")
         write = self.engine.prepare_write(Delivery(people, 2.0, listing))
         state = State.COMPLETED if last else State.RUNNING
         spec = task.spec.replace(loader=f"page {number}")

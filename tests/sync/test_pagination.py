@@ -38,9 +38,13 @@ def listing(*sizes: int, total: int | None = None, size: int | None = None) -> l
 def take(pages: Pages, *, sync_token: str | None = None, resumed: bool = False) -> tuple[list[bool], str]:
     """After which pages the listing was complete, and the problem that it found."""
     tracker = PageTracker("SampleRoot:root.things", first_position(sync_token))
-    complete = []
+    complete, shown = [], set[str]()
     for page in pages:
-        complete.append(tracker.take(page))
+        tracker.take(page)
+        shown |= {item.id for item in page.items}
+        if tracker.position.ended and tracker.problem is None:
+            tracker.count(len(shown))
+        complete.append(tracker.position.ended and tracker.problem is None)
         if tracker.problem is not None:
             return complete, tracker.problem.message
         if resumed:
