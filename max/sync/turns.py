@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Generator
 from typing import Any, TypeVar
 
@@ -24,32 +23,27 @@ class Turns:
 
     def __init__(self) -> None:
         self._began: float | None = None  # the first step of this turn, if there was one
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[asyncio.Future[None]] = []
 
     def paced(self, coroutine: Awaitable[T]) -> Awaitable[T]:
         """The same coroutine, each of whose steps waits until a turn has time for it."""
         return _Paced(self, coroutine)
 
-    def wait(self) -> asyncio.Future[None] | None:
-        """What the next step has to wait for; None when it may begin now."""
+    def end(self) -> asyncio.Future[None] | None:
+        """The end of this turn, if it has no time left; None when a step may begin now."""
         if self._began is None:
-            self._begin()
-        elif self._waiting or time.perf_counter() - self._began > LONGEST:
+            self._began = time.perf_counter()
+            asyncio.get_running_loop().call_soon(self._end)
+        elif time.perf_counter() - self._began > LONGEST:
             self._waiting.append(asyncio.get_running_loop().create_future())
             return self._waiting[-1]
         return None
 
-    def _begin(self) -> None:
-        self._began = time.perf_counter()
-        asyncio.get_running_loop().call_soon(self._end)
-
     def _end(self) -> None:
-        """The turn is over; the next one begins with the step that has waited longest."""
-        self._began = None
-        while self._waiting and self._began is None:
-            step = self._waiting.popleft()
+        """Wake those that wait, in order; those for whom the next turn has no time wait again."""
+        self._began, waiting, self._waiting = None, self._waiting, []
+        for step in waiting:
             if not step.done():  # it was not cancelled
-                self._begin()
                 step.set_result(None)
 
 
@@ -65,14 +59,14 @@ class _Paced(Awaitable[T]):
         try:
             while True:
                 try:
-                    if error is None and (turn := self._turns.wait()) is not None:
-                        yield from turn
+                    while error is None and (end := self._turns.end()) is not None:
+                        yield from end
                 except BaseException as cancelled:  # while it waited for its turn
                     error = cancelled
                 try:
                     wanted = steps.send(None) if error is None else steps.throw(error)
-                except StopIteration as end:
-                    result: T = end.value
+                except StopIteration as stop:
+                    result: T = stop.value
                     return result
                 try:
                     error = yield wanted
