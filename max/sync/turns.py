@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Generator
 from typing import Any, TypeVar
 
@@ -22,29 +23,38 @@ class Turns:
     """Shares the turns of one event loop among coroutines."""
 
     def __init__(self) -> None:
-        self._began: float | None = None  # the first step of this turn, if there was one
-        self._waiting: list[asyncio.Future[None]] = []
+        self._began: float | None = None  # this turn; None before its first step
+        self._steps = 0  # that have begun in this turn
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     def paced(self, coroutine: Awaitable[T]) -> Awaitable[T]:
         """The same coroutine, each of whose steps waits until a turn has time for it."""
         return _Paced(self, coroutine)
 
-    def end(self) -> asyncio.Future[None] | None:
-        """The end of this turn, if it has no time left; None when a step may begin now."""
+    def begin(self, *, again: bool = False) -> asyncio.Future[None] | None:
+        """Begin a step (None), or wait for the result and ask ``again``: this turn has no time left."""
         if self._began is None:
-            self._began = time.perf_counter()
-            asyncio.get_running_loop().call_soon(self._end)
-        elif time.perf_counter() - self._began > LONGEST:
-            self._waiting.append(asyncio.get_running_loop().create_future())
-            return self._waiting[-1]
+            self._begin_turn()
+        elif self._steps and time.perf_counter() - self._began > LONGEST:
+            end = asyncio.get_running_loop().create_future()
+            self._waiting.appendleft(end) if again else self._waiting.append(end)
+            return end
+        self._steps += 1
         return None
 
-    def _end(self) -> None:
-        """Wake those that wait, in order; those for whom the next turn has no time wait again."""
-        self._began, waiting, self._waiting = None, self._waiting, []
-        for step in waiting:
-            if not step.done():  # it was not cancelled
-                step.set_result(None)
+    def _begin_turn(self) -> None:
+        self._began = time.perf_counter()
+        asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Wake those that have waited longest: twice as many as this turn had time for."""
+        self._began, awake, self._steps = None, 2 * self._steps or 1, 0
+        if self._waiting:
+            self._begin_turn()
+            for _ in range(min(awake, len(self._waiting))):
+                step = self._waiting.popleft()
+                if not step.done():  # it was not cancelled
+                    step.set_result(None)
 
 
 class _Paced(Awaitable[T]):
@@ -59,8 +69,10 @@ class _Paced(Awaitable[T]):
         try:
             while True:
                 try:
-                    while error is None and (end := self._turns.end()) is not None:
+                    end = self._turns.begin() if error is None else None
+                    while end is not None:
                         yield from end
+                        end = self._turns.begin(again=True)
                 except BaseException as cancelled:  # while it waited for its turn
                     error = cancelled
                 try:
