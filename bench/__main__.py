@@ -29,6 +29,7 @@ BENCHES = (
     "loop",
     "git_sync",
     "linear",
+    "peers",
 )
 
 
