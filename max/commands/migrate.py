@@ -105,7 +105,7 @@ def hints(info: InstallationInfo, found: MigrationPlan) -> list[str]:
     """What to do next: declare what is refused, or let it happen."""
     refused = dict.fromkeys(change.refused for change in found.changes if change.refused)
     if refused:
-        return [f"refused until the connector declares what is meant: {hint}" for hint in refused]
+        return [f"refused: {hint}" for hint in refused]
     return [f"the next sync does this, or now: max migrate {info}"] if found.changes else []
 
 

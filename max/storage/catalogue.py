@@ -7,6 +7,7 @@ can be made by no entity, so what users create is never mistaken for ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..errors import StorageError, StorageNewer
@@ -30,6 +31,7 @@ TABLES = (
     ) {by_key}
     """,
 )
+INDEX = re.compile(r"\s*CREATE (?:UNIQUE )?INDEX (\w+)")
 PUT = """
     INSERT INTO _max_object (name, kind, place, definition) VALUES (?, ?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place, definition = excluded.definition
@@ -61,10 +63,21 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
                 f"migration {owner} {version} was changed after it ran",
                 hint="this is a bug of this Max; install the released version",
             )
-        if version not in done:
-            for statement in filter(str.strip, connection.dialect.sql(script).split(";")):
+        statements = list(filter(str.strip, connection.dialect.sql(script).split(";")))
+        if version in done:
+            _repair_indexes(connection, statements)
+        else:
+            for statement in statements:
                 connection.execute(statement)
             connection.execute("INSERT INTO _max_migration VALUES (?, ?, ?)", (owner, version, digest))
+
+
+def _repair_indexes(connection: Connection, statements: Sequence[str]) -> None:
+    """Create the indexes that a user has dropped; writing relies on some of them."""
+    indexes = {match[1]: one for one in statements if (match := INDEX.match(one))}
+    present = {name for _, name, _, _ in connection.dialect.objects(connection)} if indexes else set()
+    for name in indexes.keys() - present:
+        connection.execute(indexes[name])
 
 
 def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> bool:
@@ -126,6 +139,15 @@ def create(connection: Connection, name: str, definition: str) -> None:
             f"{name} cannot be created: {error}",
             hint="nothing was changed; what you created in this database is in the way: rename or drop it",
         ) from error
+
+
+def forget_lost(connection: Connection) -> set[str]:
+    """Forget the views, indexes and triggers of ours that a user dropped; the kinds of those."""
+    present = {name for _, name, _, _ in connection.dialect.objects(connection)}
+    made = connection.execute("SELECT name, kind FROM _max_object").fetchall()
+    lost = [(name, kind) for name, kind in made if name not in present]
+    connection.executemany("DELETE FROM _max_object WHERE name = ?", [(name,) for name, _ in lost])
+    return {kind for _, kind in lost}
 
 
 def names(connection: Connection) -> set[str]:

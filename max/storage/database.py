@@ -110,10 +110,14 @@ class Dialect(Protocol):
         """Make known to a connection what ``contains`` has a statement call."""
 
     def columns(self, connection: Connection, table: str) -> set[str]:
-        """The columns of a table; empty when there is none of this name."""
+        """The columns of a table, generated ones included; empty when there is none of this name."""
 
-    def take_away_views(self, connection: Connection) -> list[tuple[str, str]]:
-        """Drop every view and trigger; the name of each, and the statement that creates it again."""
+    def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
+        """Every table, index, view, trigger and generated column (``column``) of the database.
+
+        Each with its kind, its name, the table or view that it belongs to, and the statement that
+        made it (of a column: that of its table), in the order in which they were made.
+        """
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that has ``body`` run after an event on a row for which ``when`` is true."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from ..errors import SchemaError
+from ..errors import SchemaError, StorageCorrupt
 from ..model.entities import Entity, FieldOf, FieldType
 from ..model.json_types import ANY
 from ..model.loaders import CollectionLoader, FeedLoader, Resolver
@@ -42,10 +43,12 @@ from .schema_operations import (
     too_large,
 )
 from .tables import read_schema, refuse_foreign
+from .users_own import UsersOwn, dropping, listed, users_own
 
 Work = Callable[[SchemaOperations], int | None]
 
 GONE = "is no longer declared: hidden, and kept"
+DELETED = "is deleted with what was stored of it"
 
 
 # -- what is stored ------------------------------------------------------------------------
@@ -212,13 +215,66 @@ class Planner:
         self._connection, self._shape, self._resolver = connection, shape, resolver
         self.version: int | None = None
         self.changes: list[SchemaChange] = []
+        self._columns = {
+            one.origin: connection.dialect.columns(connection, self._table(one.origin))
+            for one in shape.values()
+        }
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        """StorageCorrupt when a table or a column of what is stored is gone."""
+        for origin, columns in self._columns.items():
+            stored = [name for name, field in self._shape[origin].fields.items() if not field.many]
+            lost = [name for name in ("_id", *stored) if name not in columns]
+            if lost:
+                raise StorageCorrupt(
+                    f"the table {self._table(origin)} lacks {', '.join(lost)}",
+                    hint="restore a backup, or move the file away and sync again",
+                )
 
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
-        facts = {"migration": self.version, "stored": self._shape.get(entity), **more}
+        stored = self._shape.get(entity)
+        if stored is not None and kind in ("renamed", "dropped", "hidden"):
+            views = [one for one in self._users(stored, name) if one.kind == "view"]
+            words += f"; it is named by {listed(views)}" if views else ""
+        facts = {"migration": self.version, "stored": stored, **more}
         self.changes.append(SchemaChange(entity, name, kind, words, **facts))
 
     def _refuse(self, path: Path, words: str, hint: str) -> None:
         self._note(*path, "refused", words, compatible=False, refused=hint)
+
+    @cached_property
+    def _users_own(self) -> list[UsersOwn]:
+        return users_own(self._connection)
+
+    def _users(self, entity: StoredEntity, column: str = "") -> list[UsersOwn]:
+        """What users made that uses an entity's table, or one column of it."""
+        table = self._table(entity.origin)
+        return [one for one in self._users_own if one.kind != "table" and one.uses(table, column)]
+
+    def _in_use(self, path: Path, entity: StoredEntity, column: str, *kinds: str) -> bool:
+        """Whether something that users made is in the way of a change, which is refused then."""
+        found = [one for one in self._users(entity, column) if one.kind in kinds]
+        if found:
+            self._refuse(path, f"is in use by {listed(found)}", dropping(found))
+        return bool(found)
+
+    def _taken(self, path: Path) -> bool:
+        """Whether users gave the names of an entity's table or view to something else; refused then."""
+        table = self._table(path[1] or path[0])
+        names = {table.casefold(), table.removeprefix("_").casefold()}
+        found = [one for one in self._users_own if one.name.casefold() in names]
+        found = [one for one in found if one.name not in map(self._table, self._columns)]
+        if found:
+            self._refuse((path[0], ""), f"would take the name of {listed(found)}", dropping(found))
+        return bool(found)
+
+    def finish_drops(self) -> None:
+        """Drop the columns of dropped fields that something of a user needed, and nothing needs now."""
+        for entity in self._shape.values():
+            for name in [name for name, field in entity.fields.items() if field.declared.get("dropped")]:
+                if all(one.kind == "view" for one in self._users(entity, name)):
+                    self._drop_field(DropField(entity.name, name), entity)
 
     def _table(self, entity: str) -> str:
         return f"_{self._resolver.schema.table(entity)}"
@@ -248,17 +304,22 @@ class Planner:
         steps[type(change)](change, entity)
 
     def _rename_field(self, change: RenameField, entity: StoredEntity) -> None:
-        if change.new in entity.fields:
+        other = entity.fields.get(change.new)
+        if other is not None:
             words = f"cannot become {change.new}, which is stored already"
             hint = f'before it, declare DropField("{entity.name}", "{change.new}")'
+            if other.declared.get("dropped"):
+                hint = dropping(self._users(entity, change.new))
             self._refuse((entity.name, change.old), words, hint)
             return
         field = entity.fields.pop(change.old)
         work = self._renaming(entity.name, change, many=field.many)
         entity.fields[change.new] = field
+        self._columns[entity.origin] ^= {change.old, change.new}
         field.declared = field.declared | {"name": change.new}
-        words = f"becomes {change.new}"
-        self._note(entity.name, change.old, "renamed", words, compatible=field.hidden, work=work)
+        words, path = f"becomes {change.new}", (entity.name, change.old)
+        if field.many or not self._in_use(path, entity, field.origin[1], "trigger"):
+            self._note(*path, "renamed", words, compatible=field.hidden, work=work)
         if not field.many:
             self._follow_inverse(entity.name, change.old, change.new)
 
@@ -286,8 +347,9 @@ class Planner:
             self._refuse((change.old, ""), words, f'before it, declare DropEntity("{taken[0]}")')
             return
         work: Work = lambda do: do.rename_entity(change.old, change.new)  # noqa: E731
-        words = f"becomes {change.new}"
-        self._note(change.old, "", "renamed", words, compatible=entity.hidden, work=work)
+        words, path = f"becomes {change.new}", (change.old, "")
+        if not self._in_use(path, entity, "", "trigger") and not self._taken((change.old, change.new)):
+            self._note(*path, "renamed", words, compatible=entity.hidden, work=work)
         self._shape[change.new] = self._shape.pop(change.old)
         entity.name = change.new
         for owner in self._shape.values():
@@ -352,16 +414,19 @@ class Planner:
 
     def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
         path, field = (entity.name, change.field), entity.fields[change.field]
-        many = field.many
-        self._note(
-            *path,
-            "dropped",
-            "is deleted with what was stored of it",
-            compatible=field.hidden,
-            rows=0 if field.many else self._count(entity.origin),
-            work=lambda do: do.drop_collection(path) if many else do.drop_field(path),
-        )
-        del entity.fields[change.field]
+        users = [] if field.many else self._users(entity, field.origin[1])
+        users = [one for one in users if one.kind != "view"]
+        words = f"is emptied; its column stays for {listed(users)}" if users else DELETED
+        drop = SchemaOperations.empty_field if users else SchemaOperations.drop_field
+        drop = SchemaOperations.drop_collection if field.many else drop
+        rows = 0 if field.many else self._count(entity.origin)
+        work: Work = lambda do: drop(do, path)  # noqa: E731
+        self._note(*path, "dropped", words, compatible=field.hidden, rows=rows, work=work)
+        if users:
+            field.declared, field.hidden = field.declared | {"dropped": True}, True
+        else:
+            del entity.fields[change.field]
+            self._columns[entity.origin].discard(change.field)
 
     def _drop_entity(self, change: DropEntity, entity: StoredEntity) -> None:
         lists = [
@@ -376,9 +441,10 @@ class Planner:
                 do.drop_collection(path)
             do.drop_entity(change.entity)
 
-        rows = self._count(entity.origin)
+        rows, path = self._count(entity.origin), (change.entity, "")
         words = f"is deleted with its {rows} rows"
-        self._note(change.entity, "", "dropped", words, compatible=entity.hidden, rows=rows, work=work)
+        if not self._in_use(path, entity, "", "trigger", "index", "column"):
+            self._note(*path, "dropped", words, compatible=entity.hidden, rows=rows, work=work)
         del self._shape[change.entity]
 
     # differences
@@ -395,7 +461,8 @@ class Planner:
                 self._compare_entity(stored, schema.entities[name], one)
         for name, stored in self._shape.items():
             if name not in declared and not stored.hidden:
-                self._note(name, "", "hidden", GONE, compatible=False)
+                if not self._in_use((name, ""), stored, "", "trigger"):
+                    self._note(name, "", "hidden", GONE, compatible=False)
                 stored.hidden = True
                 for field in stored.fields.values():
                     field.hidden = True
@@ -406,7 +473,7 @@ class Planner:
         if other is not None:
             hint = f'declare RenameEntity("{other}", "{name}"), or DropEntity("{other}")'
             self._refuse((name, ""), f"would take the table of {other}", hint)
-        else:
+        elif not self._taken((name, "")):
             fetch = self._fetch(entity, entity.types())
             self._note(name, "", "new entity", "is new", fetch=fetch, work=lacking)
 
@@ -432,6 +499,9 @@ class Planner:
         field = stored.fields.get(path[1])
         if field is None:
             self._new_field(stored, entity, path)
+        elif field.declared.get("dropped") and words_of(field.declared) != words_of(declared):
+            users = self._users(stored, path[1])
+            self._refuse(path, f"would take the column that {listed(users)} uses", dropping(users))
         elif field.many:
             words = f"is stored as {words_of(field.declared)}, now declared {words_of(declared)}"
             self._refuse(path, words, declaring(f'DropField("{path[0]}", "{path[1]}")'))
@@ -453,6 +523,9 @@ class Planner:
         if other is not None:
             hint = declaring(f'RenameField("{path[0]}", "{other}", "{path[1]}")')
             self._refuse(path, f"would take the column of {other}", hint)
+        elif path[1].casefold() in map(str.casefold, self._columns[stored.origin]):
+            column = UsersOwn("column", path[1], self._table(stored.origin), "")
+            self._refuse(path, f"would take {column}", f"rename or drop it: {column.drop}")
         else:
             fetch = self._fetch(entity, [path[1]], stored.origin)
             self._note(*path, "new field", "is new", fetch=fetch, work=lacking)
@@ -465,7 +538,7 @@ class Planner:
             words = f"is stored as {words_of(old)}, now declared {words_of(declared)}"
             self._refuse(path, words, declaring(f'ChangeType("{path[0]}", "{path[1]}", using=…)'))
             return
-        if wider:
+        if wider and not self._in_use(path, stored, field.origin[1], "column"):
             self._widen(path, field, entity.types()[path[1]])
         if old["optional"] and not declared["optional"]:
             self._narrow(path, field, entity)
@@ -512,6 +585,8 @@ class Planner:
     def _convert(self, stored: StoredEntity, field: StoredField, entity: type[Entity], name: str) -> None:
         old, new, using = type_of(field.declared), entity.types()[name], field.using_all
         path = stored.name, name
+        if self._in_use(path, stored, field.origin[1], "column"):
+            return
         kind = words_of({"kind": new.label, "optional": new.optional, "target": target_of(new)})
         how = "fetched again" if using is None else "converted"
         self._note(

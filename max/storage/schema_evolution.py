@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import StorageError, StorageNewer
@@ -31,6 +32,7 @@ from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .schema_operations import SchemaOperations
+from .users_own import UsersOwn, dropping, users_own
 
 LIST_IN_FULL = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
 AFTERWARDS = 1e-3  # seconds after the latest request: no listing that began before then counts as full
@@ -48,6 +50,7 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
     if shape is None:
         return MigrationPlan((), known, known, fresh=True)
     planner = Planner(connection, shape, resolver)
+    planner.finish_drops()
     for number, migration in enumerate(policy.migrations[done:], done + 1):
         planner.version = number
         for change in migration.steps:
@@ -103,26 +106,47 @@ class _Alteration:
 
     def __init__(self, connection: Connection, policy: SchemaPolicy) -> None:
         self._connection, self._policy = connection, policy
-        self._begun = False
-        self._foreign: list[tuple[str, str]] = []
+        self._idle = self._begun = False
+        self._own: list[UsersOwn] = []
 
     def begin(self) -> None:
         """SyncRunning when another process is syncing; called again it does nothing."""
+        if not self._idle and self._policy.check_idle is not None:
+            self._policy.check_idle(self._connection)
+        self._idle = True
+        self.take_away()
+
+    def take_away(self) -> None:
+        """Take away all views and triggers: one of a user on a view of ours would go with that."""
         if self._begun:
             return
-        if self._policy.check_idle is not None:
-            self._policy.check_idle(self._connection)
-        ours = catalogue.names(self._connection)
-        found = self._connection.dialect.take_away_views(self._connection)
-        self._foreign = [(name, sql) for name, sql in found if name not in ours]
+        self._own = users_own(self._connection)
+        for kind in ("trigger", "view"):  # a view would take its triggers with it
+            for one in self._of(kind):
+                self._connection.execute(one.drop)
         for kind in ("trigger", "view"):
             catalogue.drop(self._connection, kind)
         self._begun = True
 
     def end(self) -> None:
         """Create the views and triggers of the user again."""
-        for name, statement in self._foreign:
-            catalogue.create(self._connection, name, statement)
+        for one in [*self._of("view"), *self._of("trigger")]:
+            catalogue.create(self._connection, one.name, one.definition)
+
+    def _of(self, *kinds: str) -> list[UsersOwn]:
+        return [one for one in self._own if one.kind in kinds]
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """StorageError that lists what users made, when the database refuses a change beside it."""
+        try:
+            yield
+        except self._connection.dialect.errors as error:
+            own = self._of("index", "column")
+            if not own or self._connection.dialect.is_fatal(self._connection, error):
+                raise
+            message = f"the tables cannot be changed: {error}"
+            raise StorageError(message, hint=f"nothing was changed; {dropping(own)}") from error
 
 
 def evolve(
@@ -134,15 +158,21 @@ def evolve(
     """
     schema, found = resolver.schema, plan(connection, resolver, policy)
     found.check()
+    lost = catalogue.forget_lost(connection)
+    if "trigger" in lost:
+        interrupt(connection)
     alteration = _Alteration(connection, policy)
     if found.changes_data:
         alteration.begin()
+    elif found.changes:
+        alteration.take_away()
     operations = SchemaOperations(connection, schema.connector, owners)
-    lacking = _perform(connection, operations, found, resolver)
-    _record(connection, found, schema, policy)
-    for name, entity in schema.entities.items():
-        table = f"_{schema.table(name)}"
-        number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
+    with alteration.explained():
+        lacking = _perform(connection, operations, found, resolver)
+        _record(connection, found, schema, policy)
+        for name, entity in schema.entities.items():
+            table = f"_{schema.table(name)}"
+            number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
     at = latest_request(connection) + AFTERWARDS
     connection.executemany(LIST_IN_FULL, [(at, name) for name in sorted(lacking)])
     mappings = read_mappings(connection, schema)
@@ -150,7 +180,7 @@ def evolve(
         create_table(connection, mapping)
     create_views(connection, mappings)
     alteration.end()
-    if found.changes_data:
+    if found.changes_data or "index" in lost:
         build_indexes(connection, mappings)
     return mappings
 

@@ -22,6 +22,7 @@ from . import catalogue
 from .database import Connection, RenameOwner, Targets, quoted
 from .freshness import latest_request
 from .rows import BITS, bitmap_column, decode_column, encode_one
+from .users_own import users_own
 
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
 ROWS = 1_000  # that are read and converted at a time
@@ -151,11 +152,15 @@ class SchemaOperations:
             f"UPDATE {table} SET {quoted(path[1])} = NULL, {bitmap} = {bitmap} & ~{bit} WHERE {loaded}"
         ).rowcount
 
-    def drop_field(self, path: Path) -> None:
-        """Delete a field with all that is known of it; its bit is not given again."""
+    def empty_field(self, path: Path) -> None:
+        """Delete a field's values and all that is known of them; its column stays."""
         self._drop_indexes(path[0])
         self.clear_values(path)
         self.drop_collection(path)
+
+    def drop_field(self, path: Path) -> None:
+        """Delete a field with all that is known of it; its bit is not given again."""
+        self.empty_field(path)
         self._connection.execute(
             "INSERT INTO _max_spent_bit SELECT entity, bit FROM _max_field WHERE entity = ? AND field = ?",
             path,
@@ -231,11 +236,17 @@ class SchemaOperations:
         """A column beside a field's, which takes its place at the end."""
         self._drop_indexes(path[0])
         table, column = quoted(self._table(path[0])), quoted(path[1])
+        found = users_own(self._connection)
+        indexes = [one for one in found if one.kind == "index" and one.uses(self._table(path[0]), path[1])]
+        for one in indexes:
+            self._connection.execute(one.drop)
         kind = self._connection.dialect.types[holds.kind]
         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {REPLACEMENT} {kind}")
         yield table
         self._connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         self._connection.execute(f"ALTER TABLE {table} RENAME COLUMN {REPLACEMENT} TO {column}")
+        for one in indexes:
+            catalogue.create(self._connection, one.name, one.definition)
         sql = "UPDATE _max_field SET kind = ? WHERE entity = ? AND field = ?"
         self._connection.execute(sql, (str(holds.kind), *path))
 

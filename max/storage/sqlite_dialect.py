@@ -70,6 +70,13 @@ READING = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 )
 
+OBJECTS = """
+    SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL
+    UNION ALL
+    SELECT 'column', c.name, m.name, m.sql FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c
+     WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND c.hidden IN (2, 3)
+"""
+
 # SQLite declares them at their first use, which it would ask the authorizer for.
 TABLE_FUNCTIONS = "SELECT 1 FROM json_each('[]'), json_tree('[]')"
 
@@ -136,15 +143,11 @@ class SqliteDialect(Dialect):
 
     def columns(self, connection: Connection, table: str) -> set[str]:
         """The columns of a table or a view; empty when there is none of this name."""
-        return {row[1] for row in connection.execute(f"PRAGMA table_info({quoted(table)})")}
+        return {row[1] for row in connection.execute(f"PRAGMA table_xinfo({quoted(table)})")}
 
-    def take_away_views(self, connection: Connection) -> list[tuple[str, str]]:
-        """What is dropped is in the schema's own words, so it comes back as it was."""
-        sql = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY type DESC"
-        found = connection.execute(sql).fetchall()
-        for kind, name, _ in found:  # views first: their own triggers go with them
-            connection.execute(f"DROP {kind.upper()} IF EXISTS {quoted(name)}")
-        return [(name, statement) for _, name, statement in found]
+    def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
+        """The statements are in the schema's own words; an index without one belongs to its table."""
+        return connection.execute(OBJECTS).fetchall()
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that creates a trigger for each row.

@@ -1,0 +1,71 @@
+"""What users made in the file of an installation: indexes, views, triggers and columns of their own.
+
+Rule 1: an upgrade leaves it as it is.  Indexes follow names by themselves; views and triggers are
+taken away while tables change, and made again as they were.
+
+Rule 2: where that cannot be, the plan names it before anything is written.  A column that something
+of a user needs is emptied and stays.  What would break is refused, with the statement that drops it.
+A view that names what is gone is only mentioned: it keeps no sync from writing.
+
+Which names a statement uses is seen by its words, so a name may be found too often, never too rarely.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from . import catalogue
+from .database import Connection, quoted
+
+
+class UsersOwn(NamedTuple):
+    """A view, index, trigger, table or generated column that Max has not made.
+
+    ``place`` is the table or the view that it belongs to; ``definition`` the statement that made it
+    (of a column: that of its table).
+    """
+
+    kind: str
+    name: str
+    place: str
+    definition: str
+
+    def __str__(self) -> str:
+        return f"your {self.kind} {self.name}"
+
+    @property
+    def drop(self) -> str:
+        """The statement that drops it."""
+        if self.kind == "column":
+            return f"ALTER TABLE {quoted(self.place)} DROP COLUMN {quoted(self.name)}"
+        return f"DROP {self.kind.upper()} {quoted(self.name)}"
+
+    def uses(self, table: str, column: str = "") -> bool:
+        """Whether it belongs to a table or its view, or names one, and names the column."""
+        view = table.removeprefix("_")
+        related = self.place in (table, view) or self._names(table) or self._names(view)
+        times = 2 if self.kind == "column" else 1  # its table's definition names each column once
+        return bool(related) and (not column or self._names(column) >= times)
+
+    def _names(self, name: str) -> int:
+        """How often its definition names something."""
+        return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", self.definition, re.IGNORECASE))
+
+
+def users_own(connection: Connection) -> list[UsersOwn]:
+    """What users made, in the order in which it was made."""
+    ours = catalogue.names(connection)
+    found = [UsersOwn(*one) for one in connection.dialect.objects(connection)]
+    return [one for one in found if one.name not in ours and not one.name.startswith("_max_")]
+
+
+def listed(some: Sequence[UsersOwn]) -> str:
+    """Their names, for people."""
+    return ", ".join(map(str, some))
+
+
+def dropping(some: Sequence[UsersOwn]) -> str:
+    """The hint with the statements that drop them."""
+    return f"drop what you made, and make it again afterwards: {'; '.join(one.drop for one in some)}"
