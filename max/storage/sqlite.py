@@ -120,16 +120,18 @@ def _reading_access(path: str) -> str:
     cannot create them, the file alone is read, without locks.
     """
     writable = os.access(path, os.W_OK) and os.access(Path(path).parent, os.W_OK)
-    locks = any(Path(path + suffix).exists() for suffix in ("-shm", "-journal"))
-    if locks or (writable and _size(path + "-wal")):
+    log, shared = _size(path + "-wal"), Path(path + "-shm").exists()
+    if shared or (log and writable):
         return "mode=ro"
-    if _size(path + "-wal"):
+    if log:
         raise StorageReadOnly(
             f"{path}: its newest rows are in {path}-wal, which cannot be read without writing beside it",
             hint="make the folder writable for this user, or read a copy of it",
             path=path,
         )
-    return "mode=rw" if writable else IMMUTABLE
+    if writable:
+        return "mode=rw"  # it can also undo what a program that was killed has left half done
+    return "mode=ro" if Path(path + "-journal").exists() else IMMUTABLE
 
 
 def _open(path: str, access: str = "mode=rwc") -> SqliteConnection:

@@ -39,7 +39,10 @@ ERRORS: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_LOCKED: (StorageLocked, HELD),
     sqlite3.SQLITE_PROTOCOL: (StorageLocked, HELD),
     sqlite3.SQLITE_READONLY: (StorageReadOnly, "make the file and its folder writable for this user"),
-    sqlite3.SQLITE_CANTOPEN: (StorageError, "check that the folder exists and is writable for this user"),
+    sqlite3.SQLITE_CANTOPEN: (
+        StorageError,
+        "check that the folder exists, and that this user may use the file",
+    ),
     sqlite3.SQLITE_CORRUPT: (StorageCorrupt, DAMAGED),
     sqlite3.SQLITE_NOTADB: (StorageCorrupt, DAMAGED),
     sqlite3.SQLITE_IOERR: (StorageError, "check the disk; what was stored before is safe"),

@@ -197,6 +197,22 @@ def test_a_program_that_reads_in_delete_mode_makes_no_reader_wait(project: Path)
         assert database(project).read_bytes() == before
 
 
+def test_what_a_killed_program_left_half_done_in_delete_mode_is_undone(project: Path) -> None:
+    code = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = DELETE")
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("UPDATE _acme_user SET name = 'Half' || hex(randomblob(3000))")
+connection.execute("UPDATE _acme_user SET email = hex(randomblob(3000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(database(project))], check=False)
+    assert (home(project) / "data.db-journal").stat().st_size > 0
+    assert run(project, "count", "acme", "AcmeUser", "--filter", "name ^= Half") == Run(0, "0\n", "")
+
+
 def test_reading_goes_on_while_another_program_writes(project: Path) -> None:
     with closing(sqlite3.connect(database(project), isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = WAL")
@@ -309,6 +325,46 @@ mount -o remount,size=60m {full}
     assert done.stdout.endswith("20\n"), done.stderr
     first, *_ = [line for line in done.stderr.splitlines() if line.startswith('{"error"')]
     assert json.loads(first)["error"]["code"] == "storage.full"
+
+
+PATIENCE = """
+import sys
+from max.cli import main
+from max.storage import sqlite
+sqlite.BUSY_TIMEOUT = 0.05
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", [["count", "acme", "AcmeUser"], ["sync", "acme"], ["pause", "acme"]])
+def test_a_file_that_another_program_holds_is_named(project: Path, words: list[str]) -> None:
+    with closing(sqlite3.connect(database(project), isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE mine (x)")
+        command = [sys.executable, "-c", PATIENCE, *words, "--json"]
+        done = subprocess.run(
+            command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (done.returncode, error["code"]) == (1, "storage.locked"), done.stderr
+    assert "another process holds the database" in error["hint"]
+
+
+def test_a_damaged_installation_does_not_hide_the_others(project: Path) -> None:
+    assert run(project, "connect", "acme:second", *SMALL).status == 0
+    assert run(project, "sync", "acme:second").status == 0
+    truncate(database(project))
+    for words in (["status"], ["runs"]):
+        answer = run(project, *words)
+        assert answer.status == 3
+        assert "acme:second" in answer.out
+        assert f"{database(project)}: database disk image is malformed" in answer.err
+        assert "restore a backup" in answer.err
+    (newest,) = json.loads(run(project, "runs", "-o", "json").out)["data"]
+    assert run(project, "runs", "show", newest["id"]).status == 0
+    alone = run(project, "status", "acme:default", "--json")
+    assert (alone.status, alone.error["code"]) == (1, "storage.corrupt")
 
 
 # -- the file is taken away ----------------------------------------------------------------------
