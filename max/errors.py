@@ -413,7 +413,7 @@ class SyncRunning(SyncError):
         self.sync, self.owner = sync, owner
         super().__init__(
             f"sync {sync} is already running ({owner})",
-            hint="wait for it, or end it with `max pause`; what it has stored stays",
+            hint="wait for it, or end it with `max pause`; if that process is gone: `max resume --force`",
             sync=sync,
             owner=owner,
         )

@@ -269,12 +269,17 @@ class Project:
 
     @threaded
     def request(
-        self, target: InstallationInfo | str, command: SyncCommand | Literal["pause", "run", "cancel"]
+        self,
+        target: InstallationInfo | str,
+        command: SyncCommand | Literal["pause", "run", "cancel"],
+        *,
+        force: bool = False,
     ) -> SyncRun:
         """Ask the installation's unfinished sync, in any process, to pause, to run on or to cancel.
 
-        Its process obeys at its next page.  The sync as it is now; SyncError when none is unfinished.
-        UnknownName for another command.
+        Its process obeys at its next page.  With ``force`` the sync is taken from a process that is
+        known to be gone; if it lives after all, it stores nothing more.  The sync as it is now;
+        SyncError when none is unfinished, UnknownName for another command.
         """
         from .model.tasks import SyncCommand
         from .query.maintenance import request
@@ -282,7 +287,7 @@ class Project:
         if command not in list(SyncCommand):
             raise UnknownName("command", command, SyncCommand)
         info, asked = self._info(target), SyncCommand(command)
-        return request(self._writable(info), info, asked, now=self._clock())
+        return request(self._writable(info), info, asked, now=self._clock(), force=force)
 
     @threaded
     def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:

@@ -309,8 +309,8 @@ def _make_worker_dead(connection: SqliteConnection) -> None:
     for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
         for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():
             if worker is not None:
-                host, boot, pid, _, serial = worker.split("/")
-                dead = f"{host}/{boot}/{pid}/0/{serial}"
+                *system, pid, _, serial = worker.split("/")
+                dead = "/".join([*system, pid, "0", serial])
                 connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (dead, worker))
 
 

@@ -237,7 +237,9 @@ def retry_hints(info: InstallationInfo, result: SyncResult) -> list[str]:
 def configure_pause(parser: Parser) -> None:
     """``max pause [INSTALLATION]``; resume and cancel take the same."""
     parser.add_target(optional=True)
-    parser.add_examples(f"{parser.prog} acme:default")
+    about = "take the sync from its process, which is gone; if it lives, it stores nothing more"
+    parser.add_argument("--force", action="store_true", help=about)
+    parser.add_examples(f"{parser.prog} acme:default", f"{parser.prog} acme:default --force")
 
 
 configure_resume = configure_cancel = configure_pause
@@ -257,6 +259,9 @@ def run_resume(options: Options) -> Answer:
     """Continue a paused or interrupted sync here; a running one is asked not to pause."""
     project, info = options.found_target()
     newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
+    if options.force and any(run.status is Status.RUNNING for run in newest):
+        request(project.writable_database(info), info, SyncCommand.RUN, now=time.time(), force=True)
+        return synced(options, project, info, InstallationRuntime.sync)
     if any(run.status in (Status.PAUSED, Status.INTERRUPTED) for run in newest):
         return synced(options, project, info, InstallationRuntime.sync)
     return requested(options, SyncCommand.RUN)
@@ -265,7 +270,8 @@ def run_resume(options: Options) -> Answer:
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
     project, info = options.found_target()
-    run = request(project.writable_database(info), info, command, now=time.time())
+    path, now = project.writable_database(info), time.time()
+    run = request(path, info, command, now=now, force=options.force)
     running = {
         SyncCommand.PAUSE: "pauses after the requests under way",
         SyncCommand.CANCEL: "ends at once",

@@ -147,10 +147,13 @@ def _loaders(resolver: Resolver, invalidated: Sequence[Invalidated]) -> dict[str
     return {name: list(dict.fromkeys(fields)) for name, fields in found.items()}
 
 
-def request(path: Path, info: InstallationInfo, command: SyncCommand, *, now: float) -> SyncRun:
+def request(
+    path: Path, info: InstallationInfo, command: SyncCommand, *, now: float, force: bool = False
+) -> SyncRun:
     """Ask the newest sync to pause, to go on or to end, also in another process; the sync as it is then.
 
-    It obeys at its next page.  SyncError when the newest sync has ended.
+    It obeys at its next page; with ``force`` it is taken from its process, which is known to be gone.
+    SyncError when the newest sync has ended.
     """
     with writer(synced(path, info)) as connection:
         last = next(iter(sync_log.runs(connection, 1, now=now)), None)
@@ -159,7 +162,7 @@ def request(path: Path, info: InstallationInfo, command: SyncCommand, *, now: fl
             raise SyncError(
                 f"no sync of {info} is unfinished{ended}", hint=f"start one with: max sync {info}"
             )
-        sync_log.request(connection, last.id, command, now=now)
+        sync_log.request(connection, last.id, command, now=now, force=force)
         return sync_log.run(connection, last.id, now=now)
 
 

@@ -250,13 +250,19 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
 # -- commands ----------------------------------------------------------------------------------
 
 
-def request(connection: Connection, sync: str, command: SyncCommand, *, now: float) -> None:
+def request(
+    connection: Connection, sync: str, command: SyncCommand, *, now: float, force: bool = False
+) -> None:
     """Request that a sync pauses, is cancelled or goes on, inside the caller's transaction.
 
-    Its worker applies the command at its next page; without a worker it is applied here.
-    SyncError when the sync has ended, or is being cancelled.
+    Its worker applies the command at its next page; without a worker it is applied here.  ``force``
+    takes the sync from its worker, which stores nothing more if it lives.  SyncError when the sync
+    has ended, or is being cancelled.
     """
     found = run(connection, sync, now=now)
+    if force and found.status is Status.RUNNING:
+        release_tasks(connection, found.id, died=True)
+        found = run(connection, sync, now=now)
     if found.status.final:
         raise SyncError(f"sync {found.id} has already ended ({found.status})", hint="`max runs` lists them")
     if command is not SyncCommand.CANCEL and _command(connection, found.id) is SyncCommand.CANCEL:

@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,39 @@ def test_a_cancelled_sync_ends_although_its_requests_are_not_answered(serving: S
     output, errors = process.communicate()
     assert (process.returncode, json.loads(output)["status"]) == (1, "cancelled"), errors
     assert serving.gate.listings == AT_ONCE
+
+
+OF_ANOTHER_MACHINE = "UPDATE {} SET {} = 'elsewhere/boot/pid:[1]/1/1/x'"
+
+
+@pytest.mark.parametrize("command", ["resume", "pause", "cancel"])
+def test_a_person_who_knows_that_a_process_is_gone_need_not_wait_for_its_lease(
+    serving: Serving, command: str
+) -> None:
+    process = serving.begin("sync", "acme")
+    serving.gate.is_full.wait()
+    process.kill()
+    process.communicate()
+    serving.open()
+    path = serving.folder / ".max" / "installations" / "acme" / "default" / "data.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as known:
+        known.execute(OF_ANOTHER_MACHINE.format("_max_sync", "worker"))
+        known.execute(OF_ANOTHER_MACHINE.format("_max_worker", "id"))
+    assert "running" in serving.max("status")
+    refused = serving.begin("sync", "acme")
+    assert "if that process is gone: `max resume --force`" in refused.communicate()[1]
+    assert refused.returncode == 1
+    serving.max(command, "acme", "--force")
+    expected = {"resume": "completed", "pause": "paused", "cancel": "cancelled"}[command]
+    assert f"last sync   {expected}" in serving.max("status")
+
+
+def test_a_process_whose_sync_was_taken_stores_nothing_more_and_says_so(serving: Serving) -> None:
+    process = serving.begin("sync", "acme")
+    serving.gate.is_full.wait()
+    serving.max("pause", "acme", "--force")
+    serving.open()
+    assert "another process took it over" in process.communicate()[1]
+    assert process.returncode == 1
+    assert "last sync   paused" in serving.max("status")
+    assert "AcmeTask" not in serving.max("status")

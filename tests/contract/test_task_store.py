@@ -30,9 +30,10 @@ from max.model.tasks import (
     Task,
     failure_of,
 )
-from max.storage.leases import LEASE, new_worker, this_machine
+from max.storage.leases import LEASE, new_worker, this_system
 from max.storage.settlement import CHILDREN_BOUND
 from max.storage.sqlite import SqliteDatabase
+from max.storage.sync_log import request
 from max.storage.task_store import KEPT_SYNCS, SqliteTaskStore
 from tests.contract.places import place
 
@@ -40,10 +41,9 @@ __all__ = ["place"]
 T = TypeVar("T")
 
 HERE = new_worker()
-REUSED = f"{this_machine()}/{os.getpid()}/1/x"  # this process's pid with another start
-GONE = f"{this_machine()}/4194305/1/x"  # greater than any pid
-REBOOTED = f"{this_machine().split('/')[0]}/before/{os.getpid()}/1/x"
-ELSEWHERE = "elsewhere/boot/1/1/x"
+REUSED = f"host/{this_system()}/{os.getpid()}/1/x"  # this process's pid with another start
+GONE = f"host/{this_system()}/4194305/1/x"  # greater than any pid
+ELSEWHERE = "elsewhere/boot/pid:[1]/1/1/x"
 
 
 class Desk:
@@ -383,7 +383,7 @@ def test_a_worker_that_lost_the_sync_stores_nothing(place: str) -> None:
 # -- processes that end ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("worker", [GONE, REUSED, REBOOTED])
+@pytest.mark.parametrize("worker", [GONE, REUSED])
 def test_the_tasks_of_a_dead_process_can_be_claimed_at_once(place: str, worker: str) -> None:
     async def body(desk: Desk) -> list[Task]:
         await desk.begin(load(), worker=worker)
@@ -411,6 +411,24 @@ def test_the_tasks_of_another_machine_can_be_claimed_after_its_lease(place: str)
         return (await desk.result()).status
 
     assert using(place, body) is Status.RUNNING
+
+
+def test_a_sync_that_a_person_takes_from_its_worker_can_be_resumed_at_once(place: str) -> None:
+    async def body(desk: Desk) -> SyncResult:
+        await desk.begin(load(), worker=ELSEWHERE)
+        (task,) = await desk.claim(ELSEWHERE)
+        await desk.database.transact(  # type: ignore[attr-defined]
+            lambda known: request(known, desk.sync, SyncCommand.RUN, now=desk.now, force=True)
+        )
+        await desk.resume()
+        with pytest.raises(LeaseLost, match="this process lost sync"):
+            await desk.settle(done(task), worker=ELSEWHERE)
+        (again,) = await desk.claim()
+        assert (again.attempt, again.crashes) == (2, 1)
+        return await desk.result()
+
+    result = using(place, body)
+    assert (result.status, result.counts) == (Status.RUNNING, {})
 
 
 def test_a_sync_that_another_process_runs_cannot_be_begun_or_resumed(place: str) -> None:

@@ -32,7 +32,7 @@ from max.model.tasks import (
     read_spec,
 )
 from max.storage.catalogue import migrate
-from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start, this_machine
+from max.storage.leases import LEASE, describe_worker, is_alive, new_worker, process_start
 from max.storage.settlement import SETTLE, move_to
 from max.storage.sqlite import MEMORY, SqliteConnection, transaction
 from max.storage.sync_log import MIGRATIONS, OWNER, guard, result, run, runs, unfinished
@@ -82,7 +82,9 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
 @pytest.mark.parametrize(("source", "to"), list(product(State, SETTLE)))
 def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
-    numbers = dict.fromkeys(("not_before", "more", "children", "unfinished", "failed", "progress"), 0)
+    numbers = dict.fromkeys(
+        ("not_before", "more", "children", "unfinished", "failed", "progress", "returned"), 0
+    )
     values = {**numbers, "id": 1, "attempt": 3, "spec": None, "error": None, "now": 5.0}
     moved = connection.execute(SETTLE[to], values).rowcount
     assert (moved, state_of(connection)) == ((1, to) if source is State.RUNNING else (0, source))
@@ -109,8 +111,8 @@ def test_what_is_final_is_neither_running_paused_nor_interrupted() -> None:
 def test_this_process_is_alive_and_no_two_workers_are_the_same() -> None:
     one, two = new_worker(), new_worker()
     assert one != two
-    assert is_alive(one, 0.0, 1e12)
-    assert describe_worker(one) == f"process {os.getpid()} on {this_machine().split('/')[0]}"
+    assert is_alive(one, 100.0, 100.0)
+    assert describe_worker(one) == f"process {os.getpid()} on {os.uname().nodename}"
 
 
 def test_a_process_that_has_ended_is_not_alive() -> None:
@@ -122,20 +124,59 @@ def test_a_process_that_has_ended_is_not_alive() -> None:
     assert not is_alive(ended.stdout.strip(), 100.0, 100.0)
 
 
+def test_a_process_that_has_ended_and_that_nothing_has_waited_for_is_not_alive() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    try:
+        assert process_start(child) == ""
+    finally:
+        os.waitpid(child, 0)
+
+
+def other(worker: str, **changes: str) -> str:
+    """The name of a worker with some parts changed."""
+    parts = dict(zip(("host", "boot", "processes", "pid", "start", "serial"), worker.split("/"), strict=True))
+    return "/".join((parts | changes).values())
+
+
 def test_another_process_with_the_same_number_is_not_the_worker() -> None:
-    host, boot, pid, start, serial = new_worker().split("/")
-    assert start == process_start(int(pid)) != ""
-    assert not is_alive(f"{host}/{boot}/{pid}/{int(start) + 1}/{serial}", 100.0, 100.0)
-    assert not is_alive(f"{host}/another/{pid}/{start}/{serial}", 100.0, 100.0)
+    one = new_worker()
+    assert process_start(os.getpid())
+    assert not is_alive(other(one, start="1"), 100.0, 100.0)
+
+
+@pytest.mark.parametrize("changes", [{"boot": "x"}, {"processes": "pid:[1]"}, {"boot": "", "processes": ""}])
+def test_the_number_of_a_process_says_nothing_elsewhere(changes: dict[str, str]) -> None:
+    gone = other(new_worker(), pid="4194305", start="1", **changes)
+    assert is_alive(gone, 100.0, 100.0), "the host has the same name, and is another container or machine"
+    assert not is_alive(gone, 100.0, 100.0 + LEASE)
+
+
+def test_a_worker_lives_for_its_lease_even_when_its_process_runs() -> None:
+    assert is_alive(new_worker(), 100.0, 100.0 + LEASE - 0.1)
+    assert not is_alive(new_worker(), 100.0, 100.0 + LEASE)
+
+
+def test_a_heartbeat_from_the_future_is_no_sign_of_life() -> None:
+    for worker in (new_worker(), "elsewhere/boot/pid:[1]/1/1/x"):
+        assert is_alive(worker, 101.0, 100.0), "two clocks differ by a little"
+        assert not is_alive(worker, 100.0 + 3_600.0, 100.0)
+        assert not is_alive(worker, 1e15, 100.0)
 
 
 def test_a_process_that_is_not_ours_to_signal_is_alive() -> None:
-    assert is_alive(f"{this_machine()}/1/{process_start(1)}/x", 0.0, 1e9)
+    assert is_alive(other(new_worker(), pid="1", start=process_start(1) or ""), 100.0, 100.0)
 
 
+@pytest.mark.parametrize("name", ["old/boot/1/1/x", "elsewhere/boot/pid:[1]/1/1/x", "", "x", "a/b/c/d/e/f"])
 @pytest.mark.parametrize(("silent", "alive"), [(0.0, True), (LEASE - 0.1, True), (LEASE, False)])
-def test_a_worker_of_another_machine_lives_while_it_gives_signs(silent: float, alive: bool) -> None:
-    assert is_alive("elsewhere/boot/1/1/x", 100.0, 100.0 + silent) is alive
+def test_a_worker_of_another_machine_lives_while_it_gives_signs(
+    name: str, silent: float, alive: bool
+) -> None:
+    assert is_alive(name, 100.0, 100.0 + silent) is alive
+    assert "process" in describe_worker(name)
 
 
 def test_a_process_of_which_nothing_is_known_has_no_start() -> None:

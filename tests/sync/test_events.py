@@ -19,7 +19,7 @@ from max.errors import Interrupted, PermissionDenied, QuotaExceeded, StorageErro
 from max.execution import SyncExecutor, SyncHandle
 from max.model.query import Page
 from max.model.tasks import BLOCKED, SettleResult, Status, SyncResult
-from max.storage.leases import new_worker
+from max.storage.leases import new_worker, this_system
 from max.storage.sync_log import waits
 from max.storage.task_store import SqliteTaskStore
 from max.sync.events import BUFFER, Event, EventKind, Events, Origin, log
@@ -112,8 +112,8 @@ async def observed(stage: Stage, course: Course) -> tuple[list[Event], SyncResul
     store = SqliteTaskStore(stage.database, version="7")
     context, cap = stage.executor.context, course.cap
     if course.stop == "kill":
-        host, boot, *_ = new_worker().split("/")
-        stage.executor = Killed(store, context, worker=f"{host}/{boot}/4194999/1/dead", cap=cap)
+        dead = f"host/{this_system()}/4194999/1/dead"
+        stage.executor = Killed(store, context, worker=dead, cap=cap)
     else:
         stage.executor = SyncExecutor(store, context, worker=new_worker(), cap=cap)
     await stage.executor.start()
