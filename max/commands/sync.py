@@ -144,7 +144,7 @@ def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandl
 
 
 def replayed(options: Options, recording: Replay) -> Answer:
-    """Replay recordings into an installation, which is created when there is none."""
+    """Replay recordings into an installation; one that is created for it goes when the replay fails."""
     project, new = project_or_new(options)
     try:
         info = only_target(project, options.target)
@@ -158,7 +158,25 @@ def replayed(options: Options, recording: Replay) -> Answer:
         found = OnboardingResult(dict(recording.header.config), {})
         info = add_installation(project, connector, name or None, found, new=new)
         print_note(f"created {info} for the replay")
+        return replayed_into_new(options, project, info, recording)
     return synced(options, project, info, partial(begun, options), recording)
+
+
+def replayed_into_new(
+    options: Options, project: ProjectFolder, info: InstallationInfo, recording: Replay
+) -> Answer:
+    """Replay into an installation that was created for it, and remove that again when the replay fails.
+
+    Data that ``disconnect --keep-data`` left under its name stays.
+    """
+    had_data, answer = project.database(info).exists(), None
+    try:
+        answer = synced(options, project, info, partial(begun, options), recording)
+    finally:
+        if answer is None or answer.status == 1:
+            project.remove(info, keep_data=had_data)
+            print_note(f"removed {info} again: the replay failed")
+    return answer._replace(notes=recording.report()) if answer.status == 1 else answer
 
 
 def with_installation(options: Options) -> tuple[ProjectFolder, list[str]]:
@@ -213,7 +231,8 @@ def next_steps(
         if isinstance(recording, Replay):
             return [f"start again with: max sync {info} --replay FILE"]
         return [f"continue with: max sync {info} --record ANOTHER-FILE"]
-    notes = recording.report() if isinstance(recording, Replay) else retry_hints(info, result)
+    notes = [] if isinstance(recording, Replay) else retry_hints(info, result)
+    notes += recording.report() if recording is not None else []
     if result.status is Status.CANCELLED:
         return [*notes, f"the stored rows stay; start again with: max sync {info}"]
     if result.counts:

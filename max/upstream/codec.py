@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from ..model.struct import Struct
 from ..model.values import Json
 from .credentials import Secret
 from .operations import AnyOperation
+from .recording_file import canonical
 from .redaction import MARK, SECRET_KEYS, SHORTEST, Redactor
 
 # JSON values are written as they are.  Everything else is an object whose first key begins with "$".
@@ -41,6 +41,7 @@ AS_TEXT: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] =
     "$decimal": (Decimal, str, Decimal),
 }
 AS_LIST: Mapping[str, type] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+OF_ALL_ERRORS = inspect.signature(UpstreamError.__init__).parameters.keys()
 OURS: Mapping[str, type] = {one.__name__: one for one in (Page, Batch, PageRequest)}
 
 
@@ -154,16 +155,24 @@ class Codec:
 
     def decode(self, data: Json) -> Any:
         """The value that was encoded; RecordingError when this version of the connector lacks its class."""
+        try:
+            return self._decode(data)
+        except RecursionError as error:
+            raise self._refused("a value that is nested too deep") from error
+
+    def _decode(self, data: Json) -> Any:
         if isinstance(data, list):
-            return [self.decode(one) for one in data]
+            return [self._decode(one) for one in data]
         if not isinstance(data, dict):
             return data
         tag = next(iter(data), "")
         if not tag.startswith("$"):
-            return {key: self.decode(one) for key, one in data.items()}
+            return {key: self._decode(one) for key, one in data.items()}
         try:
             return self._decode_tagged(tag, data[tag], data)
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (RecordingError, RecursionError):
+            raise
+        except Exception as error:  # whatever a class says about values that it never had
             raise RecordingError(
                 f"{self._name}: this version of the connector cannot read {tag[1:]} {data[tag]!r:.60}",
                 hint="replay it with the version that the recording's first line names",
@@ -174,16 +183,16 @@ class Codec:
         if tag in AS_TEXT:
             return AS_TEXT[tag][2](inside)
         if tag in AS_LIST:
-            return AS_LIST[tag](self.decode(one) for one in inside)
+            return AS_LIST[tag](self._decode(one) for one in inside)
         decoders: dict[str, Callable[[], Any]] = {
             "$float": lambda: float(inside),
             "$bytes": lambda: b64decode(inside),
             "$secret": lambda: Secret(inside),
-            "$dict": lambda: {self.decode(key): self.decode(one) for key, one in inside},
+            "$dict": lambda: {self._decode(key): self._decode(one) for key, one in inside},
             "$ref": lambda: self._decode_ref(RefKey.parse(inside)),
-            "$error": lambda: decode_error(self.decode(inside)),
+            "$error": lambda: decode_error(self._decode(inside)),
             "$entity": lambda: self._decode_entity(inside, data["values"]),
-            "$enum": lambda: self._class(inside)[data["name"]],
+            "$enum": lambda: self._class_of(inside, lambda kind: issubclass(kind, Enum))[data["name"]],
             "$data": lambda: self._decode_instance(inside, data["fields"]),
         }
         return decoders[tag]()
@@ -195,12 +204,12 @@ class Codec:
     def _decode_entity(self, name: str, values: Json) -> Entity:
         entity = self._entity(name)
         known = {"id", *entity.types()}
-        return entity(**{field: self.decode(one) for field, one in values.items() if field in known})
+        return entity(**{field: self._decode(one) for field, one in values.items() if field in known})
 
     def _decode_instance(self, name: str, fields: Json) -> Any:
-        kind = self._class(name)
+        kind = self._class_of(name, _is_data)
         known = _field_names(kind)
-        return kind(**{field: self.decode(one) for field, one in fields.items() if field in known})
+        return kind(**{field: self._decode(one) for field, one in fields.items() if field in known})
 
     def _class(self, name: str) -> Any:
         """The class with a name, of the operation's module or of those that every operation may use."""
@@ -209,7 +218,14 @@ class Codec:
         first, *rest = name.split(".")
         found = self._names.get(first)
         for one in rest:
-            found = getattr(found, one, None)
+            found = vars(found).get(one) if isinstance(found, type) else None  # never into another module
+        return found
+
+    def _class_of(self, name: str, is_valid: Callable[[type], bool]) -> Any:
+        """The class that a recording names; TypeError when it is none of the valid ones."""
+        found = self._class(name)
+        if not isinstance(found, type) or not is_valid(found):
+            raise TypeError(f"{name} is not a class with such values")
         return found
 
     def _entity(self, name: str, expected: type[Entity] | None = None) -> type[Entity]:
@@ -243,20 +259,29 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return dict(kind._field_defaults)
 
 
-def decode_error(data: Mapping[str, Any]) -> Exception:
-    """The error that was encoded; of the most similar class when its own no longer exists."""
+def decode_error(data: Json) -> Exception:
+    """The error that was encoded; of the most similar class when its own no longer exists.
+
+    Of its facts, only those that its class knows become attributes again.
+    """
+    names = {"class", "message", *(("code", "hint") if isinstance(data, dict) and "code" in data else ())}
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), str) for name in names):
+        raise RecordingError("a recorded error has no class or no message", hint="record again")
     if "code" not in data:
         return LoaderFault(
             f"{data['class']} was raised when this was recorded: {data['message']}",
             hint="this is a bug of the connector",
         )
+    facts = data.get("data")
+    facts = facts if isinstance(facts, dict) else {}
     classes = list(_below(MaxError))
     same_name = [one for one in classes if one.__name__ == data["class"]]
     same_code = [one for one in classes if one.code == data["code"]]
     kind = next(iter([*same_name, *same_code]), UpstreamError)
     made = kind.__new__(kind, data["message"])
-    vars(made).update(data["data"])  # errors keep their facts as attributes
-    made.message, made.hint, made.data = data["message"], data["hint"], data["data"]
+    known = inspect.signature(kind.__init__).parameters.keys() - dir(kind) - OF_ALL_ERRORS
+    vars(made).update({name: one for name, one in facts.items() if name in known})
+    made.message, made.hint, made.data = data["message"], data["hint"], facts
     if isinstance(made, UpstreamError):
         made.retry_after = None if data.get("retry_after") is None else 0.0  # a replay does not wait
     return made
@@ -266,8 +291,3 @@ def _below(kind: type[MaxError]) -> Iterator[type[MaxError]]:
     yield kind
     for one in kind.__subclasses__():
         yield from _below(one)
-
-
-def canonical(data: Json) -> str:
-    """JSON data as text, the same text for equal data."""
-    return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -27,6 +27,10 @@ from .operations import Call, FlowController, Next, OperationRunner
 from .recording_file import Header, MakeLine, RecordingWriter, refuse_existing, timestamp, to_line
 from .redaction import MARK, Redactor, map_texts
 
+INCREMENT = (
+    "it adds to rows that it does not hold, so it can be replayed only onto a replay of the recordings that"
+    " brought them; to record everything, record the first sync of a new installation"
+)
 Renew = Callable[[], Awaitable[None]] | None
 
 
@@ -79,6 +83,10 @@ class UpstreamAccess(Lifecycle):
     def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
         """A sync begins; ``was_empty``: the database has no rows yet."""
 
+    def report(self) -> list[str]:
+        """What a person should know after the sync, a line each."""
+        return []
+
 
 class Recording(UpstreamAccess):
     """The service answers, and every attempt is written to a file, which must be new or empty.
@@ -93,6 +101,7 @@ class Recording(UpstreamAccess):
         self._redactor = Redactor(tuple)
         self._schema = Schema([])
         self._header: Header | None = None
+        self._adds_to_rows = False
 
     def prepare(self, connector: str, config: Mapping[str, Json]) -> Mapping[str, Json]:
         """The installation's configuration; RecordingError when the file has content."""
@@ -128,12 +137,17 @@ class Recording(UpstreamAccess):
     def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
         """Write the header, with the options of the sync."""
         header, self._header = self._header, None
+        self._adds_to_rows = not was_empty
         if header is not None:
             given = {name: getattr(options, name) for name in options._names}
             given = {name: one for name, one in given.items() if one != getattr(SyncOptions, name)}
             line = to_line(header._replace(began_empty=was_empty, options=given).to_json())
             self._redactor.check(line, "the header of the recording")
             self._open_writer().write(lambda: (line, None))
+
+    def report(self) -> list[str]:
+        """That an increment can be replayed only where the rows are that it adds to."""
+        return [f"{self.path}: {INCREMENT}"] if self._adds_to_rows else []
 
     async def record(self, call: Call, next: Next) -> Any:
         """A middleware: make the attempt and write its outcome."""

@@ -2,24 +2,33 @@
 
 A line is written when its attempt ends, so a killed process leaves a file that can be replayed
 up to that point.
+
+Rule: a file comes from anywhere.  Whatever is in it is read or refused with its line; nothing in it
+is executed, and no line takes more memory than LONGEST_LINE.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
+from ..core import SyncOptions
 from ..errors import RecordingError
 from ..model.values import Json, is_text
 
 FORMAT = 1  # of the file; a newer one is refused
+LONGEST_LINE = 2**28  # bytes; an answer that HttpClient accepts takes a quarter
+MOST_ATTEMPTS = 1_000_000  # of one run
+DAMAGED = "the file was edited or damaged; record again"
 
 MakeLine: TypeAlias = Callable[[], tuple[str, RecordingError | None]]  # a line, and what to raise after it
 
@@ -44,19 +53,45 @@ class Header(NamedTuple):
     def read(cls, path: Path) -> Header:
         """The header of a file; RecordingError when the file is not a recording."""
         try:
-            with path.open("rb") as file:
-                data = json.loads(file.readline())
-            if data["recording"] > FORMAT:
+            with opened(path) as file:
+                data = _parsed(_line(file, path, "line 1"))
+            version = data["recording"]
+            if isinstance(version, int) and version > FORMAT:
                 raise RecordingError(f"{path}: it has a newer format", hint="update Max to replay it")
-            return cls(**{name: data[name] for name in cls._fields if name in data})
-        except OSError as error:
-            raise RecordingError(
-                f"{path}: {error.strerror}", hint="name a file that --record wrote"
-            ) from error
+            if version != FORMAT or isinstance(version, bool):
+                raise ValueError(version)
+            header = cls(**{name: data[name] for name in cls._fields if name in data})
         except (ValueError, KeyError, TypeError) as error:
             raise RecordingError(
                 f"{path} is not a recording, or it is empty", hint="name a file that --record wrote"
             ) from error
+        wrong = [name for name, is_valid in VALID.items() if not is_valid(getattr(header, name))]
+        if wrong:
+            raise RecordingError(f"{path}: the first line has an invalid {wrong[0]}", hint=DAMAGED)
+        return header
+
+
+def _are_options(given: Json) -> bool:
+    """Whether values of the options that this version knows have the types of their defaults."""
+    if not isinstance(given, Mapping):
+        return False
+    only, age = given.get("only", []), given.get("if_stale")
+    flags = [given.get(name, False) for name in SyncOptions._names if name not in ("only", "if_stale")]
+    age_is_valid = age is None or (isinstance(age, int | float) and math.isfinite(age))
+    return _are_texts(only) and age_is_valid and all(isinstance(flag, bool) for flag in flags)
+
+
+def _are_texts(given: Json) -> bool:
+    return isinstance(given, list) and all(isinstance(one, str) for one in given)
+
+
+VALID: Mapping[str, Callable[[Json], bool]] = {
+    **dict.fromkeys(("connector", "version", "installation", "recorded_at"), is_text),
+    "config": lambda given: isinstance(given, dict),
+    "credentials": _are_texts,
+    "began_empty": lambda given: isinstance(given, bool),
+    "options": _are_options,
+}
 
 
 def refuse_existing(path: Path) -> None:
@@ -117,35 +152,70 @@ class RecordingWriter:
         self._thread.shutdown()
 
 
+def opened(path: Path) -> BinaryIO:
+    """A file to read; RecordingError when there is none, or it is a folder, a pipe or a device."""
+    try:
+        if path.exists() and not path.is_file():
+            raise RecordingError(f"{path}: it is not a file", hint="name a file that --record wrote")
+        return path.open("rb")
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror}", hint="name a file that --record wrote") from error
+
+
+def _line(file: BinaryIO, path: Path, where: str) -> bytes:
+    line = file.readline(LONGEST_LINE + 1)
+    if len(line) > LONGEST_LINE:
+        raise RecordingError(f"{path}, {where}: it is longer than {LONGEST_LINE:,} bytes", hint=DAMAGED)
+    return line
+
+
+def _parsed(line: bytes) -> Json:
+    """A line as JSON data; ValueError."""
+    try:
+        return json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def attempts_in(path: Path, notes: list[str]) -> Iterator[tuple[int, Json]]:
     """Every attempt with the offset of its line; an incomplete last line becomes a note."""
-    with path.open("rb") as file:
-        offset = len(file.readline())
-        for number, line in enumerate(file, 2):
-            if not line.endswith(b"\n"):
+    with opened(path) as file:
+        offset = len(_line(file, path, "line 1"))
+        for number in count(2):
+            line = _line(file, path, f"line {number}")
+            if line and not line.endswith(b"\n"):
                 notes.append(f"{path} ends within line {number}: the recording was interrupted")
+            if not line.endswith(b"\n"):
                 return
-            yield offset, _parsed(line, path, number)
+            yield offset, _attempt(line, path, f"line {number}")
             offset += len(line)
 
 
 def attempt_at(path: Path, offset: int) -> Json:
     """The attempt whose line begins at an offset."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(offset)
-        return json.loads(file.readline())
+        return _attempt(_line(file, path, f"byte {offset}"), path, f"byte {offset}")
 
 
-def _parsed(line: bytes, path: Path, number: int) -> Json:
+def _attempt(line: bytes, path: Path, where: str) -> Json:
     try:
-        entry = json.loads(line)
-        entry["operation"], entry["input"], entry["attempt"]
-    except (ValueError, KeyError, TypeError) as error:
+        entry = _parsed(line)
+        attempt, is_named = entry["attempt"], isinstance(entry["operation"], str)
+        is_counted = type(attempt) is int and 1 <= attempt <= MOST_ATTEMPTS
+        if not (is_named and is_counted and entry.keys() & {"output", "error", "cancelled"}):
+            raise ValueError("it has no outcome")
+        canonical(entry["input"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordingError(
-            f"{path}, line {number}: this is not an attempt of an operation",
-            hint="the file was edited or damaged; record again",
+            f"{path}, {where}: this is not an attempt of an operation", hint=DAMAGED
         ) from error
     return entry
+
+
+def canonical(data: Json) -> str:
+    """JSON data as text, the same text for equal data."""
+    return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def to_line(data: Json) -> str:
@@ -154,7 +224,10 @@ def to_line(data: Json) -> str:
         text = json.dumps(data, ensure_ascii=False)
     except ValueError as error:
         raise RecordingError(f"{data['operation']}: a recording cannot hold this: {error}") from error
-    return f"{text if is_text(text) else json.dumps(data)}\n"  # half a surrogate pair must be escaped
+    line = f"{text if is_text(text) else json.dumps(data)}\n"  # half a surrogate pair must be escaped
+    if len(line) * 4 > LONGEST_LINE and len(line.encode()) > LONGEST_LINE:
+        raise RecordingError(f"{data['operation']}: a recording cannot hold more than {LONGEST_LINE:,} bytes")
+    return line
 
 
 def timestamp(seconds: float) -> str:

@@ -21,12 +21,12 @@ from ..model.loaders import In, Out
 from ..model.query import C
 from ..model.schema import Schema
 from ..model.values import Json
-from .codec import Codec, canonical, decode_error
+from .codec import Codec, decode_error
 from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, FlowController, Operation, OperationRunner
 from .recording import Renew, Source, UpstreamAccess
-from .recording_file import Header, attempt_at, attempts_in
+from .recording_file import Header, attempt_at, attempts_in, canonical
 from .redaction import MARK, Redactor
 
 T = TypeVar("T")

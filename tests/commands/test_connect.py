@@ -404,6 +404,38 @@ def test_a_truncated_recording_names_its_end_and_the_missing_answer(cli: Cli, fo
     assert f"acme.jsonl ends within line {len(kept)}: the recording was interrupted" in run.err
 
 
+@pytest.mark.parametrize("spoil", ["damaged", "empty", "wrong"])
+def test_a_failed_replay_leaves_no_installation(cli: Cli, folder: Path, spoil: str) -> None:
+    cli("sync", "acme", "--record", "acme.jsonl")
+    header, *rest = (folder / "acme.jsonl").read_text().splitlines(keepends=True)
+    lines = {"damaged": [header, "[" * 100_000 + "\n", *rest], "empty": [header]}
+    config = header.replace('"users": 10', '"users": -10')
+    assert config != header or spoil != "wrong"
+    (folder / "acme.jsonl").write_text("".join(lines.get(spoil, [config, *rest])))
+    run = cli("sync", "acme:ticket", "--replay", "acme.jsonl")
+    assert run.status in (1, 2)
+    assert "removed acme:ticket again: the replay failed" in run.err
+    assert "Traceback" not in run.err + run.out
+    assert "acme:ticket" not in cli("ls").out
+    assert not (folder / ".max" / "installations" / "acme" / "ticket").exists()
+
+
+def test_a_failed_replay_keeps_the_data_that_was_there_before(cli: Cli, folder: Path) -> None:
+    cli("sync", "acme", "--record", "acme.jsonl")
+    cli("disconnect", "acme", "--keep-data", "--yes")
+    refused = cli("sync", "acme:default", "--replay", "acme.jsonl")
+    assert (refused.status, "holds synced rows" in refused.err) == (1, True)
+    assert (folder / ".max" / "installations" / "acme" / "default" / "data.db").exists()
+
+
+def test_recording_an_increment_says_that_it_needs_the_rows_before_it(cli: Cli, folder: Path) -> None:
+    assert "it adds to rows" not in cli("sync", "acme", "--record", "first.jsonl").err
+    assert (
+        "second.jsonl: it adds to rows that it does not hold"
+        in cli("sync", "acme", "--record", "second.jsonl").err
+    )
+
+
 def test_a_recording_needs_a_new_file_before_anything_is_created(cli: Cli, folder: Path) -> None:
     (folder / "mine").write_text("mine")
     refused = cli("sync", "acme", "--record", "mine")

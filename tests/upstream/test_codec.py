@@ -31,9 +31,10 @@ from max.errors import (
     UpstreamMissing,
 )
 from max.model.entities import Scope
-from max.upstream.codec import Codec, canonical, decode_error
+from max.upstream.codec import Codec, decode_error
 from max.upstream.credentials import Secret
 from max.upstream.operations import Operation
+from max.upstream.recording_file import canonical
 from max.upstream.redaction import MARK, SHORTEST, Redactor
 
 
@@ -264,14 +265,36 @@ class TestOtherVersions:
             {"$entity": "Gone", "values": {"id": "1"}},
             {"$enum": "Colour", "name": "BLUE"},
             {"$future": 1},
+            {"$ref": 7},
+            {"$enum": 7, "name": "RED"},
+            {"$enum": "Asked", "name": "RED"},
+            {"$enum": "json.JSONDecoder", "name": "x"},
+            {"$enum": "math", "name": "pi"},
+            {"$data": "json.JSONDecoder", "fields": {}},
+            {"$data": "json.decoder.JSONDecoder", "fields": {}},
+            {"$data": "Colour.RED", "fields": {}},
+            {"$data": "codec", "fields": {}},
+            {"$data": "Asked", "fields": ["of"]},
+            {"$entity": "Writer", "values": ["id"]},
+            {"$dict": [1]},
+            {"$error": 7},
+            {"$bytes": {}},
+            [[[{"$tuple": 5}]]],
             {"$datetime": "soon"},
             {"$decimal": "much"},
         ],
         ids=str,
     )
-    def test_a_removed_class_or_member_is_named(self, data: Json) -> None:
-        with pytest.raises(RecordingError, match="test:thing:ask"):
+    def test_a_removed_class_or_member_and_a_hostile_one_is_named(self, data: Json) -> None:
+        with pytest.raises(RecordingError, match=r"test:thing:ask|a recorded error has no class"):
             codec().decode([data])
+
+    def test_a_value_that_is_nested_too_deep_is_refused(self) -> None:
+        deep: Json = 1
+        for _ in range(5_000):
+            deep = [deep]
+        with pytest.raises(RecordingError, match="nested too deep"):
+            codec().decode(deep)
 
 
 class TestErrors:
@@ -297,6 +320,56 @@ class TestErrors:
         data = {"class": "Renamed", "code": "upstream.quota", "message": "m", "hint": "", "data": {}}
         assert type(decode_error(data)) is QuotaExceeded
         assert type(decode_error(data | {"code": "unheard.of"})) is UpstreamError
+
+    def test_only_facts_that_the_class_knows_become_attributes(self) -> None:
+        hostile = {
+            "since": "Monday",
+            "exit_status": 0,
+            "retryable": True,
+            "retry_after": 9e9,
+            "render": "no method",
+            "describe": None,
+            "__class__": "str",
+            "args": [],
+            "message": "another",
+        }
+        error = TokenGone("Monday")
+        data = codec().encode_error(error) | {"data": hostile}
+        made = decode_error(json.loads(json.dumps(data)))
+        assert isinstance(made, TokenGone)
+        assert vars(made).keys() == vars(error).keys()
+        assert (made.since, made.message, made.exit_status, made.retryable) == (
+            "Monday",
+            error.message,
+            1,
+            False,
+        )
+        assert made.render()
+        assert made.describe()["data"] == hostile
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            None,
+            [],
+            "x",
+            {},
+            {"class": "Offline"},
+            {"class": 1, "message": "m"},
+            {"class": "Offline", "code": 7, "message": "m", "hint": ""},
+            {"class": "Offline", "code": "upstream.offline", "message": ["m"], "hint": ""},
+            {"class": "Offline", "code": "upstream.offline", "message": "m"},
+        ],
+    )
+    def test_an_error_without_its_parts_is_refused(self, data: Json) -> None:
+        with pytest.raises(RecordingError, match="has no class or no message"):
+            decode_error(data)
+
+    def test_facts_that_are_none_are_left_out(self) -> None:
+        data = {"class": "Offline", "code": "upstream.offline", "message": "m", "hint": "", "data": ["x"]}
+        made = decode_error(data)
+        assert isinstance(made, Offline)
+        assert made.data == {}
 
     def test_a_python_error_becomes_a_loader_fault(self) -> None:
         error = self.decoded(KeyError("items"))

@@ -620,6 +620,12 @@ class TestMismatch:
         assert replay.report() == ["these recorded answers were not used: crowd:person:list (2)"]
 
 
+HOSTILE = [
+    *("$error", "$data", "$enum", "$entity", "$ref", "$dict", "$tuple", "$bytes", "$secret", "$float"),
+    *("class", "code", "message", "hint", "data", "fields", "values", "name", "retry_after", "people"),
+]
+
+
 class TestFiles:
     """Which files can be replayed."""
 
@@ -646,6 +652,101 @@ class TestFiles:
         recording.write_text(recording.read_text() + "{}\n")
         with pytest.raises(RecordingError, match="line 3: this is not an attempt of an operation"):
             run(crowd(None), Replay(recording))
+
+    @pytest.mark.parametrize("format", [0, -1, True, 1.5, "1", None, [], {"a": 1}])
+    def test_an_unknown_format_is_refused(self, tmp_path: Path, format: Json) -> None:
+        recording = written(tmp_path / "t", NAMED)
+        text = recording.read_text().replace('"recording": 1', f'"recording": {json.dumps(format)}')
+        recording.write_text(text)
+        with pytest.raises(RecordingError, match="is not a recording"):
+            Replay(recording)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("connector", 7),
+            ("version", None),
+            ("installation", {"a": 1}),
+            ("recorded_at", 7),
+            ("config", ["a"]),
+            ("credentials", "key"),
+            ("credentials", [1]),
+            ("began_empty", "yes"),
+            ("options", []),
+            ("options", {"full": "yes"}),
+            ("options", {"only": 5}),
+            ("options", {"only": [5]}),
+            ("options", {"if_stale": "soon"}),
+            ("options", {"if_stale": 1e999}),
+        ],
+    )
+    def test_an_invalid_header_is_refused_with_the_part_that_is_wrong(
+        self, tmp_path: Path, name: str, value: Json
+    ) -> None:
+        with pytest.raises(RecordingError, match=f"the first line has an invalid {name}"):
+            Replay(written(tmp_path / "t", NAMED, **{name: value}))
+
+    def test_a_folder_a_pipe_and_a_missing_file_are_no_recordings(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+            with pytest.raises(RecordingError, match=r"it is not a file|No such file"):
+                Replay(path)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "[" * 100_000,
+            '{"operation": "a:b:c", "input": ' + "[" * 5_000 + "]" * 5_000 + ', "attempt": 1, "output": 1}',
+            "[1]",
+            "7",
+            '{"operation": 7, "input": null, "attempt": 1, "output": 1}',
+            '{"operation": "a:b:c", "attempt": 1, "output": 1}',
+            '{"operation": "a:b:c", "input": null, "attempt": "1", "output": 1}',
+            '{"operation": "a:b:c", "input": null, "attempt": true, "output": 1}',
+            '{"operation": "a:b:c", "input": null, "attempt": 0, "output": 1}',
+            '{"operation": "a:b:c", "input": null, "attempt": 99999999, "output": 1}',
+            '{"operation": "a:b:c", "input": null, "attempt": 1}',
+            '{"operation": "a:b:c", "input": ' + "9" * 5_000 + ', "attempt": 1, "output": 1}',
+            "\x00\x01\x02",
+        ],
+        ids=lambda line: line[:70],
+    )
+    def test_a_hostile_line_is_named_and_ends_the_replay(self, tmp_path: Path, line: str) -> None:
+        recording = written(tmp_path / "t", NAMED)
+        recording.write_text(f"{recording.read_text()}{line}\n")
+        with pytest.raises(RecordingError, match="line 3: this is not an attempt of an operation"):
+            run(crowd(None), Replay(recording))
+
+    def test_a_line_that_is_too_long_is_not_read_to_its_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recording = written(tmp_path / "t", NAMED, page("0" * 500))
+        monkeypatch.setattr("max.upstream.recording_file.LONGEST_LINE", 400)
+        with pytest.raises(RecordingError, match="line 3: it is longer than 400 bytes"):
+            run(crowd(None), Replay(recording))
+        monkeypatch.setattr("max.upstream.recording_file.LONGEST_LINE", 100)
+        with pytest.raises(RecordingError, match="line 1: it is longer than 100 bytes"):
+            Replay(recording)
+
+    @given(
+        st.sampled_from(["output", "error"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(HOSTILE) | st.text(max_size=4), inner, max_size=4)
+            ),
+            max_leaves=8,
+        ),
+    )
+    @settings(max_examples=150)
+    def test_whatever_an_outcome_holds_ends_as_a_result_or_an_error_of_ours(
+        self, key: str, outcome: Json
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            attempt = {"operation": "crowd:person:list", "input": {"page": "0"}, key: outcome}
+            result = run(crowd(None), Replay(written(Path(folder) / "t", NAMED, attempt))).result
+        assert result.status in (Status.COMPLETED, Status.PARTIAL, Status.FAILED)
 
     def test_a_recording_of_another_connector_is_refused(self, tmp_path: Path) -> None:
         recording = written(tmp_path / "t", NAMED, connector="club")
