@@ -205,7 +205,7 @@ def print_error(error: Exception, *, as_json: bool) -> int:
         error = StorageError(f"{where}{error.strerror or error}")
     elif isinstance(error, streams.OutputFailed):
         error = StorageError(str(error))
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or "failed to map segment" in str(error):  # of a library
         error = StorageError("out of memory", hint="ask for less at a time: --limit, --fields, or -o ndjson")
     if not isinstance(error, MaxError):
         raise error

@@ -227,7 +227,7 @@ class Project:
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
-        info = await in_thread(lambda: self._info(target))
+        info = await in_thread(lambda: self.folder.removable(str(target)))
         async with self._lock(info.id):
             self._refuse_in_use(info)
             await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))

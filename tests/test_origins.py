@@ -77,7 +77,8 @@ class TestOrigin:
         assert secrets_of(tmp_path) == {"token": "old-token", "_for": services.old}
 
     def test_a_new_address_needs_its_own_secret(self, gated: Cli, services: Services, tmp_path: Path) -> None:
-        run = gated("connect", "gated:main", "--update", "--set", f"url={services.new}", "--no-input")
+        words = ["connect", "gated:main", "--update", "--set", f"url={services.new}"]
+        run = gated(*words, "--no-input")
         assert (run.status, "token: expected a secret" in run.err) == (2, True)
         assert gated("sync", "gated:main").status == 0
         assert services.seen() == {(services.old, "old-token")}
@@ -256,6 +257,23 @@ class TestDisconnecting:
         assert gated("disconnect", "gated:main", "--yes").status == 0
         assert (tmp_path / "elsewhere" / "mine.txt").exists()
 
+    @pytest.mark.parametrize(
+        "command", ["sync gated:main", "settings gated:main history=changes", "connect acme"]
+    )
+    def test_what_a_crash_left_of_secrets_is_removed_by_the_next_command_that_writes(
+        self, command: str, gated: Cli, tmp_path: Path
+    ) -> None:
+        left = [
+            folder_of(tmp_path) / ".credentials.json.new",
+            folder_of(tmp_path).parents[1] / ".new-1/credentials.json",
+        ]
+        left[1].parent.mkdir()
+        for path in left:
+            path.write_text('{"token": "left"}')
+        assert gated(*command.split()).status == 0
+        assert not any(path.exists() for path in left)
+        assert secrets_of(tmp_path)["token"] == "old-token"
+
     def test_secrets_without_an_installation_are_removed_by_the_next_command(
         self, gated: Cli, tmp_path: Path
     ) -> None:
@@ -360,6 +378,25 @@ class TestOddFiles:
         assert "acme:default" in run.out, run.err
         if command != "ls":
             assert (run.status, "gated/main/data.db" in run.err) == (3, True)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the limit is on address space, as Linux counts it")
+    @pytest.mark.parametrize("megabytes", [20, 24, 28, 32, 40])
+    def test_a_memory_limit_is_said_in_a_sentence(self, megabytes: int, gated: Cli, tmp_path: Path) -> None:
+        assert gated("sync", "acme:default").status == 0
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
+        program = (
+            "import resource, sys\n"
+            f"resource.setrlimit(resource.RLIMIT_AS, ({megabytes} << 20,) * 2)\n"
+            "from max.cli import main\n"
+            "sys.exit(main())\n"
+        )
+        words = [sys.executable, "-S", "-c", program, "search", "acme:default", "AcmeTask", "--all"]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        if "from max.cli" in done.stderr:
+            pytest.skip("so little that this interpreter cannot even import the command line")
+        assert (done.returncode, "Traceback" in done.stderr) in ((0, False), (1, False))
+        assert done.returncode == 0 or "out of memory" in done.stderr
 
     def test_a_file_of_secrets_that_others_can_read_is_named(self, gated: Cli, tmp_path: Path) -> None:
         file = folder_of(tmp_path) / "credentials.json"

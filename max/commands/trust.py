@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NotFound, ProjectError, UsageError
+from ..errors import MaxError, NotFound, ProjectError, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..installations.trust import (
     TrustRecord,
@@ -123,6 +123,9 @@ def as_json(one: TrustRecord) -> Json:
 
 def state(one: TrustRecord) -> str:
     """Whether a record still holds."""
-    if not one.project.exists():
-        return "missing"
-    return "trusted" if trusts(one) else "changed"
+    try:
+        if not one.project.exists():
+            return "missing"
+        return "trusted" if trusts(one) else "changed"
+    except (MaxError, OSError):
+        return "unreadable"

@@ -201,11 +201,17 @@ class _Onboarding:
         self._missing: list[Mismatch] = []
         self._messages: list[str] = []
 
+    def _say(self, line: str) -> None:
+        self._messages.append(line) if self._prompter is None else self._prompter.say(line)
+
     def _drop_kept(self) -> None:
         """Drop the kept secrets when the answers lead to another origin than theirs."""
-        if self._kept_for not in (None, destination_of(self._connector, self._answers)):
-            for name in self._kept:
+        destination = destination_of(self._connector, self._answers)
+        if self._kept_for not in (None, destination):
+            for name in sorted(self._kept):
                 self._secrets.pop(name, None)
+                former, now = self._kept_for or "no address", destination or "no address"
+                self._say(f"{name} was given for {former}, and is not kept for {now}")
             self._given -= self._kept
             self._kept, self._kept_for, self._undeclared = set(), None, {}
 
@@ -418,7 +424,7 @@ class _Onboarding:
                 if not await self._prompter.confirm("Change the answers and try again?"):
                     raise
             else:
-                self._messages.append(line) if self._prompter is None else self._prompter.say(line)
+                self._say(line)
                 return
             self._given.clear()  # what was given may be what is wrong
             for earlier in before:

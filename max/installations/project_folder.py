@@ -1,6 +1,7 @@
 """A project on the disk: its installations, as plain files.  Synchronous: it may block.
 
     .max/                               0700, found upward from the current folder, as git does
+      project.json                      the project's id, by which a record of trust knows it again
       installations/<connector>/<name>/
         installation.json               connector, name, id, config, settings, connectedAt; others are kept
         credentials.json                0600; credentials.lock beside it, locked while secrets are renewed
@@ -12,7 +13,10 @@ under a name that no connector can have, and moved into place: a crash leaves it
 Rule 2: a file is replaced, never changed, and its content is on the disk before it takes its
 name: a crash leaves the old file or the new one.  Writers hold the folder's lock.
 
-Rule 3: no absolute path is stored; the folder may be moved.
+Rule 3: in another user's project nothing is written (``trust``), and what a crash left of a change is
+cleared before the next one.
+
+Rule 4: no absolute path is stored; the folder may be moved.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ INSTALLATIONS = "installations"
 DATABASE = "data.db"
 SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed
 FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
-STAGED, GONE = ".new", ".gone"  # being added, being removed: names that no connector can have
+STAGED, GONE = ".new", ".gone"  # being added, being removed: no connector's name begins so
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", re.ASCII)
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # of Windows
 LAST_YEAR = 9999  # that Python knows
@@ -144,9 +148,39 @@ class ProjectFolder:
         return self._folder(info) / DATABASE
 
     def writable_database(self, info: InstallationInfo) -> Path:
-        """The same for writing; ProjectUntrusted in a project of another user."""
+        """The same for writing; ProjectUntrusted in a project of another user.
+
+        What a crash left of a change is cleared before.
+        """
+        with self._changing(info):
+            return self.database(info)
+
+    @contextmanager
+    def _changing(self, info: InstallationInfo) -> Iterator[InstallationInfo]:
+        """Lock an installation, clear what a crash left of a change, and give it as it is now.
+
+        ProjectError when another one has its name.
+        """
+        folder = self._folder(info)
         self.refuse_foreign()
-        return self.database(info)
+        if any(self._leftovers()):
+            with self._writing():
+                pass
+        with translated(folder), locked(folder):
+            (folder / SECRET_FILES[1]).unlink(missing_ok=True)
+            now = read_installation(folder)
+            if now.id != info.id:
+                raise ProjectError(f"{info} was disconnected, and another one connected under its name")
+            self.credentials(now).finish()
+            yield now
+
+    def _beside(self, name: str) -> Path:
+        """A new place beside the installations, where an undeletable leftover is not in the way."""
+        return self._installations / f"{name}-{os.urandom(4).hex()}"
+
+    def _leftovers(self) -> list[Path]:
+        """Halves of installations that a crash left, or a process that works on them now."""
+        return [path for name in (STAGED, GONE) for path in self._installations.glob(f"{name}*")]
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
@@ -197,7 +231,7 @@ class ProjectFolder:
     def _folders(self) -> dict[str, Path]:
         """The folder of every installation by ``connector:name``, sorted."""
         found = sorted(self._installations.glob("[!.]*/[!.]*"))
-        there = [folder for folder in found if os.path.lexists(folder / INSTALLATION)]
+        there = [one for one in found if os.path.lexists(one / INSTALLATION) or not os.access(one, os.X_OK)]
         return {f"{folder.parent.name}:{folder.name}": folder for folder in there}
 
     def target(self, text: str) -> InstallationInfo:
@@ -293,7 +327,7 @@ class ProjectFolder:
 
     def _place(self, folder: Path, files: Mapping[str, Json]) -> None:
         """Write the files beside, then move them to the folder in one step."""
-        staged = self._installations / STAGED
+        staged = self._beside(STAGED)
         try:
             staged.mkdir(mode=0o700)
             for name, data in files.items():
@@ -324,46 +358,36 @@ class ProjectFolder:
         No other process changes them meanwhile.
         """
         self.refuse_foreign()
-        folder, renewing = self._folder(info), self.credentials(info).blocking_renewal_lock()
-        with translated(folder), renewing, locked(folder):  # a renewal must not overwrite these secrets
-            now = self._current(info)
+        renewing = self.credentials(info).blocking_renewal_lock()
+        with renewing, self._changing(info) as now:  # a renewal must not overwrite these secrets
             stored = self.credentials(now).stored()
             found = revise(now, stored)
-            new, config = StoredSecrets(found.secrets, found.destination), now.config
-            if new != stored and found.config != config:
+            new = StoredSecrets(found.secrets, found.destination)
+            if new != stored and found.config != now.config:
                 self.credentials(now).prepare(new)
             elif new != stored:
                 self.credentials(now).replace(new)
-            if found.config != config:
-                data = read_object(folder / INSTALLATION)
-                replace_file(folder / INSTALLATION, encoded(data | {"config": found.config}))
-            return self._current(info)
+            if found.config != now.config:
+                self._update(info, config=found.config)
+        with self._changing(info) as now:  # the former secrets go
+            return now
 
-    def _current(self, info: InstallationInfo) -> InstallationInfo:
-        """The installation as it is now, without what a crash left of a change.
-
-        ProjectError when another one has its name.  The caller holds the folder's lock.
-        """
-        now = read_installation(self._folder(info))
-        if now.id != info.id:
-            raise ProjectError(f"{info} was disconnected, and another one connected under its name")
-        self.credentials(now).finish()
-        return now
+    def _update(self, info: InstallationInfo, **values: Json) -> None:
+        """Replace values of installation.json; those that Max does not know stay."""
+        file = self.file(info)
+        replace_file(file, encoded(read_object(file) | values))
 
     def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
         """Change some settings: ``change_settings(info, history="changes")``.
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
-        self.refuse_foreign()
-        folder = self._folder(info)
-        with translated(folder), locked(folder):
-            update_settings(self._current(info).settings, settings)
-            data = read_object(folder / INSTALLATION)
-            kept = data.get("settings") or {}
+        with self._changing(info) as now:
+            update_settings(now.settings, settings)
+            kept = read_object(self.file(info)).get("settings") or {}
             if settings:
-                replace_file(folder / INSTALLATION, encoded(data | {"settings": kept | settings}))
-        return read_installation(folder)
+                self._update(info, settings=kept | settings)
+        return read_installation(self._folder(info))
 
     def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``.
@@ -379,9 +403,9 @@ class ProjectFolder:
             if not keep_data:
                 for name in FILES if folder.is_symlink() else ():
                     remove_tree(folder / name)
-                folder.rename(self._installations / GONE)
+                gone = folder.rename(self._beside(GONE))
                 sync_folder(folder.parent)
-                remove_tree(self._installations / GONE)
+                remove_tree(gone)
             remove_empty(folder, folder.parent)
 
     @contextmanager
@@ -395,13 +419,18 @@ class ProjectFolder:
                 yield
 
     def _clear_leftovers(self) -> None:
-        """Remove what a crash left: half of an installation, and secrets without one."""
-        for leftover in (STAGED, GONE):
-            remove_tree(self._installations / leftover)
-        for path in self._installations.glob(f"[!.]*/[!.]*/{CREDENTIALS}"):
-            if not os.path.lexists(path.with_name(INSTALLATION)):
-                for name in SECRET_FILES:
-                    path.with_name(name).unlink(missing_ok=True)
+        """Remove what a crash left: half of an installation, and secrets without one.
+
+        What cannot be removed blocks nothing.
+        """
+        for leftover in self._leftovers():
+            with suppress(OSError):
+                remove_tree(leftover)
+        for path in self._installations.glob(f"[!.]*/[!.]*/*{CREDENTIALS}*"):
+            orphan = not os.path.lexists(path.with_name(INSTALLATION))
+            if path.name in SECRET_FILES[not orphan :]:
+                with suppress(OSError), locked(path.parent):
+                    path.unlink(missing_ok=True)
 
 
 def _made(folder: Path) -> bool:
