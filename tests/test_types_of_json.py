@@ -281,6 +281,21 @@ def test_rows_that_become_invalid_or_lose_their_id_are_not_removed(cli: Cli) -> 
         assert found(cli) == {"0": 1, "1": 2}
 
 
+def test_a_quarantined_row_counts_towards_the_total_that_the_source_gives(cli: Cli) -> None:
+    install(VALUE.format("int"))
+    source = Path("connectors/max_boxes.py")
+    source.write_text(
+        source.read_text().replace("for one in found])", "for one in found], total=len(found))")
+    )
+    for value in ("no", "still no"):
+        upstream({"id": "0", "value": 1}, {"id": "1", "value": value})
+        done = cli("sync", "boxes:default", "-o", "json")
+        assert (done.status, done.data["failures"]) == (3, [])
+    upstream({"id": "1", "value": "no"})
+    cli("sync", "boxes:default")
+    assert found(cli) == {}
+
+
 def test_a_row_that_comes_twice_once_valid_and_once_not_is_stored(cli: Cli) -> None:
     install(VALUE.format("int"))
     upstream({"id": "1", "value": 1}, {"id": "1", "value": "no"}, {"id": "1", "value": 2})

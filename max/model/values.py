@@ -151,18 +151,12 @@ def _unusual_moment(text: str) -> datetime:
     hour, minute, second = found["hour"], found["minute"], found["second"] or ""
     leap, midnight = second.endswith("60"), hour == "24"
     clock = f"{'00' if midnight else hour}{minute}{second.replace('60', '59')}{found['fraction'] or ''}"
+    zone = datetime.fromisoformat(f"2000-01-01T00{(found['zone'] or '').upper()}").utcoffset()
     moment = datetime.fromisoformat(f"{found['day']}T{clock}")
-    zone = None
-    if found["zone"]:
-        zone = datetime.fromisoformat(f"2000-01-01T00{found['zone'].upper()}").utcoffset()
-        moment -= zone or timedelta(0)
-    if midnight:
-        if clock.strip("0:.,"):
-            raise ValueError(text)
-        moment += timedelta(days=1)
+    moment += timedelta(days=int(midnight)) - (zone or timedelta(0))
+    if (midnight and clock.strip("0:.,")) or (leap and (moment.hour, moment.minute) != (23, 59)):
+        raise ValueError(text)
     if leap:
-        if (moment.hour, moment.minute) != (23, 59):
-            raise ValueError(text)
         moment = moment.replace(microsecond=999_999)
     return moment if zone is None else moment.replace(tzinfo=UTC)
 

@@ -68,6 +68,9 @@ DECODERS: dict[Kind, Callable[[Any], Any]] = {  # of immutable values, which ent
 
 Column = Sequence[Any]
 
+_JSON = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)  # json.dumps makes one a call
 _TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
 
 
@@ -77,7 +80,7 @@ class InvalidColumn(Exception):
 
 def json_text(value: Any) -> str:
     """JSON data as it is stored."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _JSON.encode(value)
 
 
 def encode_one(holds: FieldType, value: Any) -> Any:

@@ -22,6 +22,7 @@ from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
+from ..model.values import is_id
 from . import change_log, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, joined, quoted
@@ -98,9 +99,11 @@ class TableWriter(Tables):
         """
         if self.change_log.recording:
             self.change_log.set_origin(connection, delivery, dated=dated)
+        removed_refs = [ref for ref in delivery.removed if is_id(ref.id)]
+        unnamed = [ref.entity(ref.id) for ref in delivery.removed if not is_id(ref.id)]
         validated = [
             self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
-            for kind, entities in by_type(delivery.entities).items()
+            for kind, entities in by_type([*delivery.entities, *unnamed]).items()
         ]
         listing = delivery.listing
         position = None if listing is None else self.membership.open_listing(connection, listing)
@@ -109,8 +112,8 @@ class TableWriter(Tables):
             one.mapping.entity.__name__: self._store(connection, delivery, one, at, position)
             for one in validated
         }
-        removed = self.removals.apply_tombstones(connection, delivery.removed, delivery.requested_at)
-        self.quarantine.forget(connection, delivery.removed)
+        removed = self.removals.apply_tombstones(connection, removed_refs, delivery.requested_at)
+        self.quarantine.forget(connection, removed_refs)
         self._record_members(connection, delivery, validated, position)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in validated))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from max.errors import InvalidEntity
 from max.model.delivery import Delivery, ListingPage, WriteResult
-from max.model.entities import Entity, Field, Many, Ref
+from max.model.entities import Entity, Field, Many, Ref, check_entity
 from max.model.loaders import CollectionLoader, Loader, Resolver
 from max.model.migrations import (
     ChangeKey,
@@ -149,6 +149,50 @@ def test_rows_without_an_id_are_kept_each_once(connection: SqliteConnection) -> 
         assert found.quarantined == 4
     assert [one.id for one in quarantined(connection)] == [""] * 4
     assert [one.row["id"] for one in quarantined(connection)].count(7) == 1
+
+
+def test_a_tombstone_without_a_valid_id_is_kept_and_the_others_are_obeyed(
+    connection: SqliteConnection,
+) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=1), Thing("2", size=2))
+    nameless: list[Any] = ["", None, 2, "\ud800", {"id": "2"}]
+    removed = [Thing.ref("1"), *(Thing.ref(id) for id in nameless)]
+    with transaction(connection):
+        stored = tables.write(connection, Delivery([], 6.0, removed=removed))
+    assert (stored.removed, stored.quarantined) == (1, len(nameless))
+    assert things(connection, tables) == [Thing("2", size=2)]
+    assert {one.path.rpartition(".")[2] for one in quarantined(connection)} == {"id"}
+
+
+def test_a_row_that_came_along_is_quarantined_too(connection: SqliteConnection) -> None:
+    other = made("Other", {"size": "int"})
+    tables = opened(connection, schema=Schema([Shelf, Thing, other]))
+    stored = receive(connection, tables, Thing("1", size=1), other("1", size=BAD), other("2", size=2))
+    assert stored == WriteResult({"Thing": 1, "Other": 1}, quarantined=1)
+    assert reasons(connection) == {"1": "Other:1.size"}
+
+
+def test_the_place_of_an_invalid_value_follows_the_name_of_its_field(connection: SqliteConnection) -> None:
+    thing = made("Thing", {"name": "str", "size": "list[int]", "more": "Json"})
+    shelf = made("Shelf", {}, things=("Thing", None))
+    tables = opened(connection, schema=Schema([shelf, thing], roots=[shelf]))
+    with transaction(connection):
+        tables.write(connection, Delivery([thing("1", size=[1, "2"])], 5.0))
+    item = made("Thing", {"name": "str", "weights": "list[int]", "more": "Json"})
+    rack = made("Shelf", {}, things=("Thing", None))
+    policy = SchemaPolicy("shelves", (Migration("weights", RenameField("Thing", "size", "weights")),))
+    opened(connection, policy, Schema([rack, item], roots=[rack]))
+    (one,) = quarantined(connection)
+    assert (one.path, one.place, one.actual) == ("Thing:1.weights[1]", "weights[1]", "str '2'")
+
+
+def test_making_a_record_never_fails_for_a_value() -> None:
+    odd: list[Any] = [None, "", {}, object(), float("nan"), "\ud800"]
+    for value in odd:
+        one = Thing(value, name=value, size=value, more=value)
+        assert repr(one)
+        assert check_entity(one)
 
 
 @settings(max_examples=100)
