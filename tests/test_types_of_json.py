@@ -6,15 +6,20 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from max import Status
+from max.connecting import Batch, Engine, Env, Loader, Page, PageRequest, Ref, Schema, Step, SyncPlan
 from max.installations.project_folder import ProjectFolder
 from tests.command_line import Cli, Run, running
+from tests.sample import sample
+from tests.scripted import synced as sync_sample
+from tests.versions import made
 
 CONNECTOR = '''
 from __future__ import annotations
@@ -329,6 +334,34 @@ def test_an_entity_of_a_thousand_fields_is_stored_changed_and_searched(cli: Cli)
     (row,) = map(json.loads, cli("search", "boxes", "Row", *words).out.splitlines())
     assert (len(row), row["f999"]) == (1_001, "y")
     assert cli("changes", "boxes", "-o", "ndjson").status == 0
+
+
+def test_a_thousand_fields_may_be_loaded_by_several_loaders(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(1_000)]
+    thing = made("Thing", dict.fromkeys(names, "str"))
+    root = made("SampleRoot", {}, things=("Thing", None))
+
+    @Loader.collection(root.things)
+    async def list_things(parent: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
+        return Page([thing("1")])
+
+    def loading(some: list[str]) -> Loader[Any]:
+        async def load(refs: Sequence[Ref[Any]], env: Env[Any]) -> Batch[Any]:
+            return Batch([thing(ref.id, **dict.fromkeys(some, "x")) for ref in refs])
+
+        load.__name__ = f"load_{some[0]}"
+        return Loader.entity_batched(*(getattr(thing, name) for name in some))(load)
+
+    async def seed(context: Any, engine: Engine) -> SyncPlan:
+        await engine.store(root("root"))
+        listed = Step.for_root(root.ref("root")).load_collection(root.things)
+        return SyncPlan([listed, Step.for_all(thing).load_fields(*(getattr(thing, name) for name in names))])
+
+    loaders = [list_things, loading(names[:400]), loading(names[400:])]
+    connector = sample(schema=Schema([root, thing], roots=[root]), loaders=loaders, seeder=seed)
+    for _ in range(2):
+        result, ids = sync_sample(connector, tmp_path / "data.db", root.things)
+        assert (result.status, ids) == (Status.COMPLETED, ["1"])
 
 
 def test_an_entity_that_is_too_wide_for_a_table_is_refused_when_the_connector_loads(cli: Cli) -> None:

@@ -386,12 +386,13 @@ class Freshness(RenameOwner):
         if loads <= LOADS_TOO_MANY * kept:
             return
         for mapping in self._mappings.values():
-            used = " UNION ".join(
-                f"SELECT {quoted(column)} FROM {quoted(mapping.table)} WHERE {quoted(column)} IS NOT NULL"
-                for column in mapping.load_columns.values()
-            )
-            unused = f"DELETE FROM _max_load WHERE entity = ? AND id NOT IN ({used})"
-            connection.execute(unused, (mapping.entity.__name__,))
+            table = quoted(mapping.table)
+            unused = [
+                f"id NOT IN (SELECT {column} FROM {table} WHERE {column} IS NOT NULL)"
+                for column in map(quoted, mapping.load_columns.values())
+            ]
+            sql = f"DELETE FROM _max_load WHERE entity = ? AND {joined('AND', unused)}"
+            connection.execute(sql, (mapping.entity.__name__,))
         connection.execute("DELETE FROM _max_kept_loads")
         connection.execute("INSERT INTO _max_kept_loads SELECT count(*) FROM _max_load")
 

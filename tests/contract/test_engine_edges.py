@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
-from max.model.entities import Filter, Ref
+from max.model.entities import AllOf, AnyOf, Filter, Ref
 from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 from tests.contract.places import Person, Store, Team, place, using
@@ -136,6 +136,17 @@ def test_a_nul_becomes_the_replacement_character(place: str) -> None:
         return await store.engine.query(Person).all()
 
     assert using(place, body) == [Person("1", name="a\ufffdb", extra={"k\ufffd": ["\ufffd", "\\u0000"]})]
+
+
+def test_a_filter_may_have_thousands_of_conditions(place: str) -> None:
+    async def body(store: Store) -> tuple[int, int]:
+        await store.engine.store(Person("1", name="a"), Person("2", name="b"))
+        either = AnyOf((*(NAME.eq(f"x{number}") for number in range(3_000)), NAME.eq("b")))
+        neither = AllOf(tuple(NAME.ne(f"x{number}") for number in range(3_000)))
+        people = store.engine.query(Person)
+        return await people.where(either).count(), await people.where(neither).count()
+
+    assert using(place, body) == (1, 2)
 
 
 def test_half_a_surrogate_pair_is_refused_in_a_filter(place: str) -> None:
