@@ -70,6 +70,12 @@ CHANGE_IDS = (  # two rows may change places, so they go through a digest that n
     """,
     "UPDATE _max_quarantine SET digest = '' WHERE entity = :entity AND digest = 'new'",
 )
+# A row that comes twice in a sync, as in a second listing, counts once.
+KNOWN = "UPDATE _max_quarantine SET sync = sync WHERE entity = ? AND id = ? AND digest = ? AND sync = ?"
+IS_KEPT = "SELECT 1 FROM _max_quarantine WHERE entity = ? AND digest = '' LIMIT 1"
+KEPT_FIELDS = """
+    SELECT id, fields FROM _max_quarantine WHERE entity = :entity AND digest = '' AND id IN {set:ids}
+"""
 DELETE = "DELETE FROM _max_quarantine WHERE entity = ? AND id = ?"
 
 
@@ -97,7 +103,10 @@ class Quarantined(Struct):
 
 
 class ValidatedRows(NamedTuple):
-    """The valid rows of one entity, encoded; the ids of the invalid ones, and how many these are."""
+    """The valid rows of one entity, encoded; the ids of the invalid ones.
+
+    ``quarantined`` counts the invalid rows that this sync had not met before.
+    """
 
     mapping: TableMapping[Any]
     groups: Sequence[EncodedRows]
@@ -140,11 +149,9 @@ class Quarantine(RenameOwner):
             wrong = [(one, fields) for one, fields in checked if fields]
             groups = mapping.encode([one for one, fields in checked if not fields])
             ids = [one.id for one, _ in wrong if is_id(one.id)]
-            rows = ValidatedRows(mapping, groups, ids, len({id(one) for one, _ in wrong}))
+            rows = ValidatedRows(mapping, groups, ids)
         self._release(connection, rows)
-        if wrong:
-            self._keep(connection, mapping, wrong, delivery)
-        return rows
+        return rows._replace(quarantined=self._keep(connection, mapping, wrong, delivery)) if wrong else rows
 
     def _keep(
         self,
@@ -152,28 +159,30 @@ class Quarantine(RenameOwner):
         mapping: TableMapping[Any],
         wrong: Sequence[tuple[Entity, Mapping[str, InvalidValue]]],
         delivery: Delivery,
-    ) -> None:
+    ) -> int:
+        """Keep invalid rows; how many of them this sync had not kept yet."""
         rows = [_row(one, fields, delivery, self.mask) for one, fields in wrong]
+        keys = {row[:3] for row in rows}
+        known = connection.executemany(KNOWN, [(*key, delivery.sync) for key in keys]).rowcount
         connection.executemany(KEEP, rows)
         for one, _ in wrong:
             names = [name for name in values_of(one) if name in mapping.types]
             if is_id(one.id) and names:
                 at = delivery.requested_at
                 self._freshness.record(connection, mapping, [one.id], names, synced_at=None, recorded_at=at)
+        return len(keys) - known
 
     def _release(self, connection: Connection, rows: ValidatedRows) -> None:
         """Delete the rows whose invalid fields, but for hidden ones, have all come again and are valid."""
-        entity = rows.mapping.entity.__name__
-        sql = "SELECT id, fields FROM _max_quarantine WHERE entity = ? AND digest = ''"
-        kept = {id: set(json.loads(fields)) for id, fields in connection.execute(sql, (entity,))}
-        if kept:
-            valid = [
-                (entity, id)
-                for group in rows.groups
-                for id in group.ids
-                if id in kept and kept[id] & rows.mapping.types.keys() <= {*group.names}
-            ]
-            connection.executemany(DELETE, valid)
+        entity, dialect = rows.mapping.entity.__name__, connection.dialect
+        if connection.execute(IS_KEPT, (entity,)).fetchone() is None:
+            return
+        for group in rows.groups:
+            values = {"entity": entity, "ids": dialect.array(group.ids)}
+            kept = connection.execute(dialect.sql(KEPT_FIELDS), values).fetchall()
+            known = rows.mapping.types.keys()
+            valid = [id for id, fields in kept if known & set(json.loads(fields)) <= {*group.names}]
+            connection.executemany(DELETE, [(entity, id) for id in valid])
 
     def forget(self, connection: Connection, removed: Iterable[Ref[Any]]) -> None:
         """Delete the rows that were removed upstream."""

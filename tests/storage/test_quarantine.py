@@ -75,12 +75,17 @@ def opened(
 
 
 def receive(
-    connection: SqliteConnection, tables: TableWriter, *things: Entity, at: float = 5.0, **more: Any
+    connection: SqliteConnection,
+    tables: TableWriter,
+    *things: Entity,
+    at: float = 5.0,
+    sync: str = "s",
+    **more: Any,
 ) -> WriteResult:
     """Store a whole listing of the shelf."""
     listing = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=at)
     with transaction(connection):
-        return tables.write(connection, Delivery(things, at, listing, sync="s", **more))
+        return tables.write(connection, Delivery(things, at, listing, sync=sync, **more))
 
 
 def things(connection: SqliteConnection, tables: TableWriter) -> Sequence[Thing]:
@@ -144,9 +149,9 @@ def test_a_secret_is_not_shown(connection: SqliteConnection) -> None:
 def test_rows_without_an_id_are_kept_each_once(connection: SqliteConnection) -> None:
     tables = opened(connection)
     nameless: list[Any] = [None, "", 7, "a\0b"]
-    for at in (5.0, 6.0):
-        found = receive(connection, tables, *(Thing(id, name="x") for id in nameless), at=at)
-        assert found.quarantined == 4
+    for at, sync, new in ((5.0, "s", 4), (6.0, "s", 0), (7.0, "t", 4)):
+        found = receive(connection, tables, *(Thing(id, name="x") for id in nameless), at=at, sync=sync)
+        assert found.quarantined == new
     assert [one.id for one in quarantined(connection)] == [""] * 4
     assert [one.row["id"] for one in quarantined(connection)].count(7) == 1
 
