@@ -91,12 +91,15 @@ class DiskFile:
 
 
 class Disk(apsw.VFS):
-    """The disk.  ``cut`` is called wherever the power may fail: before each sync, after each commit."""
+    """The disk.  ``cut`` is called wherever the power may fail: before each sync, after each commit.
 
-    def __init__(self, cut: Callable[[], None]) -> None:
+    It is full after ``room`` writes, if that is set.
+    """
+
+    def __init__(self, cut: Callable[[], None], *, room: int | None = None) -> None:
         super().__init__(VFS, "")
         self.files: dict[str, DiskFile] = {}
-        self.cut = cut
+        self.cut, self.room = cut, room
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         """Open a file on the disk; temporary files have no name and are not on it."""
@@ -144,6 +147,10 @@ class OpenFile(apsw.VFSFile):
 
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
         """Write, and note it."""
+        if self._disk.room is not None:
+            if self._disk.room <= 0:
+                raise apsw.exception_for(apsw.SQLITE_FULL)
+            self._disk.room -= 1
         super().xWrite(data, offset)
         self._note(Write(offset, bytes(data)))
 

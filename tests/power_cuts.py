@@ -28,6 +28,7 @@ from unittest import mock
 from max.connector import Installation
 from max.core import Engine, InstallationInfo
 from max.engine import SqliteEngine
+from max.errors import StorageFull
 from max.model.delivery import Delivery
 from max.model.plan import SyncPlan
 from max.model.query import Batch
@@ -44,6 +45,7 @@ CHECKOUT = Path(__file__).parent.parent
 PAGES = 3  # of the listing that a sync reads, two users on each
 ROUNDS = 3  # syncs, each of which finds other names
 RESUMED = 20  # of so many cuts one is followed by a sync to its end
+FULL = 600  # writes that the syncs need at least
 CHECKPOINT = 60_000  # bytes of log, so that pages are moved into the file now and then
 Durability = sqlite.Durability
 
@@ -111,12 +113,12 @@ NOTHING = content(lambda sql: [])
 class Run:
     """One run of a workload, with one cut wherever the power may fail."""
 
-    def __init__(self, folder: Path, seed: str, most: int) -> None:
+    def __init__(self, folder: Path, seed: str, most: int, *, room: int | None = None) -> None:
         self._most, self._folder = most, folder
         self.commits = [NOTHING]  # what each left, the first being none
         self.cuts: list[Cut] = []
         self._draw = random.Random(seed)
-        self._disk = Disk(self._cut)
+        self._disk = Disk(self._cut, room=room)
 
     def _cut(self) -> None:
         if len(self.cuts) < self._most:
@@ -259,11 +261,7 @@ def cut_power(workload: str, durability: Durability, cuts: int, folder: Path) ->
     while total.cuts < cuts:
         place = folder / f"{workload} {durability} {total.cuts}"
         place.mkdir(parents=True)
-        words = ["run", workload, durability, str(cuts - total.cuts), str(place)]
-        command = [sys.executable, "-m", "tests.power_cuts", *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        total += Result(*json.loads(done.stdout))
+        total += Result(*in_a_process("run", workload, durability, str(cuts - total.cuts), str(place)))
         if workload == "whole syncs":
             for kept in sorted(place.glob("kept-*")):
                 asyncio.run(resume(kept / "data.db", Settings(history="changes", durability=durability)))
@@ -272,12 +270,43 @@ def cut_power(workload: str, durability: Durability, cuts: int, folder: Path) ->
     return total
 
 
-def run(workload: str, durability: Durability, most: int, place: Path) -> None:
-    """One run, in this process; prints its result."""
+def fill_disk(room: int, folder: Path) -> Result:
+    """Whole syncs on a disk that is full after so many writes; what is left, and the syncs after it."""
+    place = folder / f"full {room}"
+    place.mkdir()
+    found = Result(*in_a_process("fill", str(room), str(place)))
+    asyncio.run(resume(place / "disk" / "data.db", Settings(history="changes")))
+    shutil.rmtree(place)
+    return found + Result(0, resumed=1)
+
+
+def in_a_process(*words: str) -> Any:
+    """What this module prints for some words."""
+    command = [sys.executable, "-m", "tests.power_cuts", *words]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def fill(room: int, place: Path) -> Result:
+    """The syncs on the full disk."""
+    one, full = Run(place, "", 0, room=room), False
+    with one.powered() as path:
+        try:
+            asyncio.run(whole_syncs(path, Settings(history="changes")))
+        except StorageFull:
+            full = True
+    found = recovered(path)
+    half = found is not None and found not in one.commits
+    return Result(int(full), int(found is None), int(half), int(found != one.commits[-1]))
+
+
+def run(workload: str, durability: Durability, most: int, place: Path) -> Result:
+    """One run of a workload."""
     one = Run(place, place.name, most)
     with one.powered() as path:
         asyncio.run(WORKLOADS[workload](path, Settings(history="changes", durability=durability)))
-    print(json.dumps(one.result()))
+    return one.result()
 
 
 def main(cuts: int) -> None:
@@ -293,12 +322,17 @@ def main(cuts: int) -> None:
             values = (found.cuts, found.damaged, found.half, found.lost, found.given_again)
             print("|", " | ".join([workload, f"`{durability}`", *map(str, values)]), "|", flush=True)
             resumed += found.resumed
+        full = sum((fill_disk(room, Path(folder)) for room in range(0, FULL, FULL // 30)), Result(0))
     print(f"\nAfter {resumed} of the cuts, syncs ended as they would have without it.")
+    print(f"The disk was full in {full.cuts} more runs, each after another number of writes: {full}")
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
     if words[:1] == ["run"]:
-        run(words[1], "full" if words[2] == "full" else "normal", int(words[3]), Path(words[4]))
+        kind: Durability = "full" if words[2] == "full" else "normal"
+        print(json.dumps(run(words[1], kind, int(words[3]), Path(words[4]))))
+    elif words[:1] == ["fill"]:
+        print(json.dumps(fill(int(words[1]), Path(words[2]))))
     else:
         main(int(words[0]) if words else 2_400)

@@ -111,6 +111,7 @@ class ProjectFolder:
             ignored = project.root / FOLDER / ".gitignore"  # secrets and data stay out of repositories
             if not ignored.exists():
                 replace_file(ignored, b"*\n")
+                sync_folder(project.root)
         if project.trusted:
             from .trust import record_made
 
@@ -339,7 +340,8 @@ class ProjectFolder:
                     (staged / name).replace(folder / name)
             else:
                 staged.rename(folder)
-            sync_folder(folder.parent)
+            for changed in (folder, folder.parent, self._installations):
+                sync_folder(changed)
         except BaseException:
             if not (folder / INSTALLATION).exists():
                 (folder / CREDENTIALS).unlink(missing_ok=True)

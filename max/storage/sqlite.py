@@ -104,12 +104,17 @@ def connect(path: str, *, cache: int, durability: Durability = "full") -> Sqlite
 
 def connect_to_read(path: str) -> SqliteConnection:
     """A connection for one thread that writes nothing."""
-    access = _reading_access(path)
-    with translated(path), _closed_on_error(_open(path, access)) as connection:
-        _begin(connection, path, READER_CACHE)
-        connection.execute("PRAGMA query_only = 1")
-        connection.is_immutable = access == IMMUTABLE
-    return connection
+    while True:
+        access = _reading_access(path)
+        try:
+            with translated(path), _closed_on_error(_open(path, access)) as connection:
+                _begin(connection, path, READER_CACHE)
+                connection.execute("PRAGMA query_only = 1")
+                connection.is_immutable = access == IMMUTABLE
+            return connection
+        except StorageError:
+            if _reading_access(path) == access:
+                raise  # else a writer has just begun, or ended
 
 
 def _reading_access(path: str) -> str:
@@ -119,6 +124,7 @@ def _reading_access(path: str) -> str:
     of the locks, a connection that may write is preferred, for it removes them again.  Where it
     cannot create them, the file alone is read, without locks.
     """
+    path = os.path.realpath(path)  # SQLite puts the others beside the file itself
     writable = os.access(path, os.W_OK) and os.access(Path(path).parent, os.W_OK)
     log, shared = _size(path + "-wal"), Path(path + "-shm").exists()
     if shared or (log and writable):
@@ -327,12 +333,13 @@ class _OpenFile:
     """A file that a connection has opened for writing, and its log."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._file, self._log = path, Path(path), Path(path + "-wal")
+        self._path, self._file = path, Path(path)
         self._enough = CHECKPOINT  # bytes of log at which it is moved into the file
         self.remember()
 
     def remember(self) -> None:
         """The file has just been opened."""
+        self._log = Path(os.path.realpath(self._path) + "-wal")
         self._identity = self._identities()
 
     def check(self) -> None:
@@ -352,7 +359,7 @@ class _OpenFile:
 
         A reader of an old snapshot may keep a part of it back; then it is tried again later.
         """
-        size = _size(self._path + "-wal")
+        size = _size(self._log)
         if size < self._enough:
             return
         self._enough = size + CHECKPOINT
@@ -374,7 +381,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _size(path: str) -> int:
+def _size(path: str | Path) -> int:
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -382,9 +389,9 @@ def _size(path: str) -> int:
 
 
 def _stamp(path: str) -> object:
-    """What differs after a file was written: its log's size too."""
+    """What differs after a file was written."""
     found = Path(path).stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns, _size(path + "-wal")
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Worker:

@@ -16,7 +16,7 @@ pytest.importorskip("apsw", reason="the disk is simulated with apsw: pip install
 
 from max.model.settings import Settings
 from tests.power import PowerConnection, PowerCursor
-from tests.power_cuts import KINDS, WORKLOADS, Result, Run, cut_power, engine_alone
+from tests.power_cuts import FULL, KINDS, WORKLOADS, Result, Run, cut_power, engine_alone, fill_disk
 
 CUTS = int(os.environ.get("MAX_POWER_CUTS", "160")) // len(KINDS)
 
@@ -37,6 +37,13 @@ def test_with_normal_durability_a_power_cut_undoes_whole_commits_and_damages_not
     found = cut_power(workload, "normal", CUTS, tmp_path)
     assert (found.damaged, found.half) == (0, 0)
     assert found.lost > 0, "this is what full durability costs its time for"
+
+
+@pytest.mark.parametrize("room", range(0, FULL, FULL // 4))
+def test_a_disk_that_is_full_at_any_write_keeps_every_commit_and_the_next_syncs_go_on(
+    room: int, tmp_path: Path
+) -> None:
+    assert fill_disk(room, tmp_path) == Result(1, resumed=1)
 
 
 def test_the_simulated_disk_damages_a_database_that_never_syncs(

@@ -491,6 +491,40 @@ def test_a_log_stays_short_and_is_moved_into_the_file_only_under_the_write_lock(
     assert not [words for _, words in said if "autocheckpoint" in words and not words.endswith("= 0")]
 
 
+def test_the_log_of_a_linked_file_stays_short_too_and_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 100_000)
+    path, log = tmp_path / "data.db", tmp_path / "elsewhere" / "real.db-wal"
+    log.parent.mkdir()
+    path.symlink_to(log.with_name("real.db"))
+
+    async def body(database: SqliteDatabase) -> int:
+        for _ in range(60):
+            await database.transact(add("x" * 9_000))
+        with reader(path) as connection:
+            return len(notes(connection)) * (log.stat().st_size < 300_000)
+
+    assert using(path, body) == 60
+
+
+def test_a_reader_that_finds_the_log_just_gone_opens_the_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.db"
+    using(path, lambda database: database.transact(add("a")))
+    seen = []
+
+    def access(path: str) -> str:
+        seen.append(path)
+        return "mode=ro&vfs=gone" if len(seen) == 1 else "mode=rw"
+
+    monkeypatch.setattr(sqlite, "_reading_access", access)
+    with reader(path) as connection:
+        assert notes(connection) == ["a"]
+    assert len(seen) == 3
+
+
 def test_a_long_reader_delays_the_moving_of_the_log_but_no_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
