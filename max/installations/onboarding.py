@@ -324,7 +324,8 @@ class _Onboarding:
             case Select():
                 await self._select(step)
             case RunCode() if not self._missing:
-                self._accept(await step.run(self._view, self._provider))
+                with self._provider.redactor.cleaning():
+                    self._accept(await step.run(self._view, self._provider))
             case SignIn() if not self._missing:
                 await self._sign_in(step)
 
@@ -416,7 +417,8 @@ class _Onboarding:
         """Check the answers; after a failure the person may change them and try again."""
         while not self._missing and self._applies(step):
             try:
-                line = await step.check(self._view, self._provider)
+                with self._provider.redactor.cleaning():
+                    line = self._provider.redactor.message(await step.check(self._view, self._provider))
             except MaxError as error:
                 if self._prompter is None:
                     raise

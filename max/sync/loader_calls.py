@@ -21,7 +21,7 @@ from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamCha
 from ..model.entities import Entity, Ref, values_of
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.query import Batch, Page
-from ..model.values import is_text
+from ..model.values import is_id, is_text
 from ..upstream.credentials import CredentialProvider
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, is_raised_by_loader
@@ -74,7 +74,8 @@ class LoaderCaller:
     """Calls the loaders of one connector; LoaderFault when one returns what it does not declare."""
 
     def __init__(self, connector: Connector[Any, Any], credentials: CredentialProvider) -> None:
-        self._name, self._credentials, self._turns = connector.name, credentials, Turns()
+        self._name, self._schema = connector.name, connector.schema
+        self._credentials, self._turns = credentials, Turns()
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
     async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: LoaderEnv) -> Batch[Any]:
@@ -115,7 +116,16 @@ class LoaderCaller:
                 hint="nothing of this response was stored; update the connector",
             )
         self._check_fields(loader, [*page.items, *page.also])
+        for ref in page.removed:
+            if not self._is_own(ref):
+                expected = "refs of the schema's entities, with ids, as Page.removed"
+                raise self._fault(loader, expected, ref, where)
         return page.replace(next=self._sealed(page.next), sync_token=self._sealed(page.sync_token))
+
+    def _is_own(self, ref: Ref[Any]) -> bool:
+        name = getattr(ref.entity, "__name__", "")
+        known = self._schema.entities.get(name) is ref.entity
+        return known and is_id(ref.id) and ref.scope.installation is None
 
     def _sealed(self, mark: str | None) -> str | None:
         return None if mark is None else self._credentials.redactor.seal(mark)

@@ -407,9 +407,11 @@ class HttpClient(Lifecycle):
         sent, began = replace(request, url=f"{origin}{rest}", headers=headers), time.perf_counter()
         assert self._transport  # noqa: S101  # one of the two is set by the constructor
         try:
-            async with time_limit(None if in_operation() else DEADLINE):
+            async with time_limit(None if in_operation() else DEADLINE) as limit:
                 response = await self._transport.send(sent, max_bytes=self._max_bytes)
         except TimeoutError as error:
+            if not limit.expired():
+                raise
             raise Offline(
                 f"{sent}: no complete answer within {DEADLINE:g} s", hint="check the network and the address"
             ) from error

@@ -330,6 +330,16 @@ def test_pause_from_another_process_then_resume(endless: subprocess.Popen[str], 
     assert (run.data["id"], run.data["resumed"], run.status) == (asked["id"], True, 3)
 
 
+def test_an_endless_listing_is_bounded_by_a_setting_and_says_so(cli: Cli, folder: Path) -> None:
+    cli("connect", "things", "--set", "mode=endless")
+    assert cli("settings", "things", "listing_rows=5").status == 0
+    run = cli("sync", "things")
+    assert run.status == 3
+    assert "it lists more than 5 rows, the most that the setting listing_rows allows" in run.out
+    assert cli("count", "things", "Thing", "-o", "json").data["count"] == 6
+    assert cli("settings", "things", "listing_rows=-1").status == 2
+
+
 def test_cancel_from_another_process_ends_it(endless: subprocess.Popen[str], cli: Cli) -> None:
     cli("cancel", "things")
     out, err = endless.communicate(timeout=30)

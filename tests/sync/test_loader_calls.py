@@ -9,11 +9,30 @@ from typing import Any, cast
 import pytest
 
 from max import Status, SyncResult
-from max.connecting import Batch, Engine, Env, Loader, Page, PageRequest, Ref, Schema, Step, SyncPlan
+from max.connecting import (
+    Batch,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Loader,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    SyncPlan,
+)
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import synced
 
 GOOD = Page([Thing("1", title="kept")], next="p1")
+
+
+class Stranger(Entity):
+    """An entity of another schema."""
+
+    title: Field[str] = Field()
 
 
 def synced_with_second_page(path: Path, page: Any) -> tuple[SyncResult, list[str]]:
@@ -78,6 +97,25 @@ def test_an_item_whose_id_identifies_nothing_is_not_stored_and_not_passed_over(
     assert len(result.failures) + result.quarantined == 1
     assert [one.code for one in result.failures] in ([], ["entity.invalid"])
     assert all(len(one.message) < 400 for one in result.failures)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        Thing.ref({"id": "2"}),  # type: ignore[arg-type]
+        Thing.ref(None),  # type: ignore[arg-type]
+        Thing.ref(""),
+        Thing.ref("\ud800"),
+        Ref("Thing", "1"),  # type: ignore[arg-type]
+        Ref(Stranger, "1"),
+        Thing.ref("1").within("elsewhere"),
+    ],
+)
+def test_a_removed_ref_that_names_no_row_of_ours_is_refused(tmp_path: Path, ref: Ref[Any]) -> None:
+    result, ids = synced_with_second_page(tmp_path, Page([Thing("2", title="x")], removed=[ref]))
+    (failure,) = result.failures
+    assert "must return refs of the schema's entities, with ids, as Page.removed, got Ref" in failure.message
+    assert ids == ["1"]
 
 
 @pytest.mark.parametrize(
