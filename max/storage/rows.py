@@ -72,6 +72,7 @@ _JSON = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
 )  # json.dumps makes one a call
 _TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
+_ZONE = attrgetter("tzinfo")
 
 
 class InvalidColumn(Exception):
@@ -172,9 +173,12 @@ def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
 
 
 def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
-    if any(value.tzinfo is not UTC for value in values):
+    if set(map(id, map(_ZONE, values))) != {id(UTC)}:
         return _encode_each(holds, column)
-    return [None if value is None else utc_text(value) for value in column]
+    widths = set(map(len, texts := list(map(datetime.isoformat, values))))
+    if len(texts) < len(column) or len(widths) > 1:
+        return [None if value is None else utc_text(value) for value in column]
+    return [text[:19] for text in texts] if widths == {25} else [text[:26].rstrip("0") for text in texts]
 
 
 def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
@@ -271,7 +275,7 @@ class TableMapping(Generic[E]):
         self.dialect, self.entity, self.table = dialect, entity, table
         self.types = dict(entity.types())
         self.bits, self.load_groups = bits, load_groups
-        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], str] = {}  # statements, once written
+        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...], int], str] = {}  # statements, once written
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
         self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}

@@ -32,6 +32,8 @@ from .quarantine import Quarantine, ValidatedRows
 from .rows import EncodedRows, TableMapping, load_column
 from .tables import MIGRATIONS, OWNER, Tables
 
+TOGETHER = 50  # rows that one statement stores: three quarters of the time of fifty statements
+WIDE = 200  # fields with which a row has a statement of its own: SQLite takes 32,766 values in one
 COUNT_NEW = """
     SELECT count(*) FROM {each:ids} AS named
      WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value)
@@ -244,9 +246,12 @@ class TableWriter(Tables):
         if covered and at is not None:
             loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
         for rows in groups:
-            key = rows.names, covered
-            statement = mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
-            connection.executemany(statement, rows.tuples(*mapping.bitmap_values(rows.names), *loads))
+            values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads))
+            whole = len(values) - len(values) % TOGETHER if len(rows.names) < WIDE else 0
+            for start in range(0, whole, TOGETHER):
+                together = chain.from_iterable(values[start : start + TOGETHER])
+                connection.execute(_statement(mapping, rows.names, covered, TOGETHER), list(together))
+            connection.executemany(_statement(mapping, rows.names, covered, 1), values[whole:])
             alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
@@ -312,19 +317,29 @@ def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
 
 
-def upsert(mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]) -> str:
-    """The statement that stores rows with these fields, and leaves rows alone that would not change."""
+def _statement(
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...], number: int
+) -> str:
+    key = names, load_groups, number
+    return mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
+
+
+def upsert(
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...], number: int
+) -> str:
+    """The statement that stores so many rows with these fields, and writes none that would not change."""
     loads = [quoted(load_column(group)) for group in load_groups]
     bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
     fields = [quoted(name) for name in names]
     columns = ['"_id"', *fields, *bitmaps, *loads]
+    row = f"({', '.join('?' * len(columns))})"
     changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
     changes += [f"{c} = {c} | excluded.{c}" for c in bitmaps]
     differs = [f"{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
     differs += [f"({c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
     return (
         f"INSERT INTO {quoted(mapping.table)} ({', '.join(columns)})"
-        f" VALUES ({', '.join('?' * len(columns))})"
+        f" VALUES {', '.join([row] * number)}"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
         f" WHERE {joined('OR', [*differs, '_removed_at IS NOT NULL'])}"
     )

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from ..connector import Connector
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
-from ..model.entities import Entity, Ref, values_of
+from ..model.entities import Entity, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
@@ -182,7 +182,7 @@ class LoaderCaller:
     def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
         """Refuse entities and fields that the loader does not declare."""
         declared = self._declared[loader]
-        shapes = {(type(entity), tuple(values_of(entity))): entity for entity in entities}
+        shapes = {(type(entity), tuple(entity._values)): entity for entity in entities}
         for (kind, names), example in shapes.items():
             if kind not in declared:
                 known = " or ".join(sorted(entity.__name__ for entity in declared))
