@@ -48,7 +48,7 @@ from max.connecting import (
     run_operation,
 )
 
-from .git_command import Command, Tokens, prose
+from .git_command import Command, Tokens, output, prose
 from .git_log import Change, Commit, CommitLog, LogPage, Position, Tips
 
 T = TypeVar("T")
@@ -101,8 +101,10 @@ class GitCommit(Entity):
     subject: Field[str] = Field("the first paragraph of the message, on one line")
     body: Field[str] = Field("the rest of the message; bytes that are not UTF-8 appear as \\xhh")
     parents: Field[list[str]] = Field("the ids of its parents; the first one is on its own branch")
-    insertions: Field[int] = Field("lines added, against the first parent; none for binary files")
-    deletions: Field[int] = Field("lines removed, against the first parent")
+    insertions: Field[int | None] = Field(
+        "lines added, against the first parent; none for binary files; null when git cannot read the content"
+    )
+    deletions: Field[int | None] = Field("lines removed, against the first parent; null as for insertions")
     changes: Many[GitFileChange] = Many("the files that it changed", by=lambda: GitFileChange.commit)
 
 
@@ -114,8 +116,8 @@ class GitFileChange(Entity):
     old_path: Field[str | None] = Field("the path before a rename")
     status: Field[str] = Field("added, modified, deleted, renamed or retyped (a file became a link, …)")
     kind: Field[str] = Field("file, symlink or submodule")
-    insertions: Field[int | None] = Field("lines added; null for a binary file")
-    deletions: Field[int | None] = Field("lines removed; null for a binary file")
+    insertions: Field[int | None] = Field("lines added; null for a binary file, or content git cannot read")
+    deletions: Field[int | None] = Field("lines removed; null as for insertions")
 
 
 class GitBranch(Entity):
@@ -244,25 +246,30 @@ class Git:
 
     async def output(self, *arguments: str, lines: Iterable[str] = (), absent: bool = False) -> list[str]:
         """The output of a short command, as lines; with ``absent``, no lines when git finds nothing."""
-        command, chunks = Command(self.path, *arguments, lines=lines, absent=absent), []
-        try:
-            await command.start()
-            while chunk := await command.read():
-                chunks.append(chunk)
-        finally:
-            await command.stop()
-        return os.fsdecode(b"".join(chunks)).splitlines()
+        return list(map(os.fsdecode, await output(self.path, *arguments, lines=lines, absent=absent)))
 
     async def read_tips(self) -> Tips:
         """The present tips: of every ref, and the HEAD of every working tree."""
         tips = await self.output("rev-list", "--all", "--no-walk=unsorted")
         hidden = await self.output("for-each-ref", "--format=%(refname) %(objectname)", "refs/replace")
-        names = ("--git-path", "shallow", "--git-path", "info/grafts")
-        files = await self.output("rev-parse", "--path-format=absolute", *names)
+        common = await self.folder("--git-common-dir")
         view = hashlib.sha256("\n".join(hidden).encode())
-        for file in map(Path, files):
+        for file in (common / "shallow", common / "info" / "grafts"):
             view.update(b"\0" + (file.read_bytes() if file.is_file() else b""))
         return Tips(tuple(sorted(tips)), view.hexdigest()[:16])
+
+    async def folder(self, which: str) -> Path:
+        """A folder of the repository, whatever its name holds."""
+        return Path("\n".join(await self.output("rev-parse", "--path-format=absolute", which)))
+
+    async def name(self, *, bare: bool) -> str:
+        """``/src/max``, a folder in it, its other working trees and ``/src/max.git`` are all ``max``."""
+        place = await self.folder("--git-common-dir")
+        if place.name == ".git":
+            place = place.parent
+        elif not bare and place == await self.folder("--git-dir"):  # a submodule, or a .git elsewhere
+            place = await self.folder("--show-toplevel")
+        return name_of(os.fsencode(place.name.removesuffix(".git")))
 
     async def has(self, objects: Sequence[str]) -> bool:
         """Whether all these objects still exist."""
@@ -286,15 +293,15 @@ class Git:
         """The repository as it is now."""
         questions = ("--is-bare-repository", "--is-shallow-repository", "--show-object-format")
         bare, shallow, object_format = await self.output("rev-parse", *questions)
-        branch = await self.output("symbolic-ref", "--quiet", "--short", "HEAD", absent=True)
+        branch = await self.output("symbolic-ref", "--quiet", "HEAD", absent=True)
         head = await self.output("rev-parse", "--quiet", "--verify", "HEAD^{commit}", absent=True)
         return GitRepository(
             ROOT_ID,
-            name=repository_name(self.path),
+            name=await self.name(bare=bare == "true"),
             bare=bare == "true",
             shallow=shallow == "true",
             object_format=object_format,
-            head_branch=name_of(os.fsencode(branch[0])) if branch else None,
+            head_branch=name_of(os.fsencode(branch[0].removeprefix("refs/heads/"))) if branch else None,
             head=GitCommit.ref(head[0]) if head else None,
         )
 
@@ -309,13 +316,6 @@ def absolute(path: str) -> str:
     if not path or "\0" in path:
         raise UpstreamMissing(f"{path!r} is not a path", hint="give the path of a git repository")
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # pathlib may raise
-
-
-def repository_name(path: str) -> str:
-    """``/src/max``, ``/src/max/.git`` and ``/src/max.git`` are all ``max``."""
-    place = Path(path)
-    place = place.parent if place.name == ".git" else place
-    return name_of(os.fsencode(place.name.removesuffix(".git")))
 
 
 # -- loaders ---------------------------------------------------------------------------------

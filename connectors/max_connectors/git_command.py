@@ -21,9 +21,13 @@ from max.connecting import MaxError, PermissionDenied, UpstreamChanged, Upstream
 
 CHUNK = 1 << 15  # bytes parsed before other tasks run: about 2 ms
 
-SETTINGS = ("log.showRoot=true", "log.showSignature=false", "core.fsmonitor=false", "gc.auto=0")
+SETTINGS = (
+    *("log.showRoot=true", "log.showSignature=false", "core.fsmonitor=false", "gc.auto=0"),
+    *(f"core.attributesFile={os.devnull}", "core.bigFileThreshold=512m"),
+)
 ENVIRONMENT = {
     "LC_ALL": "C",
+    "GIT_ATTR_NOSYSTEM": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",
@@ -70,6 +74,19 @@ def failure_of(path: str, arguments: Sequence[str], stderr: str) -> UpstreamErro
         f"{path}: git {arguments[0]} failed: {(fatal or [stderr])[0]}",
         hint="run git fsck to find the damage; after a repair, sync with --full",
         git=stderr,
+    )
+
+
+def is_partial(error: UpstreamError) -> bool:
+    """Whether git failed because the repository is a partial clone."""
+    return PARTIAL in error.message
+
+
+def damaged_content(path: str, sha: str) -> UpstreamError:
+    """The error for a history in which git could not read all of the content."""
+    return UpstreamError(
+        f"{path}: some content is damaged, first that of commit {sha}; its commits have no line counts",
+        hint="run git fsck to find the damage; after a repair, sync with --full",
     )
 
 
@@ -182,3 +199,19 @@ class Command:
             self._records.append([first, *tokens[at + 1 : end]])
             at = end
         self._tokens = tokens[at:]
+
+
+async def output(path: str, *arguments: str, lines: Iterable[str] = (), absent: bool = False) -> list[bytes]:
+    """The output of a short command, as lines; with ``absent``, no lines when git finds nothing.
+
+    A line ends with a line feed alone: a name may hold everything else that Unicode counts as an end.
+    """
+    command, chunks = Command(path, *arguments, lines=lines, absent=absent), list[bytes]()
+    try:
+        await command.start()
+        while chunk := await command.read():
+            chunks.append(chunk)
+    finally:
+        await command.stop()
+    text = b"".join(chunks)
+    return text.removesuffix(b"\n").split(b"\n") if text else []

@@ -8,27 +8,36 @@ another one ended.
 
 Rule 3: the tips of a complete listing are its sync token.  The next listing asks git for
 ``new tips ^old tips``; the commits of ``old tips ^new tips`` are gone.
+
+Rule 4: content that git cannot read (a clone without it, or damage) costs its own commit alone its
+line counts, and a tree its file changes.  Where it is damage, the listing fails at its end.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from .git_command import Command, Tokens, unreadable
+from max.connecting import UpstreamError
+
+from .git_command import Command, Tokens, damaged_content, is_partial, output, unreadable
 
 # hash, parents, then name, address, seconds and "seconds zone" of both people, subject, body
 HEADER = "%H %P %an %ae %at %ad %cn %ce %ct %cd %s %b"
 HEADER_LENGTH = 1 + len(HEADER.split())
 LOG = f"""
-    log --stdin -z --raw --numstat --format=tformat:commit%x00{HEADER.replace(" ", "%x00")}
-    --date=raw --encoding=UTF-8 --diff-merges=first-parent --diff-algorithm=myers --find-renames=50%
+    log --stdin -z --format=tformat:commit%x00{HEADER.replace(" ", "%x00")}
+    --date=raw --encoding=UTF-8 --diff-algorithm=myers
     -l1000 -O/dev/null --submodule=short --ignore-submodules=none --no-ext-diff --no-textconv
     --no-relative --no-color --no-notes --no-mailmap --no-decorate
 """
+COUNTED = "--diff-merges=first-parent --raw --numstat --find-renames=50%"  # reads the files
+NAMED = "--diff-merges=first-parent --raw --no-abbrev --find-renames=100%"  # reads the trees
+BARE = "--no-patch"  # reads the commits
+SUBMODULE, NOTHING = b"160000", b"000000"  # modes without a file
 
 
 # -- parsing ---------------------------------------------------------------------------------
@@ -44,6 +53,7 @@ class Change(NamedTuple):
     mode: bytes
     insertions: int | None = 0
     deletions: int | None = 0
+    blobs: tuple[bytes, ...] = ()  # the ids of its content, before and after
 
 
 class Commit:
@@ -55,7 +65,11 @@ class Commit:
         self.header = header
         self.sha = header[0].decode("ascii")
         self.author, self.committer = (header[2], header[3]), (header[6], header[7])
-        self.insertions = self.deletions = 0
+        self.insertions: int | None = 0
+        self.deletions: int | None = 0
+
+
+Shown = tuple[Commit, list[Change]]  # a commit with its changes
 
 
 def length_of(token: bytes) -> int:
@@ -106,17 +120,18 @@ class LogParser:
         if added == b"-":
             yield change._replace(insertions=None, deletions=None)
             return
-        commit.insertions += int(added)
-        commit.deletions += int(removed)
+        commit.insertions = (commit.insertions or 0) + int(added)
+        commit.deletions = (commit.deletions or 0) + int(removed)
         yield change._replace(insertions=int(added), deletions=int(removed))
 
 
 def uncounted_change(commit: Commit, record: Tokens) -> Change:
     """A changed file, before its lines are counted."""
-    before, after, _, _, status = record[0][1:].split(b" ")
+    before, after, old, new, status = record[0][1:].split(b" ")
     old_path = record[1] if len(record) == 3 else None
     mode = before if status == b"D" else after
-    return Change(commit.sha, record[-1], old_path, status[:1], mode)
+    blobs = tuple(id for id, its in ((old, before), (new, after)) if its not in (SUBMODULE, NOTHING))
+    return Change(commit.sha, record[-1], old_path, status[:1], mode, blobs=blobs)
 
 
 # -- where a listing is ----------------------------------------------------------------------
@@ -149,7 +164,8 @@ class Position:
 
     ``since`` are the tips of the sync token that it starts from, None when it lists everything.
     ``gone``: it has reached the commits that no ref reaches any more.  ``commits`` were given so
-    far, the last of them ``last``, and ``changes`` of the next one.
+    far, the last of them ``last``, and ``changes`` of the next one.  ``damaged`` is the first
+    commit with content that is damaged; ``ended``: all were given, and what is left is to say so.
     """
 
     now: Tips
@@ -158,17 +174,19 @@ class Position:
     commits: int = 0
     changes: int = 0
     last: str = ""
+    damaged: str = ""
+    ended: bool = False
 
     @classmethod
     def parse(cls, cursor: str, sync_token: str | None) -> Position:
         """The inverse of str; the request's sync token is not repeated in its cursors."""
-        *now, incremental, gone, commits, changes, last = json.loads(cursor)
+        tips, view, incremental, *place = json.loads(cursor)
         since = Tips.parse(sync_token).tips if incremental and sync_token is not None else None
-        return cls(Tips(tuple(now[0]), now[1]), since, gone, commits, changes, last)
+        return cls(Tips(tuple(tips), view), since, *place)
 
     def __str__(self) -> str:
-        place = (self.since is not None, self.gone, self.commits, self.changes, self.last)
-        return json.dumps([self.now.tips, self.now.view, *place])
+        place = (self.gone, self.commits, self.changes, self.last, self.damaged, self.ended)
+        return json.dumps([self.now.tips, self.now.view, self.since is not None, *place])
 
     @property
     def revisions(self) -> list[str]:
@@ -183,10 +201,17 @@ class Position:
         return replace(self, commits=0, changes=0, last="")
 
     def following(self) -> Position | None:
-        """What comes after the last of these commits: those that are gone, or nothing."""
-        if self.gone or self.since is None or set(self.since) <= set(self.now.tips):
-            return None
-        return replace(self.beginning(), gone=True)
+        """What comes after the last of these commits: those that are gone, what is damaged, or nothing."""
+        if not (self.gone or self.since is None or set(self.since) <= set(self.now.tips)):
+            return replace(self.beginning(), gone=True)
+        return replace(self, ended=True) if self.damaged else None
+
+
+def uncounted(commit: Commit, named: Mapping[str, Shown]) -> Shown:
+    """A commit whose lines git cannot count, with its changes where it can name them."""
+    commit.insertions = commit.deletions = None
+    changes = named[commit.sha][1] if commit.sha in named else []
+    return commit, [one._replace(insertions=None, deletions=None) for one in changes]
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -215,18 +240,100 @@ class CommitLog:
 
         A failure or cancellation stops the running log; the next call starts another.
         """
+        if position.ended:
+            raise damaged_content(self._path, position.damaged)
         if not position.revisions:  # git would take HEAD, which may not exist yet
             return LogPage(next=position.following())
         try:
             if position != self._position:
                 position = await self._open(position)
             page = await self._read_page(position)
-        except BaseException:
+        except BaseException as error:
             await self.stop()
-            raise
+            if type(error) is not UpstreamError:
+                raise
+            return await self._salvage(position, error)
         continues = page.next is not None and page.next.gone == position.gone
         self._position = page.next if continues else None
         return page
+
+    async def _salvage(self, position: Position, error: UpstreamError) -> LogPage:
+        """A page of commits, each as far as git can read it."""
+        position = await self._open(replace(position, changes=0), BARE)
+        bare = await self._read_page(position)
+        named = await self._readable(await self._with_trees(bare.commits), NAMED)
+        blobs = {sha: {id for one in changes for id in one.blobs} for sha, (_, changes) in named.items()}
+        present = await self._present(set().union(*blobs.values()))
+        counted = await self._readable([sha for sha in named if blobs[sha] <= present], COUNTED)
+        await self.stop()
+        page, damaged = LogPage(next=bare.next), position.damaged
+        for commit in bare.commits:
+            if commit.sha in counted:
+                commit, changes = counted[commit.sha]
+            else:
+                commit, changes = uncounted(commit, named)
+                damaged = damaged or ("" if is_partial(error) else commit.sha)
+            page.commits.append(commit)
+            page.changes += changes
+            if len(page.changes) >= self._page_changes and len(page.commits) < len(bare.commits):
+                page.next = replace(position, commits=position.commits + len(page.commits), last=commit.sha)
+                break
+        if damaged:
+            page.next = replace(page.next or replace(position, ended=True), damaged=damaged)
+        return page
+
+    async def _readable(self, shas: Sequence[str], how: str) -> dict[str, Shown]:
+        """Those of these commits that git can read in a way, with their changes."""
+        found: dict[str, Shown] = {}
+        left, size = list(shas), len(shas)
+        while left:
+            asked = left[:size]
+            given, failed = await self._given(asked, how)
+            found |= given
+            if failed and not given and size > 1:
+                size = 1  # the first of them, or the one behind it, is what git cannot read
+                continue
+            left = left[max(len(given), 1) if failed else len(asked) :]
+            size = size if failed else size * 4
+        return found
+
+    async def _given(self, shas: Sequence[str], how: str) -> tuple[dict[str, Shown], bool]:
+        """The commits that git gives before it fails, and whether it fails."""
+        given: dict[str, Shown] = {}
+        changes: list[Change] = []
+        try:
+            await self._start(shas, how, "--no-walk=unsorted")
+            while (item := await self._next()) is not None:
+                if isinstance(item, Change):
+                    changes.append(item)
+                else:
+                    given[item.sha], changes = (item, changes), []
+        except UpstreamError:
+            return given, True
+        return given, False
+
+    async def _with_trees(self, commits: Sequence[Commit]) -> list[str]:
+        """Those of these commits of which git has the tree, and that of the first parent."""
+        pairs = {one.sha: [one.sha, *one.header[1].decode("ascii").split(" ")[:1]] for one in commits}
+        trees = {sha: [f"{each}^{{tree}}" for each in pair if each] for sha, pair in pairs.items()}
+        asked = list(dict.fromkeys(tree for pair in trees.values() for tree in pair))
+        try:
+            kinds = await output(self._path, "cat-file", "--batch-check=%(objecttype)", lines=asked)
+        except UpstreamError:
+            return list(trees)
+        present = {tree for tree, kind in zip(asked, kinds, strict=True) if kind == b"tree"}
+        return [sha for sha, pair in trees.items() if present.issuperset(pair)]
+
+    async def _present(self, blobs: set[bytes]) -> set[bytes]:
+        """Those of these contents that git can read; all, when it cannot even say that."""
+        words = ("rev-list", "--objects", "--ignore-missing", "--missing=print", "--no-walk", "--stdin")
+        try:
+            lines = (
+                await output(self._path, *words, lines=[id.decode("ascii") for id in blobs]) if blobs else []
+            )
+        except UpstreamError:
+            return blobs
+        return {line.split(b" ")[0] for line in lines}
 
     async def stop(self) -> None:
         """End the log."""
@@ -234,17 +341,18 @@ class CommitLog:
         if self._command:
             await self._command.stop()
 
-    async def _open(self, position: Position) -> Position:
-        await self._start(position)
+    async def _open(self, position: Position, how: str = COUNTED) -> Position:
+        how = BARE if position.gone else how
+        await self._start(position.revisions, how, f"--skip={max(position.commits - 1, 0)}")
         if await self._skip(position):
             return position
-        await self._start(position.beginning())  # repeating commits is safe, omitting some is not
+        await self._start(position.revisions, how)  # repeating commits is safe, omitting some is not
         return position.beginning()
 
-    async def _start(self, position: Position) -> None:
+    async def _start(self, lines: Sequence[str], how: str, *options: str) -> None:
         await self.stop()
-        skip = f"--skip={max(position.commits - 1, 0)}"
-        self._command = Command(self._path, *LOG.split(), skip, lines=position.revisions, length=length_of)
+        words = (*LOG.split(), *how.split(), *options)
+        self._command = Command(self._path, *words, lines=lines, length=length_of)
         self._parser, self._parsed, self._ended = LogParser(), deque[Change | Commit](), False
         await self._command.start()
 

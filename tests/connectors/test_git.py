@@ -436,17 +436,69 @@ def test_a_repositorys_configuration_changes_no_result_and_runs_nothing(reposito
     history.write(repository)
     git(repository, "checkout", "--quiet", "main")
     calm = listing(repository)
-    ran = repository / "ran"
+    ran, hooks, attributes = repository / "ran", repository / "hooks", repository / "attributes"
+    attributes.write_text("* -diff\n")
+    hooks.mkdir()
+    for name in ("post-checkout", "post-index-change", "reference-transaction", "fsmonitor-watchman"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {ran}\n")
+        (hooks / name).chmod(0o755)
     for key, value in {
         "diff.evil.textconv": f"touch {ran}; cat", "diff.evil.command": f"touch {ran}; true",
         "diff.external": f"touch {ran}; true", "core.fsmonitor": f"touch {ran}; true",
         "core.pager": f"touch {ran}; cat", "gpg.program": f"touch {ran}; true", "log.showSignature": "true",
         "diff.renames": "false", "diff.relative": "true", "log.mailmap": "true", "log.showRoot": "false",
         "log.date": "iso", "i18n.logOutputEncoding": "latin1", "color.ui": "always",
+        "core.attributesFile": str(attributes), "core.bigFileThreshold": "1", "core.quotePath": "true",
+        "diff.algorithm": "patience", "diff.renameLimit": "1", "diff.orderFile": str(attributes),
+        "diff.noprefix": "true", "diff.submodule": "log", "diff.ignoreSubmodules": "all",
+        "log.diffMerges": "off", "log.decorate": "full", "log.abbrevCommit": "true", "log.follow": "true",
+        "format.pretty": "oneline", "core.abbrev": "4", "core.hooksPath": str(hooks), "core.ssh": "x",
+        "core.alternateRefsCommand": f"touch {ran}", "core.askPass": f"touch {ran}",
+        "uploadpack.packObjectsHook": f"touch {ran}", "core.commentChar": ";", "core.editor": f"touch {ran}",
     }.items():  # fmt: skip
         git(repository, "config", key, value)
     assert listing(repository / "sub")[0].items == calm[0].items
     assert set(changes_of(listing(repository / "sub"))) == set(changes_of(calm))
+    assert not ran.exists()
+
+
+def test_the_callers_environment_changes_no_result_and_runs_nothing(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History()
+    history.commit(files={b"a": b"1\n2\n3\n"})
+    history.commit(parents=[1], raw=[b"R a b"])
+    history.write(repository)
+    calm = listing(repository)
+    other, ran = make(repository.parent / "other"), repository.parent / "ran"
+    hostile = {
+        **{f"GIT_{name}": str(other / ".git") for name in ("DIR", "COMMON_DIR")},
+        "GIT_WORK_TREE": str(other),
+        "GIT_INDEX_FILE": str(other / "x"),
+        "GIT_NAMESPACE": "n",
+        "GIT_OBJECT_DIRECTORY": str(other),
+        "GIT_REPLACE_REF_BASE": "refs/heads",
+        "GIT_SHALLOW_FILE": "x",
+        **{f"GIT_{name}": f"touch {ran}" for name in ("EXTERNAL_DIFF", "PAGER", "ASKPASS", "SSH_COMMAND")},
+        "GIT_DIFF_OPTS": "--unified=0",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_NOTES_REF": "refs/heads/main",
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "log.showSignature",
+        "GIT_CONFIG_VALUE_0": "true",
+        "GIT_CONFIG_KEY_1": "diff.renames",
+        "GIT_CONFIG_VALUE_1": "false",
+        "GIT_TRACE2": str(ran),
+        "LC_ALL": "de_DE.UTF-8",
+        "PAGER": f"touch {ran}",
+        "TZ": "Asia/Tokyo",
+        "GIT_TRACE": str(ran),
+    }
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    assert [page.items for page in listing(repository)] == [page.items for page in calm]
+    assert changes_of(listing(repository)) == changes_of(calm)
+    assert repository_of(repository).name == "repository"
     assert not ran.exists()
 
 
@@ -678,20 +730,192 @@ def test_a_damaged_repository_fails_with_the_message_of_git(repository: Path) ->
     assert "git fsck" in caught.value.hint
 
 
-def test_a_partial_clone_is_refused_and_not_fetched(repository: Path) -> None:
-    history = History()
-    history.commit(files={b"a": b"1\n"})
-    history.write(repository)
-    git(repository, "config", "uploadpack.allowFilter", "true")
-    clone = repository.parent / "clone"
-    git(repository, "clone", "--quiet", "--bare", "--filter=blob:none", f"file://{repository}", str(clone))
-    with pytest.raises(UpstreamError, match="partial clone"):
-        listing(clone)
-
-
 def test_output_in_an_unknown_form_is_an_error() -> None:
     with pytest.raises(UpstreamError, match="does not understand"):
         length_of(b"something new")
+
+
+# -- content that git cannot read ------------------------------------------------------------------
+
+
+def cloned(source: Path, *options: str) -> Path:
+    """A clone without some of the content."""
+    git(source, "config", "uploadpack.allowFilter", "true")
+    clone = source.parent / "clone"
+    git(source, "clone", "--quiet", *options, f"file://{source}", str(clone))
+    git(clone, "config", "remote.origin.uploadpack", f"touch {clone}/fetched; git-upload-pack")
+    return clone
+
+
+def counts_of(pages: list[Page[Any]]) -> dict[str, int | None]:
+    """The lines that each commit added, by its subject."""
+    return {commit.subject: commit.insertions for commit in commits_of(pages).values()}
+
+
+@pytest.fixture
+def three(repository: Path) -> Path:
+    """A history in which files are added, changed and renamed."""
+    history = History()
+    history.commit(files={b"d/a": b"1\n2\n3\n"}, message=b"first\n")
+    history.commit(files={b"d/a": b"1\n2\n4\n"}, parents=[1], message=b"second\n")
+    history.commit(files={b"b": b"new\n"}, parents=[2], raw=[b"R d/a d/c"], message=b"third\n")
+    history.write(repository)
+    git(repository, "checkout", "--quiet", "main")
+    return repository
+
+
+@pytest.mark.parametrize("sizes", [{}, {"page_commits": 1, "page_changes": 1}])
+def test_a_clone_without_files_has_every_commit_and_path(three: Path, sizes: dict[str, Any]) -> None:
+    pages = listing(cloned(three, "--filter=blob:none"), **sizes)
+    whole = listing(three)
+    assert counts_of(pages) == {"first": None, "second": None, "third": 1}, "what is checked out is there"
+    changes = {one.id: one for page in pages for one in page.also if isinstance(one, GitFileChange)}
+    assert changes.keys() == changes_of(whole).keys()
+    assert {one.id: one.parents for one in commits_of(pages).values()} == parents(three)
+    lines = {change.path: change.insertions for change in changes.values()}
+    assert lines == {"d/a": None, "d/c": 0, "b": 1}
+    assert not (three.parent / "clone" / "fetched").exists()
+
+
+def test_a_clone_without_folders_has_every_commit(three: Path) -> None:
+    git(three, "checkout", "--quiet", "main~1")
+    git(three, "merge", "--quiet", "--no-ff", "-m", "merge", "main")
+    git(three, "branch", "merged")
+    pages = listing(cloned(three, "--filter=tree:0", "--bare"))
+    assert counts_of(pages) == dict.fromkeys(["first", "second", "third", "merge"])
+    assert changes_of(pages) == {}
+
+
+def test_what_a_clone_has_fetched_since_is_read_by_a_full_listing(three: Path) -> None:
+    clone = cloned(three, "--filter=blob:none", "--bare")
+    assert None in counts_of(listing(clone)).values()
+    git(clone, "config", "--unset", "remote.origin.uploadpack")
+    git(clone, "fetch", "--quiet", "--refetch", "--no-filter", "origin")
+    assert counts_of(listing(clone)) == counts_of(listing(three))
+
+
+def spoil(repository: Path, name: str, content: bytes | None) -> None:
+    """Replace an object of a repository, or delete it; all of them are files of their own afterwards."""
+    sha = git(repository, "rev-parse", name).decode().strip()
+    objects = repository / ".git/objects"
+    for pack in objects.glob("pack/*.pack"):
+        moved = pack.rename(repository / "away.pack")
+        git(repository, "unpack-objects", "-q", stdin=moved.read_bytes())
+    for left in objects.glob("pack/*"):
+        left.unlink()
+    place = objects / sha[:2] / sha[2:]
+    place.chmod(0o644)
+    place.unlink() if content is None else place.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"], ids=["missing", "empty", "damaged"])
+def test_damaged_content_costs_its_own_commits_their_lines_and_is_reported_at_the_end(
+    three: Path, content: bytes | None
+) -> None:
+    damaged = rev_list(three)[0]  # it renames the file that the one before it changed
+    spoil(three, "main~1:d/a", content)
+    seen: list[Page[Any]] = []
+
+    async def read() -> None:
+        env, cursor = Reading(three), None
+        while True:
+            page = await git_connector.load_commits.load(ROOT, PageRequest(cursor, None), env)
+            seen.append(page)
+            cursor = page.next
+
+    with pytest.raises(UpstreamError, match=f"damaged, first that of commit {damaged}") as caught:
+        asyncio.run(read())
+    assert "git fsck" in caught.value.hint
+    assert counts_of(seen) == {"first": 3, "second": None, "third": None}
+    assert {change.path for change in changes_of(seen).values()} == {"d/a", "d/c", "b"}
+    assert all(page.sync_token is None for page in seen)
+
+
+def test_a_damaged_folder_costs_its_own_commits_their_files(three: Path) -> None:
+    spoil(three, "main~1^{tree}", b"garbage")
+    with pytest.raises(UpstreamError, match="damaged"):
+        listing(three)
+
+
+def test_a_sync_of_a_damaged_history_is_partial_and_keeps_every_commit(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(three, "main~1:d/a", b"garbage")
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    assert main(["connect", "git", "--set", f"path={three}"]) == 0
+    assert main(["sync", "git"]) == 3
+    assert "some content is damaged" in capsys.readouterr().out
+    assert main(["count", "git", "GitCommit"]) == 0
+    assert capsys.readouterr().out == "3\n"
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+def repository_of(path: Path | str) -> git_connector.GitRepository:
+    return asyncio.run(Git(str(path)).repository())
+
+
+def test_a_repository_has_its_name_wherever_the_path_leads_into_it(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    (repository / "src" / "deep").mkdir(parents=True)
+    other, bare = repository.parent / "other", repository.parent / "mirror.git"
+    git(repository, "worktree", "add", "--quiet", "--detach", str(other))
+    (other / "sub").mkdir()
+    git(repository, "clone", "--quiet", "--bare", str(repository), str(bare))
+    link = repository.parent / "link"
+    link.symlink_to(repository / "src")
+    inside = [
+        repository,
+        repository / "src" / "deep",
+        repository / ".git",
+        repository / ".git" / "refs",
+        link,
+    ]
+    assert {repository_of(path).name for path in [*inside, other, other / "sub"]} == {"repository"}
+    assert {repository_of(path).name for path in (bare, bare / "refs")} == {"mirror"}
+
+
+def test_a_submodule_and_a_git_folder_elsewhere_leave_the_name_of_the_folder(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    above = make(repository.parent / "above")
+    add = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "hidden")
+    git(above, *add, str(repository), "libs/part")
+    (above / "libs/part/sub").mkdir()
+    assert {repository_of(above / "libs" / place).name for place in ("part", "part/sub")} == {"part"}
+    apart = make(repository.parent / "apart", f"--separate-git-dir={repository.parent / 'store'}")
+    assert repository_of(apart).name == "apart"
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"a\n", b"\xff", "\u2028\x85".encode(), b"\x1b[31m", b"-x", b" "])
+def test_a_repository_may_have_any_name(tmp_path: Path, name: bytes) -> None:
+    path = make(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)))
+    git(path, "commit", "--quiet", "--allow-empty", "-m", "one")
+    assert repository_of(path).name == git_connector.name_of(name)
+    assert len(commits_of(listing(path))) == 1
+
+
+@pytest.mark.parametrize("branch", ["rel\u2028ease", "rel\x85ease", "HEAD", "a/b", "heads/x", "\u202e", "é"])
+def test_the_branch_of_head_has_its_whole_name(repository: Path, branch: str) -> None:
+    git(repository, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(repository, "update-ref", f"refs/tags/{branch}", "HEAD")
+    assert repository_of(repository).head_branch == branch
+    (page,) = listing(repository, git_connector.load_branches)
+    assert [(one.name, one.current) for one in page.items] == [(branch, True)]
+    assert examined(repository) == "git: 1 commit on 1 branch"
+
+
+def test_refs_named_like_options_and_revisions_are_only_names(repository: Path) -> None:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "one")
+    names = ["-x", "--all", "HEAD", "^main", "a" * 200]
+    for name in [name for name in names if not name.startswith("^")]:
+        git(repository, "update-ref", f"refs/heads/{name}", "HEAD")
+        git(repository, "update-ref", f"refs/tags/{name}", "HEAD")
+    assert len(commits_of(listing(repository))) == 1
+    (page,) = listing(repository, git_connector.load_tags)
+    assert {tag.name for tag in page.items} == {"-x", "--all", "HEAD", "a" * 200}
 
 
 # -- the connector at full size -----------------------------------------------------------------
