@@ -76,6 +76,13 @@ class TestOrigin:
     ) -> None:
         assert secrets_of(tmp_path) == {"token": "old-token", "_for": services.old}
 
+    def test_connecting_says_where_the_secrets_go_when_that_is_not_the_usual_address(
+        self, services: Services, cli: Cli
+    ) -> None:
+        words = ["--set", f"url={services.old}", "--credential", "token=env:OLD"]
+        run = cli("connect", "gated:main", *words)
+        assert f"its secrets are sent to {services.old} alone" in run.err.splitlines()
+
     def test_a_new_address_needs_its_own_secret(self, gated: Cli, services: Services, tmp_path: Path) -> None:
         words = ["connect", "gated:main", "--update", "--set", f"url={services.new}"]
         run = gated(*words, "--no-input")

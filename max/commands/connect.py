@@ -14,8 +14,9 @@ from pathlib import Path
 from ..connector import AnyConnector
 from ..core import InstallationInfo
 from ..errors import ProjectError, ProjectUntrusted, StorageError, StorageLocked, UnknownName, UsageError
+from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
-from ..installations.onboarding import OnboardingResult, bound, onboard, revised
+from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
 from .framework import Answer, Options, Parser, readers
@@ -66,6 +67,9 @@ def run_connect(options: Options) -> Answer:
     else:
         info = add_installation(project, connector_name, name or None, found, new=new)
     notes = [f"created a project in {project.root}"] if new else []
+    usual = destination_of(connector, config_defaults(connector.config))
+    if found.secrets and found.destination != usual:
+        notes.append(f"its secrets are sent to {found.destination or 'no address'} alone")
     notes += [*found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)
