@@ -277,8 +277,13 @@ class SyncMeta(Protocol):
         A listing does not count if a field that only comes with it was invalidated afterwards.
         """
 
-    async def latest_request(self) -> float:
-        """The latest time of a stored response's request; 0 when nothing is stored."""
+    async def prepare(self, source: str, *, now: float) -> float:
+        """Before a sync, forget what it may not rely on; the latest time of a stored response's request.
+
+        Times after ``now`` count as never: the clock was ahead.  ``source`` names the configuration:
+        when another one was synced before, everything counts as never fetched, and its unfinished
+        syncs are cancelled.  SyncRunning while one of them runs.
+        """
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """The rows that no listing has any more and that are not removed yet, by entity."""

@@ -33,7 +33,6 @@ from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.values import Json
 from .storage.database import Connection, Database
-from .storage.freshness import latest_request
 from .storage.removals import MEMBERS_BY_CHILD
 from .storage.table_writer import TableWriter
 
@@ -235,9 +234,9 @@ class SqliteSyncMeta(SyncMeta):
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.feed_state(c, root, feed))
 
-    async def latest_request(self) -> float:
-        """The latest time at which a request began whose answer is stored."""
-        return await self._database.read(latest_request)
+    async def prepare(self, source: str, *, now: float) -> float:
+        """Before a sync, forget what it may not rely on."""
+        return await self._database.transact(lambda c: self._tables.prepare(c, source, now=now))
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """What no listing has any more and is not removed yet."""

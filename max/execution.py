@@ -439,10 +439,19 @@ class SyncExecutor:
             raise not_started()
         if self.running is not None:
             raise SyncRunning(self.running.id, "this process")
-        self.context.requests.advance(await self.context.meta.latest_request())
+        await self._forget()
+
+    async def _forget(self) -> None:
+        """Forget what no sync of this source may rely on."""
+        latest = await self.context.meta.prepare(self.context.source, now=self.context.clock())
+        self.context.requests.begin_after(latest)
 
     async def unfinished(self) -> str | None:
-        """The newest sync that could be resumed, or None; SyncRunning when another process runs one."""
+        """The newest sync that could be resumed, or None; SyncRunning when another process runs one.
+
+        Those of another source can not, and are cancelled.
+        """
+        await self._forget()
         return await self.store.unfinished(worker=self.worker, now=self.context.clock())
 
     async def tidy(self) -> None:

@@ -8,6 +8,7 @@ alone builds them: no part makes another.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -152,6 +153,7 @@ class InstallationRuntime:
             clock=self._clock,
             jitter=self.recording.jitter,
             settings=self.info.settings,
+            source=json.dumps(dict(self.info.config), sort_keys=True, default=dict),
             credentials=credentials,
         )
         worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop

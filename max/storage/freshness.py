@@ -96,6 +96,7 @@ LATEST_REQUEST = """
          UNION ALL SELECT max(read_at) FROM _max_feed_state
          UNION ALL SELECT max(missing_since) FROM _max_missing) AS times
 """
+CLOCK_SKEW = 60  # seconds by which a clock may be set back before later times count as unknown
 LOADS_TOO_MANY = 2  # times as many as at the last look: then those that no row names are deleted
 
 
@@ -215,6 +216,17 @@ class Freshness(RenameOwner):
              WHERE excluded.recorded_at >= _max_freshness.recorded_at
         """
         run(connection, sql, statement.values)
+
+    def forget(self, connection: Connection, after: float) -> None:
+        """Count as never synced whatever a request brought that began after a time."""
+        words = max((len(mapping.bitmaps) for mapping in self._mappings.values()), default=1)
+        bits = ", ".join(f"{load_bitmap(word)} = 0" for word in range(words))
+        for statement in (
+            f"UPDATE _max_load SET requested_at = 0, {bits} WHERE requested_at > ?",
+            "UPDATE _max_freshness SET synced_at = NULL, recorded_at = 0 WHERE recorded_at > ?",
+            "DELETE FROM _max_high_water WHERE requested_at > ?",
+        ):
+            connection.execute(statement, (after,))
 
     # -- reading --------------------------------------------------------------------------
 
@@ -447,12 +459,15 @@ def latest_request(connection: Connection) -> float:
 
 
 def histogram(counts: Mapping[int | None, int]) -> AgeHistogram:
-    """How many rows have each age, from counts by whole seconds; None is never."""
+    """How many rows have each age, from counts by whole seconds; None, and a time to come, is never."""
     ages: Counter[float] = Counter()
+    never = 0
     for age, number in counts.items():
-        if age is not None and number:
+        if age is None or age < -CLOCK_SKEW:
+            never += number
+        elif number:
             ages[float(max(age, 0))] += number
-    return AgeHistogram(sorted(ages.items()), counts.get(None, 0))
+    return AgeHistogram(sorted(ages.items()), never)
 
 
 def _known(mapping: TableMapping[Any], fields: Sequence[str]) -> Sequence[str]:

@@ -288,6 +288,15 @@ class Membership(RenameOwner):
         counts = dict(connection.execute(mapping.sql(LISTING_AGES), values).fetchall())
         return histogram(counts)
 
+    def forget(self, connection: Connection, after: float, *, bookmarks: bool) -> None:
+        """Forget the passes and feeds that began after a time; ``bookmarks``: and from where to go on."""
+        times = ("began_at", "listed_at", "full_at", "swept_at", "covered_at", "invalidated_at")
+        changes = [f"{name} = CASE WHEN {name} <= :after THEN {name} END" for name in times]
+        changes += ["bookmark = NULL"] if bookmarks else []
+        connection.execute(f"UPDATE _max_listing SET {', '.join(changes)}", {"after": after})
+        gone = "DELETE FROM _max_feed_state WHERE read_at > :after OR begun_at > :after"
+        connection.execute(gone, {"after": after})
+
     # -- feeds ----------------------------------------------------------------------------
 
     def feed_state(self, connection: Connection, root: Ref[Any], feed: str) -> ListingState:

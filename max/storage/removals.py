@@ -493,6 +493,14 @@ class Removals(RenameOwner):
             self.is_pending_removal(connection, one, [*below, ref]) for one in parents
         )
 
+    def forget(self, connection: Connection, after: float, now: float) -> None:
+        """What is missing since a time after this one is missing since now; nothing is removed later."""
+        sql = "UPDATE _max_missing SET missing_since = :now, brought_at = NULL WHERE missing_since > :after"
+        connection.execute(sql, {"after": after, "now": now})
+        for mapping in self._mappings.values():
+            sql = mapping.sql("UPDATE {table} SET _removed_at = :now WHERE _removed_at > :now")
+            connection.execute(sql, {"now": now})
+
     def purge(self, connection: Connection, before: float) -> int:
         """Delete some rows that were removed before a time, with all that is known of them; how many.
 

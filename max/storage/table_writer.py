@@ -12,6 +12,7 @@ Rule 3: a response never replaces a value that a later request brought (see fres
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Self
@@ -22,12 +23,20 @@ from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
+from ..model.tasks import SyncCommand
 from ..model.values import is_id
 from . import change_log, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, joined, quoted
 from .ddl import build_indexes
-from .freshness import PagePosition, covered_groups, rows_with_newer, rows_without_newer
+from .freshness import (
+    CLOCK_SKEW,
+    PagePosition,
+    covered_groups,
+    latest_request,
+    rows_with_newer,
+    rows_without_newer,
+)
 from .quarantine import Quarantine, ValidatedRows
 from .rows import EncodedRows, TableMapping, load_column
 from .tables import MIGRATIONS, OWNER, Tables
@@ -257,6 +266,29 @@ class TableWriter(Tables):
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
 
     # -- freshness ------------------------------------------------------------------------
+
+    def prepare(self, connection: Connection, source: str, *, now: float) -> float:
+        """Before a sync, forget what it may not rely on; the latest request of which something is known.
+
+        Times after now are of a clock that was ahead, so the ages of what they date are unknown.
+        When another ``source`` was synced before, its times and bookmarks say nothing of this one,
+        and its unfinished syncs end.  SyncRunning when one of them runs.
+        """
+        found = connection.execute("SELECT source FROM _max_source").fetchone()
+        is_other = found is not None and found[0] != source
+        if found is None or is_other:
+            connection.execute("DELETE FROM _max_source")
+            connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
+        if is_other:
+            sync_log.refuse_while_syncing(connection, clock=lambda: now)
+            for one in sync_log.unfinished_runs(connection, now=now):
+                sync_log.apply_command(connection, one.id, SyncCommand.CANCEL, now=now)
+        if is_other or latest_request(connection) > now + CLOCK_SKEW:
+            after = -math.inf if is_other else now
+            self.freshness.forget(connection, after)
+            self.membership.forget(connection, after, bookmarks=is_other)
+            self.removals.forget(connection, after, now)
+        return latest_request(connection)
 
     def record(
         self,

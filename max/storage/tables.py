@@ -54,7 +54,8 @@ SCHEMA_TABLES = """
         name     TEXT NOT NULL,
         declared TEXT NOT NULL,
         PRIMARY KEY (entity, name)
-    ) {by_key}
+    ) {by_key};
+    CREATE TABLE _max_source (source TEXT NOT NULL)
 """
 OWNER = "engine"  # of these tables, in the catalogue
 MIGRATIONS = (";".join([SCHEMA_TABLES, freshness.TABLES, membership.TABLES, removals.TABLES]),)

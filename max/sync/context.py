@@ -176,16 +176,18 @@ class MonotonicClock:
         self._next = at + MOMENT
         return at
 
-    def advance(self, latest: float) -> None:
-        """Give only times later than ``latest`` from here on."""
-        self._next = max(self._next, latest + MOMENT)
+    def begin_after(self, latest: float) -> None:
+        """Give only times later than ``latest`` from here on; nothing may be under way."""
+        self._next = latest + MOMENT
 
 
 @dataclass(frozen=True)
 class SyncContext:
     """What all tasks of an installation share.
 
-    ``context`` is what ``initialise`` built.  ``credentials`` keep secrets out of what is stored.
+    ``context`` is what ``initialise`` built, and ``source`` names what it was built for: what is
+    known of another one's listings does not count.  ``credentials`` keep secrets out of what is
+    stored.
     """
 
     installation: str
@@ -197,6 +199,7 @@ class SyncContext:
     clock: Clock = time.time
     jitter: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
+    source: str = ""
     credentials: CredentialProvider = field(
         default_factory=lambda: CredentialProvider(MemoryCredentials(), [])
     )
