@@ -17,10 +17,22 @@ from tests.upstream_model import COLLECTIONS, KINDS
 from tests.upstream_world import RIGHT, Event, History, Sync, live
 
 CHANGES = ("group", "box", "item", "item", "touch", "touch", "delete", "forget")
-DISTURBANCES = ("broken", "offline", "denied", "again", "kill", "pause")
+DISTURBANCES = (
+    "broken",
+    "offline",
+    "denied",
+    "again",
+    "kill",
+    "pause",
+    "twice",
+    "miscount",
+    "forbid",
+    "clock",
+)
 NUMBERS = st.integers(0, 23)
 EVENTS = st.builds(Event, st.sampled_from(CHANGES), NUMBERS, NUMBERS)
-TROUBLE = st.builds(Event, st.sampled_from(DISTURBANCES))
+TROUBLE = st.builds(Event, st.sampled_from(DISTURBANCES), NUMBERS)
+BETWEEN = st.builds(Event, st.sampled_from(("source", "forbid", "clock")), NUMBERS)
 ALLOWED = SyncOptions(allow_removals=True)
 OPTIONS = st.sampled_from(
     [
@@ -34,12 +46,12 @@ OPTIONS = st.sampled_from(
 )
 SYNCS = st.builds(
     Sync,
-    st.lists(EVENTS, max_size=8),
+    st.lists(EVENTS | EVENTS | EVENTS | BETWEEN, max_size=8),
     st.dictionaries(st.integers(1, 40), EVENTS | EVENTS | EVENTS | TROUBLE, max_size=12),
     st.booleans(),
     OPTIONS,
     st.none() | st.none() | st.integers(0, 60),
-    st.booleans(),
+    st.none() | st.integers(0, 3),
 )
 HISTORIES = st.builds(
     History,

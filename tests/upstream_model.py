@@ -149,6 +149,15 @@ class Upstream:
                 else:
                     self.delete(other.id)
 
+    def replace(self, number: int) -> None:
+        """Be another account, some of whose rows have the ids of this one's."""
+        self.things, self.gone, self.clock, self.life = {}, {}, 0, self.life + 1_000
+        for group in range(1 + number % 3):
+            self.create(Group, f"g{group}", ("Root.groups", ROOT.id))
+            self.create(Item, f"i{group + number % 2}", ("Group.loose", f"g{group}"))
+        for thing in self.things.values():
+            thing.title = "other"
+
     def of(self, kind: type[Entity]) -> list[str]:
         """The ids of the existing rows of a kind."""
         return sorted(id for id, thing in self.things.items() if thing.kind is kind)

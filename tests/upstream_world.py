@@ -57,6 +57,7 @@ T = TypeVar("T")
 START = 1_900_000_000.0  # seconds since the epoch: when virtual time begins
 RIGHT = SyncOptions(check_deletes=True, allow_removals=True)
 EAGER = Settings(removal_share=0.5)
+JUMPS = (0.0, 3_600.0, -86_400.0, 30.0, -31_536_000.0)  # seconds by which a clock may be off
 
 
 class Request(NamedTuple):
@@ -88,7 +89,7 @@ class Sync:
     restart: bool = False  # discard the unfinished sync
     options: SyncOptions = NO_OPTIONS
     dies: int | None = None
-    retry: bool = False  # the failures of the sync before, if there are any
+    retry: int | None = None  # the failures of one of the syncs before, if there are any
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,17 @@ def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) 
         upstream.put(id, places)
     else:
         upstream.create(kind, id, *places)
+
+
+def lie(event: Event, request: PageRequest, page: Page[Any]) -> Page[Any]:
+    """The page as a source sends it that repeats a cursor or a row, or that counts wrongly."""
+    if event.what == "again" and request.cursor is not None and page.next is not None:
+        return page.replace(next=request.cursor)
+    if event.what == "twice" and page.items:
+        return page.replace(items=[*page.items, page.items[0]])
+    if event.what == "miscount" and page.total is not None:
+        return page.replace(total=max(0, page.total + event.a % 5 - 2))
+    return page
 
 
 class MortalDatabase(PatientDatabase):
@@ -170,6 +182,9 @@ class World:
         self.asked = 0
         self.requests: list[Request] = []
         self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is off
+        self.source = 0  # of the configuration
+        self.forbidden: set[str] = set()  # parents whose collections may not be read
+        self.past: list[str] = []  # syncs
         self.handle: SyncHandle | None = None
         self.killed = asyncio.Event()
 
@@ -182,21 +197,27 @@ class World:
         self.requests.append(Request(name, parent, request))
         await later(delays[number % len(delays)])
         event = self.during.pop(number, Event("nothing"))
-        await self._disturb(event.what)
+        await self._disturb(event)
         change(self.upstream, event)
+        if parent in self.forbidden:
+            raise PermissionDenied(f"{parent} may not be read")
         page = answer()
         await later(delays[number * 7 % len(delays)])
-        lies = event.what == "again" and request.cursor is not None and page.next is not None
-        return page.replace(next=request.cursor) if lies else page
+        return lie(event, request, page)
 
     def clock(self) -> float:
         """This machine's time."""
         return START + now() - self.set_back
 
-    async def _disturb(self, what: str) -> None:
+    async def _disturb(self, event: Event) -> None:
         errors = {"broken": UpstreamBroken, "offline": Offline, "denied": PermissionDenied}
+        what, places = event.what, [*self.upstream.of(Group), *self.upstream.of(Box)]
         if what in errors:
             raise errors[what]("it was drawn so")
+        if what == "forbid" and places:
+            self.forbidden.add(places[event.a % len(places)])
+        if what == "clock":
+            self.set_back = JUMPS[event.a % len(JUMPS)]
         if what == "pause" and self.handle is not None:
             await self.handle.pause()
         if what == "kill":
@@ -225,6 +246,7 @@ class World:
                 self.clock,
                 lambda: 1.0,
                 self.settings,
+                str(self.source),
             ),
             worker=new_worker(),
             after=self.engine.tidy,
@@ -240,9 +262,18 @@ class World:
             await self.database.transact(_make_worker_dead)
         await self.database.stop()
 
+    def _change_source(self, event: Event) -> None:
+        """Connect to another account, whose rows have the same ids and are older."""
+        self.source += 1
+        self.upstream.replace(event.a)
+
     async def sync(self, one: Sync) -> SyncResult | None:
         """The result of one sync in a process of its own; None when it was killed."""
         for event in one.before:
+            if event.what == "source":
+                self._change_source(event)
+            elif event.what in ("forbid", "clock"):
+                await self._disturb(event)
             change(self.upstream, event)
         await self.open()
         try:
@@ -263,6 +294,7 @@ class World:
         else:
             self.upstream.begin()
             self.handle = await self._begin(one)
+        self.past.append(self.handle.id)
         ended, killed = asyncio.create_task(self.handle.completion()), asyncio.create_task(self.killed.wait())
         self.database.left = one.dies
         await asyncio.wait([ended, killed], return_when=asyncio.FIRST_COMPLETED)
@@ -275,9 +307,9 @@ class World:
         return None
 
     async def _begin(self, one: Sync) -> SyncHandle:
-        if one.retry:
+        if one.retry is not None and self.past:
             with contextlib.suppress(SyncError, NotFound):
-                return await self.executor.retry()
+                return await self.executor.retry(self.past[-1 - one.retry % len(self.past)])
         return await self.executor.begin(plan(self.upstream), one.options)
 
     async def hidden(self) -> set[str]:
@@ -321,6 +353,7 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         world = World(history, path)
         for one in history.syncs:
             await world.sync(one)
+        world.forbidden.clear()
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
         (rows, members), (there, whose) = await world.state(), world.upstream.state()
