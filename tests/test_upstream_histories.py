@@ -16,7 +16,7 @@ from max.execution import NO_OPTIONS
 from tests.upstream_model import COLLECTIONS, KINDS
 from tests.upstream_world import RIGHT, Event, History, Sync, live
 
-CHANGES = ("group", "box", "item", "item", "touch", "touch", "delete", "forget")
+CHANGES = ("crowd", "group", "box", "item", "item", "touch", "delete", "delete", "forget")
 DISTURBANCES = (
     "broken",
     "offline",
@@ -47,7 +47,7 @@ OPTIONS = st.sampled_from(
 SYNCS = st.builds(
     Sync,
     st.lists(EVENTS | EVENTS | EVENTS | BETWEEN, max_size=8),
-    st.dictionaries(st.integers(1, 40), EVENTS | EVENTS | EVENTS | TROUBLE, max_size=12),
+    st.dictionaries(st.integers(1, 12) | st.integers(1, 40), EVENTS | EVENTS | EVENTS | TROUBLE, max_size=12),
     st.booleans(),
     OPTIONS,
     st.none() | st.none() | st.integers(0, 60),

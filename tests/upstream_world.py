@@ -106,8 +106,12 @@ class History:
 def change(upstream: Upstream, event: Event) -> None:
     """Let an event happen upstream, if it can."""
     a, b, groups, boxes = event.a, event.b, upstream.of(Group), upstream.of(Box)
-    if event.what == "group" and f"g{a % 3}" not in upstream.things:
-        upstream.create(Group, f"g{a % 3}", (repr(Root.groups), ROOT.id))
+    if event.what == "group" and f"g{a % 5}" not in upstream.things:
+        upstream.create(Group, f"g{a % 5}", (repr(Root.groups), ROOT.id))
+    elif event.what == "crowd":
+        for number in range(5):
+            change(upstream, Event("group", number))
+            change(upstream, Event("item", 6 + number, a))
     elif event.what == "box" and groups:
         place(upstream, Box, f"b{a % 4}", {(repr(Group.boxes), groups[b % len(groups)])})
     elif event.what == "item" and groups:
