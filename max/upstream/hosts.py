@@ -86,10 +86,16 @@ def filled(path: str, pieces: Sequence[str | int]) -> str:
 
 def check_path(path: str) -> None:
     """ValueError for a path, perhaps with a query, that leads elsewhere than it seems."""
-    place = path.partition("?")[0]
-    if MISLEADING.search(place) or "#" in path:
+    if MISLEADING.search(path.partition("?")[0]) or "#" in path:
         raise ValueError("its path contains '//', '#', a backslash or a control character")
-    if any(unquote(segment) in (".", "..") for segment in place.split("/")):
+    check_segments(path)
+
+
+def check_segments(path: str) -> None:
+    """ValueError when a segment of a path, perhaps with a query, leads out of the one before."""
+    place = path.partition("?")[0]
+    dotted = "." in place or "%2" in place
+    if dotted and any(unquote(segment) in (".", "..") for segment in place.split("/")):
         raise ValueError("its path contains '.' or '..'")
 
 

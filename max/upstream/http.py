@@ -53,7 +53,7 @@ from ..errors import (
 )
 from ..model.values import Json
 from .credentials import CredentialProvider, Secret
-from .hosts import check_path, filled, read_address
+from .hosts import check_path, check_segments, filled, read_address
 from .operations import LOG, block_limit, in_operation, last_attempt
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ class Headers(Mapping[str, str]):
         if len(self._values) < len(given):
             raise ValueError(f"a header is given twice, in upper and lower case: {', '.join(given)}")
 
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> Headers:
+        """The headers themselves, or made of a mapping."""
+        return given if isinstance(given, Headers) else cls(given)
+
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
 
@@ -125,7 +130,7 @@ class HttpRequest:
     label: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "headers", Headers(self.headers))
+        object.__setattr__(self, "headers", Headers.of(self.headers))
 
     def __str__(self) -> str:
         return " ".join(filter(None, [self.method, urlsplit(self.url).path, self.label]))
@@ -141,7 +146,7 @@ class HttpResponse:
     body: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "headers", Headers(self.headers))
+        object.__setattr__(self, "headers", Headers.of(self.headers))
 
     def json(self) -> Json:
         """The body as JSON data, None when it is empty; UpstreamBroken when it is not JSON."""
@@ -389,7 +394,7 @@ class HttpClient(Lifecycle):
         try:
             if pieces or not absolute:
                 path = filled(path, pieces)
-            check_path(path.partition("#")[0].partition("://")[2] if absolute else path)
+            check_segments(path.partition("#")[0]) if absolute else check_path(path)
         except ValueError as error:
             raise _unusable(error) from None
         return path if absolute else f"{self.base_url}/{path.lstrip('/')}"

@@ -876,6 +876,12 @@ def test_the_address_of_a_next_page_is_used_when_it_has_the_same_origin() -> Non
     assert upstream.heard[0].startswith("GET /x?p=2 ")
 
 
+def test_the_address_of_a_next_page_may_have_an_empty_segment_and_a_fragment() -> None:
+    upstream = Upstream(answer(200, b"[2]"))
+    assert talk(upstream, lambda client: client.get(f"{upstream.url}/v1//x?p=2#top")) == [2]
+    assert upstream.heard[0].startswith("GET /v1//x?p=2 ")
+
+
 def test_the_address_of_an_undeclared_host_is_refused_before_anything_is_sent() -> None:
     upstream = Upstream(answer(200))
     with pytest.raises(PermissionDenied, match=r"evil\.example"):
