@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
 Reader: TypeAlias = Callable[[object], Any]  # raises InvalidValue
@@ -96,6 +96,16 @@ def is_text(value: object) -> bool:
 def is_id(value: object) -> bool:
     """A text that can identify an entity: not empty, not too long, and without NUL."""
     return is_text(value) and 0 < len(str(value)) <= LONGEST_ID and "\0" not in str(value)
+
+
+def are_ids(values: Sequence[object]) -> bool:
+    """Whether is_id is true of each, seen by all of them at once."""
+    if not set(map(type, values)) <= {str}:
+        return all(map(is_id, values))
+    texts = cast("Sequence[str]", values)
+    joined = "".join(texts)
+    whole = is_text(joined) and "\0" not in joined and "" not in texts
+    return whole and max(map(len, texts), default=0) <= LONGEST_ID
 
 
 def read_text(value: object) -> str:

@@ -32,10 +32,10 @@ from ..errors import InvalidEntity
 from ..model.entities import LOCAL, E, Entity, FieldType, Ref, check_entity
 from ..model.values import (
     INTEGER_LIMIT,
-    LONGEST_ID,
     REPLACED,
     InvalidValue,
     Kind,
+    are_ids,
     datetime_of,
     is_id,
     utc_text,
@@ -145,11 +145,6 @@ def _joined(values: list[str]) -> str:
     return joined
 
 
-def _check_ids(ids: list[str]) -> None:
-    if "" in ids or "\0" in _joined(ids) or max(map(len, ids)) > LONGEST_ID:
-        raise InvalidColumn
-
-
 def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
     if "\0" not in _joined(values):
         return column
@@ -225,7 +220,8 @@ def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Colu
     ids = list(map(_ID, values))
     if targets != {holds.target} or set(map(type, ids)) != {str} or scopes != {id(LOCAL)}:
         return _encode_each(holds, column)
-    _check_ids(ids)
+    if not are_ids(ids):
+        raise InvalidColumn
     return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
 
 
@@ -344,7 +340,8 @@ class TableMapping(Generic[E]):
         ids = [record["id"] for record in records]
         if set(map(type, ids)) != {str}:
             ids = [str(id) if is_id(id) else "" for id in ids]
-        _check_ids(ids)
+        if not are_ids(ids):
+            raise InvalidColumn
         columns = [encode_column(self.types[n], [record[n] for record in records]) for n in names]
         return EncodedRows(names, ids, columns)
 

@@ -27,7 +27,7 @@ from ..model.entities import values_of
 from ..model.loaders import Watermark
 from ..model.query import Page
 from ..model.tasks import ListingPosition
-from ..model.values import datetime_text, is_datetime, is_id
+from ..model.values import are_ids, datetime_text, is_datetime
 
 EMPTY_PAGES = 1_000  # in a row, after which a listing has no end
 EARLIEST = "1970"  # a watermark before it is no time of a change; many sources cannot read such times
@@ -109,7 +109,8 @@ class PageTracker:
 
     def take(self, page: Page[Any]) -> bool:
         """Count a page; whether the listing is complete with it, and certainly so."""
-        position, ids = self.position, repr([item.id for item in page.items]).encode()
+        named: list[object] = [item._values["id"] for item in page.items]
+        position, ids = self.position, repr(named).encode()
         changes = {**self._newest(page), "content": crc32(ids, position.content)}
         if page.total is not None:
             least, most = position.total or (page.total, page.total)
@@ -118,13 +119,13 @@ class PageTracker:
             changes["delta"] = False
         changes |= {"number": position.number + 1, "cursor": page.next, "ended": page.next is None}
         changes |= {"listed": position.listed + len(page.items), "token": page.sync_token}
-        changes["nameless"] = position.nameless or not all(is_id(item.id) for item in page.items)
+        changes["nameless"] = position.nameless or not are_ids(named)
         self.position = position.replace(**changes)
         problem = self._repeated_page(ids, len(page.items)) or self._endless(page)
         if page.next is not None:
             problem = problem or self._repeated_cursor(page.next)
         elif self.position.number == 1:
-            problem = problem or self._falls_short(len({repr(item.id) for item in page.items}))
+            problem = problem or self._falls_short(len(set(map(repr, named))))
         if page.next is None and self.position.total is None:
             problem = problem or _is_full(page)
         self._set_problem(problem)

@@ -18,9 +18,11 @@ from max.model.values import (
     JSON_DEPTH,
     InvalidValue,
     Kind,
+    are_ids,
     datetime_of,
     datetime_text,
     is_datetime,
+    is_id,
     is_json,
     is_valid,
     read_integer,
@@ -218,3 +220,13 @@ def test_data_of_any_depth_is_read_or_refused() -> None:
         for _ in range(depth - 1):
             data = [data]
         assert is_json(data) is fits
+
+
+IDS = st.one_of(
+    st.text(max_size=3), st.sampled_from(["", "\0", "a\0", "\ud83d", "\ude00", "é", 1, None, "x" * 10_001])
+)
+
+
+@drawn(st.lists(IDS, max_size=4))
+def test_many_ids_are_judged_as_each_of_them_is(ids: list[object]) -> None:
+    assert are_ids(ids) == all(map(is_id, ids))
