@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -214,6 +214,13 @@ def uncounted(commit: Commit, named: Mapping[str, Shown]) -> Shown:
     return commit, [one._replace(insertions=None, deletions=None) for one in changes]
 
 
+class Everything(Container[bytes]):
+    """Has whatever is asked for."""
+
+    def __contains__(self, one: object) -> bool:
+        return True
+
+
 # -- reading ---------------------------------------------------------------------------------
 
 
@@ -263,8 +270,9 @@ class CommitLog:
         bare = await self._read_page(position)
         named = await self._readable(await self._with_trees(bare.commits), NAMED)
         blobs = {sha: {id for one in changes for id in one.blobs} for sha, (_, changes) in named.items()}
-        present = await self._present(set().union(*blobs.values()))
-        counted = await self._readable([sha for sha in named if blobs[sha] <= present], COUNTED)
+        present = await self._present([id.decode("ascii") for ids in blobs.values() for id in ids])
+        whole = [sha for sha in named if all(id in present for id in blobs[sha])]
+        counted = await self._readable(whole, COUNTED)
         await self.stop()
         page, damaged = LogPage(next=bare.next), position.damaged
         for commit in bare.commits:
@@ -314,26 +322,22 @@ class CommitLog:
 
     async def _with_trees(self, commits: Sequence[Commit]) -> list[str]:
         """Those of these commits of which git has the tree, and that of the first parent."""
-        pairs = {one.sha: [one.sha, *one.header[1].decode("ascii").split(" ")[:1]] for one in commits}
-        trees = {sha: [f"{each}^{{tree}}" for each in pair if each] for sha, pair in pairs.items()}
-        asked = list(dict.fromkeys(tree for pair in trees.values() for tree in pair))
-        try:
-            kinds = await output(self._path, "cat-file", "--batch-check=%(objecttype)", lines=asked)
-        except UpstreamError:
-            return list(trees)
-        present = {tree for tree, kind in zip(asked, kinds, strict=True) if kind == b"tree"}
-        return [sha for sha, pair in trees.items() if present.issuperset(pair)]
+        pairs = {one.sha: [one.sha, *one.header[1].decode("ascii").split()[:1]] for one in commits}
+        asked = list({sha for pair in pairs.values() for sha in pair})
+        shown = ("rev-list", "--stdin", "--no-walk=unsorted", "--format=%H %T")
+        lines = await output(self._path, *shown, lines=asked)
+        trees = dict(line.split(b" ") for line in lines[1::2])  # each after a line "commit …"
+        has = await self._present(asked, "--filter=tree:1")
+        missing = {sha.decode("ascii") for sha, tree in trees.items() if tree not in has}
+        return [sha for sha, pair in pairs.items() if missing.isdisjoint(pair)]
 
-    async def _present(self, blobs: set[bytes]) -> set[bytes]:
-        """Those of these contents that git can read; all, when it cannot even say that."""
+    async def _present(self, names: Sequence[str], *options: str) -> Container[bytes]:
+        """The objects that git has of these, or in these; all, when it cannot even say that."""
         words = ("rev-list", "--objects", "--ignore-missing", "--missing=print", "--no-walk", "--stdin")
         try:
-            lines = (
-                await output(self._path, *words, lines=[id.decode("ascii") for id in blobs]) if blobs else []
-            )
+            return {line.split(b" ")[0] for line in await output(self._path, *words, *options, lines=names)}
         except UpstreamError:
-            return blobs
-        return {line.split(b" ")[0] for line in lines}
+            return Everything()
 
     async def stop(self) -> None:
         """End the log."""
