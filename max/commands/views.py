@@ -231,11 +231,11 @@ def summary(
 
 
 def _nothing(result: SyncResult) -> str:
-    """Why a result counts no rows: it counts those that were listed, and every request."""
+    """Why a result counts no rows: it counts those that were new or changed, and every request."""
     if result.status != "completed":
         return "nothing was stored"
     if result.requests or result.removed:
-        return "no rows were listed"
+        return "nothing new upstream"
     return "everything is fresh; nothing was fetched"
 
 

@@ -135,11 +135,13 @@ class Schema:
         return list(found)
 
     def entity(self, name: str) -> type[Entity]:
-        """The entity with this name, in any case; UnknownName suggests the nearest."""
+        """The entity with this name, or with its view's, in any case; UnknownName suggests the nearest."""
         if name in self.entities:
             return self.entities[name]
         folded = [
-            known for known in self.entities if name.casefold() in (known.casefold(), snake_case(known))
+            known
+            for known in self.entities
+            if name.casefold() in (known.casefold(), snake_case(known), self.table(known))
         ]
         if len(folded) != 1:
             raise UnknownName("entity", name, self.entities)

@@ -191,3 +191,68 @@ def test_a_project_may_lie_in_a_folder_whose_name_is_not_utf_8(
     assert cli("init", place, "-o", "json").data == {"project": place}
     assert cli("-C", place, "sync", "acme:default").status == 0
     assert cli("count", "acme", "AcmeUser", "-C", place).out == "20\n"
+
+
+def test_names_and_descriptions_control_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a\x1b]0;x\x07\u202e\U000e0041"
+    (place / "connectors").mkdir(parents=True)
+    (place / "connectors" / "max_sly.py").write_text(SLY)
+    monkeypatch.chdir(place)
+    cli = running(capsys)
+    commands = (
+        "init, trust, connect sly:a, sync sly, ls, status, schema sly, runs, settings sly, search sly Sly"
+    )
+    for words in commands.split(", "):
+        for output in ([], ["-o", "json"]):
+            run = cli(*words.split(), *output)
+            assert not {"\x1b", "\x07", "\u202e", "\U000e0041"} & set(run.out + run.err), words
+    assert cli("schema", "sly", "--json").data["entities"][0]["description"] == "Plain \x1b[2J\u202e words."
+    assert cli("search", "sly", "Sly", "-o", "json").data["data"] == [
+        {"id": "s\x1b[2J", "name": "\u202e\x1b[31m"}
+    ]
+
+
+SLY = r'''
+"""A source whose words control terminals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from max.connecting import *
+
+
+class Sly(Entity):
+    """Plain \x1b[2J\u202e words."""
+
+    name: Field[str] = Field("a \x1b]0;title\x07 \U000e0041 field")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing."""
+
+
+async def seed(context: None, engine: Engine) -> SyncPlan:
+    """Store the root."""
+    await engine.store(Sly("s\x1b[2J", name="\u202e\x1b[31m"))
+    return SyncPlan([])
+
+
+async def initialise(config: Config, credentials: CredentialProvider) -> Installation[None]:
+    """Nothing."""
+    return Installation(None)
+
+
+connector = Connector(
+    name="sly",
+    description="Sly \x1b[2J.",
+    schema=Schema([Sly], roots=[Sly]),
+    loaders=[],
+    seeder=seed,
+    initialise=initialise,
+    config=Config,
+)
+'''

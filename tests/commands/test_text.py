@@ -440,6 +440,18 @@ def test_a_schema_as_text() -> None:
     assert lines[-1] == "  reports  many Person by boss  the people managed"
 
 
+def test_no_description_controls_a_terminal() -> None:
+    class Sly(Entity):
+        """Plain \x1b[2J\u202e words."""
+
+        name: Field[str] = Field("a \x1b]0;title\x07 \U000e0041 field")
+
+    schema = Schema([Sly], roots=[Sly])
+    shown = "\n".join(map(sanitize_lines, schema_text(schema, [Sly], {}, 80)))
+    assert not {"\x1b", "\x07", "\u202e", "\U000e0041"} & set(shown)
+    assert json_text(schema_json(schema, [Sly], {})).isascii()
+
+
 def test_a_schema_as_json_has_counts_and_relationships() -> None:
     data = schema_json(SCHEMA, [Person], {"Person": 3})
     assert (data["entities"][0]["rows"], data["roots"]) == (3, ["Person"])
@@ -479,9 +491,9 @@ def test_a_summary_shows_notes_in_full() -> None:
     ("more", "words"),
     [
         ({"requests": {}}, "everything is fresh; nothing was fetched"),
-        ({}, "no rows were listed"),
+        ({}, "nothing new upstream"),
         ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
-        ({"requests": {}, "removed": 3}, "no rows were listed"),
+        ({"requests": {}, "removed": 3}, "nothing new upstream"),
     ],
 )
 def test_a_summary_without_rows_says_why(more: dict[str, Any], words: str) -> None:

@@ -85,6 +85,14 @@ def test_an_entity_is_found_by_its_name_in_any_case(name: str) -> None:
     assert SCHEMA.entity(name) is Repository
 
 
+def test_an_entity_is_found_by_the_name_of_its_view() -> None:
+    class Task(Entity):
+        """Something to do."""
+
+    schema = Schema([Task], connector="demo")
+    assert [schema.entity(name) for name in ("demo_task", "DEMO_TASK", "task")] == [Task] * 3
+
+
 def test_an_unknown_entity_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match="unknown entity 'Isue'") as caught:
         SCHEMA.entity("Isue")
