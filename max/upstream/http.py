@@ -641,6 +641,8 @@ class _Httpx2Transport(Transport):
 
         Without encryption it loads no certificates: a third of the start-up.
         """
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         try:
             import httpx2
         except ImportError as error:
@@ -651,6 +653,7 @@ class _Httpx2Transport(Transport):
             timeout=self._timeout,
             verify=secure,
             headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they reach other origins
             limits=httpx2.Limits(max_keepalive_connections=CONNECTIONS),
         )
 

@@ -193,6 +193,17 @@ def test_a_header_that_cannot_be_sent_is_a_mistake_and_its_value_is_not_shown(
     assert upstream.heard == []
 
 
+def test_a_cookie_of_the_service_is_not_kept() -> None:
+    upstream = Upstream(answer(200, set_cookie="session=abcdef; Path=/; Domain=127.0.0.1"))
+
+    async def twice(client: HttpClient) -> None:
+        for _ in range(2):
+            await client.get("/")
+
+    talk(upstream, twice)
+    assert [one for one in upstream.heard if "cookie" in one.lower()] == []
+
+
 # -- paths and their pieces ------------------------------------------------------------------------
 
 
