@@ -441,3 +441,12 @@ def test_interleaved_syncs_of_two_installations_do_not_touch_each_others_rows(tm
         await asyncio.gather(life(first, "a"), life(second, "b"))
 
     play(main, groups="newest", loose="oldest")
+
+
+# -- deadlines -----------------------------------------------------------------------------------
+
+
+def test_a_call_that_has_ended_at_its_deadline_with_a_404_does_not_stop_the_sync() -> None:
+    groups = [Event("group", number) for number in range(3)]
+    ahead = Sync(groups, {2: Event("delete", 0), 3: Event("clock", 2)})
+    assert during(ahead, delays=(2,)) == {}

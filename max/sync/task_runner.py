@@ -13,7 +13,8 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -109,16 +110,21 @@ class TaskRunner:
         Raises StorageError and cancellation only.
         """
         try:
-            return await self._runs[task.spec.kind](task, task.spec)
+            return await self._attempt(task)
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.id not in self._overdue or current is None or current.uncancel():
                 raise
             return self.failed(task, self._overdue_error())
+        finally:
+            self._reached.pop(task.id, None)
+            self._overdue.discard(task.id)
+
+    async def _attempt(self, task: Task) -> Settlement | None:
+        try:
+            return await self._runs[task.spec.kind](task, task.spec)
         except CallsStopped:
-            return Settlement(
-                task, State.PENDING
-            )  # it has begun nothing: it goes back, and no try is used up
+            return Settlement(task, State.PENDING)  # it has begun nothing, and no try is used up
         except LeaseLost:
             return None  # another worker has the task now
         except StorageError:
@@ -127,10 +133,6 @@ class TaskRunner:
             return await self._missing(task, error)
         except Exception as error:
             return self.failed(task, error)
-        finally:
-            self._reached.pop(task.id, None)
-            self._calls.pop(task.id, None)
-            self._overdue.discard(task.id)
 
     def _overdue_error(self) -> Offline:
         minutes = self._context.settings.loader_minutes
@@ -139,11 +141,15 @@ class TaskRunner:
             hint="if the service is that slow, raise the setting loader_minutes",
         )
 
-    def _env(self, task: Task, at: float) -> LoaderEnv:
-        """What the call of a loader gets that begins now, at ``at``."""
+    @contextmanager
+    def _calling(self, task: Task, at: float) -> Iterator[LoaderEnv]:
+        """What the call of a loader gets that begins now, at ``at``; until its end it has a deadline."""
         env = LoaderEnv(self._context, task, self._cache, at)
         self._calls[task.id] = env, asyncio.current_task()
-        return env
+        try:
+            yield env
+        finally:
+            del self._calls[task.id]
 
     def cancel_overdue(self) -> None:
         """Cancel the calls of loaders that are past their deadline; looks once a second at most."""
@@ -186,7 +192,6 @@ class TaskRunner:
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
-        self._calls.pop(page.task.id, None)
         if (await self._commit(page)).state is not State.RUNNING:
             return False
         self._reached[page.task.id] = page.spec or page.task.spec
@@ -346,18 +351,19 @@ class TaskRunner:
     ) -> tuple[Page[Any], float, Sequence[str]]:
         """The next page, when its request began, and notes for people."""
         at = self._context.now()
-        env = self._env(task, at)
         tracker.begin(at)
         position = tracker.position
-        try:
-            page = await self._loader_calls.page(loader, of, _page_request(position, loader, ids_only), env)
-        except SyncTokenRefused as error:
-            if position.sync_token is None:
-                raise
-            tracker.restart(at)
-            everything = _page_request(tracker.position, loader, ids_only)
-            page = await self._loader_calls.page(loader, of, everything, env)
-            return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"]
+        with self._calling(task, at) as env:
+            request = _page_request(position, loader, ids_only)
+            try:
+                page = await self._loader_calls.page(loader, of, request, env)
+            except SyncTokenRefused as error:
+                if position.sync_token is None:
+                    raise
+                tracker.restart(at)
+                everything = _page_request(tracker.position, loader, ids_only)
+                page = await self._loader_calls.page(loader, of, everything, env)
+                return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"]
         resumed = position.sync_token is not None and position.number == 0 and tracker.uses_token
         if page.complete_snapshot and resumed:
             return page, at, [f"{tracker.name}: the source named everything, not only what changed"]
@@ -476,7 +482,8 @@ class TaskRunner:
         if len(calls) > 1:
             return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for one in calls])
         loader, at = self._loaders[calls[0].loader], self._context.now()
-        batch = await self._loader_calls.batch(loader, refs, self._env(task, at))
+        with self._calling(task, at) as env:
+            batch = await self._loader_calls.batch(loader, refs, env)
         loaded = {item.id for item in batch.items}
         failed = {ref.id: batch.failed.get(ref.id) for ref in refs if _is_left(ref, batch, loaded)}
         tries = 1 if loaded else task.tries
