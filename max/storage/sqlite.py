@@ -55,6 +55,7 @@ CHECKPOINT = 32 * 2**20  # bytes of a log that are moved into the file together
 READERS = 2  # threads that read
 OLDEST_SQLITE = (3, 39, 0)  # RETURNING, json_each as a built-in, IS DISTINCT FROM
 DIALECT = SqliteDialect()
+BESIDE = ("-wal", "-shm", "-journal")  # the files that SQLite puts beside its own
 IMMUTABLE = "mode=ro&immutable=1"  # SQLite takes no locks, and looks for no log
 Durability = Literal["full", "normal"]
 
@@ -141,14 +142,15 @@ def _reading_access(path: str) -> str:
 
 
 def _open(path: str, access: str = "mode=rwc") -> SqliteConnection:
-    """A connection to a regular file; opening a pipe would wait for ever."""
+    """A connection to a file; SQLite would wait for ever for a pipe in the place of one that it needs."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; 3.39 or newer is needed")
     name = path
     if path != MEMORY:
-        with suppress(OSError):
-            if not S_ISREG(Path(path).stat().st_mode):
-                raise StorageCorrupt(f"{path} is no file", hint="move it away and sync again", path=path)
+        for one in (path, *(os.path.realpath(path) + suffix for suffix in BESIDE)):
+            with suppress(OSError):
+                if not S_ISREG(Path(one).stat().st_mode):
+                    raise StorageCorrupt(f"{one} is no file", hint="move it away and sync again", path=one)
         name = f"{Path(path).absolute().as_uri()}?{access}"
     return sqlite3.connect(
         name, timeout=BUSY_TIMEOUT, isolation_level=None, factory=SqliteConnection, uri=path != MEMORY

@@ -288,6 +288,18 @@ def test_what_is_wrong_with_a_file_has_a_code_and_a_way_on(
         assert (found.status, found.error["code"]) == (1, code)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_beside_the_database_is_named_and_never_waited_for(
+    project: Path, suffix: str, make: Callable[[str], None]
+) -> None:
+    make(f"{database(project)}{suffix}")
+    for words in (["count", "acme", "AcmeUser"], ["sync", "acme"]):
+        answer = run(project, *words, "--json")
+        assert (answer.status, answer.error["code"]) == (1, "storage.corrupt")
+        assert f"data.db{suffix} is no file" in answer.error["message"]
+
+
 def test_a_table_that_is_missing_is_damage_and_no_lack_of_data(project: Path) -> None:
     drop_a_table(database(project))
     answer = run(project, "freshness", "acme", "--json")
