@@ -22,6 +22,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import (
     Any,
     ClassVar,
@@ -40,7 +41,18 @@ from typing import (
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
 from .json_types import ANY, json_reader, json_type
 from .struct import LazySignature, Struct, short
-from .values import EXPECTED, LONGEST_ID, READERS, InvalidValue, Json, Kind, datetime_text, is_id, is_valid
+from .values import (
+    EXPECTED,
+    LONGEST_ID,
+    READERS,
+    InvalidValue,
+    Json,
+    Kind,
+    date_text,
+    datetime_text,
+    is_id,
+    is_valid,
+)
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -205,11 +217,8 @@ class FieldType(Struct):
 
     def to_json(self, value: Any) -> Json:
         """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
-        if value is None:
-            return None
-        if self.kind is Kind.DATETIME:
-            return datetime_text(value) + "Z"
-        return value if self.kind in (Kind.TEXT, Kind.BOOLEAN, Kind.JSON) else self.read(value)
+        write = WRITERS.get(self.kind)
+        return value if value is None or write is None else write(value)
 
     def from_json(self, data: Json) -> Any:
         """The inverse of to_json."""
@@ -235,6 +244,13 @@ def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
 ID = FieldType(Kind.TEXT)
 
 
+WRITERS: dict[Kind, Callable[[Any], Json]] = {  # of valid values; the other kinds are JSON data already
+    Kind.INTEGER: int,
+    Kind.REAL: float,
+    Kind.DATETIME: lambda value: f"{datetime_text(value)}Z",
+    Kind.DATE: date_text,
+    Kind.REF: attrgetter("id"),
+}
 PYTHON_KINDS: dict[object, Kind] = {
     str: Kind.TEXT,
     int: Kind.INTEGER,
