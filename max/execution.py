@@ -122,7 +122,8 @@ class _SyncLoop:
                 continue  # it was resumed meanwhile
             self._report(settled, idle=idle)
             if idle and settled.due is None:
-                raise SyncError(f"sync {self.sync} has work that cannot begin", hint="this is a bug of Max")
+                hint = "what is stored of it is damaged; begin another one: max sync --discard-unfinished"
+                raise SyncError(f"sync {self.sync} has work that cannot begin", hint=hint)
             await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
 
     async def _settle(self) -> SettleResult:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..errors import StorageError, StorageNewer
-from .database import Connection, quoted
+from ..errors import StorageCorrupt, StorageError, StorageNewer
+from .database import DAMAGED, Connection, quoted
 
 TABLES = (
     """
@@ -31,6 +31,7 @@ TABLES = (
     ) {by_key}
     """,
 )
+FIRST_TABLE = re.compile(r"CREATE TABLE (\w+)")
 INDEX = re.compile(r"\s*CREATE (?:UNIQUE )?INDEX (\w+)")
 PUT = """
     INSERT INTO _max_object (name, kind, place, definition) VALUES (?, ?, ?, ?)
@@ -53,9 +54,9 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
     if not is_catalogued(connection):
         for table in TABLES:
             connection.execute(connection.dialect.sql(table))
+    has_part(connection, owner, migrations)
     rows = connection.execute("SELECT version, digest FROM _max_migration WHERE owner = ?", (owner,))
     done = dict(rows.fetchall())
-    refuse_newer(owner, max(done, default=0), len(migrations))
     for version, script in enumerate(migrations, 1):
         digest = hashlib.sha256(script.encode()).hexdigest()[:16]
         if done.get(version, digest) != digest:
@@ -84,10 +85,14 @@ def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> b
     """Whether a part of Max has created its tables here; StorageNewer when a newer Max did."""
     if not is_catalogued(connection):
         return False
-    sql = "SELECT max(version) FROM _max_migration WHERE owner = ?"
-    version = connection.execute(sql, (owner,)).fetchone()[0]
-    refuse_newer(owner, version or 0, len(migrations))
-    return version is not None
+    sql = "SELECT version FROM _max_migration WHERE owner = ? ORDER BY version"
+    versions = [version for (version,) in connection.execute(sql, (owner,)).fetchall()]
+    refuse_newer(owner, versions[-1] if versions else 0, len(migrations))
+    check_record(owner, versions)
+    first = FIRST_TABLE.search(migrations[0])
+    if not versions and first is not None and connection.dialect.columns(connection, first[1]):
+        raise StorageCorrupt(f"the tables of {owner} are there, without their version", hint=DAMAGED)
+    return bool(versions)
 
 
 def is_catalogued(connection: Connection) -> bool:
@@ -100,9 +105,15 @@ def is_older(connection: Connection) -> bool:
     return bool(connection.dialect.columns(connection, "_max_migration")) and not is_catalogued(connection)
 
 
-def refuse_newer(owner: str, version: int, known: int) -> None:
+def check_record(owner: str, versions: Sequence[object]) -> None:
+    """StorageCorrupt unless the versions that ran are recorded one after the other."""
+    if [*versions] != [*range(1, len(versions) + 1)]:
+        raise StorageCorrupt(f"the versions of {owner} are recorded as {versions}", hint=DAMAGED)
+
+
+def refuse_newer(owner: str, version: object, known: int) -> None:
     """StorageNewer when a part's tables are of a version that this code does not know."""
-    if version > known:
+    if isinstance(version, int) and version > known:
         raise StorageNewer(
             f"the database is newer than this Max ({owner} {version}, known {known})",
             hint="upgrade Max, or restore a backup from before the upgrade",

@@ -40,7 +40,7 @@ from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
 from ..model.entities import Filter, ManyOf, Ref
 from ..model.query import Query
-from .database import TRUE, Connection, RenameOwner, Targets, joined, quoted
+from .database import TRUE, Connection, RenameOwner, Targets, decoding, joined, quoted
 from .query_sql import Statement, run
 from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_for
 
@@ -394,9 +394,10 @@ class Freshness(RenameOwner):
     def drop_unused_loads(self, connection: Connection) -> None:
         """Delete the loads that no row names, once there are many more than the last time."""
         (loads,) = connection.execute("SELECT count(*) FROM _max_load").fetchone()
-        (kept,) = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()
-        if loads <= LOADS_TOO_MANY * kept:
-            return
+        kept = connection.execute("SELECT coalesce(max(number), 0) FROM _max_kept_loads").fetchone()[0]
+        with decoding("loads"):
+            if loads <= LOADS_TOO_MANY * kept:
+                return
         for mapping in self._mappings.values():
             table = quoted(mapping.table)
             unused = [
@@ -455,7 +456,8 @@ def _insert_load(words: int) -> str:
 
 def latest_request(connection: Connection) -> float:
     """When the latest request began of which something is stored; 0 when nothing is."""
-    return float(connection.execute(LATEST_REQUEST).fetchone()[0])
+    with decoding("times"):
+        return float(connection.execute(LATEST_REQUEST).fetchone()[0])
 
 
 def histogram(counts: Mapping[int | None, int]) -> AgeHistogram:

@@ -31,7 +31,7 @@ from ..model.migrations import (
 )
 from ..model.struct import Struct
 from ..model.values import Json, Kind
-from .database import TRUE, Connection, quoted
+from .database import DAMAGED, TRUE, Connection, quoted
 from .schema_operations import (
     NewKey,
     Path,
@@ -222,14 +222,15 @@ class Planner:
         self._check_tables()
 
     def _check_tables(self) -> None:
-        """StorageCorrupt when a table or a column of what is stored is gone."""
+        """StorageCorrupt when a table, a column or the number of a field is gone."""
+        sql = "SELECT entity, field FROM _max_field"
+        numbered = {*self._connection.execute(sql).fetchall()}
         for origin, columns in self._columns.items():
             stored = [name for name, field in self._shape[origin].fields.items() if not field.many]
-            lost = [name for name in ("_id", *stored) if name not in columns]
-            if lost:
+            lost = [name for name in stored if name not in columns or (origin, name) not in numbered]
+            if lost or "_id" not in columns:
                 raise StorageCorrupt(
-                    f"the table {self._table(origin)} lacks {', '.join(lost)}",
-                    hint="restore a backup, or move the file away and sync again",
+                    f"the table {self._table(origin)} lacks {', '.join(lost) or '_id'}", hint=DAMAGED
                 )
 
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:

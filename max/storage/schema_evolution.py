@@ -24,7 +24,7 @@ from ..model.schema import Schema
 from . import catalogue
 from .catalogue import is_catalogued
 from .change_log import interrupt
-from .database import Connection, RenameOwner
+from .database import Connection, RenameOwner, decoding
 from .ddl import build_indexes, create_table, create_views, number_fields, read_mappings
 from .freshness import latest_request
 from .quarantine import quarantined_entities
@@ -44,7 +44,8 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
 
     StorageError when a migration was edited after it ran, or the database is newer.
     """
-    shape = read_shape(connection, resolver.schema.connector)
+    with decoding("schema"):
+        shape = read_shape(connection, resolver.schema.connector)
     done = _recorded(connection, policy)
     known = len(policy.migrations)
     if shape is None:
@@ -67,6 +68,7 @@ def _recorded(connection: Connection, policy: SchemaPolicy) -> int:
         return 0
     sql = "SELECT version, digest FROM _max_migration WHERE owner = ? ORDER BY version"
     done = connection.execute(sql, (policy.owner,)).fetchall()
+    catalogue.check_record(policy.owner, [version for version, _ in done])
     if len(done) > len(policy.migrations):
         raise StorageNewer(
             f"the data is of schema version {len(done)}, which this connector does not know"

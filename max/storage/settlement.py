@@ -435,6 +435,8 @@ class SyncTransaction:
         if not claimed:
             most = MAX_CRASHES if alone else SUSPECT_CRASHES - 1
             due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
+            with decoding("task"):
+                due = None if due is None else float(due)
         return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting
 
     def _claim(self, limit: int, least: int, most: int) -> list[Task]:

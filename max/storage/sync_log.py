@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
+from ..model.struct import Struct
 from ..model.tasks import (
     MOVES,
     Failure,
@@ -98,6 +99,15 @@ MIGRATIONS = (
     CREATE INDEX _max_failure_sync ON _max_failure (sync)
     """,
 )
+R = TypeVar("R", bound=Struct)
+TYPES: dict[str, Any] = {  # by annotation
+    "str": str,
+    "str | None": str | None,
+    "int": int,
+    "float": float | int,
+    "float | None": float | int | None,
+    "Mapping[str, int]": dict,
+}
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 RUN_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
@@ -154,7 +164,7 @@ def failures(connection: Connection, sync: str) -> list[Failure]:
     )
     found = [dict(zip(Failure._names, row, strict=True)) for row in rows]
     with decoding("failure"):
-        return [Failure(**{**one, "input": json.loads(one["input"])}) for one in found]
+        return [checked(Failure(**{**one, "input": json.loads(one["input"])})) for one in found]
 
 
 def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
@@ -222,7 +232,21 @@ def _select_runs(
         return []
     rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM _max_sync AS s {condition}", values)
     with decoding("sync"):
-        return [_run_of(row, now) for row in rows.fetchall()]
+        return [checked(_run_of(row, now)) for row in rows.fetchall()]
+
+
+def checked(record: R) -> R:
+    """The record; TypeError when a value is not of the type that it declares."""
+    hints = {
+        n: hint for base in type(record).__mro__ for n, hint in vars(base).get("__annotations__", {}).items()
+    }
+    for name, hint in hints.items():
+        value = getattr(record, name)
+        if not isinstance(value, TYPES.get(hint, object)):
+            raise TypeError(f"{name} is {value!r}")
+        if hint == "Mapping[str, int]" and not all(isinstance(number, int) for number in value.values()):
+            raise TypeError(f"{name} is {value!r}")
+    return record
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:

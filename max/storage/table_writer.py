@@ -27,7 +27,7 @@ from ..model.tasks import SyncCommand
 from ..model.values import is_id
 from . import change_log, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
-from .database import Connection, RenameOwner, joined, quoted
+from .database import Connection, RenameOwner, decoding, joined, quoted
 from .ddl import build_indexes
 from .freshness import (
     CLOCK_SKEW,
@@ -91,7 +91,8 @@ class TableWriter(Tables):
             self.quarantine,
             sync_log.SyncLog(),
         ]
-        self._mappings.update(evolve(connection, self._resolver, self._policy, owners))
+        with decoding("schema"):
+            self._mappings.update(evolve(connection, self._resolver, self._policy, owners))
         self.freshness.add_bitmaps(connection)
 
     def build_indexes(self, connection: Connection) -> None:

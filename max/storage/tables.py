@@ -66,7 +66,8 @@ def read_schema(connection: Connection) -> Json | None:
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
-    return None if row is None else json.loads(row[0])
+    with decoding("schema"):
+        return None if row is None else dict(json.loads(row[0]))
 
 
 def refuse_foreign(stored: str, connector: str) -> None:

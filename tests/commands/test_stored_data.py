@@ -76,3 +76,49 @@ def test_data_of_another_connector_is_neither_read_nor_written(cli: Cli) -> None
         assert run.error["message"] == "the database holds data of the connector shop, not of acme"
         assert "move data.db back" in run.error["hint"]
     assert DATA.read_bytes() == before
+
+
+# -- content that makes no sense ---------------------------------------------------------------
+
+FAILED = """
+    INSERT INTO _max_failure (sync, task, kind, what, code, message, hint, attempt, at, input, version)
+    SELECT id, 1, 'load_fields', 'x', 'c', 'm', 'h', 1, 0, '{', '1' FROM _max_sync
+"""
+QUARANTINED = """
+    INSERT INTO _max_quarantine (entity, id, digest, expected, actual, fields, row, at)
+    VALUES ('AcmeTask', '1', '', 'x', 'y', '["title"]', '{', 5.0)
+"""
+UNFINISHED = "UPDATE _max_sync SET state = 'paused', finished_at = NULL"
+DAMAGES = [
+    ("DELETE FROM _max_migration WHERE owner = 'engine'", [*READING, *WRITING]),
+    ("DELETE FROM _max_migration WHERE owner = 'sync log'", [["runs", "acme"], *WRITING]),
+    ("DELETE FROM _max_migration WHERE owner = 'quarantine'", [["quarantine", "acme"], *WRITING]),
+    ("DELETE FROM _max_migration WHERE owner = 'change log'", [["changes", "acme"], *WRITING]),
+    ("UPDATE _max_migration SET version = 'x' WHERE owner = 'engine'", [*READING, *WRITING]),
+    ("UPDATE _max_schema SET schema = '{'", [*READING, *WRITING]),
+    ("UPDATE _max_schema SET schema = '[]'", [*READING, *WRITING]),
+    ("UPDATE _max_sync SET state = 'lost'", [["runs", "acme"], ["pause", "acme"]]),
+    ("UPDATE _max_sync SET plan = '{'", [["runs", "acme"], ["pause", "acme"]]),
+    ("UPDATE _max_sync SET counts = '[]'", [["runs", "acme"]]),
+    ("UPDATE _max_sync SET finished_at = 'x'", [["runs", "acme"]]),
+    (f"{UNFINISHED}, command = 'lost'", [["pause", "acme"], ["sync", "acme"]]),
+    (FAILED, [["sync", "acme", "--retry-failed"]]),
+    (QUARANTINED, [["quarantine", "acme"]]),
+    ("UPDATE _max_listing SET listed_at = 'x'", [["migrate", "acme"], ["invalidate", "acme", "AcmeTask"]]),
+    ("UPDATE _acme_task SET tags = '{'", [["search", "acme", "AcmeTask"]]),
+    ("UPDATE _acme_task SET due_date = 'x'", [["search", "acme", "AcmeTask"]]),
+    ("UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
+    ("DELETE FROM _max_field WHERE field = 'title'", [["search", "acme", "AcmeTask"], *WRITING]),
+    ("DROP VIEW acme_task; DROP TABLE _acme_task", [["search", "acme", "AcmeTask"], *WRITING]),
+]
+
+
+@pytest.mark.parametrize(("damage", "commands"), DAMAGES, ids=[damage.strip()[:60] for damage, _ in DAMAGES])
+def test_content_that_makes_no_sense_is_damage_and_the_error_says_what_to_do(
+    cli: Cli, damage: str, commands: list[list[str]]
+) -> None:
+    execute(damage)
+    for words in commands:
+        run = cli(*words, "-o", "json")
+        assert (words, run.status, run.error["code"]) == (words, 1, "storage.corrupt")
+        assert "restore a backup, or move the file away" in run.error["hint"]
