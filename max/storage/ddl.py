@@ -23,6 +23,8 @@ from . import catalogue
 from .database import DAMAGED, Connection, quoted
 from .rows import TableMapping, load_column
 
+MOST_BITS = 100_000  # that the fields of an entity have ever been given; far more than columns fit a table
+
 # -- bits and load groups ----------------------------------------------------------------------
 
 
@@ -123,6 +125,8 @@ def read_mappings(connection: Connection, schema: Schema) -> dict[str, TableMapp
     for name, entity in schema.entities.items():
         if missing := entity.types().keys() - bits[name].keys():
             raise StorageCorrupt(f"{name} lacks the fields {sorted(missing)}", hint=DAMAGED)
+        if any(bit not in range(MOST_BITS) for bit in bits[name].values()):
+            raise StorageCorrupt(f"the fields of {name} are numbered {bits[name]}", hint=DAMAGED)
     return {
         name: TableMapping(connection.dialect, entity, f"_{schema.table(name)}", bits[name], groups[name])
         for name, entity in schema.entities.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,7 @@ def test_migrate_is_refused_while_a_process_is_syncing(synced: Cli) -> None:
     connection = opened(database())
     worker = new_worker()
     connection.execute("UPDATE _max_sync SET state = 'running', worker = ?", (worker,))
-    connection.execute("INSERT INTO _max_worker VALUES (?, 0)", (worker,))
+    connection.execute("INSERT INTO _max_worker VALUES (?, ?)", (worker, time.time()))
     connection.close()
     install(THREE)
     run = synced("migrate", "shelves")

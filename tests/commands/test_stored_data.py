@@ -109,6 +109,7 @@ DAMAGES = [
     ("UPDATE _acme_task SET due_date = 'x'", [["search", "acme", "AcmeTask"]]),
     ("UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
     ("DELETE FROM _max_field WHERE field = 'title'", [["search", "acme", "AcmeTask"], *WRITING]),
+    ("UPDATE _max_field SET bit = 1000000000000", [["search", "acme", "AcmeTask"], ["migrate", "acme"]]),
     ("DROP VIEW acme_task; DROP TABLE _acme_task", [["search", "acme", "AcmeTask"], *WRITING]),
 ]
 
