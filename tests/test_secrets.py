@@ -25,10 +25,22 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from max_connectors.acme_service import Request, Server, Service, Settings
 
-from max.connecting import Credential, CredentialProvider, Json, Offline, Secret
+from max import InstallationInfo, InstallationRuntime, onboard
+from max.connecting import (
+    Credential,
+    CredentialProvider,
+    Installation,
+    Json,
+    Offline,
+    Secret,
+    SecretInput,
+    UpstreamBroken,
+    Validate,
+)
 from max.errors import ProjectError, UnknownName
 from max.installations.credential_file import FileCredentials
 from max.upstream.credentials import MemoryCredentials
+from tests.sample import SampleConfig, sample
 from tests.token_service import SECRET, TokenService
 
 ROOT = Path(__file__).parent.parent
@@ -477,6 +489,44 @@ class TestNowhereElse:
             found = [name for name, data in max.written().items() if any(f in data for f in encoded(secret))]
             assert found == [], secret
             assert places(secret, max.written()) == []
+
+    @pytest.mark.parametrize("where", ["initialise", "seeder", "health", "validate"])
+    def test_p41_an_error_outside_of_any_task_leaves_without_the_token(
+        self, where: str, tmp_path: Path
+    ) -> None:
+        token, declared = "a-secret-token", Credential("token")
+
+        async def refuse(*_: Any) -> Any:
+            raise UpstreamBroken(f"who is {token}?", hint=f"not {token}", said=[token])
+
+        async def initialise(config: Any, credentials: CredentialProvider) -> Installation[Any]:
+            await credentials.get(declared)
+            return await refuse() if where == "initialise" else Installation(config, health=refuse)
+
+        async def check(answers: Any, credentials: CredentialProvider) -> str:
+            await credentials.get(declared)
+            return str(await refuse())
+
+        changes = {"seeder": refuse} if where == "seeder" else {}
+        steps = [SecretInput(declared, "Token"), Validate(check)] if where == "validate" else []
+        connector = sample(initialise=initialise, credentials=[declared], onboarding=steps, **changes)
+        provider = CredentialProvider(MemoryCredentials({"token": token}), [declared])
+        info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
+
+        async def main() -> None:
+            if where == "validate":
+                await onboard(connector, None, {}, {"token": token})
+            runtime = InstallationRuntime(info, connector, SampleConfig(), provider, tmp_path / "data.db")
+            await runtime.start()
+            try:
+                await (runtime.sync() if where == "seeder" else runtime.health())
+            finally:
+                await runtime.stop()
+
+        with pytest.raises(UpstreamBroken) as caught:
+            asyncio.run(main())
+        assert str(caught.value) == "who is ***?"
+        assert token not in f"{caught.value!r} {caught.value.describe()} {caught.value.render()}"
 
     def test_connecting_again_keeps_the_secrets_that_are_not_given(self, tmp_path: Path) -> None:
         (tmp_path / "connectors").mkdir()

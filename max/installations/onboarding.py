@@ -12,8 +12,8 @@ listed together with the option that gives it, and the connector's validations s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -295,11 +295,14 @@ class _Onboarding:
     def _view(self) -> Answers:
         return MappingProxyType(dict(self._answers))
 
-    @property
-    def _provider(self) -> CredentialProvider:
+    @contextmanager
+    def _credentials(self) -> Iterator[CredentialProvider]:
+        """What a step's own code gets; an error of it leaves without the secrets that it has read."""
         self._drop_kept()
         hosts = self._connector.hosts_for(self._answers)
-        return CredentialProvider(self._store, self._connector.credentials, hosts)
+        provider = CredentialProvider(self._store, self._connector.credentials, hosts)
+        with provider.redactor.cleaning():
+            yield provider
 
     def _applies(self, step: OnboardingStep) -> bool:
         """Whether to run a step; a condition may fail on answers that are missing."""
@@ -324,8 +327,8 @@ class _Onboarding:
             case Select():
                 await self._select(step)
             case RunCode() if not self._missing:
-                with self._provider.redactor.cleaning():
-                    self._accept(await step.run(self._view, self._provider))
+                with self._credentials() as credentials:
+                    self._accept(await step.run(self._view, credentials))
             case SignIn() if not self._missing:
                 await self._sign_in(step)
 
@@ -365,7 +368,8 @@ class _Onboarding:
         if prompter is None or names & self._given:
             return
         if not names & self._secrets.keys() or await prompter.confirm("Sign in again?"):
-            self._accept(await step.run(self._view, self._provider, prompter.say))
+            with self._credentials() as credentials:
+                self._accept(await step.run(self._view, credentials, prompter.say))
 
     async def _select(self, step: Select) -> None:
         given, known, prompter = step.key in self._given, step.key in self._answers, self._prompter
@@ -375,7 +379,8 @@ class _Onboarding:
             if not known:
                 self._miss(step.key, self._types[step.key].expected)
             return
-        options = await step.options(self._view, self._provider)
+        with self._credentials() as credentials:
+            options = await step.options(self._view, credentials)
         values = [value for value, _ in options]
         expected = f"{'some' if step.several else 'one'} of {', '.join(values[:SHOWN_OPTIONS]) or 'nothing'}"
         if given:
@@ -417,8 +422,8 @@ class _Onboarding:
         """Check the answers; after a failure the person may change them and try again."""
         while not self._missing and self._applies(step):
             try:
-                with self._provider.redactor.cleaning():
-                    line = self._provider.redactor.message(await step.check(self._view, self._provider))
+                with self._credentials() as credentials:
+                    line = credentials.redactor.message(await step.check(self._view, credentials))
             except MaxError as error:
                 if self._prompter is None:
                     raise
