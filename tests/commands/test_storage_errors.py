@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -115,6 +116,11 @@ READING = [
 # -- reading writes nothing -------------------------------------------------------------------
 
 
+def without_ages(text: str) -> str:
+    """A second later every age is another one."""
+    return re.sub(r"\d+ s\b", "N s", text)
+
+
 @needs_setpriv
 @pytest.mark.parametrize("words", READING, ids=" ".join)
 def test_a_project_that_cannot_be_written_can_be_asked_and_stays_as_it_is(
@@ -125,7 +131,7 @@ def test_a_project_that_cannot_be_written_can_be_asked_and_stays_as_it_is(
         answer = run(project, *words, before=WITHOUT_POWER)
         assert (answer.status, answer.err) == (0, answer.err)
         assert state(project) == before
-    assert answer.out == run(project, *words).out
+    assert without_ages(answer.out) == without_ages(run(project, *words).out)
 
 
 @needs_mounts
