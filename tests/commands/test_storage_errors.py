@@ -118,7 +118,7 @@ READING = [
 
 def without_ages(text: str) -> str:
     """A second later every age is another one."""
-    return re.sub(r"\d+ s\b", "N s", text)
+    return re.sub(r" *\d+ s\b", " N s", text)
 
 
 @needs_setpriv
