@@ -60,6 +60,7 @@ from typing import Any, ClassVar
 CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
 CANDIDATES = 3  # similar names that an error lists
 HIDDEN = "***"  # in place of a value that may be a secret
+AROUND = 200  # characters of a filter that an error shows before and after the column
 LISTED = 10  # names that an error lists when none is similar
 SHORTEST_WAIT, LONGEST_WAIT = 0.25, 31 * 86_400.0  # seconds that a service may ask to wait
 
@@ -119,7 +120,7 @@ class UnknownName(UsageError):
         self.candidates = near or everything[:LISTED]
         shown = ", ".join(self.candidates) + (", …" if not near and len(everything) > LISTED else "")
         super().__init__(
-            f"unknown {kind} {name!r}{f' in {where}' if where else ''}",
+            f"unknown {kind} {brief(name)}{f' in {where}' if where else ''}",
             hint=f"{'did you mean' if near else 'one of'}: {shown}" if shown else f"there is no {kind}",
             kind=kind,
             name=name,
@@ -134,8 +135,10 @@ class InvalidFilter(UsageError):
 
     def __init__(self, text: str, column: int, problem: str) -> None:
         self.text, self.column, self.problem = text, column, problem
+        start = max(column - 1 - AROUND, 0) if len(text) > 2 * AROUND else 0
+        near = text[start : start + 2 * AROUND]
         super().__init__(
-            f"filter, column {column}: {problem}\n  {text}\n  {' ' * (column - 1)}^",
+            f"filter, column {column}: {problem}\n  {near}\n  {' ' * (column - 1 - start)}^",
             text=text,
             column=column,
             problem=problem,
@@ -177,6 +180,11 @@ class Mismatch:
     def __str__(self) -> str:
         got = "" if self.actual == HIDDEN else f", got {self.actual}"
         return f"{self.path}: expected {self.expected}{got}"
+
+
+def brief(text: str, limit: int = 200) -> str:
+    """A text in quotes, or its beginning."""
+    return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -253,7 +261,7 @@ class NotFound(MaxError):
 
     def __init__(self, kind: str, name: str, *, hint: str = "") -> None:
         self.kind, self.name = kind, name
-        super().__init__(f"no {kind} {name!r}", hint=hint, kind=kind, name=name)
+        super().__init__(f"no {kind} {brief(name)}", hint=hint, kind=kind, name=name)
 
 
 # -- places --------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
-from ..errors import InvalidFilter, UnknownName, UsageError
+from ..errors import InvalidFilter, UnknownName, UsageError, brief
 from .entities import (
     AllOf,
     AnyOf,
@@ -131,7 +131,7 @@ class Token(NamedTuple):
         return self.text.upper() if self.kind == "word" else ""
 
     def __str__(self) -> str:
-        return "the end" if self.kind == "end" else repr(self.text)
+        return "the end" if self.kind == "end" else brief(self.text)
 
 
 class _Parser:

@@ -178,6 +178,13 @@ def test_an_odd_word_is_refused_in_words_that_control_no_terminal(synced: Cli, w
         assert not output or json.loads(run.err)["error"]["code"]
 
 
+@pytest.mark.parametrize("filter", ["x" * 100_000, "title = a AND " * 400, "priority = " + "9" * 100_000])
+def test_an_error_about_a_long_filter_shows_the_part_that_is_wrong(synced: Cli, filter: str) -> None:
+    run = synced("count", "acme", "AcmeTask", "--filter", filter)
+    assert (run.status, len(run.err) < 1_500) == (2, True)
+    assert len(synced("count", "acme", filter).err) < 1_000
+
+
 def test_a_word_that_is_not_utf_8_is_named(synced: Cli) -> None:
     run = synced("get", "acme", "AcmeUser:\udcff")
     assert (run.status, run.err.splitlines()[0]) == (2, "max: AcmeUser:\\udcff is not UTF-8 text")
