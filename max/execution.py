@@ -250,9 +250,11 @@ class _SyncLoop:
         limits: Sequence[str] = ()
         if idle and due is not None and due > now:
             limits = self._executor.context.runner.blocked_limits()
-            self.publisher.waiting(due, settled.waiting, limits)
-        running, waiting = len(self._leased), settled.waiting
-        self.publisher.report(self._progress(Status.RUNNING, running, waiting, due, limits))
+            self.publisher.waiting(due, settled.waiting, limits, settled.reason)
+        elif not idle:
+            limits = self._calls.waits_at()
+        known = (len(self._leased), settled.waiting, due, limits, settled.reason)
+        self.publisher.report(self._progress(Status.RUNNING, *known))
 
     def _progress(
         self,
@@ -261,9 +263,10 @@ class _SyncLoop:
         waiting: int = 0,
         due: float | None = None,
         limits: Sequence[str] = (),
+        reason: str = "",
     ) -> Progress:
         counts = dict(self._counts)
-        return Progress(self.sync, status, self._clock(), counts, running, waiting, due, limits)
+        return Progress(self.sync, status, self._clock(), counts, running, waiting, due, limits, reason)
 
     def end(self, status: Status, error: BaseException | None = None) -> None:
         """Publish that the sync has ended here, once."""
@@ -408,7 +411,7 @@ class SyncExecutor:
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
 
-        SyncError when there is none, or nothing failed in it; NotFound.
+        SyncError when there is none, nothing failed in it, or one has not ended; NotFound.
         """
         now = self.context.clock()
         if sync is None:
@@ -420,6 +423,12 @@ class SyncExecutor:
         if not result.failures or not result.status.final:
             words = "nothing failed in it" if result.status.final else f"it is {result.status}"
             raise SyncError(f"sync {result.id} has nothing to retry: {words}", hint="`max runs` lists them")
+        unfinished = await self.unfinished()
+        if unfinished is not None:
+            raise SyncError(
+                f"sync {unfinished} has not ended, and a retry would discard it",
+                hint="finish it with `max resume`, or end it with `max cancel`; then retry",
+            )
         async with self._changing:
             await self._prepare()
             return self._drive(await self._begin([{"retry": result.id}], retry_graph(result.failures)))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from max.commands.foreground import note_of
 from max.errors import (
     BadCredentials,
     LeaseLost,
@@ -36,7 +37,7 @@ from max.model.schema import Schema
 from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
 from max.sync.task_graph import expand
 from max.sync.task_runner import TRIES
-from max.upstream.operations import operation
+from max.upstream.operations import Limit, Operation, operation
 from tests.sample import sample
 from tests.scenes import (
     LOADERS,
@@ -411,6 +412,77 @@ def test_a_failure_blocks_only_the_steps_after_it() -> None:
     result = outcome(source, Step.concurrent([USERS, NOTES]), NAMES)
     assert (result.status, result.counts) == (Status.PARTIAL, {"Note": 1, "User": 1})
     assert failed(result) == [("Root:r: load collection users", "upstream.credentials")]
+
+
+def test_a_sync_that_stored_no_row_has_failed() -> None:
+    source = Source(users=[BadCredentials("no")], notes=[Page([])])
+    result = outcome(source, Step.concurrent([USERS, NOTES]))
+    assert (result.status, result.counts) == (Status.FAILED, {})
+
+
+def test_a_sync_that_stored_fields_alone_is_partial() -> None:
+    async def body(stage: Stage) -> SyncResult:
+        await stage.sync(USERS)
+        await later(1.0)
+        return await stage.sync(Step.concurrent([NAMES, NOTES]))
+
+    source = Source(users=[users("a")], name=[named], notes=[BadCredentials("no")])
+    result = play(source, body)
+    assert (result.status, result.counts) == (Status.PARTIAL, {})
+
+
+def test_a_retry_never_discards_a_sync_that_has_not_ended() -> None:
+    source = Source(users=[users("a", next="2"), BadCredentials("no"), slow(5.0, users("b", next="3"))])
+
+    async def body(stage: Stage) -> None:
+        old = await stage.sync(USERS)
+        assert old.status is Status.PARTIAL
+        paused = await stage.begin(USERS)
+        await paused.pause()
+        assert (await paused.completion()).status is Status.PAUSED
+        with pytest.raises(SyncError, match=f"sync {paused.id} has not ended") as caught:
+            await stage.executor.retry(old.id)
+        assert "max resume" in caught.value.hint
+        assert (await paused.status()).status is Status.PAUSED
+        await paused.cancel()
+        assert (await (await stage.executor.retry(old.id)).completion()).counts
+
+    play(source, body)
+
+
+def test_while_a_sync_waits_its_progress_names_the_host_and_the_cause() -> None:
+    refused = QuotaExceeded("too many requests (429)", retry_after=300.0, host="api.example.com")
+    source = Source(users=[refused, users("a")])
+
+    async def body(stage: Stage) -> None:
+        handle = await stage.begin(USERS)
+        await later(20.0)
+        notes = {note_of(one) async for one in handle.progress() if one.due}
+        assert notes
+        for note in notes:
+            assert note.startswith("waiting until ")
+            assert note.endswith(", 1 task: api.example.com: too many requests (429)")
+
+    play(source, body)
+
+
+def test_while_every_call_waits_for_its_turn_the_progress_names_the_limit() -> None:
+    async def load(context: Any, id: str) -> User:
+        return User(id, name="x", phone="1")
+
+    get = Operation("scene:user:get", load, limit=Limit("scene:hourly", calls=2, per=3600.0))
+
+    async def through(id: str, env: Any) -> User:
+        return await env.run(get, id)  # type: ignore[no-any-return]
+
+    async def body(stage: Stage) -> set[str]:
+        handle = await stage.begin(USERS, NAMES)
+        return {note_of(one) async for one in handle.progress()}
+
+    assert play(Source([get], users=[users("a", "b", "c")], name=[through]), body) == {
+        "",
+        "waiting for scene:hourly",
+    }
 
 
 def test_blocked_steps_name_the_step_that_failed() -> None:

@@ -28,7 +28,7 @@ from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
 from . import streams
 from .terminal import ProgressView
-from .text import counted, json_text, until
+from .text import counted, json_text, sanitize, until
 
 Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
 
@@ -138,8 +138,12 @@ class Foreground:
 
 
 def note_of(progress: Progress) -> str:
-    """What a sync is waiting for; empty while one of its tasks runs."""
-    if progress.running or progress.due is None or progress.due <= progress.at:
-        return ""
+    """What a sync is waiting for, and why; empty while a request of it is under way."""
     limits = f" for {', '.join(progress.limits)}" if progress.limits else ""
-    return f"waiting until {until(progress.due, progress.at)}{limits}, {counted(progress.waiting, 'task')}"
+    if progress.running:
+        return f"waiting{limits}" if limits else ""
+    if progress.due is None or progress.due <= progress.at:
+        return ""
+    reason = f": {sanitize(progress.reason)}" if progress.reason else ""
+    tasks = counted(progress.waiting, "task")
+    return f"waiting until {until(progress.due, progress.at)}{limits}, {tasks}{reason}"

@@ -91,12 +91,15 @@ def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationSta
         return InstallationStatus(info)
     with read(project, info) as reader:
         last = next(iter(reader.runs(1)), None)
-        waiting = reader.waiting(last.id) if last is not None and last.status == "running" else None
+        waits = reader.waiting(last.id) if last is not None and last.status == "running" else None
         try:
             rows = reader.counts()
         except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
-    return InstallationStatus(info, last, rows, waiting)
+    if waits is None:
+        return InstallationStatus(info, last, rows)
+    due, tasks, reason = waits
+    return InstallationStatus(info, last, rows, (due, tasks), reason)
 
 
 def configure_runs(parser: Parser) -> None:

@@ -12,14 +12,15 @@ use colours are arguments.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime
 from typing import Literal
 from unicodedata import category, east_asian_width
 
 from ..model.entities import Ref
-from ..model.values import Json
+from ..model.values import Json, moment
 from .streams import escaped
 
 NULL = "–"  # loaded, and empty upstream; a value that was never loaded is blank
@@ -232,7 +233,7 @@ def until(due: float, now: float) -> str:
     second when it is near.
     """
     step = 1 if due - now < 120 else 60
-    then = moment(-(-due // step) * step, None)  # local, as the reader's clock is
+    then = moment(math.ceil(due / step) * step if math.isfinite(due) else due, None)  # the reader's own zone
     if then.date() != moment(now, None).date():
         return then.isoformat(" ", "minutes")
     return f"{then:%H:%M:%S}" if step == 1 else f"{then:%H:%M}"
@@ -246,14 +247,6 @@ def short_time(at: float | None) -> str:
 def iso_time(at: float | None) -> str | None:
     """Seconds since the epoch as ``2026-01-31T09:30:00Z``, for JSON."""
     return None if at is None else f"{moment(at).isoformat('T', 'seconds')[:19]}Z"
-
-
-def moment(at: float, zone: tzinfo | None = UTC) -> datetime:
-    """Seconds since the epoch as a time; one that no calendar of ours has is the nearest in 1 to 9999."""
-    try:
-        return datetime.fromtimestamp(at, zone)
-    except (ValueError, OverflowError, OSError):
-        return (datetime.max if at > 0 else datetime.min).replace(tzinfo=zone)
 
 
 def json_text(value: Json, *, indent: int | None = None) -> str:

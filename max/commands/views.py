@@ -19,6 +19,7 @@ from .text import (
     cell,
     counted,
     duration,
+    first_few,
     iso_time,
     number,
     pad,
@@ -111,13 +112,14 @@ def installation_row(info: InstallationInfo, now: float) -> list[str]:
 class InstallationStatus(NamedTuple):
     """An installation, its last sync (None: never synced) and its rows by entity.
 
-    ``waiting``: until when all tasks of a running sync wait, and how many they are.
+    ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
     """
 
     info: InstallationInfo
     last: SyncRun | None = None
     rows: Mapping[str, int] = MappingProxyType({})
     waiting: tuple[float, int] | None = None
+    reason: str = ""
 
     @property
     def unfinished(self) -> str | None:
@@ -128,6 +130,9 @@ class InstallationStatus(NamedTuple):
         """For ``max status -o json``."""
         last = None if self.last is None else run_json(self.last)
         known = {"lastSync": last, "unfinished": self.unfinished, "rows": dict(self.rows)}
+        if self.waiting is not None:
+            due, tasks = self.waiting
+            known["waiting"] = {"until": iso_time(due), "tasks": tasks, "reason": self.reason}
         return {"installation": str(self.info), "id": self.info.id, **known}
 
 
@@ -142,6 +147,7 @@ def status_text(status: InstallationStatus, now: float, paint: Paint = PLAIN) ->
     if status.waiting is not None:
         due, tasks = status.waiting
         lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
+        lines += [f"              {sanitize(status.reason)}"] if status.reason else []
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
@@ -242,9 +248,16 @@ def _nothing(result: SyncResult) -> str:
 def failures_text(
     failures: Sequence[Failure], width: int | None, paint: Paint, *, everything: bool, of: str
 ) -> list[str]:
-    """Failures with what to do; those with the same cause share one message."""
+    """Failures with what to do; those with the same cause share one message.
+
+    What did not run because something before it failed is no failure of its own: it comes last.
+    """
     if not failures:
         return []
+    from ..model.tasks import BLOCKED  # loaded already: there are failures
+
+    blocked = [one for one in failures if one.code == BLOCKED]
+    failures = [one for one in failures if one.code != BLOCKED]
     shown = failures if everything else failures[:SHOWN_FAILURES]
     lines = [paint(f"{counted(len(failures), 'failure')}:", "red")]
     causes: dict[tuple[str, str], list[Failure]] = {}
@@ -258,7 +271,12 @@ def failures_text(
         lines += [f"    {sanitize(line)}" for line in message.splitlines()]
         lines += [f"    {paint(sanitize(hint), 'dim')}"] if hint else []
     left = len(failures) - len(shown)
-    return [*lines, f"  … and {number(left)} more: max runs show {of}"] if left else lines
+    lines += [f"  … and {number(left)} more: max runs show {of}"] if left else []
+    if blocked:
+        names = [sanitize(one.what) for one in blocked]
+        listed = ", ".join(names) if everything else first_few(names)
+        lines.append(f"  {counted(len(blocked), 'step')} did not run because of this: {listed}")
+    return lines
 
 
 def _fit(text: str, width: int | None, indent: int) -> str:

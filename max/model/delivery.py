@@ -72,12 +72,14 @@ class WriteResult(Struct):
     """What storing a delivery changed: rows by entity name, and how many rows were removed.
 
     Rows that came along with a listing count only when they are new, since many pages may repeat
-    them.  ``quarantined`` counts the invalid rows that were kept aside.
+    them.  ``quarantined`` counts the invalid rows that were kept aside, ``uncounted`` those that
+    were stored and that the sync counts elsewhere.
     """
 
     counts: Mapping[str, int]
     removed: int = 0
     quarantined: int = 0
+    uncounted: int = 0
 
 
 Transaction: TypeAlias = Any  # the open transaction of the store that all parts share

@@ -501,7 +501,8 @@ class Outcome(NamedTuple):
 class SettleResult(NamedTuple):
     """The result of one call of ``settle``: an outcome for each settlement, and the claimed tasks.
 
-    ``due`` is when the next task may be claimed, None when that depends on those running.
+    ``due`` is when the next task may be claimed, None when that depends on those running;
+    ``reason`` is the error for which it waits.
     """
 
     outcomes: Sequence[Outcome]
@@ -510,6 +511,7 @@ class SettleResult(NamedTuple):
     command: SyncCommand
     due: float | None = None
     waiting: int = 0
+    reason: str = ""
 
 
 def failure_of(

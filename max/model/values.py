@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Any, Self, TypeAlias, cast
 
@@ -194,6 +194,14 @@ def utc_text(moment: datetime) -> str:
 def datetime_of(text: str) -> datetime:
     """The inverse of datetime_text: aware, in UTC."""
     return datetime.fromisoformat(text + "Z")
+
+
+def moment(at: float, zone: tzinfo | None = UTC) -> datetime:
+    """Seconds since the epoch as a time; one that no calendar of ours has is the nearest in 1 to 9999."""
+    try:
+        return datetime.fromtimestamp(at, zone)
+    except (ValueError, OverflowError, OSError):
+        return (datetime.max if at > 0 else datetime.min).replace(tzinfo=zone)
 
 
 def is_datetime(value: object) -> bool:

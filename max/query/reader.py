@@ -245,8 +245,8 @@ class Reader:
         with self._reading() as connection:
             return result(connection, id, now=self.now)
 
-    def waiting(self, sync: str) -> tuple[float, int] | None:
-        """When the next task of a sync may begin, and how many tasks wait; None when one can run now."""
+    def waiting(self, sync: str) -> tuple[float, int, str] | None:
+        """When the next task of a sync may begin, how many wait, and why; None when one can run now."""
         from ..storage.sync_log import waits
 
         with self._reading() as connection:

@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..errors import LeaseLost, NotFound, SyncError
+from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SyncError
 from ..model.delivery import WriteResult
 from ..model.tasks import (
     BLOCKED,
@@ -65,7 +65,7 @@ from ..model.tasks import (
     read_spec,
 )
 from .database import Connection, decoding
-from .sync_log import FAILURE_COLUMNS, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
+from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 MAX_CRASHES = 5  # crashes in a row after which a task fails
@@ -93,8 +93,18 @@ CLAIM = f"""
     RETURNING {TASK_COLUMNS}
 """
 DUE = f"""
-    SELECT min(not_before), count(*) FROM _max_task
+    SELECT min(not_before), count(*), ({FIRST_ERROR.format("sync = :sync AND crashes <= :most")})
+      FROM _max_task
      WHERE sync = :sync AND state = '{State.PENDING}' AND crashes <= :most
+"""
+SHORTEN_WAITS = f"""
+    UPDATE _max_task
+       SET not_before = CASE WHEN changed_at > :now THEN :now ELSE changed_at END
+                      + CASE WHEN not_before - changed_at > {LONGEST_WAIT} THEN {LONGEST_WAIT}
+                             ELSE not_before - changed_at END,
+           changed_at = :now
+     WHERE sync = :sync AND state = '{State.PENDING}' AND not_before > :now
+       AND (changed_at > :now OR not_before - changed_at > {LONGEST_WAIT} + 1)
 """
 SETTLE = {
     to: f"""
@@ -347,7 +357,8 @@ class SyncTransaction:
         sql = "SELECT counts, requests FROM _max_sync WHERE id = ?"
         counts, calls = map(json.loads, self.connection.execute(sql, (self.sync,)).fetchone())
         rows, calls = Counter(counts) + Counter(total.counts), Counter(calls) + Counter(requests)
-        numbers = (total.removed, total.quarantined, len(self._stored))
+        deliveries = sum(bool(one.counts or one.removed or one.uncounted) for one in self._stored)
+        numbers = (total.removed, total.quarantined, deliveries)
         self.connection.execute(ADD_COUNTS, (json.dumps(rows), json.dumps(calls), *numbers, self.sync))
 
     # -- 2. follow up ---------------------------------------------------------------------
@@ -426,18 +437,31 @@ class SyncTransaction:
 
     # -- 3. claim -------------------------------------------------------------------------
 
-    def claim(self, limit: int, *, alone: bool) -> tuple[list[Task], Status, SyncCommand, float | None, int]:
+    def claim(
+        self, limit: int, *, alone: bool
+    ) -> tuple[list[Task], Status, SyncCommand, float | None, int, str]:
         """Lease the oldest tasks whose time has come; when there are none, say when the next is due."""
         claimed = self._claim(limit, 0, SUSPECT_CRASHES - 1)
         if alone and limit and not claimed:
             claimed = self._claim(1, SUSPECT_CRASHES, MAX_CRASHES)
-        due, waiting = None, 0
+        due = reason = None
+        waiting = 0
         if not claimed:
-            most = MAX_CRASHES if alone else SUSPECT_CRASHES - 1
-            due, waiting = self.connection.execute(DUE, {"sync": self.sync, "most": most}).fetchone()
-            with decoding("task"):
-                due = None if due is None else float(due)
-        return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting
+            most = {"sync": self.sync, "most": MAX_CRASHES if alone else SUSPECT_CRASHES - 1}
+            due, waiting, reason = self._due(most)
+            if due is not None and due > self.now and self._shorten_waits():
+                due, waiting, reason = self._due(most)
+        return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting, reason or ""
+
+    def _due(self, most: dict[str, Any]) -> tuple[float | None, int, str | None]:
+        """When the next task may begin, how many wait, and why."""
+        due, waiting, reason = self.connection.execute(DUE, most).fetchone()
+        with decoding("task"):
+            return None if due is None else float(due), waiting, reason
+
+    def _shorten_waits(self) -> bool:
+        """Count waits again from now that a clock stored which was ahead, or that are absurd."""
+        return self.connection.execute(SHORTEN_WAITS, {"sync": self.sync, "now": self.now}).rowcount > 0
 
     def _claim(self, limit: int, least: int, most: int) -> list[Task]:
         values = {"sync": self.sync, "now": self.now, "limit": limit, "least": least, "most": most}

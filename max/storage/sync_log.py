@@ -113,11 +113,16 @@ RUN_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, 
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id)"""
 FAILURE_COLUMNS = ", ".join(Failure._names)
+FIRST_ERROR = f"""
+    SELECT error FROM _max_task
+     WHERE state = '{State.PENDING}' AND {{}} ORDER BY not_before, id LIMIT 1
+"""  # why the task waits that is due first
 WAITING = f"""
     SELECT count(*) FILTER (WHERE state = '{State.RUNNING}'),
            min(not_before) FILTER (WHERE state = '{State.PENDING}'),
-           count(*) FILTER (WHERE state = '{State.PENDING}')
-      FROM _max_task WHERE sync = ?
+           count(*) FILTER (WHERE state = '{State.PENDING}'),
+           ({FIRST_ERROR.format("sync = :sync")})
+      FROM _max_task WHERE sync = :sync
 """
 RETURN_TO_QUEUE = f"""
     UPDATE _max_task
@@ -174,10 +179,10 @@ def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
     return SyncResult(**values, failures=tuple(failures(connection, found.id)))
 
 
-def waits(connection: Connection, sync: str, *, now: float) -> tuple[float, int] | None:
-    """When the next task of a sync may begin, and how many wait; None while one runs or could."""
-    running, due, waiting = connection.execute(WAITING, (sync,)).fetchone()
-    return None if running or due is None or due <= now else (due, waiting)
+def waits(connection: Connection, sync: str, *, now: float) -> tuple[float, int, str] | None:
+    """When the next task of a sync may begin, how many wait, and why; None while one runs or could."""
+    running, due, waiting, reason = connection.execute(WAITING, {"sync": sync}).fetchone()
+    return None if running or due is None or due <= now else (due, waiting, reason or "")
 
 
 def unfinished(connection: Connection, *, worker: str | None, now: float) -> str | None:

@@ -18,7 +18,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 from weakref import WeakSet
@@ -26,7 +25,7 @@ from weakref import WeakSet
 from ..core import logger
 from ..errors import describe
 from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task
-from ..model.values import Json
+from ..model.values import Json, moment
 
 BUFFER = 10_000  # events that wait for a listener
 CRASHED = {
@@ -87,7 +86,8 @@ class Event(NamedTuple):
 class Progress(NamedTuple):
     """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
 
-    ``limits`` are those that block calls, by name, while nothing can run.
+    ``limits`` are those at which calls wait, by name, while none is under way; ``reason`` is the
+    error for which tasks wait.
     """
 
     sync: str
@@ -98,6 +98,7 @@ class Progress(NamedTuple):
     waiting: int = 0
     due: float | None = None
     limits: Sequence[str] = ()
+    reason: str = ""
 
 
 class Events:
@@ -236,7 +237,7 @@ class EventPublisher:
         if self._heard:
             self._publish(self._event(EventKind.TASK_ENDED, task, state=state))
 
-    def waiting(self, until: float, tasks: int, limits: Sequence[str]) -> None:
+    def waiting(self, until: float, tasks: int, limits: Sequence[str], reason: str) -> None:
         """Nothing can run before ``until``; published once for each such time."""
         if until == self._until:
             return
@@ -244,7 +245,13 @@ class EventPublisher:
         blocked = f", blocked by {', '.join(limits)}" if limits else ""
         self._log(logging.INFO, "waiting until %s%s, tasks: %d", _time(until), blocked, tasks)
         if self._heard:
-            self._publish(self._event(EventKind.SYNC_WAITING, until=until, tasks=tasks, limits=list(limits)))
+            facts: dict[str, Json] = {
+                "until": until,
+                "tasks": tasks,
+                "limits": list(limits),
+                "reason": reason,
+            }
+            self._publish(self._event(EventKind.SYNC_WAITING, **facts))
 
     def ended(self, progress: Progress, error: BaseException | None, state: str) -> None:
         """The sync has ended here; so have, in ``state``, the attempts that are still running."""
@@ -294,4 +301,4 @@ def _failure(failure: Failure) -> Json:
 
 
 def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,7 +13,7 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -188,7 +188,7 @@ class TaskRunner:
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
         asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
         at = self._context.clock() + max(delay, *asked)
-        return Settlement(task, State.PENDING, not_before=at, error=describe(errors[0]))
+        return Settlement(task, State.PENDING, not_before=at, error=_with_host(describe(errors[0])))
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
@@ -553,6 +553,12 @@ def _may_pass(error: Exception, tries: int) -> bool:
     return isinstance(error, UpstreamError) and error.retryable and tries < TRIES
 
 
+def _with_host(error: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An error for people who wait for its service: its message names the host."""
+    host, message = error["data"].get("host", ""), error["message"]
+    return error if host in message else {**error, "message": f"{host}: {message}"}
+
+
 def _is_left(ref: Ref[Any], batch: Batch[Any], loaded: Collection[str]) -> bool:
     return ref.id in batch.failed or ref.id not in loaded
 
@@ -605,6 +611,7 @@ def uncounted(write: Write) -> Write:
     """A write whose rows are not counted: a sync counts the rows that it lists, each once."""
 
     def work(transaction: Transaction) -> WriteResult:
-        return write(transaction).replace(counts={})
+        stored = write(transaction)
+        return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
 
     return Write(write.database, work)

@@ -473,6 +473,8 @@ class HttpClient(Lifecycle):
             error = error_by_status(response)
         if error is not None:
             error.data.setdefault("status", response.status)
+            if error.retryable:
+                error.data.setdefault("host", urlsplit(response.request.url).netloc)
             self._complete_wait(error, response.headers)
         return error
 

@@ -328,7 +328,7 @@ class OperationRunner:
     ) -> None:
         self._flow, self._jitter = flow or Limits(), jitter
         self.calls: Counter[str] = Counter()
-        self._stopped = False
+        self._stopped, self._under_way = False, 0
         self._waits: dict[asyncio.Timeout, str] = {}  # of calls that have not begun, with their limit
         self._refresh = None if renew is None else CredentialRefresh(renew)
         self._chain: Next = _within_deadline
@@ -338,6 +338,10 @@ class OperationRunner:
     def blocked_limits(self) -> list[str]:
         """The names of the limits that are blocked now, sorted."""
         return self._flow.blocked_limits()
+
+    def waits_at(self) -> list[str]:
+        """The names of the limits at which calls wait, sorted; empty while a call is under way."""
+        return [] if self._under_way else sorted(set(self._waits.values()))
 
     def stop_calls(self) -> None:
         """Begin no call until ``allow_calls``; what waits for its turn raises CallsStopped now."""
@@ -424,6 +428,7 @@ class OperationRunner:
         await self._unless_stopped(operation.limit, permit)
         outer = _UNDER_WAY.set((self._flow, operation))
         _LAST_ATTEMPT.set(call)
+        self._under_way += 1
         try:
             return await self._chain(call)
         except QuotaExceeded as error:
@@ -431,6 +436,7 @@ class OperationRunner:
                 block_limit(error.retry_after)
             raise
         finally:
+            self._under_way -= 1
             _UNDER_WAY.reset(outer)
             self._flow.release(operation)
 

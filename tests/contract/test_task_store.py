@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -10,7 +11,16 @@ from typing import Any, TypeVar
 import pytest
 
 from max.core import TaskStore
-from max.errors import LeaseLost, NotFound, SyncError, SyncRunning, UpstreamBroken, UsageError
+from max.errors import (
+    LONGEST_WAIT,
+    LeaseLost,
+    NotFound,
+    SyncError,
+    SyncRunning,
+    UpstreamBroken,
+    UsageError,
+    describe,
+)
 from max.model.delivery import Write, WriteResult
 from max.model.tasks import (
     CHILDREN_PAGE,
@@ -380,10 +390,43 @@ def test_a_worker_that_lost_the_sync_stores_nothing(place: str) -> None:
     assert using(place, body).counts == {}
 
 
+# -- waits and clocks ------------------------------------------------------------------------
+
+
+WAITS = {  # until when a task waits, what the clock says then, and until when it waits at most
+    "as it was stored": (1060.0, 1010.0, 1060.0),
+    "the clock was an hour ahead": (1060.0, 1000.0 - 3600.0, 1060.0 - 3600.0),
+    "the clock was years ahead": (1060.0, 10.0, 70.0),
+    "an absurd time": (1e15, 1010.0, 1010.0 + LONGEST_WAIT),
+    "no time at all": (math.inf, 1010.0, 1010.0 + LONGEST_WAIT),
+}
+
+
+@pytest.mark.parametrize("why", WAITS)
+def test_a_wait_is_no_longer_than_was_asked_for_whatever_the_clock_did(place: str, why: str) -> None:
+    until, now, due = WAITS[why]
+
+    async def body(desk: Desk) -> None:
+        await desk.begin(load())
+        (task,) = await desk.claim()
+        error = describe(UpstreamBroken("it is down"))
+        await desk.settle(Settlement(task, State.PENDING, not_before=until, error=error), claim=0)
+        desk.now = now
+        waiting = await desk.settle()
+        assert (len(waiting.claimed), waiting.waiting) == (0, 1)
+        assert waiting.due == pytest.approx(due, abs=11.0)
+        assert waiting.reason == "it is down"
+        desk.now = waiting.due or 0.0
+        (again,) = (await desk.settle()).claimed
+        assert again.tries == 2
+
+    using(place, body)
+
+
 # -- processes that end ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("worker", [GONE, REUSED])
+@pytest.mark.parametrize("worker", [GONE, REUSED], ids=["gone", "reused"])
 def test_the_tasks_of_a_dead_process_can_be_claimed_at_once(place: str, worker: str) -> None:
     async def body(desk: Desk) -> list[Task]:
         await desk.begin(load(), worker=worker)

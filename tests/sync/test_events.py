@@ -278,7 +278,7 @@ def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
         stage.executor.context.runner._flow.block_for(operation, 900.0)
         await later(60.0)
         (note,) = [note_of(one) for one in [await anext(handle.progress())]]
-        assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task"
+        assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task: wait"
         wait = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
         assert wait is not None
         assert (round(wait[0]), wait[1]) == (900, 1)
@@ -291,7 +291,12 @@ def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
     seen = play(Source(users=[QuotaExceeded("wait", retry_after=900.0), users("a")]), body)
     check_pairs(seen)
     (wait,) = [event.facts for event in seen if event.kind is EventKind.SYNC_WAITING]
-    assert wait == {"until": pytest.approx(900.0, abs=1.0), "tasks": 1, "limits": ["acme:api"]}
+    assert wait == {
+        "until": pytest.approx(900.0, abs=1.0),
+        "tasks": 1,
+        "limits": ["acme:api"],
+        "reason": "wait",
+    }
     (one,) = [event.facts for event in seen if event.kind is EventKind.TASK_WAITING]
     assert one["error"]["code"] == "upstream.quota"
 
