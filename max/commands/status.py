@@ -65,7 +65,8 @@ def run_status(options: Options) -> Answer:
             yield from status_text(one, time.time(), paint())
 
     notes = problems if found or problems else [NOTHING_CONNECTED]
-    return options.listing([one.to_json() for one in found], text, notes)._replace(status=3 * bool(problems))
+    status = 0 if not problems else 3 if found else 1
+    return options.listing([one.to_json() for one in found], text, notes)._replace(status=status)
 
 
 def of_each(
@@ -134,11 +135,12 @@ def run_runs(options: Options) -> Answer:
     found = sorted(chain(*each), key=lambda pair: -pair[1].started_at)[: options.limit]
     rows = [{"installation": str(info), **run_json(one)} for info, one in found]
     notes = problems if found or problems else ["there was no sync yet"]
+    status = 0 if not problems else 3 if each else 1
     return options.listing(
         rows,
         lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
         notes,
-    )._replace(status=3 * bool(problems))
+    )._replace(status=status)
 
 
 def show_run(options: Options, project: ProjectFolder) -> Answer:

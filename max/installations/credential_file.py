@@ -32,14 +32,17 @@ FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential c
 
 
 class StoredSecrets(NamedTuple):
-    """The secrets of an installation, and the origin that they were given for; None when it is unknown."""
+    """The secrets of an installation, and the origin that they were given for.
+
+    It is None when it is unknown, and "" when the connector alone decides it, which needs no note.
+    """
 
     secrets: dict[str, str]
     destination: str | None = None
 
     def to_json(self) -> dict[str, Json]:
         """The content of the file."""
-        return self.secrets | ({FOR: self.destination} if self.destination is not None else {})
+        return self.secrets | ({FOR: self.destination} if self.destination else {})
 
 
 def config_digest(config: Mapping[str, Json]) -> str:
