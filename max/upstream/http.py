@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .redaction import Redactor
 
 TIMEOUT = 30.0  # seconds to connect, and between two parts of an answer
-DEADLINE = 300.0  # seconds for a whole answer outside of any operation, which has a deadline of its own
+DEADLINE = 3_600.0  # seconds for a whole answer outside of any operation, which has a deadline of its own
 MAX_BYTES = 64 * 2**20  # of a decoded answer
 REDIRECTS = 5  # followed at most
 FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
