@@ -277,12 +277,13 @@ class SyncMeta(Protocol):
         A listing does not count if a field that only comes with it was invalidated afterwards.
         """
 
-    async def prepare(self, source: str, *, now: float) -> float:
+    async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:
         """Before a sync, forget what it may not rely on; the latest time of a stored response's request.
 
         Times after ``now`` count as never: the clock was ahead.  ``source`` names the configuration:
-        when another one was synced before, everything counts as never fetched, and its unfinished
-        syncs are cancelled.  SyncRunning while one of them runs.
+        when another one was synced before, everything counts as never fetched.  A sync that
+        ``resumes`` goes on with the pages that it has begun, and the next one forgets them as well.
+        SyncRunning while another process syncs.
         """
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:

@@ -234,9 +234,11 @@ class SqliteSyncMeta(SyncMeta):
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.feed_state(c, root, feed))
 
-    async def prepare(self, source: str, *, now: float) -> float:
+    async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:
         """Before a sync, forget what it may not rely on."""
-        return await self._database.transact(lambda c: self._tables.prepare(c, source, now=now))
+        return await self._database.transact(
+            lambda c: self._tables.prepare(c, source, now=now, resumes=resumes)
+        )
 
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """What no listing has any more and is not removed yet."""

@@ -436,32 +436,25 @@ class SyncExecutor:
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""
         async with self._changing:
-            await self._prepare()
+            await self._prepare(resumes=True)
             run = await self.store.resume(sync, worker=self.worker, now=self.context.clock())
             return self._drive(run.id, run)
 
     async def _begin(self, plan: Json, root: NewTask) -> str:
         return await self.store.begin(plan, root, worker=self.worker, now=self.context.clock())
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, *, resumes: bool = False) -> None:
         """Refuse a second sync; every request of this one begins after those whose responses are stored."""
         if not self._open:
             raise not_started()
         if self.running is not None:
             raise SyncRunning(self.running.id, "this process")
-        await self._forget()
-
-    async def _forget(self) -> None:
-        """Forget what no sync of this source may rely on."""
-        latest = await self.context.meta.prepare(self.context.source, now=self.context.clock())
-        self.context.requests.begin_after(latest)
+        context = self.context
+        latest = await context.meta.prepare(context.source, now=context.clock(), resumes=resumes)
+        context.requests.begin_after(latest)
 
     async def unfinished(self) -> str | None:
-        """The newest sync that could be resumed, or None; SyncRunning when another process runs one.
-
-        Those of another source can not, and are cancelled.
-        """
-        await self._forget()
+        """The newest sync that could be resumed, or None; SyncRunning when another process runs one."""
         return await self.store.unfinished(worker=self.worker, now=self.context.clock())
 
     async def tidy(self) -> None:

@@ -152,6 +152,7 @@ class Upstream:
     def replace(self, number: int) -> None:
         """Be another account, some of whose rows have the ids of this one's."""
         self.things, self.gone, self.clock, self.life = {}, {}, 0, self.life + 1_000
+        self.steady = set()
         for group in range(1 + number % 3):
             self.create(Group, f"g{group}", ("Root.groups", ROOT.id))
             self.create(Item, f"i{group + number % 2}", ("Group.loose", f"g{group}"))

@@ -288,9 +288,13 @@ class Membership(RenameOwner):
         counts = dict(connection.execute(mapping.sql(LISTING_AGES), values).fetchall())
         return histogram(counts)
 
-    def forget(self, connection: Connection, after: float, *, bookmarks: bool) -> None:
-        """Forget the passes and feeds that began after a time; ``bookmarks``: and from where to go on."""
-        times = ("began_at", "listed_at", "full_at", "swept_at", "covered_at", "invalidated_at")
+    def forget(self, connection: Connection, after: float, *, bookmarks: bool, passes: bool) -> None:
+        """Forget the listings and feeds that were read after a time.
+
+        ``bookmarks``: and from where to go on.  ``passes``: and those that have not ended.
+        """
+        times = ["listed_at", "full_at", "swept_at", "covered_at", "invalidated_at"]
+        times += ["began_at"] if passes else []
         changes = [f"{name} = CASE WHEN {name} <= :after THEN {name} END" for name in times]
         changes += ["bookmark = NULL"] if bookmarks else []
         connection.execute(f"UPDATE _max_listing SET {', '.join(changes)}", {"after": after})

@@ -23,7 +23,6 @@ from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
-from ..model.tasks import SyncCommand
 from ..model.values import is_id
 from . import change_log, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
@@ -268,26 +267,23 @@ class TableWriter(Tables):
 
     # -- freshness ------------------------------------------------------------------------
 
-    def prepare(self, connection: Connection, source: str, *, now: float) -> float:
+    def prepare(self, connection: Connection, source: str, *, now: float, resumes: bool) -> float:
         """Before a sync, forget what it may not rely on; the latest request of which something is known.
 
         Times after now are of a clock that was ahead, so the ages of what they date are unknown.
-        When another ``source`` was synced before, its times and bookmarks say nothing of this one,
-        and its unfinished syncs end.  SyncRunning when one of them runs.
+        When another ``source`` was synced before, its times and bookmarks say nothing of this one.
         """
         found = connection.execute("SELECT source FROM _max_source").fetchone()
         is_other = found is not None and found[0] != source
-        if found is None or is_other:
-            connection.execute("DELETE FROM _max_source")
-            connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
         if is_other:
             sync_log.refuse_while_syncing(connection, clock=lambda: now)
-            for one in sync_log.unfinished_runs(connection, now=now):
-                sync_log.apply_command(connection, one.id, SyncCommand.CANCEL, now=now)
+        if found is None or (is_other and not resumes):
+            connection.execute("DELETE FROM _max_source")
+            connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
         if is_other or latest_request(connection) > now + CLOCK_SKEW:
             after = -math.inf if is_other else now
             self.freshness.forget(connection, after)
-            self.membership.forget(connection, after, bookmarks=is_other)
+            self.membership.forget(connection, after, bookmarks=is_other, passes=not resumes)
             self.removals.forget(connection, after, now)
         return latest_request(connection)
 
