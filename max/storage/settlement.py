@@ -426,14 +426,16 @@ class SyncTransaction:
                 self._ended.append(EndedTask(id, parent, bool(all_failed)))
 
     def _final_status(self) -> Status:
+        """What stored nothing has failed, unless all that it refused is to remove rows."""
         sql = """
-            SELECT deliveries, quarantined, EXISTS (SELECT 1 FROM _max_failure AS f WHERE f.sync = s.id)
-              FROM _max_sync AS s WHERE id = ?
+            SELECT deliveries, quarantined, count(f.task), count(CASE WHEN f.code <> ? THEN 1 END)
+              FROM _max_sync AS s LEFT JOIN _max_failure AS f ON f.sync = s.id WHERE s.id = ?
         """
-        stored, quarantined, failed = self.connection.execute(sql, (self.sync,)).fetchone()
+        values = (SuspiciousRemoval.code, self.sync)
+        stored, quarantined, failed, others = self.connection.execute(sql, values).fetchone()
         if not failed:
             return Status.PARTIAL if quarantined else Status.COMPLETED
-        return Status.PARTIAL if stored else Status.FAILED
+        return Status.PARTIAL if stored or not others else Status.FAILED
 
     # -- 3. claim -------------------------------------------------------------------------
 
