@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SyncError
+from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
 from ..model.delivery import WriteResult
 from ..model.tasks import (
     BLOCKED,
