@@ -92,7 +92,7 @@ ADVANCE_HIGH_WATER = """
 LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
         SELECT max(requested_at) AS at FROM _max_high_water
-         UNION ALL SELECT max(listed_at) FROM _max_listing
+         UNION ALL SELECT max(began_at) FROM _max_listing
          UNION ALL SELECT max(read_at) FROM _max_feed_state
          UNION ALL SELECT max(missing_since) FROM _max_missing) AS times
 """

@@ -280,12 +280,24 @@ class TableWriter(Tables):
         if found is None or (is_other and not resumes):
             connection.execute("DELETE FROM _max_source")
             connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
-        if is_other or latest_request(connection) > now + CLOCK_SKEW:
-            after = -math.inf if is_other else now
-            self.freshness.forget(connection, after)
-            self.membership.forget(connection, after, bookmarks=is_other, passes=not resumes)
-            self.removals.forget(connection, after, now)
+        if latest_request(connection) > now + CLOCK_SKEW:
+            self._forget(connection, now, now)
+        if is_other:
+            self._forget(connection, -math.inf, now, bookmarks=True, passes=not resumes)
         return latest_request(connection)
+
+    def _forget(
+        self,
+        connection: Connection,
+        after: float,
+        now: float,
+        *,
+        bookmarks: bool = False,
+        passes: bool = True,
+    ) -> None:
+        self.freshness.forget(connection, after)
+        self.membership.forget(connection, after, bookmarks=bookmarks, passes=passes)
+        self.removals.forget(connection, after, now)
 
     def record(
         self,
