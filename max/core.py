@@ -289,6 +289,9 @@ class SyncMeta(Protocol):
     async def deletion_candidates(self, scope: DeletionScope) -> list[DeletionCandidates]:
         """The rows that no listing has any more and that are not removed yet, by entity."""
 
+    def prepare_look(self, scope: DeletionScope) -> Write:
+        """The work that begins the second look: what only missing rows hold is missing from now on."""
+
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes the proven candidates of these entities, for a transaction as above."""
 

@@ -244,6 +244,15 @@ class SqliteSyncMeta(SyncMeta):
         """What no listing has any more and is not removed yet."""
         return await self._database.read(lambda c: self._tables.removals.candidates(c, scope))
 
+    def prepare_look(self, scope: DeletionScope) -> Write:
+        """The work that begins the second look at every place."""
+
+        def work(connection: Connection) -> WriteResult:
+            self._tables.removals.mark_held(connection, scope)
+            return WriteResult({})
+
+        return Write(self._database, work)
+
     def prepare_removal(self, entities: Sequence[str], scope: DeletionScope) -> Write:
         """The work that removes what is certainly gone of these entities."""
         removals = self._tables.removals

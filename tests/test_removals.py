@@ -443,6 +443,13 @@ def test_interleaved_syncs_of_two_installations_do_not_touch_each_others_rows(tm
     play(main, groups="newest", loose="oldest")
 
 
+def test_a_row_that_a_missing_parent_held_and_that_moves_during_the_second_look_is_never_hidden() -> None:
+    begin = Sync([GROUP_0, GROUP_1, Event("item", 8, 1), Event("item", 9, 1)])  # i2 and i3 are loose in g1
+    moved = [Event("delete", 1), Event("item", 8, 0)]  # g1 is gone, and i2 is in g0
+    for number in range(4, 7):  # before an answer there are more groups, and i2 is in g2
+        assert during(begin, Sync(moved, {number: Event("crowd", 2)})) == {}
+
+
 # -- deadlines -----------------------------------------------------------------------------------
 
 

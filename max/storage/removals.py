@@ -29,8 +29,9 @@ Had c left Q between 09:59 and 10:02, it would be missing since the second look 
 the next sync.
 
 **What hangs together.**  With a row go the rows that only it held: those whose every listing is of a
-parent that goes.  They are found with the row and removed in the same transaction, or they stay with
-it when so many rows are missing that a person is asked first.
+parent that goes.  They count as missing when the second look begins, are looked for like the others,
+and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
+when so many rows are missing that a person is asked first.
 
 **After a crash.**  Each step is one transaction with the response or the task that caused it.  A
 crash between two leaves rows that are missing and still visible; the next sync goes on with them.
@@ -145,10 +146,18 @@ POSSIBLE_LISTINGS = """
       LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
      WHERE p._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND p._row NOT IN {set:missing}
 """
-MISSING = """
-    SELECT m.row, m.missing_since, m.listing
-      FROM _max_missing AS m JOIN {table} AS t ON t._row = m.row AND t._removed_at IS NULL
-     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
+HELD = f"""
+    EXISTS (SELECT 1 FROM _max_membership AS k
+             WHERE k.child = _max_missing.row AND k.listing IN {LISTINGS})
+"""
+MISSING = f"""
+    SELECT row, missing_since, listing, {HELD}
+      FROM _max_missing JOIN {{table}} AS t ON t._row = row AND t._removed_at IS NULL
+     WHERE entity = :entity AND (brought_at IS NULL OR brought_at < :since)
+"""
+UNMARK = f"DELETE FROM _max_missing WHERE entity = :entity AND {HELD}"
+MARK = """
+    INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
 LISTINGS_OF = """
     SELECT l.id FROM {table} AS p JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
@@ -358,38 +367,51 @@ class Removals(RenameOwner):
         self, connection: Connection, scope: DeletionScope
     ) -> tuple[dict[str, Rows], dict[str, Rows], dict[str, Evidence]]:
         """The missing rows of each entity with those that only they hold, which are gone, and why."""
-        own: dict[str, dict[int, tuple[float, int | None]]] = {}
-        for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall():
-            mapping = self._mappings.get(name)
-            if mapping is not None and mapping.entity not in self.schema.roots:
-                values = {"entity": name, "since": scope.since}
-                found = connection.execute(mapping.sql(MISSING), values).fetchall()
-                own |= {name: {row: (since, listing) for row, since, listing in found}} if found else {}
-        missing = self._with_children(
-            connection, {name: {row: since for row, (since, _) in rows.items()} for name, rows in own.items()}
-        )
+        marked: dict[str, dict[int, tuple[float, int | None]]] = {}
+        free: dict[str, Rows] = {}  # in no listing at all
+        for mapping in self._with_missing(connection):
+            name = mapping.entity.__name__
+            values = {
+                "entity": name,
+                "since": scope.since,
+                "collections": self._names(connection, mapping.entity),
+            }
+            found = connection.execute(mapping.sql(MISSING), values).fetchall()
+            marked[name] = {row: (since, by) for row, since, by, _ in found}
+            free[name] = {row: since for row, since, _, held in found if not held}
+        missing = self._with_children(connection, free)
         evidence = {name: self._evidence(connection, name, scope, missing) for name in missing}
-        certain = {
-            name: {row: since for row, (since, by) in rows.items() if evidence[name].proves(since, by, scope)}
-            for name, rows in own.items()
+        gone = {
+            name: {
+                row
+                for row, (since, by) in rows.items()
+                if name in evidence and evidence[name].proves(since, by, scope)
+            }
+            for name, rows in marked.items()
         }
-        proven = self._whole(self._with_children(connection, certain), certain, evidence)
-        return missing, proven, evidence
+        certain = {
+            name: {row: since for row, since in rows.items() if row in gone[name]}
+            for name, rows in free.items()
+        }
+        proven = self._with_children(connection, certain, gone)
+        kept: set[str] = set()  # no parent goes while what only it holds may be elsewhere
+        for name, rows in self._with_children(connection, certain).items():
+            if len(rows) > len(proven.get(name, ())):
+                kept.update(self._related(self._mappings[name].entity, missing))
+        return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
-    def _whole(
-        self, proven: dict[str, Rows], own: Mapping[str, Rows], evidence: Mapping[str, Evidence]
+    def _with_missing(self, connection: Connection) -> list[TableMapping[Any]]:
+        names = connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall()
+        found = [self._mappings[name] for (name,) in names if name in self._mappings]
+        return [mapping for mapping in found if mapping.entity not in self.schema.roots]
+
+    def _with_children(
+        self,
+        connection: Connection,
+        rows: Mapping[str, Rows],
+        only: Mapping[str, Collection[int]] | None = None,
     ) -> dict[str, Rows]:
-        """No parent goes while some of what only it holds may be elsewhere."""
-        doubtful = [
-            name
-            for name, rows in proven.items()
-            if not evidence[name].covered and len(rows) > len(own.get(name, ()))
-        ]
-        kept = {name for one in doubtful for name in self._related(self._mappings[one].entity, proven)}
-        return {name: rows for name, rows in proven.items() if name not in kept}
-
-    def _with_children(self, connection: Connection, rows: Mapping[str, Rows]) -> dict[str, Rows]:
-        """Some rows, and all rows whose every listing is of one of these as its parent."""
+        """Some rows, and those (of ``only`` these) whose every listing is of such a row as its parent."""
         found = {name: dict(some) for name, some in rows.items() if some}
         lost: dict[str, set[int]] = {}
         pending = list(found)
@@ -405,6 +427,7 @@ class Removals(RenameOwner):
                     continue
                 lost[child] |= {id for (id,) in listings}
                 new = self._held_only_by(connection, many.child, lost[child]) - found.get(child, {}).keys()
+                new = new if only is None else new & set(only.get(child, ()))
                 if new:
                     since = max(parents.values())
                     found.setdefault(child, {}).update(dict.fromkeys(new, since))
@@ -463,6 +486,22 @@ class Removals(RenameOwner):
 
     # -- removing -------------------------------------------------------------------------
 
+    def mark_held(self, connection: Connection, scope: DeletionScope) -> None:
+        """As the second look begins, what only missing rows hold is missing as well.
+
+        From then on a listing that shows such a row, or that loses it, says so in its line.
+        """
+        missing, _, _ = self._missing(connection, scope)
+        for name, rows in missing.items():
+            connection.executemany(MARK, [(name, row, scope.look) for row in rows])
+
+    def unmark_held(self, connection: Connection) -> None:
+        """At the end, rows that are still in a listing are not missing."""
+        for mapping in self._with_missing(connection):
+            names = self._names(connection, mapping.entity)
+            values = {"entity": mapping.entity.__name__, "collections": names}
+            connection.execute(mapping.sql(UNMARK), values)
+
     def remove_missing(self, connection: Connection, entities: Sequence[str], scope: DeletionScope) -> int:
         """Remove the missing rows of some entities that are certainly gone; how many."""
         _, proven, _ = self._missing(connection, scope)
@@ -474,6 +513,7 @@ class Removals(RenameOwner):
             for since in set(rows.values()):
                 some = [row for row, at in rows.items() if at == since]
                 self._unlink_removed(connection, mapping, self._ids(connection, mapping, some), since)
+        self.unmark_held(connection)
         return removed
 
     def is_pending_removal(

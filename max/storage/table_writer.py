@@ -280,6 +280,7 @@ class TableWriter(Tables):
         if found is None or (is_other and not resumes):
             connection.execute("DELETE FROM _max_source")
             connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
+        self.removals.unmark_held(connection)
         if latest_request(connection) > now + CLOCK_SKEW:
             self._forget(connection, now, now)
         if is_other:

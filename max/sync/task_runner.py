@@ -418,11 +418,13 @@ class TaskRunner:
             children = [NewTask(one) for one in requests]
             return Settlement(task, State.AWAITING_CHILDREN, spec, children=children, more=True)
         if uncertain and len(spec.looks) < LOOKS:
-            return self._look(task, self._begin_look(spec, uncertain))
+            spec = self._begin_look(spec, uncertain)
+            scope = _deletion_scope(spec)
+            return self._look(task, spec, [] if scope.look is None else [self._meta.prepare_look(scope)])
         suspicious = [one for one in found if not spec.allow and self._is_suspicious(one.proven, one.total)]
         kept = {entity for one in suspicious for entity in one.related}
         certain = [one.entity for one in found if one.proven and one.entity not in kept]
-        writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))] if certain else []
+        writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))] if found else []
         errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
         failures = [failure_of(task, error, self._context.clock()) for error in errors]
         return Settlement(
@@ -455,7 +457,7 @@ class TaskRunner:
         began = self._context.now() if spec.looks else spec.since
         return spec.replace(looks=(*spec.looks, began), left=tuple(left))
 
-    def _look(self, task: Task, spec: RemoveTask) -> Settlement:
+    def _look(self, task: Task, spec: RemoveTask, writes: Sequence[Write] = ()) -> Settlement:
         """List the next collection wherever that was not done since the look began."""
         entity, _, name = spec.left[0].partition(".")
         many: ManyOf[Any, Any] = ManyOf(self._entity(entity), name)
@@ -470,7 +472,8 @@ class TaskRunner:
             children.append(FollowTask(root[0], root[2], root[1], since))
         spec = spec.replace(left=spec.left[1:])
         state = State.AWAITING_CHILDREN
-        return Settlement(task, state, spec, children=[NewTask(one) for one in children], more=True)
+        tasks = [NewTask(one) for one in children]
+        return Settlement(task, state, spec, writes, children=tasks, more=True)
 
     # fields
 
