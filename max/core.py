@@ -355,8 +355,11 @@ class TaskStore(Protocol):
     async def release(self, sync: str, *, worker: str, now: float) -> None:
         """Give up a sync: its running tasks are pending again, and any worker may resume it."""
 
-    async def request(self, sync: str, wanted: SyncCommand, *, now: float) -> None:
-        """Tell the sync's worker to pause, cancel or continue; SyncError when the sync has ended."""
+    async def request(self, sync: str, wanted: SyncCommand, *, now: float, worker: str = "") -> None:
+        """Tell the sync's worker to pause, cancel or continue; SyncError when the sync has ended.
+
+        A ``worker`` that asks this itself lives, whatever the clock says of its heartbeat.
+        """
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:
         """The newest sync that this worker could resume, or None; SyncRunning when one has a worker."""

@@ -324,7 +324,8 @@ class SyncHandle:
         await self._request(SyncCommand.CANCEL)
 
     async def _request(self, command: SyncCommand) -> None:
-        await self._executor.store.request(self.id, command, now=self._executor.context.clock())
+        executor = self._executor
+        await executor.store.request(self.id, command, now=executor.context.clock(), worker=executor.worker)
         self._loop.wake()
 
     async def completion(self) -> SyncResult:

@@ -150,9 +150,15 @@ class SqliteTaskStore(TaskStore):
 
         await self._database.transact(work)
 
-    async def request(self, sync: str, command: SyncCommand, *, now: float) -> None:
+    async def request(self, sync: str, command: SyncCommand, *, now: float, worker: str = "") -> None:
         """Record the command for the process that runs the sync, or apply it when none does."""
-        await self._database.transact(lambda connection: request(connection, sync, command, now=now))
+
+        def work(connection: Connection) -> None:
+            if worker:
+                self._on(connection, sync, now).beat(worker)
+            request(connection, sync, command, now=now)
+
+        await self._database.transact(work)
 
     async def unfinished(self, *, worker: str, now: float) -> str | None:
         """Asks the operating system which workers of this machine are alive."""

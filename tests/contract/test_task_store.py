@@ -558,6 +558,18 @@ def test_a_task_pauses_after_its_page_and_resumes_there(place: str) -> None:
     assert (task.spec, task.attempt) == (PAGE_2, 2)
 
 
+def test_a_worker_that_pauses_its_own_sync_lives_though_its_clock_has_jumped(place: str) -> None:
+    async def body(desk: Desk) -> State:
+        await desk.begin(listing())
+        (task,) = await desk.claim()
+        desk.now += 86_400.0
+        await desk.store.request(desk.sync, SyncCommand.PAUSE, now=desk.now, worker=HERE)
+        page = Settlement(task, State.RUNNING, PAGE_2, [stores()], progress=True)
+        return (await desk.settle(page)).outcomes[0].state
+
+    assert using(place, body) is State.PAUSED
+
+
 def test_a_cancelled_pause_lets_everything_continue(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(group(load("a"), load("b")))
