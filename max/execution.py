@@ -248,12 +248,14 @@ class _SyncLoop:
         """Publish the progress, and the wait when nothing runs."""
         now, due = self._clock(), settled.due
         limits: Sequence[str] = ()
+        reason = settled.reason
         if idle and due is not None and due > now:
             limits = self._executor.context.runner.blocked_limits()
-            self.publisher.waiting(due, settled.waiting, limits, settled.reason)
+            self.publisher.waiting(due, settled.waiting, limits, reason)
         elif not idle:
             limits = self._calls.waits_at()
-        known = (len(self._leased), settled.waiting, due, limits, settled.reason)
+            reason = self._executor.context.credentials.redactor.text(self._calls.waits_after())
+        known = (len(self._leased), settled.waiting, due, limits, reason)
         self.publisher.report(self._progress(Status.RUNNING, *known))
 
     def _progress(

@@ -37,7 +37,7 @@ from max.model.schema import Schema
 from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
 from max.sync.task_graph import expand
 from max.sync.task_runner import TRIES
-from max.upstream.operations import Limit, Operation, operation
+from max.upstream.operations import Limit, Operation, Retry, operation
 from tests.sample import sample
 from tests.scenes import (
     LOADERS,
@@ -483,6 +483,31 @@ def test_while_every_call_waits_for_its_turn_the_progress_names_the_limit() -> N
         "",
         "waiting for scene:hourly",
     }
+
+
+def test_while_a_call_waits_for_its_next_attempt_the_progress_says_why() -> None:
+    failures = iter([Offline("no answer from api.example.com"), down()])
+
+    async def load(context: Any, id: str) -> User:
+        for error in failures:
+            raise error
+        return User(id, name="x", phone="1")
+
+    patient = Retry(base=40, cap=40)
+    get = Operation("scene:user:get", load, limit=Limit("scene:hourly"), retry=patient)
+
+    async def through(id: str, env: Any) -> User:
+        return await env.run(get, id)  # type: ignore[no-any-return]
+
+    async def body(stage: Stage) -> list[str]:
+        handle = await stage.begin(USERS, NAMES)
+        return list(dict.fromkeys([note_of(one) async for one in handle.progress()]))
+
+    assert play(Source([get], users=[users("a")], name=[through]), body) == [
+        "",
+        "waiting for scene:hourly: no answer from api.example.com",
+        "waiting for scene:hourly: it is down",
+    ]
 
 
 def test_blocked_steps_name_the_step_that_failed() -> None:

@@ -140,10 +140,10 @@ class Foreground:
 def note_of(progress: Progress) -> str:
     """What a sync is waiting for, and why; empty while a request of it is under way."""
     limits = f" for {', '.join(progress.limits)}" if progress.limits else ""
+    reason = f": {sanitize(progress.reason)}" if progress.reason else ""
     if progress.running:
-        return f"waiting{limits}" if limits else ""
+        return f"waiting{limits}{reason}" if limits else ""
     if progress.due is None or progress.due <= progress.at:
         return ""
-    reason = f": {sanitize(progress.reason)}" if progress.reason else ""
     tasks = counted(progress.waiting, "task")
     return f"waiting until {until(progress.due, progress.at)}{limits}, {tasks}{reason}"

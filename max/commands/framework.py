@@ -190,8 +190,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
     """A table that fits stdout; empty without rows."""
     if not rows:
         return []
-    drawn = Table(columns, rows, width(sys.stdout), paint())
-    return [drawn.header(), *map(drawn.line, rows)]
+    return Table(columns, rows, width(sys.stdout), paint()).lines(rows)
 
 
 # -- the project and its installations --------------------------------------------------------

@@ -64,6 +64,11 @@ class Table:
         ]
         return (" " * GAP).join(parts).rstrip()
 
+    def lines(self, rows: Sequence[Sequence[str]]) -> list[str]:
+        """The header, the rows, and a last line when columns found no room."""
+        hidden = [self._paint(f"no room for {', '.join(self.hidden)}; use -o json", "dim")]
+        return [self.header(), *map(self.line, rows), *(hidden if self.hidden else [])]
+
 
 def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
     """The width of each column that has room; the last columns are dropped when all are at LEAST."""

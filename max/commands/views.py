@@ -198,10 +198,11 @@ def runs_table(
         [run.id, str(run.status), str(info), ago(run.started_at, now), _took(run), *map(number, numbers)]
         for (info, run), numbers in zip(found, counts, strict=True)
     ]
-    made = Table(columns, rows, width)
     widest = max([len("status"), *(len(row[1]) for row in rows)])
-    lines = [made.line(row).replace(pad(row[1], widest), paint.status(row[1], widest), 1) for row in rows]
-    return [paint(made.header(), "bold"), *lines]
+    header, *lines = Table(columns, rows, width, paint).lines(rows)
+    for i, row in enumerate(rows):
+        lines[i] = lines[i].replace(pad(row[1], widest), paint.status(row[1], widest), 1)
+    return [header, *lines]
 
 
 def _took(run: SyncRun) -> str:

@@ -87,7 +87,7 @@ class Progress(NamedTuple):
     """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
 
     ``limits`` are those at which calls wait, by name, while none is under way; ``reason`` is the
-    error for which tasks wait.
+    error for which tasks or calls wait.
     """
 
     sync: str

@@ -329,7 +329,7 @@ class OperationRunner:
         self._flow, self._jitter = flow or Limits(), jitter
         self.calls: Counter[str] = Counter()
         self._stopped, self._under_way = False, 0
-        self._waits: dict[asyncio.Timeout, str] = {}  # of calls that have not begun, with their limit
+        self._waits: dict[asyncio.Timeout, tuple[str, str]] = {}  # of calls not begun: limit, last error
         self._refresh = None if renew is None else CredentialRefresh(renew)
         self._chain: Next = _within_deadline
         for middleware in reversed([self._count, *middlewares]):
@@ -341,7 +341,12 @@ class OperationRunner:
 
     def waits_at(self) -> list[str]:
         """The names of the limits at which calls wait, sorted; empty while a call is under way."""
-        return [] if self._under_way else sorted(set(self._waits.values()))
+        return [] if self._under_way else sorted({limit for limit, _ in self._waits.values()})
+
+    def waits_after(self) -> str:
+        """The newest error after which a call waits for its next attempt; empty while one is under way."""
+        errors = [error for _, error in self._waits.values() if error]
+        return "" if self._under_way or not errors else errors[-1]
 
     def stop_calls(self) -> None:
         """Begin no call until ``allow_calls``; what waits for its turn raises CallsStopped now."""
@@ -354,12 +359,14 @@ class OperationRunner:
         """Begin calls again."""
         self._stopped = False
 
-    async def _unless_stopped(self, limit: Limit, wait: Callable[[], Awaitable[None]]) -> None:
+    async def _unless_stopped(
+        self, limit: Limit, wait: Callable[[], Awaitable[None]], after: str = ""
+    ) -> None:
         if self._stopped:
             raise CallsStopped
         try:
             async with asyncio.timeout(None) as waiting:
-                self._waits[waiting] = limit.name
+                self._waits[waiting] = limit.name, after
                 try:
                     await wait()
                 finally:
@@ -407,8 +414,9 @@ class OperationRunner:
                 if delay is None:
                     raise
                 LOG.warning("%s failed (%s); next attempt in %.2f s", operation.name, error.code, delay)
+                after = error.message
             waited += delay if asked else 0.0
-            await self._unless_stopped(operation.limit, partial(asyncio.sleep, delay))
+            await self._unless_stopped(operation.limit, partial(asyncio.sleep, delay), after)
 
     async def _with_credential(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """Make an attempt, and another one with a new credential when this one's was refused."""

@@ -316,6 +316,15 @@ def test_columns_without_room_are_hidden() -> None:
     assert (made.hidden, made.line(["a", "b", "c"])) == (["third"], "a           b")
 
 
+def test_a_table_names_the_columns_that_found_no_room() -> None:
+    columns = [Column(name, whole=True) for name in ("first", "second", "third")]
+    rows = [["1" * 10, "2" * 10, "3" * 10]]
+    assert Table(columns, rows, 25).lines(rows)[2:] == ["no room for third; use -o json"]
+    assert Table(columns, rows, None).lines(rows)[2:] == []
+    runs = runs_table([(ACME, result())], NOW, 60)
+    assert runs[2:] == ["no room for requests, failed; use -o json"]
+
+
 def test_a_header_is_bold_only_where_colours_are_on() -> None:
     rows = [["1"]]
     assert Table([Column("a")], rows, 9, Paint(on=True)).header() == "\033[1ma\033[0m"
