@@ -11,8 +11,8 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .model.entities import Entity, FieldOf, Filter, Ref
 from .model.filter_language import parse_duration
+from .model.plan import SyncPlan
 from .model.tasks import SyncResult
 from .query.ages import FieldAge, ages
 from .query.maintenance import Invalidation, mark_stale
@@ -33,6 +34,7 @@ from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
+from .sync.loader_calls import connector_code, returned
 from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.operations import FlowController
@@ -137,12 +139,19 @@ class InstallationRuntime:
             *(connector.schema, connector.credentials),
         )
         credentials = await self.recording.provide(source, self._credentials)
-        with credentials.redactor.cleaning():
-            installation = await connector.initialise(self._config, credentials)
+        with self._connector_code("initialise", credentials):
+            made = await connector.initialise(self._config, credentials)
+            installation = returned(connector.name, "initialise", "an Installation", Installation, made)
+
+        async def stop(of: Callable[[], Awaitable[None]]) -> None:
+            with self._connector_code("stop", credentials):
+                await of()
+
         if installation.stop is not None:  # it closes what initialise has opened, too
-            started.push_async_callback(installation.stop)
+            started.push_async_callback(stop, installation.stop)
         if installation.start is not None and self.recording.replay_of is None:
-            await installation.start()
+            with self._connector_code("start", credentials):
+                await installation.start()
         context = SyncContext(
             installation=self.info.id,
             connector=self._connector,
@@ -198,8 +207,12 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            with executor.context.runner.activate(), executor.context.credentials.redactor.cleaning():
-                plan = await self._connector.seeder(installation.context, self._engine)
+            with (
+                executor.context.runner.activate(),
+                self._connector_code("seeder", executor.context.credentials),
+            ):
+                made = await self._connector.seeder(installation.context, self._engine)
+                plan = returned(self._connector.name, "seeder", "a SyncPlan", SyncPlan, made)
             return await executor.begin(plan, options)
 
     async def _admit(self, options: SyncOptions) -> None:
@@ -266,8 +279,14 @@ class InstallationRuntime:
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
         installation, executor = self._at_work()
-        with executor.context.credentials.redactor.cleaning():
+        with self._connector_code("health", executor.context.credentials):
             return "no check" if installation.health is None else await installation.health()
+
+    @contextmanager
+    def _connector_code(self, what: str, credentials: CredentialProvider) -> Iterator[None]:
+        """Errors of a function of the connector say whose they are, and leave without secrets."""
+        with credentials.redactor.cleaning(), connector_code(self._connector.name, what):
+            yield
 
     def _at_work(self) -> _Live:
         if self._live is None:

@@ -20,8 +20,10 @@ from max.core import Engine, InstallationInfo, SyncOptions
 from max.errors import (
     BadCredentials,
     Interrupted,
+    LoaderFault,
     NotFound,
     Offline,
+    SchemaError,
     StorageError,
     SyncError,
     SyncRunning,
@@ -607,3 +609,64 @@ def test_a_sync_killed_at_any_commit_fetches_nothing_again_that_is_stored(tmp_pa
         assert one["end"] == undisturbed["end"], f"killed at commit {number}"
         left = everything if one["ended"] else everything - answered(one["between"])
         assert questions(one["second"]) == left, f"killed at commit {number}"
+
+
+async def broken(*_: Any) -> Any:
+    """A function of a connector with a bug."""
+    raise KeyError("folder")
+
+
+async def nothing(*_: Any) -> Any:
+    """A function of a connector whose author forgot what it returns."""
+
+
+def made(**parts: Any) -> Callable[..., Awaitable[Installation[Any]]]:
+    """An ``initialise`` whose installation has these parts."""
+
+    async def initialise(config: Any, credentials: Any) -> Installation[Any]:
+        return Installation(config, **parts)
+
+    return initialise
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"initialise": broken}, "sample: initialise raised KeyError: 'folder' (test_runtime.py, line "),
+        ({"initialise": nothing}, "sample: initialise must return an Installation, got null"),
+        ({"initialise": made(start=broken)}, "sample: start raised KeyError: 'folder' (test_runtime.py, "),
+        ({"initialise": made(stop=broken)}, "sample: stop raised KeyError: 'folder' (test_runtime.py, line "),
+        ({"initialise": made(health=broken)}, "sample: health raised KeyError: 'folder' (test_runtime.py, "),
+        ({"seeder": broken}, "sample: seeder raised KeyError: 'folder' (test_runtime.py, line "),
+        ({"seeder": nothing}, "sample: seeder must return a SyncPlan, got null"),
+    ],
+)
+def test_a_bug_of_a_connector_outside_of_its_loaders_names_the_function_and_the_line(
+    changes: dict[str, Any], message: str
+) -> None:
+    async def main() -> None:
+        one = runtime(**changes)
+        await one.start()
+        try:
+            await (await one.sync()).completion()
+            await one.health()
+        finally:
+            await one.stop()
+
+    with pytest.raises(LoaderFault) as caught:
+        asyncio.run(main())
+    assert str(caught.value).startswith(message)
+    assert caught.value.hint == "this is a bug of the connector"
+
+
+def test_a_plan_with_something_that_is_no_step_says_how_a_step_ends() -> None:
+    async def half(context: Any, engine: Engine) -> SyncPlan:
+        await engine.store(SampleRoot("root"))
+        return SyncPlan([Step.for_root(SampleRoot.ref("root"))])  # type: ignore[list-item]
+
+    async def body(one: InstallationRuntime) -> None:
+        with pytest.raises(SchemaError, match="a plan holds steps, got Target") as caught:
+            await one.sync()
+        assert ".load_collection(" in caught.value.hint
+
+    using(runtime(seeder=half), body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, cast
 
-from ..errors import UnknownName
+from ..errors import SchemaError, UnknownName, shown
 from .entities import (
     AllOf,
     AnyOf,
@@ -118,8 +118,13 @@ class SyncPlan(Struct):
         super().__init__(tuple(steps))
 
     def check(self, schema: Schema) -> None:
-        """SchemaError or UnknownName when a step names what the schema does not have."""
+        """SchemaError or UnknownName when a step is none, or names what the schema does not have."""
         for step in self.flat():
+            if not isinstance(step, Step):
+                raise SchemaError(
+                    f"a plan holds steps, got {shown(step)}",
+                    hint="a step ends with .load_fields(…), .load_collection(…) or .follow(…)",
+                )
             entity = schema.entity(step.entity)
             if step.operation == "follow":
                 continue  # the resolver knows the feeds

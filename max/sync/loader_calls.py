@@ -1,6 +1,7 @@
 """Calls of loaders, and the checks of what they return, before anything is stored.
 
 Rule 1: whatever a loader raises becomes the failure of its task, with the loader's name and the line.
+What the connector's other functions raise ends the command with the same words.
 
 Rule 2: a response whose parts are not what they are declared to be is refused as a whole, with the
 loader, the page, and what came.  Types are hints in Python, and a service may send anything.
@@ -11,10 +12,12 @@ stored.  A loader gets them as the service sent them.
 
 from __future__ import annotations
 
+import os
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ..connector import Connector
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
@@ -27,6 +30,7 @@ from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, is_raised_by_loader
 from .turns import Turns
 
+T = TypeVar("T")
 Valid = Callable[[Any], bool]
 
 
@@ -151,22 +155,10 @@ class LoaderCaller:
                 cause = cause.exceptions[0]
             if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
                 raise cause from None
-            raise self._raised(loader, cause) from error
+            raise raised(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
         if env.is_stopped:
             raise CallsStopped
         return response
-
-    def _raised(self, loader: Loader[Any], error: BaseException) -> LoaderFault:
-        ours = str(Path(__file__).parent)
-        frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
-        own = [one for one in frames if one.filename == frames[0].filename]
-        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-        return LoaderFault(
-            f"{self._name}: loader {loader.name} raised {_message(error)}{place}",
-            hint="this is a bug of the connector",
-            connector=self._name,
-            loader=loader.name,
-        )
 
     def _check_parts(
         self, loader: Loader[Any], kind: type, parts: Mapping[str, tuple[str, Valid]], given: Any, where: str
@@ -200,6 +192,38 @@ class LoaderCaller:
             connector=self._name,
             loader=loader.name,
         )
+
+
+def raised(connector: str, what: str, error: BaseException, **data: str) -> LoaderFault:
+    """The fault of a connector's function that raised a Python error; it names the connector's line."""
+    ours = f"{Path(__file__).parent.parent}{os.sep}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
+    own = [one for one in frames if one.filename == frames[0].filename]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    message = f"{connector}: {what} raised {_message(error)}{place}"
+    return LoaderFault(message, hint="this is a bug of the connector", connector=connector, **data)
+
+
+@contextmanager
+def connector_code(connector: str, what: str) -> Iterator[None]:
+    """Inside runs a function of the connector that is no loader; a Python error of it is a LoaderFault."""
+    try:
+        yield
+    except MaxError:
+        raise
+    except Exception as error:
+        raise raised(connector, what, error) from error
+
+
+def returned(connector: str, what: str, expected: str, kind: type[T], value: object) -> T:
+    """What a function of the connector returned; LoaderFault when it is of another kind."""
+    if isinstance(value, kind):
+        return value
+    raise LoaderFault(
+        f"{connector}: {what} must return {expected}, got {shown(value, 120)}",
+        hint="this is a bug of the connector",
+        connector=connector,
+    )
 
 
 def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:
