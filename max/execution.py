@@ -434,7 +434,8 @@ class SyncExecutor:
             )
         async with self._changing:
             await self._prepare()
-            return self._drive(await self._begin([{"retry": result.id}], retry_graph(result.failures)))
+            root = retry_graph(result.failures, now=self.context.now())
+            return self._drive(await self._begin([{"retry": result.id}], root))
 
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""

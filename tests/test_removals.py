@@ -382,6 +382,21 @@ def test_a_row_that_returned_after_a_refusal_stays_though_removals_are_allowed()
     play(body)
 
 
+def test_a_row_that_returned_after_a_refusal_stays_though_the_refusal_is_retried() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=1, items=40)
+        await synced(world)
+        for number in range(1, 40):
+            world.upstream.delete(f"i{number:02}")
+        assert (await synced(world)).status is Status.PARTIAL
+        world.upstream.create(Item, "i07", (LOOSE, "g0"))
+        world.settings = Settings(removal_share=1)
+        retry = await synced(world, Sync(retry=0))
+        assert (retry.status, retry.removed, await ids(world)) == (Status.COMPLETED, 38, {"i00", "i07"})
+
+    play(body)
+
+
 # -- what is hidden ------------------------------------------------------------------------------
 
 

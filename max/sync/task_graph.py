@@ -204,20 +204,24 @@ def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, An
     return found
 
 
-def retry_graph(failures: Sequence[Failure]) -> NewTask:
-    """The task graph of what failed: first what failed itself, then what it blocked.
+def retry_graph(failures: Sequence[Failure], *, now: float) -> NewTask:
+    """The task graph of what failed: first what failed itself, then what it blocked, then the removal.
 
     A failed id runs again alone, a listing continues at the page that failed, and a blocked step
-    runs as a whole; blocked steps run in the order of their plan.
+    runs as a whole; blocked steps run in the order of their plan.  A removal looks at every place
+    again, since a row that was gone then may exist again.
     """
-    failed = tuple(_retry(one) for one in failures if one.code != BLOCKED)
-    blocked = tuple(_retry(one) for one in failures if one.code == BLOCKED)
-    first = NewTask(GroupTask("what failed"), failed)
-    return NewTask(GroupTask("the retry"), (first, *blocked), chained=True)
+    failed = tuple(_retry(one, now) for one in failures if one.code != BLOCKED)
+    blocked = tuple(_retry(one, now) for one in failures if one.code == BLOCKED)
+    removal = [one for one in failed if isinstance(one.spec, RemoveTask)]
+    first = NewTask(GroupTask("what failed"), tuple(one for one in failed if one not in removal))
+    return NewTask(GroupTask("the retry"), (first, *blocked, *removal[:1]), chained=True)
 
 
-def _retry(failure: Failure) -> NewTask:
+def _retry(failure: Failure, now: float) -> NewTask:
     spec = read_spec(failure.kind, failure.input)
     if isinstance(spec, LoadFieldsTask):
         spec = spec.replace(ids=spec.ids if failure.id is None else (failure.id,), is_rest=False)
+    if isinstance(spec, RemoveTask):
+        spec = spec.replace(since=now, asked=(), looks=(), left=())
     return NewTask(spec)
