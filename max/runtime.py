@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .connector import Connector, Installation
+from .connector import Connector, Installation, connector_code, returned
 from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
@@ -34,7 +34,6 @@ from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
-from .sync.loader_calls import connector_code, returned
 from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.operations import FlowController

@@ -29,8 +29,9 @@ from ..connector import (
     Select,
     SignIn,
     Validate,
+    connector_code,
 )
-from ..errors import ConnectorError, InvalidAnswers, MaxError, Mismatch, UsageError
+from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, UsageError
 from ..model.values import Json
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
 from ..upstream.hosts import PLACEHOLDER, read_address
@@ -297,11 +298,11 @@ class _Onboarding:
 
     @contextmanager
     def _credentials(self) -> Iterator[CredentialProvider]:
-        """What a step's own code gets; an error of it leaves without the secrets that it has read."""
+        """What a step's own code gets; its errors say whose they are, and leave without secrets."""
         self._drop_kept()
         hosts = self._connector.hosts_for(self._answers)
         provider = CredentialProvider(self._store, self._connector.credentials, hosts)
-        with provider.redactor.cleaning():
+        with provider.redactor.cleaning(), connector_code(self._connector.name, "its onboarding"):
             yield provider
 
     def _applies(self, step: OnboardingStep) -> bool:
@@ -425,7 +426,7 @@ class _Onboarding:
                 with self._credentials() as credentials:
                     line = credentials.redactor.message(await step.check(self._view, credentials))
             except MaxError as error:
-                if self._prompter is None:
+                if self._prompter is None or isinstance(error, LoaderFault):  # a bug has no other answers
                     raise
                 self._prompter.say(error.render())
                 if not await self._prompter.confirm("Change the answers and try again?"):

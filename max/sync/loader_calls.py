@@ -12,14 +12,10 @@ stored.  A loader gets them as the service sent them.
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
-from ..connector import Connector
+from ..connector import Connector, fault_of
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
 from ..model.entities import Entity, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
@@ -30,7 +26,6 @@ from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, is_raised_by_loader
 from .turns import Turns
 
-T = TypeVar("T")
 Valid = Callable[[Any], bool]
 
 
@@ -155,7 +150,7 @@ class LoaderCaller:
                 cause = cause.exceptions[0]
             if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
                 raise cause from None
-            raise raised(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
+            raise fault_of(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
         if env.is_stopped:
             raise CallsStopped
         return response
@@ -194,38 +189,6 @@ class LoaderCaller:
         )
 
 
-def raised(connector: str, what: str, error: BaseException, **data: str) -> LoaderFault:
-    """The fault of a connector's function that raised a Python error; it names the connector's line."""
-    ours = f"{Path(__file__).parent.parent}{os.sep}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
-    own = [one for one in frames if one.filename == frames[0].filename]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    message = f"{connector}: {what} raised {_message(error)}{place}"
-    return LoaderFault(message, hint="this is a bug of the connector", connector=connector, **data)
-
-
-@contextmanager
-def connector_code(connector: str, what: str) -> Iterator[None]:
-    """Inside runs a function of the connector that is no loader; a Python error of it is a LoaderFault."""
-    try:
-        yield
-    except MaxError:
-        raise
-    except Exception as error:
-        raise raised(connector, what, error) from error
-
-
-def returned(connector: str, what: str, expected: str, kind: type[T], value: object) -> T:
-    """What a function of the connector returned; LoaderFault when it is of another kind."""
-    if isinstance(value, kind):
-        return value
-    raise LoaderFault(
-        f"{connector}: {what} must return {expected}, got {shown(value, 120)}",
-        hint="this is a bug of the connector",
-        connector=connector,
-    )
-
-
 def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:
     """The fields that a loader may bring, by entity."""
     declared: dict[type[Entity], set[str]] = {}
@@ -234,7 +197,3 @@ def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:
     if isinstance(loader, CollectionLoader):
         declared.setdefault(loader.lists.child, {"id"})
     return declared
-
-
-def _message(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

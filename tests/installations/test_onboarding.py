@@ -5,8 +5,9 @@ import copy
 import dataclasses
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.connector import Answers, Connector, Input, NoConfig, Option, RunCode, SecretInput, Select, Validate
-from max.errors import BadCredentials, ConnectorError, InvalidAnswers, UsageError, shown
+from max.errors import BadCredentials, ConnectorError, InvalidAnswers, LoaderFault, UsageError, shown
 from max.installations.config import ValueType, as_text, config_values, read_config
 from max.installations.onboarding import OnboardingResult, check_answers, needs_answers, onboard
 from max.installations.secret_sources import read_secret
@@ -466,6 +467,15 @@ class TestWithoutPrompter:
 
         with pytest.raises(InvalidAnswers, match="the answers of sample's own code are invalid"):
             run(sample(config=Needy, onboarding=[RunCode(nonsense)]), None, url="u")
+
+    @pytest.mark.parametrize("step", [RunCode, Validate, partial(Select, "workspace", "Workspace")])
+    def test_a_bug_in_a_step_names_the_line(self, step: Callable[[Any], Any]) -> None:
+        async def broken(answers: Answers, credentials: CredentialProvider) -> Any:
+            return answers["colour"]
+
+        message = r"sample: its onboarding raised KeyError: 'colour' \(test_onboarding.py, line \d+\)"
+        with pytest.raises(LoaderFault, match=message):
+            run(account(step(broken)), Scripted(), {"token": "x"})
 
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
         steps = [Input("url", "Address"), Input("pages", "Pages", when=remote)]
