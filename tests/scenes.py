@@ -237,15 +237,18 @@ class Stage:
         return {user.id: user for user in await self.engine.query(User).all()}
 
 
-async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 1.0) -> Stage:
-    """An installation whose executor has started."""
+async def build(
+    source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 1.0, **declared: Any
+) -> Stage:
+    """An installation whose executor has started; ``declared`` is what its connector has instead."""
     operations = source.operations if isinstance(source, Source) else ()
-    connector = sample(name="scene", version="7", schema=SCHEMA, loaders=LOADERS, operations=operations)
+    declared = {"schema": SCHEMA, "loaders": LOADERS, "operations": operations, **declared}
+    connector = sample(name="scene", version="7", **declared)
     database = PatientDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, UnknownLoaders(SCHEMA, connector.resolver.load_groups))
+    engine = SqliteEngine(database, UnknownLoaders(connector.schema, connector.resolver.load_groups))
     await engine.start()
-    await engine.store(Root("r"))
+    await engine.store(*(root("r") for root in connector.schema.roots))
     meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)
     context = SyncContext(
         "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
@@ -255,11 +258,18 @@ async def build(source: C, path: Any = MEMORY, *, cap: int = CAP, draw: float = 
     return Stage(source, database, engine, meta, store, executor)
 
 
-def play(source: Any, body: Callable[[Stage], Awaitable[T]], path: Any = MEMORY, *, cap: int = CAP) -> T:
+def play(
+    source: Any,
+    body: Callable[[Stage], Awaitable[T]],
+    path: Any = MEMORY,
+    *,
+    cap: int = CAP,
+    **declared: Any,
+) -> T:
     """Run a body on a stage in virtual time; no asyncio task may be left afterwards."""
 
     async def main() -> T:
-        stage = await build(source, path, cap=cap)
+        stage = await build(source, path, cap=cap, **declared)
         try:
             return await body(stage)
         finally:

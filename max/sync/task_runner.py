@@ -72,6 +72,7 @@ from .loader_calls import LoaderCaller
 from .pagination import PageTracker, first_position
 
 TRIES = 5  # of a task, without progress in between
+TRIES_OF_MISSING = 3  # of a task for a row that the source does not have, and that may just be gone
 FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task runs again, doubled each time
 MOST_PASSES = 3  # over one listing, until two in a row show the same
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that sources can be expected to read
@@ -163,13 +164,20 @@ class TaskRunner:
                 running.cancel()
 
     async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
-        """A 404 is no failure of a row that this sync is about to remove."""
+        """A 404 is no failure of a row that this sync is about to remove.
+
+        Rows of an entity that lists its own kind are listed beside those that list them, so one
+        that is gone may be known to be missing a little later.
+        """
         spec, id = task.spec, task.spec.single_id
-        if id is None or not await self._meta.is_pending_removal(self._ref(spec, id)):
+        ref = None if id is None else self._ref(spec, id)
+        if ref is None or not await self._meta.is_pending_removal(ref):
+            if ref is not None and _lists_itself(ref.entity) and task.tries < TRIES_OF_MISSING:
+                return self._again(task, task.tries, error)
             return self.failed(task, error)
         if not (isinstance(spec, LoadFieldsTask) and spec.verify):
             return Settlement(task, State.COMPLETED)
-        gone = Delivery((), self._context.now(), removed=[self._ref(spec, id)], sync=task.sync)
+        gone = Delivery((), self._context.now(), removed=[ref], sync=task.sync)
         return Settlement(task, State.COMPLETED, writes=[self._context.engine.prepare_write(gone)])
 
     def failed(self, task: Task, error: Exception) -> Settlement:
@@ -549,6 +557,11 @@ def _outdated(problem: str) -> SyncError:
     return SyncError(
         f"{problem} any more: the connector has changed", hint="the next sync does what it declares now"
     )
+
+
+def _lists_itself(entity: type[Entity]) -> bool:
+    """Whether an entity has a collection of its own kind, as folders have."""
+    return entity in entity.children().values()
 
 
 def _may_pass(error: Exception, tries: int) -> bool:
