@@ -147,15 +147,14 @@ POSSIBLE_LISTINGS = """
      WHERE p._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND p._row NOT IN {set:missing}
 """
 HELD = f"""
-    EXISTS (SELECT 1 FROM _max_membership AS k
-             WHERE k.child = _max_missing.row AND k.listing IN {LISTINGS})
+    EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND k.listing IN {LISTINGS})
 """
 MISSING = f"""
-    SELECT row, missing_since, listing, {HELD}
-      FROM _max_missing JOIN {{table}} AS t ON t._row = row AND t._removed_at IS NULL
-     WHERE entity = :entity AND (brought_at IS NULL OR brought_at < :since)
+    SELECT m.row, m.missing_since, m.listing, {HELD}
+      FROM _max_missing AS m JOIN {{table}} AS t ON t._row = m.row AND t._removed_at IS NULL
+     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
 """
-UNMARK = f"DELETE FROM _max_missing WHERE entity = :entity AND {HELD}"
+UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND {HELD}"
 MARK = """
     INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """

@@ -186,6 +186,8 @@ class TaskRunner:
         tries = 1 if task.id in self._reached else task.tries
         if _may_pass(error, tries):
             return self._again(task, tries, error)
+        if isinstance(task.spec, LoadFieldsTask) and task.spec.verify:
+            return Settlement(task, State.COMPLETED)  # the source did not say; a look follows
         reached = task._replace(spec=self._reached.get(task.id, task.spec))
         is_rest = isinstance(task.spec, LoadFieldsTask) and task.spec.is_rest
         state = State.COMPLETED if is_rest else State.FAILED
@@ -500,7 +502,7 @@ class TaskRunner:
         tries = 1 if loaded else task.tries
         again = {id: error for id, error in failed.items() if error and _may_pass(error, tries)}
         finally_failed = [ref for ref in refs if ref.id in failed and ref.id not in again]
-        failures = await self._failures(task, finally_failed, batch)
+        failures = [] if spec.verify else await self._failures(task, finally_failed, batch)
         gone = [ref for ref in finally_failed if spec.verify and _is_missing(batch.failed.get(ref.id))]
         write = self._context.engine.prepare_write(Delivery(batch.items, at, removed=gone, sync=task.sync))
         writes = [uncounted(write)] if batch.items or gone else []

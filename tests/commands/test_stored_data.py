@@ -104,7 +104,7 @@ DAMAGES = [
     (f"{UNFINISHED}, command = 'lost'", [["pause", "acme"], ["sync", "acme"]]),
     (FAILED, [["sync", "acme", "--retry-failed"]]),
     (QUARANTINED, [["quarantine", "acme"]]),
-    ("UPDATE _max_listing SET listed_at = 'x'", [["migrate", "acme"], ["invalidate", "acme", "AcmeTask"]]),
+    ("UPDATE _max_listing SET began_at = 'x'", [["migrate", "acme"], ["invalidate", "acme", "AcmeTask"]]),
     ("UPDATE _acme_task SET tags = '{'", [["search", "acme", "AcmeTask"]]),
     ("UPDATE _acme_task SET due_date = 'x'", [["search", "acme", "AcmeTask"]]),
     ("UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
