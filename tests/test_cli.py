@@ -269,6 +269,21 @@ def test_connecting_a_taken_name_is_refused_without_update(cli: Cli) -> None:
     assert changed.data["config"]["users"] == 3
 
 
+def test_the_connector_alone_means_its_only_installation_for_an_update_as_well(cli: Cli) -> None:
+    cli("connect", "acme:mine")
+    changed = cli("connect", "acme", "--update", "--set", "users=3", "-o", "json")
+    assert (changed.data["installation"], changed.data["config"]["users"]) == ("acme:mine", 3)
+    cli("connect", "acme:other")
+    unclear = cli("connect", "acme", "--update", "--set", "users=4")
+    assert (unclear.status, "acme:mine, acme:other" in unclear.err) == (2, True)
+
+
+def test_a_colon_without_a_name_behind_it_is_refused(cli: Cli, tmp_path: Path) -> None:
+    run = cli("connect", "acme:")
+    assert (run.status, "'acme:' ends without a name" in run.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_secret_is_read_from_the_environment_a_file_or_stdin_and_never_shown(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, ProjectUntrusted, StorageError, StorageLocked, UnknownName, UsageError
+from ..errors import ProjectError, ProjectUntrusted, StorageError, StorageLocked, UsageError
 from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
@@ -52,11 +52,16 @@ def run_connect(options: Options) -> Answer:
     project, new = project_or_new(options)
     if options.name is None:
         raise UsageError("connect what?", hint=f"one of: {', '.join(project.registry.names())}")
-    connector_name, _, name = options.name.partition(":")
+    connector_name, colon, name = options.name.partition(":")
+    if colon and not name:
+        raise UsageError(
+            f"{options.name!r} ends without a name",
+            hint=f"write {options.name}NAME, or leave the colon out",
+        )
     known = {str(info): info for info in project.installations()}
-    existing = known.get(options.name) if name else None
-    if options.update and existing is None:
-        raise UnknownName("installation", options.name, known)
+    existing = project.target(options.name) if options.update else known.get(options.name)
+    if existing is not None:
+        connector_name = existing.connector
     if existing is not None and not options.update:
         hint = f"to change it: max connect {existing} --update; to add another, choose another name"
         raise ProjectError(f"{existing} is connected already", hint=hint)

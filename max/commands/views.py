@@ -242,7 +242,7 @@ def _nothing(result: SyncResult) -> str:
     if result.status != "completed":
         return "nothing was stored"
     if result.requests or result.removed:
-        return "nothing new upstream"
+        return "no new or changed rows were listed"
     return "everything is fresh; nothing was fetched"
 
 

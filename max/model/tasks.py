@@ -540,7 +540,10 @@ def failure_of(
 
 
 class SyncRun(Struct):
-    """A sync as the log shows it.  ``counts``: rows by entity, ``requests``: calls by operation."""
+    """A sync as the log shows it.  ``counts``: rows by entity, ``requests``: calls by operation.
+
+    ``failed`` counts failures, without what did not run because of one.
+    """
 
     id: str
     status: Status

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
 from ..model.struct import Struct
 from ..model.tasks import (
+    BLOCKED,
     MOVES,
     Failure,
     GroupTask,
@@ -109,9 +110,9 @@ TYPES: dict[str, Any] = {  # by annotation
     "Mapping[str, int]": dict,
 }
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
-RUN_COLUMNS = """id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
+RUN_COLUMNS = f"""id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
-    (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id)"""
+    (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}')"""
 FAILURE_COLUMNS = ", ".join(Failure._names)
 FIRST_ERROR = f"""
     SELECT error FROM _max_task

@@ -500,9 +500,9 @@ def test_a_summary_shows_notes_in_full() -> None:
     ("more", "words"),
     [
         ({"requests": {}}, "everything is fresh; nothing was fetched"),
-        ({}, "nothing new upstream"),
+        ({}, "no new or changed rows were listed"),
         ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
-        ({"requests": {}, "removed": 3}, "nothing new upstream"),
+        ({"requests": {}, "removed": 3}, "no new or changed rows were listed"),
     ],
 )
 def test_a_summary_without_rows_says_why(more: dict[str, Any], words: str) -> None:
