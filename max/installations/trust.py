@@ -31,6 +31,7 @@ VARIABLE = "MAX_TRUST"  # trusted folders, separated as in PATH
 RECORDS = "trust"
 IDENTITY = "project.json"  # in .max: the project's id
 ANYBODY = stat.S_IWOTH  # every user may write
+MOST_FILES = 100_000  # in connectors/
 CACHE = "__pycache__"  # Python's own; a project's connectors are compiled from their source
 
 
@@ -172,9 +173,26 @@ def connector_files(root: Path) -> list[Path]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """Everything in a folder, in a fixed order, without Python's caches."""
-    for place, folders, files in os.walk(folder):
+    """Everything in a folder, in a fixed order, also behind links, without Python's caches.
+
+    ProjectError when there is too much, as behind a link to the whole disk.
+    """
+    walked: set[tuple[int, int]] = set()  # a link may lead back
+    count = 0
+    for place, folders, files in os.walk(folder, followlinks=True):
+        found = os.stat(place)
+        if (found.st_dev, found.st_ino) in walked:
+            folders.clear()
+            continue
+        walked.add((found.st_dev, found.st_ino))
         folders[:] = sorted(name for name in folders if name != CACHE)
+        count += len(folders) + len(files)
+        if count > MOST_FILES:
+            raise ProjectError(
+                f"{folder} holds more than {MOST_FILES:,} files, of which the last are in {place}",
+                hint="keep only connectors and what they need there; a link may lead to a large folder",
+                path=str(folder),
+            )
         yield from (Path(place, name) for name in sorted([*folders, *files]))
 
 

@@ -189,6 +189,33 @@ class TestClonedProjects:
         assert (cli("sync", "mine").status, ran(cloned)) == (0, True)
         assert not (cloned / "compiled-ran").exists()
 
+    def test_what_a_linked_folder_holds_is_a_part_of_the_connectors(self, cloned: Path, cli: Cli) -> None:
+        helper = cloned / "library" / "helper.py"
+        helper.parent.mkdir()
+        helper.write_text("x = 1\n")
+        (cloned / "connectors" / "library").symlink_to("../library")
+        (helper.parent / "back").symlink_to("../connectors")
+        assert f"  {cloned / 'connectors' / 'library' / 'helper.py'}" in cli("trust").out.splitlines()
+        assert (cli("sync", "mine").status, ran(cloned)) == (0, True)
+        helper.write_text("x = 2\n")
+        assert (cli("sync", "mine").status, ran(cloned)) == (4, False)
+        helper.write_text("x = 1\n")
+        helper.chmod(0o666)
+        refused = cli("sync", "mine")
+        assert (refused.status, ran(cloned), "every user may write to it" in refused.err) == (4, False, True)
+
+    def test_a_link_to_more_than_connectors_is_named(
+        self, cloned: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trust, "MOST_FILES", 20)
+        many = cloned.parent / "many"
+        many.mkdir()
+        for number in range(20):
+            (many / f"{number}.txt").touch()
+        (cloned / "connectors" / "many").symlink_to(many)
+        run = cli("trust")
+        assert (run.status, "connectors holds more than 20 files" in run.err) == (1, True)
+
     def test_a_pipe_among_the_connectors_is_not_waited_for(self, cloned: Path, cli: Cli) -> None:
         os.mkfifo(cloned / "connectors" / "max_pipe.py")
         assert cli("trust").status == cli("sync", "mine").status == 0
