@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from shutil import copy
 from tempfile import TemporaryDirectory
+from traceback import format_exception
 from typing import Any
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
@@ -45,6 +47,72 @@ from tests.token_service import SECRET, TokenService
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
+
+# -- errors of a connector that show a secret in some way ----------------------------------------
+
+
+def fail_because(token: str) -> None:
+    """An error that follows from one with the token."""
+    try:
+        int(token)
+    except ValueError as error:
+        raise ValueError("a bug") from error
+
+
+def fail_while(token: str) -> None:
+    """An error while one with the token is handled."""
+    try:
+        int(token)
+    except ValueError:
+        raise ValueError("another bug")  # noqa: B904
+
+
+def fail_with_note(token: str) -> None:
+    """An error with a note."""
+    error = ValueError("a bug")
+    error.add_note(f"sent {token}")
+    raise error
+
+
+class Odd(Exception):
+    """An error with words of its own."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __str__(self) -> str:
+        return f"odd: {self.token}"
+
+
+class Stubborn(Exception):
+    """An error whose words cannot be changed."""
+
+    def __init__(self, token: str) -> None:
+        self.said = partial(str, token)
+
+    def __str__(self) -> str:
+        return f"stubborn: {self.said()}"
+
+
+def fail(error: BaseException) -> None:
+    """Raise it."""
+    raise error
+
+
+ERRORS: dict[str, Callable[[str], object]] = {
+    "cause": fail_because,
+    "context": fail_while,
+    "note": fail_with_note,
+    "file": lambda token: Path(f"/nowhere/{token}").read_text(),
+    "group": lambda token: fail(ExceptionGroup(f"of {token}", [ValueError(token)])),
+    "own words": lambda token: fail(Odd(token)),
+    "words that stay": lambda token: fail(Stubborn(token)),
+    "bytes": lambda token: fail(ValueError(token.encode())),
+    "tuple": lambda token: fail(ValueError(("token", token))),
+    "object": lambda token: fail(ValueError(Odd(token))),
+    "key of facts": lambda token: fail(UpstreamBroken("a bug", facts={token: 1})),
+    "exit": lambda token: fail(SystemExit(token)),
+}
 
 # -- the file ------------------------------------------------------------------------------------
 
@@ -527,6 +595,37 @@ class TestNowhereElse:
             asyncio.run(main())
         assert str(caught.value) == "who is ***?"
         assert token not in f"{caught.value!r} {caught.value.describe()} {caught.value.render()}"
+
+    @pytest.mark.parametrize("where", ["initialise", "start", "stop"])
+    @pytest.mark.parametrize("kind", ERRORS)
+    def test_p41_no_traceback_of_a_connectors_own_error_shows_the_token(
+        self, kind: str, where: str, tmp_path: Path
+    ) -> None:
+        token, declared = "a-secret-token", Credential("token")
+
+        async def fail() -> None:
+            ERRORS[kind](token)
+
+        async def initialise(config: Any, credentials: CredentialProvider) -> Installation[Any]:
+            await credentials.get(declared)
+            if where == "initialise":
+                await fail()
+            return Installation(config, start=fail) if where == "start" else Installation(config, stop=fail)
+
+        connector = sample(initialise=initialise, credentials=[declared])
+        provider = CredentialProvider(MemoryCredentials({"token": token}), [declared])
+        info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
+
+        async def main() -> None:
+            runtime = InstallationRuntime(info, connector, SampleConfig(), provider, tmp_path / "data.db")
+            await runtime.start()
+            await runtime.stop()
+
+        with pytest.raises(BaseException) as caught:  # of any kind
+            asyncio.run(main())
+        shown = "".join(format_exception(caught.value)) + repr(caught.value)
+        assert not [form for form in encoded(token) if form in shown.encode()]
+        assert not isinstance(caught.value, SystemExit) or caught.value.code == "***"
 
     def test_connecting_again_keeps_the_secrets_that_are_not_given(self, tmp_path: Path) -> None:
         (tmp_path / "connectors").mkdir()

@@ -180,7 +180,7 @@ def _inside(folder: Path) -> Iterator[Path]:
     walked: set[tuple[int, int]] = set()  # a link may lead back
     count = 0
     for place, folders, files in os.walk(folder, followlinks=True):
-        found = os.stat(place)
+        found = Path(place).stat()
         if (found.st_dev, found.st_ino) in walked:
             folders.clear()
             continue

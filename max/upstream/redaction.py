@@ -23,10 +23,10 @@ import threading
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
-from ..errors import MaxError, RecordingError
+from ..errors import RecordingError
 from ..model.values import Json
 
 if TYPE_CHECKING:
@@ -107,19 +107,60 @@ class Redactor:
         return map_texts(data, self.message) if self._forms else data
 
     def clean(self, error: BaseException) -> None:
-        """Remove the secrets from an error: from its message, its hint and its facts."""
-        if isinstance(error, MaxError):
-            error.message, error.hint = self.message(error.message), self.message(error.hint)
-            error.data = self.facts(error.data)
-        error.args = tuple(self.facts(list(error.args)))
+        """Remove the secrets from an error and from those that led to it: messages, facts and notes.
+
+        One that led to it and cannot be cleaned is dropped.
+        """
+        waiting, known = [error], {id(error)}
+        while self._forms and waiting:
+            one = waiting.pop()
+            before = [found for found in (one.__cause__, one.__context__) if found is not None]
+            inside = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+            for each in [*before, *inside]:
+                if id(each) not in known:
+                    known.add(id(each))
+                    waiting.append(each)
+            for each in [one, *before]:
+                self._clean_one(each)
+            if any(map(self._shows, before)):
+                one.__cause__ = one.__context__ = None
+
+    def _clean_one(self, error: BaseException) -> None:
+        for name, value in vars(error).items():
+            vars(error)[name] = self._cleaned(value)
+        for name in ("filename", "filename2", "strerror", "code"):  # which OSError and SystemExit show
+            if isinstance(value := getattr(error, name, None), str) and self.message(value) != value:
+                setattr(error, name, self.message(value))
+        error.args = tuple(map(self._argument, error.args))
+
+    def _cleaned(self, value: Any) -> Any:
+        """A value of an error without secrets, also in its keys; what is not plain data stays as it is."""
+        if isinstance(value, str):
+            return self.message(value)
+        if isinstance(value, bytes):
+            return self.bytes(value)
+        if isinstance(value, dict):
+            return {self._cleaned(key): self._cleaned(one) for key, one in value.items()}
+        return type(value)(map(self._cleaned, value)) if type(value) in (list, tuple, set) else value
+
+    def _argument(self, value: Any) -> Any:
+        """An argument of an error; its text when it is no plain data, and shows a secret."""
+        value = self._cleaned(value)
+        text = f"{value!s} {value!r}"
+        return value if self.message(text) == text else self.message(str(value))
+
+    def _shows(self, error: BaseException) -> bool:
+        return self.message(str(error)) != str(error)
 
     @contextmanager
     def cleaning(self) -> Iterator[None]:
-        """Errors that are raised inside leave without secrets."""
+        """Errors that are raised inside leave without secrets; as RuntimeError if they keep their words."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             self.clean(error)
+            if self._shows(error):
+                raise RuntimeError(self.message(f"{type(error).__name__}: {error}")) from None
             raise
 
     def seal(self, text: str) -> str:
