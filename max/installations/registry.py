@@ -173,7 +173,8 @@ def load_connector(name: str, origin: Origin) -> Connector[Any, Any]:
     found = getattr(load_module(origin), origin.attribute, None)
     if not isinstance(found, Connector):
         raise ConnectorError(
-            f"{origin.file} has no connector: its {origin.attribute!r} is {type(found).__name__}",
+            f"{origin.file} has no connector: its {origin.attribute!r} is "
+            + ("missing" if found is None else f"of type {type(found).__name__}"),
             hint=f"end the module with: {origin.attribute} = Connector(name={name!r}, …)",
         )
     if found.name != name:

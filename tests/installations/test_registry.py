@@ -267,7 +267,9 @@ class TestLoading:
 
     def test_a_file_without_a_connector_is_an_error(self, tmp_path: Path) -> None:
         write(tmp_path, "empty", "")
-        with pytest.raises(ConnectorError, match=r"max_empty.py has no connector"):
+        with pytest.raises(
+            ConnectorError, match=r"max_empty.py has no connector: its 'connector' is missing"
+        ):
             ConnectorRegistry([tmp_path]).resolve("empty")
 
     def test_a_connector_with_another_name_than_its_file_is_an_error(self, tmp_path: Path) -> None:
