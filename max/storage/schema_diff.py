@@ -249,16 +249,28 @@ class Planner:
         return users_own(self._connection)
 
     def _users(self, entity: StoredEntity, column: str = "") -> list[UsersOwn]:
-        """What users made that uses an entity's table, or one column of it."""
-        table = self._table(entity.origin)
-        return [one for one in self._users_own if one.kind != "table" and one.uses(table, column)]
+        """What users made that uses an entity's table, or one column of it, or a column that uses that."""
+        table, columns = self._table(entity.origin), [column]
+        own, found = [one for one in self._users_own if one.kind != "table"], []
+        while columns:
+            used = columns.pop()
+            more = [one for one in own if one not in found and one.uses(table, used)]
+            columns += [one.name for one in more if one.kind == "column"]
+            found += more
+        return [one for one in own if one in found]
 
     def _in_use(self, path: Path, entity: StoredEntity, column: str, *kinds: str) -> bool:
         """Whether something that users made is in the way of a change, which is refused then."""
         found = [one for one in self._users(entity, column) if one.kind in kinds]
         if found:
-            self._refuse(path, f"is in use by {listed(found)}", dropping(found))
+            self._refuse(path, f"is in use by {listed(found)}", dropping(self._with_users(entity, found)))
         return bool(found)
+
+    def _with_users(self, entity: StoredEntity, found: Sequence[UsersOwn]) -> list[UsersOwn]:
+        """The same with what has to go before its columns can."""
+        columns = [one.name for one in found if one.kind == "column"]
+        users = [user for name in columns for user in self._users(entity, name) if user.kind != "view"]
+        return [one for one in self._users_own if one in found or one in users]
 
     def _taken(self, path: Path) -> bool:
         """Whether users gave the names of an entity's table or view to something else; refused then."""
@@ -269,6 +281,15 @@ class Planner:
         if found:
             self._refuse((path[0], ""), f"would take the name of {listed(found)}", dropping(found))
         return bool(found)
+
+    def _takes_column(self, path: Path, entity: StoredEntity, name: str) -> bool:
+        """Whether a user gave the name that a field gets to a column of the table; refused then."""
+        taken = [one for one in self._columns[entity.origin] if one.casefold() == name.casefold()]
+        for one in taken:
+            column = UsersOwn("column", one, self._table(entity.origin), "")
+            others = [user for user in self._with_users(entity, [column]) if user.name != one]
+            self._refuse(path, f"would take {column}", f"rename it, or {dropping([column, *others])}")
+        return bool(taken)
 
     def finish_drops(self) -> None:
         """Drop the columns of dropped fields that something of a user needed, and nothing needs now."""
@@ -305,20 +326,23 @@ class Planner:
         steps[type(change)](change, entity)
 
     def _rename_field(self, change: RenameField, entity: StoredEntity) -> None:
-        other = entity.fields.get(change.new)
-        if other is not None:
-            words = f"cannot become {change.new}, which is stored already"
-            hint = f'before it, declare DropField("{entity.name}", "{change.new}")'
-            if other.declared.get("dropped"):
-                hint = dropping(self._users(entity, change.new))
-            self._refuse((entity.name, change.old), words, hint)
+        path, field = (entity.name, change.old), entity.fields[change.old]
+        same = change.new.casefold() == change.old.casefold()
+        alike = [] if same else [one for one in entity.fields if one.casefold() == change.new.casefold()]
+        for other in alike:
+            hint = f'before it, declare DropField("{entity.name}", "{other}")'
+            if entity.fields[other].declared.get("dropped"):
+                hint = dropping(self._users(entity, other))
+            self._refuse(path, f"cannot become {change.new}, as {other} is stored already", hint)
+        if alike or not (same or field.many) and self._takes_column(path, entity, change.new):
             return
-        field = entity.fields.pop(change.old)
+        del entity.fields[change.old]
         work = self._renaming(entity.name, change, many=field.many)
         entity.fields[change.new] = field
-        self._columns[entity.origin] ^= {change.old, change.new}
+        if not field.many:
+            self._columns[entity.origin] ^= {change.old, change.new}
         field.declared = field.declared | {"name": change.new}
-        words, path = f"becomes {change.new}", (entity.name, change.old)
+        words = f"becomes {change.new}"
         if field.many or not self._in_use(path, entity, field.origin[1], "trigger"):
             self._note(*path, "renamed", words, compatible=field.hidden, work=work)
         if not field.many:
@@ -524,10 +548,7 @@ class Planner:
         if other is not None:
             hint = declaring(f'RenameField("{path[0]}", "{other}", "{path[1]}")')
             self._refuse(path, f"would take the column of {other}", hint)
-        elif path[1].casefold() in map(str.casefold, self._columns[stored.origin]):
-            column = UsersOwn("column", path[1], self._table(stored.origin), "")
-            self._refuse(path, f"would take {column}", f"rename or drop it: {column.drop}")
-        else:
+        elif not self._takes_column(path, stored, path[1]):
             fetch = self._fetch(entity, [path[1]], stored.origin)
             self._note(*path, "new field", "is new", fetch=fetch, work=lacking)
 

@@ -55,10 +55,14 @@ class UsersOwn(NamedTuple):
 
 
 def users_own(connection: Connection) -> list[UsersOwn]:
-    """What users made, in the order in which it was made."""
+    """What users made, in the order in which it was made.
+
+    Tables of ours, and what belongs to them, begin with ``_max_``; a user may have begun a name so, too.
+    """
     ours = catalogue.names(connection)
     found = [UsersOwn(*one) for one in connection.dialect.objects(connection)]
-    return [one for one in found if one.name not in ours and not one.name.startswith("_max_")]
+    found = [one for one in found if one.kind == "view" or not one.place.startswith("_max_")]
+    return [one for one in found if one.name not in ours]
 
 
 def listed(some: Sequence[UsersOwn]) -> str:
@@ -67,5 +71,6 @@ def listed(some: Sequence[UsersOwn]) -> str:
 
 
 def dropping(some: Sequence[UsersOwn]) -> str:
-    """The hint with the statements that drop them."""
-    return f"drop what you made, and make it again afterwards: {'; '.join(one.drop for one in some)}"
+    """The hint with the statements that drop them, in an order that works: columns and what came first last."""
+    order = sorted(reversed(some), key=lambda one: one.kind == "column")
+    return f"drop what you made, and make it again afterwards: {'; '.join(one.drop for one in order)}"

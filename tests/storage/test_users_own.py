@@ -51,6 +51,20 @@ OWN = {
         CREATE TRIGGER mine AFTER INSERT ON mylog BEGIN UPDATE _acme_thing SET size = new.a; END
     """,
     "generated column": "ALTER TABLE _acme_thing ADD COLUMN mine AS (gone + 1)",
+    "index with a name like ours": "CREATE INDEX _max_mine ON _acme_thing (gone)",
+    "view with a name like ours": "CREATE VIEW _max_mine AS SELECT gone FROM _acme_thing",
+    "trigger with a name like ours": """
+        CREATE TRIGGER _max_mine AFTER UPDATE ON _acme_thing BEGIN SELECT new.gone; END
+    """,
+    "generated columns that build on one another": """
+        ALTER TABLE _acme_thing ADD COLUMN mine AS (gone + 1);
+        ALTER TABLE _acme_thing ADD COLUMN mine_too AS (mine + 1);
+        CREATE INDEX indexed ON _acme_thing (mine_too);
+    """,
+    "column with an index": """
+        ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x';
+        CREATE INDEX of_mine ON _acme_thing (mine);
+    """,
     "generated column of two": "ALTER TABLE _acme_thing ADD COLUMN mine AS (name || size)",
     "column": "ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x'",
     "table": "CREATE TABLE mine (thing TEXT REFERENCES _acme_thing (_id), gone TEXT)",
@@ -125,7 +139,9 @@ def filled(connection: SqliteConnection) -> None:
 
 def objects(connection: SqliteConnection) -> set[tuple[str, str]]:
     """What there is that is not Max's."""
-    rows = connection.execute("SELECT type, name FROM sqlite_master WHERE name IN ('mine', 'mylog', 'words')")
+    rows = connection.execute(
+        "SELECT type, name FROM sqlite_master WHERE name IN ('mine', '_max_mine', 'mylog', 'words')"
+    )
     return {*rows.fetchall()}
 
 
@@ -174,6 +190,44 @@ def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_wri
         if name != "Other":
             with transaction(connection):
                 tables.write(connection, Delivery([entity("9")], 50.0, removed=[entity.ref("1")]))
+
+
+@pytest.mark.parametrize("column", ["went", "WENT"])
+@pytest.mark.parametrize("definition", ["TEXT DEFAULT 'x'", "AS (gone + 1)"])
+def test_a_field_is_not_renamed_to_a_column_that_a_user_made(
+    connection: SqliteConnection, column: str, definition: str
+) -> None:
+    filled(connection)
+    connection.execute(f"ALTER TABLE _acme_thing ADD COLUMN {column} {definition}")
+    connection.execute(f"CREATE INDEX indexed ON _acme_thing ({column})")
+    refused = refusal(connection, "field renamed")
+    assert refused is not None
+    assert f"your column {column}" in refused.message
+    for statement in statements(refused.hint):
+        connection.execute(statement)
+    upgrade(connection, "field renamed")
+    assert connection.execute("SELECT went FROM acme_thing").fetchall() == [(1,), (2,), (3,)]
+
+
+def test_a_field_is_not_renamed_to_one_that_differs_by_case(connection: SqliteConnection) -> None:
+    filled(connection)
+    steps = RenameField("Thing", "gone", "Name")
+    with pytest.raises(SchemaError, match="cannot become Name, as name is stored already") as caught:
+        tables_of(connection, {"size": "int", "Name": "int"}, steps)
+    assert 'DropField("Thing", "name")' in caught.value.hint
+
+
+def test_a_new_field_may_have_the_old_name_of_a_collection(connection: SqliteConnection) -> None:
+    def version(fields: dict[str, str], many: str, *steps: Any) -> None:
+        root = made("Root", fields, **{many: ("Thing", None)})
+        policy = SchemaPolicy("acme", (Migration("changed", *steps),) if steps else ())
+        with transaction(connection):
+            schema = Schema([root, made("Thing", {})], connector="acme")
+            writer(schema, policy).apply(connection)
+
+    version({}, "things")
+    version({"things": "int"}, "parts", RenameField("Root", "things", "parts"))
+    assert "things" in connection.dialect.columns(connection, "acme_root")
 
 
 def test_a_new_field_may_have_the_old_name_of_another(connection: SqliteConnection) -> None:
