@@ -334,7 +334,8 @@ class Planner:
             if entity.fields[other].declared.get("dropped"):
                 hint = dropping(self._users(entity, other))
             self._refuse(path, f"cannot become {change.new}, as {other} is stored already", hint)
-        if alike or not (same or field.many) and self._takes_column(path, entity, change.new):
+        needs_column = not (same or field.many or alike)
+        if alike or (needs_column and self._takes_column(path, entity, change.new)):
             return
         del entity.fields[change.old]
         work = self._renaming(entity.name, change, many=field.many)

@@ -332,7 +332,10 @@ def writer(path: Path) -> AbstractContextManager[SqliteConnection]:
 
 
 class _OpenFile:
-    """A file that a connection has opened for writing, and its log."""
+    """A file that a connection has opened for writing, its log, and the locks on that.
+
+    Without the locks' file two processes would hold different locks, and both could write.
+    """
 
     def __init__(self, path: str) -> None:
         self._path, self._file = path, Path(path)
@@ -341,7 +344,7 @@ class _OpenFile:
 
     def remember(self) -> None:
         """The file has just been opened."""
-        self._log = Path(os.path.realpath(self._path) + "-wal")
+        self._log, self._locks = (Path(os.path.realpath(self._path) + end) for end in ("-wal", "-shm"))
         self._identity = self._identities()
 
     def check(self) -> None:
@@ -354,7 +357,7 @@ class _OpenFile:
             )
 
     def _identities(self) -> tuple[tuple[int, int] | None, ...]:
-        return tuple(map(_identity, (self._file, self._log)))
+        return tuple(map(_identity, (self._file, self._log, self._locks)))
 
     def shorten_log(self, connection: SqliteConnection) -> None:
         """Move a long log into the file, while a connection beside this one holds the write lock.

@@ -71,6 +71,7 @@ def listed(some: Sequence[UsersOwn]) -> str:
 
 
 def dropping(some: Sequence[UsersOwn]) -> str:
-    """The hint with the statements that drop them, in an order that works: columns and what came first last."""
-    order = sorted(reversed(some), key=lambda one: one.kind == "column")
+    """The hint with the statements that drop them, the newest first and columns last: so each works."""
+    columns = [one for one in reversed(some) if one.kind == "column"]
+    order = [*(one for one in reversed(some) if one not in columns), *columns]
     return f"drop what you made, and make it again afterwards: {'; '.join(one.drop for one in order)}"
