@@ -549,16 +549,18 @@ def test_a_long_reader_delays_the_moving_of_the_log_but_no_writer(
     assert 1 <= tries <= 10, "it is tried again when the log has grown, not at every commit"
 
 
-def test_nothing_is_stored_in_or_read_from_a_file_that_was_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_nothing_is_stored_in_or_read_from_a_file_that_was_replaced(tmp_path: Path, end: str) -> None:
     path, elsewhere = tmp_path / "data.db", tmp_path / "elsewhere.db"
+    gone = tmp_path / f"data.db{end}"
 
     async def body(database: SqliteDatabase) -> None:
         await database.transact(add("a"))
-        path.rename(elsewhere)
+        gone.rename(elsewhere)
         for ask in (database.transact(add("b")), database.read(lambda c: None)):
             with pytest.raises(StorageReplaced, match="was removed or replaced"):
                 await ask
-        elsewhere.rename(path)
+        elsewhere.rename(gone)
         await database.transact(add("c"))
 
     using(path, body)
