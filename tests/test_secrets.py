@@ -42,6 +42,7 @@ from max.connecting import (
 from max.errors import ProjectError, UnknownName
 from max.installations.credential_file import FileCredentials
 from max.upstream.credentials import MemoryCredentials
+from max.upstream.redaction import Redactor
 from tests.sample import SampleConfig, sample
 from tests.token_service import SECRET, TokenService
 
@@ -288,6 +289,12 @@ class TestDeclared:
                 asyncio.run(keeping)
         changed = {name for name, text in store.secrets.items() if text == "new"}
         assert changed == (renewed if renewed <= declared else set())
+
+    def test_facts_leave_without_secrets_in_their_keys_too(self) -> None:
+        redactor = Redactor()
+        redactor.learn("a-secret-token")
+        facts = {"seen": [{"a-secret-token": ("by a-secret-token", 1)}]}
+        assert redactor.facts(facts) == {"seen": [{"***": ("by ***", 1)}]}
 
     def test_a_credential_that_is_not_secret_is_not_redacted(self) -> None:
         open_one = Credential("expires_at", secret=False)

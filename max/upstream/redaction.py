@@ -103,8 +103,8 @@ class Redactor:
         return redact(self._forms, text) if self._forms else text
 
     def facts(self, data: Json) -> Json:
-        """JSON data whose texts are messages."""
-        return map_texts(data, self.message) if self._forms else data
+        """JSON data whose texts and keys are messages."""
+        return self._cleaned(data) if self._forms else data
 
     def clean(self, error: BaseException) -> None:
         """Remove the secrets from an error and from those that led to it: messages, facts and notes.
