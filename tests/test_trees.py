@@ -88,3 +88,21 @@ def test_a_folder_that_exists_and_cannot_be_listed_is_a_failure() -> None:
         )
 
     play(inside, body, **TREE)
+
+
+def test_folders_that_are_gone_and_that_listed_each_other_last_are_removed() -> None:
+    inside: Inside = {"r": ["a", "k"], "a": ["b"], "b": [], "k": []}
+
+    async def body(stage: Stage) -> None:
+        await stage.sync(TOP, INNER, INNER)
+        inside.update({"r": ["b", "k"], "b": ["a"]})
+        del inside["a"]  # its collection cannot be read while it moves
+        await stage.sync(TOP, INNER)
+        inside.update({"r": ["k"]})
+        del inside["b"]
+        await stage.sync(TOP, INNER)
+        result = await stage.sync(TOP, INNER)
+        assert (result.status, result.failures) == (Status.COMPLETED, ())
+        assert [one.id for one in await stage.engine.query(Folder).all()] == ["k"]
+
+    play(inside, body, **TREE)

@@ -113,6 +113,24 @@ MARK_UNLISTED = """
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {set:collections})
     ON CONFLICT DO NOTHING
 """
+MARK_CIRCLES = f"""
+    WITH RECURSIVE reachable (row) AS (
+        SELECT _row FROM {{table}} AS t WHERE NOT EXISTS (
+            SELECT 1 FROM _max_membership AS k WHERE k.child = t._row AND +k.listing IN {{own}})
+         UNION SELECT k.child FROM _max_membership AS k WHERE k.listing IN {LISTINGS}
+         UNION SELECT k.child FROM reachable CROSS JOIN {{table}} AS p ON p._row = reachable.row
+               CROSS JOIN _max_listing AS l ON l.collection IN {{set:own}} AND l.parent = p._id
+               CROSS JOIN _max_membership AS k ON k.listing = l.id
+    )
+    INSERT INTO _max_missing (entity, row, missing_since)
+    SELECT :entity, _row, :at FROM {{table}} WHERE _removed_at IS NULL AND _row NOT IN reachable
+    ON CONFLICT DO NOTHING
+""".replace("{own}", LISTINGS.replace("collections", "own"))
+LEAVE_CIRCLES = f"""
+    DELETE FROM _max_membership
+     WHERE listing IN {LISTINGS.replace("collections", "own")}
+       AND child IN (SELECT row FROM _max_missing WHERE entity = :entity AND missing_since = :at)
+"""
 LISTED = """
     DELETE FROM _max_missing
      WHERE entity = :entity AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
@@ -250,6 +268,27 @@ class Removals(RenameOwner):
                 "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
             }
             connection.execute(mapping.sql(MARK_UNLISTED), values)
+
+    def mark_circles(self, connection: Connection, at: float) -> None:
+        """Rows that only list each other, as folders that moved while they were listed, are missing.
+
+        They leave these listings, which would hold them for ever.
+        """
+        for mapping in self._mappings.values():
+            collections = self.schema.collections_of(mapping.entity)
+            own = [repr(many) for many in collections if many.parent is mapping.entity]
+            if own:
+                connection.execute(MEMBERS_BY_CHILD)
+                values = {
+                    "entity": mapping.entity.__name__,
+                    "at": at,
+                    "own": connection.dialect.array(own),
+                    "collections": connection.dialect.array(
+                        name for name in map(repr, collections) if name not in own
+                    ),
+                }
+                connection.execute(mapping.sql(MARK_CIRCLES), values)
+                connection.execute(mapping.sql(LEAVE_CIRCLES), values)
 
     def clear_candidates(
         self,

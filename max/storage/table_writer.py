@@ -281,6 +281,7 @@ class TableWriter(Tables):
             connection.execute("DELETE FROM _max_source")
             connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
         self.removals.unmark_held(connection)
+        self.removals.mark_circles(connection, now)
         if latest_request(connection) > now + CLOCK_SKEW:
             self._forget(connection, now, now)
         if is_other:
