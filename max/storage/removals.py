@@ -126,11 +126,17 @@ MARK_CIRCLES = f"""
     SELECT :entity, _row, :at FROM {{table}} WHERE _removed_at IS NULL AND _row NOT IN reachable
     ON CONFLICT DO NOTHING
 """.replace("{own}", LISTINGS.replace("collections", "own"))
-LEAVE_CIRCLES = f"""
-    DELETE FROM _max_membership
-     WHERE listing IN {LISTINGS.replace("collections", "own")}
+IN_CIRCLES = f"""
+    listing IN {LISTINGS.replace("collections", "own")}
        AND child IN (SELECT row FROM _max_missing WHERE entity = :entity AND missing_since = :at)
 """
+LEAVE_CIRCLES = (  # the next pass over such a listing is of everything
+    f"""
+    UPDATE _max_listing SET invalidated_at = :at
+     WHERE id IN (SELECT listing FROM _max_membership WHERE {IN_CIRCLES})
+    """,
+    f"DELETE FROM _max_membership WHERE {IN_CIRCLES}",
+)
 LISTED = """
     DELETE FROM _max_missing
      WHERE entity = :entity AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
@@ -276,7 +282,8 @@ class Removals(RenameOwner):
         """
         for mapping in self._mappings.values():
             collections = self.schema.collections_of(mapping.entity)
-            own = [repr(many) for many in collections if many.parent is mapping.entity]
+            listed = [many for many in collections if self.resolver.is_listed(many)]
+            own = [repr(many) for many in listed if many.parent is mapping.entity]
             if own:
                 connection.execute(MEMBERS_BY_CHILD)
                 values = {
@@ -287,8 +294,8 @@ class Removals(RenameOwner):
                         name for name in map(repr, collections) if name not in own
                     ),
                 }
-                connection.execute(mapping.sql(MARK_CIRCLES), values)
-                connection.execute(mapping.sql(LEAVE_CIRCLES), values)
+                for statement in (MARK_CIRCLES, *LEAVE_CIRCLES):
+                    connection.execute(mapping.sql(statement), values)
 
     def clear_candidates(
         self,
