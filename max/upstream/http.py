@@ -156,7 +156,7 @@ class HttpResponse:
         if not self.body:
             return None
         try:
-            return json.loads(self.body)
+            return read_body(self.body)
         except (ValueError, RecursionError) as error:
             raise UpstreamBroken(
                 f"{self.request}: the answer is not JSON ({len(self.body)} bytes)",
@@ -527,6 +527,26 @@ def retry_after(text: str, now: float) -> float | None:
     waits = [bounded_wait(word) for word in words]
     waits += [bounded_wait(_seconds_until(date, now)) for date in (*words, *dates)]
     return max(filter(None, waits), default=None)
+
+
+def read_body(body: bytes) -> Json:
+    """The JSON data of a body; ValueError when it is none.
+
+    A number with more digits than Python reads is infinite: it fits no field, and costs its row alone.
+    """
+    try:
+        return json.loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(body, parse_int=_whole)
+
+
+def _whole(digits: str) -> float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def own_message(body: bytes) -> str:

@@ -97,6 +97,13 @@ def test_an_answer_without_a_body_is_none() -> None:
     assert get(answer(204, b"")) is None
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_of_thousands_of_digits_costs_its_row_alone(sign: str) -> None:
+    body = f'[{{"id": 1, "n": 7}}, {{"id": 2, "n": {sign}{"9" * 6_000}}}]'.encode()
+    response = HttpResponse(HttpRequest("GET", "https://h/x"), 200, {}, body)
+    assert response.json() == [{"id": 1, "n": 7}, {"id": 2, "n": float(f"{sign}inf")}]
+
+
 def test_a_request_sends_json_with_the_token_and_the_parameters() -> None:
     upstream = Upstream(answer(201, b"[]"))
     talk(upstream, lambda c: c.request("POST", "/things?a=1", params={"b": "x y&z"}, json={"c": "é"}))
