@@ -52,32 +52,42 @@ def run_connect(options: Options) -> Answer:
     project, new = project_or_new(options)
     if options.name is None:
         raise UsageError("connect what?", hint=f"one of: {', '.join(project.registry.names())}")
-    connector_name, colon, name = options.name.partition(":")
-    if colon and not name:
-        raise UsageError(
-            f"{options.name!r} ends without a name",
-            hint=f"write {options.name}NAME, or leave the colon out",
-        )
-    known = {str(info): info for info in project.installations()}
-    existing = project.target(options.name) if options.update else known.get(options.name)
-    if existing is not None:
-        connector_name = existing.connector
-    if existing is not None and not options.update:
-        hint = f"to change it: max connect {existing} --update; to add another, choose another name"
-        raise ProjectError(f"{existing} is connected already", hint=hint)
-    connector = project.registry.resolve(connector_name)
+    existing = _existing(project, options)
+    connector_name, _, name = options.name.partition(":")
+    connector = project.registry.resolve(existing.connector if existing else connector_name)
     found = asyncio.run(onboarded(connector, options, project, existing))
     if existing is not None:
         info = updated(project, connector, existing, found)
     else:
         info = add_installation(project, connector_name, name or None, found, new=new)
     notes = [f"created a project in {project.root}"] if new else []
-    usual = destination_of(connector, config_defaults(connector.config))
-    if found.secrets and found.destination != usual:
-        notes.append(f"its secrets are sent to {found.destination or 'no address'} alone")
-    notes += [*found.messages, f"next: max sync {info}"]
+    notes += [*_destination(connector, found), *found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)
+
+
+def _existing(project: ProjectFolder, options: Options) -> InstallationInfo | None:
+    """The installation that is to be changed; ProjectError when a new one would have its name."""
+    if options.name.endswith(":"):
+        raise UsageError(
+            f"{options.name!r} ends without a name",
+            hint=f"write {options.name}NAME, or leave the colon out",
+        )
+    if options.update:
+        return project.target(options.name)
+    for existing in project.installations():
+        if str(existing) == options.name:
+            hint = f"to change it: max connect {existing} --update; to add another, choose another name"
+            raise ProjectError(f"{existing} is connected already", hint=hint)
+    return None
+
+
+def _destination(connector: AnyConnector, found: OnboardingResult) -> list[str]:
+    """Where secrets go, when that is not the usual address."""
+    usual = destination_of(connector, config_defaults(connector.config))
+    if not found.secrets or found.destination == usual:
+        return []
+    return [f"its secrets are sent to {found.destination or 'no address'} alone"]
 
 
 def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:

@@ -264,13 +264,8 @@ def failures_text(
     causes: dict[tuple[str, str], list[Failure]] = {}
     for one in shown:
         causes.setdefault((one.message, one.hint), []).append(one)
-    for (message, hint), alike in causes.items():
-        for one in alike:
-            lines.append(f"  {_fit(one.what, width, 2)}")
-            if everything:
-                lines.append(f"    attempt {one.attempt}, {iso_time(one.at)}")
-        lines += [f"    {sanitize(line)}" for line in message.splitlines()]
-        lines += [f"    {paint(sanitize(hint), 'dim')}"] if hint else []
+    for alike in causes.values():
+        lines += _cause_lines(alike, width, paint, everything=everything)
     left = len(failures) - len(shown)
     lines += [f"  … and {number(left)} more: max runs show {of}"] if left else []
     if blocked:
@@ -278,6 +273,17 @@ def failures_text(
         listed = ", ".join(names) if everything else first_few(names)
         lines.append(f"  {counted(len(blocked), 'step')} did not run because of this: {listed}")
     return lines
+
+
+def _cause_lines(alike: Sequence[Failure], width: int | None, paint: Paint, *, everything: bool) -> list[str]:
+    """What failed for the same reason, and that reason."""
+    lines = []
+    for one in alike:
+        lines.append(f"  {_fit(one.what, width, 2)}")
+        if everything:
+            lines.append(f"    attempt {one.attempt}, {iso_time(one.at)}")
+    lines += [f"    {sanitize(line)}" for line in alike[0].message.splitlines()]
+    return lines + ([f"    {paint(sanitize(alike[0].hint), 'dim')}"] if alike[0].hint else [])
 
 
 def _fit(text: str, width: int | None, indent: int) -> str:

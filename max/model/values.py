@@ -164,7 +164,9 @@ def _unusual_moment(text: str) -> datetime:
     zone = datetime.fromisoformat(f"2000-01-01T00{(found['zone'] or '').upper()}").utcoffset()
     moment = datetime.fromisoformat(f"{found['day']}T{clock}")
     moment += timedelta(days=int(midnight)) - (zone or timedelta(0))
-    if (midnight and clock.strip("0:.,")) or (leap and (moment.hour, moment.minute) != (23, 59)):
+    if midnight and clock.strip("0:.,"):
+        raise ValueError(text)
+    if leap and (moment.hour, moment.minute) != (23, 59):
         raise ValueError(text)
     if leap:
         moment = moment.replace(microsecond=999_999)

@@ -439,11 +439,13 @@ class Removals(RenameOwner):
             for name, rows in free.items()
         }
         proven = self._with_children(connection, certain, gone)
-        kept: set[str] = set()  # no parent goes while what only it holds may be elsewhere
-        for name, rows in self._with_children(connection, certain).items():
-            if len(rows) > len(proven.get(name, ())):
-                kept.update(self._related(self._mappings[name].entity, missing))
+        kept = self._kept(self._with_children(connection, certain), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
+
+    def _kept(self, whole: Mapping[str, Rows], proven: Mapping[str, Rows]) -> set[str]:
+        """No parent goes while some of what only it holds may be elsewhere: the entities that stay."""
+        doubtful = [name for name, rows in whole.items() if len(rows) > len(proven.get(name, ()))]
+        return {name for one in doubtful for name in self._related(self._mappings[one].entity, whole)}
 
     def _with_missing(self, connection: Connection) -> list[TableMapping[Any]]:
         names = connection.execute("SELECT DISTINCT entity FROM _max_missing").fetchall()

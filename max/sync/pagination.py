@@ -111,25 +111,33 @@ class PageTracker:
         """Count a page; whether the listing is complete with it, and certainly so."""
         named: list[object] = [item._values["id"] for item in page.items]
         position, ids = self.position, repr(named).encode()
-        changes = {**self._newest(page), "content": crc32(ids, position.content)}
-        if page.total is not None:
-            least, most = position.total or (page.total, page.total)
-            changes["total"] = (min(least, page.total), max(most, page.total))
+        changes = {**self._newest(page), **_total(page, position)}
         if position.number == 0 and page.complete_snapshot:
             changes["delta"] = False
-        changes |= {"number": position.number + 1, "cursor": page.next, "ended": page.next is None}
-        changes |= {"listed": position.listed + len(page.items), "token": page.sync_token}
-        changes["nameless"] = position.nameless or not are_ids(named)
-        self.position = position.replace(**changes)
-        problem = self._repeated_page(ids, len(page.items)) or self._endless(page)
+        self.position = position.replace(
+            **changes,
+            content=crc32(ids, position.content),
+            number=position.number + 1,
+            cursor=page.next,
+            ended=page.next is None,
+            listed=position.listed + len(page.items),
+            token=page.sync_token,
+            nameless=position.nameless or not are_ids(named),
+        )
+        self._set_problem(self._repeated_page(ids, len(page.items)) or self._endless(page) or self._end(page))
+        return self.position.ended and self.problem is None and not self._needs_count
+
+    def _end(self, page: Page[Any]) -> str:
+        """What is wrong with the cursor of a page, or with the end of the listing."""
         if page.next is not None:
-            problem = problem or self._repeated_cursor(page.next)
-        elif self.position.number == 1:
-            problem = problem or self._falls_short(len(set(map(repr, named))))
-        if page.next is None and self.position.total is None:
-            problem = problem or _is_full(page)
-        self._set_problem(problem)
-        return page.next is None and self.problem is None and not self._needs_count
+            return self._repeated_cursor(page.next)
+        if self.position.total is None:
+            return _is_full(page)
+        return (
+            self._falls_short(len({repr(item.id) for item in page.items}))
+            if self.position.number == 1
+            else ""
+        )
 
     def count(self, shown: int) -> None:
         """Compare how many different rows the whole listing showed with its total."""
@@ -194,6 +202,13 @@ class PageTracker:
             return ""
         total = f"{least}" if least == most else f"{least} to {most}"
         return f"the source says that it has {total} items, and listed {shown}"
+
+
+def _total(page: Page[Any], position: ListingPosition) -> dict[str, Any]:
+    if page.total is None:
+        return {}
+    least, most = position.total or (page.total, page.total)
+    return {"total": (min(least, page.total), max(most, page.total))}
 
 
 def _is_full(page: Page[Any]) -> str:

@@ -13,7 +13,7 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -269,26 +269,33 @@ class TaskRunner:
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent, loader = self._listed(spec)
-        known = await self._meta.listing_state(parent, loader.lists)
-        position = spec.position
-        if position is None and await self._is_listed(spec, known):
+        begun = await self._begin_pass(spec, await self._meta.listing_state(parent, loader.lists))
+        if begun.position is None:
             return Settlement(task, State.COMPLETED)
-        if position is not None and not (await self._pass(spec, position)).newest:
-            if (known.listed_at or 0.0) > (position.began or 0.0):
-                return Settlement(task, State.COMPLETED)  # a later pass has listed everything
-            position = None
-        if position is None:
-            position = first_position(None if spec.everything or spec.ids_only else known.bookmark)
-            spec = spec.replace(sweep=spec.sweep or self._sweep_is_due(loader, known))
         most, name = self._context.settings.listing_rows, f"{parent}.{spec.collection}"
-        tracker = PageTracker(name, position, loader.watermark, stable=loader.stable, most=most)
+        tracker = PageTracker(name, begun.position, loader.watermark, stable=loader.stable, most=most)
         while True:
             step = self._end_pass if tracker.position.ended else self._next_page
-            settlement = await step(task, spec, tracker)
+            settlement = await step(task, begun, tracker)
             if settlement.state is not State.RUNNING:
                 return settlement
             if not await self._stored(settlement):
                 return None
+
+    async def _begin_pass(self, spec: ListTask, known: ListingState) -> ListTask:
+        """The task with the position at which it goes on or begins; without one when nothing is to do."""
+        position = spec.position
+        if position is None:
+            if await self._is_listed(spec, known):
+                return spec
+        elif (await self._pass(spec, position)).newest:
+            return spec
+        elif (known.listed_at or 0.0) > (position.began or 0.0):
+            return spec.replace(position=None)  # a later pass has listed everything
+        loader = self._listed(spec)[1]
+        everything = spec.everything or spec.ids_only
+        position = first_position(None if everything else known.bookmark)
+        return spec.replace(position=position, sweep=spec.sweep or self._sweep_is_due(loader, known))
 
     async def _pass(self, spec: ListTask, position: ListingPosition) -> ListingPass:
         """What is stored of this pass; one that has stored nothing yet is the newest."""
@@ -420,34 +427,42 @@ class TaskRunner:
             return self._look(task, spec)
         found = await self._meta.deletion_candidates(_deletion_scope(spec))
         uncertain = [one for one in found if one.proven < one.missing]
-        new = [one for one in uncertain if one.to_ask and one.entity not in spec.asked]
-        new = [one for one in new if spec.allow or not self._is_suspicious(one.missing, one.total)]
-        spec = spec.replace(asked=(*spec.asked, *(one.entity for one in new)))
-        requests = [request for one in new for request in self._ask(one)]
+        spec, requests = self._ask(spec, uncertain)
         if requests:
-            children = [NewTask(one) for one in requests]
-            return Settlement(task, State.AWAITING_CHILDREN, spec, children=children, more=True)
+            return Settlement(task, State.AWAITING_CHILDREN, spec, children=requests, more=True)
         if uncertain and len(spec.looks) < LOOKS:
             spec = self._begin_look(spec, uncertain)
             scope = _deletion_scope(spec)
             return self._look(task, spec, [] if scope.look is None else [self._meta.prepare_look(scope)])
-        suspicious = [one for one in found if not spec.allow and self._is_suspicious(one.proven, one.total)]
+        return self._end_removal(task, spec, found)
+
+    def _end_removal(self, task: Task, spec: RemoveTask, found: Sequence[DeletionCandidates]) -> Settlement:
+        """Remove what is certainly gone, and nothing that hangs together with suspiciously many rows."""
+        suspicious = [one for one in found if self._is_suspicious(spec, one.proven, one.total)]
         kept = {entity for one in suspicious for entity in one.related}
         certain = [one.entity for one in found if one.proven and one.entity not in kept]
         writes = [self._meta.prepare_removal(certain, _deletion_scope(spec))] if found else []
         errors = [SuspiciousRemoval(one.entity, one.proven, one.total) for one in suspicious]
         failures = [failure_of(task, error, self._context.clock()) for error in errors]
-        return Settlement(
-            task, State.FAILED if failures else State.COMPLETED, spec, writes, failures=failures
-        )
+        state = State.FAILED if failures else State.COMPLETED
+        return Settlement(task, state, spec, writes, failures=failures)
 
-    def _is_suspicious(self, rows: int, total: int) -> bool:
+    def _is_suspicious(self, spec: RemoveTask, rows: int, total: int) -> bool:
         """Whether so many rows of an entity are gone that a person has to allow their removal."""
         share, floor = self._context.settings.removal_share, self._context.settings.removal_floor
         few = rows <= floor and rows < max(total, 2) and share > 0
-        return not few and rows > share * total
+        return not (spec.allow or few) and rows > share * total
 
-    def _ask(self, found: DeletionCandidates) -> list[LoadFieldsTask]:
+    def _ask(
+        self, spec: RemoveTask, uncertain: Sequence[DeletionCandidates]
+    ) -> tuple[RemoveTask, list[NewTask]]:
+        """The tasks that request missing rows by their ids, once for each entity."""
+        new = [one for one in uncertain if one.to_ask and one.entity not in spec.asked]
+        new = [one for one in new if not self._is_suspicious(spec, one.missing, one.total)]
+        spec = spec.replace(asked=(*spec.asked, *(one.entity for one in new)))
+        return spec, [NewTask(request) for one in new for request in self._requests(one)]
+
+    def _requests(self, found: DeletionCandidates) -> list[LoadFieldsTask]:
         """The tasks that request missing rows by their ids; none where that takes more than listing."""
         entity = self._entity(found.entity)
         loaders = {
@@ -497,22 +512,36 @@ class TaskRunner:
         loader, at = self._loaders[calls[0].loader], self._context.now()
         with self._calling(task, at) as env:
             batch = await self._loader_calls.batch(loader, refs, env)
+        return await self._loaded(task, spec, refs, batch, at)
+
+    async def _loaded(
+        self, task: Task, spec: LoadFieldsTask, refs: Sequence[Ref[Any]], batch: Batch[Any], at: float
+    ) -> Settlement:
+        """Store what came; what may pass is requested again, without the others."""
         loaded = {item.id for item in batch.items}
-        failed = {ref.id: batch.failed.get(ref.id) for ref in refs if _is_left(ref, batch, loaded)}
+        left = [ref for ref in refs if ref.id in batch.failed or ref.id not in loaded]
         tries = 1 if loaded else task.tries
-        again = {id: error for id, error in failed.items() if error and _may_pass(error, tries)}
-        finally_failed = [ref for ref in refs if ref.id in failed and ref.id not in again]
-        failures = [] if spec.verify else await self._failures(task, finally_failed, batch)
-        gone = [ref for ref in finally_failed if spec.verify and _is_missing(batch.failed.get(ref.id))]
-        write = self._context.engine.prepare_write(Delivery(batch.items, at, removed=gone, sync=task.sync))
-        writes = [uncounted(write)] if batch.items or gone else []
-        done = Settlement(task, State.COMPLETED, writes=writes, failures=failures)
+        again = {ref.id: batch.failed[ref.id] for ref in left if _passes(batch.failed.get(ref.id), tries)}
+        left = [ref for ref in left if ref.id not in again]
+        failures = [] if spec.verify else await self._failures(task, left, batch)
+        done = Settlement(task, State.COMPLETED, None, self._brought(task, spec, left, batch, at))
         if again:
             rest = spec.replace(ids=tuple(again), is_rest=spec.is_rest or bool(loaded))
             waiting = self._again(task, tries, *again.values())
             return waiting._replace(spec=rest, writes=done.writes, failures=failures, progress=bool(loaded))
         has_failed = len(failures) == len(refs) and not spec.is_rest
-        return done._replace(state=State.FAILED if has_failed else State.COMPLETED, progress=True)
+        state = State.FAILED if has_failed else State.COMPLETED
+        return done._replace(state=state, failures=failures, progress=True)
+
+    def _brought(
+        self, task: Task, spec: LoadFieldsTask, left: Sequence[Ref[Any]], batch: Batch[Any], at: float
+    ) -> list[Write]:
+        """What a batch brought, and of missing rows which the source does not have."""
+        gone = [ref for ref in left if spec.verify and _is_missing(batch.failed.get(ref.id))]
+        if not (batch.items or gone):
+            return []
+        delivery = Delivery(batch.items, at, removed=gone, sync=task.sync)
+        return [uncounted(self._context.engine.prepare_write(delivery))]
 
     async def _is_stale(self, ref: Ref[Any], spec: LoadFieldsTask, since: float) -> bool:
         fields: list[FieldOf[Any, Any]] = [FieldOf(ref.entity, name) for name in spec.names]
@@ -577,8 +606,8 @@ def _with_host(error: Mapping[str, Any]) -> Mapping[str, Any]:
     return error if host in message else {**error, "message": f"{host}: {message}"}
 
 
-def _is_left(ref: Ref[Any], batch: Batch[Any], loaded: Collection[str]) -> bool:
-    return ref.id in batch.failed or ref.id not in loaded
+def _passes(error: Exception | None, tries: int) -> bool:
+    return error is not None and _may_pass(error, tries)
 
 
 def _is_missing(error: Exception | None) -> bool:

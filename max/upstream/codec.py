@@ -274,10 +274,7 @@ def decode_error(data: Json) -> Exception:
         )
     facts = data.get("data")
     facts = facts if isinstance(facts, dict) else {}
-    classes = list(_below(MaxError))
-    same_name = [one for one in classes if one.__name__ == data["class"]]
-    same_code = [one for one in classes if one.code == data["code"]]
-    kind = next(iter([*same_name, *same_code]), UpstreamError)
+    kind = _class_of(data["class"], data["code"])
     made = kind.__new__(kind, data["message"])
     known = inspect.signature(kind.__init__).parameters.keys() - dir(kind) - OF_ALL_ERRORS
     vars(made).update({name: one for name, one in facts.items() if name in known})
@@ -285,6 +282,13 @@ def decode_error(data: Json) -> Exception:
     if isinstance(made, UpstreamError):
         made.retry_after = None if data.get("retry_after") is None else 0.0  # a replay does not wait
     return made
+
+
+def _class_of(name: str, code: str) -> type[MaxError]:
+    classes = list(_below(MaxError))
+    same_name = [one for one in classes if one.__name__ == name]
+    same_code = [one for one in classes if one.code == code]
+    return next(iter([*same_name, *same_code]), UpstreamError)
 
 
 def _below(kind: type[MaxError]) -> Iterator[type[MaxError]]:
