@@ -166,11 +166,16 @@ def _unusual_moment(text: str) -> datetime:
     moment += timedelta(days=int(midnight)) - (zone or timedelta(0))
     if midnight and clock.strip("0:.,"):
         raise ValueError(text)
-    if leap and (moment.hour, moment.minute) != (23, 59):
-        raise ValueError(text)
     if leap:
-        moment = moment.replace(microsecond=999_999)
+        moment = _at_the_end(moment, text)
     return moment if zone is None else moment.replace(tzinfo=UTC)
+
+
+def _at_the_end(moment: datetime, text: str) -> datetime:
+    """A leap second as the last microsecond of its day; there is none at another time."""
+    if (moment.hour, moment.minute) != (23, 59):
+        raise ValueError(text)
+    return moment.replace(microsecond=999_999)
 
 
 def datetime_text(value: object) -> str:
