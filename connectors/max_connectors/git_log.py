@@ -274,13 +274,17 @@ class CommitLog:
         whole = [sha for sha in named if all(id in present for id in blobs[sha])]
         counted = await self._readable(whole, COUNTED)
         await self.stop()
-        page, damaged = LogPage(next=bare.next), position.damaged
-        for commit in bare.commits:
-            if commit.sha in counted:
-                commit, changes = counted[commit.sha]
-            else:
-                commit, changes = uncounted(commit, named)
-                damaged = damaged or ("" if is_partial(error) else commit.sha)
+        salvaged = {one.sha: counted.get(one.sha) or uncounted(one, named) for one in bare.commits}
+        lost = "" if is_partial(error) else next((sha for sha in salvaged if sha not in counted), "")
+        return self._salvaged_page(position, bare, salvaged, position.damaged or lost)
+
+    def _salvaged_page(
+        self, position: Position, bare: LogPage, salvaged: Mapping[str, Shown], damaged: str
+    ) -> LogPage:
+        """The commits of a page as far as its changes reach; ``damaged`` is one that cannot be read."""
+        page = LogPage(next=bare.next)
+        for bare_commit in bare.commits:
+            commit, changes = salvaged[bare_commit.sha]
             page.commits.append(commit)
             page.changes += changes
             if len(page.changes) >= self._page_changes and len(page.commits) < len(bare.commits):

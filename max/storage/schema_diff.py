@@ -342,12 +342,11 @@ class Planner:
         entity.fields[change.new] = field
         if not field.many:
             self._columns[entity.origin] ^= {change.old, change.new}
+            self._follow_inverse(entity.name, change.old, change.new)
         field.declared = field.declared | {"name": change.new}
         words = f"becomes {change.new}"
         if field.many or not self._in_use(path, entity, field.origin[1], "trigger"):
             self._note(*path, "renamed", words, compatible=field.hidden, work=work)
-        if not field.many:
-            self._follow_inverse(entity.name, change.old, change.new)
 
     def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
         path = entity, change.old
