@@ -127,9 +127,9 @@ class Settings(Struct):
     row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
     to 1, is the part of an entity's rows that one sync may remove without asking, and
     ``removal_floor`` how many it may remove whatever their share.  Unless the share is 1, it asks
-    before it removes all of several rows, and with a share of 0 before it removes any.  A listing that brings more
-    than ``listing_rows`` rows fails; 0 means any number.  With ``durability`` "normal" syncs are
-    faster, and a power cut may undo the last transactions.
+    before it removes all of several rows, and with a share of 0 before it removes any.  A listing
+    that brings more than ``listing_rows`` rows fails; 0 means any number.  With ``durability``
+    "normal" syncs are faster, and a power cut may undo the last transactions.
     """
 
     history: Literal["off", "changes"] = "off"
