@@ -464,7 +464,7 @@ def test_connecting_from_a_script_is_validated(fake: Any) -> None:
     assert connect(fake, None, api_key=KEY).config["organization"] == uid("org")
     with pytest.raises(BadCredentials):
         connect(fake, None, api_key="lin_api_wrong")
-    with pytest.raises(BadCredentials, match="no credential"):
+    with pytest.raises(InvalidAnswers, match="api_key: expected a secret"):
         connect(fake, None)
 
 
