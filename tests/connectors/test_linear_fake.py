@@ -15,6 +15,7 @@ from max_connectors.linear import API, SOURCES, LinearIssue, LinearProject, conn
 
 from max import OnboardingResult, Prompter, Status, onboard
 from max.connecting import BadCredentials, Json, Retry
+from max.errors import InvalidAnswers
 from max.upstream.recording import Recording
 from tests.linear_fake import KEY, Copy, change, fake_module, issue, needs_fake, put, uid, workspace
 
