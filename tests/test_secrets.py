@@ -223,8 +223,10 @@ class TestRenewalLock:
         async def main() -> None:
             with store.blocking_renewal_lock():
                 waiting = asyncio.create_task(enter())
-                await asyncio.sleep(0.01)
-                threads = [one for one in threading.enumerate() if one.name.startswith("max-project")]
+                threads: list[threading.Thread] = []
+                while not (threads or waiting.done()):  # it waits in a thread of its own
+                    await asyncio.sleep(0)
+                    threads = [one for one in threading.enumerate() if one.name.startswith("max-project")]
                 waiting.cancel()
                 await asyncio.wait([waiting])
             for one in threads:
