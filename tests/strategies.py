@@ -291,10 +291,16 @@ def _entities(draw: st.DrawFn, name: str, neighbours: list[str]) -> type[Entity]
     names = draw(st.lists(field_names, max_size=5, unique_by=str.casefold))
     plain = st.sampled_from([*ANNOTATIONS.values(), *(f"Ref[{other}]" for other in neighbours)])
     hints = {n: draw(plain) + draw(st.sampled_from(["", " | None"])) for n in names}
-    searched = [n for n, hint in hints.items() if hint.startswith("str") and draw(st.booleans())]
-    body: dict[str, Any] = {n: Field(draw(texts), searchable=n in searched) for n in names}
+    words = [n for n, hint in hints.items() if hint.startswith("str")]
+    searched = [n for n in words if draw(st.booleans())]
+    body: dict[str, Any] = {
+        n: Field(draw(texts), searchable=n in searched, brief=draw(st.booleans())) for n in names
+    }
     body["__annotations__"] = {n: f"Field[{hint}]" for n, hint in hints.items()}
-    return type(name, (Entity,), {**body, "__module__": __name__, "__doc__": "Some kind of thing."})
+    title = draw(st.sampled_from([None, *words]))
+    body |= {"__module__": __name__, "__doc__": "Some kind of thing."}
+    entity: type[Entity] = type(name, (Entity,), body, title=title)
+    return entity
 
 
 def records(entity: type[Entity], id: st.SearchStrategy[str] = ids) -> st.SearchStrategy[Any]:

@@ -21,7 +21,7 @@ OLD_NAMES = {
     "Surroundings|surroundings": "SyncContext, context",
     "TaskEnv": "LoaderEnv",
     "Floor": "MonotonicClock",
-    "Asking": "LoaderCaller",
+    r"Asking(?=[(\[.])": "LoaderCaller",
     "_Expansion": "_GraphBuilder",
     r"retried(?=[(\[.])": "retry_graph",
     "_Drain": "_SyncLoop",

@@ -65,13 +65,13 @@ ROOT_ID = "acme"
 # -- entities ----------------------------------------------------------------------------
 
 
-class AcmeUser(Entity):
+class AcmeUser(Entity, title="name"):
     """Someone with an account in a workspace."""
 
     name: Field[str] = Field("first and last name")
-    email: Field[str] = Field("e-mail address; unique")
-    role: Field[str] = Field("admin, member or guest")
-    active: Field[bool] = Field("false once the account is closed")
+    email: Field[str] = Field("e-mail address; unique", brief=True)
+    role: Field[str] = Field("admin, member or guest", brief=True)
+    active: Field[bool] = Field("false once the account is closed", brief=True)
     workspace: Field[Ref[AcmeWorkspace]] = Field("where the account belongs")
     timezone: Field[str] = Field("IANA time zone")
     last_seen_at: Field[datetime | None] = Field("last activity; empty before the first sign-in")
@@ -79,46 +79,46 @@ class AcmeUser(Entity):
     updated_at: Field[datetime] = Field("when the account last changed")
 
 
-class AcmeTask(Entity):
+class AcmeTask(Entity, title="title"):
     """A piece of work in a project."""
 
     title: Field[str] = Field("what to do, in one line")
     description: Field[str] = Field("what to do, in a few sentences")
-    status: Field[str] = Field("backlog, todo, in progress, in review, done or cancelled")
-    priority: Field[int] = Field("1 is most urgent, 4 least; 0 is not set")
+    status: Field[str] = Field("backlog, todo, in progress, in review, done or cancelled", brief=True)
+    priority: Field[int] = Field("1 is most urgent, 4 least; 0 is not set", brief=True)
     estimate: Field[float | None] = Field("expected hours of work; empty when not estimated")
     active: Field[bool] = Field("false once the task is done or cancelled")
     tags: Field[list[str]] = Field("words to find it by")
-    due_date: Field[date | None] = Field("the day on which it is due")
-    assignee: Field[Ref[AcmeUser] | None] = Field("the person who does it")
-    project: Field[Ref[AcmeProject]] = Field("the project that it is part of")
+    due_date: Field[date | None] = Field("the day on which it is due", brief=True)
+    assignee: Field[Ref[AcmeUser] | None] = Field("the person who does it", brief=True)
+    project: Field[Ref[AcmeProject]] = Field("the project that it is part of", brief=True)
     workspace: Field[Ref[AcmeWorkspace]] = Field("the workspace of its project")
     created_at: Field[datetime] = Field("when it was created")
     updated_at: Field[datetime] = Field("when it last changed")
 
 
-class AcmeFile(Entity):
+class AcmeFile(Entity, title="name"):
     """A document kept with a project."""
 
     name: Field[str] = Field("file name with its ending")
     mime_type: Field[str] = Field("type of the content, such as application/pdf")
-    size: Field[int] = Field("bytes")
-    owner: Field[Ref[AcmeUser] | None] = Field("who uploaded it")
-    project: Field[Ref[AcmeProject]] = Field("the project that it is kept with")
+    size: Field[int] = Field("bytes", brief=True)
+    owner: Field[Ref[AcmeUser] | None] = Field("who uploaded it", brief=True)
+    project: Field[Ref[AcmeProject]] = Field("the project that it is kept with", brief=True)
     created_at: Field[datetime] = Field("when it was uploaded")
     updated_at: Field[datetime] = Field("when its content last changed")
 
 
-class AcmeProject(Entity):
+class AcmeProject(Entity, title="name"):
     """Work with one goal, in a workspace."""
 
     name: Field[str] = Field("the project's name")
     description: Field[str] = Field("its goal, in a sentence or two")
-    status: Field[str] = Field("planned, running, paused or finished")
+    status: Field[str] = Field("planned, running, paused or finished", brief=True)
     active: Field[bool] = Field("false once it is finished")
     tags: Field[list[str]] = Field("words to find it by")
-    due_date: Field[date | None] = Field("the day on which it should be finished")
-    owner: Field[Ref[AcmeUser] | None] = Field("the person responsible for it")
+    due_date: Field[date | None] = Field("the day on which it should be finished", brief=True)
+    owner: Field[Ref[AcmeUser] | None] = Field("the person responsible for it", brief=True)
     workspace: Field[Ref[AcmeWorkspace]] = Field("the workspace that it belongs to")
     created_at: Field[datetime] = Field("when it was started")
     updated_at: Field[datetime] = Field("when it last changed")
@@ -126,21 +126,21 @@ class AcmeProject(Entity):
     files: Many[AcmeFile] = Many("the documents", by=lambda: AcmeFile.project)
 
 
-class AcmeWorkspace(Entity):
+class AcmeWorkspace(Entity, title="name"):
     """A part of the company, with its own people and projects."""
 
     name: Field[str] = Field("the workspace's name")
     active: Field[bool] = Field("false once it is archived")
-    owner: Field[Ref[AcmeUser] | None] = Field("the person who administers it")
-    plan: Field[str] = Field("the paid plan: free, team or enterprise")
-    seats: Field[int] = Field("number of paid accounts")
+    owner: Field[Ref[AcmeUser] | None] = Field("the person who administers it", brief=True)
+    plan: Field[str] = Field("the paid plan: free, team or enterprise", brief=True)
+    seats: Field[int] = Field("number of paid accounts", brief=True)
     created_at: Field[datetime] = Field("when it was opened")
     updated_at: Field[datetime] = Field("when it last changed")
     users: Many[AcmeUser] = Many("people with an account", by=lambda: AcmeUser.workspace)
     projects: Many[AcmeProject] = Many("its projects", by=lambda: AcmeProject.workspace)
 
 
-class AcmeRoot(Entity):
+class AcmeRoot(Entity, title="name"):
     """The company, the root of everything else."""
 
     name: Field[str] = Field("the company's name")

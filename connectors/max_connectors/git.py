@@ -65,35 +65,37 @@ ROOT_ID = "repository"  # an installation holds one repository, even after it is
 # -- entities ----------------------------------------------------------------------------
 
 
-class GitRepository(Entity):
+class GitRepository(Entity, title="name"):
     """The repository, the root of everything else."""
 
     name: Field[str] = Field("the name of its directory")
     bare: Field[bool] = Field("whether it has no working tree")
     shallow: Field[bool] = Field("whether its history is cut off somewhere")
     object_format: Field[str] = Field("the hash that names its objects: sha1 or sha256")
-    head_branch: Field[str | None] = Field("the branch that HEAD names; null when detached")
-    head: Field[Ref[GitCommit] | None] = Field("the commit that HEAD is at; null before the first one")
+    head_branch: Field[str | None] = Field("the branch that HEAD names; null when detached", brief=True)
+    head: Field[Ref[GitCommit] | None] = Field(
+        "the commit that HEAD is at; null before the first one", brief=True
+    )
     commits: Many[GitCommit] = Many("every commit that a ref reaches", by=lambda: GitCommit.repository)
     branches: Many[GitBranch] = Many("local and remote-tracking branches", by=lambda: GitBranch.repository)
     tags: Many[GitTag] = Many("annotated and lightweight tags", by=lambda: GitTag.repository)
 
 
-class GitAuthor(Entity):
+class GitAuthor(Entity, title="name"):
     """A name and an address, exactly as commits and tags record them; the id holds both."""
 
     name: Field[str] = Field("the name as recorded")
-    email: Field[str] = Field("the e-mail address as recorded, upper and lower case kept")
+    email: Field[str] = Field("the e-mail address as recorded, upper and lower case kept", brief=True)
 
 
-class GitCommit(Entity):
+class GitCommit(Entity, title="subject"):
     """A commit that a ref reaches; the id is its full hash."""
 
     repository: Field[Ref[GitRepository]] = Field("the repository it is in")
-    author: Field[Ref[GitAuthor]] = Field("who wrote the change")
+    author: Field[Ref[GitAuthor]] = Field("who wrote the change", brief=True)
     committer: Field[Ref[GitAuthor]] = Field("who made the commit")
     authored_at: Field[datetime | None] = Field(
-        "when it was written, limited to the years 1 to 9999; null when git cannot read the time"
+        "when it was written, limited to the years 1 to 9999; null when git cannot read the time", brief=True
     )
     author_offset: Field[int | None] = Field("the author's time zone, in minutes east of UTC")
     committed_at: Field[datetime | None] = Field("when the commit was made; limits as for authored_at")
@@ -102,47 +104,54 @@ class GitCommit(Entity):
     body: Field[str] = Field("the rest of the message; bytes that are not UTF-8 appear as \\xhh")
     parents: Field[list[str]] = Field("the ids of its parents; the first one is on its own branch")
     insertions: Field[int | None] = Field(
-        "lines added, against the first parent; none for binary files; null when git cannot read the content"
+        "lines added, against the first parent; none for binary files; null when git cannot read the content",
+        brief=True,
     )
-    deletions: Field[int | None] = Field("lines removed, against the first parent; null as for insertions")
+    deletions: Field[int | None] = Field(
+        "lines removed, against the first parent; null as for insertions", brief=True
+    )
     changes: Many[GitFileChange] = Many("the files that it changed", by=lambda: GitFileChange.commit)
 
 
-class GitFileChange(Entity):
+class GitFileChange(Entity, title="path"):
     """What a commit did to one file, against its first parent; the id is ``commit:path``."""
 
-    commit: Field[Ref[GitCommit]] = Field("the commit that made the change")
+    commit: Field[Ref[GitCommit]] = Field("the commit that made the change", brief=True)
     path: Field[str] = Field("the file's path; bytes that are not UTF-8 appear as \\xhh")
     old_path: Field[str | None] = Field("the path before a rename")
-    status: Field[str] = Field("added, modified, deleted, renamed or retyped (a file became a link, …)")
+    status: Field[str] = Field(
+        "added, modified, deleted, renamed or retyped (a file became a link, …)", brief=True
+    )
     kind: Field[str] = Field("file, symlink or submodule")
-    insertions: Field[int | None] = Field("lines added; null for a binary file, or content git cannot read")
-    deletions: Field[int | None] = Field("lines removed; null as for insertions")
+    insertions: Field[int | None] = Field(
+        "lines added; null for a binary file, or content git cannot read", brief=True
+    )
+    deletions: Field[int | None] = Field("lines removed; null as for insertions", brief=True)
 
 
-class GitBranch(Entity):
+class GitBranch(Entity, title="name"):
     """A local or remote-tracking branch; the id is its full ref name."""
 
     repository: Field[Ref[GitRepository]] = Field("the repository it is in")
     name: Field[str] = Field("its short name: main, origin/main")
-    head: Field[Ref[GitCommit] | None] = Field("its newest commit; null when it names no commit")
+    head: Field[Ref[GitCommit] | None] = Field("its newest commit; null when it names no commit", brief=True)
     remote: Field[bool] = Field("whether it is a copy of another repository's branch")
-    current: Field[bool] = Field("whether it is checked out here")
+    current: Field[bool] = Field("whether it is checked out here", brief=True)
     upstream: Field[Ref[GitBranch] | None] = Field("the branch that it tracks")
     symref: Field[str | None] = Field("the full name of the ref that it points to, for a symbolic ref")
 
 
-class GitTag(Entity):
+class GitTag(Entity, title="name"):
     """A tag, annotated or lightweight; the id is its full ref name."""
 
     repository: Field[Ref[GitRepository]] = Field("the repository it is in")
     name: Field[str] = Field("its short name: v1.0")
     annotated: Field[bool] = Field("whether it has a tagger and a message")
-    target: Field[Ref[GitCommit] | None] = Field("the tagged commit; null for a tree or a file")
+    target: Field[Ref[GitCommit] | None] = Field("the tagged commit; null for a tree or a file", brief=True)
     target_id: Field[str] = Field("the hash of the tagged object")
     target_type: Field[str] = Field("commit, tree or blob")
     tagger: Field[Ref[GitAuthor] | None] = Field("who made the tag; null when not recorded")
-    tagged_at: Field[datetime | None] = Field("when the tag was made; null when not recorded")
+    tagged_at: Field[datetime | None] = Field("when the tag was made; null when not recorded", brief=True)
     tagger_offset: Field[int | None] = Field("the tagger's time zone, in minutes east of UTC")
     message: Field[str | None] = Field("an annotated tag's message, without its signature")
 

@@ -70,7 +70,7 @@ ROOT_ID = "workspace"  # a credential belongs to exactly one
 # -- entities ----------------------------------------------------------------------------
 
 
-class LinearOrganization(Entity):
+class LinearOrganization(Entity, title="name"):
     """The workspace of the credential, the root of everything else."""
 
     organization_id: Field[str] = Field("its id at Linear")
@@ -100,10 +100,10 @@ class LinearOrganization(Entity):
     team_memberships: Many[LinearTeamMembership] = Many("who is in which team")
 
 
-class LinearTeam(Entity):
+class LinearTeam(Entity, title="name"):
     """A group of people with its own issues, statuses and cycles."""
 
-    key: Field[str] = Field("prefix of its issues' identifiers: ENG")
+    key: Field[str] = Field("prefix of its issues' identifiers: ENG", brief=True)
     name: Field[str] = Field("the team's name", searchable=True)
     display_name: Field[str] = Field("its name, preceded by the parent team's")
     description: Field[str | None] = Field("its purpose", searchable=True)
@@ -123,13 +123,13 @@ class LinearTeam(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived; empty while in use")
 
 
-class LinearUser(Entity):
+class LinearUser(Entity, title="name"):
     """A person or an app with an account in the workspace."""
 
     name: Field[str] = Field("the full name", searchable=True)
     display_name: Field[str] = Field("the short name, unique in the workspace", searchable=True)
-    email: Field[str] = Field("e-mail address", searchable=True)
-    active: Field[bool] = Field("false once the account is closed or suspended")
+    email: Field[str] = Field("e-mail address", searchable=True, brief=True)
+    active: Field[bool] = Field("false once the account is closed or suspended", brief=True)
     admin: Field[bool] = Field("whether they administer the workspace")
     owner: Field[bool] = Field("whether they own the workspace")
     guest: Field[bool] = Field("whether they see only teams that they were invited to")
@@ -148,8 +148,8 @@ class LinearUser(Entity):
 class LinearTeamMembership(Entity):
     """The membership of a user in a team."""
 
-    user: Field[Ref[LinearUser]] = Field("the member")
-    team: Field[Ref[LinearTeam]] = Field("the team")
+    user: Field[Ref[LinearUser]] = Field("the member", brief=True)
+    team: Field[Ref[LinearTeam]] = Field("the team", brief=True)
     owner: Field[bool] = Field("whether they can change the team's settings")
     sort_order: Field[float] = Field("position of the team in their own list")
     created_at: Field[datetime] = Field("when they joined")
@@ -157,27 +157,31 @@ class LinearTeamMembership(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearWorkflowState(Entity):
+class LinearWorkflowState(Entity, title="name"):
     """A status for the issues of a team."""
 
     name: Field[str] = Field("its name: In Review", searchable=True)
-    type: Field[str] = Field("triage, backlog, unstarted, started, completed, canceled or duplicate")
+    type: Field[str] = Field(
+        "triage, backlog, unstarted, started, completed, canceled or duplicate", brief=True
+    )
     position: Field[float] = Field("position among the statuses of its type")
     color: Field[str] = Field("its colour, as #rrggbb")
     description: Field[str | None] = Field("when to use it")
-    team: Field[Ref[LinearTeam]] = Field("the team that it belongs to")
+    team: Field[Ref[LinearTeam]] = Field("the team that it belongs to", brief=True)
     created_at: Field[datetime] = Field("when it was created")
     updated_at: Field[datetime] = Field("when it last changed")
     archived_at: Field[datetime | None] = Field("when it was archived; empty while in use")
 
 
-class LinearLabel(Entity):
+class LinearLabel(Entity, title="name"):
     """A label for issues, or a group of labels."""
 
     name: Field[str] = Field("its text", searchable=True)
     description: Field[str | None] = Field("when to use it", searchable=True)
     is_group: Field[bool] = Field("whether it is a group of labels, which no issue has")
-    team: Field[Ref[LinearTeam] | None] = Field("the team that it belongs to; empty: the whole workspace")
+    team: Field[Ref[LinearTeam] | None] = Field(
+        "the team that it belongs to; empty: the whole workspace", brief=True
+    )
     parent: Field[Ref[LinearLabel] | None] = Field("its group")
     creator: Field[Ref[LinearUser] | None] = Field("who created it")
     color: Field[str] = Field("its colour, as #rrggbb")
@@ -186,15 +190,15 @@ class LinearLabel(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived; empty while in use")
 
 
-class LinearCycle(Entity):
+class LinearCycle(Entity, title="name"):
     """A period for which a team plans its work."""
 
-    number: Field[int] = Field("its number in the team")
+    number: Field[int] = Field("its number in the team", brief=True)
     name: Field[str | None] = Field("its name, if it has one", searchable=True)
     description: Field[str | None] = Field("its content", searchable=True)
-    team: Field[Ref[LinearTeam]] = Field("the team that it belongs to")
-    starts_at: Field[datetime] = Field("when it starts")
-    ends_at: Field[datetime] = Field("when it ends")
+    team: Field[Ref[LinearTeam]] = Field("the team that it belongs to", brief=True)
+    starts_at: Field[datetime] = Field("when it starts", brief=True)
+    ends_at: Field[datetime] = Field("when it ends", brief=True)
     completed_at: Field[datetime | None] = Field("when it was completed")
     is_active: Field[bool] = Field("whether it was the current cycle when it last changed")
     progress: Field[float] = Field("completed share, 0 to 1")
@@ -203,11 +207,11 @@ class LinearCycle(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearProjectStatus(Entity):
+class LinearProjectStatus(Entity, title="name"):
     """A status for projects."""
 
     name: Field[str] = Field("its name", searchable=True)
-    type: Field[str] = Field("backlog, planned, started, paused, completed or canceled")
+    type: Field[str] = Field("backlog, planned, started, paused, completed or canceled", brief=True)
     position: Field[float] = Field("position among the statuses of its type")
     indefinite: Field[bool] = Field("whether a project may keep it indefinitely")
     description: Field[str | None] = Field("when to use it")
@@ -217,7 +221,7 @@ class LinearProjectStatus(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived; empty while in use")
 
 
-class LinearProjectLabel(Entity):
+class LinearProjectLabel(Entity, title="name"):
     """A label for projects, or a group of labels."""
 
     name: Field[str] = Field("its text", searchable=True)
@@ -231,24 +235,24 @@ class LinearProjectLabel(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived; empty while in use")
 
 
-class LinearProject(Entity):
+class LinearProject(Entity, title="name"):
     """Work with one goal, by one or more teams."""
 
     name: Field[str] = Field("the project's name", searchable=True)
     description: Field[str] = Field("its goal, in one line", searchable=True)
     content: Field[str | None] = Field("the long description, as Markdown", searchable=True)
-    status: Field[Ref[LinearProjectStatus] | None] = Field("its status")
+    status: Field[Ref[LinearProjectStatus] | None] = Field("its status", brief=True)
     priority: Field[int] = Field("1 urgent, 2 high, 3 medium, 4 low; 0 is not set")
-    health: Field[str | None] = Field("onTrack, atRisk or offTrack, from its last update")
+    health: Field[str | None] = Field("onTrack, atRisk or offTrack, from its last update", brief=True)
     health_updated_at: Field[datetime | None] = Field("when its health was last updated")
     progress: Field[float] = Field("completed share, 0 to 1")
     scope: Field[float] = Field("total estimate of its issues")
-    lead: Field[Ref[LinearUser] | None] = Field("the person responsible for it")
+    lead: Field[Ref[LinearUser] | None] = Field("the person responsible for it", brief=True)
     creator: Field[Ref[LinearUser] | None] = Field("who created it")
     team_ids: Field[list[str]] = Field("the ids of the teams that work on it")
     label_ids: Field[list[str]] = Field("the ids of its project labels")
     start_date: Field[date | None] = Field("the planned first day")
-    target_date: Field[date | None] = Field("the day on which it is due")
+    target_date: Field[date | None] = Field("the day on which it is due", brief=True)
     started_at: Field[datetime | None] = Field("when it was started")
     completed_at: Field[datetime | None] = Field("when it was completed")
     canceled_at: Field[datetime | None] = Field("when it was canceled")
@@ -264,28 +268,28 @@ class LinearProject(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived or moved to the trash")
 
 
-class LinearProjectMilestone(Entity):
+class LinearProjectMilestone(Entity, title="name"):
     """A stage of a project."""
 
     name: Field[str] = Field("its name", searchable=True)
     description: Field[str | None] = Field("its description, as Markdown", searchable=True)
-    project: Field[Ref[LinearProject]] = Field("the project it belongs to")
-    status: Field[str] = Field("unstarted, next, overdue or done")
+    project: Field[Ref[LinearProject]] = Field("the project it belongs to", brief=True)
+    status: Field[str] = Field("unstarted, next, overdue or done", brief=True)
     progress: Field[float] = Field("completed share")
-    target_date: Field[date | None] = Field("the day on which it is due")
+    target_date: Field[date | None] = Field("the day on which it is due", brief=True)
     sort_order: Field[float] = Field("position among the project's milestones")
     created_at: Field[datetime] = Field("when it was created")
     updated_at: Field[datetime] = Field("when it last changed")
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearProjectUpdate(Entity):
+class LinearProjectUpdate(Entity, title="body"):
     """A report on the progress of a project."""
 
     body: Field[str] = Field("the report, as Markdown", searchable=True)
-    health: Field[str] = Field("onTrack, atRisk or offTrack")
-    project: Field[Ref[LinearProject]] = Field("the project that it is about")
-    user: Field[Ref[LinearUser] | None] = Field("who wrote it")
+    health: Field[str] = Field("onTrack, atRisk or offTrack", brief=True)
+    project: Field[Ref[LinearProject]] = Field("the project that it is about", brief=True)
+    user: Field[Ref[LinearUser] | None] = Field("who wrote it", brief=True)
     url: Field[str] = Field("URL of its page at Linear")
     edited_at: Field[datetime | None] = Field("when its text was last edited")
     created_at: Field[datetime] = Field("when it was written")
@@ -293,18 +297,18 @@ class LinearProjectUpdate(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearInitiative(Entity):
+class LinearInitiative(Entity, title="name"):
     """A goal of the company, with the projects that work towards it."""
 
     name: Field[str] = Field("its name", searchable=True)
     description: Field[str | None] = Field("the goal, in one line", searchable=True)
     content: Field[str | None] = Field("the long description, as Markdown", searchable=True)
-    status: Field[str] = Field("Proposed, Planned, Active, Completed or Canceled")
+    status: Field[str] = Field("Proposed, Planned, Active, Completed or Canceled", brief=True)
     health: Field[str | None] = Field("onTrack, atRisk or offTrack, from its last update")
-    owner: Field[Ref[LinearUser] | None] = Field("the person responsible for it")
+    owner: Field[Ref[LinearUser] | None] = Field("the person responsible for it", brief=True)
     creator: Field[Ref[LinearUser] | None] = Field("who created it")
     parent: Field[Ref[LinearInitiative] | None] = Field("the initiative that it is part of")
-    target_date: Field[date | None] = Field("the day on which it is due")
+    target_date: Field[date | None] = Field("the day on which it is due", brief=True)
     started_at: Field[datetime | None] = Field("when it was started")
     completed_at: Field[datetime | None] = Field("when it was completed")
     url: Field[str] = Field("URL of its page at Linear")
@@ -318,34 +322,36 @@ class LinearInitiative(Entity):
 class LinearInitiativeProject(Entity):
     """A project's part in an initiative."""
 
-    initiative: Field[Ref[LinearInitiative]] = Field("the initiative")
-    project: Field[Ref[LinearProject]] = Field("the project")
+    initiative: Field[Ref[LinearInitiative]] = Field("the initiative", brief=True)
+    project: Field[Ref[LinearProject]] = Field("the project", brief=True)
     created_at: Field[datetime] = Field("when it was created")
     updated_at: Field[datetime] = Field("when it last changed")
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearIssue(Entity):
+class LinearIssue(Entity, title="title"):
     """A task, bug or feature request, in one team."""
 
-    identifier: Field[str] = Field("readable identifier: ENG-123; changes with its team", searchable=True)
+    identifier: Field[str] = Field(
+        "readable identifier: ENG-123; changes with its team", searchable=True, brief=True
+    )
     number: Field[int] = Field("the number in its identifier")
     title: Field[str] = Field("its title, in one line", searchable=True)
     description: Field[str | None] = Field("its description, as Markdown", searchable=True)
     team: Field[Ref[LinearTeam]] = Field("the team that it belongs to")
-    state: Field[Ref[LinearWorkflowState]] = Field("its status")
-    assignee: Field[Ref[LinearUser] | None] = Field("the person who does it")
+    state: Field[Ref[LinearWorkflowState]] = Field("its status", brief=True)
+    assignee: Field[Ref[LinearUser] | None] = Field("the person who does it", brief=True)
     delegate: Field[Ref[LinearUser] | None] = Field("the agent that works on it for them")
     creator: Field[Ref[LinearUser] | None] = Field("who created it; empty for an integration")
     priority: Field[int] = Field("1 urgent, 2 high, 3 medium, 4 low; 0 is not set")
-    priority_label: Field[str] = Field("the priority in words")
+    priority_label: Field[str] = Field("the priority in words", brief=True)
     estimate: Field[float | None] = Field("its size, on the team's scale")
     label_ids: Field[list[str]] = Field("the ids of its labels")
-    project: Field[Ref[LinearProject] | None] = Field("the project that it is part of")
+    project: Field[Ref[LinearProject] | None] = Field("the project that it is part of", brief=True)
     project_milestone: Field[Ref[LinearProjectMilestone] | None] = Field("the milestone of that project")
     cycle: Field[Ref[LinearCycle] | None] = Field("the cycle that it is planned for")
     parent: Field[Ref[LinearIssue] | None] = Field("the issue that it is part of")
-    due_date: Field[date | None] = Field("the day on which it is due")
+    due_date: Field[date | None] = Field("the day on which it is due", brief=True)
     url: Field[str] = Field("URL of its page at Linear")
     branch_name: Field[str] = Field("the git branch name that Linear suggests")
     previous_identifiers: Field[list[str]] = Field("its identifiers in other teams")
@@ -369,23 +375,25 @@ class LinearIssue(Entity):
 class LinearIssueRelation(Entity):
     """A relation between two issues."""
 
-    type: Field[str] = Field("blocks, duplicate or related: what the first issue is to the second")
-    issue: Field[Ref[LinearIssue]] = Field("the first issue")
-    related_issue: Field[Ref[LinearIssue]] = Field("the second issue")
+    type: Field[str] = Field(
+        "blocks, duplicate or related: what the first issue is to the second", brief=True
+    )
+    issue: Field[Ref[LinearIssue]] = Field("the first issue", brief=True)
+    related_issue: Field[Ref[LinearIssue]] = Field("the second issue", brief=True)
     created_at: Field[datetime] = Field("when it was created")
     updated_at: Field[datetime] = Field("when it last changed")
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearDocument(Entity):
+class LinearDocument(Entity, title="title"):
     """A document of a project, an initiative or an issue."""
 
     title: Field[str] = Field("its title, if it has one", searchable=True)
     content: Field[str | None] = Field("the whole text, as Markdown", searchable=True)
-    project: Field[Ref[LinearProject] | None] = Field("the project that it belongs to")
+    project: Field[Ref[LinearProject] | None] = Field("the project that it belongs to", brief=True)
     initiative: Field[Ref[LinearInitiative] | None] = Field("the initiative that it belongs to")
     issue: Field[Ref[LinearIssue] | None] = Field("the issue that it belongs to")
-    creator: Field[Ref[LinearUser] | None] = Field("who created it")
+    creator: Field[Ref[LinearUser] | None] = Field("who created it", brief=True)
     updated_by: Field[Ref[LinearUser] | None] = Field("who last changed it")
     url: Field[str] = Field("URL of its page at Linear")
     slug_id: Field[str] = Field("the end of that URL; renaming keeps it")
@@ -398,15 +406,17 @@ class LinearDocument(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived or moved to the trash")
 
 
-class LinearComment(Entity):
+class LinearComment(Entity, title="body"):
     """A comment on an issue, a project, an update, an initiative or a document."""
 
     body: Field[str] = Field("the text, as Markdown", searchable=True)
     quoted_text: Field[str | None] = Field("the quoted passage that it is about")
-    user: Field[Ref[LinearUser] | None] = Field("the author; empty for bots and people without an account")
+    user: Field[Ref[LinearUser] | None] = Field(
+        "the author; empty for bots and people without an account", brief=True
+    )
     external_author: Field[str | None] = Field("the author without an account, from another service")
     bot: Field[str | None] = Field("the integration that wrote it")
-    issue: Field[Ref[LinearIssue] | None] = Field("the issue that it is about")
+    issue: Field[Ref[LinearIssue] | None] = Field("the issue that it is about", brief=True)
     project: Field[Ref[LinearProject] | None] = Field("the project that it is about")
     project_update: Field[Ref[LinearProjectUpdate] | None] = Field("the project update that it is about")
     initiative: Field[Ref[LinearInitiative] | None] = Field("the initiative that it is about")
@@ -416,20 +426,20 @@ class LinearComment(Entity):
     resolved_at: Field[datetime | None] = Field("when it was resolved")
     url: Field[str] = Field("URL of its page at Linear")
     edited_at: Field[datetime | None] = Field("when its author last edited it")
-    created_at: Field[datetime] = Field("when it was written")
+    created_at: Field[datetime] = Field("when it was written", brief=True)
     updated_at: Field[datetime] = Field("when it last changed")
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearAttachment(Entity):
+class LinearAttachment(Entity, title="title"):
     """A link from an issue to another service: a pull request, a message, a ticket."""
 
     title: Field[str] = Field("its title", searchable=True)
     subtitle: Field[str | None] = Field("a second line", searchable=True)
     url: Field[str] = Field("the linked URL; unique within the issue", searchable=True)
-    source_type: Field[str | None] = Field("the linked service: github, slack, zendesk, …")
+    source_type: Field[str | None] = Field("the linked service: github, slack, zendesk, …", brief=True)
     metadata: Field[Json] = Field("data from that service")
-    issue: Field[Ref[LinearIssue]] = Field("the issue that it is attached to")
+    issue: Field[Ref[LinearIssue]] = Field("the issue that it is attached to", brief=True)
     creator: Field[Ref[LinearUser] | None] = Field("who attached it")
     created_at: Field[datetime] = Field("when it was attached")
     updated_at: Field[datetime] = Field("when it last changed")

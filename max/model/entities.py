@@ -533,16 +533,17 @@ class Field(Generic[V]):
     """Declares one stored value; the annotation gives its type.
 
     ``description`` appears in ``max schema``.  ``searchable`` is for texts in which people look
-    for words.
+    for words.  ``brief`` fields are the first that a table shows, behind the title.
     """
 
     name: str
 
-    def __init__(self, description: str = "", *, searchable: bool = False) -> None:
-        self.description, self.searchable = description, searchable
+    def __init__(self, description: str = "", *, searchable: bool = False, brief: bool = False) -> None:
+        self.description, self.searchable, self.brief = description, searchable, brief
 
     def __repr__(self) -> str:
-        return f"Field({self.description!r}{', searchable=True' if self.searchable else ''})"
+        marks = "".join(f", {mark}=True" for mark in ("searchable", "brief") if getattr(self, mark))
+        return f"Field({self.description!r}{marks})"
 
     def __set_name__(self, owner: type[Entity], name: str) -> None:
         self.name = name
@@ -628,9 +629,11 @@ class _Declared:
     _collections: ClassVar[dict[str, Many[Any]]] = {}
     _types: ClassVar[dict[str, FieldType] | None] = None
     _children: ClassVar[dict[str, type[Entity]] | None] = None
+    _title: ClassVar[str | None] = None
     __signature__ = LazySignature()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, title: str | None = None) -> None:
+        cls._title = title or cls._title
         declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
@@ -651,7 +654,11 @@ class _Declared:
 
 
 class Entity(_Declared):
-    """One kind of thing that upstream keeps; an instance is a partial record of it."""
+    """One kind of thing that upstream keeps; an instance is a partial record of it.
+
+    ``class Issue(Entity, title="subject")`` names the text by which people know a record: tables
+    give it the room, and refs to it are shown by it.  A subclass inherits it.
+    """
 
     id: Field[str] = key(kw_only=False)
 

@@ -38,7 +38,7 @@ from .entities import (
     find_name,
 )
 from .struct import Struct
-from .values import Kind
+from .values import Json, Kind
 
 C = TypeVar("C")
 PAGE_SIZE = 1000  # entities that a query reads at a time
@@ -85,6 +85,43 @@ class QueryPage(Struct, Generic[E]):
 
     items: Sequence[E]
     cursor: str | None = None
+
+
+class RowPage(Struct):
+    """A page of rows, a column for each path: an entity's own fields, and fields behind its refs.
+
+    ``columns`` are in the order of ``paths`` and hold Python values; None is an empty value, or one
+    that is not loaded: ``unloaded`` has the places of those, as ``(row, column)``.  A field behind an
+    empty ref is empty; behind a ref to a row that is not stored it is not loaded.  ``cursor`` is
+    that of the next page, None on the last.
+    """
+
+    paths: tuple[FieldOf[Any, Any], ...]
+    columns: Sequence[Sequence[Any]]
+    unloaded: frozenset[tuple[int, int]] = frozenset()
+    cursor: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each column: ``title``, ``assignee.name``."""
+        return tuple(path_name(path) for path in self.paths)
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The values of each row."""
+        return list(zip(*self.columns, strict=True))
+
+    def to_dicts(self) -> list[dict[str, Json]]:
+        """Each row as JSON data, by column; what is not loaded is left out."""
+        texts = [
+            list(map(path.type.to_json, column))
+            for path, column in zip(self.paths, self.columns, strict=True)
+        ]
+        names = self.names
+        found = [dict(zip(names, row, strict=True)) for row in zip(*texts, strict=True)]
+        for row, column in self.unloaded:
+            del found[row][names[column]]
+        return found
 
 
 ID = FieldType(Kind.TEXT)
@@ -179,6 +216,21 @@ def parse_fields(entity: type[Entity], fields: str | Sequence[str]) -> tuple[str
     """The declared names in ``"name,email"`` or a list of names, each once, given in any case."""
     words = fields.split(",") if isinstance(fields, str) else fields
     return tuple(dict.fromkeys(find_name(entity, word.strip()) for word in words))
+
+
+def parse_paths(entity: type[E], paths: str | Sequence[str | FieldOf[E, Any]]) -> tuple[FieldOf[E, Any], ...]:
+    """The fields in ``"title,assignee.name"`` or in a list of names and handles, each once."""
+    words = paths.split(",") if isinstance(paths, str) else paths
+    found = (
+        find_field(entity, word.strip()) if isinstance(word, str) else _own(entity, word, "rows")
+        for word in words
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def path_name(field: FieldOf[Any, Any]) -> str:
+    """A field as its column is called: ``title``, ``assignee.name``."""
+    return ".".join(one.name for one in field.path)
 
 
 def _condition(entity: type[Entity], condition: object, now: float | None) -> Filter[Any]:

@@ -62,7 +62,7 @@ class Schema:
                 resolve(entity, self.entities)
         self._check_tables(entities)
         self._check_targets()
-        self._check_searchable()
+        self._check_texts()
 
     def _check_tables(self, entities: Sequence[type[Entity]]) -> None:
         tables: dict[str, str] = {}
@@ -92,11 +92,16 @@ class Schema:
             for name in entity.children():
                 _check_inverse(ManyOf(entity, name))
 
-    def _check_searchable(self) -> None:
+    def _check_texts(self) -> None:
         for entity in self.entities.values():
-            for name, holds in entity.types().items():
+            types = entity.types()
+            for name, holds in types.items():
                 if entity._fields[name].searchable and holds.kind is not Kind.TEXT:
                     raise SchemaError(f"{entity.__name__}.{name} is searchable, but does not hold text")
+            if entity._title is not None and entity._title not in types:
+                raise SchemaError(f"{entity.__name__} has no field {entity._title}, which its title names")
+            if entity._title is not None and types[entity._title].kind is not Kind.TEXT:
+                raise SchemaError(f"{entity.__name__}.{entity._title} is the title, but does not hold text")
 
     @property
     def relationships(self) -> list[Relationship]:
@@ -197,6 +202,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
     return {
         "name": entity.__name__,
         "description": description_of(entity),
+        "title": entity._title,
         "fields": [
             {
                 "name": name,
@@ -206,6 +212,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 **({"shape": holds.shape} if holds.kind is Kind.JSON else {}),
                 "description": entity._fields[name].description,
                 "searchable": entity._fields[name].searchable,
+                "brief": entity._fields[name].brief,
             }
             for name, holds in entity.types().items()
         ],
@@ -223,11 +230,14 @@ def _entity_to_json(entity: type[Entity]) -> Json:
 
 def _entity_from_json(data: Json) -> type[Entity]:
     body: dict[str, Any] = {"__doc__": data["description"], "__module__": __name__}
+    marks = ("searchable", "brief")  # data of an older version says neither, and names no title
     body |= {
-        f["name"]: Field(f["description"], searchable=f.get("searchable", False)) for f in data["fields"]
-    }  # data of an older version does not say what is searchable
+        f["name"]: Field(f["description"], **{mark: f.get(mark, False) for mark in marks})
+        for f in data["fields"]
+    }
     body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
-    return type(data["name"], (Entity,), body)
+    entity: type[Entity] = type(data["name"], (Entity,), body, title=data.get("title"))
+    return entity
 
 
 def _pointing_back(child: type[Entity], field: str) -> Callable[[], FieldOf[Any, Any]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
-from ..model.query import Query, QueryPage, parse_fields
+from ..model.query import Query, QueryPage, RowPage, parse_fields, parse_paths
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign
 
@@ -134,6 +134,15 @@ class Reader:
         """One page of a query."""
         with self._reading() as connection:
             return self._tables.fetch(connection, query)
+
+    def rows(self, query: Query[Any], paths: str | Sequence[str | FieldOf[Any, Any]]) -> RowPage:
+        """One page of a query as columns, one for each path: ``"id,title,assignee.name"``.
+
+        UnknownName for a path that does not exist.
+        """
+        chosen = parse_paths(query.entity, paths)
+        with self._reading() as connection:
+            return self._tables.rows(connection, query, chosen)
 
     def search(
         self,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
@@ -54,6 +54,14 @@ class Statement:
         alias, mapping = self._owner(path)
         name = path[-1].name
         return f"{alias}._id IS NOT NULL" if name == "id" else mapping.loaded(name, alias)
+
+    def known(self, path: Sequence[FieldOf[Any, Any]]) -> str:
+        """SQL that is true when a path's value is known: loaded, or empty since a ref on the way is."""
+        if len(path) == 1:
+            return self.loaded(path)
+        ref = path[:-1]
+        there = f"coalesce({self.loaded(path)}, {FALSE})"
+        return f"CASE WHEN {self.column(ref)} IS NULL THEN {self.known(ref)} ELSE {there} END"
 
     def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, TableMapping[Any]]:
         if len(path) == 1:
@@ -175,37 +183,59 @@ def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
     return bool(terms) and (values[0] is None) is not terms[0].descending
 
 
+Columns: TypeAlias = "Callable[[Statement], list[str]]"  # what a statement selects
+
+
+def own_fields(query: Query[Any]) -> Columns:
+    """Selects ``(id, *fields, *bitmaps)``."""
+
+    def columns(statement: Statement) -> list[str]:
+        names = chosen(statement.mapping, query)
+        return ["t._id", *(f"t.{quoted(n)}" for n in (*names, *statement.mapping.bitmaps))]
+
+    return columns
+
+
+def paths_with_marks(paths: Sequence[FieldOf[Any, Any]]) -> Columns:
+    """Selects ``(*values of the paths, *whether each that goes through a ref is known, *bitmaps, id)``."""
+
+    def columns(statement: Statement) -> list[str]:
+        values = [statement.column(field.path) for field in paths]
+        marks = [statement.known(field.path) for field in paths if field.via]
+        return [*values, *marks, *(f"t.{quoted(one)}" for one in statement.mapping.bitmaps), "t._id"]
+
+    return columns
+
+
 def selects(
-    mappings: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int
+    mappings: Mapping[str, TableMapping[Any]], query: Query[Any], limit: int, columns: Columns
 ) -> Iterator[tuple[str, list[Any]]]:
     """The statements of one page, to be run in turn until there are enough rows.
 
-    Each gives ``(id, *fields, *bitmaps, *order values)`` and is one range of the first field of
+    Each gives ``(*columns, *order values)`` and is one range of the first field of
     the order, so that an index on it leads straight to where the page begins.
     """
     if query.cursor is None:
-        yield _select(mappings, query, limit, lambda statement: TRUE)
+        yield _select(mappings, query, limit, columns, lambda statement: TRUE)
         return
     key = read_cursor(query)
     if not query.order:
-        yield _select(mappings, query, limit, lambda statement: statement.after((), key))
+        yield _select(mappings, query, limit, columns, lambda statement: statement.after((), key))
         return
-    yield _select(mappings, query, limit, lambda statement: statement.near(query.order, key))
+    yield _select(mappings, query, limit, columns, lambda statement: statement.near(query.order, key))
     if has_far(query.order, key):
-        yield _select(mappings, query, limit, lambda statement: statement.far(query.order[0]))
+        yield _select(mappings, query, limit, columns, lambda statement: statement.far(query.order[0]))
 
 
 def _select(
     mappings: Mapping[str, TableMapping[Any]],
     query: Query[Any],
     limit: int,
+    columns_of: Columns,
     behind: Callable[[Statement], str],
 ) -> tuple[str, list[Any]]:
     statement = Statement(mappings, query.entity)
-    names = chosen(statement.mapping, query)
-    columns = ["t._id", *(f"t.{quoted(n)}" for n in names)]
-    columns += [f"t.{quoted(bitmap)}" for bitmap in statement.mapping.bitmaps]
-    columns += [statement.column(term.path) for term in query.order]
+    columns = [*columns_of(statement), *(statement.column(term.path) for term in query.order)]
     where = ["t._removed_at IS NULL", f"({statement.condition(query.filter)})", f"({behind(statement)})"]
     order = statement.order(query.order)
     sql = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from ..errors import (
@@ -17,7 +17,7 @@ from ..errors import (
 )
 from ..model.entities import E, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver, UnknownLoaders
-from ..model.query import PAGE_SIZE, Query, QueryPage
+from ..model.query import PAGE_SIZE, Query, QueryPage, RowPage
 from ..model.schema import Schema
 from ..model.values import Json
 from . import freshness, membership, removals
@@ -27,9 +27,9 @@ from .database import Connection, decoding, quoted
 from .ddl import read_mappings
 from .freshness import Freshness
 from .membership import Membership
-from .query_sql import chosen, count, run, selects, write_cursor
+from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, selects, write_cursor
 from .removals import Removals
-from .rows import TableMapping
+from .rows import BITS, TableMapping, decode_column
 
 SCHEMA_TABLES = """
     CREATE TABLE _max_schema (
@@ -117,15 +117,7 @@ class Tables:
     def fetch(self, connection: Connection, query: Query[E]) -> QueryPage[E]:
         """One page of a query."""
         mapping = self.mapping(query.entity)
-        size = PAGE_SIZE if query.size is None else query.size
-        if size < 0:
-            raise UsageError(f"a limit counts entities; {size} is none")
-        rows: list[tuple[Any, ...]] = []
-        for sql, values in selects(self._mappings, query, size + 1):
-            rows += run(connection, sql, values)
-            if len(rows) > size:
-                break
-        more, rows = len(rows) > size, rows[:size]
+        rows, more = self._stored_page(connection, query, own_fields(query))
         names = chosen(mapping, query)
         width = 1 + len(names) + len(mapping.bitmaps)
         cursor = None
@@ -134,6 +126,32 @@ class Tables:
         return QueryPage(
             mapping.decode(names, [row[:width] for row in rows] if query.order else rows), cursor
         )
+
+    def rows(self, connection: Connection, query: Query[Any], paths: Sequence[FieldOf[Any, Any]]) -> RowPage:
+        """One page of a query as columns, one for each path; ``query.fields`` counts for nothing."""
+        mapping = self.mapping(query.entity)
+        rows, more = self._stored_page(connection, query, paths_with_marks(paths))
+        width = len(paths) + sum(field.via is not None for field in paths) + len(mapping.bitmaps)
+        cursor = write_cursor(query, [*rows[-1][width + 1 :], rows[-1][width]]) if more and rows else None
+        if not rows:
+            return RowPage(tuple(paths), [()] * len(paths))
+        stored = list(zip(*rows, strict=True))
+        columns = [decode_column(field.type, one) for field, one in zip(paths, stored, strict=False)]
+        return RowPage(tuple(paths), columns, _unloaded(mapping, paths, stored), cursor)
+
+    def _stored_page(
+        self, connection: Connection, query: Query[Any], columns: Columns
+    ) -> tuple[list[tuple[Any, ...]], bool]:
+        """The rows of a page as they are stored, and whether there are more."""
+        size = PAGE_SIZE if query.size is None else query.size
+        if size < 0:
+            raise UsageError(f"a limit counts entities; {size} is none")
+        rows: list[tuple[Any, ...]] = []
+        for sql, values in selects(self._mappings, query, size + 1, columns):
+            rows += run(connection, sql, values)
+            if len(rows) > size:
+                break
+        return rows[:size], len(rows) > size
 
     def count(self, connection: Connection, query: Query[Any]) -> int:
         """How many entities fit a query's filter."""
@@ -183,6 +201,24 @@ class Tables:
         more, rows = len(rows) > size, rows[:size]
         items = mapping.decode(list(mapping.types), [row[:-1] for row in rows])
         return QueryPage(items, str(rows[-1][-1]) if more and rows else None)
+
+
+def _unloaded(
+    mapping: TableMapping[Any], paths: Sequence[FieldOf[Any, Any]], stored: Sequence[Sequence[Any]]
+) -> frozenset[tuple[int, int]]:
+    """Where no value is known, as (row, column); ``paths_with_marks`` selected the columns."""
+    behind = [column for column, field in enumerate(paths) if field.via]
+    marks = dict(zip(behind, stored[len(paths) :], strict=False))
+    bitmaps = stored[len(paths) + len(behind) :]
+    missing: set[tuple[int, int]] = set()
+    for column, field in enumerate(paths):
+        if field.name == "id" and not field.via:
+            continue
+        number, bit = (0, 0) if field.via else divmod(mapping.bits[field.name], BITS)
+        known = marks[column] if field.via else bitmaps[number]
+        if not all(bits >> bit & 1 for bits in set(known)):
+            missing.update((row, column) for row, bits in enumerate(known) if not bits >> bit & 1)
+    return frozenset(missing)
 
 
 def _position(cursor: str | None) -> int:

@@ -30,6 +30,7 @@ def test_p9_a_schema_is_equal_after_json(schema: Schema) -> None:
     assert again == schema
     for name, entity in schema.entities.items():
         copy = again.entities[name]
+        assert copy._title == entity._title
         assert copy.types().keys() == entity.types().keys()
         for field, holds in entity.types().items():
             assert copy.types()[field].expected == holds.expected
@@ -50,6 +51,7 @@ def test_a_schema_as_json_describes_entities_fields_and_collections() -> None:
             "target": None,
             "description": "what they type",
             "searchable": True,
+            "brief": False,
         }
     ]
     assert repository["collections"] == [
@@ -68,6 +70,39 @@ def test_stored_schemas_without_searchable_can_be_read() -> None:
     data = SCHEMA.to_json()
     del data["entities"][0]["fields"][0]["searchable"]
     assert not Schema.from_json(data).entities["User"]._fields["login"].searchable
+
+
+def test_a_title_and_brief_fields_are_part_of_the_schema_and_inherited() -> None:
+    class Note(Entity, title="subject"):
+        subject: Field[str] = Field()
+        state: Field[int] = Field(brief=True)
+
+    class Reply(Note):
+        pass
+
+    class Memo(Note, title="heading"):
+        heading: Field[str] = Field()
+
+    note, reply, memo = Schema([Note, Reply, Memo]).to_json()["entities"]
+    assert (note["title"], reply["title"], memo["title"]) == ("subject", "subject", "heading")
+    assert [one["brief"] for one in note["fields"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("title", "message"),
+    [("subjekt", "Note has no field subjekt, which its title names"), ("votes", r"Note\.votes is the title")],
+)
+def test_a_title_that_names_no_text_is_refused(title: str, message: str) -> None:
+    body = {"__module__": __name__, "__annotations__": {"votes": "Field[int]"}, "votes": Field()}
+    note: type[Entity] = type("Note", (Entity,), body, title=title)
+    with pytest.raises(SchemaError, match=message):
+        Schema([note])
+
+
+def test_stored_schemas_without_titles_can_be_read() -> None:
+    data = SCHEMA.to_json()
+    del data["entities"][0]["title"], data["entities"][0]["fields"][0]["brief"]
+    assert Schema.from_json(data).entities["User"]._title is None
 
 
 def test_a_schema_lists_its_relationships() -> None:

@@ -80,6 +80,78 @@ def test_search_takes_classes_and_filters(reader: Reader) -> None:
     assert [one.title for one in page.items] == ["Write"]
 
 
+def test_rows_are_columns_of_an_entity_and_of_what_its_refs_point_at(reader: Reader) -> None:
+    query = reader.query("AcmeTask", order_by="title")
+    page = reader.rows(query, "ID,title,assignee.name,assignee,assignee.active")
+    assert page.names == ("id", "title", "assignee.name", "assignee", "assignee.active")
+    assert page.rows == [
+        ("t2", "Read", None, None, None),
+        ("t1", "Write", "User 1", AcmeUser.ref("u1"), False),
+    ]
+    assert page.to_dicts()[1] == {
+        "id": "t1",
+        "title": "Write",
+        "assignee.name": "User 1",
+        "assignee": "u1",
+        "assignee.active": False,
+    }
+
+
+def test_rows_page_by_the_cursor_that_a_search_takes(reader: Reader) -> None:
+    query = reader.query("AcmeUser", order_by="active,name:desc").limit(2)
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while not pages or cursor is not None:
+        page = reader.rows(query.after(cursor), ["name"])
+        assert page.cursor == reader.fetch(query.after(cursor)).cursor
+        pages.append([name for (name,) in page.rows])
+        cursor = page.cursor
+    assert pages == [["User 3", "User 1"], ["User 4", "User 2"], ["User 0"]]
+
+
+def test_rows_tell_what_is_empty_from_what_is_not_loaded(project: Project) -> None:
+    tasks = [
+        AcmeTask("a", title="no assignee", assignee=None),
+        AcmeTask("b", title="an assignee that is not stored", assignee=AcmeUser.ref("gone")),
+        AcmeTask("c", title="an assignee without a time zone", assignee=AcmeUser.ref("u1")),
+        AcmeTask("d"),
+    ]
+    project.folder.database(project.folder.target("acme")).unlink()
+    asyncio.run(store(project.folder.database(project.folder.target("acme")), *USERS, *tasks))
+    with project.read("acme") as reader:
+        page = reader.rows(reader.query("AcmeTask"), "id,title,assignee,assignee.name,assignee.timezone")
+    assert page.to_dicts() == [
+        {
+            "id": "a",
+            "title": "no assignee",
+            "assignee": None,
+            "assignee.name": None,
+            "assignee.timezone": None,
+        },
+        {"id": "b", "title": "an assignee that is not stored", "assignee": "gone"},
+        {
+            "id": "c",
+            "title": "an assignee without a time zone",
+            "assignee": "u1",
+            "assignee.name": "User 1",
+        },
+        {"id": "d"},
+    ]
+    assert page.rows[3] == ("d", None, None, None, None)
+    assert page.unloaded == {(1, 3), (1, 4), (2, 4), (3, 1), (3, 2), (3, 3), (3, 4)}
+
+
+def test_rows_of_nothing_keep_their_columns(reader: Reader) -> None:
+    page = reader.rows(reader.query("AcmeTask", "title = nothing"), "id,assignee.name")
+    assert (page.names, page.rows, page.cursor) == (("id", "assignee.name"), [], None)
+
+
+@pytest.mark.parametrize(("path", "error"), [("assignee.nam", UnknownName), ("title.x", UsageError)])
+def test_rows_refuse_paths_that_lead_nowhere(reader: Reader, path: str, error: type[MaxError]) -> None:
+    with pytest.raises(error):
+        reader.rows(reader.query("AcmeTask"), path)
+
+
 def test_get_count_and_counts(reader: Reader) -> None:
     assert reader.get("AcmeUser", "u3").name == "User 3"
     assert reader.get(AcmeUser, "u3", "active").active is False

@@ -14,7 +14,7 @@ from max.connecting import Entity, Field, Many, Ref, Schema
 from max.model.delivery import Delivery
 from max.model.entities import FieldOf
 from max.model.query import Order
-from max.storage.query_sql import selects, write_cursor
+from max.storage.query_sql import own_fields, selects, write_cursor
 from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
 from tests.versions import made
@@ -48,7 +48,7 @@ def plans(connection: SqliteConnection, key: str | None, *, descending: bool) ->
     """How SQLite would find the page behind a shelf, a line for each range."""
     query = Query(Book, order=(Order(Book.shelf.path, descending),))
     behind = query.after(write_cursor(query, [key, "a book"]))
-    statements = selects(TABLES._mappings, behind, 10)
+    statements = selects(TABLES._mappings, behind, 10, own_fields(behind))
     return [
         connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchone()[-1] for sql, values in statements
     ]

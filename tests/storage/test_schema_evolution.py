@@ -318,6 +318,16 @@ def test_data_of_a_newer_connector_is_refused(connection: SqliteConnection) -> N
         applied_to(connection, THING)
 
 
+def test_a_new_title_is_stored_without_a_migration(connection: SqliteConnection) -> None:
+    applied_to(connection, THING)
+    titled: type[Entity] = type("Thing", (THING,), {"__module__": __name__}, title="name")
+    resolver = UnknownLoaders(Schema([titled]))
+    assert plan(connection, resolver).changes == ()
+    applied_to(connection, titled)
+    kept = json.loads(connection.execute("SELECT schema FROM _max_schema").fetchone()[0])
+    assert kept["entities"][0]["title"] == "name"
+
+
 # -- contracts ---------------------------------------------------------------------------------
 
 
