@@ -63,13 +63,9 @@ def escape(error: UnicodeError) -> tuple[str, int]:
     """What is written instead of characters that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
+    from ..model.visible import escaped  # rarely needed
+
     return escaped(error.object[error.start : error.end]), error.end
-
-
-def escaped(text: str) -> str:
-    """Every character as JSON escapes it; one beyond U+FFFF is two."""
-    units = text.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
 
 def write(text: str) -> None:

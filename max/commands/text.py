@@ -11,7 +11,6 @@ use colours are arguments.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -20,26 +19,16 @@ from typing import Literal
 from unicodedata import category, east_asian_width
 
 from ..model.entities import Ref
-from ..model.values import Json, moment
-from .streams import escaped
+from ..model.values import moment
+from ..model.visible import EMOJI_STYLE, JOINER, SHAPING
+from ..model.visible import json_text as json_text
+from ..model.visible import sanitize as sanitize
 
 NULL = "–"  # loaded, and empty upstream; a value that was never loaded is blank
 
-JOINER = "\u200d"  # joins two emoji into one
-NON_JOINER = "\u200c"  # keeps two letters of Persian and others apart
-EMOJI_STYLE = "\ufe0f"  # makes the character before it an emoji, two cells wide
 CLUSTER = 8  # characters that may make one cell: a letter with all its accents
 REGIONAL = range(0x1F1E6, 0x1F200)  # letters; two of them are a flag
 SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
-# Characters that control a terminal, change the order of others or show nothing.  Text can hide in
-# the last: the tags from U+E0000 spell ASCII, and variants of a character count any number.
-HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-SHAPING = frozenset({JOINER, NON_JOINER, *map(chr, range(0xFE00, 0xFE10))})  # the character before them
-SPACES = "\t\n\v\f\r\u2028\u2029"
 PAINTED = re.compile(r"(\033\[(?:[012]|3[123])m|\n)")  # what we write to a terminal on purpose
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
@@ -56,31 +45,6 @@ STATUS_COLOURS: dict[str, Colour] = {
 
 
 # -- characters ------------------------------------------------------------------------------
-
-
-def sanitize(text: str) -> str:
-    """The text on one line; characters that could control a terminal, or hide, are spelled out."""
-    return text if text.isascii() and text.isprintable() else HIDDEN.sub(_spelled, text)
-
-
-def _spelled(found: re.Match[str]) -> str:
-    character = found[0]
-    if character in SPACES:
-        return " "
-    if _shapes(found.string, found.start()):
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _shapes(text: str, at: int) -> bool:
-    """Whether an invisible character only shapes the visible one before it, as in emoji and Persian."""
-    before, character = text[at - 1 : at], text[at]
-    if character == JOINER and before == EMOJI_STYLE:
-        return _shapes(text, at - 1)
-    if character in SHAPING:
-        return (before > "\xa8" or before in "0123456789#*") and before != "" and not HIDDEN.match(before)
-    return "\U000e0100" <= character <= "\U000e01ef" and "\u3400" <= before <= "\u9fff"  # of an ideograph
 
 
 def sanitize_lines(text: str) -> str:
@@ -247,18 +211,6 @@ def short_time(at: float | None) -> str:
 def iso_time(at: float | None) -> str | None:
     """Seconds since the epoch as ``2026-01-31T09:30:00Z``, for JSON."""
     return None if at is None else f"{moment(at).isoformat('T', 'seconds')[:19]}Z"
-
-
-def json_text(value: Json, *, indent: int | None = None) -> str:
-    """JSON in which no character can control a terminal, or hide."""
-    separators = (",", ":") if indent is None else None
-    text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
-    return text if text.isascii() and "\x7f" not in text else HIDDEN.sub(_spelled_in_json, text)
-
-
-def _spelled_in_json(found: re.Match[str]) -> str:
-    kept = found[0] == "\n" or _shapes(found.string, found.start())  # line ends are those of the indentation
-    return found[0] if kept else escaped(found[0])
 
 
 # -- values ----------------------------------------------------------------------------------

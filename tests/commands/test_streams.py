@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import pytest
 
-from max.commands.streams import escaped
+from max.model.visible import escaped
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX = [sys.executable, "-m", "max"]
