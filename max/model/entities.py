@@ -59,6 +59,7 @@ W = TypeVar("W")
 E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
 
+REFS = 8  # that a path goes through; a database joins a table for each
 LONGEST_PATH = 200  # characters by which an error names a record
 RESERVED = frozenset({"ref", "types", "children", "to_dict"})  # Entity's own names; no field may take them
 
@@ -307,7 +308,7 @@ class Filter(Struct, Generic[E]):
 
 
 class Compare(Filter[E]):
-    """One field against one value; ``path`` has two fields when it goes through a ref."""
+    """One field against one value; ``path`` begins with the refs that lead to it."""
 
     path: tuple[FieldOf[Any, Any], ...]
     op: Op
@@ -378,20 +379,26 @@ class FieldOf(Generic[E, V]):
 
     @property
     def path(self) -> tuple[FieldOf[Any, Any], ...]:
-        """The field alone, or a ref and a field of its target."""
-        return (self.via, self) if self.via else (self,)
+        """The refs that lead to the field, in their order, and the field."""
+        return (*self.via.path, self) if self.via else (self,)
 
     @overload
     def to(self: FieldOf[E, Ref[P]], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
     @overload
     def to(self: FieldOf[E, Ref[P] | None], field: FieldOf[P, W]) -> FieldOf[E, W]: ...
     def to(self: FieldOf[E, Any], field: FieldOf[P, W]) -> FieldOf[E, W]:
-        """A field of the entity that this ref points at: ``Issue.assignee.to(User.email)``."""
-        if self.via or field.via:
-            raise ValueError("a filter goes through one ref at most")
+        """A field of the entity that this ref points at: ``Issue.assignee.to(User.email)``.
+
+        It may be a ref, through which ``to`` leads on, up to REFS refs.
+        """
         if self.type.target is not field.entity:
             raise TypeError(f"{self!r} does not point at {field.entity.__name__}")
-        return FieldOf(self.entity, field.name, self)
+        found: FieldOf[E, Any] = self
+        for step in field.path:
+            found = FieldOf(self.entity, step.name, found)
+        if len(found.path) > REFS + 1:
+            raise ValueError(f"{found!r} goes through more than {REFS} refs")
+        return found
 
     def eq(self, value: V) -> Filter[E]:
         """Equal; ``eq(None)`` finds values that are empty upstream."""
@@ -463,20 +470,26 @@ class FieldOf(Generic[E, V]):
 
 
 def find_field(entity: type[E], path: str) -> FieldOf[E, Any]:
-    """The field at a path that a person wrote, in any case: ``title``, ``assignee.email``.
+    """The field at a path that a person wrote, in any case: ``title``, ``assignee.team.name``.
 
-    UnknownName suggests the nearest field; UsageError when the path leads nowhere.
+    UnknownName suggests the nearest field; UsageError when the path leads nowhere, or through more
+    than REFS refs.
     """
-    first, dot, rest = path.partition(".")
+    first, *rest = path.split(".", REFS + 1)
     field: FieldOf[E, Any] = FieldOf(entity, find_name(entity, first))
-    if not dot:
-        return field
-    if "." in rest:
-        raise UsageError(f"{path} goes through two refs; a path goes through one ref at most")
-    target = field.type.target
-    if target is None:
-        raise UsageError(f"{field.name} holds {field.type.label}; only a ref has fields behind a dot")
-    return FieldOf(entity, find_name(target, rest), field)
+    if len(rest) > REFS:
+        raise UsageError(f"a path goes through at most {REFS} refs")
+    for name in rest:
+        target = field.type.target
+        if target is None:
+            raise UsageError(f"{spelled(field)} holds {field.type.label}; only a ref has fields behind a dot")
+        field = FieldOf(entity, find_name(target, name), field)
+    return field
+
+
+def spelled(field: FieldOf[Any, Any]) -> str:
+    """A field's path as the filter language writes it."""
+    return ".".join(step.name for step in field.path)
 
 
 def find_name(entity: type[Entity], name: str) -> str:

@@ -42,6 +42,7 @@ from .entities import (
     Ref,
     Synced,
     find_field,
+    spelled,
 )
 from .query import DEPTH
 from .values import INTEGER_LIMIT, Kind, moment_of
@@ -268,10 +269,10 @@ class _Parser:
         op = OPERATORS.get(token.text) if token.kind == "operator" else None
         if op is None:
             instead = INSTEAD.get(token.text.upper())
-            self._fail(token, instead or f"expected an operator after {_spelled(field)}, got {token}")
+            self._fail(token, instead or f"expected an operator after {spelled(field)}, got {token}")
         holds = field.type
         if holds.kind not in FITTING.get(op, Kind):
-            self._fail(token, f"{op} does not work on {_spelled(field)}, which holds {holds.label}")
+            self._fail(token, f"{op} does not work on {spelled(field)}, which holds {holds.label}")
         value = self._next()
         if value.keyword == "NULL" and op in (Op.EQ, Op.NE):
             return Compare(field.path, op)
@@ -303,7 +304,7 @@ class _Parser:
         field = self._field(token)
         if field.name == "id":
             self._fail(token, "an id has no age; name a field")
-        self._expect(")", f"')' after _age({_spelled(field)}")
+        self._expect(")", f"')' after _age({spelled(field)}")
         return field
 
     # -- names and values
@@ -334,7 +335,7 @@ class _Parser:
             fits = False
         if not fits:
             expected = EXPECTED.get(holds.kind, holds.expected)
-            self._fail(token, f"{_spelled(field)} expects {expected}, got {token}")
+            self._fail(token, f"{spelled(field)} expects {expected}, got {token}")
         return value
 
     def _shifted(self, age: re.Match[str], token: Token, holds: FieldType) -> datetime | date:
@@ -365,10 +366,6 @@ class _Parser:
             return chr(int(code[1:], 16))
         place = Token("word", "", token.column + 1 + match.start())
         return self._fail(place, f"unknown escape \\{code}; a backslash is written \\\\")
-
-
-def _spelled(field: FieldOf[Any, Any]) -> str:
-    return ".".join(step.name for step in field.path)
 
 
 # -- values from text, by kind; ValueError when the text is not one ---------------------------

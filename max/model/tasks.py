@@ -368,9 +368,12 @@ class _Renaming(NamedTuple):
         return f"{self.of(entity)}.{self.name(entity, name)}"
 
     def steps(self, entity: str, path: Sequence[str]) -> list[str]:
-        """The fields of a filter: one of the entity, and perhaps one of what that refers to."""
-        owners = (entity, self.target(entity, path[0]) if len(path) > 1 else "")
-        return [self.name(owner or "", name) for owner, name in zip(owners, path, strict=False)]
+        """The fields of a filter's path, each a field of what the ref before it points at."""
+        steps, owner = [], entity
+        for name in path:
+            steps.append(self.name(owner, name))
+            owner = self.target(owner, name) or ""
+        return steps
 
     def asked(self, text: str) -> str:
         """``Entity`` or ``Entity.field`` as a person wrote it, in any case."""

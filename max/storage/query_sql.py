@@ -24,6 +24,8 @@ from ..model.values import REPLACED, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping, encode_one
 
+JOINS = 50  # refs of a statement; SQLite joins at most 64 tables
+
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
 
@@ -42,7 +44,7 @@ class Statement:
         return " ".join([f"FROM {quoted(self.mapping.table)} AS t", *self._joins.values()])
 
     def column(self, path: Sequence[FieldOf[Any, Any]]) -> str:
-        """A field of the path as SQL, joining the ref's target when the path has two."""
+        """The last field of a path as SQL; each ref before it joins its target."""
         alias, mapping = self._owner(path)
         name = path[-1].name
         if name != "id" and name not in mapping.types:
@@ -64,18 +66,20 @@ class Statement:
         return f"CASE WHEN {self.column(ref)} IS NULL THEN {self.known(ref)} ELSE {there} END"
 
     def _owner(self, path: Sequence[FieldOf[Any, Any]]) -> tuple[str, TableMapping[Any]]:
-        if len(path) == 1:
-            return "t", self.mapping
-        ref = path[0]
-        target = self.mapping.types[ref.name].target if ref.name in self.mapping.types else None
-        if target is None:
-            raise UsageError(f"{ref!r} is not a ref, so no field can be named through it")
-        mapping = self._mappings[target.__name__]
-        alias = quoted(f"via {ref.name}")
-        self._joins[ref.name] = (
-            f"LEFT JOIN {quoted(mapping.table)} AS {alias}"
-            f" ON {alias}._id = t.{quoted(ref.name)} AND {alias}._removed_at IS NULL"
-        )
+        """The alias and the mapping of the entity that has the last field; paths share their joins."""
+        alias, mapping = "t", self.mapping
+        for steps, ref in enumerate(path[:-1], 1):
+            target = mapping.types[ref.name].target if ref.name in mapping.types else None
+            if target is None:
+                raise UsageError(f"{ref!r} is not a ref, so no field can be named through it")
+            mapping, column = self._mappings[target.__name__], f"{alias}.{quoted(ref.name)}"
+            alias = quoted(f"via {'.'.join(one.name for one in path[:steps])}")
+            self._joins[alias] = (
+                f"LEFT JOIN {quoted(mapping.table)} AS {alias}"
+                f" ON {alias}._id = {column} AND {alias}._removed_at IS NULL"
+            )
+        if len(self._joins) > JOINS:
+            raise UsageError(f"more than {JOINS} different refs in one question", hint="ask several")
         return alias, mapping
 
     def bind(self, value: Any) -> str:
@@ -126,7 +130,7 @@ class Statement:
         if name not in mapping.types:
             raise UnknownName("field", name, mapping.types, where=mapping.entity.__name__)
         synced = f"coalesce({mapping.synced(name, alias)}, {NEVER})"
-        there = f"t.{quoted(filter.path[0].name)} IS NOT NULL AND " if len(filter.path) > 1 else ""
+        there = f"{self.column(filter.path[:-1])} IS NOT NULL AND " if len(filter.path) > 1 else ""
         return f"{there}{synced} {_COMPARISONS[filter.op]} {self.bind(filter.at)}"
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
 from max.model.delivery import Delivery
 from max.model.entities import (
+    REFS,
     AllOf,
     AnyOf,
     Compare,
@@ -360,8 +361,8 @@ def fits(person: Person | None, condition: Filter[Any] | None, everybody: dict[s
     if not isinstance(condition, Compare):
         return condition is None
     *through, field = condition.path
-    if through:
-        boss = values_of(person).get("boss") if person else None
+    for ref in through:
+        boss = values_of(person).get(ref.name) if person else None
         person = everybody.get(boss.id) if boss else None
     known = values_of(person) if person else {}
     return field.name in known and holds(condition.op, known[field.name], condition.value)
@@ -411,10 +412,11 @@ def test_a_query_finds_exactly_what_its_filter_means(people: list[Person], condi
     st.sampled_from(["name", "age", "boss"]),
     st.sampled_from([Op.EQ, Op.NE, Op.IS_LOADED]),
     st.booleans(),
+    st.integers(1, REFS),
 )
-def test_a_filter_goes_through_a_ref(people: list[Person], name: str, op: Op, empty: bool) -> None:
+def test_a_filter_goes_through_refs(people: list[Person], name: str, op: Op, empty: bool, refs: int) -> None:
     everybody = {person.id: person for person in people}
-    path = Person.boss.to(FieldOf(Person, name)).path
+    path = field_at(f"{'boss.' * refs}{name}").path
     wanted = {"name": "a", "age": 1, "boss": ADA}[name] if op is not Op.IS_LOADED and not empty else None
     condition: Filter[Person] = Compare(path, op, wanted)
 
@@ -478,17 +480,34 @@ def test_a_value_that_the_field_cannot_hold_is_a_usage_error(place: str, value: 
 
 def test_a_removed_entity_is_not_seen_through_a_ref(place: str) -> None:
     async def body(store: Store) -> set[str]:
-        await store.engine.store(Person("a", boss=BOB), Person("b", name="Bob"))
+        await store.engine.store(
+            Person("a", boss=BOB), Person("b", name="Bob", boss=CY), Person("c", name="Cy", boss=CY)
+        )
         await store.receive(Delivery((), 9.0, removed=[BOB]))
-        return await ask(store, [], Person.boss.to(Person.name).eq("Bob"))
+        seen = Person.boss.to(Person.name).eq("Bob") | Person.boss.to(Person.boss).to(Person.name).eq("Cy")
+        return await ask(store, [], seen)
 
-    assert using(place, body) == set()
+    assert using(place, body) == {"c"}
+
+
+def test_conditions_and_orders_may_follow_a_limited_number_of_different_refs(place: str) -> None:
+    paths = [f"{'boss.' * 8}age", *(f"{'boss.' * n}name" for n in range(1, 9))]
+    many = " OR ".join(f"_age({path}) > 1d" for path in paths)
+
+    async def body(store: Store) -> list[Person]:
+        await store.engine.store(Person("a", boss=ADA, name="x", age=1), requested_at=1.0)
+        query = store.engine.query(Person).where(many).order_by(",".join(paths))
+        return await query.select("age").all()
+
+    assert using(place, body) == [Person("a", age=1)]
 
 
 # -- order and pages ------------------------------------------------------------------------
 
 ORDERS = st.lists(
-    st.tuples(st.sampled_from(["id", *sorted(POOL), "boss.name", "boss.age"]), st.booleans()),
+    st.tuples(
+        st.sampled_from(["id", *sorted(POOL), "boss.name", "boss.age", "boss.boss.name"]), st.booleans()
+    ),
     max_size=3,
     unique_by=lambda term: term[0],
 )
@@ -498,7 +517,9 @@ def field_at(path: str) -> FieldOf[Person, Any]:
     """``boss.name`` as a handle."""
     *through, name = path.split(".")
     field: FieldOf[Person, Any] = FieldOf(Person, name)
-    return Person.boss.to(field) if through else field
+    for _ in through:
+        field = Person.boss.to(field)
+    return field
 
 
 def sorted_ids(people: list[Person], order: list[tuple[str, bool]]) -> list[str]:
@@ -507,8 +528,8 @@ def sorted_ids(people: list[Person], order: list[tuple[str, bool]]) -> list[str]
 
     def value(person: Person, path: str) -> Any:
         *through, name = path.split(".")
-        if through:
-            boss = values_of(person).get("boss")
+        for ref in through:
+            boss = values_of(person).get(ref)
             person = everybody.get(boss.id, Person("?")) if boss else Person("?")
         found = values_of(person).get(name)
         return found.id if isinstance(found, Ref) else None if person.id == "?" else found

@@ -12,8 +12,9 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from max.errors import FieldNotLoaded, SchemaError, UnknownName, shown
+from max.errors import FieldNotLoaded, SchemaError, UnknownName, UsageError, shown
 from max.model.entities import (
+    REFS,
     AllOf,
     AnyOf,
     Entity,
@@ -29,6 +30,7 @@ from max.model.entities import (
     check_entity,
     field_names,
     find_field,
+    spelled,
     values_of,
 )
 from max.model.query import Page, Query
@@ -41,6 +43,7 @@ class User(Entity):
 
     login: Field[str] = Field()
     email: Field[str | None] = Field("where to write")
+    manager: Field[Ref[User] | None] = Field()
 
 
 class Issue(Entity):
@@ -343,7 +346,7 @@ def test_a_filter_has_no_truth_value() -> None:
         sorted([condition], key=lambda one: not one)
 
 
-def test_a_filter_goes_through_one_ref() -> None:
+def test_a_filter_goes_through_refs() -> None:
     email = Issue.assignee.to(User.email)
     assert [field.name for field in email.path] == ["assignee", "email"]
     assert email.type == FieldType(Kind.TEXT, optional=True)
@@ -351,9 +354,27 @@ def test_a_filter_goes_through_one_ref() -> None:
     assert Issue.assignee.to(User.id).type == FieldType(Kind.TEXT)
 
 
-def test_a_path_of_fields_is_a_ref_and_a_field_of_its_target() -> None:
+def test_refs_are_followed_step_by_step_or_all_at_once() -> None:
+    login = Issue.assignee.to(User.manager).to(User.login)
+    assert [field.name for field in login.path] == ["assignee", "manager", "login"]
+    assert login == Issue.assignee.to(User.manager.to(User.login)) == find_field(Issue, spelled(login))
+    assert (repr(login), login.type) == ("Issue.assignee.manager.login", FieldType(Kind.TEXT))
+
+
+def test_a_path_follows_a_limited_number_of_refs() -> None:
+    field: Any = User.manager
+    for _ in range(REFS - 1):
+        field = field.to(User.manager)
+    assert len(field.to(User.login).path) == REFS + 1
+    with pytest.raises(ValueError, match="goes through more than 8 refs"):
+        field.to(User.manager).to(User.login)
+    with pytest.raises(UsageError, match="at most 8 refs"):
+        find_field(User, "manager." * (REFS + 1) + "login")
+
+
+def test_only_a_ref_leads_to_fields_of_its_target() -> None:
     ref: Any = Issue.assignee
-    with pytest.raises(ValueError, match="one ref at most"):
+    with pytest.raises(TypeError, match="does not point at User"):
         ref.to(User.email).to(User.login)
     with pytest.raises(TypeError, match="does not point at Issue"):
         ref.to(Issue.title)

@@ -41,6 +41,13 @@ class Team(Entity):
 
     name: Field[str] = Field()
     founded: Field[date | None] = Field()
+    lead: Field[Ref[Person] | None] = Field()
+
+
+class Person(Entity):
+    """Who leads a team, and is in one."""
+
+    team: Field[Ref[Team] | None] = Field()
 
 
 class Ticket(Entity):
@@ -59,7 +66,7 @@ class Ticket(Entity):
     watchers: Many[Team] = Many()
 
 
-SCHEMA = Schema([Team, Ticket])
+SCHEMA = Schema([Team, Person, Ticket])
 
 
 def tree(text: str) -> Filter[Ticket]:
@@ -104,12 +111,19 @@ def test_each_operator_gives_the_tree_that_python_builds(text: str, expected: Fi
     assert tree(text) == expected
 
 
-def test_a_path_goes_through_one_ref() -> None:
+def test_a_path_goes_through_refs() -> None:
     assert tree("team.name ~= core") == Ticket.team.to(Team.name).contains("core")
     assert tree("team.id = 5") == Compare(
         (FieldOf(Ticket, "team"), FieldOf(Ticket, "id", Ticket.team)), Op.EQ, "5"
     )
-    assert "one ref at most" in refusal("team.name.x = 1").problem
+    assert tree("team.lead.Team.name = 5") == Compare(
+        Ticket.team.to(Team.lead).to(Person.team).to(Team.name).path, Op.EQ, "5"
+    )
+    longest = "team." + "lead.team." * 4
+    assert "at most 8 refs" in refusal(f"{longest}name = 1").problem
+    assert "team.name holds text" in refusal("team.name.x = 1").problem
+    with pytest.raises(UnknownName, match="unknown field 'nam' in Person"):
+        tree("team.lead.nam = 1")
 
 
 def test_only_a_ref_has_fields_behind_a_dot() -> None:
@@ -433,12 +447,12 @@ VALUES: dict[Kind, st.SearchStrategy[Any]] = {
         lambda inner: st.one_of(st.lists(inner), st.dictionaries(TEXTS, inner)),
         max_leaves=4,
     ),
-    Kind.REF: TEXTS.filter(bool).map(Team.ref),
 }
 PATHS = [
     (FieldOf(Ticket, "id"),),
     *((FieldOf(Ticket, name),) for name in Ticket.types()),
     *((Ticket.team, FieldOf(Ticket, name, Ticket.team)) for name in ("id", *Team.types())),
+    Ticket.team.to(Team.lead).to(Person.team).to(Team.name).path,
 ]
 
 
@@ -455,9 +469,10 @@ def ages(draw: st.DrawFn) -> Filter[Ticket]:
 @st.composite
 def conditions(draw: st.DrawFn) -> Filter[Ticket]:
     path = draw(st.sampled_from(PATHS))
-    kind = kind_of(path).kind
-    op = draw(st.sampled_from([op for op in Op if kind in FITTING.get(op, Kind)]))
-    value = TEXTS if op is Op.CONTAINS else VALUES[kind]
+    holds = kind_of(path)
+    op = draw(st.sampled_from([op for op in Op if holds.kind in FITTING.get(op, Kind)]))
+    refs = TEXTS.filter(bool).map((holds.target or Team).ref)
+    value = TEXTS if op is Op.CONTAINS else VALUES.get(holds.kind, refs)
     if op is Op.IS_LOADED:
         return Compare(path, op)
     if op is Op.IN:
@@ -502,7 +517,7 @@ def literal(holds: FieldType, value: Any) -> str:
     if value is None:
         return "null"
     if holds.kind is Kind.REF:
-        return quoted(f"Team:{value.id}")
+        return quoted(str(value))
     return quoted(json.dumps(value) if holds.kind in (Kind.JSON, Kind.BOOLEAN) else str(holds.to_json(value)))
 
 

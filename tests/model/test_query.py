@@ -102,6 +102,7 @@ def test_a_field_of_another_entity_is_refused_wherever_it_is_named() -> None:
         ("-votes", [("votes", True)]),
         ("VOTES:desc", [("votes", True)]),
         ("votes:asc, -author.LOGIN", [("votes", False), ("author.login", True)]),
+        ("repository.owner.login", [("repository.owner.login", False)]),
         ("id", [("id", False)]),
     ],
 )
@@ -121,7 +122,7 @@ def test_the_direction_in_a_text_wins_over_the_argument() -> None:
         ("titel", "unknown field 'titel' in Issue"),
         ("author.logn", "unknown field 'logn' in User"),
         ("title.x", "title holds text; only a ref has fields behind a dot"),
-        ("author.login.x", "one ref at most"),
+        ("author.login.x", "author.login holds text; only a ref has fields behind a dot"),
         ("votes:up", "unknown direction 'up'"),
         ("", "unknown field ''"),
     ],

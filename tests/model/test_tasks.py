@@ -299,6 +299,20 @@ def test_a_filter_that_follows_a_ref_is_renamed_at_the_entity_that_it_leads_to()
     assert SPECS[1].rename_field("User", "name", "login", lambda entity, field: "Team") == SPECS[1]
 
 
+def test_a_filter_that_follows_refs_is_renamed_at_the_entity_that_each_leads_to() -> None:
+    spec = ExpandTask(
+        "Task", "load_fields", ("title",), 0.0, matching=["=", ["owner", "team", "owner", "name"], "Ada"]
+    )
+    targets = {("Task", "owner"): "User", ("User", "team"): "Team", ("Team", "owner"): "User"}
+
+    def path(entity: str, old: str) -> Any:
+        return spec.rename_field(entity, old, "new", lambda *ref: targets.get(ref)).matching[1]
+
+    assert path("Team", "owner") == ["owner", "team", "new", "name"]
+    assert path("Task", "owner") == ["new", "team", "owner", "name"]
+    assert path("User", "name") == ["owner", "team", "owner", "new"]
+
+
 def test_a_renamed_collection_is_renamed_where_it_is_listed_and_where_rows_are_searched() -> None:
     _, _, _, listing, follow, remove = [spec.rename_field("Root", "things", "items") for spec in SPECS]
     assert (listing.collection, follow) == ("items", SPECS[4])

@@ -185,6 +185,9 @@ def test_an_age_through_a_ref_is_that_of_the_target_row(
         }
         path = Person.boss.to(FieldOf[Person, Any](Person, name)).path
         assert place.fitting(Synced(path, op, at)) == expected
+        twice = Person.boss.to(Person.boss).to(FieldOf[Person, Any](Person, name)).path
+        there = {id for id, boss in stored.items() if boss is not None and boss.id in expected}
+        assert place.fitting(Synced(twice, op, at)) == there
 
 
 @given(STEPS)

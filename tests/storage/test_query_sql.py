@@ -11,10 +11,11 @@ import pytest
 
 from max import Query
 from max.connecting import Entity, Field, Many, Ref, Schema
+from max.errors import UsageError
 from max.model.delivery import Delivery
 from max.model.entities import FieldOf
 from max.model.query import Order
-from max.storage.query_sql import own_fields, selects, write_cursor
+from max.storage.query_sql import JOINS, own_fields, selects, write_cursor
 from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
 from tests.versions import made
@@ -102,3 +103,15 @@ def test_a_field_may_have_the_name_of_any_column_alias_or_word_of_sql() -> None:
             assert [one.id for one in tables.fetch(connection, query).items] == ["2"]
             assert tables.invalidate(connection, query, [field.name], at=2.0) == 1
         assert len(tables.change_log.page(connection).items) == len(rows)
+
+
+def test_too_many_different_refs_in_one_question_are_refused() -> None:
+    """SQLite would join 64 tables and no more."""
+    wide = made("Wide", {f"r{number}": "Ref[Wide]" for number in range(JOINS + 1)})
+    tables = writer(Schema([wide], connector="wide"))
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+        tables.apply(connection)
+        some = [f"r{number}.id = x" for number in range(JOINS + 1)]
+        assert tables.count(connection, Query(wide).where(*some[:-1])) == 0
+        with pytest.raises(UsageError, match="more than 50 different refs"):
+            tables.count(connection, Query(wide).where(*some))
