@@ -488,7 +488,15 @@ TREES = st.recursive(
         st.lists(inner, min_size=2, max_size=4).map(lambda parts: AnyOf(tuple(parts))),
     ),
     max_leaves=8,
-)
+).filter(lambda condition: nesting(condition) <= DEPTH)
+
+
+def nesting(condition: Filter[Any]) -> int:
+    """How deep its text nests: each part is written in parentheses."""
+    if isinstance(condition, Compare | Synced):
+        return 1
+    parts = [condition.part] if isinstance(condition, Not) else cast("AnyOf[Any]", condition).parts
+    return 1 + isinstance(condition, Not) + max(map(nesting, parts))
 
 
 def written(condition: Filter[Any]) -> str:
