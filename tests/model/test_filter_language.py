@@ -525,7 +525,7 @@ def literal(holds: FieldType, value: Any) -> str:
     if value is None:
         return "null"
     if holds.kind is Kind.REF:
-        return quoted(str(value))
+        return quoted(str(value.key))
     return quoted(json.dumps(value) if holds.kind in (Kind.JSON, Kind.BOOLEAN) else str(holds.to_json(value)))
 
 
