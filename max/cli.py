@@ -11,6 +11,7 @@ and a command builds its own parser alone.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .commands import streams
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .errors import LoaderFault
 
 INTERRUPTED = 130
+AS_JSON = ("json", "ndjson")  # the formats in which errors are JSON
+LEADING = ("--project", "--output", "--json", "--quiet")  # options that may come before the command
+ATTACHED = ("-C", "--project=", "-o", "--output=")  # how an option begins that holds its value
 
 # By name: the group in the overview, the module below commands/, and a summary.  The module
 # has ``configure_NAME``, which adds the command's options, and ``run_NAME``, which answers.
@@ -56,15 +60,18 @@ Start here (needs no account and no network)
   max sync acme:default
   max search acme:default AcmeUser --filter 'active = true AND name ~= "an"'
 
-Options before any command
+Options of every command, before or after its name
   -C, --project DIR   use the project of this folder instead of the current one
+  -o, --output FORMAT text, json or ndjson; csv, tsv or markdown where the answer has rows
+                      (MAX_OUTPUT=json makes it the default); --json is -o json
+  -q, --quiet         no progress and no hints; warnings and errors remain
   --version           print the version
   --help              print this; `max COMMAND --help` explains one command"""
 
 
 def overview() -> str:
     """The text of ``max --help``."""
-    lines = ["max: your own copy of the SaaS data you work with", "", "  max [-C DIR] COMMAND …"]
+    lines = ["max: your own copy of the SaaS data you work with", "", "  max [-C DIR] [-o FORMAT] COMMAND …"]
     shown = ""
     for name, (group, _, summary) in COMMANDS.items():
         lines += [] if group == shown else ["", group]
@@ -76,7 +83,7 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = wants_json(words)
+    as_json = wants_json(words, os.environ.get("MAX_OUTPUT"))
     streams.prepare(as_json=as_json)
     status = 0
     try:
@@ -97,15 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     """Find the command, parse its options and call its handler; what needs no parser is answered here."""
-    if not words or words[0] in ("--help", "-h", "help"):
+    leading, words = leading_options(words)
+    if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
         if not words[1:2] or words[1] not in COMMANDS:
             return [overview()], [], 0
         words = [*words[1:], "--help"]
-    if words[0] in ("--version", "-V"):
+    if words[:1] in (["--version"], ["-V"]):
         from . import __version__
 
         return [f"max {__version__}"], [], 0
-    project, words = leading_project(words)
     if not words or words[0] not in COMMANDS:
         refuse(words)
     from importlib import import_module
@@ -120,8 +127,9 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     parser = command_parser(command, summary, getattr(module, f"configure_{name}"))
     if {"-h", "--help"} & set(words):
         return [parser.format_help().rstrip("\n")], [], 0
-    options = parser.read(words)
-    options.project = options.project or project or "."
+    options = parser.read([*leading, *words])
+    options.project = options.project or "."
+    options.given_words = [*command.split(), *leading, *words]
     answer: Answer = getattr(module, f"run_{name}")(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = map(sanitize_lines, answer.notes)  # later: an answer may add some while it is printed
@@ -135,30 +143,33 @@ def refuse(words: list[str]) -> NoReturn:
     if not words:
         raise UsageError("no command was given", hint="max --help lists them")
     if words[0].startswith("-"):
-        raise UnknownName("option", words[0], ["--project", "--version", "--help"])
+        raise UnknownName("option", words[0], [*LEADING, "--version", "--help"])
     raise UnknownName("command", words[0], COMMANDS)
 
 
-def leading_project(words: list[str]) -> tuple[str | None, list[str]]:
-    """The folder of ``-C DIR`` before the command, and the words after it."""
-    head = words[0] if words else ""
-    if head in ("-C", "--project"):
-        return ("".join(words[1:2]) or None), words[2:]
-    if head.startswith("--project="):
-        return head.partition("=")[2], words[1:]
-    if head.startswith("-C"):
-        return head[2:], words[1:]
-    return None, words
+def leading_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """The options before the command that go with any command, and the words from the command on."""
+    place = 0
+    while place < len(words):
+        if words[place] in ("-C", "--project", "-o", "--output"):
+            place += 2
+        elif words[place] in ("--json", "-q", "--quiet") or words[place].startswith(ATTACHED):
+            place += 1
+        else:
+            break
+    return words[:place], words[place:]
 
 
-def wants_json(words: Sequence[str]) -> bool:
-    """Whether the words ask for JSON, even when they cannot be parsed."""
-    pairs = zip(words, [*words[1:], ""], strict=False)
-    return any(
-        word in ("--json", "-ojson", "-ondjson", "--output=json", "--output=ndjson")
-        or (word in ("-o", "--output") and value in ("json", "ndjson"))
-        for word, value in pairs
-    )
+def wants_json(words: Sequence[str], default: str | None) -> bool:
+    """Whether errors are JSON: the words ask for it, even when they cannot be parsed, or the default does."""
+    for word, value in zip(words, [*words[1:], ""], strict=False):
+        if word == "--json":
+            return True
+        if word in ("-o", "--output"):
+            return value in AS_JSON
+        if word.startswith(("-o", "--output=")):
+            return word.removeprefix("--output=").removeprefix("-o") in AS_JSON
+    return default in AS_JSON
 
 
 # -- output ----------------------------------------------------------------------------------

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from max.cli import main
+from max.model.tasks import Status
+from max.storage import sync_log
+from max.storage.catalogue import migrate
+from max.storage.sqlite import writer
 
 
 class Run(NamedTuple):
@@ -27,6 +32,16 @@ class Run(NamedTuple):
     def error(self) -> Any:
         """Its error as JSON data."""
         return json.loads(self.err)["error"]
+
+
+def record_sync(path: Path, status: Status = Status.COMPLETED, *, at: float = 1_800_000_000.0) -> None:
+    """Record in a database that a sync ended; its id is later than those of the syncs before it."""
+    with writer(path) as connection:
+        migrate(connection, sync_log.OWNER, sync_log.MIGRATIONS)
+        number = connection.execute("SELECT count(*) FROM _max_sync").fetchone()[0]
+        values = (f"{number:02}sync", "[]", status, "run", at, None if not status.final else at + 60)
+        columns = "id, plan, state, command, started_at, finished_at"
+        connection.execute(f"INSERT INTO _max_sync ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
 Cli = Callable[..., Run]

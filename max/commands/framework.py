@@ -10,36 +10,58 @@ command that needs more imports it inside its handler.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..core import InstallationInfo
 from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
+from ..query.formats import FORMATS, TABULAR, cells_of, columns_of, encoded
 from .tables import Column, Table
 from .terminal import colours, is_terminal, width
-from .text import Paint, json_text
+from .text import Paint, iso_time, json_text, number
 
 if TYPE_CHECKING:
     from ..model.values import Json
-    from ..query.reader import Reader
+    from ..query.reader import Reader, SyncState
 
-FORMATS = ("text", "json", "ndjson")
 MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # of any bytes
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 NO_VALUE = "expected one argument"  # as argparse says it, also when the value begins with -
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
 
 class Answer(NamedTuple):
-    """Lines for stdout, notes for stderr after them, and the exit status."""
+    """Lines for stdout, notes for stderr after them, and the exit status.
+
+    Notes may be a generator: they are made when the last line has been printed.
+    """
 
     lines: Iterable[str]
-    notes: Sequence[str] = ()
+    notes: Iterable[str] = ()
     status: int = 0
+
+
+class Ending(NamedTuple):
+    """Where a listing ended: known when its last row is.
+
+    ``shown`` rows of ``total`` (None: not counted).  ``go_on`` is the option, with its value, that makes
+    the same command go on: ``("--after", cursor)``.  ``more``: that brings more rows already now.
+    ``advice`` says the same to a person, who has no use for a cursor.
+    """
+
+    shown: int
+    total: int | None = None
+    more: bool = False
+    cursor: str | None = None
+    go_on: tuple[str, str] | None = None
+    advice: str = ""
 
 
 # -- options ----------------------------------------------------------------------------------
@@ -47,6 +69,9 @@ class Answer(NamedTuple):
 
 class Options(argparse.Namespace):
     """The parsed options of a command, and what every handler does with them."""
+
+    given_words: Sequence[str] = ()  # the command line, from the command's name on
+    states: Sequence[SyncState] = ()  # of each installation that was read
 
     def found_project(self) -> ProjectFolder:
         """The project that the options name, or that the current folder belongs to."""
@@ -57,33 +82,193 @@ class Options(argparse.Namespace):
         project = self.found_project()
         return project, only_target(project, self.target)
 
-    def reading(self) -> AbstractContextManager[Reader]:
-        """A Reader of the installation that the options name."""
-        return read(*self.found_target())
+    # -- reading
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """A Reader of the installation that the options name; the answer says how whole that is."""
+        with self.reading_of(*self.found_target()) as reader:
+            yield reader
+
+    @contextmanager
+    def reading_of(self, project: ProjectFolder, info: InstallationInfo) -> Iterator[Reader]:
+        """A Reader of an installation; the answer says how whole that is."""
+        with read(project, info) as reader:
+            self.states = [*self.states, reader.state]
+            yield reader
+
+    def while_reading(self, build: Callable[[Reader], Answer]) -> Answer:
+        """The Answer that ``build`` makes, whose rows are read while they are printed."""
+        notes: list[str] = []
+
+        def lines() -> Iterator[str]:
+            with self.reading() as reader:
+                answer = build(reader)
+                yield from answer.lines
+                notes.extend(answer.notes)
+
+        return Answer(lines(), notes)
+
+    # -- answering
 
     def answer(
-        self, data: Json, text: Callable[[], Iterable[str]], notes: Sequence[str] = (), status: int = 0
+        self,
+        data: Mapping[str, Json],
+        text: Callable[[], Iterable[str]],
+        notes: Iterable[str] = (),
+        status: int = 0,
+        *,
+        row: Mapping[str, Json] | None = None,
     ) -> Answer:
-        """One thing, as JSON or as text; notes belong to the text."""
+        """One thing, as JSON or as text; notes belong to the text.
+
+        ``row`` is the same as a row of a listing; without it the data is.
+        """
         if self.output == "text":
-            return Answer(text(), notes, status)
-        return Answer([self.json(data)], (), status)
+            return Answer(text(), self._notes(notes), status)
+        if self.output in TABULAR or (row is not None and self.output != "json"):
+            return self.listing([row or data], text, status=status)
+        return Answer([self.json({**data, **self._state()})], (), status)
 
     def listing(
-        self, rows: Sequence[Json], text: Callable[[], Iterable[str]], notes: Sequence[str] = ()
+        self,
+        rows: Iterable[Mapping[str, Json]],
+        text: Callable[[], Iterable[str]],
+        notes: Iterable[str] = (),
+        *,
+        columns: Sequence[str] = (),
+        head: Mapping[str, Json] = NOTHING,
+        ending: Callable[[], Ending] | None = None,
+        status: int = 0,
     ) -> Answer:
-        """Several things: as text, as ``{"data": […]}``, or as one line of JSON each."""
+        """Several things, in every format, one held in memory at a time.
+
+        JSON is ``{…head, "data": [rows], …}`` with where the listing ended and how whole the data is;
+        ndjson, csv, tsv and markdown are rows alone, and that goes to stderr.  ``rows`` that are no
+        sequence need ``columns``, and ``ending``, which is called after the last row or line of text.
+        """
+        if ending is None:
+            rows = list(rows)
+            ending = partial(Ending, len(rows), len(rows))
+        meta = partial(self._meta, ending, notes)
+        if self.output == "text":
+            return Answer(text(), self._notes(notes, ending), status)
+        if self.output == "json" and isinstance(rows, Sequence):
+            return Answer([self.json({**head, "data": rows, **meta()})], (), status)
+        if self.output == "json":
+            return Answer(json_stream(head, rows, meta), (), status)
         if self.output == "ndjson":
-            return Answer(map(json_text, rows), notes)
-        return self.answer({"data": list(rows)}, text)._replace(notes=notes)
+            return Answer(map(json_text, rows), self._ndjson_notes(head, meta), status)
+        columns = columns or (columns_of(rows) if isinstance(rows, Sequence) else ())
+        lines = encoded(self.output, columns, cells_of(columns, rows)) if columns else ()
+        return Answer(lines, self._notes(notes, ending), status)
 
     def json(self, data: Json) -> str:
         """JSON on one line, or indented on a terminal."""
         return json_text(data, indent=2 if self.output == "json" and is_terminal(sys.stdout) else None)
 
+    def go_on(self, option: str, value: str) -> str:
+        """The same command with another value of an option, quoted for a shell."""
+        from shlex import join  # only answers that have more need it
+
+        words, given = [], iter(self.given_words)
+        for word in given:
+            if word == option:
+                next(given, None)
+            elif not word.startswith(f"{option}="):
+                words.append(word)
+        return join(["max", *words, option, value])
+
+    def _notes(self, notes: Iterable[str], ending: Callable[[], Ending] | None = None) -> Iterator[str]:
+        """The notes on stderr: those given, where the listing ended, and what makes the data doubtful."""
+        if not self.quiet:
+            yield from notes
+            end = ending() if ending else Ending(0)
+            if end.more and end.go_on:
+                of = "" if end.total is None else f" of {number(end.total)}"
+                short = end.advice if is_terminal(sys.stdout) else ""
+                yield f"{number(end.shown)}{of} shown; {short or f'next: {self.go_on(*end.go_on)}'}"
+        yield from (state.warning for state in self.states if state.warning)
+
+    def _ndjson_notes(
+        self, head: Mapping[str, Json], meta: Callable[[], Mapping[str, Json]]
+    ) -> Iterator[str]:
+        """The same as one JSON object."""
+        if not self.quiet or any(state.warning for state in self.states):
+            yield json_text({"meta": {**head, **meta()}})
+
+    def _meta(self, ending: Callable[[], Ending], notes: Iterable[str]) -> dict[str, Json]:
+        """Where a listing ended and how whole the data is, as JSON data; called after the last row."""
+        end, words = ending(), list(notes)
+        go_on = None if end.go_on is None else self.go_on(*end.go_on)
+        place = {"total": end.total, "shown": end.shown, "hasMore": end.more, "cursor": end.cursor}
+        return {**place, "next": go_on, **self._state(), **({"notes": words} if words else {})}
+
+    def _state(self) -> dict[str, Json]:
+        """How whole and how old the data is, as JSON data; empty when none was read."""
+        if not self.states:
+            return {}
+        times = [state.synced_at for state in self.states]
+        oldest = None if None in times else min(time for time in times if time is not None)
+        warnings = [state.warning for state in self.states if state.warning]
+        found = {"complete": all(state.complete for state in self.states), "syncedAt": iso_time(oldest)}
+        return {**found, **({"warning": "; ".join(warnings)} if warnings else {})}
+
+
+class StoreOnce(argparse.Action):
+    """Stores a value, as argparse does, and refuses a second one: dropping the first would be silent."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Store ``values``; UsageError when the option, or another that sets the same, was given before."""
+        given: set[str] = vars(namespace).setdefault("given", set())
+        if option_string is not None and self.dest in given:
+            raise UsageError(f"{option_string} is given twice", hint="leave one of them out")
+        given.add(self.dest)
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+
+class StoreConstantOnce(StoreOnce):
+    """The same for an option without a value."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **more)
+
+
+class JoinWithComma(argparse.Action):
+    """Several lists with commas, of one option given several times, as one such list."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Add ``values`` behind those that were given before."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError instead of ending the process, and names the nearest option."""
+    """A parser that raises UsageError instead of ending the process, and names the nearest option.
+
+    An option that is given twice is refused, unless its values add up: nothing is dropped in silence.
+    """
+
+    answers_rows = False  # whether the command can answer in the formats of rows
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name in (None, "store"):
+            self.register("action", name, StoreOnce)
+        self.register("action", "store_const", StoreConstantOnce)
+        self.register("action", "store_true", partial(StoreConstantOnce, const=True, default=False))
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message, with the way to the command's help."""
@@ -105,6 +290,7 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(options).items():
             if name not in MAYBE_PATHS:
                 self._check_text(value)
+        options.output = options.output or default_format(self)
         return options
 
     def _check_text(self, value: object) -> None:
@@ -120,11 +306,16 @@ class Parser(argparse.ArgumentParser):
 
     def add_filter(self) -> None:
         """Take ``--filter``."""
-        self.add_argument("--filter", metavar="TEXT", help="only rows that match, such as 'updated_at > -7d'")
+        about = "only rows that match, such as 'updated_at > -7d'; of several, all must"
+        self.add_argument("--filter", action="append", metavar="TEXT", help=about)
 
     def add_fields(self) -> None:
         """Take ``--fields``."""
-        self.add_argument("--fields", metavar="FIELD,…", help="only these fields, in this order")
+        self.add_list("--fields", "FIELD,…", "only these fields, in this order")
+
+    def add_list(self, option: str, metavar: str, about: str) -> None:
+        """Take an option with a list in which commas separate; given several times, the lists add up."""
+        self.add_argument(option, action=JoinWithComma, metavar=metavar, help=about)
 
     def add_limit(self, about: str, default: int | None = None) -> None:
         """Take ``--limit``."""
@@ -147,20 +338,38 @@ def command_parser(command: str, summary: str, configure: Callable[[Parser], Non
     )
     configure(parser)
     parser.add_argument("-C", "--project", metavar="DIR", help="use the project of this folder")
+    formats = FORMATS if parser.answers_rows else [one for one in FORMATS if one not in TABULAR]
     parser.add_argument(
-        "-o", "--output", type=output_format, default="text", metavar="FORMAT", help="text, json or ndjson"
+        "-o",
+        "--output",
+        type=partial(output_format, parser),
+        metavar="FORMAT",
+        help=f"{', '.join(formats[:-1])} or {formats[-1]} (default: $MAX_OUTPUT, else text)",
     )
     parser.add_argument(
         "--json", dest="output", action="store_const", const="json", help="the same as -o json"
     )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress and no hints; warnings and errors remain"
+    )
     return parser
 
 
-def output_format(text: str) -> str:
-    """One of FORMATS."""
+def output_format(parser: Parser, text: str) -> str:
+    """One of the formats that the parser's command has."""
     if text not in FORMATS:
         raise UnknownName("output format", text, FORMATS)
+    if text in TABULAR and not parser.answers_rows:
+        raise UsageError(f"{parser.prog} answers no rows, which {text} needs", hint="use -o text or -o json")
     return text
+
+
+def default_format(parser: Parser) -> str:
+    """What ``MAX_OUTPUT`` says, where the command has that format; else text."""
+    text = os.environ.get("MAX_OUTPUT", "")
+    if text and text not in FORMATS:
+        raise UnknownName("output format", text, FORMATS, where="MAX_OUTPUT")
+    return text if text and (parser.answers_rows or text not in TABULAR) else "text"
 
 
 def at_least_one(text: str) -> int:

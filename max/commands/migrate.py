@@ -13,10 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
-from .framework import Answer, Options, Parser, table
+from .framework import Answer, Ending, Options, Parser, table
 from .query import LIMIT
 from .tables import Column
-from .text import ago, counted, iso_time, number
+from .text import ago, iso_time, number
+
+QUARANTINED = ("entity", "id", "path", "expected", "actual", "fields", "row", "sync", "at")  # in its JSON
 
 if TYPE_CHECKING:
     from ..model.values import Json
@@ -114,6 +116,7 @@ def hints(info: InstallationInfo, found: MigrationPlan) -> list[str]:
 
 def configure_quarantine(parser: Parser) -> None:
     """``max quarantine INSTALLATION [ENTITY]``."""
+    parser.answers_rows = True
     parser.add_target()
     parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
     parser.add_limit(f"rows (default {LIMIT})", LIMIT)
@@ -126,14 +129,15 @@ def run_quarantine(options: Options) -> Answer:
         found = reader.quarantine(options.entity, limit=options.limit + 1)
     more, found = len(found) > options.limit, found[: options.limit]
     notes = [] if found else ["nothing is quarantined"]
-    if more:
-        notes = [f"{counted(len(found), 'row')} shown, more follow: --limit {2 * options.limit}"]
+    go_on = ("--limit", str(2 * options.limit)) if more else None
+    ending = Ending(len(found), None if more else len(found), more, go_on=go_on)
 
     def text() -> list[str]:
         columns = [Column("row", whole=True), Column("field"), Column("expected"), Column("received")]
         return table([*columns, Column("requested")], [quarantined_row(one) for one in found])
 
-    return options.listing([quarantined_json(one) for one in found], text, notes)
+    rows = [quarantined_json(one) for one in found]
+    return options.listing(rows, text, notes, columns=QUARANTINED, ending=lambda: ending)
 
 
 def quarantined_row(one: Quarantined) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..query.reader import read_ref
-from .framework import Answer, Options, Parser, json_stream, paint
+from .framework import Answer, Ending, Options, Parser, paint
 from .tables import Table, entity_columns, entity_lines, entity_row
 from .terminal import is_terminal, width
-from .text import json_text, number
+from .text import number
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -24,10 +25,11 @@ LIMIT = 50  # entities of a search's page, when no --limit is given
 
 def configure_search(parser: Parser) -> None:
     """``max search INSTALLATION ENTITY …``."""
+    parser.answers_rows = True
     parser.add_target()
     parser.add_argument("entity", metavar="ENTITY", help="what to search for; `max schema` lists entities")
     parser.add_filter()
-    parser.add_argument("--order-by", metavar="FIELD[:desc],…", help="sort by fields, then by id")
+    parser.add_list("--order-by", "FIELD[:desc],…", "sort by fields, then by id")
     parser.add_fields()
     parser.add_limit(f"entities per page (default {LIMIT})")
     parser.add_argument("--after", metavar="CURSOR", help="start after the page that gave this cursor")
@@ -47,59 +49,69 @@ def run_search(options: Options) -> Answer:
     """A page of entities, or with --all all of them."""
     if options.all and options.limit:
         raise UsageError("--all and --limit cannot be combined", hint="leave one of them out")
-    notes: list[str] = []
-    return Answer(searched(options, notes), notes)
+    return options.while_reading(partial(searched, options))
 
 
 class Pages:
-    """The pages of a query as they are read: one, or with ``everything`` all; ``last`` is the newest."""
+    """The pages of a query as they are read: one, or with ``everything`` all.
+
+    ``shown`` counts the entities so far; ``last`` is the newest page.
+    """
 
     last: QueryPage[Any]
 
     def __init__(self, reader: Reader, query: Query[Any], *, everything: bool) -> None:
-        self.query, self.everything = query, everything
-        self._fetch = reader.fetch
+        self.query, self.everything, self.shown = query, everything, 0
+        self._reader = reader
 
     def __iter__(self) -> Iterator[Sequence[Any]]:
-        self.last = self._fetch(self.query)
-        yield self.last.items
-        while self.everything and self.last.cursor is not None:
-            self.last = self._fetch(self.query.after(self.last.cursor))
+        cursor = self.query.cursor
+        while True:
+            self.last = self._reader.fetch(self.query.after(cursor))
+            self.shown += len(self.last.items)
             yield self.last.items
+            cursor = self.last.cursor
+            if not self.everything or cursor is None:
+                return
 
-    def rows(self) -> Iterator[Json]:
+    def rows(self) -> Iterator[dict[str, Json]]:
         """Each entity as JSON data."""
         return (one.to_dict(self.query.fields) for items in self for one in items)
 
-    def meta(self) -> dict[str, Json]:
-        """Whether more pages follow the last one, and from which cursor."""
-        return {"hasMore": self.last.cursor is not None, "cursor": self.last.cursor}
+    def ending(self) -> Ending:
+        """Where the last page ended; all rows are counted unless they are those that were read."""
+        cursor = self.last.cursor
+        whole = self.query.cursor is None and cursor is None
+        total = self.shown if whole else self._reader.count(self.query.entity, self.query.filter)
+        if cursor is None:
+            return Ending(self.shown, total)
+        advice = f"more: --limit {4 * (self.query.size or LIMIT)}, or --all"
+        return Ending(self.shown, total, True, cursor, ("--after", cursor), advice)
 
 
-def searched(options: Options, notes: list[str]) -> Iterator[str]:
-    """The lines of a search, in the format of the options."""
-    with options.reading() as reader:
-        query = reader.query(options.entity, options.filter, options.order_by, options.fields)
-        size = None if options.all else options.limit or LIMIT
-        pages = Pages(reader, query.after(options.after).replace(size=size), everything=options.all)
-        head = {"type": query.entity.__name__}
-        if options.output == "text":
-            yield from search_table(options, pages, notes)
-        elif options.output == "ndjson":
-            yield from map(json_text, pages.rows())
-            if not options.all:
-                yield json_text({"_meta": head | pages.meta()})
-        elif options.all:
-            yield from json_stream(head, pages.rows(), pages.meta)
-        else:
-            yield options.json(head | {"data": list(pages.rows())} | pages.meta())
+def searched(options: Options, reader: Reader) -> Answer:
+    """A search's answer, read while it is printed."""
+    notes: list[str] = []
+    query = reader.query(options.entity, options.filter, options.order_by, options.fields)
+    size = None if options.all else options.limit or LIMIT
+    pages = Pages(reader, query.after(options.after).replace(size=size), everything=options.all)
+    names = query.fields or tuple(query.entity.types())
+    by_row = options.all or options.output == "text"
+    return options.listing(
+        pages.rows() if by_row else list(pages.rows()),
+        lambda: search_table(options, pages, notes),
+        notes,
+        columns=["id", *(name for name in names if name != "id")],
+        head={"type": query.entity.__name__},
+        ending=pages.ending,
+    )
 
 
 def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[str]:
     """A table whose columns are as wide as the first page needs."""
     entity = pages.query.entity
     fields = pages.query.fields or tuple(entity.types())
-    table, count, room = None, 0, width(sys.stdout)
+    table, room = None, width(sys.stdout)
     columns = entity_columns(entity, fields, chosen=options.fields is not None)
     for items in pages:
         rows = [entity_row(one, fields, room) for one in items]
@@ -108,17 +120,15 @@ def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[s
             if rows:
                 yield table.header()
         yield from map(table.line, rows)
-        count += len(rows)
-    if not count:
+    if not pages.shown:
         notes.append(f"no {options.entity} matches" if options.filter else f"there is no {options.entity}")
     if table and table.hidden:
         notes.append(f"no room for {', '.join(table.hidden)}; choose with --fields, or use -o json")
-    if pages.last.cursor is not None:
-        notes.append(f"{number(count)} shown, more follow: --after {pages.last.cursor}")
 
 
 def configure_get(parser: Parser) -> None:
     """``max get INSTALLATION ENTITY:ID``."""
+    parser.answers_rows = True
     parser.add_target()
     parser.add_argument("entity", metavar="ENTITY[:ID]", help="a ref, or an entity followed by its id")
     parser.add_argument("id", nargs="?", metavar="ID", help="the id, if the word before has none")
@@ -135,8 +145,9 @@ def run_get(options: Options) -> Answer:
         kind = reader.entity(entity)
         fields = reader.query(kind, fields=options.fields).fields or tuple(kind.types())
         one = reader.get(kind, id, fields)
+    row = {"id": one.id, **dict.fromkeys(fields), **one.to_dict(fields)}
     data = {"type": kind.__name__, "data": one.to_dict(fields)}
-    return options.answer(data, lambda: entity_lines(one, fields, paint()))
+    return options.answer(data, lambda: entity_lines(one, fields, paint()), row=row)
 
 
 def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
@@ -150,6 +161,7 @@ def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
 
 def configure_count(parser: Parser) -> None:
     """``max count INSTALLATION ENTITY``."""
+    parser.answers_rows = True
     parser.add_target()
     parser.add_argument("entity", metavar="ENTITY", help="what to count")
     parser.add_filter()
@@ -164,4 +176,5 @@ def run_count(options: Options) -> Answer:
         entity = reader.entity(options.entity)
         count = reader.count(entity, options.filter)
     text = number(count) if is_terminal(sys.stdout) else str(count)
-    return options.answer({"type": entity.__name__, "count": count}, lambda: [text])
+    data = {"type": entity.__name__, "count": count}
+    return options.answer(data, lambda: [text], row=data)

@@ -28,12 +28,13 @@ def run_init(options: Options) -> Answer:
 
 def configure_ls(parser: Parser) -> None:
     """``max ls``."""
+    parser.answers_rows = True
     parser.add_examples("max ls", "max ls -o json")
 
 
 def run_ls(options: Options) -> Answer:
     """List installations; those whose file is broken are named on stderr."""
-    from .views import installation_json, installation_row
+    from .views import INSTALLATION, installation_json, installation_row
 
     project = options.found_project()
     known, problems = project.installations(), project.problems()
@@ -46,7 +47,7 @@ def run_ls(options: Options) -> Answer:
     notes = [problem.render() for problem in problems]
     if not known and not problems:
         notes = [NOTHING_CONNECTED]
-    return options.listing([installation_json(info) for info in known], text, notes)
+    return options.listing([installation_json(info) for info in known], text, notes, columns=INSTALLATION)
 
 
 def configure_settings(parser: Parser) -> None:

@@ -48,13 +48,14 @@ def run_schema(options: Options) -> Answer:
 
 def configure_status(parser: Parser) -> None:
     """``max status [INSTALLATION]``."""
+    parser.answers_rows = True
     parser.add_target(optional=True)
     parser.add_examples("max status", "max status acme:default -o json")
 
 
 def run_status(options: Options) -> Answer:
     """The status of every installation, or of one."""
-    from .views import status_text
+    from .views import INSTALLATION_STATUS, status_text
 
     project = options.found_project()
     found, problems = of_each(project, options.target, partial(status_of, project))
@@ -66,7 +67,8 @@ def run_status(options: Options) -> Answer:
 
     notes = problems if found or problems else [NOTHING_CONNECTED]
     status = 0 if not problems else 3 if found else 1
-    return options.listing([one.to_json() for one in found], text, notes)._replace(status=status)
+    rows = [one.to_json() for one in found]
+    return options.listing(rows, text, notes, columns=INSTALLATION_STATUS, status=status)
 
 
 def of_each(
@@ -105,6 +107,7 @@ def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationSta
 
 def configure_runs(parser: Parser) -> None:
     """``max runs [INSTALLATION]``, ``max runs show ID``."""
+    parser.answers_rows = True
     parser.usage = "max runs [-h] [INSTALLATION] [--limit N]\n       max runs show ID"
     parser.add_argument(
         "words", nargs="*", metavar="INSTALLATION | show ID", help="list its syncs, or show one sync"
@@ -120,7 +123,7 @@ def configure_runs(parser: Parser) -> None:
 
 def run_runs(options: Options) -> Answer:
     """Past syncs, newest first; ``show`` gives one with its failures."""
-    from .views import run_json, runs_table
+    from .views import RUN, run_json, runs_table
 
     project = options.found_project()
     if options.words[:1] == ["show"]:
@@ -140,7 +143,9 @@ def run_runs(options: Options) -> Answer:
         rows,
         lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
         notes,
-    )._replace(status=status)
+        columns=("installation", *RUN),
+        status=status,
+    )
 
 
 def show_run(options: Options, project: ProjectFolder) -> Answer:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 def configure_trust(parser: Parser) -> None:
     """``max trust [DIR]``."""
+    parser.answers_rows = True
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the project (default: the current one)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -102,7 +103,8 @@ def listed(options: Options) -> Answer:
         return table(columns, [row(one) for one in found])
 
     notes = [] if found else ["no project is recorded"]
-    return options.listing([as_json(one) for one in found], text, notes)
+    columns = ("project", "always", "since", "state")
+    return options.listing([as_json(one) for one in found], text, notes, columns=columns)
 
 
 def row(one: TrustRecord) -> list[str]:

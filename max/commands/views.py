@@ -32,6 +32,22 @@ if TYPE_CHECKING:
     from ..model.tasks import Failure, SyncResult, SyncRun
 
 
+# The names in the JSON of an installation, of its status and of a sync.
+INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt")
+INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "rows", "waiting")
+RUN = (
+    "id",
+    "status",
+    "startedAt",
+    "finishedAt",
+    "resumed",
+    "counts",
+    "removed",
+    "quarantined",
+    "requests",
+    "failed",
+    "notes",
+)
 SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
 
 

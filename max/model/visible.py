@@ -53,10 +53,11 @@ def json_text(value: Json, *, indent: int | None = None) -> str:
     """JSON in which no character can control a terminal, or hide."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
-    return text if text.isascii() and "\x7f" not in text else HIDDEN.sub(_spelled_in_json, text)
+    return text if text.isascii() and "\x7f" not in text else HIDDEN.sub(spelled_in_json, text)
 
 
-def _spelled_in_json(found: re.Match[str]) -> str:
+def spelled_in_json(found: re.Match[str]) -> str:
+    """What HIDDEN found, as JSON escapes it; line ends and what shapes a visible character stay."""
     kept = found[0] == "\n" or _shapes(found.string, found.start())  # line ends are those of the indentation
     return found[0] if kept else escaped(found[0])
 

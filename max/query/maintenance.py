@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
 from ..errors import SyncError, UsageError
-from ..model.entities import Entity, FieldOf, Filter, Ref
+from ..model.entities import Entity, FieldOf, Ref
 from ..model.query import Query
 from ..model.struct import Struct
 from ..model.tasks import SyncCommand, SyncRun
@@ -27,7 +27,7 @@ from ..storage.sqlite import writer
 from ..storage.table_writer import TableWriter
 from ..storage.tables import refuse_foreign
 from .ages import entity_and_field
-from .reader import open_reader, read_ref, synced
+from .reader import Where, conditions_of, open_reader, read_ref, synced
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
@@ -63,7 +63,7 @@ def invalidate(
     info: InstallationInfo,
     what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
     *,
-    where: str | Filter[Any] | None = None,
+    where: Where = None,
     resolver: Resolver | None,
     now: float,
 ) -> Invalidation:
@@ -85,7 +85,7 @@ def mark_stale(
     info: InstallationInfo,
     what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
     *,
-    where: str | Filter[Any] | None = None,
+    where: Where = None,
     now: float,
 ) -> Invalidation:
     """The same inside the caller's transaction; entities, fields and refs may stand for their names."""
@@ -106,7 +106,7 @@ def mark_stale(
 def _selections(
     info: InstallationInfo,
     what: Sequence[str],
-    where: str | Filter[Any] | None,
+    where: Where,
     connection: Connection,
     tables: TableWriter,
     now: float,
@@ -125,9 +125,9 @@ def _selections(
             fields.setdefault(entity, []).extend([field] if field else entity.types())
         if not entity.types():
             raise UsageError(f"{entity.__name__} has no fields that could be fetched again")
-    if ids and where is not None:
+    conditions = conditions_of(where)
+    if ids and conditions:
         raise UsageError("a filter does not go with Entity:id, which names one row", hint="leave one out")
-    conditions = () if where is None else (where,)
     found = [(Query(one).where(one.id.is_in(some)), tuple(one.types())) for one, some in ids.items()]
     for entity, names in fields.items():
         found.append((Query(entity).where(*conditions, now=now), tuple(dict.fromkeys(names))))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
     from ..storage.schema_diff import SchemaChange as SchemaChange
+    from ..storage.sync_state import SyncState as SyncState
     from .ages import FieldAge
 
+Where: TypeAlias = str | Filter[Any] | Sequence[str | Filter[Any]] | None
 LIMIT = 1_000  # rows of an answer whose caller names no limit
 
 
@@ -54,6 +56,11 @@ def synced(path: Path, info: InstallationInfo) -> Path:
     if not path.exists():
         raise StorageEmpty(f"{info} has never been synced", hint=f"start with: max sync {info}")
     return path
+
+
+def conditions_of(where: Where) -> Sequence[str | Filter[Any]]:
+    """What ``where`` names, one by one."""
+    return [] if where is None else [where] if isinstance(where, str | Filter) else where
 
 
 def read_ref(text: str, info: InstallationInfo) -> tuple[str, str]:
@@ -114,18 +121,17 @@ class Reader:
     def query(
         self,
         entity: str | type[Entity],
-        where: str | Filter[Any] | None = None,
+        where: Where = None,
         order_by: str | None = None,
         fields: str | Sequence[str] | None = None,
     ) -> Query[Any]:
         """A query from names and texts; UnknownName or UsageError when one cannot be meant.
 
-        ``where`` is a filter, or a text in the filter language.  ``order_by`` is text such as
-        ``due_date:desc,title``, ``fields`` text such as ``title,due_date``, or a list of names.
+        ``where`` is a filter, a text in the filter language, or several of which all must match.
+        ``order_by`` is text such as ``due_date:desc,title``, ``fields`` text such as
+        ``title,due_date``, or a list of names.
         """
-        query: Query[Any] = Query(self.entity(entity))
-        if where is not None:
-            query = query.where(where, now=self.now)
+        query: Query[Any] = Query(self.entity(entity)).where(*conditions_of(where), now=self.now)
         if order_by is not None:
             query = query.order_by(order_by)
         return query if fields is None else query.replace(fields=parse_fields(query.entity, fields))
@@ -147,7 +153,7 @@ class Reader:
     def search(
         self,
         entity: str | type[Entity],
-        where: str | Filter[Any] | None = None,
+        where: Where = None,
         *,
         order_by: str | None = None,
         fields: str | Sequence[str] | None = None,
@@ -166,7 +172,7 @@ class Reader:
         with self._reading() as connection:
             return self._tables.load(connection, kind.ref(id), *chosen)
 
-    def count(self, entity: str | type[Entity], where: str | Filter[Any] | None = None) -> int:
+    def count(self, entity: str | type[Entity], where: Where = None) -> int:
         """How many entities fit a filter."""
         query = self.query(entity, where)
         with self._reading() as connection:
@@ -232,6 +238,14 @@ class Reader:
             return plan(connection, resolver, policy)
 
     # -- syncs ----------------------------------------------------------------------------
+
+    @cached_property
+    def state(self) -> SyncState:
+        """Whether the rows are all there, and as of when; every answer says so."""
+        from ..storage.sync_state import sync_state
+
+        with self._reading() as connection:
+            return sync_state(connection, str(self.info), now=self.now)
 
     def runs(self, limit: int = LIMIT) -> list[SyncRun]:
         """The newest syncs, newest first; empty when there was none."""
