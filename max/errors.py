@@ -11,6 +11,8 @@ them, always ``from error``.
     ├── UsageError                  invalid arguments or options             exit 2
     │   ├── UnknownName                 no such command, entity, field, …; similar names are listed
     │   ├── InvalidFilter               a filter's text, with the column
+    │   ├── InvalidSql                  a statement, with the line and the place in it
+    │   ├── SqlLimit                    a statement that takes too long, or too much memory
     │   ├── InvalidCursor               a cursor of another query, or no cursor
     │   └── InvalidAnswers              invalid configuration or onboarding values
     ├── SchemaError                 a declaration that is invalid
@@ -143,6 +145,43 @@ class InvalidFilter(UsageError):
             column=column,
             problem=problem,
         )
+
+
+class InvalidSql(UsageError):
+    """A SQL statement is invalid, or may not run here; ``position`` counts characters from 0, or is None."""
+
+    code = "usage.sql"
+
+    def __init__(self, statement: str, problem: str, position: int | None = None, *, hint: str = "") -> None:
+        self.statement, self.problem, self.position = statement, problem, position
+        line, shown = None, ""
+        if position is not None:
+            before = statement[:position].rpartition("\n")[2][-AROUND:]
+            after = statement[position:].partition("\n")[0][:AROUND]
+            line = statement.count("\n", 0, position) + 1
+            shown = f"\n  {before}{after}\n  {_blank(before)}^"
+        where = f"SQL, line {line}" if line is not None and "\n" in statement.strip() else "SQL"
+        super().__init__(
+            f"{where}: {problem}{shown}",
+            hint=hint,
+            statement=statement,
+            problem=problem,
+            position=position,
+            line=line,
+        )
+
+
+def _blank(text: str) -> str:
+    """Spaces as wide as a text on a terminal."""
+    from unicodedata import east_asian_width
+
+    return " " * sum(1 + (east_asian_width(one) in "WF") for one in text)
+
+
+class SqlLimit(UsageError):
+    """A SQL statement takes longer, or more memory, than it may."""
+
+    code = "usage.sql_limit"
 
 
 class InvalidCursor(UsageError):

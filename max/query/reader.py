@@ -13,7 +13,7 @@ itself.  Entities and fields go by their names, in any case, or by their classes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,15 +33,17 @@ if TYPE_CHECKING:
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
     from ..model.tasks import SyncResult, SyncRun
-    from ..storage.database import Connection
+    from ..storage.database import Connection, Values
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
     from ..storage.schema_diff import SchemaChange as SchemaChange
     from ..storage.sync_state import SyncState as SyncState
     from .ages import FieldAge
+    from .sql import SqlAnswer as SqlAnswer
 
 Where: TypeAlias = str | Filter[Any] | Sequence[str | Filter[Any]] | None
 LIMIT = 1_000  # rows of an answer whose caller names no limit
+TIMEOUT = 10.0  # seconds that a statement may take
 
 
 @contextmanager
@@ -183,11 +185,16 @@ class Reader:
         return {name: self.count(name) for name in self.schema.entities}
 
     def sql(
-        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = LIMIT
-    ) -> list[dict[str, Any]]:
-        """The first rows of a SELECT, each as a mapping; UsageError when it is wrong or no SELECT."""
+        self, statement: str, parameters: Values = (), *, limit: int = LIMIT, timeout: float = TIMEOUT
+    ) -> SqlAnswer:
+        """The first rows of a SELECT over the views; values are ``?`` in order or ``:names``.
+
+        InvalidSql when it is wrong or no SELECT, SqlLimit after ``timeout`` seconds.
+        """
+        from .sql import run_sql
+
         with self._reading() as connection:
-            return connection.dialect.select(connection, statement, parameters, limit)
+            return run_sql(connection, statement, parameters, limit=limit, timeout=timeout)
 
     # -- what is known about them ---------------------------------------------------------
 

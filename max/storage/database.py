@@ -16,13 +16,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..errors import StorageCorrupt, StorageError
 from ..model.values import Kind
 
 T = TypeVar("T")
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+
+class Selection(NamedTuple):
+    """The answer to a caller's own statement: names and declared types of its columns, and its first rows.
+
+    A type is empty where it is not known; ``more`` when rows were left out.
+    """
+
+    names: list[str]
+    types: list[str]
+    rows: list[tuple[Any, ...]]
+    more: bool
+
+
+class TableShape(NamedTuple):
+    """A table or a view as people see it: its columns with their declared types.
+
+    ``schema`` is empty where a name is written without one.
+    """
+
+    schema: str
+    name: str
+    kind: str
+    columns: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
 class Cursor(Protocol):
@@ -131,8 +158,17 @@ class Dialect(Protocol):
     def exact_real(self, column: str) -> str:
         """SQL for a float as text with all its digits; NULL stays NULL."""
 
-    def select(self, connection: Any, statement: str, values: Values, limit: int) -> list[dict[str, Any]]:
-        """The first rows of a caller's own statement, by column; UsageError when it is not one SELECT."""
+    def select(
+        self, connection: Any, statement: str, values: Values, *, limit: int, timeout: float
+    ) -> Selection:
+        """The first rows of a caller's own statement, which can change nothing and read nothing else.
+
+        InvalidSql when it is not one that reads; SqlLimit when it takes more than ``timeout``
+        seconds, or more memory than it may.
+        """
+
+    def tables(self, connection: Any) -> list[TableShape]:
+        """The tables and views that are not internal, sorted by name."""
 
     def error(self, path: str, error: Exception) -> StorageError:
         """What an error means to a person: the driver's, or Python's while it reads what is stored."""

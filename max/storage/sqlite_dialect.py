@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
-from itertools import islice
 from typing import Any
 
-from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly, UsageError
+from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly
 from ..model.values import Kind
-from .database import DAMAGED, Connection, Dialect, Values, quoted
+from .database import DAMAGED, Connection, Dialect, Selection, TableShape, Values, quoted
 
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
@@ -68,20 +66,12 @@ FATAL = frozenset(
     }
 )
 
-
-READING = frozenset(
-    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
-)
-
 OBJECTS = """
     SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL
     UNION ALL
     SELECT 'column', c.name, m.name, m.sql FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c
      WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND c.hidden IN (2, 3)
 """
-
-# SQLite declares them at their first use, which it would ask the authorizer for.
-TABLE_FUNCTIONS = "SELECT 1 FROM json_each('[]'), json_tree('[]')"
 
 
 class _Placeholder:
@@ -173,24 +163,19 @@ class SqliteDialect(Dialect):
         """SQL for a float as text with all its digits."""
         return f"CASE WHEN {column} IS NOT NULL THEN printf('{DIGITS}', {column}) END"
 
-    def select(self, connection: Any, statement: str, values: Values, limit: int) -> list[dict[str, Any]]:
-        """What is no SELECT is refused while SQLite compiles it."""
+    def select(
+        self, connection: Any, statement: str, values: Values, *, limit: int, timeout: float
+    ) -> Selection:
+        """The first rows of a caller's own statement."""
+        from .sqlite_select import select  # no other command needs it
 
-        def authorize(action: int, *_: object) -> int:
-            return sqlite3.SQLITE_OK if action in READING else sqlite3.SQLITE_DENY
+        return select(connection, statement, values, limit=limit, timeout=timeout)
 
-        connection.execute(TABLE_FUNCTIONS)
-        connection.set_authorizer(authorize)
-        try:
-            with closing(connection.execute(statement, values)) as cursor:
-                names = [column[0] for column in cursor.description or ()]
-                return [dict(zip(names, row, strict=True)) for row in islice(cursor, limit)]
-        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-            if primary_code(error) in FATAL:
-                raise
-            raise UsageError(f"SQL: {error}", hint="one SELECT, or WITH … SELECT, is allowed") from error
-        finally:
-            connection.set_authorizer(None)
+    def tables(self, connection: Any) -> list[TableShape]:
+        """The tables and views that are not internal, sorted by name."""
+        from .sqlite_select import tables
+
+        return tables(connection)
 
     def error(self, path: str, error: Exception) -> StorageError:
         """The StorageError of SQLite's kind of error, with what to do."""

@@ -190,18 +190,19 @@ def test_a_reader_sees_one_snapshot(project: Project, reader: Reader) -> None:
 
 def test_sql_answers_rows_by_column_up_to_a_limit(reader: Reader) -> None:
     statement = "SELECT name, active FROM acme_user WHERE name > ? ORDER BY name"
-    assert reader.sql(statement, ["User 2"]) == [
+    assert reader.sql(statement, ["User 2"]).to_dicts() == [
         {"name": "User 3", "active": 0},
         {"name": "User 4", "active": 1},
     ]
-    assert len(reader.sql("SELECT name FROM acme_user", limit=2)) == 2
-    assert reader.sql("SELECT name FROM acme_user", limit=0) == []
-    assert reader.sql("SELECT :x + 1 AS y", {"x": 1}) == [{"y": 2}]
+    for limit, rows in ((0, 0), (2, 2), (5, 5), (6, 5)):
+        answer = reader.sql("SELECT name FROM acme_user", limit=limit)
+        assert (len(answer.rows), answer.truncated) == (rows, limit < 5)
+    assert reader.sql("SELECT :x + 1 AS y", {"x": 1}).rows == [(2,)]
 
 
 def test_sql_reads_json_lists_as_rows(reader: Reader) -> None:
     statement = "SELECT value FROM json_each(?) UNION SELECT value FROM json_tree(?) WHERE type = 'text'"
-    assert reader.sql(statement, ['["a"]', '["b"]']) == [{"value": "a"}, {"value": "b"}]
+    assert reader.sql(statement, ['["a"]', '["b"]']).rows == [("a",), ("b",)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,470 @@
+"""A caller's own statement: what it may do, how long it may take, and what was wrong with it.
+
+Rule 1: SQLite compiles it under an authorizer that knows what is allowed and refuses the rest, on
+a connection that cannot write.  It reads this database, and no other file.
+
+Rule 2: what SQLite asks nothing for is bounded before the statement runs: how often its common
+table expressions and views use one another, and how long a value may be.  The last depends on the
+program that SQLite made of the statement: on how many values it holds at a time, and on functions
+whose time is the product of two lengths.
+
+Rule 3: SQLite calls ``_Watch`` while the statement runs.  It ends one that takes longer than its
+caller allows, or more memory than MOST_MEMORY; nothing is sorted in files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ..errors import InvalidSql, SqlLimit, nearest
+from .database import Selection, TableShape, Values, quoted
+from .sqlite_dialect import FATAL, primary_code
+
+OPERATIONS = 200  # of SQLite's machine, between two looks at the clock
+LOOK = 0.002  # seconds between two looks at the memory
+MOST_MEMORY = 512 * 2**20  # bytes by which the process may grow
+MOST_VALUES = 256 * 2**20  # bytes of all values that a statement holds at a time
+MOST_ROWS = 64 * 2**20  # bytes of all texts of an answer
+LONGEST, SHORTEST = 16 * 2**20, 2**16  # bytes of one value, if a statement holds few, and many
+FEWER = "sort, group or join fewer rows, or shorter values"
+LISTED = 10  # tables that an error names when none is near
+OWN = ("main", "temp")  # schemas that a name is written without
+MOST_EXPANDED = 2_000  # uses of common table expressions and views, each counted with those inside it
+
+LIMITS = {  # what one statement may have
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,  # bytes
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,  # bytes; LIKE takes the product of both lengths
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 10_000,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+SLOW = {"instr(2)": 500_000, "replace(3)": 500_000, "trim(2)": 40_000, "ltrim(2)": 40_000, "rtrim(2)": 40_000}
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+HOLDING = _names("Column VColumn Function PureFunc Concat AggStep AggFinal Variable")
+READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
+PRAGMAS = _names("""
+    collation_list compile_options data_version database_list encoding foreign_key_list freelist_count
+    function_list index_info index_list index_xinfo page_count page_size table_info table_list
+    table_xinfo
+""")
+TAKE_A_NAME = _names("""
+    foreign_key_list index_info index_list index_xinfo table_info table_xinfo
+""")
+FUNCTIONS = _names("""
+    -> ->> abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat
+    concat_ws cos cosh count cume_dist current_date current_time current_timestamp date datetime degrees
+    dense_rank exp first_value floor format glob group_concat hex highlight if ifnull iif instr json
+    json_array json_array_length json_each json_error_position json_extract json_group_array
+    json_group_object json_insert json_object json_patch json_pretty json_quote json_remove json_replace
+    json_set json_tree json_type json_valid julianday lag last_value lead length like likelihood likely
+    ln log log10 log2 lower ltrim match matchinfo max median min mod nth_value ntile nullif octet_length
+    offsets percent_rank percentile percentile_cont percentile_disc pi pow power printf quote radians
+    random randomblob rank replace round row_number rtrim sign sin sinh snippet soundex sqlite_version
+    sqrt strftime string_agg substr substring subtype sum tan tanh time timediff total trim trunc typeof
+    unicode unhex unistr unistr_quote unixepoch unlikely upper zeroblob
+""")
+
+# SQLite declares a table-valued function, or a virtual table, at its first use, and would ask the
+# authorizer for that: what is not used before it is not allowed.
+DECLARED = (
+    "SELECT 1 FROM json_each('[]'), json_tree('[]')",
+    *(f"SELECT 1 FROM pragma_{name}('')" for name in sorted(TAKE_A_NAME)),
+    "SELECT 1 FROM pragma_table_list",
+)
+VIRTUAL = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
+VIEWS = "SELECT name, sql FROM sqlite_master WHERE type = 'view'"
+
+
+def select(connection: Any, statement: str, values: Values, *, limit: int, timeout: float) -> Selection:
+    """The first rows of a statement; InvalidSql when it is none that reads, SqlLimit when it is too much."""
+    views = _lowered(connection.execute(VIEWS))
+    _refuse_expansion(statement, views)
+    _declare(connection)
+    watch = _Watch(timeout)
+    with _guarded(connection, watch) as guard, _explained(connection, statement, guard, watch):
+        _measure(connection, statement, values)
+        with closing(connection.execute(statement, values)) as cursor:
+            names = [column[0] for column in cursor.description or ()]
+            rows, more = _rows(cursor, limit)
+    return Selection(names, _declared_types(connection, names, guard.tables), rows, more)
+
+
+def _rows(cursor: Iterator[tuple[Any, ...]], limit: int) -> tuple[list[tuple[Any, ...]], bool]:
+    """Up to ``limit`` rows, and whether there are more; also rows of MOST_ROWS bytes are enough."""
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for row in cursor:
+        size += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if len(rows) == limit or size > MOST_ROWS:
+            return rows, True
+        rows.append(row)
+    return rows, False
+
+
+# -- what it may do ----------------------------------------------------------------------------
+
+
+class _Guard:
+    """The authorizer: it records which tables are read, and what was refused."""
+
+    def __init__(self) -> None:
+        self.tables: set[tuple[str, str]] = set()  # schema and table
+        self.refused = ""
+
+    def __call__(
+        self, action: int, first: str | None, second: str | None, place: str | None, _: object
+    ) -> int:
+        if action == sqlite3.SQLITE_READ:
+            self.tables.add((place or "main", first or ""))
+        if action in READING:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_FUNCTION:
+            what, allowed = f"the function {second}", (second or "").lower() in FUNCTIONS
+        elif action == sqlite3.SQLITE_PRAGMA:
+            name = (first or "").lower()
+            what, allowed = f"PRAGMA {name}", name in PRAGMAS and (not second or name in TAKE_A_NAME)
+        else:
+            what, allowed = "", False
+        if not allowed:
+            self.refused = self.refused or what or "what it would do"
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+class _Watch:
+    """Ends a statement that takes too long or too much memory; ``reason`` says which."""
+
+    def __init__(self, timeout: float) -> None:
+        self.reason: SqlLimit | None = None
+        self._timeout, self._until, self._look = timeout, monotonic() + timeout, 0.0
+        self._most = _memory() + MOST_MEMORY
+
+    def __call__(self) -> bool:
+        now = monotonic()
+        if now > self._until:
+            self.reason = SqlLimit(
+                f"the statement took longer than {self._timeout:g} s",
+                hint="narrow it with WHERE, or allow more time with --timeout 60s",
+            )
+        elif now > self._look:
+            self._look = now + LOOK
+            if _memory() > self._most:
+                self.reason = SqlLimit(
+                    f"the statement needs more than {MOST_MEMORY >> 20} MB of memory",
+                    hint=FEWER,
+                )
+        return self.reason is not None
+
+
+def _memory() -> int:
+    """Bytes of memory that the process holds; its highest so far where the system tells no more."""
+    with suppress(OSError), Path("/proc/self/statm").open("rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    with suppress(ImportError):
+        from resource import RUSAGE_SELF, getrusage
+
+        return getrusage(RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+    return 0
+
+
+@contextmanager
+def _guarded(connection: Any, watch: _Watch) -> Iterator[_Guard]:
+    """Everything that bounds a caller's statement; afterwards the connection is as it was."""
+    before = {one: connection.setlimit(one, most) for one, most in LIMITS.items()}
+    before[sqlite3.SQLITE_LIMIT_LENGTH] = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+    for pragma in ("query_only = 1", "trusted_schema = 0", "temp_store = MEMORY"):
+        connection.execute(f"PRAGMA {pragma}")
+    guard = _Guard()
+    connection.set_authorizer(guard)
+    connection.set_progress_handler(watch, OPERATIONS)
+    try:
+        yield guard
+    finally:
+        connection.set_progress_handler(None, 0)
+        connection.set_authorizer(None)
+        for one, most in before.items():
+            connection.setlimit(one, most)
+        connection.execute("PRAGMA temp_store = DEFAULT")
+
+
+def _declare(connection: Any) -> None:
+    """Use every table-valued function that is allowed, and every virtual table, once."""
+    for statement in DECLARED:
+        connection.execute(statement).fetchall()
+    for (name,) in connection.execute(VIRTUAL).fetchall():
+        with suppress(sqlite3.Error):  # of a module that is not there: the statement will say so
+            connection.execute(f"PRAGMA table_info({quoted(name)})").fetchall()
+
+
+# -- how much it may take -----------------------------------------------------------------------
+
+
+def _measure(connection: Any, statement: str, values: Values) -> None:
+    """Compile the statement, and limit the length of a value by what its program does."""
+    explaining = any(token.casefold() == "explain" for token in _tokens(statement)[:1])
+    holding, longest = 0, LONGEST
+    for row in connection.execute(statement if explaining else f"EXPLAIN {statement}", values):
+        if len(row) > 5:
+            holding += row[1] in HOLDING
+            longest = min(longest, SLOW.get(str(row[5]), longest))
+    longest = max(min(longest, MOST_VALUES // max(holding, 1)), min(longest, SHORTEST))
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+
+
+TOKEN = re.compile(
+    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|\s+|(?P<word>
+    '(?:[^']|'')*'? | "(?:[^"]|"")*"? | `(?:[^`]|``)*`? | \[[^\]]*\]?
+    | [^\W\d][\w$]* | [:@$?][\w$:]* | \d[\w.]* | \.\d\w* | ->>? | \|\| | [<>=!]{1,2} | . )""",
+    re.VERBOSE | re.DOTALL,
+)
+OPEN, CLOSE, QUOTES = "(", ")", "'\"`["
+ENDS_FROM = _names("select where group order having limit union except intersect values")
+BEFORE_A_TABLE = frozenset(["from", "join", ",", OPEN, ".", "in"])
+
+
+def _tokens(statement: str) -> list[str]:
+    return [found["word"] for found in TOKEN.finditer(statement) if found["word"]]
+
+
+def _refuse_expansion(statement: str, views: Mapping[str, str]) -> None:
+    """SqlLimit when names are used by names that are used by names, and so on, too often.
+
+    SQLite copies a common table expression, or a view, wherever it is used, with all that it uses:
+    twenty that use the one before twice are a million, before anything could interrupt it.
+    """
+    words = _tokens(statement)
+    bodies: dict[str, list[list[str]]] = {}
+    for name, body in _expressions(words):
+        bodies.setdefault(name, []).append(body)
+    for name, sql in views.items():
+        bodies[f".{name}"] = [_tokens(sql)]  # as it is named behind its schema
+        bodies.setdefault(name, bodies[f".{name}"])
+    counts: dict[str, int] = {}
+
+    def count(name: str, using: tuple[str, ...]) -> int:
+        if name in using:  # recursion, or the same name in another place
+            return MOST_EXPANDED + 1 if len(bodies[name]) > 1 else 0
+        if name not in counts:
+            counts[name] = 1 + used(chain.from_iterable(map(_tables, bodies[name])), (*using, name))
+        return counts[name]
+
+    def used(names: Iterable[str], using: tuple[str, ...] = ()) -> int:
+        return sum(count(name, using) for name in names if name in bodies)
+
+    if used(_tables(words)) > MOST_EXPANDED:
+        raise SqlLimit(
+            "the statement uses common table expressions or views inside one another too often",
+            hint=f"all uses together, with those inside them, may be {MOST_EXPANDED:,}",
+        )
+
+
+def _expressions(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The name and the body of each common table expression."""
+    for at, word in enumerate(words):
+        if word.casefold() != "as" or at == 0:
+            continue
+        begin = at + 1
+        while begin < len(words) and words[begin].casefold() in ("not", "materialized"):
+            begin += 1
+        if words[begin : begin + 1] != [OPEN]:
+            continue
+        name = at - 1 if words[at - 1] != CLOSE else _closing(words, at - 1, -1) - 1
+        yield _name(words[max(name, 0)]), list(words[begin : _closing(words, begin, 1) + 1])
+
+
+def _closing(words: Sequence[str], at: int, step: int) -> int:
+    """Where the bracket at a place has its other half; the end when it has none."""
+    depth = 0
+    while 0 <= at < len(words):
+        depth += (words[at] == OPEN) - (words[at] == CLOSE)
+        if not depth:
+            return at
+        at += step
+    return at
+
+
+def _tables(words: Sequence[str]) -> Iterator[str]:
+    """The names that are used where a table may be; some that are none among them."""
+    inside = [False]  # a FROM, by the depth of brackets
+    before = ""
+    for at, word in enumerate(words):
+        folded = word.casefold()
+        if word == OPEN:
+            inside.append(inside[-1])
+        elif word == CLOSE:
+            inside = inside[:-1] or [False]
+        elif folded in ("from", "join"):
+            inside[-1] = True
+        elif folded in ENDS_FROM:
+            inside[-1] = False
+        elif words[at + 1 : at + 2] == ["."]:
+            pass  # a schema, or the table of a column
+        elif before in BEFORE_A_TABLE and (inside[-1] or before in ("in", ".")):
+            yield ("." if before == "." else "") + _name(word)
+        before = folded
+
+
+def _name(word: str) -> str:
+    """A name as SQLite compares it."""
+    if word[0] in QUOTES:
+        end = "]" if word[0] == "[" else word[0]
+        word = word[1:].removesuffix(end).replace(end * 2, end)
+    return word.casefold()
+
+
+def _lowered(rows: Any) -> dict[str, str]:
+    return {name.casefold(): sql for name, sql in rows}
+
+
+# -- what the columns are -----------------------------------------------------------------------
+
+
+def _declared_types(connection: Any, names: Sequence[str], tables: set[tuple[str, str]]) -> list[str]:
+    """The type of each column as the tables declare it that have a column of its name; else empty."""
+    known: dict[str, set[str]] = {}
+    for place, table in tables:
+        for row in connection.execute(f"PRAGMA {quoted(place)}.table_xinfo({quoted(table)})"):
+            known.setdefault(row[1].casefold(), set()).add(row[2])
+    found = (known.get(name.casefold(), set()) for name in names)
+    return [next(iter(types)) if len(types) == 1 else "" for types in found]
+
+
+# -- what was wrong with it ---------------------------------------------------------------------
+
+NAMED = re.compile(
+    r'near "(?P<near>.*)": syntax error|no such (?P<kind>column|table|function): (?P<name>.*)'
+    r'|ambiguous column name: (?P<ambiguous>.*)|unrecognized token: "(?P<token>.*)"'
+    r"|(?:misuse of|wrong number of arguments to)\D*? (?P<function>\w+)\(\)",
+    re.DOTALL,
+)
+BY_TEXT = {  # what needs other words than SQLite's
+    "You can only execute one": ("there is more than one statement", "run them one by one"),
+    "Could not decode to UTF-8": (
+        "a value is no UTF-8 text",
+        "read it as bytes, with hex(…) or CAST(… AS BLOB)",
+    ),
+    "LIKE or GLOB pattern too": (
+        f"a pattern of LIKE or GLOB is longer than {LIMITS[sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH]} bytes",
+        "look for a shorter text, or with instr(column, text) > 0",
+    ),
+}
+ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
+
+
+@contextmanager
+def _explained(connection: Any, statement: str, guard: _Guard, watch: _Watch) -> Iterator[None]:
+    """Turn what SQLite says of a statement into InvalidSql or SqlLimit; errors of the file stay."""
+    try:
+        yield
+    except MemoryError as error:
+        raise SqlLimit("the statement needs more memory than there is", hint=FEWER) from error
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+        code = primary_code(error)
+        if watch.reason is not None:
+            raise watch.reason from error
+        if code == sqlite3.SQLITE_INTERRUPT:
+            raise KeyboardInterrupt from None  # it came while SQLite called the watch, which loses it
+        if code == sqlite3.SQLITE_TOOBIG and "string or blob" in str(error):
+            longest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+            raise SqlLimit(
+                f"a value is longer than the {longest:,} bytes that this statement may handle",
+                hint="leave the column out, shorten it with substr(…), or skip rows by length(…)",
+            ) from error
+        if code in FATAL:
+            raise
+        if code == sqlite3.SQLITE_AUTH:
+            raise InvalidSql(
+                statement, f"{guard.refused or error} is not allowed", hint=ONE_SELECT
+            ) from error
+        raise _invalid(connection, statement, str(error)) from error
+
+
+def _invalid(connection: Any, statement: str, message: str) -> InvalidSql:
+    """Where SQLite's message points, and what was perhaps meant."""
+    for beginning, (problem, hint) in BY_TEXT.items():
+        if message.startswith(beginning):
+            return InvalidSql(statement, problem, hint=hint)
+    if found := re.search(r"binding parameter :(\w+)|Incorrect number of bindings", message):
+        name = found[1] or "name"
+        problem = f"a parameter has no value: :{name}"
+        return InvalidSql(statement, problem, hint=f"give it with --param {name}=VALUE")
+    found = NAMED.match(message)
+    if found is None:
+        return InvalidSql(
+            statement, message, len(statement.rstrip()) if message == "incomplete input" else None
+        )
+    name = next(text for key, text in found.groupdict().items() if key != "kind" and text is not None)
+    places = list(_places(statement, name))
+    if found["near"] is not None or found["token"] is not None:
+        places = [place for place in places if _fails(connection, statement[: place.stop])]
+    hint = _meant(connection, statement, found["kind"], name)
+    return InvalidSql(statement, message, places[0].start if places else None, hint=hint)
+
+
+def _places(statement: str, name: str) -> Iterator[slice]:
+    """Where a name is in a statement; those that have nothing before them first."""
+    found = [match for match in TOKEN.finditer(statement) if match["word"]]
+    wanted = _tokens(name)
+    fits: list[slice] = []
+    behind: list[slice] = []
+    for at, match in enumerate(found):
+        if [_name(one["word"]) for one in found[at : at + len(wanted)]] == [_name(one) for one in wanted]:
+            place = slice(match.start(), found[at + len(wanted) - 1].end())
+            (behind if at and found[at - 1]["word"] == "." else fits).append(place)
+    return iter(fits + behind)
+
+
+def _fails(connection: Any, statement: str) -> bool:
+    """Whether SQLite refuses the beginning of a statement as it is, and not because more is missing."""
+    try:
+        connection.execute(f"EXPLAIN {statement}")
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        return str(error) != "incomplete input"
+    return False
+
+
+def _meant(connection: Any, statement: str, kind: str | None, name: str) -> str:
+    """The nearest table or column, and what has it."""
+    if kind == "table":
+        known = [str(one) for one in tables(connection)]
+        near = nearest(name, known)
+        listed = ", ".join(near or known[:LISTED])
+        return f"{'did you mean' if near else 'there are'}: {listed}" if listed else ""
+    if kind != "column":
+        return ""
+    column, used = _tokens(name)[-1], set(map(_name, _tokens(statement)))
+    there = [one for one in tables(connection) if one.name.casefold() in used]
+    near = nearest(column, [name for one in there for name, _ in one.columns])
+    for one in there:
+        if near and near[0] in dict(one.columns):
+            return f"{one} has {near[0]}"
+    of = "; ".join(f"{one} has {', '.join(name for name, _ in one.columns)}" for one in there[:1])
+    return f"a text is written '{column}'" + (f"; {of}" if of else "")
+
+
+def tables(connection: Any) -> list[TableShape]:
+    """The tables and views that are not internal, of every schema, with their columns."""
+    found = []
+    for row in connection.execute("PRAGMA table_list").fetchall():
+        place, name, kind = row[:3]
+        if kind != "shadow" and not name.startswith(("_", "sqlite_")):
+            columns = connection.execute(f"PRAGMA {quoted(place)}.table_xinfo({quoted(name)})").fetchall()
+            found.append(
+                TableShape("" if place in OWN else place, name, kind, [(c[1], c[2]) for c in columns])
+            )
+    return sorted(found)
