@@ -25,6 +25,7 @@ ORDERS: dict[str, tuple[int, tuple[Order, ...]]] = {  # how often in a round, an
     "id": (100, ()),
     "owner (index)": (20, (Order(Ticket.owner.path),)),
     "owner, descending (index)": (20, (Order(Ticket.owner.path, True),)),
+    "owner, empty ones first (index)": (20, (Order(Ticket.owner.path, nulls_first=True),)),
     "votes, descending; score": (1, (Order(Ticket.votes.path, True), Order(Ticket.score.path))),
 }
 
@@ -76,7 +77,7 @@ def cursor_before(place: Path, query: Query[Ticket], left: int) -> str:
     """The cursor behind which so many rows are left, found from the other end."""
     columns = [term.path[-1].name for term in query.order]
     back = [
-        f"{name} {'ASC' if term.descending else 'DESC'}"
+        f"{name} {'ASC' if term.descending else 'DESC'} NULLS {'LAST' if term.nulls_first else 'FIRST'}"
         for name, term in zip(columns, query.order, strict=True)
     ]
     sql = f"""

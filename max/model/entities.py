@@ -482,13 +482,15 @@ def find_field(entity: type[E], path: str) -> FieldOf[E, Any]:
     for name in rest:
         target = field.type.target
         if target is None:
-            raise UsageError(f"{spelled(field)} holds {field.type.label}; only a ref has fields behind a dot")
+            raise UsageError(
+                f"{path_name(field)} holds {field.type.label}; only a ref has fields behind a dot"
+            )
         field = FieldOf(entity, find_name(target, name), field)
     return field
 
 
-def spelled(field: FieldOf[Any, Any]) -> str:
-    """A field's path as the filter language writes it."""
+def path_name(field: FieldOf[Any, Any]) -> str:
+    """A field as filters and columns name it: ``title``, ``assignee.name``."""
     return ".".join(step.name for step in field.path)
 
 

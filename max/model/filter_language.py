@@ -42,7 +42,7 @@ from .entities import (
     Ref,
     Synced,
     find_field,
-    spelled,
+    path_name,
 )
 from .query import DEPTH
 from .values import INTEGER_LIMIT, Kind, moment_of
@@ -269,10 +269,10 @@ class _Parser:
         op = OPERATORS.get(token.text) if token.kind == "operator" else None
         if op is None:
             instead = INSTEAD.get(token.text.upper())
-            self._fail(token, instead or f"expected an operator after {spelled(field)}, got {token}")
+            self._fail(token, instead or f"expected an operator after {path_name(field)}, got {token}")
         holds = field.type
         if holds.kind not in FITTING.get(op, Kind):
-            self._fail(token, f"{op} does not work on {spelled(field)}, which holds {holds.label}")
+            self._fail(token, f"{op} does not work on {path_name(field)}, which holds {holds.label}")
         value = self._next()
         if value.keyword == "NULL" and op in (Op.EQ, Op.NE):
             return Compare(field.path, op)
@@ -304,7 +304,7 @@ class _Parser:
         field = self._field(token)
         if field.name == "id":
             self._fail(token, "an id has no age; name a field")
-        self._expect(")", f"')' after _age({spelled(field)}")
+        self._expect(")", f"')' after _age({path_name(field)}")
         return field
 
     # -- names and values
@@ -335,7 +335,7 @@ class _Parser:
             fits = False
         if not fits:
             expected = EXPECTED.get(holds.kind, holds.expected)
-            self._fail(token, f"{spelled(field)} expects {expected}, got {token}")
+            self._fail(token, f"{path_name(field)} expects {expected}, got {token}")
         return value
 
     def _shifted(self, age: re.Match[str], token: Token, holds: FieldType) -> datetime | date:

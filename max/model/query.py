@@ -36,6 +36,7 @@ from .entities import (
     field_names,
     find_field,
     find_name,
+    path_name,
 )
 from .struct import Struct
 from .values import Json, Kind
@@ -129,10 +130,15 @@ OF_TEXTS = (Op.CONTAINS, Op.STARTS_WITH)  # their values are texts, whatever the
 
 
 class Order(Struct):
-    """One field to sort by; empty values come first, or last when descending."""
+    """One field to sort by; empty values come last, in both directions, unless ``nulls_first``."""
 
     path: tuple[FieldOf[Any, Any], ...]
     descending: bool = False
+    nulls_first: bool = False
+
+    def __str__(self) -> str:
+        words = [path_name(self.path[-1]), *["desc"] * self.descending, *["nulls:first"] * self.nulls_first]
+        return ":".join(words)
 
 
 class Query(Struct, Generic[E]):
@@ -155,15 +161,18 @@ class Query(Struct, Generic[E]):
         parts = given if self.filter is None else [self.filter, *given]
         return self.replace(filter=AllOf(tuple(parts)) if len(parts) > 1 else next(iter(parts), None))
 
-    def order_by(self, field: FieldOf[E, Any] | str, *, descending: bool = False) -> Self:
+    def order_by(
+        self, field: FieldOf[E, Any] | str, *, descending: bool = False, nulls_first: bool = False
+    ) -> Self:
         """Sort by a field after those named before; the id comes last.
 
-        A text may name several: ``"priority,-due_date"`` or ``"assignee.name:desc"``.
+        A text may name several: ``"priority,-due_date"`` or ``"assignee.name:desc"``.  Rows whose
+        value is empty or not loaded come last in both directions, unless ``nulls_first``.
         """
         if isinstance(field, str):
-            terms = parse_order(self.entity, field, descending=descending)
+            terms = parse_order(self.entity, field, descending=descending, nulls_first=nulls_first)
         else:
-            terms = (Order(_own(self.entity, field, "order_by").path, descending),)
+            terms = (Order(_own(self.entity, field, "order_by").path, descending, nulls_first),)
         unique: dict[tuple[str, ...], Order] = {}
         for one in (*self.order, *terms):  # a second order of the same field decides nothing
             unique.setdefault(tuple(field.name for field in one.path), one)
@@ -194,22 +203,38 @@ class Query(Struct, Generic[E]):
         return self.replace(cursor=cursor)
 
 
-def parse_order(entity: type[Entity], text: str, *, descending: bool = False) -> tuple[Order, ...]:
-    """The orders in ``"priority,-due_date,assignee.name:desc"``, with names in any case.
+DIRECTIONS = {"asc": False, "desc": True}
+NULLS = {"first": True, "last": False}
 
-    A term without ``-``, ``:asc`` or ``:desc`` goes as ``descending`` says.  UnknownName suggests the
-    nearest field or direction.
+
+def parse_order(
+    entity: type[Entity], text: str, *, descending: bool = False, nulls_first: bool = False
+) -> tuple[Order, ...]:
+    """The orders in ``"priority,-due_date,assignee.name:desc:nulls:first"``, with names in any case.
+
+    Spaces do as well as colons: ``"due_date desc"``.  A term that does not say its direction, or where
+    empty values come, goes as ``descending`` and ``nulls_first`` say.  UnknownName suggests the
+    nearest field or word.
     """
-    orders = []
-    for term in text.split(","):
-        path, colon, direction = term.strip().partition(":")
-        if colon and direction.lower() not in ("asc", "desc"):
-            raise UnknownName("direction", direction, ["asc", "desc"], where=f"order {term.strip()!r}")
-        down = direction.lower() == "desc" if colon else descending
-        if path.startswith("-"):
-            path, down = path[1:], True
-        orders.append(Order(find_field(entity, path).path, down))
-    return tuple(orders)
+    return tuple(_order(entity, term, descending, nulls_first) for term in text.split(","))
+
+
+def _order(entity: type[Entity], term: str, descending: bool, nulls_first: bool) -> Order:
+    path, *words = term.replace(":", " ").split() or [""]
+    if path.startswith("-"):
+        path, descending = path[1:], True
+    where = f"order {term.strip()!r}"
+    while words:
+        word, *words = words
+        if word.lower() in DIRECTIONS:
+            descending = DIRECTIONS[word.lower()]
+        elif word.lower() != "nulls":
+            raise UnknownName("direction", word, [*DIRECTIONS, "nulls:first", "nulls:last"], where=where)
+        elif not words or words[0].lower() not in NULLS:
+            raise UnknownName("place of nulls", "".join(words[:1]), NULLS, where=where)
+        else:
+            nulls_first = NULLS[words.pop(0).lower()]
+    return Order(find_field(entity, path).path, descending, nulls_first)
 
 
 def parse_fields(entity: type[Entity], fields: str | Sequence[str]) -> tuple[str, ...]:
@@ -226,11 +251,6 @@ def parse_paths(entity: type[E], paths: str | Sequence[str | FieldOf[E, Any]]) -
         for word in words
     )
     return tuple(dict.fromkeys(found))
-
-
-def path_name(field: FieldOf[Any, Any]) -> str:
-    """A field as its column is called: ``title``, ``assignee.name``."""
-    return ".".join(one.name for one in field.path)
 
 
 def _condition(entity: type[Entity], condition: object, now: float | None) -> Filter[Any]:

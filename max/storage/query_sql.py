@@ -7,8 +7,8 @@ Rule 2: a page begins after a key (the order's values and the id), never at an o
 page costs the same wherever it begins, and no row is seen twice or left out.
 
 Example: after ``due_date = 2026-03-01, id = 7`` in the order ``due_date, id`` come the rows with
-that date and a greater id, and those with a later date.  Empty dates sort first, so a page that
-ends among them goes on with the filled ones, in a statement of its own that uses the index.
+that date and a greater id, and those with a later date.  Empty dates come last, so a page that
+ends among the filled ones goes on with the empty ones, in a statement of its own that uses the index.
 """
 
 from __future__ import annotations
@@ -156,7 +156,11 @@ class Statement:
 
     def order(self, terms: Sequence[Order]) -> str:
         """The ORDER BY clause; the id settles ties, so the order is total."""
-        words = [f"{self.column(term.path)} {'DESC' if term.descending else 'ASC'}" for term in terms]
+        words = [
+            f"{self.column(term.path)} {'DESC' if term.descending else 'ASC'}"
+            f" NULLS {'FIRST' if term.nulls_first else 'LAST'}"
+            for term in terms
+        ]
         return ", ".join([*words, "t._id ASC"])
 
     def after(self, terms: Sequence[Order], values: Sequence[Any]) -> str:
@@ -178,13 +182,13 @@ class Statement:
         )
 
     def far(self, term: Order) -> str:
-        """True for the other rows behind it; empty values sort before all others."""
-        return f"{self.column(term.path)} IS {'' if term.descending else 'NOT '}NULL"
+        """True for the other rows behind it."""
+        return f"{self.column(term.path)} IS {'NOT ' if term.nulls_first else ''}NULL"
 
 
 def has_far(terms: Sequence[Order], values: Sequence[Any]) -> bool:
     """Whether both empty and filled values can come behind a key."""
-    return bool(terms) and (values[0] is None) is not terms[0].descending
+    return bool(terms) and (values[0] is None) is terms[0].nulls_first
 
 
 Columns: TypeAlias = "Callable[[Statement], list[str]]"  # what a statement selects
@@ -282,11 +286,7 @@ def run(connection: Connection, sql: str, values: Sequence[Any]) -> list[tuple[A
 
 
 def _signature(query: Query[Any]) -> str:
-    terms = [
-        f"{'.'.join(field.name for field in term.path)}{' desc' if term.descending else ''}"
-        for term in query.order
-    ]
-    return ",".join([query.entity.__name__, *terms])
+    return ",".join([query.entity.__name__, *map(str, query.order)])
 
 
 def write_cursor(query: Query[Any], values: Iterable[Any]) -> str:

@@ -365,7 +365,14 @@ def fits(person: Person | None, condition: Filter[Any] | None, everybody: dict[s
         boss = values_of(person).get(ref.name) if person else None
         person = everybody.get(boss.id) if boss else None
     known = values_of(person) if person else {}
-    return field.name in known and holds(condition.op, known[field.name], condition.value)
+    many = isinstance(condition.value, tuple)
+    wanted = tuple(map(stored, condition.value)) if many else stored(condition.value)
+    return field.name in known and holds(condition.op, stored(known[field.name]), wanted)
+
+
+def stored(value: Any) -> Any:
+    """A value as it comes back: NUL is stored as another character."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def holds(op: Op, value: Any, wanted: Any) -> bool:
@@ -506,7 +513,9 @@ def test_conditions_and_orders_may_follow_a_limited_number_of_different_refs(pla
 
 ORDERS = st.lists(
     st.tuples(
-        st.sampled_from(["id", *sorted(POOL), "boss.name", "boss.age", "boss.boss.name"]), st.booleans()
+        st.sampled_from(["id", *sorted(POOL), "boss.name", "boss.age", "boss.boss.name"]),
+        st.booleans(),
+        st.booleans(),
     ),
     max_size=3,
     unique_by=lambda term: term[0],
@@ -522,8 +531,8 @@ def field_at(path: str) -> FieldOf[Person, Any]:
     return field
 
 
-def sorted_ids(people: list[Person], order: list[tuple[str, bool]]) -> list[str]:
-    """The naive order: empty values first, last when descending; the id settles ties."""
+def sorted_ids(people: list[Person], order: list[tuple[str, bool, bool]]) -> list[str]:
+    """The naive order: empty values last or first; the id settles ties."""
     everybody = {person.id: person for person in people}
 
     def value(person: Person, path: str) -> Any:
@@ -532,25 +541,25 @@ def sorted_ids(people: list[Person], order: list[tuple[str, bool]]) -> list[str]
             boss = values_of(person).get(ref)
             person = everybody.get(boss.id, Person("?")) if boss else Person("?")
         found = values_of(person).get(name)
-        return found.id if isinstance(found, Ref) else None if person.id == "?" else found
+        return found.id if isinstance(found, Ref) else None if person.id == "?" else stored(found)
 
     found = sorted(people, key=lambda person: person.id)
-    for path, descending in reversed(order):
+    for path, descending, nulls_first in reversed(order):
         keys = {p.id: (value(p, path) is not None, value(p, path)) for p in found}
         empty = [p for p in found if not keys[p.id][0]]
         rest = sorted([p for p in found if keys[p.id][0]], key=lambda p: keys[p.id][1], reverse=descending)
-        found = [*rest, *empty] if descending else [*empty, *rest]
+        found = [*empty, *rest] if nulls_first else [*rest, *empty]
     return [person.id for person in found]
 
 
 @settings(deadline=None, max_examples=150)
 @given(PEOPLE, ORDERS, st.integers(1, 4))
 def test_paging_under_any_order_gives_every_row_once(
-    people: list[Person], order: list[tuple[str, bool]], size: int
+    people: list[Person], order: list[tuple[str, bool, bool]], size: int
 ) -> None:
     query = Query(Person)
-    for path, descending in order:
-        query = query.order_by(field_at(path), descending=descending)
+    for path, descending, nulls_first in order:
+        query = query.order_by(field_at(path), descending=descending, nulls_first=nulls_first)
 
     async def body(store: Store) -> tuple[list[str], list[int]]:
         await store.engine.store(*people)
@@ -597,6 +606,7 @@ def test_a_cursor_is_refused_by_another_order_or_entity(place: str) -> None:
         others: list[Any] = [
             store.engine.query(Person),
             store.engine.query(Person).order_by(Person.age, descending=True),
+            store.engine.query(Person).order_by(Person.age, nulls_first=True),
             store.engine.query(Person).order_by(Person.name),
             by_age.order_by(Person.name),
             store.engine.query(Team),

@@ -30,7 +30,7 @@ from max.model.entities import (
     check_entity,
     field_names,
     find_field,
-    spelled,
+    path_name,
     values_of,
 )
 from max.model.query import Page, Query
@@ -357,7 +357,7 @@ def test_a_filter_goes_through_refs() -> None:
 def test_refs_are_followed_step_by_step_or_all_at_once() -> None:
     login = Issue.assignee.to(User.manager).to(User.login)
     assert [field.name for field in login.path] == ["assignee", "manager", "login"]
-    assert login == Issue.assignee.to(User.manager.to(User.login)) == find_field(Issue, spelled(login))
+    assert login == Issue.assignee.to(User.manager.to(User.login)) == find_field(Issue, path_name(login))
     assert (repr(login), login.type) == ("Issue.assignee.manager.login", FieldType(Kind.TEXT))
 
 

@@ -98,22 +98,38 @@ def test_a_field_of_another_entity_is_refused_wherever_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("votes", [("votes", False)]),
-        ("-votes", [("votes", True)]),
-        ("VOTES:desc", [("votes", True)]),
-        ("votes:asc, -author.LOGIN", [("votes", False), ("author.login", True)]),
-        ("repository.owner.login", [("repository.owner.login", False)]),
-        ("id", [("id", False)]),
+        ("votes", "votes"),
+        ("-votes", "votes:desc"),
+        ("VOTES:desc", "votes:desc"),
+        ("votes desc", "votes:desc"),
+        ("votes  ASC", "votes"),
+        ("votes:asc, -author.LOGIN", "votes,author.login:desc"),
+        ("repository.owner.login", "repository.owner.login"),
+        ("votes:nulls:first", "votes:nulls:first"),
+        ("votes:desc:nulls:first", "votes:desc:nulls:first"),
+        ("votes DESC NULLS FIRST, title nulls last", "votes:desc:nulls:first,title"),
+        ("-votes nulls:last", "votes:desc"),
+        ("id", "id"),
     ],
 )
-def test_an_order_may_be_text(text: str, expected: list[tuple[str, bool]]) -> None:
+def test_an_order_may_be_text(text: str, expected: str) -> None:
     orders = Query(Issue).order_by(text).order
-    assert [(".".join(field.name for field in one.path), one.descending) for one in orders] == expected
+    assert ",".join(map(str, orders)) == expected
+    assert Query(Issue).order_by(expected).order == orders
 
 
-def test_the_direction_in_a_text_wins_over_the_argument() -> None:
-    orders = Query(Issue).order_by("votes:asc,title,-id", descending=True).order
-    assert [one.descending for one in orders] == [False, True, True]
+def test_what_a_text_says_wins_over_the_arguments() -> None:
+    query = Query(Issue).order_by("votes:asc,title:nulls:last,-id", descending=True, nulls_first=True)
+    assert [(one.descending, one.nulls_first) for one in query.order] == [
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+
+
+def test_several_orders_add_up_and_the_first_of_one_field_holds() -> None:
+    query = Query(Issue).order_by("votes").order_by("-title,-votes").order_by(Issue.id, nulls_first=True)
+    assert ",".join(map(str, query.order)) == "votes,title:desc,id:nulls:first"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,10 @@ def test_the_direction_in_a_text_wins_over_the_argument() -> None:
         ("author.logn", "unknown field 'logn' in User"),
         ("title.x", "title holds text; only a ref has fields behind a dot"),
         ("author.login.x", "author.login holds text; only a ref has fields behind a dot"),
-        ("votes:up", "unknown direction 'up'"),
+        ("votes:up", "unknown direction 'up' in order 'votes:up'"),
+        ("votes down", "unknown direction 'down'"),
+        ("votes:nulls", "unknown place of nulls ''"),
+        ("votes:nulls:frist", "unknown place of nulls 'frist'"),
         ("", "unknown field ''"),
     ],
 )

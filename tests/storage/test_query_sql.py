@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 from typing import Any
 
 import pytest
@@ -45,41 +46,51 @@ def connection() -> Iterator[SqliteConnection]:
         yield connection
 
 
-def plans(connection: SqliteConnection, key: str | None, *, descending: bool) -> list[str]:
-    """How SQLite would find the page behind a shelf, a line for each range."""
-    query = Query(Book, order=(Order(Book.shelf.path, descending),))
-    behind = query.after(write_cursor(query, [key, "a book"]))
-    statements = selects(TABLES._mappings, behind, 10, own_fields(behind))
+ORDERS = [Order(Book.shelf.path, *ways) for ways in product((False, True), repeat=2)]
+
+
+def plans(connection: SqliteConnection, query: Query[Book]) -> list[str]:
+    """How SQLite would find a page, a line for each range."""
+    statements = selects(TABLES._mappings, query, 10, own_fields(query))
     return [
         connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchone()[-1] for sql, values in statements
     ]
 
 
-@pytest.mark.parametrize("descending", [False, True])
-def test_a_page_behind_a_value_begins_in_the_index(connection: SqliteConnection, descending: bool) -> None:
-    found = plans(connection, "a shelf", descending=descending)[0]
+def behind(order: Order, key: str | None) -> Query[Book]:
+    """A page behind a book on this shelf."""
+    query = Query(Book, order=(order,))
+    return query.after(write_cursor(query, [key, "a book"]))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_first_page_is_read_in_the_order_of_the_index(connection: SqliteConnection, order: Order) -> None:
+    (found,) = plans(connection, Query(Book, order=(order,)))
+
+    assert "SCAN t USING INDEX" in found
+    assert "shelf" in found
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_a_page_behind_a_value_begins_in_the_index(connection: SqliteConnection, order: Order) -> None:
+    found = plans(connection, behind(order, "a shelf"))[0]
 
     assert "SEARCH t USING INDEX" in found
     assert "shelf" in found
 
 
-@pytest.mark.parametrize("descending", [False, True])
-def test_a_page_behind_an_empty_value_begins_in_the_index(
-    connection: SqliteConnection, descending: bool
-) -> None:
-    assert all("SEARCH t USING INDEX" in found for found in plans(connection, None, descending=descending))
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_a_page_behind_an_empty_value_begins_in_the_index(connection: SqliteConnection, order: Order) -> None:
+    assert all("SEARCH t USING INDEX" in found for found in plans(connection, behind(order, None)))
 
 
 def test_empty_and_filled_values_are_two_ranges_only_where_the_order_goes_from_one_to_the_other(
     connection: SqliteConnection,
 ) -> None:
-    numbers = {
-        (key, descending): len(plans(connection, key, descending=descending))
-        for key in (None, "a shelf")
-        for descending in (False, True)
-    }
+    for order in ORDERS:
+        after = {key: len(plans(connection, behind(order, key))) for key in (None, "a shelf")}
 
-    assert numbers == {(None, False): 2, (None, True): 1, ("a shelf", False): 1, ("a shelf", True): 2}
+        assert after == ({None: 2, "a shelf": 1} if order.nulls_first else {None: 1, "a shelf": 2})
 
 
 # Columns of our tables, aliases, and words that SQL resolves as names when a column has them.

@@ -159,8 +159,8 @@ FILTER: Filter[Issue] = Issue.title.contains("bug") & Issue.votes.gt(
     3
 ) | ~Issue.assignee.is_null() & Issue.id.is_in(["1", "2"])
 THROUGH: Filter[Issue] = Issue.assignee.to(User.email).contains("@acme.com") & Issue.repository.to(
-    Repository.id
-).eq("1")
+    Repository.owner
+).to(User.login).eq("ada") | Issue.repository.to(Repository.owner.to(User.email)).eq(None)
 INHERITED: Filter[Comment] = Comment.at.lt(datetime.now(UTC)) & Comment.actor.to(User.login).starts_with("a")
 STALE: Filter[Issue] = Issue.assignee.to(User.email).synced_before(1.5) | Issue.title.synced_since(1)
 EMPTY: Filter[User] = User.email.eq(None) | User.email.is_loaded() | User.id.ne("7")
@@ -168,7 +168,7 @@ QUERY: Query[Issue] = (
     Query(Issue)
     .where(FILTER, THROUGH)
     .order_by(Issue.assignee.to(User.login))
-    .order_by(Issue.id, descending=True)
+    .order_by(Issue.id, descending=True, nulls_first=True)
     .select(Issue.title, Issue.id)
 )
 

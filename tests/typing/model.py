@@ -19,6 +19,7 @@ class Repository(Entity):
     """A code repository."""
 
     name: Field[str] = Field()
+    owner: Field[Ref[User] | None] = Field()
     issues: Many[Issue] = Many(by=lambda: Issue.repository)
     members: Many[User] = Many("users with write access")
 
