@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # of any bytes
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
-NO_VALUE = "expected one argument"  # as argparse says it, also when the value begins with -
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
@@ -272,14 +271,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message, with the way to the command's help."""
-        dash = "a value that begins with - is written --option=VALUE; " if message.endswith(NO_VALUE) else ""
-        raise UsageError(message, hint=f"{dash}see: {self.prog} --help")
+        raise UsageError(message, hint=f"see: {self.prog} --help")
 
     def read(self, words: Sequence[str]) -> Options:
         """Parse all words; UnknownName for an option that does not exist."""
         if sum(word.startswith("-") for word in words) > MOST_OPTIONS:
             self.error(f"more than {MOST_OPTIONS:,} options")
-        options, rest = self.parse_known_args(words, Options())
+        options, rest = self.parse_known_args(self._with_values(words), Options())
         for word in rest:
             if word.startswith("-") and word != "-":
                 raise UnknownName(
@@ -292,6 +290,18 @@ class Parser(argparse.ArgumentParser):
                 self._check_text(value)
         options.output = options.output or default_format(self)
         return options
+
+    def _with_values(self, words: Sequence[str]) -> list[str]:
+        """``--order-by -due_date`` as one word: argparse takes no value that begins with a dash."""
+        joined: list[str] = []
+        known = self._option_string_actions
+        for word in words:
+            dash = word.startswith("-") and len(word) > 1 and not word.startswith("--") and word not in known
+            if dash and joined and joined[-1] in known and known[joined[-1]].nargs is None:
+                joined[-1] += f"={word}" if joined[-1].startswith("--") else word
+            else:
+                joined.append(word)
+        return joined
 
     def _check_text(self, value: object) -> None:
         """UsageError when bytes of a word, or of one of several, are not UTF-8."""
