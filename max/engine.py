@@ -32,6 +32,7 @@ from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.values import Json
+from .storage import full_text
 from .storage.database import Connection, Database
 from .storage.removals import MEMBERS_BY_CHILD
 from .storage.table_writer import TableWriter
@@ -74,6 +75,13 @@ class SqliteEngine(Engine):
             self.tables.change_log.attach(connection, on=self._settings.history != "off")
 
         await self._database.transact(work)
+        while await self._database.transact(self._index_page):
+            pass
+
+    def _index_page(self, connection: Connection) -> bool:
+        """Index a page of old rows; whether some are left."""
+        self.tables.full_text.flush(connection, full_text.PAGE)
+        return self.tables.full_text.on and full_text.pending(connection) > 0
 
     async def stop(self) -> None:
         """Nothing: the database belongs to the caller, who opened it."""
@@ -139,9 +147,14 @@ class SqliteEngine(Engine):
 
         await self._database.transact(work)
         before = now - self._settings.removed_days * DAY
-        while await self._database.transact(lambda c: self.tables.removals.purge(c, before)):
+        while await self._database.transact(lambda c: self._purge(c, before)):
             pass
         await self.tables.change_log.tidy(self._database, before=now - self._settings.history_days * DAY)
+
+    def _purge(self, connection: Connection, before: float) -> int:
+        more = self.tables.removals.purge(connection, before)
+        self.tables.full_text.flush(connection)
+        return more
 
 
 class SqliteSyncMeta(SyncMeta):
@@ -258,7 +271,9 @@ class SqliteSyncMeta(SyncMeta):
         removals = self._tables.removals
 
         def work(connection: Connection) -> WriteResult:
-            return WriteResult({}, removals.remove_missing(connection, entities, scope))
+            removed = removals.remove_missing(connection, entities, scope)
+            self._tables.full_text.flush(connection)
+            return WriteResult({}, removed)
 
         return Write(self._database, work)
 

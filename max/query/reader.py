@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
     from ..model.tasks import SyncResult, SyncRun
+    from ..model.text_search import Found
     from ..storage.database import Connection, Values
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 Where: TypeAlias = str | Filter[Any] | Sequence[str | Filter[Any]] | None
 LIMIT = 1_000  # rows of an answer whose caller names no limit
 TIMEOUT = 10.0  # seconds that a statement may take
+FOUND = 20  # hits of a text search, likewise
 
 
 @contextmanager
@@ -195,6 +197,32 @@ class Reader:
 
         with self._reading() as connection:
             return run_sql(connection, statement, parameters, limit=limit, timeout=timeout)
+
+    def find(
+        self,
+        text: str,
+        entities: Sequence[str | type[Entity]] | None = None,
+        *,
+        limit: int = FOUND,
+        raw: bool = False,
+    ) -> Found:
+        """The rows in whose searchable fields a text's words occur, best first; no more than ``limit``.
+
+        Without ``entities`` all are looked through.  ``raw`` is a query in the syntax of SQLite's FTS5.
+        UsageError when there is no word in the text, when the raw query cannot be read, or when an
+        entity has no searchable field.
+        """
+        from ..model.text_search import TextQuery
+        from ..storage.full_text import find, searchable
+
+        query = TextQuery.parse(text, raw=raw)
+        chosen = [self.entity(one) for one in entities or self.schema.entities]
+        names = [one.__name__ for one in chosen if searchable(one)]
+        if entities and len(names) < len(chosen):
+            lacking = next(one.__name__ for one in chosen if not searchable(one))
+            raise UsageError(f"{lacking} has no searchable field", hint=f"see: max schema {self.info}")
+        with self._reading() as connection:
+            return find(connection, self._tables.mappings, query, names, str(self.info), limit)
 
     # -- what is known about them ---------------------------------------------------------
 

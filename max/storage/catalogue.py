@@ -172,10 +172,12 @@ def places(connection: Connection, kind: str) -> set[str]:
     return {place for (place,) in rows}
 
 
-def drop(connection: Connection, kind: str, place: str = "") -> None:
-    """Drop all views, indexes or triggers of ours, or those that belong to one table."""
+def drop(connection: Connection, kind: str, place: str = "", *, begins: str = "") -> None:
+    """Drop all views, indexes or triggers of ours, or those of one table or whose names begin so."""
     sql = "SELECT name, place FROM _max_object WHERE kind = :kind AND :place IN ('', place)"
     for name, table in connection.execute(sql, {"kind": kind, "place": place}).fetchall():
+        if not name.startswith(begins):
+            continue
         _drop(connection, kind, name, table)
         connection.execute("DELETE FROM _max_object WHERE name = ?", (name,))
 

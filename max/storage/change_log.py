@@ -320,8 +320,8 @@ def interrupt(connection: Connection) -> None:
 
 
 def drop_triggers(connection: Connection) -> None:
-    """Drop the triggers until ``attach``: SQLite refuses some changes to tables that have triggers."""
-    drop(connection, "trigger")
+    """Drop the triggers of the log until ``attach``."""
+    drop(connection, "trigger", begins="_max_change:")
 
 
 def _kinds_of(mapping: TableMapping[Any]) -> dict[int, str]:

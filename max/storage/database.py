@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..errors import StorageCorrupt, StorageError
 from ..model.values import Kind
+
+if TYPE_CHECKING:
+    from ..model.text_search import TextQuery
 
 T = TypeVar("T")
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -102,6 +105,54 @@ class Database(Protocol):
         """One transaction for code without an event loop."""
 
 
+class TextMatches(NamedTuple):
+    """The numbers of the rows that fit best, each with its score, best first, and how many fit in all."""
+
+    rows: Sequence[tuple[int, float]]
+    total: int
+
+
+class TextIndex(Protocol):
+    """How a database indexes texts: their words, and the parts of those that are names.
+
+    A row of it has a number and three texts, in the columns ``id``, ``title``, ``text`` and ``part``.
+    The views ``_max_find_row`` (all of them) and ``_max_find_part_row`` (``id`` and ``part``, where
+    that is not empty) show what it should hold.
+    """
+
+    def is_available(self, connection: Connection) -> bool:
+        """Whether this database can index texts at all."""
+
+    def is_there(self, connection: Connection) -> bool:
+        """Whether the index was created."""
+
+    def create(self, connection: Connection) -> None:
+        """Create an empty index, in place of one that is there."""
+
+    def drop(self, connection: Connection) -> None:
+        """Drop the index, if it is there."""
+
+    def has_parts(self, column: str, *, title: bool) -> str:
+        """SQL that is true of a text whose parts are indexed: a name, or one of a script without spaces."""
+
+    def add(self, connection: Connection, rows: str, values: Values = ...) -> None:
+        """Index the rows of a SELECT that are not in the index."""
+
+    def remove(self, connection: Connection, rows: str, values: Values = ...) -> None:
+        """Take out the rows of a SELECT, which have the texts with which they were added."""
+
+    def find(
+        self, connection: Connection, query: TextQuery, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> TextMatches:
+        """The rows that fit a query, among those whose numbers are in a range (ends included).
+
+        UsageError when a raw query cannot be read.
+        """
+
+    def problems(self, connection: Connection) -> list[str]:
+        """In what the index differs from the views, in words; empty when it is sound."""
+
+
 class Dialect(Protocol):
     """What the SQL of a database leaves open.
 
@@ -120,6 +171,10 @@ class Dialect(Protocol):
     @property
     def errors(self) -> type[Exception]:
         """What the driver raises."""
+
+    @property
+    def text_index(self) -> TextIndex:
+        """How this database indexes texts."""
 
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""

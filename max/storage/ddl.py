@@ -154,7 +154,8 @@ def create_views(connection: Connection, mappings: Mapping[str, TableMapping[Any
     """Create the view of each entity, or replace it when the fields have changed; drop all others."""
     shown = {mapping.table: mapping for mapping in mappings.values()}
     for table in catalogue.places(connection, "view") - shown.keys():
-        catalogue.drop(connection, "view", table)
+        if not table.startswith("_max_"):  # no table of an entity does
+            catalogue.drop(connection, "view", table)
     for table, mapping in shown.items():
         columns = ", ".join(["_id AS id", *map(quoted, mapping.types)])
         view = table.removeprefix("_")

@@ -21,7 +21,7 @@ from ..errors import StorageError, StorageNewer
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaContract, SchemaPolicy
 from ..model.schema import Schema
-from . import catalogue
+from . import catalogue, full_text
 from .catalogue import is_catalogued
 from .change_log import interrupt
 from .database import Connection, RenameOwner, decoding
@@ -163,6 +163,7 @@ def evolve(
     lost = catalogue.forget_lost(connection)
     if "trigger" in lost:
         interrupt(connection)
+        full_text.start_over(connection)
     alteration = _Alteration(connection, policy)
     if found.changes_data:
         alteration.begin()
@@ -193,6 +194,7 @@ def _perform(
     """Do what is planned; the collections whose listings bring what the rows lack then."""
     if any(change.work and change.kind not in VALUES_STAY for change in found.changes):
         interrupt(connection)
+        full_text.start_over(connection)
     aside = quarantined_entities(connection)
     lacking: set[str] = set()
     for change in found.changes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly
 from ..model.values import Kind
-from .database import DAMAGED, Connection, Dialect, Selection, TableShape, Values, quoted
+from .database import DAMAGED, Connection, Dialect, Selection, TableShape, TextIndex, Values, quoted
 
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
@@ -70,7 +70,8 @@ OBJECTS = """
     SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL
     UNION ALL
     SELECT 'column', c.name, m.name, m.sql FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c
-     WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND c.hidden IN (2, 3)
+     WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND substr(m.name, 1, 5) <> '_max_'
+       AND c.hidden IN (2, 3)
 """
 
 
@@ -102,6 +103,13 @@ class SqliteDialect(Dialect):
             "now": "((julianday('now') - 2440587.5) * 86400.0)",
             "random": "lower(hex(randomblob(8)))",
         }
+
+    @property
+    def text_index(self) -> TextIndex:
+        """FTS5, where SQLite has it."""
+        from .sqlite_full_text import SqliteTextIndex  # not every command writes, or looks for words
+
+        return SqliteTextIndex()
 
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""

@@ -24,7 +24,7 @@ from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
 from ..model.values import is_id
-from . import change_log, quarantine, sync_log, tables
+from . import change_log, full_text, quarantine, sync_log, tables
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, decoding, joined, quoted
 from .ddl import build_indexes
@@ -87,12 +87,14 @@ class TableWriter(Tables):
             self.removals,
             self.membership,
             self.change_log,
+            self.full_text,
             self.quarantine,
             sync_log.SyncLog(),
         ]
         with decoding("schema"):
             self._mappings.update(evolve(connection, self._resolver, self._policy, owners))
         self.freshness.add_bitmaps(connection)
+        self.full_text.attach(connection)
 
     def build_indexes(self, connection: Connection) -> None:
         """Build the indexes that reading wants, unless they are there."""
@@ -126,6 +128,7 @@ class TableWriter(Tables):
         removed = self.removals.apply_tombstones(connection, removed_refs, delivery.requested_at)
         self.quarantine.forget(connection, removed_refs)
         self._record_members(connection, delivery, validated, position)
+        self.full_text.flush(connection)
         counts = {entity: number for entity, number in counts.items() if number}
         return WriteResult(counts, removed, sum(one.quarantined for one in validated))
 
@@ -348,7 +351,7 @@ class TableWriter(Tables):
 
 def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
-    for part in (tables, quarantine, change_log, sync_log):
+    for part in (tables, quarantine, change_log, sync_log, full_text):
         has_part(connection, part.OWNER, part.MIGRATIONS)
 
 

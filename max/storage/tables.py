@@ -26,6 +26,7 @@ from .change_log import ChangeLog
 from .database import Connection, decoding, quoted
 from .ddl import read_mappings
 from .freshness import Freshness
+from .full_text import FullText
 from .membership import Membership
 from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, selects, write_cursor
 from .removals import Removals
@@ -89,6 +90,7 @@ class Tables:
         self.removals = Removals(schema, self._mappings, self.freshness, resolver)
         self.membership = Membership(self._mappings, self.removals, resolver)
         self.change_log = ChangeLog(self._mappings)
+        self.full_text = FullText(self._mappings)
 
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:

@@ -1,0 +1,175 @@
+"""Full text in SQLite: two FTS5 indexes, of words and of parts; see full_text.py for what they hold.
+
+Neither holds texts.  They take those of a view when they are checked or built again, and what they
+find are numbers of rows.  So snippets are made from the rows: FTS5 would read the whole view for one.
+
+FTS5 writes a segment for every statement that adds to it, and merges segments later.  So rows are
+added by the page, in the order of their numbers, and merged when there are many segments.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+
+from ..errors import UsageError
+from ..model.text_search import Term, TextQuery
+from .database import Connection, TextIndex, TextMatches, Values
+
+WORDS, PARTS = "_max_find", "_max_find_part"
+TEXTS = {WORDS: ("title", "text"), PARTS: ("part",)}
+TOKENS = {WORDS: "unicode61 remove_diacritics 2", PARTS: "trigram"}
+MERGED = 16  # segments of one size that are merged into one
+TITLE_WEIGHT = 10.0  # of a word in a title; one in the other texts has 1
+TRIGRAM = 3  # characters: the shortest part that the index of parts can find
+LONGEST_NAME = 255  # characters of a name whose parts can be found
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean: words that no space divides.
+SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean have words that no space divides.
+UNDIVIDED = re.compile(f"[{SCRIPTS}]+")
+
+AVAILABLE = "SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'"
+CREATE = """
+    CREATE VIRTUAL TABLE {name} USING fts5(
+        {columns}, content='{name}_row', content_rowid='id', tokenize='{tokens}'
+    )
+"""
+# The better a row fits, the less is FTS5's rank.
+FIND_WORDS = f"""
+    SELECT rowid, -rank FROM {WORDS}
+     WHERE {WORDS} MATCH :words AND rank MATCH 'bm25({TITLE_WEIGHT}, 1.0)' AND {{within}}
+     ORDER BY rank, rowid
+     LIMIT :limit
+"""
+COUNT_WORDS = f"SELECT count(*) FROM {WORDS} WHERE {WORDS} MATCH :words AND {{within}}"
+MATCHING_PARTS = f"SELECT rowid AS id, rank AS place FROM {PARTS} WHERE {PARTS} MATCH :parts"
+# A part that is shorter than a trigram is in no index: the texts are read.
+READ_PARTS = f"SELECT id, 0 AS place FROM {PARTS}_row WHERE {{short}}"
+ONLY_PARTS = (
+    f"FROM ({{parts}}) WHERE id NOT IN (SELECT rowid FROM {WORDS} WHERE {WORDS} MATCH :words) AND {{within}}"
+)
+FIND_PARTS = f"SELECT id, 0.0 {ONLY_PARTS} ORDER BY place, id LIMIT :limit"
+COUNT_PARTS = f"SELECT count(*) {ONLY_PARTS}"
+UNEQUAL = f"""
+    SELECT (SELECT count(*) FROM {WORDS}_row WHERE id NOT IN (SELECT id FROM {WORDS}_docsize)),
+           (SELECT count(*) FROM {WORDS}_docsize WHERE id NOT IN (SELECT id FROM {WORDS}_row))
+"""
+
+
+class SqliteTextIndex(TextIndex):
+    """The two indexes in FTS5."""
+
+    def is_available(self, connection: Connection) -> bool:
+        """Python may have been built with a SQLite that lacks FTS5."""
+        return bool(connection.execute(AVAILABLE).fetchone()[0])
+
+    def is_there(self, connection: Connection) -> bool:
+        """By its columns' table, which can be seen without FTS5."""
+        return all(connection.dialect.columns(connection, f"{name}_config") for name in TEXTS)
+
+    def create(self, connection: Connection) -> None:
+        """Drop what is left of an older one first."""
+        self.drop(connection)
+        for name, columns in TEXTS.items():
+            sql = CREATE.format(name=name, columns=", ".join(columns), tokens=TOKENS[name])
+            connection.execute(sql)
+            connection.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('automerge', {MERGED})")
+
+    def drop(self, connection: Connection) -> None:
+        """Drop both; SQLite drops their own tables with them."""
+        for name in TEXTS:
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+
+    def has_parts(self, column: str, *, title: bool) -> str:
+        """A space makes prose of a text that is no title."""
+        name = f"length({column}) <= {LONGEST_NAME}" + ("" if title else f" AND instr({column}, ' ') = 0")
+        return f"({name} OR {column} GLOB '*[{SCRIPTS}]*')"
+
+    def add(self, connection: Connection, rows: str, values: Values = ()) -> None:
+        """One statement for each index."""
+        for name, columns in TEXTS.items():
+            some = " WHERE part <> ''" if name == PARTS else ""
+            listed = ", ".join(columns)
+            sql = f"INSERT INTO {name} (rowid, {listed}) SELECT id, {listed} FROM ({rows}){some} ORDER BY id"
+            connection.execute(sql, values)
+
+    def remove(self, connection: Connection, rows: str, values: Values = ()) -> None:
+        """FTS5 needs the texts that it has to take out, as they were added."""
+        for name, columns in TEXTS.items():
+            some = " WHERE part <> ''" if name == PARTS else ""
+            listed = ", ".join(columns)
+            sql = (
+                f"INSERT INTO {name} ({name}, rowid, {listed})"
+                f" SELECT 'delete', id, {listed} FROM ({rows}){some} ORDER BY id"
+            )
+            connection.execute(sql, values)
+
+    def find(
+        self, connection: Connection, query: TextQuery, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> TextMatches:
+        """The words first; the rows that have the terms as parts alone come after them."""
+        words = query.raw or " AND ".join(map(_phrase, query.terms))
+        if len(query.terms) > 1 and not query.raw:  # side by side they count as one more word
+            words = f"({words}) OR {_phrase(Term(' '.join(one.text for one in query.terms)))}"
+        values: dict[str, object] = {"words": words, "limit": limit}
+        within = _within("rowid", ranges)
+        try:
+            total = int(connection.execute(COUNT_WORDS.format(within=within), values).fetchone()[0])
+            rows = connection.execute(FIND_WORDS.format(within=within), values).fetchall()
+        except sqlite3.OperationalError as error:
+            if not query.raw or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
+                raise
+            hint = "without --raw every word is looked for as it is; --raw takes the syntax of SQLite's FTS5"
+            raise UsageError(f"the query cannot be read: {error}", hint=hint) from error
+        parts, terms = ("", {}) if query.raw else _parts(query.terms)
+        if parts:
+            names = {"parts": parts, "within": _within("id", ranges)}
+            values |= terms
+            total += int(connection.execute(COUNT_PARTS.format(**names), values).fetchone()[0])
+            if len(rows) < limit:
+                values["limit"] = limit - len(rows)
+                rows += connection.execute(FIND_PARTS.format(**names), values).fetchall()
+        return TextMatches(rows, total)
+
+    def problems(self, connection: Connection) -> list[str]:
+        """FTS5 compares its indexes with the views, text by text."""
+        missing, surplus = connection.execute(UNEQUAL).fetchone()
+        found = [f"{missing:,} rows are not in the index"] if missing else []
+        found += [f"{surplus:,} rows are in the index that are not stored"] if surplus else []
+        for name in TEXTS:
+            try:
+                connection.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('integrity-check', 1)")
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+                    raise
+                what = "words" if name == WORDS else "parts of words"
+                found.append(f"the index of {what} does not fit the stored texts")
+        return found
+
+
+def _within(column: str, ranges: Sequence[tuple[int, int]]) -> str:
+    """SQL that is true of a number in one of the ranges, their ends included."""
+    return f"({' OR '.join(f'{column} BETWEEN {low} AND {high}' for low, high in ranges)})"
+
+
+def _phrase(term: Term) -> str:
+    """A term as FTS5 writes it: in quotes nothing is an operator."""
+    return '"' + term.text.replace('"', '""') + '"' + "*" * term.prefix
+
+
+def _parts(terms: Sequence[Term]) -> tuple[str, dict[str, str]]:
+    """SQL for the rows that have all terms as parts of words, and its values; "" where there can be none."""
+    texts = [one.text for one in terms]
+    long = [_phrase(Term(text)) for text in texts if len(text) >= TRIGRAM]
+    short = [text for text in texts if len(text) < TRIGRAM]
+    if not all(map(UNDIVIDED.fullmatch, short)):
+        return "", {}
+    values = {"parts": " AND ".join(long)} if long else {}
+    if not short:
+        return MATCHING_PARTS, values
+    values |= {f"short{number}": text for number, text in enumerate(short)}
+    conditions = [f"instr(part, :short{number}) > 0" for number in range(len(short))]
+    if long:
+        conditions.append(f"id IN (SELECT id FROM ({MATCHING_PARTS}))")
+    return READ_PARTS.format(short=" AND ".join(conditions)), values
