@@ -24,7 +24,7 @@ from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .model.entities import Entity, FieldOf, Filter, Ref
-from .model.filter_language import parse_duration
+from .model.periods import parse_duration
 from .model.plan import SyncPlan
 from .model.tasks import SyncResult
 from .query.ages import FieldAge, ages

@@ -41,7 +41,8 @@ def configure_search(parser: Parser) -> None:
         "max search acme AcmeUser --fields name,email --all -o ndjson",
         "",
         "filters: = != < <= > >= ~= (contains) ^= (starts with) IN (…) IS NULL IS LOADED NOT AND OR ( );",
-        "times are UTC, written 2026-01-31, 2026-01-31T09:30 or as an age: -7d (s m h d w)",
+        "times are UTC: 2026-01-31T09:30, 2026-01-31, 2026-01, today, or an age: -7d (s m h d w mo y);",
+        "a day or a month is the whole of it",
     )
 
 

@@ -94,7 +94,7 @@ def configure_sync(parser: Parser) -> None:
 
 def age(text: str) -> float:
     """An age in seconds."""
-    from ..model.filter_language import parse_duration
+    from ..model.periods import parse_duration
 
     try:
         return parse_duration(text)

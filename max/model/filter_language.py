@@ -9,14 +9,15 @@
                | _age "(" field ")" ( ( < <= > >= ) age | ( = != ) never )
 
 Rule 1: a value takes the type of its field, quoted or not: ``007`` stays text on a text field, and
-``-7d`` is a time on a time field.  Only an unquoted ``null`` is the empty value.
+``-7d`` is a time on a time field.  Only an unquoted ``null`` is the empty value.  A time means all of
+it, as periods.py says: ``= 2025-07`` is the whole of July, and becomes ``>=`` and ``<=``.
 
 Rule 2: parsing any text gives a filter, or raises InvalidFilter with the column, or UnknownName
 with the nearest fields.
 
 Rule 3: ``_age`` is the time since a field was last fetched; a field that never was is older than
-every age.  An age counts from ``now`` when the text is parsed, so the filter holds a fixed time and
-means the same whenever it runs.
+every age.  Ages and days count from ``now`` when the text is parsed, so the filter holds fixed times
+and means the same whenever it runs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ..errors import InvalidFilter, UnknownName, UsageError, brief
@@ -45,7 +45,7 @@ from .entities import (
     path_name,
 )
 from .query import DEPTH
-from .values import INTEGER_LIMIT, Kind, moment_of
+from .values import INTEGER_LIMIT, Kind
 
 CONDITIONS = 500  # per filter; SQLite allows expressions 1,000 levels deep
 AGES = 50  # conditions on an age; a database plans a statement with more for too long
@@ -63,6 +63,8 @@ ESCAPE = re.compile(r"""\\(u[0-9a-fA-F]{4}|.)|""|''""", re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 OPERATORS = {str(op): op for op in Op if not str(op)[0].isalpha()}
 SINCE = {Op.LT: Op.GT, Op.LE: Op.GE, Op.GT: Op.LT, Op.GE: Op.LE}  # of an age, of the time it began at
+TIMES = (Kind.DATETIME, Kind.DATE)
+NO_NOW = "it counts from now, which where() does not know; pass now=time.time()"
 FIRST = 0.0  # seconds since the epoch; no request began earlier
 KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "IS"})
 INSTEAD = {
@@ -78,10 +80,6 @@ INSTEAD = {
     "CONTAINS": "write ~=",
     "BETWEEN": "write field >= low AND field <= high",
 }
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
-AGE = re.compile(r"([+-])(\d{1,9})([smhdw])", re.ASCII)
-LENGTH = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
-AN_AGE = "an age such as 90s, 5m, 2h, 1d or 2w"
 INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ORDERED = frozenset({Kind.TEXT, Kind.INTEGER, Kind.REAL, Kind.DATETIME, Kind.DATE})
@@ -97,26 +95,21 @@ EXPECTED = {
     Kind.INTEGER: "an integer of at most 64 bits",
     Kind.REAL: "a number",
     Kind.BOOLEAN: "true or false",
-    Kind.DATETIME: "a date, a time such as 2026-01-31T09:30, or an age such as -7d (s m h d w)",
-    Kind.DATE: "a date such as 2026-01-31, or an age such as -7d (d w)",
+    Kind.DATETIME: (
+        "a day such as 2026-01-31 or today, a month, a year, a time such as 2026-01-31T09:30, now,"
+        " or an age such as -7d (s m h d w mo y)"
+    ),
+    Kind.DATE: "a day such as 2026-01-31 or today, a month, a year, or an age such as -7d (d w mo y)",
 }
 
 
 def parse(text: str, entity: type[E], *, now: float | None) -> Filter[E]:
     """The filter that a text means.
 
-    An age counts from ``now``, in seconds since the epoch; without it, a text with an age is refused.
-    A date or a time without a zone is UTC.
+    What counts from now does so from ``now``, in seconds since the epoch; without it, a text with an
+    age or a word such as ``today`` is refused.  Times are UTC unless they name a zone.
     """
     return cast("Filter[E]", _Parser(text, entity, now).whole())
-
-
-def parse_duration(text: str) -> float:
-    """The seconds in ``90s``, ``5m``, ``2h``, ``1d`` or ``2w``; ValueError for any other text."""
-    match = LENGTH.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not {AN_AGE}")
-    return float(int(match[1]) * UNITS[match[2]])
 
 
 class Token(NamedTuple):
@@ -222,9 +215,7 @@ class _Parser:
 
     def _condition(self) -> Filter[Any]:
         token = self._next()
-        self._conditions += 1
-        if self._conditions > CONDITIONS:
-            self._fail(token, f"more than {CONDITIONS} conditions")
+        self._count(token)
         if token.keyword == "_AGE":
             return self._age()
         field = self._field(token)
@@ -233,6 +224,11 @@ class _Parser:
         if self._peek().keyword in ("IN", "NOT"):
             return self._in(field)
         return self._comparison(field)
+
+    def _count(self, token: Token) -> None:
+        self._conditions += 1
+        if self._conditions > CONDITIONS:
+            self._fail(token, f"more than {CONDITIONS} conditions")
 
     def _is(self, field: FieldOf[Any, Any]) -> Filter[Any]:
         negated = self._took("NOT")
@@ -251,18 +247,28 @@ class _Parser:
         if not self._took("IN"):
             self._fail(start, f"expected IN after NOT, got {start}")
         self._expect("(", "'(' after IN")
-        values = [self._member(field)]
+        members = [self._member(field)]
         while self._took(","):
-            values.append(self._member(field))
+            members.append(self._member(field))
         self._expect(")", "',' or ')' in the list")
+        values = [first for first, last in members if first == last]
         if len(values) > VALUES:
             self._fail(start, f"more than {VALUES} values")
-        chosen: Filter[Any] = Compare(field.path, Op.IN, tuple(values))
+        parts: list[Filter[Any]] = [Compare(field.path, Op.IN, tuple(values))] if values else []
+        for first, last in members:
+            if first != last:
+                self._count(start)
+                parts.append(_compared(field.path, Op.EQ, first, last))
+        chosen = parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
         return Not(chosen) if negated else chosen
 
-    def _member(self, field: FieldOf[Any, Any]) -> Any:
+    def _member(self, field: FieldOf[Any, Any]) -> tuple[Any, Any]:
+        """The first and the last moment of a time in a list; any other value twice."""
         token = self._next()
-        return None if token.keyword == "NULL" else self._value(token, field, field.type)
+        if token.keyword != "NULL" and field.type.kind in TIMES:
+            return self._time(token, field)
+        value = None if token.keyword == "NULL" else self._value(token, field, field.type)
+        return value, value
 
     def _comparison(self, field: FieldOf[Any, Any]) -> Filter[Any]:
         token = self._next()
@@ -278,10 +284,14 @@ class _Parser:
             return Compare(field.path, op)
         if op is Op.CONTAINS:
             holds = FieldType(Kind.TEXT)  # JSON is searched as text
+        if holds.kind in TIMES:
+            return _compared(field.path, op, *self._time(value, field))
         return Compare(field.path, op, self._value(value, field, holds))
 
     def _age(self) -> Filter[Any]:
         """The rest of a condition that begins with ``_age``."""
+        from .periods import AN_AGE, parse_duration
+
         self._ages += 1
         if self._ages > AGES:
             self._fail(self._peek(), f"more than {AGES} conditions on an age")
@@ -296,7 +306,9 @@ class _Parser:
             age = parse_duration(value.text)
         except ValueError:
             self._fail(value, f"expected {AN_AGE}, got {value}")
-        return Synced(field.path, SINCE[op], self._from(value) - age)
+        if self._now is None:
+            self._fail(value, NO_NOW)
+        return Synced(field.path, SINCE[op], self._now - age)
 
     def _in_parentheses(self) -> FieldOf[Any, Any]:
         self._expect("(", "'(' and a field, as in _age(name) > 1d")
@@ -319,17 +331,29 @@ class _Parser:
         except UsageError as error:
             self._fail(token, error.message)
 
-    def _from(self, token: Token) -> float:
-        """The time that ages count from."""
-        if self._now is None:
-            self._fail(token, "an age counts from now, which where() does not know; pass now=time.time()")
-        return self._now
+    def _time(self, token: Token, field: FieldOf[Any, Any]) -> tuple[Any, Any]:
+        """The first and the last moment, or day, that a text names."""
+        from .periods import AGE, NoNow, days_of, period_of  # only filters with times need it
+
+        text, days = self._text_of(token), field.type.kind is Kind.DATE
+        try:
+            first, last = (days_of if days else period_of)(text, self._now)
+            fits = field.type.check(first) and field.type.check(last)
+        except (ValueError, OverflowError):
+            fits = False
+        except NoNow:
+            self._fail(token, NO_NOW)
+        if not fits:
+            age = AGE.fullmatch(text)
+            minutes = "; m is a minute, mo a month" if days and age and age[3] == "m" else ""
+            expected = EXPECTED[field.type.kind]
+            self._fail(token, f"{path_name(field)} expects {expected}, got {token}{minutes}")
+        return first, last
 
     def _value(self, token: Token, field: FieldOf[Any, Any], holds: FieldType) -> Any:
         text = self._text_of(token)
         try:
-            age = AGE.fullmatch(text) if holds.kind in (Kind.DATETIME, Kind.DATE) else None
-            value = self._shifted(age, token, holds) if age else READERS[holds.kind](text, holds)
+            value = READERS[holds.kind](text, holds)
             fits = holds.check(value)
         except (ValueError, ArithmeticError, RecursionError):
             fits = False
@@ -337,13 +361,6 @@ class _Parser:
             expected = EXPECTED.get(holds.kind, holds.expected)
             self._fail(token, f"{path_name(field)} expects {expected}, got {token}")
         return value
-
-    def _shifted(self, age: re.Match[str], token: Token, holds: FieldType) -> datetime | date:
-        """The time that ``-7d`` or ``+2h`` means."""
-        seconds = int(age[2]) * UNITS[age[3]]
-        shift = timedelta(seconds=-seconds if age[1] == "-" else seconds)
-        moment = datetime.fromtimestamp(self._from(token), UTC) + shift
-        return moment if holds.kind is Kind.DATETIME else moment.date()
 
     def _text_of(self, token: Token) -> str:
         """The text of a quoted or unquoted value."""
@@ -366,6 +383,16 @@ class _Parser:
             return chr(int(code[1:], 16))
         place = Token("word", "", token.column + 1 + match.start())
         return self._fail(place, f"unknown escape \\{code}; a backslash is written \\\\")
+
+
+def _compared(path: tuple[FieldOf[Any, Any], ...], op: Op, first: Any, last: Any) -> Filter[Any]:
+    """A field compared with a time from its first moment to its last; ``> 2025-07`` begins in August."""
+    if first == last or op in (Op.LT, Op.GE):
+        return Compare(path, op, first)
+    if op in (Op.LE, Op.GT):
+        return Compare(path, op, last)
+    inside: Filter[Any] = AllOf((Compare(path, Op.GE, first), Compare(path, Op.LE, last)))
+    return inside if op is Op.EQ else AllOf((Compare(path, Op.IS_LOADED), Not(inside)))
 
 
 # -- values from text, by kind; ValueError when the text is not one ---------------------------
@@ -393,11 +420,6 @@ def _boolean(text: str) -> bool:
     return {"true": True, "false": False}.get(text.lower(), cast("bool", text))
 
 
-def _moment(text: str) -> datetime:
-    moment = moment_of(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -415,8 +437,6 @@ READERS: dict[Kind, Callable[[str, FieldType], Any]] = {
     Kind.INTEGER: lambda text, holds: _integer(text),
     Kind.REAL: lambda text, holds: _real(text),
     Kind.BOOLEAN: lambda text, holds: _boolean(text),
-    Kind.DATETIME: lambda text, holds: _moment(text),
-    Kind.DATE: lambda text, holds: date.fromisoformat(text),
     Kind.JSON: lambda text, holds: _json(text),
     Kind.REF: _ref,
 }

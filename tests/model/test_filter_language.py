@@ -28,7 +28,8 @@ from max.model.entities import (
     Ref,
     Synced,
 )
-from max.model.filter_language import CONDITIONS, FITTING, SINCE, parse, parse_duration
+from max.model.filter_language import CONDITIONS, FITTING, SINCE, parse
+from max.model.periods import parse_duration
 from max.model.query import DEPTH
 from max.model.schema import Schema
 from max.model.values import Json, Kind
@@ -145,10 +146,10 @@ def test_only_a_ref_has_fields_behind_a_dot() -> None:
         ("votes = '12'", 12),
         ("score = 12", 12.0),
         ("done = TRUE", True),
-        ("opened_at = 2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
-        ("opened_at = 2026-01-31T09:30", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("opened_at = 2026-01-31T09:30:00", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
         ("opened_at = 2026-01-31T09:30:00+02:00", datetime(2026, 1, 31, 7, 30, tzinfo=UTC)),
-        ("opened_at = '2026-01-31 09:30Z'", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("opened_at = '2026-01-31 09:30:00Z'", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("opened_at >= 2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
         ("due = 2026-01-31", date(2026, 1, 31)),
         ("due = -1w", date(2026, 1, 24)),
         ("tags = 5", 5),
@@ -165,26 +166,51 @@ def test_a_value_takes_the_type_of_its_field(text: str, value: object) -> None:
     assert (type(found), found) == (type(value), value)
 
 
+JULY = datetime(2025, 7, 1, tzinfo=UTC), datetime(2025, 7, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+IN_JULY = Ticket.opened_at.ge(JULY[0]) & Ticket.opened_at.le(JULY[1])
+DUE_IN_JULY = Ticket.due.ge(date(2025, 7, 1)) & Ticket.due.le(date(2025, 7, 31))
+
+
 @pytest.mark.parametrize(
-    ("age", "moved"),
+    ("text", "expected"),
     [
-        ("-30s", timedelta(seconds=-30)),
-        ("-5m", timedelta(minutes=-5)),
-        ("-12h", timedelta(hours=-12)),
-        ("-7d", timedelta(days=-7)),
-        ("+2w", timedelta(weeks=2)),
+        ("opened_at = 2025-07", IN_JULY),
+        ("opened_at = '2025-07'", IN_JULY),
+        ("opened_at != 2025-07", Ticket.opened_at.is_loaded() & ~IN_JULY),
+        ("NOT opened_at = 2025-07", ~IN_JULY),
+        ("opened_at < 2025-07", Ticket.opened_at.lt(JULY[0])),
+        ("opened_at <= 2025-07", Ticket.opened_at.le(JULY[1])),
+        ("opened_at > 2025-07", Ticket.opened_at.gt(JULY[1])),
+        ("opened_at >= 2025-07", Ticket.opened_at.ge(JULY[0])),
+        ("opened_at IN (2025-07)", IN_JULY),
+        ("opened_at NOT IN (2025-07)", ~IN_JULY),
+        (
+            "opened_at IN (2025-07, null, 2026-01-31T09:30:00)",
+            Ticket.opened_at.is_in(cast("Any", [None, datetime(2026, 1, 31, 9, 30, tzinfo=UTC)])) | IN_JULY,
+        ),
+        ("due = 2025-07", DUE_IN_JULY),
+        ("due <= 2025-07", Ticket.due.le(date(2025, 7, 31))),
+        ("due IN (2025-07, 2025-08-01)", Ticket.due.is_in([date(2025, 8, 1)]) | DUE_IN_JULY),
+        ("due = yesterday", Ticket.due.eq(date(2026, 1, 30))),
+        ("due < today", Ticket.due.lt(date(2026, 1, 31))),
+        ("due <= +1mo", Ticket.due.le(date(2026, 2, 28))),
+        ("opened_at > -12h", Ticket.opened_at.gt(NOW - timedelta(hours=12))),
+        ("opened_at < now", Ticket.opened_at.lt(NOW)),
+        ("opened_at > today", Ticket.opened_at.gt(datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC))),
     ],
 )
-def test_an_age_counts_from_now(age: str, moved: timedelta) -> None:
-    assert tree(f"opened_at > {age}") == Ticket.opened_at.gt(NOW + moved)
+def test_a_time_is_compared_as_a_whole(text: str, expected: Filter[Ticket]) -> None:
+    assert tree(text) == expected
 
 
-@pytest.mark.parametrize("text", ["opened_at > -7d", "due < +1d", "_age(title) > 1d"])
-def test_an_age_without_a_now_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["opened_at > -7d", "due < +1d", "_age(title) > 1d", "due = today", "opened_at IN (2025, now)"]
+)
+def test_what_counts_from_now_is_refused_without_a_now(text: str) -> None:
     with pytest.raises(InvalidFilter, match="pass now="):
         parse(text, Ticket, now=None)
-    fixed = Ticket.votes.eq(1) | Ticket.opened_at.gt(datetime(2026, 1, 31, tzinfo=UTC))
-    assert parse("votes = 1 OR opened_at > 2026-01-31", Ticket, now=None) == fixed
+    fixed = Ticket.votes.eq(1) | Ticket.opened_at.ge(datetime(2026, 1, 31, tzinfo=UTC))
+    assert parse("votes = 1 OR opened_at >= 2026-01-31", Ticket, now=None) == fixed
 
 
 # -- ages of fields ---------------------------------------------------------------------------
@@ -341,7 +367,10 @@ def test_precedence_is_the_same_as_in_python(words: str, facts: list[bool]) -> N
         ("done = yes", 8, "true or false"),
         ("opened_at > 7d", 13, "-7d"),
         ("opened_at > -999999999w", 13, "an age"),
-        ("due = 2026-02-30", 7, "a date"),
+        ("opened_at > 2026-13", 13, "a day such as 2026-01-31 or today, a month, a year"),
+        ("due = 2026-02-30", 7, "a day such as 2026-01-31 or today, a month, a year"),
+        ("due < +1m", 7, "(d w mo y), got '+1m'; m is a minute, mo a month"),
+        ("due < 2026-01-31T09:30", 7, "a day such as"),
         ("votes ~= 3", 7, "~= does not work on votes, which holds integer"),
         ("done > false", 6, "> does not work on done"),
         ("team < 5", 6, "a ref to Team"),
@@ -391,6 +420,9 @@ def test_nesting_is_limited(text: str) -> None:
 
 
 def test_the_number_of_conditions_is_limited() -> None:
+    days = ", ".join(str(date(2026, 1, 1) + timedelta(days=n)) for n in range(CONDITIONS))
+    assert f"more than {CONDITIONS} conditions" in refusal(f"opened_at IN ({days})").problem
+    assert isinstance(tree(f"due IN ({days})"), Compare)
     assert f"more than {CONDITIONS}" in refusal(" OR ".join(["votes=1"] * (CONDITIONS + 1))).problem
     assert isinstance(tree(" OR ".join(["votes=1"] * CONDITIONS)), AnyOf)
 
