@@ -15,7 +15,7 @@ from .records import BROUGHT, PAGE, Item, Owner, Root, connector, ended, item, m
 
 RECORDS = 1_000_000
 CHANGED = RECORDS // 100
-HISTORIES = {"": Settings(), ", with history": Settings(history="changes")}
+HISTORIES = {"": Settings(history="off"), ", with history": Settings(history="changes")}
 SYNCS = {  # how many have changed, and whether all are listed
     "first sync": (0, SyncOptions()),
     "unchanged, by increment": (0, SyncOptions()),

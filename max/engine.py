@@ -130,10 +130,10 @@ class SqliteEngine(Engine):
         """What changed behind a cursor."""
         if entity is not None:
             self.tables.mapping(entity)
-        change_log = self.tables.change_log
+        change_log, entities = self.tables.change_log, [entity] if entity is not None else []
 
         async def read(since: str | None) -> ChangePage:
-            return await self._database.read(lambda c: change_log.page(c, since, entity=entity))
+            return await self._database.read(lambda c: change_log.page(c, since, entities=entities))
 
         return ChangeFeed(read, since)
 

@@ -394,7 +394,7 @@ class CursorExpired(HistoryError):
         super().__init__(
             "the cursor has expired: the changes after it are no longer stored",
             hint="get a new cursor with --since now, read the tables, and continue from it;"
-            " or omit the cursor to get every row",
+            " or get every row with --since beginning",
         )
 
 

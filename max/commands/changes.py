@@ -28,7 +28,7 @@ def configure_changes(parser: Parser) -> None:
     parser.add_argument("--entity", metavar="ENTITY", help="only this one")
     parser.add_limit("changes (default: all)")
     parser.add_examples(
-        "max changes acme:default  (turned on with: max settings acme:default history=changes)",
+        "max changes acme:default",
         "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
         "max changes acme:default --since now -o json",
     )

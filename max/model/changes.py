@@ -11,8 +11,10 @@ from .struct import Struct
 from .values import Json
 
 NOW = "now"  # the cursor behind everything that is recorded
+BEGINNING = "beginning"  # the cursor before the rows that were there when recording began
 
 ChangeKind: TypeAlias = Literal["created", "updated", "removed", "restored"]
+KINDS: tuple[ChangeKind, ...] = ("created", "updated", "removed", "restored")
 
 
 class Change(Struct):
@@ -53,11 +55,31 @@ class Change(Struct):
 
 
 class ChangePage(Struct):
-    """Some changes, oldest first; reading from ``cursor`` continues after them."""
+    """Some changes; reading from ``cursor`` continues after the newest of them.
+
+    ``more``: others fit that are not here.  ``since`` is when the log begins, in seconds since the
+    epoch: nothing is known of earlier changes.
+    """
 
     items: Sequence[Change]
     cursor: str
     more: bool
+    since: float
+
+
+class ChangeSummary(Struct):
+    """What some changes come to.
+
+    ``total`` counts the changes.  ``kinds`` counts the rows of each entity by what became of them
+    in the end: one that was created and then updated is created, one that came and went is left
+    out.  ``fields`` counts, in the updated rows alone, how many have a field that changed, most
+    first.  ``since`` is when the log begins, in seconds since the epoch.
+    """
+
+    total: int
+    kinds: Mapping[type[Entity], Mapping[str, int]]
+    fields: Mapping[type[Entity], Mapping[str, int]]
+    since: float
 
 
 class ChangeFeed:

@@ -123,7 +123,8 @@ def settings_json(settings: Settings) -> dict[str, Json]:
 class Settings(Struct):
     """How Max keeps one installation's data.
 
-    With ``history`` "changes", each change of a row is recorded and kept for ``history_days``.  A
+    With ``history`` "changes", each change of a row after the first sync is recorded and kept for
+    ``history_days``.  A
     row that was removed upstream is kept, hidden, for ``removed_days``.  ``removal_share``, from 0
     to 1, is the part of an entity's rows that one sync may remove without asking, and
     ``removal_floor`` how many it may remove whatever their share.  Unless the share is 1, it asks
@@ -132,8 +133,8 @@ class Settings(Struct):
     "normal" syncs are faster, and a power cut may undo the last transactions.
     """
 
-    history: Literal["off", "changes"] = "off"
-    history_days: float = 90
+    history: Literal["off", "changes"] = "changes"
+    history_days: float = 30
     removed_days: float = 30
     removal_share: float = 0.25
     removal_floor: int = 10

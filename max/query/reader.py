@@ -233,10 +233,10 @@ class Reader:
 
         HistoryError when nothing is recorded, CursorExpired when what followed is no longer kept.
         """
-        kind = None if entity is None else self.entity(entity)
+        kinds = [] if entity is None else [self.entity(entity)]
         try:
             with self._reading() as connection:
-                return self._tables.change_log.page(connection, since, entity=kind, limit=limit)
+                return self._tables.change_log.page(connection, since, entities=kinds, limit=limit)
         except CursorExpired:
             raise
         except HistoryError as error:

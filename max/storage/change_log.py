@@ -5,11 +5,14 @@ change of a row in the transaction that makes it, whatever program that is.  Whi
 are no triggers, and nothing is written.
 
 **What is recorded.**  A change has its time, its sync, the row, and the old and new values of the
-fields that changed.  Changes that are too old are folded: a row of ``_max_change_base`` has what
-they led to, and the log begins there.  When history is turned on, rows that exist are recorded as
-created.
+fields that changed.  The first sync of an installation is not recorded, since all that it could
+say is that every row is new: recording begins when it has ended, and costs it nothing.
 
-**The invariant.**  Replayed from the beginning, the log gives the rows as they are now.
+**The beginning.**  The log begins after the record ``floor``.  Records that are too old are deleted,
+and the floor moves on.  The rows as they were at the floor are stored nowhere: a record can be
+undone, so undoing all records after the floor, newest first, leads from the rows of now to those.
+
+**The invariant.**  Those rows, and the log replayed on them, give the rows as they are now.
 
 **Example.**  A task is created, its status changes, and the task is removed.
 
@@ -18,7 +21,8 @@ created.
     2   updated  status: todo       status: done
     3   removed  title, status …    -
 
-Folding 1 and 2 leaves a base row (title: Write, status: done) and change 3.
+With the floor at 0 there was no row at the beginning.  With the floor at 2, undoing 3 gives the
+row (title: Write, status: done).
 
 Records number entities and fields, as ``_max_field`` does, so renames change no record.  Values
 are JSON of what the table holds; a float is a text with all its digits.
@@ -29,12 +33,14 @@ from __future__ import annotations
 import json
 import time
 from binascii import b2a_base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
-from ..model.changes import NOW, Change, ChangeKind, ChangePage
+from ..model.changes import BEGINNING, KINDS, NOW, Change, ChangeKind, ChangePage, ChangeSummary
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
@@ -42,8 +48,9 @@ from .catalogue import drop, has_part, migrate, put
 from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, joined, quoted
 from .rows import BITS, DECODERS, TableMapping
 
-PAGE = 1_000  # changes that are read or folded at a time
-MOST_FOLDED = 200  # pages that one sync folds; the next sync goes on
+PAGE = 1_000  # changes that are read or deleted at a time
+MOST_EXPIRED = 200  # pages that one sync deletes; the next sync goes on
+OFF, ON, HELD = 0, 1, 2  # recording; HELD: it begins when the first sync has ended
 
 OWNER = "change log"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -80,55 +87,62 @@ MIGRATIONS = (
         PRIMARY KEY (number, row)
     ) {by_key}
     """,
+    """
+    DROP TABLE _max_change_base;
+    CREATE INDEX _max_change_row ON _max_change (number, row)
+    """,
 )
 # ``at`` and ``sync`` of _max_change_log say whose writing is under way; other programs leave them
 # NULL, and their changes happen now.
 ORIGIN = "UPDATE _max_change_log SET at = ?, sync = ?"
-LOG = "SELECT name, recording, floor, (SELECT coalesce(max(id), 0) FROM _max_change) FROM _max_change_log"
+LOG = """
+    SELECT name, recording, floor, (SELECT coalesce(max(id), 0) FROM _max_change),
+           coalesce((SELECT at FROM _max_change WHERE id >= floor ORDER BY id LIMIT 1), 0)
+      FROM _max_change_log
+"""
 FLOOR_IS_NEWEST = "floor = (SELECT max(id) FROM _max_change)"
 KEEP_KINDS = """
     INSERT INTO _max_change_entity (name, kinds) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET kinds = excluded.kinds
 """
-CHANGES = """
+# ``+number``: the records are read in their order, and not by the index of rows.
+RANGE = "id > :after AND id <= :upto AND +number IN {set:numbers}"
+RECORDS = f"""
     SELECT id, at, sync, number, row, kind, old, new FROM _max_change
-     WHERE id > :after AND (:only IS NULL OR number = :only)
-     ORDER BY id
-     LIMIT :limit
+     WHERE {RANGE} ORDER BY id {{order}} LIMIT :limit
 """
+OLDEST_FIRST, NEWEST_FIRST = (RECORDS.replace("{order}", order) for order in ("ASC", "DESC"))
+COUNT = f"SELECT count(*) FROM _max_change WHERE {RANGE}"
+BY_ROW = """
+    SELECT row, kind, old, new FROM _max_change
+     WHERE +number = :number AND id > :after AND id <= :upto
+     ORDER BY row, id
+"""
+FIRST_SINCE = "SELECT id FROM _max_change WHERE id > ? AND at >= ? ORDER BY id LIMIT 1"
+# Every row that was there at the floor is there now, or has a record after the floor.
 BASE = """
-    SELECT number, row, at, sync, new FROM _max_change_base
-     WHERE (number, row) > (:number, :row) AND (:only IS NULL OR number = :only)
-     ORDER BY number, row
-     LIMIT :limit
+    SELECT _id AS row FROM {table} WHERE _id > :after AND _removed_at IS NULL
+     UNION
+    SELECT row FROM _max_change WHERE number = :number AND row > :after AND id > :floor
+     ORDER BY row LIMIT :limit
 """
-# The newest record is never deleted, so that no number is used twice.
-DELETE_FOLDED = """
-    DELETE FROM _max_change
-     WHERE id IN (SELECT id FROM _max_change
-                   WHERE id <= :floor AND id < (SELECT max(id) FROM _max_change)
-                   ORDER BY id
-                   LIMIT :limit)
+VISIBLE = "SELECT _id, {values} FROM {{table}} AS t WHERE _removed_at IS NULL AND _id IN {{set:ids}}"
+UNDO = """
+    SELECT row, kind, old, new FROM _max_change
+     WHERE number = :number AND id > :floor AND row IN {set:ids}
+     ORDER BY id DESC
 """
-OLDEST = """
-    SELECT id, at, sync, number, row, kind, old, new FROM _max_change
-     WHERE id < (SELECT max(id) FROM _max_change)
-     ORDER BY id
-     LIMIT :limit
-"""
-KEEP_BASE = """
-    INSERT INTO _max_change_base (number, row, at, sync, new) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (number, row) DO UPDATE SET at = excluded.at, sync = excluded.sync, new = excluded.new
-"""
+OLDEST = "SELECT id, at FROM _max_change WHERE id > ? ORDER BY id LIMIT ?"
 
 
 class _Log(NamedTuple):
     """The state of the log: its name, and the numbers between which its records lie."""
 
     name: str
-    recording: bool
-    floor: int  # of the last record that is folded, or after which something was not recorded
+    recording: int
+    floor: int  # of the last record that expired, or after which something was not recorded
     newest: int
+    since: float  # when the floor was recorded
 
 
 class ChangeLog(RenameOwner):
@@ -137,6 +151,7 @@ class ChangeLog(RenameOwner):
     def __init__(self, mappings: Mapping[str, TableMapping[Any]]) -> None:
         self._mappings = mappings
         self.recording = False  # whether writers say when they write, and in which sync
+        self._on = False  # whether it records, or will when the first sync has ended
         self._kept = False  # whether there is, or was, a log
         self.clock: Callable[[], float] = time.time
 
@@ -145,20 +160,36 @@ class ChangeLog(RenameOwner):
     def attach(self, connection: Connection, *, on: bool) -> None:
         """Start, continue or stop to record, inside the transaction that makes the tables fit.
 
-        A log that was interrupted starts over with all rows, and older cursors expire.
+        A log that was interrupted starts over, and older cursors expire.
         """
         log = read_log(connection)
-        self.recording, self._kept = on, on or log is not None
+        self._on, self._kept = on, on or log is not None
+        self.recording = on and (log is None or log.recording != HELD)
         if on:
-            if log is None:
-                migrate(connection, OWNER, MIGRATIONS)
-                log = read_log(connection)
-            if log is None or not log.recording or not self._is_readable(connection):
+            migrate(connection, OWNER, MIGRATIONS)
+        if self.recording:
+            if log is None or log.recording == OFF or not self._is_readable(connection):
                 self._start_over(connection)
             self._record_new(connection)
-        elif log is not None and log.recording:
+        elif log is not None and not on and log.recording != OFF:
             drop_triggers(connection)
             interrupt(connection)
+
+    def prepare(self, connection: Connection, *, first: bool) -> None:
+        """Before a new sync: the first one that can store anything is not recorded."""
+        if self.recording and first:
+            drop_triggers(connection)
+            connection.execute(f"UPDATE _max_change_log SET recording = {HELD}, {FLOOR_IS_NEWEST}")
+            self.recording = False
+        elif not first:
+            self._end_hold(connection)
+
+    def _end_hold(self, connection: Connection) -> None:
+        """Begin to record, if that was put off until the first sync has ended."""
+        if self._on and not self.recording:
+            self._start_over(connection)
+            self._record_new(connection)
+            self.recording = True
 
     def _is_readable(self, connection: Connection) -> bool:
         """Whether every recorded field still has the kind of value that it had."""
@@ -172,11 +203,12 @@ class ChangeLog(RenameOwner):
     def _start_over(self, connection: Connection) -> None:
         """Leave the old records behind; one more record puts all older cursors before the floor."""
         drop_triggers(connection)
-        connection.execute("DELETE FROM _max_change_base")
         connection.execute("DELETE FROM _max_change_entity")
         connection.execute(ORIGIN, (self.clock(), None))
         connection.execute(_insert(connection.dialect, 0, "''", "'begun'", "NULL", "NULL"))
-        connection.execute(f"UPDATE _max_change_log SET recording = 1, {FLOOR_IS_NEWEST}")
+        connection.execute(f"UPDATE _max_change_log SET recording = {ON}, {FLOOR_IS_NEWEST}")
+        for name, mapping in self._mappings.items():
+            connection.execute(KEEP_KINDS, (name, json.dumps(_kinds_of(mapping))))
 
     def _record_new(self, connection: Connection) -> None:
         """Have triggers for every entity as it is now, and records of what they have not seen."""
@@ -215,70 +247,83 @@ class ChangeLog(RenameOwner):
     def page(
         self,
         connection: Connection,
-        since: str | None = None,
+        since: str | float | None = None,
         *,
-        entity: type[Entity] | None = None,
+        until: float | None = None,
+        entities: Collection[type[Entity]] = (),
+        newest_first: bool = False,
         limit: int = PAGE,
     ) -> ChangePage:
-        """The changes after a cursor; None is the beginning, "now" the end.
+        """The changes after a cursor or from a time on, up to a time; of all entities unless some are given.
 
+        None is the oldest change that is kept, "beginning" the rows before it, "now" the end.
         HistoryError when nothing was ever recorded, CursorExpired when the changes after the
         cursor are no longer kept, InvalidCursor when it belongs to another installation.
         """
+        reading = self._reading(connection, entities)
+        log = reading.log
+        if since == NOW:
+            return ChangePage((), change_cursor(log, log.newest), more=False, since=log.since)
+        position, upto = reading.position(since), reading.before(until)
+        if newest_first:
+            return reading.newest(position if isinstance(position, int) else log.floor, upto, limit)
+        if isinstance(position, int):
+            return reading.changes(position, upto, limit)
+        base = reading.base(position, limit)
+        if base.more:
+            return base
+        rest = reading.changes(log.floor, upto, limit - len(base.items))
+        return rest.replace(items=[*base.items, *rest.items])
+
+    def summary(
+        self,
+        connection: Connection,
+        since: str | float | None = None,
+        *,
+        until: float | None = None,
+        entities: Collection[type[Entity]] = (),
+    ) -> ChangeSummary:
+        """What the changes of a page without a limit come to; the same errors."""
+        reading = self._reading(connection, entities)
+        position, upto = reading.position(since), reading.before(until)
+        return reading.summary(position if isinstance(position, int) else reading.log.floor, upto)
+
+    def _reading(self, connection: Connection, entities: Collection[type[Entity]]) -> _Reading:
         log = read_log(connection)
-        if log is None or (not log.recording and log.newest <= log.floor):
+        if log is None or (log.recording != ON and log.newest <= log.floor):
             raise HistoryError(
                 "changes are not recorded",
                 hint="turn it on with: max settings INSTALLATION history=changes; then sync",
             )
-        if since == NOW:
-            return ChangePage((), change_cursor(log, log.newest), more=False)
-        position = _position(log, since)
-        reading = _Reading(connection, log, self._mappings, entity)
-        if isinstance(position, int):
-            return reading.changes(position, limit)
-        base = reading.base(position, limit)
-        if base.more:
-            return base
-        rest = reading.changes(log.floor, limit - len(base.items))
-        return rest.replace(items=[*base.items, *rest.items])
+        return _Reading(connection, log, self._mappings, entities)
 
-    # -- folding --------------------------------------------------------------------------
+    # -- expiry ---------------------------------------------------------------------------
 
     async def tidy(self, database: Database, *, before: float) -> None:
-        """After a sync: its writing is over; changes from before a time are folded."""
+        """After a sync: its writing is over, recording may begin; changes from before a time are deleted."""
         if self.recording:
             await database.transact(lambda connection: connection.execute(ORIGIN, (None, None)))
+        if self._on:
+            await database.transact(self._end_hold)
         if self._kept:
-            for _ in range(MOST_FOLDED):
-                if not await database.transact(lambda connection: self.fold(connection, before)):
+            for _ in range(MOST_EXPIRED):
+                if not await database.transact(lambda connection: self.expire(connection, before)):
                     return
 
-    def fold(self, connection: Connection, before: float) -> bool:
-        """Fold a page of changes from before a time, in one transaction; whether more may follow."""
+    def expire(self, connection: Connection, before: float) -> bool:
+        """Delete a page of changes from before a time, in one transaction; whether more may follow.
+
+        The record at the floor stays, so that no number is used twice.
+        """
         log = read_log(connection)
         if log is None:
             return False
-        values = {"floor": log.floor, "limit": PAGE}
-        if connection.execute(DELETE_FOLDED, values).rowcount:
-            return True
-        records = connection.execute(OLDEST, values).fetchall()
-        old = list(takewhile(lambda record: record[1] < before, records))
+        records = connection.execute(OLDEST, (log.floor, PAGE)).fetchall()
+        old = [id for id, at in takewhile(lambda record: record[1] < before, records)]
         if old:
-            fold(connection, old)
-            values["floor"] = old[-1][0]
-            connection.execute("UPDATE _max_change_log SET floor = :floor", values)
-            connection.execute(DELETE_FOLDED, values)
-        elif not log.recording and not records:
-            self._close(connection, before)
+            connection.execute("UPDATE _max_change_log SET floor = ?", (old[-1],))
+        connection.execute("DELETE FROM _max_change WHERE id < (SELECT floor FROM _max_change_log)")
         return len(old) == PAGE
-
-    def _close(self, connection: Connection, before: float) -> None:
-        """Empty a log that was turned off, once even its newest record is too old."""
-        newest = connection.execute("SELECT max(at) FROM _max_change").fetchone()[0]
-        if newest is not None and newest < before:
-            connection.execute("DELETE FROM _max_change_base")
-            connection.execute(f"UPDATE _max_change_log SET {FLOOR_IS_NEWEST}")
 
     # -- migrations -----------------------------------------------------------------------
 
@@ -300,8 +345,7 @@ def read_log(connection: Connection) -> _Log | None:
     """The state of the log; None when there was never one."""
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
-    name, recording, floor, newest = connection.execute(LOG).fetchone()
-    return _Log(name, bool(recording), floor, newest)
+    return _Log(*connection.execute(LOG).fetchone())
 
 
 def entity_number(connection: Connection, name: str) -> int:
@@ -443,57 +487,145 @@ class _Reading:
         connection: Connection,
         log: _Log,
         mappings: Mapping[str, TableMapping[Any]],
-        entity: type[Entity] | None,
+        entities: Collection[type[Entity]],
     ) -> None:
-        self._connection, self._log = connection, log
-        numbers = dict(connection.execute("SELECT name, id FROM _max_change_entity").fetchall())
-        self._entities = {
-            numbers[name]: (mapping.entity, _decoders(mapping))
-            for name, mapping in mappings.items()
-            if name in numbers
-        }
-        self._only = None if entity is None else numbers.get(entity.__name__, -1)
+        self._connection, self.log = connection, log
+        wanted = {one.__name__ for one in entities} or mappings.keys()
+        numbers = connection.execute("SELECT id, name FROM _max_change_entity ORDER BY id").fetchall()
+        self._mappings = {n: mappings[name] for n, name in numbers if name in mappings and name in wanted}
+        self._decoders = {number: _decoders(mapping) for number, mapping in self._mappings.items()}
 
-    def changes(self, after: int, limit: int) -> ChangePage:
-        """The records after a number."""
-        values = {"after": after, "only": self._only, "limit": limit + 1}
-        rows = self._connection.execute(CHANGES, values).fetchall()
+    def position(self, since: str | float | None) -> int | tuple[int, str]:
+        """The number of the record after which to go on, or a position among the rows before the first."""
+        if since is None:
+            return self.log.floor
+        if since == BEGINNING:
+            return (-1, "") if self.log.recording == ON else self.log.floor
+        return _position(self.log, since) if isinstance(since, str) else self.before(since)
+
+    def before(self, at: float | None) -> int:
+        """The number of the last record before the first one at or after a time; None: of the last one."""
+        values = (self.log.floor, at)
+        found = None if at is None else self._connection.execute(FIRST_SINCE, values).fetchone()
+        return int(found[0]) - 1 if found else self.log.newest
+
+    def changes(self, after: int, upto: int, limit: int) -> ChangePage:
+        """The records after a number, oldest first."""
+        rows = self._select(OLDEST_FIRST, after, upto, limit + 1)
         more, rows = len(rows) > limit, rows[:limit]
-        items = [
-            self._change(kind, number, row, at, sync, old, new, change_cursor(self._log, id))
-            for id, at, sync, number, row, kind, old, new in rows
-            if number in self._entities
-        ]
-        last = rows[-1][0] if rows else after
-        return ChangePage(items, change_cursor(self._log, last if more else self._log.newest), more)
+        last = upto if not more else rows[-1][0] if rows else after
+        items = [self._change(*row) for row in rows]
+        return ChangePage(items, change_cursor(self.log, max(last, after)), more, self.log.since)
+
+    def newest(self, after: int, upto: int, limit: int) -> ChangePage:
+        """The last records up to a number, newest first."""
+        rows = self._select(NEWEST_FIRST, after, upto, limit + 1)
+        items = [self._change(*row) for row in rows[:limit]]
+        return ChangePage(items, change_cursor(self.log, upto), len(rows) > limit, self.log.since)
+
+    def summary(self, after: int, upto: int) -> ChangeSummary:
+        """What the records between two numbers come to."""
+        values = {"after": after, "upto": upto, "numbers": self._numbers()}
+        (total,) = self._connection.execute(self._sql(COUNT), values).fetchone()
+        kinds: dict[type[Entity], Mapping[str, int]] = {}
+        fields: dict[type[Entity], Mapping[str, int]] = {}
+        for number, mapping in self._mappings.items():
+            net, changed = self._net(number, after, upto)
+            if net:
+                names = {mapping.bits[name]: name for name in mapping.types}
+                kinds[mapping.entity] = net
+                fields[mapping.entity] = {names[n]: c for n, c in changed.most_common() if n in names}
+        return ChangeSummary(total, kinds, fields, self.log.since)
+
+    def _net(self, number: int, after: int, upto: int) -> tuple[dict[str, int], Counter[int]]:
+        """How many rows of an entity came, changed and went, and in how many of these which field changed."""
+        net: Counter[str] = Counter()
+        changed: Counter[int] = Counter()
+        rows = self._connection.execute(BY_ROW, {"number": number, "after": after, "upto": upto})
+        for _, records in groupby(rows, key=itemgetter(0)):
+            kinds, olds, news = zip(*(record[1:] for record in records), strict=True)
+            what = net_kind(kinds[0], kinds[-1])
+            if what is None:
+                continue
+            net[what] += 1
+            if what == "updated":
+                changed.update({n for side in (*olds, *news) if side for n, _ in _numbered(side)})
+        return {kind: net[kind] for kind in KINDS if net[kind]}, changed
+
+    def _select(self, template: str, after: int, upto: int, limit: int) -> list[Any]:
+        values = {"after": after, "upto": upto, "numbers": self._numbers(), "limit": limit}
+        return self._connection.execute(self._sql(template), values).fetchall()
+
+    def _sql(self, template: str) -> str:
+        return self._connection.dialect.sql(template)
+
+    def _numbers(self) -> object:
+        return self._connection.dialect.array(self._mappings)
 
     def base(self, position: tuple[int, str], limit: int) -> ChangePage:
-        """The rows with which the log begins, after a position among them."""
-        values = {"number": position[0], "row": position[1], "only": self._only, "limit": limit + 1}
-        rows = self._connection.execute(BASE, values).fetchall()
-        more, rows = len(rows) > limit, rows[:limit]
-        items = [
-            self._change("created", number, row, at, sync, None, new, base_cursor(self._log, number, row))
-            for number, row, at, sync, new in rows
-            if number in self._entities
-        ]
-        last = rows[-1][:2] if rows else position
-        return ChangePage(items, base_cursor(self._log, *last), more)
+        """The rows as they were at the floor, after a position among them."""
+        items: list[Change] = []
+        for number in self._mappings:
+            after = position[1] if number == position[0] else ""
+            while number >= position[0]:
+                ids = self._base_ids(number, after, limit + 1)
+                if not ids:
+                    break
+                rows = self._undone(number, ids)
+                for id in ids:
+                    if len(items) == limit:
+                        return ChangePage(items, items[-1].cursor, more=True, since=self.log.since)
+                    after = id
+                    if (fields := rows.get(id)) is not None:
+                        items.append(self._existing(number, id, fields))
+        return ChangePage(items, change_cursor(self.log, self.log.floor), more=False, since=self.log.since)
+
+    def _base_ids(self, number: int, after: str, limit: int) -> list[str]:
+        values = {"number": number, "after": after, "floor": self.log.floor, "limit": limit}
+        found = self._connection.execute(self._mappings[number].sql(BASE), values)
+        return [row for (row,) in found.fetchall()]
+
+    def _undone(self, number: int, ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+        """Rows as they were at the floor: as they are now, without what the records say."""
+        mapping, decoders, dialect = self._mappings[number], self._decoders[number], self._connection.dialect
+        visible = VISIBLE.format(values=loaded_values(dialect, mapping, "t"))
+        values = {"number": number, "floor": self.log.floor, "ids": dialect.array(ids)}
+        now = self._connection.execute(mapping.sql(visible), {"ids": values["ids"]}).fetchall()
+        rows: dict[str, dict[str, Any] | None] = {id: decode_side(decoders, side) for id, side in now}
+        for row, kind, old, new in self._connection.execute(self._sql(UNDO), values).fetchall():
+            if kind in ("created", "restored"):
+                rows[row] = None
+                continue
+            gone = decode_side(decoders, new)
+            left = {n: v for n, v in (rows.get(row) or {}).items() if n not in gone}
+            rows[row] = left | decode_side(decoders, old)
+        return rows
+
+    def _existing(self, number: int, id: str, fields: Mapping[str, Any]) -> Change:
+        cursor = base_cursor(self.log, number, id)
+        return Change("created", self._mappings[number].entity, id, self.log.since, None, {}, fields, cursor)
 
     def _change(
         self,
-        kind: str,
-        number: int,
-        row: str,
+        id: int,
         at: float,
         sync: str | None,
+        number: int,
+        row: str,
+        kind: ChangeKind,
         old: str | None,
         new: str | None,
-        cursor: str,
     ) -> Change:
-        entity, decoders = self._entities[number]
-        before, after = decode_side(decoders, old), decode_side(decoders, new)
-        return Change(cast(ChangeKind, kind), entity, row, at, sync, before, after, cursor)
+        entity, decoders = self._mappings[number].entity, self._decoders[number]
+        sides = decode_side(decoders, old), decode_side(decoders, new)
+        return Change(kind, entity, row, at, sync, *sides, change_cursor(self.log, id))
+
+
+def net_kind(first: str, last: str) -> ChangeKind | None:
+    """What a row's first and last change come to; None for a row that came and went."""
+    if first in ("created", "restored"):
+        return None if last == "removed" else cast(ChangeKind, first)
+    return "removed" if last == "removed" else "updated"
 
 
 Decoders = Mapping[int, tuple[str, Callable[[Any], Any]]]
@@ -519,62 +651,19 @@ def _decoder(holds: FieldType) -> Callable[[Any], Any]:
 def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:
     """The fields of a side of a change, as values."""
     found: dict[str, Any] = {}
-    for number, value in numbered_values(json.loads(side)) if side else ():
+    for number, value in _numbered(side) if side else ():
         if number in decoders:
             name, decode = decoders[number]
             found[name] = None if value is None else decode(value)
     return found
 
 
-def numbered_values(words: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+def _numbered(side: str) -> Iterator[tuple[int, Any]]:
     """The stored values of a side of a change, with the numbers of their fields."""
-    for word, (bits, *values) in enumerate(words):
+    for word, (bits, *values) in enumerate(json.loads(side)):
         for place in range(bits.bit_length()):
             if bits >> place & 1:
                 yield word * BITS + place, values[place]
-
-
-def encode_side(fields: Mapping[int, Any]) -> str:
-    """The inverse of ``numbered_values``, as it is stored."""
-    words: list[list[Any]] = [[0]]
-    for number in sorted(fields):
-        word, place = divmod(number, BITS)
-        words += [[0] for _ in range(word + 1 - len(words))]
-        words[word][0] |= 1 << place
-        words[word] += [None] * (place + 2 - len(words[word]))
-        words[word][place + 1] = fields[number]
-    return json.dumps(words, ensure_ascii=False, separators=(",", ":"))
-
-
-# -- folding -----------------------------------------------------------------------------------
-
-
-def fold(connection: Connection, records: Sequence[tuple[Any, ...]]) -> None:
-    """Apply records to the rows with which the log begins."""
-    rows: dict[tuple[int, str], dict[int, Any] | None] = {}
-    last: dict[tuple[int, str], tuple[float, str | None]] = {}
-    for _, at, sync, number, row, kind, old, new in records:
-        key = number, row
-        last[key] = at, sync
-        if kind == "removed":
-            rows[key] = None
-            continue
-        fields = dict(numbered_values(json.loads(new)))
-        if kind == "updated":
-            before = rows[key] if key in rows else _base_row(connection, key)
-            replaced = dict(numbered_values(json.loads(old))) if old else {}
-            fields = {n: v for n, v in (before or {}).items() if n not in replaced} | fields
-        rows[key] = fields
-    removed = [key for key, fields in rows.items() if fields is None]
-    connection.executemany("DELETE FROM _max_change_base WHERE number = ? AND row = ?", removed)
-    kept = [(*key, *last[key], encode_side(fields)) for key, fields in rows.items() if fields is not None]
-    connection.executemany(KEEP_BASE, kept)
-
-
-def _base_row(connection: Connection, key: tuple[int, str]) -> dict[int, Any]:
-    sql = "SELECT new FROM _max_change_base WHERE number = ? AND row = ?"
-    found = connection.execute(sql, key).fetchone()
-    return dict(numbered_values(json.loads(found[0]))) if found else {}
 
 
 # -- cursors -----------------------------------------------------------------------------------
@@ -596,15 +685,13 @@ def _encode(data: Json) -> str:
     return b2a_base64(json.dumps(data).encode(), newline=False).translate(URL_SAFE).rstrip(b"=").decode()
 
 
-def _position(log: _Log, cursor: str | None) -> int | tuple[int, str]:
+def _position(log: _Log, cursor: str) -> int | tuple[int, str]:
     """The number of the record after which to go on, or the position among the rows at the beginning."""
-    if cursor is None:
-        return -1, ""
     name, number, *row = _decode(cursor)
     if name != log.name or number > log.newest:
         raise InvalidCursor(
             "it belongs to another installation, or to data that was replaced",
-            hint="leave it out to begin at the beginning; --since now gives a new one",
+            hint="--since beginning gives every row, --since now a new cursor",
         )
     if number < log.floor:
         raise CursorExpired()

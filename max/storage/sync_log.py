@@ -217,6 +217,12 @@ def running_elsewhere(found: SyncRun) -> SyncRunning:
     return SyncRunning(found.id, describe_worker(found.worker or ""))
 
 
+def has_stored(connection: Connection) -> bool:
+    """Whether a sync that has ended has stored anything."""
+    sql = "SELECT 1 FROM _max_sync WHERE finished_at IS NOT NULL AND deliveries > 0 LIMIT 1"
+    return has_part(connection, OWNER, MIGRATIONS) and bool(connection.execute(sql).fetchone())
+
+
 def options_of(connection: Connection, sync: str) -> Json:
     """The options of an unfinished sync as JSON data."""
     sql = "SELECT spec FROM _max_task WHERE sync = ? AND parent IS NULL"

@@ -283,6 +283,8 @@ class TableWriter(Tables):
         if found is None or (is_other and not resumes):
             connection.execute("DELETE FROM _max_source")
             connection.execute("INSERT INTO _max_source (source) VALUES (?)", (source,))
+        if not resumes:
+            self.change_log.prepare(connection, first=not sync_log.has_stored(connection))
         self.removals.unmark_held(connection)
         self.removals.mark_circles(connection, now)
         if latest_request(connection) > now + CLOCK_SKEW:

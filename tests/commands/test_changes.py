@@ -48,7 +48,6 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
 @pytest.fixture
 def recorded(cli: Cli, info: InstallationInfo) -> Cli:
     """Runs a command where three changes were recorded."""
-    cli("settings", "acme", "history=changes")
     store(AcmeUser("u1", name="Ada", active=True))
     store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
     store(at=NOON + 62, removed=(AcmeUser.ref("u1"),))
@@ -64,14 +63,14 @@ def lines(run: Run) -> list[Any]:
 
 def test_settings_are_shown_with_what_they_mean(cli: Cli, info: InstallationInfo) -> None:
     run = cli("settings", "acme:default")
-    assert run.out.splitlines()[1].split()[:2] == ["history", "off"]
+    assert run.out.splitlines()[1].split()[:2] == ["history", "changes"]
     assert all(one.about in run.out for one in SETTINGS.values())
     assert run.err == ""
 
 
 def test_changed_settings_are_stored_and_shown(cli: Cli, info: InstallationInfo) -> None:
-    run = cli("settings", "acme", "history=changes", "history_days=30", "removal_share=0.5", "--json")
-    shown = settings_json(info.settings) | {"history": "changes", "history_days": 30, "removal_share": 0.5}
+    run = cli("settings", "acme", "history=off", "history_days=90", "removal_share=0.5", "--json")
+    shown = settings_json(info.settings) | {"history": "off", "history_days": 90, "removal_share": 0.5}
     assert run.data == {"installation": "acme:default", "settings": shown}
     assert cli("settings", "acme", "--json").data == run.data
     assert cli("settings", "acme", "removed_days=7").err.startswith("the next sync uses them")
@@ -146,6 +145,7 @@ def test_changes_of_one_entity(recorded: Cli) -> None:
 
 
 def test_without_recorded_changes_the_hint_says_how_to_record_them(cli: Cli, info: InstallationInfo) -> None:
+    cli("settings", "acme", "history=off")
     store(AcmeUser("u1", name="Ada"))
     run = cli("changes", "acme", "-o", "json")
     assert (run.status, run.error["code"]) == (1, "history")

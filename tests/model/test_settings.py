@@ -47,13 +47,13 @@ def test_every_setting_is_in_the_table_and_its_default_is_valid() -> None:
 
 
 def test_without_settings_the_defaults_apply(info: InstallationInfo) -> None:
-    assert info.settings == Settings("off", 90, 30, 0.25)
+    assert info.settings == Settings("changes", 30, 30, 0.25)
 
 
 def test_a_change_keeps_the_settings_changed_before(project: ProjectFolder, info: InstallationInfo) -> None:
-    project.change_settings(info, history="changes")
-    assert project.change_settings(info, removal_share=0).settings == Settings("changes", 90, 30, 0)
-    assert project.target("acme").settings == Settings("changes", 90, 30, 0)
+    project.change_settings(info, history="off")
+    assert project.change_settings(info, removal_share=0).settings == Settings("off", 30, 30, 0)
+    assert project.target("acme").settings == Settings("off", 30, 30, 0)
 
 
 def test_changing_nothing_writes_nothing(project: ProjectFolder, info: InstallationInfo) -> None:

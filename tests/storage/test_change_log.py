@@ -16,10 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from max.connecting import Env, Loader, Page, PageRequest, UpstreamBroken
 from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
-from max.model.changes import NOW, Change, ChangeFeed
+from max.model.changes import BEGINNING, NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
 from max.model.loaders import UnknownLoaders
@@ -38,14 +39,14 @@ from max.model.settings import Settings
 from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
-from max.testing import START, FakeClock
+from max.testing import FakeClock
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.contract.places import SCHEMA, Person, Post, Team, parts
-from tests.sample import SampleConfig, Thing, sample
+from tests.sample import SampleConfig, SampleRoot, Thing, list_things, sample
 from tests.strategies import records
 
 T = TypeVar("T")
-ON, OFF = Settings(history="changes"), Settings()
+ON, OFF = (Settings(history=history, history_days=90) for history in ("changes", "off"))
 NOON = 1_800_000_000.0
 RED = Team.ref("red")
 EncodedRows = dict[str, dict[str, Any]]
@@ -76,7 +77,9 @@ class Place:
         """Store tombstones."""
         await self.receive(at=at, removed=refs)
 
-    async def recorded(self, since: str | None = None, entity: type[Entity] | None = None) -> list[Change]:
+    async def recorded(
+        self, since: str | None = BEGINNING, entity: type[Entity] | None = None
+    ) -> list[Change]:
         """The changes after a cursor."""
         return [change async for change in self.engine.changes(since=since, entity=entity)]
 
@@ -274,7 +277,7 @@ class Follower:
     """A reader that replays changes from its cursor, or from the beginning once that has expired."""
 
     def __init__(self) -> None:
-        self.cursor: str | None = None
+        self.cursor = BEGINNING
         self.rows: EncodedRows = {}
 
     async def follow(self, place: Place) -> EncodedRows:
@@ -283,9 +286,9 @@ class Follower:
         try:
             replayed([change async for change in feed], self.rows)
         except CursorExpired:
-            self.cursor, self.rows = None, {}
+            self.cursor, self.rows = BEGINNING, {}
             return await self.follow(place)
-        self.cursor = feed.cursor
+        self.cursor = feed.cursor or BEGINNING
         return self.rows
 
 
@@ -498,38 +501,125 @@ def test_an_unchanged_start_writes_nothing() -> None:
     assert before == after
 
 
-def test_each_change_names_its_sync(tmp_path: Path) -> None:
-    settings = Settings(history="changes", removal_share=1)
-    info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
-    clock = FakeClock()
+BROKEN = SampleConfig(prefix="broken")
 
-    async def sync(config: SampleConfig) -> tuple[str, list[Change]]:
+
+@Loader.collection(SampleRoot.things, brings=[Thing.title])
+async def list_nothing(parent: Ref[SampleRoot], request: PageRequest, env: Env[SampleConfig]) -> Page[Thing]:
+    raise UpstreamBroken("out of order")
+
+
+class Syncs:
+    """Syncs of one installation, each a minute after the other; each in a process of its own unless kept."""
+
+    def __init__(self, path: Path, clock: FakeClock) -> None:
+        self.path, self.clock, self.ids = path, clock, list[str]()
+
+    @asynccontextmanager
+    async def runtime(self, config: SampleConfig, history: Any = "changes") -> Any:
+        info = InstallationInfo(
+            "sample", "default", "abc", {}, 0.0, Settings(history=history, removal_share=1)
+        )
         credentials = CredentialProvider(MemoryCredentials(), ())
-        path = tmp_path / "data.db"
-        runtime = InstallationRuntime(info, sample(), config, credentials, path, clock=clock)
+        made = sample(loaders=[list_nothing if config == BROKEN else list_things])
+        runtime = InstallationRuntime(info, made, config, credentials, self.path, clock=self.clock)
         await runtime.start()
         try:
-            handle = await runtime.sync()
-            await handle.completion()
-            return handle.id, [change async for change in runtime.engine.changes()]
+            yield runtime
         finally:
             await runtime.stop()
 
-    async def main() -> list[tuple[str, list[Change]]]:
-        found = []
-        for config in (SampleConfig(2), SampleConfig(2), SampleConfig(1, "other")):
-            found.append(await sync(config))
-            clock.advance(60)
-        return found
+    async def sync(self, config: SampleConfig, history: Any = "changes") -> str:
+        """The status of a sync."""
+        async with self.runtime(config, history) as runtime:
+            return await self.run(runtime)
 
-    (first, _), _, (third, changes) = clock.run(main())
-    assert [(change.kind, change.id, change.sync) for change in changes if change.entity is Thing] == [
-        ("created", "0", first),
-        ("created", "1", first),
-        ("updated", "0", third),
-        ("removed", "1", third),
+    async def run(self, runtime: InstallationRuntime) -> str:
+        """The status of a sync of a runtime."""
+        handle = await runtime.sync()
+        self.ids.append(handle.id)
+        status = str((await handle.completion()).status)
+        self.clock.advance(60)
+        return status
+
+    async def recorded(self, since: str | None = None, history: Any = "changes") -> list[Any]:
+        """Kind, id and sync of each recorded change of a Thing."""
+        async with self.runtime(SampleConfig(0), history) as runtime:
+            changes = [change async for change in runtime.engine.changes(since=since, entity=Thing)]
+        return [(change.kind, change.id, change.sync) for change in changes]
+
+
+def syncing(tmp_path: Path, body: Callable[[Syncs], Awaitable[T]]) -> T:
+    clock = FakeClock()
+
+    async def main() -> T:
+        return await body(Syncs(tmp_path / "data.db", clock))
+
+    return clock.run(main())
+
+
+def test_the_first_sync_is_not_recorded_and_every_later_change_names_its_sync(tmp_path: Path) -> None:
+    async def body(syncs: Syncs) -> list[Any]:
+        await syncs.sync(SampleConfig(2))
+        assert await syncs.recorded() == []
+        for config in (SampleConfig(2), SampleConfig(1, "other")):
+            await syncs.sync(config)
+        assert await syncs.recorded() == [
+            ("updated", "0", syncs.ids[2]),
+            ("removed", "1", syncs.ids[2]),
+        ]
+        return await syncs.recorded(BEGINNING)
+
+    assert [change[:2] for change in syncing(tmp_path, body)] == [
+        ("created", "0"),
+        ("created", "1"),
+        ("updated", "0"),
+        ("removed", "1"),
     ]
-    assert changes[-1].at >= START + 120 > changes[0].at
+
+
+def test_recording_begins_when_the_first_sync_has_ended_also_within_one_process(tmp_path: Path) -> None:
+    async def body(syncs: Syncs) -> list[Any]:
+        async with syncs.runtime(SampleConfig(1)) as runtime:
+            await syncs.run(runtime)
+            await runtime.engine.store(Thing("0", title="by hand"))
+        return await syncs.recorded()
+
+    assert syncing(tmp_path, body) == [("updated", "0", None)]
+
+
+def test_a_first_sync_that_stored_nothing_does_not_count(tmp_path: Path) -> None:
+    async def body(syncs: Syncs) -> list[Any]:
+        assert await syncs.sync(BROKEN) == "failed"
+        assert await syncs.sync(SampleConfig(2)) == "completed"
+        return await syncs.recorded()
+
+    assert syncing(tmp_path, body) == []
+
+
+def test_a_first_sync_that_is_resumed_is_not_recorded(tmp_path: Path) -> None:
+    async def body(syncs: Syncs) -> tuple[int, list[Any]]:
+        async with syncs.runtime(SampleConfig(30)) as runtime:
+            handle = await runtime.sync()
+            await handle.pause()
+            await handle.completion()
+            before = await runtime.engine.query(Thing).count()
+        assert await syncs.sync(SampleConfig(30)) == "completed"
+        return before, await syncs.recorded()
+
+    assert syncing(tmp_path, body) == (0, [])
+
+
+def test_a_database_that_was_filled_without_history_is_recorded_from_the_next_sync_on(
+    tmp_path: Path,
+) -> None:
+    async def body(syncs: Syncs) -> list[Any]:
+        await syncs.sync(SampleConfig(2), "off")
+        await syncs.sync(SampleConfig(1))
+        return await syncs.recorded()
+
+    ((kind, id, sync),) = syncing(tmp_path, body)
+    assert (kind, id, sync is None) == ("removed", "1", False)
 
 
 # -- cursors --------------------------------------------------------------------------------

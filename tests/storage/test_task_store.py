@@ -34,7 +34,7 @@ class Place:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
-        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
+        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts), clock=lambda: 1.0)
         self.store = SqliteTaskStore(database)
         self.sync = ""
 
@@ -65,9 +65,11 @@ class Place:
         return Settlement(task, state, spec, [write], progress=True)
 
     async def dump(self) -> list[str]:
-        """The whole database as SQL, with SYNC in place of the sync's id."""
+        """The whole database as SQL, with SYNC in place of the sync's id, and LOG in that of the log's."""
         lines = await self.database.read(lambda connection: list(connection.iterdump()))
-        return [line.replace(self.sync, "SYNC") for line in lines]
+        name = "SELECT name FROM _max_change_log"
+        log = await self.database.read(lambda connection: connection.execute(name).fetchone()[0])
+        return [line.replace(self.sync, "SYNC").replace(log, "LOG") for line in lines]
 
 
 def using(path: str | Path, body: Callable[[Place], Awaitable[T]]) -> T:
