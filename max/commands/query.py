@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..model.entities import FieldOf, path_name
+from ..model.query import parse_paths
 from ..query.reader import read_ref
 from .framework import Answer, Ending, Options, Parser, paint
-from .tables import Table, entity_columns, entity_lines, entity_row
+from .row_table import RowTable, fields_in_order, record_lines, with_titles
 from .terminal import is_terminal, width
-from .text import number
+from .text import cut_hash, number
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..model.query import Query, QueryPage
+    from ..model.entities import Entity
+    from ..model.query import Query, RowPage
     from ..model.values import Json
     from ..query.reader import Reader
 
 LIMIT = 50  # entities of a search's page, when no --limit is given
+SHORT_ID = re.compile(r"[0-9a-f-]{7,}")  # of a hash or a UUID, long enough to mean one
+LAST = "\U0010ffff"  # sorts behind every other character
 
 
 def configure_search(parser: Parser) -> None:
@@ -59,25 +65,27 @@ class Pages:
     ``shown`` counts the entities so far; ``last`` is the newest page.
     """
 
-    last: QueryPage[Any]
+    last: RowPage
 
-    def __init__(self, reader: Reader, query: Query[Any], *, everything: bool) -> None:
+    def __init__(
+        self, reader: Reader, query: Query[Any], paths: Sequence[FieldOf[Any, Any]], *, everything: bool
+    ) -> None:
         self.query, self.everything, self.shown = query, everything, 0
-        self._reader = reader
+        self._reader, self._paths = reader, paths
 
-    def __iter__(self) -> Iterator[Sequence[Any]]:
+    def __iter__(self) -> Iterator[RowPage]:
         cursor = self.query.cursor
         while True:
-            self.last = self._reader.fetch(self.query.after(cursor))
-            self.shown += len(self.last.items)
-            yield self.last.items
+            self.last = self._reader.rows(self.query.after(cursor), self._paths)
+            self.shown += len(self.last.columns[0])
+            yield self.last
             cursor = self.last.cursor
             if not self.everything or cursor is None:
                 return
 
     def rows(self) -> Iterator[dict[str, Json]]:
-        """Each entity as JSON data."""
-        return (one.to_dict(self.query.fields) for items in self for one in items)
+        """Each row as JSON data."""
+        return (row for page in self for row in page.to_dicts())
 
     def ending(self) -> Ending:
         """Where the last page ended; all rows are counted unless they are those that were read."""
@@ -93,38 +101,31 @@ class Pages:
 def searched(options: Options, reader: Reader) -> Answer:
     """A search's answer, read while it is printed."""
     notes: list[str] = []
-    query = reader.query(options.entity, options.filter, options.order_by, options.fields)
-    size = None if options.all else options.limit or LIMIT
-    pages = Pages(reader, query.after(options.after).replace(size=size), everything=options.all)
-    names = query.fields or tuple(query.entity.types())
+    query = reader.query(options.entity, options.filter, options.order_by)
+    query = query.after(options.after).replace(size=None if options.all else options.limit or LIMIT)
+    chosen = None if options.fields is None else parse_paths(query.entity, options.fields)
+    table = RowTable(query.entity, chosen, width(sys.stdout), paint())
+    paths = parse_paths(query.entity, ("id", *(query.entity.types() if chosen is None else chosen)))
+    read = table.paths if options.output == "text" else paths
+    pages = Pages(reader, query, read, everything=options.all)
     by_row = options.all or options.output == "text"
     return options.listing(
         pages.rows() if by_row else list(pages.rows()),
-        lambda: search_table(options, pages, notes),
+        lambda: search_table(options, pages, table, notes),
         notes,
-        columns=["id", *(name for name in names if name != "id")],
+        columns=[path_name(path) for path in paths],
         head={"type": query.entity.__name__},
         ending=pages.ending,
     )
 
 
-def search_table(options: Options, pages: Pages, notes: list[str]) -> Iterator[str]:
-    """A table whose columns are as wide as the first page needs."""
-    entity = pages.query.entity
-    fields = pages.query.fields or tuple(entity.types())
-    table, room = None, width(sys.stdout)
-    columns = entity_columns(entity, fields, chosen=options.fields is not None)
-    for items in pages:
-        rows = [entity_row(one, fields, room) for one in items]
-        if table is None:
-            table = Table(columns, rows, room, paint())
-            if rows:
-                yield table.header()
-        yield from map(table.line, rows)
+def search_table(options: Options, pages: Pages, table: RowTable, notes: list[str]) -> Iterator[str]:
+    """The lines of a table, laid out by its first page."""
+    for page in pages:
+        yield from table.lines(page, more=options.all and page.cursor is not None)
     if not pages.shown:
         notes.append(f"no {options.entity} matches" if options.filter else f"there is no {options.entity}")
-    if table and table.hidden:
-        notes.append(f"no room for {', '.join(table.hidden)}; choose with --fields, or use -o json")
+    notes += table.notes
 
 
 def configure_get(parser: Parser) -> None:
@@ -140,15 +141,33 @@ def configure_get(parser: Parser) -> None:
 
 
 def run_get(options: Options) -> Answer:
-    """One entity with everything that is stored of it."""
+    """One row with everything that is stored of it, or with the fields that are chosen."""
     with options.reading() as reader:
         entity, id = named_row(options, reader.info)
         kind = reader.entity(entity)
-        fields = reader.query(kind, fields=options.fields).fields or tuple(kind.types())
-        one = reader.get(kind, id, fields)
-    row = {"id": one.id, **dict.fromkeys(fields), **one.to_dict(fields)}
-    data = {"type": kind.__name__, "data": one.to_dict(fields)}
-    return options.answer(data, lambda: entity_lines(one, fields, paint()), row=row)
+        key: FieldOf[Any, Any] = FieldOf(kind, "id")
+        chosen = fields_in_order(kind) if options.fields is None else parse_paths(kind, options.fields)
+        fields = tuple(dict.fromkeys([key, *chosen]))
+        page = reader.record(kind, found_id(reader, kind, id), with_titles(fields))
+    (found,) = page.to_dicts()
+    names = ("id", *kind.types()) if options.fields is None else tuple(map(path_name, fields))
+    data = {"type": kind.__name__, "data": {name: found[name] for name in names if name in found}}
+    row = {name: found.get(name) for name in names}
+    return options.answer(data, lambda: record_lines(page, fields, width(sys.stdout), paint()), row=row)
+
+
+def found_id(reader: Reader, entity: type[Entity], text: str) -> str:
+    """The id that a text means: itself, or the only hash or UUID that begins so, as tables show them."""
+    if not SHORT_ID.fullmatch(text):
+        return text
+    key: FieldOf[Any, Any] = FieldOf(entity, "id")
+    near = reader.query(entity).where(key.ge(text), key.lt(f"{text}{LAST}")).limit(2)
+    ids = reader.rows(near, [key]).columns[0]
+    if text in ids or not all(cut_hash(id) != id for id in ids):
+        return text
+    if len(ids) > 1:
+        raise UsageError(f"several ids of {entity.__name__} begin with {text}", hint="write more of it")
+    return ids[0] if ids else text
 
 
 def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:

@@ -1,31 +1,39 @@
-"""Tables whose columns fit a terminal, and entities as rows or as a list of fields."""
+"""Tables whose columns fit a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.entities import Entity, FieldType, values_of
-from ..model.values import Kind
-from .text import PLAIN, Paint, beginning, cell, display_width, full_text, pad, sanitize, truncate
+from .text import PLAIN, Paint, display_width, pad, truncate
 
 GAP = 2  # cells between two columns
 LEAST = 8  # cells that a column of prose keeps when the terminal is narrow
 MOST = 60  # cells that a column of prose takes at most
 UNALIGNED = 200  # cells of a column where there is no limit; a longer cell is shown whole
-NUMBERS = frozenset({Kind.INTEGER, Kind.REAL})
 
 
 class Column:
     """A column: its name, whether it holds numbers, and whether it must not be truncated.
 
-    A first column that is ``whole`` is cut all the same where it leaves no room for the others:
-    to half a line, or when it ``yields`` to LEAST.
+    One that may be truncated keeps ``least`` cells and takes at most ``most``.  A first column that is
+    ``whole`` is cut all the same where it leaves no room for the others: to half a line, or when it
+    ``yields`` to LEAST.
     """
 
-    __slots__ = ("name", "right", "whole", "yields")
+    __slots__ = ("least", "most", "name", "right", "whole", "yields")
 
-    def __init__(self, name: str, *, right: bool = False, whole: bool = False, yields: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        right: bool = False,
+        whole: bool = False,
+        yields: bool = False,
+        least: int = LEAST,
+        most: int = MOST,
+    ) -> None:
         self.name, self.right, self.whole, self.yields = name, right, whole or right, yields
+        self.least, self.most = least, most
 
 
 class Table:
@@ -74,12 +82,9 @@ def fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None)
     """The width of each column that has room; the last columns are dropped when all are at LEAST."""
     if width is None:
         return list(natural)
-    natural = [
-        size if column.whole else min(size, MOST) for column, size in zip(columns, natural, strict=True)
-    ]
-    least = [
-        size if column.whole else min(size, LEAST) for column, size in zip(columns, natural, strict=True)
-    ]
+    pairs = list(zip(columns, natural, strict=True))
+    natural = [size if column.whole else min(size, column.most) for column, size in pairs]
+    least = [size if column.whole else min(size, column.least) for column, size in pairs]
     lacking = sum(least) + GAP * (len(least) - 1) - width
     if lacking > 0 and len(least) > 1:
         kept = LEAST if columns[0].yields else width // 2
@@ -100,35 +105,3 @@ def shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[
             widths[i] += step
             room -= step
     return widths
-
-
-def entity_columns(entity: type[Entity], fields: Sequence[str], *, chosen: bool = False) -> list[Column]:
-    """The columns of a search: the id first, which yields to ``chosen`` fields, numbers on the right."""
-    types, first = entity.types(), Column("id", whole=True, yields=chosen)
-    return [first, *(_column(name, types[name]) for name in fields if name != "id")]
-
-
-def _column(name: str, holds: FieldType) -> Column:
-    short = holds.kind in (Kind.BOOLEAN, Kind.DATE, Kind.DATETIME)
-    return Column(name, right=holds.kind in NUMBERS, whole=short)
-
-
-def entity_row(entity: Entity, fields: Sequence[str], width: int | None = None) -> list[str]:
-    """The cells of an entity on a line of a width; a field that is not loaded is blank."""
-    values = values_of(entity)
-    others = (cell(values[n], width) if n in values else "" for n in fields if n != "id")
-    return [beginning(entity.id, width), *others]
-
-
-def entity_lines(entity: Entity, fields: Sequence[str], paint: Paint = PLAIN) -> list[str]:
-    """An entity with a line for each field; further lines of a text are indented below it."""
-    values = values_of(entity)
-    names = ["id", *(name for name in fields if name != "id")]
-    width = max(map(display_width, names))
-    lines = [paint(f"{type(entity).__name__}:{sanitize(entity.id)}", "bold")]
-    for name in names:
-        text = full_text(values[name]) if name in values else "(not loaded)"
-        first, *more = text.split("\n")
-        lines.append(f"  {paint(pad(name, width), 'dim')}  {first}".rstrip())
-        lines += [f"{' ' * (width + 4)}{line}".rstrip() for line in more]
-    return lines

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Literal
@@ -30,6 +31,11 @@ CLUSTER = 8  # characters that may make one cell: a letter with all its accents
 REGIONAL = range(0x1F1E6, 0x1F200)  # letters; two of them are a flag
 SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
 PAINTED = re.compile(r"(\033\[(?:[012]|3[123])m|\n)")  # what we write to a terminal on purpose
+
+UUID_SIZE = 36  # characters of a UUID: every hash is at least as long
+HASH = re.compile(
+    r"(?i:([0-9a-f]{8})-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|([0-9a-f]{10})[0-9a-f]{30}(?:[0-9a-f]{24})?)"
+)
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
 CODES: dict[Colour, str] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -203,9 +209,19 @@ def until(due: float, now: float) -> str:
     return f"{then:%H:%M:%S}" if step == 1 else f"{then:%H:%M}"
 
 
-def short_time(at: float | None) -> str:
-    """Seconds since the epoch as ``2026-01-31 09:30``, in UTC."""
-    return NULL if at is None else cell(moment(at))
+def short_time(at: float | None, width: int | None = None) -> str:
+    """Seconds since the epoch as ``2026-01-31 09:30``: local on a terminal, which has a width, else UTC."""
+    if at is None:
+        return NULL
+    return moment(at).isoformat(" ", "minutes")[:16] if width is None else cell(moment(at), width)
+
+
+def zone_note() -> str:
+    """In which zone a terminal shows times, and in which filters read them."""
+    names = dict.fromkeys(time.tzname[: 1 + bool(time.daylight)])
+    if names.keys() <= {"UTC", "GMT", "Universal", "Zulu"} and not time.timezone:
+        return "times are UTC"
+    return f"times are local ({'/'.join(names)}); a filter's are UTC"
 
 
 def iso_time(at: float | None) -> str | None:
@@ -217,22 +233,45 @@ def iso_time(at: float | None) -> str | None:
 
 
 def cell(value: object, width: int | None = None) -> str:
-    """A field's value on one line: times are short, a ref is its id.
+    """A field's value on one line; a ref is its id.
 
-    Of a long text only as much is looked at as ``width`` cells can show.
+    On a terminal, which has a ``width``, times are local and to the minute, hashes are cut, and of a
+    long text only as much is looked at as can be shown.  Elsewhere (None) everything is exact.
     """
-    if value is None:
+    if value is None or value == []:
         return NULL
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(" ", "minutes")[:16]
+        return exact_time(value) if width is None else local_time(value).isoformat(" ", "minutes")[:16]
     if isinstance(value, date):
         return value.isoformat()
     text = value if isinstance(value, str) else value.id if isinstance(value, Ref) else None
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        text = ", ".join(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        text = ", ".join(value if width is None else map(cut_hash, value))
+    elif text is not None and width is not None:
+        text = cut_hash(text)
     return beginning(json_text(value) if text is None else text, width)
+
+
+def exact_time(value: datetime) -> str:
+    """A time in UTC with all its digits: ``2026-01-31T09:30:00Z``."""
+    return f"{value.astimezone(UTC).isoformat()[:-6]}Z"
+
+
+def local_time(value: datetime) -> datetime:
+    """The time in the reader's own zone; one at an end of the calendar stays in UTC."""
+    try:
+        return value.astimezone()
+    except (OverflowError, ValueError, OSError):
+        return value.astimezone(UTC)
+
+
+def cut_hash(text: str) -> str:
+    """A text that is a hash or a UUID as people quote it: its beginning; ``…`` when more follows."""
+    if len(text) < UUID_SIZE or not (found := HASH.match(text)):
+        return text
+    return f"{found[1] or found[2]}{'…' if found.end() < len(text) else ''}"
 
 
 def beginning(text: str, width: int | None) -> str:
@@ -241,12 +280,12 @@ def beginning(text: str, width: int | None) -> str:
     return sanitize(text) if most is None or len(text) <= most else f"{sanitize(text[:most])}…"
 
 
-def full_text(value: object) -> str:
+def full_text(value: object, *, local: bool = False) -> str:
     """A field's value as ``max get`` shows it: unshortened, and a ref names its entity."""
     if isinstance(value, Ref):
         return sanitize(str(value.key))
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return local_time(value).isoformat(" ", "seconds") if local else exact_time(value)
     if isinstance(value, str):
         return "\n".join(map(sanitize, value.splitlines()))
     return cell(value)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UsageError
+from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UsageError
 from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, RowPage, parse_fields, parse_paths
 from ..storage.sqlite import reader as read_only
@@ -153,6 +153,17 @@ class Reader:
         chosen = parse_paths(query.entity, paths)
         with self._reading() as connection:
             return self._tables.rows(connection, query, chosen)
+
+    def record(
+        self, entity: str | type[Entity], id: str, paths: str | Sequence[str | FieldOf[Any, Any]]
+    ) -> RowPage:
+        """One row as a page of one, with the columns that ``rows`` would give; NotFound."""
+        query = self.query(entity)
+        key: FieldOf[Any, Any] = FieldOf(query.entity, "id")
+        page = self.rows(query.where(key.eq(id)), paths)
+        if not page.columns[0]:
+            raise NotFound(query.entity.__name__, id, hint="check the id, or sync first")
+        return page
 
     def search(
         self,
