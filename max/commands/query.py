@@ -1,4 +1,4 @@
-"""search, get, count: reading entities."""
+"""search, get: reading entities."""
 
 from __future__ import annotations
 
@@ -177,24 +177,3 @@ def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
     if ":" not in options.entity:
         raise UsageError("which row?", hint=f"write {options.entity}:ID, or add the id as another word")
     return read_ref(options.entity, info)
-
-
-def configure_count(parser: Parser) -> None:
-    """``max count INSTALLATION ENTITY``."""
-    parser.answers_rows = True
-    parser.add_target()
-    parser.add_argument("entity", metavar="ENTITY", help="what to count")
-    parser.add_filter()
-    parser.add_examples(
-        "max count acme AcmeTask", "max count acme AcmeTask --filter 'assignee IS NULL' -o json"
-    )
-
-
-def run_count(options: Options) -> Answer:
-    """How many entities match; with separators on a terminal, without in a pipe."""
-    with options.reading() as reader:
-        entity = reader.entity(options.entity)
-        count = reader.count(entity, options.filter)
-    text = number(count) if is_terminal(sys.stdout) else str(count)
-    data = {"type": entity.__name__, "count": count}
-    return options.answer(data, lambda: [text], row=data)

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UsageError
+from ..model.aggregate import grouping, values_of_field
 from ..model.entities import Entity, FieldOf, Filter, RefKey
 from ..model.query import Query, QueryPage, RowPage, parse_fields, parse_paths
 from ..storage.sqlite import reader as read_only
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..core import InstallationInfo
+    from ..model.aggregate import By, Fields, Grouping, Groups
     from ..model.changes import ChangePage
     from ..model.loaders import Resolver
     from ..model.migrations import SchemaPolicy
@@ -192,6 +194,48 @@ class Reader:
         query = self.query(entity, where)
         with self._reading() as connection:
             return self._tables.count(connection, query)
+
+    def count_by(
+        self,
+        entity: str | type[Entity],
+        by: By | Sequence[By],
+        where: Where = None,
+        *,
+        sum: Fields = (),
+        avg: Fields = (),
+        min: Fields = (),
+        max: Fields = (),
+        order_by: str | None = None,
+        top: int | None = None,
+    ) -> Groups[Any]:
+        """The entities in groups: ``reader.count_by("AcmeTask", "assignee.name,updated_at:month")``.
+
+        A time takes a unit (year, quarter, month, week, day, hour; in UTC), a list ``each``.  ``sum``
+        and the others name fields to add up or compare.  ``order_by`` names columns of the groups
+        (``"-sum_estimate"``); ``top`` keeps this many groups, and those that are equal at the cut.
+        """
+        kind = self.entity(entity)
+        measures = {"sum": sum, "avg": avg, "min": min, "max": max}
+        return self.groups(
+            self.query(kind, where), grouping(kind, by, order_by=order_by, top=top, **measures)
+        )
+
+    def values(
+        self,
+        entity: str | type[Entity],
+        field: By,
+        where: Where = None,
+        *,
+        limit: int | None = None,
+    ) -> Groups[Any]:
+        """The different values of a field, or of a list's members, the most frequent first."""
+        kind = self.entity(entity)
+        return self.groups(self.query(kind, where), values_of_field(kind, field, limit))
+
+    def groups(self, query: Query[Any], grouping: Grouping) -> Groups[Any]:
+        """The rows of a query in groups."""
+        with self._reading() as connection:
+            return self._tables.groups(connection, query, grouping)
 
     def counts(self) -> dict[str, int]:
         """Rows by entity."""

@@ -210,6 +210,15 @@ class Dialect(Protocol):
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON text."""
 
+    def members(self, column: str) -> str:
+        """The different members of a JSON array, behind FROM, in the column ``value``; none of NULL."""
+
+    def truncated(self, column: str, unit: str) -> str:
+        """SQL for a time or a date in a unit, as text that sorts in time order; NULL stays NULL.
+
+        ``2026``, ``2026-Q1``, ``2026-01``, ``2026-W05`` (of ISO 8601), ``2026-01-31``, ``2026-01-31T09``.
+        """
+
     def exact_real(self, column: str) -> str:
         """SQL for a float as text with all its digits; NULL stays NULL."""
 

@@ -82,6 +82,13 @@ class Statement:
             raise UsageError(f"more than {JOINS} different refs in one question", hint="ask several")
         return alias, mapping
 
+    def member(self, path: Sequence[FieldOf[Any, Any]]) -> str:
+        """The members of a list as SQL: a row comes once for each different one, at least once."""
+        column = self.column(path)
+        alias = quoted(f"each {'.'.join(one.name for one in path)}")
+        self._joins[alias] = f"LEFT JOIN {self.mapping.dialect.members(column)} AS {alias} ON {TRUE}"
+        return f"{alias}.value"
+
     def bind(self, value: Any) -> str:
         """A value as a parameter of the statement."""
         self.values.append(value)

@@ -29,6 +29,8 @@ TYPES = {
     Kind.REF: "TEXT",
 }
 
+UNIT_WIDTHS = {"year": 4, "month": 7, "day": 10, "hour": 13}  # characters of a time
+
 HELD = "another process holds the database; try again when it is done"
 ERRORS: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_MISMATCH: (StorageCorrupt, DAMAGED),
@@ -166,6 +168,20 @@ class SqliteDialect(Dialect):
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON text."""
         return f"json_array({', '.join(values)})"
+
+    def members(self, column: str) -> str:
+        """``json_each`` takes any expression, also one that makes each member come once."""
+        return f"json_each((SELECT json_group_array(DISTINCT value) FROM json_each({column})))"
+
+    def truncated(self, column: str, unit: str) -> str:
+        """Times are texts, so most units are their beginnings; a week is that of its Thursday."""
+        if unit in UNIT_WIDTHS:
+            return f"substr({column}, 1, {UNIT_WIDTHS[unit]})"
+        if unit == "quarter":
+            return f"substr({column}, 1, 4) || '-Q' || ((CAST(substr({column}, 6, 2) AS INTEGER) + 2) / 3)"
+        thursday = f"substr({column}, 1, 10), '-3 days', 'weekday 4'"
+        week = f"printf('%02d', (strftime('%j', {thursday}) - 1) / 7 + 1)"
+        return f"strftime('%Y', {thursday}) || '-W' || {week}"
 
     def exact_real(self, column: str) -> str:
         """SQL for a float as text with all its digits."""

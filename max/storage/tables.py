@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import (
     InvalidCursor,
@@ -31,6 +31,9 @@ from .membership import Membership
 from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, selects, write_cursor
 from .removals import Removals
 from .rows import BITS, TableMapping, decode_column
+
+if TYPE_CHECKING:
+    from ..model.aggregate import Grouping, Groups
 
 SCHEMA_TABLES = """
     CREATE TABLE _max_schema (
@@ -159,6 +162,13 @@ class Tables:
         """How many entities fit a query's filter."""
         self.mapping(query.entity)
         return int(run(connection, *count(self._mappings, query))[0][0])
+
+    def groups(self, connection: Connection, query: Query[Any], grouping: Grouping) -> Groups[Any]:
+        """The rows of a query in groups."""
+        from .aggregate_sql import groups  # most questions count nothing by groups
+
+        self.mapping(query.entity)
+        return groups(connection, self._mappings, query, grouping)
 
     def load(self, connection: Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""

@@ -1,0 +1,181 @@
+"""count, values: entities in groups, and how often each value is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Groups, Key
+from ..model.values import Json
+from .framework import Answer, Options, Parser, at_least_one, paint, table
+from .tables import Column
+from .terminal import is_terminal
+from .text import cell, counted, number
+
+if TYPE_CHECKING:
+    from ..model.entities import Entity
+
+BAR = 20  # cells of the longest bar
+EIGHTHS = " ▏▎▍▌▋▊▉"
+NOT_LOADED = "(not loaded)"
+
+
+def configure_count(parser: Parser) -> None:
+    """``max count INSTALLATION ENTITY …``."""
+    parser.answers_rows = True
+    parser.add_target()
+    parser.add_argument("entity", metavar="ENTITY", help="what to count")
+    parser.add_filter()
+    about = "count groups: status, assignee.name, updated_at:month (year quarter month week day hour)"
+    parser.add_list("--by", "FIELD[:UNIT],…", about)
+    what = {"sum": "add up", "avg": "average", "min": "show the least of", "max": "show the greatest of"}
+    for function in FUNCTIONS:
+        parser.add_list(f"--{function}", "FIELD,…", f"also {what[function]} a field")
+    about = "only the N greatest groups, and those that are equal to the last; the others are counted"
+    parser.add_argument("--top", type=at_least_one, metavar="N", help=about)
+    parser.add_list("--order-by", "COLUMN[:desc],…", "sort the groups: count, status, sum_estimate")
+    parser.add_examples(
+        "max count acme AcmeTask --filter 'assignee IS NULL' -o json",
+        "max count acme AcmeTask --by status",
+        "max count acme AcmeTask --by assignee.name,project.name --filter 'due_date < -1d' --top 5",
+        "max count acme AcmeTask --by updated_at:month --sum estimate --max priority",
+        "max count acme AcmeTask --by tags:each",
+        "",
+        "a ref groups by id and shows titles; ref.name groups by the text.  Times are UTC.",
+    )
+
+
+def run_count(options: Options) -> Answer:
+    """How many entities match, or how many each group has."""
+    measures = {function: getattr(options, function) or () for function in FUNCTIONS}
+    if not options.by and (options.top is not None or options.order_by):
+        raise UsageError("--top and --order-by are for groups", hint="name what to group by: --by FIELD")
+    with options.reading() as reader:
+        entity = reader.entity(options.entity)
+        if not options.by and not any(measures.values()):
+            return _whole(options, entity, {"count": reader.count(entity, options.filter)})
+        groups = reader.count_by(
+            entity,
+            options.by or (),
+            options.filter,
+            order_by=options.order_by,
+            top=options.top,
+            **measures,
+        )
+    if not options.by:
+        return _whole(options, entity, groups.to_dicts()[0])
+    notes = [] if groups.total else [_nothing(options, entity)]
+    if options.output == "json":
+        return options.answer({"type": entity.__name__, **groups.to_json()}, lambda: ())
+    return options.listing(
+        groups.to_dicts(), lambda: group_lines(groups), notes, columns=groups.grouping.columns
+    )
+
+
+def _whole(options: Options, entity: type[Entity], columns: dict[str, Json]) -> Answer:
+    """Counts and measures of all rows; a count alone has separators on a terminal, and none in a pipe."""
+    at_terminal = is_terminal(sys.stdout)
+    texts = {n: number(v) if isinstance(v, int) and at_terminal else cell(v) for n, v in columns.items()}
+    size = max(map(len, texts))
+    lines = [*texts.values()] if len(texts) == 1 else [f"{n:<{size}}  {text}" for n, text in texts.items()]
+    data = {"type": entity.__name__, **columns}
+    return options.answer(data, lambda: lines, row=data)
+
+
+def _nothing(options: Options, entity: type[Entity]) -> str:
+    return f"no {entity.__name__} matches" if options.filter else f"there is no {entity.__name__}"
+
+
+def configure_values(parser: Parser) -> None:
+    """``max values INSTALLATION ENTITY.FIELD``."""
+    parser.answers_rows = True
+    parser.add_target()
+    parser.add_argument(
+        "field", metavar="ENTITY.FIELD", help="such as AcmeTask.status, AcmeTask.assignee.name"
+    )
+    parser.add_filter()
+    parser.add_limit(f"values, the most frequent first (default {TOP:,})")
+    parser.add_examples(
+        "max values acme AcmeTask.status",
+        "max values acme AcmeTask.tags",
+        "max values acme AcmeTask.due_date:month --filter 'active = true'",
+    )
+
+
+def run_values(options: Options) -> Answer:
+    """Each value of a field and how many rows have it; empty and not loaded ones apart."""
+    name, _, field = options.field.partition(".")
+    with options.reading() as reader:
+        entity = reader.entity(name)
+        if not field:
+            raise UsageError("which field?", hint=f"write {entity.__name__}.FIELD; max schema lists them")
+        groups = reader.values(entity, field, options.filter, limit=options.limit)
+    (key,) = groups.grouping.keys
+    rows = [
+        {"value": one[key.name], "count": one[groups.grouping.count]}
+        for one in groups.to_dicts()
+        if one.get(key.name) is not None
+    ]
+    data = {
+        "type": entity.__name__,
+        "field": key.name,
+        "values": rows,
+        "distinct": len(rows) + groups.more,
+        "null": groups.get(None, 0),
+        "notLoaded": groups.not_loaded,
+        "total": groups.total,
+        "more": groups.more,
+    }
+    notes = [] if groups.total else [_nothing(options, entity)]
+    if options.output == "json":
+        return options.answer(data, lambda: ())
+    return options.listing(rows, lambda: group_lines(groups), notes, columns=("value", "count"))
+
+
+# -- groups as a table -------------------------------------------------------------------------
+
+
+def group_lines(groups: Groups[Any]) -> list[str]:
+    """A table of groups; at a terminal with each group's share of the rows, and a bar."""
+    keys, measures = groups.grouping.keys, groups.grouping.measures
+    drawn = is_terminal(sys.stdout)
+    columns = [Column(key.name, right=key.holds.kind in NUMBERS) for key in keys]
+    columns.append(Column(groups.grouping.count, right=True))
+    columns += [Column(one.name, right=one.holds.kind in NUMBERS, whole=True) for one in measures]
+    columns += [Column("share", right=True), Column("")] if drawn else []
+    most = max((one.count for one in groups.groups), default=1)
+    rows = []
+    for one in groups.groups:
+        row = [_key_cell(one, key) for key in keys]
+        row.append(number(one.count) if drawn else str(one.count))
+        row += [_measure_cell(one.measures[measure.name]) for measure in measures]
+        row += [f"{one.count / groups.total:.1%}", bar(one.count / most)] if drawn else []
+        rows.append(row)
+    return [*table(columns, rows), *_rest(groups)]
+
+
+def _key_cell(group: Group, key: Key[Any, Any]) -> str:
+    if key.name in group.titles:
+        return cell(group.titles[key.name])
+    return cell(group.values[key.name]) if key.name in group.values else NOT_LOADED
+
+
+def _measure_cell(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else cell(value)
+
+
+def bar(share: float) -> str:
+    """A bar of up to BAR cells, in eighths of a cell."""
+    eighths = max(round(share * BAR * 8), 1)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
+
+
+def _rest(groups: Groups[Any]) -> Sequence[str]:
+    """A line about the groups that were cut off."""
+    if not groups.more:
+        return []
+    in_several = any(key.unit == EACH for key in groups.grouping.keys)
+    rows = "" if in_several else f", {counted(groups.more_rows, 'row')}"
+    return [paint()(f"… {counted(groups.more, 'more group')}{rows}", "dim")]
