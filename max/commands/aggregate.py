@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Groups, Key
 from ..model.values import Json
-from .framework import Answer, Options, Parser, at_least_one, paint, table
+from .framework import Answer, Ending, Options, Parser, at_least_one, paint, table
 from .tables import Column
 from .terminal import is_terminal
 from .text import cell, counted, number
@@ -69,9 +70,9 @@ def run_count(options: Options) -> Answer:
     notes = [] if groups.total else [_nothing(options, entity)]
     if options.output == "json":
         return options.answer({"type": entity.__name__, **groups.to_json()}, lambda: ())
-    return options.listing(
-        groups.to_dicts(), lambda: group_lines(groups), notes, columns=groups.grouping.columns
-    )
+    rows, columns = groups.to_dicts(), groups.grouping.columns
+    ending = None if options.output == "text" else partial(_ending, groups, "--top")
+    return options.listing(rows, lambda: group_lines(groups), notes, columns=columns, ending=ending)
 
 
 def _whole(options: Options, entity: type[Entity], columns: dict[str, Json]) -> Answer:
@@ -82,6 +83,14 @@ def _whole(options: Options, entity: type[Entity], columns: dict[str, Json]) -> 
     lines = [*texts.values()] if len(texts) == 1 else [f"{n:<{size}}  {text}" for n, text in texts.items()]
     data = {"type": entity.__name__, **columns}
     return options.answer(data, lambda: lines, row=data)
+
+
+def _ending(groups: Groups[Any], option: str) -> Ending:
+    """How many of the groups are shown, and how all of them are asked for."""
+    shown = len(groups.groups)
+    everything = shown + groups.more
+    go_on = (option, str(everything)) if groups.more else None
+    return Ending(shown, everything, more=groups.more > 0, go_on=go_on)
 
 
 def _nothing(options: Options, entity: type[Entity]) -> str:
@@ -131,7 +140,10 @@ def run_values(options: Options) -> Answer:
     notes = [] if groups.total else [_nothing(options, entity)]
     if options.output == "json":
         return options.answer(data, lambda: ())
-    return options.listing(rows, lambda: group_lines(groups), notes, columns=("value", "count"))
+    ending = None if options.output == "text" else partial(_ending, groups, "--limit")
+    return options.listing(
+        rows, lambda: group_lines(groups), notes, columns=("value", "count"), ending=ending
+    )
 
 
 # -- groups as a table -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from operator import attrgetter
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
@@ -53,6 +54,9 @@ from .values import (
     is_id,
     is_valid,
 )
+
+if TYPE_CHECKING:
+    from .aggregate import Key, Unit
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -399,6 +403,24 @@ class FieldOf(Generic[E, V]):
         if len(found.path) > REFS + 1:
             raise ValueError(f"{found!r} goes through more than {REFS} refs")
         return found
+
+    @overload
+    def per(self: FieldOf[E, datetime] | FieldOf[E, date], unit: Unit) -> Key[E, str]: ...
+    @overload
+    def per(
+        self: FieldOf[E, datetime | None] | FieldOf[E, date | None], unit: Unit
+    ) -> Key[E, str | None]: ...
+    def per(self: FieldOf[E, Any], unit: Unit) -> Key[E, Any]:
+        """A unit of a time or a date to group by: ``Task.updated_at.per("month")`` gives ``2026-01``."""
+        from .aggregate import Key
+
+        return Key(self, unit)
+
+    def each(self: FieldOf[E, list[W]] | FieldOf[E, list[W] | None]) -> Key[E, W | None]:
+        """The members of a list to group by; rows with an empty list are the group None."""
+        from .aggregate import EACH, Key
+
+        return Key(self, EACH)
 
     def eq(self, value: V) -> Filter[E]:
         """Equal; ``eq(None)`` finds values that are empty upstream."""
