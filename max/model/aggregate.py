@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from ..errors import UnknownName, UsageError
-from .entities import E, Entity, FieldOf, FieldType, find_field, spelled
+from .entities import E, Entity, FieldOf, FieldType, find_field, path_name
 from .struct import Struct
 from .values import Json, Kind
 
@@ -58,7 +58,7 @@ class Key(Struct, Generic[E, V]):
         self._check()
 
     def _check(self) -> None:
-        holds, name = self.field.type, spelled(self.field)
+        holds, name = self.field.type, path_name(self.field)
         if self.unit == EACH:
             if LIST.fullmatch(holds.shape) is None:
                 raise UsageError(f"{name} holds {holds.label}; :each takes a list of texts or numbers")
@@ -77,7 +77,7 @@ class Key(Struct, Generic[E, V]):
     @property
     def name(self) -> str:
         """As a person writes it: ``assignee.name``, ``updated_at:month``."""
-        return f"{spelled(self.field)}:{self.unit}" if self.unit else spelled(self.field)
+        return f"{path_name(self.field)}:{self.unit}" if self.unit else path_name(self.field)
 
     @property
     def holds(self) -> FieldType:
@@ -99,13 +99,13 @@ class Measure(Struct):
         fitting = NUMBERS if function in ("sum", "avg") else ORDERED
         if field.type.kind not in fitting:
             what = "numbers" if fitting is NUMBERS else "numbers, texts, times and dates"
-            problem = f"{spelled(field)} holds {field.type.label}; {function} takes {what}"
+            problem = f"{path_name(field)} holds {field.type.label}; {function} takes {what}"
             raise UsageError(problem)
 
     @property
     def name(self) -> str:
         """The name of its column: ``sum_estimate``."""
-        return f"{self.function}_{spelled(self.field)}"
+        return f"{self.function}_{path_name(self.field)}"
 
     @property
     def holds(self) -> FieldType:
@@ -288,4 +288,4 @@ def _field(entity: type[Entity], given: Field) -> FieldOf[Any, Any]:
         raise TypeError(f"groups take fields of {entity.__name__}, or text, not {given!r}")
     if given.entity.__name__ != entity.__name__:  # by name: a schema that was read has its own classes
         raise TypeError(f"{given!r} is not a field of {entity.__name__}")
-    return given if given.entity is entity else find_field(entity, spelled(given))
+    return given if given.entity is entity else find_field(entity, path_name(given))
