@@ -14,8 +14,8 @@ from ..model.query import parse_paths
 from ..query.reader import read_ref
 from .framework import Answer, Ending, Options, Parser, paint
 from .row_table import RowTable, fields_in_order, record_lines, with_titles
-from .terminal import is_terminal, width
-from .text import cut_hash, number
+from .terminal import width
+from .text import cut_hash
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
