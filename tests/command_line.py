@@ -39,7 +39,7 @@ def record_sync(path: Path, status: Status = Status.COMPLETED, *, at: float = 1_
     with writer(path) as connection:
         migrate(connection, sync_log.OWNER, sync_log.MIGRATIONS)
         number = connection.execute("SELECT count(*) FROM _max_sync").fetchone()[0]
-        values = (f"{number:02}sync", "[]", status, "run", at, None if not status.final else at + 60)
+        values = (f"zz{number:02}", "[]", status, "run", at, None if not status.final else at + 60)
         columns = "id, plan, state, command, started_at, finished_at"
         connection.execute(f"INSERT INTO _max_sync ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
 

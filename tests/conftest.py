@@ -17,6 +17,7 @@ from tests.command_line import Cli, running
 _home = tempfile.TemporaryDirectory(prefix="max-home-")  # processes that the tests start inherit it
 os.environ["MAX_HOME"] = _home.name
 os.environ.pop("MAX_TRUST", None)
+os.environ.pop("MAX_OUTPUT", None)
 
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)

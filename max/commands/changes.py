@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..model.changes import Change
-from .framework import Answer, Options, Parser, json_stream, paint
+from .framework import Answer, Ending, Options, Parser, paint
 from .tables import MOST
-from .text import Colour, Paint, cell, iso_time, json_text, pad, short_time, truncate
+from .text import Colour, Paint, cell, iso_time, pad, short_time, truncate
 
 if TYPE_CHECKING:
     from ..model.changes import ChangePage
     from ..model.values import Json
+    from ..query.reader import Reader
 
+COLUMNS = ("at", "kind", "entity", "id", "sync", "old", "new", "cursor")  # of a change as JSON data
 COLOURS: dict[str, Colour] = {"created": "green", "removed": "red", "restored": "yellow"}
 KIND = 8  # cells of the longest kind of change
 PAGE = 1_000  # changes that are read at a time
@@ -21,6 +24,7 @@ PAGE = 1_000  # changes that are read at a time
 
 def configure_changes(parser: Parser) -> None:
     """``max changes INSTALLATION``."""
+    parser.answers_rows = True
     parser.add_target()
     parser.add_argument(
         "--since", metavar="CURSOR", help="only later changes; `now` gives none, but the newest cursor"
@@ -36,13 +40,25 @@ def configure_changes(parser: Parser) -> None:
 
 def run_changes(options: Options) -> Answer:
     """The changes, oldest first, as they are read; with the cursor that continues after them."""
-    notes: list[str] = []
-    changes = Changes(options)
-    if options.output == "text":
-        return Answer(changes_text(changes, notes), notes)
-    if options.output == "json":
-        return Answer(json_stream({}, map(change_row, changes), changes.meta))
-    return Answer(changes_ndjson(changes))
+    return options.while_reading(partial(changed, options))
+
+
+def changed(options: Options, reader: Reader) -> Answer:
+    """The changes of one installation, read while they are printed."""
+    changes = Changes(options, reader)
+
+    def notes() -> Iterator[str]:
+        if not changes.last.more:
+            found = "" if changes.shown else "nothing changed; "
+            yield f"{found}continue later with: --since {changes.last.cursor}"
+
+    return options.listing(
+        map(change_row, changes),
+        lambda: changes_text(changes),
+        notes(),
+        columns=COLUMNS,
+        ending=changes.ending,
+    )
 
 
 class Changes:
@@ -50,24 +66,24 @@ class Changes:
 
     last: ChangePage
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, reader: Reader) -> None:
+        self._options, self._reader, self.shown = options, reader, 0
 
     def __iter__(self) -> Iterator[Change]:
-        left, since = self._options.limit, self._options.since
-        with self._options.reading() as reader:
-            while True:
-                size = PAGE if left is None else min(left, PAGE)
-                self.last = reader.changes(since, entity=self._options.entity or None, limit=size)
-                yield from self.last.items
-                left = None if left is None else left - len(self.last.items)
-                if not self.last.more or left == 0:
-                    return
-                since = self.last.cursor
+        limit, since = self._options.limit, self._options.since
+        while True:
+            size = PAGE if limit is None else min(limit - self.shown, PAGE)
+            self.last = self._reader.changes(since, entity=self._options.entity or None, limit=size)
+            self.shown += len(self.last.items)
+            yield from self.last.items
+            if not self.last.more or self.shown == limit:
+                return
+            since = self.last.cursor
 
-    def meta(self) -> dict[str, Json]:
+    def ending(self) -> Ending:
         """Where to continue, and whether more changes follow already."""
-        return {"hasMore": self.last.more, "cursor": self.last.cursor}
+        page = self.last
+        return Ending(self.shown, None, page.more, page.cursor, ("--since", page.cursor))
 
 
 def change_row(change: Change) -> dict[str, Json]:
@@ -75,21 +91,10 @@ def change_row(change: Change) -> dict[str, Json]:
     return {"at": iso_time(change.at), **change.to_dict()}
 
 
-def changes_ndjson(changes: Changes) -> Iterator[str]:
-    """A line for each change, then one with the cursor that continues after them."""
-    yield from map(json_text, map(change_row, changes))
-    yield json_text({"_meta": changes.meta()})
-
-
-def changes_text(changes: Changes, notes: list[str]) -> Iterator[str]:
+def changes_text(changes: Changes) -> Iterator[str]:
     """A line for each change, and below an update one for each field."""
-    shown = False
     for change in changes:
-        shown = True
         yield from change_lines(change, paint())
-    found = "" if shown else "nothing changed; "
-    follows = "more follow" if changes.last.more else "continue later with"
-    notes.append(f"{found}{follows}: --since {changes.last.cursor}")
 
 
 def change_lines(change: Change, paint: Paint) -> Iterator[str]:

@@ -100,7 +100,6 @@ class Pages:
 
 def searched(options: Options, reader: Reader) -> Answer:
     """A search's answer, read while it is printed."""
-    notes: list[str] = []
     query = reader.query(options.entity, options.filter, options.order_by)
     query = query.after(options.after).replace(size=None if options.all else options.limit or LIMIT)
     chosen = None if options.fields is None else parse_paths(query.entity, options.fields)
@@ -108,24 +107,27 @@ def searched(options: Options, reader: Reader) -> Answer:
     paths = parse_paths(query.entity, ("id", *(query.entity.types() if chosen is None else chosen)))
     read = table.paths if options.output == "text" else paths
     pages = Pages(reader, query, read, everything=options.all)
+
+    def notes() -> Iterator[str]:
+        if not pages.shown:
+            yield f"no {options.entity} matches" if options.filter else f"there is no {options.entity}"
+        yield from table.notes
+
     by_row = options.all or options.output == "text"
     return options.listing(
         pages.rows() if by_row else list(pages.rows()),
-        lambda: search_table(options, pages, table, notes),
-        notes,
+        lambda: search_table(options, pages, table),
+        notes(),
         columns=[path_name(path) for path in paths],
         head={"type": query.entity.__name__},
         ending=pages.ending,
     )
 
 
-def search_table(options: Options, pages: Pages, table: RowTable, notes: list[str]) -> Iterator[str]:
+def search_table(options: Options, pages: Pages, table: RowTable) -> Iterator[str]:
     """The lines of a table, laid out by its first page."""
     for page in pages:
         yield from table.lines(page, more=options.all and page.cursor is not None)
-    if not pages.shown:
-        notes.append(f"no {options.entity} matches" if options.filter else f"there is no {options.entity}")
-    notes += table.notes
 
 
 def configure_get(parser: Parser) -> None:

@@ -18,7 +18,7 @@ from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
 from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, Run
+from tests.command_line import Cli, Run, record_sync
 
 NOON = 1_800_000_000.0
 
@@ -51,6 +51,7 @@ def recorded(cli: Cli, info: InstallationInfo) -> Cli:
     store(AcmeUser("u1", name="Ada", active=True))
     store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
     store(at=NOON + 62, removed=(AcmeUser.ref("u1"),))
+    record_sync(ProjectFolder.find(".").database(info))
     return cli
 
 
@@ -96,8 +97,9 @@ def test_an_invalid_setting_is_a_usage_error(cli: Cli, info: InstallationInfo, w
 # -- changes ----------------------------------------------------------------------------------
 
 
-def test_ndjson_has_a_line_for_each_change_and_a_last_line_with_the_cursor(recorded: Cli) -> None:
-    *changes, last = lines(recorded("changes", "acme", "-o", "ndjson"))
+def test_ndjson_has_a_line_for_each_change_and_the_cursor_on_stderr(recorded: Cli) -> None:
+    run = recorded("changes", "acme", "-o", "ndjson")
+    changes, meta = lines(run), json.loads(run.err)["meta"]
     assert [(one["kind"], one["old"], one["new"]) for one in changes] == [
         ("created", {}, {"name": "Ada", "active": True}),
         ("updated", {"name": "Ada"}, {"name": "Ada Byron", "email": "a@x"}),
@@ -105,17 +107,20 @@ def test_ndjson_has_a_line_for_each_change_and_a_last_line_with_the_cursor(recor
     ]
     first = {"entity": "AcmeUser", "id": "u1", "sync": "s1", "at": "2027-01-15T08:00:00Z"}
     assert first.items() <= changes[0].items()
-    assert last == {"_meta": {"hasMore": False, "cursor": changes[-1]["cursor"]}}
+    assert (meta["shown"], meta["hasMore"], meta["cursor"]) == (3, False, changes[-1]["cursor"])
 
 
 def test_a_cursor_continues_after_its_change(recorded: Cli) -> None:
-    first, head = lines(recorded("changes", "acme", "--limit", "1", "-o", "ndjson"))
-    assert head["_meta"] == {"hasMore": True, "cursor": first["cursor"]}
+    page = recorded("changes", "acme", "--limit", "1", "-o", "ndjson")
+    (first,), meta = lines(page), json.loads(page.err)["meta"]
+    assert (meta["hasMore"], meta["cursor"]) == (True, first["cursor"])
+    assert meta["next"] == f"max changes acme --limit 1 -o ndjson --since {first['cursor']}"
     run = recorded("changes", "acme", "--since", first["cursor"], "-o", "json")
     assert [one["kind"] for one in run.data["data"]] == ["updated", "removed"]
     assert run.data["hasMore"] is False
     rest = recorded("changes", "acme", "--since", run.data["cursor"], "-o", "json")
-    assert rest.data == {"data": [], "hasMore": False, "cursor": run.data["cursor"]}
+    assert (rest.data["data"], rest.data["hasMore"]) == ([], False)
+    assert rest.data["cursor"] == run.data["cursor"]
 
 
 def test_since_now_gives_the_newest_cursor(recorded: Cli) -> None:
@@ -138,8 +143,8 @@ def test_text_has_a_line_for_each_change_and_each_updated_field(recorded: Cli) -
 
 
 def test_changes_of_one_entity(recorded: Cli) -> None:
-    assert len(lines(recorded("changes", "acme", "--entity", "acme_user", "-o", "ndjson"))) == 4
-    assert len(lines(recorded("changes", "acme", "--entity", "AcmeTask", "-o", "ndjson"))) == 1
+    assert len(lines(recorded("changes", "acme", "--entity", "acme_user", "-o", "ndjson"))) == 3
+    assert len(lines(recorded("changes", "acme", "--entity", "AcmeTask", "-o", "ndjson"))) == 0
     run = recorded("changes", "acme", "--entity", "AcmeUse")
     assert (run.status, "did you mean: AcmeUser" in run.err) == (2, True)
 

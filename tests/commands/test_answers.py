@@ -1,0 +1,374 @@
+"""How every answer leaves: its format, its options, and whether it is whole."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import shlex
+import sqlite3
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max_connectors.acme import AcmeTask
+
+from max import Project
+from max.cli import COMMANDS
+from max.commands.framework import JoinWithComma, Parser, command_parser
+from max.errors import UsageError
+from max.model.tasks import Status
+from tests.command_line import Cli, Run, record_sync
+
+DATA = Path(".max/installations/acme/default/data.db")
+
+# By command: words that make it read rows of an installation.
+READING = {
+    "search": "search acme AcmeTask --limit 2",
+    "get": "get acme AcmeUser:w1-u1",
+    "count": "count acme AcmeTask",
+    "values": "values acme AcmeTask.status",
+    "freshness": "freshness acme",
+    "quarantine": "quarantine acme",
+    "changes": "changes acme --limit 2",
+}
+# Commands that tell of something else than an installation's rows, and say so in their own words.
+TELLING = {
+    "ls": "ls",
+    "status": "status",
+    "runs": "runs",
+    "trust": "trust --list",
+}
+ROWLESS = {"schema", "schema diff"}  # commands that read, and have no rows
+EXAMPLES = {**READING, **TELLING}
+
+
+@pytest.fixture
+def synced(cli: Cli) -> Cli:
+    """Runs a command in a project that has synced the demo source, with what changed in it."""
+    assert cli("connect", "acme").status == 0
+    assert cli("settings", "acme", "history=changes").status == 0
+    assert cli("sync", "acme:default").status == 0
+    return cli
+
+
+def parser_of(command: str) -> Parser:
+    _, home, summary = COMMANDS[command]
+    module = import_module(f"max.commands.{home}")
+    return command_parser(command, summary, getattr(module, f"configure_{command.replace(' ', '_')}"))
+
+
+# -- formats ---------------------------------------------------------------------------------------
+
+
+def test_every_command_that_reads_is_tried_below() -> None:
+    queries = {name for name, (group, _, _) in COMMANDS.items() if group == "Query"}
+    assert queries - ROWLESS == READING.keys()
+    assert {name for name in COMMANDS if parser_of(name).answers_rows} == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_a_command_with_rows_answers_in_every_format(synced: Cli, command: str) -> None:
+    words = EXAMPLES[command].split()
+    ndjson = [json.loads(line) for line in synced(*words, "-o", "ndjson").out.splitlines()]
+    names = list(dict.fromkeys(name for row in ndjson for name in row))
+    header, *rows = csv.reader(io.StringIO(synced(*words, "-o", "csv").out, newline=""))
+    assert set(names) <= set(header)
+    assert len(rows) == len(ndjson)
+    for row, expected in zip(rows, ndjson, strict=True):
+        cells = dict(zip(header, row, strict=True))
+        assert {n: cells[n] for n in expected if isinstance(expected[n], str)} == {
+            n: one for n, one in expected.items() if isinstance(one, str)
+        }
+    assert len(synced(*words, "-o", "tsv").out.splitlines()) == len(rows) + 1
+    assert len(synced(*words, "-o", "markdown").out.splitlines()) == len(rows) + 2
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in EXAMPLES])
+def test_a_command_without_rows_refuses_their_formats_before_it_does_anything(
+    cli: Cli, tmp_path: Path, command: str
+) -> None:
+    run = cli(*command.split(), "acme", "-o", "csv")
+    assert (run.status, run.out) == (2, "")
+    assert f"max {command} answers no rows, which csv needs\n  use -o text or -o json\n" in run.err
+    assert not (tmp_path / ".max").exists()
+
+
+def test_ndjson_is_rows_and_nothing_else_and_the_rest_is_one_object_on_stderr(synced: Cli) -> None:
+    run = synced("search", "acme", "AcmeTask", "--limit", "2", "--fields", "title", "-o", "ndjson")
+    assert [list(json.loads(line)) for line in run.out.splitlines()] == [["id", "title"]] * 2
+    meta = json.loads(run.err)["meta"]
+    assert (meta["type"], meta["total"], meta["shown"], meta["hasMore"]) == ("AcmeTask", 200, 2, True)
+    assert meta["complete"] is True
+
+
+@pytest.mark.parametrize("format", ["json", "ndjson", "csv", "tsv", "markdown"])
+def test_rows_are_read_while_they_are_printed(
+    synced: Cli, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from max.query.reader import Reader
+
+    fetched: list[int] = []
+    fetch = Reader.rows
+
+    def counting(self: Reader, query: Any, paths: Any) -> Any:
+        fetched.append(1)
+        return fetch(self, query.replace(size=10), paths)
+
+    monkeypatch.setattr(Reader, "rows", counting)
+    assert synced("search", "acme", "AcmeTask", "--all", "-o", format).out.count("w1-p1-t1") >= 1
+    assert len(fetched) == 20
+
+
+def test_an_empty_answer_has_its_columns_all_the_same(synced: Cli) -> None:
+    words = ["search", "acme", "AcmeUser", "--filter", "name = x", "--fields", "name,email"]
+    assert synced(*words, "-o", "csv").out == "id,name,email\r\n"
+    assert synced(*words, "-o", "tsv") == Run(0, "id\tname\temail\n", "no AcmeUser matches\n")
+    assert json.loads(synced(*words, "-o", "ndjson").err)["meta"]["notes"] == ["no AcmeUser matches"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "json", "count", "acme", "AcmeTask"],
+        ["-ojson", "count", "acme", "AcmeTask"],
+        ["--output=json", "-C", ".", "count", "acme", "AcmeTask"],
+        ["-C", ".", "--json", "count", "acme", "AcmeTask"],
+        ["-q", "--json", "count", "acme", "AcmeTask"],
+        ["count", "-ojson", "acme", "AcmeTask"],
+        ["count", "acme", "--json", "AcmeTask"],
+        ["count", "acme", "AcmeTask", "--output", "json"],
+    ],
+)
+def test_the_format_may_be_named_anywhere(synced: Cli, words: list[str]) -> None:
+    assert synced(*words).data["count"] == 200
+    assert synced(*words, "--quux").error["code"] == "usage.unknown"
+
+
+def test_the_environment_sets_the_format_and_the_command_line_another(
+    synced: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_OUTPUT", "json")
+    assert synced("count", "acme", "AcmeTask").data["count"] == 200
+    assert synced("count", "acme", "AcmeTsk").error["code"] == "usage.unknown"
+    assert synced("serch").error["data"]["candidates"] == ["search", "schema"]
+    assert synced("count", "acme", "AcmeTask", "-o", "text").out == "200\n"
+    assert "max: unknown" in synced("-o", "text", "count", "acme", "AcmeTsk").err
+
+
+def test_a_default_format_that_a_command_does_not_have_is_text(
+    synced: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_OUTPUT", "csv")
+    assert synced("count", "acme", "AcmeTask").out == "type,count\r\nAcmeTask,200\r\n"
+    assert synced("settings", "acme").out.startswith("setting ")
+
+
+@pytest.mark.parametrize(
+    ("words", "set_to"), [(["ls", "-o", "jsn"], ""), (["-o", "jsn", "ls"], ""), (["ls"], "jsn")]
+)
+def test_an_unknown_format_names_the_near_ones(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: list[str], set_to: str
+) -> None:
+    monkeypatch.setenv("MAX_OUTPUT", set_to)
+    run = cli(*words)
+    assert run.status == 2
+    assert "unknown output format 'jsn'" in run.err
+    assert "did you mean: json, ndjson" in run.err
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def options_of_every_command() -> Iterator[Any]:
+    for command in COMMANDS:
+        for action in parser_of(command)._actions:
+            if action.option_strings and action.dest not in ("help",):
+                yield pytest.param(command, action.option_strings[-1], id=f"{command} {action.dest}")
+
+
+VALUES = {"--if-stale": "5m", "--output": "json"}  # of options that take no number
+
+
+@pytest.mark.parametrize(("command", "option"), [*options_of_every_command()])
+def test_an_option_that_is_given_twice_adds_up_or_is_refused(command: str, option: str) -> None:
+    parser = parser_of(command)
+    (action,) = [one for one in parser._actions if option in one.option_strings]
+    first, second = [option], [option]
+    if action.nargs != 0:
+        value = VALUES.get(option, "3" if action.type else "a")
+        first, second = [f"{option}={value}"], [f"{option}={value if action.type else 'b'}"]
+    positional = ["x" for one in parser._actions if not one.option_strings and one.nargs not in ("?", "*")]
+    if not isinstance(action, JoinWithComma | argparse._AppendAction):
+        with pytest.raises(UsageError, match="is given twice"):
+            parser.read([*positional, *first, *second])
+    else:
+        found = getattr(parser.read([*positional, *first, *second]), action.dest)
+        assert found == ("a,b" if isinstance(action, JoinWithComma) else ["a", "b"])
+
+
+def test_json_twice_in_two_spellings_is_refused(cli: Cli) -> None:
+    run = cli("-o", "csv", "ls", "--json")
+    assert (run.status, "--json is given twice" in run.err + run.out) == (2, True)
+
+
+def test_several_filters_must_all_match_and_lists_add_up(synced: Cli) -> None:
+    def ids(*filters: str) -> set[str]:
+        words = [word for one in filters for word in ("--filter", one)]
+        words += ["--fields", "status", "--fields", "priority,title"]
+        rows = synced("search", "acme", "AcmeTask", "--all", "-o", "json", *words).data["data"]
+        assert all(list(row) == ["id", "status", "priority", "title"] for row in rows)
+        return {row["id"] for row in rows}
+
+    both = ids("status = todo", "priority = 1")
+    assert (
+        both == ids("status = todo") & ids("priority = 1") == ids("status = todo AND priority = 1") != set()
+    )
+    count = synced("count", "acme", "AcmeTask", "--filter", "status = todo", "--filter", "priority = 1")
+    assert count.out == f"{len(both)}\n"
+
+
+def test_orders_add_up(synced: Cli) -> None:
+    words = ["search", "acme", "AcmeTask", "--all", "--fields", "status,title", "-o", "json"]
+    several = synced(*words, "--order-by", "status", "--order-by", "title:desc").data["data"]
+    assert several == synced(*words, "--order-by", "status,title:desc").data["data"]
+    assert several != synced(*words, "--order-by", "title:desc").data["data"]
+
+
+def test_invalidate_marks_only_rows_that_match_every_filter(synced: Cli) -> None:
+    both = int(synced("count", "acme", "AcmeTask", "--filter", "status = todo AND priority = 1").out)
+    words = ["invalidate", "acme", "AcmeTask", "--filter", "status = todo", "--filter", "priority = 1"]
+    assert synced(*words, "-o", "json").data["invalidated"][0]["rows"] == both > 0
+
+
+def test_quiet_leaves_data_and_warnings_alone(synced: Cli) -> None:
+    assert synced("search", "acme", "AcmeTask", "--limit", "1", "-q").err == ""
+    assert synced("search", "acme", "AcmeTask", "--limit", "1", "-o", "ndjson", "--quiet").err == ""
+    record_sync(DATA, Status.FAILED)
+    run = synced("search", "acme", "AcmeTask", "--limit", "1", "-q")
+    assert (run.err.count("\n"), "the last sync failed" in run.err) == (1, True)
+
+
+# -- where a listing ends --------------------------------------------------------------------------
+
+
+def test_the_next_command_goes_on_where_the_page_ended(synced: Cli) -> None:
+    words = [
+        "search",
+        "acme",
+        "AcmeTask",
+        "--filter",
+        'title ~= "a" AND priority < 4',
+        "--limit=60",
+        "-o",
+        "json",
+    ]
+    first = synced(*words).data
+    assert (first["shown"], first["hasMore"]) == (60, True)
+    prog, *rest = shlex.split(first["next"])
+    second = synced(*rest).data
+    third = (
+        synced(*shlex.split(second["next"] or "max ls -o json")[1:]).data["data"] if second["hasMore"] else []
+    )
+    assert prog == "max"
+    ids = [row["id"] for row in [*first["data"], *second["data"], *third]]
+    assert (len(ids), len(set(ids))) == (first["total"], first["total"])
+    assert second["total"] == first["total"]
+
+
+def test_the_last_page_has_no_next_command(synced: Cli) -> None:
+    data = synced("search", "acme", "AcmeWorkspace", "-o", "json").data
+    assert (data["total"], data["shown"], data["hasMore"]) == (2, 2, False)
+    assert (data["cursor"], data["next"]) == (None, None)
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_every_listing_says_where_it_ended(synced: Cli, command: str) -> None:
+    data = json.loads(synced(*EXAMPLES[command].split(), "-o", "ndjson").err)["meta"]
+    assert {"total", "shown", "hasMore", "cursor", "next"} <= data.keys()
+    assert data["total"] is None or data["shown"] <= data["total"]
+
+
+# -- whether it is whole ---------------------------------------------------------------------------
+
+ENDED_BADLY = {
+    Status.PARTIAL: "the last sync was partial",
+    Status.FAILED: "the last sync failed",
+    Status.CANCELLED: "the last sync was cancelled",
+    Status.PAUSED: "the last sync is paused",
+    Status.RUNNING: "the last sync was interrupted",  # its process is gone
+}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_answer_says_that_it_is_whole_and_as_of_when(synced: Cli, command: str) -> None:
+    words = READING[command].split()
+    data = synced(*words, "-o", "json").data
+    last = synced("status", "-o", "json").data["data"][0]["lastSync"]
+    assert (data["complete"], data["syncedAt"]) == (True, last["finishedAt"])
+    assert "warning" not in data
+    assert "sync" not in synced(*words).err
+
+
+@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("status", ENDED_BADLY)
+def test_an_answer_after_a_sync_that_did_not_complete_says_so(
+    synced: Cli, command: str, status: Status
+) -> None:
+    before = synced("status", "-o", "json").data["data"][0]["lastSync"]["finishedAt"]
+    record_sync(DATA, status)
+    words = READING[command].split()
+    data = synced(*words, "-o", "json").data
+    assert (data["complete"], data["syncedAt"]) == (False, before)
+    assert ENDED_BADLY[status] in data["warning"]
+    for format in ("text", "csv"):
+        notes = synced(*words, "-o", format).err.splitlines()
+        assert [ENDED_BADLY[status] in note for note in notes if note.startswith("acme:default: ")] == [True]
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_answer_before_any_sync_has_completed_says_so(synced: Cli, command: str) -> None:
+    with sqlite3.connect(DATA) as connection:
+        connection.execute("DELETE FROM _max_sync")
+    data = synced(*READING[command].split(), "-o", "json").data
+    assert (data["complete"], data["syncedAt"]) == (False, None)
+    assert "no sync has completed yet" in data["warning"]
+
+
+def test_rows_that_may_be_gone_are_named_until_the_next_sync_decides(synced: Cli) -> None:
+    with sqlite3.connect(DATA) as connection:
+        connection.execute("INSERT INTO _max_missing (entity, row, missing_since) VALUES ('AcmeTask', 1, 0)")
+    data = synced("count", "acme", "AcmeTask", "-o", "json").data
+    assert (data["complete"], data["warning"]) == (
+        True,
+        "acme:default: 1 row may be gone upstream; the next sync finds out",
+    )
+
+
+def test_a_running_sync_is_named_while_its_process_lives(synced: Cli) -> None:
+    from max.storage.leases import new_worker
+
+    record_sync(DATA, Status.RUNNING)
+    worker = new_worker()
+    with sqlite3.connect(DATA) as connection:
+        connection.execute("UPDATE _max_sync SET worker = ? WHERE state = 'running'", (worker,))
+        connection.execute("INSERT INTO _max_worker VALUES (?, ?)", (worker, time.time()))
+    data = synced("count", "acme", "AcmeTask", "-o", "json").data
+    assert (data["complete"], "a sync is under way" in data["warning"]) == (False, True)
+
+
+def test_the_states_of_a_sync_all_have_their_words() -> None:
+    from max.storage.sync_state import WORDS
+
+    assert WORDS.keys() == {str(status) for status in Status}
+
+
+def test_a_reader_tells_its_state(synced: Cli) -> None:
+    with Project.find(".").read("acme:default") as reader:
+        assert reader.state.complete
+        assert (reader.state.status, reader.state.warning) == ("completed", None)
+        assert reader.count(AcmeTask) == 200
