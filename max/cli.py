@@ -54,6 +54,7 @@ COMMANDS = {
     "freshness": ("Query", "freshness", "show how old each field is, and when each collection was listed"),
     "schema": ("Query", "status", "show entities, fields and relationships"),
     "schema diff": ("Query", "migrate", "compare stored data with what the connector declares now"),
+    "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
 }
 EXAMPLES = """\

@@ -206,7 +206,9 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "execution": "errors model core upstream connector sync",
     "runtime": "errors model core upstream connector storage sync installations query engine execution",
     "project": "errors model core upstream connector storage sync installations query execution runtime",
-    "commands": "errors model core upstream connector sync installations query execution runtime project",
+    "serve": "errors model core storage installations query execution runtime project",
+    "commands": "errors model core upstream connector sync installations query execution runtime project"
+    " serve",
     "cli": "errors commands",
     "testing": "errors model core upstream connector",
     "connecting": "errors model core upstream connector",

@@ -45,6 +45,11 @@ class Foreground:
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self._interruptions > 0
+
     async def sync(
         self,
         project: Project,
