@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE, MOST_ROWS = 20, 200  # rows of a search: when no limit is given, and at most
 SQL_ROWS, MOST_SQL_ROWS = 100, 500
+TIMEOUT = 10.0  # seconds of a statement
 CHANGES, MOST_CHANGES = 50, 200
 FEW = 12  # different values that describe a field
 SAMPLE = 2  # rows that describe an entity
@@ -184,18 +185,9 @@ def uri_of(info: InstallationInfo, entity: str, id: str) -> str:
 
 def state_of(info: InstallationInfo, reader: Reader) -> Data:
     """The first words of every answer: whose data, how old, how whole."""
-    runs = reader.runs(20)
-    ended = next((run for run in runs if run.status == "completed"), None)
-    complete = bool(runs) and runs[0].status == "completed"
-    data: Data = {
-        "installation": str(info),
-        "syncedAt": iso_time(ended.finished_at) if ended else None,
-        "complete": complete,
-    }
-    if not complete:
-        status = f"the last sync is {runs[0].status}" if runs else "it was never synced"
-        data["warning"] = f"{info} may lack rows: {status}"
-    return data
+    state = reader.state
+    known = {"installation": str(info), "syncedAt": iso_time(state.synced_at), "complete": state.complete}
+    return known if state.warning is None else known | {"warning": state.warning}
 
 
 def iso_time(at: float | None) -> str | None:
@@ -205,9 +197,8 @@ def iso_time(at: float | None) -> str | None:
 
 def freshness_words(data: Mapping[str, Json]) -> str:
     """``synced 2026-01-31T09:30:00Z``, or what is missing."""
-    if data.get("warning"):
-        return f"{data['warning']}; last complete sync: {data['syncedAt'] or 'never'}"
-    return f"synced {data['syncedAt']}"
+    synced = f"synced {data['syncedAt']}" if data["syncedAt"] else "never synced completely"
+    return f"{synced} ({data['warning']})" if "warning" in data else synced
 
 
 def notice(info: InstallationInfo) -> str:
@@ -318,12 +309,13 @@ def search(box: Toolbox, given: Arguments) -> Data:
     """A page of rows."""
     info = box.owner(given.installation, given.entity)
     with box.read(info) as reader:
-        query = reader.query(given.entity, given.filter, given.order_by, given.fields)
+        query = reader.query(given.entity, given.filter, given.order_by)
+        paths = f"id,{given.fields}" if given.fields else ["id", *query.entity.types()]
         total = reader.count(query.entity, given.filter)
 
         def make(limit: int) -> Data:
-            page = reader.fetch(query.limit(limit).after(given.cursor))
-            rows = short_rows([one.to_dict(query.fields) for one in page.items])
+            page = reader.rows(query.limit(limit).after(given.cursor), paths)
+            rows = short_rows(page.to_dicts())
             note = shown_words(len(rows), total, f"go on with cursor={page.cursor}")
             if page.cursor is None and len(rows) < total:
                 note = f"the last {len(rows):,} of {total:,} rows"
@@ -382,18 +374,20 @@ def sql(box: Toolbox, given: Arguments) -> Data:
     """The rows of a statement."""
     info = box.chosen(given.installation)
     with box.read(info) as reader:
-        rows = reader.sql(given.query, limit=given.limit + 1)
+        answer = reader.sql(given.query, limit=given.limit, timeout=TIMEOUT)
+        rows = answer.to_dicts()
 
         def make(limit: int) -> Data:
             shown = rows[:limit]
             more = "aggregate in SQL, select fewer columns, or page with LIMIT and OFFSET"
-            note = shown_words(len(shown), len(rows) if len(rows) <= given.limit else None, more)
+            note = shown_words(len(shown), None if answer.truncated else len(rows), more)
             return {
                 **state_of(info, reader),
                 "notice": notice(info),
                 "note": note,
+                "columns": [{"name": one.name, "type": one.type} for one in answer.columns],
                 "shown": len(shown),
-                "truncated": len(shown) < len(rows),
+                "truncated": answer.truncated or len(shown) < len(rows),
                 "rows": shown,
             }
 
@@ -487,7 +481,7 @@ FILTER = Parameter(
     'only rows that match: status IN (todo, "in progress") AND due_date < today AND assignee.name ~= "ada";'
     " = != < <= > >= ~= (contains) ^= (starts with) HAS IN (…) IS NULL NOT AND OR ( )",
 )
-FIELDS = Parameter("string", "only these fields, with commas: title,status,assignee; fewer fields, more rows")
+FIELDS = Parameter("string", "only these, also through refs: title,assignee.name; fewer fields, more rows")
 
 
 def limit(default: int, most: int) -> Parameter:
@@ -562,7 +556,7 @@ TOOLS = (
             "limit": limit(SQL_ROWS, MOST_SQL_ROWS),
             "installation": INSTALLATION,
         },
-        {**ROWS, "shown": "integer", "truncated": "boolean", "rows": "array"},
+        {**ROWS, "columns": "array", "shown": "integer", "truncated": "boolean", "rows": "array"},
         sql,
     ),
     Tool(
