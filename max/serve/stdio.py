@@ -7,7 +7,7 @@ Rule 2: requests are answered one after the other, in the order in which they ca
 ahead, so that a request can be cancelled while it waits or runs.
 
 Rule 3: the end of the input ends the process, after what was asked is answered.  A reader that
-went away ends it as well: nobody is left to answer.
+went away ends it as well: there is no one left to answer.
 """
 
 from __future__ import annotations

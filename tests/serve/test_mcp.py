@@ -56,7 +56,7 @@ class TestHandshake:
 
     def test_a_resource_that_does_not_exist_has_the_code_of_the_era(self, client: Client) -> None:
         client.initialize(HANDSHAKE[-1])
-        uri = "max://acme/AcmeUser/nobody-here"
+        uri = "max://acme/AcmeUser/no-one"
         assert code(client.ask("resources/read", meta=None, uri=uri)) == -32002
         assert code(client.ask("resources/read", uri=uri)) == -32602
 
