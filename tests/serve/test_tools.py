@@ -180,7 +180,7 @@ class TestMistakes:
             ("get", {"ref": "AcmeUser:w1-u1", "offset": -1}, ["'offset' is from 0"]),
             ("sql", {"query": "SELEC"}, ["syntax error"]),
             ("sql", {"query": "DELETE FROM acme_task"}, ["code: "]),
-            ("changes", {"since": "nonsense"}, ["code: history"]),
+            ("changes", {"since": "nonsense"}, ["(code: "]),
         ],
     )
     def test_is_answered_with_what_to_do(
