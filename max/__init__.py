@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .installations.onboarding import Prompter as Prompter
     from .installations.onboarding import onboard as onboard
     from .installations.registry import ConnectorRegistry as ConnectorRegistry
+    from .model.aggregate import Group as Group
+    from .model.aggregate import Groups as Groups
     from .model.changes import Change as Change
     from .model.changes import ChangeFeed as ChangeFeed
     from .model.changes import ChangePage as ChangePage
@@ -78,6 +80,7 @@ errors: FieldNotLoaded MaxError NotFound StorageError SyncError UpstreamError Us
 execution: Progress SyncHandle
 installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry
+model.aggregate: Group Groups
 model.changes: Change ChangeFeed ChangePage
 model.entities: Entity FieldOf Filter ManyOf Ref RefKey Scope
 model.query: Query QueryPage

@@ -7,7 +7,7 @@ every layer above may use every name.  The data itself is in model/.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from .model.entities import E, P
 from .model.query import NO_LIMIT, PAGE_SIZE, C, Query
@@ -15,8 +15,11 @@ from .model.settings import DEFAULTS, Settings
 from .model.struct import Struct
 
 if TYPE_CHECKING:  # a command that reads must not pay for these
+    from datetime import date, datetime
     from logging import Logger
+    from typing import Unpack
 
+    from .model.aggregate import Grouped, Grouping, GroupOptions, Groups
     from .model.changes import ChangeFeed
     from .model.delivery import (
         AgeHistogram,
@@ -45,6 +48,11 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
     from .model.values import Json
 
 T = TypeVar("T")
+V = TypeVar("V")
+W = TypeVar("W")
+X = TypeVar("X")
+N = TypeVar("N", int, float)
+Ordered = TypeVar("Ordered", int, float, str, "datetime", "date")
 
 
 def logger(part: str) -> Logger:
@@ -102,6 +110,70 @@ class BoundQuery(Query[E]):
     async def count(self) -> int:
         """How many entities match, whatever the limit."""
         return await self._engine.count(self)
+
+    @overload
+    async def count_by(self, key: Grouped[E, V], /, **rest: Unpack[GroupOptions[E]]) -> Groups[V]: ...
+    @overload
+    async def count_by(
+        self, key: Grouped[E, V], other: Grouped[E, W], /, **rest: Unpack[GroupOptions[E]]
+    ) -> Groups[tuple[V, W]]: ...
+    @overload
+    async def count_by(
+        self,
+        key: Grouped[E, V],
+        other: Grouped[E, W],
+        third: Grouped[E, X],
+        /,
+        **rest: Unpack[GroupOptions[E]],
+    ) -> Groups[tuple[V, W, X]]: ...
+    @overload
+    async def count_by(self, *by: Grouped[E, Any] | str, **rest: Unpack[GroupOptions[E]]) -> Groups[Any]: ...
+    async def count_by(self, *by: Grouped[E, Any] | str, **rest: Unpack[GroupOptions[E]]) -> Groups[Any]:
+        """How many matches have each value: ``count_by(Task.status)`` is a mapping such as ``{"done": 39}``.
+
+        Several fields give tuples.  A time takes a unit, ``Task.updated_at.per("month")``, a list its
+        members, ``Task.tags.each()``.  ``sum``, ``avg``, ``min`` and ``max`` take fields to add up or
+        compare, into ``groups[n].measures``; ``top`` and ``order_by`` are those of ``max count``.
+        """
+        from .model.aggregate import grouping
+
+        return await self._engine.groups(self, grouping(self.entity, by, **rest))
+
+    @overload
+    async def values(self, field: Grouped[E, V], *, limit: int | None = None) -> Groups[V]: ...
+    @overload
+    async def values(self, field: str, *, limit: int | None = None) -> Groups[Any]: ...
+    async def values(self, field: Grouped[E, Any] | str, *, limit: int | None = None) -> Groups[Any]:
+        """The different values of a field, the most frequent first, and how often each is there."""
+        from .model.aggregate import values_of_field
+
+        return await self._engine.groups(self, values_of_field(self.entity, field, limit))
+
+    async def sum(self, field: FieldOf[E, N] | FieldOf[E, N | None]) -> N | None:
+        """The sum of a field over all matches, exact for integers; None when there is nothing to add up."""
+        return cast("N | None", await self._measure("sum", field))
+
+    async def avg(
+        self,
+        field: FieldOf[E, int] | FieldOf[E, int | None] | FieldOf[E, float] | FieldOf[E, float | None],
+    ) -> float | None:
+        """The average of the values that are there; None when there are none."""
+        return cast("float | None", await self._measure("avg", field))
+
+    async def min(self, field: FieldOf[E, Ordered] | FieldOf[E, Ordered | None]) -> Ordered | None:
+        """The least value of a field; None when there is none."""
+        return cast("Ordered | None", await self._measure("min", field))
+
+    async def max(self, field: FieldOf[E, Ordered] | FieldOf[E, Ordered | None]) -> Ordered | None:
+        """The greatest value of a field; None when there is none."""
+        return cast("Ordered | None", await self._measure("max", field))
+
+    async def _measure(self, function: str, field: object) -> Any:
+        from .model.aggregate import Grouping, Measure, own_field
+
+        measure = Measure(function, own_field(self.entity, field))
+        (group,) = (await self._engine.groups(self, Grouping(measures=(measure,)))).groups
+        return group.measures[measure.name]
 
     async def __aiter__(self) -> AsyncIterator[E]:
         """Each match up to the limit; one page at a time is in memory."""
@@ -191,6 +263,9 @@ class Engine(Lifecycle, Protocol):
 
     async def count(self, query: Query[E]) -> int:
         """How many entities match the query's filter."""
+
+    async def groups(self, query: Query[E], grouping: Grouping) -> Groups[Any]:
+        """The rows that match the query's filter, in groups."""
 
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity with every stored field, or only those named; NotFound when it is not stored."""

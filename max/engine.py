@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .core import BoundQuery, Engine, SyncMeta
+from .model.aggregate import Grouping, Groups
 from .model.changes import ChangeFeed, ChangePage
 from .model.delivery import (
     AgeHistogram,
@@ -99,6 +100,10 @@ class SqliteEngine(Engine):
     async def count(self, query: Query[E]) -> int:
         """How many entities fit the query's filter."""
         return await self._database.read(lambda connection: self.tables.count(connection, query))
+
+    async def groups(self, query: Query[E], grouping: Grouping) -> Groups[Any]:
+        """The rows that fit the query's filter, in groups."""
+        return await self._database.read(lambda connection: self.tables.groups(connection, query, grouping))
 
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity with its stored fields."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -157,10 +158,11 @@ def group_lines(groups: Groups[Any]) -> list[str]:
     columns.append(Column(groups.grouping.count, right=True))
     columns += [Column(one.name, right=one.holds.kind in NUMBERS, whole=True) for one in measures]
     columns += [Column("share", right=True), Column("")] if drawn else []
+    shared = _shared_titles(groups)
     most = max((one.count for one in groups.groups), default=1)
     rows = []
     for one in groups.groups:
-        row = [_key_cell(one, key) for key in keys]
+        row = [_key_cell(one, key, shared) for key in keys]
         row.append(number(one.count) if drawn else str(one.count))
         row += [_measure_cell(one.measures[measure.name]) for measure in measures]
         row += [f"{one.count / groups.total:.1%}", bar(one.count / most)] if drawn else []
@@ -168,9 +170,17 @@ def group_lines(groups: Groups[Any]) -> list[str]:
     return [*table(columns, rows), *_rest(groups)]
 
 
-def _key_cell(group: Group, key: Key[Any, Any]) -> str:
-    if key.name in group.titles:
-        return cell(group.titles[key.name])
+def _shared_titles(groups: Groups[Any]) -> set[str]:
+    """The titles by which different refs would be shown."""
+    refs = {(key, one.values[key], title) for one in groups.groups for key, title in one.titles.items()}
+    names = Counter((key, title) for key, _, title in refs)
+    return {title for (_, title), times in names.items() if times > 1}
+
+
+def _key_cell(group: Group, key: Key[Any, Any], shared: set[str]) -> str:
+    title = group.titles.get(key.name)
+    if title is not None:
+        return cell(f"{title} ({group.values[key.name].id})" if title in shared else title)
     return cell(group.values[key.name]) if key.name in group.values else NOT_LOADED
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from ..errors import UnknownName, UsageError
 from .entities import E, Entity, FieldOf, FieldType, find_field, path_name
@@ -205,6 +205,20 @@ class Groups(Mapping[K, int]):
         return {"groups": self.to_dicts(), **rest}
 
 
+Grouped: TypeAlias = "FieldOf[E, V] | Key[E, V]"
+
+
+class GroupOptions(TypedDict, Generic[E], total=False):
+    """What ``count_by`` takes beside the fields to group by."""
+
+    sum: FieldOf[E, Any] | Sequence[FieldOf[E, Any]]
+    avg: FieldOf[E, Any] | Sequence[FieldOf[E, Any]]
+    min: FieldOf[E, Any] | Sequence[FieldOf[E, Any]]
+    max: FieldOf[E, Any] | Sequence[FieldOf[E, Any]]
+    order_by: str
+    top: int
+
+
 # -- reading what callers give --------------------------------------------------------------
 
 Field: TypeAlias = "FieldOf[Any, Any] | str"
@@ -228,7 +242,11 @@ def grouping(
     keys = tuple(dict.fromkeys(_key(entity, one) for one in _several(by)))
     if len(keys) > MOST_KEYS:
         raise UsageError(f"rows are grouped by at most {MOST_KEYS} fields, not by {len(keys)}")
-    chosen = [Measure(f, _field(entity, one)) for f in FUNCTIONS for one in _several(measures.get(f) or ())]
+    chosen = [
+        Measure(name, own_field(entity, one))
+        for name in FUNCTIONS
+        for one in _several(measures.get(name) or ())
+    ]
     made = Grouping(keys, tuple(dict.fromkeys(chosen)))
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
         raise UsageError(f"top is a whole number from 1, not {top!r}")
@@ -276,11 +294,11 @@ def _key(entity: type[Entity], given: By) -> Key[Any, Any]:
     if isinstance(given, str):
         path, _, unit = given.strip().partition(":")
         return Key(find_field(entity, path), unit.lower())
-    made = given if isinstance(given, Key) else Key(_field(entity, given))
-    return made if made.field.entity is entity else Key(_field(entity, made.field), made.unit)
+    made = given if isinstance(given, Key) else Key(own_field(entity, given))
+    return made if made.field.entity is entity else Key(own_field(entity, made.field), made.unit)
 
 
-def _field(entity: type[Entity], given: Field) -> FieldOf[Any, Any]:
+def own_field(entity: type[Entity], given: object) -> FieldOf[Any, Any]:
     """A field of the entity itself; TypeError when it is another's."""
     if isinstance(given, str):
         return find_field(entity, given.strip())

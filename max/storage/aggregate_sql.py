@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..model.aggregate import EACH, Group, Grouping, Groups, Key, Measure
 from ..model.query import Query
 from ..model.values import Kind
-from .database import FALSE, Connection
+from .database import FALSE, Connection, quoted
 from .query_sql import Statement, run
 from .rows import TableMapping, decode_column
 
@@ -39,7 +39,7 @@ def groups(
     partial = [key for key in grouping.keys if _has_unknown(connection, mappings, query, key)]
     sql, values = select(mappings, query, grouping, partial)
     rows = run(connection, sql, values)
-    made = _decoded(grouping, partial, rows)
+    made = _titled(connection, mappings, grouping, _decoded(grouping, partial, rows))
     if not rows:
         return Groups(grouping, made, 0)
     *_, all_groups, all_rows = rows[0]
@@ -92,6 +92,27 @@ def select(
         f" ORDER BY {', '.join(['r', *keys])}"
     )
     return sql, statement.values
+
+
+def _titled(
+    connection: Connection, mappings: Mapping[str, TableMapping[Any]], grouping: Grouping, made: list[Group]
+) -> list[Group]:
+    """The groups with the titles of what their refs point at."""
+    titles: list[dict[str, str]] = [{} for _ in made]
+    for key in grouping.keys:
+        target = key.holds.target
+        if target is None or target._title is None:
+            continue
+        ids = {one.values[key.name].id for one in made if one.values.get(key.name) is not None}
+        title, mapping = quoted(target._title), mappings[target.__name__]
+        sql = f"SELECT _id, {title} FROM {{table}} WHERE _id IN {{set:ids}} AND {title} IS NOT NULL"
+        values = {"ids": connection.dialect.array(sorted(ids))}
+        found = dict(connection.execute(mapping.sql(sql), values).fetchall())
+        for named, one in zip(titles, made, strict=True):
+            ref = one.values.get(key.name)
+            if ref is not None and ref.id in found:
+                named[key.name] = found[ref.id]
+    return [one.replace(titles=named) if named else one for one, named in zip(made, titles, strict=True)]
 
 
 def _where(statement: Statement, query: Query[Any]) -> str:

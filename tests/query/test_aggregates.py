@@ -22,7 +22,7 @@ from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
 
 
-class Person(Entity):
+class Person(Entity, title="name"):
     """Someone; two may have one name."""
 
     name: Field[str] = Field()
@@ -119,6 +119,18 @@ class TestCounting:
         )
         assert dict(ask(connection, "owner")) == {Person.ref("1"): 1, Person.ref("2"): 1, None: 1}
         assert dict(ask(connection, "owner.name")) == {"Ada": 2, None: 1}
+
+    def test_refs_have_the_titles_of_what_they_point_at(self, connection: SqliteConnection) -> None:
+        store(connection, Person("1", name="Ada"), Person("2", name="Ada"))
+        owners = [Person.ref("1"), Person.ref("2"), None, Person.ref("gone")]
+        store(connection, *[Work(str(n), owner=owner) for n, owner in enumerate(owners)])
+        found = {str(one.values["owner"]): dict(one.titles) for one in ask(connection, "owner").groups}
+        assert found == {
+            "Person:1": {"owner": "Ada"},
+            "Person:2": {"owner": "Ada"},
+            "None": {},
+            "Person:gone": {},
+        }
 
     def test_a_target_that_is_not_stored_is_not_loaded_and_no_target_is_empty(
         self, connection: SqliteConnection

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from max import Filter, Query, QueryPage
+from max import Filter, Groups, Query, QueryPage
 from max.connecting import (
     Batch,
     Connector,
@@ -47,6 +47,12 @@ class Comment(Event):
     body: Field[str] = Field()
     reactions: Field[dict[str, int]] = Field()
     replies: Many[Comment] = Many()
+
+
+class Labelled(Entity):
+    """A list of words."""
+
+    words: Field[list[str]] = Field()
 
 
 class Secretless(Entity):
@@ -189,3 +195,21 @@ async def read(engine: Engine) -> list[str]:
         who.id if who else "none",
         first.id if first else str(count),
     ]
+
+
+async def counts(engine: Engine) -> None:
+    """Groups know the types of their keys, and measures those of their fields."""
+    query = engine.query(Issue).where(Issue.votes.gt(3))
+    titles: Groups[str] = await query.count_by(Issue.title, top=5)
+    count: int = titles["Typo"]
+    people: Groups[Ref[User] | None] = await query.count_by(Issue.assignee)
+    months: Groups[tuple[str, str]] = await query.count_by(
+        Issue.opened_at.per("month"), Issue.repository.to(Repository.name), sum=Issue.votes
+    )
+    labels: dict[str, int] = dict(await query.values(Issue.title))
+    members = await engine.query(Labelled).count_by(Labelled.words.each())
+    first: str | None = next(iter(members))
+    votes: int | None = await query.sum(Issue.votes)
+    mean: float | None = await query.avg(Issue.votes)
+    since: datetime | None = await query.min(Issue.opened_at)
+    print(count, people, months, labels, first, votes, mean, since)

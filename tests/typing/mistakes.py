@@ -212,3 +212,16 @@ def misspelt() -> None:
     from max.connecting import Loder  # M70 a name that max.connecting does not have
 
     print(Projct, Loder)
+
+
+async def counts(engine: Engine) -> None:
+    query = engine.query(Issue)
+    await query.count_by(User.login)  # M71 groups by another entity's field
+    number: int = (await query.count_by(Issue.votes))["x"]  # M72 a key of the wrong type
+    Issue.title.per("month")  # M73 a unit of a text
+    Issue.opened_at.per("decade")  # M74 an unknown unit
+    await query.sum(Issue.title)  # M75 a sum of texts
+    await query.max(Issue.assignee)  # M76 the greatest of refs
+    votes: int = await query.sum(Issue.votes)  # M77 None not handled
+    await query.count_by(Issue.title, sum=User.login)  # M78 a measure of another entity
+    print(number, votes)

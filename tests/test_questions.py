@@ -1,0 +1,129 @@
+"""Everyday questions: each is one command, and its answer is that of SQL written by hand.
+
+The data is the demo source's, and a small repository whose history is written here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from max.cli import main
+from tests.git_repositories import History, make, needs_git
+
+Sql = Callable[[str, str], list[tuple[Any, ...]]]
+Ask = Callable[..., Any]
+AUTHORS = (b"Ada <ada@example.com>", b"Bob <bob@example.com>", b"Ada <ada@elsewhere.example>")
+MONTHS = (1_700_000_000, 1_702_000_000, 1_707_000_000)  # in November, December and February
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project that has synced the demo source and a repository."""
+    folder = tmp_path_factory.mktemp("questions")
+    history = History()
+    for number in range(12):
+        when = b"%d +0000" % (MONTHS[number % 3] + number)
+        parents = [number] if number else []
+        files = {b"a.py": b"%d" % number, b"%d.py" % (number % 4): b"x%d" % number}
+        history.commit(files=files, author=AUTHORS[number % 5 % 3], when=when, parents=parents)
+    history.write(make(folder / "repository"))
+    before = Path.cwd()
+    os.chdir(folder)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        assert main(["sync", "acme:default"]) == 0
+        assert main(["connect", "git", "--set", "path=repository", "--no-input"]) == 0
+        assert main(["sync", "git"]) == 0
+    yield folder
+    os.chdir(before)
+
+
+@pytest.fixture
+def ask(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """The JSON that one command answers."""
+    monkeypatch.chdir(project)
+
+    def ask(*words: str) -> Any:
+        capsys.readouterr()
+        assert main([*words, "-o", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+@pytest.fixture
+def sql(project: Path) -> Sql:
+    """The rows of a statement on the views of an installation's file."""
+
+    def sql(connector: str, statement: str) -> list[tuple[Any, ...]]:
+        path = project / ".max" / "installations" / connector / "default" / "data.db"
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    return sql
+
+
+@needs_git
+class TestCounting:
+    """How many, by what."""
+
+    def test_who_has_most_overdue_open_tasks_and_in_which_project_with_ties(self, ask: Ask, sql: Sql) -> None:
+        found = ask(
+            *("count", "acme", "AcmeTask", "--by", "assignee.name,project.name", "--top", "3"),
+            *("--filter", "active = true AND due_date < today AND assignee IS NOT NULL"),
+        )
+        by_hand = sql(
+            "acme",
+            "SELECT u.name, p.name, count(*) AS n FROM acme_task t JOIN acme_user u ON u.id = t.assignee"
+            " JOIN acme_project p ON p.id = t.project WHERE t.active AND t.due_date < date('now')"
+            " GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        )
+        least = by_hand[2][2]
+        kept = [row for row in by_hand if row[2] >= least]
+        assert [tuple(one.values()) for one in found["groups"]] == kept
+        assert len(kept) > 3  # there is a tie at the cut
+        assert (found["more"], found["total"]) == (len(by_hand) - len(kept), sum(n for *_, n in by_hand))
+
+    def test_how_many_tasks_were_updated_in_each_month(self, ask: Ask, sql: Sql) -> None:
+        found = ask("count", "acme", "AcmeTask", "--by", "updated_at:month")
+        by_hand = sql(
+            "acme", "SELECT substr(updated_at, 1, 7), count(*) FROM acme_task GROUP BY 1 ORDER BY 1"
+        )
+        assert [tuple(one.values()) for one in found["groups"]] == by_hand
+        assert len(by_hand) > 12
+
+    def test_how_many_commits_each_author_made_in_each_month(self, ask: Ask, sql: Sql) -> None:
+        found = ask("count", "git", "GitCommit", "--by", "author,authored_at:month")
+        by_hand = sql(
+            "git",
+            "SELECT author, strftime('%Y-%m', authored_at), count(*) FROM git_commit"
+            " GROUP BY 1, 2 ORDER BY 1, 2",
+        )
+        assert [tuple(one.values()) for one in found["groups"]] == by_hand
+        assert len({author for author, *_ in by_hand}) == 3  # two of them are called Ada
+
+
+class TestWho:
+    """Questions that go through refs."""
+
+    def test_who_never_signed_in_and_owns_a_project(self, ask: Ask, sql: Sql) -> None:
+        found = ask(
+            *("search", "acme", "AcmeProject", "--fields", "owner.name", "--all"),
+            *("--filter", "owner IS NOT NULL AND owner.last_seen_at IS NULL"),
+        )
+        by_hand = sql(
+            "acme",
+            "SELECT p.id, u.name FROM acme_project p JOIN acme_user u ON u.id = p.owner"
+            " WHERE u.last_seen_at IS NULL ORDER BY 1",
+        )
+        assert [(one["id"], one["owner.name"]) for one in found["data"]] == by_hand
+        assert by_hand
