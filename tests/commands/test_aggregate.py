@@ -52,7 +52,7 @@ async def use(engine: SqliteEngine) -> None:
     (group, *_) = (await query.count_by(AcmeTask.status, sum=AcmeTask.priority)).groups
     assert (dict(group.values), group.measures) == ({"status": "todo"}, {"sum_priority": 4})
     with pytest.raises(TypeError, match=r"AcmeUser\.name is not a field of AcmeTask"):
-        await query.count_by(AcmeUser.name)  # type: ignore[call-overload]  # what mypy refuses as well
+        await query.count_by(AcmeUser.name)  # type: ignore[arg-type]  # what mypy refuses as well
     with pytest.raises(UsageError, match="status holds text; sum takes numbers"):
         await query.sum(AcmeTask.status)  # type: ignore[type-var]  # what mypy refuses as well
 
@@ -142,7 +142,9 @@ class TestValues:
 
     def test_values_come_with_their_counts(self, cli: Cli) -> None:
         done = cli("values", "acme", "acmetask.STATUS")
-        assert done.out.splitlines() == ["status        count", "todo              2"] + [
+        assert done.out.splitlines() == [
+            "status        count",
+            "todo              2",
             "done              1",
             "(not loaded)      1",
         ]
