@@ -106,7 +106,7 @@ class TestCount:
         assert cli(*words, "-o", "csv").out == "status,priority,count\r\ntodo,1,1\r\ntodo,3,1\r\n"
         assert cli(*words, "-o", "ndjson").out.splitlines()[0] == '{"status":"todo","priority":1,"count":1}'
 
-    def test_people_of_one_name_are_told_apart(self, cli: Cli) -> None:
+    def test_people_of_one_name_are_two_lines(self, cli: Cli) -> None:
         done = cli("count", "acme", "AcmeTask", "--by", "assignee", "--filter", "assignee IS NOT NULL")
         assert [line.rsplit(None, 1)[0] for line in done.out.splitlines()[1:]] == [
             "Ada (u1)",
