@@ -50,6 +50,8 @@ COMMANDS = {
     "get": ("Query", "query", "show one entity"),
     "count": ("Query", "aggregate", "count entities, also in groups, with sums and extremes"),
     "values": ("Query", "aggregate", "show the different values of a field, and how often each is there"),
+    "sql": ("Query", "sql", "answer SELECT statements over the data"),
+    "path": ("Query", "sql", "print the file with the data, for other tools"),
     "changes": ("Query", "changes", "show what changed in the rows, and when"),
     "freshness": ("Query", "freshness", "show how old each field is, and when each collection was listed"),
     "schema": ("Query", "status", "show entities, fields and relationships"),

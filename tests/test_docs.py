@@ -70,7 +70,9 @@ def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
             repository = str(place.parent / "repository")
             run(["sh", "-euc", body.replace("REPOSITORY", repository)], place)
         elif language == "sql":
-            assert rows(place, name, body), body
+            found = rows(place, name, body)
+            assert found, body
+            assert answered(place, name, body) == len(found), body
     known = {"python", "sh", "shell", "text", "json", "sql"}
     assert {language for language, _, _ in blocks} <= known, "a block that nothing executes"
 
@@ -80,6 +82,16 @@ def rows(place: Path, connector: str, statement: str) -> list[tuple[object, ...]
     file = place / ".max" / "installations" / connector / "default" / "data.db"
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
         return connection.execute(statement).fetchall()
+
+
+def answered(place: Path, connector: str, statement: str) -> int:
+    """How many rows ``max sql`` answers, which reads a statement from standard input."""
+    command = [sys.executable, "-m", "max", "sql", connector, "-o", "ndjson", "--quiet"]
+    done = subprocess.run(
+        command, input=statement, cwd=place, env=environment(place), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return len(done.stdout.splitlines())
 
 
 def test_the_page_on_sql_has_ten_statements_for_two_connectors() -> None:

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..model.struct import Struct
+from ..storage.database import quoted
+from .reader import LIMIT, TIMEOUT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..model.values import Json
     from ..storage.database import Connection, Values
+    from ..storage.database import TableShape as TableShape
 
 
 class SqlColumn(Struct):
@@ -91,6 +99,68 @@ def run_sql(
     return SqlAnswer(columns, found.rows, found.more, perf_counter() - began)
 
 
+@contextmanager
+def open_sql(files: Mapping[str, Path]) -> Iterator[SqlReader]:
+    """A SqlReader of the databases of one installation, or of several, each behind its name."""
+    from ..storage.sqlite import reader, several
+
+    one = next(iter(files.values()))
+    if len(files) == 1:
+        with reader(one) as connection:
+            yield SqlReader(connection, str(one))
+        return
+    names = unique([NO_NAME.sub("_", label) for label in files])
+    places = dict(zip(names, files.items(), strict=True))
+    with several(places) as connection:
+        yield SqlReader(connection, str(one.parent))
+
+
+class SqlReader:
+    """One snapshot of the databases of one installation, or of several together.
+
+    Several are schemas, such as ``acme_default.acme_task``.  A view without a schema has the rows
+    of all, with the column ``installation`` in front.
+    """
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        self._connection, self._path = connection, path
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            yield self._connection
+        except self._connection.dialect.errors as error:
+            raise self._connection.dialect.error(self._path, error) from error
+
+    def sql(
+        self, statement: str, parameters: Values = (), *, limit: int = LIMIT, timeout: float = TIMEOUT
+    ) -> SqlAnswer:
+        """The first rows of a SELECT; values are ``?`` in order or ``:names``.  InvalidSql, SqlLimit."""
+        with self._reading() as connection:
+            return run_sql(connection, statement, parameters, limit=limit, timeout=timeout)
+
+    def tables(self) -> list[TableShape]:
+        """The tables and views that are not internal, sorted by name."""
+        with self._reading() as connection:
+            return connection.dialect.tables(connection)
+
+    def count(self, table: TableShape) -> int | None:
+        """How many rows a table has; None when it cannot be read, or takes too long."""
+        name = ".".join(map(quoted, filter(None, (table.schema, table.name))))
+        try:
+            return int(self.sql(f"SELECT count(*) FROM {name}").rows[0][0])
+        except UsageError:
+            return None
+
+
+def is_complete(text: str) -> bool:
+    """Whether a text holds a whole statement, with its semicolon."""
+    from ..storage.sqlite_select import is_complete
+
+    return is_complete(text)
+
+
+NO_NAME = re.compile(r"\W", re.ASCII)
 TYPES = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
 
 

@@ -41,7 +41,7 @@ class Selection(NamedTuple):
 
 
 class TableShape(NamedTuple):
-    """A table or a view as people see it: its columns with their declared types.
+    """A table or a view as people see it: its columns with their declared types, and what created it.
 
     ``schema`` is empty where a name is written without one.
     """
@@ -50,6 +50,7 @@ class TableShape(NamedTuple):
     name: str
     kind: str
     columns: list[tuple[str, str]]
+    definition: str
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}" if self.schema else self.name

@@ -21,8 +21,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -36,9 +36,10 @@ from ..errors import (
     StorageOlder,
     StorageReadOnly,
     StorageReplaced,
+    UsageError,
 )
 from .catalogue import is_older
-from .database import NONSENSE, Database
+from .database import NONSENSE, Database, quoted
 from .sqlite_dialect import SqliteDialect, primary_code
 
 if TYPE_CHECKING:
@@ -329,6 +330,35 @@ def reader(path: Path) -> AbstractContextManager[SqliteConnection]:
 def writer(path: Path) -> AbstractContextManager[SqliteConnection]:
     """``SqliteDatabase(path).writer()``."""
     return SqliteDatabase(path).writer()
+
+
+@contextmanager
+def several(places: Mapping[str, tuple[str, Path]]) -> Iterator[SqliteConnection]:
+    """One snapshot of several files as schemas of one connection.
+
+    ``places`` has the label and the file of each schema.  A view that Max made has beside them a
+    namesake without a schema: the rows of all, with the label in the column ``installation``.
+    """
+    from .sqlite_select import MOST_SCHEMAS, join_views  # reading one file does without
+
+    if len(places) > MOST_SCHEMAS:
+        raise UsageError(
+            f"{len(places)} installations are more than the {MOST_SCHEMAS} that can be read together",
+            hint="name those that you mean",
+        )
+    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection, uri=True)) as joined:
+        joined.execute("PRAGMA temp_store = MEMORY")
+        with ExitStack() as opened:
+            for schema, (_, path) in places.items():
+                opened.enter_context(reader(path))  # checks the file, and keeps a log for us to read
+                with translated(str(path)):
+                    name = f"{path.absolute().as_uri()}?{_reading_access(str(path))}"
+                    joined.execute(f"ATTACH ? AS {quoted(schema)}", (name,))
+                    joined.execute(f"PRAGMA {quoted(schema)}.cache_size = -{READER_CACHE}")
+            joined.execute("BEGIN")
+            join_views(joined, {schema: label for schema, (label, _) in places.items()})
+            joined.execute("PRAGMA query_only = 1")
+            yield joined
 
 
 class _OpenFile:

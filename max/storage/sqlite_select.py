@@ -87,14 +87,13 @@ DECLARED = (
     *(f"SELECT 1 FROM pragma_{name}('')" for name in sorted(TAKE_A_NAME)),
     "SELECT 1 FROM pragma_table_list",
 )
-VIRTUAL = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
-VIEWS = "SELECT name, sql FROM sqlite_master WHERE type = 'view'"
+MOST_SCHEMAS = 10  # that SQLite attaches
+OUR_VIEWS = "SELECT name FROM {schema}._max_object WHERE kind = 'view'"
 
 
 def select(connection: Any, statement: str, values: Values, *, limit: int, timeout: float) -> Selection:
     """The first rows of a statement; InvalidSql when it is none that reads, SqlLimit when it is too much."""
-    views = _lowered(connection.execute(VIEWS))
-    _refuse_expansion(statement, views)
+    _refuse_expansion(statement, _views(connection))
     _declare(connection)
     watch = _Watch(timeout)
     with _guarded(connection, watch) as guard, _explained(connection, statement, guard, watch):
@@ -187,6 +186,7 @@ def _guarded(connection: Any, watch: _Watch) -> Iterator[_Guard]:
     """Everything that bounds a caller's statement; afterwards the connection is as it was."""
     before = {one: connection.setlimit(one, most) for one, most in LIMITS.items()}
     before[sqlite3.SQLITE_LIMIT_LENGTH] = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+    (temporary,) = connection.execute("PRAGMA temp_store").fetchone()
     for pragma in ("query_only = 1", "trusted_schema = 0", "temp_store = MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
     guard = _Guard()
@@ -199,16 +199,17 @@ def _guarded(connection: Any, watch: _Watch) -> Iterator[_Guard]:
         connection.set_authorizer(None)
         for one, most in before.items():
             connection.setlimit(one, most)
-        connection.execute("PRAGMA temp_store = DEFAULT")
+        connection.execute(f"PRAGMA temp_store = {temporary}")
 
 
 def _declare(connection: Any) -> None:
     """Use every table-valued function that is allowed, and every virtual table, once."""
     for statement in DECLARED:
         connection.execute(statement).fetchall()
-    for (name,) in connection.execute(VIRTUAL).fetchall():
-        with suppress(sqlite3.Error):  # of a module that is not there: the statement will say so
-            connection.execute(f"PRAGMA table_info({quoted(name)})").fetchall()
+    for row in connection.execute("PRAGMA table_list").fetchall():
+        if row[2] == "virtual":
+            with suppress(sqlite3.Error):  # of a module that is not there: the statement will say so
+                connection.execute(f"PRAGMA {quoted(row[0])}.table_info({quoted(row[1])})").fetchall()
 
 
 # -- how much it may take -----------------------------------------------------------------------
@@ -252,8 +253,7 @@ def _refuse_expansion(statement: str, views: Mapping[str, str]) -> None:
     for name, body in _expressions(words):
         bodies.setdefault(name, []).append(body)
     for name, sql in views.items():
-        bodies[f".{name}"] = [_tokens(sql)]  # as it is named behind its schema
-        bodies.setdefault(name, bodies[f".{name}"])
+        bodies.setdefault(name, []).append(_tokens(sql))
     counts: dict[str, int] = {}
 
     def count(name: str, using: tuple[str, ...]) -> int:
@@ -315,7 +315,7 @@ def _tables(words: Sequence[str]) -> Iterator[str]:
         elif words[at + 1 : at + 2] == ["."]:
             pass  # a schema, or the table of a column
         elif before in BEFORE_A_TABLE and (inside[-1] or before in ("in", ".")):
-            yield ("." if before == "." else "") + _name(word)
+            yield f"{_name(words[at - 2])}.{_name(word)}" if before == "." else _name(word)
         before = folded
 
 
@@ -327,8 +327,36 @@ def _name(word: str) -> str:
     return word.casefold()
 
 
-def _lowered(rows: Any) -> dict[str, str]:
-    return {name.casefold(): sql for name, sql in rows}
+def _views(connection: Any) -> dict[str, str]:
+    """The text of every view, under its name, and under its schema's and its name."""
+    found: dict[str, str] = {}
+    schemas = [row[1] for row in connection.execute("PRAGMA database_list")]
+    for schema in sorted(schemas, key=lambda one: one not in OWN):  # as SQLite looks for a name
+        for name, sql in connection.execute(
+            f"SELECT name, sql FROM {quoted(schema)}.sqlite_master WHERE type = 'view'"
+        ):
+            found[f"{schema}.{name}".casefold()] = sql
+            found.setdefault(name.casefold(), sql)
+    return found
+
+
+def join_views(connection: Any, labels: Mapping[str, str]) -> None:
+    """For each view that Max made in some schema, make one with the rows of all; first their label."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for schema in labels:
+        with suppress(sqlite3.Error):  # an empty file
+            for (view,) in connection.execute(OUR_VIEWS.format(schema=quoted(schema))).fetchall():
+                rows = connection.execute(f"PRAGMA {quoted(schema)}.table_xinfo({quoted(view)})")
+                places.setdefault(view, {})[schema] = [row[1] for row in rows]
+    for view, columns in places.items():
+        names = list(dict.fromkeys(chain.from_iterable(columns.values())))
+        parts = []
+        for schema, own in columns.items():
+            shown = (quoted(name) if name in own else f"NULL AS {quoted(name)}" for name in names)
+            label = labels[schema].replace("'", "''")
+            of = f"FROM {quoted(schema)}.{quoted(view)}"
+            parts.append(f"SELECT '{label}' AS installation, {', '.join(shown)} {of}")
+        connection.execute(f"CREATE TEMP VIEW {quoted(view)} AS {' UNION ALL '.join(parts)}")
 
 
 # -- what the columns are -----------------------------------------------------------------------
@@ -457,6 +485,11 @@ def _meant(connection: Any, statement: str, kind: str | None, name: str) -> str:
     return f"a text is written '{column}'" + (f"; {of}" if of else "")
 
 
+def is_complete(text: str) -> bool:
+    """Whether a text holds a whole statement, with its semicolon."""
+    return sqlite3.complete_statement(text)
+
+
 def tables(connection: Any) -> list[TableShape]:
     """The tables and views that are not internal, of every schema, with their columns."""
     found = []
@@ -464,7 +497,8 @@ def tables(connection: Any) -> list[TableShape]:
         place, name, kind = row[:3]
         if kind != "shadow" and not name.startswith(("_", "sqlite_")):
             columns = connection.execute(f"PRAGMA {quoted(place)}.table_xinfo({quoted(name)})").fetchall()
-            found.append(
-                TableShape("" if place in OWN else place, name, kind, [(c[1], c[2]) for c in columns])
-            )
+            sql = f"SELECT sql FROM {quoted(place)}.sqlite_master WHERE name = ?"
+            (definition,) = connection.execute(sql, (name,)).fetchone()
+            schema = "" if place in OWN else place
+            found.append(TableShape(schema, name, kind, [(c[1], c[2]) for c in columns], definition))
     return sorted(found)
