@@ -290,7 +290,9 @@ def configure_path(parser: Parser) -> None:
     """``max path [INSTALLATION]``."""
     parser.add_target(optional=True)
     parser.add_examples(
-        'datasette "$(max path acme)"', "duckdb -c \"ATTACH '$(max path acme)' AS acme (TYPE sqlite)\""
+        "max path acme",
+        'datasette "$(max path acme)"',
+        "duckdb -c \"ATTACH '$(max path acme)' AS acme (TYPE sqlite)\"",
     )
 
 
