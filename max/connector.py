@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from .core import Seeder
-from .errors import ConnectorError, LoaderFault, MaxError, shown
+from .errors import ConnectorError, LoaderFault, MaxError, UsageError, shown
 from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.loaders import (
     BatchLoader,
@@ -206,6 +206,7 @@ class Connector(Generic[Conf, C]):
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
         for entity in entities:
             _check_width(entity, self.resolver, f"{self.name}: schema")
+            _check_conventions(entity, f"{self.name}: schema")
 
     @property
     def policy(self) -> SchemaPolicy:
@@ -230,6 +231,7 @@ AnyConnector = Connector[Any, Any]
 
 MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
 CONNECTOR_NAME = re.compile(r"(?!(?:max|sqlite)(?:_|$))[a-z][a-z0-9_]{0,47}", re.ASCII)
+CONVENTION_NAME = re.compile(r"[a-z][a-z0-9]*(?:[ _-][a-z0-9]+){0,4}", re.ASCII)
 CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 
 
@@ -246,6 +248,22 @@ def _check_width(entity: type[Entity], resolver: Resolver, where: str) -> None:
             f" both together may be {MOST_COLUMNS:,} at most",
             hint="put what is rarely asked for into one field, such as Field[dict[str, Json]]",
         )
+
+
+def _check_conventions(entity: type[Entity], where: str) -> None:
+    """ConnectorError unless each convention is a word or a few, and a filter of its entity."""
+    if not entity._conventions:
+        return
+    from .model.filter_language import parse  # slow to import, and most entities have none
+
+    for name, text in entity._conventions.items():
+        position = f"{where}: {entity.__name__}, convention {name!r}"
+        if not isinstance(name, str) or not CONVENTION_NAME.fullmatch(name):
+            raise ConnectorError(f"{position}: a name is a few small words, such as open")
+        try:
+            parse(text, entity, now=0.0)
+        except (UsageError, TypeError) as error:
+            raise ConnectorError(f"{position}: {error}", hint="write it as for --filter") from error
 
 
 def _check_config(config: object, connector: AnyConnector, where: str) -> None:

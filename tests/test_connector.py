@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connector import Connector, Input, Installation, NoConfig, SecretInput, Select, Validate
+from max.connector import (
+    Connector,
+    Input,
+    Installation,
+    NoConfig,
+    SecretInput,
+    Select,
+    Validate,
+    _check_conventions,
+)
 from max.errors import BadCredentials, ConnectorError, UnknownName
+from max.installations.registry import ConnectorRegistry
 from max.model.entities import Entity, Field, FieldOf, Many, Ref
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader
 from max.model.schema import Schema
@@ -313,3 +324,33 @@ class TestConnector:
 
         made: Connector[Any, Any] = sample(initialise=Maker(), seeder=Maker().seed)
         assert made.initialise is not initialise
+
+
+# -- conventions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("open", "statu = 1", "unknown field 'statu'"),
+        ("open", "votes =", "filter, column"),
+        ("open", "votes = many", "filter, column"),
+        ("Open!", "votes > 1", "a name is a few small words"),
+        ("open", 7, "convention 'open'"),
+    ],
+)
+def test_a_convention_that_is_no_filter_is_refused_when_the_connector_is_made(
+    name: str, text: Any, problem: str
+) -> None:
+    body = {"__module__": __name__, "__annotations__": {"votes": "Field[int]"}, "votes": Field()}
+    entity: type[Entity] = type("Bug", (Entity,), body, conventions={name: text})
+    with pytest.raises(ConnectorError, match=re.escape(problem)):
+        _check_conventions(entity, "made: schema")
+    type_of: type[Entity] = type("Bug", (Entity,), body, conventions={"much liked": "votes > 1"})
+    _check_conventions(type_of, "made: schema")
+
+
+def test_the_connectors_that_come_with_max_declare_what_is_open() -> None:
+    schemas = [ConnectorRegistry().resolve(name).schema for name in ("acme", "linear")]
+    words = [{*entity._conventions} for schema in schemas for entity in schema.entities.values()]
+    assert sum("open" in one for one in words) == 2

@@ -65,7 +65,7 @@ ROOT_ID = "acme"
 # -- entities ----------------------------------------------------------------------------
 
 
-class AcmeUser(Entity, title="name"):
+class AcmeUser(Entity, title="name", conventions={"never signed in": "last_seen_at IS NULL"}):
     """Someone with an account in a workspace."""
 
     name: Field[str] = Field("first and last name")
@@ -79,7 +79,14 @@ class AcmeUser(Entity, title="name"):
     updated_at: Field[datetime] = Field("when the account last changed")
 
 
-class AcmeTask(Entity, title="title"):
+class AcmeTask(
+    Entity,
+    title="title",
+    conventions={
+        "open": "status NOT IN (done, cancelled)",
+        "overdue": "status NOT IN (done, cancelled) AND due_date < today",
+    },
+):
     """A piece of work in a project."""
 
     title: Field[str] = Field("what to do, in one line")

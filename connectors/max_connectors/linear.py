@@ -329,7 +329,9 @@ class LinearInitiativeProject(Entity):
     archived_at: Field[datetime | None] = Field("when it was archived")
 
 
-class LinearIssue(Entity, title="title"):
+class LinearIssue(
+    Entity, title="title", conventions={"open": "state.type NOT IN (completed, canceled, duplicate)"}
+):
     """A task, bug or feature request, in one team."""
 
     identifier: Field[str] = Field(

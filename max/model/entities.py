@@ -667,10 +667,14 @@ class _Declared:
     _types: ClassVar[dict[str, FieldType] | None] = None
     _children: ClassVar[dict[str, type[Entity]] | None] = None
     _title: ClassVar[str | None] = None
+    _conventions: ClassVar[Mapping[str, str]] = {}
     __signature__ = LazySignature()
 
-    def __init_subclass__(cls, *, title: str | None = None) -> None:
+    def __init_subclass__(
+        cls, *, title: str | None = None, conventions: Mapping[str, str] | None = None
+    ) -> None:
         cls._title = title or cls._title
+        cls._conventions = {**cls._conventions, **(conventions or {})}
         declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
@@ -694,7 +698,9 @@ class Entity(_Declared):
     """One kind of thing that upstream keeps; an instance is a partial record of it.
 
     ``class Issue(Entity, title="subject")`` names the text by which people know a record: tables
-    give it the room, and refs to it are shown by it.  A subclass inherits it.
+    give it the room, and refs to it are shown by it.  ``conventions`` names what people mean by a
+    word, as filters: ``{"open": "status NOT IN (done, cancelled)"}``; guides for agents have them.
+    A subclass inherits both.
     """
 
     id: Field[str] = key(kw_only=False)

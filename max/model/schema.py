@@ -203,6 +203,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
         "name": entity.__name__,
         "description": description_of(entity),
         "title": entity._title,
+        "conventions": dict(entity._conventions),
         "fields": [
             {
                 "name": name,
@@ -236,7 +237,8 @@ def _entity_from_json(data: Json) -> type[Entity]:
         for f in data["fields"]
     }
     body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
-    entity: type[Entity] = type(data["name"], (Entity,), body, title=data.get("title"))
+    words = {"title": data.get("title"), "conventions": data.get("conventions")}
+    entity: type[Entity] = type(data["name"], (Entity,), body, **words)
     return entity
 
 

@@ -184,3 +184,23 @@ def test_entities_declared_inside_a_function_find_each_other_through_the_schema(
     schema = Schema([Parent, Child])
     assert Child.types()["parent"].target is Parent
     assert [relation.target for relation in schema.relationships] == ["Child", "Parent"]
+
+
+def test_conventions_are_part_of_the_schema_and_inherited() -> None:
+    class Bug(Entity, conventions={"open": "votes > 0"}):
+        votes: Field[int] = Field()
+
+    class Crash(Bug, conventions={"loud": "votes > 9"}):
+        pass
+
+    bug, crash = Schema([Bug, Crash]).to_json()["entities"]
+    assert bug["conventions"] == {"open": "votes > 0"}
+    assert crash["conventions"] == {"open": "votes > 0", "loud": "votes > 9"}
+    again = Schema.from_json(Schema([Bug, Crash]).to_json())
+    assert again.entities["Crash"]._conventions == crash["conventions"]
+
+
+def test_stored_schemas_without_conventions_can_be_read() -> None:
+    data = SCHEMA.to_json()
+    del data["entities"][0]["conventions"]
+    assert Schema.from_json(data).entities["User"]._conventions == {}

@@ -329,6 +329,15 @@ def test_a_new_title_is_stored_without_a_migration(connection: SqliteConnection)
     assert kept["entities"][0]["title"] == "name"
 
 
+def test_new_conventions_are_stored_without_a_migration(connection: SqliteConnection) -> None:
+    applied_to(connection, THING)
+    said: type[Entity] = type("Thing", (THING,), {"__module__": __name__}, conventions={"big": "size > 9"})
+    assert plan(connection, UnknownLoaders(Schema([said]))).changes == ()
+    applied_to(connection, said)
+    kept = json.loads(connection.execute("SELECT schema FROM _max_schema").fetchone()[0])
+    assert kept["entities"][0]["conventions"] == {"big": "size > 9"}
+
+
 # -- contracts ---------------------------------------------------------------------------------
 
 
