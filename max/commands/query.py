@@ -15,7 +15,7 @@ from ..query.reader import read_ref
 from .framework import Answer, Ending, Options, Parser, paint
 from .row_table import RowTable, fields_in_order, record_lines, with_titles
 from .terminal import width
-from .text import cut_hash
+from .text import ago, cut_hash, number
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -87,6 +87,18 @@ class Pages:
         """Each row as JSON data."""
         return (row for page in self for row in page.to_dicts())
 
+    def why_empty(self) -> list[str]:
+        """Why there are no rows, if there are none."""
+        if self.shown:
+            return []
+        name, state = self.query.entity.__name__, self._reader.state
+        if self.query.cursor is not None:
+            return [f"no {name} follows"]
+        if self.query.filter is not None:
+            return [f"no {name} matches; without the filter there are {number(self._reader.count(name))}"]
+        found = f": the last sync, {ago(state.synced_at, self._reader.now)}, found none"
+        return [f"there is no {name}{found if state.complete else ''}"]
+
     def ending(self) -> Ending:
         """Where the last page ended; all rows are counted unless they are those that were read."""
         cursor = self.last.cursor
@@ -109,8 +121,7 @@ def searched(options: Options, reader: Reader) -> Answer:
     pages = Pages(reader, query, read, everything=options.all)
 
     def notes() -> Iterator[str]:
-        if not pages.shown:
-            yield f"no {options.entity} matches" if options.filter else f"there is no {options.entity}"
+        yield from pages.why_empty()
         yield from table.notes
 
     by_row = options.all or options.output == "text"
@@ -160,6 +171,7 @@ def run_get(options: Options) -> Answer:
 
 def found_id(reader: Reader, entity: type[Entity], text: str) -> str:
     """The id that a text means: itself, or the only hash or UUID that begins so, as tables show them."""
+    text = text.removesuffix("…")
     if not SHORT_ID.fullmatch(text):
         return text
     key: FieldOf[Any, Any] = FieldOf(entity, "id")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from ..model.entities import Entity, FieldOf, path_name
@@ -17,12 +18,13 @@ from ..model.query import RowPage
 from ..model.values import Kind
 from .tables import GAP, LEAST, MOST, Column, Table
 from .text import (
+    NULL,
     PLAIN,
     Paint,
     cell,
     display_width,
-    first_few,
     full_text,
+    names_that_fit,
     pad,
     sanitize,
     truncate,
@@ -184,9 +186,13 @@ class RowTable:
         alike = [
             one for one in shown if one.role > Role.TITLE and len(one.cells) > 1 and len(set(one.cells)) == 1
         ]
-        said = [f"{path_name(one.field)} = {truncate(one.cells[0], PROSE)}" for one in alike if one.cells[0]]
+        said = [
+            (one.cells[0] == NULL, f"{path_name(one.field)} = {truncate(one.cells[0], PROSE)}")
+            for one in alike
+            if one.cells[0]
+        ]
         if said:
-            self.notes.append(f"the same in every row: {first_few(said, 6)}")
+            self._note("in every row: ", [text for _, text in sorted(said, key=itemgetter(0))])
         return [one for one in shown if one not in alike]
 
     def _with_room(self, shown: Sequence[Shown]) -> list[Shown]:
@@ -206,7 +212,12 @@ class RowTable:
 
     def _leave_out(self, names: Sequence[str]) -> None:
         if names:
-            self.notes.append(f"no room for {first_few(names, 4)}; choose with --fields, or use -o json")
+            self._note("no room for ", names, ": --fields, or -o json")
+
+    def _note(self, head: str, names: Sequence[str], tail: str = "") -> None:
+        """A note on one line, with as many names as that holds."""
+        room = None if self._width is None else self._width - len(head) - len(tail)
+        self.notes.append(f"{head}{names_that_fit(names, room)}{tail}")
 
 
 def record_lines(page: RowPage, fields: Sequence[Path], width: int | None, paint: Paint = PLAIN) -> list[str]:

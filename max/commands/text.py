@@ -166,9 +166,22 @@ def duration(seconds: float) -> str:
 
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first names, and how many more there are: ``a, b, c and 2 more``."""
-    if len(names) <= count + 1:
+    return _and_more(names, len(names) if len(names) <= count + 1 else count)
+
+
+def names_that_fit(names: Sequence[str], room: int | None) -> str:
+    """The first names, as many as ``room`` cells hold, and how many more there are."""
+    if room is None:
         return ", ".join(names)
-    return f"{', '.join(names[:count])} and {len(names) - count} more"
+    shown = next(
+        (n for n in range(len(names), 1, -1) if display_width(_and_more(names, n), room + 1) <= room), 1
+    )
+    return _and_more(names, shown)
+
+
+def _and_more(names: Sequence[str], shown: int) -> str:
+    more = f" and {len(names) - shown} more" if shown < len(names) else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 SHORT_AGES = ((129_600, 86_400, "d"), (5_400, 3_600, "h"), (90, 60, "min"))  # from, unit; in seconds

@@ -104,7 +104,7 @@ def test_the_title_and_brief_fields_come_first_and_prose_last() -> None:
     assert header.split() == ["id", "subject", "author", "state", "votes", "tags"]
     assert first.split() == ["n1", "Write", "Ada", "todo", "7", "a,", "b"]
     assert second.split() == ["n2", "Read", "p2", "done", "12", "–"]
-    assert notes[0].startswith(f"the same in every row: body = {'word ' * 5}")
+    assert notes[0].startswith(f"in every row: body = {'word ' * 5}")
     assert notes[0].endswith("made_at = 2026-01-31 04:30, due = 2026-02-01, answers = –")
     (header, _), _ = drawn([WRITE], 200)
     assert header.split() == [
@@ -115,7 +115,7 @@ def test_the_title_and_brief_fields_come_first_and_prose_last() -> None:
 def test_a_column_that_may_differ_on_a_later_page_stays() -> None:
     (header, *_), notes = drawn([WRITE, READ], 200, more=True)
     assert "due" in header.split()
-    assert not notes[0].startswith("the same")
+    assert not notes[0].startswith("in every row")
 
 
 def test_a_narrow_line_keeps_the_title_and_says_what_found_no_room() -> None:
@@ -124,7 +124,7 @@ def test_a_narrow_line_keeps_the_title_and_says_what_found_no_room() -> None:
     assert header.split() == ["id", "subject", "author", "state"]
     assert first == f"n1  {'s' * 40}…  Ada     todo"
     assert display_width(first) <= 60
-    assert notes[1] == "no room for votes, tags; choose with --fields, or use -o json"
+    assert notes[1] == "no room for votes, tags: --fields, or -o json"
 
 
 def test_fields_that_were_chosen_keep_their_order_and_are_never_left_out() -> None:

@@ -26,6 +26,7 @@ from max.commands.text import (
     first_few,
     iso_time,
     json_text,
+    names_that_fit,
     number,
     pad,
     sanitize,
@@ -382,6 +383,14 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
 )
 def test_a_short_age_has_one_unit(seconds: float, words: str) -> None:
     assert short_age(seconds) == words
+
+
+def test_as_many_names_as_fit_and_how_many_more() -> None:
+    names = ["one", "two", "three"]
+    assert names_that_fit(names, None) == names_that_fit(names, 15) == "one, two, three"
+    assert names_that_fit(names, 14) == "one and 2 more"
+    assert names_that_fit(["o", "t", "three", "four"], 15) == "o, t and 2 more"
+    assert names_that_fit(names, 3) == "one and 2 more"
 
 
 def test_first_few_names_and_how_many_more() -> None:
