@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.core import SyncOptions
+from max.model.entities import Ref
+from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
-from tests.upstream_model import ROOT, Box, Group, Item, Root, Upstream
+from tests.upstream_model import EPOCH, ROOT, Box, Group, Item, Root, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
 
 LOOSE, BOXES, ITEMS, GROUPS = map(repr, (Group.loose, Group.boxes, Box.items, Root.groups))
@@ -123,6 +126,81 @@ def test_children_go_with_their_parent_unless_another_parent_has_them() -> None:
         assert await world.state() == world.upstream.state()
 
     play(body)
+
+
+@pytest.mark.parametrize("items", ["full", "offset", "counted"])
+def test_a_row_that_another_listing_shows_no_longer_names_the_parent_that_it_has_left(items: str) -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "before", (LOOSE, "g0"), (ITEMS, "b"))
+        world.upstream.create(Item, "since", (ITEMS, "b"))
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+        world.upstream.begin()
+        for id in ("before", "since"):
+            world.upstream.put(id, {(LOOSE, "g0")})
+        await synced(world)
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, items=items, narrow=True)
+
+
+def test_a_row_that_outlives_its_parent_no_longer_names_it() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (ITEMS, "b"), (LOOSE, "g1"))
+        await synced(world)
+        world.upstream.delete("b")
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, narrow=True)
+
+
+def test_a_parent_that_a_response_names_while_its_listing_is_read_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (LOOSE, "g0"), (ITEMS, "b"))
+        await synced(world)
+        world.upstream.begin()
+        world.upstream.put("i", {(LOOSE, "g0")})
+        answers, page = [], world.upstream.page
+
+        def meanwhile(many: Any, parent: Any, request: Any) -> Page[Any]:
+            if many == Box.items:
+                item = Item("i", title="t", box=Ref(Box, "b"), changed=EPOCH)
+                storing = world.engine.store(item, requested_at=world.clock())
+                answers.append(asyncio.create_task(storing))
+            return page(many, parent, request)
+
+        monkeypatch.setattr(world.upstream, "page", meanwhile)
+        await synced(world)
+        assert answers
+        _, listed = await world.state()
+        assert (listed[ITEMS], listed[LOOSE]) == ({"b/i"}, {"g0/i"})
+
+    play(body, narrow=True)
+
+
+def test_a_removed_row_keeps_its_last_parent() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (ITEMS, "b"))
+        await synced(world)
+        world.upstream.delete("i")
+        assert (await synced(world)).removed == 1
+        with sqlite3.connect(world.path) as connection:
+            sql = f"SELECT box, _removed_at IS NOT NULL FROM {world.engine.tables.mapping(Item).table}"
+            assert connection.execute(sql).fetchall() == [("b", 1)]
+
+    play(body, narrow=True)
 
 
 def test_the_children_of_a_missing_row_are_not_requested_and_may_be_missing_too() -> None:

@@ -60,6 +60,7 @@ HISTORIES = st.builds(
     st.booleans(),
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple),
     st.lists(SYNCS, min_size=1, max_size=5).map(tuple),
+    st.booleans(),
 )
 
 

@@ -99,6 +99,7 @@ class Upstream:
     clock: int = 0
     life: int = 0  # sync tokens of an earlier one are refused
     polite: bool = True  # a refused token is an error; else the page says that it is full
+    narrow: bool = False  # the listings of loose items do not say in which box an item is
     moved: set[str] = field(default_factory=set)  # the rows that moved since the sync began
     steady: set[str] = field(default_factory=set)  # the rows that existed all the time since the sync began
 
@@ -176,7 +177,22 @@ class Upstream:
     # -- how it answers ------------------------------------------------------------------------
 
     def page(self, many: ManyOf[Any, Any], parent: Ref[Any], request: PageRequest) -> Page[Any]:
-        """A page of a collection, in its way of listing."""
+        """A page of a collection, with the fields that its listing brings."""
+        page = self._listed(many, parent, request)
+        silent = {field.name for field in FIELDS[many.child]} - {field.name for field in self.brings(many)}
+        items = [
+            type(one)(**{name: value for name, value in one._values.items() if name not in silent})
+            for one in page.items
+        ]
+        return page.replace(items=items)
+
+    def brings(self, many: ManyOf[Any, Any]) -> Sequence[Any]:
+        """The fields that the listings of a collection bring."""
+        silent = Item.box if self.narrow and many == Group.loose else None
+        return [field for field in FIELDS[many.child] if field != silent]
+
+    def _listed(self, many: ManyOf[Any, Any], parent: Ref[Any], request: PageRequest) -> Page[Any]:
+        """A page in the collection's way of listing."""
         if parent.entity is not Root and parent.id not in self.things:
             raise UpstreamMissing(f"{parent} is gone")
         members = [thing for thing in self.things.values() if (repr(many), parent.id) in thing.places]
@@ -249,8 +265,9 @@ class Upstream:
 
 
 def signature(entity: Entity) -> str:
-    """All fields of a row."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(entity._values.items()))
+    """All fields of a row; a box that no listing named is no box."""
+    unnamed = {"box": None} if isinstance(entity, Item) else {}
+    return ", ".join(f"{name}={value}" for name, value in sorted((unnamed | entity._values).items()))
 
 
 def _next_page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
@@ -300,7 +317,7 @@ def loaders(
         )
         sweep = None if kind in ("full", "offset", "counted") else SWEEP
         stable = kind not in ("newest", "offset", "counted")
-        brings = FIELDS[many.child]
+        brings = upstream.brings(many)
         declare = Loader.collection(many, brings=brings, watermark=watermark, sweep=sweep, stable=stable)
         return declare(list_them)
 

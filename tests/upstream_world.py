@@ -101,6 +101,7 @@ class History:
     polite: bool
     delays: tuple[int, ...]  # seconds before and after each answer, in turn
     syncs: tuple[Sync, ...] = ()
+    narrow: bool = False  # the listings of loose items do not say in which box an item is
 
 
 def change(upstream: Upstream, event: Event) -> None:
@@ -180,7 +181,7 @@ class World:
     def __init__(self, history: History, path: Path) -> None:
         self.history, self.path = history, path
         kinds = {repr(many): kind for many, kind in zip(COLLECTIONS, history.kinds, strict=True)}
-        self.upstream = Upstream(kinds, history.feed, polite=history.polite)
+        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=history.narrow)
         self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
         self.during: dict[int, Event] = {}
         self.asked = 0
@@ -207,7 +208,10 @@ class World:
             raise PermissionDenied(f"{parent} may not be read")
         page = answer()
         await later(delays[number * 7 % len(delays)])
-        return lie(event, request, page)
+        answered = lie(event, request, page)
+        if answered.total != page.total:  # it may agree by chance with a listing that was shifted
+            self.upstream.steady.clear()
+        return answered
 
     def clock(self) -> float:
         """This machine's time."""
@@ -381,11 +385,13 @@ def play(
     items: str = "full",
     feed: bool = False,
     polite: bool = True,
+    narrow: bool = False,
 ) -> T:
     """Run a body on a world whose collections are listed in these ways."""
 
     async def main(path: Path) -> T:
-        return await body(World(History((groups, boxes, loose, items), feed, polite, (1,)), path))
+        history = History((groups, boxes, loose, items), feed, polite, (1,), narrow=narrow)
+        return await body(World(history, path))
 
     with tempfile.TemporaryDirectory() as folder:
         return run(main(Path(folder) / "data.db"))

@@ -33,6 +33,10 @@ parent that goes.  They count as missing when the second look begins, are looked
 and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
 when so many rows are missing that a person is asked first.
 
+**What a lost row still says.**  A field may name the parent whose listing has lost the row
+(``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
+against it, and becomes not loaded.  A row that nothing shows keeps it: it is where it was removed from.
+
 **After a crash.**  Each step is one transaction with the response or the task that caused it.  A
 crash between two leaves rows that are missing and still visible; the next sync goes on with them.
 Removal is soft (``_removed_at``) until ``purge``.  Roots are never removed.
@@ -50,7 +54,7 @@ from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
 from .database import Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
-from .rows import EncodedRows, TableMapping
+from .rows import NEVER, EncodedRows, TableMapping
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
@@ -70,6 +74,22 @@ TABLES = """
 """
 LISTINGS = "(SELECT id FROM _max_listing WHERE collection IN {set:collections})"
 MEMBERS_BY_CHILD = "CREATE INDEX IF NOT EXISTS _max_membership_child ON _max_membership (child)"
+ELSEWHERE = """
+    EXISTS (SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS h
+             WHERE k.child = m.row AND h.id = k.listing AND h.collection IN {set:collections})
+"""
+SHOWN = "m.row IN (SELECT s._row FROM {table} AS s WHERE s._id IN {set:ids})"
+CLEAR_PARENT = """
+    UPDATE {{table}} AS t SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
+     WHERE t._removed_at IS NULL AND t._row IN (
+           SELECT m.row FROM _max_missing AS m LEFT JOIN _max_listing AS l ON l.id = m.listing
+            WHERE m.entity = :entity AND (:at IS NULL OR m.missing_since <= :at) AND {shown}
+              AND CASE WHEN m.listing IS NULL
+                  THEN coalesce({synced}, {NEVER}) < m.missing_since AND t.{field} IN (
+                       SELECT p._id FROM {parents} AS p WHERE p._removed_at IS NOT NULL)
+                  ELSE l.collection = :collection AND l.parent = t.{field}
+                       AND coalesce({synced}, {NEVER}) < {read} END)
+"""
 LISTED_ELSEWHERE = """
     DELETE FROM _max_missing WHERE entity = :entity AND missing_since = :at AND EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
@@ -90,10 +110,8 @@ def _ending(which: str) -> tuple[str, str, str]:
 
 END_UNSEEN = _ending("listing = :listing AND generation <> :generation")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
-END_OF_PARENT = (
-    *_ending(f"listing IN {CHILD_LISTINGS}"),
-    f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}",
-)
+END_OF_PARENT = _ending(f"listing IN {CHILD_LISTINGS}")
+DROP_LISTINGS = f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}"
 UNLINK = (  # the + makes SQLite search the memberships by child
     f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{set:rows}}",
     "DELETE FROM _max_missing WHERE entity = :entity AND row IN {set:rows}",
@@ -243,16 +261,60 @@ class Removals(RenameOwner):
         at: float,
     ) -> None:
         """A complete listing has shown its members: the memberships of all others end."""
-        child = listing.collection.child
-        values = {
-            **position._asdict(),
-            "entity": child.__name__,
-            "collections": self._names(connection, child),
-            "lost_by": position.listing,
-            "at": at,
-        }
-        for statement in END_UNSEEN:
-            connection.execute(connection.dialect.sql(statement), values)
+        values = {**position._asdict(), "lost_by": position.listing, "at": at}
+        self._end(connection, END_UNSEEN, listing.collection.child, "l.began_at", values)
+
+    def _end(
+        self,
+        connection: Connection,
+        statements: tuple[str, str, str],
+        entity: type[Entity],
+        read: str,
+        values: Mapping[str, Any],
+    ) -> None:
+        """End memberships of an entity's rows; those without another one are missing."""
+        mark, end, listed_elsewhere = map(connection.dialect.sql, statements)
+        values = {**values, "entity": entity.__name__, "collections": self._names(connection, entity)}
+        connection.execute(mark, values)
+        connection.execute(end, values)
+        if self._has_missing(connection, entity):
+            self._clear_parents(connection, self._mappings[entity.__name__], read, ELSEWHERE, values)
+            connection.execute(listed_elsewhere, values)
+
+    def _has_missing(self, connection: Connection, entity: type[Entity]) -> bool:
+        sql = "SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1"
+        return connection.execute(sql, (entity.__name__,)).fetchone() is not None
+
+    def _clear_parents(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        read: str,
+        shown: str,
+        values: Mapping[str, Any],
+    ) -> None:
+        """Rows that one listing has lost, and that another response shows, have left the first one's parent.
+
+        Where a field of the row names that parent, it says what is not so any more, unless a
+        response has brought it since the listing was ``read``; which parent is right, the other
+        response has said, or it is unknown.  A row that may be gone keeps its last parent.
+        """
+        for many in self.schema.collections_of(mapping.entity):
+            if many.by is None or not self.resolver.is_listed(many):
+                continue
+            name = many.by.name
+            bitmap, bit = mapping.place(name)
+            sql = CLEAR_PARENT.format(
+                field=quoted(name),
+                bitmap=quoted(bitmap),
+                bit=bit,
+                synced=mapping.synced(name, "t"),
+                parents=quoted(self._mappings[many.parent.__name__].table),
+                read=read,
+                shown=shown,
+                NEVER=NEVER,
+            )
+            connection.execute(mapping.sql(sql), {**values, "collection": repr(many)})
 
     def mark_unlisted(
         self,
@@ -309,11 +371,11 @@ class Removals(RenameOwner):
         Those that another response brought, by a request that began at ``at``, exist as well;
         they stay missing, since no listing would notice when they are gone.
         """
-        entity = mapping.entity.__name__
-        if connection.execute("SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1", (entity,)).fetchone():
+        if self._has_missing(connection, mapping.entity):
             ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
-            sql = LISTED if at is None else BROUGHT
-            connection.execute(mapping.sql(sql), {"entity": entity, "at": at, "ids": ids})
+            values = {"entity": mapping.entity.__name__, "at": at, "ids": ids}
+            self._clear_parents(connection, mapping, "coalesce(l.covered_at, m.missing_since)", SHOWN, values)
+            connection.execute(mapping.sql(LISTED if at is None else BROUGHT), values)
 
     # -- tombstones -----------------------------------------------------------------------
 
@@ -365,16 +427,9 @@ class Removals(RenameOwner):
         """The listings of removed parents end; a row without another one is missing."""
         for name in entity.children():
             many: ManyOf[Any, Any] = ManyOf(entity, name)
-            values = {
-                "collection": repr(many),
-                "collections": self._names(connection, many.child),
-                "entity": many.child.__name__,
-                "lost_by": None,
-                "ids": ids,
-                "at": at,
-            }
-            for statement in END_OF_PARENT:
-                connection.execute(connection.dialect.sql(statement), values)
+            values = {"collection": repr(many), "lost_by": None, "ids": ids, "at": at}
+            self._end(connection, END_OF_PARENT, many.child, "m.missing_since", values)
+            connection.execute(connection.dialect.sql(DROP_LISTINGS), values)
 
     def _remove_dependents(
         self, connection: Connection, entity: type[Entity], ids: object, at: float

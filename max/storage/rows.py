@@ -288,10 +288,15 @@ class TableMapping(Generic[E]):
             bitmaps[number] |= 1 << bit
         return bitmaps
 
+    def place(self, name: str) -> tuple[str, int]:
+        """Where the row says that a field is loaded: the column of the bitmap, and the bit's value."""
+        number, bit = divmod(self.bits[name], BITS)
+        return self.bitmaps[number], 1 << bit
+
     def loaded(self, name: str, alias: str) -> str:
         """SQL that is true when a field of the row is loaded."""
-        number, bit = divmod(self.bits[name], BITS)
-        return f"({alias}.{quoted(self.bitmaps[number])} & {1 << bit}) <> 0"
+        bitmap, bit = self.place(name)
+        return f"({alias}.{quoted(bitmap)} & {bit}) <> 0"
 
     def brought(self, name: str) -> str:
         """SQL that is true when the load ``p`` brought a field."""
