@@ -32,7 +32,7 @@ LEVELS = {1: "low", 2: "high"}
 LATEST = 6
 
 
-def made(name: str, fields: Mapping[str, str], **collections: tuple[str, Any]) -> Any:
+def made(name: str, fields: Mapping[str, str], /, **collections: tuple[str, Any]) -> Any:
     """An entity as one version of a connector declares it; a collection is its annotation and its inverse."""
     body: dict[str, Any] = {field: Field() for field in fields}
     body |= {many: Many(by=by) for many, (_, by) in collections.items()}
