@@ -288,9 +288,10 @@ class Engine(Lifecycle, Protocol):
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
         """What changed after a cursor, oldest first: ``async for change in engine.changes(…)``.
 
-        None gives every change that is kept.  "beginning" first gives the rows as they were before,
-        as created, so that the changes rebuild every row from nothing.  "now" gives no change, only
-        the newest cursor.  HistoryError when the installation records no history.
+        ``since`` may also be a time as filters have it, such as "yesterday" or "-3mo".  None gives
+        every change that is kept.  "beginning" first gives the rows as they were before, as created,
+        so that the changes rebuild every row from nothing.  "now" gives no change, only the newest
+        cursor.  HistoryError when the installation records no history.
         """
 
 

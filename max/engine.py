@@ -15,7 +15,7 @@ from typing import Any
 
 from .core import BoundQuery, Engine, SyncMeta
 from .model.aggregate import Grouping, Groups
-from .model.changes import ChangeFeed, ChangePage
+from .model.changes import ChangeFeed, ChangePage, read_since
 from .model.delivery import (
     AgeHistogram,
     DeletionCandidates,
@@ -132,13 +132,16 @@ class SqliteEngine(Engine):
         return Write(self._database, lambda connection: self.tables.write(connection, delivery))
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
-        """What changed behind a cursor."""
+        """What changed behind a cursor, or from a time on."""
         if entity is not None:
             self.tables.mapping(entity)
         change_log, entities = self.tables.change_log, [entity] if entity is not None else []
 
+        now = self._clock()
+
         async def read(since: str | None) -> ChangePage:
-            return await self._database.read(lambda c: change_log.page(c, since, entities=entities))
+            place = None if since is None else read_since(since, now)
+            return await self._database.read(lambda c: change_log.page(c, place, entities=entities))
 
         return ChangeFeed(read, since)
 

@@ -1,112 +1,210 @@
-"""changes: what changed in the rows, and when."""
+"""changes: what changed in the rows, and when.
+
+Text is for people: the newest changes first, a screenful of them, with the rows' titles.  The other
+formats are for programs that follow the changes: oldest first, all of them, with the cursor that
+continues after them.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
-from ..model.changes import Change
+from ..model.changes import BEGINNING, KINDS, NOW, Change, ChangeSummary, read_since
 from .framework import Answer, Ending, Options, Parser, paint
 from .tables import MOST
-from .text import Colour, Paint, cell, iso_time, pad, short_time, truncate
+from .terminal import width
+from .text import Colour, Paint, cell, display_width, iso_time, number, pad, short_time, truncate
 
 if TYPE_CHECKING:
     from ..model.changes import ChangePage
+    from ..model.entities import Entity
     from ..model.values import Json
     from ..query.reader import Reader
 
-COLUMNS = ("at", "kind", "entity", "id", "sync", "old", "new", "cursor")  # of a change as JSON data
 COLOURS: dict[str, Colour] = {"created": "green", "removed": "red", "restored": "yellow"}
 KIND = 8  # cells of the longest kind of change
 PAGE = 1_000  # changes that are read at a time
+SHOWN = 50  # changes that text shows
+INDENT = 18  # cells before a field of an update
+LEAST_TITLE = 8  # cells that a title or a value is worth showing in
+COLUMNS = ("at", "kind", "entity", "id", "title", "sync", "old", "new", "cursor")
 
 
 def configure_changes(parser: Parser) -> None:
-    """``max changes INSTALLATION``."""
+    """``max changes [INSTALLATION]``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(optional=True)
     parser.add_argument(
-        "--since", metavar="CURSOR", help="only later changes; `now` gives none, but the newest cursor"
+        "--since",
+        metavar="WHEN",
+        help="from a time on (yesterday, 1d, 2026-11-26, 2026-11) or after a cursor; beginning: every row"
+        " as it was before the oldest change, then all changes; now: only the newest cursor",
     )
-    parser.add_argument("--entity", metavar="ENTITY", help="only this one")
-    parser.add_limit("changes (default: all)")
+    parser.add_argument("--until", metavar="WHEN", help="up to a time, with all of it")
+    parser.add_list("--entity", "ENTITY,…", "only these")
+    parser.add_list("--fields", "FIELD,…", "only these fields, and of the updates those of one of them")
+    parser.add_argument("--summary", action="store_true", help="count the rows that came, changed and went")
+    parser.add_limit(f"changes (default: {SHOWN} in text, else all)")
     parser.add_examples(
-        "max changes acme:default",
-        "max changes acme:default --entity AcmeTask --since CURSOR -o ndjson",
-        "max changes acme:default --since now -o json",
+        "max changes acme:default --since yesterday",
+        "max changes acme:default --since 2026-11 --until 2026-11 --summary",
+        "max changes acme:default --entity AcmeTask --fields status,assignee",
+        "max changes acme:default --since CURSOR -o ndjson",
+        "",
+        "Text shows the newest changes first. The other formats have the oldest first, for programs",
+        "that follow the changes: each has its cursor, and --since CURSOR continues after it.",
     )
 
 
 def run_changes(options: Options) -> Answer:
-    """The changes, oldest first, as they are read; with the cursor that continues after them."""
-    return options.while_reading(partial(changed, options))
+    """The changes, as they are read; or what they come to."""
+    options.entities = options.entity.split(",") if options.entity else []
+    if options.summary:
+        with options.reading() as reader:
+            return summed_up(options, reader)
+    return options.while_reading(lambda reader: listed(options, reader))
 
 
-def changed(options: Options, reader: Reader) -> Answer:
-    """The changes of one installation, read while they are printed."""
+def listed(options: Options, reader: Reader) -> Answer:
+    """Every change."""
     changes = Changes(options, reader)
-
-    def notes() -> Iterator[str]:
-        if not changes.last.more:
-            found = "" if changes.shown else "nothing changed; "
-            yield f"{found}continue later with: --since {changes.last.cursor}"
-
     return options.listing(
-        map(change_row, changes),
+        starmap(change_row, changes),
         lambda: changes_text(changes),
-        notes(),
+        changes.notes,
         columns=COLUMNS,
         ending=changes.ending,
     )
 
 
 class Changes:
-    """The changes that the options ask for, read a page at a time; ``last`` is the newest page."""
+    """The changes that the options ask for, with the titles of their rows, read a page at a time."""
 
-    last: ChangePage
+    page: ChangePage  # the last one that was read
 
     def __init__(self, options: Options, reader: Reader) -> None:
-        self._options, self._reader, self.shown = options, reader, 0
+        self._options, self.reader = options, reader
+        self.newest_first = options.output == "text"
+        self.limit = options.limit or (SHOWN if self.newest_first else None)
+        self.shown, self.notes = 0, list[str]()
+        self.wanted = None if options.since is None else read_since(options.since, reader.now)
 
-    def __iter__(self) -> Iterator[Change]:
-        limit, since = self._options.limit, self._options.since
+    def __iter__(self) -> Iterator[tuple[Change, str | None]]:
+        options, since = self._options, self._options.since
+        fields = options.fields.split(",") if options.fields else ()
         while True:
-            size = PAGE if limit is None else min(limit - self.shown, PAGE)
-            self.last = self._reader.changes(since, entity=self._options.entity or None, limit=size)
-            self.shown += len(self.last.items)
-            yield from self.last.items
-            if not self.last.more or self.shown == limit:
+            self.page = self.reader.changes(
+                since,
+                until=options.until,
+                entity=options.entities,
+                fields=fields,
+                newest_first=self.newest_first,
+                limit=PAGE if self.limit is None else min(self.limit - self.shown, PAGE),
+            )
+            self.shown += len(self.page.items)
+            titles = self.reader.titles({change.ref for change in self.page.items})
+            yield from ((change, titles.get(change.ref)) for change in self.page.items)
+            if self.newest_first or not self.page.more or self.shown == self.limit:
+                self.notes += doubts(self.wanted, self.page.since)
                 return
-            since = self.last.cursor
+            since = self.page.cursor
 
     def ending(self) -> Ending:
-        """Where to continue, and whether more changes follow already."""
-        page = self.last
-        return Ending(self.shown, None, page.more, page.cursor, ("--since", page.cursor))
+        """Where the last page ended.  Programs always go on at its cursor; people ask for more."""
+        options, page = self._options, self.page
+        total = None
+        if not options.fields and options.since != BEGINNING:
+            total = self.reader.count_changes(options.since, until=options.until, entity=options.entities)
+        if self.newest_first:
+            more = str(4 * self.shown)
+            return Ending(
+                self.shown, total, page.more, page.cursor, ("--limit", more), f"more: --limit {more}"
+            )
+        return Ending(self.shown, total, page.more, page.cursor, ("--since", page.cursor))
 
 
-def change_row(change: Change) -> dict[str, Json]:
-    """A change as JSON data, its time first."""
-    return {"at": iso_time(change.at), **change.to_dict()}
+def change_row(change: Change, title: str | None) -> dict[str, Json]:
+    """A change as JSON data, its time and its row first."""
+    data = {"at": iso_time(change.at), "title": title, **change.to_dict()}
+    return {name: data[name] for name in COLUMNS}
 
 
 def changes_text(changes: Changes) -> Iterator[str]:
     """A line for each change, and below an update one for each field."""
-    for change in changes:
-        yield from change_lines(change, paint())
+    colours, room = paint(), width(sys.stdout)
+    for change, title in changes:
+        yield from change_lines(change, title, room, colours)
+    if not changes.shown:
+        changes.notes.append(nothing(changes.wanted))
+    if changes.wanted == NOW:
+        changes.notes.append(f"continue later with: --since {changes.page.cursor}")
 
 
-def change_lines(change: Change, paint: Paint) -> Iterator[str]:
-    """Time, kind and row of a change; for an update, the old and the new value of each field."""
+def change_lines(change: Change, title: str | None, room: int | None, paint: Paint) -> Iterator[str]:
+    """Time, kind, row and its title; for an update, the old and the new value of each field."""
     kind = paint(pad(change.kind, KIND), COLOURS.get(change.kind))
-    yield f"{short_time(change.at)}  {kind}  {change.ref!r}"
+    head = f"{short_time(change.at)}  {pad(change.kind, KIND)}  {change.ref!r}"
+    left = MOST if room is None else room - display_width(head) - 2
+    shown = f"  {cell(title, left)}" if title and left >= LEAST_TITLE else ""
+    yield f"{short_time(change.at)}  {kind}  {change.ref!r}{shown}"
     if change.kind == "updated":
         for name in {**change.old, **change.new}:
-            old, new = (shown_value(side, name) for side in (change.old, change.new))
-            yield f"  {paint(name, 'dim')}: {old} → {new}"
+            line = f"{' ' * INDENT}{paint(name, 'dim')}: "
+            space = MOST if room is None else max(room - INDENT - len(name) - 5, 2 * LEAST_TITLE) // 2
+            old, new = (shown_value(side, name, space) for side in (change.old, change.new))
+            yield f"{line}{old} → {new}"
 
 
-def shown_value(side: Mapping[str, Any], name: str) -> str:
+def shown_value(side: Mapping[str, Any], name: str, room: int) -> str:
     """A field's value on one line, or "(not loaded)"."""
-    return truncate(cell(side[name], MOST), MOST) if name in side else "(not loaded)"
+    return truncate(cell(side[name], room), room) if name in side else "(not loaded)"
+
+
+def doubts(wanted: str | float | None, since: float) -> list[str]:
+    """A note when changes were asked for that are older than the log."""
+    if not isinstance(wanted, float) or wanted >= since:
+        return []
+    return [f"recording began {short_time(since)}: what changed before is not known"]
+
+
+def nothing(wanted: str | float | None) -> str:
+    return f"nothing changed since {short_time(wanted)}" if isinstance(wanted, float) else "nothing changed"
+
+
+# -- the summary -------------------------------------------------------------------------------
+
+
+def summed_up(options: Options, reader: Reader) -> Answer:
+    """How many rows of each entity came, changed and went."""
+    found = reader.change_summary(options.since, until=options.until, entity=options.entities)
+    wanted = None if options.since is None else read_since(options.since, reader.now)
+    notes = doubts(wanted, found.since)
+    if not found.kinds:
+        notes.append(nothing(wanted))
+    rows = [summary_row(entity, found) for entity in found.kinds]
+    text = partial(summary_text, found)
+    return options.listing(rows, text, notes, columns=("entity", *KINDS, "fields"))
+
+
+def summary_row(entity: type[Entity], found: ChangeSummary) -> dict[str, Json]:
+    """The counts of an entity as JSON data."""
+    kinds: dict[str, Json] = {kind: found.kinds[entity].get(kind, 0) for kind in KINDS}
+    return {"entity": entity.__name__, **kinds, "fields": dict(found.fields[entity])}
+
+
+def summary_text(found: ChangeSummary) -> Iterator[str]:
+    """``AcmeTask  3 created, 5 updated (status 4, assignee 1)``."""
+    names = max((len(entity.__name__) for entity in found.kinds), default=0)
+    for entity, kinds in found.kinds.items():
+        yield f"{pad(entity.__name__, names)}  {change_counts(kinds, found.fields[entity])}"
+
+
+def change_counts(kinds: Mapping[str, int], fields: Mapping[str, int]) -> str:
+    """``3 created, 5 updated (status 4, assignee 1)``."""
+    inside = ", ".join(f"{name} {number(count)}" for name, count in fields.items())
+    words = [f"{number(count)} {kind}" for kind, count in kinds.items()]
+    return ", ".join(f"{one} ({inside})" if one.endswith("updated") and inside else one for one in words)

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
+from ..errors import UsageError
 from .entities import Entity, Ref
 from .struct import Struct
 from .values import Json
+
+if TYPE_CHECKING:
+    from .periods import Period
 
 NOW = "now"  # the cursor behind everything that is recorded
 BEGINNING = "beginning"  # the cursor before the rows that were there when recording began
 
 ChangeKind: TypeAlias = Literal["created", "updated", "removed", "restored"]
+TIMES = "yesterday, 1d, 2026-11-26 or 2026-11"  # that ``since`` may be
+MICROSECOND = 1e-6
 KINDS: tuple[ChangeKind, ...] = ("created", "updated", "removed", "restored")
+
+
+def read_since(text: str, now: float) -> str | float:
+    """What ``since`` means: a cursor, or for a time its first moment, in seconds since the epoch.
+
+    A time is written as in filters: ``yesterday``, ``2026-11-26``, ``-3mo``; an age needs no sign.
+    """
+    period = None if text in (NOW, BEGINNING) else _period(text, now)
+    return text if period is None else period.first.timestamp()
+
+
+def read_until(text: str, now: float) -> float:
+    """The first moment after a time, in seconds since the epoch; UsageError when it is none."""
+    period = _period(text, now)
+    if period is None:
+        raise UsageError(f"{text!r} is not a time", hint=f"such as {TIMES}")
+    return period.last.timestamp() + MICROSECOND
+
+
+def _period(text: str, now: float) -> Period | None:
+    from .periods import AGE, period_of
+
+    try:
+        return period_of(f"-{text}" if AGE.fullmatch(f"-{text}") else text, now)
+    except (ValueError, OverflowError):
+        return None
 
 
 class Change(Struct):
@@ -83,7 +115,7 @@ class ChangeSummary(Struct):
 
 
 class ChangeFeed:
-    """The changes after a cursor, up to now: ``async for change in feed``.  One page is in memory.
+    """The changes after a cursor or from a time on: ``async for change in feed``.  One page is in memory.
 
     ``cursor`` is where to continue: after the last change that was read, and at the end after
     everything that was recorded.

@@ -13,15 +13,17 @@ itself.  Entities and fields go by their names, in any case, or by their classes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UsageError
+from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UnknownName, UsageError
 from ..model.aggregate import grouping, values_of_field
-from ..model.entities import Entity, FieldOf, Filter, RefKey
+from ..model.changes import read_since, read_until
+from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
 from ..model.query import Query, QueryPage, RowPage, parse_fields, parse_paths
+from ..storage.change_log import ChangeLog
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..core import InstallationInfo
     from ..model.aggregate import By, Fields, Grouping, Groups
-    from ..model.changes import ChangePage
+    from ..model.changes import ChangePage, ChangeSummary
     from ..model.loaders import Resolver
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .ages import FieldAge
     from .sql import SqlAnswer as SqlAnswer
 
+T = TypeVar("T")
+OneOrSeveral: TypeAlias = str | type[Entity] | Sequence[str | type[Entity]]
 Where: TypeAlias = str | Filter[Any] | Sequence[str | Filter[Any]] | None
 LIMIT = 1_000  # rows of an answer whose caller names no limit
 TIMEOUT = 10.0  # seconds that a statement may take
@@ -282,16 +286,65 @@ class Reader:
     # -- what is known about them ---------------------------------------------------------
 
     def changes(
-        self, since: str | None = None, *, entity: str | type[Entity] | None = None, limit: int = LIMIT
+        self,
+        since: str | None = None,
+        *,
+        until: str | None = None,
+        entity: OneOrSeveral = (),
+        fields: Sequence[str] = (),
+        newest_first: bool = False,
+        limit: int = LIMIT,
     ) -> ChangePage:
-        """The changes behind a cursor; None for the beginning, "now" for what is to come.
+        """The changes after a cursor or from a time on; None for the oldest that is kept.
 
+        ``since`` is a cursor, a time as in filters ("yesterday", "2026-11", "-3mo"; an age needs no
+        sign), "now" for what is to come, or "beginning": that gives the rows from before the oldest
+        change first, as created.  ``until`` is a time.  With ``fields`` the changes hold these alone, and
+        updates of none of them are left out.  Newest first they come without a next page.
         HistoryError when nothing is recorded, CursorExpired when what followed is no longer kept.
         """
-        kinds = [] if entity is None else [self.entity(entity)]
+        names = self._field_names(entity, fields)
+        more = {"fields": names, "newest_first": newest_first, "limit": limit}
+        return self._changes(ChangeLog.page, since, until, entity, **more)
+
+    def count_changes(
+        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = ()
+    ) -> int:
+        """How many changes there are, without the rows from before the oldest; the same errors."""
+        return self._changes(ChangeLog.count, since, until, entity)
+
+    def change_summary(
+        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = ()
+    ) -> ChangeSummary:
+        """How many rows of each entity came, changed and went, and which fields; the same errors."""
+        return self._changes(ChangeLog.summary, since, until, entity)
+
+    def _several(self, entity: OneOrSeveral) -> list[type[Entity]]:
+        return [self.entity(one) for one in ([entity] if isinstance(entity, str | type) else entity)]
+
+    def _field_names(self, entity: OneOrSeveral, fields: Sequence[str]) -> list[str]:
+        """Fields of one of the entities at least; UnknownName for any other."""
+        kinds = self._several(entity) or list(self.schema.entities.values())
+        known = {name.casefold(): name for kind in kinds for name in kind.types()}
+        for name in fields:
+            if name.casefold() not in known:
+                raise UnknownName("field", name, known.values())
+        return [known[name.casefold()] for name in fields]
+
+    def _changes(
+        self,
+        ask: Callable[..., T],
+        since: str | None,
+        until: str | None,
+        entity: OneOrSeveral,
+        **more: Any,
+    ) -> T:
+        kinds = self._several(entity)
+        place = None if since is None else read_since(since, self.now)
+        end = None if until is None else read_until(until, self.now)
         try:
             with self._reading() as connection:
-                return self._tables.change_log.page(connection, since, entities=kinds, limit=limit)
+                return ask(self._tables.change_log, connection, place, until=end, entities=kinds, **more)
         except CursorExpired:
             raise
         except HistoryError as error:
@@ -299,6 +352,19 @@ class Reader:
             if self.info.settings.history != "off":
                 hint = f"recording starts with: max sync {self.info}"
             raise HistoryError(f"{self.info}: {error.message}", hint=hint) from error
+
+    def titles(self, refs: Iterable[Ref[Any]]) -> dict[Ref[Any], str]:
+        """The titles of these rows, also of removed ones, where their entity has one and it is loaded."""
+        ids: dict[type[Entity], list[str]] = {}
+        for ref in refs:
+            if ref.entity._title is not None:
+                ids.setdefault(ref.entity, []).append(ref.id)
+        with self._reading() as connection:
+            return {
+                kind.ref(id): title
+                for kind, some in ids.items()
+                for id, title in self._tables.titles(connection, kind, some)
+            }
 
     def freshness(self, what: str | None = None) -> list[FieldAge]:
         """How old every field is, and how long ago each collection and feed was listed to its end.

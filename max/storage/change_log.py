@@ -35,12 +35,12 @@ import time
 from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, takewhile
+from itertools import groupby, islice, takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
-from ..model.changes import BEGINNING, KINDS, NOW, Change, ChangeKind, ChangePage, ChangeSummary
+from ..model.changes import BEGINNING, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
@@ -109,7 +109,7 @@ KEEP_KINDS = """
 RANGE = "id > :after AND id <= :upto AND +number IN {set:numbers}"
 RECORDS = f"""
     SELECT id, at, sync, number, row, kind, old, new FROM _max_change
-     WHERE {RANGE} ORDER BY id {{order}} LIMIT :limit
+     WHERE {RANGE} ORDER BY id {{order}}
 """
 OLDEST_FIRST, NEWEST_FIRST = (RECORDS.replace("{order}", order) for order in ("ASC", "DESC"))
 COUNT = f"SELECT count(*) FROM _max_change WHERE {RANGE}"
@@ -251,16 +251,18 @@ class ChangeLog(RenameOwner):
         *,
         until: float | None = None,
         entities: Collection[type[Entity]] = (),
+        fields: Collection[str] = (),
         newest_first: bool = False,
         limit: int = PAGE,
     ) -> ChangePage:
         """The changes after a cursor or from a time on, up to a time; of all entities unless some are given.
 
-        None is the oldest change that is kept, "beginning" the rows before it, "now" the end.
+        With ``fields`` they hold these alone, and updates of none of them are left out.  None is the
+        oldest change that is kept, "beginning" the rows before it, "now" the end.
         HistoryError when nothing was ever recorded, CursorExpired when the changes after the
         cursor are no longer kept, InvalidCursor when it belongs to another installation.
         """
-        reading = self._reading(connection, entities)
+        reading = self._reading(connection, entities, fields)
         log = reading.log
         if since == NOW:
             return ChangePage((), change_cursor(log, log.newest), more=False, since=log.since)
@@ -275,6 +277,17 @@ class ChangeLog(RenameOwner):
         rest = reading.changes(log.floor, upto, limit - len(base.items))
         return rest.replace(items=[*base.items, *rest.items])
 
+    def count(
+        self,
+        connection: Connection,
+        since: str | float | None = None,
+        *,
+        until: float | None = None,
+        entities: Collection[type[Entity]] = (),
+    ) -> int:
+        """How many changes a page without a limit has, without the rows from before; the same errors."""
+        return self._reading(connection, entities).count(since, until)
+
     def summary(
         self,
         connection: Connection,
@@ -284,18 +297,18 @@ class ChangeLog(RenameOwner):
         entities: Collection[type[Entity]] = (),
     ) -> ChangeSummary:
         """What the changes of a page without a limit come to; the same errors."""
-        reading = self._reading(connection, entities)
-        position, upto = reading.position(since), reading.before(until)
-        return reading.summary(position if isinstance(position, int) else reading.log.floor, upto)
+        return self._reading(connection, entities).summary(since, until)
 
-    def _reading(self, connection: Connection, entities: Collection[type[Entity]]) -> _Reading:
+    def _reading(
+        self, connection: Connection, entities: Collection[type[Entity]], fields: Collection[str] = ()
+    ) -> _Reading:
         log = read_log(connection)
         if log is None or (log.recording != ON and log.newest <= log.floor):
             raise HistoryError(
                 "changes are not recorded",
                 hint="turn it on with: max settings INSTALLATION history=changes; then sync",
             )
-        return _Reading(connection, log, self._mappings, entities)
+        return _Reading(connection, log, self._mappings, entities, fields)
 
     # -- expiry ---------------------------------------------------------------------------
 
@@ -488,8 +501,10 @@ class _Reading:
         log: _Log,
         mappings: Mapping[str, TableMapping[Any]],
         entities: Collection[type[Entity]],
+        fields: Collection[str],
     ) -> None:
         self._connection, self.log = connection, log
+        self._fields = frozenset(fields)
         wanted = {one.__name__ for one in entities} or mappings.keys()
         numbers = connection.execute("SELECT id, name FROM _max_change_entity ORDER BY id").fetchall()
         self._mappings = {n: mappings[name] for n, name in numbers if name in mappings and name in wanted}
@@ -511,22 +526,33 @@ class _Reading:
 
     def changes(self, after: int, upto: int, limit: int) -> ChangePage:
         """The records after a number, oldest first."""
-        rows = self._select(OLDEST_FIRST, after, upto, limit + 1)
-        more, rows = len(rows) > limit, rows[:limit]
-        last = upto if not more else rows[-1][0] if rows else after
-        items = [self._change(*row) for row in rows]
-        return ChangePage(items, change_cursor(self.log, max(last, after)), more, self.log.since)
+        found = self._select(OLDEST_FIRST, after, upto, limit + 1)
+        items = found[:limit]
+        cursor = change_cursor(self.log, max(upto, after) if len(found) <= limit else after)
+        if items and len(found) > limit:
+            cursor = items[-1].cursor
+        return ChangePage(items, cursor, len(found) > limit, self.log.since)
 
     def newest(self, after: int, upto: int, limit: int) -> ChangePage:
         """The last records up to a number, newest first."""
-        rows = self._select(NEWEST_FIRST, after, upto, limit + 1)
-        items = [self._change(*row) for row in rows[:limit]]
-        return ChangePage(items, change_cursor(self.log, upto), len(rows) > limit, self.log.since)
+        found = self._select(NEWEST_FIRST, after, upto, limit + 1)
+        return ChangePage(found[:limit], change_cursor(self.log, upto), len(found) > limit, self.log.since)
 
-    def summary(self, after: int, upto: int) -> ChangeSummary:
-        """What the records between two numbers come to."""
+    def count(self, since: str | float | None, until: float | None) -> int:
+        """How many records there are from one place to another."""
+        after, upto = self._range(since, until)
         values = {"after": after, "upto": upto, "numbers": self._numbers()}
-        (total,) = self._connection.execute(self._sql(COUNT), values).fetchone()
+        return int(self._connection.execute(self._sql(COUNT), values).fetchone()[0])
+
+    def _range(self, since: str | float | None, until: float | None) -> tuple[int, int]:
+        if since == NOW:
+            return self.log.newest, self.log.newest
+        position = self.position(since)
+        return position if isinstance(position, int) else self.log.floor, self.before(until)
+
+    def summary(self, since: str | float | None, until: float | None) -> ChangeSummary:
+        """What the records from one place to another come to."""
+        after, upto = self._range(since, until)
         kinds: dict[type[Entity], Mapping[str, int]] = {}
         fields: dict[type[Entity], Mapping[str, int]] = {}
         for number, mapping in self._mappings.items():
@@ -535,7 +561,7 @@ class _Reading:
                 names = {mapping.bits[name]: name for name in mapping.types}
                 kinds[mapping.entity] = net
                 fields[mapping.entity] = {names[n]: c for n, c in changed.most_common() if n in names}
-        return ChangeSummary(total, kinds, fields, self.log.since)
+        return ChangeSummary(self.count(since, until), kinds, fields, self.log.since)
 
     def _net(self, number: int, after: int, upto: int) -> tuple[dict[str, int], Counter[int]]:
         """How many rows of an entity came, changed and went, and in how many of these which field changed."""
@@ -552,9 +578,10 @@ class _Reading:
                 changed.update({n for side in (*olds, *news) if side for n, _ in _numbered(side)})
         return {kind: net[kind] for kind in KINDS if net[kind]}, changed
 
-    def _select(self, template: str, after: int, upto: int, limit: int) -> list[Any]:
-        values = {"after": after, "upto": upto, "numbers": self._numbers(), "limit": limit}
-        return self._connection.execute(self._sql(template), values).fetchall()
+    def _select(self, template: str, after: int, upto: int, limit: int) -> list[Change]:
+        values = {"after": after, "upto": upto, "numbers": self._numbers()}
+        rows = self._connection.execute(self._sql(template), values)
+        return list(islice((one for row in rows if (one := self._change(*row)) is not None), limit))
 
     def _sql(self, template: str) -> str:
         return self._connection.dialect.sql(template)
@@ -603,7 +630,8 @@ class _Reading:
 
     def _existing(self, number: int, id: str, fields: Mapping[str, Any]) -> Change:
         cursor = base_cursor(self.log, number, id)
-        return Change("created", self._mappings[number].entity, id, self.log.since, None, {}, fields, cursor)
+        entity, chosen = self._mappings[number].entity, self._chosen(dict(fields))
+        return Change("created", entity, id, self.log.since, None, {}, chosen, cursor)
 
     def _change(
         self,
@@ -615,10 +643,18 @@ class _Reading:
         kind: ChangeKind,
         old: str | None,
         new: str | None,
-    ) -> Change:
+    ) -> Change | None:
+        """The change of a record; None for an update of none of the chosen fields."""
         entity, decoders = self._mappings[number].entity, self._decoders[number]
-        sides = decode_side(decoders, old), decode_side(decoders, new)
-        return Change(kind, entity, row, at, sync, *sides, change_cursor(self.log, id))
+        before, after = (self._chosen(decode_side(decoders, side)) for side in (old, new))
+        if kind == "updated" and self._fields and not (before or after):
+            return None
+        return Change(kind, entity, row, at, sync, before, after, change_cursor(self.log, id))
+
+    def _chosen(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if not self._fields:
+            return fields
+        return {name: value for name, value in fields.items() if name in self._fields}
 
 
 def net_kind(first: str, last: str) -> ChangeKind | None:
@@ -709,6 +745,6 @@ def _decode(cursor: str) -> list[Any]:
     fits = ([str, int], [str, int, int, str])
     if not isinstance(data, list) or [type(one) for one in data] not in fits:
         raise InvalidCursor(
-            "it is not a cursor of `max changes`", hint="pass the cursor of a change, or: --since now"
+            "it is not a cursor of `max changes`", hint=f"pass the cursor of a change, or a time: {TIMES}"
         )
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import (
@@ -15,7 +15,7 @@ from ..errors import (
     UnknownName,
     UsageError,
 )
-from ..model.entities import E, FieldOf, ManyOf, P, Ref, field_names
+from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
 from ..model.loaders import Resolver, UnknownLoaders
 from ..model.query import PAGE_SIZE, Query, QueryPage, RowPage
 from ..model.schema import Schema
@@ -169,6 +169,17 @@ class Tables:
 
         self.mapping(query.entity)
         return groups(connection, self._mappings, query, grouping)
+
+    def titles(
+        self, connection: Connection, entity: type[Entity], ids: Iterable[str]
+    ) -> list[tuple[str, str]]:
+        """Id and title of these rows, also of removed ones; not of those whose title is not loaded."""
+        mapping = self.mapping(entity)
+        if entity._title is None:
+            return []
+        title = quoted(entity._title)
+        sql = f"SELECT _id, {title} FROM {{table}} WHERE _id IN {{set:ids}} AND {title} IS NOT NULL"
+        return connection.execute(mapping.sql(sql), {"ids": connection.dialect.array(ids)}).fetchall()
 
     def load(self, connection: Connection, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity; NotFound when it is not stored or was removed upstream."""

@@ -18,7 +18,7 @@ from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
 from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, Run, record_sync
+from tests.command_line import Cli, Run
 
 NOON = 1_800_000_000.0
 
@@ -51,7 +51,6 @@ def recorded(cli: Cli, info: InstallationInfo) -> Cli:
     store(AcmeUser("u1", name="Ada", active=True))
     store(AcmeUser("u1", name="Ada Byron", email="a@x"), at=NOON + 61)
     store(at=NOON + 62, removed=(AcmeUser.ref("u1"),))
-    record_sync(ProjectFolder.find(".").database(info))
     return cli
 
 
@@ -97,9 +96,9 @@ def test_an_invalid_setting_is_a_usage_error(cli: Cli, info: InstallationInfo, w
 # -- changes ----------------------------------------------------------------------------------
 
 
-def test_ndjson_has_a_line_for_each_change_and_the_cursor_on_stderr(recorded: Cli) -> None:
+def test_programs_get_the_oldest_change_first_and_the_cursor_that_continues_on_stderr(recorded: Cli) -> None:
     run = recorded("changes", "acme", "-o", "ndjson")
-    changes, meta = lines(run), json.loads(run.err)["meta"]
+    changes = lines(run)
     assert [(one["kind"], one["old"], one["new"]) for one in changes] == [
         ("created", {}, {"name": "Ada", "active": True}),
         ("updated", {"name": "Ada"}, {"name": "Ada Byron", "email": "a@x"}),
@@ -107,46 +106,130 @@ def test_ndjson_has_a_line_for_each_change_and_the_cursor_on_stderr(recorded: Cl
     ]
     first = {"entity": "AcmeUser", "id": "u1", "sync": "s1", "at": "2027-01-15T08:00:00Z"}
     assert first.items() <= changes[0].items()
-    assert (meta["shown"], meta["hasMore"], meta["cursor"]) == (3, False, changes[-1]["cursor"])
+    meta = json.loads(run.err.splitlines()[0])["meta"]
+    assert {"total": 3, "shown": 3, "hasMore": False, "cursor": changes[-1]["cursor"]}.items() <= meta.items()
+    assert meta["next"] == f"max changes acme -o ndjson --since {changes[-1]['cursor']}"
 
 
 def test_a_cursor_continues_after_its_change(recorded: Cli) -> None:
-    page = recorded("changes", "acme", "--limit", "1", "-o", "ndjson")
-    (first,), meta = lines(page), json.loads(page.err)["meta"]
-    assert (meta["hasMore"], meta["cursor"]) == (True, first["cursor"])
-    assert meta["next"] == f"max changes acme --limit 1 -o ndjson --since {first['cursor']}"
+    first = recorded("changes", "acme", "--limit", "1", "-o", "json").data
+    assert (first["total"], first["hasMore"], first["cursor"]) == (3, True, first["data"][0]["cursor"])
     run = recorded("changes", "acme", "--since", first["cursor"], "-o", "json")
     assert [one["kind"] for one in run.data["data"]] == ["updated", "removed"]
     assert run.data["hasMore"] is False
-    rest = recorded("changes", "acme", "--since", run.data["cursor"], "-o", "json")
-    assert (rest.data["data"], rest.data["hasMore"]) == ([], False)
-    assert rest.data["cursor"] == run.data["cursor"]
+    rest = recorded("changes", "acme", "--since", run.data["cursor"], "-o", "json").data
+    assert (rest["data"], rest["total"], rest["cursor"]) == ([], 0, run.data["cursor"])
 
 
-def test_since_now_gives_the_newest_cursor(recorded: Cli) -> None:
-    cursor = recorded("changes", "acme", "--since", "now", "--json").data["cursor"]
-    assert recorded("changes", "acme", "--since", cursor).err == (
-        f"nothing changed; continue later with: --since {cursor}\n"
-    )
+def test_since_now_gives_the_newest_cursor_alone(recorded: Cli) -> None:
+    found = recorded("changes", "acme", "--since", "now", "--json").data
+    assert (found["data"], found["total"]) == ([], 0)
+    run = recorded("changes", "acme", "--since", found["cursor"])
+    assert (run.out, run.err.splitlines()[0]) == ("", "nothing changed")
+    said = recorded("changes", "acme", "--since", "now").err.splitlines()
+    assert f"continue later with: --since {found['cursor']}" in said
 
 
-def test_text_has_a_line_for_each_change_and_each_updated_field(recorded: Cli) -> None:
+def test_people_get_the_newest_change_first_with_titles_and_each_updated_field(recorded: Cli) -> None:
     run = recorded("changes", "acme")
     assert run.out.splitlines() == [
-        "2027-01-15 08:00  created   AcmeUser:u1",
-        "2027-01-15 08:01  updated   AcmeUser:u1",
-        "  name: Ada → Ada Byron",
-        "  email: (not loaded) → a@x",
-        "2027-01-15 08:01  removed   AcmeUser:u1",
+        "2027-01-15 08:01  removed   AcmeUser:u1  Ada Byron",
+        "2027-01-15 08:01  updated   AcmeUser:u1  Ada Byron",
+        "                  name: Ada → Ada Byron",
+        "                  email: (not loaded) → a@x",
+        "2027-01-15 08:00  created   AcmeUser:u1  Ada Byron",
     ]
-    assert run.err.startswith("continue later with: --since ")
 
 
-def test_changes_of_one_entity(recorded: Cli) -> None:
+def test_people_see_the_newest_fifty_and_how_many_there_are(recorded: Cli) -> None:
+    store(*(AcmeUser(f"x{number:02}", name="Bo") for number in range(60)), at=NOON + 63)
+    run = recorded("changes", "acme")
+    assert run.out.splitlines()[0].endswith("AcmeUser:x59  Bo")
+    assert len(run.out.splitlines()) == 50
+    assert run.err.startswith("50 of 63 shown; next: max changes acme --limit 200\n")
+    assert len(recorded("changes", "acme", "--limit", "3").out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        (["--since", "2027-01-15T08:00:30"], ["updated", "removed"]),
+        (["--since", "2027-01-15T08:01:02"], ["removed"]),
+        (["--since", "2027-01-16"], []),
+        (["--until", "2027-01-15T08:00"], ["created"]),
+        (["--until", "2027-01-15"], ["created", "updated", "removed"]),
+        (["--since", "2027-01-15T08:01:01", "--until", "2027-01-15T08:01:01"], ["updated"]),
+        (["--since", "2027", "--until", "2026"], []),
+    ],
+)
+def test_a_time_chooses_changes_from_its_first_to_its_last_moment(
+    recorded: Cli, words: list[str], kinds: list[str]
+) -> None:
+    found = recorded("changes", "acme", *words, "-o", "json").data
+    assert ([one["kind"] for one in found["data"]], found["total"]) == (kinds, len(kinds))
+
+
+def test_a_time_before_the_log_begins_is_answered_with_a_warning(recorded: Cli) -> None:
+    run = recorded("changes", "acme", "--since", "2020")
+    assert len(run.out.splitlines()) == 5
+    assert "recording began 20" in run.err
+    assert ": what changed before is not known" in run.err
+    notes = recorded("changes", "acme", "--since", "2020", "--json").data["notes"]
+    assert "what changed before is not known" in notes[0]
+
+
+def test_from_the_beginning_come_the_rows_that_were_there_before(recorded: Cli) -> None:
+    recorded("settings", "acme", "history=off")
+    store(AcmeUser("u2", name="Grace"))
+    recorded("settings", "acme", "history=changes")
+    store(AcmeUser("u2", name="Grace Hopper"))
+    found = recorded("changes", "acme", "--since", "beginning", "-o", "json").data["data"]
+    assert [(one["kind"], one["new"]) for one in found] == [
+        ("created", {"name": "Grace"}),
+        ("updated", {"name": "Grace Hopper"}),
+    ]
+    assert len(recorded("changes", "acme", "--json").data["data"]) == 1
+
+
+def test_changes_of_some_entities(recorded: Cli) -> None:
     assert len(lines(recorded("changes", "acme", "--entity", "acme_user", "-o", "ndjson"))) == 3
     assert len(lines(recorded("changes", "acme", "--entity", "AcmeTask", "-o", "ndjson"))) == 0
+    both = ["--entity", "AcmeTask", "--entity", "AcmeUser"]
+    assert len(lines(recorded("changes", "acme", *both, "-o", "ndjson"))) == 3
     run = recorded("changes", "acme", "--entity", "AcmeUse")
     assert (run.status, "did you mean: AcmeUser" in run.err) == (2, True)
+
+
+def test_chosen_fields_leave_out_updates_of_others_and_pages_stay_exact(recorded: Cli) -> None:
+    store(*(AcmeUser(f"x{number}", name="Bo", active=True) for number in range(4)), at=NOON + 63)
+    store(*(AcmeUser(f"x{number}", active=number % 2 == 0) for number in range(4)), at=NOON + 64)
+    words = ["changes", "acme", "--fields", "ACTIVE", "-o", "json"]
+    found = recorded(*words, "--since", "2027-01-15T08:01:04").data
+    assert [(one["id"], one["old"], one["new"]) for one in found["data"]] == [
+        (id, {"active": True}, {"active": False}) for id in ("x1", "x3")
+    ]
+    first = recorded(*words, "--since", "2027-01-15T08:01:04", "--limit", "1").data
+    assert (first["hasMore"], first["total"]) == (True, None)
+    (second,) = recorded(*words, "--since", first["cursor"]).data["data"]
+    assert second["id"] == "x3"
+    run = recorded("changes", "acme", "--fields", "activ")
+    assert (run.status, "did you mean: active" in run.err) == (2, True)
+
+
+def test_a_summary_counts_rows_by_what_became_of_them(recorded: Cli) -> None:
+    store(AcmeUser("u2", name="Bo"), AcmeUser("u3", name="Cy"), at=NOON + 63)
+    store(AcmeUser("u2", name="Bob"), AcmeUser("u3", name="Cyd", active=True), at=NOON + 64)
+    store(AcmeUser("u2", name="Rob"), at=NOON + 65)
+    run = recorded("changes", "acme", "--summary")
+    assert run.out == "AcmeUser  2 created\n", "u1 came and went"
+    later = ["changes", "acme", "--summary", "--since", "2027-01-15T08:01:04"]
+    assert recorded(*later).out == "AcmeUser  2 updated (name 2, active 1)\n"
+    assert recorded(*later, "--json").data["data"] == [
+        {"entity": "AcmeUser", "created": 0, "updated": 2, "removed": 0, "restored": 0}
+        | {"fields": {"name": 2, "active": 1}}
+    ]
+    none = recorded("changes", "acme", "--summary", "--since", "2028")
+    assert (none.out, none.err.splitlines()[0]) == ("", "nothing changed since 2028-01-01 00:00")
 
 
 def test_without_recorded_changes_the_hint_says_how_to_record_them(cli: Cli, info: InstallationInfo) -> None:
@@ -159,7 +242,17 @@ def test_without_recorded_changes_the_hint_says_how_to_record_them(cli: Cli, inf
     assert cli("changes", "acme", "--json").error["hint"] == "recording starts with: max sync acme:default"
 
 
-def test_a_cursor_of_another_installation_is_a_usage_error(recorded: Cli) -> None:
-    run = recorded("changes", "acme:default", "--since", "WyJhYmMiLDFd")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--since", "WyJhYmMiLDFd"], "belongs to another installation"),
+        (["--since", "yestrday"], "or a time: yesterday, 1d, 2026-11-26 or 2026-11"),
+        (["--until", "soon"], "'soon' is not a time"),
+    ],
+)
+def test_what_is_neither_a_cursor_nor_a_time_is_a_usage_error(
+    recorded: Cli, words: list[str], said: str
+) -> None:
+    run = recorded("changes", "acme", *words)
     assert run.status == 2
-    assert "belongs to another installation" in run.err
+    assert said in run.err
