@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .sql import SqlAnswer as SqlAnswer
 
 T = TypeVar("T")
-OneOrSeveral: TypeAlias = str | type[Entity] | Sequence[str | type[Entity]]
+OneOrSeveral: TypeAlias = str | type[Entity] | Sequence[str | type[Entity]] | None  # None: all
 Where: TypeAlias = str | Filter[Any] | Sequence[str | Filter[Any]] | None
 LIMIT = 1_000  # rows of an answer whose caller names no limit
 TIMEOUT = 10.0  # seconds that a statement may take
@@ -290,7 +290,7 @@ class Reader:
         since: str | None = None,
         *,
         until: str | None = None,
-        entity: OneOrSeveral = (),
+        entity: OneOrSeveral = None,
         fields: Sequence[str] = (),
         newest_first: bool = False,
         limit: int = LIMIT,
@@ -308,19 +308,19 @@ class Reader:
         return self._changes(ChangeLog.page, since, until, entity, **more)
 
     def count_changes(
-        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = ()
+        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = None
     ) -> int:
         """How many changes there are, without the rows from before the oldest; the same errors."""
         return self._changes(ChangeLog.count, since, until, entity)
 
     def change_summary(
-        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = ()
+        self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = None
     ) -> ChangeSummary:
         """How many rows of each entity came, changed and went, and which fields; the same errors."""
         return self._changes(ChangeLog.summary, since, until, entity)
 
     def _several(self, entity: OneOrSeveral) -> list[type[Entity]]:
-        return [self.entity(one) for one in ([entity] if isinstance(entity, str | type) else entity)]
+        return [self.entity(one) for one in ([entity] if isinstance(entity, str | type) else entity or ())]
 
     def _field_names(self, entity: OneOrSeveral, fields: Sequence[str]) -> list[str]:
         """Fields of one of the entities at least; UnknownName for any other."""

@@ -107,7 +107,7 @@ DAMAGES = [
     ("UPDATE _max_listing SET began_at = 'x'", [["migrate", "acme"], ["invalidate", "acme", "AcmeTask"]]),
     ("UPDATE _acme_task SET tags = '{'", [["search", "acme", "AcmeTask"]]),
     ("UPDATE _acme_task SET due_date = 'x'", [["search", "acme", "AcmeTask"]]),
-    ("UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
+    ("UPDATE _acme_task SET title = 'x'; UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
     ("DELETE FROM _max_field WHERE field = 'title'", [["search", "acme", "AcmeTask"], *WRITING]),
     ("UPDATE _max_field SET bit = 1000000000000", [["search", "acme", "AcmeTask"], ["migrate", "acme"]]),
     ("DROP VIEW acme_task; DROP TABLE _acme_task", [["search", "acme", "AcmeTask"], *WRITING]),
