@@ -13,7 +13,7 @@ from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
-from ..model.changes import BEGINNING, KINDS, NOW, Change, ChangeSummary, read_since
+from ..model.changes import ALL_ROWS, KINDS, NOW, Change, ChangeSummary, read_since
 from .framework import Answer, Ending, Options, Parser, paint
 from .tables import MOST
 from .terminal import width
@@ -117,7 +117,7 @@ class Changes:
         """Where the last page ended.  Programs always go on at its cursor; people ask for more."""
         options, page = self._options, self.page
         total = None
-        if not options.fields and options.since != BEGINNING:
+        if not options.fields and options.since != ALL_ROWS:
             total = self.reader.count_changes(options.since, until=options.until, entity=options.entities)
         if self.newest_first:
             more = str(4 * self.shown)

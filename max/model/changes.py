@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .periods import Period
 
 NOW = "now"  # the cursor behind everything that is recorded
-BEGINNING = "beginning"  # the cursor before the rows that were there when recording began
+ALL_ROWS = "beginning"  # the cursor before the rows that were there when recording began
 
 ChangeKind: TypeAlias = Literal["created", "updated", "removed", "restored"]
 TIMES = "yesterday, 1d, 2026-11-26 or 2026-11"  # that ``since`` may be
@@ -28,7 +28,7 @@ def read_since(text: str, now: float) -> str | float:
 
     A time is written as in filters: ``yesterday``, ``2026-11-26``, ``-3mo``; an age needs no sign.
     """
-    period = None if text in (NOW, BEGINNING) else _period(text, now)
+    period = None if text in (NOW, ALL_ROWS) else _period(text, now)
     return text if period is None else period.first.timestamp()
 
 

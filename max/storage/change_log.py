@@ -40,7 +40,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
-from ..model.changes import BEGINNING, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
+from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
@@ -514,7 +514,7 @@ class _Reading:
         """The number of the record after which to go on, or a position among the rows before the first."""
         if since is None:
             return self.log.floor
-        if since == BEGINNING:
+        if since == ALL_ROWS:
             return (-1, "") if self.log.recording == ON else self.log.floor
         return _position(self.log, since) if isinstance(since, str) else self.before(since)
 

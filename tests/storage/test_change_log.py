@@ -20,7 +20,7 @@ from max.connecting import Env, Loader, Page, PageRequest, UpstreamBroken
 from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
-from max.model.changes import BEGINNING, NOW, Change, ChangeFeed
+from max.model.changes import ALL_ROWS, NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
 from max.model.loaders import UnknownLoaders
@@ -78,7 +78,7 @@ class Place:
         await self.receive(at=at, removed=refs)
 
     async def recorded(
-        self, since: str | None = BEGINNING, entity: type[Entity] | None = None
+        self, since: str | None = ALL_ROWS, entity: type[Entity] | None = None
     ) -> list[Change]:
         """The changes after a cursor."""
         return [change async for change in self.engine.changes(since=since, entity=entity)]
@@ -277,7 +277,7 @@ class Follower:
     """A reader that replays changes from its cursor, or from the beginning once that has expired."""
 
     def __init__(self) -> None:
-        self.cursor = BEGINNING
+        self.cursor = ALL_ROWS
         self.rows: EncodedRows = {}
 
     async def follow(self, place: Place) -> EncodedRows:
@@ -286,9 +286,9 @@ class Follower:
         try:
             replayed([change async for change in feed], self.rows)
         except CursorExpired:
-            self.cursor, self.rows = BEGINNING, {}
+            self.cursor, self.rows = ALL_ROWS, {}
             return await self.follow(place)
-        self.cursor = feed.cursor or BEGINNING
+        self.cursor = feed.cursor or ALL_ROWS
         return self.rows
 
 
@@ -568,7 +568,7 @@ def test_the_first_sync_is_not_recorded_and_every_later_change_names_its_sync(tm
             ("updated", "0", syncs.ids[2]),
             ("removed", "1", syncs.ids[2]),
         ]
-        return await syncs.recorded(BEGINNING)
+        return await syncs.recorded(ALL_ROWS)
 
     assert [change[:2] for change in syncing(tmp_path, body)] == [
         ("created", "0"),

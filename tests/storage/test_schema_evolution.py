@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from max.connector import Connector
 from max.core import Engine, InstallationInfo
 from max.errors import SchemaError, StorageError
-from max.model.changes import BEGINNING
+from max.model.changes import ALL_ROWS
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, ManyOf, Ref, values_of
 from max.model.loaders import EntityLoader, Env, Loader, PageRequest, UnknownLoaders
@@ -417,7 +417,7 @@ def test_history_does_not_take_a_new_field_for_one_that_was_dropped(connection: 
     (number,) = connection.execute("SELECT bit FROM _max_field WHERE field = 'weight'").fetchone()
     assert number == 2
     stored(connection, tables, [Delivery([other("1", weight=7)], 6.0)])
-    items = tables.change_log.page(connection, BEGINNING).items
+    items = tables.change_log.page(connection, ALL_ROWS).items
     found = [(change.kind, dict(change.new)) for change in items]
     assert found == [("created", {"name": "x"}), ("updated", {"weight": 7})]
 
@@ -436,7 +436,7 @@ def test_history_goes_on_under_new_names(connection: SqliteConnection) -> None:
     stored(connection, tables, [Delivery([item("1", title="y")], 6.0)])
     (change,) = tables.change_log.page(connection, cursor).items
     assert (change.entity, dict(change.old), dict(change.new)) == (item, {"title": "x"}, {"title": "y"})
-    first = tables.change_log.page(connection, BEGINNING).items[0]
+    first = tables.change_log.page(connection, ALL_ROWS).items[0]
     assert (first.entity, dict(first.new)) == (item, {"title": "x", "size": 1})
 
 
