@@ -17,7 +17,7 @@ import pytest
 from tests.serve.clients import META, ROOT, Client, environment
 from tests.serve.conftest import Start
 
-READING = ["overview", "describe", "search", "get", "count", "sql", "changes"]
+READING = ["overview", "describe", "search", "find", "get", "count", "sql", "changes"]
 
 
 def rows_of(folder: Path, statement: str) -> list[tuple[Any, ...]]:
@@ -60,6 +60,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "search": {"entity": "AcmeTask", "limit": 3},
     "get": {"ref": "AcmeUser:w1-u1"},
     "count": {"entity": "AcmeTask", "filter": "status = todo"},
+    "find": {"query": "dark theme"},
     "sql": {"query": "SELECT status, count(*) AS n FROM acme_task GROUP BY 1"},
 }
 
@@ -140,6 +141,43 @@ class TestAnswers:
         (content,) = client.result("resources/read", uri=one["uri"])["contents"]
         assert json.loads(content["text"]) == one
 
+    def test_describe_lists_the_values_of_a_field_that_has_few_and_what_words_mean(
+        self, client: Client, synced: Path
+    ) -> None:
+        one = client.call("describe", entity="AcmeTask")
+        fields = {field["name"]: field for field in one["fields"]}
+        statuses = rows_of(synced, "SELECT status, count(*) FROM acme_task GROUP BY 1")
+        assert {(value["value"], value["rows"]) for value in fields["status"]["values"]} == {*statuses}
+        assert "values" not in fields["title"], "it has many"
+        assert "values" not in fields["due_date"], "a date is no choice"
+        assert one["conventions"]["open"] == "status NOT IN (done, cancelled)"
+
+    def test_count_groups_as_sql_does_and_names_refs_by_their_titles(
+        self, client: Client, synced: Path
+    ) -> None:
+        one = client.call("count", entity="AcmeTask", by="status", sum="estimate")
+        expected = rows_of(synced, "SELECT status, count(*), sum(estimate) FROM acme_task GROUP BY 1")
+        found = {(g["status"], g["count"], g["sum_estimate"]) for g in one["groups"]}
+        assert found == {*expected}
+        assert one["total"] == sum(n for _, n, _ in expected)
+        people = client.call("count", entity="AcmeTask", by="assignee", top=3)
+        names = dict(rows_of(synced, "SELECT id, name FROM acme_user"))
+        assert people["note"].startswith(f"truncated: {len(people['groups'])} of ")
+        for group in people["groups"]:
+            assert group.get("assignee (title)") == names.get(group["assignee"])
+
+    def test_search_follows_refs_and_shows_what_is_brief(self, client: Client, synced: Path) -> None:
+        page = client.call("search", entity="AcmeTask", fields="title,assignee.name", limit=5)
+        expected = rows_of(
+            synced,
+            "SELECT t.id, t.title, u.name FROM acme_task t LEFT JOIN acme_user u ON u.id = t.assignee"
+            " ORDER BY t.id LIMIT 5",
+        )
+        assert [(row["id"], row["title"], row["assignee.name"]) for row in page["rows"]] == expected
+        brief = client.call("search", entity="AcmeTask", limit=1)["rows"][0]
+        assert list(brief)[:2] == ["id", "title"]
+        assert "description" not in brief
+
     def test_sql_says_when_there_are_more_rows(self, client: Client) -> None:
         page = client.call("sql", query="SELECT id FROM acme_task ORDER BY id", limit=5)
         assert (page["shown"], page["truncated"]) == (5, True)
@@ -174,6 +212,10 @@ class TestMistakes:
             ("search", {"entity": "AcmeTask", "fields": "titel"}, ["unknown field 'titel'", "title"]),
             ("search", {"entity": "AcmeTask", "cursor": "nonsense"}, ["the cursor cannot be used here"]),
             ("search", {"entity": "AcmeTask", "installation": "git"}, ["unknown installation 'git'"]),
+            ("find", {"query": "..."}, ["(code: "]),
+            ("find", {"query": "xyz", "entity": "AcmeTsk"}, ["unknown entity 'AcmeTsk'"]),
+            ("count", {"entity": "AcmeTask", "by": "statu"}, ["unknown field 'statu'", "status"]),
+            ("count", {"entity": "AcmeTask", "by": "tags"}, ["count by its members: tags:each"]),
             ("get", {"ref": "AcmeUser"}, ["is not a ref; write Entity:id"]),
             ("get", {"ref": "AcmeUser:no-one"}, ["no AcmeUser 'no-one'"]),
             ("get", {"ref": "max://acme"}, ["max://INSTALLATION/Entity/id"]),
@@ -225,7 +267,9 @@ class TestUntrustedText:
             connection.execute("UPDATE _acme_task SET description = ? WHERE _id = 'w1-p1-t1'", [text])
             connection.commit()
         client = start(own)
-        row = client.call("search", entity="AcmeTask", filter="id = w1-p1-t1")["rows"][0]
+        row = client.call("search", entity="AcmeTask", filter="id = w1-p1-t1", fields="description")["rows"][
+            0
+        ]
         assert row["description"] == f"{text[:400]}… (70,000 characters)"
         read = ""
         while len(read) < len(text):
@@ -253,7 +297,7 @@ class TestSync:
         assert (status, out) == (0, b"")
 
     def test_a_sync_that_is_cancelled_pauses_and_is_not_answered(self, start: Start, tmp_path: Path) -> None:
-        connect(tmp_path, "acme", "latency_ms=50")
+        connect(tmp_path, "acme", "latency_ms=700")
         client = start(tmp_path, "--allow-sync")
         params = {"name": "sync", "arguments": {}, "_meta": META}
         client.send({"jsonrpc": "2.0", "id": "s", "method": "tools/call", "params": params})
@@ -264,7 +308,7 @@ class TestSync:
         assert "paused" in status_of(tmp_path)
 
     def test_a_signal_pauses_it_and_ends_the_server(self, start: Start, tmp_path: Path) -> None:
-        connect(tmp_path, "acme", "latency_ms=50")
+        connect(tmp_path, "acme", "latency_ms=700")
         client = start(tmp_path, "--allow-sync")
         params = {"name": "sync", "arguments": {}, "_meta": META}
         client.send({"jsonrpc": "2.0", "id": "s", "method": "tools/call", "params": params})
