@@ -160,6 +160,22 @@ def test_a_row_that_outlives_its_parent_no_longer_names_it() -> None:
     play(body, narrow=True)
 
 
+def test_a_row_that_returns_to_the_parent_that_lost_it_names_it_again() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        await synced(world)
+        world.upstream.delete("b")
+        world.forbidden.add("g1")  # so that it may be there
+        assert (await synced(world)).removed == 0
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.forbidden.clear()
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body)
+
+
 def test_a_parent_that_a_response_names_while_its_listing_is_read_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -240,7 +240,8 @@ class TableWriter(Tables):
         else:
             self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position)
             self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None)
-        self.removals.clear_candidates(connection, mapping, groups, at)
+        if position is None:  # else they become members, which says more
+            self.removals.clear_candidates(connection, mapping, groups, at)
 
     def _write_rows(
         self,
