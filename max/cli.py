@@ -52,6 +52,7 @@ COMMANDS = {
     "values": ("Query", "aggregate", "show the different values of a field, and how often each is there"),
     "sql": ("Query", "sql", "answer SELECT statements over the data"),
     "path": ("Query", "sql", "print the file with the data, for other tools"),
+    "export": ("Query", "export", "write rows into files: CSV, JSON, SQLite, Parquet and others"),
     "changes": ("Query", "changes", "show what changed in the rows, and when"),
     "freshness": ("Query", "freshness", "show how old each field is, and when each collection was listed"),
     "schema": ("Query", "status", "show entities, fields and relationships"),

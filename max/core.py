@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from .model.entities import E, P
-from .model.query import NO_LIMIT, PAGE_SIZE, C, Query
+from .model.query import NO_LIMIT, PAGE_SIZE, C, Query, columns_of
 from .model.settings import DEFAULTS, Settings
 from .model.struct import Struct
 
@@ -168,6 +168,30 @@ class BoundQuery(Query[E]):
         """The greatest value of a field; None when there is none."""
         return cast("Ordered | None", await self._measure("max", field))
 
+    async def to_dicts(self) -> list[dict[str, Json]]:
+        """Every match up to the limit as JSON data; fields that are not loaded are left out."""
+        return [one.to_dict() for one in await self.all()]
+
+    async def to_arrow(self, *columns: FieldOf[E, Any] | str) -> Any:
+        """Every match up to the limit as a ``pyarrow.Table``; MissingExtra without the extra ``frames``.
+
+        ``columns`` are fields, also through refs: ``"assignee.name"``; without them those of ``select``.
+        Values that are not loaded are null.
+        """
+        return await self._engine.arrow(self, columns_of(self, columns or None))
+
+    async def to_pandas(self, *columns: FieldOf[E, Any] | str) -> Any:
+        """The same as a pandas DataFrame."""
+        from .model.frames import to_pandas
+
+        return to_pandas(await self.to_arrow(*columns))
+
+    async def to_polars(self, *columns: FieldOf[E, Any] | str) -> Any:
+        """The same as a polars DataFrame."""
+        from .model.frames import to_polars
+
+        return to_polars(await self.to_arrow(*columns))
+
     async def _measure(self, function: str, field: object) -> Any:
         from .model.aggregate import Grouping, Measure, own_field
 
@@ -266,6 +290,9 @@ class Engine(Lifecycle, Protocol):
 
     async def groups(self, query: Query[E], grouping: Grouping) -> Groups[Any]:
         """The rows that match the query's filter, in groups."""
+
+    async def arrow(self, query: Query[E], columns: Sequence[FieldOf[E, Any]]) -> Any:
+        """All rows of a query up to its limit, as a ``pyarrow.Table``."""
 
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity with every stored field, or only those named; NotFound when it is not stored."""

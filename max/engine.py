@@ -105,6 +105,10 @@ class SqliteEngine(Engine):
         """The rows that fit the query's filter, in groups."""
         return await self._database.read(lambda connection: self.tables.groups(connection, query, grouping))
 
+    async def arrow(self, query: Query[E], columns: Sequence[FieldOf[E, Any]]) -> Any:
+        """All rows of a query up to its limit, as a ``pyarrow.Table``."""
+        return await self._database.read(lambda connection: self.tables.arrow(connection, query, columns))
+
     async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
         """One entity with its stored fields."""
         return await self._database.read(lambda connection: self.tables.load(connection, ref, *fields))

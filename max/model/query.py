@@ -243,6 +243,16 @@ def parse_fields(entity: type[Entity], fields: str | Sequence[str]) -> tuple[str
     return tuple(dict.fromkeys(find_name(entity, word.strip()) for word in words))
 
 
+def columns_of(
+    query: Query[Any], fields: str | Sequence[str | FieldOf[Any, Any]] | None = None
+) -> tuple[FieldOf[Any, Any], ...]:
+    """The columns of a query as paths: those named, or the id and the fields that it selects."""
+    if fields is not None:
+        return parse_paths(query.entity, fields)
+    names = query.fields if query.fields is not None else tuple(query.entity.types())
+    return parse_paths(query.entity, ("id", *names))
+
+
 def parse_paths(entity: type[E], paths: str | Sequence[str | FieldOf[E, Any]]) -> tuple[FieldOf[E, Any], ...]:
     """The fields in ``"title,assignee.name"`` or in a list of names and handles, each once."""
     words = paths.split(",") if isinstance(paths, str) else paths

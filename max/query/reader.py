@@ -22,7 +22,8 @@ from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmp
 from ..model.aggregate import grouping, values_of_field
 from ..model.changes import read_since, read_until
 from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
-from ..model.query import Query, QueryPage, RowPage, parse_fields, parse_paths
+from ..model.frames import to_pandas, to_polars
+from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.change_log import ChangeLog
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign
@@ -240,6 +241,55 @@ class Reader:
         """The rows of a query in groups."""
         with self._reading() as connection:
             return self._tables.groups(connection, query, grouping)
+
+    # -- many rows, for other programs
+
+    def pages(self, query: Query[Any], paths: str | Sequence[str | FieldOf[Any, Any]]) -> Iterator[RowPage]:
+        """All rows of a query up to its limit, as ``rows`` gives them; one page of them is in memory."""
+        chosen = parse_paths(query.entity, paths)
+        with self._reading() as connection:
+            yield from self._tables.pages(connection, query, chosen)
+
+    def to_arrow(
+        self,
+        entity: str | type[Entity],
+        where: Where = None,
+        *,
+        fields: str | Sequence[str | FieldOf[Any, Any]] | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> Any:
+        """Rows as a ``pyarrow.Table``: all of them, or ``limit``; MissingExtra without the extra ``frames``.
+
+        ``fields`` are the columns, also through refs: ``"id,title,assignee.name"``.
+        """
+        query = self.query(entity, where, order_by).replace(size=limit)
+        with self._reading() as connection:
+            return self._tables.arrow(connection, query, columns_of(query, fields))
+
+    def to_pandas(self, entity: str | type[Entity], where: Where = None, **rest: Any) -> Any:
+        """The same as a pandas DataFrame."""
+        return to_pandas(self.to_arrow(entity, where, **rest))
+
+    def to_polars(self, entity: str | type[Entity], where: Where = None, **rest: Any) -> Any:
+        """The same as a polars DataFrame."""
+        return to_polars(self.to_arrow(entity, where, **rest))
+
+    def arrow_batches(
+        self, query: Query[Any], paths: Sequence[FieldOf[Any, Any]]
+    ) -> tuple[Any, Iterator[Any]]:
+        """The Arrow schema of a query's rows, and their batches, one of which is in memory."""
+        with self._reading() as connection:
+            return self._tables.arrow_batches(connection, query, paths)
+
+    def copy_to(
+        self, path: Path, selections: Sequence[tuple[str, Query[Any], Sequence[FieldOf[Any, Any]]]]
+    ) -> list[int]:
+        """Write the rows of queries into a new SQLite file, in a table each; how many each has."""
+        from ..storage.copies import copy_rows
+
+        with self._reading() as connection:
+            return copy_rows(connection, self._tables, selections, path)
 
     def counts(self) -> dict[str, int]:
         """Rows by entity."""

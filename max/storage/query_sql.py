@@ -260,6 +260,20 @@ def _select(
     return sql, statement.values
 
 
+def scan(
+    mappings: Mapping[str, TableMapping[Any]], query: Query[Any], columns: Columns
+) -> tuple[str, list[Any]]:
+    """The statement of all rows of a query up to its limit, in its order; without one as they are stored."""
+    if query.cursor is not None:
+        raise UsageError("all rows are read from the first one; leave the cursor out")
+    statement = Statement(mappings, query.entity)
+    selected = ", ".join(columns(statement))
+    where = f"t._removed_at IS NULL AND ({statement.condition(query.filter)})"
+    order = statement.order(query.order) if query.order else "t._row"
+    limit = "" if query.size is None else f" LIMIT {query.size}"
+    return f"SELECT {selected} {statement.source} WHERE {where} ORDER BY {order}{limit}", statement.values
+
+
 def count(mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
     """The statement that counts the rows of a query."""
     statement = Statement(mappings, query.entity)

@@ -104,6 +104,14 @@ def connect(path: str, *, cache: int, durability: Durability = "full") -> Sqlite
     return connection
 
 
+def connect_to_make(path: str) -> SqliteConnection:
+    """A connection to a new file; while it is being made it has no log, and a crash may leave half of it."""
+    with translated(path), _closed_on_error(_open(path)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
 def connect_to_read(path: str) -> SqliteConnection:
     """A connection for one thread that writes nothing."""
     while True:

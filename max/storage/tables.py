@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import (
@@ -28,7 +29,7 @@ from .ddl import read_mappings
 from .freshness import Freshness
 from .full_text import FullText
 from .membership import Membership
-from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, selects, write_cursor
+from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, scan, selects, write_cursor
 from .removals import Removals
 from .rows import BITS, TableMapping, decode_column
 
@@ -143,6 +144,46 @@ class Tables:
         stored = list(zip(*rows, strict=True))
         columns = [decode_column(field.type, one) for field, one in zip(paths, stored, strict=False)]
         return RowPage(tuple(paths), columns, _unloaded(mapping, paths, stored), cursor)
+
+    def pages(
+        self, connection: Connection, query: Query[Any], paths: Sequence[FieldOf[Any, Any]]
+    ) -> Iterator[RowPage]:
+        """All rows of a query up to its limit, by one statement; one page of them is in memory."""
+        mapping = self.mapping(query.entity)
+        for stored in self._scan(connection, query, paths_with_marks(paths), PAGE_SIZE):
+            columns = [decode_column(field.type, one) for field, one in zip(paths, stored, strict=False)]
+            yield RowPage(tuple(paths), columns, _unloaded(mapping, paths, stored))
+
+    def stored_columns(
+        self, connection: Connection, query: Query[Any], paths: Sequence[FieldOf[Any, Any]], size: int
+    ) -> Iterator[Sequence[Sequence[Any]]]:
+        """The same as columns of up to ``size`` rows, with the values as the database holds them."""
+        self.mapping(query.entity)
+        return self._scan(connection, query, lambda s: [s.column(path.path) for path in paths], size)
+
+    def arrow(self, connection: Connection, query: Query[Any], paths: Sequence[FieldOf[Any, Any]]) -> Any:
+        """The same as a ``pyarrow.Table``."""
+        from .arrow import BATCH, ArrowColumns
+
+        return ArrowColumns(paths).table(self.stored_columns(connection, query, paths, BATCH))
+
+    def arrow_batches(
+        self, connection: Connection, query: Query[Any], paths: Sequence[FieldOf[Any, Any]]
+    ) -> tuple[Any, Iterator[Any]]:
+        """The same as Arrow's schema and its batches."""
+        from .arrow import BATCH, ArrowColumns
+
+        columns = ArrowColumns(paths)
+        return columns.schema, columns.batches(self.stored_columns(connection, query, paths, BATCH))
+
+    def _scan(
+        self, connection: Connection, query: Query[Any], columns: Columns, size: int
+    ) -> Iterator[Sequence[Sequence[Any]]]:
+        sql, values = scan(self._mappings, query, columns)
+        connection.dialect.prepare(connection, sql)
+        rows = iter(connection.execute(sql, values))
+        while piece := list(islice(rows, size)):
+            yield list(zip(*piece, strict=True))
 
     def _stored_page(
         self, connection: Connection, query: Query[Any], columns: Columns
