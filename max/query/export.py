@@ -38,7 +38,7 @@ ENDINGS = {  # the formats, and how a file of each ends
     "parquet": ".parquet",
     "arrow": ".arrow",
 }
-OTHER_ENDINGS = {".jsonl": "ndjson", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".feather": "arrow"}
+OTHER_ENDINGS = {".jsonl": "ndjson", ".sqlite": "sqlite", ".feather": "arrow"}
 BINARY = ("sqlite", "parquet", "arrow")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
 
