@@ -319,6 +319,20 @@ def test_ls_lists_installations(stored: Cli) -> None:
     assert stored("ls").out.splitlines()[1].startswith("acme:default  ")
     row = json.loads(stored("ls", "-o", "ndjson").out)
     assert (row["installation"], row["config"]) == ("acme:default", {"users": 12})
+    assert (row["status"], row["complete"], row["rows"]) == ("completed", True, len(USERS) + len(TASKS))
+    assert Path(row["database"]).stat().st_size == row["bytes"]
+
+
+def test_ls_says_what_was_never_synced_and_what_is_damaged(stored: Cli, tmp_path: Path) -> None:
+    stored("connect", "acme:idle", "--no-input")
+    (tmp_path / ".max" / "installations" / "acme" / "default" / "data.db").write_bytes(b"no database")
+    run = stored("ls")
+    assert [line.split("  ")[:2] for line in run.out.splitlines()[1:]] == [
+        ["acme:default", "damaged"],
+        ["acme:idle", ""],
+    ]
+    assert "acme:idle     never synced" in run.out
+    assert run.err.startswith("acme:default: ")
 
 
 def test_ls_reports_a_broken_installation(stored: Cli, tmp_path: Path) -> None:
@@ -560,8 +574,13 @@ def test_searching_imports_neither_tasks_nor_threads(stored: Cli, tmp_path: Path
     assert not loaded & {"threading", "base64", "max.model.tasks", "max.model.plan", "max.storage.sync_log"}
 
 
-def test_listing_installations_imports_no_storage(stored: Cli, tmp_path: Path) -> None:
+def test_listing_installations_that_hold_nothing_imports_no_storage(cli: Cli, tmp_path: Path) -> None:
+    cli("connect", "acme", "--no-input")
     assert not {"max.storage", "sqlite3"} & imported_by(tmp_path, "ls")
+
+
+def test_listing_installations_imports_no_sync_log(stored: Cli, tmp_path: Path) -> None:
+    assert not {"max.model.tasks", "max.storage.sync_log", "threading"} & imported_by(tmp_path, "ls")
 
 
 def test_version_and_overview_need_no_parser(tmp_path: Path) -> None:

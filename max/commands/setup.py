@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
-from ..errors import UsageError
+from ..errors import StorageError, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, parse_settings, settings_json
 from .framework import NOTHING_CONNECTED, Answer, Options, Parser, table
 from .tables import Column
+
+if TYPE_CHECKING:
+    from .views import InstallationStatus
 
 
 def configure_init(parser: Parser) -> None:
@@ -33,21 +37,38 @@ def configure_ls(parser: Parser) -> None:
 
 
 def run_ls(options: Options) -> Answer:
-    """List installations; those whose file is broken are named on stderr."""
-    from .views import INSTALLATION, installation_json, installation_row
+    """List installations; those whose files are broken are named on stderr."""
+    from .views import INSTALLATION, installation_row
 
     project = options.found_project()
     known, problems = project.installations(), project.problems()
+    notes = [problem.render() for problem in problems]
+    found = [listed(project, info, notes) for info in known]
 
     def text() -> list[str]:
-        columns = [Column("installation", whole=True), Column("id", whole=True)]
-        columns += [Column("connected"), Column("config")]
-        return table(columns, [installation_row(info, time.time()) for info in known])
+        columns = [
+            Column("installation", whole=True),
+            Column("status", whole=True),
+            Column("synced", whole=True),
+        ]
+        columns += [Column("rows", right=True), Column("size", right=True), Column("settings")]
+        return table(columns, [installation_row(one, time.time()) for one in found])
 
-    notes = [problem.render() for problem in problems]
     if not known and not problems:
         notes = [NOTHING_CONNECTED]
-    return options.listing([installation_json(info) for info in known], text, notes, columns=INSTALLATION)
+    return options.listing([one.listed() for one in found], text, notes, columns=INSTALLATION)
+
+
+def listed(project: ProjectFolder, info: InstallationInfo, notes: list[str]) -> InstallationStatus:
+    """What an installation holds; what is wrong with its database is added to the notes."""
+    from .status import contents_of
+    from .views import InstallationStatus
+
+    try:
+        return contents_of(project, info)
+    except StorageError as error:
+        notes.append(f"{info}: {error.render()}")
+        return InstallationStatus(info, path=str(project.database(info)), damaged=True)
 
 
 def configure_settings(parser: Parser) -> None:

@@ -63,7 +63,7 @@ def run_status(options: Options) -> Answer:
     def text() -> Iterator[str]:
         for place, one in enumerate(found):
             yield from [""] if place else []
-            yield from status_text(one, time.time(), paint())
+            yield from status_text(one, time.time(), paint(), width(sys.stdout))
 
     notes = problems if found or problems else [NOTHING_CONNECTED]
     status = 0 if not problems else 3 if found else 1
@@ -87,22 +87,34 @@ def of_each(
 
 
 def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
-    """An installation's last sync and row counts."""
-    from .views import InstallationStatus
-
-    if not project.database(info).exists():
-        return InstallationStatus(info)
+    """An installation's last sync and what it holds."""
+    found = contents_of(project, info)
+    if found.state is None:
+        return found
     with read(project, info) as reader:
         last = next(iter(reader.runs(1)), None)
         waits = reader.waiting(last.id) if last is not None and last.status == "running" else None
+    if waits is None:
+        return found._replace(last=last)
+    due, tasks, reason = waits
+    return found._replace(last=last, waiting=(due, tasks), reason=reason)
+
+
+def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
+    """What an installation holds and how whole that is, without its syncs."""
+    from .views import InstallationStatus
+
+    path = project.database(info)
+    if not path.exists():
+        return InstallationStatus(info, path=str(path))
+    with read(project, info) as reader:
         try:
             rows = reader.counts()
         except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
-    if waits is None:
-        return InstallationStatus(info, last, rows)
-    due, tasks, reason = waits
-    return InstallationStatus(info, last, rows, (due, tasks), reason)
+        return InstallationStatus(
+            info, rows=rows, state=reader.state, path=str(path), size=path.stat().st_size
+        )
 
 
 def configure_runs(parser: Parser) -> None:

@@ -150,6 +150,29 @@ def counted(count: int, noun: str) -> str:
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
+def file_size(count: int) -> str:
+    """Bytes in one unit: ``512 B``, ``36 kB``, ``1.2 MB``."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
+
+
+def wrapped(parts: Sequence[str], room: int | None) -> list[str]:
+    """The parts with commas between them, on as many lines of ``room`` cells as it takes."""
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if room is None or not lines[-1] or display_width(longer) < room:
+            lines[-1] = longer
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    return lines
+
+
 def duration(seconds: float) -> str:
     """A duration: ``40 ms``, ``4.2 s``, ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds < 0.95:

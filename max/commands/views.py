@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import relpath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,22 +20,27 @@ from .text import (
     cell,
     counted,
     duration,
+    file_size,
     first_few,
     iso_time,
     number,
     pad,
     sanitize,
+    short_age,
     truncate,
     until,
+    wrapped,
 )
 
 if TYPE_CHECKING:
     from ..model.tasks import Failure, SyncResult, SyncRun
+    from ..query.reader import SyncState
 
 
 # The names in the JSON of an installation, of its status and of a sync.
-INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt")
-INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "rows", "waiting")
+CONTENTS = ("complete", "syncedAt", "rows", "bytes", "database")
+INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt", "status", *CONTENTS)
+INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "waiting", *CONTENTS)
 RUN = (
     "id",
     "status",
@@ -48,6 +54,8 @@ RUN = (
     "failed",
     "notes",
 )
+INDENT = 14  # cells before what a line of a status says
+OLD = 86_400.0  # seconds: older data is said to be old
 SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
 
 
@@ -119,16 +127,19 @@ def installation_json(info: InstallationInfo) -> dict[str, Json]:
     }
 
 
-def installation_row(info: InstallationInfo, now: float) -> list[str]:
+def installation_row(status: InstallationStatus, now: float) -> list[str]:
     """A row of ``max ls``."""
+    info = status.info
     settings = " ".join(f"{key}={cell(value)}" for key, value in info.config.items() if value)
-    return [str(info), info.id[:8], ago(info.connected_at, now), settings]
+    return [str(info), *status.brief(now), settings]
 
 
 class InstallationStatus(NamedTuple):
-    """An installation, its last sync (None: never synced) and its rows by entity.
+    """An installation, its last sync (None: never synced, or not asked for) and its rows by entity.
 
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
+    ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
+    its file, in bytes.
     """
 
     info: InstallationInfo
@@ -136,6 +147,30 @@ class InstallationStatus(NamedTuple):
     rows: Mapping[str, int] = MappingProxyType({})
     waiting: tuple[float, int] | None = None
     reason: str = ""
+    state: SyncState | None = None
+    path: str = ""
+    size: int = 0
+    damaged: bool = False
+
+    def brief(self, now: float) -> list[str]:
+        """Its status in a word, when it was last synced as a whole, its rows and the size of its file."""
+        if self.state is None:
+            return ["damaged" if self.damaged else "never synced", NULL, NULL, NULL]
+        word = self.state.status or "never synced"
+        return [word, ago(self.state.synced_at, now), number(sum(self.rows.values())), file_size(self.size)]
+
+    def listed(self) -> dict[str, Json]:
+        """For ``max ls -o json``."""
+        state = self.state
+        return {
+            **installation_json(self.info),
+            "status": None if state is None else state.status,
+            "complete": state is not None and state.complete,
+            "syncedAt": None if state is None else iso_time(state.synced_at),
+            "rows": None if state is None else sum(self.rows.values()),
+            "bytes": None if state is None else self.size,
+            "database": self.path,
+        }
 
     @property
     def unfinished(self) -> str | None:
@@ -145,14 +180,19 @@ class InstallationStatus(NamedTuple):
     def to_json(self) -> dict[str, Json]:
         """For ``max status -o json``."""
         last = None if self.last is None else run_json(self.last)
-        known = {"lastSync": last, "unfinished": self.unfinished, "rows": dict(self.rows)}
+        known: dict[str, Json] = {"lastSync": last, "unfinished": self.unfinished, "rows": dict(self.rows)}
         if self.waiting is not None:
             due, tasks = self.waiting
             known["waiting"] = {"until": iso_time(due), "tasks": tasks, "reason": self.reason}
+        if self.state is not None:
+            known |= {"complete": self.state.complete, "syncedAt": iso_time(self.state.synced_at)}
+        known |= {"database": self.path, "bytes": self.size} if self.path else {}
         return {"installation": str(self.info), "id": self.info.id, **known}
 
 
-def status_text(status: InstallationStatus, now: float, paint: Paint = PLAIN) -> list[str]:
+def status_text(
+    status: InstallationStatus, now: float, paint: Paint = PLAIN, width: int | None = None
+) -> list[str]:
     """One installation's status as text, with what to do when something is left to do."""
     info, last = status.info, status.last
     lines = [paint(str(info), "bold")]
@@ -168,9 +208,34 @@ def status_text(status: InstallationStatus, now: float, paint: Paint = PLAIN) ->
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
         lines.append(f"  unfinished  continue with: max resume {info}")
-    total = sum(status.rows.values())
-    parts = ", ".join(f"{number(count)} {name}" for name, count in status.rows.items() if count)
-    return [*lines, f"  data        {counted(total, 'row')}{f': {parts}' if parts else ''}"]
+    return [*lines, *_data_lines(status, width), *_next_lines(status, now, paint)]
+
+
+def _data_lines(status: InstallationStatus, width: int | None) -> list[str]:
+    """The rows by entity, those with most first, and the file that has them."""
+    most = sorted(status.rows.items(), key=lambda pair: -pair[1])
+    parts = [f"{number(count)} {name}" for name, count in most if count]
+    total = counted(sum(status.rows.values()), "row")
+    first, *more = wrapped(parts, width and width - INDENT)
+    lines = [f"  data        {total}{f': {first}' if len(parts) < 2 and first else ''}"]
+    if len(parts) > 1:
+        lines += [" " * INDENT + line for line in (first, *more)]
+    if status.path:
+        near = relpath(status.path)
+        path = status.path if near.startswith("..") else near
+        lines.append(f"  file        {sanitize(path)} ({file_size(status.size)})")
+    return lines
+
+
+def _next_lines(status: InstallationStatus, now: float, paint: Paint) -> list[str]:
+    """What is to be done about data that is not whole, or old; else how to look at it."""
+    info, last, state = status.info, status.last, status.state
+    if last is None or state is None or status.unfinished or last.failed:
+        return []
+    if state.complete and now - (state.synced_at or now) < OLD:
+        return [f"  next        max schema {info} --brief"]
+    age = f": the data is {short_age(now - state.synced_at)} old" if state.synced_at else ""
+    return [paint(f"  next        max sync {info}{age}", "yellow")]
 
 
 def run_json(run: SyncRun) -> dict[str, Json]:

@@ -23,6 +23,7 @@ from max.commands.text import (
     counted,
     display_width,
     duration,
+    file_size,
     first_few,
     iso_time,
     json_text,
@@ -51,6 +52,7 @@ from max.model.entities import Entity, Field, Many, Ref
 from max.model.schema import Schema
 from max.model.tasks import Failure, Status, SyncResult
 from max.model.values import Json
+from max.storage.sync_state import SyncState
 
 NOW = 1_800_000_000.0
 TEXTS = st.text(
@@ -461,6 +463,34 @@ def test_a_status_names_the_next_command() -> None:
     assert f"  waiting     until {until(NOW + 600.0, NOW)}, 212 tasks" in status_text(waiting, NOW)
     assert status_text(paused, NOW)[-1] == "  data        12,345 rows: 12,345 Person"
     assert paused.to_json()["unfinished"] == "01abc"
+
+
+def test_a_status_wraps_its_counts_and_says_where_the_file_is() -> None:
+    state = SyncState(True, NOW - 60, "completed", None)
+    rows = {"Person": 12_345, "Team": 7, "Empty": 0, "Company": 1_000}
+    status = InstallationStatus(ACME, result(), rows, state=state, path="/data.db", size=1_234_567)
+    assert status_text(status, NOW, width=48)[2:] == [
+        "  data        13,352 rows",
+        "              12,345 Person, 1,000 Company,",
+        "              7 Team",
+        "  file        /data.db (1.2 MB)",
+        "  next        max schema acme:default --brief",
+    ]
+    assert status.to_json()["complete"] is True
+
+
+def test_a_status_of_old_data_names_the_sync() -> None:
+    state = SyncState(True, NOW - 3 * 86_400, "completed", None)
+    lines = status_text(InstallationStatus(ACME, result(), {}, state=state), NOW)
+    assert lines[-1] == "  next        max sync acme:default: the data is 3 d old"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (36_400, "36 kB"), (999_600, "1.0 MB"), (5e12, "5.0 TB")],
+)
+def test_a_size_has_one_unit(count: int, words: str) -> None:
+    assert file_size(count) == words
 
 
 def test_a_summary_counts_by_entity() -> None:
