@@ -86,7 +86,7 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 interrupted."""
+    """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = wants_json(words, os.environ.get("MAX_OUTPUT"))
     streams.prepare(as_json=as_json)

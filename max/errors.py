@@ -74,7 +74,7 @@ class MaxError(Exception):
     """
 
     code: ClassVar[str] = "max"
-    exit_status: ClassVar[int] = 1
+    exit_status: int = 1
 
     def __init__(self, message: str, *, hint: str = "", **data: Any) -> None:
         super().__init__(message)
@@ -499,7 +499,7 @@ class Interrupted(MaxError):
     """Stopped by a signal; the state is saved."""
 
     code = "interrupted"
-    exit_status = 130
+    exit_status = 130  # 143 after SIGTERM
 
 
 # -- the service -------------------------------------------------------------------------

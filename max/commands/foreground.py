@@ -36,11 +36,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Foreground:
-    """Runs one sync: its progress goes to ``stream``, or with ``events`` its events to stdout."""
+    """Runs one sync: its progress goes to ``stream``, or with ``events`` its events to stdout.
 
-    def __init__(self, stream: TextIO, *, events: bool = False) -> None:
+    ``exit_status`` is that of a process which a signal ended: 143 after SIGTERM, as supervisors expect.
+    """
+
+    def __init__(self, stream: TextIO, *, events: bool = False, quiet: bool = False) -> None:
         self._view = ProgressView(stream, now=time.monotonic())
-        self._events = events
+        self._events, self._quiet = events, quiet
+        self.exit_status = Interrupted.exit_status
         self._handle: SyncHandle | None = None
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
@@ -68,7 +72,9 @@ class Foreground:
                 if not self._interruptions:
                     raise
                 hint = f"nothing is lost; start again with: max sync {info}"
-                raise Interrupted("interrupted before the sync began", hint=hint) from None
+                ended = Interrupted("interrupted before the sync began", hint=hint)
+                ended.exit_status = self.exit_status
+                raise ended from None
             finally:
                 self._view.clear()
 
@@ -89,7 +95,8 @@ class Foreground:
 
     async def _watch(self, handle: SyncHandle) -> None:
         async for one in handle.progress():
-            self._view.show(one.counts, note_of(one), now=time.monotonic())
+            if not self._quiet:
+                self._view.show(one.counts, note_of(one), now=time.monotonic())
 
     async def _write(self, info: InstallationInfo, events: Events) -> None:
         """Write a line for each event, in a thread: a slow reader does not stop the sync."""
@@ -116,7 +123,7 @@ class Foreground:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 with suppress(NotImplementedError):
-                    loop.add_signal_handler(number, self._interrupt, main)
+                    loop.add_signal_handler(number, self._interrupt, main, number)
                     taken.append(number)
         try:
             yield
@@ -124,14 +131,16 @@ class Foreground:
             for number in taken:
                 loop.remove_signal_handler(number)
 
-    def _interrupt(self, main: asyncio.Task[SyncResult]) -> None:
+    def _interrupt(self, main: asyncio.Task[SyncResult], number: signal.Signals) -> None:
         self._interruptions += 1
+        self.exit_status = 128 + number
         if self._interruptions > 1:
             self._leave()
         if self._handle is None:
             main.cancel()
             return
-        self._view.say("pausing after the requests under way; press Ctrl-C again to leave at once")
+        at_once = "press Ctrl-C again" if number is signal.SIGINT else f"{number.name} again"
+        self._view.say(f"pausing after the requests under way; {at_once} to leave at once")
         self._pausing = asyncio.create_task(self._handle.pause())
 
     def _leave(self) -> NoReturn:
@@ -139,7 +148,7 @@ class Foreground:
         self._view.say("left at once; the stored data is kept, and the same command continues")
         if not self._events:  # otherwise its reader may have stopped reading
             sys.stdout.flush()
-        os._exit(Interrupted.exit_status)
+        os._exit(self.exit_status)
 
 
 def note_of(progress: Progress) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import NotFound, StorageEmpty, StorageError, UsageError
+from ..errors import NotFound, StorageEmpty, StorageError, UnknownName, UsageError
 from .framework import NOTHING_CONNECTED, Answer, Options, Parser, paint, read, readers
 from .terminal import width
 
@@ -118,11 +118,14 @@ def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationS
 
 
 def configure_runs(parser: Parser) -> None:
-    """``max runs [INSTALLATION]``, ``max runs show ID``."""
+    """``max runs [INSTALLATION]``, ``max runs [show] ID``."""
     parser.answers_rows = True
-    parser.usage = "max runs [-h] [INSTALLATION] [--limit N]\n       max runs show ID"
+    parser.usage = "max runs [-h] [INSTALLATION] [--limit N]\n       max runs [show] ID"
     parser.add_argument(
-        "words", nargs="*", metavar="INSTALLATION | show ID", help="list its syncs, or show one sync"
+        "words",
+        nargs="*",
+        metavar="INSTALLATION | [show] ID",
+        help="list its syncs, or show one sync, by the beginning of its id",
     )
     parser.add_limit(f"syncs (default {RUNS})", RUNS)
     parser.add_examples(
@@ -139,9 +142,18 @@ def run_runs(options: Options) -> Answer:
 
     project = options.found_project()
     if options.words[:1] == ["show"]:
-        return show_run(options, project)
+        if len(options.words) != 2:
+            raise UsageError("which sync?", hint="write: max runs show ID; `max runs` lists them")
+        return show_run(options, project, options.words[1])
     if len(options.words) > 1:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
+    if options.words:
+        try:
+            project.target(options.words[0])
+        except UnknownName:
+            if not syncs_beginning(project, options.words[0]):
+                raise
+            return show_run(options, project, options.words[0])
 
     def syncs_of(one: InstallationInfo) -> list[tuple[InstallationInfo, SyncRun]]:
         return [(info, run) for info, reader in readers(project, [one]) for run in reader.runs(options.limit)]
@@ -160,16 +172,28 @@ def run_runs(options: Options) -> Answer:
     )
 
 
-def show_run(options: Options, project: ProjectFolder) -> Answer:
-    """One sync with every failure."""
+def syncs_beginning(project: ProjectFolder, id: str) -> list[tuple[InstallationInfo, str]]:
+    """The syncs of all installations whose id begins so; an installation that cannot be read has none."""
+    found: list[tuple[InstallationInfo, str]] = []
+    for one in project.installations():
+        with suppress(StorageError):
+            for info, reader in readers(project, [one]):
+                found += [(info, run.id) for run in reader.runs(RUNS, beginning=id)]
+    return found
+
+
+def show_run(options: Options, project: ProjectFolder, id: str) -> Answer:
+    """One sync with every failure; UsageError when several begin so, of whatever installation."""
     from .views import result_json, summary
 
-    if len(options.words) != 2:
-        raise UsageError("which sync?", hint="write: max runs show ID; `max runs` lists them")
-    for one in project.installations():
-        with suppress(NotFound, StorageError):
-            for info, reader in readers(project, [one]):
-                found = reader.run(options.words[1])
-                text = partial(summary, info, found, width(sys.stdout), paint(), all_failures=True)
-                return options.answer(result_json(info, found), text)
-    raise NotFound("sync", options.words[1], hint="`max runs` lists them")
+    found = syncs_beginning(project, id)
+    if not found:
+        raise NotFound("sync", id, hint="`max runs` lists them")
+    if len(found) > 1:
+        listed = ", ".join(f"{one} ({info})" for info, one in found)
+        raise UsageError(f"several syncs begin with {id!r}", hint=f"one of: {listed}")
+    info, whole_id = found[0]
+    with read(project, info) as reader:
+        result = reader.run(whole_id)
+    text = partial(summary, info, result, width(sys.stdout), paint(), all_failures=True)
+    return options.answer(result_json(info, result), text)

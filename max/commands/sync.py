@@ -28,7 +28,7 @@ from .framework import Answer, Options, Parser, only_target, paint, readers
 from .terminal import print_note, width
 from .views import result_json, summary
 
-EXIT = {Status.COMPLETED: 0, Status.PARTIAL: 3, Status.PAUSED: 130, Status.INTERRUPTED: 130}  # others: 1
+EXIT = {Status.COMPLETED: 0, Status.PARTIAL: 3}  # failed and cancelled: 1; interrupted: as the signal says
 SCOPE = {  # the flags of `max sync` that widen or narrow what it fetches
     "full": "fetch everything again, whatever its age",
     "missing-only": "fetch only what is missing, has expired or was invalidated",
@@ -84,7 +84,8 @@ def configure_sync(parser: Parser) -> None:
         "max sync acme:ticket --replay acme.jsonl    (the same sync, from the recording alone)",
         "",
         "An interrupted sync continues where it stopped. Ctrl-C saves and stops; a second one leaves",
-        "at once and loses nothing either. Exit status: 0 done, 1 failed, 3 partial, 130 interrupted.",
+        "at once and loses nothing either. Exit status: 0 done, 1 failed, 3 partial, 130 interrupted,",
+        "143 ended by SIGTERM. With -q it prints nothing when all went well, as cron likes it.",
         "",
         "A replay uses no network and no credential. A missing installation is created with the recorded",
         "configuration. An existing one must hold no data, or only that of an earlier replay of the same",
@@ -111,7 +112,7 @@ def run_sync(options: Options) -> Answer:
     if recording is not None:
         refuse_existing(recording.path)
     project, notes = with_installation(options)
-    for note in notes:  # before the sync, since they explain what it does
+    for note in notes if not options.quiet else ():  # before the sync, since they explain what it does
         print_note(note)
     info = only_target(project, options.target)
     if options.only:
@@ -212,13 +213,17 @@ def synced(
     recording: UpstreamAccess | None = None,
 ) -> Answer:
     """Sync in the foreground; its result, and what to do next."""
-    foreground = Foreground(sys.stderr, events=options.output == "ndjson")
+    foreground = Foreground(sys.stderr, events=options.output == "ndjson", quiet=options.quiet)
     result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
+    interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
+    status = foreground.exit_status if interrupted else EXIT.get(result.status, 1)
     text = partial(summary, info, result, width(sys.stdout), paint())
+    if options.quiet and status == 0:
+        text = partial(list[str])  # there is nothing to say
     data = result_json(info, result)
     if isinstance(recording, Replay):
         data |= {"replay": {"left": dict(recording.left()), "notes": recording.notes}}
-    return options.answer(data, text, next_steps(info, result, recording), EXIT.get(result.status, 1))
+    return options.answer(data, text, next_steps(info, result, recording), status)
 
 
 def next_steps(

@@ -453,12 +453,12 @@ class Reader:
         with self._reading() as connection:
             return sync_state(connection, str(self.info), now=self.now)
 
-    def runs(self, limit: int = LIMIT) -> list[SyncRun]:
-        """The newest syncs, newest first; empty when there was none."""
+    def runs(self, limit: int = LIMIT, *, beginning: str = "") -> list[SyncRun]:
+        """The newest syncs whose id begins so, newest first; empty when there was none."""
         from ..storage.sync_log import runs
 
         with self._reading() as connection:
-            return runs(connection, limit, now=self.now)
+            return runs(connection, limit, beginning=beginning, now=self.now)
 
     def check_idle(self) -> None:
         """SyncRunning when a process is syncing."""

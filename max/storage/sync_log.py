@@ -146,15 +146,15 @@ SPECS = (  # every spec that may still run: table, key, column, and which rows
 # -- reading -----------------------------------------------------------------------------------
 
 
-def runs(connection: Connection, limit: int, *, now: float) -> list[SyncRun]:
-    """The newest syncs, newest first; empty when there was none."""
-    return _select_runs(connection, "ORDER BY id DESC LIMIT ?", (limit,), now=now)
+def runs(connection: Connection, limit: int, *, beginning: str = "", now: float) -> list[SyncRun]:
+    """The newest syncs whose id begins so, newest first; empty when there was none."""
+    condition = "WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+    return _select_runs(connection, condition, (beginning, beginning + "~", limit), now=now)
 
 
 def run(connection: Connection, id: str, *, now: float) -> SyncRun:
     """The sync whose id is, or begins with, ``id``; NotFound, or UsageError when several do."""
-    condition = "WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 10"
-    found = _select_runs(connection, condition, (id, id + "~"), now=now)
+    found = runs(connection, 10, beginning=id, now=now)
     if not found:
         raise NotFound("sync", id, hint="`max runs` lists them")
     if len(found) > 1:

@@ -26,25 +26,32 @@ from tests.command_line import Cli, Run, record_sync
 
 DATA = Path(".max/installations/acme/default/data.db")
 
-# By command: words that make it read rows of an installation.
-READING = {
+
+def parser_of(command: str) -> Parser:
+    _, home, summary = COMMANDS[command]
+    module = import_module(f"max.commands.{home}")
+    return command_parser(command, summary, getattr(module, f"configure_{command.replace(' ', '_')}"))
+
+
+# Commands whose first example is not what is tried below.
+TRIED = {
     "search": "search acme AcmeTask --limit 2",
     "get": "get acme AcmeUser:w1-u1",
-    "count": "count acme AcmeTask",
-    "values": "values acme AcmeTask.status",
-    "freshness": "freshness acme",
-    "quarantine": "quarantine acme",
     "changes": "changes acme --limit 2",
-}
-# Commands that tell of something else than an installation's rows, and say so in their own words.
-TELLING = {
-    "ls": "ls",
-    "status": "status",
-    "runs": "runs",
+    "sql": 'sql acme "SELECT id, title FROM acme_task ORDER BY id LIMIT 2"',
     "trust": "trust --list",
 }
-ROWLESS = {"schema", "schema diff"}  # commands that read, and have no rows
-EXAMPLES = {**READING, **TELLING}
+ROWLESS = {"schema", "schema diff", "path", "export", "mcp", "llm-bootstrap", "guide"}  # of those that read
+
+
+def example_of(command: str) -> str:
+    """Words that make a command answer with rows."""
+    examples = str(parser_of(command).epilog).splitlines()
+    return TRIED.get(command) or examples[1].strip().removeprefix("max ").partition("  ")[0]
+
+
+WITH_ROWS = {name: example_of(name) for name in COMMANDS if parser_of(name).answers_rows}
+READING = {name: words for name, words in WITH_ROWS.items() if COMMANDS[name][0] == "Query"}
 
 
 @pytest.fixture
@@ -56,24 +63,16 @@ def synced(cli: Cli) -> Cli:
     return cli
 
 
-def parser_of(command: str) -> Parser:
-    _, home, summary = COMMANDS[command]
-    module = import_module(f"max.commands.{home}")
-    return command_parser(command, summary, getattr(module, f"configure_{command.replace(' ', '_')}"))
-
-
 # -- formats ---------------------------------------------------------------------------------------
 
 
 def test_every_command_that_reads_is_tried_below() -> None:
-    queries = {name for name, (group, _, _) in COMMANDS.items() if group == "Query"}
-    assert queries - ROWLESS == READING.keys()
-    assert {name for name in COMMANDS if parser_of(name).answers_rows} == EXAMPLES.keys()
+    assert {name for name, (group, _, _) in COMMANDS.items() if group == "Query"} - ROWLESS == READING.keys()
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.parametrize("command", WITH_ROWS)
 def test_a_command_with_rows_answers_in_every_format(synced: Cli, command: str) -> None:
-    words = EXAMPLES[command].split()
+    words = shlex.split(WITH_ROWS[command])
     ndjson = [json.loads(line) for line in synced(*words, "-o", "ndjson").out.splitlines()]
     names = list(dict.fromkeys(name for row in ndjson for name in row))
     header, *rows = csv.reader(io.StringIO(synced(*words, "-o", "csv").out, newline=""))
@@ -88,7 +87,7 @@ def test_a_command_with_rows_answers_in_every_format(synced: Cli, command: str) 
     assert len(synced(*words, "-o", "markdown").out.splitlines()) == len(rows) + 2
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in EXAMPLES])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in WITH_ROWS])
 def test_a_command_without_rows_refuses_their_formats_before_it_does_anything(
     cli: Cli, tmp_path: Path, command: str
 ) -> None:
@@ -127,8 +126,11 @@ def test_rows_are_read_while_they_are_printed(
 def test_an_empty_answer_has_its_columns_all_the_same(synced: Cli) -> None:
     words = ["search", "acme", "AcmeUser", "--filter", "name = x", "--fields", "name,email"]
     assert synced(*words, "-o", "csv").out == "id,name,email\r\n"
-    assert synced(*words, "-o", "tsv") == Run(0, "id\tname\temail\n", "no AcmeUser matches\n")
-    assert json.loads(synced(*words, "-o", "ndjson").err)["meta"]["notes"] == ["no AcmeUser matches"]
+    run = synced(*words, "-o", "tsv")
+    assert (run.status, run.out) == (0, "id\tname\temail\n")
+    assert run.err.startswith("no AcmeUser matches")
+    (note,) = json.loads(synced(*words, "-o", "ndjson").err)["meta"]["notes"]
+    assert note.startswith("no AcmeUser matches")
 
 
 @pytest.mark.parametrize(
@@ -286,9 +288,9 @@ def test_the_last_page_has_no_next_command(synced: Cli) -> None:
     assert (data["cursor"], data["next"]) == (None, None)
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.parametrize("command", WITH_ROWS)
 def test_every_listing_says_where_it_ended(synced: Cli, command: str) -> None:
-    data = json.loads(synced(*EXAMPLES[command].split(), "-o", "ndjson").err)["meta"]
+    data = json.loads(synced(*shlex.split(WITH_ROWS[command]), "-o", "ndjson").err)["meta"]
     assert {"total", "shown", "hasMore", "cursor", "next"} <= data.keys()
     assert data["total"] is None or data["shown"] <= data["total"]
 
@@ -306,7 +308,7 @@ ENDED_BADLY = {
 
 @pytest.mark.parametrize("command", READING)
 def test_an_answer_says_that_it_is_whole_and_as_of_when(synced: Cli, command: str) -> None:
-    words = READING[command].split()
+    words = shlex.split(READING[command])
     data = synced(*words, "-o", "json").data
     last = synced("status", "-o", "json").data["data"][0]["lastSync"]
     assert (data["complete"], data["syncedAt"]) == (True, last["finishedAt"])
@@ -321,7 +323,7 @@ def test_an_answer_after_a_sync_that_did_not_complete_says_so(
 ) -> None:
     before = synced("status", "-o", "json").data["data"][0]["lastSync"]["finishedAt"]
     record_sync(DATA, status)
-    words = READING[command].split()
+    words = shlex.split(READING[command])
     data = synced(*words, "-o", "json").data
     assert (data["complete"], data["syncedAt"]) == (False, before)
     assert ENDED_BADLY[status] in data["warning"]
@@ -334,7 +336,7 @@ def test_an_answer_after_a_sync_that_did_not_complete_says_so(
 def test_an_answer_before_any_sync_has_completed_says_so(synced: Cli, command: str) -> None:
     with sqlite3.connect(DATA) as connection:
         connection.execute("DELETE FROM _max_sync")
-    data = synced(*READING[command].split(), "-o", "json").data
+    data = synced(*shlex.split(READING[command]), "-o", "json").data
     assert (data["complete"], data["syncedAt"]) == (False, None)
     assert "no sync has completed yet" in data["warning"]
 
@@ -372,3 +374,43 @@ def test_a_reader_tells_its_state(synced: Cli) -> None:
         assert reader.state.complete
         assert (reader.state.status, reader.state.warning) == ("completed", None)
         assert reader.count(AcmeTask) == 200
+
+
+# -- syncs by the beginning of their ids -------------------------------------------------------------
+
+
+@pytest.fixture
+def two(cli: Cli) -> Cli:
+    """Runs a command in a project where two installations have syncs whose ids begin alike."""
+    for name in ("acme:one", "acme:two"):
+        assert cli("connect", name).status == 0
+        assert cli("sync", name, "-q") == Run(0, "", "")
+        data = Path(".max/installations/acme") / name[5:] / "data.db"
+        with sqlite3.connect(data) as connection:
+            connection.execute("DELETE FROM _max_sync")
+        record_sync(data)
+        with sqlite3.connect(data) as connection:
+            connection.execute("UPDATE _max_sync SET id = ?", (f"1ng{name[5:]}",))
+    return cli
+
+
+@pytest.mark.parametrize("words", [["runs", "show"], ["runs"]])
+def test_a_sync_is_found_by_the_beginning_of_its_id(two: Cli, words: list[str]) -> None:
+    for id, name in (("1ngo", "acme:one"), ("1ngtwo", "acme:two")):
+        data = two(*words, id, "-o", "json").data
+        assert (data["installation"], data["id"][:4]) == (name, id[:4])
+
+
+@pytest.mark.parametrize("words", [["runs", "show"], ["runs"]])
+def test_a_beginning_that_syncs_of_several_installations_share_names_them(two: Cli, words: list[str]) -> None:
+    run = two(*words, "1ng")
+    assert (run.status, run.out) == (2, "")
+    assert run.err == (
+        "max: several syncs begin with '1ng'\n  one of: 1ngone (acme:one), 1ngtwo (acme:two)\n"
+    )
+
+
+def test_what_begins_no_sync_is_taken_for_an_installation(two: Cli) -> None:
+    run = two("runs", "acme:thre")
+    assert (run.status, "unknown installation 'acme:thre'" in run.err) == (2, True)
+    assert two("runs", "show", "acme:thre").status == 1
