@@ -285,6 +285,7 @@ class Op(StrEnum):
     CONTAINS = "~="
     STARTS_WITH = "^="
     IN = "IN"
+    HAS = "HAS"
     IS_LOADED = "IS LOADED"
 
 
@@ -292,8 +293,16 @@ class Filter(Struct, Generic[E]):
     """A condition on one entity; combine with ``&``, ``|`` and ``~``.
 
     Every condition is true or false, never unknown: comparing an empty value is false, and the
-    negation of that is true.
+    negation of that is true.  ``str`` gives it in the filter language.
     """
+
+    def __str__(self) -> str:
+        from .filter_text import filter_text  # few filters are shown
+
+        return filter_text(self)
+
+    def __repr__(self) -> str:
+        return f"Filter({self})"
 
     def __and__(self, other: Filter[E]) -> Filter[E]:
         return AllOf((*self._parts_of(AllOf), *other._parts_of(AllOf)))
@@ -318,10 +327,6 @@ class Compare(Filter[E]):
     op: Op
     value: Any = None
 
-    def __repr__(self) -> str:
-        value = "" if self.op is Op.IS_LOADED else f" {self.value!r}"
-        return f"{self.path[-1]!r} {self.op}{value}"
-
 
 class Synced(Filter[E]):
     """When one field was last synced, compared with ``at``, in seconds since the epoch.
@@ -333,8 +338,13 @@ class Synced(Filter[E]):
     op: Op
     at: float
 
-    def __repr__(self) -> str:
-        return f"{self.path[-1]!r} synced {self.op} {self.at!r}"
+
+class Some(Filter[E]):
+    """True when some child of a collection matches ``part``; ``path`` has the refs that lead to a parent."""
+
+    path: tuple[FieldOf[Any, Any], ...]
+    many: ManyOf[Any, Any]
+    part: Filter[Any]
 
 
 class AllOf(Filter[E]):
@@ -342,26 +352,17 @@ class AllOf(Filter[E]):
 
     parts: tuple[Filter[E], ...]
 
-    def __repr__(self) -> str:
-        return f"({' & '.join(map(repr, self.parts))})"
-
 
 class AnyOf(Filter[E]):
     """True when at least one part is true."""
 
     parts: tuple[Filter[E], ...]
 
-    def __repr__(self) -> str:
-        return f"({' | '.join(map(repr, self.parts))})"
-
 
 class Not(Filter[E]):
     """True when the part is false."""
 
     part: Filter[E]
-
-    def __repr__(self) -> str:
-        return f"~({self.part!r})"
 
 
 # -- fields -------------------------------------------------------------------------------
@@ -460,6 +461,10 @@ class FieldOf(Generic[E, V]):
             raise TypeError(f"{self!r}.is_in() takes a list of values, not one text")
         return Compare(self.path, Op.IN, tuple(values))
 
+    def has(self: FieldOf[E, list[W]] | FieldOf[E, list[W] | None], item: W) -> Filter[E]:
+        """The list has this item: a text, a number, a boolean or None."""
+        return Compare(self.path, Op.HAS, item)
+
     def is_null(self) -> Filter[E]:
         """Loaded, and empty upstream."""
         return Compare(self.path, Op.EQ, None)
@@ -521,9 +526,16 @@ def find_name(entity: type[Entity], name: str) -> str:
     known = {known.casefold(): known for known in ("id", *entity.types())}
     if name.casefold() in known:
         return known[name.casefold()]
-    if name in entity.children():
-        raise UsageError(f"{name} is a collection; query {entity.children()[name].__name__} instead")
+    many = find_collection(entity, name)
+    if many is not None:
+        raise UsageError(f"{many.name} is a collection; query {many.child.__name__} instead")
     raise UnknownName("field", name, known.values(), where=entity.__name__)
+
+
+def find_collection(entity: type[P], name: str) -> ManyOf[P, Any] | None:
+    """The collection with this name, given in any case."""
+    known = {known.casefold(): known for known in entity.children()}
+    return ManyOf(entity, known[name.casefold()]) if name.casefold() in known else None
 
 
 def field_names(fields: Sequence[FieldOf[Any, Any]]) -> tuple[str, ...]:
@@ -546,6 +558,10 @@ class ManyOf(Generic[P, E]):
     def child(self) -> type[E]:
         """The entity that the collection lists."""
         return cast("type[E]", self.parent.children()[self.name])
+
+    def has(self, condition: Filter[E]) -> Filter[P]:
+        """Some child matches: ``Repository.issues.has(Issue.votes.gt(3))``."""
+        return Some((), self, condition)
 
     @property
     def by(self) -> FieldOf[E, Any] | None:

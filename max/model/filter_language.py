@@ -5,6 +5,8 @@
     part       = NOT part | "(" filter ")" | condition
     condition  = field ( = != < <= > >= ~= ^= ) value
                | field [NOT] IN "(" value { "," value } ")"
+               | list [NOT] HAS value
+               | collection [ "." field ] [NOT] HAS ( value | "(" filter ")" )
                | field IS [NOT] ( NULL | LOADED )
                | _age "(" field ")" ( ( < <= > >= ) age | ( = != ) never )
 
@@ -24,11 +26,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ..errors import InvalidFilter, UnknownName, UsageError, brief
 from .entities import (
+    REFS,
     AllOf,
     AnyOf,
     Compare,
@@ -37,10 +41,13 @@ from .entities import (
     FieldOf,
     FieldType,
     Filter,
+    ManyOf,
     Not,
     Op,
     Ref,
+    Some,
     Synced,
+    find_collection,
     find_field,
     path_name,
 )
@@ -77,7 +84,8 @@ INSTEAD = {
     "||": "write OR",
     "LIKE": "write ~= (contains) or ^= (starts with)",
     "ILIKE": "write ~= (contains)",
-    "CONTAINS": "write ~=",
+    "CONTAINS": "write ~=, or HAS for an item of a list",
+    "INCLUDES": "write HAS",
     "BETWEEN": "write field >= low AND field <= high",
 }
 INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
@@ -90,6 +98,7 @@ FITTING = {  # the kinds that an operator accepts; an operator that is missing h
     Op.GE: ORDERED,
     Op.CONTAINS: frozenset({Kind.TEXT, Kind.JSON}),
     Op.STARTS_WITH: frozenset({Kind.TEXT}),
+    Op.HAS: frozenset({Kind.JSON}),
 }
 EXPECTED = {
     Kind.INTEGER: "an integer of at most 64 bits",
@@ -200,30 +209,106 @@ class _Parser:
 
     def _part(self) -> Filter[Any]:
         token = self._peek()
+        if self._took("NOT"):
+            with self._deeper(token):
+                return Not(self._part())
+        if self._took("("):
+            return self._nested(token)
+        return self._condition()
+
+    def _nested(self, opening: Token) -> Filter[Any]:
+        """A filter in parentheses, behind the first of them."""
+        with self._deeper(opening):
+            result = self._any()
+        self._expect(")", "AND, OR or ')'", f"; the '(' is in column {opening.column}")
+        return result
+
+    @contextmanager
+    def _deeper(self, token: Token) -> Iterator[None]:
         self._depth += 1
         if self._depth > DEPTH:
             self._fail(token, f"nested more than {DEPTH} deep")
-        if self._took("NOT"):
-            result: Filter[Any] = Not(self._part())
-        elif self._took("("):
-            result = self._any()
-            self._expect(")", "AND, OR or ')'", f"; the '(' is in column {token.column}")
-        else:
-            result = self._condition()
+        yield
         self._depth -= 1
-        return result
 
     def _condition(self) -> Filter[Any]:
         token = self._next()
         self._count(token)
         if token.keyword == "_AGE":
             return self._age()
+        if self._has_follows():
+            return self._has(token)
         field = self._field(token)
         if self._took("IS"):
             return self._is(field)
         if self._peek().keyword in ("IN", "NOT"):
             return self._in(field)
         return self._comparison(field)
+
+    def _has_follows(self) -> bool:
+        """Whether HAS or NOT HAS comes next."""
+        word, other = (*self._tokens[self._position :], self._tokens[-1])[:2]
+        return (other if word.keyword == "NOT" else word).keyword == "HAS"
+
+    def _has(self, token: Token) -> Filter[Any]:
+        negated = self._took("NOT")
+        self._next()
+        if token.kind != "word" or token.keyword in KEYWORDS:
+            self._fail(token, f"expected a list or a collection, got {token}")
+        found = self._member_of(self._entity, token.text, token, of_child=False)
+        return Not(found) if negated else found
+
+    def _member_of(self, entity: type[Entity], path: str, token: Token, *, of_child: bool) -> Filter[Any]:
+        """What HAS asks of a path: of a list its items, of a collection its children."""
+        refs, many, rest = self._collection(entity, path, token)
+        if many is None:
+            field = self._found(entity, path, token)
+            if field.type.kind is Kind.JSON:
+                return Compare(field.path, Op.HAS, self._item(field))
+            if of_child:
+                return self._equal(field)
+            problem = f"{path} holds {field.type.label}; HAS asks for an item of a list or a collection"
+            self._fail(token, problem)
+        if rest:
+            return Some(refs, many, self._member_of(many.child, rest, token, of_child=True))
+        opening = self._peek()
+        if not self._took("("):
+            return Some(refs, many, self._equal(FieldOf(many.child, "id")))
+        outside, self._entity = self._entity, many.child
+        part = self._nested(opening)
+        self._entity = outside
+        return Some(refs, many, part)
+
+    def _collection(
+        self, entity: type[Entity], path: str, token: Token
+    ) -> tuple[tuple[FieldOf[Any, Any], ...], ManyOf[Any, Any] | None, str]:
+        """The refs that lead to the first collection of a path, the collection, and what follows it."""
+        names, owner = path.split("."), entity
+        for place, name in enumerate(names[: REFS + 1]):
+            many = find_collection(owner, name)
+            if many is not None:
+                refs = self._found(entity, ".".join(names[:place]), token).path if place else ()
+                return refs, many, ".".join(names[place + 1 :])
+            try:
+                owner = find_field(owner, name).type.target or Entity
+            except UsageError:
+                break
+        return (), None, ""
+
+    def _equal(self, field: FieldOf[Any, Any]) -> Filter[Any]:
+        """A field that is equal to the next value."""
+        first, last = self._member(field)
+        return _compared(field.path, Op.EQ, first, last)
+
+    def _item(self, field: FieldOf[Any, Any]) -> Any:
+        """An item of a list: in quotes it is a text if the list can have one, else JSON if it can be."""
+        token = self._next()
+        text = "null" if token.keyword == "NULL" else self._text_of(token)
+        readings = [text, _json(text)] if token.kind == "quoted" else [_json(text), text]
+        fitting = [one for one in readings if not isinstance(one, list | dict) and field.type.check([one])]
+        if not fitting:
+            self._fail(token, f"{path_name(field)} is {field.type.label}, which cannot have {token}")
+        return fitting[0]
 
     def _count(self, token: Token) -> None:
         self._conditions += 1
@@ -245,7 +330,7 @@ class _Parser:
         negated = self._took("NOT")
         start = self._peek()
         if not self._took("IN"):
-            self._fail(start, f"expected IN after NOT, got {start}")
+            self._fail(start, f"expected IN or HAS after NOT, got {start}")
         self._expect("(", "'(' after IN")
         members = [self._member(field)]
         while self._took(","):
@@ -277,8 +362,9 @@ class _Parser:
             instead = INSTEAD.get(token.text.upper())
             self._fail(token, instead or f"expected an operator after {path_name(field)}, got {token}")
         holds = field.type
-        if holds.kind not in FITTING.get(op, Kind):
-            self._fail(token, f"{op} does not work on {path_name(field)}, which holds {holds.label}")
+        if holds.kind not in FITTING.get(op, Kind) or (op is Op.CONTAINS and _is_list(holds)):
+            hint = f"; write {path_name(field)} HAS …" if _is_list(holds) else ""
+            self._fail(token, f"{op} does not work on {path_name(field)}, which holds {holds.label}{hint}")
         value = self._next()
         if value.keyword == "NULL" and op in (Op.EQ, Op.NE):
             return Compare(field.path, op)
@@ -324,12 +410,16 @@ class _Parser:
     def _field(self, token: Token) -> FieldOf[Any, Any]:
         if token.kind != "word" or token.keyword in KEYWORDS:
             self._fail(token, f"expected a field, got {token}")
+        return self._found(self._entity, token.text, token)
+
+    def _found(self, entity: type[Entity], path: str, token: Token) -> FieldOf[Any, Any]:
         try:
-            return find_field(self._entity, token.text)
+            return find_field(entity, path)
         except UnknownName:
             raise
         except UsageError as error:
-            self._fail(token, error.message)
+            hint = " or write HAS" if "is a collection" in error.message else ""
+            self._fail(token, error.message + hint)
 
     def _time(self, token: Token, field: FieldOf[Any, Any]) -> tuple[Any, Any]:
         """The first and the last moment, or day, that a text names."""
@@ -359,7 +449,8 @@ class _Parser:
             fits = False
         if not fits:
             expected = EXPECTED.get(holds.kind, holds.expected)
-            self._fail(token, f"{path_name(field)} expects {expected}, got {token}")
+            hint = f"; write {path_name(field)} HAS {token.text}" if _is_list(holds) else ""
+            self._fail(token, f"{path_name(field)} expects {expected}, got {token}{hint}")
         return value
 
     def _text_of(self, token: Token) -> str:
@@ -393,6 +484,10 @@ def _compared(path: tuple[FieldOf[Any, Any], ...], op: Op, first: Any, last: Any
         return Compare(path, op, last)
     inside: Filter[Any] = AllOf((Compare(path, Op.GE, first), Compare(path, Op.LE, last)))
     return inside if op is Op.EQ else AllOf((Compare(path, Op.IS_LOADED), Not(inside)))
+
+
+def _is_list(holds: FieldType) -> bool:
+    return holds.kind is Kind.JSON and holds.shape.startswith("list[")
 
 
 # -- values from text, by kind; ValueError when the text is not one ---------------------------

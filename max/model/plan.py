@@ -15,14 +15,17 @@ from .entities import (
     AnyOf,
     Compare,
     E,
+    Entity,
     FieldOf,
     Filter,
     ManyOf,
     Not,
     Op,
     Ref,
+    Some,
     Synced,
     field_names,
+    find_collection,
     find_field,
 )
 from .schema import Schema
@@ -158,7 +161,8 @@ def _read_step(data: Json) -> Step:
 def filter_to_json(condition: Filter[Any]) -> Json:
     """A filter as JSON data: ``[op, path, value]``, ``["synced", op, path, at]``, or a combination.
 
-    Combinations are ``["all", …]``, ``["any", …]`` and ``["not", …]``.
+    Combinations are ``["all", …]``, ``["any", …]`` and ``["not", …]``; ``["some", path, filter]`` is
+    about the children of the collection at the path's end.
     """
     if isinstance(condition, Compare):
         holds = condition.path[-1].type
@@ -167,6 +171,9 @@ def filter_to_json(condition: Filter[Any]) -> Json:
         return [str(condition.op), [field.name for field in condition.path], value]
     if isinstance(condition, Synced):
         return ["synced", str(condition.op), [field.name for field in condition.path], condition.at]
+    if isinstance(condition, Some):
+        names = [*(field.name for field in condition.path), condition.many.name]
+        return ["some", names, filter_to_json(condition.part)]
     if isinstance(condition, Not):
         return ["not", filter_to_json(condition.part)]
     parts = cast("AllOf[Any] | AnyOf[Any]", condition).parts
@@ -185,16 +192,26 @@ def filter_from_json(entity: type[E], data: Json) -> Filter[E]:
         op, names, at = rest
         return Synced(find_field(entity, ".".join(names)).path, Op(op), at)
     names, value = rest
+    if head == "some":
+        refs = find_field(entity, ".".join(names[:-1])).path if names[1:] else ()
+        many = find_collection(cast("type[Entity]", refs[-1].type.target) if refs else entity, names[-1])
+        if many is None:
+            raise UnknownName("collection", names[-1], [], where=entity.__name__)
+        return Some(refs, many, filter_from_json(many.child, value))
     field = find_field(entity, ".".join(names))
     holds = field.type
     loaded = tuple(map(holds.from_json, value)) if head == Op.IN else holds.from_json(value)
     return Compare(field.path, Op(head), loaded)
 
 
-def map_paths(data: Json, change: Callable[[Sequence[str]], list[str]]) -> Json:
-    """A filter as JSON data with each path of field names replaced."""
+def map_paths(data: Json, entity: str, change: Callable[[str, Sequence[str]], tuple[list[str], str]]) -> Json:
+    """A filter of an entity as JSON data with each path of field names replaced.
+
+    ``change`` gives a path's new names, and the entity at its end when that is a collection.
+    """
     head, *rest = data
     if head in ("not", "all", "any"):
-        return [head, *(map_paths(part, change) for part in rest)]
+        return [head, *(map_paths(part, entity, change) for part in rest)]
     *before, path, value = data
-    return [*before, change(path), value]
+    names, end = change(entity, path)
+    return [*before, names, map_paths(value, end, change) if head == "some" else value]

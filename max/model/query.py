@@ -31,6 +31,7 @@ from .entities import (
     Not,
     Op,
     Ref,
+    Some,
     Synced,
     V,
     field_names,
@@ -178,6 +179,18 @@ class Query(Struct, Generic[E]):
             unique.setdefault(tuple(field.name for field in one.path), one)
         return self.replace(order=tuple(unique.values()))
 
+    def __repr__(self) -> str:
+        fields = None if self.fields is None else ",".join(self.fields)
+        said = {
+            "where": None if self.filter is None else str(self.filter),
+            "order_by": ",".join(map(str, self.order)) or None,
+            "select": fields,
+            "limit": self.size,
+            "after": self.cursor,
+        }
+        shown = [f", {name}={value!r}" for name, value in said.items() if value is not None]
+        return f"{type(self).__name__}({self.entity.__name__}{''.join(shown)})"
+
     def select(self, *fields: FieldOf[E, Any] | str) -> Self:
         """Only these fields, as handles or names; the others read as not loaded."""
         names: list[str] = []
@@ -273,24 +286,43 @@ def _condition(entity: type[Entity], condition: object, now: float | None) -> Fi
         example = f"{entity.__name__}.{next((n for n in entity._fields if n != 'id'), 'id')}"
         hint = f"; == compares in Python: write {example}.eq(…)" if isinstance(condition, bool) else ""
         raise TypeError(f"where() takes filters or text, not {condition!r}{hint}")
-    for one in _comparisons(condition):
-        _own(entity, one.path[0], "where")
-        if isinstance(one, Compare) and one.op is not Op.IS_LOADED:
-            for value in one.value if one.op is Op.IN else (one.value,):
-                check_value(one.path[-1], value, ID if one.op in OF_TEXTS else None)
+    check_filter(entity, condition)
     return condition
 
 
-def _comparisons(condition: Filter[Any], depth: int = 0) -> list[Compare[Any] | Synced[Any]]:
-    """The parts of a filter that name a field."""
+def check_filter(entity: type[Entity], condition: Filter[Any], depth: int = 0) -> None:
+    """TypeError when a filter is another entity's, UsageError for a value that its field cannot have."""
     if isinstance(condition, Compare | Synced):
-        return [condition]
+        _own(entity, condition.path[0], "where")
+        if isinstance(condition, Compare):
+            _check_comparison(condition)
+        return
     if depth == DEPTH:
         raise UsageError(f"a filter nests at most {DEPTH} deep", hint="combine several with where(a, b, …)")
-    parts = (
-        [condition.part] if isinstance(condition, Not) else cast("AllOf[Any] | AnyOf[Any]", condition).parts
-    )
-    return [one for part in parts for one in _comparisons(part, depth + 1)]
+    if isinstance(condition, Some):
+        first = condition.path[0].entity if condition.path else condition.many.parent
+        if first.__name__ != entity.__name__:
+            raise TypeError(f"{condition.many!r} is not a collection of {entity.__name__}")
+        check_filter(condition.many.child, condition.part, depth + 1)
+        return
+    combined = cast("AllOf[Any] | AnyOf[Any] | Not[Any]", condition)
+    for part in (combined.part,) if isinstance(combined, Not) else combined.parts:
+        check_filter(entity, part, depth + 1)
+
+
+def _check_comparison(condition: Compare[Any]) -> None:
+    field, op = condition.path[-1], condition.op
+    if op is Op.HAS:
+        check_item(field, condition.value)
+    elif op is not Op.IS_LOADED:
+        for value in condition.value if op is Op.IN else (condition.value,):
+            check_value(field, value, ID if op in OF_TEXTS else None)
+
+
+def check_item(field: FieldOf[Any, Any], item: object) -> None:
+    """UsageError unless a field can be a list with this item."""
+    if isinstance(item, list | dict) or field.type.kind is not Kind.JSON or not field.type.check([item]):
+        raise UsageError(f"{field!r} holds {field.type.expected}, which cannot have {item!r}")
 
 
 def check_value(field: FieldOf[Any, Any], value: object, holds: FieldType | None = None) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
@@ -100,7 +99,7 @@ class SyncCommand(StrEnum):
 # -- specs --------------------------------------------------------------------------------
 
 FeedRoot: TypeAlias = tuple[str, str, str]  # the entity and the id of a feed's root, and the loader's name
-Target: TypeAlias = Callable[[str, str], "str | None"]  # an entity and its ref field to what that refers to
+Target: TypeAlias = Callable[[str, str], "str | None"]  # where a ref or a collection leads
 
 
 class ListingPosition(Struct):
@@ -211,7 +210,7 @@ class TaskSpec(Struct):
         return self._renamed(_Renaming(old, new_entity=new))
 
     def rename_field(self, entity: str, old: str, new: str, target: Target = lambda *names: None) -> Self:
-        """The spec after a field or a collection was renamed; ``target`` is for filters through refs."""
+        """The spec after a field or a collection was renamed; ``target`` is for filters that follow refs."""
         return self._renamed(_Renaming(entity, entity, old, new, target=target))
 
     def replace_ids(self, entity: str, new_id: Callable[[str], str]) -> Self:
@@ -367,13 +366,13 @@ class _Renaming(NamedTuple):
         entity, _, name = path.partition(".")
         return f"{self.of(entity)}.{self.name(entity, name)}"
 
-    def steps(self, entity: str, path: Sequence[str]) -> list[str]:
-        """The fields of a filter's path, each a field of what the ref before it points at."""
-        steps, owner = [], entity
+    def steps(self, entity: str, path: Sequence[str]) -> tuple[list[str], str]:
+        """A filter's path, each name one of what the one before it leads to, and what the last leads to."""
+        steps = []
         for name in path:
-            steps.append(self.name(owner, name))
-            owner = self.target(owner, name) or ""
-        return steps
+            steps.append(self.name(entity, name))
+            entity = self.target(entity, name) or ""
+        return steps, entity
 
     def asked(self, text: str) -> str:
         """``Entity`` or ``Entity.field`` as a person wrote it, in any case."""
@@ -398,7 +397,7 @@ RENAMED: dict[str, Callable[[_Renaming, str, Any], object]] = {
     "asked": lambda new, entity, value: tuple(map(new.of, value)),
     "looks": lambda new, entity, value: (),  # looking begins again
     "left": lambda new, entity, value: (),
-    "matching": lambda new, entity, value: value and map_paths(value, partial(new.steps, entity)),
+    "matching": lambda new, entity, value: value and map_paths(value, entity, new.steps),
     "options": lambda new, entity, value: {
         name: [*map(new.asked, one)] if name == "only" else one for name, one in value.items()
     },

@@ -189,6 +189,9 @@ class Dialect(Protocol):
     def contains(self, column: str, bind: Callable[[object], str], text: str) -> str:
         """SQL that is true when a column contains a text, in any case; ``bind`` takes a value."""
 
+    def has_item(self, column: str, bind: Callable[[object], str], item: object) -> str:
+        """SQL that is true when a column's JSON is a list with this text, number, boolean or None."""
+
     def prepare(self, connection: Any, sql: str) -> None:
         """Make known to a connection what ``contains`` has a statement call."""
 
@@ -259,7 +262,9 @@ def joined(word: str, conditions: Sequence[str]) -> str:
     return f" {word} ".join(conditions)
 
 
-Targets: TypeAlias = Callable[[str, str], str | None]  # the entity that a ref (entity, field) points at
+Targets: TypeAlias = Callable[
+    [str, str], str | None
+]  # the entity to which a ref or a collection (entity, name) leads
 
 
 DAMAGED = "restore a backup, or move the file away and sync again"

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from ..errors import InvalidCursor, UnknownName, UsageError
-from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Synced
-from ..model.query import ID, Order, Query, check_value
-from ..model.values import REPLACED, is_text, is_valid, read_integer, read_real
+from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Some, Synced
+from ..model.query import ID, Order, Query, check_item, check_value
+from ..model.values import INTEGER_LIMIT, REPLACED, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping, encode_one
 
@@ -106,6 +106,8 @@ class Statement:
             return self._comparison(filter)
         if isinstance(filter, Synced):
             return self._synced(filter)
+        if isinstance(filter, Some):
+            return self._some(filter)
         parts = [f"({self.condition(one)})" for one in cast("AllOf[Any] | AnyOf[Any]", filter).parts]
         if isinstance(filter, AllOf):
             return joined("AND", parts) or TRUE
@@ -118,6 +120,8 @@ class Statement:
         if filter.op is Op.EQ and filter.value is None:
             return f"{column} IS NULL AND {self.loaded(filter.path)}"
         holds = ID if filter.path[-1].name == "id" else filter.path[-1].type
+        if filter.op is Op.HAS:
+            return self._item(filter, column, holds)
         if filter.op is Op.IN:
             return self._membership(filter, column, holds)
         if filter.op in (Op.CONTAINS, Op.STARTS_WITH):
@@ -139,6 +143,31 @@ class Statement:
         synced = f"coalesce({mapping.synced(name, alias)}, {NEVER})"
         there = f"{self.column(filter.path[:-1])} IS NOT NULL AND " if len(filter.path) > 1 else ""
         return f"{there}{synced} {_COMPARISONS[filter.op]} {self.bind(filter.at)}"
+
+    def _item(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
+        check_item(filter.path[-1], filter.value)
+        item = holds.read([filter.value])[0]
+        if isinstance(item, int) and not -INTEGER_LIMIT <= item < INTEGER_LIMIT:
+            item = float(item)  # as SQLite reads such a number in JSON
+        return self.mapping.dialect.has_item(column, self.bind, item)
+
+    def _some(self, filter: Some[Any]) -> str:
+        """The parents of the children that match, which one statement finds from the children's side."""
+        parent = self.column((*filter.path, FieldOf(filter.many.parent, "id")))
+        children = Statement(self._mappings, filter.many.child)
+        children.values = self.values
+        there = "t._removed_at IS NULL"
+        if filter.many.by is not None:
+            back = f"t.{quoted(filter.many.by.name)}"
+            of, members, there = back, "", f"{there} AND {back} IS NOT NULL"
+        else:
+            of = "l.parent"
+            members = (
+                " JOIN _max_membership AS m ON m.child = t._row JOIN _max_listing AS l"
+                f" ON l.id = m.listing AND l.collection = {self.bind(repr(filter.many))}"
+            )
+        condition = children.condition(filter.part)
+        return f"{parent} IN (SELECT {of} {children.source}{members} WHERE {there} AND ({condition}))"
 
     def _membership(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]

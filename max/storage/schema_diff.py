@@ -350,13 +350,13 @@ class Planner:
 
     def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
         path = entity, change.old
-        if many:
-            return lambda do: do.rename_collection(path, change.new, lambda *_: None)
         targets = {
-            (owner.name, name): field.declared.get("target")
+            (owner.name, name): field.declared["child"] if field.many else field.declared.get("target")
             for owner in self._shape.values()
             for name, field in owner.fields.items()
         }
+        if many:
+            return lambda do: do.rename_collection(path, change.new, lambda *ref: targets.get(ref))
         return lambda do: do.rename_field(path, change.new, lambda *ref: targets.get(ref))
 
     def _follow_inverse(self, child: str, old: str, new: str) -> None:

@@ -139,6 +139,18 @@ class SqliteDialect(Dialect):
         like = f"{column} LIKE {bind(f'%{escaped}%')} ESCAPE '\\'"
         return f"(({column} GLOB '*[^ -~]*' AND {folded}) OR {like})"
 
+    def has_item(self, column: str, bind: Callable[[object], str], item: object) -> str:
+        """An item is compared with its JSON type: 1 is neither true nor "1"."""
+        if item is None or isinstance(item, bool):
+            is_item = f"e.type = '{json.dumps(item)}'"
+        else:
+            types = "'text'" if isinstance(item, str) else "'integer', 'real'"
+            is_item = f"e.type IN ({types}) AND e.value = {bind(item)}"
+        return (
+            f"(json_type({column}) = 'array'"
+            f" AND EXISTS (SELECT 1 FROM json_each({column}) AS e WHERE {is_item}))"
+        )
+
     def prepare(self, connection: Any, sql: str) -> None:
         """Only when it is called: after a new function SQLite compiles every statement again."""
         if CASEFOLD in sql:

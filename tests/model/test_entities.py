@@ -278,10 +278,10 @@ def test_help_shows_the_fields_of_an_entity() -> None:
 
 def test_the_repr_of_records_and_filters_is_short() -> None:
     query = Query(Issue).where(Issue.votes.gt(3) & ~Issue.title.is_loaded() | Issue.assignee.is_null())
-    assert repr(query) == (
-        "Query(entity=Issue, filter=((Issue.votes > 3 & ~(Issue.title IS LOADED)) | Issue.assignee = None))"
-    )
-    assert repr(Issue.title.synced_before(1.5)) == "Issue.title synced < 1.5"
+    assert repr(query) == "Query(Issue, where='votes > 3 AND NOT title IS LOADED OR assignee IS NULL')"
+    query = query.where("votes = 1").order_by("-due").select("title").limit(5).after("x")
+    assert repr(query).endswith("AND votes = 1', order_by='due:desc', select='title', limit=5, after='x')")
+    assert repr(Issue.title.synced_before(0.0)) == "Filter(_age(title) = never)"
     assert len(repr(Page([Issue(str(n), title="x" * 1000) for n in range(10_000)]))) < 2_000
     assert repr(vars(User)["email"]) == "Field('where to write')"
     assert repr(vars(Issue)["watchers"]) == "Many('gets a message')"
