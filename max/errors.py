@@ -57,7 +57,7 @@ them, always ``from error``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
 CANDIDATES = 3  # similar names that an error lists
@@ -129,6 +129,13 @@ class UnknownName(UsageError):
             candidates=self.candidates,
         )
 
+    def in_filter(self, text: str, column: int) -> Self:
+        """The same error with a caret under the name in a filter's text; ``column`` counts from 1."""
+        self.message += _pointing(text, column)
+        self.args = (self.message,)
+        self.data |= {"text": text, "column": column}
+        return self
+
 
 class InvalidFilter(UsageError):
     """A filter's text is invalid; ``column`` counts from 1."""
@@ -137,10 +144,8 @@ class InvalidFilter(UsageError):
 
     def __init__(self, text: str, column: int, problem: str) -> None:
         self.text, self.column, self.problem = text, column, problem
-        start = max(column - 1 - AROUND, 0) if len(text) > 2 * AROUND else 0
-        near = text[start : start + 2 * AROUND]
         super().__init__(
-            f"filter, column {column}: {problem}\n  {near}\n  {' ' * (column - 1 - start)}^",
+            f"filter, column {column}: {problem}{_pointing(text, column)}",
             text=text,
             column=column,
             problem=problem,
@@ -169,6 +174,12 @@ class InvalidSql(UsageError):
             position=position,
             line=line,
         )
+
+
+def _pointing(text: str, column: int) -> str:
+    """Two lines: what is around a column of a filter, and a caret under it."""
+    before = text[: column - 1][-AROUND:]
+    return f"\n  {before}{text[column - 1 :][:AROUND]}\n  {_blank(before)}^"
 
 
 def _blank(text: str) -> str:

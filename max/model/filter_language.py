@@ -190,8 +190,11 @@ class _Parser:
             self._fail(self._peek(), f"expected {expected}, got {self._peek()}{hint}")
 
     def _fail(self, token: Token, problem: str) -> NoReturn:
-        one_line = "".join(" " if c.isspace() or not c.isprintable() else c for c in self._text)
-        raise InvalidFilter(one_line, token.column, problem)
+        raise InvalidFilter(self._one_line, token.column, problem)
+
+    @property
+    def _one_line(self) -> str:
+        return "".join(" " if c.isspace() or not c.isprintable() else c for c in self._text)
 
     # -- the grammar
 
@@ -303,8 +306,10 @@ class _Parser:
     def _item(self, field: FieldOf[Any, Any]) -> Any:
         """An item of a list: in quotes it is a text if the list can have one, else JSON if it can be."""
         token = self._next()
-        text = "null" if token.keyword == "NULL" else self._text_of(token)
-        readings = [text, _json(text)] if token.kind == "quoted" else [_json(text), text]
+        readings: list[Any] = [None]
+        if token.keyword != "NULL":
+            text = self._text_of(token)
+            readings = [text, _json(text)] if token.kind == "quoted" else [_json(text), text]
         fitting = [one for one in readings if not isinstance(one, list | dict) and field.type.check([one])]
         if not fitting:
             self._fail(token, f"{path_name(field)} is {field.type.label}, which cannot have {token}")
@@ -415,8 +420,10 @@ class _Parser:
     def _found(self, entity: type[Entity], path: str, token: Token) -> FieldOf[Any, Any]:
         try:
             return find_field(entity, path)
-        except UnknownName:
-            raise
+        except UnknownName as error:
+            raise error.in_filter(
+                self._one_line, token.column + max(token.text.find(error.name), 0)
+            ) from None
         except UsageError as error:
             hint = " or write HAS" if "is a collection" in error.message else ""
             self._fail(token, error.message + hint)

@@ -458,10 +458,10 @@ def test_precedence_is_the_same_as_in_python(words: str, facts: list[bool]) -> N
         ("team HAS 5", 1, "team holds a ref to Team; HAS asks"),
         ("sizes HAS 5", 11, "sizes is dict[str, int], which cannot have '5'"),
         ("labels HAS", 11, "expected a value, got the end"),
+        ("labels HAS null", 12, "labels is list[str], which cannot have 'null'"),
         ("labels NOT", 11, "expected IN or HAS after NOT, got the end"),
         ("labels HAS (a, b)", 12, "expected a value, got '('"),
         ("watchers HAS (name = x", 23, "the '(' is in column 14"),
-        ("watchers HAS (title = x)", 15, "unknown field"),
         ("watchers.name.x HAS 5", 1, "name holds text; only a ref has fields behind a dot"),
         ("AND HAS x", 1, "expected a list or a collection, got 'AND'"),
         ('title = "\\ud800"', 9, "UTF-8"),
@@ -477,16 +477,38 @@ def test_the_caret_is_under_the_mistake_even_after_a_line_break() -> None:
     assert lines[1].index("x") == lines[2].index("^")
 
 
-def test_an_unknown_field_suggests_the_nearest() -> None:
+def test_the_caret_is_under_the_mistake_behind_wide_characters() -> None:
+    """A terminal gives each of them two columns."""
+    lines = refusal("title = '日本' AND votes = x").message.splitlines()
+    assert lines[2].index("^") == lines[1].index("x") + 2
+
+
+def test_an_unknown_field_suggests_the_nearest_and_has_a_caret_under_it() -> None:
     with pytest.raises(UnknownName, match="unknown field 'titel' in Ticket") as caught:
-        tree("titel = 1")
+        tree("votes = 1 AND titel = 1")
     assert caught.value.candidates[0] == "title"
+    assert caught.value.message.splitlines()[1:] == [
+        "  votes = 1 AND titel = 1",
+        "                ^",
+    ]
+    assert caught.value.data["column"] == 15
+    assert str(caught.value) == caught.value.message
 
 
-def test_an_unknown_field_behind_a_ref_suggests_fields_of_the_target() -> None:
-    with pytest.raises(UnknownName, match="'nam' in Team") as caught:
-        tree("team.nam = 1")
-    assert caught.value.candidates == ["name"]
+@pytest.mark.parametrize(
+    ("text", "where", "column"),
+    [
+        ("team.nam = 1", "'nam' in Team", 6),
+        ("watchers HAS (title = x)", "'title' in Team", 15),
+        ("watchers.nam HAS x", "'nam' in Team", 10),
+        ("votes = 1 AND watchres HAS x", "'watchres' in Ticket", 15),
+        ("_age(team.nam) > 1d", "'nam' in Team", 11),
+    ],
+)
+def test_an_unknown_field_is_looked_for_in_the_entity_that_has_it(text: str, where: str, column: int) -> None:
+    with pytest.raises(UnknownName, match=where) as caught:
+        tree(text)
+    assert caught.value.data["column"] == column
 
 
 @pytest.mark.parametrize("text", ["(" * 10_000, "NOT " * 10_000, "(" * 200 + "votes=1" + ")" * 200])
@@ -663,7 +685,7 @@ def test_a_text_that_was_read_is_written_and_read_the_same(condition: Filter[Tic
         "team = 5",
         "team.lead.team.name ^= Ops",
         'labels HAS "label 5"',
-        "labels HAS null",
+        "tags HAS null",
         "tags HAS 5",
         'tags HAS "5"',
         "watchers HAS 5",
