@@ -383,3 +383,39 @@ def test_a_membership_that_cannot_be_meant_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=words):
         Query(entity).where(condition)
+
+
+EXTRAS: dict[str, Json] = {
+    "true": [True],
+    "one": [1],
+    "float": [1.0],
+    "text": ["1"],
+    "null": [None],
+    "nested": [[1], {"a": 1}],
+    "huge": [10**30],
+    "empty": [],
+    "scalar": 1,
+    "object": {"a": 1},
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (True, {"true"}),
+        (1, {"one", "float"}),
+        (1.0, {"one", "float"}),
+        ("1", {"text"}),
+        (None, {"null"}),
+        (10**30, {"huge"}),
+        (False, set()),
+        ("a", set()),
+    ],
+)
+def test_an_item_of_a_list_has_its_own_type_and_only_a_list_has_items(item: Json, expected: set[str]) -> None:
+    async def body(store: Store) -> set[str]:
+        await store.engine.store(*(Person(id, extra=value) for id, value in EXTRAS.items()))
+        return await found(store.engine, Compare(Person.extra.path, Op.HAS, item), Person)
+
+    assert run(body) == expected

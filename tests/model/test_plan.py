@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import UnknownName
+from max.model.entities import Entity, Field
+from max.model.filter_language import parse
 from max.model.plan import Step, SyncPlan, filter_from_json, filter_to_json
 from tests.model.tracker import SCHEMA, Issue, Repository, User
 from tests.strategies import ages, filters, fitting, ids, schemas, texts
 
 # -- filters ------------------------------------------------------------------------------------
+
+
+class Tagged(Entity):
+    """It has a list."""
+
+    tags: Field[list[str]] = Field()
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -40,6 +48,24 @@ def test_a_filter_of_every_kind_of_field_is_equal_after_json(data: st.DataObject
     values = {"id": ids} | {name: fitting(holds) for name, holds in entity.types().items()}
     condition = data.draw(filters(entity, values))
     assert filter_from_json(entity, json.loads(json.dumps(filter_to_json(condition)))) == condition
+
+
+def test_a_filter_of_children_and_items_is_equal_after_json() -> None:
+    part = Issue.author.to(User.login).eq("ada") | ~Issue.title.contains("bug")
+    condition = Repository.issues.has(part) & ~Repository.members.has(User.id.eq("7"))
+    assert filter_to_json(condition)[2] == ["not", ["some", ["members"], ["=", ["id"], "7"]]]
+    assert filter_from_json(Repository, json.loads(json.dumps(filter_to_json(condition)))) == condition
+    nested = parse("repository.issues.repository.members HAS 7", Issue, now=None)
+    assert filter_to_json(nested)[1] == ["repository", "issues"]
+    assert filter_from_json(Issue, filter_to_json(nested)) == nested
+    items = parse("tags HAS docs", Tagged, now=None)
+    assert filter_to_json(items) == ["HAS", ["tags"], "docs"]
+    assert filter_from_json(Tagged, filter_to_json(items)) == items
+
+
+def test_a_collection_that_is_gone_is_named() -> None:
+    with pytest.raises(UnknownName, match="unknown collection 'pulls' in Repository"):
+        filter_from_json(Repository, ["some", ["pulls"], ["=", ["id"], "7"]])
 
 
 def test_a_filter_through_a_ref_is_equal_after_json() -> None:

@@ -313,6 +313,22 @@ def test_a_filter_that_follows_refs_is_renamed_at_the_entity_that_each_leads_to(
     assert path("User", "name") == ["owner", "team", "owner", "new"]
 
 
+def test_a_filter_of_children_is_renamed_at_the_collection_and_within() -> None:
+    matching = ["not", ["some", ["team", "members"], ["any", ["=", ["name"], "Ada"], ["=", ["team"], "x"]]]]
+    spec = ExpandTask("Task", "load_fields", ("title",), 0.0, matching=matching)
+    targets = {("Task", "team"): "Team", ("Team", "members"): "User", ("User", "team"): "Team"}
+
+    def renamed(entity: str, old: str) -> str:
+        return json.dumps(spec.rename_field(entity, old, "new", lambda *ref: targets.get(ref)).matching)
+
+    before = json.dumps(matching)
+    assert renamed("Team", "members") == before.replace('"members"', '"new"')
+    assert renamed("User", "name") == before.replace('"name"', '"new"')
+    assert renamed("User", "team") == before.replace('["team"]', '["new"]')
+    assert renamed("Task", "team") == before.replace('["team", ', '["new", ')
+    assert renamed("Task", "name") == before
+
+
 def test_a_renamed_collection_is_renamed_where_it_is_listed_and_where_rows_are_searched() -> None:
     _, _, _, listing, follow, remove = [spec.rename_field("Root", "things", "items") for spec in SPECS]
     assert (listing.collection, follow) == ("items", SPECS[4])

@@ -170,6 +170,10 @@ THROUGH: Filter[Issue] = Issue.assignee.to(User.email).contains("@acme.com") & I
 INHERITED: Filter[Comment] = Comment.at.lt(datetime.now(UTC)) & Comment.actor.to(User.login).starts_with("a")
 STALE: Filter[Issue] = Issue.assignee.to(User.email).synced_before(1.5) | Issue.title.synced_since(1)
 EMPTY: Filter[User] = User.email.eq(None) | User.email.is_loaded() | User.id.ne("7")
+LISTED: Filter[Issue] = Issue.words.has("bug") | Issue.sizes.has(3) | Issue.labels.has("x")
+CHILDREN: Filter[Repository] = Repository.issues.has(Issue.votes.gt(3) & LISTED) & ~Repository.members.has(
+    User.login.eq("ada")
+)
 QUERY: Query[Issue] = (
     Query(Issue)
     .where(FILTER, THROUGH)

@@ -225,3 +225,12 @@ async def counts(engine: Engine) -> None:
     votes: int = await query.sum(Issue.votes)  # M77 None not handled
     await query.count_by(Issue.title, sum=User.login)  # M78 a measure of another entity
     print(number, votes)
+
+
+Issue.words.has(5)  # M79 an item of another type
+Issue.title.has("x")  # M80 items of what is no list
+Issue.sizes.has("x")  # M81 … of a list that may be empty
+Repository.issues.has(User.login.eq("ada"))  # M82 a filter of other children
+MEMBERS: Filter[User] = Repository.members.has(User.login.eq("ada"))  # M83 kept as the children's
+Issue.repository.to(Repository.owner).to(Issue.title)  # M84 a second step to another entity
+Issue.assignee.to(User.login).to(User.login)  # M85 a second step through what is not a ref

@@ -31,6 +31,8 @@ class Issue(Entity):
     votes: Field[int] = Field()
     opened_at: Field[datetime] = Field()
     labels: Field[Json] = Field()
+    words: Field[list[str]] = Field()
+    sizes: Field[list[int] | None] = Field()
     assignee: Field[Ref[User] | None] = Field()
     repository: Field[Ref[Repository]] = Field()
 
