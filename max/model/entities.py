@@ -461,7 +461,11 @@ class FieldOf(Generic[E, V]):
             raise TypeError(f"{self!r}.is_in() takes a list of values, not one text")
         return Compare(self.path, Op.IN, tuple(values))
 
-    def has(self: FieldOf[E, list[W]] | FieldOf[E, list[W] | None], item: W) -> Filter[E]:
+    @overload
+    def has(self: FieldOf[E, list[W]], item: W) -> Filter[E]: ...
+    @overload
+    def has(self: FieldOf[E, list[W] | None], item: W) -> Filter[E]: ...
+    def has(self: FieldOf[E, Any], item: object) -> Filter[E]:
         """The list has this item: a text, a number, a boolean or None."""
         return Compare(self.path, Op.HAS, item)
 

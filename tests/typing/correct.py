@@ -101,7 +101,16 @@ async def user_logins(refs: Sequence[Ref[User]], env: Env[GitHub]) -> Batch[User
 
 @Loader.collection(
     Repository.issues,
-    brings=[Issue.title, Issue.votes, Issue.opened_at, Issue.labels, Issue.assignee, Issue.repository],
+    brings=[
+        Issue.title,
+        Issue.votes,
+        Issue.opened_at,
+        Issue.labels,
+        Issue.words,
+        Issue.sizes,
+        Issue.assignee,
+        Issue.repository,
+    ],
 )
 async def repository_issues(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
     """Children, a page at a time, with other entities."""
