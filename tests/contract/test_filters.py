@@ -322,7 +322,7 @@ async def two_clubs(store: Store) -> Engine:
         (Club, "members HAS ada", {"x", "y"}),
         (Club, "members HAS bob", {"x"}),
         (Club, "members HAS (id IS NOT NULL)", {"x", "y"}),
-        (Club, "members HAS nobody", set()),
+        (Club, "members HAS zed", set()),
         (Club, "members.name HAS Bob", {"x"}),
         (Club, "NOT members.name HAS Bob", {"y"}),
         (Club, "members HAS (name ~= A AND NOT name = Bob)", {"x", "y"}),
