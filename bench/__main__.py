@@ -19,6 +19,7 @@ BENCHES = (
     "http_sync",
     "resync",
     "million",
+    "find",
     "history",
     "tasks",
     "latency",

@@ -48,6 +48,7 @@ COMMANDS = {
     "migrate": ("Sync", "migrate", "bring stored data to what the connector declares now"),
     "search": ("Query", "query", "find entities by filter, order and page"),
     "get": ("Query", "query", "show one entity"),
+    "find": ("Query", "find", "find rows by their words, in all installations"),
     "count": ("Query", "aggregate", "count entities, also in groups, with sums and extremes"),
     "values": ("Query", "aggregate", "show the different values of a field, and how often each is there"),
     "sql": ("Query", "sql", "answer SELECT statements over the data"),

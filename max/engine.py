@@ -33,7 +33,6 @@ from .model.query import Query, QueryPage
 from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.values import Json
-from .storage import full_text
 from .storage.database import Connection, Database
 from .storage.removals import MEMBERS_BY_CHILD
 from .storage.table_writer import TableWriter
@@ -76,13 +75,6 @@ class SqliteEngine(Engine):
             self.tables.change_log.attach(connection, on=self._settings.history != "off")
 
         await self._database.transact(work)
-        while await self._database.transact(self._index_page):
-            pass
-
-    def _index_page(self, connection: Connection) -> bool:
-        """Index a page of old rows; whether some are left."""
-        self.tables.full_text.flush(connection, full_text.PAGE)
-        return self.tables.full_text.on and full_text.pending(connection) > 0
 
     async def stop(self) -> None:
         """Nothing: the database belongs to the caller, who opened it."""
@@ -149,8 +141,11 @@ class SqliteEngine(Engine):
 
         return ChangeFeed(read, since)
 
-    async def tidy(self, now: float) -> None:
-        """After a sync: build the indexes for reading, drop unused loads, purge what is long gone."""
+    async def tidy(self, now: float, report: Callable[[str], None] = lambda words: None) -> None:
+        """After a sync: build the indexes for reading, drop unused loads, purge what is long gone.
+
+        ``report`` is called with what it is at, when that takes long.
+        """
 
         def work(connection: Connection) -> None:
             self.tables.build_indexes(connection)
@@ -162,6 +157,8 @@ class SqliteEngine(Engine):
         while await self._database.transact(lambda c: self._purge(c, before)):
             pass
         await self.tables.change_log.tidy(self._database, before=now - self._settings.history_days * DAY)
+        while left := await self._database.transact(self.tables.full_text.index_page):
+            report(f"indexing texts: {left:,} rows left")
 
     def _purge(self, connection: Connection, before: float) -> int:
         more = self.tables.removals.purge(connection, before)

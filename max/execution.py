@@ -89,7 +89,7 @@ class _SyncLoop:
             status = await self._loop()
             await self._end_tasks()
             if status.final:
-                await self._executor.tidy()
+                await self._executor.tidy(self._report_tidying)
             result = await self._store.result(self.sync, now=self._clock())
             self.end(status)
             return result
@@ -258,6 +258,9 @@ class _SyncLoop:
         known = (len(self._leased), settled.waiting, due, limits, reason)
         self.publisher.report(self._progress(Status.RUNNING, *known))
 
+    def _report_tidying(self, words: str) -> None:
+        self.publisher.report(self._progress(Status.RUNNING, reason=words))
+
     def _progress(
         self,
         status: Status,
@@ -363,7 +366,8 @@ class SyncExecutor:
     """Runs the syncs of one installation, one at a time.  A service.
 
     ``worker`` is the name under which it leases tasks; the store knows how to tell whether a
-    worker is alive.  ``after`` runs when a sync has ended.  ``cap`` tasks run at once.
+    worker is alive.  ``after`` runs when a sync has ended, with the time and with what reports its
+    progress.  ``cap`` tasks run at once.
     """
 
     def __init__(
@@ -372,7 +376,7 @@ class SyncExecutor:
         context: SyncContext,
         *,
         worker: str,
-        after: Callable[[float], Awaitable[None]] | None = None,
+        after: Callable[[float, Callable[[str], None]], Awaitable[None]] | None = None,
         cap: int = CAP,
     ) -> None:
         self.store, self.context, self.worker, self.cap = store, context, worker, cap
@@ -461,11 +465,11 @@ class SyncExecutor:
         """The newest sync that could be resumed, or None; SyncRunning when another process runs one."""
         return await self.store.unfinished(worker=self.worker, now=self.context.clock())
 
-    async def tidy(self) -> None:
-        """Clean up after a sync."""
+    async def tidy(self, report: Callable[[str], None]) -> None:
+        """Clean up after a sync; ``report`` says at what it is when that takes long."""
         await self.store.prune()
         if self._after is not None:
-            await self._after(self.context.clock())
+            await self._after(self.context.clock(), report)
 
     async def release_tasks(self, sync: str) -> None:
         """Leave a sync for the next process; if that cannot be stored, this worker can still resume it."""

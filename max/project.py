@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Filter, Ref
     from .model.tasks import SyncCommand, SyncRun
+    from .model.text_search import Found
     from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .runtime import InstallationRuntime
@@ -250,6 +251,29 @@ class Project:
 
         info = self._info(target)
         return open_reader(self.folder.database(info), info)
+
+    def find_rows(
+        self,
+        text: str,
+        installations: Sequence[InstallationInfo | str] = (),
+        entities: Sequence[str] = (),
+        *,
+        limit: int = 20,
+        raw: bool = False,
+    ) -> Found:
+        """The rows of several installations in whose searchable fields all words of a text occur.
+
+        Without ``installations`` all that were synced are looked through, without ``entities`` all that
+        have searchable fields.  The best hit of each installation comes first, then the second ones.
+        Like ``read`` it needs no event loop, and blocks the one that calls it.
+        """
+        from .query.find import find
+
+        chosen = [self._info(one) for one in installations]
+        chosen = chosen or [one for one in self.folder.installations() if self.folder.database(one).exists()]
+        with ExitStack() as opened:
+            readers = [opened.enter_context(self.read(one)) for one in chosen]
+            return find(readers, text, entities, limit=limit, raw=raw)
 
     @threaded
     def invalidate(

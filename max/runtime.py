@@ -27,7 +27,9 @@ from .model.entities import Entity, FieldOf, Filter, Ref
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
 from .model.tasks import SyncResult
+from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
+from .query.find import find_in
 from .query.maintenance import Invalidation, mark_stale
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
@@ -273,6 +275,19 @@ class InstallationRuntime:
         tables, now = self._engine.tables, self._clock()
         return await self._database.transact(
             lambda connection: mark_stale(connection, tables, self.info, what, where=where, now=now)
+        )
+
+    async def find(
+        self, text: str, *entities: str | type[Entity], limit: int = LIMIT, raw: bool = False
+    ) -> Found:
+        """The rows in whose searchable fields all words of a text occur, best first.
+
+        ``await runtime.find("audit log", AcmeTask)``; without entities all are looked through.  The
+        same as ``reader.find``.
+        """
+        tables, name = self._engine.tables, str(self.info)
+        return await self._database.read(
+            lambda connection: find_in(connection, tables, name, text, entities, limit=limit, raw=raw)
         )
 
     async def health(self) -> str:

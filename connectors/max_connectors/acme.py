@@ -68,8 +68,8 @@ ROOT_ID = "acme"
 class AcmeUser(Entity, title="name", conventions={"never signed in": "last_seen_at IS NULL"}):
     """Someone with an account in a workspace."""
 
-    name: Field[str] = Field("first and last name")
-    email: Field[str] = Field("e-mail address; unique", brief=True)
+    name: Field[str] = Field("first and last name", searchable=True)
+    email: Field[str] = Field("e-mail address; unique", searchable=True, brief=True)
     role: Field[str] = Field("admin, member or guest", brief=True)
     active: Field[bool] = Field("false once the account is closed", brief=True)
     workspace: Field[Ref[AcmeWorkspace]] = Field("where the account belongs")
@@ -89,8 +89,8 @@ class AcmeTask(
 ):
     """A piece of work in a project."""
 
-    title: Field[str] = Field("what to do, in one line")
-    description: Field[str] = Field("what to do, in a few sentences")
+    title: Field[str] = Field("what to do, in one line", searchable=True)
+    description: Field[str] = Field("what to do, in a few sentences", searchable=True)
     status: Field[str] = Field("backlog, todo, in progress, in review, done or cancelled", brief=True)
     priority: Field[int] = Field("1 is most urgent, 4 least; 0 is not set", brief=True)
     estimate: Field[float | None] = Field("expected hours of work; empty when not estimated")
@@ -107,7 +107,7 @@ class AcmeTask(
 class AcmeFile(Entity, title="name"):
     """A document kept with a project."""
 
-    name: Field[str] = Field("file name with its ending")
+    name: Field[str] = Field("file name with its ending", searchable=True)
     mime_type: Field[str] = Field("type of the content, such as application/pdf")
     size: Field[int] = Field("bytes", brief=True)
     owner: Field[Ref[AcmeUser] | None] = Field("who uploaded it", brief=True)
@@ -119,8 +119,8 @@ class AcmeFile(Entity, title="name"):
 class AcmeProject(Entity, title="name"):
     """Work with one goal, in a workspace."""
 
-    name: Field[str] = Field("the project's name")
-    description: Field[str] = Field("its goal, in a sentence or two")
+    name: Field[str] = Field("the project's name", searchable=True)
+    description: Field[str] = Field("its goal, in a sentence or two", searchable=True)
     status: Field[str] = Field("planned, running, paused or finished", brief=True)
     active: Field[bool] = Field("false once it is finished")
     tags: Field[list[str]] = Field("words to find it by")
@@ -136,7 +136,7 @@ class AcmeProject(Entity, title="name"):
 class AcmeWorkspace(Entity, title="name"):
     """A part of the company, with its own people and projects."""
 
-    name: Field[str] = Field("the workspace's name")
+    name: Field[str] = Field("the workspace's name", searchable=True)
     active: Field[bool] = Field("false once it is archived")
     owner: Field[Ref[AcmeUser] | None] = Field("the person who administers it", brief=True)
     plan: Field[str] = Field("the paid plan: free, team or enterprise", brief=True)

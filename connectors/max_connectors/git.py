@@ -84,8 +84,10 @@ class GitRepository(Entity, title="name"):
 class GitAuthor(Entity, title="name"):
     """A name and an address, exactly as commits and tags record them; the id holds both."""
 
-    name: Field[str] = Field("the name as recorded")
-    email: Field[str] = Field("the e-mail address as recorded, upper and lower case kept", brief=True)
+    name: Field[str] = Field("the name as recorded", searchable=True)
+    email: Field[str] = Field(
+        "the e-mail address as recorded, upper and lower case kept", searchable=True, brief=True
+    )
 
 
 class GitCommit(Entity, title="subject"):
@@ -100,8 +102,10 @@ class GitCommit(Entity, title="subject"):
     author_offset: Field[int | None] = Field("the author's time zone, in minutes east of UTC")
     committed_at: Field[datetime | None] = Field("when the commit was made; limits as for authored_at")
     committer_offset: Field[int | None] = Field("the committer's time zone, in minutes east of UTC")
-    subject: Field[str] = Field("the first paragraph of the message, on one line")
-    body: Field[str] = Field("the rest of the message; bytes that are not UTF-8 appear as \\xhh")
+    subject: Field[str] = Field("the first paragraph of the message, on one line", searchable=True)
+    body: Field[str] = Field(
+        "the rest of the message; bytes that are not UTF-8 appear as \\xhh", searchable=True
+    )
     parents: Field[list[str]] = Field("the ids of its parents; the first one is on its own branch")
     insertions: Field[int | None] = Field(
         "lines added, against the first parent; none for binary files; null when git cannot read the content",
@@ -117,7 +121,7 @@ class GitFileChange(Entity, title="path"):
     """What a commit did to one file, against its first parent; the id is ``commit:path``."""
 
     commit: Field[Ref[GitCommit]] = Field("the commit that made the change", brief=True)
-    path: Field[str] = Field("the file's path; bytes that are not UTF-8 appear as \\xhh")
+    path: Field[str] = Field("the file's path; bytes that are not UTF-8 appear as \\xhh", searchable=True)
     old_path: Field[str | None] = Field("the path before a rename")
     status: Field[str] = Field(
         "added, modified, deleted, renamed or retyped (a file became a link, …)", brief=True
@@ -133,7 +137,7 @@ class GitBranch(Entity, title="name"):
     """A local or remote-tracking branch; the id is its full ref name."""
 
     repository: Field[Ref[GitRepository]] = Field("the repository it is in")
-    name: Field[str] = Field("its short name: main, origin/main")
+    name: Field[str] = Field("its short name: main, origin/main", searchable=True)
     head: Field[Ref[GitCommit] | None] = Field("its newest commit; null when it names no commit", brief=True)
     remote: Field[bool] = Field("whether it is a copy of another repository's branch")
     current: Field[bool] = Field("whether it is checked out here", brief=True)
@@ -145,7 +149,7 @@ class GitTag(Entity, title="name"):
     """A tag, annotated or lightweight; the id is its full ref name."""
 
     repository: Field[Ref[GitRepository]] = Field("the repository it is in")
-    name: Field[str] = Field("its short name: v1.0")
+    name: Field[str] = Field("its short name: v1.0", searchable=True)
     annotated: Field[bool] = Field("whether it has a tagger and a message")
     target: Field[Ref[GitCommit] | None] = Field("the tagged commit; null for a tree or a file", brief=True)
     target_id: Field[str] = Field("the hash of the tagged object")
@@ -153,7 +157,7 @@ class GitTag(Entity, title="name"):
     tagger: Field[Ref[GitAuthor] | None] = Field("who made the tag; null when not recorded")
     tagged_at: Field[datetime | None] = Field("when the tag was made; null when not recorded", brief=True)
     tagger_offset: Field[int | None] = Field("the tagger's time zone, in minutes east of UTC")
-    message: Field[str | None] = Field("an annotated tag's message, without its signature")
+    message: Field[str | None] = Field("an annotated tag's message, without its signature", searchable=True)
 
 
 ROOT = GitRepository.ref(ROOT_ID)

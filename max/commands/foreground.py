@@ -157,6 +157,8 @@ def note_of(progress: Progress) -> str:
     reason = f": {sanitize(progress.reason)}" if progress.reason else ""
     if progress.running:
         return f"waiting{limits}{reason}" if limits else ""
+    if progress.due is None and not progress.waiting:  # the sync has stored all, and tidies up
+        return sanitize(progress.reason)
     if progress.due is None or progress.due <= progress.at:
         return ""
     tasks = counted(progress.waiting, "task")

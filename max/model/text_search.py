@@ -132,7 +132,8 @@ class Found(Struct):
 
     def to_dict(self) -> dict[str, Json]:
         """The answer as JSON data."""
-        return {"hits": [one.to_dict() for one in self.hits], "total": self.total}
+        hits = [one.to_dict() for one in self.hits]
+        return {"hits": hits, "total": self.total, "unindexed": self.unindexed}
 
 
 def merged(answers: Mapping[str, Found], limit: int = LIMIT) -> Found:

@@ -321,17 +321,12 @@ class Reader:
         UsageError when there is no word in the text, when the raw query cannot be read, or when an
         entity has no searchable field.
         """
-        from ..model.text_search import TextQuery
-        from ..storage.full_text import find, searchable
+        from .find import find_in
 
-        query = TextQuery.parse(text, raw=raw)
-        chosen = [self.entity(one) for one in entities or self.schema.entities]
-        names = [one.__name__ for one in chosen if searchable(one)]
-        if entities and len(names) < len(chosen):
-            lacking = next(one.__name__ for one in chosen if not searchable(one))
-            raise UsageError(f"{lacking} has no searchable field", hint=f"see: max schema {self.info}")
         with self._reading() as connection:
-            return find(connection, self._tables.mappings, query, names, str(self.info), limit)
+            return find_in(
+                connection, self._tables, str(self.info), text, entities or (), limit=limit, raw=raw
+            )
 
     # -- what is known about them ---------------------------------------------------------
 

@@ -133,7 +133,7 @@ class TextIndex(Protocol):
     def drop(self, connection: Connection) -> None:
         """Drop the index, if it is there."""
 
-    def has_parts(self, column: str, *, title: bool) -> str:
+    def has_parts(self, column: str) -> str:
         """SQL that is true of a text whose parts are indexed: a name, or one of a script without spaces."""
 
     def add(self, connection: Connection, rows: str, values: Values = ...) -> None:

@@ -1,34 +1,36 @@
 """Full text: the index in which people find rows by their words.
 
 **What is indexed.**  The searchable fields of every visible row: the title by itself, the others
-as one text.  Words are found whole.  Of names (a title, or a text without a space, such as
+as one text.  Words are found whole.  Of names (texts without a space, such as
 ``sqlite_utils/db.py``) and of texts in scripts without spaces any part is found, too.
 
-**How it is kept.**  Triggers note each row whose texts change in ``_max_find_pending``, with the
-texts that the index has of it.  Every write of ours ends with ``flush``, in the same transaction:
-the old texts are taken out of the index and the new ones added, by the page.  The triggers touch
-plain tables alone, so any other program may write rows; what it changed is indexed with the next
-write of ours.
+**How it is kept.**  Rows get ascending numbers, and of each entity the index has the rows up to one
+number (``last``).  Triggers note each of those whose texts change, or that goes or comes back, in
+``_max_find_pending``, with the texts that the index has of it.  Every write of ours ends with
+``flush``, in the same transaction: the old texts of what was noted are taken out of the index, the
+new ones added, and then those of the new rows, a page in one statement.  The triggers touch plain
+tables alone, so any other program may write rows; what it changed is indexed with the next write of
+ours.
 
-**The first index.**  All rows are noted as pending, which is quick, and flushed some thousands at a
-time, a transaction each.  A crash leaves the rest pending, and the next start goes on.
+**The first index.**  The last number is 0: all rows are new.  They are indexed some thousands at a
+time after a sync, a transaction each.  After a crash the next sync goes on.
 
 **The invariant.**  The index, without the rows that are pending, has exactly the texts of the
-visible rows.  Where nothing is searchable there are no tables and no triggers.
+visible rows up to the last number.  Where nothing is searchable there are no tables and no triggers.
 
-**Example.**  A task is stored, its title changes, and it is removed, in three transactions:
+**Example.**  Two tasks are stored, the title of one changes, and it is removed, in three transactions:
 
-    pending (id, title, text)      index
-    7, -, -                        7: Write
-    7, Write, ''                   7: Read
-    7, Read, ''                    -
+    pending before the flush       index             last
+    -                              7: Write 8: Run   8
+    7, Write, ''                   7: Read  8: Run   8
+    7, Read, ''                    8: Run            8
 
 An ``id`` numbers rows over all entities: the entity's own number, then the row's (``_row``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StorageError
@@ -40,8 +42,9 @@ from .database import Connection, RenameOwner, joined, quoted
 from .rows import TableMapping
 
 ROWS = 40  # bits of an id that number the row
-PAGE = 5_000  # rows that one transaction indexes while old data is indexed
-MOST = 20_000  # rows that are indexed together with a write, when another program left some pending
+LAST_ROW = (1 << ROWS) - 1
+PAGE = 5_000  # rows that one transaction indexes while old data is
+MOST = 20_000  # rows that are indexed together with a write
 
 OWNER = "full text"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -49,7 +52,8 @@ MIGRATIONS = (
     CREATE TABLE _max_find_entity (
         number {row_id},
         name   TEXT NOT NULL UNIQUE,
-        fields TEXT NOT NULL
+        fields TEXT NOT NULL,
+        last   INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE _max_find_pending (
         id    {row_id},
@@ -62,14 +66,32 @@ MIGRATIONS = (
 PLACE = "_max_find"  # to which the views belong, in the catalogue
 KEEP_ENTITY = """
     INSERT INTO _max_find_entity (name, fields) VALUES (?, ?)
-    ON CONFLICT (name) DO UPDATE SET fields = excluded.fields
+    ON CONFLICT (name) DO UPDATE SET fields = excluded.fields, last = 0
 """
-LAST_OF_PAGE = """
-    SELECT max(id) FROM (SELECT id FROM _max_find_pending ORDER BY id LIMIT :limit) AS page
+NEWEST_PENDING = """
+    SELECT max(id), count(*) FROM (SELECT id FROM _max_find_pending ORDER BY id LIMIT :limit) AS page
 """
-SOME_PENDING = "SELECT 1 FROM _max_find_pending AS p WHERE {} LIMIT 1"
-REMOVED = "SELECT id, title, text, part FROM _max_find_pending WHERE id <= :last AND text IS NOT NULL"
-FLUSHED = "DELETE FROM _max_find_pending WHERE id <= :last"
+SOME_PENDING = "SELECT 1 FROM _max_find_pending AS p WHERE p.id <= :newest AND p.id BETWEEN {} LIMIT 1"
+REMOVED = "SELECT id, title, text, part FROM _max_find_pending WHERE id <= :newest AND text IS NOT NULL"
+FLUSHED = "DELETE FROM _max_find_pending WHERE id <= :newest"
+NEWEST_ROW = """
+    SELECT max(_row), count(*)
+      FROM (SELECT _row FROM {table} WHERE _row > :last ORDER BY _row LIMIT :limit) AS page
+"""
+UNINDEXED = "SELECT count(*) FROM {table} WHERE _row > :last AND _removed_at IS NULL"
+
+
+class Indexed(NamedTuple):
+    """An entity whose texts are indexed: its number, its fields, and up to which row it is."""
+
+    number: int
+    fields: str
+    last: int
+
+    @property
+    def before(self) -> int:
+        """The id before those of its rows."""
+        return self.number << ROWS
 
 
 class Texts(NamedTuple):
@@ -97,12 +119,15 @@ def _fields(mapping: TableMapping[Any]) -> str:
 
 
 class FullText(RenameOwner):
-    """The index of one schema's texts.  ``on`` says whether writers keep one."""
+    """The index of one schema's texts.
+
+    ``on`` says whether writers keep one; while it is ``behind``, they note what they change, and the
+    end of the sync indexes it.
+    """
 
     def __init__(self, mappings: Mapping[str, TableMapping[Any]]) -> None:
         self._mappings = mappings
-        self._numbers: dict[str, int] = {}  # of the entities whose rows it keeps
-        self.on = False
+        self.on = self.behind = False
 
     # -- keeping it -----------------------------------------------------------------------
 
@@ -120,32 +145,27 @@ class FullText(RenameOwner):
         if not wanted or (not self.on and known is None):
             return
         migrate(connection, OWNER, MIGRATIONS)
-        kept = {name: fields for name, (_, fields) in (known or {}).items()}
+        kept = {name: one.fields for name, one in (known or {}).items()}
         if self.on and not (kept and kept.items() <= wanted.items() and index.is_there(connection)):
             index.create(connection)
             connection.execute("DELETE FROM _max_find_pending")
             gone = [(name,) for name in kept.keys() - wanted.keys()]
             connection.executemany("DELETE FROM _max_find_entity WHERE name = ?", gone)
             kept = {}
-        new = wanted.keys() - kept.keys()
-        connection.executemany(KEEP_ENTITY, [(name, wanted[name]) for name in wanted if name in new])
-        entities = read_entities(connection) or {}
-        self._numbers = {name: number for name, (number, _) in entities.items() if name in wanted}
-        self._watch(connection, new)
+        new = [(name, fields) for name, fields in wanted.items() if name not in kept]
+        connection.executemany(KEEP_ENTITY, new)
+        self._watch(connection)
+        self.behind = unindexed(connection, self._mappings) > 0
 
-    def _watch(self, connection: Connection, new: Collection[str]) -> None:
-        """Have the triggers and the views, and the rows of new entities pending."""
+    def _watch(self, connection: Connection) -> None:
+        """Have the triggers, and the views of what should be in the index."""
         selects = []
-        for name, number in self._numbers.items():
-            mapping, (low, _) = self._mappings[name], id_range(number)
+        for name, one in (read_entities(connection) or {}).items():
+            mapping = self._mappings[name]
+            texts = texts_of(connection, mapping, "t").columns()
             rows = f"FROM {quoted(mapping.table)} AS t WHERE t._removed_at IS NULL"
-            selects.append(
-                f"SELECT {low} + t._row AS id, {texts_of(connection, mapping, 't').columns()} {rows}"
-            )
-            if name in new:
-                sql = f"INSERT INTO _max_find_pending (id) SELECT {low} + t._row {rows}"
-                connection.execute(f"{sql} ON CONFLICT (id) DO NOTHING")
-            for trigger, sql in triggers(connection, mapping, number).items():
+            selects.append(f"SELECT {one.before} + t._row AS id, {texts} {rows}")
+            for trigger, sql in triggers(connection, mapping, one).items():
                 put(connection, "trigger", trigger, mapping.table, sql)
         view = f"CREATE VIEW _max_find_row AS {' UNION ALL '.join(selects)}"
         parts = "CREATE VIEW _max_find_part_row AS SELECT id, part FROM _max_find_row WHERE part <> ''"
@@ -161,31 +181,58 @@ class FullText(RenameOwner):
         if connection.dialect.text_index.is_available(connection):
             connection.dialect.text_index.drop(connection)
 
-    def flush(self, connection: Connection, limit: int = MOST) -> None:
-        """Index what is pending, in the transaction that changed it.
+    def flush(self, connection: Connection) -> None:
+        """Index what a transaction has changed, at its end; where this SQLite cannot, it stays as it is."""
+        if self.on and not self.behind:
+            self.behind = self._index(connection, MOST)
 
-        Where this SQLite cannot, the rows stay pending.
-        """
+    def index_page(self, connection: Connection) -> int:
+        """Index some of what is not indexed; how many rows are left."""
         if not self.on:
-            return
-        (last,) = connection.execute(LAST_OF_PAGE, {"limit": limit}).fetchone()
-        if last is None:
-            return
-        index, values = connection.dialect.text_index, {"last": last}
-        index.remove(connection, REMOVED, values)
-        for name, number in self._numbers.items():
-            low, high = id_range(number)
-            within = f"p.id BETWEEN {low} AND {high} AND p.id <= :last"
-            if connection.execute(SOME_PENDING.format(within), values).fetchone():
-                mapping = self._mappings[name]
-                source = f"_max_find_pending AS p JOIN {quoted(mapping.table)} AS t ON t._row = p.id - {low}"
-                columns = texts_of(connection, mapping, "t").columns()
-                where = f"WHERE {within} AND t._removed_at IS NULL"
-                index.add(connection, f"SELECT p.id AS id, {columns} FROM {source} {where}", values)
-        connection.execute(FLUSHED, values)
+            return 0
+        self._index(connection, PAGE)
+        left = unindexed(connection, self._mappings)
+        self.behind = left > 0
+        return left
+
+    def _index(self, connection: Connection, limit: int) -> bool:
+        """Index pending rows and new ones, at most ``limit`` of each; whether some may be left."""
+        index, entities = connection.dialect.text_index, read_entities(connection) or {}
+        newest, number = connection.execute(NEWEST_PENDING, {"limit": limit}).fetchone()
+        more = bool(number == limit)
+        if newest is not None:
+            index.remove(connection, REMOVED, {"newest": newest})
+        for name, one in entities.items():
+            mapping = self._mappings[name]
+            texts = texts_of(connection, mapping, "t").columns()
+            rows = f"SELECT {one.before} + t._row AS id, {texts} FROM {quoted(mapping.table)} AS t"
+            if newest is not None:
+                within = f"{one.before} AND {one.before + LAST_ROW}"
+                if connection.execute(SOME_PENDING.format(within), {"newest": newest}).fetchone():
+                    noted = f"SELECT p.id - {one.before} FROM _max_find_pending AS p"
+                    where = f"p.id <= :newest AND p.id BETWEEN {within}"
+                    changed = f"{rows} WHERE t._row IN ({noted} WHERE {where}) AND t._removed_at IS NULL"
+                    index.add(connection, changed, {"newest": newest})
+            more |= self._index_new(connection, mapping, one, rows, limit)
+        if newest is not None:
+            connection.execute(FLUSHED, {"newest": newest})
+        return more
+
+    def _index_new(
+        self, connection: Connection, mapping: TableMapping[Any], one: Indexed, rows: str, limit: int
+    ) -> bool:
+        """Index rows behind the last one; whether some may be left."""
+        values = {"last": one.last, "limit": limit}
+        newest, number = connection.execute(mapping.sql(NEWEST_ROW), values).fetchone()
+        if newest is not None:
+            new = f"{rows} WHERE t._row > :last AND t._row <= :newest AND t._removed_at IS NULL"
+            connection.dialect.text_index.add(connection, new, {"last": one.last, "newest": newest})
+            sql = "UPDATE _max_find_entity SET last = ? WHERE number = ?"
+            connection.execute(sql, (newest, one.number))
+        return bool(number == limit)
 
     def rebuild(self, connection: Connection) -> None:
-        """Empty the index and have all rows pending; StorageError where nothing can be indexed."""
+        """Empty the index, as if all rows were new; StorageError where nothing can be indexed."""
         if not connection.dialect.text_index.is_available(connection):
             raise unavailable()
         start_over(connection)
@@ -202,12 +249,12 @@ class FullText(RenameOwner):
 # -- what is stored ----------------------------------------------------------------------------
 
 
-def read_entities(connection: Connection) -> dict[str, tuple[int, str]] | None:
-    """The number of each entity that is indexed, and its fields; None where nothing ever was."""
+def read_entities(connection: Connection) -> dict[str, Indexed] | None:
+    """The entities that are indexed, by name; None where none ever was."""
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
-    rows = connection.execute("SELECT name, number, fields FROM _max_find_entity ORDER BY number")
-    return {name: (number, fields) for name, number, fields in rows}
+    rows = connection.execute("SELECT name, number, fields, last FROM _max_find_entity ORDER BY number")
+    return {name: Indexed(*rest) for name, *rest in rows}
 
 
 def start_over(connection: Connection) -> None:
@@ -216,16 +263,16 @@ def start_over(connection: Connection) -> None:
         connection.execute("UPDATE _max_find_entity SET fields = ''")
 
 
-def pending(connection: Connection) -> int:
-    """How many rows have changed and are not in the index yet."""
-    if not has_part(connection, OWNER, MIGRATIONS):
+def unindexed(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> int:
+    """How many rows have changed, or are new, and are not in the index yet."""
+    entities = read_entities(connection)
+    if entities is None:
         return 0
-    return int(connection.execute("SELECT count(*) FROM _max_find_pending").fetchone()[0])
-
-
-def id_range(number: int) -> tuple[int, int]:
-    """The first and the last id of an entity's rows."""
-    return number << ROWS, ((number + 1) << ROWS) - 1
+    number = connection.execute("SELECT count(*) FROM _max_find_pending").fetchone()[0]
+    for name, one in entities.items():
+        if name in mappings:
+            number += connection.execute(mappings[name].sql(UNINDEXED), {"last": one.last}).fetchone()[0]
+    return int(number)
 
 
 def unavailable() -> StorageError:
@@ -243,11 +290,8 @@ def texts_of(connection: Connection, mapping: TableMapping[Any], alias: str) -> 
     """The texts of an entity's rows, as SQL about an alias of its table."""
     title, *others = [f"{alias}.{quoted(name)}" for name in searchable(mapping.entity)]
     has_parts = connection.dialect.text_index.has_parts
-    parts = [
-        f"CASE WHEN {has_parts(column, title=column == title)} THEN {column} ELSE '' END"
-        for column in (title, *others)
-    ]
-    return Texts(f"coalesce({title}, '')", _lines(others), _lines(parts))
+    parts = [f"CASE WHEN {has_parts(one)} THEN {one} || '\n' ELSE '' END" for one in (title, *others)]
+    return Texts(f"coalesce({title}, '')", _lines(others), " || ".join(parts))
 
 
 def _lines(columns: Sequence[str]) -> str:
@@ -255,28 +299,28 @@ def _lines(columns: Sequence[str]) -> str:
     return " || '\n' || ".join(f"coalesce({column}, '')" for column in columns) or "''"
 
 
-def triggers(connection: Connection, mapping: TableMapping[Any], number: int) -> dict[str, str]:
-    """The triggers that note a row whose texts change, by their names.
+def triggers(connection: Connection, mapping: TableMapping[Any], one: Indexed) -> dict[str, str]:
+    """The triggers that note a row that the index has and whose texts change, by their names.
 
     The first note of a row counts until it is flushed: the index has the texts of before.
     """
-    dialect, low = connection.dialect, id_range(number)[0]
+    dialect = connection.dialect
     old_visible, new_visible = "OLD._removed_at IS NULL", "NEW._removed_at IS NULL"
+    indexed = f"OLD._row <= (SELECT last FROM _max_find_entity WHERE number = {one.number})"
     texts = [f"CASE WHEN {old_visible} THEN {text} END" for text in texts_of(connection, mapping, "OLD")]
     names = [quoted(name) for name in searchable(mapping.entity)]
     differs = joined("OR", [f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in names])
-    changed = f"({old_visible}) <> ({new_visible}) OR ({new_visible} AND ({differs}))"
-    note = "INSERT INTO _max_find_pending (id, title, text, part) VALUES"
-    once = "ON CONFLICT (id) DO NOTHING;"
-    new = f"{note} ({low} + NEW._row, NULL, NULL, NULL) {once}"
-    old = f"{note} ({low} + OLD._row, {', '.join(texts)}) {once}"
+    changed = f"(({old_visible}) <> ({new_visible}) OR ({new_visible} AND ({differs}))) AND {indexed}"
+    note = (
+        "INSERT INTO _max_find_pending (id, title, text, part)"
+        f" VALUES ({one.before} + OLD._row, {', '.join(texts)}) ON CONFLICT (id) DO NOTHING;"
+    )
     ways = {
-        "insert": ("INSERT", new_visible, new),
-        "update": (f"UPDATE OF {', '.join(names)}, _removed_at", changed, old),
-        "delete": ("DELETE", old_visible, old),
+        "update": (f"UPDATE OF {', '.join(names)}, _removed_at", changed),
+        "delete": ("DELETE", f"{old_visible} AND {indexed}"),
     }
-    made = {way: f"_max_find:{number}.{way}" for way in ways}
-    return {made[way]: dialect.trigger(made[way], mapping.table, *parts) for way, parts in ways.items()}
+    made = {way: f"_max_find:{one.number}.{way}" for way in ways}
+    return {made[way]: dialect.trigger(made[way], mapping.table, *parts, note) for way, parts in ways.items()}
 
 
 # -- finding -----------------------------------------------------------------------------------
@@ -292,31 +336,27 @@ def find(
 ) -> Found:
     """The rows of some entities that fit a query; StorageError where this SQLite cannot find them."""
     known = read_entities(connection) or {}
-    looked = {number: name for name, (number, _) in known.items() if name in entities and name in mappings}
+    looked = {one.number: name for name, one in known.items() if name in entities and name in mappings}
     if not looked:
         return Found((), 0)
     index = connection.dialect.text_index
     if not index.is_available(connection) or not index.is_there(connection):
         raise unavailable()
-    matches = index.find(connection, query, [id_range(number) for number in looked], limit)
+    ranges = [(number << ROWS, (number << ROWS) + LAST_ROW) for number in looked]
+    matches = index.find(connection, query, ranges, limit)
     rows: dict[int, tuple[str, str, str]] = {}
     for number, name in looked.items():
-        low, high = id_range(number)
-        some = [id - low for id, _ in matches.rows if low <= id <= high]
-        rows |= {low + row: rest for row, *rest in _texts_at(connection, mappings[name], some)}
-    hits = [
-        Hit(
-            installation,
-            looked[id >> ROWS],
-            rows[id][0],
-            mark(rows[id][1], query),
-            score,
-            snippet(rows[id][2], query),
-        )
-        for id, score in matches.rows
-        if id in rows
-    ]
-    return Found(hits, matches.total, pending(connection), tuple(looked.values()))
+        some = [id & LAST_ROW for id, _ in matches.rows if id >> ROWS == number]
+        if some:
+            texts = _texts_at(connection, mappings[name], some)
+            rows |= {(number << ROWS) + row: rest for row, *rest in texts}
+    hits = []
+    for id, score in matches.rows:
+        if id in rows:
+            own, title, text = rows[id]
+            entity = looked[id >> ROWS]
+            hits.append(Hit(installation, entity, own, mark(title, query), score, snippet(text, query)))
+    return Found(hits, matches.total, unindexed(connection, mappings), tuple(looked.values()))
 
 
 def _texts_at(
@@ -329,15 +369,15 @@ def _texts_at(
     return connection.execute(sql, {"rows": connection.dialect.array(rows)}).fetchall()
 
 
-def problems(connection: Connection) -> list[str]:
+def problems(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> list[str]:
     """In what the index differs from the rows, in words; inside a transaction that may write."""
     if not read_entities(connection):
         return []
-    index, waiting = connection.dialect.text_index, pending(connection)
+    index, left = connection.dialect.text_index, unindexed(connection, mappings)
     if not index.is_available(connection):
         raise unavailable()
     if not index.is_there(connection):
         return ["the index is gone"]
-    if waiting:
-        return [f"{waiting:,} rows are not indexed yet"]
+    if left:
+        return [f"{left:,} rows are not indexed yet"]
     return index.problems(connection)

@@ -81,10 +81,11 @@ class SqliteTextIndex(TextIndex):
         for name in TEXTS:
             connection.execute(f"DROP TABLE IF EXISTS {name}")
 
-    def has_parts(self, column: str, *, title: bool) -> str:
-        """A space makes prose of a text that is no title."""
-        name = f"length({column}) <= {LONGEST_NAME}" + ("" if title else f" AND instr({column}, ' ') = 0")
-        return f"({name} OR {column} GLOB '*[{SCRIPTS}]*')"
+    def has_parts(self, column: str) -> str:
+        """A space makes prose of a text.  A trigram costs as much as a word, and prose has many more."""
+        name = f"(length({column}) <= {LONGEST_NAME} AND instr({column}, ' ') = 0)"
+        is_ascii = f"length(CAST({column} AS BLOB)) = length({column})"  # GLOB reads it slowly
+        return f"({name} OR (NOT {is_ascii} AND {column} GLOB '*[{SCRIPTS}]*'))"
 
     def add(self, connection: Connection, rows: str, values: Values = ()) -> None:
         """One statement for each index."""

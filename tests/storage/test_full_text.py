@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from max.engine import SqliteEngine
 from max.errors import UsageError
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field
 from max.model.loaders import UnknownLoaders
-from max.model.migrations import NO_POLICY, SchemaPolicy
+from max.model.migrations import (
+    NO_POLICY,
+    ChangeType,
+    Migration,
+    RenameEntity,
+    RenameField,
+    SchemaPolicy,
+)
 from max.model.schema import Schema
 from max.model.text_search import Found, TextQuery
 from max.storage import full_text
@@ -73,7 +83,8 @@ class Place:
         return [hit.id for hit in (await self.find(text, *entities)).hits]
 
     async def problems(self) -> list[str]:
-        return await self.database.transact(full_text.problems)
+        mappings = self.engine.tables.mappings
+        return await self.database.transact(lambda c: full_text.problems(c, mappings))
 
     async def sql(self, text: str) -> list[Any]:
         """Run SQL as another tool would."""
@@ -218,12 +229,15 @@ class TestFollowing:
 
         asyncio.run(main())
 
-    def test_rows_from_before_are_indexed_at_the_start(self) -> None:
+    def test_rows_from_before_are_indexed_after_a_sync(self) -> None:
         async def body(place: Place) -> None:
             await place.open(Schema([BARE, Plain]))
             await place.store(BARE("1", name="audit"), BARE("2", name="gone"))
             await place.store(at=NOON + 1, removed=[BARE.ref("2")])
             await place.open(Schema([Paper, Plain]))
+            assert (await place.found("audit"), (await place.find("audit")).unindexed) == ([], 1)
+            assert await place.problems() == ["1 rows are not indexed yet"]
+            await place.engine.tidy(NOON + 2)
             assert (await place.found("audit"), await place.found("gone")) == (["1"], [])
             assert await place.problems() == []
             await place.open(Schema([BARE, Plain]))
@@ -232,9 +246,244 @@ class TestFollowing:
                 "_max_find_pending"
             }
             await place.open(Schema([Paper, Plain]))
+            await place.engine.tidy(NOON + 2)
             assert await place.found("audit") == ["1"]
 
         using(body)
+
+    def test_a_write_beside_the_first_index_is_noted_and_indexed_with_the_rest(self) -> None:
+        async def body(place: Place) -> None:
+            await place.open(Schema([BARE, Plain]))
+            await place.store(*[BARE(str(i), name=f"audit-{i}") for i in range(50)])
+            await place.open(Schema([Paper, Plain]))
+            await place.store(Paper("7", name="changed"), Paper("new", name="new"), at=NOON + 1)
+            await place.store(at=NOON + 1, removed=[Paper.ref("8")])
+            assert (await place.find("changed")).unindexed == 50
+            await place.engine.tidy(NOON + 2)
+            assert (await place.find("audit")).total == 48
+            assert (await place.found("changed"), await place.found("new")) == (["7"], ["new"])
+            assert await place.problems() == []
+
+        using(body)
+
+    def test_the_first_index_tells_how_much_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(full_text, "PAGE", 20)
+        reported: list[str] = []
+
+        async def body(place: Place) -> None:
+            await place.open(Schema([BARE, Plain]))
+            await place.store(*[BARE(str(i), name="audit") for i in range(50)])
+            await place.open(Schema([Paper, Plain]))
+            await place.engine.tidy(NOON + 2, reported.append)
+
+        using(body)
+        assert reported == ["indexing texts: 30 rows left", "indexing texts: 10 rows left"]
+
+    def test_what_another_program_writes_is_found_after_the_next_sync(self) -> None:
+        async def body(place: Place) -> None:
+            await place.store(Paper("1", name="old"), Paper("2", name="old"))
+            await place.sql("UPDATE _paper SET name = 'new' WHERE _id = '1'")
+            await place.sql("DELETE FROM _paper WHERE _id = '2'")
+            assert (await place.find("old")).unindexed == 2
+            await place.store(Paper("3", name="third"), at=NOON + 1)
+            assert (await place.found("old"), await place.found("new")) == ([], ["1"])
+            assert await place.problems() == []
+
+        using(body)
+
+    def test_an_index_follows_renames_and_is_built_again_where_values_change(self) -> None:
+        class Sheet(Entity):
+            label: Field[str] = Field(searchable=True)
+
+        steps = (
+            Migration("a better name", RenameEntity("Paper", "Sheet"), RenameField("Sheet", "name", "label")),
+            Migration("other words", ChangeType("Sheet", "label", using="replaced by {}".format)),
+        )
+
+        async def body(place: Place) -> None:
+            await place.store(Paper("1", name="audit"), note("2", "audit"))
+            later = Schema([Note, Sheet, Plain])
+            await place.open(later, SchemaPolicy("c", steps[:1]))
+            assert sorted(await place.found("audit")) == ["1", "2"], "the index is as it was"
+            assert await place.problems() == []
+            await place.store(Sheet("3", label="another"), at=NOON + 1)
+            assert await place.found("another") == ["3"]
+            await place.open(Schema([Note, Plain]), SchemaPolicy("c", steps[:1]))
+            await place.engine.tidy(NOON + 2)
+            assert (await place.found("audit"), await place.problems()) == (["2"], [])
+            await place.open(later, SchemaPolicy("c", steps[:1]))
+            await place.engine.tidy(NOON + 3)
+            assert sorted(await place.found("audit")) == ["1", "2"], "it was hidden, and is back"
+            assert await place.problems() == []
+            await place.open(later, SchemaPolicy("c", steps))
+            await place.engine.tidy(NOON + 4)
+            assert sorted(await place.found("replaced by")) == ["1", "3"]
+            assert await place.problems() == []
+
+        using(body)
+
+
+class TestMending:
+    """What the check sees, and what the rebuild mends."""
+
+    @pytest.mark.parametrize(
+        ("damage", "says"),
+        [
+            ("DELETE FROM _max_find_data WHERE id > 10", "the index of words does not fit"),
+            ("DELETE FROM _max_find_part_data WHERE id > 10", "the index of parts of words does not fit"),
+            ("DELETE FROM _max_find_docsize WHERE rowid % 2", "rows are not in the index"),
+            ("INSERT INTO _max_find_docsize VALUES (77, x'0101')", "1 rows are in the index that are not"),
+            ("INSERT INTO _max_find(_max_find) VALUES ('delete-all')", "41 rows are not in the index"),
+            ("DROP TRIGGER \"_max_find:1.update\"; UPDATE _note SET title = 'x'", "does not fit the stored"),
+        ],
+    )
+    def test_a_damaged_index_is_seen_and_mended(self, damage: str, says: str) -> None:
+        async def body(place: Place) -> None:
+            await place.store(*[note(str(i), f"audit {i}", "of logs") for i in range(40)])
+            await place.store(Paper("p", name="sqlite_utils/db.py"))
+            assert await place.problems() == []
+            for statement in damage.split("; "):
+                await place.sql(statement)
+            found = await place.problems()
+            assert any(says in one for one in found), found
+            await place.database.transact(place.engine.tables.full_text.rebuild)
+            while await place.database.transact(place.engine.tables.full_text.index_page):
+                pass
+            assert await place.problems() == []
+            title = "x" if "UPDATE" in damage else "audit"
+            assert (await place.find(f"{title} of")).total == 40
+            assert await place.found("lite_ut") == ["p"]
+
+        using(body)
+
+    def test_a_trigger_that_a_user_dropped_comes_back_and_the_index_is_built_again(self) -> None:
+        async def body(place: Place) -> None:
+            await place.store(note("1", "audit"))
+            await place.sql('DROP TRIGGER "_max_find:1.update"')
+            await place.sql("UPDATE _note SET title = 'silent'")
+            await place.open()
+            await place.engine.tidy(NOON + 2)
+            assert (await place.found("audit"), await place.found("silent")) == ([], ["1"])
+            assert await place.problems() == []
+
+        using(body)
+
+
+# -- the oracle --------------------------------------------------------------------------------
+
+WORDS = ["audit", "log", "Logs", "café", "kestrel", "db", "ü", "監査", "監査ログの", "x9"]
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=4).flatmap(
+    lambda words: st.sampled_from(["-", "_", " ", "/", ""]).map(lambda between: between.join(words))
+)
+IDS = st.sampled_from("abc")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("note"), IDS, TEXTS, st.none() | TEXTS),
+        st.tuples(st.just("part"), IDS, TEXTS),
+        st.tuples(st.just("paper"), IDS, TEXTS),
+        st.tuples(st.just("remove"), IDS),
+        st.tuples(st.just("purge")),
+        st.tuples(st.just("plain schema")),
+        st.tuples(st.just("restart")),
+        st.tuples(st.just("rebuild")),
+        st.tuples(st.just("by hand"), IDS, TEXTS),
+    ),
+    min_size=5,
+    max_size=12,
+)
+ACCENTS = str.maketrans("éü", "eu")
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a text, as the index reads them."""
+    return re.findall(r"[^\W_]+", text.translate(ACCENTS).casefold())
+
+
+def says(words: list[str], text: str) -> bool:
+    """Whether words stand in a text one after the other."""
+    said = tokens(text)
+    return any(said[at : at + len(words)] == words for at in range(len(said) - len(words) + 1))
+
+
+def is_name(text: str) -> bool:
+    return " " not in text or any("\u2e80" <= one <= "\u9fff" for one in text)
+
+
+def naive(query: str, rows: Mapping[str, tuple[str, str]]) -> set[str]:
+    """The rows that a query finds: all terms as words, or all of them as parts of names."""
+    terms = query.split()
+    found = set()
+    for key, (title, text) in rows.items():
+        parts = "\n".join(one for one in (title, text) if is_name(one)).casefold()
+        as_words = all(any(says(tokens(term), one) for one in (title, text)) for term in terms)
+        short = [term for term in terms if len(term) < 3]
+        can_be_parts = all("\u2e80" <= one <= "\u9fff" for term in short for one in term)
+        if as_words or (can_be_parts and all(term.casefold() in parts for term in terms)):
+            found.add(key)
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    STEPS,
+    st.lists(
+        st.lists(st.sampled_from([*WORDS, "audit-log", "og", "estr", "査ロ"]), min_size=1, max_size=2),
+        max_size=4,
+    ),
+)
+def test_after_any_history_what_is_found_is_what_a_naive_search_of_the_visible_rows_finds(
+    steps: list[Any], queries: list[list[str]]
+) -> None:
+    async def body(place: Place) -> None:
+        at = NOON
+        for kind, *values in steps:
+            at += 1
+            await step(place, kind, values, at)
+        await place.open()
+        await place.engine.tidy(at)
+        assert await place.problems() == []
+        rows = {
+            f"Note:{id}": (title, body or "")
+            for id, title, body in await place.sql(
+                "SELECT _id, coalesce(title, ''), body FROM _note WHERE _removed_at IS NULL"
+            )
+        }
+        rows |= {
+            f"Paper:{id}": (name, "")
+            for id, name in await place.sql("SELECT _id, name FROM _paper WHERE _removed_at IS NULL")
+        }
+        for query in queries:
+            text = " ".join(query)
+            found = await place.find(text, limit=100)
+            assert {f"{hit.entity}:{hit.id}" for hit in found.hits} == naive(text, rows), text
+            assert found.total == len(found.hits)
+
+    using(body)
+
+
+async def step(place: Place, kind: str, values: list[Any], at: float) -> None:
+    """One step of a history."""
+    if kind == "note":
+        await place.store(note(*values), at=at)
+    elif kind == "part":  # a partial load: the body stays
+        await place.store(Note(values[0], title=values[1]), at=at)
+    elif kind == "paper":
+        await place.store(Paper(values[0], name=values[1]), at=at)
+    elif kind == "remove":
+        await place.store(at=at, removed=[Note.ref(values[0]), Paper.ref(values[0])])
+    elif kind == "purge":
+        await place.engine.tidy(at + 1e9)
+    elif kind == "plain schema":  # an upgrade to a connector that has nothing searchable, and back
+        await place.open(Schema([bare_note(), bare(), Plain]))
+        await place.store(BARE("a", name="while away"), at=at)
+        await place.open()
+    elif kind == "restart":
+        await place.open()
+    elif kind == "rebuild":
+        await place.database.transact(place.engine.tables.full_text.rebuild)
+    else:
+        quoted = values[1].replace("'", "''")
+        await place.sql(f"UPDATE _note SET title = '{quoted}' WHERE _id = '{values[0]}'")
 
 
 def bare() -> type[Any]:
@@ -247,3 +496,14 @@ def bare() -> type[Any]:
 
 
 BARE = bare()
+
+
+def bare_note() -> type[Any]:
+    """A Note of which nothing is searchable."""
+
+    class Note(Entity):
+        title: Field[str] = Field()
+        body: Field[str | None] = Field()
+        secret: Field[str] = Field()
+
+    return Note
