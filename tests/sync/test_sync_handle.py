@@ -434,7 +434,7 @@ def test_the_sync_continues_without_its_readers_and_waiters() -> None:
 
 def test_a_failing_clean_up_still_ends_the_progress() -> None:
     async def body(stage: Stage) -> None:
-        async def fails(now: float) -> None:
+        async def fails(now: float, report: Callable[[str], None]) -> None:
             raise StorageError("the index cannot be built")
 
         stage.executor._after = fails
