@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..query.sql import SqlAnswer, SqlReader
 
 INSTALLATION = re.compile(r"[A-Za-z0-9][\w.:-]*", re.ASCII)  # what a word of an installation looks like
-KEYWORDS = frozenset(["select", "values", "with", "explain", "pragma"])
+KEYWORDS = frozenset(["select", "values", "with", "explain", "vacuum", "analyze", "reindex", "commit"])
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 MOST_TIME = 3_600.0  # seconds that --timeout may allow
 NUMERIC = frozenset(["INTEGER", "REAL", "NUMERIC"])

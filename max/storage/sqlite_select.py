@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
@@ -35,21 +36,30 @@ MOST_VALUES = 256 * 2**20  # bytes of all values that a statement holds at a tim
 MOST_ROWS = 64 * 2**20  # bytes of all texts of an answer
 LONGEST, SHORTEST = 16 * 2**20, 2**16  # bytes of one value, if a statement holds few, and many
 FEWER = "sort, group or join fewer rows, or shorter values"
+LONGEST_MESSAGE = 300  # characters; SQLite repeats what it does not understand
 LISTED = 10  # tables that an error names when none is near
 OWN = ("main", "temp")  # schemas that a name is written without
+DEEPEST = 50  # nested brackets, and names inside names
 MOST_EXPANDED = 2_000  # uses of common table expressions and views, each counted with those inside it
 
 LIMITS = {  # what one statement may have
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,  # bytes
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
-    sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 500_000,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,  # bytes; LIKE takes the product of both lengths
     sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 10_000,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-SLOW = {"instr(2)": 500_000, "replace(3)": 500_000, "trim(2)": 40_000, "ltrim(2)": 40_000, "rtrim(2)": 40_000}
+SLOW = {
+    "instr(2)": 500_000,
+    "replace(3)": 500_000,
+    "trim(2)": 40_000,
+    "ltrim(2)": 40_000,
+    "rtrim(2)": 40_000,
+    "json_patch(2)": 40_000,
+}
 
 
 def _names(text: str) -> frozenset[str]:
@@ -141,7 +151,7 @@ class _Guard:
         else:
             what, allowed = "", False
         if not allowed:
-            self.refused = self.refused or what or "what it would do"
+            self.refused = self.refused or (f"{what} is not allowed" if what else "it does more than read")
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
@@ -217,7 +227,7 @@ def _declare(connection: Any) -> None:
 
 def _measure(connection: Any, statement: str, values: Values) -> None:
     """Compile the statement, and limit the length of a value by what its program does."""
-    explaining = any(token.casefold() == "explain" for token in _tokens(statement)[:1])
+    explaining = any(token.lower() == "explain" for token in _tokens(statement)[:1])
     holding, longest = 0, LONGEST
     for row in connection.execute(statement if explaining else f"EXPLAIN {statement}", values):
         if len(row) > 5:
@@ -227,14 +237,15 @@ def _measure(connection: Any, statement: str, values: Values) -> None:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
 
 
-TOKEN = re.compile(
-    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|\s+|(?P<word>
+TOKEN = re.compile(  # as SQLite divides a text: every character beyond ASCII may be part of a name
+    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|[ \t\n\f\r\ufeff]+|(?P<word>
     '(?:[^']|'')*'? | "(?:[^"]|"")*"? | `(?:[^`]|``)*`? | \[[^\]]*\]?
-    | [^\W\d][\w$]* | [:@$?][\w$:]* | \d[\w.]* | \.\d\w* | ->>? | \|\| | [<>=!]{1,2} | . )""",
-    re.VERBOSE | re.DOTALL,
+    | [A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]* | [:@$][\w$:]+ | \?\d* | \d[\w.]* | \.\d\w* | . )""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
 OPEN, CLOSE, QUOTES = "(", ")", "'\"`["
 ENDS_FROM = _names("select where group order having limit union except intersect values")
+BEGIN_BODY = ("select", "values")  # a window begins otherwise
 BEFORE_A_TABLE = frozenset(["from", "join", ",", OPEN, ".", "in"])
 
 
@@ -248,15 +259,20 @@ def _refuse_expansion(statement: str, views: Mapping[str, str]) -> None:
     SQLite copies a common table expression, or a view, wherever it is used, with all that it uses:
     twenty that use the one before twice are a million, before anything could interrupt it.
     """
+    if len(statement) > (most := LIMITS[sqlite3.SQLITE_LIMIT_SQL_LENGTH]):
+        raise SqlLimit(
+            f"the statement is longer than {most:,} characters", hint="pass long values as parameters"
+        )
     words = _tokens(statement)
-    bodies: dict[str, list[list[str]]] = {}
-    for name, body in _expressions(words):
-        bodies.setdefault(name, []).append(body)
-    for name, sql in views.items():
-        bodies.setdefault(name, []).append(_tokens(sql))
+    bodies = {name: [_tokens(sql)] for name, sql in views.items()}
+    for text in [words, *(view for (view,) in bodies.values())]:
+        for name, begin, end in list(_expressions(text)):
+            bodies.setdefault(name, []).append(text[begin:end])
     counts: dict[str, int] = {}
 
     def count(name: str, using: tuple[str, ...]) -> int:
+        if len(using) > DEEPEST:
+            return MOST_EXPANDED + 1
         if name in using:  # recursion, or the same name in another place
             return MOST_EXPANDED + 1 if len(bodies[name]) > 1 else 0
         if name not in counts:
@@ -273,38 +289,51 @@ def _refuse_expansion(statement: str, views: Mapping[str, str]) -> None:
         )
 
 
-def _expressions(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The name and the body of each common table expression."""
+def _expressions(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """The name of each common table expression, and where its body is; windows may be among them."""
+    partners = _partners(words)
     for at, word in enumerate(words):
-        if word.casefold() != "as" or at == 0:
+        if word.lower() != "as" or at == 0:
             continue
         begin = at + 1
-        while begin < len(words) and words[begin].casefold() in ("not", "materialized"):
+        while begin < len(words) and words[begin].lower() in ("not", "materialized"):
             begin += 1
-        if words[begin : begin + 1] != [OPEN]:
-            continue
-        name = at - 1 if words[at - 1] != CLOSE else _closing(words, at - 1, -1) - 1
-        yield _name(words[max(name, 0)]), list(words[begin : _closing(words, begin, 1) + 1])
+        if begin in partners and words[begin] == OPEN:
+            name = partners.get(at - 1, at) - 1 if words[at - 1] == CLOSE else at - 1
+            yield _name(words[max(name, 0)]), begin, partners[begin] + 1
 
 
-def _closing(words: Sequence[str], at: int, step: int) -> int:
-    """Where the bracket at a place has its other half; the end when it has none."""
-    depth = 0
-    while 0 <= at < len(words):
-        depth += (words[at] == OPEN) - (words[at] == CLOSE)
-        if not depth:
-            return at
-        at += step
-    return at
+def _partners(words: Sequence[str]) -> dict[int, int]:
+    """Where the other half of each bracket is, the end when it has none; SqlLimit when they nest too deep."""
+    partners: dict[int, int] = {}
+    open: list[int] = []
+    for at, word in enumerate(words):
+        if word == OPEN:
+            open.append(at)
+            partners[at] = len(words)
+        elif word == CLOSE and open:
+            partners[at], partners[open[-1]] = open[-1], at
+            open.pop()
+        if len(open) > DEEPEST:
+            raise SqlLimit(f"brackets are nested more than {DEEPEST} deep", hint="simplify the statement")
+    return partners
 
 
 def _tables(words: Sequence[str]) -> Iterator[str]:
-    """The names that are used where a table may be; some that are none among them."""
+    """The names that are used where a table may be, some that are none among them.
+
+    Those in the body of a common table expression are used where it is.
+    """
+    after = [*(word.lower() for word in words[1:]), ""]
+    apart = {begin: end for _, begin, end in _expressions(words) if after[begin] in BEGIN_BODY}
     inside = [False]  # a FROM, by the depth of brackets
-    before = ""
+    before, skip = "", 0
     for at, word in enumerate(words):
-        folded = word.casefold()
-        if word == OPEN:
+        skip = max(skip, apart.get(at, 0))
+        folded = word.lower()
+        if at < skip:
+            folded = CLOSE
+        elif word == OPEN:
             inside.append(inside[-1])
         elif word == CLOSE:
             inside = inside[:-1] or [False]
@@ -380,8 +409,10 @@ NAMED = re.compile(
     r"|(?:misuse of|wrong number of arguments to)\D*? (?P<function>\w+)\(\)",
     re.DOTALL,
 )
+ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 BY_TEXT = {  # what needs other words than SQLite's
     "You can only execute one": ("there is more than one statement", "run them one by one"),
+    "cannot VACUUM": ("it does more than read", ONE_SELECT),
     "Could not decode to UTF-8": (
         "a value is no UTF-8 text",
         "read it as bytes, with hex(…) or CAST(… AS BLOB)",
@@ -391,7 +422,6 @@ BY_TEXT = {  # what needs other words than SQLite's
         "look for a shorter text, or with instr(column, text) > 0",
     ),
 }
-ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 
 
 @contextmanager
@@ -415,10 +445,8 @@ def _explained(connection: Any, statement: str, guard: _Guard, watch: _Watch) ->
             ) from error
         if code in FATAL:
             raise
-        if code == sqlite3.SQLITE_AUTH:
-            raise InvalidSql(
-                statement, f"{guard.refused or error} is not allowed", hint=ONE_SELECT
-            ) from error
+        if guard.refused and ("authorized" in str(error) or "vtable constructor" in str(error)):
+            raise InvalidSql(statement, guard.refused, hint=ONE_SELECT) from error
         raise _invalid(connection, statement, str(error)) from error
 
 
@@ -431,30 +459,39 @@ def _invalid(connection: Any, statement: str, message: str) -> InvalidSql:
         name = found[1] or "name"
         problem = f"a parameter has no value: :{name}"
         return InvalidSql(statement, problem, hint=f"give it with --param {name}=VALUE")
+    if not _tokens(statement):
+        return InvalidSql(statement, "there is no statement", hint=ONE_SELECT)
     found = NAMED.match(message)
     if found is None:
         return InvalidSql(
             statement, message, len(statement.rstrip()) if message == "incomplete input" else None
         )
     name = next(text for key, text in found.groupdict().items() if key != "kind" and text is not None)
-    places = list(_places(statement, name))
-    if found["near"] is not None or found["token"] is not None:
-        places = [place for place in places if _fails(connection, statement[: place.stop])]
+    places = _places(statement, name)
+    if found["near"] is not None or found["token"] is not None:  # it is the first at which SQLite fails
+        places = sorted(places, key=lambda place: place.stop)
+        places = places[
+            bisect_left(places, True, key=lambda one: _fails(connection, statement[: one.stop])) :
+        ]
     hint = _meant(connection, statement, found["kind"], name)
-    return InvalidSql(statement, message, places[0].start if places else None, hint=hint)
+    return InvalidSql(statement, message[:LONGEST_MESSAGE], places[0].start if places else None, hint=hint)
 
 
-def _places(statement: str, name: str) -> Iterator[slice]:
+def _places(statement: str, name: str) -> list[slice]:
     """Where a name is in a statement; those that have nothing before them first."""
     found = [match for match in TOKEN.finditer(statement) if match["word"]]
-    wanted = _tokens(name)
+    wanted = list(map(_comparable, _tokens(name)))
     fits: list[slice] = []
     behind: list[slice] = []
     for at, match in enumerate(found):
-        if [_name(one["word"]) for one in found[at : at + len(wanted)]] == [_name(one) for one in wanted]:
+        if list(map(_comparable, (one["word"] for one in found[at : at + len(wanted)]))) == wanted:
             place = slice(match.start(), found[at + len(wanted) - 1].end())
             (behind if at and found[at - 1]["word"] == "." else fits).append(place)
-    return iter(fits + behind)
+    return fits + behind
+
+
+def _comparable(word: str) -> str:
+    return word if word.startswith("'") else _name(word)  # a text is no name
 
 
 def _fails(connection: Any, statement: str) -> bool:
