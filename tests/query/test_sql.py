@@ -148,7 +148,7 @@ def test_a_caret_stands_below_wide_characters() -> None:
         ("SELECT 1; SELECT 2", (), "there is more than one statement"),
         ("SELECT CAST(x'ff' AS TEXT)", (), "a value is no UTF-8 text"),
         ("-- nothing", (), "there is no statement"),
-        ("SELECT 1 AS (", (), "incomplete input"),
+        ("WITH a AS (", (), "incomplete input"),
         (
             "SELECT 1 WHERE 'a' LIKE :p",
             {"p": "a" * 201},
@@ -281,7 +281,7 @@ BOMBS = {
         "+ sum(1) OVER w FROM acme_task WINDOW w AS (PARTITION BY (SELECT 1 FROM {0}, {0}))".format
     ),
     "a window named with": chain(
-        "+ sum(1) OVER w FROM acme_task WINDOW with AS (), w AS (with ORDER BY (SELECT 1 FROM {0}, {0}))".format
+        "+ sum(1) OVER w FROM acme_task WINDOW w AS (ORDER BY (SELECT 1 FROM {0}, {0}))".format
     ),
     "deep": chain("FROM {0}".format, links=2_500),
     "open": "WITH " + "a AS (" * 15_000,
