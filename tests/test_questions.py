@@ -127,3 +127,28 @@ class TestWho:
         )
         assert [(one["id"], one["owner.name"]) for one in found["data"]] == by_hand
         assert by_hand
+
+
+PAIRS = """
+    SELECT a.path AS one, b.path AS other, count(*) AS commits
+      FROM git_file_change AS a JOIN git_file_change AS b ON b."commit" = a."commit" AND b.path <> a.path
+     WHERE a.path = :path GROUP BY 1, 2 ORDER BY commits DESC, other LIMIT 10
+"""
+
+
+@needs_git
+class TestTogether:
+    """Questions for SQL."""
+
+    def test_the_ten_files_that_change_most_often_together_with_one(self, ask: Ask, sql: Sql) -> None:
+        found = ask("sql", "git", PAIRS, "--param", "path=a.py")["rows"]
+        commits: dict[str, set[str]] = {}
+        for commit, path in sql("git", 'SELECT "commit", path FROM git_file_change'):
+            commits.setdefault(path, set()).add(commit)
+        others = [
+            (len(commits["a.py"] & found_in), path) for path, found_in in commits.items() if path != "a.py"
+        ]
+        by_hand = sorted(others, key=lambda pair: (-pair[0], pair[1]))[:10]
+        assert [(one["commits"], one["other"]) for one in found] == by_hand
+        assert len(by_hand) == 4
+        assert {one["one"] for one in found} == {"a.py"}

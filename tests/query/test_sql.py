@@ -135,7 +135,7 @@ def test_an_error_points_at_its_place_and_names_what_is_near(
     assert ("line 2" in error.message) == ("\n" in statement)
 
 
-def test_a_caret_stands_below_wide_characters() -> None:
+def test_a_caret_is_below_wide_characters() -> None:
     error = InvalidSql("SELECT '日本', x", "no such column: x", 13)
     assert error.message.splitlines()[1:] == ["  SELECT '日本', x", "  " + " " * 15 + "^"]
 
@@ -281,7 +281,8 @@ BOMBS = {
         "+ sum(1) OVER w FROM acme_task WINDOW w AS (PARTITION BY (SELECT 1 FROM {0}, {0}))".format
     ),
     "a window named with": chain(
-        "+ sum(1) OVER w FROM acme_task WINDOW w AS (ORDER BY (SELECT 1 FROM {0}, {0}))".format
+        "+ sum(1) OVER w FROM acme_task"
+        " WINDOW with AS (), w AS (with ORDER BY (SELECT 1 FROM {0}, {0}))".format
     ),
     "deep": chain("FROM {0}".format, links=2_500),
     "open": "WITH " + "a AS (" * 15_000,
