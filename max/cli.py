@@ -122,6 +122,7 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     if not words or words[0] not in COMMANDS:
         refuse(words)
     from importlib import import_module
+    from itertools import chain
 
     from .commands.framework import command_parser
     from .commands.text import sanitize_lines
@@ -138,8 +139,8 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     options.given_words = [*command.split(), *leading, *words]
     answer: Answer = getattr(module, f"run_{name}")(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
-    notes = map(sanitize_lines, answer.notes)  # later: an answer may add some while it is printed
-    return lines, notes, answer.status
+    notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
+    return lines, map(sanitize_lines, notes), answer.status
 
 
 def refuse(words: list[str]) -> NoReturn:

@@ -71,6 +71,7 @@ class Options(argparse.Namespace):
 
     given_words: Sequence[str] = ()  # the command line, from the command's name on
     states: Sequence[SyncState] = ()  # of each installation that was read
+    state_told = False  # whether the answer has them as JSON data
 
     def found_project(self) -> ProjectFolder:
         """The project that the options name, or that the current folder belongs to."""
@@ -179,7 +180,7 @@ class Options(argparse.Namespace):
         return join(["max", *words, option, value])
 
     def _notes(self, notes: Iterable[str], ending: Callable[[], Ending] | None = None) -> Iterator[str]:
-        """The notes on stderr: those given, where the listing ended, and what makes the data doubtful."""
+        """The notes on stderr: those given, and where the listing ended."""
         if not self.quiet:
             yield from notes
             end = ending() if ending else Ending(0)
@@ -187,7 +188,14 @@ class Options(argparse.Namespace):
                 of = "" if end.total is None else f" of {number(end.total)}"
                 short = end.advice if is_terminal(sys.stdout) else ""
                 yield f"{number(end.shown)}{of} shown; {short or f'next: {self.go_on(*end.go_on)}'}"
-        yield from (state.warning for state in self.states if state.warning)
+
+    def warnings(self) -> Iterator[str]:
+        """What makes the data doubtful, for stderr; nothing when the answer has it as JSON data.
+
+        The command line prints it last, whatever the handler made its answer of.
+        """
+        if not self.state_told:
+            yield from (state.warning for state in self.states if state.warning)
 
     def _ndjson_notes(
         self, head: Mapping[str, Json], meta: Callable[[], Mapping[str, Json]]
@@ -205,6 +213,7 @@ class Options(argparse.Namespace):
 
     def _state(self) -> dict[str, Json]:
         """How whole and how old the data is, as JSON data; empty when none was read."""
+        self.state_told = True
         if not self.states:
             return {}
         times = [state.synced_at for state in self.states]
