@@ -25,6 +25,8 @@ BENCHES = (
     "latency",
     "queries",
     "paging",
+    "aggregates",
+    "frames",
     "memory",
     "file_size",
     "loop",

@@ -88,6 +88,10 @@ class QueryPage(Struct, Generic[E]):
     items: Sequence[E]
     cursor: str | None = None
 
+    def to_dicts(self) -> list[dict[str, Json]]:
+        """Each entity as JSON data; fields that are not loaded are left out."""
+        return [one.to_dict() for one in self.items]
+
 
 class RowPage(Struct):
     """A page of rows, a column for each path: an entity's own fields, and fields behind its refs.

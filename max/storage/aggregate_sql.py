@@ -4,11 +4,12 @@ The rows are grouped by an inner statement, which is what a person would write. 
 groups are ranked by their order: equal ones share a rank, so a cut at a rank never parts them, and
 what is cut off is counted in the same pass.
 
-Rule 1: a sum of integers is exact, also beyond 64 bits.  It is added up in two halves of 32 bits,
-the carry is taken to the upper one, and Python puts them together.
+Rule 1: a sum of integers is exact, also beyond 64 bits.  Where SQL's own sum overflows, it is added up
+once more in two halves of 32 bits; the carry is taken to the upper one, and Python puts them together.
 
-Rule 2: whether values are loaded is asked only where some are not: a look for the first such row is
-much cheaper than a second column to group by.
+Rule 2: NULL may mean empty or not loaded.  A field that cannot be empty tells by itself.  For the
+others the rows are grouped once more by whether they are loaded, but only where there is a NULL, and a
+row that has one because it is not loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..model.aggregate import EACH, Group, Grouping, Groups, Key, Measure
 from ..model.query import Query
 from ..model.values import Kind
 from .database import FALSE, Connection, quoted
-from .query_sql import Statement, run
+from .query_sql import Statement, count, run
 from .rows import TableMapping, decode_column
 
 HALF = 32  # bits
@@ -36,62 +37,167 @@ def groups(
     grouping: Grouping,
 ) -> Groups[Any]:
     """The groups of a query's rows, whatever its order, its fields and its limit."""
-    partial = [key for key in grouping.keys if _has_unknown(connection, mappings, query, key)]
-    sql, values = select(mappings, query, grouping, partial)
-    rows = run(connection, sql, values)
-    made = _titled(connection, mappings, grouping, _decoded(grouping, partial, rows))
+    form = _Form(connection, mappings, query, grouping)
+    rows = form.rows()
     if not rows:
-        return Groups(grouping, made, 0)
-    *_, all_groups, all_rows = rows[0]
+        return Groups(grouping, [], 0)
+    made = _titled(connection, mappings, grouping, form.decoded(rows))
+    all_groups, all_rows, _ = rows[0][-3:]
     more_rows = all_rows - sum(one.count for one in made)
     if any(key.unit == EACH for key in grouping.keys):  # a row is in several groups, so their sum is no total
-        all_rows = _count(connection, mappings, query)
+        all_rows = run(connection, *count(mappings, query))[0][0]
     return Groups(grouping, made, all_rows, all_groups - len(made), more_rows)
 
 
-def _has_unknown(
-    connection: Connection, mappings: Mapping[str, TableMapping[Any]], query: Query[Any], key: Key[Any, Any]
-) -> bool:
-    """Whether a key has a value that is not loaded."""
-    statement = Statement(mappings, query.entity)
-    unknown = _unknown(statement, key)
-    where = f"{_where(statement, query)} AND {unknown}"
-    return bool(run(connection, f"SELECT 1 {statement.source} WHERE {where} LIMIT 1", statement.values))
+class _Form:
+    """The statement of one grouping: plain at first, and with more columns where its answer shows the need.
 
-
-def _count(connection: Connection, mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> int:
-    statement = Statement(mappings, query.entity)
-    where = _where(statement, query)
-    return int(run(connection, f"SELECT count(*) {statement.source} WHERE {where}", statement.values)[0][0])
-
-
-def select(
-    mappings: Mapping[str, TableMapping[Any]],
-    query: Query[Any],
-    grouping: Grouping,
-    partial: Sequence[Key[Any, Any]] = (),
-) -> tuple[str, list[Any]]:
-    """The statement of the groups, to be read by ``_decoded``.
-
-    ``partial`` are the keys of which some values are not loaded; they have a column that says so.
+    ``partial`` are the keys with values that are not loaded and might be empty; each has a column
+    that says which it is.  ``halved``: sums of integers have two columns.
     """
-    statement = Statement(mappings, query.entity)
-    columns = {key.name: _key(statement, key) for key in grouping.keys}
-    unknown = [_unknown(statement, key) for key in partial]
-    grouped = [f"{sql} AS k{n}" for n, sql in enumerate([*columns.values(), *unknown])]
-    measured = [f"{sql} AS m{n}" for n, sql in enumerate(_measures(statement, grouping.measures))]
-    inner = f"SELECT {', '.join([*grouped, 'count(*) AS n', *measured])} {statement.source}"
-    inner += f" WHERE {_where(statement, query)}"
-    if grouped:
-        inner += f" GROUP BY {', '.join(str(n) for n in range(1, len(grouped) + 1))}"
-    keys = [f"k{n} ASC NULLS LAST" for n in range(len(grouped))]
-    rank = ", ".join(_order(grouping)) or "n"
-    sql = (
-        f"SELECT * FROM (SELECT g.*, rank() OVER (ORDER BY {rank}) AS r, count(*) OVER () AS all_groups,"
-        f" sum(n) OVER () AS all_rows FROM ({inner}) AS g) AS ranked WHERE r <= {grouping.top}"
-        f" ORDER BY {', '.join(['r', *keys])}"
-    )
-    return sql, statement.values
+
+    def __init__(
+        self,
+        connection: Connection,
+        mappings: Mapping[str, TableMapping[Any]],
+        query: Query[Any],
+        grouping: Grouping,
+    ) -> None:
+        self._connection, self._mappings = connection, mappings
+        self._query, self._grouping = query, grouping
+        self._doubtful = [key for key in grouping.keys if _may_be_empty(key)]
+        self._partial: list[Key[Any, Any]] = []
+        self._halved = False
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """``(*keys, *whether partial ones are not loaded, count, *measures, rank, groups, rows, doubt)``."""
+        rows = self._run()
+        if rows and rows[0][-1]:
+            self._partial = [key for key in self._doubtful if self._has_unknown(key)]
+            rows = self._run() if self._partial else rows
+        return rows
+
+    def _run(self) -> list[tuple[Any, ...]]:
+        try:
+            return run(self._connection, *self._select())
+        except self._connection.dialect.errors as error:
+            if self._halved or not self._connection.dialect.is_overflow(error):
+                raise
+            self._halved = True
+            return self._run()
+
+    def _has_unknown(self, key: Key[Any, Any]) -> bool:
+        statement = Statement(self._mappings, self._query.entity)
+        unknown = _unknown(statement, key)
+        where = f"{self._where(statement)} AND {unknown}"
+        sql = f"SELECT 1 {statement.source} WHERE {where} LIMIT 1"
+        return bool(run(self._connection, sql, statement.values))
+
+    def _where(self, statement: Statement) -> str:
+        return f"t._removed_at IS NULL AND ({statement.condition(self._query.filter)})"
+
+    def _select(self) -> tuple[str, list[Any]]:
+        statement = Statement(self._mappings, self._query.entity)
+        keys = [_key(statement, key) for key in self._grouping.keys]
+        keys += [_unknown(statement, key) for key in self._partial]
+        columns = [f"{sql} AS k{n}" for n, sql in enumerate(keys)]
+        columns.append("count(*) AS n")
+        columns += [f"{sql} AS m{n}" for n, sql in enumerate(self._measures(statement))]
+        inner = f"SELECT {', '.join(columns)} {statement.source} WHERE {self._where(statement)}"
+        if keys:
+            inner += f" GROUP BY {', '.join(str(n) for n in range(1, len(keys) + 1))}"
+        empty = [f"k{n} IS NULL" for n, key in enumerate(self._grouping.keys) if key in self._doubtful]
+        doubt = f"max(CASE WHEN {' OR '.join(empty)} THEN 1 ELSE 0 END) OVER ()" if empty else "0"
+        order = ", ".join(["r", *(f"k{n} ASC NULLS LAST" for n in range(len(keys)))])
+        sql = (
+            f"SELECT * FROM (SELECT g.*, rank() OVER (ORDER BY {', '.join(self._order()) or 'n'}) AS r,"
+            f" count(*) OVER () AS all_groups, sum(n) OVER () AS all_rows, {doubt} AS doubt"
+            f" FROM ({inner}) AS g) AS ranked WHERE r <= {self._grouping.top} ORDER BY {order}"
+        )
+        return sql, statement.values
+
+    def _measures(self, statement: Statement) -> Iterator[str]:
+        for one in self._grouping.measures:
+            column = statement.column(one.field.path)
+            if self._is_halved(one):
+                yield f"sum({column} >> {HALF}) + (sum({column} & {LOWER}) >> {HALF})"
+                yield f"sum({column} & {LOWER}) & {LOWER}"
+            else:
+                yield f"{one.function}({column})"
+
+    def _is_halved(self, measure: Measure) -> bool:
+        return self._halved and measure.function == "sum" and measure.field.type.kind is Kind.INTEGER
+
+    def _order(self) -> list[str]:
+        """The ORDER BY terms of the groups; empty values come last in both directions."""
+        grouping, at = self._grouping, 0
+        columns = {key.name: [f"k{n}"] for n, key in enumerate(grouping.keys)} | {grouping.count: ["n"]}
+        for one in grouping.measures:
+            size = 1 + self._is_halved(one)
+            columns[one.name] = [f"m{n}" for n in range(at, at + size)]
+            at += size
+        return [
+            f"{column} {'DESC' if term.descending else 'ASC'} NULLS LAST"
+            for term in grouping.order
+            for column in columns[term.column]
+        ]
+
+    # -- the answer
+
+    def decoded(self, rows: Sequence[tuple[Any, ...]]) -> list[Group]:
+        """The groups of the statement's rows."""
+        columns, keys = list(zip(*rows, strict=True)), self._grouping.keys
+        values = {key.name: decode_column(key.holds, columns[n]) for n, key in enumerate(keys)}
+        at = len(keys) + len(self._partial)
+        flags = dict(zip(self._partial, columns[len(keys) : at], strict=True))
+        loaded = {
+            key.name: [not lost for lost in flags[key]]
+            if key in flags
+            else [value is not None or key in self._doubtful for value in columns[n]]
+            for n, key in enumerate(keys)
+        }
+        counts, measures = columns[at], dict(self._measured(columns[at + 1 :]))
+        return [
+            Group(
+                {name: column[row] for name, column in values.items() if loaded[name][row]},
+                counts[row],
+                {name: column[row] for name, column in measures.items()},
+            )
+            for row in range(len(rows))
+        ]
+
+    def _measured(self, columns: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
+        """The values of each measure; UsageError when a sum is beyond all floats."""
+        left = iter(columns)
+        for one in self._grouping.measures:
+            column = next(left)
+            if self._is_halved(one):
+                pairs = zip(column, next(left), strict=True)
+                yield one.name, [None if high is None else (high << HALF) + low for high, low in pairs]
+                continue
+            if one.holds.kind is Kind.REAL and not all(v is None or math.isfinite(v) for v in column):
+                raise UsageError(f"{one.name}: the values add up to more than a float can hold")
+            yield one.name, decode_column(one.holds, column)
+
+
+def _may_be_empty(key: Key[Any, Any]) -> bool:
+    """Whether NULL may mean that a value is empty; if not, it is not loaded."""
+    return key.unit == EACH or any(step.type.optional for step in key.field.path)
+
+
+def _key(statement: Statement, key: Key[Any, Any]) -> str:
+    """The values of a key as SQL."""
+    path = key.field.path
+    if key.unit == EACH:
+        return statement.member(path)
+    column = statement.column(path)
+    return statement.mapping.dialect.truncated(column, key.unit) if key.unit else column
+
+
+def _unknown(statement: Statement, key: Key[Any, Any]) -> str:
+    """SQL that is true when a key's value is not loaded."""
+    path = key.field.path
+    return f"({statement.column(path)} IS NULL AND NOT coalesce({statement.known(path)}, {FALSE}))"
 
 
 def _titled(
@@ -113,92 +219,3 @@ def _titled(
             if ref is not None and ref.id in found:
                 named[key.name] = found[ref.id]
     return [one.replace(titles=named) if named else one for one, named in zip(made, titles, strict=True)]
-
-
-def _where(statement: Statement, query: Query[Any]) -> str:
-    return f"t._removed_at IS NULL AND ({statement.condition(query.filter)})"
-
-
-def _key(statement: Statement, key: Key[Any, Any]) -> str:
-    """The values of a key as SQL."""
-    path = key.field.path
-    if key.unit == EACH:
-        return statement.member(path)
-    column = statement.column(path)
-    return statement.mapping.dialect.truncated(column, key.unit) if key.unit else column
-
-
-def _unknown(statement: Statement, key: Key[Any, Any]) -> str:
-    path = key.field.path
-    return f"({statement.column(path)} IS NULL AND NOT coalesce({statement.known(path)}, {FALSE}))"
-
-
-def _measures(statement: Statement, measures: Sequence[Measure]) -> Iterator[str]:
-    """The columns of each measure: two of a sum of integers, one of any other."""
-    for one in measures:
-        column = statement.column(one.field.path)
-        if _is_halved(one):
-            yield f"sum({column} >> {HALF}) + (sum({column} & {LOWER}) >> {HALF})"
-            yield f"sum({column} & {LOWER}) & {LOWER}"
-        else:
-            yield f"{one.function}({column})"
-
-
-def _is_halved(measure: Measure) -> bool:
-    return measure.function == "sum" and measure.field.type.kind is Kind.INTEGER
-
-
-def _order(grouping: Grouping) -> list[str]:
-    """The ORDER BY terms of the groups; empty values come last in both directions."""
-    columns = {key.name: [f"k{n}"] for n, key in enumerate(grouping.keys)} | {grouping.count: ["n"]}
-    at = 0
-    for one in grouping.measures:
-        size = 1 + _is_halved(one)
-        columns[one.name] = [f"m{n}" for n in range(at, at + size)]
-        at += size
-    return [
-        f"{column} {'DESC' if term.descending else 'ASC'} NULLS LAST"
-        for term in grouping.order
-        for column in columns[term.column]
-    ]
-
-
-def _decoded(
-    grouping: Grouping, partial: Sequence[Key[Any, Any]], rows: Sequence[tuple[Any, ...]]
-) -> list[Group]:
-    """The groups of the statement's rows."""
-    if not rows:
-        return []
-    columns = list(zip(*rows, strict=True))
-    count = len(grouping.keys)
-    values = [decode_column(key.holds, columns[n]) for n, key in enumerate(grouping.keys)]
-    unknown = dict(zip(partial, columns[count : count + len(partial)], strict=True))
-    at = count + len(partial)
-    counts, measures = columns[at], dict(_measured(grouping.measures, columns[at + 1 :]))
-    nothing = (False,) * len(rows)
-    missing = [unknown.get(key, nothing) for key in grouping.keys]
-    names = [key.name for key in grouping.keys]
-    return [
-        Group(
-            {n: v[row] for n, v, lost in zip(names, values, missing, strict=True) if not lost[row]},
-            counts[row],
-            {name: column[row] for name, column in measures.items()},
-        )
-        for row in range(len(rows))
-    ]
-
-
-def _measured(
-    measures: Sequence[Measure], columns: Sequence[Sequence[Any]]
-) -> Iterator[tuple[str, Sequence[Any]]]:
-    """The values of each measure; UsageError when a sum is beyond all floats."""
-    left = iter(columns)
-    for one in measures:
-        column = next(left)
-        if _is_halved(one):
-            pairs = zip(column, next(left), strict=True)
-            yield one.name, [None if high is None else (high << HALF) + low for high, low in pairs]
-            continue
-        if one.holds.kind is Kind.REAL and not all(v is None or math.isfinite(v) for v in column):
-            raise UsageError(f"{one.name}: the values add up to more than a float can hold")
-        yield one.name, decode_column(one.holds, column)

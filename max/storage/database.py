@@ -241,6 +241,9 @@ class Dialect(Protocol):
     def error(self, path: str, error: Exception) -> StorageError:
         """What an error means to a person: the driver's, or Python's while it reads what is stored."""
 
+    def is_overflow(self, error: Exception) -> bool:
+        """Whether a sum of integers was beyond what the database's own sum can hold."""
+
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether the transaction itself is lost, and not just one statement of it."""
 

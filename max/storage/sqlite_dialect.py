@@ -232,6 +232,10 @@ class SqliteDialect(Dialect):
         except sqlite3.Error:
             return True
 
+    def is_overflow(self, error: Exception) -> bool:
+        """SQLite has no code of its own for it."""
+        return str(error) == "integer overflow"
+
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether SQLite has given up the transaction, or would fail again at the next statement."""
         return primary_code(error) in FATAL or not connection.in_transaction

@@ -64,7 +64,10 @@ async def in_python(query: BoundQuery[AcmeTask]) -> None:
     assert frame.to_dict("records") == [{"id": "t1", "priority": 3, "assignee.name": USERS[0].name}]
     assert (await query.select(AcmeTask.title).to_polars()).columns == ["id", "title"]
     assert (await query.to_arrow("title")).column_names == ["title"]
-    assert [one["id"] for one in await query.order_by(AcmeTask.id).to_dicts()] == ["t1", "t2"]
+    in_order = query.order_by(AcmeTask.id)
+    assert [one["id"] for one in await in_order.to_dicts()] == ["t1", "t2"]
+    assert (await in_order.page()).to_dicts() == await in_order.to_dicts()
+    assert json.loads(json.dumps(await in_order.limit(1).to_dicts()))[0]["due_date"] == "2026-01-31"
 
 
 @pytest.fixture
