@@ -124,6 +124,16 @@ def test_the_value_of_an_option_may_begin_with_a_dash(cli: Cli) -> None:
     assert "unknown option '-x'" in cli("search", "acme", "AcmeTask", "-x").err
 
 
+def test_a_search_without_rows_says_which_value_no_row_has(cli: Cli) -> None:
+    cli("sync", "acme:default")
+    near = "no AcmeTask has status 'tood'; did you mean todo?"
+    for command in ("search", "count"):
+        asked = (command, "acme", "AcmeTask", "--filter", "status = tood")
+        assert near in cli(*asked).err
+        assert cli(*asked, "-o", "json").data["notes"][-1].startswith(near)
+    assert "did you mean" not in cli("count", "acme", "AcmeTask", "--filter", "status != tood").err
+
+
 def test_a_sync_of_a_connector_that_asks_questions_names_the_command_that_connects_it(cli: Cli) -> None:
     run = cli("sync", "linear")
     assert (run.status, run.err.splitlines()[1]) == (2, "  first: max connect linear")

@@ -57,7 +57,9 @@ def run_count(options: Options) -> Answer:
     with options.reading() as reader:
         entity = reader.entity(options.entity)
         if not options.by and not any(measures.values()):
-            return _whole(options, entity, {"count": reader.count(entity, options.filter)})
+            count = reader.count(entity, options.filter)
+            near = [] if count else reader.near_values(reader.query(entity, options.filter))
+            return _whole(options, entity, {"count": count}, near)
         groups = reader.count_by(
             entity,
             options.by or (),
@@ -76,14 +78,17 @@ def run_count(options: Options) -> Answer:
     return options.listing(rows, lambda: group_lines(groups), notes, columns=columns, ending=ending)
 
 
-def _whole(options: Options, entity: type[Entity], columns: dict[str, Json]) -> Answer:
+def _whole(
+    options: Options, entity: type[Entity], columns: dict[str, Json], notes: Sequence[str] = ()
+) -> Answer:
     """Counts and measures of all rows; a count alone has separators on a terminal, and none in a pipe."""
     at_terminal = is_terminal(sys.stdout)
     texts = {n: number(v) if isinstance(v, int) and at_terminal else cell(v) for n, v in columns.items()}
     size = max(map(len, texts))
     lines = [*texts.values()] if len(texts) == 1 else [f"{n:<{size}}  {text}" for n, text in texts.items()]
     data = {"type": entity.__name__, **columns}
-    return options.answer(data, lambda: lines, row=data)
+    shown = {**data, "notes": [*notes]} if notes else data
+    return options.answer(shown, lambda: lines, notes, row=data)
 
 
 def _ending(groups: Groups[Any], option: str) -> Ending:

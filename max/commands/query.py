@@ -95,7 +95,8 @@ class Pages:
         if self.query.cursor is not None:
             return [f"no {name} follows"]
         if self.query.filter is not None:
-            return [f"no {name} matches; without the filter there are {number(self._reader.count(name))}"]
+            without = f"no {name} matches; without the filter there are {number(self._reader.count(name))}"
+            return [without, *self._reader.near_values(self.query)]
         found = f": the last sync, {ago(state.synced_at, self._reader.now)}, found none"
         return [f"there is no {name}{found if state.complete else ''}"]
 

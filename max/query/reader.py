@@ -200,6 +200,15 @@ class Reader:
         with self._reading() as connection:
             return self._tables.count(connection, query)
 
+    def near_values(self, query: Query[Any]) -> list[str]:
+        """For a query without rows: a line for each value that it demands and no row has.
+
+        The line names the values that are near: ``no AcmeTask has status 'tood'; did you mean todo?``
+        """
+        from .near_values import near_values  # few answers are empty
+
+        return near_values(self, query)
+
     def count_by(
         self,
         entity: str | type[Entity],

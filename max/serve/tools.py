@@ -325,6 +325,8 @@ def search(box: Toolbox, given: Arguments) -> Data:
             note = shown_words(len(rows), total, f"go on with cursor={page.cursor}")
             if page.cursor is None and len(rows) < total:
                 note = f"the last {len(rows):,} of {total:,} rows"
+            if not total:
+                note = "; ".join([note, *reader.near_values(query)])
             return {
                 **state_of(info, reader),
                 "notice": notice(info),
@@ -430,7 +432,9 @@ def count(box: Toolbox, given: Arguments) -> Data:
         entity = reader.entity(given.entity)
         if not given.by and not measures:
             total = reader.count(entity, given.filter)
-            return {**state_of(info, reader), "entity": entity.__name__, "note": "all rows", "total": total}
+            near = [] if total else reader.near_values(reader.query(entity, given.filter))
+            note = "; ".join(["all rows", *near])
+            return {**state_of(info, reader), "entity": entity.__name__, "note": note, "total": total}
         by = given.by.split(",") if given.by else []
         columns = {name: text.split(",") for name, text in measures.items()}
         found = reader.count_by(
