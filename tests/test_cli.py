@@ -425,7 +425,7 @@ def test_search_as_text_is_a_table_with_hints_on_stderr(stored: Cli) -> None:
 
 
 def test_an_empty_answer_says_so_on_stderr(stored: Cli) -> None:
-    assert stored("search", "acme", "AcmeUser", "--filter", "name = x") == Run(
+    assert stored("search", "acme", "AcmeUser", "--filter", "name ^= x") == Run(
         0, "", "no AcmeUser matches; without the filter there are 12\n"
     )
     assert stored("search", "acme", "AcmeFile").err.startswith("there is no AcmeFile: the last sync, ")

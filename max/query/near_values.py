@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROWS = 100_000  # of which the values of a field are read
 VALUES = 1_000  # different ones that are compared with the wrong one
+LONGEST = 60  # characters of a value that is named
 LISTED = 12  # different values that are all named
 HINTS = 3  # of one answer
 KINDS = frozenset({Kind.TEXT, Kind.INTEGER, Kind.REF})  # that are looked at, and lists behind HAS
@@ -91,7 +92,7 @@ def _hint(reader: Reader, one: _Demand) -> str:
     if one.name == "id" or isinstance(one.value, Ref):
         return _key_hint(reader, one)
     values = _values(reader, one.entity, one.name, items=one.op is Op.HAS)
-    texts = {str(value): value for value in values}
+    texts = [str(value) for value in values if len(str(value)) <= LONGEST]
     near: list[str] = []
     if isinstance(one.value, str):
         folded = one.value.casefold()
@@ -99,7 +100,7 @@ def _hint(reader: Reader, one: _Demand) -> str:
     words = f"no {one.entity.__name__} has {one.name} {brief(str(one.value))}"
     if near:
         words += f"; did you mean {' or '.join(near)}?"
-    if 0 < len(texts) <= LISTED:
+    if texts and len(values) <= LISTED:
         words += f" ({', '.join(sorted(texts))})" if near else f"; it is one of: {', '.join(sorted(texts))}"
     return words
 
