@@ -133,7 +133,8 @@ def hit_lines(hits: Sequence[Hit], *, several: bool, room: int | None, paint: Pa
     ]
     ref_width = max((display_width(ref) for ref, _, _ in rows), default=0)
     longest = max((display_width(title) for _, title, _ in rows), default=0)
-    if room is not None and room < WIDE:
+    left = None if room is None else room - ref_width - 4
+    if room is not None and left is not None and (room < WIDE or left < 2 * LEAST):
         for ref, title, snippet in rows:
             if ref_width + LEAST <= room:
                 yield f"{pad(ref, ref_width)}  {painted(title, room - ref_width - 2, paint)}".rstrip()
@@ -142,7 +143,6 @@ def hit_lines(hits: Sequence[Hit], *, several: bool, room: int | None, paint: Pa
             if snippet.places:
                 yield f"  {painted(snippet, room - 2, paint)}".rstrip()
         return
-    left = None if room is None else max(room - ref_width - 4, 2 * LEAST)
     title_width = longest if left is None else min(longest, left // 2)
     rest = None if left is None else left - title_width
     for ref, title, snippet in rows:
@@ -162,7 +162,7 @@ def shown(text: Marked) -> Marked:
 
 
 def painted(text: Marked, room: int | None, paint: Paint) -> str:
-    """A text that fills so many cells, with its hits in bold; without colours they are marked with ``**``."""
+    """A text that fills so many cells, with its hits in bold."""
     cut = str(text) if room is None else truncate(text, room)
     kept = len(cut) if cut == text else len(cut) - 1
     places = [(start, min(end, kept)) for start, end in text.places if start < kept]

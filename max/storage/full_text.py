@@ -335,13 +335,13 @@ def find(
     limit: int,
 ) -> Found:
     """The rows of some entities that fit a query; StorageError where this SQLite cannot find them."""
+    index = connection.dialect.text_index
+    if entities and not index.is_available(connection):
+        raise unavailable()
     known = read_entities(connection) or {}
     looked = {one.number: name for name, one in known.items() if name in entities and name in mappings}
-    if not looked:
-        return Found((), 0)
-    index = connection.dialect.text_index
-    if not index.is_available(connection) or not index.is_there(connection):
-        raise unavailable()
+    if not looked or not index.is_there(connection):
+        return Found((), 0, unindexed(connection, mappings))
     ranges = [(number << ROWS, (number << ROWS) + LAST_ROW) for number in looked]
     matches = index.find(connection, query, ranges, limit)
     rows: dict[int, tuple[str, str, str]] = {}

@@ -204,8 +204,9 @@ class TestScreens:
 
         for room in (20, 40, 60, 100, 200):
             for several in (False, True):
-                lines = list(hit_lines(self.HITS, several=several, room=room, paint=PLAIN))
-                assert max(map(display_width, lines)) <= room, (room, lines)
+                for hits in (self.HITS, (*self.HITS, hit(f"Task:{'7' * 70}", "title " * 20, "audit " * 40))):
+                    lines = list(hit_lines(hits, several=several, room=room, paint=PLAIN))
+                    assert max(map(display_width, lines)) <= room, (room, lines)
         assert list(hit_lines(self.HITS, several=False, room=60, paint=PLAIN))[:3] == [
             "Task:1   Fix the audit log",
             "  Add the audit log. See the notes.",

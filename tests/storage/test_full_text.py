@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.engine import SqliteEngine
-from max.errors import UsageError
+from max.errors import StorageError, UsageError
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field
 from max.model.loaders import UnknownLoaders
@@ -28,7 +28,7 @@ from max.model.migrations import (
 )
 from max.model.schema import Schema
 from max.model.text_search import Found, TextQuery
-from max.storage import full_text
+from max.storage import full_text, sqlite_full_text
 from max.storage.sqlite import MEMORY, SqliteDatabase
 
 T = TypeVar("T")
@@ -321,6 +321,66 @@ class TestFollowing:
             assert await place.problems() == []
 
         using(body)
+
+    def test_an_interrupted_first_index_goes_on_with_the_next_sync(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(full_text, "PAGE", 20)
+
+        async def before(place: Place) -> None:
+            await place.open(Schema([BARE, Plain]))
+            await place.store(*[BARE(str(i), name=f"audit {i}") for i in range(50)])
+            await place.open(Schema([Paper, Plain]))
+            assert await place.database.transact(place.engine.tables.full_text.index_page) == 30
+
+        async def after(place: Place) -> None:
+            found = await place.find("audit")
+            assert (found.total, found.unindexed) == (20, 30)
+            await place.store(Paper("new", name="audit"), at=NOON + 1)
+            await place.engine.tidy(NOON + 2)
+            assert (await place.find("audit")).total == 51
+            assert await place.problems() == []
+
+        using(before, tmp_path / "data.db")
+        using(after, tmp_path / "data.db")
+
+    def test_a_sqlite_without_full_text_stores_and_says_so_and_another_one_indexes_it(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        path, file = tmp_path / "new.db", tmp_path / "data.db"
+        with monkeypatch.context() as lacking:
+            lacking.setattr(sqlite_full_text, "AVAILABLE", "SELECT 0")
+
+            async def stores(place: Place) -> None:
+                await place.store(note("1", "audit"))
+                assert "_max_find" not in {n for (n,) in await place.sql("SELECT name FROM sqlite_master")}
+                with pytest.raises(StorageError, match=r"no full-text search \(FTS5\)"):
+                    await place.find("audit")
+
+            using(stores, path)
+        using(lambda place: place.store(note("1", "old"), note("2", "old")), file)
+        with monkeypatch.context() as lacking:
+            lacking.setattr(sqlite_full_text, "AVAILABLE", "SELECT 0")
+
+            async def changes(place: Place) -> None:
+                await place.store(note("1", "new"), note("3", "new"), at=NOON + 1)
+                await place.store(at=NOON + 1, removed=[Note.ref("2")])
+                await place.engine.tidy(NOON + 2)
+
+            using(changes, file)
+
+        async def finds(place: Place) -> None:
+            await place.engine.tidy(NOON + 3)
+            assert sorted(await place.found("new")) == ["1", "3"]
+            assert (await place.found("old"), await place.problems()) == ([], [])
+
+        using(finds, file)
+
+        async def first(place: Place) -> None:
+            await place.engine.tidy(NOON + 3)
+            assert await place.found("audit") == ["1"]
+
+        using(first, path)
 
 
 class TestMending:
