@@ -191,6 +191,7 @@ def asking(who: str, ours: Path, theirs: Path, text: str) -> Callable[[], None]:
 
     def by_hand() -> None:
         query = " AND ".join(f'"{word}"' for word in text.split())
+        query = f'({query}) OR "{text}"' if " " in text else query  # words side by side rank higher
         connection = sqlite3.connect(theirs)
         for _ in range(FINDS):
             connection.execute(BY_HAND, (query,)).fetchall()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Self
 from unicodedata import decomposition
 
@@ -163,13 +164,22 @@ def mark(text: str, query: TextQuery) -> Marked:
     """Where a text has the terms of a query: as words, or where it has none of a term, as parts."""
     folded = fold(text)
     places: list[tuple[int, int]] = []
-    for term in query.terms:
-        tokens = TOKEN.findall(fold(term.text))
-        pattern = r"[\W_]+".join(map(re.escape, tokens))
-        word = rf"(?<![^\W_]){pattern}" + (r"[^\W_]*" if term.prefix else r"(?![^\W_])")
-        spans = [found.span() for found in re.finditer(word, folded)]
-        places += spans or [found.span() for found in re.finditer(re.escape(fold(term.text)), folded)]
-    return Marked(text, list(_joined(sorted(places), text)))
+    for word, part in _patterns(query.terms):
+        spans = [found.span() for found in word.finditer(folded)]
+        places += spans or [found.span() for found in part.finditer(folded)]
+    return Marked(text, list(_joined(sorted(places), text)) if places else ())
+
+
+@lru_cache(maxsize=8)
+def _patterns(terms: tuple[Term, ...]) -> list[tuple[re.Pattern[str], re.Pattern[str]]]:
+    """What finds each term in folded text: as words, and as a part of words."""
+    found = []
+    for term in terms:
+        folded = fold(term.text)
+        words = r"[\W_]+".join(map(re.escape, TOKEN.findall(folded)))
+        end = r"[^\W_]*" if term.prefix else r"(?![^\W_])"
+        found.append((re.compile(rf"(?<![^\W_]){words}{end}"), re.compile(re.escape(folded))))
+    return found
 
 
 def _joined(places: Sequence[tuple[int, int]], text: str) -> Iterator[tuple[int, int]]:

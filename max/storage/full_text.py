@@ -263,10 +263,14 @@ def start_over(connection: Connection) -> None:
         connection.execute("UPDATE _max_find_entity SET fields = ''")
 
 
-def unindexed(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> int:
+def unindexed(
+    connection: Connection,
+    mappings: Mapping[str, TableMapping[Any]],
+    entities: Mapping[str, Indexed] | None = None,
+) -> int:
     """How many rows have changed, or are new, and are not in the index yet."""
-    entities = read_entities(connection)
-    if entities is None:
+    entities = read_entities(connection) if entities is None else entities
+    if not entities:
         return 0
     number = connection.execute("SELECT count(*) FROM _max_find_pending").fetchone()[0]
     for name, one in entities.items():
@@ -341,7 +345,7 @@ def find(
     known = read_entities(connection) or {}
     looked = {one.number: name for name, one in known.items() if name in entities and name in mappings}
     if not looked or not index.is_there(connection):
-        return Found((), 0, unindexed(connection, mappings))
+        return Found((), 0, unindexed(connection, mappings, known))
     ranges = [(number << ROWS, (number << ROWS) + LAST_ROW) for number in looked]
     matches = index.find(connection, query, ranges, limit)
     rows: dict[int, tuple[str, str, str]] = {}
@@ -356,7 +360,7 @@ def find(
             own, title, text = rows[id]
             entity = looked[id >> ROWS]
             hits.append(Hit(installation, entity, own, mark(title, query), score, snippet(text, query)))
-    return Found(hits, matches.total, unindexed(connection, mappings), tuple(looked.values()))
+    return Found(hits, matches.total, unindexed(connection, mappings, known), tuple(looked.values()))
 
 
 def _texts_at(
