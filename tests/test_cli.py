@@ -464,7 +464,7 @@ def test_schema_has_fields_refs_collections_and_counts(stored: Cli) -> None:
     data = stored("schema", "acme", "--json").data
     entities = {one["name"]: one for one in data["entities"]}
     assert (entities["AcmeUser"]["rows"], data["roots"]) == (12, ["AcmeRoot"])
-    assert [one["name"] for one in entities["AcmeTask"]["fields"]] == list(AcmeTask.types())
+    assert [one["name"] for one in entities["AcmeTask"]["fields"]] == ["id", *AcmeTask.types()]
     assert {"source": "AcmeTask", "field": "assignee", "target": "AcmeUser", "many": False} in data[
         "relationships"
     ]
@@ -472,8 +472,28 @@ def test_schema_has_fields_refs_collections_and_counts(stored: Cli) -> None:
 
 def test_schema_of_one_entity_as_text(stored: Cli) -> None:
     out = stored("schema", "acme", "AcmeUser").out
-    assert out.startswith("AcmeUser  12 rows\n  Someone with an account")
+    assert out.startswith("AcmeUser  12 rows  in SQL: acme_user\n  Someone with an account")
     assert "AcmeTask" not in out
+
+
+def test_schema_names_the_values_of_fields_that_have_few(stored: Cli) -> None:
+    rows = {True: sum(one.active for one in USERS), False: sum(not one.active for one in USERS)}
+    out = stored("schema", "acme", "AcmeUser").out
+    assert f"true {rows[True]}" in out
+    assert f"false {rows[False]}" in out
+    (user,) = stored("schema", "acme", "AcmeUser", "--json").data["entities"]
+    (active,) = [one for one in user["fields"] if one["name"] == "active"]
+    assert {one["value"]: one["rows"] for one in active["values"]} == rows
+
+
+def test_schema_brief_has_a_line_for_each_entity(stored: Cli) -> None:
+    lines = stored("schema", "acme", "--brief").out.splitlines()
+    assert "active{2}" in next(line for line in lines if line.startswith("AcmeUser(id, name, email, "))
+    assert next(line for line in lines if line.startswith("AcmeTask(")).endswith(f") {len(TASKS)} rows")
+    data = stored("schema", "acme", "AcmeTask", "--brief", "--json").data["entities"]
+    assert (data[0]["table"], data[0]["rows"]) == ("acme_task", len(TASKS))
+    assert "assignee→AcmeUser" in data[0]["fields"]
+    assert "AcmeTask(id, " in stored("schema", "acme", "--brief").out
 
 
 def test_schema_before_the_first_sync_comes_from_the_connector(cli: Cli) -> None:

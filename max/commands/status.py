@@ -17,7 +17,11 @@ from .terminal import width
 if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..installations.project_folder import ProjectFolder
+    from ..model.entities import Entity
+    from ..model.schema import Schema
     from ..model.tasks import SyncRun
+    from ..query.reader import Reader
+    from .schema_view import Described
     from .views import InstallationStatus
 
 T = TypeVar("T")
@@ -27,23 +31,53 @@ RUNS = 20  # syncs that `max runs` lists, when no --limit is given
 def configure_schema(parser: Parser) -> None:
     """``max schema INSTALLATION [ENTITY]``."""
     parser.add_target()
-    parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
-    parser.add_examples("max schema acme", "max schema acme:default AcmeTask --json")
+    parser.add_argument(
+        "entity", nargs="?", metavar="ENTITY", help="only this one, with the values of fields"
+    )
+    parser.add_argument("--brief", action="store_true", help="each entity on a line")
+    parser.add_examples(
+        "max schema acme",
+        "max schema acme:default AcmeTask --json",
+        "max schema acme --brief",
+        "",
+        "--brief: status{6} has six values, assignee→AcmeUser is a ref, tasks→→AcmeTask is a collection",
+    )
 
 
 def run_schema(options: Options) -> Answer:
     """Entities, fields and relationships as last synced; before that, as the connector declares them."""
-    from .views import schema_json, schema_text
+    from .schema_view import Described, brief_json, schema_json, schema_lines, schema_text
 
     project, info = options.found_target()
     if project.database(info).exists():
         with read(project, info) as reader:
-            schema, rows = reader.schema, reader.counts()
+            found = described(options, reader)
     else:
-        schema, rows = project.registry.resolve(info.connector).schema, {}
-    chosen = [schema.entity(options.entity)] if options.entity else list(schema.entities.values())
-    data = {"installation": str(info), **schema_json(schema, chosen, rows)}
-    return options.answer(data, lambda: schema_text(schema, chosen, rows, width(sys.stdout), paint()))
+        schema = project.registry.resolve(info.connector).schema
+        found = Described(schema, chosen_entities(options, schema))
+    if options.brief:
+        data, text = brief_json(found), schema_lines
+    else:
+        data, text = schema_json(found), schema_text
+    return options.answer(
+        {"installation": str(info), **data}, lambda: text(found, width(sys.stdout), paint())
+    )
+
+
+def chosen_entities(options: Options, schema: Schema) -> list[type[Entity]]:
+    """The entity that the options name, or all."""
+    return [schema.entity(options.entity)] if options.entity else list(schema.entities.values())
+
+
+def described(options: Options, reader: Reader) -> Described:
+    """The entities with what is stored of them; values are counted for one entity, or in brief."""
+    from ..query.few_values import few_values
+    from .schema_view import Described
+
+    entities = chosen_entities(options, reader.schema)
+    counted = entities if options.entity or options.brief else []
+    values = {one.__name__: few_values(reader, one) for one in counted}
+    return Described(reader.schema, entities, reader.counts(), values)
 
 
 def configure_status(parser: Parser) -> None:

@@ -160,6 +160,18 @@ def file_size(count: int) -> str:
     return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
 
 
+def folded(text: str, room: int | None) -> list[str]:
+    """The words of a text on lines of at most ``room`` cells; a longer word has a line of its own."""
+    lines = [""]
+    for word in text.split(" ") if room is not None else [text]:
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if room is None or not lines[-1] or display_width(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def wrapped(parts: Sequence[str], room: int | None) -> list[str]:
     """The parts with commas between them, on as many lines of ``room`` cells as it takes."""
     lines = [""]

@@ -1,15 +1,13 @@
-"""Schemas, installations and syncs as text and as JSON."""
+"""Installations and syncs as text and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os.path import relpath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import InstallationInfo
-from ..model.entities import Entity, FieldType, ManyOf
-from ..model.schema import Schema, description_of
 from ..model.values import Json
 from .tables import Column, Table
 from .text import (
@@ -57,62 +55,6 @@ RUN = (
 INDENT = 14  # cells before what a line of a status says
 OLD = 86_400.0  # seconds: older data is said to be old
 SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
-
-
-def field_kind(holds: FieldType) -> str:
-    """What a field holds: ``text``, ``ref to AcmeUser``; ``?`` marks that it may be empty."""
-    target = f" to {holds.target.__name__}" if holds.target else ""
-    return f"{holds.kind}{target}{'?' if holds.optional else ''}"
-
-
-def schema_text(
-    schema: Schema,
-    entities: Sequence[type[Entity]],
-    rows: Mapping[str, int],
-    width: int | None,
-    paint: Paint = PLAIN,
-) -> list[str]:
-    """Entities with their fields and collections; ``rows`` counts by entity, where known."""
-    lines: list[str] = []
-    for entity in entities:
-        count = f"  {counted(rows[entity.__name__], 'row')}" if entity.__name__ in rows else ""
-        root = "  root" if entity in schema.roots else ""
-        lines += [
-            "",
-            paint(entity.__name__, "bold") + paint(count + root, "dim"),
-            f"  {description_of(entity)}",
-        ]
-        made = _members(entity)
-        drawn = Table([Column("", whole=True), Column("", whole=True), Column("")], made, width and width - 2)
-        lines += [f"  {drawn.line(row)}" for row in made]
-    return lines[1:]
-
-
-def _members(entity: type[Entity]) -> list[list[str]]:
-    """Name, kind and description of the id, of each field and of each collection."""
-    fields = entity._fields
-    rows = [["id", "text", fields["id"].description]]
-    rows += [[name, field_kind(holds), fields[name].description] for name, holds in entity.types().items()]
-    for name, child in entity.children().items():
-        many: ManyOf[Any, Any] = ManyOf(entity, name)
-        by = f" by {many.by.name}" if many.by else ""
-        rows.append([name, f"many {child.__name__}{by}", entity._collections[name].description])
-    return [[sanitize(text) for text in row] for row in rows]
-
-
-def schema_json(schema: Schema, entities: Sequence[type[Entity]], rows: Mapping[str, int]) -> Json:
-    """The schema as JSON data, with the row count of each entity, where known."""
-    data = schema.to_json()
-    chosen = [one for one in data["entities"] if one["name"] in {e.__name__ for e in entities}]
-    return {
-        "entities": [one | {"rows": rows.get(one["name"])} for one in chosen],
-        "roots": data["roots"],
-        "relationships": [
-            {"source": r.source, "field": r.field, "target": r.target, "many": r.many}
-            for r in schema.relationships
-            if r.source in {one["name"] for one in chosen}
-        ],
-    }
 
 
 def installation_json(info: InstallationInfo) -> dict[str, Json]:

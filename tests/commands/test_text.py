@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from max.commands.schema_view import Described, schema_json, schema_lines, schema_text
 from max.commands.tables import Column, Table
 from max.commands.terminal import progress_line
 from max.commands.text import (
@@ -42,8 +43,6 @@ from max.commands.views import (
     failures_text,
     run_json,
     runs_table,
-    schema_json,
-    schema_text,
     status_text,
     summary,
 )
@@ -427,8 +426,8 @@ def test_a_missing_time_is_shown_as_never() -> None:
 
 
 def test_a_schema_as_text() -> None:
-    lines = schema_text(SCHEMA, [Person], {"Person": 1234}, None)
-    assert lines[:2] == ["Person  1,234 rows  root", "  Someone."]
+    lines = schema_text(Described(SCHEMA, [Person], {"Person": 1234}), None)
+    assert lines[:2] == ["Person  1,234 rows  root  in SQL: person", "  Someone."]
     assert [line.split("  ")[1] for line in lines[2:]] == ["id", *Person.types(), "reports"]
     assert lines[-2] == "  boss     ref to Person?       the manager"
     assert lines[-1] == "  reports  many Person by boss  the people managed"
@@ -441,15 +440,47 @@ def test_no_description_controls_a_terminal() -> None:
         name: Field[str] = Field("a \x1b]0;title\x07 \U000e0041 field")
 
     schema = Schema([Sly], roots=[Sly])
-    shown = "\n".join(map(sanitize_lines, schema_text(schema, [Sly], {}, 80)))
+    shown = "\n".join(map(sanitize_lines, schema_text(Described(schema, [Sly]), 80)))
     assert not {"\x1b", "\x07", "\u202e", "\U000e0041"} & set(shown)
-    assert json_text(schema_json(schema, [Sly], {})).isascii()
+    assert json_text(schema_json(Described(schema, [Sly]))).isascii()
 
 
 def test_a_schema_as_json_has_counts_and_relationships() -> None:
-    data = schema_json(SCHEMA, [Person], {"Person": 3})
+    data = schema_json(Described(SCHEMA, [Person], {"Person": 3}))
     assert (data["entities"][0]["rows"], data["roots"]) == (3, ["Person"])
     assert {"source": "Person", "field": "boss", "target": "Person", "many": False} in data["relationships"]
+
+
+def test_a_schema_says_the_table_the_title_and_the_values_of_fields_that_have_few() -> None:
+    class Note(Entity, title="subject"):
+        """A note."""
+
+        subject: Field[str] = Field("what it is about, in a few words that need room")
+        state: Field[str] = Field()
+        about: Field[Ref[Note] | None] = Field()
+
+    values = {"Note": {"state": {"open": 1_200, "done": 7}}}
+    found = Described(Schema([Note], connector="acme"), [Note], {"Note": 1_207}, values)
+    assert schema_text(found, 60) == [
+        "Note  1,207 rows  in SQL: acme_note",
+        "  A note.",
+        "  id       text          the identifier upstream gives",
+        "  subject  text          the title: what it is about, in a",
+        "                         few words that need room",
+        "  state    text          values: open 1,200, done 7",
+        "  about    ref to Note?",
+    ]
+    assert schema_text(found, 40)[4:6] == ["  subject  text", "      the title: what it is about, in a"]
+    assert schema_lines(found, 40) == [
+        "Note(id, subject, state{2},",
+        "    about→Note) 1,207 rows",
+    ]
+    (entity,) = schema_json(found)["entities"]
+    assert (entity["table"], [one["name"] for one in entity["fields"]]) == (
+        "acme_note",
+        ["id", "subject", "state", "about"],
+    )
+    assert entity["fields"][2]["values"] == [{"value": "open", "rows": 1200}, {"value": "done", "rows": 7}]
 
 
 def test_a_status_names_the_next_command() -> None:
