@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 from .core import InstallationInfo, in_thread
-from .errors import ProjectError, UnknownName
+from .errors import ProjectError, StorageEmpty, UnknownName
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .model.text_search import Found
     from .query.maintenance import Invalidation
     from .query.reader import Reader
+    from .query.sql import SqlAnswer, Values
     from .runtime import InstallationRuntime
     from .storage.schema_diff import MigrationPlan
     from .upstream.operations import FlowController
@@ -274,6 +275,31 @@ class Project:
         with ExitStack() as opened:
             readers = [opened.enter_context(self.read(one)) for one in chosen]
             return find(readers, text, entities, limit=limit, raw=raw)
+
+    @threaded
+    def sql(
+        self,
+        statement: str,
+        parameters: Values = (),
+        *,
+        of: Sequence[InstallationInfo | str] = (),
+        limit: int = 1_000,
+        timeout: float = 10.0,
+    ) -> SqlAnswer:
+        """The first rows of a SELECT over an installation, or several; without ``of``, over all with data.
+
+        Several are schemas, as for ``max sql``.  InvalidSql, SqlLimit after ``timeout`` seconds, and
+        StorageEmpty for an installation that was never synced.
+        """
+        from .query.reader import synced
+        from .query.sql import open_sql
+
+        known = self.folder.installations()
+        chosen = list(map(self._info, of)) or [one for one in known if self.folder.database(one).exists()]
+        if not chosen:
+            raise StorageEmpty("nothing has been synced yet", hint="sync an installation first")
+        with open_sql({str(one): synced(self.folder.database(one), one) for one in chosen}) as reader:
+            return reader.sql(statement, parameters, limit=limit, timeout=timeout)
 
     @threaded
     def invalidate(

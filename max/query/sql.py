@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..model.values import Json
-    from ..storage.database import Connection, Values
+    from ..storage.database import Connection
     from ..storage.database import TableShape as TableShape
+    from ..storage.database import Values as Values
 
 
 class SqlColumn(Struct):

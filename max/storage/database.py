@@ -223,6 +223,9 @@ class Dialect(Protocol):
         ``2026``, ``2026-Q1``, ``2026-01``, ``2026-W05`` (of ISO 8601), ``2026-01-31``, ``2026-01-31T09``.
         """
 
+    def time_text(self, column: str) -> str:
+        """SQL for a time in seconds since the epoch as text, such as ``2026-01-31T09:30:00``, in UTC."""
+
     def exact_real(self, column: str) -> str:
         """SQL for a float as text with all its digits; NULL stays NULL."""
 

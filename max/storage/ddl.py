@@ -4,7 +4,8 @@ Rule 1: a field keeps its bit for ever, under any name, and no other field is ev
 Which fields arrive together may change; the load columns of the rows then change with them.
 
 Rule 2: the table of an entity, ``_acme_task``, belongs to Max.  The view ``acme_task`` is for
-everyone else: ``id``, then the fields in the order of their declaration, and no removed rows.
+everyone else: ``id``, then the fields in the order of their declaration, and no removed rows.  Those
+are in ``acme_task_removed``, with the time of the removal.
 
 Rule 3: an index of ours has a name that no entity can make, such as
 ``_max_index:_acme_task.owner``, so it never takes the name of a table.
@@ -18,7 +19,7 @@ from typing import Any
 
 from ..errors import StorageCorrupt
 from ..model.entities import Entity, ManyOf
-from ..model.schema import Schema
+from ..model.schema import Schema, description_of
 from . import catalogue
 from .database import DAMAGED, Connection, quoted
 from .rows import TableMapping, load_column
@@ -157,10 +158,34 @@ def create_views(connection: Connection, mappings: Mapping[str, TableMapping[Any
         if not table.startswith("_max_"):  # no table of an entity does
             catalogue.drop(connection, "view", table)
     for table, mapping in shown.items():
-        columns = ", ".join(["_id AS id", *map(quoted, mapping.types)])
         view = table.removeprefix("_")
-        select = f"SELECT {columns} FROM {quoted(table)} WHERE _removed_at IS NULL"
-        catalogue.put(connection, "view", view, table, f"CREATE VIEW {quoted(view)} AS {select}")
+        _create_view(connection, view, mapping, mappings, "_removed_at IS NULL")
+        if f"{table}_removed" not in shown:
+            at = f"{connection.dialect.time_text('_removed_at')} AS removed_at"
+            _create_view(connection, f"{view}_removed", mapping, mappings, "_removed_at IS NOT NULL", at)
+
+
+def _create_view(
+    connection: Connection,
+    view: str,
+    mapping: TableMapping[Any],
+    mappings: Mapping[str, TableMapping[Any]],
+    condition: str,
+    *more: str,
+) -> None:
+    """Create a view of some rows, with a comment at each column: its type, what it points at, what it is."""
+    columns = [("_id AS id", "TEXT")]
+    for name, holds in mapping.types.items():
+        target = holds.target and mappings[holds.target.__name__].table.removeprefix("_")
+        kind = connection.dialect.types[holds.kind] + (f", {target}.id" if target else "")
+        text = " ".join(mapping.entity._fields[name].description.split())
+        columns.append((quoted(name), f"{kind}: {text}" if text else kind))
+    columns += [(column, "TIMESTAMP") for column in more]
+    ends = [","] * (len(columns) - 1) + [""]
+    lines = [f"  {column}{end} -- {about}" for (column, about), end in zip(columns, ends, strict=True)]
+    head = f"CREATE VIEW {quoted(view)} AS SELECT -- {description_of(mapping.entity)}"
+    definition = "\n".join([head, *lines, f"FROM {quoted(mapping.table)} WHERE {condition}"])
+    catalogue.put(connection, "view", view, mapping.table, definition)
 
 
 def build_indexes(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> None:

@@ -195,6 +195,10 @@ class SqliteDialect(Dialect):
         week = f"printf('%02d', (strftime('%j', {thursday}) - 1) / 7 + 1)"
         return f"strftime('%Y', {thursday}) || '-W' || {week}"
 
+    def time_text(self, column: str) -> str:
+        """SQL for seconds since the epoch as the text of a time."""
+        return f"strftime('%Y-%m-%dT%H:%M:%S', {column}, 'unixepoch')"
+
     def exact_real(self, column: str) -> str:
         """SQL for a float as text with all its digits."""
         return f"CASE WHEN {column} IS NOT NULL THEN printf('{DIGITS}', {column}) END"

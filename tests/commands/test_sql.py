@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from max import Project
 from max.cli import main
 from max.commands.sql import number_or_text, parameter, seconds
 from tests.command_line import Cli, running
@@ -259,6 +261,35 @@ def test_tables_and_schema_are_listed_without_what_is_internal(cli: Cli) -> None
     assert cli("sql", "acme:default", "--schema", "acme_task").out.startswith(
         'CREATE VIEW "acme_task" AS SELECT'
     )
+
+
+def test_the_schema_of_a_view_explains_its_columns(cli: Cli) -> None:
+    lines = cli("sql", "acme:default", "--schema", "acme_task").out.splitlines()
+    assert lines[0] == 'CREATE VIEW "acme_task" AS SELECT -- A piece of work in a project.'
+    assert '  "assignee", -- TEXT, acme_user.id: the person who does it' in lines
+    assert '  "tags", -- JSON TEXT: words to find it by' in lines
+
+
+def test_rows_that_were_removed_are_in_a_view_of_their_own(alone: Cli, tmp_path: Path) -> None:
+    assert alone("sync", "acme").status == 0
+    ids = [row[0] for row in by_hand(tmp_path, "default", "SELECT id FROM acme_task ORDER BY id")]
+    with closing(sqlite3.connect(alone("path").out.strip())) as connection, connection:
+        connection.execute("UPDATE _acme_task SET _removed_at = 1700000000.5 WHERE _id = ?", (ids[0],))
+    removed = "SELECT id, removed_at FROM acme_task_removed"
+    assert by_hand(tmp_path, "default", removed) == [(ids[0], "2023-11-14T22:13:20")]
+    left = alone("sql", "SELECT id FROM acme_task ORDER BY id", "-o", "json").data["rows"]
+    assert [row["id"] for row in left] == ids[1:]
+
+
+def test_a_program_asks_over_all_installations_or_some(place: Path) -> None:
+    async def main() -> list[list[tuple[Any, ...]]]:
+        async with Project.open(place) as project:
+            statement = "SELECT count(*) FROM acme_task WHERE status <> :status"
+            of: list[list[str]] = [[], ["acme:default"], ["acme:two"]]
+            return [(await project.sql(statement, {"status": "x"}, of=names)).rows for names in of]
+
+    ((both,),), ((one,),), ((two,),) = asyncio.run(main())
+    assert (both, one) == (one + two, 200)
 
 
 def test_installations_that_were_never_synced_are_left_out_unless_they_are_named(alone: Cli) -> None:
