@@ -184,13 +184,15 @@ class BoundQuery(Query[E]):
         """The same as a pandas DataFrame."""
         from .model.frames import to_pandas
 
-        return to_pandas(await self.to_arrow(*columns))
+        table = await self.to_arrow(*columns)
+        return await in_thread(lambda: to_pandas(table))
 
     async def to_polars(self, *columns: FieldOf[E, Any] | str) -> Any:
         """The same as a polars DataFrame."""
         from .model.frames import to_polars
 
-        return to_polars(await self.to_arrow(*columns))
+        table = await self.to_arrow(*columns)
+        return await in_thread(lambda: to_polars(table))
 
     async def _measure(self, function: str, field: object) -> Any:
         from .model.aggregate import Grouping, Measure, own_field

@@ -12,9 +12,9 @@ from ..errors import UsageError
 from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Groups, Key
 from ..model.values import Json
 from .framework import Answer, Ending, Options, Parser, at_least_one, paint, table
-from .tables import Column
-from .terminal import is_terminal
-from .text import cell, counted, number
+from .tables import GAP, MOST, Column
+from .terminal import is_terminal, width
+from .text import cell, counted, display_width, number
 
 if TYPE_CHECKING:
     from ..model.entities import Entity
@@ -169,10 +169,26 @@ def group_lines(groups: Groups[Any]) -> list[str]:
     for one in groups.groups:
         row = [_key_cell(one, key, shared) for key in keys]
         row.append(number(one.count) if drawn else str(one.count))
-        row += [_measure_cell(one.measures[measure.name]) for measure in measures]
+        row += [_measure_cell(one.measures[measure.name], drawn) for measure in measures]
         row += [f"{one.count / groups.total:.1%}", bar(one.count / most)] if drawn else []
         rows.append(row)
-    return [*table(columns, rows), *_rest(groups)]
+    room = width(sys.stdout)
+    size = len(columns) if room is None or not drawn else _fitting(columns, rows, room)
+    return [*table(columns[:size], [row[:size] for row in rows]), *_rest(groups)]
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> int:
+    """How many columns to draw: the bar and the share, which are the last, give way to the others."""
+    sizes = []
+    for at, column in enumerate(columns):
+        size = max(display_width(text, room) for text in [column.name, *(row[at] for row in rows)])
+        sizes.append(size if column.whole else min(size, MOST))
+    taken = sum(sizes) + GAP * (len(sizes) - 1)
+    dropped = 0
+    while dropped < 2 and taken > room:
+        dropped += 1
+        taken -= sizes[-dropped] + GAP
+    return len(columns) - dropped
 
 
 def _shared_titles(groups: Groups[Any]) -> set[str]:
@@ -189,8 +205,12 @@ def _key_cell(group: Group, key: Key[Any, Any], shared: set[str]) -> str:
     return cell(group.values[key.name]) if key.name in group.values else NOT_LOADED
 
 
-def _measure_cell(value: object) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else cell(value)
+def _measure_cell(value: object, drawn: bool) -> str:
+    """A measure; with separators at a terminal."""
+    if isinstance(value, int | float):
+        digits = "" if isinstance(value, int) else ".10g"
+        return format(value, f"{',' if drawn else ''}{digits}")
+    return cell(value)
 
 
 def bar(share: float) -> str:

@@ -19,10 +19,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UnknownName, UsageError
-from ..model.aggregate import grouping, values_of_field
 from ..model.changes import read_since, read_until
 from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
-from ..model.frames import to_pandas, to_polars
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.change_log import ChangeLog
 from ..storage.sqlite import reader as read_only
@@ -228,6 +226,8 @@ class Reader:
         and the others name fields to add up or compare.  ``order_by`` names columns of the groups
         (``"-sum_estimate"``); ``top`` keeps this many groups, and those that are equal at the cut.
         """
+        from ..model.aggregate import grouping  # most questions make no groups
+
         kind = self.entity(entity)
         measures = {"sum": sum, "avg": avg, "min": min, "max": max}
         return self.groups(
@@ -243,6 +243,8 @@ class Reader:
         limit: int | None = None,
     ) -> Groups[Any]:
         """The different values of a field, or of a list's members, the most frequent first."""
+        from ..model.aggregate import values_of_field
+
         kind = self.entity(entity)
         return self.groups(self.query(kind, where), values_of_field(kind, field, limit))
 
@@ -278,10 +280,14 @@ class Reader:
 
     def to_pandas(self, entity: str | type[Entity], where: Where = None, **rest: Any) -> Any:
         """The same as a pandas DataFrame."""
+        from ..model.frames import to_pandas
+
         return to_pandas(self.to_arrow(entity, where, **rest))
 
     def to_polars(self, entity: str | type[Entity], where: Where = None, **rest: Any) -> Any:
         """The same as a polars DataFrame."""
+        from ..model.frames import to_polars
+
         return to_polars(self.to_arrow(entity, where, **rest))
 
     def arrow_batches(

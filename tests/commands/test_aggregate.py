@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from max_connectors.acme import AcmeTask, AcmeUser, connector
 
-from max.commands.aggregate import BAR, bar
+from max.commands.aggregate import BAR, _fitting, bar
+from max.commands.tables import Column
 from max.commands.text import display_width
 from max.engine import SqliteEngine
 from max.errors import UsageError
@@ -162,6 +163,12 @@ class TestValues:
     def test_a_field_is_asked_for(self, cli: Cli) -> None:
         done = cli("values", "acme", "AcmeTask")
         assert (done.status, "write AcmeTask.FIELD" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(60, 4), (30, 3), (20, 2), (5, 2)])
+def test_the_bar_and_the_share_give_way_to_the_others(room: int, kept: int) -> None:
+    columns = [Column("name"), Column("count", right=True), Column("share", right=True), Column("")]
+    assert _fitting(columns, [["日本語の名前", "12", "100.0%", "█" * BAR]], room) == kept
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.33, 0.5, 0.999, 1.0])
