@@ -17,7 +17,7 @@ from ..model.changes import ALL_ROWS, KINDS, NOW, Change, ChangeSummary, read_si
 from .framework import Answer, Ending, Options, Parser, paint
 from .tables import MOST
 from .terminal import width
-from .text import Colour, Paint, cell, display_width, iso_time, number, pad, short_time, truncate
+from .text import Colour, Paint, cell, display_width, iso_time, number, pad, short_time, truncate, zone_note
 
 if TYPE_CHECKING:
     from ..model.changes import ChangePage
@@ -140,6 +140,8 @@ def changes_text(changes: Changes) -> Iterator[str]:
         yield from change_lines(change, title, room, colours)
     if not changes.shown:
         changes.notes.append(nothing(changes.wanted))
+    elif room is not None:
+        changes.notes.append(zone_note())
     if changes.wanted == NOW:
         changes.notes.append(f"continue later with: --since {changes.page.cursor}")
 
@@ -147,10 +149,11 @@ def changes_text(changes: Changes) -> Iterator[str]:
 def change_lines(change: Change, title: str | None, room: int | None, paint: Paint) -> Iterator[str]:
     """Time, kind, row and its title; for an update, the old and the new value of each field."""
     kind = paint(pad(change.kind, KIND), COLOURS.get(change.kind))
-    head = f"{short_time(change.at)}  {pad(change.kind, KIND)}  {change.ref!r}"
+    at = short_time(change.at, room)
+    head = f"{at}  {pad(change.kind, KIND)}  {change.ref!r}"
     left = MOST if room is None else room - display_width(head) - 2
     shown = f"  {cell(title, left)}" if title and left >= LEAST_TITLE else ""
-    yield f"{short_time(change.at)}  {kind}  {change.ref!r}{shown}"
+    yield f"{at}  {kind}  {change.ref!r}{shown}"
     if change.kind == "updated":
         for name in {**change.old, **change.new}:
             line = f"{' ' * INDENT}{paint(name, 'dim')}: "
@@ -168,11 +171,13 @@ def doubts(wanted: str | float | None, since: float) -> list[str]:
     """A note when changes were asked for that are older than the log."""
     if not isinstance(wanted, float) or wanted >= since:
         return []
-    return [f"recording began {short_time(since)}: what changed before is not known"]
+    return [f"recording began {short_time(since, width(sys.stdout))}: what changed before is not known"]
 
 
 def nothing(wanted: str | float | None) -> str:
-    return f"nothing changed since {short_time(wanted)}" if isinstance(wanted, float) else "nothing changed"
+    if not isinstance(wanted, float):
+        return "nothing changed"
+    return f"nothing changed since {short_time(wanted, width(sys.stdout))}"
 
 
 # -- the summary -------------------------------------------------------------------------------
