@@ -58,6 +58,8 @@ COMMANDS = {
     "freshness": ("Query", "freshness", "show how old each field is, and when each collection was listed"),
     "schema": ("Query", "status", "show entities, fields and relationships"),
     "schema diff": ("Query", "migrate", "compare stored data with what the connector declares now"),
+    "llm-bootstrap": ("Query", "guide", "print what an agent should know of this project, in 4 KB"),
+    "guide": ("Query", "guide", "the same as llm-bootstrap"),
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
 }
@@ -130,7 +132,10 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
     _, home, summary = COMMANDS[command]
-    module, name = import_module(f".commands.{home}", __package__), command.replace(" ", "_")
+    module, name = (
+        import_module(f".commands.{home}", __package__),
+        command.replace(" ", "_").replace("-", "_"),
+    )
     parser = command_parser(command, summary, getattr(module, f"configure_{name}"))
     if {"-h", "--help"} & set(words):
         return [parser.format_help().rstrip("\n")], [], 0

@@ -34,11 +34,12 @@ def run_mcp(options: Options) -> Answer:
     from ..serve.mcp import Connection
     from ..serve.stdio import serve
     from ..serve.tools import Toolbox
+    from .guide import guide
 
     project = options.found_project()
     project.refuse_foreign()
     syncs = Syncs(project)
-    toolbox = Toolbox(project, lambda: "", syncs.sync if options.allow_sync else None)
+    toolbox = Toolbox(project, partial(guide, project), syncs.sync if options.allow_sync else None)
     encode = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
     serve(Connection(toolbox, __version__), encode, syncs.pause)
     return Answer(())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FEW = 12  # different values that are few
 LONGEST = 40  # characters of a value that is listed
+AT_ONCE = 20  # fields of one statement
 KINDS = frozenset({Kind.TEXT, Kind.INTEGER, Kind.BOOLEAN})
 
 
@@ -23,18 +24,25 @@ def few_values(reader: Reader, entity: type[Entity]) -> dict[str, dict[Any, int]
 
     Fields that have more than FEW values are left out, and those that have more than one for two rows.
     """
-    rows, found = reader.count(entity), {}
-    for name, holds in entity.types().items():
-        if holds.kind in KINDS and _has_few(reader, entity, name, rows):
-            values = {value: n for value, n in reader.values(entity, name).items() if value is not None}
-            if values and all(len(str(value)) <= LONGEST for value in values):
-                found[name] = values
+    found = {}
+    for name in _fields_with_few(reader, entity):
+        values = {value: n for value, n in reader.values(entity, name).items() if value is not None}
+        if values and all(len(str(value)) <= LONGEST for value in values):
+            found[name] = values
     return found
 
 
-def _has_few(reader: Reader, entity: type[Entity], field: str, rows: int) -> bool:
-    """Whether a field has few different values, without reading more rows than tell that."""
-    table = reader.schema.table(entity.__name__)
-    statement = f'SELECT DISTINCT "{field}" FROM "{table}" WHERE "{field}" IS NOT NULL LIMIT {FEW + 1}'
-    found = len(reader.sql(statement, limit=FEW + 1).rows)
-    return 0 < found <= FEW and found * 2 <= rows
+def _fields_with_few(reader: Reader, entity: type[Entity]) -> list[str]:
+    """The fields with few different values, found without reading more rows than tell that."""
+    names = [name for name, holds in entity.types().items() if holds.kind in KINDS]
+    rows, table = reader.count(entity), reader.schema.table(entity.__name__)
+    found: list[str] = []
+    for chosen in (names[place : place + AT_ONCE] for place in range(0, len(names) if rows else 0, AT_ONCE)):
+        counts = [
+            f'(SELECT count(*) FROM (SELECT DISTINCT "{name}" FROM "{table}"'
+            f' WHERE "{name}" IS NOT NULL LIMIT {FEW + 1}))'
+            for name in chosen
+        ]
+        (row,) = reader.sql(f"SELECT {', '.join(counts)}").rows
+        found += [name for name, n in zip(chosen, row, strict=True) if 0 < n <= FEW and n * 2 <= rows]
+    return found

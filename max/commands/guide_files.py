@@ -1,0 +1,116 @@
+"""The guide as a file of a project: a SKILL.md, or a section of an AGENTS.md.
+
+Rule 1: what a person wrote is never overwritten.  A marker holds the digest of what was made; text that
+has another digest was edited, and is left alone.
+
+Rule 2: outside of its section no byte of an AGENTS.md changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ProjectError
+from .text import first_few
+
+MARKER = re.compile(r"<!-- max:skill ([0-9a-f]{16}) [^\n]*-->\n")
+BEGIN = re.compile(r"<!-- max:begin ([0-9a-f]{16}) [^\n]*-->\n")
+END = "<!-- max:end -->"
+
+
+def digest(text: str) -> str:
+    """What tells whether a text was edited."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def skill_file(text: str, sources: Sequence[str]) -> str:
+    """A SKILL.md: front matter, a marker, the guide."""
+    names = first_few(list(sources)) or "nothing yet"
+    head = (
+        "---\nname: max\n"
+        f'description: "Answers questions about {names} from a local copy, with the command max: find, '
+        'count, group, SQL, changes. Use it before calling these services."\n---\n'
+    )
+    made = "made by `max llm-bootstrap --skill --write FILE`, which renews it unless it was edited"
+    return f"{head}<!-- max:skill {digest(head + text)} {made} -->\n{text}"
+
+
+def agents_section(text: str) -> str:
+    """A section of an AGENTS.md, between markers."""
+    made = "made by `max llm-bootstrap --agents-md --write FILE`, which renews it unless it was edited"
+    return f"<!-- max:begin {digest(text)} {made} -->\n{text}{END}\n"
+
+
+def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
+    """Write a SKILL.md; ProjectError when the file there was edited, or is not ours."""
+    file = Path(path)
+    before, newline = content(file)
+    if before is not None:
+        found = MARKER.search(before)
+        if found is None:
+            raise refused(file, "was not made by max")
+        if digest(before[: found.start()] + before[found.end() :]) != found[1]:
+            raise refused(file, "was edited")
+    replace(file, skill_file(text, sources), newline)
+    return f"{'renewed' if before is not None else 'wrote'} {path}"
+
+
+def write_section(path: str, text: str, sources: Sequence[str]) -> str:
+    """Write the section of an AGENTS.md; ProjectError when it was edited, or has no end."""
+    file = Path(path)
+    before, newline = content(file)
+    section = agents_section(text)
+    if before is None or not before.strip():
+        replace(file, section, newline)
+        return f"wrote {path}"
+    begins = list(BEGIN.finditer(before))
+    if not begins and END not in before and "<!-- max:begin" not in before:
+        replace(file, f"{before.rstrip()}\n\n{section}", newline)
+        return f"added a section to {path}"
+    end = before.find(f"{END}\n", begins[0].end()) if len(begins) == 1 else -1
+    if end < 0 and before.endswith(END) and len(begins) == 1:
+        end = len(before) - len(END)
+    if end < 0:
+        raise refused(file, "has a section of max whose markers were changed")
+    if digest(before[begins[0].end() : end]) != begins[0][1]:
+        raise refused(file, "has a section of max that was edited")
+    after = before[end + len(END) :].removeprefix("\n")
+    replace(file, before[: begins[0].start()] + section + after, newline)
+    return f"renewed the section of {path}"
+
+
+def refused(file: Path, what: str) -> ProjectError:
+    """The error for a file that is left as it is."""
+    hint = (
+        "nothing was written; delete that part and write it again, or print it without --write and merge it"
+    )
+    return ProjectError(f"{file} {what}", hint=hint)
+
+
+def content(file: Path) -> tuple[str | None, str]:
+    """A file's text with plain line ends, and its own line end; None when there is no file."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return None, "\n"
+    except UnicodeDecodeError:
+        raise refused(file, "is not UTF-8") from None
+    return text.replace("\r\n", "\n"), "\r\n" if "\r\n" in text else "\n"
+
+
+def replace(file: Path, text: str, newline: str) -> None:
+    """Give a file new content in one step; a link stays one, and a mode is kept."""
+    file = file.resolve()  # AGENTS.md is often a link
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.max-new")
+    try:
+        beside.write_bytes(text.replace("\n", newline).encode())
+        if file.exists():
+            beside.chmod(file.stat().st_mode & 0o777)
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
