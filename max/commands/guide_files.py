@@ -17,8 +17,8 @@ from ..errors import ProjectError
 from .text import first_few
 
 MARKER = re.compile(r"<!-- max:skill ([0-9a-f]{16}) [^\n]*-->\n")
-BEGIN = re.compile(r"<!-- max:begin ([0-9a-f]{16}) [^\n]*-->\n")
-END = "<!-- max:end -->"
+OPENING = re.compile(r"<!-- max:begin ([0-9a-f]{16}) [^\n]*-->\n")
+CLOSING = "<!-- max:end -->"
 
 
 def digest(text: str) -> str:
@@ -41,7 +41,7 @@ def skill_file(text: str, sources: Sequence[str]) -> str:
 def agents_section(text: str) -> str:
     """A section of an AGENTS.md, between markers."""
     made = "made by `max llm-bootstrap --agents-md --write FILE`, which renews it unless it was edited"
-    return f"<!-- max:begin {digest(text)} {made} -->\n{text}{END}\n"
+    return f"<!-- max:begin {digest(text)} {made} -->\n{text}{CLOSING}\n"
 
 
 def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
@@ -66,18 +66,18 @@ def write_section(path: str, text: str, sources: Sequence[str]) -> str:
     if before is None or not before.strip():
         replace(file, section, newline)
         return f"wrote {path}"
-    begins = list(BEGIN.finditer(before))
-    if not begins and END not in before and "<!-- max:begin" not in before:
+    begins = list(OPENING.finditer(before))
+    if not begins and CLOSING not in before and "<!-- max:begin" not in before:
         replace(file, f"{before.rstrip()}\n\n{section}", newline)
         return f"added a section to {path}"
-    end = before.find(f"{END}\n", begins[0].end()) if len(begins) == 1 else -1
-    if end < 0 and before.endswith(END) and len(begins) == 1:
-        end = len(before) - len(END)
+    end = before.find(f"{CLOSING}\n", begins[0].end()) if len(begins) == 1 else -1
+    if end < 0 and before.endswith(CLOSING) and len(begins) == 1:
+        end = len(before) - len(CLOSING)
     if end < 0:
         raise refused(file, "has a section of max whose markers were changed")
     if digest(before[begins[0].end() : end]) != begins[0][1]:
         raise refused(file, "has a section of max that was edited")
-    after = before[end + len(END) :].removeprefix("\n")
+    after = before[end + len(CLOSING) :].removeprefix("\n")
     replace(file, before[: begins[0].start()] + section + after, newline)
     return f"renewed the section of {path}"
 
