@@ -359,22 +359,20 @@ def test_what_takes_too_much_is_ended_in_a_process_with_little_memory(file: Path
     assert done.stderr == ""
 
 
-def test_a_statement_opens_no_file_for_writing(file: Path, tmp_path: Path) -> None:
+def test_a_statement_writes_to_no_file_however_much_it_sorts(file: Path) -> None:
     program = (
-        "import sys\n"
+        "import resource, sys\n"
         "from pathlib import Path\n"
         "from max.query.sql import open_sql\n"
         "with open_sql({'acme:default': Path(sys.argv[1])}) as reader:\n"
-        "    before = set(map(str, Path('/proc/self/fd').iterdir()))\n"
-        "    rows = reader.sql(sys.stdin.read(), timeout=60, limit=2).rows\n"
-        "    print(len(rows), len(list(Path(sys.argv[2]).iterdir())))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "    print(len(reader.sql(sys.stdin.read(), timeout=60, limit=2).rows))\n"
     )
-    big = MILLIONS + "SELECT n, hex(randomblob(40)) AS x FROM t ORDER BY x"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(file), str(tmp_path)],
-        input=big,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SQLITE_TMPDIR": str(tmp_path), "TMPDIR": str(tmp_path)},
+        [sys.executable, "-c", program, str(file)],
+        input=MILLIONS + "SELECT n, hex(randomblob(40)) AS x FROM t ORDER BY x",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert (done.stdout, done.stderr) == ("2 0\n", "")
+    assert (done.stdout, done.stderr) == ("2\n", "")
