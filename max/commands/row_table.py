@@ -9,9 +9,8 @@ left out and nothing is cut.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from ..model.entities import Entity, FieldOf, path_name
 from ..model.query import RowPage
@@ -34,30 +33,22 @@ from .text import (
 LEAST_TITLE = 40  # cells of the title before another column gets any; on a narrow line half of it
 WHOLE_TITLE = 72  # cells of the title before a column that is not brief gets any
 LEAST_BRIEF = 12  # cells to which a brief column shrinks before it is left out
-PROSE = 30  # cells; a text that is wider, and not brief, is prose
+LONGEST_OTHER = 30  # cells; a text that is wider, and not brief, is prose
 NUMBERS = (Kind.INTEGER, Kind.REAL)
 SHORT_KINDS = (Kind.BOOLEAN, Kind.DATE, Kind.DATETIME, *NUMBERS)  # which are shown whole or not at all
+
+KEY, TITLE, BRIEF, OTHER, PROSE = range(5)  # why a column is shown; earlier ones get room first
 
 Path: TypeAlias = FieldOf[Any, Any]
 
 
-class Role(IntEnum):
-    """Why a column is shown; earlier ones get room first."""
-
-    KEY = 0
-    TITLE = 1
-    BRIEF = 2
-    OTHER = 3
-    PROSE = 4
-
-
-class Shown(NamedTuple):
+class Shown:
     """A column with its cells; ``size`` is how many cells of a line the widest one takes."""
 
-    field: Path
-    role: Role
-    cells: Sequence[str]
-    size: int
+    __slots__ = ("cells", "field", "role", "size")
+
+    def __init__(self, field: Path, role: int, cells: Sequence[str], size: int) -> None:
+        self.field, self.role, self.cells, self.size = field, role, cells, size
 
     @property
     def short(self) -> bool:
@@ -66,41 +57,41 @@ class Shown(NamedTuple):
 
     def least(self, width: int) -> int:
         """The cells that it keeps on a line of ``width``."""
-        if self.role is Role.KEY:
+        if self.role == KEY:
             return min(self.size, max(width // 4, LEAST_BRIEF))
-        if self.role is Role.TITLE:
+        if self.role == TITLE:
             return min(self.size, LEAST_TITLE, width // 2)
         return self.size if self.short else min(self.size, LEAST_BRIEF)
 
     def most(self, width: int) -> int:
         """The cells that it should have before columns that are not brief get any."""
-        if self.role is Role.KEY:
+        if self.role == KEY:
             return self.least(width)
-        return min(self.size, WHOLE_TITLE if self.role is Role.TITLE else MOST)
+        return min(self.size, WHOLE_TITLE if self.role == TITLE else MOST)
 
     def column(self, width: int | None, *, chosen: bool) -> Column:
         """How the table draws it: one of ``chosen`` fields shrinks rather than being left out."""
         return Column(
             path_name(self.field),
             right=self.field.type.kind in NUMBERS,
-            whole=self.short or (chosen and self.role is Role.KEY),
+            whole=self.short or (chosen and self.role == KEY),
             yields=chosen,
             least=LEAST if chosen or width is None else self.least(width),
-            most=self.size if self.role <= Role.TITLE else MOST,
+            most=self.size if self.role <= TITLE else MOST,
         )
 
 
-def fields_in_order(entity: type[Entity]) -> dict[Path, Role]:
+def fields_in_order(entity: type[Entity]) -> dict[Path, int]:
     """The id, the title, the brief fields, then the others in the order of their declaration.
 
     Where nothing is declared brief, everything is.
     """
-    roles = {"id": Role.KEY, **({entity._title: Role.TITLE} if entity._title else {})}
+    roles = {"id": KEY, **({entity._title: TITLE} if entity._title else {})}
     brief = [name for name in entity.types() if entity._fields[name].brief]
     for name in brief or ([] if entity._title else entity.types()):
-        roles.setdefault(name, Role.BRIEF)
+        roles.setdefault(name, BRIEF)
     for name in entity.types():
-        roles.setdefault(name, Role.OTHER)
+        roles.setdefault(name, OTHER)
     return {FieldOf(entity, name): role for name, role in roles.items()}
 
 
@@ -131,7 +122,7 @@ class RowTable:
         self._roles = fields_in_order(entity)
         if chosen is not None:
             fields = (FieldOf(entity, "id"), *chosen)
-            self._roles = {field: min(self._roles.get(field, Role.BRIEF), Role.BRIEF) for field in fields}
+            self._roles = {field: min(self._roles.get(field, BRIEF), BRIEF) for field in fields}
         self.paths = with_titles(self._roles)
         self._table: Table | None = None
         self.notes: list[str] = []
@@ -175,19 +166,20 @@ class RowTable:
             self.notes.append(zone_note())
         return table
 
-    def _shown(self, field: Path, role: Role, cells: Sequence[str]) -> Shown:
+    def _shown(self, field: Path, role: int, cells: Sequence[str]) -> Shown:
+        if self._width is None:  # nothing has to fit
+            return Shown(field, role, cells, 0)
         size = max(len(path_name(field)), *(display_width(text, self._width) for text in cells))
         shown = Shown(field, role, cells, size)
-        prose = role is Role.OTHER and size > PROSE and not shown.short
-        return shown._replace(role=Role.PROSE) if prose else shown
+        if role == OTHER and size > LONGEST_OTHER and not shown.short:
+            shown.role = PROSE
+        return shown
 
     def _different(self, shown: Sequence[Shown]) -> list[Shown]:
         """The columns that do not say the same in every row."""
-        alike = [
-            one for one in shown if one.role > Role.TITLE and len(one.cells) > 1 and len(set(one.cells)) == 1
-        ]
+        alike = [one for one in shown if one.role > TITLE and len(one.cells) > 1 and len(set(one.cells)) == 1]
         said = [
-            (one.cells[0] == NULL, f"{path_name(one.field)} = {truncate(one.cells[0], PROSE)}")
+            (one.cells[0] == NULL, f"{path_name(one.field)} = {truncate(one.cells[0], LONGEST_OTHER)}")
             for one in alike
             if one.cells[0]
         ]
@@ -199,12 +191,12 @@ class RowTable:
         """The columns for which a line has room, prose last."""
         width, kept, used = self._width or 0, [], -GAP
         for one in shown:
-            if one.role <= Role.BRIEF and (one.role is Role.KEY or used + GAP + one.least(width) <= width):
+            if one.role <= BRIEF and (one.role == KEY or used + GAP + one.least(width) <= width):
                 kept.append(one)
                 used += GAP + one.least(width)
         used = sum(GAP + one.most(width) for one in kept) - GAP
         for one in sorted(shown, key=lambda one: one.role):
-            if one.role > Role.BRIEF and used + GAP + one.most(width) <= width:
+            if one.role > BRIEF and used + GAP + one.most(width) <= width:
                 kept.append(one)
                 used += GAP + one.most(width)
         self._leave_out([path_name(one.field) for one in shown if one not in kept])
