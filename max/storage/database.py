@@ -133,6 +133,9 @@ class TextIndex(Protocol):
     def drop(self, connection: Connection) -> None:
         """Drop the index, if it is there."""
 
+    def merge(self, connection: Connection) -> None:
+        """After a sync: do a little of the work that makes finding quicker."""
+
     def has_parts(self, column: str) -> str:
         """SQL that is true of a text whose parts are indexed: a name, or one of a script without spaces."""
 

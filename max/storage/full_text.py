@@ -78,6 +78,7 @@ NEWEST_ROW = """
     SELECT max(_row), count(*)
       FROM (SELECT _row FROM {table} WHERE _row > :last ORDER BY _row LIMIT :limit) AS page
 """
+NEWEST = "SELECT coalesce(max(_row), 0) FROM {table}"
 UNINDEXED = "SELECT count(*) FROM {table} WHERE _row > :last AND _removed_at IS NULL"
 
 
@@ -187,13 +188,18 @@ class FullText(RenameOwner):
             self.behind = self._index(connection, MOST)
 
     def index_page(self, connection: Connection) -> int:
-        """Index some of what is not indexed; how many rows are left."""
+        """Index some of what is not indexed; how many rows are left, about."""
         if not self.on:
             return 0
-        self._index(connection, PAGE)
-        left = unindexed(connection, self._mappings)
-        self.behind = left > 0
-        return left
+        self.behind = self._index(connection, PAGE)
+        if not self.behind:
+            connection.dialect.text_index.merge(connection)
+            return 0
+        left = int(connection.execute("SELECT count(*) FROM _max_find_pending").fetchone()[0])
+        for name, one in (read_entities(connection) or {}).items():
+            newest = connection.execute(self._mappings[name].sql(NEWEST)).fetchone()[0]
+            left += max(0, int(newest) - one.last)
+        return max(1, left)  # more than none, since more was there
 
     def _index(self, connection: Connection, limit: int) -> bool:
         """Index pending rows and new ones, at most ``limit`` of each; whether some may be left."""

@@ -4,7 +4,7 @@ Neither holds texts.  They take those of a view when they are checked or built a
 find are numbers of rows.  So snippets are made from the rows: FTS5 would read the whole view for one.
 
 FTS5 writes a segment for every statement that adds to it, and merges segments later.  So rows are
-added by the page, in the order of their numbers, and merged when there are many segments.
+added by the page, in the order of their numbers, and segments are merged when there are many.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from .database import Connection, TextIndex, TextMatches, Values
 WORDS, PARTS = "_max_find", "_max_find_part"
 TEXTS = {WORDS: ("title", "text"), PARTS: ("part",)}
 TOKENS = {WORDS: "unicode61 remove_diacritics 2", PARTS: "trigram"}
-MERGED = 16  # segments of one size that are merged into one
+# Merging a few segments writes every row many times over.  So a load only merges very many of them,
+# and the end of a sync some more, which is a small piece of work each time.
+SETTINGS = {"automerge": 0, "crisismerge": 128, "usermerge": 16}  # segments of one size; 0: never
+MERGED = 250  # pages of 1,000 bytes that the end of a sync writes, about
 TITLE_WEIGHT = 10.0  # of a word in a title; one in the other texts has 1
 TRIGRAM = 3  # characters: the shortest part that the index of parts can find
 LONGEST_NAME = 255  # characters of a name whose parts can be found
@@ -74,12 +77,18 @@ class SqliteTextIndex(TextIndex):
         for name, columns in TEXTS.items():
             sql = CREATE.format(name=name, columns=", ".join(columns), tokens=TOKENS[name])
             connection.execute(sql)
-            connection.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('automerge', {MERGED})")
+            for setting, value in SETTINGS.items():
+                connection.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('{setting}', {value})")
 
     def drop(self, connection: Connection) -> None:
         """Drop both; SQLite drops their own tables with them."""
         for name in TEXTS:
             connection.execute(f"DROP TABLE IF EXISTS {name}")
+
+    def merge(self, connection: Connection) -> None:
+        """Nothing happens where no size has many segments."""
+        for name in TEXTS:
+            connection.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('merge', {MERGED})")
 
     def has_parts(self, column: str) -> str:
         """A space makes prose of a text.  A trigram costs as much as a word, and prose has many more."""
