@@ -152,3 +152,28 @@ class TestTogether:
         assert [(one["commits"], one["other"]) for one in found] == by_hand
         assert len(by_hand) == 4
         assert {one["one"] for one in found} == {"a.py"}
+
+
+MENTIONS = """
+    SELECT 'AcmeTask:' || id FROM acme_task WHERE title || ' ' || description LIKE '%audit%log%'
+    UNION ALL SELECT 'AcmeFile:' || id FROM acme_file WHERE name LIKE '%audit%log%'
+    UNION ALL SELECT 'AcmeProject:' || id FROM acme_project
+     WHERE name || ' ' || description LIKE '%audit%log%'
+    UNION ALL SELECT 'AcmeUser:' || id FROM acme_user WHERE name || ' ' || email LIKE '%audit%log%'
+    UNION ALL SELECT 'AcmeWorkspace:' || id FROM acme_workspace WHERE name LIKE '%audit%log%'
+"""
+
+
+@needs_git
+class TestMentions:
+    """Questions for full text."""
+
+    def test_everything_that_mentions_audit_log_also_in_file_names(self, ask: Ask, sql: Sql) -> None:
+        found = ask("find", "audit log", "--limit", "100")
+        by_hand = sorted(ref for (ref,) in sql("acme", MENTIONS))
+        assert sorted(hit["ref"] for hit in found["hits"]) == by_hand
+        assert found["total"] == len(by_hand) == 24
+        assert {hit["title"] for hit in found["hits"] if hit["entity"] == "AcmeFile"} == {
+            "audit-log-1.png",
+            "audit-log-3.zip",
+        }
