@@ -120,7 +120,7 @@ def test_the_value_of_an_option_may_begin_with_a_dash(cli: Cli) -> None:
     assert [one["priority"] for one in cli(*search, "1", "--order-by", "-priority").data["data"]] == [4]
     assert "unknown field 'owner'" in cli(*search, "1", "--order-by", "-owner").error["message"]
     assert "'-1' is not a count" in cli(*search, "-1").error["message"]
-    assert "expected one argument" in cli("search", "acme", "AcmeTask", "--order-by", "--all").err
+    assert "--order-by needs a value" in cli("search", "acme", "AcmeTask", "--order-by", "--all").err
     assert "unknown option '-x'" in cli("search", "acme", "AcmeTask", "-x").err
 
 

@@ -27,7 +27,7 @@ NOT_LOADED = "(not loaded)"
 def configure_count(parser: Parser) -> None:
     """``max count INSTALLATION ENTITY …``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("entity",))
     parser.add_argument("entity", metavar="ENTITY", help="what to count")
     parser.add_filter()
     about = "count groups: status, assignee.name, updated_at:month (year quarter month week day hour)"
@@ -106,7 +106,7 @@ def _nothing(options: Options, entity: type[Entity]) -> str:
 def configure_values(parser: Parser) -> None:
     """``max values INSTALLATION ENTITY.FIELD``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("field",))
     parser.add_argument(
         "field", metavar="ENTITY.FIELD", help="such as AcmeTask.status, AcmeTask.assignee.name"
     )

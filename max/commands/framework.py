@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # of any bytes
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
+REQUIRED = "the following arguments are required: "  # as argparse says it
+NO_VALUE = ": expected one argument"  # the same
+LEFT_OUT = ""  # for an installation that was not named
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
 
@@ -69,6 +72,8 @@ class Ending(NamedTuple):
 class Options(argparse.Namespace):
     """The parsed options of a command, and what every handler does with them."""
 
+    target: Any  # the installation's name, or None
+    after_target: Sequence[str] = ()  # as in the Parser
     given_words: Sequence[str] = ()  # the command line, from the command's name on
     states: Sequence[SyncState] = ()  # of each installation that was read
     state_told = False  # whether the answer has them as JSON data
@@ -80,7 +85,28 @@ class Options(argparse.Namespace):
     def found_target(self) -> tuple[ProjectFolder, InstallationInfo]:
         """The project, and its installation that the options name; without a name, its only one."""
         project = self.found_project()
+        if self.after_target and self.target is not None:
+            self._find_left_out(project)
         return project, only_target(project, self.target)
+
+    def _find_left_out(self, project: ProjectFolder) -> None:
+        """Move the words by one where the first is none of an installation, and only one is connected."""
+        names = self.after_target
+        words = [getattr(self, name) for name in names]
+        try:
+            if self.target == LEFT_OUT:
+                self.target = None
+                project.target(words[0] or "")  # the word that is missing is the one behind
+                raise UsageError(f"what of {words[0]}?", hint=f"required: {names[0].upper()}")
+            project.target(self.target)
+        except UnknownName:
+            if self.target is None:
+                return
+            if len(project.installations()) != 1 or words[-1] or ":" in (words[0] or ""):
+                raise
+            for name, word in zip(names, [self.target, *words], strict=False):
+                setattr(self, name, word)
+            self.target = None
 
     # -- reading
 
@@ -223,6 +249,10 @@ class Options(argparse.Namespace):
         return {**found, **({"warning": "; ".join(warnings)} if warnings else {})}
 
 
+class MissingWord(UsageError):
+    """A command needs more words than it was given."""
+
+
 class StoreOnce(argparse.Action):
     """Stores a value, as argparse does, and refuses a second one: dropping the first would be silent."""
 
@@ -270,6 +300,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     answers_rows = False  # whether the command can answer in the formats of rows
+    after_target: Sequence[str] = ()  # the words after an installation that may be left out
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -279,14 +310,27 @@ class Parser(argparse.ArgumentParser):
         self.register("action", "store_true", partial(StoreConstantOnce, const=True, default=False))
 
     def error(self, message: str) -> NoReturn:
-        """Raise argparse's message, with the way to the command's help."""
-        raise UsageError(message, hint=f"see: {self.prog} --help")
+        """Raise argparse's message in our words, with the way to the command's help."""
+        hint = f"see: {self.prog} --help"
+        if message.startswith(REQUIRED):
+            raise MissingWord(f"required: {message.removeprefix(REQUIRED)}", hint=hint)
+        message = message.removeprefix("argument ")
+        if message.endswith(NO_VALUE):
+            message = f"{message.removesuffix(NO_VALUE)} needs a value"
+        raise UsageError(message, hint=hint)
 
     def read(self, words: Sequence[str]) -> Options:
         """Parse all words; UnknownName for an option that does not exist."""
         if sum(word.startswith("-") for word in words) > MOST_OPTIONS:
             self.error(f"more than {MOST_OPTIONS:,} options")
-        options, rest = self.parse_known_args(self._with_values(words), Options())
+        words = self._with_values(words)
+        try:
+            options, rest = self.parse_known_args(words, Options())
+        except MissingWord:
+            if not self.after_target:
+                raise
+            options, rest = self.parse_known_args([LEFT_OUT, *words], Options())
+        options.after_target = self.after_target
         for word in rest:
             if word.startswith("-") and word != "-":
                 raise UnknownName(
@@ -318,8 +362,12 @@ class Parser(argparse.ArgumentParser):
             if isinstance(word, str) and (shown := word.encode("utf-8", "backslashreplace").decode()) != word:
                 self.error(f"{shown} is not UTF-8 text")
 
-    def add_target(self, *, optional: bool = False) -> None:
-        """Take the installation as the first word."""
+    def add_target(self, *, optional: bool = False, before: Sequence[str] = ()) -> None:
+        """Take the installation as the first word.
+
+        ``before`` names the words after it, where it may be left out because only one is connected.
+        """
+        self.after_target = before
         about = "connector:name, connector if it has only one, or the beginning of the id"
         self.add_argument("target", nargs="?" if optional else None, metavar="INSTALLATION", help=about)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def configure_freshness(parser: Parser) -> None:
     """``max freshness INSTALLATION [ENTITY[.FIELD]]``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("what",))
     parser.add_argument("what", nargs="?", metavar="ENTITY[.FIELD]", help="only this one, field by field")
     parser.add_examples(
         "max freshness acme:default",

@@ -117,7 +117,7 @@ def hints(info: InstallationInfo, found: MigrationPlan) -> list[str]:
 def configure_quarantine(parser: Parser) -> None:
     """``max quarantine INSTALLATION [ENTITY]``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("entity",))
     parser.add_argument("entity", nargs="?", metavar="ENTITY", help="only this one")
     parser.add_limit(f"rows (default {LIMIT})", LIMIT)
     parser.add_examples("max quarantine acme:default", "max quarantine acme:default AcmeTask -o ndjson")

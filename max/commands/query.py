@@ -32,7 +32,7 @@ LAST = "\U0010ffff"  # sorts behind every other character
 def configure_search(parser: Parser) -> None:
     """``max search INSTALLATION ENTITY …``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("entity",))
     parser.add_argument("entity", metavar="ENTITY", help="what to search for; `max schema` lists entities")
     parser.add_filter()
     parser.add_list("--order-by", "FIELD[:desc],…", "sort by fields, then by id")
@@ -145,7 +145,7 @@ def search_table(options: Options, pages: Pages, table: RowTable) -> Iterator[st
 def configure_get(parser: Parser) -> None:
     """``max get INSTALLATION ENTITY:ID``."""
     parser.answers_rows = True
-    parser.add_target()
+    parser.add_target(before=("entity", "id"))
     parser.add_argument("entity", metavar="ENTITY[:ID]", help="a ref, or an entity followed by its id")
     parser.add_argument("id", nargs="?", metavar="ID", help="the id, if the word before has none")
     parser.add_fields()
@@ -190,5 +190,8 @@ def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
     if options.id is not None:
         return options.entity, options.id
     if ":" not in options.entity:
-        raise UsageError("which row?", hint=f"write {options.entity}:ID, or add the id as another word")
+        raise UsageError(
+            f"which row? {options.entity} is no ref",
+            hint=f"write ENTITY:{options.entity}, or {options.entity}:ID",
+        )
     return read_ref(options.entity, info)

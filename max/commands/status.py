@@ -30,7 +30,7 @@ RUNS = 20  # syncs that `max runs` lists, when no --limit is given
 
 def configure_schema(parser: Parser) -> None:
     """``max schema INSTALLATION [ENTITY]``."""
-    parser.add_target()
+    parser.add_target(before=("entity",))
     parser.add_argument(
         "entity", nargs="?", metavar="ENTITY", help="only this one, with the values of fields"
     )

@@ -424,3 +424,55 @@ def test_what_begins_no_sync_is_taken_for_an_installation(two: Cli) -> None:
     run = two("runs", "acme:thre")
     assert (run.status, "unknown installation 'acme:thre'" in run.err) == (2, True)
     assert two("runs", "show", "acme:thre").status == 1
+
+
+# -- the installation left out -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("count AcmeTask", "200\n"),
+        ("count --filter 'status = todo' AcmeTask -o text", "35\n"),
+        ("get AcmeUser:w1-u1 --fields role -o tsv", "id\trole\nw1-u1\tguest\n"),
+        ("get AcmeUser w1-u1 --fields role -o tsv", "id\trole\nw1-u1\tguest\n"),
+        ("search --limit 1 AcmeWorkspace --fields id -o csv", "id\r\nw1\r\n"),
+    ],
+)
+def test_the_only_installation_may_be_left_out(synced: Cli, words: str, expected: str) -> None:
+    assert synced(*shlex.split(words)).out == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["freshness AcmeTask", "schema AcmeTask", "quarantine AcmeTask", "quarantine"]
+)
+def test_a_command_that_needs_no_more_words_takes_the_only_installation_as_well(
+    synced: Cli, words: str
+) -> None:
+    command, *rest = words.split()
+    assert synced(*words.split(), "-o", "json").out == synced(command, "acme", *rest, "-o", "json").out
+
+
+def test_of_several_installations_one_must_be_named(synced: Cli) -> None:
+    assert synced("connect", "acme:two").status == 0
+    run = synced("count", "AcmeTask")
+    assert run.err == "max: which installation?\n  name one of: acme:default, acme:two\n"
+    assert "unknown installation 'AcmeTask'" in synced("freshness", "AcmeTask").err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("search acme", "what of acme?\n  required: ENTITY"),
+        ("search", "required: ENTITY\n  see: max search --help"),
+        ("get acmd AcmeUser:w1-u1", "unknown installation 'acmd'"),
+        ("search acmd AcmeUser", "unknown installation 'acmd'"),
+        ("get acme w1-u1", "which row? w1-u1 is no ref\n  write ENTITY:w1-u1, or w1-u1:ID"),
+        ("search acme AcmeUser --limit", "--limit needs a value"),
+        ("search acme AcmeUser --limit x", "--limit: 'x' is not a count"),
+        ("disconnect --yes", "required: INSTALLATION"),
+    ],
+)
+def test_a_word_that_is_missing_or_wrong_is_named(synced: Cli, words: str, message: str) -> None:
+    run = synced(*words.split())
+    assert (run.status, run.out, run.err.startswith(f"max: {message}")) == (2, "", True)
