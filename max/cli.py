@@ -83,7 +83,7 @@ def overview() -> str:
     shown = ""
     for name, (group, _, summary) in COMMANDS.items():
         lines += [] if group == shown else ["", group]
-        lines.append(f"  {name:<13}{summary}")
+        lines.append(f"  {name:<15}{summary}")
         shown = group
     return "\n".join([*lines, "", EXAMPLES])
 
