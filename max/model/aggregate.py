@@ -156,11 +156,18 @@ class Groups(Mapping[K, int]):
 
     The keys are the values of one field, or tuples of several; rows with a value that is not
     loaded are in ``groups`` and in ``not_loaded`` alone.  ``total`` counts the rows of all groups,
-    ``more`` the groups that were cut off, and ``more_rows`` their rows.
+    ``more`` the groups that were cut off, and ``more_rows`` their rows.  ``empty`` and ``not_loaded``
+    count rows without a value, of one field also those that were cut off.
     """
 
     def __init__(
-        self, grouping: Grouping, groups: Sequence[Group], total: int, more: int = 0, more_rows: int = 0
+        self,
+        grouping: Grouping,
+        groups: Sequence[Group],
+        total: int,
+        more: int = 0,
+        more_rows: int = 0,
+        nulls: tuple[int, int] | None = None,
     ) -> None:
         self.grouping, self.groups = grouping, list(groups)
         self.total, self.more, self.more_rows = total, more, more_rows
@@ -170,6 +177,8 @@ class Groups(Mapping[K, int]):
             if len(group.values) == len(names):
                 values = tuple(group.values[name] for name in names)
                 self._counts[values[0] if len(names) == 1 else values] = group.count
+        lost = sum(one.count for one in groups if len(one.values) < len(names))
+        self.empty, self.not_loaded = nulls or (self._counts.get(None, 0), lost)
 
     def __getitem__(self, key: K) -> int:
         return self._counts[key]
@@ -183,11 +192,6 @@ class Groups(Mapping[K, int]):
     def __repr__(self) -> str:
         more = f", {self.more} more" if self.more else ""
         return f"Groups({self._counts!r}{more})"
-
-    @property
-    def not_loaded(self) -> int:
-        """Rows of these groups with a value that is not loaded."""
-        return sum(one.count for one in self.groups if len(one.values) < len(self.grouping.keys))
 
     def to_dicts(self) -> list[dict[str, Json]]:
         """Each group as JSON data, by column; a value that is not loaded is left out."""

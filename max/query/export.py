@@ -5,8 +5,9 @@ and renamed.  A file that exists stays, unless the caller says otherwise.
 
 Rule 2: every row is of one moment, and one piece of the rows is in memory, whatever their number.
 
-Rule 3: a cell is exactly what is stored.  A spreadsheet runs a text that begins with ``=``, so
-``spreadsheet`` puts an apostrophe before such texts; nothing else needs it.
+Rule 3: a cell is what is stored; in formats of text, characters that could control a terminal are
+spelled out.  A spreadsheet runs a text that begins with ``=``, so ``spreadsheet`` puts an apostrophe
+before such texts; nothing else needs it.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def export(
     """
     whole = format == "sqlite"
     single = whole or (len(selections) == 1 and not to.is_dir())
+    if not single and format_of(to) is not None and not to.is_dir():
+        raise UsageError(f"several entities do not go into {to}", hint="name a folder, or one entity")
     targets = [to] if single else [to / f"{one.name}{ENDINGS[format]}" for one in selections]
     for target in targets:
         if target.is_dir() or (target.exists() and not force):

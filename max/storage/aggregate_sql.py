@@ -46,7 +46,9 @@ def groups(
     more_rows = all_rows - sum(one.count for one in made)
     if any(key.unit == EACH for key in grouping.keys):  # a row is in several groups, so their sum is no total
         all_rows = run(connection, *count(mappings, query))[0][0]
-    return Groups(grouping, made, all_rows, all_groups - len(made), more_rows)
+    more = all_groups - len(made)
+    nulls = form.nulls() if more and len(grouping.keys) == 1 else None
+    return Groups(grouping, made, all_rows, more, more_rows, nulls)
 
 
 class _Form:
@@ -92,6 +94,16 @@ class _Form:
         where = f"{self._where(statement)} AND {unknown}"
         sql = f"SELECT 1 {statement.source} WHERE {where} LIMIT 1"
         return bool(run(self._connection, sql, statement.values))
+
+    def nulls(self) -> tuple[int, int]:
+        """How many rows have an empty value of the only key, and how many one that is not loaded."""
+        statement, (key,) = Statement(self._mappings, self._query.entity), self._grouping.keys
+        column = _key(statement, key)
+        lost = f"CASE WHEN {_unknown(statement, key)} THEN 1 ELSE 0 END" if _may_be_empty(key) else "1"
+        where = f"{self._where(statement)} AND {column} IS NULL"
+        sql = f"SELECT {lost}, count(*) {statement.source} WHERE {where} GROUP BY 1"
+        found = dict(run(self._connection, sql, statement.values))
+        return found.get(0, 0), found.get(1, 0)
 
     def _where(self, statement: Statement) -> str:
         return f"t._removed_at IS NULL AND ({statement.condition(self._query.filter)})"

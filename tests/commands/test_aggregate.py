@@ -156,6 +156,12 @@ class TestValues:
         assert data.items() >= known.items()
         assert data["values"] == [{"value": 0.25, "count": 1}, {"value": 1.5, "count": 1}]
 
+    def test_a_limit_changes_no_number_of_values(self, cli: Cli) -> None:
+        data = cli("values", "acme", "AcmeTask.status", "--limit", "1", "-o", "json").data
+        known = {"distinct": 2, "null": 0, "notLoaded": 1, "more": 2}
+        assert data.items() >= known.items()
+        assert data["values"] == [{"value": "todo", "count": 2}]
+
     def test_those_of_a_list_are_its_members(self, cli: Cli) -> None:
         data = cli("values", "acme", "AcmeTask.tags", "-o", "json").data
         assert data["values"] == [{"value": "a", "count": 2}, {"value": "b", "count": 1}]

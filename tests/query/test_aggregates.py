@@ -334,6 +334,14 @@ class TestTheCut:
         assert list(found.items()) == [("a", 3), ("b", 2), ("c", 2)]
         assert (found.total, found.more, found.more_rows) == (8, 1, 1)
 
+    @pytest.mark.parametrize("top", [1, 2, 9])
+    def test_rows_without_a_value_are_counted_wherever_the_cut_is(
+        self, connection: SqliteConnection, top: int
+    ) -> None:
+        store(connection, *works("a", "a", "a", "b", "b", None), Work("x", points=1))
+        found = ask(connection, "state", top=top)
+        assert (found.empty, found.not_loaded) == (1, 1)
+
     def test_ties_are_those_of_the_order(self, connection: SqliteConnection) -> None:
         store(connection, *works("a", "b", "c"))
         assert list(ask(connection, "state", order_by="-state", top=2)) == ["c", "b"]

@@ -273,6 +273,7 @@ class TestFiles:
             ("--format", "parquet"),
             ("--format", "xml"),
             ("AcmeUser",),
+            ("AcmeUser", "--to", "both.csv"),
             ("AcmeUser", "--to", "out", "--filter", "id = x"),
         ],
     )
