@@ -460,8 +460,7 @@ def test_while_a_sync_waits_its_progress_names_the_host_and_the_cause() -> None:
         notes = {note_of(one) async for one in handle.progress() if one.due}
         assert notes
         for note in notes:
-            assert note.startswith("waiting until ")
-            assert note.endswith(", 1 task: api.example.com: too many requests (429)")
+            assert note.startswith("api.example.com: too many requests (429) (try 1 of 5), trying again ")
 
     play(source, body)
 
@@ -505,8 +504,8 @@ def test_while_a_call_waits_for_its_next_attempt_the_progress_says_why() -> None
 
     assert play(Source([get], users=[users("a")], name=[through]), body) == [
         "",
-        "waiting for scene:hourly: no answer from api.example.com",
-        "waiting for scene:hourly: it is down",
+        "no answer from api.example.com (attempt 1 of 4)",
+        "it is down (attempt 2 of 4)",
     ]
 
 

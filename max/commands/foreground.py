@@ -9,6 +9,7 @@ With ``-o ndjson`` events replace the progress, as lines of JSON on stdout.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from .text import counted, json_text, sanitize, until
 
 Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
 
+TICK = 1.0  # seconds between two looks at the clock
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -94,9 +96,27 @@ class Foreground:
         return result
 
     async def _watch(self, handle: SyncHandle) -> None:
-        async for one in handle.progress():
-            if not self._quiet:
-                self._view.show(one.counts, note_of(one), now=time.monotonic())
+        """Show the progress as it changes, and every second how the time goes on."""
+        began, clock = time.monotonic(), time.time()
+        newest: list[Progress] = []
+
+        def show() -> None:
+            for one in newest:
+                now = time.monotonic()
+                self._view.show(one.counts, note_of(one, clock + now - began), now=now)
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(TICK)
+                show()
+
+        ticking = asyncio.create_task(tick())
+        try:
+            async for one in handle.progress():
+                newest[:] = [one]
+                show()
+        finally:
+            ticking.cancel()
 
     async def _write(self, info: InstallationInfo, events: Events) -> None:
         """Write a line for each event, in a thread: a slow reader does not stop the sync."""
@@ -151,15 +171,20 @@ class Foreground:
         os._exit(self.exit_status)
 
 
-def note_of(progress: Progress) -> str:
-    """What a sync is waiting for, and why; empty while a request of it is under way."""
-    limits = f" for {', '.join(progress.limits)}" if progress.limits else ""
-    reason = f": {sanitize(progress.reason)}" if progress.reason else ""
+def note_of(progress: Progress, now: float | None = None) -> str:
+    """What a sync is waiting for, and why; empty while a request of it is under way.
+
+    ``now`` is in seconds since the epoch; without it, the moment of the progress.
+    """
+    limits, what = ", ".join(progress.limits), sanitize(progress.reason)
     if progress.running:
-        return f"waiting{limits}{reason}" if limits else ""
-    if progress.due is None and not progress.waiting:  # the sync has stored all, and tidies up
-        return sanitize(progress.reason)
-    if progress.due is None or progress.due <= progress.at:
+        return (what or f"waiting for {limits}") if limits else ""
+    if limits:
+        what = f"{what} ({limits} is blocked)" if what else f"{limits} is blocked"
+    now = progress.at if now is None else now
+    if progress.due is None or progress.due <= now:
         return ""
-    tasks = counted(progress.waiting, "task")
-    return f"waiting until {until(progress.due, progress.at)}{limits}, {tasks}{reason}"
+    left = progress.due - now
+    again = f"in {math.ceil(left)} s" if left < 60 else f"at {until(progress.due, now)}"
+    tasks = f" ({counted(progress.waiting, 'task')})" if progress.waiting > 1 else ""
+    return f"{what}, trying again {again}{tasks}" if what else f"going on {again}{tasks}"

@@ -563,9 +563,14 @@ class SyncRun(Struct):
 
 
 class SyncResult(SyncRun):
-    """The result of a sync, with each failure."""
+    """The result of a sync, with each failure.
+
+    ``changed`` counts the rows of each entity by what became of them, as ``ChangeSummary.kinds``
+    does: rows that really changed, each once, also after a resume.  None: it was not recorded.
+    """
 
     failures: tuple[Failure, ...]
+    changed: Mapping[str, Mapping[str, int]] | None = None
 
 
 class ResumedSync(SyncRun):

@@ -118,6 +118,13 @@ BY_ROW = """
      WHERE +number = :number AND id > :after AND id <= :upto
      ORDER BY row, id
 """
+BY_SYNC = """
+    SELECT number, row, kind FROM _max_change
+     WHERE sync = :sync
+       AND id > (SELECT coalesce(max(id), 0)
+                   FROM (SELECT id FROM _max_change WHERE at < :since ORDER BY id DESC LIMIT 1) AS before)
+     ORDER BY number, row, id
+"""
 FIRST_SINCE = "SELECT id FROM _max_change WHERE id > ? AND at >= ? ORDER BY id LIMIT 1"
 # Every row that was there at the floor is there now, or has a record after the floor.
 BASE = """
@@ -359,6 +366,25 @@ def read_log(connection: Connection) -> _Log | None:
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
     return _Log(*connection.execute(LOG).fetchone())
+
+
+def changed_by(connection: Connection, sync: str, *, since: float) -> dict[str, dict[str, int]] | None:
+    """The rows of each entity by what a sync made of them; None when it was not recorded from its beginning.
+
+    ``since`` is when the sync began: only the newest records are read, back to that time.
+    """
+    log = read_log(connection)
+    if log is None or log.recording != ON or log.since > since:
+        return None
+    names = dict(connection.execute("SELECT id, name FROM _max_change_entity").fetchall())
+    counts: dict[str, Counter[str]] = {}
+    rows = connection.execute(BY_SYNC, {"since": since, "sync": sync})
+    for (number, _), records in groupby(rows, key=itemgetter(0, 1)):
+        kinds = [kind for _, _, kind in records]
+        what = net_kind(kinds[0], kinds[-1])
+        if what is not None and number in names:
+            counts.setdefault(names[number], Counter())[what] += 1
+    return {name: {kind: found[kind] for kind in KINDS if found[kind]} for name, found in counts.items()}
 
 
 def entity_number(connection: Connection, name: str) -> int:

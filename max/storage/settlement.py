@@ -333,7 +333,7 @@ class SyncTransaction:
             "children": len(one.children) + failed,
             "unfinished": len(one.children),
             "failed": int(failed),
-            "error": one.error["message"] if one.error else one.failures[0].message if one.failures else None,
+            "error": _reason(one),
             "now": self.now,
         }
 
@@ -476,6 +476,14 @@ def task_of(row: Sequence[Any]) -> Task:
     """A task from its TASK_COLUMNS."""
     id, sync, parent, kind, spec, attempt, tries, crashes = row
     return Task(id, sync, parent, read_spec(kind, json.loads(spec)), attempt, tries, crashes)
+
+
+def _reason(one: Settlement) -> str | None:
+    """Why a task waits, with how often it was tried, or why it failed."""
+    if one.error is None:
+        return one.failures[0].message if one.failures else None
+    tries = f" (try {one.error['try']} of {one.error['of']})" if "try" in one.error else ""
+    return f"{one.error['message']}{tries}"
 
 
 def _own_error(task: Task, error: Exception) -> SyncError:

@@ -22,6 +22,7 @@ from ..model.tasks import (
     read_spec,
 )
 from ..model.values import Json
+from . import change_log
 from .catalogue import has_part
 from .database import Connection, RenameOwner, Targets, decoding
 from .leases import describe_worker, is_alive
@@ -177,7 +178,8 @@ def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
     """The result of a sync so far; NotFound."""
     found = run(connection, sync, now=now)
     values = {name: getattr(found, name) for name in SyncRun._names}
-    return SyncResult(**values, failures=tuple(failures(connection, found.id)))
+    changed = change_log.changed_by(connection, found.id, since=found.started_at)
+    return SyncResult(**values, failures=tuple(failures(connection, found.id)), changed=changed)
 
 
 def waits(connection: Connection, sync: str, *, now: float) -> tuple[float, int, str] | None:

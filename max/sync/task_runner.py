@@ -198,7 +198,8 @@ class TaskRunner:
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
         asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
         at = self._context.clock() + max(delay, *asked)
-        return Settlement(task, State.PENDING, not_before=at, error=_with_host(describe(errors[0])))
+        error = _with_host(describe(errors[0]))
+        return Settlement(task, State.PENDING, not_before=at, error={**error, "try": tries, "of": TRIES})
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""

@@ -278,7 +278,7 @@ def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
         stage.executor.context.runner._flow.block_for(operation, 900.0)
         await later(60.0)
         (note,) = [note_of(one) for one in [await anext(handle.progress())]]
-        assert note == f"waiting until {until(900.0, now())} for acme:api, 1 task: wait"
+        assert note == f"wait (try 1 of 5) (acme:api is blocked), trying again at {until(900.0, now())}"
         wait = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
         assert wait is not None
         assert (round(wait[0]), wait[1]) == (900, 1)
