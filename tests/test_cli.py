@@ -110,7 +110,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
 
 def test_a_word_that_resembles_nothing_is_answered_with_what_there_is(cli: Cli) -> None:
     cli("connect", "acme")
-    assert cli("sync", "acme", "--quux").err.splitlines()[1].startswith("  one of: --allow-removals, ")
+    assert cli("sync", "acme", "--quux").err.splitlines()[1].startswith("  one of: --all, --allow-removals, ")
     assert cli("settings", "acme", "history=on").err.endswith("  one of: changes, off\n")
 
 

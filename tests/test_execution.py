@@ -460,7 +460,8 @@ def test_while_a_sync_waits_its_progress_names_the_host_and_the_cause() -> None:
         notes = {note_of(one) async for one in handle.progress() if one.due}
         assert notes
         for note in notes:
-            assert note.startswith("api.example.com: too many requests (429) (try 1 of 5), trying again ")
+            assert note.startswith("again ")
+            assert note.endswith(", try 2 of 5: api.example.com: too many requests (429)")
 
     play(source, body)
 
@@ -504,8 +505,8 @@ def test_while_a_call_waits_for_its_next_attempt_the_progress_says_why() -> None
 
     assert play(Source([get], users=[users("a")], name=[through]), body) == [
         "",
-        "no answer from api.example.com (attempt 1 of 4)",
-        "it is down (attempt 2 of 4)",
+        "again, attempt 2 of 4: no answer from api.example.com",
+        "again, attempt 3 of 4: it is down",
     ]
 
 

@@ -99,11 +99,16 @@ class Foreground:
         """Show the progress as it changes, and every second how the time goes on."""
         began, clock = time.monotonic(), time.time()
         newest: list[Progress] = []
+        trouble: tuple[str, int] = "", 0  # the last reason to wait, and how many rows there were then
 
         def show() -> None:
-            for one in newest:
-                now = time.monotonic()
-                self._view.show(one.counts, note_of(one, clock + now - began), now=now)
+            nonlocal trouble
+            for one in [] if self._quiet else newest:
+                now, rows = time.monotonic(), sum(one.counts.values())
+                if one.reason or rows != trouble[1]:
+                    trouble = sanitize(one.reason) if one.running or one.waiting else "", rows
+                trying = trouble[0] and f"trying again, {trouble[0]}"
+                self._view.show(one.counts, note_of(one, clock + now - began) or trying, now=now)
 
         async def tick() -> None:
             while True:
@@ -178,13 +183,14 @@ def note_of(progress: Progress, now: float | None = None) -> str:
     """
     limits, what = ", ".join(progress.limits), sanitize(progress.reason)
     if progress.running:
-        return (what or f"waiting for {limits}") if limits else ""
-    if limits:
-        what = f"{what} ({limits} is blocked)" if what else f"{limits} is blocked"
+        return "" if not limits else f"again, {what}" if what else f"waiting for {limits}"
+    if progress.due is None and not progress.waiting:  # the sync has stored all, and tidies up
+        return what
     now = progress.at if now is None else now
     if progress.due is None or progress.due <= now:
         return ""
     left = progress.due - now
-    again = f"in {math.ceil(left)} s" if left < 60 else f"at {until(progress.due, now)}"
-    tasks = f" ({counted(progress.waiting, 'task')})" if progress.waiting > 1 else ""
-    return f"{what}, trying again {again}{tasks}" if what else f"going on {again}{tasks}"
+    again = f"again in {math.ceil(left)} s" if left < 60 else f"again at {until(progress.due, now)}"
+    tasks = f", {counted(progress.waiting, 'task')}" if progress.waiting > 1 else ""
+    blocked = f", {limits} is blocked" if limits else ""
+    return f"{again}{tasks}{blocked}{what and f', {what}'}"

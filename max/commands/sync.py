@@ -6,15 +6,17 @@ import argparse
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from functools import partial
 
 from ..core import InstallationInfo, SyncOptions
-from ..errors import SuspiciousRemoval, UnknownName, UsageError
+from ..errors import Interrupted, MaxError, SuspiciousRemoval, UnknownName, UsageError, describe
 from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
 from ..model.tasks import Status, SyncCommand, SyncResult
+from ..model.values import Json
 from ..project import Project
 from ..query.maintenance import request
 from ..runtime import InstallationRuntime
@@ -25,7 +27,8 @@ from ..upstream.replay import Replay
 from .connect import add_installation, project_or_new
 from .foreground import Begin, Foreground
 from .framework import Answer, Options, Parser, only_target, paint, readers
-from .terminal import print_note, width
+from .terminal import is_terminal, print_note, width
+from .text import counted, sanitize
 from .views import result_json, summary
 
 EXIT = {Status.COMPLETED: 0, Status.PARTIAL: 3}  # failed and cancelled: 1; interrupted: as the signal says
@@ -35,7 +38,10 @@ SCOPE = {  # the flags of `max sync` that widen or narrow what it fetches
     "check-deletes": "list everything that exists, to find deleted rows",
     "allow-removals": "remove every deleted row, however many there are",
 }
+WORST = (0, 3, 1)  # exit statuses, the worst last; a signal's are worse
+LAST_SYNCS = 20  # among which the completed one before is looked for
 CONTRADICTIONS = {  # by option: those that it excludes
+    "all": ("retry_failed", "only", "record", "replay"),
     "retry_failed": ("full", "only", "if_stale", "missing_only", "check_deletes", "allow_removals"),
     "full": ("if_stale", "missing_only"),
     "if_stale": ("missing_only", "check_deletes"),
@@ -46,6 +52,8 @@ CONTRADICTIONS = {  # by option: those that it excludes
 def configure_sync(parser: Parser) -> None:
     """``max sync [INSTALLATION]``."""
     parser.add_target(optional=True)
+    about = "sync every installation, one after the other; those behind one that fails are synced too"
+    parser.add_argument("--all", action="store_true", help=about)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--discard-unfinished", action="store_true", help="give up an interrupted sync and start a new one"
@@ -75,6 +83,7 @@ def configure_sync(parser: Parser) -> None:
     )
     parser.add_examples(
         "max sync acme:default",
+        "max sync --all",
         "max sync acme:default --only AcmeTask,AcmeUser.email --if-stale 2h",
         "max sync acme:default --full",
         "max sync acme:default -o json",
@@ -85,7 +94,8 @@ def configure_sync(parser: Parser) -> None:
         "",
         "An interrupted sync continues where it stopped. Ctrl-C saves and stops; a second one leaves",
         "at once and loses nothing either. Exit status: 0 done, 1 failed, 3 partial, 130 interrupted,",
-        "143 ended by SIGTERM. With -q it prints nothing when all went well, as cron likes it.",
+        "143 ended by SIGTERM; with --all, which is what no name means at a terminal, the worst of them.",
+        "With -q it prints nothing when all went well, as cron likes it.",
         "",
         "A replay uses no network and no credential. A missing installation is created with the recorded",
         "configuration. An existing one must hold no data, or only that of an earlier replay of the same",
@@ -114,10 +124,24 @@ def run_sync(options: Options) -> Answer:
     project, notes = with_installation(options)
     for note in notes if not options.quiet else ():  # before the sync, since they explain what it does
         print_note(note)
+    if options.all and options.target is not None:
+        raise UsageError(f"{options.target} and --all cannot be combined", hint="leave one of them out")
+    if options.all or (options.target is None and means_all(options, project)):
+        return all_synced(options, project)
     info = only_target(project, options.target)
     if options.only:
         named_fields(scope(options).only, project.registry.resolve(info.connector).resolver)
     return synced(options, project, info, partial(begun, options), recording)
+
+
+def means_all(options: Options, project: ProjectFolder) -> bool:
+    """Whether no name means every installation: at a terminal, where a person sees what happens."""
+    known = project.installations()
+    if len(known) < 2 or any(getattr(options, name) for name in CONTRADICTIONS["all"]):
+        return False
+    if is_terminal(sys.stderr):
+        return True
+    raise UsageError("which installation?", hint=f"--all, or one of: {', '.join(map(str, known))}")
 
 
 def refuse_contradictions(options: Options) -> None:
@@ -213,23 +237,106 @@ def synced(
     recording: UpstreamAccess | None = None,
 ) -> Answer:
     """Sync in the foreground; its result, and what to do next."""
-    foreground = Foreground(sys.stderr, events=options.output == "ndjson", quiet=options.quiet)
-    result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
-    interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
-    status = foreground.exit_status if interrupted else EXIT.get(result.status, 1)
-    text = partial(summary, info, result, width(sys.stdout), paint())
+    result, status = ended(options, project, info, begin, recording)
+    text = partial(result_text, project, info, result)
     if options.quiet and status == 0:
         text = partial(list[str])  # there is nothing to say
     data = result_json(info, result)
     if isinstance(recording, Replay):
         data |= {"replay": {"left": dict(recording.left()), "notes": recording.notes}}
-    return options.answer(data, text, next_steps(info, result, recording), status)
+    notes = next_steps(info, result, recording)
+    if not recording and result.status is Status.COMPLETED:
+        notes += looks(project, info, result)
+    return options.answer(data, text, notes, status)
+
+
+def ended(
+    options: Options,
+    project: ProjectFolder,
+    info: InstallationInfo,
+    begin: Begin,
+    recording: UpstreamAccess | None = None,
+) -> tuple[SyncResult, int]:
+    """The result of a sync in the foreground, and the exit status."""
+    foreground = Foreground(sys.stderr, events=options.output == "ndjson", quiet=options.quiet)
+    result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
+    interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
+    return result, foreground.exit_status if interrupted else EXIT.get(result.status, 1)
+
+
+def result_text(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> list[str]:
+    """A result as text."""
+    since = completed_before(project, info, result)
+    return summary(info, result, width(sys.stdout), paint(), since=since)
+
+
+def all_synced(options: Options, project: ProjectFolder) -> Answer:
+    """Sync every installation, one after the other, until a signal comes; the worst exit status."""
+    known = project.installations()
+    if not known:
+        only_target(project, None)  # which says what to do
+    rows: list[dict[str, Json]] = []
+    lines, notes, statuses = list[str](), list[str](), list[int]()
+    for info in known:
+        if not options.quiet:
+            print_note(f"syncing {info}")
+        try:
+            result, status = ended(options, project, info, partial(begun, options))
+        except MaxError as error:
+            status = error.exit_status if isinstance(error, Interrupted) else 1
+            rows.append(unsynced(info, error, Status.INTERRUPTED if status > 1 else Status.FAILED))
+            lines += [f"{paint()(str(info), 'bold')}: {paint().status(rows[-1]['status'])}"]
+            lines += [f"  {sanitize(line)}" for line in (error.message, error.hint) if line]
+        else:
+            rows.append(result_json(info, result))
+            lines += result_text(project, info, result) if status or not options.quiet else []
+            notes += next_steps(info, result)
+        statuses.append(status)
+        if status >= Interrupted.exit_status:
+            break
+    found = Counter(str(row["status"]) for row in rows) + Counter({"not begun": len(known) - len(rows)})
+    if any(statuses) or not options.quiet:
+        counts = ", ".join(f"{count} {status}" for status, count in found.items())
+        lines.append(f"{counted(len(known), 'installation')}: {counts}")
+    worst = max(statuses, key=lambda one: WORST.index(one) if one in WORST else one)
+    return options.listing(rows, lambda: lines, notes, status=worst)
+
+
+def unsynced(info: InstallationInfo, error: MaxError, status: Status) -> dict[str, Json]:
+    """An installation whose sync did not begin, or could not go on, as JSON data."""
+    return {"installation": str(info), "status": str(status), "error": describe(error)}
+
+
+def completed_before(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> float | None:
+    """When the completed sync before this one began, if one of the last syncs did."""
+    for _, reader in readers(project, [info]):
+        for run in reader.runs(LAST_SYNCS):
+            if run.id < result.id and run.status is Status.COMPLETED:
+                return run.started_at
+    return None
+
+
+def looks(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> list[str]:
+    """What to look at after a sync: what changed, or after the first one the entity that people want.
+
+    That has a title, and of those it has the most rows.
+    """
+    if result.changed is not None:
+        return [f"next: max changes {info}"] if result.changed else []
+    for _, reader in readers(project, [info]):
+        titled = [one for one in reader.schema.entities.values() if one._title is not None]
+        names = [one.__name__ for one in titled or reader.schema.entities.values()]
+        stored = {name: result.counts[name] for name in names if name in result.counts}
+        if stored:
+            largest = max(stored, key=lambda name: stored[name])
+            return [f"next: max search {info} {largest} --limit 5, or max schema {info}"]
+    return []
 
 
 def next_steps(
     info: InstallationInfo, result: SyncResult, recording: UpstreamAccess | None = None
 ) -> list[str]:
-    """What to type after a sync."""
+    """What to type about a sync that is not as it should be."""
     if result.status in (Status.PAUSED, Status.INTERRUPTED):
         if recording is None:
             return [f"everything so far is saved; continue with: max resume {info}"]
@@ -240,9 +347,6 @@ def next_steps(
     notes += recording.report() if recording is not None else []
     if result.status is Status.CANCELLED:
         return [*notes, f"the stored rows stay; start again with: max sync {info}"]
-    if result.counts:
-        largest = max(result.counts, key=lambda name: result.counts[name])
-        notes.append(f"next: max search {info} {largest} --limit 5, or max schema {info}")
     return notes
 
 
@@ -281,7 +385,7 @@ def run_cancel(options: Options) -> Answer:
 
 def run_resume(options: Options) -> Answer:
     """Continue a paused or interrupted sync here; a running one is asked not to pause."""
-    project, info = options.found_target()
+    project, info = unfinished_target(options)
     newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
     if options.force and any(run.status is Status.RUNNING for run in newest):
         request(project.writable_database(info), info, SyncCommand.RUN, now=time.time(), force=True)
@@ -291,9 +395,27 @@ def run_resume(options: Options) -> Answer:
     return requested(options, SyncCommand.RUN)
 
 
+def unfinished_target(options: Options) -> tuple[ProjectFolder, InstallationInfo]:
+    """The installation that the options name; without a name the only one whose sync has not ended."""
+    project = options.found_project()
+    known = project.installations()
+    if options.target is not None or len(known) < 2:
+        return project, only_target(project, options.target)
+    unfinished = [
+        info
+        for info, reader in readers(project, known)
+        if any(not run.status.final for run in reader.runs(1))
+    ]
+    if len(unfinished) == 1:
+        return project, unfinished[0]
+    if not unfinished:
+        raise UsageError("no sync is unfinished", hint="`max runs` lists those that have ended")
+    raise UsageError("which installation?", hint=f"unfinished: {', '.join(map(str, unfinished))}")
+
+
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
-    project, info = options.found_target()
+    project, info = unfinished_target(options)
     path, now = project.writable_database(info), time.time()
     run = request(path, info, command, now=now, force=options.force)
     running = {

@@ -123,9 +123,10 @@ def progress_line(
 ) -> str:
     """A running sync on one line: seconds, rows per second, rows by entity, and what it waits for."""
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
+    parts = parts or ([] if note else ["starting"])
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
     clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
-    text = sanitize("  ".join([clock, *speed, *(parts or ["starting"]), *([note] if note else [])]))
+    text = sanitize("  ".join([clock, *speed, *parts, *([note] if note else [])]))
     return text if width is None else truncate(text, width)
 
 

@@ -264,6 +264,14 @@ def short_time(at: float | None, width: int | None = None) -> str:
     return moment(at).isoformat(" ", "minutes")[:16] if width is None else cell(moment(at), width)
 
 
+def clock_time(at: float, width: int | None) -> str:
+    """A past time: on a terminal ``09:30``, with the date unless it is today's; elsewhere in UTC."""
+    if width is None:
+        return f"{short_time(at)} UTC"
+    local, today = local_time(moment(at)), local_time(moment(time.time()))
+    return f"{local:%H:%M}" if local.date() == today.date() else local.isoformat(" ", "minutes")[:16]
+
+
 def zone_note() -> str:
     """In which zone a terminal shows times, and in which filters read them."""
     names = dict.fromkeys(time.tzname[: 1 + bool(time.daylight)])

@@ -16,6 +16,7 @@ from .text import (
     Paint,
     ago,
     cell,
+    clock_time,
     counted,
     duration,
     file_size,
@@ -54,6 +55,7 @@ RUN = (
 )
 INDENT = 14  # cells before what a line of a status says
 OLD = 86_400.0  # seconds: older data is said to be old
+BECAME = {"created": "new", "updated": "changed", "removed": "removed", "restored": "back"}  # of rows
 SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
 
 
@@ -206,7 +208,8 @@ def failure_json(failure: Failure) -> dict[str, Json]:
 def result_json(info: InstallationInfo, result: SyncResult) -> dict[str, Json]:
     """A sync's result as JSON data, with each failure."""
     failures = [failure_json(one) for one in result.failures]
-    return {"installation": str(info), **run_json(result), "failures": failures}
+    data = {"installation": str(info), **run_json(result), "changed": result.changed}
+    return {**data, "failures": failures}
 
 
 def runs_table(
@@ -239,19 +242,28 @@ def summary(
     paint: Paint = PLAIN,
     *,
     all_failures: bool = False,
+    since: float | None = None,
 ) -> list[str]:
-    """A sync's result as text: its status, rows by entity, failures with what to do."""
-    took = f" in {_took(result)}" if result.finished_at is not None else ""
-    resumed = ", resumed" if result.resumed else ""
-    lines = [f"{paint(str(info), 'bold')}: {paint.status(result.status)}{took}{resumed} (sync {result.id})"]
-    names = max(map(len, result.counts), default=0)
-    digits = max((len(number(count)) for count in result.counts.values()), default=0)
-    for name, count in sorted(result.counts.items()):
-        lines.append(f"  {pad(name, names)}  {pad(number(count), digits, right=True)}")
-    if not result.counts:
-        lines.append(f"  {_nothing(result)}")
-    removed = f", {counted(result.removed, 'row')} removed" if result.removed else ""
-    lines.append(paint(f"  {counted(sum(result.requests.values()), 'request')}{removed}", "dim"))
+    """A sync's result as text: its status, rows by entity, failures with what to do.
+
+    ``since`` is when the completed sync before this one began.
+    """
+    took = "" if result.finished_at is None or result.resumed else _took(result)
+    requests = counted(sum(result.requests.values()), "request")
+    name = paint(str(info), "bold")
+    if is_up_to_date(result, since):
+        nothing = "nothing changed" + (f" since {clock_time(since, width)}" if since is not None else "")
+        what = f"{nothing}; {requests}" if result.requests else "everything is fresh; nothing was fetched"
+        lines = [f"{name}: {paint('up to date', 'green')} ({what}{took and f', {took}'})"]
+    else:
+        changes = f": {changed_rows(_all_changed(result))}" if result.changed else ""
+        timing = f" in {took}" if took else ", resumed" if result.resumed else ""
+        lines = [f"{name}: {paint.status(result.status)}{timing}{changes} (sync {result.id})"]
+        lines += [f"  {line}" for line in _rows_text(result)]
+        removed = (
+            f", {counted(result.removed, 'row')} removed" if result.removed and not result.changed else ""
+        )
+        lines.append(paint(f"  {requests}{removed}", "dim"))
     lines += [f"  {paint('note', 'yellow')}  {sanitize(note)}" for note in result.notes]
     if result.quarantined:
         rows = counted(result.quarantined, "invalid row")
@@ -260,13 +272,41 @@ def summary(
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
 
 
-def _nothing(result: SyncResult) -> str:
-    """Why a result counts no rows: it counts those that were new or changed, and every request."""
-    if result.status != "completed":
-        return "nothing was stored"
-    if result.requests or result.removed:
-        return "no new or changed rows were listed"
-    return "everything is fresh; nothing was fetched"
+def is_up_to_date(result: SyncResult, since: float | None) -> bool:
+    """Whether a sync after another found that nothing had changed."""
+    if result.status != "completed" or result.quarantined:
+        return False
+    if result.changed is not None:
+        return not result.changed
+    return not (result.counts or result.removed) and (since is not None or not result.requests)
+
+
+def changed_rows(kinds: Mapping[str, int]) -> str:
+    """``3 new, 5 changed, 1 removed``."""
+    return ", ".join(f"{number(kinds[kind])} {word}" for kind, word in BECAME.items() if kinds.get(kind))
+
+
+def _all_changed(result: SyncResult) -> dict[str, int]:
+    changed = (result.changed or {}).values()
+    return {kind: sum(kinds.get(kind, 0) for kinds in changed) for kind in BECAME}
+
+
+def _rows_text(result: SyncResult) -> list[str]:
+    """The rows of each entity: how many changed, where that is recorded, else how many were stored."""
+    names = max(map(len, result.changed or result.counts), default=0)
+    if result.changed:
+        return [
+            f"{pad(name, names)}  {changed_rows(kinds)}" for name, kinds in sorted(result.changed.items())
+        ]
+    if not result.counts:
+        return [
+            "nothing was stored" if result.status != "completed" else "no new or changed rows were listed"
+        ]
+    digits = max(len(number(count)) for count in result.counts.values())
+    return [
+        f"{pad(name, names)}  {pad(number(count), digits, right=True)}"
+        for name, count in sorted(result.counts.items())
+    ]
 
 
 def failures_text(
@@ -282,6 +322,8 @@ def failures_text(
 
     blocked = [one for one in failures if one.code == BLOCKED]
     failures = [one for one in failures if one.code != BLOCKED]
+    if blocked and not everything and len({(one.message, one.hint) for one in failures}) == 1:
+        return _one_cause(failures, len(blocked), width, paint, of)
     shown = failures if everything else failures[:SHOWN_FAILURES]
     lines = [paint(f"{counted(len(failures), 'failure')}:", "red")]
     causes: dict[tuple[str, str], list[Failure]] = {}
@@ -296,6 +338,19 @@ def failures_text(
         listed = ", ".join(names) if everything else first_few(names)
         lines.append(f"  {counted(len(blocked), 'step')} did not run because of this: {listed}")
     return lines
+
+
+def _one_cause(
+    failures: Sequence[Failure], blocked: int, width: int | None, paint: Paint, of: str
+) -> list[str]:
+    """One cause that stopped everything behind it, without its consequences."""
+    one = failures[0]
+    tries = f" ({one.attempt} tries)" if one.attempt > 1 else ""
+    what = _fit(one.what, width, 2) if len(failures) == 1 else counted(len(failures), "step")
+    lines = [paint(f"{sanitize(line)}", "red") for line in f"{one.message}{tries}".splitlines()]
+    lines += [paint(sanitize(one.hint), "dim")] if one.hint else []
+    lines += [f"{what} failed, {counted(blocked, 'step')} behind it not begun: max runs show {of}"]
+    return [f"  {line}" for line in lines]
 
 
 def _cause_lines(alike: Sequence[Failure], width: int | None, paint: Paint, *, everything: bool) -> list[str]:

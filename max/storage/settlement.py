@@ -479,11 +479,11 @@ def task_of(row: Sequence[Any]) -> Task:
 
 
 def _reason(one: Settlement) -> str | None:
-    """Why a task waits, with how often it was tried, or why it failed."""
+    """Which try a task waits for, and why; or why it failed."""
     if one.error is None:
         return one.failures[0].message if one.failures else None
-    tries = f" (try {one.error['try']} of {one.error['of']})" if "try" in one.error else ""
-    return f"{one.error['message']}{tries}"
+    tries = f"try {one.error['try']} of {one.error['of']}: " if "try" in one.error else ""
+    return f"{tries}{one.error['message']}"
 
 
 def _own_error(task: Task, error: Exception) -> SyncError:

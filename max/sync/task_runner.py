@@ -199,7 +199,7 @@ class TaskRunner:
         asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
         at = self._context.clock() + max(delay, *asked)
         error = _with_host(describe(errors[0]))
-        return Settlement(task, State.PENDING, not_before=at, error={**error, "try": tries, "of": TRIES})
+        return Settlement(task, State.PENDING, not_before=at, error={**error, "try": tries + 1, "of": TRIES})
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""

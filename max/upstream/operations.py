@@ -414,8 +414,8 @@ class OperationRunner:
                 if delay is None:
                     raise
                 LOG.warning("%s failed (%s); next attempt in %.2f s", operation.name, error.code, delay)
-                of = "" if asked else f" (attempt {failed} of {operation.retry.attempts})"
-                after = f"{error.message}{of}"
+                following = "" if asked else f"attempt {failed + 1} of {operation.retry.attempts}: "
+                after = f"{following}{error.message}"
             waited += delay if asked else 0.0
             await self._unless_stopped(operation.limit, partial(asyncio.sleep, delay), after)
 

@@ -49,7 +49,7 @@ from max.commands.views import (
 from max.core import InstallationInfo
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.schema import Schema
-from max.model.tasks import Failure, Status, SyncResult
+from max.model.tasks import BLOCKED, Failure, Status, SyncResult
 from max.model.values import Json
 from max.storage.sync_state import SyncState
 
@@ -541,16 +541,65 @@ def test_a_summary_shows_notes_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "lines"),
     [
-        ({"requests": {}}, "everything is fresh; nothing was fetched"),
-        ({}, "no new or changed rows were listed"),
-        ({"requests": {}, "status": Status.FAILED}, "nothing was stored"),
-        ({"requests": {}, "removed": 3}, "no new or changed rows were listed"),
+        ({"requests": {}}, ["up to date (everything is fresh; nothing was fetched, 1 min 05 s)"]),
+        ({"changed": {}}, ["up to date (nothing changed; 124 requests, 1 min 05 s)"]),
+        (
+            {"changed": {}, "counts": {"Person": 9}},
+            ["up to date (nothing changed; 124 requests, 1 min 05 s)"],
+        ),
+        (
+            {},
+            [
+                "completed in 1 min 05 s (sync 01abc)",
+                "  no new or changed rows were listed",
+                "  124 requests",
+            ],
+        ),
+        (
+            {"status": Status.FAILED},
+            ["failed in 1 min 05 s (sync 01abc)", "  nothing was stored", "  124 requests"],
+        ),
     ],
 )
-def test_a_summary_without_rows_says_why(more: dict[str, Any], words: str) -> None:
-    assert summary(ACME, result(**{"removed": 0, "counts": {}, **more}), None)[1] == f"  {words}"
+def test_a_summary_without_rows_says_why(more: dict[str, Any], lines: list[str]) -> None:
+    first, *rest = summary(ACME, result(**{"removed": 0, "counts": {}, **more}), None)
+    assert [first.removeprefix("acme:default: "), *rest] == lines
+
+
+def test_a_summary_after_another_sync_says_since_when_nothing_changed() -> None:
+    (line,) = summary(ACME, result(removed=0, counts={}), None, since=NOW)
+    when = f"{short_time(NOW)} UTC"
+    assert line == f"acme:default: up to date (nothing changed since {when}; 124 requests, 1 min 05 s)"
+
+
+def test_a_summary_counts_the_rows_that_really_changed_where_that_is_recorded() -> None:
+    changed = {
+        "Team": {"updated": 1},
+        "Person": {"created": 1_200, "updated": 4, "removed": 2, "restored": 1},
+    }
+    assert summary(ACME, result(changed=changed), None) == [
+        "acme:default: completed in 1 min 05 s: 1,200 new, 5 changed, 2 removed, 1 back (sync 01abc)",
+        "  Person  1,200 new, 4 changed, 2 removed, 1 back",
+        "  Team    1 changed",
+        "  124 requests",
+    ]
+
+
+def test_the_time_between_a_pause_and_its_resume_does_not_count_as_work() -> None:
+    assert summary(ACME, result(resumed=True), None)[0] == "acme:default: completed, resumed (sync 01abc)"
+
+
+def test_one_cause_is_named_once_and_its_consequences_are_counted() -> None:
+    blocked = failure(2, "blocked by step x", "retry that first").replace(code=BLOCKED)
+    failures = (failure(1), blocked, blocked)
+    lines = summary(ACME, result(status=Status.FAILED, failures=failures, counts={}, removed=0), None)
+    assert lines[3:] == [
+        "  no answer (4 tries)",
+        "  check the network",
+        "  Person:1: load fields age failed, 2 steps behind it not begun: max runs show 01abc",
+    ]
 
 
 def test_failures_with_one_cause_are_grouped() -> None:
@@ -594,6 +643,7 @@ def test_a_progress_line_has_counts_and_rate_and_fits() -> None:
     assert line == "10 s  100/s  Person 1,000  Team 5  waiting for acme"
     assert display_width(progress_line({"Person": 1000}, 10.0, 100, "waiting", 12)) <= 12
     assert progress_line({}, 0.1, 0, "", None) == "0 s  starting"
+    assert progress_line({}, 9.1, 0, "again in 9 s", None) == "9 s  again in 9 s"
 
 
 def test_padding_counts_cells() -> None:

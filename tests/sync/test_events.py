@@ -278,7 +278,7 @@ def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
         stage.executor.context.runner._flow.block_for(operation, 900.0)
         await later(60.0)
         (note,) = [note_of(one) for one in [await anext(handle.progress())]]
-        assert note == f"wait (try 1 of 5) (acme:api is blocked), trying again at {until(900.0, now())}"
+        assert note == f"again at {until(900.0, now())}, acme:api is blocked, try 2 of 5: wait"
         wait = await stage.database.read(lambda one: waits(one, handle.id, now=60.0))
         assert wait is not None
         assert (round(wait[0]), wait[1]) == (900, 1)
@@ -295,7 +295,7 @@ def test_a_waiting_event_has_its_end_its_tasks_and_its_limits() -> None:
         "until": pytest.approx(900.0, abs=1.0),
         "tasks": 1,
         "limits": ["acme:api"],
-        "reason": "wait",
+        "reason": "try 2 of 5: wait",
     }
     (one,) = [event.facts for event in seen if event.kind is EventKind.TASK_WAITING]
     assert one["error"]["code"] == "upstream.quota"
