@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..query.reader import Reader
 
 LIMIT = 50  # entities of a search's page, when no --limit is given
-SHORT_ID = re.compile(r"[0-9a-f-]{7,}")  # of a hash or a UUID, long enough to mean one
+SHORT_ID = r"[0-9a-f-]{7,}"  # of a hash or a UUID, long enough to mean one
 LAST = "\U0010ffff"  # sorts behind every other character
 
 
@@ -173,7 +173,7 @@ def run_get(options: Options) -> Answer:
 def found_id(reader: Reader, entity: type[Entity], text: str) -> str:
     """The id that a text means: itself, or the only hash or UUID that begins so, as tables show them."""
     text = text.removesuffix("…")
-    if not SHORT_ID.fullmatch(text):
+    if not re.fullmatch(SHORT_ID, text):
         return text
     key: FieldOf[Any, Any] = FieldOf(entity, "id")
     near = reader.query(entity).where(key.ge(text), key.lt(f"{text}{LAST}")).limit(2)

@@ -33,8 +33,8 @@ SKINS = range(0x1F3FB, 0x1F400)  # skin colours of the emoji before them
 PAINTED = re.compile(r"(\033\[(?:[012]|3[123])m|\n)")  # what we write to a terminal on purpose
 
 UUID_SIZE = 36  # characters of a UUID: every hash is at least as long
-HASH = re.compile(
-    r"(?i:([0-9a-f]{8})-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|([0-9a-f]{10})[0-9a-f]{30}(?:[0-9a-f]{24})?)"
+HASH = (  # compiled when a text is long enough: that takes longer than most commands need for all else
+    "([0-9a-f]{10})[0-9a-f]{30}(?:[0-9a-f]{24})?|([0-9a-f]{8})-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
 )
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
@@ -325,7 +325,7 @@ def local_time(value: datetime) -> datetime:
 
 def cut_hash(text: str) -> str:
     """A text that is a hash or a UUID as people quote it: its beginning; ``…`` when more follows."""
-    if len(text) < UUID_SIZE or not (found := HASH.match(text)):
+    if len(text) < UUID_SIZE or not (found := re.match(HASH, text)):
         return text
     return f"{found[1] or found[2]}{'…' if found.end() < len(text) else ''}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +28,6 @@ from .change_log import ChangeLog
 from .database import Connection, decoding, quoted
 from .ddl import read_mappings
 from .freshness import Freshness
-from .full_text import FullText
 from .membership import Membership
 from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, scan, selects, write_cursor
 from .removals import Removals
@@ -35,6 +35,7 @@ from .rows import BITS, TableMapping, decode_column
 
 if TYPE_CHECKING:
     from ..model.aggregate import Grouping, Groups
+    from .full_text import FullText
 
 SCHEMA_TABLES = """
     CREATE TABLE _max_schema (
@@ -94,7 +95,6 @@ class Tables:
         self.removals = Removals(schema, self._mappings, self.freshness, resolver)
         self.membership = Membership(self._mappings, self.removals, resolver)
         self.change_log = ChangeLog(self._mappings)
-        self.full_text = FullText(self._mappings)
 
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
@@ -107,6 +107,13 @@ class Tables:
             tables = cls(schema, resolver or UnknownLoaders(schema))
             tables._mappings.update(read_mappings(connection, schema))
         return tables
+
+    @cached_property
+    def full_text(self) -> FullText:
+        """The index of the words, imported when a caller looks for some or stores rows."""
+        from .full_text import FullText
+
+        return FullText(self._mappings)
 
     @property
     def mappings(self) -> Mapping[str, TableMapping[Any]]:
