@@ -488,21 +488,35 @@ def changes(box: Toolbox, given: Arguments) -> Data:
     """What became of rows since a time."""
     info = box.owner(given.installation, given.entity) if given.entity else box.chosen(given.installation)
     with box.read(info) as reader:
+        total = reader.count_changes(given.since, entity=given.entity)
+        kinds = reader.change_summary(given.since, entity=given.entity).kinds
+        summary = {kind.__name__: dict(some) for kind, some in kinds.items()}
 
         def make(limit: int) -> Data:
             page = reader.changes(given.since, entity=given.entity, limit=limit)
-            found = [{"at": iso_time(one.at), **one.to_dict()} for one in page.items]
-            words = f"truncated: go on with since={page.cursor}" if page.more else "all changes until now"
+            titles = reader.titles(one.ref for one in page.items)
+            found = [
+                {"at": iso_time(one.at), "title": titles.get(one.ref), **without_cursor(one.to_dict())}
+                for one in page.items
+            ]
+            words = shown_words(len(found), total, f"go on with since={page.cursor}")
             return {
                 **state_of(info, reader),
                 "notice": notice(info),
-                "note": words,
+                "note": words.replace("row", "change"),
+                "summary": summary,
+                "total": total,
                 "shown": len(found),
                 "cursor": page.cursor,
                 "changes": short_rows(found),
             }
 
         return fitting(make, given.limit)
+
+
+def without_cursor(change: Data) -> Data:
+    """A change without its own cursor: the answer has that of the last one."""
+    return {name: value for name, value in change.items() if name != "cursor"}
 
 
 def run_sync(box: Toolbox, given: Arguments) -> Data:
@@ -680,14 +694,18 @@ TOOLS = (
     Tool(
         "changes",
         "What changed",
-        "Rows that were created, updated or removed, with the old and the new values, as syncs saw it.",
+        "Rows that were created, updated or removed since a day, oldest first, with the old and the new "
+        "values, as syncs saw it; and a summary of all of them.",
         {
-            "since": Parameter("string", "only changes after this cursor"),
-            "entity": ENTITY._replace(required=False),
+            "since": Parameter(
+                "string", "yesterday, 2d, 2026-11-26, 2026-11, or the cursor of the answer before"
+            ),
+            "entity": ENTITY._replace(required=False, about="only this one, such as AcmeTask"),
             "limit": limit(CHANGES, MOST_CHANGES),
             "installation": INSTALLATION,
         },
-        {**ROWS, "shown": "integer", "cursor": "string|null", "changes": "array"},
+        {**ROWS, "summary": "object", "total": "integer", "shown": "integer", "cursor": "string|null"}
+        | {"changes": "array"},
         changes,
     ),
     Tool(

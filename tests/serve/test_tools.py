@@ -61,6 +61,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "get": {"ref": "AcmeUser:w1-u1"},
     "count": {"entity": "AcmeTask", "filter": "status = todo"},
     "find": {"query": "dark theme"},
+    "changes": {"since": "yesterday"},
     "sql": {"query": "SELECT status, count(*) AS n FROM acme_task GROUP BY 1"},
 }
 
@@ -177,6 +178,46 @@ class TestAnswers:
         brief = client.call("search", entity="AcmeTask", limit=1)["rows"][0]
         assert list(brief)[:2] == ["id", "title"]
         assert "description" not in brief
+
+    def test_find_looks_into_every_entity_and_says_when_there_is_more(
+        self, client: Client, synced: Path
+    ) -> None:
+        one = client.call("find", query="dark theme", limit=3)
+        assert {"AcmeTask"} <= {hit["entity"] for hit in client.call("find", query="dark theme")["hits"]}
+        assert one["note"] == f"truncated: 3 of {one['total']} rows; add words, or name an entity"
+        for hit in one["hits"]:
+            row = client.call("get", ref=hit["ref"])["row"]
+            assert "dark" in json.dumps(row).casefold()
+        nothing = client.call("find", query="nosuchwordanywhere")
+        assert (nothing["hits"], nothing["total"]) == ([], 0)
+        assert nothing["note"].startswith("nothing was found in ")
+
+    def test_find_looks_into_every_entity_and_says_when_there_is_more(
+        self, client: Client, synced: Path
+    ) -> None:
+        one = client.call("find", query="dark theme", limit=3)
+        assert {"AcmeTask"} <= {hit["entity"] for hit in client.call("find", query="dark theme")["hits"]}
+        assert one["note"] == f"truncated: 3 of {one['total']} rows; add words, or name an entity"
+        for hit in one["hits"]:
+            row = client.call("get", ref=hit["ref"])["row"]
+            assert "dark" in json.dumps(row).casefold()
+        nothing = client.call("find", query="nosuchwordanywhere")
+        assert (nothing["hits"], nothing["total"]) == ([], 0)
+        assert nothing["note"].startswith("nothing was found in ")
+
+    def test_changes_since_a_day_are_summed_up_and_page_by_page_all_there(
+        self, start: Start, own: Path
+    ) -> None:
+        change(own)
+        client = start(own)
+        one = client.call("changes", since="yesterday", limit=2)
+        assert one["summary"] == {"AcmeTask": {"updated": 3}}
+        assert one["note"] == f"truncated: 2 of 3 changes; go on with since={one['cursor']}"
+        rest = client.call("changes", since=one["cursor"], entity="AcmeTask")
+        found = [*one["changes"], *rest["changes"]]
+        assert {item["id"] for item in found} == {f"w1-p1-t{n}" for n in (1, 2, 3)}
+        assert all(item["old"]["priority"] != item["new"]["priority"] for item in found)
+        assert all(item["title"] for item in found)
 
     def test_sql_says_when_there_are_more_rows(self, client: Client) -> None:
         page = client.call("sql", query="SELECT id FROM acme_task ORDER BY id", limit=5)
@@ -337,6 +378,15 @@ class TestSync:
         status, out, err = client.end()
         assert (status, out) == (0, b"")
         assert (b"noise\n" in err, b"noise 2\n" in err, b"x\n" in err) == (True, True, True)
+
+
+def change(folder: Path) -> None:
+    """Three tasks change; the database records it."""
+    path = folder / ".max" / "installations" / "acme" / "default" / "data.db"
+    with closing(sqlite3.connect(path)) as connection:
+        ids = "('w1-p1-t1', 'w1-p1-t2', 'w1-p1-t3')"
+        connection.execute(f"UPDATE _acme_task SET priority = priority + 10 WHERE _id IN {ids}")
+        connection.commit()
 
 
 def connect(folder: Path, connector: str, *answers: str) -> None:
