@@ -192,19 +192,6 @@ class TestAnswers:
         assert (nothing["hits"], nothing["total"]) == ([], 0)
         assert nothing["note"].startswith("nothing was found in ")
 
-    def test_find_looks_into_every_entity_and_says_when_there_is_more(
-        self, client: Client, synced: Path
-    ) -> None:
-        one = client.call("find", query="dark theme", limit=3)
-        assert {"AcmeTask"} <= {hit["entity"] for hit in client.call("find", query="dark theme")["hits"]}
-        assert one["note"] == f"truncated: 3 of {one['total']} rows; add words, or name an entity"
-        for hit in one["hits"]:
-            row = client.call("get", ref=hit["ref"])["row"]
-            assert "dark" in json.dumps(row).casefold()
-        nothing = client.call("find", query="nosuchwordanywhere")
-        assert (nothing["hits"], nothing["total"]) == ([], 0)
-        assert nothing["note"].startswith("nothing was found in ")
-
     def test_changes_since_a_day_are_summed_up_and_page_by_page_all_there(
         self, start: Start, own: Path
     ) -> None:
