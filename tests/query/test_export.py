@@ -149,6 +149,10 @@ class TestSqlite:
                 assert both[0] == both[1], name
             assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert copy.execute("PRAGMA foreign_key_check").fetchall() == []
+            leads = copy.execute(
+                'SELECT "from", "table" FROM pragma_foreign_key_list(\'acme_task\')'
+            ).fetchall()
+            assert ("assignee", "acme_user") in leads
 
     def test_removed_rows_are_not_in_it(self, cli: Cli, folder: ProjectFolder) -> None:
         with closing(sqlite3.connect(folder.database(folder.target("acme")))) as connection, connection:
