@@ -177,3 +177,44 @@ class TestMentions:
             "audit-log-1.png",
             "audit-log-3.zip",
         }
+
+
+class TestChanges:
+    """What changed, since when."""
+
+    @needs_git
+    def test_what_changed_since_yesterday(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Held against the tables before and after, compared by SQL."""
+        monkeypatch.chdir(tmp_path)
+        history = History()
+        first = history.commit(files={b"a.py": b"1"})
+        history.write(make(tmp_path / "repository"))
+        assert main(["connect", "git", "--set", "path=repository", "--no-input"]) == 0
+        assert main(["sync", "git"]) == 0
+        path = tmp_path / ".max" / "installations" / "git" / "default" / "data.db"
+        (tmp_path / "before.db").write_bytes(path.read_bytes())
+        history.commit(files={b"a.py": b"2", b"b.py": b"1"}, parents=[first], message=b"Another\n")
+        history.write(tmp_path / "repository")
+        assert main(["sync", "git"]) == 0
+        capsys.readouterr()
+        assert main(["changes", "git", "--since", "yesterday", "-o", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)["data"]
+        names = ("GitRepository", "GitBranch", "GitAuthor", "GitCommit", "GitFileChange", "GitTag")
+        views = {
+            name: "git_" + name.removeprefix("Git").replace("FileChange", "file_change").lower()
+            for name in names
+        }
+        by_hand = set()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("ATTACH ? AS old", [str(tmp_path / "before.db")])
+            for name, view in views.items():
+                differing = f"SELECT id FROM (SELECT * FROM main.{view} EXCEPT SELECT * FROM old.{view})"
+                sql = f"SELECT id, id IN (SELECT id FROM old.{view}) FROM ({differing})"
+                rows = connection.execute(sql).fetchall()
+                by_hand |= {(name, id, "updated" if known else "created") for id, known in rows}
+                gone = f"SELECT id FROM old.{view} WHERE id NOT IN (SELECT id FROM main.{view})"
+                by_hand |= {(name, id, "removed") for (id,) in connection.execute(gone)}
+        assert {(one["entity"], one["id"], one["kind"]) for one in found} == by_hand
+        assert len(by_hand) >= 4
