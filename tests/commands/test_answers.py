@@ -30,7 +30,8 @@ DATA = Path(".max/installations/acme/default/data.db")
 def parser_of(command: str) -> Parser:
     _, home, summary = COMMANDS[command]
     module = import_module(f"max.commands.{home}")
-    return command_parser(command, summary, getattr(module, f"configure_{command.replace(' ', '_')}"))
+    name = command.replace(" ", "_").replace("-", "_")
+    return command_parser(command, summary, getattr(module, f"configure_{name}"))
 
 
 # Commands whose first example is not what is tried below.
