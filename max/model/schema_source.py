@@ -1,0 +1,111 @@
+"""A schema as Python: the entities of stored data as a typed module, without their connector.
+
+Rule: the module passes mypy --strict and its SCHEMA equals the schema, whatever the names are.  A
+name of the schema hides no name of the module: what both have is imported as ``_name``.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from typing import Any
+
+from .entities import Entity, FieldType, ManyOf
+from .json_types import TOKEN
+from .schema import Schema, description_of
+from .values import Kind
+
+TYPES = {
+    Kind.TEXT: "str",
+    Kind.INTEGER: "int",
+    Kind.REAL: "float",
+    Kind.BOOLEAN: "bool",
+    Kind.DATETIME: "datetime",
+    Kind.DATE: "date",
+}
+MODULES = {
+    "builtins": ("bool", "dict", "float", "int", "list", "str"),
+    "datetime": ("date", "datetime"),
+    "max.connecting": ("Entity", "Field", "Json", "Many", "Ref", "Schema"),
+}
+
+
+def schema_source(schema: Schema) -> str:
+    """The module; ``max schema --python`` prints it."""
+    return _Source(schema).text()
+
+
+class _Source:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        entities = schema.entities.values()
+        self._inside = {name for one in entities for name in (*one._fields, *one._collections)}
+        self._names = self._inside | schema.entities.keys()
+
+    def text(self) -> str:
+        """Imports, entities, and the schema."""
+        entities, schema = self._schema.entities, self._name("SCHEMA")
+        body = [line for one in entities.values() for line in self._entity(one)]
+        hidden = [f"_{name} = {name}" for name in entities if name in self._inside]
+        roots = ", ".join(root.__name__ for root in self._schema.roots)
+        made = f"[{', '.join(entities)}], roots=[{roots}], connector={self._schema.connector!r}"
+        head = ['"""The entities of stored data, as `max schema --python` prints them."""', ""]
+        head += ["from __future__ import annotations", "", *self._imports()]
+        return "\n".join([*head, *body, *hidden, f"{schema} = {self._name('Schema')}({made})", ""])
+
+    def _name(self, name: str) -> str:
+        """A name of the module, as it is written beside the schema's own."""
+        return f"_{name}" if name in self._names else name
+
+    def _imports(self) -> list[str]:
+        lines = []
+        for module, names in MODULES.items():
+            wanted = [n if self._name(n) == n else f"{n} as _{n}" for n in names]
+            if module == "builtins":
+                wanted = [one for one in wanted if " as " in one]
+            lines += [f"from {module} import {', '.join(wanted)}"] if wanted else []
+        return lines
+
+    def _entity(self, entity: type[Entity]) -> list[str]:
+        named = [f"title={entity._title!r}"] if entity._title else []
+        named += [f"conventions={dict(entity._conventions)!r}"] if entity._conventions else []
+        base = ", ".join([self._name("Entity"), *named])
+        lines = ["", "", f"class {entity.__name__}({base}):", f"    {description_of(entity)!r}", ""]
+        for name, holds in entity.types().items():
+            field = entity._fields[name]
+            marks = [f"{mark}=True" for mark in ("searchable", "brief") if getattr(field, mark)]
+            call = f"{self._name('Field')}({', '.join([repr(field.description), *marks])})"
+            lines += self._declared(name, f"{self._name('Field')}[{self._type(holds)}]", call)
+        for name, child in entity.children().items():
+            many, of = entity._collections[name], ManyOf[Any, Any](entity, name)
+            inverse = of.by
+            by = f", by=lambda: {_attribute(child.__name__, inverse.name)}" if inverse else ""
+            call = f"{self._name('Many')}({many.description!r}{by})"
+            lines += self._declared(name, f"{self._name('Many')}[{self._target(child)}]", call)
+        return lines
+
+    def _declared(self, name: str, annotation: str, call: str) -> list[str]:
+        """An attribute; one whose name is a word of Python is put where Python keeps the others."""
+        if not keyword.iskeyword(name):
+            return [f"    {name}: {annotation} = {call}"]
+        kept = f'vars().setdefault("__annotations__", {{}})[{name!r}]'
+        return [f"    vars()[{name!r}] = {call}", f"    {kept} = {annotation!r}"]
+
+    def _target(self, entity: type[Entity]) -> str:
+        return f"_{entity.__name__}" if entity.__name__ in self._inside else entity.__name__
+
+    def _type(self, holds: FieldType) -> str:
+        if holds.target:
+            text = f"{self._name('Ref')}[{self._target(holds.target)}]"
+        elif holds.kind is Kind.JSON:
+            text = re.sub(TOKEN, lambda word: self._json_word(word[0]), holds.shape)
+        else:
+            text = self._name(TYPES[holds.kind])
+        return f"{text} | None" if holds.optional else text
+
+    def _json_word(self, word: str) -> str:
+        return self._name("Json" if word == "json" else word) if word.isidentifier() else word
+
+
+def _attribute(owner: str, name: str) -> str:
+    return f"getattr({owner}, {name!r})" if keyword.iskeyword(name) else f"{owner}.{name}"
