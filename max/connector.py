@@ -36,7 +36,7 @@ from .model.loaders import (
 from .model.migrations import Migration, SchemaContract, SchemaPolicy, check_contracts, check_migrations
 from .model.query import C
 from .model.schema import Schema
-from .model.values import Kind
+from .model.values import Json, Kind
 from .upstream.credentials import Credential, CredentialProvider
 from .upstream.hosts import PLACEHOLDER, Hosts, Pattern
 from .upstream.operations import AnyOperation, Operation
@@ -213,6 +213,38 @@ class Connector(Generic[Conf, C]):
         """What storage needs to know about the schema's changes."""
         contracts = {entity.__name__: contract for entity, contract in self.contracts.items()}
         return SchemaPolicy(self.name, tuple(self.migrations), contracts)
+
+    def manifest(self) -> dict[str, Json]:
+        """What it uses beside its entities, as JSON data; ``max schema --connector`` prints it."""
+        limits = {one.limit.name: one.limit for one in self.operations}
+        return {
+            "connector": self.name,
+            "version": self.version,
+            "loaders": [
+                {
+                    "name": one.name,
+                    "kind": one.kind,
+                    "lists": repr(one.lists) if isinstance(one, CollectionLoader) else None,
+                    "brings": list(map(repr, one.brings)),
+                }
+                for one in self.loaders
+            ],
+            "operations": [
+                {
+                    "name": one.name,
+                    "limit": one.limit.name,
+                    "attempts": one.retry.attempts,
+                    "deadline": one.deadline,
+                }
+                for one in self.operations
+            ],
+            "limits": [
+                {"name": one.name, "concurrency": one.concurrency, "calls": one.calls, "per": one.per}
+                for one in limits.values()
+            ],
+            "hosts": list(self.hosts),
+            "credentials": [one.name for one in self.credentials],
+        }
 
     def hosts_for(self, config: Conf | Answers) -> Hosts:
         """The declared hosts, with a configuration or the answers so far filled in."""

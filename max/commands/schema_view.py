@@ -10,7 +10,19 @@ from ..model.entities import Entity, FieldType, ManyOf
 from ..model.schema import Schema, description_of
 from ..model.values import Json
 from .tables import GAP
-from .text import PLAIN, Paint, cell, counted, display_width, folded, number, pad, sanitize, wrapped
+from .text import (
+    PLAIN,
+    Paint,
+    cell,
+    counted,
+    display_width,
+    first_few,
+    folded,
+    number,
+    pad,
+    sanitize,
+    wrapped,
+)
 
 LEAST_PROSE = 20  # cells that a description needs beside the names; with fewer it goes below them
 
@@ -152,3 +164,15 @@ def _values_json(values: Mapping[Any, int] | None) -> dict[str, Json]:
     if values is None:
         return {}
     return {"values": [{"value": value, "rows": rows} for value, rows in values.items()]}
+
+
+def manifest_lines(manifest: Mapping[str, Json]) -> Iterator[str]:
+    """What a connector declares beside its entities: a heading, and a line for each thing."""
+    for what, found in manifest.items():
+        if isinstance(found, list):
+            yield from ["", f"{what}:"] if found else []
+            for one in found:
+                facts = {} if isinstance(one, str) else {k: v for k, v in one.items() if v not in (None, [])}
+                name = one if isinstance(one, str) else facts.pop("name")
+                words = (f"{k} {first_few(v) if isinstance(v, list) else v}" for k, v in facts.items())
+                yield f"  {name}{': ' if facts else ''}{'; '.join(words)}"

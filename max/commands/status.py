@@ -35,10 +35,18 @@ def configure_schema(parser: Parser) -> None:
         "entity", nargs="?", metavar="ENTITY", help="only this one, with the values of fields"
     )
     parser.add_argument("--brief", action="store_true", help="each entity on a line")
+    parser.add_argument(
+        "--python", action="store_true", help="all entities as a typed Python module, for your own programs"
+    )
+    parser.add_argument(
+        "--connector", action="store_true", help="also its loaders, operations, limits, hosts and credentials"
+    )
     parser.add_examples(
         "max schema acme",
         "max schema acme:default AcmeTask --json",
         "max schema acme --brief",
+        "max schema acme --connector",
+        "max schema acme --python > acme_data.py",
         "",
         "--brief: status{6} has six values, assignee→AcmeUser is a ref, tasks→→AcmeTask is a collection",
     )
@@ -46,7 +54,14 @@ def configure_schema(parser: Parser) -> None:
 
 def run_schema(options: Options) -> Answer:
     """Entities, fields and relationships as last synced; before that, as the connector declares them."""
-    from .schema_view import Described, brief_json, schema_json, schema_lines, schema_text
+    from .schema_view import (
+        Described,
+        brief_json,
+        manifest_lines,
+        schema_json,
+        schema_lines,
+        schema_text,
+    )
 
     project, info = options.found_target()
     if project.database(info).exists():
@@ -55,12 +70,19 @@ def run_schema(options: Options) -> Answer:
     else:
         schema = project.registry.resolve(info.connector).schema
         found = Described(schema, chosen_entities(options, schema))
+    if options.python:
+        from ..model.schema_source import schema_source
+
+        source = schema_source(found.schema)
+        return options.answer({"installation": str(info), "python": source}, source.splitlines)
     if options.brief:
         data, text = brief_json(found), schema_lines
     else:
         data, text = schema_json(found), schema_text
+    code = project.registry.resolve(info.connector).manifest() if options.connector else {}
     return options.answer(
-        {"installation": str(info), **data}, lambda: text(found, width(sys.stdout), paint())
+        {"installation": str(info), **data, **code},
+        lambda: [*text(found, width(sys.stdout), paint()), *manifest_lines(code)],
     )
 
 

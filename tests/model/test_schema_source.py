@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from max_connectors import acme, git, linear
 
@@ -77,7 +77,7 @@ def loaded(path: Path) -> Schema:
     return found
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(st.lists(schemas(), min_size=12, max_size=12))
 def test_p5_the_module_of_any_schema_passes_mypy_and_gives_back_the_schema(
     tmp_path_factory: object, drawn: list[Schema]
