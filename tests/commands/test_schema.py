@@ -80,7 +80,9 @@ def test_p2_max_schema_lists_exactly_what_the_registry_would_use(cli: Cli, tmp_p
     used = ProjectFolder.find(tmp_path).registry.resolve("acme")
     found = cli("schema", "acme", "--connector", "-o", "json").data
     entities = {one["name"]: {*names(one["fields"]), *names(one["collections"])} for one in found["entities"]}
-    assert entities == {name: {*one.types(), *one.children()} for name, one in used.schema.entities.items()}
+    assert entities == {
+        name: {"id", *one.types(), *one.children()} for name, one in used.schema.entities.items()
+    }
     assert names(found["loaders"]) == [one.name for one in used.loaders]
     assert names(found["operations"]) == [one.name for one in used.operations]
     assert set(names(found["limits"])) == {one.limit.name for one in used.operations}
