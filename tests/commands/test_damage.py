@@ -19,6 +19,7 @@ PAGE = 4096  # bytes
 SMALL = ["users=6", "workspaces=1", "projects=2", "tasks=4", "files=0"]
 COMMANDS = [
     ["count", "acme", "AcmeUser"],
+    ["find", "audit log", "--in", "acme", "--json"],
     ["search", "acme", "AcmeTask", "--all", "-o", "ndjson"],
     ["search", "acme", "AcmeTask", "--filter", "assignee.name ~= a", "--order-by", "title", "--json"],
     ["get", "acme", "AcmeUser:user-1", "--json"],

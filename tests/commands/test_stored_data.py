@@ -16,6 +16,7 @@ READING = [
     ["search", "acme", "AcmeTask"],
     ["get", "acme", "AcmeTask:1"],
     ["count", "acme", "AcmeTask"],
+    ["find", "audit", "--in", "acme"],
     ["schema", "acme"],
     ["schema", "diff", "acme"],
     ["migrate", "acme", "--plan"],
