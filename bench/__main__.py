@@ -15,6 +15,7 @@ from .compare import compare
 
 BENCHES = (
     "startup",
+    "mcp",
     "first_sync",
     "http_sync",
     "resync",

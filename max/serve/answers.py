@@ -89,9 +89,11 @@ def short_rows(rows: Sequence[Json]) -> list[Json]:
     return [cut(row, LONG_TEXT) for row in rows]
 
 
-def shown_words(shown: int, total: int | None, more: str) -> str:
+def shown_words(shown: int, total: int | None, more: str, noun: str = "row") -> str:
     """``all 3 rows``, or ``truncated: 50 of 11,128 rows; go on with …``."""
+    if total == 0:
+        return f"no {noun}s"
     if total is not None and shown >= total:
-        return f"all {total:,} row{'' if total == 1 else 's'}"
+        return f"all {total:,} {noun}{'' if total == 1 else 's'}"
     of = f" of {total:,}" if total is not None else ""
-    return f"truncated: {shown:,}{of} rows; {more}"
+    return f"truncated: {shown:,}{of} {noun}s; {more}"
