@@ -37,7 +37,7 @@ from max.model.migrations import (
 from max.model.schema import Schema
 from max.model.settings import Settings
 from max.runtime import InstallationRuntime
-from max.storage.change_log import PAGE
+from max.storage.change_log import PAGE, changed_by
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.testing import FakeClock
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
@@ -822,3 +822,31 @@ def test_a_migration_of_values_restarts_the_log(change: Any) -> None:
     rebuilt, rows = using(body)
     assert same(rebuilt, rows)
     assert len(rows) == 1
+
+
+# -- what one sync changed ----------------------------------------------------------------------
+
+
+def test_what_a_sync_changed_is_counted_without_what_others_did_meanwhile() -> None:
+    async def body(place: Place) -> Any:
+        await place.receive(Post("1", title="x"), Post("2", title="x"), at=NOON)
+        await place.receive(Post("1", title="y"), Post("3", title="x"), at=NOON + 5, sync="s1")
+        await place.receive(Post("2", title="y"), at=NOON + 6, sync="other")
+        await place.receive(Post("1", title="z"), at=NOON + 7, sync="s1")
+        await place.database.transact(
+            lambda c: c.execute("UPDATE _max_change SET at = at - 9e8 WHERE kind = 'begun'")
+        )
+        return await place.database.read(lambda c: changed_by(c, "s1", since=NOON + 4))
+
+    assert recorded(body) == {"Post": {"created": 1, "updated": 1}}
+
+
+def test_a_row_that_was_gone_at_the_floor_is_not_among_the_rows_from_before() -> None:
+    async def body(place: Place) -> list[Any]:
+        await place.receive(Post("1", title="x"))
+        await place.remove(Post.ref("1"), at=NOON + 1)
+        await place.database.transact(lambda c: place.engine.tables.change_log.expire(c, NOON + 2))
+        await place.receive(Post("1", title="x"), at=NOON + 3)
+        return await place.recorded()
+
+    assert [(change.kind, change.id) for change in recorded(body)] == [("restored", "1")]
