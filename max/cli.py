@@ -156,7 +156,7 @@ def refuse(words: list[str]) -> NoReturn:
         raise UsageError("no command was given", hint="max --help lists them")
     if words[0].startswith("-"):
         raise UnknownName("option", words[0], [*LEADING, "--version", "--help"])
-    raise UnknownName("command", words[0], COMMANDS)
+    raise UnknownName("command", words[0], [*COMMANDS, "--version"])
 
 
 def leading_options(words: list[str]) -> tuple[list[str], list[str]]:

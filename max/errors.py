@@ -59,11 +59,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-CLOSE_ENOUGH = 0.5  # share of matching characters that makes a name a candidate
+CLOSE_ENOUGH = 0.55  # share of matching characters that makes a name a candidate
+FAR_BEHIND = 0.2  # a candidate that shares so much less than the nearest one is left out
 CANDIDATES = 3  # similar names that an error lists
 HIDDEN = "***"  # in place of a value that may be a secret
 AROUND = 200  # characters of a filter that an error shows before and after the column
 LISTED = 10  # names that an error lists when none is similar
+HELP = {"command": "commands: max --help", "option": "options: {where} --help"}  # where a list would be long
+MEANT = """
+add install login link source: connect
+browse select: sql search
+columns describe desc tables info inspect fields: schema
+config configure set: settings
+continue: resume
+delete remove rm uninstall unlink logout: disconnect
+diff: changes
+distinct facet: values
+download fetch pull refresh update import: sync
+dump save to-csv copy: export
+file where location: path
+grep match: find search
+group sum aggregate stats total: count
+history log logs: changes runs
+jobs syncs: runs
+kill: cancel
+list show-all installations sources connectors: ls
+new create: init connect
+query: search sql
+repair upgrade: migrate
+retry: sync
+serve server agent: mcp
+show view read cat: get
+stop: pause cancel
+version: --version
+change edit: --update
+columns select: --fields
+force: --yes
+format: --output
+group-by groupby: --by
+max-count head max: --limit
+sort orderby order: --order-by
+where query: --filter
+"""  # by line: words that other tools use: what is called so here
 SHORTEST_WAIT, LONGEST_WAIT = 0.25, 31 * 86_400.0  # seconds that a service may ask to wait
 
 
@@ -92,12 +129,21 @@ class MaxError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three known names that are similar to ``name``, the most similar first."""
-    from difflib import get_close_matches  # costs more than this module; only errors need it
-
+    """Up to three known names that another tool's word means, or that are similar, the most similar first."""
+    folded = name.casefold().lstrip("-")
     by_folded = {candidate.casefold().lstrip("-"): candidate for candidate in known}
-    close = get_close_matches(name.casefold().lstrip("-"), list(by_folded), CANDIDATES, CLOSE_ENOUGH)
-    return [by_folded[folded] for folded in close]
+    lines = (line.split(": ") for line in MEANT.split("\n") if folded and folded in line)
+    meant = [one for words, ours in lines if folded in words.split() for one in ours.split()]
+    if found := [one for one in meant if one in by_folded.values()]:
+        return found[:CANDIDATES]
+    from difflib import SequenceMatcher, get_close_matches  # costs more than this module; only errors need it
+
+    near = [one for one in by_folded if one.startswith(folded)] if len(folded) > 1 else []
+    if not near:
+        close = get_close_matches(folded, list(by_folded), CANDIDATES, CLOSE_ENOUGH)
+        shared = [SequenceMatcher(None, one, folded).ratio() for one in close]
+        near = [one for one, share in zip(close, shared, strict=True) if share > shared[0] - FAR_BEHIND]
+    return [by_folded[one] for one in near[:CANDIDATES]]
 
 
 # -- usage -------------------------------------------------------------------------------
@@ -111,7 +157,7 @@ class UsageError(MaxError):
 
 
 class UnknownName(UsageError):
-    """There is nothing with this name; the hint lists similar names."""
+    """There is nothing with this name; the hint lists similar names, or where all of them are listed."""
 
     code = "usage.unknown"
 
@@ -120,10 +166,17 @@ class UnknownName(UsageError):
         self.kind, self.name = kind, name
         near = nearest(name, everything)
         self.candidates = near or everything[:LISTED]
-        shown = ", ".join(self.candidates) + (", …" if not near and len(everything) > LISTED else "")
+        listed = ", ".join(self.candidates)
+        if near:
+            hint = f"did you mean: {listed}"
+        elif kind in HELP and len(everything) > CANDIDATES:
+            hint = HELP[kind].format(where=where or "max")
+        else:
+            more = ", …" if len(everything) > LISTED else ""
+            hint = f"{_plural(kind)}: {listed}{more}" if everything else f"there is no {kind}"
         super().__init__(
             f"unknown {kind} {brief(name)}{f' in {where}' if where else ''}",
-            hint=f"{'did you mean' if near else 'one of'}: {shown}" if shown else f"there is no {kind}",
+            hint=hint,
             kind=kind,
             name=name,
             candidates=self.candidates,
@@ -135,6 +188,12 @@ class UnknownName(UsageError):
         self.args = (self.message,)
         self.data |= {"text": text, "column": column}
         return self
+
+
+def _plural(kind: str) -> str:
+    """The plural of a kind's first word: ``entities``, ``places of nulls``."""
+    noun, space, rest = kind.partition(" ") if " of " in kind else (kind, "", "")
+    return f"{f'{noun[:-1]}ie' if noun[-1] == 'y' else noun}s{space}{rest}"
 
 
 class InvalidFilter(UsageError):

@@ -24,7 +24,7 @@ from max_connectors.acme import AcmeTask, AcmeUser
 from max import __version__
 from max.cli import COMMANDS, leading_options, wants_json
 from max.engine import SqliteEngine
-from max.errors import InvalidAnswers
+from max.errors import MEANT, InvalidAnswers
 from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.storage.sqlite import SqliteDatabase
@@ -105,13 +105,38 @@ def test_the_page_about_the_command_line_names_every_command_and_no_unknown_opti
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     run = cli("serch", "acme")
     assert (run.status, run.out) == (2, "")
-    assert run.err == "max: unknown command 'serch'\n  did you mean: search, schema\n"
+    assert run.err == "max: unknown command 'serch'\n  did you mean: search\n"
 
 
-def test_a_word_that_resembles_nothing_is_answered_with_what_there_is(cli: Cli) -> None:
+def test_a_word_that_resembles_nothing_is_answered_with_where_it_may_be_found(cli: Cli) -> None:
     cli("connect", "acme")
-    assert cli("sync", "acme", "--quux").err.splitlines()[1].startswith("  one of: --all, --allow-removals, ")
-    assert cli("settings", "acme", "history=on").err.endswith("  one of: changes, off\n")
+    assert cli("daemon").err == "max: unknown command 'daemon'\n  commands: max --help\n"
+    assert cli("sync", "acme", "--quux").err.endswith("  options: max sync --help\n")
+    assert cli("settings", "acme", "history=on").err.endswith("  values: changes, off\n")
+    assert cli("connect", "nope").err.endswith("  connectors: acme, git, linear\n")
+
+
+@pytest.mark.parametrize("line", MEANT.strip().splitlines())
+def test_the_words_of_other_tools_lead_to_commands_and_options_that_exist(cli: Cli, line: str) -> None:
+    words, _, ours = line.partition(": ")
+    helps = "".join(cli(*command.split(), "--help").out for command in (*COMMANDS, ""))
+    assert [one for one in ours.split() if one not in COMMANDS and f"{one} " not in helps] == []
+    assert [word for word in words.split() if word in COMMANDS] == []
+    if "--" not in ours:
+        assert cli(words.split()[0]).err.endswith(f"did you mean: {', '.join(ours.split())}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["version"], "--version"),
+        (["search", "acme", "AcmeTask", "--where", "priority = 1"], "--filter"),
+        (["count", "acme", "AcmeTask", "--group-by", "status"], "--by"),
+        (["connect", "acme", "--edit"], "--update"),
+    ],
+)
+def test_options_of_other_tools_lead_to_ours(cli: Cli, words: list[str], near: str) -> None:
+    assert cli(*words).err.endswith(f"did you mean: {near}\n")
 
 
 def test_the_value_of_an_option_may_begin_with_a_dash(cli: Cli) -> None:

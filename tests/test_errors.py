@@ -172,7 +172,10 @@ def test_an_error_says_what_to_do_next() -> None:
     assert SAMPLES[UnknownName].render() == "unknown field 'titel' in Issue\n  did you mean: title"
     assert SAMPLES[MissingExtra].hint == "pip install 'max-sync[http]'"
     assert UnknownName("entity", "x", []).hint == "there is no entity"
-    assert UnknownName("entity", "x", ["Aaa", "Bbb"]).hint == "one of: Aaa, Bbb"
+    assert UnknownName("entity", "x", ["Aaa", "Bbb"]).hint == "entities: Aaa, Bbb"
+    assert UnknownName("option", "--x", ["--aa", "--bb", "--cc", "--dd"], where="max ls").hint == (
+        "options: max ls --help"
+    )
     assert UnknownName("entity", "x", map(str, range(100, 120))).hint.endswith(", 108, 109, …")
     assert isinstance(LeaseLost("it was paused"), errors.SyncError)
 
@@ -193,6 +196,30 @@ def test_a_misspelt_name_finds_near_names_in_any_case() -> None:
     assert nearest("TITEL", ["title", "votes", "subtitle"])[0] == "title"
     assert nearest("zzz", ["title"]) == []
     assert UnknownName("field", "zzz", ["b", "a"]).candidates == ["a", "b"], "all, when none is near"
+
+
+def test_only_what_is_nearly_as_near_as_the_nearest_name_is_suggested() -> None:
+    entities = ["AcmeFile", "AcmeProject", "AcmeRoot", "AcmeTask", "AcmeUser"]
+    assert nearest("AcmeTsk", entities) == ["AcmeTask"]
+    assert nearest("Acme", entities) == ["AcmeFile", "AcmeProject", "AcmeRoot"], "three at most"
+    assert nearest("nope", ["acme", "git", "linear"]) == []
+
+
+def test_the_beginning_of_a_name_finds_it_though_little_of_it_is_there() -> None:
+    assert nearest("inv", ["init", "find", "invalidate"]) == ["invalidate"]
+
+
+def test_a_word_of_another_tool_finds_ours_where_there_is_one() -> None:
+    assert nearest("query", ["get", "search", "sql"]) == ["search", "sql"]
+    assert nearest("--group-by", ["--by", "--project"]) == ["--by"]
+    assert nearest("where", ["filter", "there"]) == ["there"], "a name of another kind has no such words"
+
+
+@given(st.text(max_size=12), st.lists(st.text(max_size=12), max_size=8))
+def test_what_is_suggested_is_known_and_never_more_than_three(name: str, known: list[str]) -> None:
+    found = nearest(name, known)
+    assert len(found) <= 3
+    assert set(found) <= set(known)
 
 
 # -- values in errors -----------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_the_environment_sets_the_format_and_the_command_line_another(
     monkeypatch.setenv("MAX_OUTPUT", "json")
     assert synced("count", "acme", "AcmeTask").data["count"] == 200
     assert synced("count", "acme", "AcmeTsk").error["code"] == "usage.unknown"
-    assert synced("serch").error["data"]["candidates"] == ["search", "schema"]
+    assert synced("serch").error["data"]["candidates"] == ["search"]
     assert synced("count", "acme", "AcmeTask", "-o", "text").out == "200\n"
     assert "max: unknown" in synced("-o", "text", "count", "acme", "AcmeTsk").err
 
