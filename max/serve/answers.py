@@ -14,7 +14,7 @@ from ..model.values import Json
 from ..model.visible import json_text, visible
 
 MOST = 20_000  # bytes of an answer with both forms, as it is sent
-ENVELOPE = 400  # bytes of the message around it: its id, revision, error flag
+ENVELOPE = 600  # bytes of the message around it: its id, error flag, a note
 LONG_TEXT = 400  # characters of a text in a row; `get` shows all of it
 SHORTEST = 20  # characters that remain of a text when nothing else helps
 
@@ -55,12 +55,16 @@ def fitting(make: Make, limit: int) -> dict[str, Json]:
 
 def with_short_texts(data: dict[str, Json]) -> dict[str, Json]:
     """The same with its long texts cut, each to as much as fits; else with shorter lists."""
-    most = MOST // 2
+    whole, most = data, MOST // 2
     while size(data) > MOST and most >= SHORTEST:
-        data = cut(data, most)
-        most //= 2
+        data = cut(whole, most)
+        most = most * 3 // 4
+    left = 0
     while size(data) > MOST and (longest := _longest_list(data)):
+        left += len(longest) - len(longest) // 2
         del longest[len(longest) // 2 :]
+    if left:
+        data["note"] = f"truncated: {left:,} items of lists were left out; ask for one thing at a time"
     return data
 
 
