@@ -62,7 +62,8 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
         if done.get(version, digest) != digest:
             raise StorageError(
                 f"migration {owner} {version} was changed after it ran",
-                hint="this is a bug of this Max; install the released version",
+                hint="a Max that was never released made these tables: go on with that one, or move the"
+                " file away, and the next sync fetches everything again",
             )
         statements = list(filter(str.strip, connection.dialect.sql(script).split(";")))
         if version in done:

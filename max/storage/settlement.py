@@ -73,7 +73,8 @@ SUSPECT_CRASHES = 2  # crashes in a row after which a task runs alone
 
 TASK_COLUMNS = "id, sync, parent, kind, spec, attempt, tries, crashes"
 INSERT_SYNC = """
-    INSERT INTO _max_sync (id, plan, state, command, worker, started_at) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO _max_sync (id, plan, state, command, worker, started_at, narrow)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_TASK = """
     INSERT INTO _max_task (sync, parent, after, kind, spec, state, children, unfinished,
@@ -194,7 +195,8 @@ class SyncTransaction:
 
     def begin(self, plan: str, root: NewTask, worker: str) -> None:
         """Store the sync and its task graph, and start the tasks that wait for no other."""
-        values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now)
+        narrow = isinstance(root.spec, GroupTask) and bool(root.spec.options.get("only"))
+        values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now, int(narrow))
         self.connection.execute(INSERT_SYNC, values)
         self.beat(worker)
         self._start_task(self._insert(root, None, None))

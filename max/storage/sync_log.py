@@ -100,6 +100,7 @@ MIGRATIONS = (
     );
     CREATE INDEX _max_failure_sync ON _max_failure (sync)
     """,
+    "ALTER TABLE _max_sync ADD COLUMN narrow INTEGER NOT NULL DEFAULT 0",  # 1: of some fields only
 )
 R = TypeVar("R", bound=Struct)
 TYPES: dict[str, Any] = {  # by annotation

@@ -14,9 +14,9 @@ from .database import Connection, decoding
 NEWEST = """
     SELECT s.id, s.state, s.worker,
            (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker)
-      FROM _max_sync AS s ORDER BY s.id DESC LIMIT 1
+      FROM _max_sync AS s WHERE NOT (state = 'completed' AND {narrow}) ORDER BY s.id DESC LIMIT 1
 """
-LAST_COMPLETED = "SELECT max(finished_at) FROM _max_sync WHERE state = 'completed'"
+LAST_COMPLETED = "SELECT max(finished_at) FROM _max_sync WHERE state = 'completed' AND NOT {narrow}"
 UNCONFIRMED = "SELECT count(*) FROM _max_missing"
 WORDS = {  # by the newest sync's status: what it means for an answer, and the command that mends it
     "running": ("a sync is under way", "max status {info}"),
@@ -35,6 +35,7 @@ class SyncState(NamedTuple):
     ``complete``: the newest sync completed, and no other is under way.  ``synced_at`` is when the last
     completed one ended, in seconds since the epoch; None when none has.  ``status`` is that of the
     newest sync, None before the first.  ``warning`` is one line for a person, None when all is well.
+    A completed sync of some fields only (``--only``) counts in none of them: it says nothing of the others.
     """
 
     complete: bool
@@ -45,16 +46,18 @@ class SyncState(NamedTuple):
 
 def sync_state(connection: Connection, installation: str, *, now: float) -> SyncState:
     """The state of an installation at this moment."""
-    if not is_catalogued(connection) or not connection.dialect.columns(connection, "_max_sync"):
+    columns = connection.dialect.columns(connection, "_max_sync") if is_catalogued(connection) else ()
+    if not columns:
         return _never(installation)
-    newest = connection.execute(NEWEST).fetchone()
+    narrow = "narrow <> 0" if "narrow" in columns else "FALSE"
+    newest = connection.execute(NEWEST.format(narrow=narrow)).fetchone()
     if newest is None:
         return _never(installation)
     with decoding("sync"):
         sync, status, worker, heartbeat_at = newest
         if status == "running" and not _is_alive(worker, heartbeat_at, now):
             status = "interrupted"
-        last = connection.execute(LAST_COMPLETED).fetchone()[0]
+        last = connection.execute(LAST_COMPLETED.format(narrow=narrow)).fetchone()[0]
         synced_at = None if last is None else last + 0.0
         what, mend = WORDS[status]
     if what:

@@ -346,6 +346,29 @@ def test_an_answer_before_any_sync_has_completed_says_so(synced: Cli, command: s
     assert "no sync has completed yet" in data["warning"]
 
 
+def test_a_sync_of_some_fields_makes_no_answer_whole(cli: Cli) -> None:
+    assert cli("connect", "acme").status == 0
+    assert cli("sync", "acme", "--only", "AcmeUser.name").status == 0
+    data = cli("count", "acme", "AcmeTask", "-o", "json").data
+    assert (data["count"], data["complete"], data["syncedAt"]) == (0, False, None)
+    assert "no sync has completed yet" in data["warning"]
+    assert cli("sync", "acme", "--discard-unfinished").status == 0
+    whole = cli("count", "acme", "AcmeTask", "-o", "json").data
+    assert (whole["count"], whole["complete"]) == (200, True)
+    with sqlite3.connect(DATA) as connection:  # the partial one stays the newest that tells of every row
+        connection.execute("UPDATE _max_sync SET state = 'partial' WHERE narrow = 0")
+    assert cli("sync", "acme", "--only", "AcmeUser.name").status == 0
+    data = cli("count", "acme", "AcmeTask", "-o", "json").data
+    assert (data["complete"], "the last sync was partial" in data["warning"]) == (False, True)
+
+
+def test_a_database_that_does_not_know_of_narrow_syncs_is_read(synced: Cli) -> None:
+    with sqlite3.connect(DATA) as connection:
+        connection.execute("ALTER TABLE _max_sync DROP COLUMN narrow")
+    data = synced("count", "acme", "AcmeTask", "-o", "json").data
+    assert (data["count"], data["complete"]) == (200, True)
+
+
 def test_rows_alone_come_with_the_warning_on_stderr(synced: Cli) -> None:
     record_sync(DATA, Status.PARTIAL)
     run = synced("export", "acme", "AcmeWorkspace", "--format", "ndjson")
