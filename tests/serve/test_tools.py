@@ -222,6 +222,32 @@ class TestAnswers:
         assert client.call("count", entity="AcmeTask")["total"] == before - 1
 
 
+class TestHowWholeItIs:
+    """Every answer says it, before its rows."""
+
+    @pytest.mark.parametrize("tool", sorted(CALLS))
+    def test_a_sync_that_failed_makes_every_answer_incomplete_with_a_warning(
+        self, start: Start, own: Path, tool: str
+    ) -> None:
+        path = own / ".max" / "installations" / "acme" / "default" / "data.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE _max_sync SET state = 'partial'")
+            connection.commit()
+        answer = start(own).call(tool, **CALLS[tool])
+        one = answer["installations"][0] if tool == "overview" else answer
+        assert (one["syncedAt"], one["complete"]) == (None, False)
+        assert "no sync has completed yet" in one["warning"]
+
+    def test_an_installation_that_was_never_synced_says_what_a_person_can_do(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        connect(tmp_path, "acme", "users=2")
+        client = start(tmp_path)
+        assert "max sync acme:default" in client.mistake("search", entity="AcmeTask")
+        (one,) = client.call("overview")["installations"]
+        assert (one["complete"], "never been synced" in one["warning"]) == (False, True)
+
+
 class TestMistakes:
     """Each is an answer with the remedy, never a protocol error."""
 
