@@ -11,6 +11,7 @@ and a command builds its own parser alone.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -108,6 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return print_error(error, as_json=as_json)
     return status
+
+
+def run() -> NoReturn:
+    """``main`` as the whole of a process, which ends with its exit status."""
+    status = main()
+    gc.freeze()  # else Python searches everything for cycles before it ends: an eighth of a short command
+    raise SystemExit(status)
 
 
 def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:

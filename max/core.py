@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, cast,
 
 from .model.entities import E, P
 from .model.query import NO_LIMIT, PAGE_SIZE, C, Query, columns_of
-from .model.settings import DEFAULTS, Settings
+from .model.settings import InstallationInfo as InstallationInfo
 from .model.struct import Struct
 
 if TYPE_CHECKING:  # a command that reads must not pay for these
@@ -232,23 +232,6 @@ class SyncOptions(Struct):
     missing_only: bool = False
     check_deletes: bool = False
     allow_removals: bool = False
-
-
-class InstallationInfo(Struct):
-    """What is known of an installation without opening it.
-
-    ``connected_at`` is in seconds since the epoch.  ``config`` holds plain values, never a secret.
-    """
-
-    connector: str
-    name: str
-    id: str
-    config: Mapping[str, Json]
-    connected_at: float
-    settings: Settings = DEFAULTS
-
-    def __str__(self) -> str:
-        return f"{self.connector}:{self.name}"
 
 
 class RecordingInfo(Struct):

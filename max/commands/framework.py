@@ -18,10 +18,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..core import InstallationInfo
 from ..errors import ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
-from ..query.formats import FORMATS, TABULAR, cells_of, columns_of, encoded
+from ..model.settings import InstallationInfo
 from .tables import Column, Table
 from .terminal import colours, is_terminal, width
 from .text import Paint, iso_time, json_text, number
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from ..model.values import Json
     from ..query.reader import Reader, SyncState
 
+FORMATS = ("text", "json", "ndjson", "csv", "tsv", "markdown")
+TABULAR = ("csv", "tsv", "markdown")  # a line with the names of the columns, then a line for each row
 MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # of any bytes
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 REQUIRED = "the following arguments are required: "  # as argparse says it
@@ -185,6 +186,8 @@ class Options(argparse.Namespace):
             return Answer(json_stream(head, rows, meta), (), status)
         if self.output == "ndjson":
             return Answer(map(json_text, rows), self._ndjson_notes(head, meta), status)
+        from ..query.formats import cells_of, columns_of, encoded  # text and JSON do without
+
         columns = columns or (columns_of(rows) if isinstance(rows, Sequence) else ())
         lines = encoded(self.output, columns, cells_of(columns, rows)) if columns else ()
         return Answer(lines, self._notes(notes, ending), status)

@@ -19,14 +19,22 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import InstallationInfo, in_thread
+from ..core import in_thread
 from ..errors import BadCredentials, ProjectError
+from ..model.settings import InstallationInfo
 from ..model.values import Json
-from .files import FileLock, broken, encoded, locked, read_object, replace_file, translated
+from .files import (
+    INSTALLATION,
+    LOCK,
+    FileLock,
+    broken,
+    encoded,
+    locked,
+    read_object,
+    replace_file,
+    translated,
+)
 
-CREDENTIALS = "credentials.json"
-LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes
-INSTALLATION = "installation.json"  # beside it
 RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
 FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential can have
 

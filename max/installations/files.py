@@ -17,6 +17,9 @@ from ..model.values import Json
 T = TypeVar("T")
 FOLDER = ".max"  # of a project, in its folder
 CONNECTORS = "connectors"  # a project's own, beside it
+CREDENTIALS = "credentials.json"  # of an installation
+LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes
+INSTALLATION = "installation.json"  # beside it
 MOST_BYTES = 10_000_000  # of a file of a project that is read whole
 POLL = 0.02  # seconds between two attempts to lock a file
 

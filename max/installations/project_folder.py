@@ -30,14 +30,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ..core import InstallationInfo
 from ..errors import Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
-from ..model.settings import invalid_settings, read_settings, update_settings
+from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
-from .credential_file import CREDENTIALS, INSTALLATION, LOCK, FileCredentials, StoredSecrets
 from .files import (
     CONNECTORS,
+    CREDENTIALS,
     FOLDER,
+    INSTALLATION,
+    LOCK,
     broken,
     encoded,
     locked,
@@ -51,6 +52,7 @@ from .files import (
 )
 
 if TYPE_CHECKING:
+    from .credential_file import FileCredentials, StoredSecrets
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
@@ -185,6 +187,8 @@ class ProjectFolder:
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
+        from .credential_file import FileCredentials  # reading needs no secret
+
         return FileCredentials(self._folder(info) / CREDENTIALS, info=info, destination=destination)
 
     @property
@@ -289,6 +293,8 @@ class ProjectFolder:
         under the same name is used again.  With ``exist_ok`` an installation of that very name
         is returned as it is.
         """
+        from .credential_file import StoredSecrets
+
         check_name("connector", connector)
         with self._writing():
             if exist_ok and f"{connector}:{name}" in self._folders():
@@ -359,6 +365,8 @@ class ProjectFolder:
         ``revise`` gets the installation and its secrets as they are now, and returns what to store.
         No other process changes them meanwhile.
         """
+        from .credential_file import StoredSecrets
+
         self.refuse_foreign()
         renewing = self.credentials(info).blocking_renewal_lock()
         with renewing, self._changing(info) as now:  # a renewal must not overwrite these secrets

@@ -1,4 +1,4 @@
-"""Settings of an installation, and which values are valid.
+"""Installations: what is known of one without opening it, its settings, and which of those are valid.
 
 One table says for each setting what is valid, in words and as a check; the command line, the
 library and installation.json use it.
@@ -144,3 +144,20 @@ class Settings(Struct):
 
 
 DEFAULTS = Settings()
+
+
+class InstallationInfo(Struct):
+    """What is known of an installation without opening it.
+
+    ``connected_at`` is in seconds since the epoch.  ``config`` holds plain values, never a secret.
+    """
+
+    connector: str
+    name: str
+    id: str
+    config: Mapping[str, Json]
+    connected_at: float
+    settings: Settings = DEFAULTS
+
+    def __str__(self) -> str:
+        return f"{self.connector}:{self.name}"

@@ -21,8 +21,6 @@ from ..model.entities import Ref
 from ..model.values import Json
 from ..model.visible import HIDDEN, json_text, spelled_in_json
 
-FORMATS = ("text", "json", "ndjson", "csv", "tsv", "markdown")
-TABULAR = ("csv", "tsv", "markdown")  # a line with the names of the columns, then a line for each row
 QUOTED = re.compile('[,"\r\n]|^\\s|\\s$')  # what makes a CSV cell need quotes
 TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside of a word is none

@@ -19,10 +19,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UnknownName, UsageError
-from ..model.changes import read_since, read_until
 from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
-from ..storage.change_log import ChangeLog
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign
 
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from ..model.schema import Schema
     from ..model.tasks import SyncResult, SyncRun
     from ..model.text_search import Found
+    from ..storage.change_log import ChangeLog
     from ..storage.database import Connection, Values
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
@@ -365,19 +364,19 @@ class Reader:
         """
         names = self._field_names(entity, fields)
         more = {"fields": names, "newest_first": newest_first, "limit": limit}
-        return self._changes(ChangeLog.page, since, until, entity, **more)
+        return self._changes(lambda log: log.page, since, until, entity, **more)
 
     def count_changes(
         self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = None
     ) -> int:
         """How many changes there are, without the rows from before the oldest; the same errors."""
-        return self._changes(ChangeLog.count, since, until, entity)
+        return self._changes(lambda log: log.count, since, until, entity)
 
     def change_summary(
         self, since: str | None = None, *, until: str | None = None, entity: OneOrSeveral = None
     ) -> ChangeSummary:
         """How many rows of each entity came, changed and went, and which fields; the same errors."""
-        return self._changes(ChangeLog.summary, since, until, entity)
+        return self._changes(lambda log: log.summary, since, until, entity)
 
     def _several(self, entity: OneOrSeveral) -> list[type[Entity]]:
         return [self.entity(one) for one in ([entity] if isinstance(entity, str | type) else entity or ())]
@@ -393,18 +392,20 @@ class Reader:
 
     def _changes(
         self,
-        ask: Callable[..., T],
+        ask: Callable[[ChangeLog], Callable[..., T]],
         since: str | None,
         until: str | None,
         entity: OneOrSeveral,
         **more: Any,
     ) -> T:
+        from ..model.changes import read_since, read_until  # most answers are of the rows as they are
+
         kinds = self._several(entity)
         place = None if since is None else read_since(since, self.now)
         end = None if until is None else read_until(until, self.now)
         try:
             with self._reading() as connection:
-                return ask(self._tables.change_log, connection, place, until=end, entities=kinds, **more)
+                return ask(self._tables.change_log)(connection, place, until=end, entities=kinds, **more)
         except CursorExpired:
             raise
         except HistoryError as error:

@@ -31,8 +31,8 @@ TABLES = (
     ) {by_key}
     """,
 )
-FIRST_TABLE = re.compile(r"CREATE TABLE (\w+)")
-INDEX = re.compile(r"\s*CREATE (?:UNIQUE )?INDEX (\w+)")
+FIRST_TABLE = r"CREATE TABLE (\w+)"
+INDEX = r"\s*CREATE (?:UNIQUE )?INDEX (\w+)"
 PUT = """
     INSERT INTO _max_object (name, kind, place, definition) VALUES (?, ?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place, definition = excluded.definition
@@ -76,7 +76,7 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
 
 def _repair_indexes(connection: Connection, statements: Sequence[str]) -> None:
     """Create the indexes that a user has dropped; writing relies on some of them."""
-    indexes = {match[1]: one for one in statements if (match := INDEX.match(one))}
+    indexes = {match[1]: one for one in statements if (match := re.match(INDEX, one))}
     present = {name for _, name, _, _ in connection.dialect.objects(connection)} if indexes else set()
     for name in indexes.keys() - present:
         connection.execute(indexes[name])
@@ -90,8 +90,8 @@ def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> b
     versions = [version for (version,) in connection.execute(sql, (owner,)).fetchall()]
     refuse_newer(owner, versions[-1] if versions else 0, len(migrations))
     check_record(owner, versions)
-    first = FIRST_TABLE.search(migrations[0])
-    if not versions and first is not None and connection.dialect.columns(connection, first[1]):
+    first = None if versions else re.search(FIRST_TABLE, migrations[0])
+    if first is not None and connection.dialect.columns(connection, first[1]):
         raise StorageCorrupt(f"the tables of {owner} are there, without their version", hint=DAMAGED)
     return bool(versions)
 

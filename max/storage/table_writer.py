@@ -24,7 +24,7 @@ from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
 from ..model.values import is_id
-from . import change_log, full_text, quarantine, sync_log, tables
+from . import change_log, freshness, full_text, membership, quarantine, removals, sync_log
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, decoding, joined, quoted
 from .ddl import build_indexes
@@ -38,8 +38,12 @@ from .freshness import (
 )
 from .quarantine import Quarantine, ValidatedRows
 from .rows import EncodedRows, TableMapping, load_column
-from .tables import MIGRATIONS, OWNER, Tables
+from .tables import OWNER, VERSIONS, Tables
 
+MIGRATIONS = (
+    ";".join([VERSIONS[0], freshness.TABLES, membership.TABLES, removals.TABLES]),
+    *VERSIONS[1:],
+)
 TOGETHER = 50  # rows that one statement stores: three quarters of the time of fifty statements
 WIDE = 200  # fields with which a row has a statement of its own: SQLite takes 32,766 values in one
 COUNT_NEW = """
@@ -62,9 +66,11 @@ NEW_IDS = """
 class TableWriter(Tables):
     """Tables that can be written; the resolver knows which listings and feeds bring what."""
 
-    def __init__(self, schema: Schema, resolver: Resolver, policy: SchemaPolicy = NO_POLICY) -> None:
+    def __init__(
+        self, schema: Schema, resolver: Resolver | None = None, policy: SchemaPolicy = NO_POLICY
+    ) -> None:
         super().__init__(schema, resolver)
-        self._resolver, self._policy = resolver, policy
+        self._policy = policy
         self.quarantine = Quarantine(policy, self.freshness)
 
     @classmethod
@@ -92,7 +98,7 @@ class TableWriter(Tables):
             sync_log.SyncLog(),
         ]
         with decoding("schema"):
-            self._mappings.update(evolve(connection, self._resolver, self._policy, owners))
+            self._mappings.update(evolve(connection, self.resolver, self._policy, owners))
         self.freshness.add_bitmaps(connection)
         self.full_text.attach(connection)
 
@@ -354,7 +360,8 @@ class TableWriter(Tables):
 
 def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
-    for part in (tables, quarantine, change_log, sync_log, full_text):
+    has_part(connection, OWNER, MIGRATIONS)
+    for part in (quarantine, change_log, sync_log, full_text):
         has_part(connection, part.OWNER, part.MIGRATIONS)
 
 

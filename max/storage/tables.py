@@ -18,24 +18,23 @@ from ..errors import (
     UsageError,
 )
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
-from ..model.loaders import Resolver, UnknownLoaders
 from ..model.query import PAGE_SIZE, Query, QueryPage, RowPage
 from ..model.schema import Schema
 from ..model.values import Json
-from . import freshness, membership, removals
 from .catalogue import has_part
-from .change_log import ChangeLog
 from .database import Connection, decoding, quoted
 from .ddl import read_mappings
-from .freshness import Freshness
-from .membership import Membership
 from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, scan, selects, write_cursor
-from .removals import Removals
 from .rows import BITS, TableMapping, decode_column
 
 if TYPE_CHECKING:
     from ..model.aggregate import Grouping, Groups
+    from ..model.loaders import Resolver
+    from .change_log import ChangeLog
+    from .freshness import Freshness
     from .full_text import FullText
+    from .membership import Membership
+    from .removals import Removals
 
 SCHEMA_TABLES = """
     CREATE TABLE _max_schema (
@@ -64,12 +63,12 @@ SCHEMA_TABLES = """
     CREATE TABLE _max_source (source TEXT NOT NULL)
 """
 OWNER = "engine"  # of these tables, in the catalogue
-MIGRATIONS = (";".join([SCHEMA_TABLES, freshness.TABLES, membership.TABLES, removals.TABLES]),)
+VERSIONS = (SCHEMA_TABLES,)  # how the scripts begin that make them; TableWriter has the whole
 
 
 def read_schema(connection: Connection) -> Json | None:
     """The stored schema as JSON data; None when the database holds nothing yet."""
-    if not has_part(connection, OWNER, MIGRATIONS):
+    if not has_part(connection, OWNER, VERSIONS):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
     with decoding("schema"):
@@ -86,15 +85,15 @@ def refuse_foreign(stored: str, connector: str) -> None:
 
 
 class Tables:
-    """The entities of one schema, and what is known of their age, their listings and their changes."""
+    """The entities of one schema, and what is known of their age, their listings and their changes.
 
-    def __init__(self, schema: Schema, resolver: Resolver) -> None:
+    Those parts are imported when they are asked for, since most answers need none of them.
+    """
+
+    def __init__(self, schema: Schema, resolver: Resolver | None = None) -> None:
         self.schema = schema
         self._mappings: dict[str, TableMapping[Any]] = {}
-        self.freshness = Freshness(self._mappings)
-        self.removals = Removals(schema, self._mappings, self.freshness, resolver)
-        self.membership = Membership(self._mappings, self.removals, resolver)
-        self.change_log = ChangeLog(self._mappings)
+        self._known_resolver = resolver
 
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
@@ -104,13 +103,48 @@ class Tables:
             if data is None:
                 raise StorageEmpty("the database holds no data yet", hint="run a sync first")
             schema = Schema.from_json(data)
-            tables = cls(schema, resolver or UnknownLoaders(schema))
+            tables = cls(schema, resolver)
             tables._mappings.update(read_mappings(connection, schema))
         return tables
 
     @cached_property
+    def resolver(self) -> Resolver:
+        """Which loader serves what; without a connector, any may."""
+        from ..model.loaders import UnknownLoaders
+
+        return self._known_resolver or UnknownLoaders(self.schema)
+
+    @cached_property
+    def freshness(self) -> Freshness:
+        """How old the fields of the rows are."""
+        from .freshness import Freshness
+
+        return Freshness(self._mappings)
+
+    @cached_property
+    def removals(self) -> Removals:
+        """Which rows are missing, and which are removed."""
+        from .removals import Removals
+
+        return Removals(self.schema, self._mappings, self.freshness, self.resolver)
+
+    @cached_property
+    def membership(self) -> Membership:
+        """Which parent lists which rows."""
+        from .membership import Membership
+
+        return Membership(self._mappings, self.removals, self.resolver)
+
+    @cached_property
+    def change_log(self) -> ChangeLog:
+        """What changed in the rows."""
+        from .change_log import ChangeLog
+
+        return ChangeLog(self._mappings)
+
+    @cached_property
     def full_text(self) -> FullText:
-        """The index of the words, imported when a caller looks for some or stores rows."""
+        """The index of the words."""
         from .full_text import FullText
 
         return FullText(self._mappings)

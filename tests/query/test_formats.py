@@ -15,9 +15,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from max_connectors.acme import AcmeUser
 
+from max.commands.framework import FORMATS, TABULAR
 from max.errors import UnknownName
 from max.model.visible import HIDDEN
-from max.query.formats import ENCODERS, FORMATS, TABULAR, cells_of, columns_of, encoded
+from max.query.formats import ENCODERS, cells_of, columns_of, encoded
 
 # Text with everything that a format has to quote, and nothing that is spelled out for safety.
 TEXTS = st.text(
