@@ -51,24 +51,25 @@ def configure_count(parser: Parser) -> None:
 
 def run_count(options: Options) -> Answer:
     """How many entities match, or how many each group has."""
-    measures = {function: getattr(options, function) or () for function in FUNCTIONS}
-    if not options.by and (options.top is not None or options.order_by):
+    named = {function: getattr(options, function) for function in FUNCTIONS}
+    measures = {function: fields for function, fields in named.items() if fields is not None}
+    if options.by is None and (options.top is not None or options.order_by):
         raise UsageError("--top and --order-by are for groups", hint="name what to group by: --by FIELD")
     with options.reading() as reader:
         entity = reader.entity(options.entity)
-        if not options.by and not any(measures.values()):
+        if options.by is None and not measures:
             count = reader.count(entity, options.filter)
             near = [] if count else reader.near_values(reader.query(entity, options.filter))
             return _whole(options, entity, {"count": count}, near)
         groups = reader.count_by(
             entity,
-            options.by or (),
+            () if options.by is None else options.by,
             options.filter,
             order_by=options.order_by,
             top=options.top,
             **measures,
         )
-    if not options.by:
+    if options.by is None:
         return _whole(options, entity, groups.to_dicts()[0])
     notes = [] if groups.total else [_nothing(options, entity)]
     if options.output == "json":

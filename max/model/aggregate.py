@@ -249,9 +249,14 @@ def grouping(
     chosen = [
         Measure(name, own_field(entity, one))
         for name in FUNCTIONS
-        for one in _several(measures.get(name) or ())
+        for one in _several(() if measures.get(name) is None else measures[name])
     ]
     made = Grouping(keys, tuple(dict.fromkeys(chosen)))
+    for name in made.columns:
+        if made.columns.count(name) > 1:
+            raise UsageError(
+                f"{name} would be two columns: a field, and a result", hint="ask for one of them"
+            )
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
         raise UsageError(f"top is a whole number from 1, not {top!r}")
     if order_by is not None:

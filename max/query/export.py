@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StorageError, UsageError
+from ..model.entities import Ref
 from ..model.frames import library
 from ..model.query import Query, RowPage
 from ..model.struct import Struct
@@ -41,7 +42,8 @@ ENDINGS = {  # the formats, and how a file of each ends
 }
 OTHER_ENDINGS = {".jsonl": "ndjson", ".sqlite": "sqlite", ".feather": "arrow"}
 BINARY = ("sqlite", "parquet", "arrow")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
+# How a text begins that a spreadsheet takes for a formula; the wide signs where people write Japanese.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 class Selection(Struct):
@@ -120,7 +122,8 @@ def lines(
 
 def _harmless(value: object) -> object:
     """A text that a spreadsheet would run, with an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    text = value.id if isinstance(value, Ref) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(FORMULA) else text
 
 
 def _json_lines(pages: Iterable[RowPage]) -> Iterator[str]:

@@ -159,7 +159,7 @@ class _Form:
     def decoded(self, rows: Sequence[tuple[Any, ...]]) -> list[Group]:
         """The groups of the statement's rows."""
         columns, keys = list(zip(*rows, strict=True)), self._grouping.keys
-        values = {key.name: decode_column(key.holds, columns[n]) for n, key in enumerate(keys)}
+        values = {key.name: _decoded(key, columns[n]) for n, key in enumerate(keys)}
         at = len(keys) + len(self._partial)
         flags = dict(zip(self._partial, columns[len(keys) : at], strict=True))
         loaded = {
@@ -201,9 +201,16 @@ def _key(statement: Statement, key: Key[Any, Any]) -> str:
     """The values of a key as SQL."""
     path = key.field.path
     if key.unit == EACH:
-        return statement.member(path)
+        return statement.member(path, key.holds.kind)
     column = statement.column(path)
     return statement.mapping.dialect.truncated(column, key.unit) if key.unit else column
+
+
+def _decoded(key: Key[Any, Any], column: Sequence[Any]) -> Sequence[Any]:
+    """The values of a key's column; of a list's members, great integers come as text."""
+    if key.unit == EACH and key.holds.kind is Kind.INTEGER:
+        return [None if one is None else int(one) for one in column]
+    return decode_column(key.holds, column)
 
 
 def _unknown(statement: Statement, key: Key[Any, Any]) -> str:

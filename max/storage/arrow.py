@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..errors import UsageError
 from ..model.entities import FieldOf, FieldType, path_name
 from ..model.frames import library
 from ..model.values import Kind
@@ -27,7 +28,7 @@ class ArrowColumns:
 
     def __init__(self, paths: Sequence[FieldOf[Any, Any]]) -> None:
         self._arrow = library("pyarrow")
-        self._makers = [self._maker(path.type) for path in paths]
+        self._makers = [self._maker(path_name(path), path.type) for path in paths]
         types = [(path_name(path), arrow_type(self._arrow, path.type)) for path in paths]
         self.schema = self._arrow.schema(types)
 
@@ -41,8 +42,8 @@ class ArrowColumns:
         """All rows as one Table."""
         return self._arrow.Table.from_batches(self.batches(stored), schema=self.schema)
 
-    def _maker(self, holds: FieldType) -> Make:
-        """Makes an array of a column as it is stored."""
+    def _maker(self, name: str, holds: FieldType) -> Make:
+        """Makes an array of a column as it is stored; UsageError for an integer that does not fit."""
         arrow, wanted = self._arrow, arrow_type(self._arrow, holds)
         if holds.kind is Kind.DATETIME:  # its text is UTC, without the zone
             return lambda column: arrow.array(column, arrow.string()).cast(arrow.timestamp("us")).cast(wanted)
@@ -51,8 +52,17 @@ class ArrowColumns:
         if holds.kind is Kind.BOOLEAN:
             return lambda column: arrow.array(column, arrow.int8()).cast(wanted)
         if LIST.fullmatch(holds.shape):
-            return lambda column: arrow.array([None if v is None else json.loads(v) for v in column], wanted)
+            return lambda column: self._lists(name, column, wanted)
         return lambda column: arrow.array(column, wanted)
+
+    def _lists(self, name: str, column: Sequence[Any], wanted: Any) -> Any:
+        try:
+            return self._arrow.array([None if v is None else json.loads(v) for v in column], wanted)
+        except OverflowError:
+            raise UsageError(
+                f"{name} has an integer beyond 64 bits, which no Arrow column holds",
+                hint="name other fields, or read it as text, with to_dicts or csv",
+            ) from None
 
 
 def arrow_type(arrow: Any, holds: FieldType) -> Any:

@@ -217,8 +217,11 @@ class Dialect(Protocol):
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON text."""
 
-    def members(self, column: str) -> str:
-        """The different members of a JSON array, behind FROM, in the column ``value``; none of NULL."""
+    def members(self, column: str, kind: Kind) -> str:
+        """The different members of a JSON array, behind FROM, in the column ``value``; none of NULL.
+
+        A float, and an integer beyond 64 bits, is the text of all its digits.
+        """
 
     def truncated(self, column: str, unit: str) -> str:
         """SQL for a time or a date in a unit, as text that sorts in time order; NULL stays NULL.

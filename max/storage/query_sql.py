@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, FieldType, Filter, Not, Op, Some, Synced
 from ..model.query import ID, Order, Query, check_item, check_value
-from ..model.values import INTEGER_LIMIT, REPLACED, is_text, is_valid, read_integer, read_real
+from ..model.values import INTEGER_LIMIT, REPLACED, Kind, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping, encode_one
 
@@ -82,12 +82,13 @@ class Statement:
             raise UsageError(f"more than {JOINS} different refs in one question", hint="ask several")
         return alias, mapping
 
-    def member(self, path: Sequence[FieldOf[Any, Any]]) -> str:
+    def member(self, path: Sequence[FieldOf[Any, Any]], kind: Kind) -> str:
         """The members of a list as SQL: a row comes once for each different one, at least once."""
         column = self.column(path)
         alias = quoted(f"each {'.'.join(one.name for one in path)}")
-        self._joins[alias] = f"LEFT JOIN {self.mapping.dialect.members(column)} AS {alias} ON {TRUE}"
-        return f"{alias}.value"
+        self._joins[alias] = f"LEFT JOIN {self.mapping.dialect.members(column, kind)} AS {alias} ON {TRUE}"
+        value = f"{alias}.value"
+        return f"CAST({value} AS {self.mapping.dialect.types[kind]})" if kind is Kind.REAL else value
 
     def bind(self, value: Any) -> str:
         """A value as a parameter of the statement."""

@@ -181,9 +181,17 @@ class SqliteDialect(Dialect):
         """SQL for values as JSON text."""
         return f"json_array({', '.join(values)})"
 
-    def members(self, column: str) -> str:
-        """``json_each`` takes any expression, also one that makes each member come once."""
-        return f"json_each((SELECT json_group_array(DISTINCT value) FROM json_each({column})))"
+    def members(self, column: str, kind: Kind) -> str:
+        """``json_each`` takes any expression, also one that makes each member come once.
+
+        A number in JSON that SQLite writes has 15 digits, so one that it reads as a float stays the text
+        that it is; -0.0 is 0.0.
+        """
+        value = "value"
+        if kind in (Kind.INTEGER, Kind.REAL):
+            digits = f"({column} -> fullkey) || ''"
+            value = f"CASE WHEN typeof(value) = 'real' AND value <> 0 THEN {digits} ELSE value END"
+        return f"json_each((SELECT json_group_array(DISTINCT {value}) FROM json_each({column})))"
 
     def truncated(self, column: str, unit: str) -> str:
         """Times are texts, so most units are their beginnings; a week is that of its Thursday."""

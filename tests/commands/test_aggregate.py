@@ -132,6 +132,10 @@ class TestCount:
         done = cli("count", "acme", "AcmeTask", "--top", "3")
         assert (done.status, "--by FIELD" in done.err) == (2, True)
 
+    @pytest.mark.parametrize("option", ["--by", "--sum", "--max"])
+    def test_an_empty_name_is_refused_and_never_left_out(self, cli: Cli, option: str) -> None:
+        assert "unknown field ''" in cli("count", "acme", "AcmeTask", option, "").err
+
     def test_without_rows_a_note_says_so(self, cli: Cli) -> None:
         done = cli("count", "acme", "AcmeTask", "--by", "status", "--filter", "priority > 7")
         assert (done.status, done.out) == (0, "")

@@ -40,14 +40,17 @@ class Work(Entity):
     at: Field[datetime | None] = Field()
     tags: Field[list[str] | None] = Field()
     sizes: Field[list[int]] = Field()
+    loads: Field[list[float]] = Field()
     facts: Field[Json] = Field()
     owner: Field[Ref[Person] | None] = Field()
 
 
 class Total(Entity):
-    """Its field has the name of the column with the number of rows."""
+    """Its fields have the names of columns with results."""
 
     count: Field[int] = Field()
+    size: Field[int] = Field()
+    sum_size: Field[int] = Field()
 
 
 SCHEMA = Schema([Person, Work, Total])
@@ -166,6 +169,10 @@ class TestCounting:
         store(connection, Total("1", count=7), Total("2", count=7))
         assert ask(connection, "count", entity=Total).to_dicts() == [{"count": 7, "_count": 2}]
 
+    def test_a_field_named_as_a_result_is_not_grouped_by_beside_it(self) -> None:
+        with pytest.raises(UsageError, match="sum_size would be two columns"):
+            grouping(Total, "sum_size", sum="size")
+
     def test_without_rows_there_is_no_group(self, connection: SqliteConnection) -> None:
         assert ask(connection, "state").to_json() == {"groups": [], "total": 0, "more": 0, "moreRows": 0}
 
@@ -182,6 +189,18 @@ class TestLists:
     def test_members_keep_their_type(self, connection: SqliteConnection) -> None:
         store(connection, Work("1", sizes=[3, 3, -1]))
         assert dict(ask(connection, "sizes:each")) == {3: 1, -1: 1}
+
+    def test_members_are_whole_numbers_of_any_size_and_floats_with_all_digits(
+        self, connection: SqliteConnection
+    ) -> None:
+        great, floats = 10**30 + 1, [0.1 + 0.2, 1.7976931348623157e308, 5e-324, -0.0, 0.0]
+        store(
+            connection,
+            Work("1", sizes=[great, great, -great, 3], loads=floats),
+            Work("2", sizes=[3], loads=[0]),
+        )
+        assert dict(ask(connection, "sizes:each")) == {3: 2, great: 1, -great: 1}
+        assert dict(ask(connection, "loads:each")) == {0.0: 2, **dict.fromkeys(floats[:3], 1)}
 
     def test_a_sum_counts_a_row_once_a_member(self, connection: SqliteConnection) -> None:
         store(connection, Work("1", tags=["a", "a"], points=2), Work("2", tags=["a"], points=3))

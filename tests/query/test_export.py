@@ -14,16 +14,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from max_connectors.acme import AcmeTask, AcmeUser, connector
 
 from max import BoundQuery, Project, Reader
 from max.engine import SqliteEngine
-from max.errors import MissingExtra
+from max.errors import MissingExtra, UsageError
 from max.installations.project_folder import ProjectFolder
 from max.model import frames
-from max.query.export import ENDINGS, Selection, export, format_of
+from max.model.entities import Entity, Field, FieldOf
+from max.model.query import parse_paths
+from max.query.export import ENDINGS, Selection, export, format_of, lines
+from max.storage.arrow import ArrowColumns
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, record_sync
 
@@ -45,6 +49,12 @@ TASKS = [
     AcmeTask("t2", title="", priority=-(2**63), estimate=0.1, tags=[], due_date=None, assignee=None),
 ]
 FIELDS = "id,title,priority,estimate,tags,due_date,assignee,assignee.name,updated_at,active"
+
+
+class Many(Entity):
+    """It has a list of integers."""
+
+    sizes: Field[list[int]] = Field()
 
 
 async def store(path: Path, *more: AcmeTask) -> None:
@@ -125,6 +135,18 @@ class TestText:
         safe = list(csv.reader(io.StringIO(cli(*words, "--spreadsheet").out)))
         assert [row[0] for row in safe] == ["name", USERS[0].name, "'=1+1"]
 
+    @pytest.mark.parametrize("sign", "=+-@＝＋－＠\t\r")
+    def test_an_id_is_no_formula_for_a_spreadsheet_either(self, tmp_path: Path, sign: str) -> None:
+        folder = ProjectFolder.init(tmp_path)
+        info = folder.add("acme", None, {}, {}, now=1_000.0)
+        task = AcmeTask(f"{sign}1+1", assignee=AcmeUser.ref(f"{sign}2+2"))
+        asyncio.run(store(folder.database(info), task))
+        with Project(folder).read("acme:default") as reader:
+            query = reader.query("AcmeTask").where(AcmeTask.id.eq(task.id))
+            paths = parse_paths(query.entity, "id,assignee")
+            _, row = csv.reader(lines(reader.pages(query, paths), paths, "csv", spreadsheet=True))
+        assert row == [f"'{sign}1+1", f"'{sign}2+2"]
+
     def test_filters_orders_and_fields_apply(self, cli: Cli, folder: ProjectFolder) -> None:
         words = ("--filter", "priority < 5", "--order-by", "-priority", "--fields", "assignee.name")
         assert cli("export", "acme", "AcmeTask", *words, "-o", "ndjson").out.splitlines() == [
@@ -183,6 +205,13 @@ class TestFrames:
         assert (first["updated_at"], first["due_date"]) == (AT, date(2026, 1, 31))
         assert (first["tags"], second["tags"]) == (["a", "b c"], [])
         assert (second["updated_at"], second["active"]) == (None, None)
+
+    def test_a_list_with_an_integer_beyond_64_bits_is_refused_by_its_name(self) -> None:
+        path: FieldOf[Any, Any] = FieldOf(Many, "sizes")
+        batches = ArrowColumns([path]).batches(iter([[["[1]"]], [[f"[{2**63}]"]]]))
+        assert next(batches).to_pydict() == {"sizes": [[1]]}
+        with pytest.raises(UsageError, match="sizes has an integer beyond 64 bits"):
+            next(batches)
 
     def test_pandas_knows_empty_integers_booleans_times_and_dates(self, reader: Reader) -> None:
         frame = reader.to_pandas("AcmeTask", fields=FIELDS, order_by="id")
