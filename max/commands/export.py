@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..query.reader import Reader
 
 
+FOR_SPREADSHEETS = ("csv", "tsv")
+
+
 def configure_export(parser: Parser) -> None:
     """``max export INSTALLATION [ENTITY …] --to PATH``."""
     parser.answers_rows = True
@@ -51,6 +54,8 @@ def run_export(options: Options) -> Answer:
     from ..query.export import BINARY, export
 
     format = _format(options)
+    if options.spreadsheet and format not in FOR_SPREADSHEETS:
+        raise UsageError(f"--spreadsheet is for {' and '.join(FOR_SPREADSHEETS)}, not for {format}")
     if len(options.entities) != 1 and (options.filter or options.fields or options.order_by):
         raise UsageError(
             "--filter, --fields and --order-by are for one entity", hint="name it: max export NAME ENTITY"
@@ -77,6 +82,8 @@ def _format(options: Options) -> str:
     """The format that the options name, or that the file's ending does; CSV for stdout and folders."""
     from ..query.export import ENDINGS, format_of
 
+    if options.to in ("", "-"):
+        raise UsageError(f"--to {options.to!r} names no file", hint="leave --to out for stdout")
     if options.format is not None:
         if options.format not in ENDINGS:
             raise UnknownName("format", options.format, ENDINGS)
@@ -94,8 +101,9 @@ def _selections(options: Options, reader: Reader) -> list[Selection]:
     from ..query.export import Selection
 
     found = []
-    for name in options.entities or reader.schema.entities:
-        query = reader.query(name, options.filter, options.order_by)
+    entities = dict.fromkeys(map(reader.entity, options.entities or reader.schema.entities))
+    for entity in entities:
+        query = reader.query(entity, options.filter, options.order_by)
         view = reader.schema.table(query.entity.__name__)
         found.append(Selection(view, query, columns_of(query, options.fields)))
     return found

@@ -81,29 +81,37 @@ def export(
 
     A folder is made when there is none.  SQLite takes all entities in one file.
     """
-    whole = format == "sqlite"
-    single = whole or (len(selections) == 1 and not to.is_dir())
-    if not single and format_of(to) is not None and not to.is_dir():
-        raise UsageError(f"several entities do not go into {to}", hint="name a folder, or one entity")
-    targets = [to] if single else [to / f"{one.name}{ENDINGS[format]}" for one in selections]
-    for target in targets:
-        if target.is_dir() or (target.exists() and not force):
-            problem = "is a folder" if target.is_dir() else "exists already"
-            hint = "name a file in it" if target.is_dir() else "write over it with --force"
-            raise UsageError(f"{target} {problem}", hint=hint)
     with _failing(to):
+        single = format == "sqlite" or (len(selections) == 1 and not to.is_dir())
+        if not single and format_of(to) is not None and not to.is_dir():
+            raise UsageError(f"several entities do not go into {to}", hint="name a folder, or one entity")
+        targets = [to] if single else [to / f"{one.name}{ENDINGS[format]}" for one in selections]
+        for target in targets:
+            _refuse_occupied(target, reader, force=force)
         if not single:
             to.mkdir(parents=True, exist_ok=True)
-        if whole:
-            with written(to) as beside:
-                counts = reader.copy_to(beside, [(one.name, one.query, one.paths) for one in selections])
-            return [Exported(one.name, to, n) for one, n in zip(selections, counts, strict=True)]
-        done = []
-        for one, target in zip(selections, targets, strict=True):
-            with written(target) as beside:
-                rows = _write(reader, one, format, beside, spreadsheet=spreadsheet)
-            done.append(Exported(one.name, target, rows))
-        return done
+    if format == "sqlite":
+        with written(to) as beside:
+            counts = reader.copy_to(beside, [(one.name, one.query, one.paths) for one in selections])
+        return [Exported(one.name, to, n) for one, n in zip(selections, counts, strict=True)]
+    done = []
+    for one, target in zip(selections, targets, strict=True):
+        with written(target) as beside:
+            rows = _write(reader, one, format, beside, spreadsheet=spreadsheet)
+        done.append(Exported(one.name, target, rows))
+    return done
+
+
+def _refuse_occupied(target: Path, reader: Reader, *, force: bool) -> None:
+    """UsageError when no file may be written there: not over a device, nor among the installation's own."""
+    own = os.path.realpath(target.parent) == os.path.realpath(reader.path.parent)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder", hint="name a file in it")
+    if own or (target.exists() and not target.is_file()):
+        what = "is in the folder of the database" if own else "is no file that can be replaced"
+        raise UsageError(f"{target} {what}", hint="name another file")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists already", hint="write over it with --force")
 
 
 def lines(
@@ -171,15 +179,20 @@ def _write_arrow(reader: Reader, one: Selection, format: str, path: Path) -> int
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A file to write in the place of another one, which it becomes when the work is done."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """A file to write in the place of another one, which it becomes when the work is done; StorageError.
+
+    A link stays, and leads to the new file.
+    """
+    real = Path(os.path.realpath(path))
+    beside = real.with_name(f".{real.name[:50]}.{os.getpid()}.new")
+    with _failing(path):
+        try:
+            yield beside
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            beside.replace(real)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -188,5 +201,4 @@ def _failing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        raise StorageError(f"{where}: {error.strerror or error}", hint="nothing was changed there") from error
+        raise StorageError(f"{path}: {error.strerror or error}", hint="nothing was changed there") from error

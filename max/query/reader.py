@@ -83,14 +83,14 @@ def read_ref(text: str, info: InstallationInfo) -> tuple[str, str]:
 
 
 class Reader:
-    """One snapshot of one installation; made by ``project.read``.
+    """One snapshot of one installation; made by ``project.read``.  ``path`` is the file of its database.
 
     ``now`` is the moment from which ages and relative times count, in seconds since the epoch.
     """
 
     def __init__(self, info: InstallationInfo, connection: Connection, path: Path, *, now: float) -> None:
         self.info, self.now = info, now
-        self._connection, self._path = connection, path
+        self._connection, self.path = connection, path
 
     def __repr__(self) -> str:
         return f"Reader({self.info})"
@@ -106,7 +106,7 @@ class Reader:
         except MaxError:
             raise
         except Exception as error:
-            raise self._connection.dialect.error(str(self._path), error) from error
+            raise self._connection.dialect.error(str(self.path), error) from error
 
     @cached_property
     def _tables(self) -> Tables:

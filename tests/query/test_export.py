@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -286,6 +287,38 @@ class TestFiles:
             export(reader, [Selection("acme_task", query, paths)], "csv", tmp_path / "t.csv")
         assert not [path for path in tmp_path.iterdir() if "t.csv" in path.name]
 
+    def test_a_device_is_never_replaced(self, cli: Cli, folder: ProjectFolder) -> None:
+        os.mkfifo("pipe.csv")
+        refused = cli("export", "acme", "AcmeTask", "--to", "pipe.csv", "--force")
+        assert (refused.status, Path("pipe.csv").is_fifo()) == (2, True)
+
+    def test_the_database_is_never_replaced(self, cli: Cli, folder: ProjectFolder) -> None:
+        database = folder.database(folder.target("acme"))
+        Path("link").symlink_to(database.parent)
+        for place in (database, Path("link") / database.name, database.with_name("data.db-wal")):
+            refused = cli("export", "acme", "--to", str(place), "--format", "sqlite", "--force")
+            assert (refused.status, "in the folder of the database" in refused.err) == (2, True)
+        assert cli("count", "acme", "AcmeTask").out == "2\n"
+
+    def test_a_link_stays_and_leads_to_the_new_file(self, cli: Cli, folder: ProjectFolder) -> None:
+        Path("real.csv").write_text("old")
+        Path("link.csv").symlink_to("real.csv")
+        assert cli("export", "acme", "AcmeTask", "--to", "link.csv", "--force").status == 0
+        assert Path("link.csv").is_symlink()
+        assert Path("real.csv").read_text().startswith("id,")
+
+    def test_an_entity_that_is_named_twice_is_one(self, cli: Cli, folder: ProjectFolder) -> None:
+        assert cli("export", "acme", "AcmeTask", "acme_task", "--to", "t.db").status == 0
+        with closing(sqlite3.connect("t.db")) as copy:
+            assert copy.execute("SELECT count(*) FROM acme_task").fetchone() == (2,)
+
+    def test_an_error_names_the_file_that_was_meant(self, cli: Cli, folder: ProjectFolder) -> None:
+        done = cli("export", "acme", "AcmeTask", "--to", "nowhere/t.csv")
+        assert (done.status, done.err.startswith("max: nowhere/t.csv: No such file")) == (1, True)
+        name = "n" * 240 + ".csv"
+        assert cli("export", "acme", "AcmeTask", "--to", name).status == 0
+        assert cli("export", "acme", "AcmeTask", "--to", "n" * 300).status == 1
+
     def test_a_folder_gets_a_file_for_each_entity(self, cli: Cli, folder: ProjectFolder) -> None:
         words = ("export", "acme", "AcmeTask", "AcmeUser", "--to", "out", "--format", "tsv")
         data = cli(*words, "-o", "json").data
@@ -306,6 +339,9 @@ class TestFiles:
             ("--format", "parquet"),
             ("--format", "xml"),
             ("AcmeUser",),
+            ("--to", ""),
+            ("--to", "-"),
+            ("--to", "t.db", "--spreadsheet"),
             ("AcmeUser", "--to", "both.csv"),
             ("AcmeUser", "--to", "out", "--filter", "id = x"),
         ],
