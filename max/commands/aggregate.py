@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -72,11 +71,17 @@ def run_count(options: Options) -> Answer:
     if options.by is None:
         return _whole(options, entity, groups.to_dicts()[0])
     notes = [] if groups.total else [_nothing(options, entity)]
-    if options.output == "json":
-        return options.answer({"type": entity.__name__, **groups.to_json()}, lambda: ())
-    rows, columns = groups.to_dicts(), groups.grouping.columns
-    ending = None if options.output == "text" else partial(_ending, groups, "--top")
-    return options.listing(rows, lambda: group_lines(groups), notes, columns=columns, ending=ending)
+    tail = groups.to_json()
+    return options.listing(
+        tail.pop("groups"),
+        lambda: group_lines(groups),
+        notes,
+        columns=groups.grouping.columns,
+        head={"type": entity.__name__},
+        under="groups",
+        tail=tail,
+        ending=_ending(options, groups, "--top"),
+    )
 
 
 def _whole(
@@ -92,12 +97,13 @@ def _whole(
     return options.answer(shown, lambda: lines, notes, row=data)
 
 
-def _ending(groups: Groups[Any], option: str) -> Ending:
-    """How many of the groups are shown, and how all of them are asked for."""
+def _ending(options: Options, groups: Groups[Any], option: str) -> Callable[[], Ending] | None:
+    """How many of the groups are shown, and how all of them are asked for; a table says so itself."""
     shown = len(groups.groups)
     everything = shown + groups.more
     go_on = (option, str(everything)) if groups.more else None
-    return Ending(shown, everything, more=groups.more > 0, go_on=go_on)
+    ending = Ending(shown, everything, more=groups.more > 0, go_on=go_on)
+    return None if options.output == "text" else lambda: ending
 
 
 def _nothing(options: Options, entity: type[Entity]) -> str:
@@ -134,10 +140,7 @@ def run_values(options: Options) -> Answer:
         for one in groups.to_dicts()
         if one.get(key.name) is not None
     ]
-    data = {
-        "type": entity.__name__,
-        "field": key.name,
-        "values": rows,
+    tail = {
         "distinct": len(groups.groups) + groups.more - bool(groups.empty) - bool(groups.not_loaded),
         "null": groups.empty,
         "notLoaded": groups.not_loaded,
@@ -145,11 +148,15 @@ def run_values(options: Options) -> Answer:
         "more": groups.more,
     }
     notes = [] if groups.total else [_nothing(options, entity)]
-    if options.output == "json":
-        return options.answer(data, lambda: ())
-    ending = None if options.output == "text" else partial(_ending, groups, "--limit")
     return options.listing(
-        rows, lambda: group_lines(groups), notes, columns=("value", "count"), ending=ending
+        rows,
+        lambda: group_lines(groups),
+        notes,
+        columns=("value", "count"),
+        head={"type": entity.__name__, "field": key.name},
+        under="values",
+        tail=tail,
+        ending=_ending(options, groups, "--limit"),
     )
 
 

@@ -52,7 +52,7 @@ def run_find(options: Options) -> Answer:
     text, chosen = " ".join(options.text), listed(getattr(options, "in"))
     project = options.found_project()
     named = [project.target(name) for name in chosen]
-    targets = named or [one for one in project.installations() if project.database(one).exists()]
+    targets = options.named_or_synced(project, named)
     if not targets:
         raise ProjectError("nothing has been synced yet", hint=f"start with: max sync {first_of(project)}")
     if options.check or options.rebuild:
@@ -85,15 +85,11 @@ def found(options: Options, project: ProjectFolder, targets: Sequence[Installati
     ending = Ending(len(answer.hits), answer.total, more, None, next_page, f"more: --limit {go_on}")
     rows = [one.to_dict() for one in answer.hits]
     notes = list(notes_of(answer, text, targets))
-    if options.output == "json":
-        place = {
-            "shown": len(rows),
-            "hasMore": more,
-            "next": options.go_on(*next_page) if next_page else None,
-        }
-        return options.answer(answer.to_dict() | place, lambda: ())
     lines = partial(hit_lines, answer.hits, several=len(targets) > 1, room=width(sys.stdout), paint=paint())
-    return options.listing(rows, lines, notes, columns=HIT_ROWS, ending=lambda: ending)
+    tail = {"unindexed": answer.unindexed}
+    return options.listing(
+        rows, lines, notes, columns=HIT_ROWS, under="hits", tail=tail, ending=lambda: ending
+    )
 
 
 def notes_of(answer: Found, text: str, targets: Sequence[InstallationInfo]) -> Iterator[str]:

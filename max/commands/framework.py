@@ -124,6 +124,23 @@ class Options(argparse.Namespace):
             self.states = [*self.states, reader.state]
             yield reader
 
+    def named_or_synced(
+        self, project: ProjectFolder, named: Sequence[InstallationInfo]
+    ) -> Sequence[InstallationInfo]:
+        """What a question over several installations reads: those named, else all that were ever synced.
+
+        The answer says that it lacks the others.
+        """
+        if named:
+            return named
+        known = project.installations()
+        found = [info for info in known if project.database(info).exists()]
+        if len(found) < len(known):
+            from ..query.reader import unsynced
+
+            self.states = [*self.states, *(unsynced(info) for info in known if info not in found)]
+        return found
+
     def while_reading(self, build: Callable[[Reader], Answer]) -> Answer:
         """The Answer that ``build`` makes, whose rows are read while they are printed."""
         notes: list[str] = []
@@ -165,23 +182,29 @@ class Options(argparse.Namespace):
         *,
         columns: Sequence[str] = (),
         head: Mapping[str, Json] = NOTHING,
+        under: str = "data",
+        tail: Mapping[str, Json] = NOTHING,
         ending: Callable[[], Ending] | None = None,
         status: int = 0,
     ) -> Answer:
         """Several things, in every format, one held in memory at a time.
 
-        JSON is ``{…head, "data": [rows], …}`` with where the listing ended and how whole the data is;
-        ndjson, csv, tsv and markdown are rows alone, and that goes to stderr.  ``rows`` that are no
-        sequence need ``columns``, and ``ending``, which is called after the last row or line of text.
+        JSON is ``{…head, "data": [rows], …tail}`` with where the listing ended and how whole the data is;
+        ndjson, csv, tsv and markdown are rows alone, and that goes to stderr.  ``under`` is another word
+        for ``data``.  ``rows`` that are no sequence need ``columns``, and ``ending``, which is called
+        after the last row or line of text.
         """
         if ending is None:
             rows = list(rows)
             ending = partial(Ending, len(rows), len(rows))
-        meta = partial(self._meta, ending, notes)
+
+        def meta() -> dict[str, Json]:
+            return {**self._meta(ending, notes), **tail}
+
         if self.output == "text":
             return Answer(text(), self._notes(notes, ending), status)
         if self.output == "json" and isinstance(rows, Sequence):
-            return Answer([self.json({**head, "data": rows, **meta()})], (), status)
+            return Answer([self.json({**head, under: rows, **meta()})], (), status)
         if self.output == "json":
             return Answer(json_stream(head, rows, meta), (), status)
         if self.output == "ndjson":

@@ -113,7 +113,7 @@ class Session:
                 if INSTALLATION.fullmatch(word) and word.casefold() not in KEYWORDS:
                     raise
                 self.statement = word
-        chosen = named or [one for one in project.installations() if project.database(one).exists()]
+        chosen = options.named_or_synced(project, named)
         if not chosen:
             only_target(project, None)
             raise StorageEmpty("nothing has been synced yet", hint="start with: max sync")
@@ -134,8 +134,6 @@ class Session:
         options = self.options
         with self.reading() as reader:
             found = reader.sql(statement, self.parameters, limit=options.limit, timeout=options.timeout)
-        if options.output == "json":
-            return options.answer(found.to_json(raw=options.raw), list)
         shown = len(found.rows)
         end = Ending(shown, shown)
         if found.truncated:
@@ -144,8 +142,16 @@ class Session:
         text = partial(table_lines, found)
         names = [column.name for column in found.columns]
         notes = [] if shown else ["no rows"]
+        whole = found.to_json(raw=options.raw)
         return options.listing(
-            found.to_dicts(raw=options.raw), text, notes, columns=names, ending=lambda: end
+            whole.pop("rows"),
+            text,
+            notes,
+            columns=names,
+            head={"columns": whole.pop("columns")},
+            under="rows",
+            tail=whole,
+            ending=lambda: end,
         )
 
     def listed_tables(self) -> Answer:

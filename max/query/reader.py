@@ -66,6 +66,13 @@ def synced(path: Path, info: InstallationInfo) -> Path:
     return path
 
 
+def unsynced(info: InstallationInfo) -> SyncState:
+    """The state of an installation that has no database yet."""
+    from ..storage.sync_state import never_synced  # seldom needed
+
+    return never_synced(str(info))
+
+
 def conditions_of(where: Where) -> Sequence[str | Filter[Any]]:
     """What ``where`` names, one by one."""
     return [] if where is None else [where] if isinstance(where, str | Filter) else where

@@ -48,11 +48,11 @@ def sync_state(connection: Connection, installation: str, *, now: float) -> Sync
     """The state of an installation at this moment."""
     columns = connection.dialect.columns(connection, "_max_sync") if is_catalogued(connection) else ()
     if not columns:
-        return _never(installation)
+        return never_synced(installation)
     narrow = "narrow <> 0" if "narrow" in columns else "FALSE"
     newest = connection.execute(NEWEST.format(narrow=narrow)).fetchone()
     if newest is None:
-        return _never(installation)
+        return never_synced(installation)
     with decoding("sync"):
         sync, status, worker, heartbeat_at = newest
         if status == "running" and not _is_alive(worker, heartbeat_at, now):
@@ -69,7 +69,8 @@ def sync_state(connection: Connection, installation: str, *, now: float) -> Sync
     return SyncState(True, synced_at, status, f"{installation}: {found}" if rows else None)
 
 
-def _never(installation: str) -> SyncState:
+def never_synced(installation: str) -> SyncState:
+    """The state of an installation whose data no sync has told of as a whole."""
     words = f"{installation}: no sync has completed yet, so rows may be missing; start with: max sync"
     return SyncState(False, None, None, f"{words} {installation}")
 

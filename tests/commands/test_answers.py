@@ -369,6 +369,41 @@ def test_a_database_that_does_not_know_of_narrow_syncs_is_read(synced: Cli) -> N
     assert (data["count"], data["complete"]) == (200, True)
 
 
+@pytest.mark.parametrize("command", ["find audit", "sql 'SELECT 1'"])
+def test_a_question_over_all_installations_names_those_that_were_never_synced(
+    synced: Cli, command: str
+) -> None:
+    assert synced("connect", "acme:later").status == 0
+    data = synced(*shlex.split(command), "-o", "json").data
+    assert (data["complete"], data["syncedAt"]) == (False, None)
+    assert data["warning"].startswith("acme:later: no sync has completed yet")
+    assert "acme:later: no sync has completed yet" in synced(*shlex.split(command), "-q").err
+    alone = synced(*shlex.split(command.replace("audit", "audit --in acme:default")), "-o", "json").data
+    assert alone["complete"] is (command[:4] == "find")
+
+
+@pytest.mark.parametrize(
+    ("command", "under"),
+    [
+        ("count acme AcmeTask --by status --top 1", "groups"),
+        ("values acme AcmeTask.status --limit 1", "values"),
+        ("find audit --limit 1", "hits"),
+        ("sql acme 'SELECT id FROM acme_task' --limit 1", "rows"),
+    ],
+)
+def test_json_and_ndjson_say_the_same_of_an_answer(synced: Cli, command: str, under: str) -> None:
+    data = synced(*shlex.split(command), "-o", "json").data
+    rows = data.pop(under)
+    run = synced(*shlex.split(command), "-o", "ndjson")
+    assert [json.loads(line) for line in run.out.splitlines()] == rows
+    meta = json.loads(run.err)["meta"]
+    for one in (data, meta):
+        one.pop("elapsedMs", None)
+        one.pop("next")
+    assert meta == data
+    assert (data["shown"], data["hasMore"]) == (len(rows), True)
+
+
 def test_rows_alone_come_with_the_warning_on_stderr(synced: Cli) -> None:
     record_sync(DATA, Status.PARTIAL)
     run = synced("export", "acme", "AcmeWorkspace", "--format", "ndjson")
