@@ -152,7 +152,7 @@ def change_lines(change: Change, title: str | None, room: int | None, paint: Pai
     at = short_time(change.at, room)
     head = f"{at}  {pad(change.kind, KIND)}  {change.ref!r}"
     left = MOST if room is None else room - display_width(head) - 2
-    shown = f"  {cell(title, left)}" if title and left >= LEAST_TITLE else ""
+    shown = f"  {truncate(cell(title, left), left)}" if title and left >= LEAST_TITLE else ""
     yield f"{at}  {kind}  {change.ref!r}{shown}"
     if change.kind == "updated":
         for name in {**change.old, **change.new}:

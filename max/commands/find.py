@@ -13,7 +13,7 @@ from ..errors import ProjectError, UsageError
 from ..model.text_search import LIMIT, Found, Hit, Marked
 from .framework import Answer, Ending, Options, Parser, paint
 from .terminal import ProgressView, width
-from .text import Paint, counted, display_width, number, pad, sanitize, truncate
+from .text import Paint, counted, cut_hash, display_width, number, pad, sanitize, truncate
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -118,15 +118,13 @@ def hit_lines(hits: Sequence[Hit], *, several: bool, room: int | None, paint: Pa
     """A line for each hit: the ref, the title, and what the other texts say.
 
     On a narrow terminal that is a line of its own, which appears only if something was found in it.
+    A hash is cut at a terminal, as in tables.
     """
-    rows = [
-        (
-            sanitize(f"{one.installation}  {one.entity}:{one.id}" if several else f"{one.entity}:{one.id}"),
-            shown(one.title),
-            shown(one.snippet),
-        )
-        for one in hits
-    ]
+    rows = []
+    for one in hits:
+        ref = f"{one.entity}:{one.id if room is None else cut_hash(one.id)}"
+        where = f"{one.installation}  {ref}" if several else ref
+        rows.append((sanitize(where), shown(one.title), shown(one.snippet)))
     ref_width = max((display_width(ref) for ref, _, _ in rows), default=0)
     longest = max((display_width(title) for _, title, _ in rows), default=0)
     left = None if room is None else room - ref_width - 4

@@ -70,7 +70,7 @@ def sync_state(connection: Connection, installation: str, *, now: float) -> Sync
 
 
 def never_synced(installation: str) -> SyncState:
-    """The state of an installation whose data no sync has told of as a whole."""
+    """The state of an installation of which no sync has brought everything."""
     words = f"{installation}: no sync has completed yet, so rows may be missing; start with: max sync"
     return SyncState(False, None, None, f"{words} {installation}")
 

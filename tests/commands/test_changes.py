@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from max_connectors.acme import AcmeUser
 
+from max.commands.changes import change_lines
+from max.commands.text import Paint, display_width
 from max.core import InstallationInfo
 from max.engine import SqliteEngine
 from max.installations.project_folder import ProjectFolder
+from max.model.changes import Change
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
@@ -139,6 +142,14 @@ def test_people_get_the_newest_change_first_with_titles_and_each_updated_field(r
         "                  email: (not loaded) → a@x",
         "2027-01-15 08:00  created   AcmeUser:u1  Ada Byron",
     ]
+
+
+def test_a_change_fits_the_terminal() -> None:
+    change = Change("removed", AcmeUser, "w1-u1", NOON, "sync", {"name": "Ada"}, {}, "cursor")
+    for title in ("Ada Lovelace of the analytical engine " * 3, "説明" * 40):
+        (line,) = change_lines(change, title, 60, Paint(on=False))
+        assert display_width(line) <= 60
+        assert line.endswith("…")
 
 
 def test_people_see_the_newest_fifty_and_how_many_there_are(recorded: Cli) -> None:

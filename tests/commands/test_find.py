@@ -199,6 +199,13 @@ class TestScreens:
             f"Task:3   監査 audit 説明    {'x' * 80}",
         ]
 
+    def test_a_terminal_shows_the_beginning_of_a_hash_as_tables_do(self) -> None:
+        commit = hit(f"Commit:{'0123456789' * 4}", "Fix the audit log", "")
+        (line,) = hit_lines([commit], several=False, room=100, paint=PLAIN)
+        assert line == "Commit:0123456789  Fix the audit log"
+        (line,) = hit_lines([commit], several=False, room=None, paint=PLAIN)
+        assert line == f"Commit:{'0123456789' * 4}  Fix the audit log"
+
     def test_a_wide_terminal_has_a_line_a_hit_and_a_narrow_one_cuts_between_characters(self) -> None:
         from max.commands.text import display_width
 
