@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import LoaderFault
 
 INTERRUPTED = 130
+LASTING = 20_000  # objects that a short command makes; they last as long as it, so looking for cycles is vain
 AS_JSON = ("json", "ndjson")  # the formats in which errors are JSON
 LEADING = ("--project", "--output", "--json", "--quiet")  # options that may come before the command
 ATTACHED = ("-C", "--project=", "-o", "--output=")  # how an option begins that holds its value
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """``main`` as the whole of a process, which ends with its exit status."""
+    gc.set_threshold(LASTING)
     status = main()
     gc.freeze()  # else Python searches everything for cycles before it ends: an eighth of a short command
     raise SystemExit(status)

@@ -87,11 +87,14 @@ class Options(argparse.Namespace):
         """The project, and its installation that the options name; without a name, its only one."""
         project = self.found_project()
         if self.after_target and self.target is not None:
-            self._find_left_out(project)
+            return project, self._first_target(project)
         return project, only_target(project, self.target)
 
-    def _find_left_out(self, project: ProjectFolder) -> None:
-        """Move the words by one where the first is none of an installation, and only one is connected."""
+    def _first_target(self, project: ProjectFolder) -> InstallationInfo:
+        """The installation that the first word names; where it names none, and only one is connected, that.
+
+        The words move by one then.
+        """
         names = self.after_target
         words = [getattr(self, name) for name in names]
         try:
@@ -99,15 +102,16 @@ class Options(argparse.Namespace):
                 self.target = None
                 project.target(words[0] or "")  # the word that is missing is the one behind
                 raise UsageError(f"what of {words[0]}?", hint=f"required: {names[0].upper()}")
-            project.target(self.target)
+            return project.target(self.target)
         except UnknownName:
             if self.target is None:
-                return
+                return only_target(project, None)
             if len(project.installations()) != 1 or words[-1] or ":" in (words[0] or ""):
                 raise
             for name, word in zip(names, [self.target, *words], strict=False):
                 setattr(self, name, word)
             self.target = None
+        return only_target(project, None)
 
     # -- reading
 

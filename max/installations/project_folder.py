@@ -245,7 +245,8 @@ class ProjectFolder:
         A connector alone means its only installation, and goes before an id.  UnknownName when
         there is none; UsageError, naming the candidates, when there are several.
         """
-        return read_installation(self._folders()[self._named(text)])
+        folders = self._folders()
+        return read_installation(folders[self._named(text, folders)])
 
     def removable(self, text: str) -> InstallationInfo:
         """``target``, also of an installation whose file cannot be read, which has neither id nor config."""
@@ -254,12 +255,11 @@ class ProjectFolder:
         except UsageError:
             raise
         except ProjectError:
-            connector, _, name = self._named(text).partition(":")
+            connector, _, name = self._named(text, self._folders()).partition(":")
             return InstallationInfo(connector, name, "", {}, 0.0)
 
-    def _named(self, text: str) -> str:
+    def _named(self, text: str, folders: Mapping[str, Path]) -> str:
         """The ``connector:name`` that a text means."""
-        folders = self._folders()
         names = [name for name in folders if text in (name, name.partition(":")[0])]
         names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
         if not names:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ..errors import InvalidAnswers, Mismatch, UnknownName
 from .struct import Struct
@@ -19,7 +19,7 @@ MOST_DAYS = 36_500  # a hundred years
 MOST_ROWS = 10**12
 
 
-class Setting(NamedTuple):
+class Setting(Struct):
     """One setting: what it does, the valid values in words, and whether a value is valid."""
 
     about: str
