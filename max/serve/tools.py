@@ -231,16 +231,18 @@ def overview(box: Toolbox, given: Arguments) -> Data:
             try:
                 found.append(about_installation(box, info, rows=True))
             except MaxError as error:
-                words = error.render()
-                found.append(
-                    {"installation": str(info), "syncedAt": None, "complete": False, "warning": words}
-                )
+                found.append(unread(info, error))
         note = shown_words(len(found), len(known), "name an installation", "installation")
         return {"note": note, "installations": found}
 
     if not known:
         box.chosen(None)
     return fitting(make, len(known))
+
+
+def unread(info: InstallationInfo, error: MaxError) -> Data:
+    """What ``state_of`` says, of an installation that cannot be read."""
+    return {"installation": str(info), "syncedAt": None, "complete": False, "warning": error.render()}
 
 
 def about_installation(box: Toolbox, info: InstallationInfo, *, rows: bool) -> Data:
@@ -372,8 +374,11 @@ def find(box: Toolbox, given: Arguments) -> Data:
             with box.read(info) as reader:
                 answers[str(info)] = reader.find(given.query, entities, limit=given.limit)
                 states.append(state_of(info, reader))
+        except UnknownName as error:  # of entities that only other sources have
+            problems.append(error)
         except MaxError as error:
             problems.append(error)
+            states.append(unread(info, error))
     if not answers:
         raise problems[0]
     found = merged(answers, given.limit)

@@ -238,6 +238,15 @@ class TestHowWholeItIs:
         assert (one["syncedAt"], one["complete"]) == (None, False)
         assert "no sync has completed yet" in one["warning"]
 
+    def test_find_says_which_installations_it_could_not_look_into(self, start: Start, own: Path) -> None:
+        connect(own, "acme:later", "users=2")
+        found = start(own).call("find", query="dark theme", limit=1)
+        assert found["hits"]
+        assert (found["complete"], found["syncedAt"]) == (False, None)
+        assert "acme:later has never been synced" in found["warning"]
+        alone = start(own).call("find", query="dark theme", installation="acme:default")
+        assert alone["complete"]
+
     def test_an_installation_that_was_never_synced_says_what_a_person_can_do(
         self, start: Start, tmp_path: Path
     ) -> None:
