@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from .upstream.http import HttpResponse as HttpResponse
     from .upstream.http import KeyAuth as KeyAuth
     from .upstream.http import Transport as Transport
+    from .upstream.http import require_http as require_http
     from .upstream.oauth import OAuth as OAuth
     from .upstream.oauth import OAuthTokens as OAuthTokens
     from .upstream.operations import Limit as Limit
@@ -109,7 +110,8 @@ model.values: Json
 upstream.browser_login: BrowserSignIn
 upstream.credentials: Credential CredentialProvider Secret
 upstream.graphql: GraphQL RelayConnection
-upstream.http: Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth Transport
+upstream.http: Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpResponse KeyAuth require_http
+upstream.http: Transport
 upstream.oauth: OAuth OAuthTokens
 upstream.operations: Limit Operation operation Retry run_operation
 """

@@ -170,6 +170,8 @@ class Connector(Generic[Conf, C]):
     - ``initialise``: ``async (config, credentials) -> Installation``, called when a runtime starts.
     - ``config``: a frozen dataclass; its fields are the configuration keys, types and defaults.
     - ``operations``: the only ones that loaders may run.
+    - ``requires``: functions that raise a MaxError when this machine lacks what the connector needs, as
+      ``require_http`` does; they are called before the first question.
     - ``hosts``: the only ones that requests may go to: ``api.example.com``, ``*.example.com`` (the
       names below, not itself), ``host:port``, or ``{key}`` for the host and port of a
       configuration value.
@@ -187,6 +189,7 @@ class Connector(Generic[Conf, C]):
     credentials: Sequence[Credential] = ()
     onboarding: Sequence[OnboardingStep] = ()
     operations: Sequence[AnyOperation] = ()
+    requires: Sequence[Callable[[], None]] = ()
     hosts: Sequence[str] = ()
     version: str = "1"
     migrations: Sequence[Migration] = ()
@@ -349,6 +352,12 @@ def _check_declared(step: OnboardingStep, connector: AnyConnector, position: str
             )
 
 
+def _check_requires(functions: object, where: str) -> None:
+    for position, function in _each(functions, where):
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise ConnectorError(f"{position} is {function!r}, not a function without async")
+
+
 def _check_hosts(hosts: object, connector: AnyConnector, where: str) -> None:
     keys = {one.name for one in fields(connector.config)}
     for position, pattern in _each(hosts, where):
@@ -383,6 +392,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
     "operations": lambda value, _, where: _each_named(value, where, Operation, "an operation"),
+    "requires": lambda value, _, where: _check_requires(value, where),
     "migrations": lambda value, connector, where: check_migrations(value, connector.schema, where),
     "contracts": lambda value, connector, where: check_contracts(value, connector.schema, where),
     "hosts": _check_hosts,

@@ -297,14 +297,15 @@ def brief(text: str, limit: int = 200) -> str:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value as an error shows it: its type and the beginning of its text."""
+    """A value as an error shows it: the beginning of its text, after its type where that does not show it."""
     if value is None:
         return "null"
     try:
         text = repr(value)
     except Exception:  # an error about the value must not fail
         return f"{type(value).__name__} that cannot be printed"
-    return f"{type(value).__name__} {text if len(text) <= limit else text[: limit - 1] + '…'}"
+    plain = "" if type(value) in (str, int, float, bool) else f"{type(value).__name__} "
+    return f"{plain}{text if len(text) <= limit else text[: limit - 1] + '…'}"
 
 
 class InvalidAnswers(UsageError):
@@ -477,10 +478,39 @@ class MissingExtra(MaxError):
         self.extra, self.library = extra, library
         super().__init__(
             f"{purpose} needs {library}, which is not installed",
-            hint=f"pip install 'max-sync[{extra}]'",
+            hint=_installing(extra),
             extra=extra,
             library=library,
         )
+
+
+def _installing(extra: str) -> str:
+    """The command that adds an extra to what runs here: a clone, a package made from one, or a release."""
+    import shutil
+    import sys
+    from importlib.metadata import PackageNotFoundError, distribution
+    from importlib.util import find_spec
+    from pathlib import Path
+    from shlex import join
+
+    source, root = "max-sync", Path(__file__).parents[1]
+    try:
+        if (root / "connectors" / "max_connectors").is_dir() and (root / "pyproject.toml").is_file():
+            source = "." if root == Path.cwd() else str(root)
+        elif url := distribution("max-sync").read_text("direct_url.json"):
+            import json
+            from urllib.parse import unquote, urlsplit
+
+            place = Path(unquote(urlsplit(json.loads(url)["url"]).path))
+            source = str(place) if place.is_dir() else source
+    except (PackageNotFoundError, OSError, ValueError, KeyError):  # a copy inside of another program
+        pass
+    here = shutil.which("python")
+    python = "python" if here and Path(here).parent == Path(sys.executable).parent else sys.executable
+    pip = (
+        [python, "-m", "pip", "install"] if find_spec("pip") else ["uv", "pip", "install", "--python", python]
+    )
+    return join([*pip, f"{source}[{extra}]"])
 
 
 class RecordingError(MaxError):

@@ -207,7 +207,7 @@ def test_another_folder_without_a_project_is_named_in_the_next_command(cli: Cli,
         (["connect"], "connect what?"),
         (["connect", "acmee"], "unknown connector 'acmee'"),
         (["connect", "acme", "--set", "users"], "--set expects name=value"),
-        (["connect", "acme", "--set", "users=x"], "users: expected an integer"),
+        (["connect", "acme", "--set", "users=x"], "users: expected a whole number"),
         (["connect", "acme", "--credential", "token=hunter2"], "given as env:VARIABLE"),
         (["connect", "acme:new", "--update"], "unknown installation 'acme:new'"),
         (["disconnect", "acme"], "deletes its secrets"),
@@ -299,6 +299,40 @@ def test_connecting_again_adds_an_installation(cli: Cli) -> None:
         cli("connect", name, "-o", "json").data["installation"] for name in ("acme", "acme", "acme:mine")
     ]
     assert names == ["acme:default", "acme:default-2", "acme:mine"]
+
+
+def test_without_a_name_connect_lists_the_sources_with_what_they_are(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "connectors").mkdir()
+    (tmp_path / "connectors" / "max_broken.py").write_text("raise ValueError('no')\n")
+    run = cli("connect")
+    assert (run.status, run.out) == (2, "")
+    assert "\n  acme    A demo company: try Max without an account.\n" in run.err
+    assert "\n  broken  (cannot be used: " in run.err
+    found = cli("connect", "-o", "json").error["data"]["connectors"]
+    assert [one["name"] for one in found] == ["acme", "broken", "git", "linear"]
+    assert not (tmp_path / ".max").exists()
+
+
+def test_connect_checks_the_name_and_what_the_source_needs_before_anything_else(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot be the name" in cli("connect", "acme:a/b", "--set", "users=x").err
+    assert "ends without a name" in cli("connect", "acme:").err
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    lacking = cli("connect", "linear")
+    assert (lacking.status, "needs httpx2" in lacking.err, "-m pip install" in lacking.err) == (1, True, True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lacking = cli("connect", "git", "--set", "path=.")
+    assert (lacking.status, "needs the git command" in lacking.err) == (1, True)
+    assert not (tmp_path / ".max").exists()
+
+
+def test_a_second_installation_without_a_name_is_taken_by_no_shorter_word(cli: Cli) -> None:
+    cli("connect", "acme")
+    assert cli("connect", "acme", "--update", "--set", "users=3").out == "changed acme:default\n"
+    assert "to choose a name: max connect acme:NAME" in cli("connect", "acme").err
+    both = cli("connect", "acme", "--update")
+    assert (both.status, "acme:default, acme:default-2" in both.err) == (2, True)
 
 
 def test_connecting_a_taken_name_is_refused_without_update(cli: Cli) -> None:

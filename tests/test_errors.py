@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,8 @@ from max.errors import (
     nearest,
     shown,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SAMPLES: dict[type[MaxError], MaxError] = {
     UnknownName: UnknownName("field", "titel", ["title", "votes"], where="Issue"),
@@ -170,7 +174,8 @@ def test_the_facts_of_an_error_are_attributes_and_data(kind: type[MaxError]) -> 
 
 def test_an_error_says_what_to_do_next() -> None:
     assert SAMPLES[UnknownName].render() == "unknown field 'titel' in Issue\n  did you mean: title"
-    assert SAMPLES[MissingExtra].hint == "pip install 'max-sync[http]'"
+    _, *words, source = shlex.split(SAMPLES[MissingExtra].hint)
+    assert (words[-1], source in (".[http]", f"{ROOT}[http]")) == ("install", True), "of the clone that runs"
     assert UnknownName("entity", "x", []).hint == "there is no entity"
     assert UnknownName("entity", "x", ["Aaa", "Bbb"]).hint == "entities: Aaa, Bbb"
     assert UnknownName("option", "--x", ["--aa", "--bb", "--cc", "--dd"], where="max ls").hint == (
@@ -184,7 +189,7 @@ def test_a_value_that_may_be_secret_is_left_out_of_the_message() -> None:
     assert (
         str(Mismatch("tokn", "another key (token)", "x", secret=True)) == "tokn: expected another key (token)"
     )
-    assert str(Mismatch("n", "a number", "x")) == "n: expected a number, got str 'x'"
+    assert str(Mismatch("n", "a number", "x")) == "n: expected a number, got 'x'"
 
 
 def test_a_filter_error_points_at_the_column() -> None:
@@ -234,8 +239,8 @@ class Rude:
 
 def test_a_value_is_shown_by_type_and_beginning() -> None:
     assert shown(None) == "null"
-    assert shown(7) == "int 7"
-    assert shown("x" * 100) == "str 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
+    assert shown(7) == "7"
+    assert shown("x" * 100) == "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
 
 
 def test_a_value_that_cannot_be_printed_is_shown_by_its_type() -> None:

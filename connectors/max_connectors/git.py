@@ -48,7 +48,7 @@ from max.connecting import (
     run_operation,
 )
 
-from .git_command import Command, Tokens, output, prose
+from .git_command import Command, Tokens, output, prose, require_git
 from .git_log import Change, Commit, CommitLog, LogPage, Position, Tips
 
 T = TypeVar("T")
@@ -552,4 +552,5 @@ connector = Connector(
     config=GitConfig,
     onboarding=[Input("path", "Path of the repository"), RunCode(make_absolute), Validate(check)],
     operations=[read_repository, read_commits, read_branches, read_tags],
+    requires=[require_git],
 )

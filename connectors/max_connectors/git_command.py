@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -56,6 +57,12 @@ Tokens = list[bytes]  # the NUL-terminated texts of one record
 def prose(raw: bytes) -> str:
     """A message as text: bytes that are not UTF-8 become ``\\xhh``."""
     return raw.decode("utf-8", "backslashreplace")
+
+
+def require_git() -> None:
+    """MaxError unless there is a git to run."""
+    if shutil.which("git") is None:
+        raise MaxError("the git connector needs the git command, which is not on the PATH", hint=NO_GIT)
 
 
 def environment() -> dict[str, str]:

@@ -63,6 +63,7 @@ from max.connecting import (
     Validate,
     Watermark,
     operation,
+    require_http,
 )
 
 ROOT_ID = "workspace"  # a credential belongs to exactly one
@@ -895,4 +896,5 @@ connector = Connector(
     ],
     # an invalid row does not stop the others
     operations=[get_organization, list_project_teams, OAUTH.renewal, *LISTINGS],
+    requires=[require_http],
 )

@@ -13,20 +13,26 @@ from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import ProjectError, ProjectUntrusted, StorageError, StorageLocked, UsageError
+from ..errors import MaxError, ProjectError, ProjectUntrusted, StorageError, StorageLocked, UsageError
 from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
-from .framework import Answer, Options, Parser, readers
+from .framework import Answer, Options, Parser, only_target, readers
 from .terminal import TerminalPrompter, is_terminal
+from .text import pad
 from .views import installation_json
 
 
 def configure_connect(parser: Parser) -> None:
     """``max connect NAME[:INSTALLATION] …``."""
-    parser.add_argument("name", nargs="?", metavar="CONNECTOR[:NAME]", help="the source, and a name for it")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="CONNECTOR[:NAME]",
+        help="the source, and a name for it; left out: the sources, of which one is chosen at a terminal",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="answer a question in advance"
     )
@@ -40,6 +46,7 @@ def configure_connect(parser: Parser) -> None:
     parser.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
     parser.add_argument("--update", action="store_true", help="change an installation that exists")
     parser.add_examples(
+        "max connect",
         "max connect acme",
         "max connect git:site --set path=~/work/site",
         "max connect acme --set base_url=http://localhost:4567 --credential token=env:ACME_TOKEN",
@@ -50,36 +57,78 @@ def configure_connect(parser: Parser) -> None:
 def run_connect(options: Options) -> Answer:
     """Run the connector's onboarding and store its result; a failure leaves nothing behind."""
     project, new = project_or_new(options)
-    if options.name is None:
-        raise UsageError("connect what?", hint=f"one of: {', '.join(project.registry.names())}")
-    existing = _existing(project, options)
-    connector_name, _, name = options.name.partition(":")
-    connector = project.registry.resolve(existing.connector if existing else connector_name)
+    existing = only_target(project, options.name) if options.update else None
+    connector_name, name = (existing.connector, existing.name) if existing else _new_name(project, options)
+    connector = project.registry.resolve(connector_name)
     found = asyncio.run(onboarded(connector, options, project, existing))
+    notes = [f"created a project in {project.root}"] if new else []
     if existing is not None:
         info = updated(project, connector, existing, found)
     else:
-        info = add_installation(project, connector_name, name or None, found, new=new)
-    notes = [f"created a project in {project.root}"] if new else []
+        name = name or _second_name(project, connector_name, options, notes)
+        info = add_installation(project, connector_name, name, found, new=new)
     notes += [*_destination(connector, found), *found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)
 
 
-def _existing(project: ProjectFolder, options: Options) -> InstallationInfo | None:
-    """The installation that is to be changed; ProjectError when a new one would have its name."""
-    if options.name.endswith(":"):
-        raise UsageError(
-            f"{options.name!r} ends without a name",
-            hint=f"write {options.name}NAME, or leave the colon out",
-        )
-    if options.update:
-        return project.target(options.name)
-    for existing in project.installations():
-        if str(existing) == options.name:
-            hint = f"to change it: max connect {existing} --update; to add another, choose another name"
-            raise ProjectError(f"{existing} is connected already", hint=hint)
-    return None
+def _new_name(project: ProjectFolder, options: Options) -> tuple[str, str | None]:
+    """The connector of a new installation, and its name if it was given; an error when it cannot be its."""
+    word = options.name or _chosen_source(project, options)
+    connector, colon, name = word.partition(":")
+    if colon and not name:
+        raise UsageError(f"{word!r} ends without a name", hint=f"write {word}NAME, or leave the colon out")
+    if any(str(existing) == word for existing in project.installations()):
+        hint = f"to change it: max connect {word} --update; to add another, choose another name"
+        raise ProjectError(f"{word} is connected already", hint=hint)
+    if name and connector in project.registry.names():
+        project.free_name(connector, name)
+    return connector, name or None
+
+
+def _chosen_source(project: ProjectFolder, options: Options) -> str:
+    """The connector that the person at the terminal chooses; UsageError with all of them elsewhere."""
+    about = {name: _description(project, name) for name in project.registry.names()}
+    size = max(map(len, about), default=0)
+    lines = {name: f"{pad(name, size)}  {text}" for name, text in about.items()}
+    prompter = _prompter(options)
+    if prompter is None:
+        hint = "\n  ".join(["one of these sources: max connect NAME", *lines.values()])
+        found = [{"name": name, "description": text} for name, text in about.items()]
+        raise UsageError("connect what?", hint=hint, connectors=found)
+    return asyncio.run(prompter.choose("Connect which source?", list(lines.items()), several=False))[0]
+
+
+def _description(project: ProjectFolder, name: str) -> str:
+    """What a connector says of itself; of one that cannot be loaded, why."""
+    try:
+        return project.registry.resolve(name).description
+    except MaxError as error:
+        return f"(cannot be used: {error.message})"
+
+
+def _second_name(project: ProjectFolder, connector: str, options: Options, notes: list[str]) -> str:
+    """The name of an installation that was given none: asked for where the connector has one already."""
+    usual = project.free_name(connector, None)
+    if not any(info.connector == connector for info in project.installations()):
+        return usual
+    prompter = _prompter(options)
+    if prompter is None:
+        notes.append(f"it is named {connector}:{usual}; to choose a name: max connect {connector}:NAME")
+        return usual
+    while True:
+        name = asyncio.run(prompter.text(f"A name for this installation of {connector}", usual))
+        try:
+            return project.free_name(connector, name)
+        except MaxError as error:
+            prompter.say(error.render())
+
+
+def _prompter(options: Options) -> TerminalPrompter | None:
+    """Who asks questions; None where there is no person to answer them."""
+    reads_secret = any(word.endswith("=-") for word in options.credential)
+    asking = is_terminal(sys.stdin) and not options.no_input and not reads_secret
+    return TerminalPrompter() if asking else None
 
 
 def _destination(connector: AnyConnector, found: OnboardingResult) -> list[str]:
@@ -111,8 +160,7 @@ async def onboarded(
         kept = bound(connector, existing.config, project.credentials(existing).stored())
     sources = pairs("--credential", options.credential)
     secrets = {name: read_secret(source, sys.stdin) for name, source in sources.items()}
-    asking = is_terminal(sys.stdin) and not options.no_input and "-" not in sources.values()
-    found = await onboard(connector, TerminalPrompter() if asking else None, given, secrets, kept=kept)
+    found = await onboard(connector, _prompter(options), given, secrets, kept=kept)
     if kept is None or kept.destination != found.destination:
         return found
     # an unchanged secret is not written again: a running sync may be renewing it

@@ -35,6 +35,7 @@ MAYBE_PATHS = ("project", "folder", "record", "replay", "set", "credential")  # 
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 REQUIRED = "the following arguments are required: "  # as argparse says it
 NO_VALUE = ": expected one argument"  # the same
+TOGETHER = ": not allowed with argument "
 LEFT_OUT = ""  # for an installation that was not named
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NOTHING_CONNECTED = "no installation is connected; try: max sync acme:default"
@@ -347,6 +348,8 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if message.endswith(NO_VALUE):
             message = f"{message.removesuffix(NO_VALUE)} needs a value"
+        elif TOGETHER in message:
+            message = f"{message.replace(TOGETHER, ' and ')} cannot be combined"
         raise UsageError(message, hint=hint)
 
     def read(self, words: Sequence[str]) -> Options:

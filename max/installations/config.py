@@ -42,7 +42,7 @@ def plain(value: object) -> Json:
 # What a value of each type is called in messages.
 SCALARS: dict[object, str] = {
     str: "a text",
-    int: "an integer",
+    int: "a whole number",
     float: "a finite number",
     bool: "true or false",
     Any: "JSON data",

@@ -31,7 +31,7 @@ from ..connector import (
     Validate,
     connector_code,
 )
-from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, UsageError
+from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, MissingExtra, UsageError
 from ..model.values import Json
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
 from ..upstream.hosts import PLACEHOLDER, read_address
@@ -99,8 +99,11 @@ async def onboard(
     """Run a connector's onboarding; what is given is not asked, nor what is ``kept`` of before.
 
     InvalidAnswers when something given is invalid, or something is missing without a prompter.
-    The error of a validation that fails, unless the person wants to try again.
+    The error of a requirement, or of a validation that fails; with a prompter the questions before a
+    validation that failed are asked again.
     """
+    for requirement in connector.requires:
+        requirement()
     run = _Onboarding(connector, prompter, given, secrets, kept)
     await run.walk()
     return run.result()
@@ -420,17 +423,20 @@ class _Onboarding:
             raise InvalidAnswers(f"the answers of {self._connector.name}'s own code are invalid", wrong)
 
     async def _validate(self, step: Validate, before: Sequence[OnboardingStep]) -> None:
-        """Check the answers; after a failure the person may change them and try again."""
+        """Check the answers; after a failure the questions before are asked again, while there are any.
+
+        The answers so far are the defaults; an interruption ends it.
+        """
         while not self._missing and self._applies(step):
             try:
                 with self._credentials() as credentials:
                     line = credentials.redactor.message(await step.check(self._view, credentials))
             except MaxError as error:
-                if self._prompter is None or isinstance(error, LoaderFault):  # a bug has no other answers
+                answerable = any(isinstance(one, Input | SecretInput | Select | SignIn) for one in before)
+                hopeless = isinstance(error, LoaderFault | MissingExtra)  # no answer helps
+                if self._prompter is None or hopeless or not answerable:
                     raise
-                self._prompter.say(error.render())
-                if not await self._prompter.confirm("Change the answers and try again?"):
-                    raise
+                self._prompter.say(f"{error.render()}\n")
             else:
                 self._say(line)
                 return

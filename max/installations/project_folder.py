@@ -299,7 +299,7 @@ class ProjectFolder:
         with self._writing():
             if exist_ok and f"{connector}:{name}" in self._folders():
                 return read_installation(self._installations / connector / str(name))
-            name = self._free_name(connector, name)
+            name = self.free_name(connector, name)
             data = {
                 "connector": connector,
                 "name": name,
@@ -313,8 +313,12 @@ class ProjectFolder:
             )
         return read_installation(folder)
 
-    def _free_name(self, connector: str, name: str | None) -> str:
-        """The name, unless another differs from it in case alone; the first free default for None."""
+    def free_name(self, connector: str, name: str | None) -> str:
+        """The name that a new installation would have: the first free default for None.
+
+        UsageError when it cannot be one; ProjectError when it is taken, also by one that differs from it
+        in case alone.
+        """
         taken = {one.casefold() for one in self._folders()}
         kept = {f"{one.parent.name}:{one.name}" for one in self._installations.glob("[!.]*/[!.]*")}
 

@@ -635,6 +635,14 @@ class _CleanLog(logging.Filter):
         return True
 
 
+def require_http() -> None:
+    """MissingExtra unless the extra ``http`` is installed; for ``requires`` of a connector."""
+    try:
+        import httpx2  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
+
+
 class _Httpx2Transport(Transport):
     """httpx2 as a Transport; connections are kept open and used again."""
 
@@ -657,10 +665,9 @@ class _Httpx2Transport(Transport):
         """
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-        try:
-            import httpx2
-        except ImportError as error:
-            raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
+        require_http()
+        import httpx2
+
         for name in LIBRARY_LOGS:
             logging.getLogger(name).addFilter(self._log)  # once, however often it is added
         return httpx2.AsyncClient(

@@ -205,7 +205,7 @@ def test_a_retry_without_failures_or_of_an_unknown_sync_is_refused(cli: Cli) -> 
     assert "nothing failed in it" in cli("sync", "acme", "--retry-failed").err
     assert "no sync 'zzzz'" in cli("sync", "acme", "--retry-failed", "zzzz").err
     both = cli("sync", "acme", "--discard-unfinished", "--retry-failed")
-    assert (both.status, "not allowed with" in both.err) == (2, True)
+    assert (both.status, "cannot be combined" in both.err) == (2, True)
 
 
 def test_a_sync_that_stores_nothing_is_failed(cli: Cli) -> None:

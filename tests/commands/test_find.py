@@ -122,7 +122,7 @@ class TestFinding:
             (["find", "audit", "--check"], "--check and --rebuild take no text"),
             (["find", "audit (", "--raw"], 'the query cannot be read: fts5: syntax error near ""'),
             (["find", "audit", "--in", "nope"], "unknown installation 'nope'"),
-            (["find", "--check", "--rebuild"], "not allowed with argument"),
+            (["find", "--check", "--rebuild"], "cannot be combined"),
         ],
     )
     def test_a_mistake_is_named(self, acme: Cli, words: list[str], says: str) -> None:

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.connector import Answers, Connector, Input, NoConfig, Option, RunCode, SecretInput, Select, Validate
-from max.errors import BadCredentials, ConnectorError, InvalidAnswers, LoaderFault, UsageError, shown
+from max.errors import (
+    BadCredentials,
+    ConnectorError,
+    InvalidAnswers,
+    LoaderFault,
+    MissingExtra,
+    UsageError,
+    shown,
+)
 from max.installations.config import ValueType, as_text, config_values, read_config
 from max.installations.onboarding import OnboardingResult, check_answers, needs_answers, onboard
 from max.installations.secret_sources import read_secret
@@ -343,8 +351,8 @@ class TestWithPrompter:
         prompter = Scripted("u", "many", "", "3")
         assert run(sample(config=Needy), prompter).config == {"url": "u", "pages": 3}
         assert prompter.said == [
-            "pages: expected an integer, got str 'many'",
-            "pages: expected an integer, got str ''",
+            "pages: expected a whole number, got 'many'",
+            "pages: expected a whole number, got ''",
         ]
 
     def test_a_required_secret_is_asked_until_it_is_given_and_an_optional_one_once(self) -> None:
@@ -355,25 +363,47 @@ class TestWithPrompter:
         assert run(connector, prompter).secrets == {"token": "x"}
         assert prompter.said == ["token is needed"]
 
-    def test_after_a_failed_validation_the_person_can_change_the_answers(self) -> None:
-        prompter = Scripted("u", "wrong", True, None, "right", ["w1"], [])
+    def test_after_a_failed_validation_its_questions_are_asked_again_straight_away(self) -> None:
+        prompter = Scripted("u", "wrong", None, "right", ["w1"], [])
         assert run(account(*FULL), prompter).secrets == {"token": "right"}
-        assert prompter.asked[:5] == [
-            "Address",
-            "Token",
-            "Change the answers and try again?",
-            "Address",
-            "Token (empty: as before)",
-        ]
+        assert prompter.asked[:4] == ["Address", "Token", "Address", "Token (empty: as before)"]
         assert "the token is wrong" in prompter.said[0]
 
     def test_a_given_secret_that_fails_can_be_replaced(self) -> None:
-        prompter = Scripted(True, None, "right", ["w1"], [])
+        prompter = Scripted(None, "right", ["w1"], [])
         assert run(account(*FULL), prompter, {"token": "wrong"}, url="u").secrets == {"token": "right"}
 
-    def test_a_failed_validation_that_is_not_tried_again_raises(self) -> None:
-        with pytest.raises(BadCredentials, match="the token is wrong"):
-            run(account(*FULL), Scripted("u", "wrong", False))
+    def test_a_failed_validation_that_no_answer_can_change_raises(self) -> None:
+        async def check(answers: Answers, credentials: CredentialProvider) -> str:
+            raise BadCredentials("the door is shut")
+
+        async def without_library(answers: Answers, credentials: CredentialProvider) -> str:
+            raise MissingExtra("http", "httpx2", "this")
+
+        with pytest.raises(BadCredentials, match="the door is shut"):
+            run(sample(onboarding=[Validate(check)]), Scripted())
+        prompter = Scripted("u", "u")
+        with pytest.raises(MissingExtra):
+            run(
+                sample(config=Account, onboarding=[Input("url", "Address"), Validate(without_library)]),
+                prompter,
+            )
+        assert prompter.asked == ["Address"]
+
+    def test_an_interruption_ends_the_questions_that_are_asked_again(self) -> None:
+        prompter = Scripted("u", "wrong")
+        with pytest.raises(KeyboardInterrupt):
+            run(account(*FULL), prompter)
+        assert prompter.asked == ["Address", "Token", "Address"]
+
+    def test_what_this_machine_lacks_is_known_before_the_first_question(self) -> None:
+        def require_git() -> None:
+            raise UsageError("git is not installed")
+
+        prompter = Scripted("u")
+        with pytest.raises(UsageError, match="git is not installed"):
+            run(account(*FULL, requires=[require_git]), prompter)
+        assert prompter.asked == []
 
     def test_an_interruption_is_raised(self) -> None:
         with pytest.raises(KeyboardInterrupt):

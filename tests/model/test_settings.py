@@ -103,7 +103,7 @@ def test_typed_numbers_become_numbers() -> None:
 
 def test_invalid_stored_settings_are_named(project: ProjectFolder, info: InstallationInfo) -> None:
     write(project, {"history": "all"})
-    with pytest.raises(ProjectError, match=r"settings\.history: expected off or changes, got str 'all'"):
+    with pytest.raises(ProjectError, match=r"settings\.history: expected off or changes, got 'all'"):
         project.target("acme")
     write(project, [])
     with pytest.raises(ProjectError, match="settings: expected an object"):

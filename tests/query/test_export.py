@@ -247,7 +247,7 @@ class TestFrames:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(MissingExtra) as missing:
             frames.library("pyarrow")
-        assert "max-sync[frames]" in str(missing.value.hint)
+        assert "[frames]" in str(missing.value.hint)
 
     def test_no_library_is_imported_before_it_is_asked_for(self) -> None:
         script = (
