@@ -505,8 +505,8 @@ def test_while_a_call_waits_for_its_next_attempt_the_progress_says_why() -> None
 
     assert play(Source([get], users=[users("a")], name=[through]), body) == [
         "",
-        "again, attempt 2 of 4: no answer from api.example.com",
-        "again, attempt 3 of 4: it is down",
+        "trying again, no answer from api.example.com",
+        "trying again, it is down",
     ]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,12 +29,14 @@ from ..runtime import InstallationRuntime
 from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
 from . import streams
-from .terminal import ProgressView
+from .terminal import ProgressView, elapsed_time
 from .text import counted, json_text, sanitize, until
 
 Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
 
 TICK = 1.0  # seconds between two looks at the clock
+SILENCE = 5.0  # seconds without news after which a sync says so
+TRY = re.compile(r"try \d+ of \d+: ")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -99,16 +102,12 @@ class Foreground:
         """Show the progress as it changes, and every second how the time goes on."""
         began, clock = time.monotonic(), time.time()
         newest: list[Progress] = []
-        trouble: tuple[str, int] = "", 0  # the last reason to wait, and how many rows there were then
+        waiting = Waiting()
 
         def show() -> None:
-            nonlocal trouble
             for one in [] if self._quiet else newest:
-                now, rows = time.monotonic(), sum(one.counts.values())
-                if one.reason or rows != trouble[1]:
-                    trouble = sanitize(one.reason) if one.running or one.waiting else "", rows
-                trying = trouble[0] and f"trying again, {trouble[0]}"
-                self._view.show(one.counts, note_of(one, clock + now - began) or trying, now=now)
+                now = time.monotonic()
+                self._view.show(one.counts, waiting.note(one, clock + now - began), now=now)
 
         async def tick() -> None:
             while True:
@@ -176,6 +175,34 @@ class Foreground:
         os._exit(self.exit_status)
 
 
+class Waiting:
+    """What a sync waits for.  The cause and the try are kept in mind until something new is stored."""
+
+    def __init__(self) -> None:
+        self._rows, self._since = -1, 0.0
+        self._try = self._cause = ""
+
+    def note(self, progress: Progress, now: float) -> str:
+        """What ``note_of`` says; while a request is under way, why it is made again, or that nothing comes."""
+        rows = sum(progress.counts.values())
+        if rows != self._rows:
+            self._rows, self._since, self._try, self._cause = rows, now, "", ""
+        if progress.reason and (progress.running or progress.waiting):
+            found = TRY.match(progress.reason)
+            self._try = found[0] if found else self._try
+            self._cause = progress.reason.removeprefix(found[0] if found else "")
+            progress = progress._replace(reason=f"{self._try}{self._cause}")
+        if note := note_of(progress, now):
+            return note
+        if self._cause:
+            return f"trying again, {sanitize(f'{self._try}{self._cause}')}"
+        if not progress.running or now - self._since < SILENCE:
+            return ""
+        return (
+            f"nothing new for {elapsed_time(now - self._since)}" if rows else "waiting for the first answer"
+        )
+
+
 def note_of(progress: Progress, now: float | None = None) -> str:
     """What a sync is waiting for, and why; empty while a request of it is under way.
 
@@ -183,7 +210,7 @@ def note_of(progress: Progress, now: float | None = None) -> str:
     """
     limits, what = ", ".join(progress.limits), sanitize(progress.reason)
     if progress.running:
-        return "" if not limits else f"again, {what}" if what else f"waiting for {limits}"
+        return "" if not limits else f"trying again, {what}" if what else f"waiting for {limits}"
     if progress.due is None and not progress.waiting:  # the sync has stored all, and tidies up
         return what
     now = progress.at if now is None else now

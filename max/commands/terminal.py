@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
 from .streams import tell
-from .text import duration, number, sanitize, sanitize_lines, truncate
+from .text import display_width, duration, number, sanitize, sanitize_lines, truncate
 
 if TYPE_CHECKING:
     from ..connector import Option
@@ -20,6 +21,7 @@ FALLBACK_WIDTH = 80  # cells of a terminal that does not report its width
 REDRAW = 0.1  # seconds between two updates of the progress line
 REPORT = 10.0  # seconds between two lines of progress where there is no terminal
 ERASE = "\r\033[K"
+REQUEST = re.compile(r"(?:[\w.-]+(?::\d+)?: )?[A-Z]+ /\S*: ")  # which a narrow line leaves out of an error
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -125,9 +127,15 @@ def progress_line(
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
     parts = parts or ([] if note else ["starting"])
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
-    clock = duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
-    text = sanitize("  ".join([clock, *speed, *parts, *([note] if note else [])]))
-    return text if width is None else truncate(text, width)
+    text = sanitize("  ".join([elapsed_time(elapsed), *speed, *parts, *([note] if note else [])]))
+    if width is None:
+        return text
+    return truncate(text if display_width(text) <= width else REQUEST.sub("", text, count=1), width)
+
+
+def elapsed_time(elapsed: float) -> str:
+    """Whole seconds that have gone by: ``42 s``, ``3 min 05 s``."""
+    return duration(elapsed) if elapsed >= 60 else f"{int(elapsed)} s"
 
 
 class ProgressView:

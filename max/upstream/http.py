@@ -80,7 +80,7 @@ ERRORS: Mapping[int, ErrorKind] = {
     404: (UpstreamMissing, "not found", "it is gone, or hidden from this credential"),
     408: (QuotaExceeded, "the service timed out", "try again later"),
     410: (UpstreamMissing, "gone", "it no longer exists"),
-    429: (QuotaExceeded, "too many requests", "the sync waits and continues"),
+    429: (QuotaExceeded, "too many requests", "try again later"),
 }
 REFUSED = (UpstreamChanged, "the request was refused", "the service may have changed; update the connector")
 BROKEN = (UpstreamBroken, "the service failed", "try again later")

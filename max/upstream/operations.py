@@ -234,7 +234,7 @@ class Limits(FlowController):
                 if blocked > max_wait:
                     raise QuotaExceeded(
                         f"{operation.limit.name}: the service asked to wait {blocked:.0f} s more",
-                        hint="the sync waits and continues",
+                        hint="try again later",
                         retry_after=blocked,
                     )
                 await asyncio.sleep(wait)  # no event tells when a window or a block ends
@@ -414,8 +414,7 @@ class OperationRunner:
                 if delay is None:
                     raise
                 LOG.warning("%s failed (%s); next attempt in %.2f s", operation.name, error.code, delay)
-                following = "" if asked else f"attempt {failed + 1} of {operation.retry.attempts}: "
-                after = f"{following}{error.message}"
+                after = error.message
             waited += delay if asked else 0.0
             await self._unless_stopped(operation.limit, partial(asyncio.sleep, delay), after)
 

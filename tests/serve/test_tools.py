@@ -346,6 +346,10 @@ class TestUntrustedText:
         assert read == text
 
 
+# A sync of 10,000 pages that come quickly: it is never over before it is paused, and pauses at once.
+ENDLESS = ("latency_ms=200", "page_size=10", "projects=50", "tasks=1000")
+
+
 class TestSync:
     """The one tool that changes something."""
 
@@ -360,7 +364,7 @@ class TestSync:
         assert (status, out) == (0, b"")
 
     def test_a_sync_that_is_cancelled_pauses_and_is_not_answered(self, start: Start, tmp_path: Path) -> None:
-        connect(tmp_path, "acme", "latency_ms=700")
+        connect(tmp_path, "acme", *ENDLESS)
         client = start(tmp_path, "--allow-sync")
         params = {"name": "sync", "arguments": {}, "_meta": META}
         client.send({"jsonrpc": "2.0", "id": "s", "method": "tools/call", "params": params})
@@ -371,7 +375,7 @@ class TestSync:
         assert "paused" in status_of(tmp_path)
 
     def test_a_signal_pauses_it_and_ends_the_server(self, start: Start, tmp_path: Path) -> None:
-        connect(tmp_path, "acme", "latency_ms=700")
+        connect(tmp_path, "acme", *ENDLESS)
         client = start(tmp_path, "--allow-sync")
         params = {"name": "sync", "arguments": {}, "_meta": META}
         client.send({"jsonrpc": "2.0", "id": "s", "method": "tools/call", "params": params})
