@@ -88,8 +88,8 @@ class Changes:
 
     def __init__(self, options: Options, reader: Reader) -> None:
         self._options, self.reader = options, reader
-        self.newest_first = options.output == "text"
-        self.limit = options.limit or (SHOWN if self.newest_first else None)
+        self.newest_first = options.output == "text" and options.since != ALL_ROWS
+        self.limit = options.limit or (SHOWN if options.output == "text" else None)
         self.shown, self.notes = 0, list[str]()
         self.wanted = None if options.since is None else read_since(options.since, reader.now)
 

@@ -183,7 +183,7 @@ class Waiting:
         self._try = self._cause = ""
 
     def note(self, progress: Progress, now: float) -> str:
-        """What ``note_of`` says; while a request is under way, why it is made again, or that nothing comes."""
+        """What ``note_of`` says; during a request, why it is made again, or that nothing comes."""
         rows = sum(progress.counts.values())
         if rows != self._rows:
             self._rows, self._since, self._try, self._cause = rows, now, "", ""

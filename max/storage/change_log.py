@@ -122,7 +122,9 @@ BY_SYNC = """
     SELECT number, row, kind FROM _max_change
      WHERE sync = :sync
        AND id > (SELECT coalesce(max(id), 0)
-                   FROM (SELECT id FROM _max_change WHERE at < :since ORDER BY id DESC LIMIT 1) AS before)
+                   FROM (SELECT id FROM _max_change
+                          WHERE at < :since AND (sync IS NULL OR sync <> :sync)
+                          ORDER BY id DESC LIMIT 1) AS before)
      ORDER BY number, row, id
 """
 FIRST_SINCE = "SELECT id FROM _max_change WHERE id > ? AND at >= ? ORDER BY id LIMIT 1"
@@ -601,7 +603,7 @@ class _Reading:
                 continue
             net[what] += 1
             if what == "updated":
-                changed.update({n for side in (*olds, *news) if side for n, _ in _numbered(side)})
+                changed.update(_changed(kinds, olds, news))
         return {kind: net[kind] for kind in KINDS if net[kind]}, changed
 
     def _select(self, template: str, after: int, upto: int, limit: int) -> list[Change]:
@@ -681,6 +683,21 @@ class _Reading:
         if not self._fields:
             return fields
         return {name: value for name, value in fields.items() if name in self._fields}
+
+
+def _changed(kinds: Sequence[str], olds: Sequence[str | None], news: Sequence[str | None]) -> set[int]:
+    """The numbers of a row's fields that changed; where it went and came back, those that differ then."""
+    found: set[int] = set()
+    gone: dict[int, Any] = {}
+    for kind, old, new in zip(kinds, olds, news, strict=True):
+        before, after = (dict(_numbered(side)) if side else {} for side in (old, new))
+        if kind == "updated":
+            found |= before.keys() | after.keys()
+        elif kind == "removed":
+            gone = before
+        else:
+            found |= {number for number, _ in after.items() ^ gone.items()}
+    return found
 
 
 def net_kind(first: str, last: str) -> ChangeKind | None:

@@ -20,7 +20,7 @@ from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
-from max.storage.sqlite import SqliteDatabase
+from max.storage.sqlite import SqliteDatabase, writer
 from tests.command_line import Cli, Run
 
 NOON = 1_800_000_000.0
@@ -200,6 +200,19 @@ def test_from_the_beginning_come_the_rows_that_were_there_before(recorded: Cli) 
         ("updated", {"name": "Grace Hopper"}),
     ]
     assert len(recorded("changes", "acme", "--json").data["data"]) == 1
+
+
+def test_people_get_the_rows_from_before_as_well(recorded: Cli) -> None:
+    path = ProjectFolder.find(".").database(ProjectFolder.find(".").target("acme"))
+    with writer(path) as connection:
+        connection.execute("UPDATE _max_change_log SET floor = 2")
+    run = recorded("changes", "acme", "--since", "beginning")
+    shown = [line.split()[2:4] for line in run.out.splitlines() if line.startswith("20")]
+    programs = [
+        one["kind"] for one in recorded("changes", "acme", "--since", "beginning", "--json").data["data"]
+    ]
+    assert programs[0] == "created"
+    assert shown == [[kind, "AcmeUser:u1"] for kind in programs]
 
 
 def test_changes_of_some_entities(recorded: Cli) -> None:

@@ -841,6 +841,36 @@ def test_what_a_sync_changed_is_counted_without_what_others_did_meanwhile() -> N
     assert recorded(body) == {"Post": {"created": 1, "updated": 1}}
 
 
+def test_what_a_sync_changed_is_counted_although_the_clock_went_back() -> None:
+    async def body(place: Place) -> Any:
+        await place.receive(Post("1", title="x"), at=NOON, sync="before")
+        await place.receive(Post("2", title="x"), at=NOON + 5, sync="s1")
+        await place.receive(Post("3", title="x"), at=NOON - 60, sync="s1")
+        await place.receive(Post("4", title="x"), at=NOON - 59, sync="s1")
+        await place.database.transact(
+            lambda c: c.execute("UPDATE _max_change SET at = at - 9e8 WHERE kind = 'begun'")
+        )
+        return await place.database.read(lambda c: changed_by(c, "s1", since=NOON + 4))
+
+    assert recorded(body) == {"Post": {"created": 3}}
+
+
+def test_a_row_that_went_and_came_back_is_summed_up_with_the_fields_that_differ() -> None:
+    async def body(place: Place) -> Any:
+        await place.receive(Post("1", title="x", team=None), Post("2", title="x", team=None))
+        await place.receive(Post("3", title="x", team=None))
+        cursor = (await place.recorded())[-1].cursor
+        await place.remove(Post.ref("1"), Post.ref("2"), at=NOON + 1)
+        await place.receive(Post("1", title="x", team=None), Post("2", title="y", team=None), at=NOON + 2)
+        await place.receive(Post("3", title="y"), at=NOON + 3)
+        log = place.engine.tables.change_log
+        return await place.database.read(lambda c: log.summary(c, cursor))
+
+    found = recorded(body)
+    assert list(found.kinds.values()) == [{"updated": 3}]
+    assert list(found.fields.values()) == [{"title": 2}], "two titles changed, and one row is as it was"
+
+
 def test_a_row_that_was_gone_at_the_floor_is_not_among_the_rows_from_before() -> None:
     async def body(place: Place) -> list[Any]:
         await place.receive(Post("1", title="x"))
