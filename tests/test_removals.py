@@ -176,6 +176,21 @@ def test_a_row_that_returns_to_the_parent_that_lost_it_names_it_again() -> None:
     play(body)
 
 
+def test_a_row_that_returns_without_its_parent_does_not_name_the_one_that_it_had() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (ITEMS, "b"))
+        await synced(world)
+        world.upstream.delete("i")
+        assert (await synced(world)).removed == 1
+        world.upstream.create(Item, "i", (LOOSE, "g0"))
+        await synced(world)
+        assert await world.state() == world.upstream.state()
+
+    play(body, narrow=True)
+
+
 def test_a_parent_that_a_response_names_while_its_listing_is_read_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -82,6 +82,7 @@ FIRST_PAGE = """
      WHERE _max_listing.began_at IS NULL OR _max_listing.began_at <= excluded.began_at
     RETURNING id, generation
 """
+IS_REMOVED = "SELECT 1 FROM {table} WHERE _id = ? AND _removed_at IS NOT NULL"
 LATER_PAGE = """
     SELECT id, generation FROM _max_listing
      WHERE collection = :collection AND parent = :parent AND began_at = :began
@@ -165,10 +166,13 @@ class Membership(RenameOwner):
     # -- listings -------------------------------------------------------------------------
 
     def open_listing(self, connection: Connection, listing: ListingPage) -> PagePosition | None:
-        """The position of a page; None when a later pass has begun.
+        """The position of a page; None when a later pass has begun, or the parent was removed meanwhile.
 
         The first page begins the pass, and of a pass over everything a generation.
         """
+        parent = self._mappings[listing.collection.parent.__name__]
+        if connection.execute(parent.sql(IS_REMOVED), (listing.parent.id,)).fetchone():
+            return None
         values = {
             "collection": repr(listing.collection),
             "parent": listing.parent.id,

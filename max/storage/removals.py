@@ -36,6 +36,7 @@ when so many rows are missing that a person is asked first.
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
 against it, and becomes not loaded.  A row that nothing shows keeps it: it is where it was removed from.
+When such a row returns, the value is forgotten, unless the response names a parent.
 
 **After a crash.**  Each step is one transaction with the response or the task that caused it.  A
 crash between two leaves rows that are missing and still visible; the next sync goes on with them.
@@ -89,6 +90,10 @@ CLEAR_PARENT = """
                        SELECT p._id FROM {parents} AS p WHERE p._removed_at IS NOT NULL)
                   ELSE l.collection = :collection AND l.parent = t.{field}
                        AND coalesce({synced}, {NEVER}) < {read} END)
+"""
+FORGET_PARENT = """
+    UPDATE {{table}} SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
+     WHERE (_removed_at <= :at OR :at IS NULL AND _removed_at IS NOT NULL) AND _id IN {{set:ids}}
 """
 LISTED_ELSEWHERE = """
     DELETE FROM _max_missing WHERE entity = :entity AND missing_since = :at AND EXISTS (
@@ -299,10 +304,7 @@ class Removals(RenameOwner):
         response has brought it since the listing was ``read``; which parent is right, the other
         response has said, or it is unknown.  A row that may be gone keeps its last parent.
         """
-        for many in self.schema.collections_of(mapping.entity):
-            if many.by is None or not self.resolver.is_listed(many):
-                continue
-            name = many.by.name
+        for many, name in self._parents(mapping.entity):
             bitmap, bit = mapping.place(name)
             sql = CLEAR_PARENT.format(
                 field=quoted(name),
@@ -315,6 +317,30 @@ class Removals(RenameOwner):
                 NEVER=NEVER,
             )
             connection.execute(mapping.sql(sql), {**values, "collection": repr(many)})
+
+    def _parents(self, entity: type[Entity]) -> list[tuple[ManyOf[Any, Any], str]]:
+        """The listed collections of an entity's rows, each with the field that names the parent."""
+        listed = [many for many in self.schema.collections_of(entity) if self.resolver.is_listed(many)]
+        return [(many, many.by.name) for many in listed if many.by is not None]
+
+    def forget_parents(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        groups: Sequence[EncodedRows],
+        at: float | None,
+        listing: ManyOf[Any, Any] | None = None,
+    ) -> None:
+        """Removed rows that return with a response do not name the parents that they had before.
+
+        A parent that the response names is theirs; the parent of its ``listing`` may be.
+        """
+        for many, name in self._parents(mapping.entity):
+            ids = [id for rows in groups if name not in rows.names for id in rows.ids]
+            if ids and many != listing:
+                bitmap, bit = mapping.place(name)
+                sql = FORGET_PARENT.format(field=quoted(name), bitmap=quoted(bitmap), bit=bit)
+                connection.execute(mapping.sql(sql), {"at": at, "ids": connection.dialect.array(ids)})
 
     def mark_unlisted(
         self,

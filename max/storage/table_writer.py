@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Self
 
 from ..model.delivery import Delivery, WriteResult
-from ..model.entities import Entity, Ref
+from ..model.entities import Entity, ManyOf, Ref
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
@@ -155,7 +155,9 @@ class TableWriter(Tables):
             return int(number)
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
-            groups = self._restore(connection, mapping, groups, delivery.requested_at, position)
+            groups = self._restore(
+                connection, mapping, groups, delivery.requested_at, listing.collection, position
+            )
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
         self._write_groups(connection, mapping, groups, at, position)
@@ -196,6 +198,7 @@ class TableWriter(Tables):
         mapping: TableMapping[Any],
         groups: Sequence[EncodedRows],
         at: float,
+        collection: ManyOf[Any, Any],
         position: PagePosition | None,
     ) -> list[EncodedRows]:
         """Restore removed rows that a listing of ids names; the groups that have more than ids.
@@ -208,6 +211,7 @@ class TableWriter(Tables):
         if position is not None:
             where = {"listing": position.listing, "entity": mapping.entity.__name__}
             connection.execute(mapping.sql(NEW_IDS), values | where)
+        self.removals.forget_parents(connection, mapping, groups, at, collection)
         connection.execute(mapping.sql(RESTORE), values)
         return [rows for rows in groups if rows.names]
 
@@ -235,6 +239,7 @@ class TableWriter(Tables):
         position: PagePosition | None,
     ) -> None:
         """Store the rows of one entity, without the values that a later request has brought."""
+        self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position)
             return

@@ -268,6 +268,18 @@ def test_rows_that_only_a_removed_parent_listed_are_missing() -> None:
         assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
+def test_what_is_listed_below_a_removed_parent_is_stored_and_missing() -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, B, at=10.0)
+        await store.receive(Delivery([], 20.0, removed=[A]))
+        await page(store, A, "1", at=30.0)
+        assert [one.id for one in await store.engine.query(Person).all()] == ["1"]
+        assert await people(store, A) == set()
+        await page(store, B, at=50.0)
+        assert (await candidates(store, since=45.0))["Person"].proven == 1
+
+
 def test_a_parent_that_returns_is_listed_in_full() -> None:
     @teams("a")
     async def _(store: Store) -> None:
