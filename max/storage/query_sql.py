@@ -117,9 +117,9 @@ class Statement:
     def _comparison(self, filter: Compare[Any]) -> str:
         column = self.column(filter.path)
         if filter.op is Op.IS_LOADED:
-            return self.loaded(filter.path)
+            return self.known(filter.path)
         if filter.op is Op.EQ and filter.value is None:
-            return f"{column} IS NULL AND {self.loaded(filter.path)}"
+            return f"{column} IS NULL AND {self.known(filter.path)}"
         holds = ID if filter.path[-1].name == "id" else filter.path[-1].type
         if filter.op is Op.HAS:
             return self._item(filter, column, holds)
@@ -131,7 +131,7 @@ class Statement:
         if filter.op is Op.EQ:
             return f"{column} = {self.bind(value)}"
         if filter.op is Op.NE:
-            return f"{column} IS DISTINCT FROM {self.bind(value)} AND {self.loaded(filter.path)}"
+            return f"{column} IS DISTINCT FROM {self.bind(value)} AND {self.known(filter.path)}"
         return f"{column} {_COMPARISONS[filter.op]} {self.bind(value)}"
 
     def _synced(self, filter: Synced[Any]) -> str:
@@ -176,7 +176,7 @@ class Statement:
         named = self.bind(dialect.array(value for value in values if value is not None))
         inside = f"{column} IN {dialect.set_of(named)}"
         if None in values:
-            return f"{inside} OR ({column} IS NULL AND {self.loaded(filter.path)})"
+            return f"{inside} OR ({column} IS NULL AND {self.known(filter.path)})"
         return inside
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:

@@ -139,6 +139,16 @@ class World:
             record = self.records.get((ref.entity, ref.id)) if ref else None
         return record
 
+    def is_empty(self, record: Entity | None, refs: Sequence[FieldOf[Any, Any]]) -> bool:
+        """Whether upstream says that one of the refs is empty: then a field behind it is."""
+        for field in refs:
+            if record is None or field.name not in values_of(record):
+                return False
+            if values_of(record)[field.name] is None:
+                return True
+            record = self.follow(record, [field])
+        return False
+
     def children(self, many: ManyOf[Any, Any], parent: str) -> list[Entity]:
         if many.name == "members":
             return [one for one in self.all(Person) if (parent, one.id) in self.members]
@@ -183,9 +193,12 @@ def fits(record: Entity | None, condition: Filter[Any], world: World) -> bool:
     assert isinstance(condition, Compare)
     owner = world.follow(record, condition.path[:-1])
     name, wanted = condition.path[-1].name, condition.value
-    if owner is None or name not in values_of(owner):
+    if owner is not None and name in values_of(owner):
+        value = values_of(owner)[name]
+    elif world.is_empty(record, condition.path[:-1]):
+        value = None
+    else:
         return False
-    value = values_of(owner)[name]
     if condition.op is Op.HAS:
         return isinstance(value, list) and any(same(item, wanted) for item in value)
     if condition.op is Op.IS_LOADED:
