@@ -26,8 +26,9 @@ from time import monotonic
 from typing import Any
 
 from ..errors import InvalidSql, SqlLimit, nearest
+from ..model.values import Kind
 from .database import Selection, TableShape, Values, quoted
-from .sqlite_dialect import FATAL, primary_code
+from .sqlite_dialect import FATAL, TYPES, primary_code
 
 OPERATIONS = 200  # of SQLite's machine, between two looks at the clock
 LOOK = 0.002  # seconds between two looks at the memory
@@ -41,6 +42,14 @@ LISTED = 10  # tables that an error names when none is near
 OWN = ("main", "temp")  # schemas that a name is written without
 DEEPEST = 50  # nested brackets, and names inside names
 MOST_EXPANDED = 2_000  # uses of common table expressions and views, each counted with those inside it
+
+NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+BESIDE = re.compile(  # a column, and what it is compared with: a text in quotes, or a parameter
+    r"\b(?P<column>\w+)[\"`\]]?\s*(?:[<>=!]=|<>|[<>=]|\b(?:NOT\s+)?(?:BETWEEN|IS(?:\s+NOT)?)\b)\s*"
+    rf"(?P<value>'(?P<text>{NUMBER})'|[:@$](?P<parameter>\w+))",
+    re.IGNORECASE,
+)
+DATE, TIMESTAMP = TYPES[Kind.DATE], TYPES[Kind.DATETIME]
 
 LIMITS = {  # what one statement may have
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,  # bytes
@@ -111,6 +120,7 @@ def select(connection: Any, statement: str, values: Values, *, limit: int, timeo
         with closing(connection.execute(statement, values)) as cursor:
             names = [column[0] for column in cursor.description or ()]
             rows, more = _rows(cursor, limit)
+    _refuse_numbers(connection, statement, values, guard.tables)
     return Selection(names, _declared_types(connection, names, guard.tables), rows, more)
 
 
@@ -124,6 +134,31 @@ def _rows(cursor: Iterator[tuple[Any, ...]], limit: int) -> tuple[list[tuple[Any
             return rows, True
         rows.append(row)
     return rows, False
+
+
+def _refuse_numbers(connection: Any, statement: str, values: Values, read: set[tuple[str, str]]) -> None:
+    """Refuse a date or time that is compared with ``'2025'``.
+
+    SQLite takes that for a number, since dates and times are declared as such, and every text is
+    more than a number: the answer would be wrong without a word.
+    """
+    named = values if isinstance(values, Mapping) else {}
+    found = {}
+    for match in BESIDE.finditer(statement):
+        value = match["text"] or str(named.get(match["parameter"], ""))
+        if re.fullmatch(NUMBER, value):
+            found[match["column"].casefold()] = value, match.start("value")
+    if not found:
+        return
+    for table in tables(connection):
+        if (table.schema or OWN[0], table.name) in read:
+            for name, declared in table.columns:
+                if name.casefold() in found and declared in (DATE, TIMESTAMP):
+                    value, place = found[name.casefold()]
+                    problem = f"{name} holds {declared.lower()}s, and SQLite takes {value} for a number"
+                    raise InvalidSql(
+                        statement, problem, place, hint=f"write a day, such as '{value[:4]}-01-01'"
+                    )
 
 
 # -- what it may do ----------------------------------------------------------------------------

@@ -135,6 +135,40 @@ def test_an_error_points_at_its_place_and_names_what_is_near(
     assert ("line 2" in error.message) == ("\n" in statement)
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "updated_at >= '2025'",
+        "t.\"due_date\"<'2025'",
+        "due_date BETWEEN '2024' AND '2025'",
+        "DUE_DATE is not '20250101'",
+        "due_date > :since",
+    ],
+)
+def test_a_year_beside_a_time_is_refused_since_sqlite_takes_it_for_a_number(
+    reader: SqlReader, condition: str
+) -> None:
+    statement = f"SELECT id FROM acme_task AS t WHERE {condition}"
+    with pytest.raises(InvalidSql, match=r"SQLite takes \d+ for a number") as caught:
+        reader.sql(statement, {"since": 2025} if ":since" in condition else ())
+    assert statement[caught.value.position or 0] in "':"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "updated_at >= '2025-01'",
+        "substr(due_date, 1, 4) = '2025'",
+        "title = '2025'",
+        "priority < '2025'",
+        "due_date > :since",
+    ],
+)
+def test_what_is_compared_as_text_is_not_refused(reader: SqlReader, condition: str) -> None:
+    statement = f"SELECT id FROM acme_task WHERE {condition}"
+    reader.sql(statement, {"since": "2025-01"} if ":since" in condition else ())
+
+
 def test_a_caret_is_below_wide_characters() -> None:
     error = InvalidSql("SELECT '日本', x", "no such column: x", 13)
     assert error.message.splitlines()[1:] == ["  SELECT '日本', x", "  " + " " * 15 + "^"]
