@@ -53,7 +53,7 @@ SWITCH_PAUSE = 0.005  # seconds between two attempts to switch a new file to WAL
 WRITER_CACHE = 5_120  # KiB of pages that the writer keeps
 READER_CACHE = 4_096  # KiB, for each reader
 CHECKPOINT = 32 * 2**20  # bytes of a log that are moved into the file together
-READERS = 2  # threads that read
+READERS = 2  # threads that read, at most
 OLDEST_SQLITE = (3, 39, 0)  # RETURNING, json_each as a built-in, IS DISTINCT FROM
 DIALECT = SqliteDialect()
 BESIDE = ("-wal", "-shm", "-journal")  # the files that SQLite puts beside its own
@@ -442,17 +442,18 @@ class _Worker:
 
     A thread opens its connection for the first work that needs it.  When that fails, the
     work has the error and the next one tries again, so no caller ever waits for a dead thread.
+    Another thread begins, up to ``threads``, when all are busy: readings one after another use one
+    connection, which still has their pages and statements in memory.
     """
 
     def __init__(self, open: Callable[[], SqliteConnection], *, threads: int) -> None:
-        import threading  # a command that reads has no threads
-        from queue import SimpleQueue
+        from queue import SimpleQueue  # a command that reads has no threads
+        from threading import Thread
 
-        self._open = open
+        self._open, self._most = open, threads
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[Thread] = []
+        self._waiting = 0  # callers
 
     async def run(self, work: Work[T]) -> T:
         """What work returns or raises, in one of the threads."""
@@ -468,9 +469,23 @@ class _Worker:
                 reply.succeed(result)
             return connection
 
-        self._queue.put(answered)
-        result: T = await reply.wait()
+        self._waiting += 1
+        try:
+            if len(self._threads) < min(self._waiting, self._most):
+                self._begin()
+            self._queue.put(answered)
+            result: T = await reply.wait()
+        finally:
+            self._waiting -= 1
         return result
+
+    def _begin(self) -> None:
+        """One more thread."""
+        from threading import Thread
+
+        thread = Thread(target=self._serve, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     async def stop(self) -> None:
         """Let each thread finish the work before this call, close and end."""

@@ -163,6 +163,13 @@ def test_readers_go_on_while_the_writer_is_at_work_and_beside_one_another(tmp_pa
     assert using(tmp_path / "data.db", body) == [[], [], []]
 
 
+def test_readings_one_after_another_use_one_connection(tmp_path: Path) -> None:
+    async def body(database: SqliteDatabase) -> set[int]:
+        return {await database.read(id) for _ in range(5)}
+
+    assert len(using(tmp_path / "data.db", body)) == 1
+
+
 def test_transactions_of_many_callers_run_one_after_another(path: str) -> None:
     inside: list[str] = []
 
