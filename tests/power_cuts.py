@@ -5,7 +5,8 @@
 Two workloads run, each with both durabilities: the engine alone, and whole syncs (the engine, the task
 store, the executor).  The power may fail before each sync of a file and after each commit.  What is
 then left of the files is opened by the SQLite of Python, checked, and compared with what had been
-committed: each commit's content is known by its digest.
+committed: each commit's content is known by its digest.  Names are searchable: the index of full text
+and the change log are written with the rows, and fit them after a sync to its end.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from max.model.delivery import Delivery
 from max.model.plan import SyncPlan
 from max.model.query import Batch
 from max.model.settings import Settings
+from max.query.find import check_index
 from max.runtime import InstallationRuntime
 from max.storage import sqlite
 from max.storage.sqlite import SqliteDatabase
@@ -235,10 +237,21 @@ async def whole_syncs(path: Path, settings: Settings) -> None:
 
 async def resume(path: Path, settings: Settings) -> None:
     """Whatever was cut: the next syncs end as they would have without it."""
-    await sync(path, settings, ROUNDS)  # one that was unfinished has asked for older names
-    found = await sync(path, settings, ROUNDS)
+    with searchable():
+        await sync(path, settings, ROUNDS)  # one that was unfinished has asked for older names
+        found = await sync(path, settings, ROUNDS)
     ids = sorted(f"{page}{letter}" for page in range(PAGES) for letter in "ab")
     assert found == [(id, f"{id} in round {ROUNDS}", f"{id}@{ROUNDS}") for id in ids], found
+    assert check_index(path) == []
+    with closing(sqlite3.connect(path)) as connection:
+        hits = "SELECT count(*) FROM _max_find WHERE _max_find MATCH '{}'"
+        assert connection.execute(hits.format(f"round {ROUNDS}")).fetchone() == (len(ids),)
+        assert connection.execute(hits.format(f"round NOT {ROUNDS}")).fetchone() == (0,)
+
+
+def searchable() -> Any:
+    """While it is entered, users are found by their names, which costs the other tests too much."""
+    return mock.patch.object(User._fields["name"], "searchable", True)
 
 
 WORKLOADS: dict[str, Callable[[Path, Settings], Coroutine[Any, Any, None]]] = {
@@ -291,7 +304,7 @@ def in_a_process(*words: str) -> Any:
 def fill(room: int, place: Path) -> Result:
     """The syncs on the full disk."""
     one, full = Run(place, "", 0, room=room), False
-    with one.powered() as path:
+    with one.powered() as path, searchable():
         try:
             asyncio.run(whole_syncs(path, Settings(history="changes")))
         except StorageFull:
@@ -304,7 +317,7 @@ def fill(room: int, place: Path) -> Result:
 def run(workload: str, durability: Durability, most: int, place: Path) -> Result:
     """One run of a workload."""
     one = Run(place, place.name, most)
-    with one.powered() as path:
+    with one.powered() as path, searchable():
         asyncio.run(WORKLOADS[workload](path, Settings(history="changes", durability=durability)))
     return one.result()
 

@@ -22,6 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from max.query.find import check_index
+
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("MAX_KILLS", "8"))
 PAGE = 100  # records
@@ -73,6 +75,7 @@ class Home:
     def __init__(self, folder: Path, acme: Acme) -> None:
         folder.mkdir()
         self.folder = folder
+        self.path = folder / ".max" / "installations" / "acme" / "default" / "data.db"
         self.environment = {**ENVIRONMENT, "ACME_TOKEN": acme.token}
         self.run("init")
         self.run("connect", "acme", "--set", f"base_url={acme.url}", "--credential", "token=env:ACME_TOKEN")
@@ -90,10 +93,9 @@ class Home:
         assert process.returncode == 0, output + errors
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        path = self.folder / ".max" / "installations" / "acme" / "default" / "data.db"
-        if not path.exists():
+        if not self.path.exists():
             return []
-        connection = sqlite3.connect(path)
+        connection = sqlite3.connect(self.path)
         try:
             return connection.execute(query).fetchall()
         except sqlite3.OperationalError:
@@ -152,6 +154,7 @@ def test_a_sync_killed_at_random_moments_ends_like_an_undisturbed_one(acme: Acme
         kills += kill_until_done(home, acme, draw, KILLS - kills)
         number += 1
         assert home.entities() == expected
+        assert check_index(home.path) == [], "the index has the texts of these rows and no others"
 
 
 def kill_until_done(home: Home, acme: Acme, draw: random.Random, most: int) -> int:

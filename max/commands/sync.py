@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from ..core import InstallationInfo, SyncOptions
@@ -238,7 +238,7 @@ def synced(
 ) -> Answer:
     """Sync in the foreground; its result, and what to do next."""
     result, status = ended(options, project, info, begin, recording)
-    text = partial(result_text, project, info, result)
+    text = partial(result_text, project, info, result, getattr(options, "only", ()))
     if options.quiet and status == 0:
         text = partial(list[str])  # there is nothing to say
     data = result_json(info, result)
@@ -264,10 +264,12 @@ def ended(
     return result, foreground.exit_status if interrupted else EXIT.get(result.status, 1)
 
 
-def result_text(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> list[str]:
+def result_text(
+    project: ProjectFolder, info: InstallationInfo, result: SyncResult, only: Sequence[str] = ()
+) -> list[str]:
     """A result as text."""
     since = completed_before(project, info, result)
-    return summary(info, result, width(sys.stdout), paint(), since=since)
+    return summary(info, result, width(sys.stdout), paint(), since=since, only=only)
 
 
 def all_synced(options: Options, project: ProjectFolder) -> Answer:

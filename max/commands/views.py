@@ -243,10 +243,11 @@ def summary(
     *,
     all_failures: bool = False,
     since: float | None = None,
+    only: Sequence[str] = (),
 ) -> list[str]:
     """A sync's result as text: its status, rows by entity, failures with what to do.
 
-    ``since`` is when the completed sync before this one began.
+    ``since`` is when the completed sync before this one began, ``only`` all that it fetched.
     """
     took = "" if result.finished_at is None or result.resumed else _took(result)
     requests = counted(sum(result.requests.values()), "request")
@@ -254,7 +255,8 @@ def summary(
     if is_up_to_date(result, since):
         nothing = "nothing changed" + (f" since {clock_time(since, width)}" if since is not None else "")
         what = f"{nothing}; {requests}" if result.requests else "everything is fresh; nothing was fetched"
-        lines = [f"{name}: {paint('up to date', 'green')} ({what}{took and f', {took}'})"]
+        fresh = paint(f"{sanitize(', '.join(only))} up to date".lstrip(), "green")
+        lines = [f"{name}: {fresh} ({what}{took and f', {took}'})"]
     else:
         changes = f": {changed_rows(_all_changed(result))}" if result.changed else ""
         timing = f" in {took}" if took else ", resumed" if result.resumed else ""

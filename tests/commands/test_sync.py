@@ -41,6 +41,19 @@ def test_a_sync_without_news_is_one_line(cli: Cli, repository: Path) -> None:
     assert (run.err, cli("sync", "git", "--json").data["changed"]) == ("", {})
 
 
+def test_a_sync_of_some_entities_does_not_say_that_the_others_are_up_to_date(
+    cli: Cli, repository: Path
+) -> None:
+    cli("sync", "git")
+    history = History()
+    history.commits = 1  # that of the fixture
+    history.commit(files={b"b": b"1\n"}, parents=[1])
+    history.write(repository)
+    run = cli("sync", "git", "--only", "GitTag")
+    assert run.out.startswith("git:default: GitTag up to date (nothing changed since 20")
+    assert ": 2 new, 1 changed (sync " in cli("sync", "git").out.splitlines()[0]
+
+
 def test_a_sync_counts_the_rows_that_really_changed(cli: Cli, repository: Path) -> None:
     cli("sync", "git")
     history = History()
