@@ -17,6 +17,7 @@ rows where upstream says empty, ``~title.is_loaded()`` finds rows where nothing 
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -766,7 +767,7 @@ class Entity(_Declared):
 def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> None:
     """Read an entity's annotations; ``neighbours`` are entities that its module may not define."""
     try:
-        hints = typing.get_type_hints(entity, localns=dict(neighbours))
+        hints = _hints(entity, dict(neighbours))
     except NameError as error:
         raise SchemaError(
             f"{entity.__name__} is annotated with {error.name!r}, which its module does not define",
@@ -781,6 +782,20 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
     entity._children = {
         name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
     }
+
+
+def _hints(entity: type[Entity], neighbours: dict[str, type[Entity]]) -> dict[str, Any]:
+    """The evaluated annotations of fields and collections; NameError.
+
+    Those of Entity itself are left out: in them ``Field`` is ours, also where an entity has that name.
+    """
+    hints: dict[str, Any] = {}
+    for base in reversed(entity.__mro__[: entity.__mro__.index(Entity)]):
+        names = vars(base).get("__annotations__", {})
+        declared = {n: names[n] for n in (*entity._fields, *entity._collections) if n in names}
+        within = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
+        hints |= typing.get_type_hints(types.SimpleNamespace(__annotations__=declared), within, neighbours)
+    return hints
 
 
 def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:

@@ -24,7 +24,7 @@ TYPES = {
     Kind.DATE: "date",
 }
 MODULES = {
-    "builtins": ("bool", "dict", "float", "int", "list", "str"),
+    "builtins": ("bool", "dict", "float", "getattr", "int", "list", "str", "vars"),
     "datetime": ("date", "datetime"),
     "max.connecting": ("Entity", "Field", "Json", "Many", "Ref", "Schema"),
 }
@@ -46,7 +46,7 @@ class _Source:
         """Imports, entities, and the schema."""
         entities, schema = self._schema.entities, self._name("SCHEMA")
         body = [line for one in entities.values() for line in self._entity(one)]
-        hidden = [f"_{name} = {name}" for name in entities if name in self._inside]
+        hidden = [f"_{name}_ = {name}" for name in entities if name in self._inside]
         roots = ", ".join(root.__name__ for root in self._schema.roots)
         made = f"[{', '.join(entities)}], roots=[{roots}], connector={self._schema.connector!r}"
         head = ['"""The entities of stored data, as `max schema --python` prints them."""', ""]
@@ -79,7 +79,7 @@ class _Source:
         for name, child in entity.children().items():
             many, of = entity._collections[name], ManyOf[Any, Any](entity, name)
             inverse = of.by
-            by = f", by=lambda: {_attribute(child.__name__, inverse.name)}" if inverse else ""
+            by = f", by=lambda: {self._attribute(child.__name__, inverse.name)}" if inverse else ""
             call = f"{self._name('Many')}({many.description!r}{by})"
             lines += self._declared(name, f"{self._name('Many')}[{self._target(child)}]", call)
         return lines
@@ -88,11 +88,12 @@ class _Source:
         """An attribute; one whose name is a word of Python is put where Python keeps the others."""
         if not keyword.iskeyword(name):
             return [f"    {name}: {annotation} = {call}"]
-        kept = f'vars().setdefault("__annotations__", {{}})[{name!r}]'
-        return [f"    vars()[{name!r}] = {call}", f"    {kept} = {annotation!r}"]
+        names = self._name("vars")
+        kept = f'{names}().setdefault("__annotations__", {{}})[{name!r}]'
+        return [f"    {names}()[{name!r}] = {call}", f"    {kept} = {annotation!r}"]
 
     def _target(self, entity: type[Entity]) -> str:
-        return f"_{entity.__name__}" if entity.__name__ in self._inside else entity.__name__
+        return f"_{entity.__name__}_" if entity.__name__ in self._inside else entity.__name__
 
     def _type(self, holds: FieldType) -> str:
         if holds.target:
@@ -104,8 +105,9 @@ class _Source:
         return f"{text} | None" if holds.optional else text
 
     def _json_word(self, word: str) -> str:
-        return self._name("Json" if word == "json" else word) if word.isidentifier() else word
+        named = word.isidentifier() and not keyword.iskeyword(word)
+        return self._name("Json" if word == "json" else word) if named else word
 
-
-def _attribute(owner: str, name: str) -> str:
-    return f"getattr({owner}, {name!r})" if keyword.iskeyword(name) else f"{owner}.{name}"
+    def _attribute(self, owner: str, name: str) -> str:
+        found = f"{self._name('getattr')}({owner}, {name!r})"
+        return found if keyword.iskeyword(name) else f"{owner}.{name}"

@@ -16,7 +16,7 @@ from max.model.schema_source import schema_source
 from tests.strategies import schemas
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["class", "from", "str", "date", "Field", "Json", "Schema", "Größe", "日本"]
+NAMES = ["class", "from", "vars", "getattr", "str", "date", "Field", "Json", "Schema", "Größe", "日本"]
 ODD = Schema.from_json(
     {
         "connector": "odd",
@@ -55,7 +55,7 @@ ODD = Schema.from_json(
                     else []
                 ),
             }
-            for name in ("Ref", "Größe", "Entity", "SCHEMA")
+            for name in ("Ref", "Größe", "Entity", "SCHEMA", "Field", "Many")
         ],
         "roots": ["Entity"],
     }
