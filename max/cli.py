@@ -19,10 +19,10 @@ from .commands import streams
 
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import NoReturn
 
-    from .commands.framework import Answer
+    from .commands.framework import Answer, Options, Parser
     from .errors import LoaderFault
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ COMMANDS = {
     "settings": ("Set up", "setup", "show or change how an installation's data is kept"),
     "disconnect": ("Set up", "connect", "remove an installation and its data"),
     "ls": ("Set up", "setup", "list installations"),
+    "completion": ("Set up", "completion", "print a script that completes words in bash, zsh or fish"),
     "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
@@ -131,31 +132,42 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
         from . import __version__
 
         return [f"max {__version__}"], [], 0
+    if words[:1] == ["__complete"]:
+        from .commands.completion import completed
+
+        return completed(words[1:], COMMANDS, lambda command: found_command(command)[1]), [], 0
     if not words or words[0] not in COMMANDS:
         refuse(words)
-    from importlib import import_module
     from itertools import chain
 
-    from .commands.framework import command_parser
     from .commands.text import sanitize_lines
 
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
-    _, home, summary = COMMANDS[command]
-    module, name = (
-        import_module(f".commands.{home}", __package__),
-        command.replace(" ", "_").replace("-", "_"),
-    )
-    parser = command_parser(command, summary, getattr(module, f"configure_{name}"))
+    run, parser = found_command(command)
     if {"-h", "--help"} & set(words):
         return [parser.format_help().rstrip("\n")], [], 0
     options = parser.read([*leading, *words])
     options.project = options.project or "."
     options.given_words = [*command.split(), *leading, *words]
-    answer: Answer = getattr(module, f"run_{name}")(options)
+    answer = run(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
     return lines, map(sanitize_lines, notes), answer.status
+
+
+def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:
+    """The handler and the parser of a command; imports its module."""
+    from importlib import import_module
+
+    from .commands.framework import command_parser
+
+    _, home, summary = COMMANDS[command]
+    module = import_module(f".commands.{home}", __package__)
+    name = command.replace(" ", "_").replace("-", "_")
+    return getattr(module, f"run_{name}"), command_parser(
+        command, summary, getattr(module, f"configure_{name}")
+    )
 
 
 def refuse(words: list[str]) -> NoReturn:
