@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from .core import SyncMeta as SyncMeta
     from .core import SyncOptions as SyncOptions
     from .errors import FieldNotLoaded as FieldNotLoaded
+    from .errors import HistoryError as HistoryError
+    from .errors import Interrupted as Interrupted
+    from .errors import InvalidCursor as InvalidCursor
     from .errors import MaxError as MaxError
     from .errors import NotFound as NotFound
+    from .errors import ProjectError as ProjectError
     from .errors import StorageError as StorageError
     from .errors import SyncError as SyncError
+    from .errors import SyncRunning as SyncRunning
+    from .errors import UnknownName as UnknownName
     from .errors import UpstreamError as UpstreamError
     from .errors import UsageError as UsageError
     from .execution import Progress as Progress
@@ -76,7 +82,8 @@ __version__ = "0.1.0"
 
 HOMES = """
 core: BoundQuery Engine InstallationInfo SyncMeta SyncOptions
-errors: FieldNotLoaded MaxError NotFound StorageError SyncError UpstreamError UsageError
+errors: FieldNotLoaded HistoryError Interrupted InvalidCursor MaxError NotFound ProjectError
+errors: StorageError SyncError SyncRunning UnknownName UpstreamError UsageError
 execution: Progress SyncHandle
 installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry

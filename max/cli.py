@@ -66,6 +66,7 @@ COMMANDS = {
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
 }
+ALONE = "all commands: max --help"
 EXAMPLES = """\
 Start here (needs no account and no network)
   max sync acme:default
@@ -124,6 +125,8 @@ def run() -> NoReturn:
 def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     """Find the command, parse its options and call its handler; what needs no parser is answered here."""
     leading, words = leading_options(words)
+    alone = not words and in_project(leading)
+    words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
         if not words[1:2] or words[1] not in COMMANDS:
             return [overview()], [], 0
@@ -153,7 +156,26 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     answer = run(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
+    notes = chain(notes, [ALONE] if alone and not options.quiet else [])
     return lines, map(sanitize_lines, notes), answer.status
+
+
+def in_project(leading: Sequence[str]) -> bool:
+    """Whether the folder that the options before the command name, or the current one, is in a project."""
+    from .errors import MaxError
+    from .installations.project_folder import ProjectFolder
+
+    folder = "."
+    for word, value in zip(leading, [*leading[1:], ""], strict=False):
+        if word in ("-C", "--project"):
+            folder = value
+        elif word.startswith(("-C", "--project=")):
+            folder = word.removeprefix("--project=").removeprefix("-C")
+    try:
+        ProjectFolder.find(folder)
+    except MaxError:
+        return False
+    return True
 
 
 def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:

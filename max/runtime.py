@@ -226,7 +226,7 @@ class InstallationRuntime:
         if options_json(options) != await self._database.read(lambda known: options_of(known, sync)):
             raise SyncError(
                 f"sync {sync} of {self.info} has not ended, and was begun with other options",
-                hint=f"finish it with: max resume {self.info}, or add --discard-unfinished",
+                hint=f"finish it with: max resume {self.info}; or add --discard-unfinished to max sync",
             )
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:

@@ -279,8 +279,37 @@ def test_a_project_option_without_a_command_is_refused(cli: Cli) -> None:
 
 
 def test_init_creates_a_project_once(cli: Cli, tmp_path: Path) -> None:
-    assert cli("init", "-o", "json").data == {"project": str(tmp_path)}
+    assert cli("init", "-o", "json").data == {"project": str(tmp_path), "created": True}
+    assert cli("init").out == f"there is a project in {tmp_path} already\n"
+
+
+def test_a_project_is_made_inside_of_another_one_only_where_that_is_asked_for(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli("init").out == f"project in {tmp_path}\n"
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    refused = cli("init")
+    assert (refused.status, f"is in the project of {tmp_path} already" in refused.err) == (2, True)
+    assert list(inside.iterdir()) == []
+    meant = cli("init", ".")
+    assert (meant.out, meant.err.splitlines()[0]) == (
+        f"project in {inside}\n",
+        f"it is inside of the project of {tmp_path}, which it hides from here",
+    )
+
+
+def test_max_alone_shows_the_status_of_the_project_and_the_way_to_help(cli: Cli, tmp_path: Path) -> None:
+    assert cli().out == cli("--help").out
+    assert cli("-C", str(tmp_path)).status == 2
+    cli("connect", "acme")
+    for words in ([], ["-C", str(tmp_path)], [f"--project={tmp_path}"]):
+        run = cli(*words)
+        assert (run.status, run.out) == (0, cli("status").out)
+        assert run.err.splitlines()[-1] == "all commands: max --help"
+    assert cli("-o", "json").data == cli("status", "-o", "json").data
+    assert cli("-q").err == ""
 
 
 def test_connect_creates_the_project_and_names_the_next_command(cli: Cli, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ COMPARED = re.compile(r"([\w.]+)\s*(?:=|!=|~=|\^=|<=?|>=?|\bHAS\b|\bIN\s*\((?:[^
 
 def configure_completion(parser: Parser) -> None:
     """``max completion SHELL``."""
-    parser.add_argument("shell", choices=SCRIPTS, metavar="SHELL", help=", ".join(SCRIPTS))
+    parser.add_argument("shell", metavar="SHELL", help=", ".join(SCRIPTS))
     parser.add_examples(
         "max completion bash >> ~/.bashrc",
         "max completion zsh >> ~/.zshrc     (after compinit)",
@@ -81,6 +81,8 @@ def configure_completion(parser: Parser) -> None:
 
 def run_completion(options: Options) -> Answer:
     """Print the script of a shell."""
+    if options.shell not in SCRIPTS:
+        raise UnknownName("shell", options.shell, SCRIPTS)
     script = SCRIPTS[options.shell]
     return options.answer({"shell": options.shell, "script": script}, script.splitlines)
 
@@ -227,8 +229,8 @@ class _Line:
     def _values(self, action: argparse.Action, typed: str) -> Iterable[str]:
         """What the value of an argument may be."""
         name = str(action.metavar or "")
-        if action.choices:
-            return list(action.choices)
+        if name == "SHELL":
+            return SCRIPTS
         if action.dest == "filter":
             return self._filter(typed)
         if "INSTALLATION" in name:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
-from ..errors import StorageError, UsageError
+from ..errors import ProjectError, StorageError, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, parse_settings, settings_json
 from .framework import NOTHING_CONNECTED, Answer, Options, Parser, table
@@ -24,10 +26,27 @@ def configure_init(parser: Parser) -> None:
 
 
 def run_init(options: Options) -> Answer:
-    """Create a project; nothing changes when there is one."""
-    project = ProjectFolder.init(options.folder or options.project)
-    notes = ["next: max sync acme:default, or max connect with a source of yours"]
-    return options.answer({"project": str(project.root)}, lambda: [f"project in {project.root}"], notes)
+    """Create a project; nothing changes when there is one.
+
+    ProjectError inside of another one, unless the folder is named: that is meant then.
+    """
+    folder = Path(options.folder or options.project).resolve()
+    known, notes = False, []
+    with suppress(ProjectError):
+        above = ProjectFolder.find(folder)
+        known = above.root == folder
+        if not known:
+            if options.folder is None:
+                raise UsageError(
+                    f"{folder} is in the project of {above.root} already",
+                    hint="to use that one, do nothing; to make another one inside of it: max init .",
+                )
+            notes = [f"it is inside of the project of {above.root}, which it hides from here"]
+    project = ProjectFolder.init(folder)
+    if not project.installations():
+        notes.append("next: max sync acme:default, or max connect with a source of yours")
+    made = f"there is a project in {project.root} already" if known else f"project in {project.root}"
+    return options.answer({"project": str(project.root), "created": not known}, lambda: [made], notes)
 
 
 def configure_ls(parser: Parser) -> None:

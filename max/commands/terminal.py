@@ -30,8 +30,12 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def colours(stream: TextIO) -> bool:
-    """Whether to use colours: on a terminal, unless it is dumb or NO_COLOR is set."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether to use colours: on a terminal that is not dumb; FORCE_COLOR and NO_COLOR go before that."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
 def width(stream: TextIO) -> int | None:

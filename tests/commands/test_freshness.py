@@ -272,7 +272,7 @@ def test_an_unfinished_sync_does_not_continue_with_other_options(synced: Library
     run = synced.run("sync", "book", "--full")
     assert (run.status, synced.asked()) == (1, [])
     assert "has not ended, and was begun with other options" in run.err
-    assert "max resume book:default, or add --discard-unfinished" in run.err
+    assert "max resume book:default; or add --discard-unfinished to max sync" in run.err
     assert synced.run("sync", "book", "--full", "--discard-unfinished").status == 0
     assert len(synced.asked()) == 5
 

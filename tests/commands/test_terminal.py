@@ -149,13 +149,17 @@ def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
         (Screen(), {"NO_COLOR": "1"}, False),
         (Screen(), {"NO_COLOR": ""}, True),
         (Screen(), {"TERM": "dumb"}, False),
+        (Screen(), {"TERM": "dumb", "FORCE_COLOR": "1"}, True),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, True),
+        (io.StringIO(), {"FORCE_COLOR": "0"}, False),
+        (Screen(), {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
         (io.StringIO(), {}, False),
     ],
 )
 def test_colours_need_a_capable_terminal_that_allows_them(
     monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, environment: dict[str, str], expected: bool
 ) -> None:
-    for name in ("NO_COLOR", "TERM"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
