@@ -162,8 +162,7 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
 
 def in_project(leading: Sequence[str]) -> bool:
     """Whether the folder that the options before the command name, or the current one, is in a project."""
-    from .errors import MaxError
-    from .installations.project_folder import ProjectFolder
+    from .commands.framework import is_in_project
 
     folder = "."
     for word, value in zip(leading, [*leading[1:], ""], strict=False):
@@ -171,11 +170,7 @@ def in_project(leading: Sequence[str]) -> bool:
             folder = value
         elif word.startswith(("-C", "--project=")):
             folder = word.removeprefix("--project=").removeprefix("-C")
-    try:
-        ProjectFolder.find(folder)
-    except MaxError:
-        return False
-    return True
+    return is_in_project(folder)
 
 
 def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:

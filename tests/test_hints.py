@@ -36,7 +36,7 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def named_commands() -> list[tuple[str, str]]:
-    """Where a command line is named, and what stands behind max in it, up to the end of its line."""
+    """Where a command line is named, and what follows max in it, up to the end of its line."""
     found = []
     for folder in ("max", "connectors"):
         for path in sorted((ROOT / folder).rglob("*.py")):

@@ -18,7 +18,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..errors import ProjectError, UnknownName, UsageError
+from ..errors import MaxError, ProjectError, UnknownName, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import InstallationInfo
 from .tables import Column, Table
@@ -503,6 +503,15 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 # -- the project and its installations --------------------------------------------------------
+
+
+def is_in_project(folder: str) -> bool:
+    """Whether a folder, or one above it, is a project that may be read."""
+    try:
+        ProjectFolder.find(folder)
+    except MaxError:
+        return False
+    return True
 
 
 def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
