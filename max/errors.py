@@ -136,14 +136,17 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     meant = [one for words, ours in lines if folded in words.split() for one in ours.split()]
     if found := [one for one in meant if one in by_folded.values()]:
         return found[:CANDIDATES]
+    begun = [one for one in by_folded if one.startswith(folded)] if len(folded) > 1 else []
+    return [by_folded[one] for one in (begun or _alike(folded, by_folded))[:CANDIDATES]]
+
+
+def _alike(word: str, known: Iterable[str]) -> list[str]:
+    """The words that share most with one, without those that share far less than the first."""
     from difflib import SequenceMatcher, get_close_matches  # costs more than this module; only errors need it
 
-    near = [one for one in by_folded if one.startswith(folded)] if len(folded) > 1 else []
-    if not near:
-        close = get_close_matches(folded, list(by_folded), CANDIDATES, CLOSE_ENOUGH)
-        shared = [SequenceMatcher(None, one, folded).ratio() for one in close]
-        near = [one for one, share in zip(close, shared, strict=True) if share > shared[0] - FAR_BEHIND]
-    return [by_folded[one] for one in near[:CANDIDATES]]
+    close = get_close_matches(word, list(known), CANDIDATES, CLOSE_ENOUGH)
+    shared = [SequenceMatcher(None, one, word).ratio() for one in close]
+    return [one for one, share in zip(close, shared, strict=True) if share > shared[0] - FAR_BEHIND]
 
 
 # -- usage -------------------------------------------------------------------------------

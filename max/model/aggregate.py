@@ -18,7 +18,6 @@ Rule 4: where groups are cut off, those that are equal at the cut stay, and the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast
@@ -37,8 +36,6 @@ EACH = "each"
 FUNCTIONS = ("sum", "avg", "min", "max")
 MOST_KEYS = 8
 TOP = 1_000  # groups of an answer whose caller names no number
-LIST = re.compile(r"list\[(str|int|float|bool)(?: \| None)?\]")
-MEMBERS = {"str": Kind.TEXT, "int": Kind.INTEGER, "float": Kind.REAL, "bool": Kind.BOOLEAN}
 NUMBERS = frozenset({Kind.INTEGER, Kind.REAL})
 ORDERED = NUMBERS | {Kind.TEXT, Kind.DATETIME, Kind.DATE}
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -60,7 +57,7 @@ class Key(Struct, Generic[E, V]):
     def _check(self) -> None:
         holds, name = self.field.type, path_name(self.field)
         if self.unit == EACH:
-            if LIST.fullmatch(holds.shape) is None:
+            if holds.members is None:
                 raise UsageError(f"{name} holds {holds.label}; :each takes a list of texts or numbers")
         elif self.unit:
             if self.unit not in UNITS:
@@ -70,8 +67,9 @@ class Key(Struct, Generic[E, V]):
             if self.unit == "hour" and holds.kind is Kind.DATE:
                 raise UsageError(f"{name} holds dates, which have no hours", hint=f"write {name}:day")
         elif holds.kind is Kind.JSON:
-            listed = LIST.fullmatch(holds.shape) is not None
-            hint = f"count by its members: {name}:each" if listed else "name a field that holds one value"
+            hint = (
+                f"count by its members: {name}:each" if holds.members else "name a field that holds one value"
+            )
             raise UsageError(f"{name} holds {holds.label}, which is no one value", hint=hint)
 
     @property
@@ -83,8 +81,7 @@ class Key(Struct, Generic[E, V]):
     def holds(self) -> FieldType:
         """The type of the group's values: of a unit a text such as ``2026-01``, of a list its members'."""
         if self.unit == EACH:
-            found = cast("re.Match[str]", LIST.fullmatch(self.field.type.shape))
-            return FieldType(MEMBERS[found[1]], optional=True)
+            return FieldType(cast(Kind, self.field.type.members), optional=True)
         return FieldType(Kind.TEXT, optional=True) if self.unit else self.field.type
 
 
@@ -246,11 +243,8 @@ def grouping(
     keys = tuple(dict.fromkeys(_key(entity, one) for one in _several(by)))
     if len(keys) > MOST_KEYS:
         raise UsageError(f"rows are grouped by at most {MOST_KEYS} fields, not by {len(keys)}")
-    chosen = [
-        Measure(name, own_field(entity, one))
-        for name in FUNCTIONS
-        for one in _several(() if measures.get(name) is None else measures[name])
-    ]
+    wanted = [(name, one) for name in FUNCTIONS for one in _several(measures.get(name))]
+    chosen = [Measure(name, own_field(entity, one)) for name, one in wanted]
     made = Grouping(keys, tuple(dict.fromkeys(chosen)))
     for name in made.columns:
         if made.columns.count(name) > 1:
@@ -259,20 +253,23 @@ def grouping(
             )
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
         raise UsageError(f"top is a whole number from 1, not {top!r}")
-    if order_by is not None:
-        order = parse_group_order(made, order_by)
-    elif top is None and any(one.unit in UNITS for one in keys):
-        order = tuple(GroupOrder(one.name) for one in keys)
-    else:
-        order = (GroupOrder(made.count, descending=True),)
+    by_time = top is None and any(one.unit in UNITS for one in keys)
+    order = usual_order(made, by_time=by_time) if order_by is None else parse_group_order(made, order_by)
     return made.replace(order=order, top=TOP if top is None else top)
+
+
+def usual_order(grouping: Grouping, *, by_time: bool) -> tuple[GroupOrder, ...]:
+    """The order of groups whose caller names none: as their times come, or the greatest first."""
+    if by_time:
+        return tuple(GroupOrder(one.name) for one in grouping.keys)
+    return (GroupOrder(grouping.count, descending=True),)
 
 
 def values_of_field(entity: type[Entity], field: By, limit: int | None = None) -> Grouping:
     """The grouping that gives the different values of a field; those of a list are its members."""
     if isinstance(field, str) and ":" not in field:
         found = find_field(entity, field.strip())
-        field = Key(found, EACH) if LIST.fullmatch(found.type.shape) else found
+        field = Key(found, EACH) if found.type.members else found
     return grouping(entity, [field], order_by=None, top=TOP if limit is None else limit)
 
 
@@ -294,8 +291,8 @@ def parse_group_order(grouping: Grouping, text: str) -> tuple[GroupOrder, ...]:
 
 
 def _several(given: Any) -> list[Any]:
-    """One thing or several as a list; a text may name several."""
-    parts = [given] if isinstance(given, str | FieldOf | Key) else list(given)
+    """None, one thing or several as a list; a text may name several."""
+    parts = [given] if isinstance(given, str | FieldOf | Key) else list(given or ())
     return [one for part in parts for one in (part.split(",") if isinstance(part, str) else [part])]
 
 

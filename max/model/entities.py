@@ -184,6 +184,11 @@ class FieldType(Struct):
         )
 
     @property
+    def members(self) -> Kind | None:
+        """What a list of texts or numbers holds; None for everything else."""
+        return MEMBERS.get(self.shape)
+
+    @property
     def label(self) -> str:
         """The kind in words: ``text``, ``a ref to User``, ``list[str]``."""
         if self.kind is Kind.JSON:
@@ -268,6 +273,11 @@ PYTHON_KINDS: dict[object, Kind] = {
     list: Kind.JSON,
     dict: Kind.JSON,
     Ref: Kind.REF,
+}
+MEMBERS = {
+    f"list[{python.__name__}{empty}]": kind
+    for python, kind in ((str, Kind.TEXT), (int, Kind.INTEGER), (float, Kind.REAL), (bool, Kind.BOOLEAN))
+    for empty in ("", " | None")
 }
 
 

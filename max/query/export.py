@@ -82,13 +82,10 @@ def export(
     A folder is made when there is none.  SQLite takes all entities in one file.
     """
     with _failing(to):
-        single = format == "sqlite" or (len(selections) == 1 and not to.is_dir())
-        if not single and format_of(to) is not None and not to.is_dir():
-            raise UsageError(f"several entities do not go into {to}", hint="name a folder, or one entity")
-        targets = [to] if single else [to / f"{one.name}{ENDINGS[format]}" for one in selections]
+        targets = _targets(selections, format, to)
         for target in targets:
             _refuse_occupied(target, reader, force=force)
-        if not single:
+        if to not in targets:
             to.mkdir(parents=True, exist_ok=True)
     if format == "sqlite":
         with written(to) as beside:
@@ -100,6 +97,15 @@ def export(
             rows = _write(reader, one, format, beside, spreadsheet=spreadsheet)
         done.append(Exported(one.name, target, rows))
     return done
+
+
+def _targets(selections: Sequence[Selection], format: str, to: Path) -> list[Path]:
+    """The one file for all, or a file for each in the folder; UsageError for several in one file."""
+    if format == "sqlite" or (len(selections) == 1 and not to.is_dir()):
+        return [to]
+    if format_of(to) is not None and not to.is_dir():
+        raise UsageError(f"several entities do not go into {to}", hint="name a folder, or one entity")
+    return [to / f"{one.name}{ENDINGS[format]}" for one in selections]
 
 
 def _refuse_occupied(target: Path, reader: Reader, *, force: bool) -> None:

@@ -67,15 +67,21 @@ def _demands(entity: type[Entity], condition: Filter[Any], before: str) -> Itera
         way = ".".join([*(field.name for field in condition.path), condition.many.name])
         yield from _demands(condition.many.child, condition.part, f"{before}{way}.")
     elif isinstance(condition, Compare) and condition.op in (Op.EQ, Op.IN, Op.HAS):
-        *refs, field = condition.path
-        steps = refs if field.name == "id" else condition.path
-        lead = before + "".join(f"{step.name}." for step in steps)
-        owner = cast("type[Entity]", refs[-1].type.target) if refs else entity
-        for value in condition.value if condition.op is Op.IN else (condition.value,):
-            op = Op.HAS if condition.op is Op.HAS else Op.EQ
-            looked_at = op is Op.HAS or field.type.kind in KINDS
-            if looked_at and isinstance(value, str | int | Ref):
-                yield _Demand(owner, field.name, op, value, lead, "HAS" if before else "=")
+        yield from _compared(entity, condition, before)
+
+
+def _compared(entity: type[Entity], condition: Compare[Any], before: str) -> Iterator[_Demand]:
+    """The values that a comparison names, as far as those of its field are looked at."""
+    *refs, field = condition.path
+    if condition.op is not Op.HAS and field.type.kind not in KINDS:
+        return
+    steps = refs if field.name == "id" else condition.path
+    lead = before + "".join(f"{step.name}." for step in steps)
+    owner = cast("type[Entity]", refs[-1].type.target) if refs else entity
+    op = Op.HAS if condition.op is Op.HAS else Op.EQ
+    for value in condition.value if condition.op is Op.IN else (condition.value,):
+        if isinstance(value, str | int | Ref):
+            yield _Demand(owner, field.name, op, value, lead, "HAS" if before else "=")
 
 
 def _is_there(reader: Reader, one: _Demand) -> bool:

@@ -8,7 +8,6 @@ one that is not loaded are both null.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from ..model.frames import library
 from ..model.values import Kind
 
 BATCH = 10_000  # rows; a batch is converted at once
-LIST = re.compile(r"list\[(str|int|float|bool)(?: \| None)?\]")
 Stored = Sequence[Sequence[Any]]  # the columns of some rows as they are stored
 Make = Callable[[Sequence[Any]], Any]
 
@@ -51,7 +49,7 @@ class ArrowColumns:
             return lambda column: arrow.array(column, arrow.string()).cast(wanted)
         if holds.kind is Kind.BOOLEAN:
             return lambda column: arrow.array(column, arrow.int8()).cast(wanted)
-        if LIST.fullmatch(holds.shape):
+        if holds.members:
             return lambda column: self._lists(name, column, wanted)
         return lambda column: arrow.array(column, wanted)
 
@@ -74,13 +72,5 @@ def arrow_type(arrow: Any, holds: FieldType) -> Any:
         Kind.DATETIME: arrow.timestamp("us", tz="UTC"),
         Kind.DATE: arrow.date32(),
     }
-    found = LIST.fullmatch(holds.shape)
-    if found:
-        members = {
-            "str": arrow.string(),
-            "int": arrow.int64(),
-            "float": arrow.float64(),
-            "bool": arrow.bool_(),
-        }
-        return arrow.list_(members[found[1]])
-    return kinds.get(holds.kind, arrow.string())
+    found = kinds.get(holds.members or holds.kind, arrow.string())
+    return arrow.list_(found) if holds.members else found
