@@ -115,7 +115,8 @@ class _Form:
         columns = [f"{sql} AS k{n}" for n, sql in enumerate(keys)]
         columns.append("count(*) AS n")
         columns += [f"{sql} AS m{n}" for n, sql in enumerate(self._measures(statement))]
-        inner = f"SELECT {', '.join(columns)} {statement.source} WHERE {self._where(statement)}"
+        where = self._where(statement)  # before the source, to which the filter's refs add joins
+        inner = f"SELECT {', '.join(columns)} {statement.source} WHERE {where}"
         if keys:
             inner += f" GROUP BY {', '.join(str(n) for n in range(1, len(keys) + 1))}"
         empty = [f"k{n} IS NULL" for n, key in enumerate(self._grouping.keys) if key in self._doubtful]

@@ -110,6 +110,16 @@ class TestCounting:
         store(connection, Work("1", state="a", points=1), Work("2", state="a", points=5))
         assert dict(ask(connection, "state", "points > 3")) == {"a": 1}
 
+    def test_the_filter_may_go_through_refs_that_no_group_needs(self, connection: SqliteConnection) -> None:
+        store(connection, Person("1", name="Ada", boss=Person.ref("2")), Person("2", name="Bob", boss=None))
+        store(connection, Work("a", state="x", points=1, owner=Person.ref("1")))
+        store(connection, Work("b", state="x", points=5, owner=Person.ref("2")))
+        assert dict(ask(connection, "state", "owner.name = Ada")) == {"x": 1}
+        assert dict(ask(connection, "owner.name", "owner.boss.name = Bob")) == {"Ada": 1}
+        assert ask(connection, (), "owner.name = Bob", sum="points").to_dicts() == [
+            {"count": 1, "sum_points": 5}
+        ]
+
     def test_a_ref_groups_by_the_id_and_a_name_behind_it_by_the_text(
         self, connection: SqliteConnection
     ) -> None:
