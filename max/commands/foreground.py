@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO, cast
 
@@ -46,8 +46,15 @@ class Foreground:
     ``exit_status`` is that of a process which a signal ended: 143 after SIGTERM, as supervisors expect.
     """
 
-    def __init__(self, stream: TextIO, *, events: bool = False, quiet: bool = False) -> None:
-        self._view = ProgressView(stream, now=time.monotonic())
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        events: bool = False,
+        quiet: bool = False,
+        expected: Mapping[str, int] | None = None,
+    ) -> None:
+        self._view = ProgressView(stream, now=time.monotonic(), expected=expected)
         self._events, self._quiet = events, quiet
         self.exit_status = Interrupted.exit_status
         self._handle: SyncHandle | None = None

@@ -8,10 +8,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from ..core import InstallationInfo, SyncOptions
-from ..errors import Interrupted, MaxError, SuspiciousRemoval, UnknownName, UsageError, describe
+from ..errors import Interrupted, MaxError, StorageError, SuspiciousRemoval, UnknownName, UsageError, describe
 from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
@@ -258,10 +259,21 @@ def ended(
     recording: UpstreamAccess | None = None,
 ) -> tuple[SyncResult, int]:
     """The result of a sync in the foreground, and the exit status."""
-    foreground = Foreground(sys.stderr, events=options.output == "ndjson", quiet=options.quiet)
+    events = options.output == "ndjson"
+    expected = {} if events or options.quiet else expected_rows(options, project, info)
+    foreground = Foreground(sys.stderr, events=events, quiet=options.quiet, expected=expected)
     result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
     interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
     return result, foreground.exit_status if interrupted else EXIT.get(result.status, 1)
+
+
+def expected_rows(options: Options, project: ProjectFolder, info: InstallationInfo) -> dict[str, int]:
+    """How many rows of each entity a sync will list: what is stored, where it lists everything again."""
+    if not getattr(options, "full", False) or options.only:
+        return {}
+    with suppress(StorageError):  # nothing was stored yet, or the sync says what is wrong
+        return {name: n for _, reader in readers(project, [info]) for name, n in reader.counts().items()}
+    return {}
 
 
 def result_text(

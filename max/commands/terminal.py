@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MOST_DIGITS = 6  # of $COLUMNS
 FALLBACK_WIDTH = 80  # cells of a terminal that does not report its width
 REDRAW = 0.1  # seconds between two updates of the progress line
+LEAST_SHARE = 5  # per cent of the rows, after which the time that is left is worth saying
 REPORT = 10.0  # seconds between two lines of progress where there is no terminal
 ERASE = "\r\033[K"
 REQUEST = re.compile(r"(?:[\w.-]+(?::\d+)?: )?[A-Z]+ /\S*: ")  # which a narrow line leaves out of an error
@@ -125,16 +127,27 @@ def numbers(line: str, most: int) -> list[int] | None:
 
 
 def progress_line(
-    counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None
+    counts: Mapping[str, int], elapsed: float, rate: float, note: str, width: int | None, share: str = ""
 ) -> str:
-    """A running sync on one line: seconds, rows per second, rows by entity, and what it waits for."""
+    """A running sync on one line: seconds, rows per second, its share, rows by entity, what it waits for."""
     parts = [f"{name} {number(count)}" for name, count in sorted(counts.items())]
     parts = parts or ([] if note else ["starting"])
     speed = [f"{number(round(rate))}/s"] if rate >= 1 else []
-    text = sanitize("  ".join([elapsed_time(elapsed), *speed, *parts, *([note] if note else [])]))
+    text = sanitize("  ".join(filter(None, [elapsed_time(elapsed), *speed, share, *parts, note])))
     if width is None:
         return text
     return truncate(text if display_width(text) <= width else REQUEST.sub("", text, count=1), width)
+
+
+def share_done(counts: Mapping[str, int], expected: Mapping[str, int], rate: float) -> str:
+    """``45%, about 50 s left`` of the rows that are expected, by entity; empty where none are."""
+    left = sum(max(0, most - counts.get(name, 0)) for name, most in expected.items())
+    if not counts or not left:
+        return ""
+    share = 100 - math.ceil(100 * left / sum(expected.values()))
+    if share < LEAST_SHARE or rate < 1:
+        return f"{share}%"
+    return f"{share}%, about {elapsed_time(math.ceil(left / rate))} left"
 
 
 def elapsed_time(elapsed: float) -> str:
@@ -145,11 +158,12 @@ def elapsed_time(elapsed: float) -> str:
 class ProgressView:
     """The progress of a sync: one line that is updated on a terminal, a line now and then elsewhere.
 
-    Times are seconds of a monotonic clock, passed in.
+    Times are seconds of a monotonic clock, passed in.  ``expected`` are the rows that a sync will list,
+    by entity, where that is known: as many as are stored, when it lists everything again.
     """
 
-    def __init__(self, stream: TextIO, *, now: float) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, *, now: float, expected: Mapping[str, int] | None = None) -> None:
+        self._stream, self._expected = stream, expected or {}
         self._live = is_terminal(stream)
         self._began = self._drawn = now
         self._before: int | None = None  # rows that an earlier process stored: not part of our rate
@@ -165,7 +179,9 @@ class ProgressView:
         self._drawn = now
         elapsed = now - self._began
         room = width(self._stream)
-        line = progress_line(counts, elapsed, (total - self._before) / elapsed, note, room and room - 1)
+        rate = (total - self._before) / elapsed
+        share = share_done(counts, self._expected, rate)
+        line = progress_line(counts, elapsed, rate, note, room and room - 1, share)
         tell(self._stream, f"{ERASE}{line}" if self._live else f"{line}\n")
         self._visible = self._live
 

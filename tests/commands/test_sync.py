@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from max.commands.framework import Options
+from max.commands.sync import expected_rows
+from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
 from tests.command_line import Cli, record_sync
 from tests.git_repositories import History, make, needs_git
@@ -138,3 +141,17 @@ def test_resume_needs_no_name_when_one_sync_is_unfinished(cli: Cli, repository: 
     record_sync(database, Status.PAUSED)
     record_sync(Path(".max/installations/acme/default/data.db"), Status.PAUSED)
     assert cli("resume").err == "max: which installation?\n  unfinished: acme:default, git:default\n"
+
+
+def test_the_rows_that_a_full_sync_will_list_are_those_that_are_stored(cli: Cli, repository: Path) -> None:
+    project = ProjectFolder.find(".")
+    info, full = project.target("git"), Options(full=True, only=[])
+    assert expected_rows(full, project, info) == {}
+    database = project.database(info)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.write_bytes(b"")
+    assert expected_rows(full, project, info) == {}, "a sync before this one stored nothing"
+    cli("sync", "git")
+    assert expected_rows(full, project, info)["GitCommit"] == 1
+    assert expected_rows(Options(full=True, only=["GitTag"]), project, info) == {}
+    assert expected_rows(Options(full=False, only=[]), project, info) == {}

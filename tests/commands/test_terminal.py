@@ -213,6 +213,25 @@ def test_rows_from_before_a_resume_do_not_count_for_the_rate() -> None:
     assert stream.getvalue() == "10 s  10/s  User 10,100\n"
 
 
+def test_a_sync_that_lists_everything_again_says_its_share_and_the_time_left() -> None:
+    stream = io.StringIO()
+    view = ProgressView(stream, now=0.0, expected={"User": 1_000, "Team": 1_000})
+    for at, counts in (
+        (0.0, {}),
+        (10.0, {"User": 99}),
+        (20.0, {"User": 1_200, "Team": 200}),
+        (30.0, {"User": 1_200, "Team": 999}),
+        (40.0, {"User": 1_200, "Team": 1_000}),
+    ):
+        view.show(counts, "", now=at)
+    assert [line.partition("  User")[0] for line in stream.getvalue().splitlines()] == [
+        "10 s  10/s  4%",
+        "20 s  70/s  60%, about 12 s left  Team 200",
+        "30 s  73/s  99%, about 1 s left  Team 999",
+        "40 s  55/s  Team 1,000",
+    ]
+
+
 def test_say_replaces_the_progress_line() -> None:
     screen = Screen()
     view = ProgressView(screen, now=0.0)
