@@ -7,6 +7,7 @@ several, whose answers ``merged`` puts into one order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,11 @@ def find(
     UnknownName for an entity that none of them has.
     """
     for name in entities:
-        _refuse_unknown(readers, name)
+        if readers and not any(_known(reader, [name]) for reader in readers):
+            raise UnknownName("entity", name, sorted({one for r in readers for one in r.schema.entities}))
     answers: dict[str, Found] = {}
     for reader in readers:
-        known = {name.casefold(): name for name in reader.schema.entities}
-        chosen = [known[name.casefold()] for name in entities if name.casefold() in known]
+        chosen = _known(reader, entities)
         if chosen or not entities:
             answers[str(reader.info)] = reader.find(text, chosen, limit=limit, raw=raw)
     if not answers:
@@ -74,17 +75,13 @@ def find(
     return merged(answers, limit)
 
 
-def _refuse_unknown(readers: Sequence[Reader], entity: str) -> None:
-    """UnknownName of the last installation when none has the entity."""
-    unknown = None
-    for reader in readers:
-        try:
-            reader.entity(entity)
-            return
-        except UnknownName as error:
-            unknown = error
-    if unknown is not None:
-        raise unknown
+def _known(reader: Reader, names: Sequence[str]) -> list[str]:
+    """Those of the names that an installation has an entity for."""
+    found = []
+    for name in names:
+        with suppress(UnknownName):
+            found.append(reader.entity(name).__name__)
+    return found
 
 
 # -- the index ---------------------------------------------------------------------------------

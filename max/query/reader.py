@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ..errors import CursorExpired, HistoryError, MaxError, NotFound, StorageEmpty, UnknownName, UsageError
+from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UnknownName, UsageError
 from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.sqlite import reader as read_only
@@ -173,7 +173,8 @@ class Reader:
         key: FieldOf[Any, Any] = FieldOf(query.entity, "id")
         page = self.rows(query.where(key.eq(id)), paths)
         if not page.columns[0]:
-            raise NotFound(query.entity.__name__, id, hint="check the id, or sync first")
+            with self._reading() as connection:
+                raise self._tables.not_found(connection, query.entity.ref(id))
         return page
 
     def search(

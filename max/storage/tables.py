@@ -273,8 +273,20 @@ class Tables:
         )
         rows = connection.execute(sql, (ref.id,)).fetchall()
         if not rows:
-            raise NotFound(ref.entity.__name__, ref.id, hint="check the id, or sync first")
+            raise self.not_found(connection, ref)
         return mapping.decode(names, rows)[0]
+
+    def not_found(self, connection: Connection, ref: Ref[Any]) -> NotFound:
+        """The error that a row is not there, with the time when it was found to be gone upstream."""
+        mapping = self.mapping(ref.entity)
+        at = connection.dialect.time_text("_removed_at")
+        sql = f"SELECT {at} FROM {quoted(mapping.table)} WHERE _id = ? AND _removed_at IS NOT NULL"
+        removed = connection.execute(sql, (ref.id,)).fetchone()
+        hint = "check the id, or sync first"
+        if removed:
+            view = mapping.table.removeprefix("_")
+            hint = f"it was gone upstream at {removed[0]}Z; its last values are in {view}_removed: max sql"
+        return NotFound(ref.entity.__name__, ref.id, hint=hint)
 
     def collection(
         self,

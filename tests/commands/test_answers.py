@@ -20,7 +20,7 @@ from max_connectors.acme import AcmeTask
 from max import Project
 from max.cli import COMMANDS
 from max.commands.framework import JoinWithComma, Parser, command_parser
-from max.errors import UsageError
+from max.errors import NotFound, UsageError
 from max.model.tasks import Status
 from tests.command_line import Cli, Run, record_sync
 
@@ -418,6 +418,22 @@ def test_rows_that_may_be_gone_are_named_until_the_next_sync_decides(synced: Cli
         True,
         "acme:default: 1 row may be gone upstream; the next sync finds out",
     )
+
+
+def test_a_missing_row_says_when_it_was_removed_upstream(synced: Cli) -> None:
+    with sqlite3.connect(DATA) as connection:
+        connection.execute("UPDATE _acme_task SET _removed_at = 1767225600 WHERE _id = 'w1-p1-t1'")
+    run = synced("get", "acme", "AcmeTask:w1-p1-t1")
+    assert (run.status, "gone upstream at 2026-01-01T00:00:00Z" in run.err) == (1, True)
+    view = run.err.split("are in ")[1].split(":")[0]
+    assert synced("sql", "acme", f"SELECT id FROM {view}", "-o", "csv").out == "id\r\nw1-p1-t1\r\n"
+    with (
+        Project.find(".").read("acme:default") as reader,
+        pytest.raises(NotFound, match="w1-p1-t1") as caught,
+    ):
+        reader.get("AcmeTask", "w1-p1-t1")
+    assert "gone upstream" in caught.value.hint
+    assert "check the id" in synced("get", "acme", "AcmeTask:nope").err
 
 
 def test_a_running_sync_is_named_while_its_process_lives(synced: Cli) -> None:

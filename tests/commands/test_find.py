@@ -14,6 +14,7 @@ from max.commands.find import hit_lines
 from max.commands.text import PLAIN, Paint
 from max.model.text_search import Found, Hit, Marked, TextQuery, mark, merged, snippet
 from tests.command_line import Cli
+from tests.git_repositories import make, needs_git
 
 TEXTS = {
     "acme_task": ("title", "description"),
@@ -83,6 +84,19 @@ class TestFinding:
         assert acme("find", "audit", "--entity", "AcmeTsk").status == 2
         run = acme("find", "audit", "--entity", "AcmeRoot")
         assert (run.status, run.err.splitlines()[0]) == (2, "max: AcmeRoot has no searchable field")
+
+    def test_an_entity_goes_by_its_name_or_its_views_as_everywhere(self, acme: Cli) -> None:
+        hits = acme("find", "audit", "--entity", "AcmeTask", "-o", "json").data["hits"]
+        for name in ("acme_task", "acmetask", "ACME_TASK"):
+            assert acme("find", "audit", "--entity", name, "-o", "json").data["hits"] == hits != []
+
+    @needs_git
+    def test_an_unknown_entity_names_those_of_every_installation(self, acme: Cli, tmp_path: Path) -> None:
+        assert acme("connect", "git", "--set", f"path={make(tmp_path / 'repository')}").status == 0
+        assert acme("sync", "git", "-q").status == 0
+        run = acme("find", "audit", "--entity", "zzz")
+        assert "entities: AcmeFile, " in run.err
+        assert ", GitAuthor, " in run.err
 
     def test_several_installations_are_looked_through_the_best_of_each_first(self, acme: Cli) -> None:
         assert acme("sync", "acme:other", "-q").status == 2
