@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from max.cli import COMMANDS, found_command
+from max.installations.registry import ConnectorRegistry
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = re.compile(r"(?<![\w./'-])max(?P<words>(?: +[^\s;`)]+)+)")
@@ -80,3 +81,17 @@ def test_every_command_that_the_code_names_exists_with_its_options() -> None:
 )
 def test_a_command_that_does_not_exist_is_noticed(words: str, wrong: str) -> None:
     assert wrong_in(words) == wrong
+
+
+@pytest.mark.parametrize("name", ConnectorRegistry().names())
+def test_what_a_connector_says_of_its_entities_is_plain_text(name: str) -> None:
+    entities = ConnectorRegistry().resolve(name).schema.entities.values()
+    said = [entity.__doc__ or "" for entity in entities]
+    said += [field.description for entity in entities for field in entity._fields.values()]
+    assert [text for text in said if "``" in text] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_no_word_of_python(command: str) -> None:
+    text = found_command(command)[1].format_help()
+    assert [word for word in ("``", "None", "True", "dict", "str ") if word in text] == []

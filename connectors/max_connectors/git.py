@@ -118,7 +118,7 @@ class GitCommit(Entity, title="subject"):
 
 
 class GitFileChange(Entity, title="path"):
-    """What a commit did to one file, against its first parent; the id is ``commit:path``."""
+    """What a commit did to one file, against its first parent; the id is commit:path."""
 
     commit: Field[Ref[GitCommit]] = Field("the commit that made the change", brief=True)
     path: Field[str] = Field("the file's path; bytes that are not UTF-8 appear as \\xhh", searchable=True)

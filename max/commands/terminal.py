@@ -89,11 +89,11 @@ class TerminalPrompter:
             return getpass(f"{sanitize(prompt)}: ", stream=sys.stderr)
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
-        """Numbered options; it asks again until the numbers are valid."""
+        """Numbered options, chosen by number or value; it asks again until they are valid."""
         self.say("\n".join([prompt, *(f"  {n:>2}  {shown}" for n, (_, shown) in enumerate(options, 1))]))
-        asked = "numbers, with commas (empty: none): " if several else "number: "
+        asked = "numbers, with commas (empty: none): " if several else "number or name: "
         while True:
-            chosen = numbers(self._line(asked), len(options))
+            chosen = numbers(self._line(asked), [value for value, _ in options])
             if chosen is not None and (several or len(chosen) == 1):
                 return [options[number - 1][0] for number in chosen]
             self.say(f"write {'numbers' if several else 'one number'} from 1 to {len(options)}")
@@ -118,12 +118,13 @@ class TerminalPrompter:
         return line.strip()
 
 
-def numbers(line: str, most: int) -> list[int] | None:
-    """``3, 1`` as numbers from 1 to ``most``; None when a word is not one."""
+def numbers(line: str, values: Sequence[str]) -> list[int] | None:
+    """``3, git`` as numbers of values, from 1 on; None when a word is neither a number nor a value."""
     words = [word.strip() for word in line.split(",") if word.strip()]
-    if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
+    found = [str(values.index(word) + 1) if word in values else word for word in words]
+    if not all(word.isdecimal() and 1 <= int(word) <= len(values) for word in found):
         return None
-    return list(map(int, words))
+    return list(map(int, found))
 
 
 def progress_line(

@@ -84,6 +84,12 @@ def test_choose_asks_again_until_the_number_is_valid(
     assert asked.count("write one number from 1 to 3") == 3
 
 
+def test_an_option_may_be_chosen_by_its_value(typed: TerminalPrompter) -> None:
+    type_("d\nb\n")
+    assert asyncio.run(typed.choose("Which?", OPTIONS, several=False)) == ["b"]
+    assert sys.stdin.read() == ""
+
+
 def test_several_may_be_chosen_or_none(typed: TerminalPrompter) -> None:
     type_("3, 1\n\n")
     chosen = [asyncio.run(typed.choose("Which?", OPTIONS, several=True)) for _ in range(2)]
