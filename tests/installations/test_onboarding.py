@@ -375,7 +375,11 @@ class TestWithPrompter:
 
     def test_a_failed_validation_that_no_answer_can_change_raises(self) -> None:
         async def check(answers: Answers, credentials: CredentialProvider) -> str:
+            tries.append(1)
+            assert len(tries) == 1, "nothing was asked that could change it"
             raise BadCredentials("the door is shut")
+
+        tries: list[int] = []
 
         async def without_library(answers: Answers, credentials: CredentialProvider) -> str:
             raise MissingExtra("http", "httpx2", "this")
