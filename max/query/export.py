@@ -88,12 +88,12 @@ def export(
         if to not in targets:
             to.mkdir(parents=True, exist_ok=True)
     if format == "sqlite":
-        with written(to) as beside:
+        with written(to, force=force) as beside:
             counts = reader.copy_to(beside, [(one.name, one.query, one.paths) for one in selections])
         return [Exported(one.name, to, n) for one, n in zip(selections, counts, strict=True)]
     done = []
     for one, target in zip(selections, targets, strict=True):
-        with written(target) as beside:
+        with written(target, force=force) as beside:
             rows = _write(reader, one, format, beside, spreadsheet=spreadsheet)
         done.append(Exported(one.name, target, rows))
     return done
@@ -184,10 +184,10 @@ def _write_arrow(reader: Reader, one: Selection, format: str, path: Path) -> int
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def written(path: Path, *, force: bool) -> Iterator[Path]:
     """A file to write in the place of another one, which it becomes when the work is done; StorageError.
 
-    A link stays, and leads to the new file.
+    A link stays, and leads to the new file.  UsageError when another process has made the file meanwhile.
     """
     real = Path(os.path.realpath(path))
     beside = real.with_name(f".{real.name[:50]}.{os.getpid()}.new")
@@ -196,9 +196,21 @@ def written(path: Path) -> Iterator[Path]:
             yield beside
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
-            beside.replace(real)
+            if force or not _linked(beside, real):
+                beside.replace(real)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _linked(beside: Path, real: Path) -> bool:
+    """Give a file its place if that is free; whether the disk knows links."""
+    try:
+        os.link(beside, real)
+    except FileExistsError:
+        raise UsageError(f"{real} exists already", hint="write over it with --force") from None
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -193,12 +193,12 @@ def test_checking_a_record_finds_every_invalid_value() -> None:
     wrong: Any = {"title": 7, "votes": True, "assignee": Issue.ref("1"), "due": "soon"}
     found = [one.describe() for one in check_entity(Issue("1", **wrong))]
     assert found == [
-        {"path": "Issue:1.title", "expected": "text that UTF-8 can encode", "actual": "int 7"},
-        {"path": "Issue:1.votes", "expected": "an integer of at most 64 bits", "actual": "bool True"},
+        {"path": "Issue:1.title", "expected": "text that UTF-8 can encode", "actual": "7"},
+        {"path": "Issue:1.votes", "expected": "an integer of at most 64 bits", "actual": "True"},
         {
             "path": "Issue:1.due",
             "expected": "a date (or its ISO 8601 text), or null",
-            "actual": "str 'soon'",
+            "actual": "'soon'",
         },
         {"path": "Issue:1.assignee", "expected": "a ref to User, or null", "actual": "Ref Issue:1"},
     ]

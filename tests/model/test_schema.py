@@ -131,7 +131,7 @@ def test_an_entity_is_found_by_the_name_of_its_view() -> None:
 def test_an_unknown_entity_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match="unknown entity 'Isue'") as caught:
         SCHEMA.entity("Isue")
-    assert caught.value.candidates == ["Issue", "User"]
+    assert caught.value.candidates == ["Issue"]
 
 
 def test_a_schema_is_compared_by_content() -> None:

@@ -27,7 +27,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model import frames
 from max.model.entities import Entity, Field, FieldOf
 from max.model.query import parse_paths
-from max.query.export import ENDINGS, Selection, export, format_of, lines
+from max.query.export import ENDINGS, Selection, export, format_of, lines, written
 from max.storage.arrow import ArrowColumns
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, record_sync
@@ -286,6 +286,20 @@ class TestFiles:
         with pytest.raises(ZeroDivisionError):
             export(reader, [Selection("acme_task", query, paths)], "csv", tmp_path / "t.csv")
         assert not [path for path in tmp_path.iterdir() if "t.csv" in path.name]
+
+    def test_a_file_that_another_process_made_meanwhile_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "t"
+
+        def write(*, force: bool) -> None:
+            with written(path, force=force) as beside:
+                beside.write_text("ours")
+                path.write_text("theirs")
+
+        with pytest.raises(UsageError, match="exists already"):
+            write(force=False)
+        assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("t", "theirs")]
+        write(force=True)
+        assert path.read_text() == "ours"
 
     def test_a_device_is_never_replaced(self, cli: Cli, folder: ProjectFolder) -> None:
         os.mkfifo("pipe.csv")
