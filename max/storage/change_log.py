@@ -426,12 +426,12 @@ def _read_kinds(connection: Connection) -> dict[str, dict[int, str]]:
 # …]: which of its fields the side has, then the values in the order of the bits.
 
 
-def _insert(dialect: Dialect, number: int, row: str, kind: str, old: str, new: str) -> str:
-    """SQL that records a change, from SQL for its parts."""
+def _insert(dialect: Dialect, number: int, row: str, kind: str, old: str, new: str, source: str = "") -> str:
+    """SQL that records a change, from SQL for its parts, which may use the columns of a ``source``."""
     at = dialect.sql("coalesce(l.at, {now})")
     return (
         "INSERT INTO _max_change (at, sync, number, row, kind, old, new)"
-        f" SELECT {at}, l.sync, {number}, {row}, {kind}, {old}, {new} FROM _max_change_log AS l"
+        f" SELECT {at}, l.sync, {number}, {row}, {kind}, {old}, {new} FROM _max_change_log AS l{source}"
     )
 
 
@@ -443,7 +443,7 @@ def triggers(connection: Connection, mapping: TableMapping[Any]) -> dict[str, st
     changed = (changed_values(dialect, mapping, "OLD"), changed_values(dialect, mapping, "NEW"))
     created = _insert(dialect, number, "NEW._id", "'created'", "NULL", new) + f" WHERE {new_visible};"
     removed = _insert(dialect, number, "OLD._id", "'removed'", old, "NULL") + f" WHERE {old_visible};"
-    updated = _insert(dialect, number, "NEW._id", "'updated'", *changed) + ";"
+    updated = _insert(dialect, number, "NEW._id", "'updated'", *changed, changed_bits(mapping)) + ";"
     turned = _insert(
         dialect,
         number,
@@ -490,24 +490,32 @@ def loaded_values(
 
 
 def changed_values(dialect: Dialect, mapping: TableMapping[Any], alias: str) -> str:
-    """SQL for a side of an update: the values that differ between OLD and NEW."""
+    """SQL for a side of an update: the values that differ between OLD and NEW, by ``changed_bits``."""
     sides = []
     for column, names in zip(map(quoted, mapping.bitmaps), _fields_by_bitmap(mapping), strict=True):
-        bits, values = ["0"], []
-        for place, name in enumerate(names):
-            differs = _differs(column, 1 << place, name)
-            bits.append(f"(CASE WHEN {differs} THEN {1 << place} ELSE 0 END)")
-            values.append(f"CASE WHEN {differs} THEN {_value(dialect, mapping, alias, name)} END")
-        sides.append(dialect.json_array([f"{alias}.{column} & ({' | '.join(bits)})", *values]))
+        values = [
+            f"CASE WHEN (d.{column} & {1 << place}) <> 0 THEN {_value(dialect, mapping, alias, name)} END"
+            for place, name in enumerate(names)
+        ]
+        sides.append(dialect.json_array([f"{alias}.{column} & d.{column}", *values]))
     return dialect.json_array(sides)
 
 
-def _differs(column: str, bit: int, name: str | None) -> str:
-    """SQL that is true when a field's value changed, or whether it is loaded."""
-    if name is None:
-        return FALSE
-    field = quoted(name)
-    return f"OLD.{field} IS DISTINCT FROM NEW.{field} OR (OLD.{column} & {bit}) <> (NEW.{column} & {bit})"
+def changed_bits(mapping: TableMapping[Any]) -> str:
+    """SQL for one row ``d``: in each bitmap the bits of the fields that an update changed.
+
+    A field's value changed, or whether it is loaded.  The trigger has it once, since a database
+    reads its triggers whenever it is opened.
+    """
+    columns = []
+    for column, names in zip(map(quoted, mapping.bitmaps), _fields_by_bitmap(mapping), strict=True):
+        fields = [(1 << place, quoted(name)) for place, name in enumerate(names) if name is not None]
+        bits = [f"CASE WHEN OLD.{f} IS DISTINCT FROM NEW.{f} THEN {bit} ELSE 0 END" for bit, f in fields]
+        loaded = (
+            f"(OLD.{column} | NEW.{column}) & ~(OLD.{column} & NEW.{column}) & {sum(b for b, _ in fields)}"
+        )
+        columns.append(f"{' | '.join([f'({loaded})', *bits])} AS {column}")
+    return f", (SELECT {', '.join(columns)}) AS d"
 
 
 def _value(dialect: Dialect, mapping: TableMapping[Any], alias: str, name: str | None) -> str:
