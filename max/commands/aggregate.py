@@ -180,8 +180,8 @@ def group_lines(groups: Groups[Any]) -> list[str]:
         row += [_measure_cell(one.measures[measure.name], drawn) for measure in measures]
         row += [f"{one.count / groups.total:.1%}", bar(one.count / most)] if drawn else []
         rows.append(row)
-    room = width(sys.stdout)
-    size = len(columns) if room is None or not drawn else _fitting(columns, rows, room)
+    room = width(sys.stdout) if drawn else None
+    size = len(columns) if room is None else _fitting(columns, rows, room)
     return [*table(columns[:size], [row[:size] for row in rows]), *_rest(groups)]
 
 

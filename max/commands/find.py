@@ -126,22 +126,29 @@ def hit_lines(hits: Sequence[Hit], *, several: bool, room: int | None, paint: Pa
         where = f"{one.installation}  {ref}" if several else ref
         rows.append((sanitize(where), shown(one.title), shown(one.snippet)))
     ref_width = max((display_width(ref) for ref, _, _ in rows), default=0)
-    longest = max((display_width(title) for _, title, _ in rows), default=0)
     left = None if room is None else room - ref_width - 4
     if room is not None and left is not None and (room < WIDE or left < 2 * LEAST):
-        for ref, title, snippet in rows:
-            if ref_width + LEAST <= room:
-                yield f"{pad(ref, ref_width)}  {painted(title, room - ref_width - 2, paint)}".rstrip()
-            else:
-                yield from (truncate(ref, room), f"  {painted(title, room - 2, paint)}".rstrip())
-            if snippet.places:
-                yield f"  {painted(snippet, room - 2, paint)}".rstrip()
+        yield from _narrow_lines(rows, ref_width, room, paint)
         return
+    longest = max((display_width(title) for _, title, _ in rows), default=0)
     title_width = longest if left is None else min(longest, left // 2)
     rest = None if left is None else left - title_width
     for ref, title, snippet in rows:
         cells = (pad(ref, ref_width), painted(title, title_width, paint), painted(snippet, rest, paint))
         yield "  ".join(cells).rstrip()
+
+
+def _narrow_lines(
+    rows: Iterable[tuple[str, Marked, Marked]], ref_width: int, room: int, paint: Paint
+) -> Iterator[str]:
+    """Each hit with what its other texts say on a line of its own, and its title as well where it must."""
+    for ref, title, snippet in rows:
+        if ref_width + LEAST <= room:
+            yield f"{pad(ref, ref_width)}  {painted(title, room - ref_width - 2, paint)}".rstrip()
+        else:
+            yield from (truncate(ref, room), f"  {painted(title, room - 2, paint)}".rstrip())
+        if snippet.places:
+            yield f"  {painted(snippet, room - 2, paint)}".rstrip()
 
 
 def shown(text: Marked) -> Marked:

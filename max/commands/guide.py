@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MaxError, UsageError
@@ -217,14 +217,15 @@ def rendered(sources: Sequence[Source], ran: Sequence[Sequence[str]], detail: De
         *block(shown or [NOTHING_CONNECTED]),
     ]
     for alike in same_connector(sources):
-        chosen = alike[0].entities[: detail.entities]
-        left += [counted(len(alike[0].entities) - len(chosen), "entity of ") + str(alike[0].info)] * (
-            len(chosen) < len(alike[0].entities)
-        )
+        info, entities = alike[0].info, alike[0].entities
         where = first_few([str(one.info) for one in alike])
-        lines += ["", f"## Entities of {where}", *block(entity_text(chosen, detail))]
+        text = entity_text(entities[: detail.entities], detail)
+        lines += ["", f"## Entities of {where}", *block(text)]
+        if len(entities) > detail.entities:
+            more = len(entities) - detail.entities
+            left.append(f"{number(more)} {'entity' if more == 1 else 'entities'} of {info}")
     if ran[: detail.commands]:
-        lines += ["", "## Run just now", *block([line for one in ran[: detail.commands] for line in one])]
+        lines += ["", "## Run just now", *block(list(chain.from_iterable(ran[: detail.commands])))]
     lines += ["", "## Rules", RULES]
     if sources:
         lines += [f"- {JOINS}"]

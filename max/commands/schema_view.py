@@ -73,14 +73,17 @@ def _member_lines(
     for name, kind, about in members:
         head = f"{' ' * GAP}{pad(name, sizes[0])}{' ' * GAP}{pad(kind, sizes[1])}{' ' * GAP}"
         edge = 3 * GAP if narrow else indent
-        lines = folded(about, width and width - edge) if about else []
-        if name in values:
-            counts = [f"{cell(value)} {number(rows)}" for value, rows in values[name].items()]
-            counts[0] = f"values: {counts[0]}"
-            lines += wrapped(counts, width and width - edge)
+        room = width and width - edge
+        lines = [*(folded(about, room) if about else ()), *_value_lines(values.get(name, {}), room)]
         first = "" if narrow or not lines else lines.pop(0)
         yield f"{head}{first}".rstrip()
         yield from (" " * edge + line for line in lines)
+
+
+def _value_lines(values: Mapping[Any, int], room: int | None) -> list[str]:
+    """The values of a field with how many rows have each; nothing without any."""
+    counts = [f"{cell(value)} {number(rows)}" for value, rows in values.items()]
+    return wrapped([f"values: {counts[0]}", *counts[1:]], room) if counts else []
 
 
 def _members(entity: type[Entity]) -> Iterator[list[str]]:

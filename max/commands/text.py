@@ -302,12 +302,15 @@ def cell(value: object, width: int | None = None) -> str:
         return exact_time(value) if width is None else local_time(value).isoformat(" ", "minutes")[:16]
     if isinstance(value, date):
         return value.isoformat()
-    text = value if isinstance(value, str) else value.id if isinstance(value, Ref) else None
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        text = ", ".join(value if width is None else map(cut_hash, value))
-    elif text is not None and width is not None:
-        text = cut_hash(text)
-    return beginning(json_text(value) if text is None else text, width)
+    return beginning(_text_of(value, cut=width is not None), width)
+
+
+def _text_of(value: object, *, cut: bool) -> str:
+    """A text, an id or a list of texts as it is, with ``cut`` hashes; everything else as JSON."""
+    texts = [value.id if isinstance(value, Ref) else value] if isinstance(value, str | Ref) else value
+    if isinstance(texts, list) and all(isinstance(one, str) for one in texts):
+        return ", ".join(map(cut_hash, texts) if cut else texts)
+    return json_text(value)
 
 
 def exact_time(value: datetime) -> str:

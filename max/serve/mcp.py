@@ -100,16 +100,10 @@ class Connection:
         id = message.get("id")
         known = id if isinstance(id, str | int) and not isinstance(id, bool) else None
         try:
-            if message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
-                raise Refusal(INVALID, 'a request has "jsonrpc": "2.0", a "method" and an "id"')
-            if "id" not in message:
+            if not _is_request(message, known):
                 return None  # a notification; what cancels a request is the stream's business
-            if known is None:
-                raise Refusal(INVALID, 'the "id" of a request is a text or a whole number')
-            params = message.get("params", {})
-            if not isinstance(params, dict):
-                raise Refusal(BAD_PARAMS, '"params" is an object')
-            return {"jsonrpc": "2.0", "id": known, "result": self._result(message["method"], params)}
+            result = self._result(message["method"], message.get("params", {}))
+            return {"jsonrpc": "2.0", "id": known, "result": result}
         except Refusal as refusal:
             return refusal.to_json(known)
         except Exception as error:
@@ -212,6 +206,19 @@ METHODS = {
     "resources/templates/list": Method(Connection._templates, ttl=HOUR),
     "resources/read": Method(Connection._read, ttl=0),
 }
+
+
+def _is_request(message: Mapping[str, Json], id: str | int | None) -> bool:
+    """Whether a message wants an answer; Refusal when it is none of the protocol.  ``id`` is its valid id."""
+    if message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
+        raise Refusal(INVALID, 'a request has "jsonrpc": "2.0", a "method" and an "id"')
+    if "id" not in message:
+        return False
+    if id is None:
+        raise Refusal(INVALID, 'the "id" of a request is a text or a whole number')
+    if not isinstance(message.get("params", {}), dict):
+        raise Refusal(BAD_PARAMS, '"params" is an object')
+    return True
 
 
 def _check_meta(meta: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ An ``id`` numbers rows over all entities: the entity's own number, then the row'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StorageError
@@ -139,24 +139,31 @@ class FullText(RenameOwner):
         """
         wanted = {name: fields for name, mapping in self._mappings.items() if (fields := _fields(mapping))}
         known = read_entities(connection)
-        index = connection.dialect.text_index
-        self.on = bool(wanted) and index.is_available(connection)
+        self.on = bool(wanted) and connection.dialect.text_index.is_available(connection)
         if known and not wanted:
             self._drop(connection)
         if not wanted or (not self.on and known is None):
             return
         migrate(connection, OWNER, MIGRATIONS)
         kept = {name: one.fields for name, one in (known or {}).items()}
-        if self.on and not (kept and kept.items() <= wanted.items() and index.is_there(connection)):
-            index.create(connection)
-            connection.execute("DELETE FROM _max_find_pending")
-            gone = [(name,) for name in kept.keys() - wanted.keys()]
-            connection.executemany("DELETE FROM _max_find_entity WHERE name = ?", gone)
+        if self.on and not self._fits(connection, kept, wanted):
+            self._begin_anew(connection, gone=kept.keys() - wanted.keys())
             kept = {}
         new = [(name, fields) for name, fields in wanted.items() if name not in kept]
         connection.executemany(KEEP_ENTITY, new)
         self._watch(connection)
         self.behind = unindexed(connection, self._mappings) > 0
+
+    def _fits(self, connection: Connection, kept: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+        """Whether the index can stay, to which entities may be added: all that it has is wanted."""
+        is_there = connection.dialect.text_index.is_there
+        return bool(kept) and kept.items() <= wanted.items() and is_there(connection)
+
+    def _begin_anew(self, connection: Connection, gone: Iterable[str]) -> None:
+        """Have an empty index, without the entities that are ``gone``."""
+        connection.dialect.text_index.create(connection)
+        connection.execute("DELETE FROM _max_find_pending")
+        connection.executemany("DELETE FROM _max_find_entity WHERE name = ?", [(name,) for name in gone])
 
     def _watch(self, connection: Connection) -> None:
         """Have the triggers, and the views of what should be in the index."""
@@ -357,9 +364,8 @@ def find(
     rows: dict[int, tuple[str, str, str]] = {}
     for number, name in looked.items():
         some = [id & LAST_ROW for id, _ in matches.rows if id >> ROWS == number]
-        if some:
-            texts = _texts_at(connection, mappings[name], some)
-            rows |= {(number << ROWS) + row: rest for row, *rest in texts}
+        texts = _texts_at(connection, mappings[name], some) if some else ()
+        rows |= {(number << ROWS) + row: rest for row, *rest in texts}
     hits = []
     for id, score in matches.rows:
         if id in rows:

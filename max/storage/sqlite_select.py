@@ -178,16 +178,19 @@ class _Guard:
             self.tables.add((place or "main", first or ""))
         if action in READING:
             return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION:
-            what, allowed = f"the function {second}", (second or "").lower() in FUNCTIONS
-        elif action == sqlite3.SQLITE_PRAGMA:
-            name = (first or "").lower()
-            what, allowed = f"PRAGMA {name}", name in PRAGMAS and (not second or name in TAKE_A_NAME)
-        else:
-            what, allowed = "", False
+        what, allowed = _may_use(action, (first or "").lower(), second or "")
         if not allowed:
             self.refused = self.refused or (f"{what} is not allowed" if what else "it does more than read")
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _may_use(action: int, first: str, second: str) -> tuple[str, bool]:
+    """A function or a PRAGMA in words, and whether a statement may use it; nothing else is allowed."""
+    if action == sqlite3.SQLITE_FUNCTION:
+        return f"the function {second}", second.lower() in FUNCTIONS
+    if action == sqlite3.SQLITE_PRAGMA:
+        return f"PRAGMA {first}", first in PRAGMAS and (not second or first in TAKE_A_NAME)
+    return "", False
 
 
 class _Watch:
@@ -279,7 +282,9 @@ TOKEN = re.compile(  # as SQLite divides a text: every character beyond ASCII ma
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 OPEN, CLOSE, QUOTES = "(", ")", "'\"`["
+BEGINS_FROM = _names("from join")
 ENDS_FROM = _names("select where group order having limit union except intersect values")
+NO_NAMES = BEGINS_FROM | ENDS_FROM | {OPEN, CLOSE}
 BEGIN_BODY = ("select", "values")  # a window begins otherwise
 BEFORE_A_TABLE = frozenset(["from", "join", ",", OPEN, ".", "in"])
 
@@ -359,10 +364,23 @@ def _tables(words: Sequence[str]) -> Iterator[str]:
 
     Those in the body of a common table expression are used where it is.
     """
+    before = ""
+    for at, (folded, in_from) in enumerate(_clauses(words)):
+        owner = words[at + 1 : at + 2] == ["."]  # a schema, or the table of a column
+        if folded not in NO_NAMES and not owner and before in BEFORE_A_TABLE:
+            if before == ".":
+                yield f"{_name(words[at - 2])}.{_name(words[at])}"
+            elif in_from or before == "in":
+                yield _name(words[at])
+        before = folded
+
+
+def _clauses(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each word in lower case, and whether it is in a FROM; the body of an expression is one bracket."""
     after = [*(word.lower() for word in words[1:]), ""]
     apart = {begin: end for _, begin, end in _expressions(words) if after[begin] in BEGIN_BODY}
     inside = [False]  # a FROM, by the depth of brackets
-    before, skip = "", 0
+    skip = 0
     for at, word in enumerate(words):
         skip = max(skip, apart.get(at, 0))
         folded = word.lower()
@@ -372,15 +390,9 @@ def _tables(words: Sequence[str]) -> Iterator[str]:
             inside.append(inside[-1])
         elif word == CLOSE:
             inside = inside[:-1] or [False]
-        elif folded in ("from", "join"):
-            inside[-1] = True
-        elif folded in ENDS_FROM:
-            inside[-1] = False
-        elif words[at + 1 : at + 2] == ["."]:
-            pass  # a schema, or the table of a column
-        elif before in BEFORE_A_TABLE and (inside[-1] or before in ("in", ".")):
-            yield f"{_name(words[at - 2])}.{_name(word)}" if before == "." else _name(word)
-        before = folded
+        elif folded in BEGINS_FROM | ENDS_FROM:
+            inside[-1] = folded in BEGINS_FROM
+        yield folded, inside[-1]
 
 
 def _name(word: str) -> str:
@@ -498,18 +510,20 @@ def _invalid(connection: Any, statement: str, message: str) -> InvalidSql:
         return InvalidSql(statement, "there is no statement", hint=ONE_SELECT)
     found = NAMED.match(message)
     if found is None:
-        return InvalidSql(
-            statement, message, len(statement.rstrip()) if message == "incomplete input" else None
-        )
+        end = len(statement.rstrip()) if message == "incomplete input" else None
+        return InvalidSql(statement, message, end)
     name = next(text for key, text in found.groupdict().items() if key != "kind" and text is not None)
     places = _places(statement, name)
-    if found["near"] is not None or found["token"] is not None:  # it is the first at which SQLite fails
-        places = sorted(places, key=lambda place: place.stop)
-        places = places[
-            bisect_left(places, True, key=lambda one: _fails(connection, statement[: one.stop])) :
-        ]
+    if found["near"] is not None or found["token"] is not None:
+        places = _from_failure(connection, statement, places)
     hint = _meant(connection, statement, found["kind"], name)
     return InvalidSql(statement, message[:LONGEST_MESSAGE], places[0].start if places else None, hint=hint)
+
+
+def _from_failure(connection: Any, statement: str, places: Iterable[slice]) -> list[slice]:
+    """The places from the first on at which SQLite fails."""
+    ordered = sorted(places, key=lambda place: place.stop)
+    return ordered[bisect_left(ordered, True, key=lambda one: _fails(connection, statement[: one.stop])) :]
 
 
 def _places(statement: str, name: str) -> list[slice]:
@@ -541,13 +555,21 @@ def _fails(connection: Any, statement: str) -> bool:
 def _meant(connection: Any, statement: str, kind: str | None, name: str) -> str:
     """The nearest table or column, and what has it."""
     if kind == "table":
-        known = [str(one) for one in tables(connection)]
-        near = nearest(name, known)
-        listed = ", ".join(near or known[:LISTED])
-        return f"{'did you mean' if near else 'there are'}: {listed}" if listed else ""
-    if kind != "column":
-        return ""
-    column, used = _tokens(name)[-1], set(map(_name, _tokens(statement)))
+        return _table_meant(connection, name)
+    return _column_meant(connection, statement, _tokens(name)[-1]) if kind == "column" else ""
+
+
+def _table_meant(connection: Any, name: str) -> str:
+    """The nearest tables; without any, some that there are."""
+    known = [str(one) for one in tables(connection)]
+    near = nearest(name, known)
+    listed = ", ".join(near or known[:LISTED])
+    return f"{'did you mean' if near else 'there are'}: {listed}" if listed else ""
+
+
+def _column_meant(connection: Any, statement: str, column: str) -> str:
+    """The nearest column of the statement's tables; without one, how a text is written."""
+    used = set(map(_name, _tokens(statement)))
     there = [one for one in tables(connection) if one.name.casefold() in used]
     near = nearest(column, [name for one in there for name, _ in one.columns])
     for one in there:
