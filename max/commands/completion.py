@@ -44,7 +44,7 @@ complete -o bashdefault -o default -F _max_complete max""",
 # Completion of max for zsh: source <(max completion zsh), after compinit
 _max() {
     local -a found
-    found=("${(@f)$(max __complete zsh "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@f)$(max __complete zsh "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}")
     if [[ -n ${found[1]} ]]; then
         [[ ${found[1]} == *[=:.\(] ]] && compadd -S '' -a found || compadd -a found
     else

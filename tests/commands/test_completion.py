@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,36 +143,46 @@ def test_an_open_quote_is_known_and_a_candidate_that_has_it_is_left_out() -> Non
     assert for_bash("in progress", "in", "", " ") == "in\\ progress"
 
 
-BASH = shutil.which("bash")
 SHELL = """
+PS1='$ '
 max() { if [ "$1" = __complete ]; then "$PYTHON" -m max "$@"; else printf 'got<%s>' "$@"; echo; fi; }
 """
+START = {"bash": "", "zsh": "autoload -Uz compinit && compinit -u -D\n"}
+STUCK = 60.0  # seconds after which a shell that waits for the end of a quote is killed
 
 
 def environment() -> dict[str, str]:
     places = os.pathsep.join([str(ROOT), str(ROOT / "connectors")])
-    return os.environ | {"PYTHONPATH": places, "PYTHON": sys.executable, "TERM": "dumb", "PS1": "$ "}
+    return os.environ | {"PYTHONPATH": places, "PYTHON": sys.executable, "TERM": "dumb"}
 
 
-@pytest.mark.skipif(BASH is None, reason="there is no bash here")
-def test_bash_completes_a_line_at_a_terminal(project: Path, tmp_path: Path) -> None:
+def needed(shell: str) -> str:
+    """The program of a shell."""
+    return shutil.which(shell) or pytest.skip(f"there is no {shell} here")
+
+
+@pytest.mark.parametrize("shell", START)
+def test_a_line_is_completed_at_a_terminal(shell: str, project: Path, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
-    rc = tmp_path / "rc"
-    rc.write_text(SHELL + SCRIPTS["bash"])
+    rc = tmp_path / ".zshrc"
+    rc.write_text(START[shell] + SHELL + SCRIPTS[shell])
+    words = [needed(shell), "-i"] if shell == "zsh" else [needed(shell), "--rcfile", str(rc), "-i"]
     terminal, inside = pty.openpty()
     with subprocess.Popen(
-        [str(BASH), "--rcfile", str(rc), "-i"],
+        words,
         cwd=project,
-        env=environment(),
+        env=environment() | {"ZDOTDIR": str(tmp_path)},
         stdin=inside,
         stdout=inside,
         stderr=inside,
         start_new_session=True,
-    ) as shell:
+    ) as running:
+        watch = threading.Timer(STUCK, running.kill)
+        watch.start()
         os.close(inside)
         os.write(
             terminal,
-            b"max sea\tacme:def\tAcmeTa\t--fields title,assignee.na\t--filter 'status = ba\t\nexit\n",
+            b"max sea\tacme:def\tAcmeTa\t--fields title,assignee.na\t --filter 'status = ba\t\nexit\n",
         )
         shown = b""
         while True:
@@ -183,17 +194,34 @@ def test_bash_completes_a_line_at_a_terminal(project: Path, tmp_path: Path) -> N
                 break
             shown += more
         os.close(terminal)
-    assert shell.returncode == 0
-    words = ["search", "acme:default", "AcmeTask", "--fields", "title,assignee.name"]
-    words += ["--filter", "status = backlog"]
-    assert "".join(f"got<{word}>" for word in words) in shown.decode()
+        watch.cancel()
+    given = ["search", "acme:default", "AcmeTask", "--fields", "title,assignee.name"]
+    given += ["--filter", "status = backlog"]
+    assert "".join(f"got<{word}>" for word in given) in shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("max sea", "search"),
+        ("max search acme AcmeT", "AcmeTask"),
+        ("max search acme AcmeTask --fields title,assignee.na", "title,assignee.name"),
+        ("max search acme AcmeTask --filter 'status = ba", "'status = backlog"),
+    ],
+)
+def test_fish_completes_a_line(typed: str, offered: str, project: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.fish"
+    max_here = 'function max; "$PYTHON" -m max $argv; end'
+    line = typed.replace("'", "\\'")
+    script.write_text(f"{max_here}\n{SCRIPTS['fish']}\ncomplete -C '{line}'\n")
+    words = [needed("fish"), "--no-config", str(script)]
+    done = subprocess.run(words, cwd=project, env=environment(), capture_output=True, text=True, check=True)
+    assert [one.split("\t")[0] for one in done.stdout.splitlines()] == [offered]
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_each_script_is_one_that_its_shell_reads(cli: Cli, shell: str, tmp_path: Path) -> None:
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"there is no {shell} here")
+    program = needed(shell)
     script = tmp_path / "script"
     script.write_text(cli("completion", shell).out)
     subprocess.run([program, "-n", str(script)], check=True, capture_output=True)
