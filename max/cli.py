@@ -128,35 +128,47 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     alone = not words and in_project(leading)
     words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
-        if not words[1:2] or words[1] not in COMMANDS:
+        if not COMMANDS.keys() & words[1:2]:
             return [overview()], [], 0
         words = [*words[1:], "--help"]
-    if words[:1] in (["--version"], ["-V"]):
-        from . import __version__
-
-        return [f"max {__version__}"], [], 0
-    if words[:1] == ["__complete"]:
-        from .commands.completion import completed
-
-        return completed(words[1:], COMMANDS, lambda command: found_command(command)[1]), [], 0
+    if words[:1] in (["--version"], ["-V"], ["__complete"]):
+        return without_parser(words), [], 0
     if not words or words[0] not in COMMANDS:
         refuse(words)
-    from itertools import chain
-
-    from .commands.text import sanitize_lines
-
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
     run, parser = found_command(command)
     if {"-h", "--help"} & set(words):
         return [parser.format_help().rstrip("\n")], [], 0
-    options = parser.read([*leading, *words])
+    return printed(run, parser, command, [*leading, *words], [ALONE] if alone else [])
+
+
+def without_parser(words: Sequence[str]) -> Iterable[str]:
+    """The version, or what a word of the command line may be."""
+    if words[0] == "__complete":
+        from .commands.completion import completed
+
+        return completed(words[1:], COMMANDS, lambda command: found_command(command)[1])
+    from . import __version__
+
+    return [f"max {__version__}"]
+
+
+def printed(
+    run: Callable[[Options], Answer], parser: Parser, command: str, words: Sequence[str], hints: Sequence[str]
+) -> tuple[Iterable[str], Iterable[str], int]:
+    """The lines, the notes with the hints, and the exit status of a command that has these options."""
+    from itertools import chain
+
+    from .commands.text import sanitize_lines
+
+    options = parser.read(words)
     options.project = options.project or "."
-    options.given_words = [*command.split(), *leading, *words]
+    options.given_words = [*command.split(), *words]
     answer = run(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
-    notes = chain(notes, [ALONE] if alone and not options.quiet else [])
+    notes = chain(notes, [] if options.quiet else hints)
     return lines, map(sanitize_lines, notes), answer.status
 
 

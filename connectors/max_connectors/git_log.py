@@ -269,14 +269,17 @@ class CommitLog:
         position = await self._open(replace(position, changes=0), BARE)
         bare = await self._read_page(position)
         named = await self._readable(await self._with_trees(bare.commits), NAMED)
-        blobs = {sha: {id for one in changes for id in one.blobs} for sha, (_, changes) in named.items()}
-        present = await self._present([id.decode("ascii") for ids in blobs.values() for id in ids])
-        whole = [sha for sha in named if all(id in present for id in blobs[sha])]
-        counted = await self._readable(whole, COUNTED)
+        counted = await self._readable(await self._whole(named), COUNTED)
         await self.stop()
         salvaged = {one.sha: counted.get(one.sha) or uncounted(one, named) for one in bare.commits}
         lost = "" if is_partial(error) else next((sha for sha in salvaged if sha not in counted), "")
         return self._salvaged_page(position, bare, salvaged, position.damaged or lost)
+
+    async def _whole(self, named: Mapping[str, Shown]) -> list[str]:
+        """Those of these commits of which git has every file that they change."""
+        blobs = {sha: {id for one in changes for id in one.blobs} for sha, (_, changes) in named.items()}
+        present = await self._present([id.decode("ascii") for ids in blobs.values() for id in ids])
+        return [sha for sha in named if all(id in present for id in blobs[sha])]
 
     def _salvaged_page(
         self, position: Position, bare: LogPage, salvaged: Mapping[str, Shown], damaged: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Groups, Key
+from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Grouping, Groups, Key
 from ..model.values import Json
 from .framework import Answer, Ending, Options, Parser, at_least_one, paint, table
 from .tables import GAP, MOST, Column
@@ -167,10 +167,7 @@ def group_lines(groups: Groups[Any]) -> list[str]:
     """A table of groups; at a terminal with each group's share of the rows, and a bar."""
     keys, measures = groups.grouping.keys, groups.grouping.measures
     drawn = is_terminal(sys.stdout)
-    columns = [Column(key.name, right=key.holds.kind in NUMBERS) for key in keys]
-    columns.append(Column(groups.grouping.count, right=True))
-    columns += [Column(one.name, right=one.holds.kind in NUMBERS, whole=True) for one in measures]
-    columns += [Column("share", right=True), Column("")] if drawn else []
+    columns = _columns(groups.grouping, drawn=drawn)
     shared = _shared_titles(groups)
     most = max((one.count for one in groups.groups), default=1)
     rows = []
@@ -183,6 +180,14 @@ def group_lines(groups: Groups[Any]) -> list[str]:
     room = width(sys.stdout) if drawn else None
     size = len(columns) if room is None else _fitting(columns, rows, room)
     return [*table(columns[:size], [row[:size] for row in rows]), *_rest(groups)]
+
+
+def _columns(grouping: Grouping, *, drawn: bool) -> list[Column]:
+    """The columns of groups, at a terminal with the share and the bar."""
+    columns = [Column(key.name, right=key.holds.kind in NUMBERS) for key in grouping.keys]
+    columns.append(Column(grouping.count, right=True))
+    columns += [Column(one.name, right=one.holds.kind in NUMBERS, whole=True) for one in grouping.measures]
+    return [*columns, Column("share", right=True), Column("")] if drawn else columns
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> int:

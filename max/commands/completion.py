@@ -186,12 +186,7 @@ class _Line:
         """Everything that the word may be, as far as it is known."""
         last = self.before[-1] if self.before else ""
         if self.parser is None:
-            if last in ("-o", "--output"):
-                return FORMATS
-            misspelt = self.positional or last in ("-C", "--project")
-            return (
-                () if misspelt else [*(one for one in self.commands if " " not in one), "--help", "--version"]
-            )
+            return self._before_command(last)
         if last in self.known and self.known[last].nargs is None:
             return self._values(self.known[last], self.current)
         option, equals, value = self.current.partition("=")
@@ -202,6 +197,14 @@ class _Line:
         return self._words()
 
     # -- words and values, by what the parser calls them
+
+    def _before_command(self, last: str) -> Iterable[str]:
+        """What may be where no command was named yet; nothing behind a word that is none."""
+        if last in ("-o", "--output"):
+            return FORMATS
+        if self.positional or last in ("-C", "--project"):
+            return ()
+        return [*(one for one in self.commands if " " not in one), "--help", "--version"]
 
     def _words(self) -> Iterator[str]:
         """What the next positional word may be."""

@@ -122,17 +122,18 @@ def hit_lines(hits: Sequence[Hit], *, several: bool, room: int | None, paint: Pa
     """
     rows = []
     for one in hits:
-        ref = f"{one.entity}:{one.id if room is None else cut_hash(one.id)}"
-        where = f"{one.installation}  {ref}" if several else ref
-        rows.append((sanitize(where), shown(one.title), shown(one.snippet)))
+        where = f"{one.installation}  " if several else ""
+        ref = f"{where}{one.entity}:{one.id if room is None else cut_hash(one.id)}"
+        rows.append((sanitize(ref), shown(one.title), shown(one.snippet)))
     ref_width = max((display_width(ref) for ref, _, _ in rows), default=0)
-    left = None if room is None else room - ref_width - 4
-    if room is not None and left is not None and (room < WIDE or left < 2 * LEAST):
-        yield from _narrow_lines(rows, ref_width, room, paint)
-        return
-    longest = max((display_width(title) for _, title, _ in rows), default=0)
-    title_width = longest if left is None else min(longest, left // 2)
-    rest = None if left is None else left - title_width
+    title_width, rest = max((display_width(title) for _, title, _ in rows), default=0), None
+    if room is not None:
+        left = room - ref_width - 4
+        if room < WIDE or left < 2 * LEAST:
+            yield from _narrow_lines(rows, ref_width, room, paint)
+            return
+        title_width = min(title_width, left // 2)
+        rest = left - title_width
     for ref, title, snippet in rows:
         cells = (pad(ref, ref_width), painted(title, title_width, paint), painted(snippet, rest, paint))
         yield "  ".join(cells).rstrip()

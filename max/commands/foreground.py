@@ -223,8 +223,12 @@ def note_of(progress: Progress, now: float | None = None) -> str:
     now = progress.at if now is None else now
     if progress.due is None or progress.due <= now:
         return ""
-    left = progress.due - now
-    again = f"again in {math.ceil(left)} s" if left < 60 else f"again at {until(progress.due, now)}"
+    again = f"again {_at_or_in(progress.due, now)}"
     tasks = f", {counted(progress.waiting, 'task')}" if progress.waiting > 1 else ""
     blocked = f", {limits} is blocked" if limits else ""
     return f"{again}{tasks}{blocked}{what and f', {what}'}"
+
+
+def _at_or_in(due: float, now: float) -> str:
+    """``in 12 s``; a later time by the clock: ``at 09:30``."""
+    return f"in {math.ceil(due - now)} s" if due - now < 60 else f"at {until(due, now)}"

@@ -207,7 +207,7 @@ def rendered(sources: Sequence[Source], ran: Sequence[Sequence[str]], detail: De
     """The guide with so much detail."""
     names = first_few([str(one.info) for one in sources]) or "nothing yet"
     shown = [source.line() for source in sources[: detail.sources]]
-    left = [counted(len(sources) - len(shown), "source")] if len(sources) > len(shown) else []
+    left = left_out(sources, detail)
     lines = [
         f"# Max: a local, read-only copy of {names}",
         "",
@@ -217,13 +217,9 @@ def rendered(sources: Sequence[Source], ran: Sequence[Sequence[str]], detail: De
         *block(shown or [NOTHING_CONNECTED]),
     ]
     for alike in same_connector(sources):
-        info, entities = alike[0].info, alike[0].entities
         where = first_few([str(one.info) for one in alike])
-        text = entity_text(entities[: detail.entities], detail)
+        text = entity_text(alike[0].entities[: detail.entities], detail)
         lines += ["", f"## Entities of {where}", *block(text)]
-        if len(entities) > detail.entities:
-            more = len(entities) - detail.entities
-            left.append(f"{number(more)} {'entity' if more == 1 else 'entities'} of {info}")
     if ran[: detail.commands]:
         lines += ["", "## Run just now", *block(list(chain.from_iterable(ran[: detail.commands])))]
     lines += ["", "## Rules", RULES]
@@ -233,6 +229,17 @@ def rendered(sources: Sequence[Source], ran: Sequence[Sequence[str]], detail: De
         what = f" ({', '.join(left)})" if left else ""
         lines.append(f"- Fields, values and commands were left out for length{what}: see `max schema NAME`.")
     return "\n".join(lines) + "\n"
+
+
+def left_out(sources: Sequence[Source], detail: Detail) -> list[str]:
+    """How many sources and entities a guide with so much detail does without."""
+    more = len(sources) - detail.sources
+    left = [counted(more, "source")] if more > 0 else []
+    for info, entities in ((alike[0].info, alike[0].entities) for alike in same_connector(sources)):
+        more = len(entities) - detail.entities
+        if more > 0:
+            left.append(f"{number(more)} {'entity' if more == 1 else 'entities'} of {info}")
+    return left
 
 
 JOINS = (

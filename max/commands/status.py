@@ -203,13 +203,8 @@ def run_runs(options: Options) -> Answer:
         return show_run(options, project, options.words[1])
     if len(options.words) > 1:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
-    if options.words:
-        try:
-            project.target(options.words[0])
-        except UnknownName:
-            if not syncs_beginning(project, options.words[0]):
-                raise
-            return show_run(options, project, options.words[0])
+    if options.words and not names_installation(project, options.words[0]):
+        return show_run(options, project, options.words[0])
 
     def syncs_of(one: InstallationInfo) -> list[tuple[InstallationInfo, SyncRun]]:
         return [(info, run) for info, reader in readers(project, [one]) for run in reader.runs(options.limit)]
@@ -226,6 +221,17 @@ def run_runs(options: Options) -> Answer:
         columns=("installation", *RUN),
         status=status,
     )
+
+
+def names_installation(project: ProjectFolder, word: str) -> bool:
+    """Whether a word names an installation; UnknownName when it begins no sync's id either."""
+    try:
+        project.target(word)
+    except UnknownName:
+        if not syncs_beginning(project, word):
+            raise
+        return False
+    return True
 
 
 def syncs_beginning(project: ProjectFolder, id: str) -> list[tuple[InstallationInfo, str]]:

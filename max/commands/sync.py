@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 from ..core import InstallationInfo, SyncOptions
 from ..errors import Interrupted, MaxError, StorageError, SuspiciousRemoval, UnknownName, UsageError, describe
@@ -74,14 +76,7 @@ def configure_sync(parser: Parser) -> None:
     )
     for flag, about in SCOPE.items():
         parser.add_argument(f"--{flag}", action="store_true", help=about)
-    recording = parser.add_mutually_exclusive_group()
-    recording.add_argument("--record", metavar="FILE", help="write every request and response to a new file")
-    recording.add_argument(
-        "--replay",
-        action="append",
-        metavar="FILE",
-        help="take the responses from a recorded file; repeat it for each part of a sync",
-    )
+    add_recording(parser)
     parser.add_examples(
         "max sync acme:default",
         "max sync --all",
@@ -101,6 +96,18 @@ def configure_sync(parser: Parser) -> None:
         "A replay uses no network and no credential. A missing installation is created with the recorded",
         "configuration. An existing one must hold no data, or only that of an earlier replay of the same",
         "installation, which is replaced. After a replay it takes replays only, and no live sync.",
+    )
+
+
+def add_recording(parser: Parser) -> None:
+    """Take ``--record`` or ``--replay``."""
+    recording = parser.add_mutually_exclusive_group()
+    recording.add_argument("--record", metavar="FILE", help="write every request and response to a new file")
+    recording.add_argument(
+        "--replay",
+        action="append",
+        metavar="FILE",
+        help="take the responses from a recorded file; repeat it for each part of a sync",
     )
 
 
@@ -289,31 +296,44 @@ def all_synced(options: Options, project: ProjectFolder) -> Answer:
     known = project.installations()
     if not known:
         only_target(project, None)  # which says what to do
-    rows: list[dict[str, Json]] = []
-    lines, notes, statuses = list[str](), list[str](), list[int]()
+    parts: list[Part] = []
     for info in known:
         if not options.quiet:
             print_note(f"syncing {info}")
-        try:
-            result, status = ended(options, project, info, partial(begun, options))
-        except MaxError as error:
-            status = error.exit_status if isinstance(error, Interrupted) else 1
-            rows.append(unsynced(info, error, Status.INTERRUPTED if status > 1 else Status.FAILED))
-            lines += [f"{paint()(str(info), 'bold')}: {paint().status(rows[-1]['status'])}"]
-            lines += [f"  {sanitize(line)}" for line in (error.message, error.hint) if line]
-        else:
-            rows.append(result_json(info, result))
-            lines += result_text(project, info, result) if status or not options.quiet else []
-            notes += next_steps(info, result)
-        statuses.append(status)
-        if status >= Interrupted.exit_status:
+        parts.append(part_of(options, project, info))
+        if parts[-1].status >= Interrupted.exit_status:
             break
-    found = Counter(str(row["status"]) for row in rows) + Counter({"not begun": len(known) - len(rows)})
+    rows, texts, notes, statuses = zip(*parts, strict=True)
+    lines = [*chain(*texts)]
     if any(statuses) or not options.quiet:
+        found = Counter(str(row["status"]) for row in rows) + Counter({"not begun": len(known) - len(rows)})
         counts = ", ".join(f"{count} {status}" for status, count in found.items())
         lines.append(f"{counted(len(known), 'installation')}: {counts}")
     worst = max(statuses, key=lambda one: WORST.index(one) if one in WORST else one)
-    return options.listing(rows, lambda: lines, notes, status=worst)
+    return options.listing(rows, lambda: lines, [*chain(*notes)], status=worst)
+
+
+class Part(NamedTuple):
+    """How one of several syncs ended."""
+
+    row: dict[str, Json]
+    lines: Sequence[str]
+    notes: Sequence[str]
+    status: int
+
+
+def part_of(options: Options, project: ProjectFolder, info: InstallationInfo) -> Part:
+    """Sync one of several installations; an error is its result, so that the others have their turn."""
+    try:
+        result, status = ended(options, project, info, partial(begun, options))
+    except MaxError as error:
+        status = error.exit_status if isinstance(error, Interrupted) else 1
+        row = unsynced(info, error, Status.INTERRUPTED if status > 1 else Status.FAILED)
+        head = f"{paint()(str(info), 'bold')}: {paint().status(row['status'])}"
+        said = [f"  {sanitize(line)}" for line in (error.message, error.hint) if line]
+        return Part(row, [head, *said], [], status)
+    lines = result_text(project, info, result) if status or not options.quiet else []
+    return Part(result_json(info, result), lines, next_steps(info, result), status)
 
 
 def unsynced(info: InstallationInfo, error: MaxError, status: Status) -> dict[str, Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os.path import relpath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -249,29 +249,49 @@ def summary(
 
     ``since`` is when the completed sync before this one began, ``only`` all that it fetched.
     """
-    took = "" if result.finished_at is None or result.resumed else _took(result)
-    requests = counted(sum(result.requests.values()), "request")
     name = paint(str(info), "bold")
     if is_up_to_date(result, since):
-        nothing = "nothing changed" + (f" since {clock_time(since, width)}" if since is not None else "")
-        what = f"{nothing}; {requests}" if result.requests else "everything is fresh; nothing was fetched"
-        fresh = paint(f"{sanitize(', '.join(only))} up to date".lstrip(), "green")
-        lines = [f"{name}: {fresh} ({what}{took and f', {took}'})"]
+        lines = [f"{name}: {_up_to_date(result, since, only, width, paint)}"]
     else:
-        changes = f": {changed_rows(_all_changed(result))}" if result.changed else ""
-        timing = f" in {took}" if took else ", resumed" if result.resumed else ""
-        lines = [f"{name}: {paint.status(result.status)}{timing}{changes} (sync {result.id})"]
-        lines += [f"  {line}" for line in _rows_text(result)]
-        removed = (
-            f", {counted(result.removed, 'row')} removed" if result.removed and not result.changed else ""
-        )
-        lines.append(paint(f"  {requests}{removed}", "dim"))
+        lines = [f"{name}: {_ended(result, paint)}", *(f"  {line}" for line in _rows_text(result))]
+        removed = counted(result.removed, "row") if result.removed and not result.changed else ""
+        lines.append(paint(f"  {_requests(result)}{removed and f', {removed} removed'}", "dim"))
     lines += [f"  {paint('note', 'yellow')}  {sanitize(note)}" for note in result.notes]
     if result.quarantined:
         rows = counted(result.quarantined, "invalid row")
         were = "was" if result.quarantined == 1 else "were"
         lines.append(paint(f"  {rows} {were} quarantined: max quarantine {info}", "yellow"))
     return [*lines, *failures_text(result.failures, width, paint, everything=all_failures, of=result.id)]
+
+
+def _up_to_date(
+    result: SyncResult, since: float | None, only: Sequence[str], width: int | None, paint: Paint
+) -> str:
+    """How a sync ended that found nothing new."""
+    fresh = paint(f"{sanitize(', '.join(only))} up to date".lstrip(), "green")
+    what = "everything is fresh; nothing was fetched"
+    if result.requests:
+        since_then = "" if since is None else f" since {clock_time(since, width)}"
+        what = f"nothing changed{since_then}; {_requests(result)}"
+    took = _took_at_once(result)
+    return f"{fresh} ({what}{took and f', {took}'})"
+
+
+def _ended(result: SyncResult, paint: Paint) -> str:
+    """How a sync ended that stored something, or should have."""
+    took = _took_at_once(result)
+    changes = f": {changed_rows(_all_changed(result))}" if result.changed else ""
+    timing = f" in {took}" if took else ", resumed" if result.resumed else ""
+    return f"{paint.status(result.status)}{timing}{changes} (sync {result.id})"
+
+
+def _took_at_once(result: SyncResult) -> str:
+    """How long a sync took that was not interrupted; empty for another."""
+    return "" if result.finished_at is None or result.resumed else _took(result)
+
+
+def _requests(result: SyncResult) -> str:
+    return counted(sum(result.requests.values()), "request")
 
 
 def is_up_to_date(result: SyncResult, since: float | None) -> bool:
@@ -328,18 +348,26 @@ def failures_text(
         return _one_cause(failures, len(blocked), width, paint, of)
     shown = failures if everything else failures[:SHOWN_FAILURES]
     lines = [paint(f"{counted(len(failures), 'failure')}:", "red")]
-    causes: dict[tuple[str, str], list[Failure]] = {}
-    for one in shown:
-        causes.setdefault((one.message, one.hint), []).append(one)
-    for alike in causes.values():
+    for alike in _by_cause(shown):
         lines += _cause_lines(alike, width, paint, everything=everything)
     left = len(failures) - len(shown)
     lines += [f"  … and {number(left)} more: max runs show {of}"] if left else []
-    if blocked:
-        names = [sanitize(one.what) for one in blocked]
-        listed = ", ".join(names) if everything else first_few(names)
-        lines.append(f"  {counted(len(blocked), 'step')} did not run because of this: {listed}")
-    return lines
+    return [*lines, *_blocked_lines(blocked, everything=everything)]
+
+
+def _blocked_lines(blocked: Sequence[Failure], *, everything: bool) -> list[str]:
+    """What did not run, on one line; nothing without any."""
+    names = [sanitize(one.what) for one in blocked]
+    listed = ", ".join(names) if everything else first_few(names)
+    return [f"  {counted(len(names), 'step')} did not run because of this: {listed}"] if names else []
+
+
+def _by_cause(failures: Iterable[Failure]) -> Iterable[list[Failure]]:
+    """Those with the same message and hint together."""
+    causes: dict[tuple[str, str], list[Failure]] = {}
+    for one in failures:
+        causes.setdefault((one.message, one.hint), []).append(one)
+    return causes.values()
 
 
 def _one_cause(

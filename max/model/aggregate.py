@@ -246,21 +246,24 @@ def grouping(
     wanted = [(name, one) for name in FUNCTIONS for one in _several(measures.get(name))]
     chosen = [Measure(name, own_field(entity, one)) for name, one in wanted]
     made = Grouping(keys, tuple(dict.fromkeys(chosen)))
-    for name in made.columns:
-        if made.columns.count(name) > 1:
-            raise UsageError(
-                f"{name} would be two columns: a field, and a result", hint="ask for one of them"
-            )
+    _refuse_twins(made.columns)
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
         raise UsageError(f"top is a whole number from 1, not {top!r}")
-    by_time = top is None and any(one.unit in UNITS for one in keys)
-    order = usual_order(made, by_time=by_time) if order_by is None else parse_group_order(made, order_by)
+    order = usual_order(made, top) if order_by is None else parse_group_order(made, order_by)
     return made.replace(order=order, top=TOP if top is None else top)
 
 
-def usual_order(grouping: Grouping, *, by_time: bool) -> tuple[GroupOrder, ...]:
+def _refuse_twins(columns: Sequence[str]) -> None:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UsageError(
+                f"{name} would be two columns: a field, and a result", hint="ask for one of them"
+            )
+
+
+def usual_order(grouping: Grouping, top: int | None) -> tuple[GroupOrder, ...]:
     """The order of groups whose caller names none: as their times come, or the greatest first."""
-    if by_time:
+    if top is None and any(one.unit in UNITS for one in grouping.keys):
         return tuple(GroupOrder(one.name) for one in grouping.keys)
     return (GroupOrder(grouping.count, descending=True),)
 

@@ -38,7 +38,7 @@ from ..model.entities import Entity
 from ..model.text_search import Found, Hit, TextQuery, mark, snippet
 from . import catalogue
 from .catalogue import has_part, migrate, put
-from .database import Connection, RenameOwner, joined, quoted
+from .database import Connection, RenameOwner, TextMatches, joined, quoted
 from .rows import TableMapping
 
 ROWS = 40  # bits of an id that number the row
@@ -137,8 +137,7 @@ class FullText(RenameOwner):
 
         What it lacks is pending.  Nothing is created where the database cannot index texts.
         """
-        wanted = {name: fields for name, mapping in self._mappings.items() if (fields := _fields(mapping))}
-        known = read_entities(connection)
+        wanted, known = self._wanted(), read_entities(connection)
         self.on = bool(wanted) and connection.dialect.text_index.is_available(connection)
         if known and not wanted:
             self._drop(connection)
@@ -153,6 +152,10 @@ class FullText(RenameOwner):
         connection.executemany(KEEP_ENTITY, new)
         self._watch(connection)
         self.behind = unindexed(connection, self._mappings) > 0
+
+    def _wanted(self) -> dict[str, str]:
+        """The searchable fields of each entity that has some."""
+        return {name: fields for name, mapping in self._mappings.items() if (fields := _fields(mapping))}
 
     def _fits(self, connection: Connection, kept: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
         """Whether the index can stay, to which entities may be added: all that it has is wanted."""
@@ -363,26 +366,27 @@ def find(
     matches = index.find(connection, query, ranges, limit)
     rows: dict[int, tuple[str, str, str]] = {}
     for number, name in looked.items():
-        some = [id & LAST_ROW for id, _ in matches.rows if id >> ROWS == number]
-        texts = _texts_at(connection, mappings[name], some) if some else ()
-        rows |= {(number << ROWS) + row: rest for row, *rest in texts}
-    hits = []
-    for id, score in matches.rows:
-        if id in rows:
-            own, title, text = rows[id]
-            entity = looked[id >> ROWS]
-            hits.append(Hit(installation, entity, own, mark(title, query), score, snippet(text, query)))
+        rows |= _texts_at(connection, mappings[name], number, matches)
+    found = [(looked[id >> ROWS], score, *rows[id]) for id, score in matches.rows if id in rows]
+    hits = [
+        Hit(installation, entity, own, mark(title, query), score, snippet(text, query))
+        for entity, score, own, title, text in found
+    ]
     return Found(hits, matches.total, unindexed(connection, mappings, known), tuple(looked.values()))
 
 
 def _texts_at(
-    connection: Connection, mapping: TableMapping[Any], rows: Sequence[int]
-) -> list[tuple[Any, ...]]:
-    """The number, the id, the title and the other texts of rows."""
+    connection: Connection, mapping: TableMapping[Any], number: int, matches: TextMatches
+) -> dict[int, tuple[str, str, str]]:
+    """The id, the title and the other texts of an entity's rows that fit, by their ids in the index."""
+    rows = [id & LAST_ROW for id, _ in matches.rows if id >> ROWS == number]
+    if not rows:
+        return {}
     texts = texts_of(connection, mapping, "t")
     columns = f"t._row, t._id, {texts.title}, {texts.text}"
     sql = mapping.sql(f"SELECT {columns} FROM {{table}} AS t WHERE t._row IN {{set:rows}}")
-    return connection.execute(sql, {"rows": connection.dialect.array(rows)}).fetchall()
+    found = connection.execute(sql, {"rows": connection.dialect.array(rows)})
+    return {(number << ROWS) + row: (own, title, text) for row, own, title, text in found}
 
 
 def problems(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> list[str]:

@@ -514,7 +514,7 @@ def _invalid(connection: Any, statement: str, message: str) -> InvalidSql:
         return InvalidSql(statement, message, end)
     name = next(text for key, text in found.groupdict().items() if key != "kind" and text is not None)
     places = _places(statement, name)
-    if found["near"] is not None or found["token"] is not None:
+    if found.lastgroup in ("near", "token"):
         places = _from_failure(connection, statement, places)
     hint = _meant(connection, statement, found["kind"], name)
     return InvalidSql(statement, message[:LONGEST_MESSAGE], places[0].start if places else None, hint=hint)
