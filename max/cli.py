@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import NoReturn
 
-    from .commands.framework import Answer, Options, Parser
+    from .commands.framework import Answer, Options
+    from .commands.parser import Parser
     from .errors import LoaderFault
 
 INTERRUPTED = 130
@@ -189,7 +190,7 @@ def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:
     """The handler and the parser of a command; imports its module."""
     from importlib import import_module
 
-    from .commands.framework import command_parser
+    from .commands.parser import command_parser
 
     _, home, summary = COMMANDS[command]
     module = import_module(f".commands.{home}", __package__)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Grouping, Groups, Key
 from ..model.values import Json
-from .framework import Answer, Ending, Options, Parser, at_least_one, paint, table
+from .framework import Answer, Ending, Options, paint, table
+from .parser import Parser, at_least_one
 from .tables import GAP, MOST, Column
 from .terminal import is_terminal, width
 from .text import cell, counted, display_width, number

@@ -14,7 +14,8 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from ..model.changes import ALL_ROWS, KINDS, NOW, Change, ChangeSummary, read_since
-from .framework import Answer, Ending, Options, Parser, paint
+from .framework import Answer, Ending, Options, paint
+from .parser import Parser
 from .tables import MOST
 from .terminal import width
 from .text import Colour, Paint, cell, display_width, iso_time, number, pad, short_time, truncate, zone_note

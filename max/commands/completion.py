@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MaxError, UnknownName
 from ..installations.project_folder import ProjectFolder
-from .framework import FORMATS, Answer, Options, Parser
+from .framework import FORMATS, Answer, Options
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo

@@ -19,7 +19,8 @@ from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
-from .framework import Answer, Options, Parser, only_target, readers
+from .framework import Answer, Options, only_target, readers
+from .parser import Parser
 from .terminal import TerminalPrompter, is_terminal
 from .text import pad
 from .views import installation_json

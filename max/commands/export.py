@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownName, UsageError
 from ..model.query import columns_of
-from .framework import Answer, Options, Parser, table
+from .framework import Answer, Options, table
+from .parser import Parser
 from .tables import Column
 from .text import counted, number
 

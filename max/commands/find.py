@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ProjectError, UsageError
 from ..model.text_search import LIMIT, Found, Hit, Marked
-from .framework import Answer, Ending, Options, Parser, paint
+from .framework import Answer, Ending, Options, paint
+from .parser import Parser
 from .terminal import ProgressView, width
 from .text import Paint, counted, cut_hash, display_width, number, pad, sanitize, truncate
 

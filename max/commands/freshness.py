@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .framework import Answer, Options, Parser, table
+from .framework import Answer, Options, table
+from .parser import Parser
 from .tables import Column
 from .text import counted, first_few, number, short_age
 

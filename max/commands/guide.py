@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import MaxError, UsageError
 from ..model.schema import Schema, description_of
 from ..query.few_values import few_values
-from .framework import NOTHING, NOTHING_CONNECTED, Answer, Options, Parser, command_parser, only_target, read
+from .framework import NOTHING, NOTHING_CONNECTED, Answer, Options, only_target, read
+from .parser import Parser, command_parser
 from .text import counted, first_few, iso_time, number, sanitize
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .framework import Answer, Options, Parser
+from .framework import Answer, Options
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo

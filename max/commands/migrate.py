@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
-from .framework import Answer, Ending, Options, Parser, table
+from .framework import Answer, Ending, Options, table
+from .parser import Parser
 from .query import LIMIT
 from .tables import Column
 from .text import ago, iso_time, number

@@ -12,7 +12,8 @@ from ..errors import UsageError
 from ..model.entities import FieldOf, path_name
 from ..model.query import parse_paths
 from ..query.reader import read_ref
-from .framework import Answer, Ending, Options, Parser, paint
+from .framework import Answer, Ending, Options, paint
+from .parser import Parser
 from .row_table import RowTable, fields_in_order, record_lines, with_titles
 from .terminal import width
 from .text import ago, cut_hash, number

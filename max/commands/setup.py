@@ -12,7 +12,8 @@ from ..core import InstallationInfo
 from ..errors import ProjectError, StorageError, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import SETTINGS, parse_settings, settings_json
-from .framework import NOTHING_CONNECTED, Answer, Options, Parser, table
+from .framework import NOTHING_CONNECTED, Answer, Options, table
+from .parser import Parser
 from .tables import Column
 
 if TYPE_CHECKING:

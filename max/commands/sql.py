@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MaxError, StorageEmpty, UnknownName, UsageError
 from ..query.reader import LIMIT, TIMEOUT, synced
 from . import streams
-from .framework import Answer, Ending, Options, Parser, only_target, paint
+from .framework import Answer, Ending, Options, only_target, paint
+from .parser import Parser
 from .tables import Column, Table
 from .terminal import is_terminal, width
 from .text import cell, number

@@ -11,7 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import NotFound, StorageEmpty, StorageError, UnknownName, UsageError
-from .framework import NOTHING_CONNECTED, Answer, Options, Parser, paint, read, readers
+from .framework import NOTHING_CONNECTED, Answer, Options, paint, read, readers
+from .parser import Parser
 from .terminal import width
 
 if TYPE_CHECKING:

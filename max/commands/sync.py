@@ -29,7 +29,8 @@ from ..upstream.recording_file import refuse_existing
 from ..upstream.replay import Replay
 from .connect import add_installation, project_or_new
 from .foreground import Begin, Foreground
-from .framework import Answer, Options, Parser, only_target, paint, readers
+from .framework import Answer, Options, only_target, paint, readers
+from .parser import Parser
 from .terminal import is_terminal, print_note, width
 from .text import counted, sanitize
 from .views import result_json, summary

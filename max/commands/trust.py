@@ -19,7 +19,8 @@ from ..installations.trust import (
     records,
     trusts,
 )
-from .framework import Answer, Options, Parser, table
+from .framework import Answer, Options, table
+from .parser import Parser
 from .tables import Column
 from .text import ago, counted, iso_time
 

@@ -19,7 +19,7 @@ from max_connectors.acme import AcmeTask
 
 from max import Project
 from max.cli import COMMANDS
-from max.commands.framework import JoinWithComma, Parser, command_parser
+from max.commands.parser import JoinWithComma, Parser, command_parser
 from max.errors import NotFound, UsageError
 from max.model.tasks import Status
 from tests.command_line import Cli, Run, record_sync

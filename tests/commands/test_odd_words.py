@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from max_connectors.acme import AcmeTask
 
-from max.commands.framework import MOST_OPTIONS
+from max.commands.parser import MOST_OPTIONS
 from max.errors import UsageError
 from max.model.entities import Filter
 from max.model.filter_language import AGES
