@@ -227,12 +227,13 @@ def leading_options(words: list[str]) -> tuple[list[str], list[str]]:
 def wants_json(words: Sequence[str], default: str | None) -> bool:
     """Whether errors are JSON: the words ask for it, even when they cannot be parsed, or the default does."""
     for word, value in zip(words, [*words[1:], ""], strict=False):
-        if word == "--json":
+        if word.startswith(("-o", "--output")):
+            given = value if word in ("-o", "--output") else word.removeprefix("--output=").removeprefix("-o")
+            default = None  # what was given may be no format: a later word may still ask for JSON
+        else:
+            given = word.removeprefix("--") if word == "--json" else ""
+        if given in AS_JSON:
             return True
-        if word in ("-o", "--output"):
-            return value in AS_JSON
-        if word.startswith(("-o", "--output=")):
-            return word.removeprefix("--output=").removeprefix("-o") in AS_JSON
     return default in AS_JSON
 
 

@@ -195,7 +195,7 @@ def test_a_project_may_lie_in_a_folder_whose_name_is_not_utf_8(
 ) -> None:
     cli: Any = running(capsys)
     place = str(tmp_path / "a\udcff")
-    assert cli("init", place, "-o", "json").data == {"project": place}
+    assert cli("init", place, "-o", "json").data == {"project": place, "created": True}
     assert cli("-C", place, "sync", "acme:default").status == 0
     assert cli("count", "acme", "AcmeUser", "-C", place).out == "20\n"
 
