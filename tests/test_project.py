@@ -158,7 +158,7 @@ class TestConnecting:
             await locked.connect("locked", config=given, secrets={"token": "x", "key": "y"})
             info = await locked.reconfigure("locked", config={"things": 5}, secrets={"token": "z"})
             assert info.config == {"things": 5, "url": "u", "prefix": "locked"}
-            with pytest.raises(InvalidAnswers, match="things: expected an integer"):
+            with pytest.raises(InvalidAnswers, match="things: expected a whole number"):
                 await locked.reconfigure(info, config={"things": "many"}, secrets={"token": "never"})
 
         asyncio.run(main())

@@ -203,7 +203,7 @@ def test_a_sync_counts_quarantined_rows_and_names_the_command_that_shows_them(cl
     assert "1 invalid row was quarantined: max quarantine shelves:default" in run.out
     shown = cli("quarantine", "shelves")
     assert shown.out.splitlines()[1].split()[:2] == ["Thing:2", "size"]
-    assert "str 'not a number'" in shown.out
+    assert " 'not a number' " in shown.out
     (one,) = cli("quarantine", "shelves", "Thing", "-o", "json").data["data"]
     assert one["row"] == {"id": "2", "name": "y", "size": "not a number"}
     assert one["sync"] == cli("runs", "-o", "json").data["data"][0]["id"]
