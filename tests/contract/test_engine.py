@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any, cast
 
@@ -361,10 +361,13 @@ def fits(person: Person | None, condition: Filter[Any] | None, everybody: dict[s
     if not isinstance(condition, Compare):
         return condition is None
     *through, field = condition.path
+    known: Mapping[str, Any] = values_of(person) if person else {}
     for ref in through:
-        boss = values_of(person).get(ref.name) if person else None
-        person = everybody.get(boss.id) if boss else None
-    known = values_of(person) if person else {}
+        if ref.name in known and known[ref.name] is None:
+            known = {one.name: None for one in (*through, field)}  # behind an empty ref all is empty
+        else:
+            boss = known.get(ref.name)
+            known = values_of(everybody[boss.id]) if boss and boss.id in everybody else {}
     many = isinstance(condition.value, tuple)
     wanted = tuple(map(stored, condition.value)) if many else stored(condition.value)
     return field.name in known and holds(condition.op, stored(known[field.name]), wanted)
