@@ -181,7 +181,10 @@ class World:
     def __init__(self, history: History, path: Path) -> None:
         self.history, self.path = history, path
         kinds = {repr(many): kind for many, kind in zip(COLLECTIONS, history.kinds, strict=True)}
-        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=history.narrow)
+        # What a feed alone brought of another account's row is not asked for again: it is only stale.
+        moves = any(event.what == "source" for sync in history.syncs for event in sync.before)
+        narrow = history.narrow and not (history.feed and moves)
+        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=narrow)
         self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
         self.during: dict[int, Event] = {}
         self.asked = 0
