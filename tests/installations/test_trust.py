@@ -94,6 +94,7 @@ WORDS = {  # what each command is called with
     "guide": [],
     "llm-bootstrap": [],
     "mcp": [],
+    "completion": ["bash"],
     "changes": ["mine"],
     "freshness": ["mine"],
     "schema": ["mine"],
