@@ -79,7 +79,7 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
     assert (moved, state_of(connection)) == ((1, to) if to in MOVES[source] else (0, source))
 
 
-@pytest.mark.parametrize(("source", "to"), list(product(State, SETTLE)))
+@pytest.mark.parametrize(("source", "to"), list(product(State, sorted(SETTLE))))
 def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
     numbers = dict.fromkeys(
