@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from .model.changes import ChangePage as ChangePage
     from .model.entities import Entity as Entity
     from .model.entities import FieldOf as FieldOf
-    from .model.entities import Filter as Filter
     from .model.entities import ManyOf as ManyOf
     from .model.entities import Ref as Ref
     from .model.entities import RefKey as RefKey
     from .model.entities import Scope as Scope
+    from .model.filters import Filter as Filter
     from .model.query import Query as Query
     from .model.query import QueryPage as QueryPage
     from .model.schema import Schema as Schema
@@ -89,7 +89,8 @@ installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry
 model.aggregate: Group Groups
 model.changes: Change ChangeFeed ChangePage
-model.entities: Entity FieldOf Filter ManyOf Ref RefKey Scope
+model.entities: Entity FieldOf ManyOf Ref RefKey Scope
+model.filters: Filter
 model.query: Query QueryPage
 model.schema: Schema
 model.settings: Settings

@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
         Write,
         WriteResult,
     )
-    from .model.entities import Entity, FieldOf, Filter, ManyOf, Ref
+    from .model.entities import Entity, FieldOf, ManyOf, Ref
+    from .model.filters import Filter
     from .model.plan import SyncPlan
     from .model.query import QueryPage
     from .model.schema import Schema

@@ -26,7 +26,8 @@ from .model.delivery import (
     Write,
     WriteResult,
 )
-from .model.entities import E, Entity, FieldOf, Filter, ManyOf, P, Ref
+from .model.entities import E, Entity, FieldOf, ManyOf, P, Ref
+from .model.filters import Filter
 from .model.loaders import Resolver
 from .model.migrations import NO_POLICY, SchemaPolicy
 from .model.query import Query, QueryPage

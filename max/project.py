@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from .installations.credential_file import StoredSecrets
     from .installations.onboarding import OnboardingResult
-    from .model.entities import Entity, FieldOf, Filter, Ref
+    from .model.entities import Entity, FieldOf, Ref
+    from .model.filters import Filter
     from .model.tasks import SyncCommand, SyncRun
     from .model.text_search import Found
     from .query.maintenance import Invalidation

@@ -23,7 +23,8 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, lo
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
-from .model.entities import Entity, FieldOf, Filter, Ref
+from .model.entities import Entity, FieldOf, Ref
+from .model.filters import Filter
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
 from .model.tasks import SyncResult

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from max.errors import MaxError
 from max.model.delivery import Delivery, ListingPage
-from max.model.entities import Compare, Entity, FieldOf, Filter, ManyOf, Op, Ref, values_of
+from max.model.entities import Entity, FieldOf, ManyOf, Ref, values_of
+from max.model.filters import Compare, Filter, Op
 from max.model.migrations import NO_POLICY, DropField, Migration, RenameField, SchemaPolicy
 from max.model.plan import filter_from_json, filter_to_json
 from max.model.query import Order, Query, QueryPage

@@ -9,23 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from max.model.entities import (
-    RESERVED,
-    AllOf,
-    AnyOf,
-    Compare,
-    Entity,
-    Field,
-    FieldOf,
-    FieldType,
-    Filter,
-    Many,
-    Not,
-    Op,
-    Ref,
-    Scope,
-    Synced,
-)
+from max.model.entities import RESERVED, Entity, Field, FieldOf, FieldType, Many, Ref, Scope
+from max.model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Synced
 from max.model.schema import Schema, snake_case
 from max.model.values import Json, Kind
 

@@ -31,26 +31,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ..errors import InvalidFilter, UnknownName, UsageError, brief
-from .entities import (
-    REFS,
-    AllOf,
-    AnyOf,
-    Compare,
-    E,
-    Entity,
-    FieldOf,
-    FieldType,
-    Filter,
-    ManyOf,
-    Not,
-    Op,
-    Ref,
-    Some,
-    Synced,
-    find_collection,
-    find_field,
-    path_name,
-)
+from .entities import REFS, E, Entity, FieldOf, FieldType, ManyOf, Ref, find_collection, find_field, path_name
+from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .query import DEPTH
 from .values import INTEGER_LIMIT, Kind
 

@@ -12,20 +12,9 @@ import re
 import time
 from typing import Any, cast
 
-from .entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    FieldOf,
-    FieldType,
-    Filter,
-    Not,
-    Op,
-    Some,
-    Synced,
-    path_name,
-)
+from .entities import FieldOf, FieldType, path_name
 from .filter_language import FIRST, KEYWORDS, SINCE
+from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .values import Kind
 
 WORD = re.compile(r"""[^\s"'(),=!<>~^&|]+""")

@@ -10,24 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, cast
 
 from ..errors import SchemaError, UnknownName, shown
-from .entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    E,
-    Entity,
-    FieldOf,
-    Filter,
-    ManyOf,
-    Not,
-    Op,
-    Ref,
-    Some,
-    Synced,
-    field_names,
-    find_collection,
-    find_field,
-)
+from .entities import E, Entity, FieldOf, ManyOf, Ref, field_names, find_collection, find_field
+from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .schema import Schema
 from .struct import Struct
 from .values import Json

@@ -19,26 +19,8 @@ from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from ..errors import UnknownName, UsageError
-from .entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    E,
-    Entity,
-    FieldOf,
-    FieldType,
-    Filter,
-    Not,
-    Op,
-    Ref,
-    Some,
-    Synced,
-    V,
-    field_names,
-    find_field,
-    find_name,
-    path_name,
-)
+from .entities import E, Entity, FieldOf, FieldType, Ref, V, field_names, find_field, find_name, path_name
+from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .struct import Struct
 from .values import Json, Kind
 

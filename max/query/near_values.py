@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..errors import brief, nearest
-from ..model.entities import AllOf, AnyOf, Compare, Entity, FieldOf, Filter, Op, Ref, Some
+from ..model.entities import Entity, FieldOf, Ref
 from ..model.filter_text import filter_text
+from ..model.filters import AllOf, AnyOf, Compare, Filter, Op, Some
 from ..model.query import Query
 from ..model.values import Kind
 

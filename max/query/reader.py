@@ -19,7 +19,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UnknownName, UsageError
-from ..model.entities import Entity, FieldOf, Filter, Ref, RefKey
+from ..model.entities import Entity, FieldOf, Ref, RefKey
+from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign

@@ -38,7 +38,8 @@ from typing import Any, NamedTuple
 
 from ..errors import UnknownName
 from ..model.delivery import AgeHistogram
-from ..model.entities import Filter, ManyOf, Ref
+from ..model.entities import ManyOf, Ref
+from ..model.filters import Filter
 from ..model.query import Query
 from .database import TRUE, Connection, RenameOwner, Targets, decoding, joined, quoted
 from .query_sql import Statement, run

@@ -12,8 +12,8 @@ from max_connectors.acme import AcmeTask
 
 from max.commands.parser import MOST_OPTIONS
 from max.errors import UsageError
-from max.model.entities import Filter
 from max.model.filter_language import AGES
+from max.model.filters import Filter
 from max.model.query import DEPTH, Query
 from tests.command_line import Cli, running
 

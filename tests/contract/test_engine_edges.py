@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from max.errors import InvalidCursor, InvalidEntity, StorageError, UsageError
-from max.model.entities import AllOf, AnyOf, Filter, Ref
+from max.model.entities import Ref
+from max.model.filters import AllOf, AnyOf, Filter
 from max.storage.sqlite import SqliteConnection
 from max.storage.tables import Tables
 from tests.contract.places import Person, Store, Team, place, using

@@ -18,24 +18,10 @@ from hypothesis import strategies as st
 from max.core import Engine
 from max.errors import UsageError
 from max.model.delivery import Delivery
-from max.model.entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    Entity,
-    Field,
-    FieldOf,
-    Filter,
-    Many,
-    ManyOf,
-    Not,
-    Op,
-    Ref,
-    Some,
-    values_of,
-)
+from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref, values_of
 from max.model.filter_language import parse
 from max.model.filter_text import filter_text
+from max.model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some
 from max.model.query import Query, check_filter
 from max.model.schema import Schema
 from max.model.values import Json, Kind

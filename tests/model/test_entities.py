@@ -15,15 +15,10 @@ from hypothesis import strategies as st
 from max.errors import FieldNotLoaded, SchemaError, UnknownName, UsageError, shown
 from max.model.entities import (
     REFS,
-    AllOf,
-    AnyOf,
     Entity,
     Field,
     FieldType,
-    Filter,
     Many,
-    Not,
-    Op,
     Ref,
     RefKey,
     Scope,
@@ -33,6 +28,7 @@ from max.model.entities import (
     path_name,
     values_of,
 )
+from max.model.filters import AllOf, AnyOf, Filter, Not, Op
 from max.model.query import Page, Query
 from max.model.values import Json, Kind
 from tests.strategies import ODDITIES, Thing, fitting, samples

@@ -12,24 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import InvalidFilter, UnknownName
-from max.model.entities import (
-    AllOf,
-    AnyOf,
-    Compare,
-    Entity,
-    Field,
-    FieldOf,
-    FieldType,
-    Filter,
-    Many,
-    Not,
-    Op,
-    Ref,
-    Some,
-    Synced,
-)
+from max.model.entities import Entity, Field, FieldOf, FieldType, Many, Ref
 from max.model.filter_language import CONDITIONS, FITTING, SINCE, parse
 from max.model.filter_text import filter_text
+from max.model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from max.model.periods import parse_duration
 from max.model.query import DEPTH
 from max.model.schema import Schema

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from max.errors import InvalidFilter, UnknownName, UsageError
-from max.model.entities import AllOf, FieldOf
+from max.model.entities import FieldOf
+from max.model.filters import AllOf
 from max.model.query import Query, QueryPage
 from tests.model.tracker import Issue, Repository, User
 

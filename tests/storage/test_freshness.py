@@ -17,7 +17,8 @@ from max import Query
 from max.connecting import Entity, Field, Many, Ref, Schema
 from max.errors import UsageError
 from max.model.delivery import AgeHistogram, Delivery, ListingPage
-from max.model.entities import FieldOf, Filter, Op, Synced
+from max.model.entities import FieldOf
+from max.model.filters import Filter, Op, Synced
 from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
 
