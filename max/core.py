@@ -361,10 +361,12 @@ class SyncMeta(Protocol):
         matching: Filter[Any] | None = None,
         after: str = "",
         limit: int = 1000,
+        proven: bool = False,
     ) -> list[str]:
         """The next ids of parents without a complete listing that began at or after ``before``.
 
-        A listing does not count if a field that only comes with it was invalidated afterwards.
+        A listing does not count if a field that only comes with it was invalidated afterwards.  With
+        ``proven``, neither does one that may have skipped a row.
         """
 
     async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:

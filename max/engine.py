@@ -221,13 +221,13 @@ class SqliteSyncMeta(SyncMeta):
         matching: Filter[Any] | None = None,
         after: str = "",
         limit: int = 1000,
+        proven: bool = False,
     ) -> list[str]:
         """The next ids of parents whose collection was not listed at or after ``before``."""
         query: Query[Any] = Query(collection.parent, matching)
         freshness = self._tables.freshness
-        return await self._database.read(
-            lambda c: freshness.unlisted_ids(c, query, collection, before=before, after=after, limit=limit)
-        )
+        page: dict[str, Any] = {"before": before, "after": after, "limit": limit, "proven": proven}
+        return await self._database.read(lambda c: freshness.unlisted_ids(c, query, collection, **page))
 
     async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
         """Count as stale what was synced by a request that began at or before ``at``."""

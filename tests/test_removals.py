@@ -390,6 +390,23 @@ def test_a_row_known_from_a_feed_is_removed_though_its_parent_was_never_known() 
     assert during(Sync(), items, Sync([Event("delete", 1), Event("forget")]), feed=True) == {}
 
 
+def test_a_feed_speaks_for_a_listing_only_when_that_was_proven_to_be_whole() -> None:
+    furnished = Sync(
+        [Event("crowd", 22, 8), Event("forbid", 23)],
+        {
+            6: Event("offline", 12),
+            10: Event("broken", 2),
+            11: Event("broken", 12),
+            17: Event("denied", 18),
+        },
+    )
+    another = Sync([Event("source", 15), Event("box", 22, 13)], dies=33, retry=0)
+    moved = Sync([Event("box", 8, 5)], {3: Event("box", 7, 13)}, restart=True, retry=1)
+    kinds = ("offset", "offset", "full", "counted")
+    history = History(kinds, True, False, (1,), (furnished, another, moved), narrow=True)
+    assert live(history) == {}
+
+
 def test_a_missing_parent_is_not_checked_for_other_rows() -> None:
     async def body(world: World) -> None:
         furnish(world.upstream)

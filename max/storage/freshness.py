@@ -266,13 +266,16 @@ class Freshness(RenameOwner):
         before: float,
         after: str,
         limit: int,
+        proven: bool,
     ) -> list[str]:
         """The next ids of a query's rows whose collection was not listed at or after ``before``."""
+        listed_at = "covered_at" if proven else "listed_at"
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
         listed = (
             f"SELECT 1 FROM _max_listing AS l WHERE l.collection = {statement.bind(repr(many))}"
-            f" AND l.parent = t._id AND l.listed_at >= {statement.bind(before)} AND l.invalidated_at IS NULL"
+            f" AND l.parent = t._id AND l.{listed_at} >= {statement.bind(before)}"
+            " AND l.invalidated_at IS NULL"
         )
         return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
 

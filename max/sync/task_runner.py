@@ -239,7 +239,8 @@ class TaskRunner:
         if spec.operation == "load_fields":
             ids = await self._meta.stale_ids(entity, spec.names, **where)
         else:
-            ids = await self._meta.unlisted_ids(ManyOf(entity, spec.names[0]), **where)
+            many: ManyOf[Any, Any] = ManyOf(entity, spec.names[0])
+            ids = await self._meta.unlisted_ids(many, proven=spec.recheck, **where)
         return Settlement(
             task,
             State.AWAITING_CHILDREN,
