@@ -9,7 +9,6 @@ from pathlib import Path
 
 from max.connecting import (
     Connector,
-    Engine,
     Entity,
     Env,
     HttpClient,
@@ -21,6 +20,7 @@ from max.connecting import (
     PageRequest,
     Ref,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -107,7 +107,7 @@ def folders(cap: int, fetch: Fetch) -> Connector[NoConfig, Fetch]:
     return connector([Folder, Owner, Item], [list_items], partial(seed, cap), fetch, operations=[get_page])
 
 
-async def seed(cap: int, context: Fetch, engine: Engine) -> SyncPlan:
+async def seed(cap: int, context: Fetch, store: Store) -> SyncPlan:
     """A plan that lists every folder."""
-    await engine.store(*(Folder(f"folder-{number}") for number in range(FOLDERS * cap)))
+    await store.store(*(Folder(f"folder-{number}") for number in range(FOLDERS * cap)))
     return SyncPlan([Step.for_all(Folder).load_collection(Folder.items)])

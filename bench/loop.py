@@ -14,7 +14,6 @@ from pathlib import Path
 
 from max.connecting import (
     Connector,
-    Engine,
     Entity,
     Env,
     HttpClient,
@@ -25,6 +24,7 @@ from max.connecting import (
     PageRequest,
     Ref,
     Step,
+    Store,
     SyncPlan,
 )
 from max.connector import NoConfig
@@ -139,7 +139,7 @@ def folders(fetch: Fetch, *, stop: Callable[[], Awaitable[None]] | None = None) 
     return connector([Folder, Owner, Item], [list_items], seed, fetch, stop=stop)
 
 
-async def seed(context: Fetch, engine: Engine) -> SyncPlan:
+async def seed(context: Fetch, store: Store) -> SyncPlan:
     """A plan that lists every folder."""
-    await engine.store(*(Folder(f"folder-{number}") for number in range(FOLDERS)))
+    await store.store(*(Folder(f"folder-{number}") for number in range(FOLDERS)))
     return SyncPlan([Step.for_all(Folder).load_collection(Folder.items)])

@@ -12,7 +12,6 @@ from max import InstallationInfo, InstallationRuntime, Settings, SyncHandle
 from max.connecting import (
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -25,6 +24,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
 )
 from max.connector import NoConfig
@@ -117,11 +117,11 @@ def listing(read: Read, count: int) -> Connector[NoConfig, Read]:
     return connector([Root, Owner, Item], [list_items], seeding(Root.records), read)
 
 
-def seeding(listed: ManyOf[P, Any]) -> Callable[[object, Engine], Awaitable[SyncPlan]]:
+def seeding(listed: ManyOf[P, Any]) -> Callable[[object, Store], Awaitable[SyncPlan]]:
     """A seeder of one root and everything that it lists."""
 
-    async def seed(context: object, engine: Engine) -> SyncPlan:
-        await engine.store(listed.parent("root"))
+    async def seed(context: object, store: Store) -> SyncPlan:
+        await store.store(listed.parent("root"))
         return SyncPlan([Step.for_root(listed.parent.ref("root")).load_collection(listed)])
 
     return seed
@@ -130,7 +130,7 @@ def seeding(listed: ManyOf[P, Any]) -> Callable[[object, Engine], Awaitable[Sync
 def connector(
     entities: Sequence[type[Entity]],
     loaders: Sequence[Loader[C]],
-    seeder: Callable[[C, Engine], Awaitable[SyncPlan]],
+    seeder: Callable[[C, Store], Awaitable[SyncPlan]],
     context: C,
     *,
     stop: Callable[[], Awaitable[None]] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from max.connecting import Engine, Entity, Env, Field, Loader, Ref, Step, SyncPlan
+from max.connecting import Entity, Env, Field, Loader, Ref, Step, Store, SyncPlan
 
 from . import by_hand
 from .measure import Row, fresh_paths, interleaved, report
@@ -38,7 +38,7 @@ async def load_nothing(ref: Ref[Thing], env: Env[None]) -> Thing:
     return Thing(ref.id)
 
 
-async def seed(context: None, engine: Engine) -> SyncPlan:
+async def seed(context: None, store: Store) -> SyncPlan:
     """A task for each stored thing, all of them children of one task."""
     return SyncPlan([Step.for_all(Thing).load_fields(Thing.name)])
 

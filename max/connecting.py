@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .connector import Select as Select
     from .connector import SignIn as SignIn
     from .connector import Validate as Validate
-    from .core import Engine as Engine
+    from .core import Store as Store
     from .errors import BadCredentials as BadCredentials
     from .errors import InvalidAnswers as InvalidAnswers
     from .errors import MaxError as MaxError
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 
 HOMES = """
 connector: Answers Connector Input Installation NoConfig RunCode SecretInput Select SignIn Validate
-core: Engine
+core: Store
 errors: BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded
 errors: SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing
 model.entities: Entity Field FieldOf Many Ref

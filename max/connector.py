@@ -166,7 +166,7 @@ class Connector(Generic[Conf, C]):
     Making one checks it; ConnectorError names the attribute that is wrong.
 
     - ``name``: what people type; lower-case letters, digits and "_".
-    - ``seeder``: ``async (context, engine) -> SyncPlan``, called when a sync begins.
+    - ``seeder``: ``async (context, store) -> SyncPlan``, called when a sync begins.
     - ``initialise``: ``async (config, credentials) -> Installation``, called when a runtime starts.
     - ``config``: a frozen dataclass; its fields are the configuration keys, types and defaults.
     - ``operations``: the only ones that loaders may run.

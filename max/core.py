@@ -215,7 +215,7 @@ class BoundQuery(Query[E]):
             query = query.after(page.cursor)
 
 
-Seeder: TypeAlias = Callable[[C, "Engine"], Awaitable["SyncPlan"]]
+Seeder: TypeAlias = Callable[[C, "Store"], Awaitable["SyncPlan"]]
 
 
 class SyncOptions(Struct):
@@ -254,19 +254,33 @@ class Lifecycle(Protocol):
         """End, and release every resource."""
 
 
-class Engine(Lifecycle, Protocol):
-    """Where the entities of one installation are stored.
+class Store(Protocol):
+    """What a seeder gets: the rows of its installation, to store roots and to read what is stored.
 
     Safe for concurrent callers.  Calls never block the event loop, and raise StorageError when the
-    database cannot answer.  Times are in seconds since the epoch.
+    database cannot answer.
     """
+
+    def query(self, entity: type[E]) -> BoundQuery[E]:
+        """Begin a query; nothing is read before ``all``, ``first``, ``page`` or ``count``."""
+
+    async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
+        """One entity with every stored field, or only those named; NotFound when it is not stored."""
+
+    async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
+        """Insert or update in one transaction: given fields change, all others stay, None clears.
+
+        All or nothing: InvalidEntity names every invalid value.  With ``requested_at``, in seconds
+        since the epoch, the fields count as fetched at that time; without it their age is unknown.
+        """
+
+
+class Engine(Store, Lifecycle, Protocol):
+    """Where the entities of one installation are stored; times are in seconds since the epoch."""
 
     @property
     def schema(self) -> Schema:
         """The entities that are stored here."""
-
-    def query(self, entity: type[E]) -> BoundQuery[E]:
-        """Begin a query; nothing is read before ``all``, ``first``, ``page`` or ``count``."""
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order; InvalidCursor for a cursor of another query."""
@@ -280,20 +294,10 @@ class Engine(Lifecycle, Protocol):
     async def arrow(self, query: Query[E], columns: Sequence[FieldOf[E, Any]]) -> Any:
         """All rows of a query up to its limit, as a ``pyarrow.Table``."""
 
-    async def load(self, ref: Ref[E], *fields: FieldOf[E, Any]) -> E:
-        """One entity with every stored field, or only those named; NotFound when it is not stored."""
-
     async def load_collection(
         self, parent: Ref[P], collection: ManyOf[P, E], *, after: str | None = None, limit: int | None = None
     ) -> QueryPage[E]:
         """A page of a collection's members; empty when it was never listed."""
-
-    async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
-        """Insert or update in one transaction: given fields change, all others stay, None clears.
-
-        All or nothing: InvalidEntity names every invalid value.  With ``requested_at`` the fields
-        count as fetched at that time; without it their age is unknown.
-        """
 
     def prepare_write(self, delivery: Delivery) -> Write:
         """The work that stores a delivery, to run inside a transaction of the same database."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from max.connector import Installation
-from max.core import Engine, InstallationInfo
+from max.core import InstallationInfo, Store
 from max.model.plan import SyncPlan
 from max.model.query import Batch
 from max.runtime import InstallationRuntime
@@ -51,9 +51,9 @@ class Source:
         return users(f"{page}a", f"{page}b", next=str(page + 1) if page < PAGES - 1 else None)
 
 
-async def seed(context: Source, engine: Engine) -> SyncPlan:
+async def seed(context: Source, store: Store) -> SyncPlan:
     """List the users, then load two fields of each."""
-    await engine.store(Root(ROOT.id))
+    await store.store(Root(ROOT.id))
     return SyncPlan([USERS, NAMES, MAILS])
 
 

@@ -10,7 +10,6 @@ from max.connecting import (
     Connector,
     Credential,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -25,6 +24,7 @@ from max.connecting import (
     Schema,
     SecretInput,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -64,10 +64,10 @@ async def list_items(gate: Ref[Gate], request: PageRequest, env: Env[Any]) -> Pa
     return Page([Item(str(one), name=str(one)) for one in await env.run(get_items, 1)])
 
 
-async def seed(context: Any, engine: Engine) -> SyncPlan:
+async def seed(context: Any, store: Store) -> SyncPlan:
     """Everything."""
     gate = Gate("1")
-    await engine.store(gate)
+    await store.store(gate)
     return SyncPlan([Step.for_root(Ref.of(gate)).load_collection(Gate.things)])
 
 

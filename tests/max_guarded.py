@@ -8,7 +8,6 @@ from typing import Any
 from max.connecting import (
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -23,6 +22,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -72,10 +72,10 @@ async def list_secrets(house: Ref[House], request: PageRequest, env: Env[HttpCli
     return Page([])
 
 
-async def seed(context: Any, engine: Engine) -> SyncPlan:
+async def seed(context: Any, store: Store) -> SyncPlan:
     """Everything."""
     house = House("1")
-    await engine.store(house)
+    await store.store(house)
     return SyncPlan(
         [Step.for_root(Ref.of(house)).load_collection(one) for one in (House.things, House.secrets)]
     )

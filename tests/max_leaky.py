@@ -10,7 +10,6 @@ from max.connecting import (
     Connector,
     Credential,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -26,6 +25,7 @@ from max.connecting import (
     Retry,
     Schema,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -102,9 +102,9 @@ async def marks(parent: Ref[LeakyRoot], request: PageRequest, env: Env[HttpClien
     return await page_at(request.sync_token or "/marks", env)
 
 
-async def seed(http: HttpClient, engine: Engine) -> SyncPlan:
+async def seed(http: HttpClient, store: Store) -> SyncPlan:
     """Every listing, side by side."""
-    await engine.store(LeakyRoot("root"))
+    await store.store(LeakyRoot("root"))
     step = Step.for_root(LeakyRoot.ref("root"))
     everything: list[Any] = [getattr(LeakyRoot, name) for name in LeakyRoot.children()]
     return SyncPlan([Step.concurrent([step.load_collection(many) for many in everything])])

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, get_args
 from unittest import mock
 
 from max.connector import Installation
-from max.core import Engine, InstallationInfo
+from max.core import InstallationInfo, Store
 from max.engine import SqliteEngine
 from max.errors import StorageFull
 from max.model.delivery import Delivery
@@ -203,9 +203,9 @@ class Source:
         return users(f"{page}a", f"{page}b", next=str(page + 1) if page < PAGES - 1 else None)
 
 
-async def seed(context: Source, engine: Engine) -> SyncPlan:
+async def seed(context: Source, store: Store) -> SyncPlan:
     """List the users, then load two fields of each."""
-    await engine.store(Root(ROOT.id))
+    await store.store(Root(ROOT.id))
     return SyncPlan([USERS, NAMES, MAILS])
 
 

@@ -14,7 +14,6 @@ from max import Recording, Replay
 from max.connecting import (
     Credential,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -29,11 +28,12 @@ from max.connecting import (
     Retry,
     Schema,
     Step,
+    Store,
     SyncPlan,
     UpstreamMissing,
     run_operation,
 )
-from max.core import InstallationInfo, SyncOptions
+from max.core import Engine, InstallationInfo, SyncOptions
 from max.execution import NO_OPTIONS
 from max.model.entities import ManyOf
 from max.model.tasks import SyncResult
@@ -116,8 +116,8 @@ async def people(parent: Ref[Crowd], request: PageRequest, env: Env[Upstream]) -
     return Page([Person(id, name=name) for id, name in answer["people"]], answer.get("next"))
 
 
-async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
-    await engine.store(Crowd("all", name=await run_operation(DESCRIBE, upstream, None)))
+async def seed(upstream: Upstream, store: Store) -> SyncPlan:
+    await store.store(Crowd("all", name=await run_operation(DESCRIBE, upstream, None)))
     return SyncPlan([Step.for_root(Crowd.ref("all")).load_collection(Crowd.people)])
 
 
@@ -244,9 +244,9 @@ def page(number: str, **more: Any) -> dict[str, Any]:
 def seeding(operation: Any) -> Any:
     """A seeder that names the crowd by an operation."""
 
-    async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
+    async def seed(upstream: Upstream, store: Store) -> SyncPlan:
         answer = await run_operation(operation, upstream, None)
-        await engine.store(Crowd("all", name=str(answer)))
+        await store.store(Crowd("all", name=str(answer)))
         return SyncPlan([Step.for_root(Crowd.ref("all")).load_collection(Crowd.people)])
 
     return seed

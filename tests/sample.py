@@ -9,7 +9,6 @@ from typing import Any
 from max.connecting import (
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -21,6 +20,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
     UpstreamBroken,
 )
@@ -60,10 +60,10 @@ async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[Sa
     return Page([Thing(str(n), title=f"{config.prefix} {n}") for n in range(config.things)])
 
 
-async def seed(context: SampleConfig, engine: Engine) -> SyncPlan:
+async def seed(context: SampleConfig, store: Store) -> SyncPlan:
     """One root, whose things are listed."""
     root = SampleRoot("root")
-    await engine.store(root)
+    await store.store(root)
     return SyncPlan([Step.for_root(Ref.of(root)).load_collection(SampleRoot.things)])
 
 

@@ -13,7 +13,6 @@ from max.connecting import (
     BearerAuth,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -30,6 +29,7 @@ from max.connecting import (
     Schema,
     Secret,
     Step,
+    Store,
     SyncPlan,
 )
 from max.connector import AnyConnector
@@ -125,10 +125,10 @@ async def list_labels(parent: Ref[ScriptedRoot], request: PageRequest, env: Env[
     return await list_page(Label, "/labels", request, env)
 
 
-async def seed(api: Api, engine: Engine) -> SyncPlan:
+async def seed(api: Api, store: Store) -> SyncPlan:
     """A plan of both listings, side by side."""
     root = ScriptedRoot("root")
-    await engine.store(root)
+    await store.store(root)
     step = Step.for_root(Ref.of(root))
     both = [step.load_collection(ScriptedRoot.things), step.load_collection(ScriptedRoot.labels)]
     return SyncPlan([Step.concurrent(both)])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONNECTOR = '''
 import asyncio
 import sys
-from max.connecting import Connector, Engine, Entity, Env, Field, Installation, Loader, Many, NoConfig
+from max.connecting import Connector, Store, Entity, Env, Field, Installation, Loader, Many, NoConfig
 from max.connecting import Page, PageRequest, Ref, Schema, Step, SyncPlan
 
 WHERE = {where!r}
@@ -50,9 +50,9 @@ async def in_a_task():
     leaves("task")
 
 
-async def seed(context, engine: Engine) -> SyncPlan:
+async def seed(context, store: Store) -> SyncPlan:
     leaves("seeder")
-    await engine.store(EndingRoot("r"))
+    await store.store(EndingRoot("r"))
     return SyncPlan([Step.for_root(EndingRoot.ref("r")).load_collection(EndingRoot.things)])
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from max.connector import Installation
-from max.core import Engine, InstallationInfo, SyncOptions
+from max.core import InstallationInfo, Store, SyncOptions
 from max.errors import (
     BadCredentials,
     Interrupted,
@@ -350,7 +350,7 @@ def test_stopping_interrupts_the_sync_and_the_next_sync_goes_on(tmp_path: Path) 
 def test_stopping_while_the_seeder_runs_begins_no_sync(tmp_path: Path) -> None:
     seeding, seeded = asyncio.Event(), asyncio.Event()
 
-    async def slowly(context: Any, engine: Engine) -> SyncPlan:
+    async def slowly(context: Any, store: Store) -> SyncPlan:
         seeding.set()
         await seeded.wait()
         return SyncPlan([Step.for_root(SampleRoot.ref("root")).load_collection(SampleRoot.things)])
@@ -387,9 +387,9 @@ asyncio.run(main())
 
 
 def test_a_sync_of_another_process_is_refused_until_that_process_dies(tmp_path: Path) -> None:
-    async def seeds(context: SampleConfig, engine: Engine) -> SyncPlan:
+    async def seeds(context: SampleConfig, store: Store) -> SyncPlan:
         seedings.append("here")
-        return await seed(context, engine)
+        return await seed(context, store)
 
     async def body(one: InstallationRuntime) -> None:
         with pytest.raises(SyncRunning) as caught:
@@ -660,8 +660,8 @@ def test_a_bug_of_a_connector_outside_of_its_loaders_names_the_function_and_the_
 
 
 def test_a_plan_with_something_that_is_no_step_says_how_a_step_ends() -> None:
-    async def half(context: Any, engine: Engine) -> SyncPlan:
-        await engine.store(SampleRoot("root"))
+    async def half(context: Any, store: Store) -> SyncPlan:
+        await store.store(SampleRoot("root"))
         return SyncPlan([Step.for_root(SampleRoot.ref("root"))])  # type: ignore[list-item]
 
     async def body(one: InstallationRuntime) -> None:

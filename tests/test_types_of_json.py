@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from max import Status
-from max.connecting import Batch, Engine, Env, Loader, Page, PageRequest, Ref, Schema, Step, SyncPlan
+from max.connecting import Batch, Env, Loader, Page, PageRequest, Ref, Schema, Step, Store, SyncPlan
 from max.installations.project_folder import ProjectFolder
 from tests.command_line import Cli, Run, running
 from tests.sample import sample
@@ -48,8 +48,8 @@ async def rows(parent: Ref[Box], request: PageRequest, env: Env[Config]) -> Page
     found = json.loads(Path(env.context.file).read_text())
     return Page([Row(one.pop("id"), **one) for one in found])
 
-async def seed(context: Config, engine: Engine) -> SyncPlan:
-    await engine.store(Box("box"))
+async def seed(context: Config, store: Store) -> SyncPlan:
+    await store.store(Box("box"))
     return SyncPlan([Step.for_root(Box.ref("box")).load_collection(Box.rows)])
 
 async def initialise(config: Config, credentials: CredentialProvider) -> Installation[Config]:
@@ -352,8 +352,8 @@ def test_a_thousand_fields_may_be_loaded_by_several_loaders(tmp_path: Path) -> N
         load.__name__ = f"load_{some[0]}"
         return Loader.entity_batched(*(getattr(thing, name) for name in some))(load)
 
-    async def seed(context: Any, engine: Engine) -> SyncPlan:
-        await engine.store(root("root"))
+    async def seed(context: Any, store: Store) -> SyncPlan:
+        await store.store(root("root"))
         listed = Step.for_root(root.ref("root")).load_collection(root.things)
         return SyncPlan([listed, Step.for_all(thing).load_fields(*(getattr(thing, name) for name in names))])
 

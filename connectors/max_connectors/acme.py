@@ -21,7 +21,6 @@ from max.connecting import (
     Connector,
     Credential,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -42,6 +41,7 @@ from max.connecting import (
     Schema,
     SecretInput,
     Step,
+    Store,
     SyncPlan,
     SyncTokenRefused,
     UpstreamBroken,
@@ -574,9 +574,9 @@ def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:
     return makers[kind](row)
 
 
-async def seed(acme: Acme, engine: Engine) -> SyncPlan:
+async def seed(acme: Acme, store: Store) -> SyncPlan:
     """Store the company; then load workspaces, users and projects, tasks and files."""
-    await engine.store(AcmeRoot(ROOT_ID, name="Acme", source=acme.address))
+    await store.store(AcmeRoot(ROOT_ID, name="Acme", source=acme.address))
     follow = [Step.for_root(AcmeRoot.ref(ROOT_ID)).follow(changes.name)] if acme.changes else []
     return SyncPlan(
         [

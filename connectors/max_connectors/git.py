@@ -24,7 +24,6 @@ from max.connecting import (
     Answers,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -41,6 +40,7 @@ from max.connecting import (
     RunCode,
     Schema,
     Step,
+    Store,
     SyncPlan,
     UpstreamMissing,
     Validate,
@@ -513,10 +513,10 @@ class GitConfig:
     path: str
 
 
-async def seed(git: Git, engine: Engine) -> SyncPlan:
+async def seed(git: Git, store: Store) -> SyncPlan:
     """Store the repository, then list its commits, branches and tags at the same time."""
     repository = await run_operation(read_repository, git, None)
-    await engine.store(repository)
+    await store.store(repository)
     root = Step.for_root(ROOT)
     listings = [
         root.load_collection(GitRepository.commits),

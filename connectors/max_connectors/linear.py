@@ -28,7 +28,6 @@ from max.connecting import (
     Connector,
     Credential,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -58,6 +57,7 @@ from max.connecting import (
     SecretInput,
     SignIn,
     Step,
+    Store,
     SyncPlan,
     UpstreamChanged,
     Validate,
@@ -790,9 +790,9 @@ async def organization(ref: Ref[LinearOrganization], env: Env[Linear]) -> Linear
     return LinearOrganization(ref.id, **WORKSPACE.values_of(answer["organization"]))
 
 
-async def seed(linear: Linear, engine: Engine) -> SyncPlan:
+async def seed(linear: Linear, store: Store) -> SyncPlan:
     """Store the workspace, then list all its collections at the same time."""
-    await engine.store(LinearOrganization(ROOT_ID))
+    await store.store(LinearOrganization(ROOT_ID))
     step = Step.for_root(LinearOrganization.ref(ROOT_ID))
     wanted = [source.name for source in SOURCES if source.name not in linear.config.leave_out]
     listings = [step.load_collection(getattr(LinearOrganization, name)) for name in wanted]

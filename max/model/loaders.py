@@ -71,6 +71,12 @@ class Env(Protocol[C]):
     async def raw(self, loader: RawLoader[C, V]) -> V:
         """The value of a raw loader, loaded at most once in a sync."""
 
+    async def stored(self, entity: type[E], id: str) -> E:
+        """A row as it is stored now, with every field that was ever loaded; NotFound when it is not stored.
+
+        What this very call returns is not stored yet.
+        """
+
 
 class PageRequest(Struct):
     """Which page of a collection to list.

@@ -21,11 +21,12 @@ from typing import Any, cast
 
 from ..connector import Connector
 from ..core import Engine, SyncMeta
-from ..errors import LoaderFault
-from ..model.entities import V
-from ..model.loaders import Env, In, Out, OutsideCall, RawLoader
+from ..errors import LoaderFault, NotFound, StorageError, shown
+from ..model.entities import E, V
+from ..model.loaders import Env, In, Loader, Out, OutsideCall, RawLoader
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
+from ..model.values import is_id
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
 
@@ -34,9 +35,13 @@ MOMENT = 1e-6  # seconds; about the smallest difference between two times in thi
 
 
 class RawCache:
-    """The values of raw loaders in one sync: each loads once, however many tasks need it."""
+    """The values of raw loaders in one sync: each loads once, however many tasks need it.
+
+    ``storage_error`` is what the database raised when a loader last read from it.
+    """
 
     def __init__(self) -> None:
+        self.storage_error: StorageError | None = None
         self._loads: dict[RawLoader[Any, Any], asyncio.Task[Any]] = {}
         self._waits_for: dict[RawLoader[Any, Any], list[RawLoader[Any, Any]]] = {}
         self._context = contextvars.copy_context()
@@ -46,8 +51,8 @@ class RawCache:
 
         LoaderFault when a raw loader needs a value that waits for its own.
         """
-        if env.raw_loader is not None:
-            self._refuse_circle(env.raw_loader, loader)
+        if isinstance(env.loader, RawLoader):
+            self._refuse_circle(env.loader, loader)
         load = self._loads.get(loader)
         if load is None:
             load = asyncio.create_task(_loaded(loader, env.within(loader)), context=self._context.copy())
@@ -106,7 +111,7 @@ def is_raised_by_loader(error: BaseException) -> bool:
 
 
 class LoaderEnv(Env[Any]):
-    """What a call of a loader gets that begins at ``at``; ``raw_loader`` is the raw loader that it is for."""
+    """What a call of ``loader`` gets that begins at ``at``."""
 
     def __init__(
         self,
@@ -114,10 +119,10 @@ class LoaderEnv(Env[Any]):
         task: Task,
         cache: RawCache,
         at: float,
-        raw_loader: RawLoader[Any, Any] | None = None,
+        loader: Loader[Any],
     ) -> None:
         self._sync_context, self._task, self._cache = context, task, cache
-        self._at, self.raw_loader = at, raw_loader
+        self._at, self.loader = at, loader
         self.is_stopped = False  # a call that it asked for did not begin, since the sync pauses
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
@@ -151,6 +156,27 @@ class LoaderEnv(Env[Any]):
     async def raw(self, loader: RawLoader[Any, V]) -> V:
         """The value of a raw loader, loaded once in a sync."""
         return cast(V, await self._noticed(self._cache.get(loader, self)))
+
+    async def stored(self, entity: type[E], id: str) -> E:
+        """A row as it is stored now; NotFound when it is not stored."""
+        context, who = self._sync_context, f"{self._sync_context.connector.name}: loader {self.loader.name}"
+        if entity not in context.connector.schema.entities.values() or not is_id(id):
+            raise LoaderFault(
+                f"{who} asked for a stored row of {shown(entity)} with the id {shown(id)}",
+                hint="env.stored takes an entity of the schema and an id: env.stored(Repository, parent.id)",
+            )
+        try:
+            return await context.engine.load(entity.ref(id))
+        except NotFound:
+            hint = f"{who} asked for it: an earlier step must bring it, unless it is gone upstream"
+            raise NotFound(entity.__name__, id, hint=hint) from None
+        except StorageError as error:
+            self._cache.storage_error = error
+            raise
+
+    def is_storage_error(self, error: BaseException) -> bool:
+        """Whether the database raised this when a loader of the sync read from it."""
+        return error is self._cache.storage_error
 
     async def _noticed(self, calling: Awaitable[Any]) -> Any:
         """A response; that a call did not begin is remembered, whatever the loader makes of it."""

@@ -148,7 +148,8 @@ class LoaderCaller:
             cause = error
             while isinstance(cause, BaseExceptionGroup):  # of a TaskGroup in the loader
                 cause = cause.exceptions[0]
-            if isinstance(cause, MaxError) and not isinstance(cause, StorageError | LeaseLost):
+            foreign = isinstance(cause, StorageError | LeaseLost) and not env.is_storage_error(cause)
+            if isinstance(cause, MaxError) and not foreign:
                 raise cause from None
             raise fault_of(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
         if env.is_stopped:

@@ -143,9 +143,9 @@ class TaskRunner:
         )
 
     @contextmanager
-    def _calling(self, task: Task, at: float) -> Iterator[LoaderEnv]:
+    def _calling(self, task: Task, at: float, loader: Loader[Any]) -> Iterator[LoaderEnv]:
         """What the call of a loader gets that begins now, at ``at``; until its end it has a deadline."""
-        env = LoaderEnv(self._context, task, self._cache, at)
+        env = LoaderEnv(self._context, task, self._cache, at, loader)
         self._calls[task.id] = env, asyncio.current_task()
         try:
             yield env
@@ -372,7 +372,7 @@ class TaskRunner:
         at = self._context.now()
         tracker.begin(at)
         position = tracker.position
-        with self._calling(task, at) as env:
+        with self._calling(task, at, loader) as env:
             request = _page_request(position, loader, ids_only)
             try:
                 page = await self._loader_calls.page(loader, of, request, env)
@@ -512,7 +512,7 @@ class TaskRunner:
         if len(calls) > 1:
             return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for one in calls])
         loader, at = self._loaders[calls[0].loader], self._context.now()
-        with self._calling(task, at) as env:
+        with self._calling(task, at, loader) as env:
             batch = await self._loader_calls.batch(loader, refs, env)
         return await self._loaded(task, spec, refs, batch, at)
 

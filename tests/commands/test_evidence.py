@@ -28,8 +28,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from max.connecting import (
-    Batch, Connector, CredentialProvider, Engine, Entity, Env, Field, Input, Installation, Json, Loader,
-    Many, Page, PageRequest, Ref, Schema, Step, SyncPlan, Watermark, operation,
+    Batch, Connector, CredentialProvider, Entity, Env, Field, Input, Installation, Json, Loader,
+    Many, Page, PageRequest, Ref, Schema, Step, Store, SyncPlan, Watermark, operation,
 )
 
 
@@ -100,8 +100,8 @@ async def votes(refs: Sequence[Ref[Ticket]], env: Env[Config]) -> Batch[Ticket]:
     return Batch([Ticket(ref.id, votes=found[ref.id]) for ref in refs if ref.id in found])
 
 
-async def seed(config: Config, engine: Engine) -> SyncPlan:
-    await engine.store(Desk("d"))
+async def seed(config: Config, store: Store) -> SyncPlan:
+    await store.store(Desk("d"))
     desk = Step.for_root(Desk.ref("d"))
     return SyncPlan([
         desk.load_collection(Desk.rows), desk.load_collection(Desk.tickets),

@@ -35,8 +35,8 @@ class Shelf(Entity):
 async def list_things(parent: Ref[Shelf], request: PageRequest, env: Env[Any]) -> Page[Thing]:
     return Page({items})
 
-async def seed(context: Any, engine: Engine) -> SyncPlan:
-    await engine.store(Shelf("a"))
+async def seed(context: Any, store: Store) -> SyncPlan:
+    await store.store(Shelf("a"))
     return SyncPlan([Step.for_root(Shelf.ref("a")).load_collection(Shelf.things)])
 
 connector = Connector(name="shelves", description="Things.", schema=Schema([Shelf, Thing], roots=[Shelf]),

@@ -242,9 +242,9 @@ class Config:
     """Nothing."""
 
 
-async def seed(context: None, engine: Engine) -> SyncPlan:
+async def seed(context: None, store: Store) -> SyncPlan:
     """Store the root."""
-    await engine.store(Sly("s\x1b[2J", name="\u202e\x1b[31m"))
+    await store.store(Sly("s\x1b[2J", name="\u202e\x1b[31m"))
     return SyncPlan([])
 
 

@@ -419,9 +419,9 @@ async def list_rows(parent: Ref[Box], request: PageRequest, env: Env[Any]) -> Pa
             await asyncio.sleep(0.01)
     return Page([Row(f"{number}", text="x")], next=str(number + 1) if number < 4 else None)
 
-async def seed(context: Any, engine: Engine) -> SyncPlan:
+async def seed(context: Any, store: Store) -> SyncPlan:
     """One listing."""
-    await engine.store(Box("box"))
+    await store.store(Box("box"))
     return SyncPlan([Step.for_root(Box.ref("box")).load_collection(Box.rows)])
 
 async def initialise(config: Config, credentials: CredentialProvider) -> Installation[Any]:

@@ -137,9 +137,9 @@ async def rows(parent: Ref[Box], request: PageRequest, env: Env[None]) -> Page[R
     return Page([Row("1", text="one")], next="more")
 
 
-async def seed(context: None, engine: Engine) -> SyncPlan:
+async def seed(context: None, store: Store) -> SyncPlan:
     """Store the root, list its rows."""
-    await engine.store(Box("box"))
+    await store.store(Box("box"))
     return SyncPlan([Step.for_root(Box.ref("box")).load_collection(Box.rows)])
 
 

@@ -64,7 +64,7 @@ from max.connecting import (
     UpstreamMissing,
     Validate,
 )
-from max.model.entities import ManyOf, check_entity, values_of
+from max.model.entities import E, ManyOf, check_entity, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
 from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
@@ -489,6 +489,10 @@ class LoaderEnv:
             self.known[loader.name] = await loader.load(self)
         value: V = self.known[loader.name]
         return value
+
+    async def stored(self, entity: type[E], id: str) -> E:
+        """A stored row; this connector reads none."""
+        raise NotImplementedError
 
 
 async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]) -> list[Entity]:

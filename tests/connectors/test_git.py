@@ -35,7 +35,7 @@ from max_connectors.git_log import length_of
 from max.cli import main
 from max.connecting import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.connector import RunCode, Validate
-from max.model.entities import V, check_entity
+from max.model.entities import E, V, check_entity
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from max.upstream.operations import Limits, Operation, OperationRunner
@@ -65,6 +65,9 @@ class Reading(Env[Git]):
         return result
 
     async def raw(self, loader: RawLoader[Git, V]) -> V:
+        raise NotImplementedError
+
+    async def stored(self, entity: type[E], id: str) -> E:
         raise NotImplementedError
 
 

@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from max.connector import Connector
-from max.core import Engine, InstallationInfo
+from max.core import InstallationInfo, Store
 from max.errors import SchemaError, StorageError
 from max.model.changes import ALL_ROWS
 from max.model.delivery import Delivery, ListingPage
@@ -532,8 +532,8 @@ class Calls:
             fetch.__name__ = f"fetch_{name}"
             return Loader.entity(getattr(thing, name), ttl=day)(fetch)
 
-        async def seed(context: object, engine: Engine) -> SyncPlan:
-            await engine.store(root("root"))
+        async def seed(context: object, store: Store) -> SyncPlan:
+            await store.store(root("root"))
             names = ["note", *(["body"] if more else [])]
             steps = [Step.for_all(thing).load_fields(getattr(thing, name)) for name in names]
             return SyncPlan([Step.for_root(root.ref("root")).load_collection(root.things), *steps])
@@ -630,8 +630,8 @@ def versioned(name: str, field: str, asked: asyncio.Event | None, **more: Any) -
     fetch.__name__ = f"fetch_{field}"
     loaders = [list_things, Loader.entity(getattr(thing, field))(fetch)]
 
-    async def seed(context: object, engine: Engine) -> SyncPlan:
-        await engine.store(root("root"))
+    async def seed(context: object, store: Store) -> SyncPlan:
+        await store.store(root("root"))
         fields = Step.for_all(thing).load_fields(getattr(thing, field))
         return SyncPlan([Step.for_root(root.ref("root")).load_collection(root.things), fields])
 

@@ -11,7 +11,6 @@ import pytest
 from max import Status, SyncResult
 from max.connecting import (
     Batch,
-    Engine,
     Entity,
     Env,
     Field,
@@ -21,6 +20,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
 )
 from tests.sample import SampleRoot, Thing, sample
@@ -136,8 +136,8 @@ def test_a_batch_with_an_invalid_part_is_refused(tmp_path: Path, given: Any, mes
     async def load_titles(refs: Any, env: Env[Any]) -> Batch[Thing]:
         return cast("Batch[Thing]", given)
 
-    async def seed(context: Any, engine: Engine) -> SyncPlan:
-        await engine.store(SampleRoot("root"))
+    async def seed(context: Any, store: Store) -> SyncPlan:
+        await store.store(SampleRoot("root"))
         listed = Step.for_root(SampleRoot.ref("root")).load_collection(SampleRoot.things)
         return SyncPlan([listed, Step.for_all(Thing).load_fields(Thing.title)])
 

@@ -16,7 +16,6 @@ from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -30,6 +29,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
 )
 from max.core import SyncOptions
@@ -94,8 +94,8 @@ async def authors(refs: Sequence[Ref[Book]], env: Env[Source]) -> Batch[Book]:
     return Batch(found, failed)
 
 
-async def seed(context: Source, engine: Engine) -> SyncPlan:
-    await engine.store(Library("l"))
+async def seed(context: Source, store: Store) -> SyncPlan:
+    await store.store(Library("l"))
     return SyncPlan(
         [
             Step.for_root(Library.ref("l")).load_collection(Library.shelves),

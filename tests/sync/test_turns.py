@@ -14,7 +14,6 @@ from max import InstallationInfo, InstallationRuntime
 from max.connecting import (
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -26,6 +25,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
 )
 from max.connector import NoConfig
@@ -142,8 +142,8 @@ def test_pages_that_arrive_at_once_are_converted_in_turns_of_their_own(tmp_path:
         compute()
         return Page([Book(f"{parent.id}-book", title="A")])
 
-    async def seed(context: Context, engine: Engine) -> SyncPlan:
-        await engine.store(*(Shelf(f"shelf-{number}") for number in range(8)))
+    async def seed(context: Context, store: Store) -> SyncPlan:
+        await store.store(*(Shelf(f"shelf-{number}") for number in range(8)))
         return SyncPlan([Step.for_all(Shelf).load_collection(Shelf.books)])
 
     async def main() -> None:

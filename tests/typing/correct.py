@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from max import Filter, Groups, Query, QueryPage
+from max import Engine, Filter, Groups, Query, QueryPage
 from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -28,6 +27,7 @@ from max.connecting import (
     Schema,
     SecretInput,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -124,16 +124,18 @@ async def repository_issues(parent: Ref[Repository], request: PageRequest, env: 
 @Loader.collection(Repository.members)
 async def repository_members(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
     """Members, with their ids alone."""
-    return Page([User("7")])
+    repository: Repository = await env.stored(Repository, parent.id)
+    name: str = repository.name
+    return Page([User(name)])
 
 
 # -- plans and the connector ----------------------------------------------------------------
 
 
-async def seed(context: GitHub, engine: Engine) -> SyncPlan:
+async def seed(context: GitHub, store: Store) -> SyncPlan:
     """Store the roots and say what to load."""
     root = Repository("1", name="max")
-    await engine.store(root)
+    await store.store(root)
     return SyncPlan(
         [
             Step.for_root(Ref.of(root)).load_collection(Repository.issues),

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from max import Filter, Query, QueryPage
+from max import Engine, Filter, Query, QueryPage
 from max.connecting import (
     Batch,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -25,6 +24,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
     operation,
 )
@@ -167,11 +167,11 @@ async def initialise(config: Settings, credentials: CredentialProvider) -> Insta
     return Installation(context=config)  # M58 the wrong context
 
 
-async def seed(context: GitHub, engine: Engine) -> SyncPlan:
+async def seed(context: GitHub, store: Store) -> SyncPlan:
     return SyncPlan([])
 
 
-async def seed_other(context: Settings, engine: Engine) -> SyncPlan:
+async def seed_other(context: Settings, store: Store) -> SyncPlan:
     return SyncPlan([])
 
 
@@ -234,3 +234,9 @@ Repository.issues.has(User.login.eq("ada"))  # M82 a filter of other children
 MEMBERS: Filter[User] = Repository.members.has(User.login.eq("ada"))  # M83 kept as the children's
 Issue.repository.to(Repository.owner).to(Issue.title)  # M84 a second step to another entity
 Issue.assignee.to(User.login).to(User.login)  # M85 a second step through what is not a ref
+
+
+async def reads_stored(env: Env[GitHub], ref: Ref[User]) -> None:
+    stored: Repository = await env.stored(User, ref.id)  # M86 a stored row of another entity
+    await env.stored(User, ref)  # M87 a ref in place of its id
+    print(stored)

@@ -29,7 +29,6 @@ from max import Project, Recording, Replay
 from max.connecting import (
     BadCredentials,
     CredentialProvider,
-    Engine,
     Env,
     HttpClient,
     Installation,
@@ -44,6 +43,7 @@ from max.connecting import (
     Ref,
     Schema,
     Step,
+    Store,
     SyncPlan,
     UpstreamMissing,
     run_operation,
@@ -467,8 +467,8 @@ class TestReplaying:
             made = [newer(id, name=name, shout=name.upper()) for id, name in answer["people"]]
             return Page(made, answer.get("next"))
 
-        async def seed(upstream: Upstream, engine: Engine) -> SyncPlan:
-            await engine.store(root("all", name=await run_operation(DESCRIBE, upstream, None)))
+        async def seed(upstream: Upstream, store: Store) -> SyncPlan:
+            await store.store(root("all", name=await run_operation(DESCRIBE, upstream, None)))
             return SyncPlan([Step.for_root(root.ref("all")).load_collection(many)])
 
         replay = Replay(tmp_path / "t")
@@ -555,7 +555,7 @@ class TestReplaying:
             client = HttpClient("http://127.0.0.1:9", credentials)
             return Installation(client, stop=client.stop)
 
-        async def seed(client: HttpClient, engine: Engine) -> SyncPlan:
+        async def seed(client: HttpClient, store: Store) -> SyncPlan:
             await client.get("/who")
             raise AssertionError("a request was answered")
 
