@@ -290,8 +290,8 @@ CONNECTOR = """
 from dataclasses import dataclass
 import max.core as core
 import max
-from max.connecting import Connector, Engine, Entity, Field, Installation, Loader, Many, Page, Ref
-from max.connecting import Schema, SyncPlan
+from max.connecting import Connector, Entity, Field, Installation, Loader, Many, Page, Ref
+from max.connecting import Schema, Store, SyncPlan
 from max.errors import Offline
 
 class Thing(Entity):
@@ -307,7 +307,7 @@ class Config:
 @Loader.collection(Root.things, brings=[Thing.title])
 async def things(parent: Ref[Root], request, env):
     import max.model.entities
-    return Page([max.model.entities.Entity is Entity, core.Engine is Engine])
+    return Page([max.model.entities.Entity is Entity, core.Store is Store])
 
 async def seed(context, engine):
     return SyncPlan([])
