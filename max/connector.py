@@ -236,6 +236,7 @@ class Connector(Generic[Conf, C]):
                 {
                     "name": one.name,
                     "limit": one.limit.name,
+                    "points": one.points,
                     "attempts": one.retry.attempts,
                     "deadline": one.deadline,
                 }

@@ -36,6 +36,7 @@ import asyncio
 import errno
 import math
 import random
+import re
 import socket
 import ssl
 from collections import Counter, deque
@@ -63,6 +64,7 @@ from ..errors import (
 from ..model.loaders import In, Out
 from ..model.query import C
 
+POLITE = 8  # calls that a limit allows at once, before it has learned that the service takes more
 FAILURE_KEPT = 60.0  # seconds for which a failed renewal of a credential is not tried again
 SHORTEST = 1e-4  # seconds to sleep at least, so that rounding cannot make a wait of nothing
 NETWORK = (ConnectionError, socket.gaierror, socket.herror, ssl.SSLError)
@@ -71,6 +73,7 @@ UNREACHABLE = {
     for name in ("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "EADDRNOTAVAIL")
     if hasattr(errno, name)  # not every system has all of them
 }
+OPERATION_NAME = re.compile(r"[^\s:]+:[^\s:]+:[^\s:]+")
 LOG = logger("http")
 
 
@@ -78,17 +81,27 @@ LOG = logger("http")
 class Limit:
     """How many calls may run at once (``concurrency``), and start within ``per`` seconds (``calls``).
 
-    Operations with the same limit share it.
+    Operations with the same limit share it.  Where a service counts points, ``calls`` are points:
+    each operation says how many of them it costs (``points=``, 1 unless it says so).
+
+    A limit learns.  It begins with POLITE calls at once, or fewer when ``concurrency`` is smaller,
+    and allows more while the service accepts them, up to ``concurrency``.  After a refusal it allows
+    half as many, and then grows slowly.
     """
 
     name: str
-    concurrency: int = 8
+    concurrency: int = POLITE
     calls: int | None = None  # None: any number
     per: float = 1.0  # seconds
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.per <= 0 or (self.calls is not None and self.calls < 1):
-            raise ConnectorError(f"{self} lets no call through")
+        if not isinstance(self.name, str) or not self.name:
+            raise ConnectorError(f"a limit's name is a text, such as github:api, not {self.name!r}")
+        _check_number("concurrency", self.concurrency, self)
+        if self.calls is not None:
+            _check_number("calls", self.calls, self)
+        if not isinstance(self.per, int | float) or not 0 < self.per < math.inf:
+            raise ConnectorError(f"{self} lets no call through: per is a number of seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -119,13 +132,22 @@ class Retry:
         return float(min(self.cap, doubled) * (0.5 + jitter / 2))
 
 
-UNLIMITED = Limit("unlimited", concurrency=1_000_000)
+def _check_number(what: str, value: object, where: object) -> None:
+    """ConnectorError unless it is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConnectorError(f"{where} lets no call through: {what} is a whole number of at least 1")
 
 
 class Operation(Generic[C, In, Out]):
     """One kind of call to the outside: a function with its name, limit, retry rule and deadline.
 
-    ``name`` is ``connector:thing:verb``; ``deadline`` is seconds for one attempt.
+    - ``name``: ``connector:thing:verb``, such as ``github:issue:list``.
+    - ``function``: ``async (context, input) -> output``.
+    - ``limit``: which calls it shares with other operations.  Without one it shares a limit that has
+      the connector's name, of POLITE calls at once.
+    - ``points``: how many of the limit's ``calls`` one call costs.
+    - ``retry``: how often, and after which waits, a failure that may pass is tried again.
+    - ``deadline``: seconds for one attempt.
     """
 
     def __init__(
@@ -133,14 +155,17 @@ class Operation(Generic[C, In, Out]):
         name: str,
         function: Callable[[C, In], Awaitable[Out]],
         *,
-        limit: Limit = UNLIMITED,
+        limit: Limit | None = None,
+        points: int = 1,
         retry: Retry | None = None,
         deadline: float = 60.0,
     ) -> None:
-        if name.count(":") != 2:
+        if not isinstance(name, str) or not OPERATION_NAME.fullmatch(name):
             raise ConnectorError(f"operation {name!r} must be named connector:thing:verb")
         self.name, self.function = name, function
-        self.limit, self.retry, self.deadline = limit, retry or Retry(), deadline
+        self.limit = Limit(name.partition(":")[0]) if limit is None else limit
+        self.points, self.retry, self.deadline = points, retry or Retry(), deadline
+        _check_points(self)
 
     async def __call__(self, context: C, input: In, /) -> Out:
         """Call the function once, within the deadline and outside of the rest of the chain."""
@@ -151,10 +176,30 @@ AnyOperation: TypeAlias = Operation[Any, Any, Any]
 
 
 def operation(
-    name: str, *, limit: Limit = UNLIMITED, retry: Retry | None = None, deadline: float = 60.0
+    name: str,
+    *,
+    limit: Limit | None = None,
+    points: int = 1,
+    retry: Retry | None = None,
+    deadline: float = 60.0,
 ) -> Callable[[Callable[[C, In], Awaitable[Out]]], Operation[C, In, Out]]:
-    """Make the decorated ``async (context, input) -> output`` an operation."""
-    return lambda function: Operation(name, function, limit=limit, retry=retry, deadline=deadline)
+    """Make the decorated ``async (context, input) -> output`` an operation; Operation says how."""
+    return lambda function: Operation(
+        name, function, limit=limit, points=points, retry=retry, deadline=deadline
+    )
+
+
+def _check_points(operation: AnyOperation) -> None:
+    """ConnectorError when no window of the limit could ever hold the operation's points."""
+    limit, points = operation.limit, operation.points
+    if not isinstance(limit, Limit):
+        raise ConnectorError(f"operation {operation.name}: limit is {limit!r}, not a Limit")
+    _check_number("points", points, f"operation {operation.name}")
+    if limit.calls is not None and points > limit.calls:
+        raise ConnectorError(
+            f"operation {operation.name} costs {points} points, and {limit} never has so many",
+            hint="calls= is the number of points that the service allows within per= seconds",
+        )
 
 
 # -- permits -----------------------------------------------------------------------------------
@@ -177,6 +222,14 @@ class FlowController(Protocol):
     def release(self, operation: AnyOperation) -> None:
         """Give the permit back."""
 
+    def answered(self, operation: AnyOperation, began: float, *, refused: bool) -> None:
+        """The service answered a call; ``refused``: it was one too many.
+
+        ``began``, in the loop's time, is when the call was permitted.  A controller that does not
+        adapt inherits this, which does nothing.
+        """
+        return
+
     def block_for(self, operation: AnyOperation, seconds: float) -> None:
         """The service asks not to be called for so long; a longer block stays."""
 
@@ -185,28 +238,64 @@ class FlowController(Protocol):
 
 
 class _Permits:
-    """The permits of one limit."""
+    """The permits of one limit: how many calls may run at once, and when one may start.
+
+    How many adapts as TCP's window does (AIMD).  A good answer while all permits are in use adds a
+    permit; once there was a refusal, as many good answers as there are permits add one.  A refusal
+    halves the number.  Answers to calls that began before it change nothing: those were sent at the
+    old number.
+    """
 
     def __init__(self, limit: Limit) -> None:
-        self.limit, self.slots = limit, asyncio.Semaphore(limit.concurrency)
-        self.started: deque[float] = deque()  # when each call of the current window started
+        self.limit = limit
+        self.width = min(limit.concurrency, POLITE)  # calls that may run at once
+        self.slots, self.surplus = asyncio.Semaphore(self.width), 0  # permits that are kept when given back
+        self.good, self.halved_at = 0, -math.inf  # answers since the width changed; when a refusal did it
+        self.turn = asyncio.Lock()  # calls start in the order in which they came, the dear ones too
+        self.started: deque[tuple[float, int]] = deque()  # the calls of the current window: when, points
+        self.points = 0  # of these calls
         self.blocked_until = 0.0
 
     def blocked_for(self) -> float:
         return max(0.0, self.blocked_until - _now())
 
-    def start(self) -> float:
+    def start(self, points: int) -> float:
         """Seconds until a call may start; when 0 it has started, and counts in the window."""
         blocked = self.blocked_for()
         if blocked or self.limit.calls is None:
             return blocked
-        now, started = _now(), self.started
-        while started and started[0] + self.limit.per <= now:
-            started.popleft()
-        if len(started) >= self.limit.calls:
-            return max(started[0] + self.limit.per - now, SHORTEST)
-        started.append(now)
+        now, started, per = _now(), self.started, self.limit.per
+        while started and started[0][0] + per <= now:
+            self.points -= started.popleft()[1]
+        missing = self.points + points - self.limit.calls
+        for at, taken in started if missing > 0 else ():
+            missing -= taken
+            if missing <= 0:
+                return max(at + per - now, SHORTEST)
+        started.append((now, points))
+        self.points += points
         return 0.0
+
+    def release(self) -> None:
+        """Give a permit back."""
+        if self.surplus:
+            self.surplus -= 1
+        else:
+            self.slots.release()
+
+    def answered(self, began: float, *, refused: bool) -> None:
+        """Adapt to an answer of the service to a call that began then."""
+        if began < self.halved_at:
+            return
+        if refused:
+            narrower = max(1, self.width // 2)
+            self.surplus += self.width - narrower
+            self.width, self.good, self.halved_at = narrower, 0, _now()
+        elif self.slots.locked() and self.width < self.limit.concurrency:
+            self.good += 1
+            if self.halved_at == -math.inf or self.good == self.width:
+                self.width, self.good = self.width + 1, 0
+                self.release()
 
 
 class Limits(FlowController):
@@ -227,24 +316,42 @@ class Limits(FlowController):
     async def acquire(self, operation: AnyOperation, *, max_wait: float = math.inf) -> None:
         """As FlowController says; ConnectorError when another limit has the same name."""
         permits = self._of(operation.limit)
-        await permits.slots.acquire()
+        if not self._has_permit(operation):
+            await permits.slots.acquire()
         try:
-            while (wait := permits.start()) > 0:
-                blocked = permits.blocked_for()
-                if blocked > max_wait:
-                    raise QuotaExceeded(
-                        f"{operation.limit.name}: the service asked to wait {blocked:.0f} s more",
-                        hint="try again later",
-                        retry_after=blocked,
-                    )
-                await asyncio.sleep(wait)  # no event tells when a window or a block ends
+            async with permits.turn:
+                await self._start(permits, operation, max_wait)
         except BaseException:
-            permits.slots.release()
+            self.release(operation)
             raise
+
+    def _has_permit(self, operation: AnyOperation) -> bool:
+        """Whether the operation under way shares the limit: it waits for this one, which uses its permit.
+
+        If it took another permit, operations that need each other could wait for ever.
+        """
+        under_way = _UNDER_WAY.get()
+        return under_way is not None and under_way[0] is self and under_way[1].limit == operation.limit
+
+    async def _start(self, permits: _Permits, operation: AnyOperation, max_wait: float) -> None:
+        while (wait := permits.start(operation.points)) > 0:
+            blocked = permits.blocked_for()
+            if blocked > max_wait:
+                raise QuotaExceeded(
+                    f"{operation.limit.name}: the service asked to wait {blocked:.0f} s more",
+                    hint="try again later",
+                    retry_after=blocked,
+                )
+            await asyncio.sleep(wait)  # no event tells when a window or a block ends
 
     def release(self, operation: AnyOperation) -> None:
         """Give the permit back."""
-        self._of(operation.limit).slots.release()
+        if not self._has_permit(operation):
+            self._of(operation.limit).release()
+
+    def answered(self, operation: AnyOperation, began: float, *, refused: bool) -> None:
+        """Adapt how many calls of this limit may run at once."""
+        self._of(operation.limit).answered(began, refused=refused)
 
     def block_for(self, operation: AnyOperation, seconds: float) -> None:
         """Start no call of this limit for so long; a longer block stays."""
@@ -437,9 +544,13 @@ class OperationRunner:
         outer = _UNDER_WAY.set((self._flow, operation))
         _LAST_ATTEMPT.set(call)
         self._under_way += 1
+        began = _now()
         try:
-            return await self._chain(call)
+            output = await self._chain(call)
+            self._flow.answered(operation, began, refused=False)
+            return output
         except QuotaExceeded as error:
+            self._flow.answered(operation, began, refused=True)
             if error.retry_after is not None:
                 block_limit(error.retry_after)
             raise

@@ -31,10 +31,15 @@ def names(found: Sequence[Any]) -> list[str]:
 def test_p2_a_manifest_lists_exactly_what_a_connector_declares(
     verbs: list[str], hosts: list[str], credentials: list[str], number: int
 ) -> None:
-    limits = [Limit(f"limit{n}", concurrency=n + number, calls=n or None) for n in range(2)]
+    limits = [Limit(f"limit{n}", concurrency=n + number, calls=9 * n or None) for n in range(2)]
     operations: list[Any] = [
         Operation(
-            f"sample:x:{verb}", call, limit=limits[n % 2], retry=Retry(attempts=number), deadline=n + 1.0
+            f"sample:x:{verb}",
+            call,
+            limit=limits[n % 2],
+            points=1 + n % 2,
+            retry=Retry(attempts=number),
+            deadline=n + 1.0,
         )
         for n, verb in enumerate(verbs)
     ]
@@ -62,11 +67,17 @@ def test_p2_a_manifest_lists_exactly_what_a_connector_declares(
             }
         ],
         "operations": [
-            {"name": f"sample:x:{verb}", "limit": f"limit{n % 2}", "attempts": number, "deadline": n + 1.0}
+            {
+                "name": f"sample:x:{verb}",
+                "limit": f"limit{n % 2}",
+                "points": 1 + n % 2,
+                "attempts": number,
+                "deadline": n + 1.0,
+            }
             for n, verb in enumerate(verbs)
         ],
         "limits": [
-            {"name": f"limit{n}", "concurrency": n + number, "calls": n or None, "per": 1.0}
+            {"name": f"limit{n}", "concurrency": n + number, "calls": 9 * n or None, "per": 1.0}
             for n in range(min(len(verbs), 2))
         ],
         "hosts": [f"{host}.example.com" for host in hosts],

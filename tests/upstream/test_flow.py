@@ -72,7 +72,7 @@ def test_the_controller_hears_how_long_the_service_asks_to_wait() -> None:
     flow = OneAtATime()
     with pytest.raises(QuotaExceeded):
         asyncio.run(OperationRunner(flow).run(Operation("test:thing:get", call), None, None))
-    assert flow.blocked == [("unlimited", 600.0)]
+    assert flow.blocked == [("test", 600.0)]
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -133,10 +133,39 @@ def test_a_decorated_function_is_called_with_context_and_input() -> None:
     assert (get.name, get.deadline, get.limit.name) == ("t:thing:get", 3.0, "t:api")
 
 
-@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"calls": 0}, {"calls": 5, "per": 0.0}])
-def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"concurrency": 2.5},
+        {"concurrency": True},
+        {"calls": 0},
+        {"calls": "900"},
+        {"calls": 5, "per": 0.0},
+        {"calls": 5, "per": math.nan},
+        {"calls": 5, "per": "60"},
+    ],
+)
+def test_a_limit_that_lets_nothing_through_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConnectorError, match="lets no call through"):
         Limit("t:api", **wrong)
+
+
+@pytest.mark.parametrize("points", [0, -1, 1.5, True, "5", 11])
+def test_a_call_costs_at_least_one_point_and_at_most_those_of_a_window(points: Any) -> None:
+    with pytest.raises(ConnectorError, match="t:thing:get"):
+        Operation("t:thing:get", Script(), limit=Limit("t:api", calls=10), points=points)
+
+
+@pytest.mark.parametrize("limit", ["t:api", 8])
+def test_a_limit_of_another_type_is_refused(limit: Any) -> None:
+    with pytest.raises(ConnectorError, match=r"t:thing:get.*not a Limit"):
+        Operation("t:thing:get", Script(), limit=limit)
+
+
+def test_operations_without_a_limit_share_that_of_their_connector() -> None:
+    one, two = (Operation(f"t:{thing}:get", Script()) for thing in ("one", "two"))
+    assert one.limit == two.limit == Limit("t", concurrency=8)
 
 
 def test_two_limits_of_one_name_are_refused() -> None:
@@ -280,22 +309,140 @@ tenths = st.integers(0, 40).map(lambda tenths: tenths / 10)
 
 
 @given(
-    concurrency=st.integers(1, 5),
-    calls=st.integers(1, 5),
+    concurrency=st.integers(1, 20),
+    calls=st.integers(1, 9),
     per=tenths.map(lambda seconds: seconds + 0.1),
-    starts=st.lists(st.tuples(tenths, tenths), min_size=1, max_size=25),
+    sent=st.lists(st.tuples(tenths, tenths, st.integers(1, 9), st.booleans()), min_size=1, max_size=25),
 )
-@settings(deadline=None, max_examples=100)
-def test_p34_no_window_has_more_calls_than_its_limit(
-    concurrency: int, calls: int, per: float, starts: list[tuple[float, float]]
+@settings(deadline=None, max_examples=200)
+def test_p34_no_window_has_more_points_than_its_limit(
+    concurrency: int, calls: int, per: float, sent: list[tuple[float, float, int, bool]]
 ) -> None:
-    script = Script(*(takes for _, takes in starts))
-    limit = Limit("t:api", concurrency, calls, per)
-    call_many(len(starts), script.operation(limit), [at for at, _ in starts])
-    assert script.most <= concurrency
-    assert len(script.begun) == len(starts)
-    for first, beyond in zip(script.begun, script.begun[calls:], strict=False):
-        assert beyond - first >= per * (1 - 1e-9)
+    begun: list[tuple[float, int]] = []
+    under_way, most = 0, 0
+    limit, patient = Limit("t:api", concurrency, calls, per), Retry(attempts=1, max_wait=1e6)
+
+    def costing(points: int) -> Operation[float, bool, None]:
+        async def service(takes: float, refuses: bool) -> None:
+            nonlocal under_way, most
+            begun.append((virtual_time.now(), points))
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(takes)
+            under_way -= 1
+            if refuses:
+                raise throttled(None)
+
+        return Operation("t:thing:get", service, limit=limit, points=points, retry=patient)
+
+    async def arrive(through: OperationRunner, at: float, takes: float, points: int, refuses: bool) -> None:
+        await asyncio.sleep(at)
+        with suppress(QuotaExceeded):
+            await through.run(costing(min(points, calls)), takes, refuses)
+
+    async def main() -> None:
+        through = runner()
+        await asyncio.gather(*(arrive(through, *one) for one in sent))
+
+    virtual_time.run(main())
+    assert most <= concurrency
+    assert len(begun) == len(sent)
+    for n, (first, _) in enumerate(begun):
+        window = [points for at, points in begun[n:] if at - first < per * (1 - 1e-9)]
+        assert sum(window) <= calls
+
+
+def test_dear_calls_are_not_overtaken_by_cheap_ones() -> None:
+    limit = Limit("t:api", concurrency=20, calls=10, per=10.0)
+    order: list[str] = []
+
+    def named(name: str, points: int) -> Operation[None, None, None]:
+        async def call(context: None, input: None) -> None:
+            order.append(f"{name} at {virtual_time.now():g}")
+
+        return Operation(f"t:{name}:get", call, limit=limit, points=points)
+
+    async def main() -> None:
+        through = runner()
+        cheap, dear = named("cheap", 1), named("dear", 10)
+        await asyncio.gather(*(through.run(one, None, None) for one in (cheap, dear, cheap)))
+
+    virtual_time.run(main())
+    assert order == ["cheap at 0", "dear at 10", "cheap at 20"]
+
+
+def test_operations_that_need_each_other_share_a_permit() -> None:
+    inner = Script(*[1.0] * 20)
+
+    async def outer(context: str, input: int) -> str:
+        await asyncio.sleep(1.0)
+        return await run_operation(Operation("t:token:get", inner), context, input)
+
+    answers = call_many(20, Operation("t:thing:get", outer))
+    assert answers == [f"a{n}" for n in range(20)]
+    assert inner.most == 8
+
+
+# -- limits that adapt ---------------------------------------------------------------------
+
+
+def most_at_once(limit: Limit, refused: Sequence[int], rounds: int, refusals: int = 1) -> list[int]:
+    """How many calls run at once in each round of a second; in some rounds the service refuses a few."""
+    begun: Counter[int] = Counter()
+
+    async def service(context: str, input: int) -> None:
+        now = round(virtual_time.now())
+        begun[now] += 1
+        number = begun[now]
+        await asyncio.sleep(1.0)
+        if number <= refusals and now in refused:
+            raise throttled(None)
+
+    async def main() -> None:
+        through = runner()
+        one = Operation("t:thing:get", service, limit=limit, retry=Retry(attempts=1))
+        calls = [asyncio.create_task(through.run(one, "a", n)) for n in range(1000)]
+        await asyncio.sleep(rounds - 0.5)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    virtual_time.run(main())
+    return [begun[n] for n in range(rounds)]
+
+
+def test_a_limit_begins_politely_and_doubles_up_to_its_concurrency() -> None:
+    assert most_at_once(Limit("t:api", concurrency=50), (), 6) == [8, 16, 32, 50, 50, 50]
+
+
+def test_a_limit_never_grows_beyond_its_concurrency() -> None:
+    assert most_at_once(Limit("t:api"), (), 3) == [8, 8, 8]
+
+
+def test_a_refusal_halves_a_limit_which_then_grows_by_one_in_each_round() -> None:
+    assert most_at_once(Limit("t:api", concurrency=50), [1], 7) == [8, 16, 8, 9, 10, 11, 12]
+
+
+def test_a_limit_never_shrinks_to_nothing() -> None:
+    assert most_at_once(Limit("t:api", concurrency=2), range(5), 6) == [2, 1, 1, 1, 1, 1]
+
+
+def test_refusals_of_calls_that_ran_together_halve_a_limit_once() -> None:
+    assert most_at_once(Limit("t:api", concurrency=50), [1], 3, refusals=16) == [8, 16, 8]
+
+
+def test_calls_that_do_not_use_all_permits_prove_nothing() -> None:
+    limit, busy = Limit("t:api", concurrency=50), Script(*[1.0] * 200)
+
+    async def main() -> None:
+        through, one = runner(), Script().operation(limit)
+        for n in range(100):
+            await through.run(one, "a", n)
+        crowd = busy.operation(limit)
+        await asyncio.gather(*(through.run(crowd, "a", n) for n in range(100)))
+
+    virtual_time.run(main())
+    assert busy.begun.count(0.0) == 8
 
 
 @given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=6), st.integers(1, 4))
