@@ -219,7 +219,8 @@ class _SyncLoop:
 
     async def _wait(self, due: float | None) -> None:
         """Wait until a task has ended, the next one is due, or a heartbeat is."""
-        timeout = HEARTBEAT if due is None else min(HEARTBEAT, max(0.0, due - self._clock()))
+        heartbeat = self._executor.heartbeat
+        timeout = heartbeat if due is None else min(heartbeat, max(0.0, due - self._clock()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -367,7 +368,7 @@ class SyncExecutor:
 
     ``worker`` is the name under which it leases tasks; the store knows how to tell whether a
     worker is alive.  ``after`` runs when a sync has ended, with the time and with what reports its
-    progress.  ``cap`` tasks run at once.
+    progress.  ``cap`` tasks run at once.  ``heartbeat`` is in seconds.
     """
 
     def __init__(
@@ -378,8 +379,10 @@ class SyncExecutor:
         worker: str,
         after: Callable[[float, Callable[[str], None]], Awaitable[None]] | None = None,
         cap: int = CAP,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self.store, self.context, self.worker, self.cap = store, context, worker, cap
+        self.heartbeat = heartbeat
         self._after = after
         self._handle: SyncHandle | None = None
         self._running: asyncio.Task[SyncResult] | None = None

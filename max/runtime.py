@@ -27,7 +27,7 @@ from .model.entities import Entity, FieldOf, Ref
 from .model.filters import Filter
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
-from .model.tasks import SyncResult
+from .model.tasks import HEARTBEAT, SyncResult
 from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
 from .query.find import find_in
@@ -168,7 +168,10 @@ class InstallationRuntime:
             credentials=credentials,
         )
         worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop
-        executor = SyncExecutor(self._store, context, worker=worker, after=self._engine.tidy)
+        heartbeat = getattr(self._clock, "heartbeat", HEARTBEAT)  # in fake time, each one takes real time
+        executor = SyncExecutor(
+            self._store, context, worker=worker, after=self._engine.tidy, heartbeat=heartbeat
+        )
         await executor.start()
         started.push_async_callback(executor.stop)
         return _Live(installation, executor)

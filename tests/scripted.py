@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from max import InstallationInfo, InstallationRuntime, SyncResult
+from max import InstallationInfo, InstallationRuntime, SyncResult, testing
 from max.connecting import (
     BearerAuth,
     Connector,
@@ -173,31 +173,20 @@ def runtime(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> I
 
 async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> SyncResult:
     """One sync, in a runtime of its own."""
-    one = runtime(url, path, clock, totals=totals)
-    await one.start()
-    try:
+    async with testing.runtime(connector, ScriptedConfig(url, totals), database=path, clock=clock) as one:
         return await (await one.sync()).completion()
-    finally:
-        await one.stop()
 
 
 def synced(connector: AnyConnector, path: Path, collection: ManyOf[Any, Any]) -> tuple[SyncResult, list[str]]:
     """One sync of a sample connector in virtual time, and the ids that its root then lists."""
-    clock = FakeClock()
-    info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
-    provider = CredentialProvider(MemoryCredentials(), [])
-    one = InstallationRuntime(info, connector, SampleConfig(), provider, path, clock=clock)
 
     async def main() -> tuple[SyncResult, list[str]]:
-        await one.start()
-        try:
+        async with testing.runtime(connector, SampleConfig(), database=path) as one:
             result = await (await one.sync()).completion()
             page = await one.engine.load_collection(Ref(collection.parent, "root"), collection)
             return result, sorted(item.id for item in page.items)
-        finally:
-            await one.stop()
 
-    return clock.run(main())
+    return FakeClock().run(main())
 
 
 def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:

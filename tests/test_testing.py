@@ -6,23 +6,52 @@ import asyncio
 import doctest
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-import max.testing
+import max.testing.dialects
+from max import Status, SyncResult
 from max.connecting import (
     BadCredentials,
     BearerAuth,
+    GraphQL,
     HttpClient,
+    HttpResponse,
     Json,
     Offline,
+    PermissionDenied,
     QuotaExceeded,
+    RelayConnection,
     Secret,
     UpstreamBroken,
+    UpstreamChanged,
     UpstreamMissing,
 )
-from max.testing import PAUSE, START, FakeClock, Fault, FaultKind, ScriptedUpstream, credentials_for
+from max.testing import (
+    LINKS,
+    PAUSE,
+    START,
+    Cursors,
+    Dialect,
+    FakeClock,
+    Fault,
+    FaultKind,
+    Offsets,
+    Pages,
+    Part,
+    RateLimit,
+    Relay,
+    Request,
+    Response,
+    ScriptedUpstream,
+    credentials_for,
+    runtime,
+)
+from max.testing.clock import GRACE
+from tests import scripted
 
 V = TypeVar("V")
 
@@ -68,9 +97,10 @@ def page_at(
 
 
 def test_the_example_runs() -> None:
-    outcome = doctest.testmod(max.testing)
-    assert outcome.attempted > 5
-    assert outcome.failed == 0
+    for module in (max.testing, max.testing.dialects):
+        outcome = doctest.testmod(module)
+        assert outcome.attempted >= 3
+        assert outcome.failed == 0
 
 
 # -- the clock ---------------------------------------------------------------------------
@@ -227,3 +257,285 @@ def test_reached_returns_when_the_address_is_requested() -> None:
         return before
 
     assert talk(service, work) == []
+
+
+def test_a_thread_of_an_executor_has_the_time_that_it_needs_while_a_timer_waits() -> None:
+    clock = FakeClock()
+
+    async def main() -> str:
+        async with asyncio.timeout(1.0):
+            await asyncio.to_thread(time.sleep, 10 * GRACE)
+            return "done"
+
+    assert clock.run(main()) == "done"
+
+
+def test_an_hour_that_a_source_asks_for_takes_no_second(tmp_path: Path) -> None:
+    """A sync shows that it lives every second; in fake time that would take longer than the sync."""
+    clock, service, begun = FakeClock(), scripted.upstream(), time.monotonic()
+    service.inject(Fault(FaultKind.RATE_LIMIT, "/things", 1, retry_after=3600.0))
+
+    async def main() -> SyncResult:
+        async with service:
+            return await scripted.sync(service.url, tmp_path / "data.db", clock)
+
+    assert clock.run(main()).status is Status.COMPLETED
+    assert clock() - START >= 3600.0
+    assert time.monotonic() - begun < 60.0
+
+
+# -- dialects --------------------------------------------------------------------------------
+
+ROWS: list[Json] = [{"id": str(n), "at": f"2026-01-0{n + 1}T00:00:00Z", "n": n} for n in range(5)]
+WALKS: dict[str, tuple[Dialect, Callable[[HttpResponse], tuple[list[Json], str | None]], str]] = {
+    "links": (LINKS, lambda answer: (answer.json(), answer.link()), "/rows?per_page=2"),
+    "hubspot": (
+        Cursors(cursor="after", items="results", next="paging.next.after", total="", ends="missing"),
+        lambda answer: (answer.json()["results"], next_after(answer.json())),
+        "/rows?limit=2",
+    ),
+    "google": (
+        Cursors(cursor="pageToken", limit="pageSize", items="files", next="nextPageToken", total=""),
+        lambda answer: (answer.json()["files"], token_of(answer.json())),
+        "/rows?pageSize=2",
+    ),
+    "address": (
+        Cursors(items="value", next="@odata.nextLink", as_address=True),
+        lambda answer: (answer.json()["value"], answer.json()["@odata"]["nextLink"]),
+        "/rows?limit=2",
+    ),
+}
+
+
+def next_after(data: Json) -> str | None:
+    """The next address of a service with ``paging.next.after``."""
+    return f"/rows?limit=2&after={data['paging']['next']['after']}" if "paging" in data else None
+
+
+def token_of(data: Json) -> str | None:
+    """The next address of a service with ``nextPageToken``."""
+    return f"/rows?pageSize=2&pageToken={data['nextPageToken']}" if data["nextPageToken"] else None
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_client_that_follows_a_dialect_gets_every_row_once(name: str) -> None:
+    dialect, read, first = WALKS[name]
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=dialect)
+
+    async def work(client: HttpClient) -> list[Json]:
+        found: list[Json] = []
+        address = first
+        while address:
+            rows, following = read(await client.request("GET", address))
+            found, address = [*found, *rows], following or ""
+        return found
+
+    assert talk(service, work) == ROWS
+    assert service.served.total() == service.requests.total() == 3
+
+
+@pytest.mark.parametrize("total", ["total", ""])
+def test_offsets_with_and_without_a_total(total: str) -> None:
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=Offsets(total=total))
+    page = page_at(service, "/rows?offset=3&limit=3")
+    assert page == {"items": ROWS[3:], **({"total": 5} if total else {})}
+
+
+def test_numbered_pages_begin_where_the_service_counts_from() -> None:
+    at_zero = ScriptedUpstream({"/rows": ROWS}, dialect=Pages(first=0))
+    assert page_at(at_zero, "/rows?page=1&per_page=2")["items"] == ROWS[2:4]
+    assert (
+        page_at(ScriptedUpstream({"/rows": ROWS}, dialect=Pages()), "/rows?page=1&per_page=2")["items"]
+        == ROWS[:2]
+    )
+
+
+def test_links_name_the_first_previous_next_and_last_page() -> None:
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=LINKS)
+
+    async def work(client: HttpClient) -> list[str]:
+        answers = [await client.request("GET", f"/rows?page={n}&per_page=2") for n in (1, 2, 3)]
+        return [
+            ",".join(rel for rel in ("first", "prev", "next", "last") if answer.link(rel))
+            for answer in answers
+        ]
+
+    assert talk(service, work) == ["next,last", "first,prev,next,last", "first,prev"]
+
+
+def test_a_total_may_be_a_header() -> None:
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=Pages(items="", total="X-Total-Count"))
+    answer = talk(service, lambda client: client.request("GET", "/rows?per_page=2"))
+    assert (answer.json(), answer.headers["x-total-count"]) == (ROWS[:2], "5")
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_a_connection_is_found_by_its_name_in_the_query(edges: bool) -> None:
+    service = ScriptedUpstream({"rows": ROWS, "others": []}, dialect=Relay(edges=edges))
+
+    async def work(client: HttpClient) -> list[Json]:
+        found: list[Json] = []
+        after = None
+        while True:
+            variables = {"first": 2, "after": after}
+            data = await GraphQL(client).query(
+                "query($first: Int) { rows(first: $first) { nodes { id } } }", variables
+            )
+            part = RelayConnection.of(data, "rows") if not edges else None
+            nodes = part.nodes if part else [edge["node"] for edge in data["rows"]["edges"]]
+            found += nodes
+            info = data["rows"]["pageInfo"]
+            if not info["hasNextPage"]:
+                return found
+            after = info["endCursor"]
+
+    assert talk(service, work) == ROWS
+    assert list(service.served) == ["/graphql#rows", "/graphql#rows?after=at-2", "/graphql#rows?after=at-4"]
+
+
+def test_a_search_by_post_pages_by_its_body() -> None:
+    service = ScriptedUpstream({"/rows/search": ROWS}, dialect=Cursors(cursor="after"))
+
+    async def work(client: HttpClient) -> Json:
+        return (await client.request("POST", "/rows/search", json={"limit": 2, "after": "page-1"})).json()
+
+    assert talk(service, work)["items"] == ROWS[2:4]
+
+
+def test_rows_are_left_out_by_time_number_and_value() -> None:
+    dialect = Cursors(since={"since": "at", "least": "n"}, equal={"id": "id"})
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=dialect)
+    assert page_at(service, "/rows?since=2026-01-03T00:00:00Z")["items"] == ROWS[2:]
+    assert page_at(service, "/rows?least=4")["items"] == ROWS[4:]
+    assert page_at(service, "/rows?id=1")["items"] == ROWS[1:2]
+
+
+def test_a_dialect_of_ones_own_has_the_same_faults() -> None:
+    class Skips(Dialect):
+        """``?skip=``, and whether there is more."""
+
+        def place(self, request: Request, size: int) -> tuple[int, int]:
+            return request.count("skip", 0), size
+
+        def answer(self, request: Request, part: Part) -> Response:
+            return Response({"results": list(part.rows), "more": part.next is not None})
+
+    service = ScriptedUpstream({"/rows": ROWS}, dialect=Skips(), page_size=2)
+    service.inject(Fault(FaultKind.EMPTY, "/rows", 1), Fault(FaultKind.DUPLICATE, "/rows", 2))
+    assert page_at(service, "/rows?skip=2") == {"results": [], "more": True}
+    assert page_at(service, "/rows?skip=4") == {"results": [ROWS[3], ROWS[4]], "more": False}
+
+
+# -- the rest of a service ----------------------------------------------------------------------
+
+
+def test_one_row_has_an_address_of_its_own() -> None:
+    service = ScriptedUpstream(
+        {"/rows": ROWS, "/repos/{}/issues": lambda request: [{"id": request.pieces[0]}]}
+    )
+    assert page_at(service, "/rows/3") == ROWS[3]
+    assert page_at(service, "/repos/max/issues")["items"] == [{"id": "max"}]
+    with pytest.raises(UpstreamMissing, match="no such row"):
+        page_at(service, "/rows/9")
+
+
+def test_routes_answer_with_data_or_by_a_function() -> None:
+    async def double(request: Request) -> Response:
+        return Response({"twice": 2 * request.data["n"]}, status=201)
+
+    service = ScriptedUpstream({}, routes={"GET /me": {"id": "ada"}, "POST /double": double}, token="t")
+
+    async def work(client: HttpClient) -> list[Json]:
+        posted = await client.request("POST", "/double", json={"n": 4})
+        return [await client.get("/me"), posted.status, posted.json()]
+
+    assert talk(service, work, "t") == [{"id": "ada"}, 201, {"twice": 8}]
+    with pytest.raises(BadCredentials):
+        page_at(service, "/me")
+
+
+@pytest.mark.parametrize("condition", ["etag", "last-modified"])
+def test_an_unchanged_page_answers_304_until_a_row_changes(condition: str) -> None:
+    service = ScriptedUpstream({"/rows": [dict(row) for row in ROWS]}, etags=True, modified="at")
+    asked = {"etag": "if-none-match", "last-modified": "if-modified-since"}[condition]
+
+    async def work(client: HttpClient) -> list[int]:
+        first = await client.request("GET", "/rows")
+        headers = {asked: first.headers[condition]}
+        second = await client.request("GET", "/rows", headers=headers)
+        service.listings["/rows"][0]["at"] = "2026-02-01T00:00:00Z"  # type: ignore[index]  # they are rows
+        third = await client.request("GET", "/rows", headers=headers)
+        return [first.status, second.status, third.status]
+
+    assert talk(service, work) == [200, 304, 200]
+    assert (service.served["/rows"], service.unchanged["/rows"]) == (2, 1)
+
+
+def test_a_rate_limit_says_what_is_left_and_refuses_what_is_above_it() -> None:
+    clock = FakeClock()
+    service = ScriptedUpstream({"/rows": ROWS}, limit=RateLimit(2, per=60.0))
+
+    async def main() -> list[Any]:
+        async with service, HttpClient(service.url, credentials_for(service.url)) as client:
+            seen: list[Any] = [
+                (await client.request("GET", "/rows")).headers["x-ratelimit-remaining"] for _ in range(2)
+            ]
+            try:
+                await client.get("/rows")
+            except QuotaExceeded as error:
+                seen.append(error.retry_after)
+            await asyncio.sleep(60.0)
+            return [*seen, (await client.get("/rows"))["total"]]
+
+    assert clock.run(main()) == ["1", "0", 60.0, 5]
+
+
+def test_retry_after_may_be_a_date_by_the_clock_that_the_date_header_shows() -> None:
+    clock = FakeClock()
+    service = upstream()
+    date = formatdate(START + 90.0, usegmt=True)
+    service.inject(Fault(FaultKind.RATE_LIMIT, "/things", 0, retry_after=date))
+
+    async def main() -> float | None:
+        async with service, HttpClient(service.url, credentials_for(service.url)) as client:
+            with pytest.raises(QuotaExceeded) as caught:
+                await client.get("/things")
+            return caught.value.retry_after
+
+    assert clock.run(main()) == pytest.approx(90.0, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        (FaultKind.DROP, Offline),
+        (FaultKind.ERROR, UpstreamBroken),
+        (FaultKind.FORBIDDEN, PermissionDenied),
+        (FaultKind.NOT_MODIFIED, UpstreamChanged),
+    ],
+)
+def test_a_refusal_is_not_counted_as_served(kind: FaultKind, seen: type[Exception]) -> None:
+    service = upstream()
+    service.inject(Fault(kind, "/things", 1))
+    with pytest.raises(seen):
+        page_at(service)
+    assert (service.requests.total(), service.served.total()) == (1, 0)
+
+
+def test_rows_can_change_at_the_nth_request() -> None:
+    service = upstream()
+    service.at(2, lambda: service.listings.update({"/things": []}))
+    assert talk(service, lambda client: client.get("/things"))["total"] == 5
+    assert page_at(service, "/things")["total"] == 0
+
+
+def test_a_runtime_of_a_connector_needs_neither_project_nor_file() -> None:
+    async def main() -> tuple[Status, int]:
+        async with (
+            scripted.upstream() as service,
+            runtime(scripted.connector, {"url": service.url, "totals": True}) as one,
+        ):
+            result = await (await one.sync()).completion()
+            return result.status, await one.engine.query(scripted.Thing).count()
+
+    assert FakeClock().run(main()) == (Status.COMPLETED, scripted.PAGES * scripted.SIZE)
