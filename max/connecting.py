@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .model.plan import SyncPlan as SyncPlan
     from .model.query import Batch as Batch
     from .model.query import Page as Page
+    from .model.query import Query as Query
     from .model.schema import Schema as Schema
     from .model.values import Json as Json
     from .upstream.browser_login import BrowserSignIn as BrowserSignIn
@@ -104,7 +105,7 @@ model.loaders: Env Loader PageRequest STATIC Watermark
 model.migrations: ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField
 model.migrations: SchemaContract
 model.plan: Step SyncPlan
-model.query: Batch Page
+model.query: Batch Page Query
 model.schema: Schema
 model.values: Json
 upstream.browser_login: BrowserSignIn

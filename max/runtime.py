@@ -23,6 +23,7 @@ from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, lo
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import SyncError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .installations.files import KEPT
 from .model.entities import Entity, FieldOf, Ref
 from .model.filters import Filter
 from .model.periods import parse_duration
@@ -37,6 +38,7 @@ from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
+from .sync.kept_files import KeptFiles
 from .sync.task_graph import options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.operations import FlowController
@@ -90,6 +92,8 @@ class InstallationRuntime:
         self.info, self.recording = info, recording or UpstreamAccess()
         self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
         self.flow, self._connector, self._clock = flow, connector, clock
+        in_memory = str(database) == ":memory:"
+        self._files = KeptFiles(None if in_memory else Path(database).parent / KEPT)
         self._database = SqliteDatabase(database, durability=info.settings.durability)
         self._engine = SqliteEngine(
             self._database,
@@ -166,6 +170,7 @@ class InstallationRuntime:
             settings=self.info.settings,
             source=json.dumps(dict(self.info.config), sort_keys=True, default=dict),
             credentials=credentials,
+            files=self._files,
         )
         worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop
         heartbeat = getattr(self._clock, "heartbeat", HEARTBEAT)  # in fake time, each one takes real time

@@ -20,6 +20,7 @@ CONNECTORS = "connectors"  # a project's own, beside it
 CREDENTIALS = "credentials.json"  # of an installation
 LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes
 INSTALLATION = "installation.json"  # beside it
+KEPT = "files"  # the folder of contents that a connector keeps, beside the database
 MOST_BYTES = 10_000_000  # of a file of a project that is read whole
 POLL = 0.02  # seconds between two attempts to lock a file
 

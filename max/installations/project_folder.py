@@ -38,6 +38,7 @@ from .files import (
     CREDENTIALS,
     FOLDER,
     INSTALLATION,
+    KEPT,
     LOCK,
     broken,
     encoded,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 INSTALLATIONS = "installations"
 DATABASE = "data.db"
 SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed
-FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", KEPT)
 STAGED, GONE = ".new", ".gone"  # being added, being removed: no connector's name begins so
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", re.ASCII)
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # of Windows

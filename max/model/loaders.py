@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConnectorError, UnknownName
 from .entities import E, Entity, FieldOf, ManyOf, P, Ref, V
-from .query import Batch, C, Page
+from .query import Batch, C, Page, Query, QueryPage
 from .schema import Schema
 from .struct import Struct
 
@@ -75,6 +75,20 @@ class Env(Protocol[C]):
         """A row as it is stored now, with every field that was ever loaded; NotFound when it is not stored.
 
         What this very call returns is not stored yet.
+        """
+
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
+        """Stored rows as they are now: ``await env.fetch(Query(Issue).where(…).limit(500))``.
+
+        Without a limit it is a page of 1,000 rows, and ``cursor`` is that of the next one.
+        """
+
+    async def keep(self, data: bytes) -> str:
+        """Keep content in a file beside the database; its name, which a field can hold.
+
+        The name is the SHA-256 of the content in hexadecimal digits.  The file is whole and on the disk
+        when this returns: ``files/NAME[:2]/NAME`` in the installation's folder.  UsageError for an
+        installation in memory.
         """
 
 

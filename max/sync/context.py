@@ -17,21 +17,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ..connector import Connector
 from ..core import Engine, SyncMeta
 from ..errors import LoaderFault, NotFound, StorageError, shown
 from ..model.entities import E, V
 from ..model.loaders import Env, In, Loader, Out, OutsideCall, RawLoader
+from ..model.query import Query, QueryPage
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
 from ..model.values import is_id
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
+from .kept_files import KeptFiles
 
 Clock = Callable[[], float]  # seconds since the epoch
 MOMENT = 1e-6  # seconds; about the smallest difference between two times in this century
+T = TypeVar("T")
 
 
 class RawCache:
@@ -166,10 +169,23 @@ class LoaderEnv(Env[Any]):
                 hint="env.stored takes an entity of the schema and an id: env.stored(Repository, parent.id)",
             )
         try:
-            return await context.engine.load(entity.ref(id))
+            return await self._of_storage(context.engine.load(entity.ref(id)))
         except NotFound:
             hint = f"{who} asked for it: an earlier step must bring it, unless it is gone upstream"
             raise NotFound(entity.__name__, id, hint=hint) from None
+
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
+        """Stored rows as they are now."""
+        return await self._of_storage(self._sync_context.engine.fetch(query))
+
+    async def keep(self, data: bytes) -> str:
+        """Keep content in a file beside the database."""
+        return await self._of_storage(self._sync_context.files.keep(data))
+
+    async def _of_storage(self, work: Awaitable[T]) -> T:
+        """What comes of reading or writing here; its failure is none of the loader's."""
+        try:
+            return await work
         except StorageError as error:
             self._cache.storage_error = error
             raise
@@ -230,6 +246,7 @@ class SyncContext:
         default_factory=lambda: CredentialProvider(MemoryCredentials(), [])
     )
     requests: MonotonicClock = field(default_factory=MonotonicClock)
+    files: KeptFiles = field(default_factory=KeptFiles)
 
     def now(self) -> float:
         """When a request begins or a response has come: later than every one before."""

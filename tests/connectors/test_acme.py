@@ -66,6 +66,7 @@ from max.connecting import (
 )
 from max.model.entities import E, ManyOf, check_entity, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
+from max.model.query import Query, QueryPage
 from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import Limits, OperationRunner
@@ -492,6 +493,14 @@ class LoaderEnv:
 
     async def stored(self, entity: type[E], id: str) -> E:
         """A stored row; this connector reads none."""
+        raise NotImplementedError
+
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
+        """Stored rows; this connector reads none."""
+        raise NotImplementedError
+
+    async def keep(self, data: bytes) -> str:
+        """Keep content; this connector has none."""
         raise NotImplementedError
 
 

@@ -37,6 +37,7 @@ from max.connecting import Env, MaxError, Page, PageRequest, PermissionDenied, U
 from max.connector import RunCode, Validate
 from max.model.entities import E, V, check_entity
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader
+from max.model.query import Query, QueryPage
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from max.upstream.operations import Limits, Operation, OperationRunner
 from tests.git_repositories import History, git, linear, lines, make, needs_git, parents, rev_list, shortstat
@@ -68,6 +69,12 @@ class Reading(Env[Git]):
         raise NotImplementedError
 
     async def stored(self, entity: type[E], id: str) -> E:
+        raise NotImplementedError
+
+    async def fetch(self, query: Query[E]) -> QueryPage[E]:
+        raise NotImplementedError
+
+    async def keep(self, data: bytes) -> str:
         raise NotImplementedError
 
 
