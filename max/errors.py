@@ -281,9 +281,7 @@ class Mismatch:
     @classmethod
     def missing(cls, path: str, expected: str) -> Mismatch:
         """A value that was not given."""
-        made = cls(path, expected, None)
-        made.actual = "nothing"
-        return made
+        return cls(path, expected, NOTHING)
 
     def describe(self) -> dict[str, str]:
         """``{"path", "expected", "actual"}``."""
@@ -299,10 +297,20 @@ def brief(text: str, limit: int = 200) -> str:
     return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
 
 
+class Nothing:
+    """NOTHING is in place of a value that is not there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+NOTHING = Nothing()
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value as an error shows it: the beginning of its text, after its type where that does not show it."""
-    if value is None:
-        return "null"
+    if value is None or value is NOTHING:
+        return "null" if value is None else repr(value)
     try:
         text = repr(value)
     except Exception:  # an error about the value must not fail

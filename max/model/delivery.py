@@ -54,9 +54,9 @@ class FeedPage(Struct):
 class Delivery(Struct):
     """What one response brought; ``requested_at`` is when its request began.
 
-    ``entities`` may be of several types and partial.  ``removed`` are tombstones: the source
-    said that these are gone.  ``received_at`` is when the response came, ``sync`` the id of the
-    sync that asked for it.
+    ``entities`` may be of several types and partial, and so may ``also``, what came along with them.
+    ``removed`` are tombstones: the source said that these are gone.  ``received_at`` is when the
+    response came, ``sync`` the id of the sync that asked for it.
     """
 
     entities: Sequence[Entity]
@@ -66,6 +66,7 @@ class Delivery(Struct):
     changes: FeedPage | None = None
     received_at: float | None = None
     sync: str | None = None
+    also: Sequence[Entity] = ()
 
 
 class WriteResult(Struct):

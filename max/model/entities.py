@@ -66,6 +66,7 @@ P = TypeVar("P", bound="Entity")
 
 REFS = 8  # that a path goes through; a database joins a table for each
 LONGEST_PATH = 200  # characters by which an error names a record
+NOTHING_GIVEN: Mapping[Any, object] = types.MappingProxyType({})
 RESERVED = frozenset({"ref", "types", "children", "to_dict"})  # Entity's own names; no field may take them
 
 
@@ -212,11 +213,15 @@ class FieldType(Struct):
         try:
             return json_reader(self.shape)(value) if self.kind is Kind.JSON else READERS[self.kind](value)
         except InvalidValue as wrong:
+            if isinstance(value, InvalidValue):  # in place of a value that could not be read
+                raise value from None
             if not wrong.path:
                 wrong.expected = self.expected
             raise
 
     def _id_of(self, value: object) -> str:
+        if isinstance(value, InvalidValue):
+            raise value
         local = isinstance(value, Ref) and value.scope.installation is None
         if not local or cast(Any, value).entity is not self.target or not is_id(cast(Any, value).id):
             raise InvalidValue(self.expected, value)
@@ -499,20 +504,31 @@ class ManyOf(Generic[P, E]):
         return f"{self.parent.__name__}.{self.name}"
 
 
+Source: TypeAlias = "str | Callable[[Json], object]"
 Inverse: TypeAlias = "Callable[[], FieldOf[E, Ref[Any]] | FieldOf[E, Ref[Any] | None]]"
 
 
 class Field(Generic[V]):
     """Declares one stored value; the annotation gives its type.
 
-    ``description`` appears in ``max schema``.  ``searchable`` is for texts in which people look
-    for words.  ``brief`` fields are the first that a table shows, behind the title.
+    ``description`` appears in ``max schema``.  ``source`` is where a service's data has the value,
+    for ``read``: a path (``user.id``), or a function of a row's data; without it, the field's own
+    name.  ``searchable`` is for texts in which people look for words.  ``brief`` fields are the
+    first that a table shows, behind the title.
     """
 
     name: str
 
-    def __init__(self, description: str = "", *, searchable: bool = False, brief: bool = False) -> None:
-        self.description, self.searchable, self.brief = description, searchable, brief
+    def __init__(
+        self,
+        description: str = "",
+        *,
+        source: Source | None = None,
+        searchable: bool = False,
+        brief: bool = False,
+    ) -> None:
+        self.description, self.source = description, source
+        self.searchable, self.brief = searchable, brief
 
     def __repr__(self) -> str:
         marks = "".join(f", {mark}=True" for mark in ("searchable", "brief") if getattr(self, mark))
@@ -595,6 +611,17 @@ def refuse_reserved_names(entity: type[_Declared]) -> None:
             )
 
 
+def _check_sources(entity: type[_Declared]) -> None:
+    """SchemaError when a source is neither a path nor a function."""
+    for name, source in [("id", entity._key), *((n, f.source) for n, f in entity._fields.items())]:
+        path = isinstance(source, str) and all(source.split("."))
+        if source is not None and not path and not callable(source):
+            raise SchemaError(
+                f"{entity.__name__}.{name} has the source {source!r}",
+                hint="write a path, such as user.id, or a function of a row's data",
+            )
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
     _values: dict[str, Any]
@@ -604,18 +631,25 @@ class _Declared:
     _children: ClassVar[dict[str, type[Entity]] | None] = None
     _title: ClassVar[str | None] = None
     _conventions: ClassVar[Mapping[str, str]] = {}
+    _key: ClassVar[Source | None] = None
+    _camel_case: ClassVar[bool] = False
     __signature__ = LazySignature()
 
     def __init_subclass__(
-        cls, *, title: str | None = None, conventions: Mapping[str, str] | None = None
+        cls,
+        *,
+        title: str | None = None,
+        key: Source | None = None,
+        conventions: Mapping[str, str] | None = None,
     ) -> None:
-        cls._title = title or cls._title
+        cls._title, cls._key = title or cls._title, key or cls._key
         cls._conventions = {**cls._conventions, **(conventions or {})}
         declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
         cls._types = cls._children = None
         refuse_reserved_names(cls)
+        _check_sources(cls)
 
     def __init__(self, /, id: str, **values: Any) -> None:
         if not values.keys() <= self._fields.keys():
@@ -634,9 +668,10 @@ class Entity(_Declared):
     """One kind of thing that upstream keeps; an instance is a partial record of it.
 
     ``class Issue(Entity, title="subject")`` names the text by which people know a record: tables
-    give it the room, and refs to it are shown by it.  ``conventions`` names what people mean by a
+    give it the room, and refs to it are shown by it.  ``key="node_id"`` is the source of the id, for
+    ``read``; without it, ``id``.  ``conventions`` names what people mean by a
     word, as filters: ``{"open": "status NOT IN (done, cancelled)"}``; guides for agents have them.
-    A subclass inherits both.
+    A subclass inherits all three.
     """
 
     id: Field[str] = key(kw_only=False)
@@ -645,6 +680,24 @@ class Entity(_Declared):
     def ref(cls, id: str) -> Ref[Self]:
         """The ref with this id."""
         return Ref(cls, id)
+
+    @classmethod
+    def read(
+        cls,
+        data: Json,
+        given: Mapping[FieldOf[Self, Any], object] = NOTHING_GIVEN,
+        *,
+        fields: Iterable[FieldOf[Self, Any]] | None = None,
+    ) -> Self:
+        """The record that a service's data describes, read as the fields' sources and types say.
+
+        ``given`` has what the data lacks: values, or functions of the data.  ``fields`` are those
+        to read; without it all, of which a loader returns those in its ``brings``.  What cannot be
+        read makes the record invalid, which costs its row when it is stored.
+        """
+        from .mapping import read_one  # commands that read what is stored do without
+
+        return read_one(cls, data, given, fields)
 
     @classmethod
     def types(cls) -> Mapping[str, FieldType]:
@@ -731,8 +784,9 @@ ID_EXPECTED = f"a text that is not empty, without NUL, of at most {LONGEST_ID:,}
 def invalid_fields(entity: Entity) -> dict[str, InvalidValue]:
     """What is wrong with each invalid field of a record; empty for a valid record."""
     wrong: dict[str, InvalidValue] = {}
-    if not is_id(entity._values["id"]):
-        wrong["id"] = InvalidValue(ID_EXPECTED, entity._values["id"])
+    id = entity._values["id"]
+    if not is_id(id):
+        wrong["id"] = id if isinstance(id, InvalidValue) else InvalidValue(ID_EXPECTED, id)
     for name, holds in type(entity).types().items():
         try:
             if name in entity._values:
@@ -749,8 +803,13 @@ def check_entity(entity: Entity) -> list[Mismatch]:
     return [Mismatch(f"{where}.{name}{one.path}", one.expected, one.actual) for name, one in wrong]
 
 
+def as_it_came(value: object) -> object:
+    """A value; in place of one that could not be read, what the data has."""
+    return value.actual if isinstance(value, InvalidValue) else value
+
+
 def short_path(entity: str, id: object) -> str:
     """A record as paths name it, ``Entity:id``, with the beginning of a long id."""
-    text = f"{entity}:{id}"
+    text = f"{entity}:{as_it_came(id)}"
     text = text if text.isprintable() else repr(text)[1:-1]  # an id may hold any text
     return text if len(text) <= LONGEST_PATH else f"{text[: LONGEST_PATH - 1]}…"

@@ -121,6 +121,7 @@ class Watermark(Struct):
     newest_first: bool = True
 
 
+Brings: TypeAlias = "FieldOf[Any, Any] | type[Entity]"  # an entity means all its fields
 LoadOne: TypeAlias = Callable[[Ref[E], Env[C]], Awaitable[E]]
 LoadBatch: TypeAlias = Callable[[Sequence[Ref[E]], Env[C]], Awaitable[Batch[E]]]
 LoadPage: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[E]]]
@@ -131,7 +132,8 @@ LoadChanges: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[
 class Loader(Generic[C]):
     """One way to fetch something.  Loaders return entities and never store them.
 
-    The decorators below make loaders.  ``brings`` names every field that a response may hold.  A
+    The decorators below make loaders.  ``brings`` names every field that a response may hold; an
+    entity among them means all its fields.  A
     sync does not fetch again what is younger than ``ttl``; without a ``ttl`` it fetches everything
     that it has not fetched itself.
     """
@@ -143,12 +145,12 @@ class Loader(Generic[C]):
     def __init__(
         self,
         load: Callable[..., Any],
-        brings: Sequence[FieldOf[Any, Any]] = (),
+        brings: Sequence[Brings] | type[Entity] = (),
         *,
         ttl: timedelta | None = None,
         **declared: Any,
     ) -> None:
-        self.load, self.brings, self.ttl = load, tuple(brings), ttl
+        self.load, self.brings, self.ttl = load, _fields_of(brings), ttl
         self.name: str = getattr(load, "__name__", repr(load))
         self.__dict__.update(declared)
 
@@ -157,14 +159,14 @@ class Loader(Generic[C]):
 
     @staticmethod
     def entity(
-        *fields: FieldOf[E, Any], ttl: timedelta | None = None
+        *fields: FieldOf[E, Any] | type[E], ttl: timedelta | None = None
     ) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
         """The decorated function fetches one ref: ``async (ref, env) -> entity``."""
         return lambda load: EntityLoader(load, fields, ttl=ttl)
 
     @staticmethod
     def entity_batched(
-        *fields: FieldOf[E, Any], size: int = 100, ttl: timedelta | None = None
+        *fields: FieldOf[E, Any] | type[E], size: int = 100, ttl: timedelta | None = None
     ) -> Callable[[LoadBatch[E, C]], BatchLoader[E, C]]:
         """The decorated function fetches up to ``size`` refs: ``async (refs, env) -> Batch``."""
         return lambda load: BatchLoader(load, fields, ttl=ttl, size=size)
@@ -173,7 +175,7 @@ class Loader(Generic[C]):
     def collection(
         collection: ManyOf[P, E],
         *,
-        brings: Sequence[FieldOf[Any, Any]] = (),
+        brings: Sequence[Brings] | type[Entity] = (),
         ttl: timedelta | None = None,
         watermark: Watermark | None = None,
         sweep: timedelta | None = None,
@@ -197,7 +199,7 @@ class Loader(Generic[C]):
     def feed(
         root: type[P],
         *,
-        brings: Sequence[FieldOf[Any, Any]],
+        brings: Sequence[Brings] | type[Entity],
         covers: Sequence[ManyOf[Any, Any] | FieldOf[Any, Any]],
     ) -> Callable[[LoadChanges[P, C]], FeedLoader[P, C]]:
         """The decorated function reads a change feed: ``async (root, request, env) -> Page``.
@@ -255,6 +257,14 @@ class RawLoader(Loader[C], Generic[C, V]):
 
     kind, arguments = "raw", 1
     load: LoadRaw[C, V]
+
+
+def _fields_of(brings: Sequence[Brings] | type[Entity]) -> tuple[FieldOf[Any, Any], ...]:
+    """Every field that is named, and all of each entity that is."""
+    fields: list[FieldOf[Any, Any]] = []
+    for one in [brings] if isinstance(brings, type) else brings:
+        fields += [FieldOf(one, n) for n in one._fields if n != "id"] if isinstance(one, type) else [one]
+    return tuple(dict.fromkeys(fields))
 
 
 class Resolver:

@@ -14,12 +14,25 @@ cursor fits only its own entity and order.  How it becomes SQL is storage's busi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from ..errors import UnknownName, UsageError
-from .entities import E, Entity, FieldOf, FieldType, Ref, V, field_names, find_field, find_name, path_name
+from .entities import (
+    NOTHING_GIVEN,
+    E,
+    Entity,
+    FieldOf,
+    FieldType,
+    P,
+    Ref,
+    V,
+    field_names,
+    find_field,
+    find_name,
+    path_name,
+)
 from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .struct import Struct
 from .values import Json, Kind
@@ -53,6 +66,31 @@ class Page(Struct, Generic[V]):
     total: int | None = None
     size: int | None = None
 
+    @classmethod
+    def read(
+        cls,
+        entity: type[E],
+        rows: Iterable[Json],
+        given: Mapping[FieldOf[E, Any], object] = NOTHING_GIVEN,
+        *,
+        fields: Iterable[FieldOf[E, Any]] | None = None,
+        next: str | None = None,
+        also: Sequence[Entity] = (),
+        removed: Sequence[Ref[Any]] = (),
+        sync_token: str | None = None,
+        complete_snapshot: bool = False,
+        total: int | None = None,
+        size: int | None = None,
+    ) -> Page[E]:
+        """A page of the records that rows of a service's data describe, as Entity.read reads each.
+
+        It is read field by field, which is faster, and its entities are made only when asked for.
+        """
+        from .mapping import read_rows  # commands that read what is stored do without
+
+        items = read_rows(entity, rows, given, fields)
+        return Page(items, next, also, removed, sync_token, complete_snapshot, total, size)
+
 
 class Batch(Struct, Generic[E]):
     """What a batch loader returns: entities, and by id the error of each ref that failed.
@@ -62,6 +100,21 @@ class Batch(Struct, Generic[E]):
 
     items: Sequence[E]
     failed: Mapping[str, Exception] = MappingProxyType({})
+
+    @classmethod
+    def read(
+        cls,
+        entity: type[P],
+        rows: Iterable[Json],
+        given: Mapping[FieldOf[P, Any], object] = NOTHING_GIVEN,
+        *,
+        fields: Iterable[FieldOf[P, Any]] | None = None,
+        failed: Mapping[str, Exception] = MappingProxyType({}),
+    ) -> Batch[P]:
+        """A batch of the records that rows of a service's data describe; see Page.read."""
+        from .mapping import read_rows
+
+        return Batch(read_rows(entity, rows, given, fields), failed)
 
 
 class QueryPage(Struct, Generic[E]):

@@ -47,13 +47,21 @@ class Relationship(Struct):
 class Schema:
     """The entities of one connector, and which of them are roots; SchemaError for contradictions.
 
-    With the connector's name their tables are named; a Connector gives it its own.
+    With the connector's name their tables are named; a Connector gives it its own.  ``camel_case``:
+    the service's data has a field ``updated_at`` as ``updatedAt``, unless its source says otherwise.
     """
 
     def __init__(
-        self, entities: Sequence[type[Entity]], *, roots: Sequence[type[Entity]] = (), connector: str = ""
+        self,
+        entities: Sequence[type[Entity]],
+        *,
+        roots: Sequence[type[Entity]] = (),
+        connector: str = "",
+        camel_case: bool = False,
     ) -> None:
         self.entities = {entity.__name__: entity for entity in entities}
+        for entity in entities if camel_case else ():
+            entity._camel_case = True
         self.roots, self.connector = tuple(roots), connector
         if len(self.entities) < len(entities):
             raise SchemaError("two entities of the schema share a name")

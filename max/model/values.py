@@ -25,6 +25,8 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Any, Self, TypeAlias, cast
 
+from ..errors import shown
+
 Json: TypeAlias = Any  # upstream JSON: the one place where Any is honest
 Reader: TypeAlias = Callable[[object], Any]  # raises InvalidValue
 JsonReader: TypeAlias = "Callable[[object, int], Json]"  # of a value, and how deep it may nest
@@ -72,6 +74,9 @@ class InvalidValue(ValueError):
     def __init__(self, expected: str, actual: object, path: str = "") -> None:
         super().__init__(expected)
         self.expected, self.actual, self.path = expected, actual, path
+
+    def __repr__(self) -> str:  # pages whose ids cannot be read are compared by it
+        return f"InvalidValue({self.expected!r}, {shown(self.actual)})"
 
     def inside(self, step: str) -> Self:
         """The same, seen from one level further out."""

@@ -20,11 +20,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..model.aggregate import EACH, Group, Grouping, Groups, Key, Measure
+from ..model.columns import decode_column
 from ..model.query import Query
 from ..model.values import Kind
 from .database import FALSE, Connection, quoted
 from .query_sql import Statement, count, run
-from .rows import TableMapping, decode_column
+from .rows import TableMapping
 
 HALF = 32  # bits
 LOWER = 2**HALF - 1

@@ -41,12 +41,13 @@ from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
+from ..model.columns import DECODERS
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
 from .catalogue import drop, has_part, migrate, put
 from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, joined, quoted
-from .rows import BITS, DECODERS, TableMapping
+from .rows import BITS, TableMapping
 
 PAGE = 1_000  # changes that are read or deleted at a time
 MOST_EXPIRED = 200  # pages that one sync deletes; the next sync goes on

@@ -37,13 +37,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..errors import UnknownName
+from ..model.columns import EncodedRows
 from ..model.delivery import AgeHistogram
 from ..model.entities import ManyOf, Ref
 from ..model.filters import Filter
 from ..model.query import Query
 from .database import TRUE, Connection, RenameOwner, Targets, decoding, joined, quoted
 from .query_sql import Statement, run
-from .rows import BITS, NEVER, EncodedRows, TableMapping, load_bitmap, speaks_for
+from .rows import BITS, NEVER, TableMapping, load_bitmap, speaks_for
 
 TABLES = """
     CREATE TABLE _max_load (

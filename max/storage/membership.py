@@ -33,12 +33,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ..model.columns import EncodedRows
 from ..model.delivery import AgeHistogram, FeedPage, ListingPage, ListingPass, ListingState
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from .database import Connection, RenameOwner, Targets
 from .freshness import PagePosition, histogram
 from .removals import LISTINGS, Removals
-from .rows import EncodedRows, TableMapping
+from .rows import TableMapping
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver

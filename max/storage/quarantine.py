@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidEntity, shown
+from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, ListingPage
-from ..model.entities import Entity, Ref, invalid_fields, short_path, values_of
+from ..model.entities import Entity, Ref, as_it_came, check_entity, invalid_fields, short_path, values_of
+from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
 from ..model.struct import Struct
 from ..model.values import InvalidValue, Json, is_id, is_json
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, Targets
 from .freshness import Freshness
-from .rows import EncodedRows, TableMapping
+from .rows import TableMapping
 
 OWNER = "quarantine"  # of this table, in the catalogue
 MIGRATIONS = (
@@ -140,16 +142,15 @@ class Quarantine(RenameOwner):
         strict: bool,
     ) -> ValidatedRows:
         """Encode the valid rows and keep the invalid ones; InvalidEntity when that is not allowed."""
-        try:
-            rows, wrong = ValidatedRows(mapping, mapping.encode(entities)), []
-        except InvalidEntity:
-            if strict or self._policy.is_strict(mapping.entity.__name__):
-                raise
-            checked = [(one, invalid_fields(one)) for one in entities]
-            wrong = [(one, fields) for one, fields in checked if fields]
-            groups = mapping.encode([one for one, fields in checked if not fields])
-            ids = [one.id for one, _ in wrong if is_id(one.id)]
-            rows = ValidatedRows(mapping, groups, ids)
+        if isinstance(entities, MappedRows):
+            read, invalid = entities.encoded()
+            groups = [read.once_each()] if read.ids else []
+            wrong = [(one, invalid_fields(one)) for one in invalid]
+        else:
+            groups, wrong = _separated(mapping, entities)
+        if wrong and (strict or self._policy.is_strict(mapping.entity.__name__)):
+            raise InvalidEntity([mismatch for one, _ in wrong for mismatch in check_entity(one)])
+        rows = ValidatedRows(mapping, groups, [one.id for one, _ in wrong if is_id(one.id)])
         self._release(connection, rows)
         return rows._replace(quarantined=self._keep(connection, mapping, wrong, delivery)) if wrong else rows
 
@@ -245,6 +246,18 @@ class Quarantine(RenameOwner):
         connection.executemany(follow, names)
 
 
+def _separated(
+    mapping: TableMapping[Any], entities: Sequence[Entity]
+) -> tuple[list[EncodedRows], list[tuple[Entity, dict[str, InvalidValue]]]]:
+    """The valid ones, encoded, and the invalid ones with what is wrong with each."""
+    try:
+        return mapping.encode(entities), []
+    except InvalidEntity:
+        checked = [(one, invalid_fields(one)) for one in entities]
+        groups = mapping.encode([one for one, wrong in checked if not wrong])
+        return groups, [(one, wrong) for one, wrong in checked if wrong]
+
+
 def _row(
     one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery, mask: Callable[[Json], Json]
 ) -> tuple[Any, ...]:
@@ -277,7 +290,8 @@ def row_text(one: Entity, mask: Callable[[Json], Json] = lambda data: data) -> s
         if holds is not None and holds.check(value):
             data[name] = holds.to_json(value)
         else:
-            data[name] = value if is_json(value) else _storable(shown(value))
+            came = as_it_came(value)
+            data[name] = came if is_json(came) else _storable(shown(came))
     return json.dumps(mask(data), ensure_ascii=False)
 
 

@@ -50,12 +50,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..model.columns import EncodedRows
 from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
 from .database import Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
-from .rows import NEVER, EncodedRows, TableMapping
+from .rows import NEVER, TableMapping
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver

@@ -1,7 +1,6 @@
 """Rows: entities as the columns of a table, and back.
 
-Rule 1: values are checked and encoded a column at a time.  The types of a whole column are
-looked up in C; only a column with something unusual in it is checked value by value.
+Rule 1: values are checked and encoded a column at a time (model/columns.py).
 
 Rule 2: NULL never says whether a field was loaded.  Every field has a bit, and a row's bitmap
 ``_loaded`` has the bits of the fields that any response brought.  62 bits fit a column; wider
@@ -19,27 +18,14 @@ says when that load was requested.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterable, Sequence
 from itertools import repeat
-from operator import attrgetter
-from types import NoneType
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from ..errors import InvalidEntity
-from ..model.entities import LOCAL, E, Entity, FieldType, Ref, check_entity
-from ..model.values import (
-    INTEGER_LIMIT,
-    REPLACED,
-    InvalidValue,
-    Kind,
-    are_ids,
-    datetime_of,
-    is_id,
-    utc_text,
-)
+from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column
+from ..model.entities import E, Entity, check_entity
+from ..model.values import are_ids, is_id
 from .database import Dialect, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
@@ -47,210 +33,6 @@ BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON re
 SLICE = 500  # rows that are decoded at once
 
 NEVER = "-1e999"  # before every time, as SQL writes it
-
-PLAIN: dict[Kind, frozenset[type]] = {
-    Kind.TEXT: frozenset({str}),
-    Kind.INTEGER: frozenset({int}),
-    Kind.REAL: frozenset({float, int}),
-    Kind.BOOLEAN: frozenset({bool}),
-    Kind.DATETIME: frozenset({datetime}),
-    Kind.DATE: frozenset({date}),
-    Kind.REF: frozenset({Ref}),
-}
-
-ISO_SIGNS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"))  # where ISO 8601 has which sign
-
-DECODERS: dict[Kind, Callable[[Any], Any]] = {  # of immutable values, which entities may share
-    Kind.BOOLEAN: bool,
-    Kind.DATETIME: datetime_of,
-    Kind.DATE: date.fromisoformat,
-}
-
-Column = Sequence[Any]
-
-_JSON = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), allow_nan=False
-)  # json.dumps makes one a call
-_TARGET, _ID, _SCOPE = attrgetter("entity"), attrgetter("id"), attrgetter("scope")
-_ZONE = attrgetter("tzinfo")
-
-
-class InvalidColumn(Exception):
-    """A value of the column is invalid; the caller finds out which."""
-
-
-def json_text(value: Any) -> str:
-    """JSON data as it is stored."""
-    return _JSON.encode(value)
-
-
-def encode_one(holds: FieldType, value: Any) -> Any:
-    """A value as it is stored; InvalidValue."""
-    read = holds.read(value)
-    if read is None:
-        return None
-    if holds.kind is Kind.JSON:
-        return json_text(read)
-    return int(read) if holds.kind is Kind.BOOLEAN else read
-
-
-def decode_column(holds: FieldType, column: Column) -> Column:
-    """A column as Python values; of equal ones only the first is decoded."""
-    if holds.kind is Kind.JSON:  # lists and dicts, which no two entities may share
-        return [None if stored is None else json.loads(stored) for stored in column]
-    if holds.kind is Kind.REF:
-        target = cast("type[Entity]", holds.target)
-        values: dict[Any, Any] = {stored: Ref(target, stored) for stored in set(column)}
-    elif holds.kind in DECODERS:
-        decode = DECODERS[holds.kind]
-        values = {stored: decode(stored) for stored in set(column) if stored is not None}
-    else:
-        return column
-    values[None] = None
-    return list(map(values.__getitem__, column))
-
-
-def encode_column(holds: FieldType, column: Column) -> Column:
-    """A whole column as it is stored; InvalidColumn when a value is invalid."""
-    kinds = set(map(type, column))
-    if NoneType in kinds:
-        if not holds.optional:
-            raise InvalidColumn
-        kinds.discard(NoneType)
-    if not kinds:
-        return column
-    if holds.kind is Kind.DATETIME and kinds == {str}:
-        return _iso_datetime(holds, column, [v for v in column if v is not None])
-    plain = PLAIN.get(holds.kind)
-    if plain is None or not kinds <= plain:
-        return _encode_each(holds, column)
-    return _ENCODE_PLAIN[holds.kind](holds, column, [v for v in column if v is not None])
-
-
-def _encode_each(holds: FieldType, column: Column) -> Column:
-    try:
-        return [encode_one(holds, value) for value in column]
-    except InvalidValue:
-        raise InvalidColumn from None
-
-
-def _joined(values: list[str]) -> str:
-    """All texts as one; InvalidColumn when UTF-8 cannot encode them."""
-    joined = "".join(values)
-    if not joined.isascii():
-        try:
-            joined.encode()
-        except UnicodeEncodeError:
-            raise InvalidColumn from None
-    return joined
-
-
-def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
-    if "\0" not in _joined(values):
-        return column
-    return [value and value.replace("\0", REPLACED) for value in column]
-
-
-def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
-    if min(values) < -INTEGER_LIMIT or max(values) >= INTEGER_LIMIT:
-        raise InvalidColumn
-    return column
-
-
-def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
-    try:
-        floats = list(map(float, values))
-    except OverflowError:  # of an integer
-        raise InvalidColumn from None
-    if floats != values or not all(map(math.isfinite, floats)):
-        raise InvalidColumn
-    return floats if len(floats) == len(column) else [value and float(value) for value in column]
-
-
-def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
-    if set(map(id, map(_ZONE, values))) != {id(UTC)}:
-        return _encode_each(holds, column)
-    widths = set(map(len, texts := list(map(datetime.isoformat, values))))
-    if len(texts) < len(column) or len(widths) > 1:
-        return [None if value is None else utc_text(value) for value in column]
-    return [text[:19] for text in texts] if widths == {25} else [text[:26].rstrip("0") for text in texts]
-
-
-def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
-    """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, stored as they are without the zone."""
-    if not _same_shape(values):
-        return _encode_each(holds, column)
-    try:
-        for _ in map(datetime.fromisoformat, values):
-            pass
-    except ValueError:  # there is a leap second, or an invalid time
-        return _encode_each(holds, column)
-    end = _common_end(values)
-    if end is None:
-        return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
-    return [value and value[:end] for value in column]
-
-
-def _same_shape(values: list[str]) -> bool:
-    """Whether all are UTC times of one width, seen by the nth characters of all of them at once.
-
-    Then only the moments are left to be checked.
-    """
-    width, joined = len(values[0]), "".join(values)
-    if width not in (20, 24, 27) or len(set(map(len, values))) > 1 or "T24" in joined:
-        return False
-    signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
-    return all(set(joined[at::width]) == {sign} for at, sign in signs)
-
-
-def _common_end(values: list[str]) -> int | None:
-    """Where all texts end without trailing zeros and the zone; None when not at one place."""
-    width, joined = len(values[0]), "".join(values)
-    if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
-        return 19
-    return None if "0" in joined[width - 2 :: width] else width - 1
-
-
-def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
-    return [None if value is None else value.isoformat() for value in column]
-
-
-def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
-    targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
-    ids = list(map(_ID, values))
-    if targets != {holds.target} or set(map(type, ids)) != {str} or scopes != {id(LOCAL)}:
-        return _encode_each(holds, column)
-    if not are_ids(ids):
-        raise InvalidColumn
-    return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
-
-
-_ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
-    Kind.TEXT: _plain_text,
-    Kind.INTEGER: _plain_integer,
-    Kind.REAL: _plain_real,
-    Kind.BOOLEAN: lambda _, column, values: column,
-    Kind.DATETIME: _plain_datetime,
-    Kind.DATE: _plain_date,
-    Kind.REF: _plain_ref,
-}
-
-
-class EncodedRows:
-    """Entities of one type with the same fields: their ids and their encoded columns."""
-
-    def __init__(self, names: tuple[str, ...], ids: list[str], columns: list[Column]) -> None:
-        self.names, self.ids, self.columns = names, ids, columns
-
-    def tuples(self, *constants: Any) -> Iterator[tuple[Any, ...]]:
-        """``(id, *values, *constants)`` of each entity, for executemany."""
-        return zip(self.ids, *self.columns, *map(repeat, constants), strict=False)
-
-    def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> EncodedRows:
-        """Some of the rows, with some of their fields."""
-        columns = [self.columns[self.names.index(name)] for name in names]
-        ids = [self.ids[at] for at in positions]
-        return EncodedRows(names, ids, [[column[at] for at in positions] for column in columns])
 
 
 class TableMapping(Generic[E]):

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import SchemaError
+from ..model.columns import decode_column, encode_one
 from ..model.entities import FieldType
 from ..model.schema import table_name
 from ..model.values import is_id
 from . import catalogue
 from .database import Connection, RenameOwner, Targets, quoted
 from .freshness import latest_request
-from .rows import BITS, bitmap_column, decode_column, encode_one
+from .rows import BITS, bitmap_column
 from .users_own import users_own
 
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Self
 
+from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.loaders import Resolver
+from ..model.mapping import MappedRows
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -37,7 +39,7 @@ from .freshness import (
     rows_without_newer,
 )
 from .quarantine import Quarantine, ValidatedRows
-from .rows import EncodedRows, TableMapping, load_column
+from .rows import TableMapping, load_column
 from .tables import OWNER, VERSIONS, Tables
 
 MIGRATIONS = (
@@ -122,7 +124,7 @@ class TableWriter(Tables):
         unnamed = [ref.entity(ref.id) for ref in delivery.removed if not is_id(ref.id)]
         validated = [
             self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
-            for kind, entities in by_type([*delivery.entities, *unnamed]).items()
+            for kind, entities in by_type(delivery.entities, delivery.also, unnamed).items()
         ]
         listing = delivery.listing
         position = None if listing is None else self.membership.open_listing(connection, listing)
@@ -370,12 +372,16 @@ def check_parts(connection: Connection) -> None:
         has_part(connection, part.OWNER, part.MIGRATIONS)
 
 
-def by_type(entities: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
-    """Entities by type, in the order of the first of each type."""
-    types = list(map(type, entities))
-    if len(set(types)) == 1:
-        return {types[0]: entities}
-    return {kind: [one for one in entities if type(one) is kind] for kind in dict.fromkeys(types)}
+def by_type(*parts: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
+    """Entities by type, in the order of the first of each type; rows that were read stay what they are."""
+    found: dict[type[Entity], Sequence[Entity]] = {}
+    for entities in filter(len, parts):
+        types = [entities.entity] if isinstance(entities, MappedRows) else list(map(type, entities))
+        kinds = list(dict.fromkeys(types))
+        for kind in kinds:
+            some = entities if len(kinds) == 1 else [one for one in entities if type(one) is kind]
+            found[kind] = [*found[kind], *some] if kind in found else some
+    return found
 
 
 def _statement(

@@ -17,6 +17,7 @@ from ..errors import (
     UnknownName,
     UsageError,
 )
+from ..model.columns import decode_column
 from ..model.entities import E, Entity, FieldOf, ManyOf, P, Ref, field_names
 from ..model.query import PAGE_SIZE, Query, QueryPage, RowPage
 from ..model.schema import Schema
@@ -25,7 +26,7 @@ from .catalogue import has_part
 from .database import Connection, decoding, quoted
 from .ddl import read_mappings
 from .query_sql import Columns, chosen, count, own_fields, paths_with_marks, run, scan, selects, write_cursor
-from .rows import BITS, TableMapping, decode_column
+from .rows import BITS, TableMapping
 
 if TYPE_CHECKING:
     from ..model.aggregate import Grouping, Groups

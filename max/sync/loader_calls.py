@@ -19,6 +19,7 @@ from ..connector import Connector, fault_of
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
 from ..model.entities import Entity, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
+from ..model.mapping import MappedRows, ids_of, narrowed
 from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
 from ..upstream.credentials import CredentialProvider
@@ -29,7 +30,9 @@ from .turns import Turns
 Valid = Callable[[Any], bool]
 
 
-def _is_list(value: Any, of: type | None = None) -> bool:
+def _is_list(value: Any, of: type[Entity] | type[Ref[Any]] | None = None) -> bool:
+    if isinstance(value, MappedRows):
+        return of in (None, Entity)
     plain = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return plain and (of is None or all(isinstance(one, of) for one in value))
 
@@ -46,6 +49,10 @@ def _is_failures(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(id, str) and isinstance(error, Exception) for id, error in value.items()
     )
+
+
+def _are_rows_of(items: Sequence[Any], entity: type[Entity]) -> bool:
+    return isinstance(items, MappedRows) and items.entity is entity
 
 
 def _is_one_of(id: object, known: Collection[str]) -> bool:
@@ -88,11 +95,10 @@ class LoaderCaller:
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
             batch = Batch([one])
         requested = {ref.id for ref in refs}
-        for item in batch.items:
-            if type(item) is not refs[0].entity or not _is_one_of(item.id, requested):
+        for item, id in zip(batch.items, ids_of(batch.items), strict=True):
+            if type(item) is not refs[0].entity or not _is_one_of(id, requested):
                 raise self._fault(loader, f"only the {refs[0].entity.__name__} that were requested", item)
-        self._check_fields(loader, batch.items)
-        return batch
+        return batch.replace(items=self._declared_part(loader, batch.items))
 
     async def page(self, loader: Loader[Any], of: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
         """A page of a collection, or of a feed; the marks of both request and page are sealed."""
@@ -104,7 +110,7 @@ class LoaderCaller:
         self._check_parts(loader, Page, PAGE, page, where)
         if isinstance(loader, CollectionLoader):
             child = loader.lists.child
-            for item in page.items:
+            for item in () if _are_rows_of(page.items, child) else page.items:
                 if type(item) is not child:
                     raise self._fault(loader, f"items of {child.__name__}", item, where)
         elif not _is_list(page.items, Entity):
@@ -114,12 +120,13 @@ class LoaderCaller:
                 f"{self._name}: loader {loader.name} ended without the feed's new position",
                 hint="nothing of this response was stored; update the connector",
             )
-        self._check_fields(loader, [*page.items, *page.also])
+        items, also = (self._declared_part(loader, some) for some in (page.items, page.also))
         for ref in page.removed:
             if not self._is_own(ref):
                 expected = "refs of the schema's entities, with ids, as Page.removed"
                 raise self._fault(loader, expected, ref, where)
-        return page.replace(next=self._sealed(page.next), sync_token=self._sealed(page.sync_token))
+        next, sync_token = self._sealed(page.next), self._sealed(page.sync_token)
+        return page.replace(items=items, also=also, next=next, sync_token=sync_token)
 
     def _is_own(self, ref: Ref[Any]) -> bool:
         name = getattr(ref.entity, "__name__", "")
@@ -167,10 +174,15 @@ class LoaderCaller:
             if not is_valid(value):
                 raise self._fault(loader, f"{expected}, as {kind.__name__}.{name}", value, where)
 
-    def _check_fields(self, loader: Loader[Any], entities: Sequence[Entity]) -> None:
-        """Refuse entities and fields that the loader does not declare."""
+    def _declared_part(self, loader: Loader[Any], entities: Sequence[Entity]) -> Sequence[Entity]:
+        """Of records that were read, the fields that the loader declares; refuse what else it has not."""
         declared = self._declared[loader]
-        shapes = {(type(entity), tuple(entity._values)): entity for entity in entities}
+        if isinstance(entities, MappedRows):
+            entities = entities.narrowed(declared.get(entities.entity, ()))
+            shapes = {(entities.entity, tuple(entities.columns)): entities[0]} if entities else {}
+        else:
+            entities = [narrowed(one, declared.get(type(one), ())) for one in entities]
+            shapes = {(type(entity), tuple(entity._values)): entity for entity in entities}
         for (kind, names), example in shapes.items():
             if kind not in declared:
                 known = " or ".join(sorted(entity.__name__ for entity in declared))
@@ -180,6 +192,7 @@ class LoaderCaller:
                 raise self._fault(
                     loader, f"only the fields in its brings, without {', '.join(extra)}", example
                 )
+        return entities
 
     def _fault(self, loader: Loader[Any], expected: str, actual: object, where: str = "") -> LoaderFault:
         return LoaderFault(

@@ -23,8 +23,8 @@ from typing import Any
 from zlib import crc32
 
 from ..errors import UpstreamChanged
-from ..model.entities import values_of
 from ..model.loaders import Watermark
+from ..model.mapping import column_of, ids_of
 from ..model.query import Page
 from ..model.tasks import ListingPosition
 from ..model.values import are_ids, datetime_text, is_datetime
@@ -109,7 +109,7 @@ class PageTracker:
 
     def take(self, page: Page[Any]) -> bool:
         """Count a page; whether the listing is complete with it, and certainly so."""
-        named: list[object] = [item._values["id"] for item in page.items]
+        named = ids_of(page.items)
         position, ids = self.position, repr(named).encode()
         changes = {**self._newest(page), **_total(page, position)}
         if position.number == 0 and page.complete_snapshot:
@@ -133,11 +133,7 @@ class PageTracker:
             return self._repeated_cursor(page.next)
         if self.position.total is None:
             return _is_full(page)
-        return (
-            self._falls_short(len({repr(item.id) for item in page.items}))
-            if self.position.number == 1
-            else ""
-        )
+        return self._falls_short(len(set(map(repr, ids_of(page.items))))) if self.position.number == 1 else ""
 
     def count(self, shown: int) -> None:
         """Compare how many different rows the whole listing showed with its total."""
@@ -162,7 +158,7 @@ class PageTracker:
         if watermark is None or (watermark.newest_first and self.position.number > 0):
             return {}
         now = datetime_text(datetime.fromtimestamp(self.position.began or 0.0, UTC))
-        values = [values_of(item).get(watermark.field.name) for item in page.items]
+        values = column_of(page.items, watermark.field.name)
         times = [datetime_text(value) for value in values if is_datetime(value)]
         times = [time for time in [*times, self.position.newest] if time and EARLIEST <= time <= now]
         return {"newest": max(times, default=None)}

@@ -44,6 +44,7 @@ from ..model.delivery import (
 )
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
+from ..model.mapping import ids_of
 from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
 from ..model.tasks import (
@@ -311,8 +312,12 @@ class TaskRunner:
         parent, loader = self._listed(spec)
         page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
         listing = _listing_page(spec, parent, loader, tracker, last=tracker.take(page))
-        entities, received = [*page.items, *page.also], self._context.now()
-        delivery = Delivery(entities, at, listing, page.removed, None, received_at=received, sync=task.sync)
+        delivery = Delivery(
+            *(page.items, at, listing, page.removed, None),
+            received_at=self._context.now(),
+            sync=task.sync,
+            also=page.also,
+        )
         return self._settled(task, spec, tracker, delivery, notes)
 
     async def _end_pass(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
@@ -408,8 +413,7 @@ class TaskRunner:
             position = tracker.position
             began, initial = position.began or at, not position.delta
             changes = FeedPage(root, loader.name, position.ended, page.sync_token, began, initial)
-            entities = [*page.items, *page.also]
-            delivery = Delivery(entities, at, None, page.removed, changes, sync=task.sync)
+            delivery = Delivery(page.items, at, None, page.removed, changes, sync=task.sync, also=page.also)
             write = self._context.engine.prepare_write(delivery)
             spec = spec.replace(position=position)
             if tracker.problem is not None:
@@ -520,7 +524,7 @@ class TaskRunner:
         self, task: Task, spec: LoadFieldsTask, refs: Sequence[Ref[Any]], batch: Batch[Any], at: float
     ) -> Settlement:
         """Store what came; what may pass is requested again, without the others."""
-        loaded = {item.id for item in batch.items}
+        loaded = {*ids_of(batch.items)}
         left = [ref for ref in refs if ref.id in batch.failed or ref.id not in loaded]
         tries = 1 if loaded else task.tries
         again = {ref.id: batch.failed[ref.id] for ref in left if _passes(batch.failed.get(ref.id), tries)}

@@ -23,10 +23,11 @@ from typing import Any
 from ..errors import LoaderFault, MaxError, RecordingError, UpstreamError
 from ..model.entities import Entity, Ref, RefKey, values_of
 from ..model.loaders import PageRequest
+from ..model.mapping import MappedRows
 from ..model.query import Batch, Page
 from ..model.schema import Schema
 from ..model.struct import Struct
-from ..model.values import Json
+from ..model.values import InvalidValue, Json
 from .credentials import Secret
 from .operations import AnyOperation
 from .recording_file import canonical
@@ -84,7 +85,7 @@ class Codec:
             return {"$float": repr(value)}
         if kind in (int, float):
             return self._redactor.number(value)
-        if kind is list:
+        if kind in (list, MappedRows):
             return [self._encode(one) for one in value]
         if kind in (dict, MappingProxyType):
             return self._encode_mapping(value)
@@ -114,6 +115,8 @@ class Codec:
         if kind is Ref:
             self._entity(value.entity.__name__, value.entity)
             return {"$ref": self._redactor.text(str(value.key))}
+        if kind is InvalidValue:  # in place of a value that could not be read
+            return {"$invalid": [self._encode(one) for one in (value.expected, value.actual, value.path)]}
         if isinstance(value, Exception):
             return {"$error": self.encode_error(value)}
         return self._encode_instance(kind, value)
@@ -191,6 +194,7 @@ class Codec:
             "$dict": lambda: {self._decode(key): self._decode(one) for key, one in inside},
             "$ref": lambda: self._decode_ref(RefKey.parse(inside)),
             "$error": lambda: decode_error(self._decode(inside)),
+            "$invalid": lambda: InvalidValue(*map(self._decode, inside)),
             "$entity": lambda: self._decode_entity(inside, data["values"]),
             "$enum": lambda: self._class_of(inside, lambda kind: issubclass(kind, Enum))[data["name"]],
             "$data": lambda: self._decode_instance(inside, data["fields"]),

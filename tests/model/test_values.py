@@ -11,6 +11,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from max.model.columns import InvalidColumn, encode_column
 from max.model.entities import (
     FieldType,
 )
@@ -29,7 +30,6 @@ from max.model.values import (
     read_json,
     read_real,
 )
-from max.storage.rows import InvalidColumn, encode_column
 from tests.strategies import iso_forms, moments
 
 MICRO = 1_000_000  # microseconds in a second

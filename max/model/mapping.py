@@ -1,0 +1,354 @@
+"""Mapping: from a service's data to entities, as the sources of their fields say.
+
+Rule 1: a source is a path (``user.id``) or a function of a row's data.  A path goes through objects;
+through a list it gives the value of each member.  Without a source, a field is read from its own name.
+
+Rule 2: values are converted by the field's type (see ``converted``), by column: Page.read collects the
+values of a page field by field, and storing checks and encodes each column as a whole.  Entities are
+made only when one is asked for.  Both ways give the same rows.
+
+Rule 3: what cannot be read costs its row, never the page.  In place of its value is the
+InvalidValue that says why, and the row goes where every invalid row goes: into the quarantine.
+What the data lacks is empty in a field that may be empty, and invalid in any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from functools import partial
+from operator import itemgetter
+from types import NoneType
+from typing import Any, cast, overload
+
+from ..errors import NOTHING, MaxError
+from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_one
+from .entities import ID_EXPECTED, E, Entity, FieldOf, FieldType, Ref, Source
+from .struct import short
+from .values import InvalidValue, Json, Kind, are_ids, datetime_of, is_id
+
+# The types of a column that needs no conversion; whatever is in a JSON column stays as it is.
+AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str}),
+    Kind.INTEGER: frozenset({int}),
+    Kind.REAL: frozenset({float, int}),
+    Kind.BOOLEAN: frozenset({bool}),
+    Kind.DATETIME: frozenset({str}),
+    Kind.DATE: frozenset({str}),
+}
+NUMBERS = (Kind.INTEGER, Kind.REAL)
+LONGEST_NUMBER = 100  # characters of a number as a text
+Given = Mapping[FieldOf[E, Any], object]  # values that the data does not have, or functions of a row's data
+
+
+# -- rows ------------------------------------------------------------------------------------
+
+
+class MappedRows(Sequence[E]):
+    """Rows of one entity as they were read from data: for each field a column of the data's values.
+
+    ``ids`` are texts, or what is in place of an id that cannot be read.  As a sequence it has
+    entities, each made when it is asked for.  ``asked`` names the fields that the caller named.
+    """
+
+    __slots__ = ("_encoded", "asked", "columns", "entity", "ids")
+
+    def __init__(
+        self, entity: type[E], ids: Sequence[Any], columns: Mapping[str, Column], asked: Collection[str]
+    ) -> None:
+        self.entity, self.ids, self.columns, self.asked = entity, ids, columns, asked
+        self._encoded: tuple[EncodedRows, Sequence[E]] | None = None
+
+    def narrowed(self, names: Collection[str]) -> MappedRows[E]:
+        """The same rows with these fields, and with those that the caller named."""
+        columns = {n: column for n, column in self.columns.items() if n in names or n in self.asked}
+        return self if len(columns) == len(self.columns) else type(self)(self.entity, self.ids, columns, ())
+
+    def encoded(self) -> tuple[EncodedRows, Sequence[E]]:
+        """The valid rows as a database holds them, and the invalid ones as entities."""
+        if self._encoded is None:
+            self._encoded = self._encode()
+        return self._encoded
+
+    def _encode(self) -> tuple[EncodedRows, Sequence[E]]:
+        types = self.entity.types()
+        wrong = set() if are_ids(self.ids) else {at for at, id in enumerate(self.ids) if not is_id(id)}
+        columns = []
+        for name, column in self.columns.items():
+            encoded, invalid = _encoded(types[name], column)
+            columns.append(encoded)
+            wrong.update(invalid)
+        rows = EncodedRows(tuple(self.columns), cast("list[str]", self.ids), columns)
+        if wrong:
+            rows = rows.picked([at for at in range(len(self.ids)) if at not in wrong], rows.names)
+        return rows, [self[at] for at in sorted(wrong)]
+
+    @overload
+    def __getitem__(self, at: int) -> E: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[E]: ...
+    def __getitem__(self, at: int | slice) -> E | list[E]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        return _made(self.entity, self.ids[at], {n: column[at] for n, column in self.columns.items()}, ())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[E]:
+        return map(self.__getitem__, range(len(self.ids)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # a value that holds lists
+
+    def __repr__(self) -> str:
+        return short(list(self))
+
+
+class ReadValues(dict[str, Any]):
+    """The values of an entity that was read; its loader's ``brings`` says which of them count."""
+
+    asked: Collection[str] = ()
+
+
+def read_rows(
+    entity: type[E], rows: Iterable[Json], given: Given[E], fields: Iterable[FieldOf[E, Any]] | None
+) -> MappedRows[E]:
+    """Rows of data as rows of an entity; TypeError for a field of another entity."""
+    rows = rows if isinstance(rows, list) else list(rows)
+    sources, asked = _sources(entity, given, fields)
+    missing = {name: None if holds.optional else NOTHING for name, holds in entity.types().items()}
+    columns = {n: _column(rows, source, missing.get(n, NOTHING)) for n, source in sources.items()}
+    ids = columns.pop("id")
+    if set(map(type, ids)) != {str}:
+        ids = list(map(_id_of, ids))
+    return MappedRows(entity, ids, columns, asked)
+
+
+def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[FieldOf[E, Any]] | None) -> E:
+    """One row of data as an entity."""
+    rows = read_rows(entity, [data], given, fields)
+    columns = {name: column[0] for name, column in rows.columns.items()}
+    return _made(entity, rows.ids[0], columns, rows.asked)
+
+
+def narrowed(entity: E, names: Collection[str]) -> E:
+    """The same record; one that was read, with these fields and with those that the caller named."""
+    values = entity._values
+    if not isinstance(values, ReadValues):
+        return entity
+    keep = {n: value for n, value in values.items() if n in names or n in values.asked or n == "id"}
+    return entity if len(keep) == len(values) else type(entity)(**keep)
+
+
+def ids_of(items: Sequence[Any]) -> Sequence[object]:
+    """The id of each item, as it came."""
+    return items.ids if isinstance(items, MappedRows) else [item._values["id"] for item in items]
+
+
+def column_of(items: Sequence[Any], name: str) -> Sequence[object]:
+    """A field of each item that has it, as it came."""
+    if isinstance(items, MappedRows):
+        return items.columns.get(name, ())
+    return [item._values[name] for item in items if name in item._values]
+
+
+def _made(entity: type[E], id: Any, raw: Mapping[str, Any], asked: Collection[str]) -> E:
+    """An entity with the values that its fields' types make of the data's."""
+    types = entity.types()
+    values = ReadValues((name, _value(entity, name, types[name], one)) for name, one in raw.items())
+    values["id"], values.asked = id, asked
+    made = object.__new__(entity)
+    made._values = values
+    return made
+
+
+def _value(entity: type[Entity], name: str, holds: FieldType, raw: object) -> Any:
+    """A value as Python has it, or what is wrong with it, and where the data has it."""
+    try:
+        return _python(holds, holds.read(converted(holds, raw)))
+    except InvalidValue as wrong:
+        source = entity._fields[name].source
+        where = f", from {source}" if isinstance(source, str) and not wrong.path else ""
+        actual = wrong.actual if wrong.path or raw is wrong else raw
+        return InvalidValue(f"{wrong.expected}{where}", actual, wrong.path)
+
+
+def _python(holds: FieldType, read: Any) -> Any:
+    """A value that was read, as instances have it."""
+    if read is None:
+        return None
+    if holds.kind is Kind.DATETIME:
+        return datetime_of(read)
+    if holds.kind is Kind.DATE:
+        return date.fromisoformat(read)
+    return Ref(cast("type[Entity]", holds.target), read) if holds.kind is Kind.REF else read
+
+
+# -- sources ---------------------------------------------------------------------------------
+
+
+def _sources(
+    entity: type[E], given: Given[E], fields: Iterable[FieldOf[E, Any]] | None
+) -> tuple[dict[str, Any], set[str]]:
+    """Where each field comes from, the id too, and the names that the caller named.
+
+    What is given, and is no function, is inside a tuple.
+    """
+    chosen = entity._fields if fields is None else ["id", *_names(entity, fields)]
+    sources: dict[str, Any] = {name: source_of(entity, name) for name in chosen}
+    for name, value in zip(_names(entity, given), given.values(), strict=True):
+        sources[name] = value if callable(value) else (value,)
+    asked = {*_names(entity, given), *(() if fields is None else chosen)}
+    return sources, asked
+
+
+def source_of(entity: type[Entity], name: str) -> Source:
+    """Where data has a field: what its declaration says, or its name, in camel case if the schema says so."""
+    declared = (entity._key or "id") if name == "id" else entity._fields[name].source
+    if declared is not None:
+        return declared
+    return camel_case(name) if entity._camel_case else name
+
+
+def camel_case(name: str) -> str:
+    """``url_key`` → ``urlKey``."""
+    head, *rest = name.split("_")
+    return head + "".join(map(str.capitalize, rest))
+
+
+def _names(entity: type[Entity], fields: Iterable[FieldOf[Any, Any]]) -> list[str]:
+    names = []
+    for field in fields:
+        if not isinstance(field, FieldOf) or field.via or not issubclass(entity, field.entity):
+            raise TypeError(f"{field!r} is not a field of {entity.__name__}")
+        names.append(field.name)
+    return names
+
+
+def _column(rows: list[Json], source: Any, missing: object) -> Column:
+    """What a source gives for each row; ``missing`` in place of what the data lacks."""
+    if isinstance(source, tuple):
+        return source * len(rows)
+    if isinstance(source, str):
+        found: list[Any] = rows
+        for key in source.split("."):
+            found = _step(found, key, missing)
+        return found
+    try:
+        return list(map(source, rows))
+    except Exception:
+        return list(map(partial(_called, source), rows))
+
+
+def _called(source: Callable[[Json], object], row: Json) -> object:
+    """What a function gives for one row, or what it raised."""
+    try:
+        return source(row)
+    except MaxError:
+        raise
+    except Exception as error:
+        return InvalidValue("what its source can read", error)
+
+
+def _step(values: list[Any], key: str, missing: object) -> list[Any]:
+    """The value that each has under a key."""
+    try:
+        return list(map(itemgetter(key), values))
+    except (KeyError, TypeError, IndexError):
+        return [one.get(key, missing) if type(one) is dict else _inside(one, key, missing) for one in values]
+
+
+def _inside(value: Any, key: str, missing: object) -> Any:
+    """The value under a key of an object, or of each object in a list."""
+    if value is None or value is NOTHING or isinstance(value, InvalidValue):
+        return missing if value is None else value
+    if isinstance(value, Mapping):
+        return value.get(key, missing)
+    if isinstance(value, list):
+        found = [_inside(one, key, None) for one in value]
+        return next((one for one in found if isinstance(one, InvalidValue)), found)
+    return InvalidValue(f"an object with {key}", value)
+
+
+# -- conversion ------------------------------------------------------------------------------
+
+
+def _id_of(value: object) -> object:
+    """An id as a text; anything but a text or a whole number is none."""
+    if isinstance(value, str | InvalidValue):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return InvalidValue(ID_EXPECTED, value)
+
+
+def _encoded(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
+    """A column of data as a database holds it, and the places of the invalid values."""
+    try:
+        return _encoded_whole(holds, column), ()
+    except InvalidColumn:
+        pass
+    encoded: list[Any] = []
+    wrong = []
+    for at, value in enumerate(column):
+        try:
+            encoded.append(encode_one(holds, converted(holds, value)))
+        except InvalidValue:
+            encoded.append(None)
+            wrong.append(at)
+    return encoded, wrong
+
+
+def _encoded_whole(holds: FieldType, column: Column) -> Column:
+    """A whole column of data as a database holds it; InvalidColumn when a value is invalid."""
+    if holds.kind is Kind.JSON:
+        return encode_column(holds, column)
+    kinds = set(map(type, column))
+    if holds.kind is Kind.REF and kinds <= {str, NoneType}:
+        ids = [id for id in column if id is not None] if NoneType in kinds else column
+        if not are_ids(ids) or (NoneType in kinds and not holds.optional):
+            raise InvalidColumn
+        return column
+    if not kinds <= AS_THEY_ARE.get(holds.kind, frozenset()) | {NoneType}:
+        column = [converted(holds, value) for value in column]
+    return encode_column(holds, column)
+
+
+def converted(holds: FieldType, value: Any) -> Any:
+    """A value of data as a field of this type takes it; what cannot be converted stays as it is.
+
+    A ref is an id, or an object that has one where its entity's data has it; a number is its text.
+    A number or a truth may be the text of one.  In a field that may be empty, but for texts and
+    JSON data, an empty text is empty.
+    """
+    kind = holds.kind
+    if kind is Kind.JSON or value is None:
+        return value
+    if value is NOTHING or (kind is not Kind.TEXT and isinstance(value, str) and not value):
+        return None if holds.optional else value
+    if kind is Kind.REF:
+        return _ref(cast("type[Entity]", holds.target), value)
+    if isinstance(value, str) and (kind in NUMBERS or kind is Kind.BOOLEAN):
+        return _parsed(value, (bool,) if kind is Kind.BOOLEAN else (int, float))
+    return value
+
+
+def _ref(target: type[Entity], value: Any) -> Any:
+    """The ref that a value of data means; the value itself when it means none."""
+    if isinstance(value, Mapping):
+        (value,) = _column([value], source_of(target, "id"), NOTHING)
+    id = _id_of(value)
+    return Ref(target, id) if isinstance(id, str) else value
+
+
+def _parsed(text: str, kinds: tuple[type, ...]) -> Any:
+    """The number or the truth that a text is in JSON; the text itself when it is none."""
+    try:
+        value = json.loads(text) if len(text) <= LONGEST_NUMBER else text
+    except ValueError:
+        return text
+    return value if type(value) in kinds else text

@@ -1,0 +1,178 @@
+"""Mapping: how a service's data becomes entities, one by one and page by page."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from max.errors import SchemaError
+from max.model.entities import ID_EXPECTED, Entity, Field, FieldOf, Many, Ref, check_entity
+from max.model.loaders import Loader, PageRequest
+from max.model.query import Batch, Page
+from max.model.schema import Schema
+from max.model.values import EXPECTED, Json, Kind
+
+TEXT, NUMBER = EXPECTED[Kind.TEXT], EXPECTED[Kind.REAL]
+
+
+class Person(Entity, title="name", key="login"):
+    name: Field[str | None] = Field()
+
+
+class Place(Entity):
+    issues: Many[Report] = Many()
+
+
+class Report(Entity, key="node_id"):
+    title: Field[str] = Field(source="subject")
+    votes: Field[int | None] = Field()
+    score: Field[float] = Field(source="stats.score")
+    open: Field[bool] = Field()
+    opened_at: Field[datetime] = Field()
+    due: Field[date | None] = Field()
+    author: Field[Ref[Person] | None] = Field(source="user.id")
+    labels: Field[list[str]] = Field(source="labels.name")
+    place: Field[Ref[Place]] = Field()
+    shout: Field[str] = Field(source=lambda row: row["subject"].upper())
+
+
+class Camel(Entity):
+    url_key: Field[str] = Field()
+    own_name: Field[str] = Field(source="own_name")
+
+
+SCHEMA = Schema([Person, Place, Report])
+CAMEL = Schema([Camel], camel_case=True)
+GIVEN: dict[FieldOf[Report, Any], object] = {Report.place: Place.ref("here")}
+
+
+def row(**changes: Json) -> dict[str, Json]:
+    """A row of data as the service sends it."""
+    return {
+        "node_id": 7,
+        "subject": "It broke",
+        "votes": 3,
+        "stats": {"score": 1},
+        "open": True,
+        "opened_at": "2026-01-31T09:30:00.5+01:00",
+        "due": "2026-02-01",
+        "user": {"id": 42, "login": "ada"},
+        "labels": [{"name": "bug"}, {"name": "ui"}],
+    } | changes
+
+
+class TestReading:
+    def test_every_field_is_read_from_its_source_and_converted_by_its_type(self) -> None:
+        read = Report.read(row(), GIVEN)
+        assert read == Report(
+            "7",
+            title="It broke",
+            votes=3,
+            score=1.0,
+            open=True,
+            opened_at=datetime(2026, 1, 31, 8, 30, 0, 500_000, tzinfo=UTC),
+            due=date(2026, 2, 1),
+            author=Person.ref("42"),
+            labels=["bug", "ui"],
+            place=Place.ref("here"),
+            shout="IT BROKE",
+        )
+        assert check_entity(read) == []
+
+    def test_a_page_has_the_records_that_are_read_one_by_one(self) -> None:
+        rows = [row(), row(node_id="8", user=None, votes=None), row(node_id=9, subject=5)]
+        page = Page.read(Report, rows, GIVEN, next="2", size=3, total=9)
+        assert repr([*page.items]) == repr([Report.read(one, GIVEN) for one in rows])
+        assert page.items[:2] == [Report.read(one, GIVEN) for one in rows[:2]]
+        assert (page.next, page.size, page.total) == ("2", 3, 9)
+        assert Batch.read(Report, rows[:2], GIVEN).items == page.items[:2]
+
+    def test_the_default_source_is_the_name_or_its_camel_case(self) -> None:
+        assert Camel.read({"id": "1", "urlKey": "a", "own_name": "b"}) == Camel(
+            "1", url_key="a", own_name="b"
+        )
+
+    def test_a_ref_is_an_id_or_the_object_that_it_names(self) -> None:
+        by_object = Report.read(row(user={"id": {"login": "ada"}}), GIVEN)
+        assert by_object.author == Person.ref("ada")
+
+    def test_numbers_and_truths_may_come_as_texts(self) -> None:
+        read = Report.read(row(votes="12", stats={"score": "1.5"}, open="false"), GIVEN)
+        assert (read.votes, read.score, read.open) == (12, 1.5, False)
+
+    def test_what_is_given_may_be_a_function_of_the_data(self) -> None:
+        read = Report.read(row(), {**GIVEN, Report.title: lambda data: f"#{data['node_id']}"})
+        assert read.title == "#7"
+
+    def test_only_some_fields_are_read_if_they_are_named(self) -> None:
+        assert Report.read({"node_id": "1", "subject": "x"}, fields=[Report.title]) == Report("1", title="x")
+
+    def test_a_field_of_another_entity_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"Person.name is not a field of Report"):
+            Page.read(Report, [row()], {Person.name: "x"})  # type: ignore[dict-item]
+
+
+class TestWhatCannotBeRead:
+    @pytest.mark.parametrize(
+        ("changes", "wrong"),
+        [
+            (
+                {"subject": 5, "votes": "x"},
+                f"Report:7.title: expected {TEXT}, from subject, got 5",
+            ),
+            ({"votes": "1x"}, "Report:7.votes: expected an integer of at most 64 bits, or null, got '1x'"),
+            (
+                {"stats": {}},
+                f"Report:7.score: expected {NUMBER}, from stats.score, got nothing",
+            ),
+            ({"stats": 5}, "Report:7.score: expected an object with score, from stats.score, got 5"),
+            (
+                {"user": {"id": True}},
+                "Report:7.author: expected a ref to Person, or null, from user.id, got True",
+            ),
+            (
+                {"labels": [{"name": "a"}, {}]},
+                "Report:7.labels[1]: expected text that UTF-8 can encode, got null",
+            ),
+            (
+                {"node_id": None},
+                f"Report:None.id: expected {ID_EXPECTED}, got null",
+            ),
+        ],
+    )
+    def test_it_says_where_the_data_has_it_and_what_came(self, changes: dict[str, Json], wrong: str) -> None:
+        assert str(check_entity(Report.read(row(**changes), GIVEN))[0]) == wrong
+
+    def test_a_function_that_raises_makes_its_row_invalid(self) -> None:
+        (wrong,) = check_entity(Report.read(row(), {**GIVEN, Report.title: lambda data: data["a"]}))
+        assert wrong.path == "Report:7.title"
+        assert "KeyError" in wrong.actual
+
+    def test_what_the_data_lacks_is_empty_where_that_is_allowed(self) -> None:
+        less = {name: value for name, value in row().items() if name not in ("user", "votes", "due")}
+        read = Report.read(less, GIVEN)
+        assert (read.author, read.votes, read.due) == (None, None, None)
+        assert check_entity(read) == []
+
+    def test_a_row_that_is_no_object_has_no_id(self) -> None:
+        page = Page.read(Report, [None, "x"], GIVEN)
+        assert [check_entity(one)[0].path for one in page.items] == ["Report:nothing.id", "Report:x.id"]
+
+    @pytest.mark.parametrize("source", ["", "a..b", 7])
+    def test_a_source_that_is_no_path_and_no_function_is_refused(self, source: Any) -> None:
+        with pytest.raises(SchemaError, match=r"Odd\.field has the source"):
+            type("Odd", (Entity,), {"field": Field(source=source)})
+
+
+class TestBrings:
+    def test_an_entity_means_all_its_fields(self) -> None:
+        async def load(parent: Ref[Place], request: PageRequest, env: Any) -> Page[Report]:
+            raise NotImplementedError
+
+        everything = {FieldOf(Report, name) for name in Report.types()}
+        alone = Loader.collection(Place.issues, brings=Report)(load)
+        listed = Loader.collection(Place.issues, brings=[Report, Person.name])(load)
+        assert set(alone.brings) == everything
+        assert set(listed.brings) == everything | {Person.name}
