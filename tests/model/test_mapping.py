@@ -111,7 +111,7 @@ class TestReading:
 
     def test_a_field_of_another_entity_is_refused(self) -> None:
         with pytest.raises(TypeError, match=r"Person.name is not a field of Report"):
-            Page.read(Report, [row()], {Person.name: "x"})  # type: ignore[dict-item]
+            Page.read(Report, [row()], {Person.name: "x"})  # type: ignore[misc]
 
 
 class TestWhatCannotBeRead:
@@ -171,7 +171,7 @@ class TestBrings:
         async def load(parent: Ref[Place], request: PageRequest, env: Any) -> Page[Report]:
             raise NotImplementedError
 
-        everything = {FieldOf(Report, name) for name in Report.types()}
+        everything: set[FieldOf[Any, Any]] = {FieldOf(Report, name) for name in Report.types()}
         alone = Loader.collection(Place.issues, brings=Report)(load)
         listed = Loader.collection(Place.issues, brings=[Report, Person.name])(load)
         assert set(alone.brings) == everything
