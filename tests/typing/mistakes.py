@@ -115,7 +115,7 @@ def blocking(ref: Ref[Issue], env: Env[GitHub]) -> Issue:
     return Issue("1")
 
 
-@Loader.collection(Repository.issues, brings=[Issue])  # M47 brings an entity, not its fields
+@Loader.collection(Repository.issues, brings=["title"])  # M47 brings a name, and no field
 async def brings(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[Issue]:
     return Page([])
 
