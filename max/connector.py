@@ -446,6 +446,7 @@ def check_loader(loader: Loader[Any], where: str) -> None:
             raise ConnectorError(f"{where} lists {loader.lists!r}, which is not a collection of an entity")
         _check_first(loader.load, loader.lists.parent, where, many=False)
         _check_watermark(loader, where)
+        _check_refresh(loader, loader.lists.parent, where)
     elif isinstance(loader, FeedLoader):
         _check_covers(loader, where)
         _check_first(loader.load, loader.root, where, many=False)
@@ -483,7 +484,21 @@ def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where
         raise ConnectorError(f"{where} declares fields of several entities: {names}")
     if isinstance(loader, BatchLoader) and loader.size < 1:
         raise ConnectorError(f"{where} has the batch size {loader.size}; it must be at least 1")
-    _check_first(loader.load, entities.pop(), where, many=isinstance(loader, BatchLoader))
+    entity = entities.pop()
+    _check_first(loader.load, entity, where, many=isinstance(loader, BatchLoader))
+    _check_refresh(loader, entity, where)
+
+
+def _check_refresh(loader: Loader[Any], entity: type[Entity], where: str) -> None:
+    """ConnectorError unless what is refreshed watches a field of the row that it belongs to."""
+    field = loader.refresh_when
+    if field is None:
+        return
+    if not isinstance(field, FieldOf) or field.entity is not entity or field.name not in entity.types():
+        raise ConnectorError(
+            f"{where} has refresh_when={field!r}, which is not a field of {entity.__name__}",
+            hint="name the field that moves when this changes, such as refresh_when=Pull.updated_at",
+        )
 
 
 def _check_first(function: Callable[..., Any], entity: type[Entity], where: str, *, many: bool) -> None:

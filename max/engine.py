@@ -118,8 +118,8 @@ class SqliteEngine(Engine):
 
     async def store(self, *entities: Entity, requested_at: float | None = None) -> WriteResult:
         """Upsert in one transaction."""
-        delivery = Delivery(entities, requested_at or 0.0)
         dated = requested_at is not None
+        delivery = Delivery(entities, requested_at or 0.0, received_at=None if dated else self._clock())
         return await self._database.transact(
             lambda c: self.tables.write(c, delivery, dated=dated, strict=True)
         )
@@ -193,8 +193,9 @@ class SqliteSyncMeta(SyncMeta):
         names = [field.name for field in fields]
         if not names:
             return []
-        times = await self._database.read(lambda c: self._tables.freshness.synced_at(c, ref, names))
-        return [f for f, at in zip(fields, times, strict=True) if at is None or at < before]
+        freshness = self._tables.freshness
+        stale = await self._database.read(lambda c: freshness.stale(c, ref, names, before=before))
+        return [field for field in fields if field.name in stale]
 
     async def stale_ids(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
@@ -135,7 +135,9 @@ class Loader(Generic[C]):
     The decorators below make loaders.  ``brings`` names every field that a response may hold; an
     entity among them means all its fields.  A
     sync does not fetch again what is younger than ``ttl``; without a ``ttl`` it fetches everything
-    that it has not fetched itself.
+    that it has not fetched itself.  With ``refresh_when``, a field of the same row that another
+    loader brings, it fetches what is not yet fetched, and what was before that field last moved;
+    with both, also what is older than ``ttl``.
     """
 
     kind: ClassVar[str] = ""
@@ -148,9 +150,11 @@ class Loader(Generic[C]):
         brings: Sequence[Brings] | type[Entity] = (),
         *,
         ttl: timedelta | None = None,
+        refresh_when: FieldOf[Any, Any] | None = None,
         **declared: Any,
     ) -> None:
         self.load, self.brings, self.ttl = load, _fields_of(brings), ttl
+        self.refresh_when = refresh_when
         self.name: str = getattr(load, "__name__", repr(load))
         self.__dict__.update(declared)
 
@@ -159,17 +163,22 @@ class Loader(Generic[C]):
 
     @staticmethod
     def entity(
-        *fields: FieldOf[E, Any] | type[E], ttl: timedelta | None = None
+        *fields: FieldOf[E, Any] | type[E],
+        ttl: timedelta | None = None,
+        refresh_when: FieldOf[E, Any] | None = None,
     ) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
         """The decorated function fetches one ref: ``async (ref, env) -> entity``."""
-        return lambda load: EntityLoader(load, fields, ttl=ttl)
+        return lambda load: EntityLoader(load, fields, ttl=ttl, refresh_when=refresh_when)
 
     @staticmethod
     def entity_batched(
-        *fields: FieldOf[E, Any] | type[E], size: int = 100, ttl: timedelta | None = None
+        *fields: FieldOf[E, Any] | type[E],
+        size: int = 100,
+        ttl: timedelta | None = None,
+        refresh_when: FieldOf[E, Any] | None = None,
     ) -> Callable[[LoadBatch[E, C]], BatchLoader[E, C]]:
         """The decorated function fetches up to ``size`` refs: ``async (refs, env) -> Batch``."""
-        return lambda load: BatchLoader(load, fields, ttl=ttl, size=size)
+        return lambda load: BatchLoader(load, fields, ttl=ttl, refresh_when=refresh_when, size=size)
 
     @staticmethod
     def collection(
@@ -177,6 +186,7 @@ class Loader(Generic[C]):
         *,
         brings: Sequence[Brings] | type[Entity] = (),
         ttl: timedelta | None = None,
+        refresh_when: FieldOf[P, Any] | None = None,
         watermark: Watermark | None = None,
         sweep: timedelta | None = None,
         stable: bool = False,
@@ -192,7 +202,14 @@ class Loader(Generic[C]):
         that is neither stable nor has a total is read once more before it removes anything.
         """
         return lambda load: CollectionLoader(
-            load, brings, ttl=ttl, lists=collection, watermark=watermark, sweep=sweep, stable=stable
+            load,
+            brings,
+            ttl=ttl,
+            refresh_when=refresh_when,
+            lists=collection,
+            watermark=watermark,
+            sweep=sweep,
+            stable=stable,
         )
 
     @staticmethod
@@ -283,6 +300,8 @@ class Resolver:
         for loader in loaders:
             self._claim(loader)
         self._check_complete()
+        for loader in loaders:
+            self._check_refresh(loader)
 
     def loader_for(self, field: FieldOf[Any, Any]) -> EntityLoader[Any, Any] | BatchLoader[Any, Any] | None:
         """The loader that fetches a field for given refs; None when the field only comes along."""
@@ -305,6 +324,20 @@ class Resolver:
     def feed_covering(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedLoader[Any, Any] | None:
         """The feed that keeps a collection or a field up to date, if there is one."""
         return self._covering.get(what)
+
+    def watched_by(self, what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FieldOf[Any, Any] | None:
+        """The field whose moves have a collection or a field fetched again, if its loader declares one."""
+        loader: Loader[Any] | None
+        loader = self._collections.get(what) if isinstance(what, ManyOf) else self._fetching.get(what)
+        return None if loader is None else loader.refresh_when
+
+    def refreshed(self, entity: type[Entity]) -> Mapping[str, str] | None:
+        """The watched field of each collection and field of an entity that has one; None when unknown."""
+        names: list[ManyOf[Any, Any] | FieldOf[Any, Any]] = [
+            *(ManyOf[Any, Any](entity, name) for name in entity.children()),
+            *(FieldOf[Any, Any](entity, name) for name in entity.types()),
+        ]
+        return {one.name: field.name for one in names if (field := self.watched_by(one)) is not None}
 
     def brought_by(self, feed: str) -> Sequence[FieldOf[Any, Any]]:
         """The fields that a feed brings; none for a feed that is not known."""
@@ -370,6 +403,25 @@ class Resolver:
                     hint="declare the collection with by=, the child's ref to its parent",
                 )
 
+    def _check_refresh(self, loader: Loader[Any]) -> None:
+        """ConnectorError unless another loader, or the seeder, tells when what is refreshed has moved."""
+        field = loader.refresh_when
+        if field is None:
+            return
+        others = (other for other in self.loaders if other is not loader)
+        if field.entity not in self.schema.roots and not any(field in other.brings for other in others):
+            raise ConnectorError(
+                f"loader {loader.name} has refresh_when={field!r}, which no other loader brings",
+                hint="a sync has to see the field move before it asks: name one that a listing brings",
+            )
+        whole = [loader.lists] if isinstance(loader, CollectionLoader) else loader.brings
+        for what in whole:
+            if (feed := self.feed_covering(what)) is not None:
+                raise ConnectorError(
+                    f"loader {loader.name} has refresh_when={field!r}, and feed {feed.name} covers {what!r}",
+                    hint="the feed says when it changes: leave out one of the two",
+                )
+
     def _check_complete(self) -> None:
         brought = {field for loader in self.loaders for field in loader.brings}
         for entity in self.schema.entities.values():
@@ -406,6 +458,9 @@ class UnknownLoaders(Resolver):
         parents = self.schema.entities.values()
         collections = [ManyOf[Any, Any](parent, name) for parent in parents for name in parent.children()]
         return [many for many in collections if many.child is field.entity]
+
+    def refreshed(self, entity: type[Entity]) -> None:
+        """Nobody knows."""
 
     def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
         """All fields in one group, unless other groups were given."""

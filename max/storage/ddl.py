@@ -13,6 +13,7 @@ Rule 3: an index of ours has a name that no entity can make, such as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
@@ -22,7 +23,7 @@ from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema, description_of
 from . import catalogue
 from .database import DAMAGED, Connection, quoted
-from .rows import TableMapping, load_column
+from .rows import MOVED, TableMapping, load_column
 
 MOST_BITS = 100_000  # that the fields of an entity have ever been given; far more than columns fit a table
 
@@ -149,6 +150,33 @@ def create_table(connection: Connection, mapping: TableMapping[Any]) -> None:
     for name, kind in columns.items():
         if name not in present:
             connection.execute(mapping.sql(f"ALTER TABLE {{table}} ADD COLUMN {quoted(name)} {kind}"))
+
+
+def watch_fields(
+    connection: Connection,
+    mapping: TableMapping[Any],
+    watched: Mapping[str, str],
+    *,
+    since: float,
+    before_changing: Callable[[], None],
+) -> None:
+    """Have a column for the moves of each watched field, and none for others, whose moves nobody notes.
+
+    What is newly watched counts as moved just after ``since``, the latest request: what was fetched
+    until then is fetched once more.  ``before_changing`` is called first when a column comes or goes,
+    and raises while another process stores rows without it.
+    """
+    mapping.watch(watched)
+    table, wanted = quoted(mapping.table), set(mapping.moved_columns.values())
+    present = {one for one in connection.dialect.columns(connection, mapping.table) if one.startswith(MOVED)}
+    if present != wanted:
+        before_changing()
+    for column in sorted(wanted - present):
+        moved_at = math.nextafter(since, math.inf)
+        kind = f"REAL NOT NULL DEFAULT {moved_at!r}"
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column)} {kind}")
+    for column in sorted(present - wanted):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(column)}")
 
 
 def create_views(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> None:

@@ -219,8 +219,15 @@ class Freshness(RenameOwner):
         """
         run(connection, sql, statement.values)
 
-    def forget(self, connection: Connection, after: float) -> None:
-        """Count as never synced whatever a request brought that began after a time."""
+    def forget(self, connection: Connection, after: float, now: float) -> None:
+        """Count as never synced whatever a request brought that began after a time.
+
+        A field that moved later than now has moved now.
+        """
+        for mapping in self._mappings.values():
+            for column in map(quoted, mapping.moved_columns.values()):
+                sql = mapping.sql(f"UPDATE {{table}} SET {column} = :now WHERE {column} > :now")
+                connection.execute(sql, {"now": now})
         words = max((len(mapping.bitmaps) for mapping in self._mappings.values()), default=1)
         bits = ", ".join(f"{load_bitmap(word)} = 0" for word in range(words))
         for statement in (
@@ -254,9 +261,19 @@ class Freshness(RenameOwner):
         mapping = self._mappings[query.entity.__name__]
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
-        synced = [mapping.synced(field, "t") for field in _known(mapping, fields)]
-        stale = joined("OR", [f"coalesce({at}, {NEVER}) < {statement.bind(before)}" for at in synced])
-        return self._ids(connection, statement, f"({condition}) AND ({stale or TRUE})", after, limit)
+        parts = [_stale(mapping, field, statement.bind(before)) for field in _known(mapping, fields)]
+        stale = joined("OR", parts) or TRUE
+        return self._ids(connection, statement, f"({condition}) AND ({stale})", after, limit)
+
+    def stale(
+        self, connection: Connection, ref: Ref[Any], fields: Sequence[str], *, before: float
+    ) -> set[str]:
+        """Those of the fields of one row that are older than ``before``, or than the last move."""
+        mapping = self._mappings[ref.entity.__name__]
+        columns = ", ".join(_stale(mapping, field, ":before") for field in _known(mapping, fields))
+        sql = f"SELECT {columns} FROM {quoted(mapping.table)} AS t WHERE t._id = :id"
+        row = connection.execute(sql, {"id": ref.id, "before": before}).fetchone()
+        return {field for field, is_stale in zip(fields, row or [1] * len(fields), strict=True) if is_stale}
 
     def unlisted_ids(
         self,
@@ -278,6 +295,8 @@ class Freshness(RenameOwner):
             f" AND l.parent = t._id AND l.{listed_at} >= {statement.bind(before)}"
             " AND l.invalidated_at IS NULL"
         )
+        if moved_at := statement.mapping.moved_at(many.name, "t"):
+            listed += f" AND l.listed_at >= {moved_at}"
         return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
 
     def _ids(
@@ -445,6 +464,21 @@ class Freshness(RenameOwner):
     def drop_rows(self, connection: Connection, entity: str, rows: str, collections: Sequence[str]) -> None:
         """The records of deleted rows go."""
         connection.execute(f"DELETE FROM _max_freshness WHERE entity = ? AND row IN ({rows})", (entity,))
+
+
+def _stale(mapping: TableMapping[Any], field: str, before: str) -> str:
+    """SQL that is true when a field of the row ``t`` is to be fetched: it is old, or a watched field moved.
+
+    What came in the response that also brought the watched field is as new as that.
+    """
+    synced = mapping.synced(field, "t")
+    stale = f"coalesce({synced}, {NEVER}) < {before}"
+    moved_at = mapping.moved_at(field, "t")
+    if moved_at is None:
+        return stale
+    watched = mapping.synced(mapping.watched[field], "t")
+    moved = f"coalesce({synced}, {NEVER}) < {moved_at} AND {synced} IS DISTINCT FROM {watched}"
+    return f"({stale} OR {moved})"
 
 
 @cache

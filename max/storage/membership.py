@@ -230,12 +230,19 @@ class Membership(RenameOwner):
         connection.execute(CLOSE_LISTING, values)
 
     def listing_state(self, connection: Connection, parent: Ref[Any], many: ManyOf[Any, Any]) -> ListingState:
-        """How far a listing was read; after an invalidation the next pass is of everything."""
-        sql = """
-            SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
-                   CASE WHEN invalidated_at IS NULL THEN listed_at END, full_at, swept_at
-              FROM _max_listing WHERE collection = ? AND parent = ?
+        """How far a listing was read; after an invalidation the next pass is of everything.
+
+        ``listed_at`` is None when a watched field of the parent has moved since.
         """
+        mapping = self._mappings[many.parent.__name__]
+        moved_at = mapping.moved_at(many.name, "p")
+        moved = f"SELECT 1 FROM {{table}} AS p WHERE p._id = parent AND listed_at < {moved_at}"
+        is_known = "invalidated_at IS NULL" + (f" AND NOT EXISTS ({moved})" if moved_at else "")
+        sql = mapping.sql(f"""
+            SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
+                   CASE WHEN {is_known} THEN listed_at END, full_at, swept_at
+              FROM _max_listing WHERE collection = ? AND parent = ?
+        """)
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()
         return ListingState(*row) if row else ListingState()
 

@@ -18,7 +18,7 @@ says when that load was requested.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Generic
 
@@ -32,6 +32,7 @@ BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON re
 
 SLICE = 500  # rows that are decoded at once
 
+MOVED = "_moved_at_"  # how the columns begin that have when a watched field moved
 NEVER = "-1e999"  # before every time, as SQL writes it
 
 
@@ -39,7 +40,8 @@ class TableMapping(Generic[E]):
     """How one entity type is stored in its table: columns, bits, encoders and decoders.
 
     ``bits`` numbers the fields.  ``load_groups`` numbers the groups of fields that arrive
-    together: each group has a column that names the load which last brought it.
+    together: each group has a column that names the load which last brought it.  ``watched`` names
+    the field, by collections and fields, after whose moves they are fetched again.
     """
 
     def __init__(
@@ -57,6 +59,17 @@ class TableMapping(Generic[E]):
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
         self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}
+        self.watched: Mapping[str, str] = {}
+        self.moved_columns: dict[str, str] = {}  # of the watched fields
+
+    def watch(self, watched: Mapping[str, str]) -> None:
+        """Note which fields are watched, before the first row is stored."""
+        self.watched = watched
+        self.moved_columns = {name: moved_column(self.bits[name]) for name in sorted(set(watched.values()))}
+
+    def moved_at(self, name: str, alias: str) -> str | None:
+        """SQL for when the field last moved after which a collection or a field is fetched again."""
+        return f"{alias}.{quoted(self.moved_columns[self.watched[name]])}" if name in self.watched else None
 
     def sql(self, template: str) -> str:
         """The statement of a template for this table; see database.py."""
@@ -198,6 +211,14 @@ def bitmap_column(number: int) -> str:
 def load_bitmap(number: int) -> str:
     """The column of _max_load that has one bitmap of the fields that a load brought."""
     return f"fields_{number}" if number else "fields"
+
+
+def moved_column(bit: int) -> str:
+    """The column that has when a response came that changed a watched field, in seconds since the epoch.
+
+    It has the number of the field's bit, which no other name and no other field changes.
+    """
+    return f"{MOVED}{bit}"
 
 
 def load_column(group: int) -> str:

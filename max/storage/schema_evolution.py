@@ -25,7 +25,7 @@ from . import catalogue, full_text
 from .catalogue import is_catalogued
 from .change_log import interrupt
 from .database import Connection, RenameOwner, decoding
-from .ddl import build_indexes, create_table, create_views, number_fields, read_mappings
+from .ddl import build_indexes, create_table, create_views, number_fields, read_mappings, watch_fields
 from .freshness import latest_request
 from .quarantine import quarantined_entities
 from .rows import TableMapping
@@ -176,11 +176,14 @@ def evolve(
         for name, entity in schema.entities.items():
             table = f"_{schema.table(name)}"
             number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
-    at = latest_request(connection) + AFTERWARDS
-    connection.executemany(LIST_IN_FULL, [(at, name) for name in sorted(lacking)])
+    latest = latest_request(connection)
+    connection.executemany(LIST_IN_FULL, [(latest + AFTERWARDS, name) for name in sorted(lacking)])
     mappings = read_mappings(connection, schema)
     for mapping in mappings.values():
         create_table(connection, mapping)
+        watched = resolver.refreshed(mapping.entity)
+        if watched is not None:
+            watch_fields(connection, mapping, watched, since=latest, before_changing=alteration.begin)
     create_views(connection, mappings)
     alteration.end()
     if found.changes_data or "index" in lost:

@@ -150,10 +150,11 @@ class TableWriter(Tables):
     ) -> int:
         """Store the rows of one entity; how many count: of those that only came along, the new ones."""
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
+        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
         if listing is not None and mapping.entity is not listing.collection.child:
             ids = connection.dialect.array(id for rows in groups for id in rows.ids)
             (number,) = connection.execute(mapping.sql(COUNT_NEW), {"ids": ids}).fetchone()
-            self._write_groups(connection, mapping, groups, at, None)
+            self._write_groups(connection, mapping, groups, at, None, moved_at)
             return int(number)
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
@@ -162,7 +163,7 @@ class TableWriter(Tables):
             )
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
-        self._write_groups(connection, mapping, groups, at, position)
+        self._write_groups(connection, mapping, groups, at, position, moved_at)
         return number
 
     def _record_members(
@@ -239,20 +240,21 @@ class TableWriter(Tables):
         groups: Sequence[EncodedRows],
         at: float | None,
         position: PagePosition | None,
+        moved_at: float,
     ) -> None:
         """Store the rows of one entity, without the values that a later request has brought."""
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
-            self._write_rows(connection, mapping, groups, at, position)
+            self._write_rows(connection, mapping, groups, at, position, moved_at)
             return
         newer = self.freshness.newer_fields(
             connection, mapping, chain.from_iterable(r.ids for r in groups), at
         )
         if not newer:
-            self._write_rows(connection, mapping, groups, at, position)
+            self._write_rows(connection, mapping, groups, at, position, moved_at)
         else:
-            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position)
-            self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None)
+            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position, moved_at)
+            self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None, moved_at)
         if position is None:  # else they become members, which says more
             self.removals.clear_candidates(connection, mapping, groups, at)
 
@@ -263,8 +265,9 @@ class TableWriter(Tables):
         groups: Sequence[EncodedRows],
         at: float | None,
         position: PagePosition | None,
+        moved_at: float,
     ) -> None:
-        """Upsert rows and record which load brought them."""
+        """Upsert rows and record which load brought them, and when watched fields moved."""
         if not groups:
             return
         covered, fields = covered_groups(mapping, groups) if at is not None else ((), ())
@@ -272,7 +275,8 @@ class TableWriter(Tables):
         if covered and at is not None:
             loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
         for rows in groups:
-            values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads))
+            moved = [moved_at] * len(mapping.moved_columns.keys() & set(rows.names))
+            values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads, *moved))
             whole = len(values) - len(values) % TOGETHER if len(rows.names) < WIDE else 0
             for start in range(0, whole, TOGETHER):
                 together = chain.from_iterable(values[start : start + TOGETHER])
@@ -316,7 +320,7 @@ class TableWriter(Tables):
         bookmarks: bool = False,
         passes: bool = True,
     ) -> None:
-        self.freshness.forget(connection, after)
+        self.freshness.forget(connection, after, now)
         self.membership.forget(connection, after, bookmarks=bookmarks, passes=passes)
         self.removals.forget(connection, after, now)
 
@@ -398,10 +402,17 @@ def upsert(
     loads = [quoted(load_column(group)) for group in load_groups]
     bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
     fields = [quoted(name) for name in names]
-    columns = ['"_id"', *fields, *bitmaps, *loads]
+    moved = {name: quoted(mapping.moved_columns[name]) for name in names if name in mapping.moved_columns}
+    columns = ['"_id"', *fields, *bitmaps, *loads, *moved.values()]
     row = f"({', '.join('?' * len(columns))})"
     changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
     changes += [f"{c} = {c} | excluded.{c}" for c in bitmaps]
+    for name, column in moved.items():
+        bitmap, bit = mapping.place(name)
+        stays = (
+            f"{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)} AND ({quoted(bitmap)} & {bit}) <> 0"
+        )
+        changes.append(f"{column} = CASE WHEN {stays} THEN {column} ELSE excluded.{column} END")
     differs = [f"{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
     differs += [f"({c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
     return (

@@ -28,7 +28,7 @@ from typing import Any
 from ..core import SyncOptions
 from ..errors import UsageError
 from ..model.entities import FieldOf, ManyOf, find_name
-from ..model.loaders import Loader, Resolver
+from ..model.loaders import STATIC, Loader, Resolver
 from ..model.plan import Concurrent, Step, SyncPlan
 from ..model.tasks import (
     BLOCKED,
@@ -153,7 +153,8 @@ class _GraphBuilder:
         options, now = self._options, self._now
         if options.full:
             return now
-        ttl = None if loader.ttl is None else loader.ttl.total_seconds()
+        declared = loader.ttl or (STATIC if loader.refresh_when is not None else None)
+        ttl = None if declared is None else declared.total_seconds()
         if options.missing_only and loader.kind != "feed":
             return 0.0 if ttl is None else now - ttl
         return now - max(ttl or 0.0, options.if_stale or 0.0)

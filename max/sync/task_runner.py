@@ -413,7 +413,16 @@ class TaskRunner:
             position = tracker.position
             began, initial = position.began or at, not position.delta
             changes = FeedPage(root, loader.name, position.ended, page.sync_token, began, initial)
-            delivery = Delivery(page.items, at, None, page.removed, changes, sync=task.sync, also=page.also)
+            delivery = Delivery(
+                page.items,
+                at,
+                None,
+                page.removed,
+                changes,
+                received_at=self._context.now(),
+                sync=task.sync,
+                also=page.also,
+            )
             write = self._context.engine.prepare_write(delivery)
             spec = spec.replace(position=position)
             if tracker.problem is not None:
@@ -546,7 +555,8 @@ class TaskRunner:
         gone = [ref for ref in left if spec.verify and _is_missing(batch.failed.get(ref.id))]
         if not (batch.items or gone):
             return []
-        delivery = Delivery(batch.items, at, removed=gone, sync=task.sync)
+        received = self._context.now()
+        delivery = Delivery(batch.items, at, removed=gone, received_at=received, sync=task.sync)
         return [uncounted(self._context.engine.prepare_write(delivery))]
 
     async def _is_stale(self, ref: Ref[Any], spec: LoadFieldsTask, since: float) -> bool:
