@@ -350,10 +350,10 @@ def test_what_came_with_the_field_itself_is_not_asked_for(tmp_path: Path) -> Non
 
 
 def test_a_connector_that_begins_to_watch_fetches_everything_once(copy: Copy) -> None:
-    """Nobody noted the moves until then, so everything may have moved."""
+    """No move was noted until then, so everything may have moved."""
     static = {"ttl": timedelta.max}
     assert copy.sync(declared=static) == ["pulls"]
-    copy.service.pulls["b"] = 2  # unseen by whoever does not watch
+    copy.service.pulls["b"] = 2  # not noted, since it is not watched
     assert copy.sync(declared=static) == ["pulls"]
     assert copy.sync() == EVERYTHING
     assert copy.sync() == ["pulls"]

@@ -460,7 +460,7 @@ class UnknownLoaders(Resolver):
         return [many for many in collections if many.child is field.entity]
 
     def refreshed(self, entity: type[Entity]) -> None:
-        """Nobody knows."""
+        """It is not known."""
 
     def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
         """All fields in one group, unless other groups were given."""

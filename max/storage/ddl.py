@@ -160,7 +160,7 @@ def watch_fields(
     since: float,
     before_changing: Callable[[], None],
 ) -> None:
-    """Have a column for the moves of each watched field, and none for others, whose moves nobody notes.
+    """Have a column for the moves of each watched field, and none for others, whose moves are not noted.
 
     What is newly watched counts as moved just after ``since``, the latest request: what was fetched
     until then is fetched once more.  ``before_changing`` is called first when a column comes or goes,
