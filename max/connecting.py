@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .errors import UpstreamChanged as UpstreamChanged
     from .errors import UpstreamError as UpstreamError
     from .errors import UpstreamMissing as UpstreamMissing
+    from .model.account_fields import AccountField as AccountField
+    from .model.account_fields import Found as Found
     from .model.entities import Entity as Entity
     from .model.entities import Field as Field
     from .model.entities import FieldOf as FieldOf
@@ -100,6 +102,7 @@ connector: Answers Connector Input Installation NoConfig RunCode SecretInput Sel
 core: Store
 errors: BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded
 errors: SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing
+model.account_fields: AccountField Found
 model.entities: Entity Field FieldOf Many Ref
 model.loaders: Env Loader PageRequest STATIC Watermark
 model.migrations: ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField

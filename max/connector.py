@@ -16,14 +16,17 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from .core import Seeder
 from .errors import ConnectorError, LoaderFault, MaxError, UsageError, shown
+from .model.account_fields import Found
 from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.loaders import (
+    Added,
     BatchLoader,
     CollectionLoader,
     EntityLoader,
@@ -167,6 +170,8 @@ class Connector(Generic[Conf, C]):
 
     - ``name``: what people type; lower-case letters, digits and "_".
     - ``seeder``: ``async (context, store) -> SyncPlan``, called when a sync begins.
+    - ``discover``: ``async (context) -> {entity: [AccountField, …]}``, called when a sync begins: the
+      fields that the account has of its own; they are fields like all others in this installation.
     - ``initialise``: ``async (config, credentials) -> Installation``, called when a runtime starts.
     - ``config``: a frozen dataclass; its fields are the configuration keys, types and defaults.
     - ``operations``: the only ones that loaders may run.
@@ -194,6 +199,7 @@ class Connector(Generic[Conf, C]):
     version: str = "1"
     migrations: Sequence[Migration] = ()
     contracts: Mapping[type[Entity], SchemaContract] = field(default_factory=dict)
+    discover: Callable[[C], Awaitable[Found]] | None = None
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -206,10 +212,18 @@ class Connector(Generic[Conf, C]):
             check(getattr(self, attribute), self, f"{self.name}: {attribute}")
         entities, roots = list(self.schema.entities.values()), self.schema.roots
         object.__setattr__(self, "schema", Schema(entities, roots=roots, connector=self.name))
-        object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders))
+        added: Added | None = None if self.discover is None else {}
+        object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders, added))
         for entity in entities:
             _check_width(entity, self.resolver, f"{self.name}: schema")
             _check_conventions(entity, f"{self.name}: schema")
+
+    def within(self, resolver: Resolver) -> Self:
+        """The same for one installation, whose account may have fields of its own."""
+        made = copy(self)
+        own = {"schema": resolver.schema, "loaders": resolver.loaders, "resolver": resolver}
+        vars(made).update(own if resolver.added else {})
+        return made
 
     @property
     def policy(self) -> SchemaPolicy:
@@ -390,6 +404,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "loaders": _check_loaders,
     "seeder": lambda value, _, where: _check_function(value, 2, where),
     "initialise": lambda value, _, where: _check_function(value, 2, where),
+    "discover": lambda value, _, where: None if value is None else _check_function(value, 1, where),
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
     "operations": lambda value, _, where: _each_named(value, where, Operation, "an operation"),

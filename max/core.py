@@ -409,7 +409,9 @@ class TaskStore(Protocol):
     async def start(self) -> None:
         """Prepare the tables; may be called again."""
 
-    async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
+    async def begin(
+        self, plan: Json, root: NewTask, *, worker: str, now: float, notes: Sequence[str] = ()
+    ) -> str:
         """Begin a sync with its whole task graph; returns its id, which is greater than any before.
 
         Unfinished syncs without a living worker are cancelled; SyncRunning when one has a worker.

@@ -37,6 +37,7 @@ from .model.values import Json
 from .storage.database import Connection, Database
 from .storage.removals import MEMBERS_BY_CHILD
 from .storage.table_writer import TableWriter
+from .storage.tables import with_account_fields
 
 DAY = 86_400.0  # seconds
 
@@ -60,8 +61,8 @@ class SqliteEngine(Engine):
         mask: Callable[[Json], Json] = lambda data: data,
     ) -> None:
         self._database, self._settings, self._clock = database, settings, clock
+        self._policy, self._mask = policy, mask
         self.tables = TableWriter(resolver.schema, resolver, policy)
-        self.tables.change_log.clock, self.tables.quarantine.mask = clock, mask
 
     @property
     def schema(self) -> Schema:
@@ -71,11 +72,20 @@ class SqliteEngine(Engine):
     async def start(self) -> None:
         """Make the database fit the schema; StorageError or SchemaError when that is not safe."""
 
-        def work(connection: Connection) -> None:
-            self.tables.apply(connection)
-            self.tables.change_log.attach(connection, on=self._settings.history != "off")
+        await self.adopt(self.tables.resolver)
 
-        await self._database.transact(work)
+    async def adopt(self, resolver: Resolver) -> None:
+        """Go on with another schema, in one transaction; no sync may be under way.  Errors as of start."""
+
+        def work(connection: Connection) -> TableWriter:
+            known = with_account_fields(connection, resolver)
+            tables = TableWriter(known.schema, known, self._policy)
+            tables.apply(connection)
+            tables.change_log.clock, tables.quarantine.mask = self._clock, self._mask
+            tables.change_log.attach(connection, on=self._settings.history != "off")
+            return tables
+
+        self.tables = await self._database.transact(work)
 
     async def stop(self) -> None:
         """Nothing: the database belongs to the caller, who opened it."""
@@ -84,7 +94,8 @@ class SqliteEngine(Engine):
         """Begin a query; TypeError when this is not an entity's class."""
         if not isinstance(entity, type):
             raise TypeError(f"query() takes an entity's class, not {entity!r}")
-        return BoundQuery(self, Query(entity), self._clock)
+        own = self.schema.entities.get(entity.__name__, entity)
+        return BoundQuery(self, Query(own if issubclass(own, entity) else entity), self._clock)
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order."""
@@ -170,8 +181,12 @@ class SqliteEngine(Engine):
 class SqliteSyncMeta(SyncMeta):
     """When each field was last synced, from the same tables as the engine's."""
 
-    def __init__(self, database: Database, tables: TableWriter) -> None:
-        self._database, self._tables = database, tables
+    def __init__(self, database: Database, engine: SqliteEngine) -> None:
+        self._database, self._engine = database, engine
+
+    @property
+    def _tables(self) -> TableWriter:
+        return self._engine.tables
 
     async def record(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:
         """The fields of these refs were fetched by a request that began at ``at``."""

@@ -410,13 +410,18 @@ class SyncExecutor:
         """The sync that runs in this process, if any."""
         return self._handle if self._handle is not None and not self._handle.done else None
 
-    async def begin(self, plan: SyncPlan, options: SyncOptions = NO_OPTIONS) -> SyncHandle:
-        """Begin a sync and return at once; SyncRunning when one is running already."""
+    async def begin(
+        self, plan: SyncPlan, options: SyncOptions = NO_OPTIONS, notes: Sequence[str] = ()
+    ) -> SyncHandle:
+        """Begin a sync and return at once; SyncRunning when one is running already.
+
+        ``notes`` are sentences for people about how it began.
+        """
         async with self._changing:
             await self._prepare()
             now = self.context.now()
             root = expand(plan, self.context.connector.resolver, options, now=now)
-            return self._drive(await self._begin(plan.to_json(), root))
+            return self._drive(await self._begin(plan.to_json(), root, notes))
 
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
@@ -451,8 +456,9 @@ class SyncExecutor:
             run = await self.store.resume(sync, worker=self.worker, now=self.context.clock())
             return self._drive(run.id, run)
 
-    async def _begin(self, plan: Json, root: NewTask) -> str:
-        return await self.store.begin(plan, root, worker=self.worker, now=self.context.clock())
+    async def _begin(self, plan: Json, root: NewTask, notes: Sequence[str] = ()) -> str:
+        now = self.context.clock()
+        return await self.store.begin(plan, root, worker=self.worker, now=now, notes=notes)
 
     async def _prepare(self, *, resumes: bool = False) -> None:
         """Refuse a second sync; every request of this one begins after those whose responses are stored."""

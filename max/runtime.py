@@ -11,8 +11,9 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any, NamedTuple
 from .connector import Connector, Installation, connector_code, returned
 from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import SyncError
+from .errors import SchemaError, StorageError, SyncError, UpstreamError
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .installations.files import KEPT
+from .model.account_fields import with_found
 from .model.entities import Entity, FieldOf, Ref
 from .model.filters import Filter
 from .model.periods import parse_duration
@@ -103,7 +105,7 @@ class InstallationRuntime:
             clock=clock,
             mask=credentials.redactor.facts,
         )
-        self._meta = SqliteSyncMeta(self._database, self._engine.tables)
+        self._meta = SqliteSyncMeta(self._database, self._engine)
         self._store = SqliteTaskStore(self._database, version=connector.version)
         self._config, self._credentials = config, credentials
         self._services = LifecycleManager(self._database, self._engine, self.recording)
@@ -160,7 +162,7 @@ class InstallationRuntime:
                 await installation.start()
         context = SyncContext(
             installation=self.info.id,
-            connector=self._connector,
+            connector=connector.within(self._engine.tables.resolver),
             context=installation.context,
             engine=self._engine,
             meta=self._meta,
@@ -217,13 +219,35 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
+            notes = await self._discover(installation, executor)
             with (
                 executor.context.runner.activate(),
                 self._connector_code("seeder", executor.context.credentials),
             ):
                 made = await self._connector.seeder(installation.context, self._engine)
                 plan = returned(self._connector.name, "seeder", "a SyncPlan", SyncPlan, made)
-            return await executor.begin(plan, options)
+            return await executor.begin(plan, options, notes)
+
+    async def _discover(self, installation: Installation[Any], executor: SyncExecutor) -> Sequence[str]:
+        """Take up the fields that the account has of its own by now; notes about what hindered that.
+
+        What cannot be read or stored leaves the fields as they are known: it does not stop the sync.
+        """
+        connector, context, discover = self._connector, executor.context, self._connector.discover
+        if discover is None:
+            return ()
+        try:
+            with context.runner.activate(), self._connector_code("discover", context.credentials):
+                found = await discover(installation.context)
+            present = self._engine.tables.resolver
+            resolver, notes = with_found(connector.resolver, present, found)
+            if resolver is not present:
+                await self._engine.adopt(resolver)
+                connector = connector.within(self._engine.tables.resolver)
+                executor.context = replace(context, connector=connector)
+        except (UpstreamError, SchemaError, StorageError) as error:
+            notes = [f"the account's own fields stay as they were known: {error.message}"]
+        return [context.credentials.redactor.message(note) for note in notes]
 
     async def _admit(self, options: SyncOptions) -> None:
         """Let a sync begin here; RecordingError when synced and replayed rows would mix."""

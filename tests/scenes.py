@@ -249,7 +249,7 @@ async def build(
     engine = SqliteEngine(database, UnknownLoaders(connector.schema, connector.resolver.load_groups))
     await engine.start()
     await engine.store(*(root("r") for root in connector.schema.roots))
-    meta, store = SqliteSyncMeta(database, engine.tables), SqliteTaskStore(database)
+    meta, store = SqliteSyncMeta(database, engine), SqliteTaskStore(database)
     context = SyncContext(
         "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
     )

@@ -207,7 +207,7 @@ def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
 
 def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
     async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
-        meta = SqliteSyncMeta(database, engine.tables)
+        meta = SqliteSyncMeta(database, engine)
         for at in (1.0, 2.0, 3.0):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
         await database.transact(engine.prepare_write(Delivery([Team("red", order="x")], 4.0)))

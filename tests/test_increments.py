@@ -373,7 +373,7 @@ def executing(
         engine = SqliteEngine(database, connector.resolver)
         await engine.start()
         await engine.store(root)
-        meta = SqliteSyncMeta(database, engine.tables)
+        meta = SqliteSyncMeta(database, engine)
         context = SyncContext(
             "i", connector, None, engine, meta, OperationRunner(Limits()), lambda: 1.9e9 + now()
         )

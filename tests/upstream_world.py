@@ -244,7 +244,7 @@ class World:
         self.engine = SqliteEngine(self.database, resolver)
         await self.engine.start()
         await self.engine.store(Root(ROOT.id))
-        self.meta = SqliteSyncMeta(self.database, self.engine.tables)
+        self.meta = SqliteSyncMeta(self.database, self.engine)
         self.executor = SyncExecutor(
             SqliteTaskStore(self.database),
             SyncContext(

@@ -138,8 +138,9 @@ def run_sync(options: Options) -> Answer:
     if options.all or (options.target is None and means_all(options, project)):
         return all_synced(options, project)
     info = only_target(project, options.target)
-    if options.only:
-        named_fields(scope(options).only, project.registry.resolve(info.connector).resolver)
+    resolver = project.registry.resolve(info.connector).resolver if options.only else None
+    if resolver is not None and resolver.added is None:  # else the account may have it, and the sync checks
+        named_fields(scope(options).only, resolver)
     return synced(options, project, info, partial(begun, options), recording)
 
 

@@ -197,7 +197,9 @@ def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
 def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
     targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
     ids = list(map(_ID, values))
-    if targets != {holds.target} or set(map(type, ids)) != {str} or scopes != {id(LOCAL)}:
+    if targets != {holds.target} and not all(map(holds.points_at, targets)):
+        return _encode_each(holds, column)
+    if set(map(type, ids)) != {str} or scopes != {id(LOCAL)}:
         return _encode_each(holds, column)
     if not are_ids(ids):
         raise InvalidColumn

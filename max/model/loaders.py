@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConnectorError, UnknownName
 from .entities import E, Entity, FieldOf, ManyOf, P, Ref, V
@@ -12,12 +12,16 @@ from .query import Batch, C, Page, Query, QueryPage
 from .schema import Schema
 from .struct import Struct
 
+if TYPE_CHECKING:
+    from .account_fields import AddedField
+
 STATIC = timedelta.max  # a ``ttl`` for what never changes
 In = TypeVar("In")
 Out = TypeVar("Out")
 C_contra = TypeVar("C_contra", contravariant=True)
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
+Added: TypeAlias = "Mapping[str, Mapping[str, AddedField]]"  # an account's own fields, by entity and name
 
 
 class OutsideCall(Protocol[C_contra, In_contra, Out_co]):
@@ -64,6 +68,9 @@ class Env(Protocol[C]):
 
         The setting ``loader_minutes`` says how long a call may take; None outside of a sync.
         """
+
+    def entity(self, entity: type[E]) -> type[E]:
+        """The entity as this installation has it: with the fields that its account has of its own."""
 
     async def run(self, operation: OutsideCall[C, In, Out], input: In) -> Out:
         """Run an operation with its limit, retries and deadline; a recording or replay includes it."""
@@ -289,10 +296,11 @@ class Resolver:
 
     Every field is fetched by exactly one entity loader, or comes along with other responses, or
     belongs to a root and is stored by the seeder.  ConnectorError names what breaks the rule.
+    ``added`` are the fields that an account has of its own; None when the connector looks for none.
     """
 
-    def __init__(self, schema: Schema, loaders: Sequence[Loader[Any]]) -> None:
-        self.schema, self.loaders = schema, tuple(loaders)
+    def __init__(self, schema: Schema, loaders: Sequence[Loader[Any]], added: Added | None = None) -> None:
+        self.schema, self.loaders, self.added = schema, tuple(loaders), added
         self._fetching: dict[FieldOf[Any, Any], EntityLoader[Any, Any] | BatchLoader[Any, Any]] = {}
         self._collections: dict[ManyOf[Any, Any], CollectionLoader[Any, Any, Any]] = {}
         self._feeds: dict[str, FeedLoader[Any, Any]] = {}

@@ -25,7 +25,7 @@ from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.sqlite import writer
 from ..storage.table_writer import TableWriter
-from ..storage.tables import refuse_foreign
+from ..storage.tables import refuse_foreign, with_account_fields
 from .ages import entity_and_field
 from .reader import Where, conditions_of, open_reader, read_ref, synced
 
@@ -186,8 +186,9 @@ def migrate(
         with open_reader(path, info) as reader:
             return reader.schema_diff(schema, resolver, policy)
     policy = policy.replace(check_idle=partial(sync_log.refuse_while_syncing, clock=time.time))
-    tables = TableWriter(schema, resolver, policy)
     with writer(path) as connection:
+        resolver = with_account_fields(connection, resolver)
+        tables = TableWriter(resolver.schema, resolver, policy)
         found = plan(connection, resolver, policy)
         tables.apply(connection)
         tables.change_log.attach(connection, on=info.settings.history != "off")

@@ -63,6 +63,7 @@ class StoredField:
 
     def __init__(self, declared: Json, origin: Path, *, hidden: bool) -> None:
         self.declared, self.origin, self.hidden = declared, origin, hidden
+        self.is_accounts = False  # it was one that the account has of its own
         self.using: list[Callable[[Any], Any] | None] = []
         self.version: int | None = None  # of the migration that changed its type last
 
@@ -108,6 +109,9 @@ def read_shape(connection: Connection, connector: str) -> Shape | None:
         entity = shape[one["name"]] = StoredEntity(one["name"], hidden=False)
         for declared in (*one["fields"], *one["collections"]):
             _place(entity, declared, hidden=False)
+    for name, sources in data.get("account_fields", {}).items():
+        for field in sources:
+            shape[name].fields[field].is_accounts = True
     for name, _, text in hidden_rows(connection):
         entity = shape.setdefault(name, StoredEntity(name, hidden=True))
         if declared := json.loads(text):
@@ -537,10 +541,20 @@ class Planner:
                 words = "is declared again: its values come back"
                 work: Work = lambda do: do.mark_stale(path)  # noqa: E731
                 self._note(*path, "back", words, fetch=fetch, work=work)
+            if not field.using and self._may_change_freely(path, field, declared):
+                field.using.append(None)
             if field.using:
                 self._convert(stored, field, entity, path[1])
             else:
                 self._retype(stored, field, entity, declared)
+
+    def _may_change_freely(self, path: Path, field: StoredField, declared: Json) -> bool:
+        """Whether it is another kind of value than before, as only an account's own field may become."""
+        if not (field.is_accounts or path[1] in (self._resolver.added or {}).get(path[0], ())):
+            return False
+        old, kinds = field.declared, (field.declared["kind"], declared["kind"])
+        other = kinds[0] != kinds[1] and kinds != (Kind.INTEGER, Kind.REAL)
+        return other or old["target"] != declared["target"]
 
     def _new_field(self, stored: StoredEntity, entity: type[Entity], path: Path) -> None:
         alike = (one for one in stored.fields if one.casefold() == path[1].casefold())

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import StorageError, StorageNewer
 from ..model.loaders import Resolver
 from ..model.migrations import NO_POLICY, SchemaContract, SchemaPolicy
-from ..model.schema import Schema
+from ..model.values import Json
 from . import catalogue, full_text
 from .catalogue import is_catalogued
 from .change_log import interrupt
@@ -32,6 +32,7 @@ from .rows import TableMapping
 from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .schema_operations import SchemaOperations
+from .tables import with_account_fields
 from .users_own import UsersOwn, dropping, users_own
 
 LIST_IN_FULL = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
@@ -44,6 +45,7 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
 
     StorageError when a migration was edited after it ran, or the database is newer.
     """
+    resolver = with_account_fields(connection, resolver)
     with decoding("schema"):
         shape = read_shape(connection, resolver.schema.connector)
     done = _recorded(connection, policy)
@@ -172,7 +174,7 @@ def evolve(
     operations = SchemaOperations(connection, schema.connector, owners)
     with alteration.explained():
         lacking = _perform(connection, operations, found, resolver)
-        _record(connection, found, schema, policy)
+        _record(connection, found, resolver, policy)
         for name, entity in schema.entities.items():
             table = f"_{schema.table(name)}"
             number_fields(connection, entity, table, resolver.load_groups(entity), alteration.begin)
@@ -219,7 +221,7 @@ def listings_of(change: SchemaChange, resolver: Resolver) -> set[str]:
     return set(bringing(resolver, entity, name))
 
 
-def _record(connection: Connection, found: MigrationPlan, schema: Schema, policy: SchemaPolicy) -> None:
+def _record(connection: Connection, found: MigrationPlan, resolver: Resolver, policy: SchemaPolicy) -> None:
     """Remember what was done, what is hidden, and the schema that the tables have now."""
     first = 0 if found.fresh else found.version
     rows = [
@@ -232,12 +234,21 @@ def _record(connection: Connection, found: MigrationPlan, schema: Schema, policy
     if hidden != sorted(hidden_rows(connection)):
         connection.execute("DELETE FROM _max_hidden")
         connection.executemany("INSERT INTO _max_hidden VALUES (?, ?, ?)", hidden)
-    text = json.dumps(schema.to_json(), ensure_ascii=False)
+    text = json.dumps(_stored_schema(resolver), ensure_ascii=False)
     if connection.execute("SELECT schema FROM _max_schema").fetchone() != (text,):
         connection.execute(
             "INSERT INTO _max_schema VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET schema = excluded.schema",
             (text,),
         )
+
+
+def _stored_schema(resolver: Resolver) -> Json:
+    """The schema as it is stored: with where the account's own fields come from."""
+    if not resolver.added or not any(resolver.added.values()):
+        return resolver.schema.to_json()
+    from ..model.account_fields import to_json
+
+    return {**resolver.schema.to_json(), "account_fields": to_json(resolver)}
 
 
 def _still_hidden(shape: Mapping[str, StoredEntity]) -> Iterator[tuple[str, str, str]]:

@@ -291,7 +291,7 @@ class SyncTransaction:
         stored = [[write(self.connection) for write in one.writes] for one in settlements]
         self._add_children(settlements)
         self._record_failures([failure for one in settlements for failure in one.failures])
-        self._add_notes([note for one in settlements for note in one.notes])
+        self.add_notes([note for one in settlements for note in one.notes])
         for one, to in zip(settlements, states, strict=True):
             if to is State.AWAITING_CHILDREN:
                 self._containers.add(one.task.id)
@@ -344,7 +344,7 @@ class SyncTransaction:
             rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
             self.connection.executemany(INSERT_FAILURE, rows)
 
-    def _add_notes(self, notes: Sequence[str]) -> None:
+    def add_notes(self, notes: Sequence[str]) -> None:
         """Add sentences about the sync, each once."""
         if notes:
             row = self.connection.execute("SELECT notes FROM _max_sync WHERE id = ?", (self.sync,)).fetchone()

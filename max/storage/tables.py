@@ -76,6 +76,16 @@ def read_schema(connection: Connection) -> Json | None:
         return None if row is None else dict(json.loads(row[0]))
 
 
+def with_account_fields(connection: Connection, resolver: Resolver) -> Resolver:
+    """The resolver with the stored fields that the account has of its own."""
+    if resolver.added is None:  # its connector looks for none
+        return resolver
+    from ..model.account_fields import with_stored
+
+    with decoding("schema", SchemaError):
+        return with_stored(resolver, read_schema(connection))
+
+
 def refuse_foreign(stored: str, connector: str) -> None:
     """StorageForeign when the data is of another connector than the one that is about to use it."""
     if stored and connector and stored != connector:
@@ -104,7 +114,7 @@ class Tables:
             if data is None:
                 raise StorageEmpty("the database holds no data yet", hint="run a sync first")
             schema = Schema.from_json(data)
-            tables = cls(schema, resolver)
+            tables = cls(schema, None if resolver is None else with_account_fields(connection, resolver))
             tables._mappings.update(read_mappings(connection, schema))
         return tables
 

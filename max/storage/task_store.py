@@ -66,7 +66,9 @@ class SqliteTaskStore(TaskStore):
         """Create or upgrade the tables."""
         await self._database.transact(lambda connection: migrate(connection, OWNER, MIGRATIONS))
 
-    async def begin(self, plan: Json, root: NewTask, *, worker: str, now: float) -> str:
+    async def begin(
+        self, plan: Json, root: NewTask, *, worker: str, now: float, notes: Sequence[str] = ()
+    ) -> str:
         """The sync, its worker and every task of the plan in one transaction."""
 
         def work(connection: Connection) -> str:
@@ -76,6 +78,7 @@ class SqliteTaskStore(TaskStore):
                 apply_command(connection, found.id, SyncCommand.CANCEL, now=now)
             transaction = self._on(connection, _next_id(connection, now), now)
             transaction.begin(json.dumps(plan), root, worker)
+            transaction.add_notes(notes)
             return transaction.sync
 
         return await self._database.transact(work)

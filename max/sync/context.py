@@ -144,6 +144,13 @@ class LoaderEnv(Env[Any]):
         """The setting ``loader_minutes`` after the call began."""
         return self._at + 60 * self._sync_context.settings.loader_minutes
 
+    def entity(self, entity: type[E]) -> type[E]:
+        """The entity as this installation has it."""
+        own = self._sync_context.connector.schema.entities.get(entity.__name__)
+        if own is None or not issubclass(own, entity):
+            raise LoaderFault(f"{entity!r} is not an entity of {self._sync_context.connector.name}")
+        return own
+
     async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
         """Run an operation with its limit, its retries and its own deadline."""
         if not isinstance(operation, Operation):

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from ..connector import Connector, fault_of
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
+from ..model.account_fields import of_installation
 from ..model.entities import Entity, Ref
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.mapping import MappedRows, ids_of, narrowed
@@ -81,6 +82,7 @@ class LoaderCaller:
 
     def __init__(self, connector: Connector[Any, Any], credentials: CredentialProvider) -> None:
         self._name, self._schema = connector.name, connector.schema
+        self._has_own_entities = bool(connector.resolver.added)
         self._credentials, self._turns = credentials, Turns()
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
 
@@ -89,11 +91,12 @@ class LoaderCaller:
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
             self._check_parts(loader, Batch, BATCH, batch, "")
+            batch = batch.replace(items=self._own(batch.items))
         else:
             one = await self._call(loader, refs[0], env)
             if not isinstance(one, Entity):
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
-            batch = Batch([one])
+            batch = Batch(self._own([one]))
         requested = {ref.id for ref in refs}
         for item, id in zip(batch.items, ids_of(batch.items), strict=True):
             if type(item) is not refs[0].entity or not _is_one_of(id, requested):
@@ -108,6 +111,8 @@ class LoaderCaller:
         which = "the first page" if request.cursor is None else f"the page at {request.cursor[:60]!r}"
         where = f"; it was {which} of {of}"
         self._check_parts(loader, Page, PAGE, page, where)
+        if self._has_own_entities:
+            page = page.replace(items=self._own(page.items), also=self._own(page.also))
         if isinstance(loader, CollectionLoader):
             child = loader.lists.child
             for item in () if _are_rows_of(page.items, child) else page.items:
@@ -128,10 +133,20 @@ class LoaderCaller:
         next, sync_token = self._sealed(page.next), self._sealed(page.sync_token)
         return page.replace(items=items, also=also, next=next, sync_token=sync_token)
 
+    def _own(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Records as this installation has them, whose account may have fields of its own."""
+        if not self._has_own_entities:
+            return items
+        return [of_installation(self._schema, one) if isinstance(one, Entity) else one for one in items]
+
     def _is_own(self, ref: Ref[Any]) -> bool:
-        name = getattr(ref.entity, "__name__", "")
-        known = self._schema.entities.get(name) is ref.entity
-        return known and is_id(ref.id) and ref.scope.installation is None
+        known = self._schema.entities.get(getattr(ref.entity, "__name__", ""))
+        return (
+            known is not None
+            and issubclass(known, ref.entity)
+            and is_id(ref.id)
+            and ref.scope.installation is None
+        )
 
     def _sealed(self, mark: str | None) -> str | None:
         return None if mark is None else self._credentials.redactor.seal(mark)

@@ -103,7 +103,7 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         def dump(connection: SqliteConnection) -> list[str]:
             return list(connection.iterdump())
 
-        yield Store(engine, SqliteSyncMeta(database, engine.tables), receive, lambda: database.read(dump))
+        yield Store(engine, SqliteSyncMeta(database, engine), receive, lambda: database.read(dump))
         await engine.stop()
     finally:
         await database.stop()

@@ -330,7 +330,7 @@ class Fed:
     def __init__(self, database: SqliteDatabase) -> None:
         resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, posts_feed])
         self._database, self.engine = database, SqliteEngine(database, resolver)
-        self.meta = SqliteSyncMeta(database, self.engine.tables)
+        self.meta = SqliteSyncMeta(database, self.engine)
 
     async def read_feed(self, *posts: Post, at: float, last: bool = True, initial: bool = False) -> None:
         """Store a page of the feed."""

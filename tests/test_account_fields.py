@@ -1,0 +1,432 @@
+"""Fields that an account has of its own: found when a sync begins, and fields like all others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from max.connecting import (
+    AccountField,
+    Connector,
+    CredentialProvider,
+    Engine,
+    Entity,
+    Env,
+    Field,
+    Found,
+    Installation,
+    Loader,
+    Many,
+    NoConfig,
+    Page,
+    PageRequest,
+    PermissionDenied,
+    Ref,
+    Schema,
+    SchemaContract,
+    Step,
+    SyncPlan,
+    Watermark,
+)
+from max.core import InstallationInfo
+from max.errors import LoaderFault, Offline
+from max.model import account_fields
+from max.model.account_fields import named_fields
+from max.model.migrations import DropField, Migration
+from max.model.tasks import Status, SyncResult
+from max.query.maintenance import migrate
+from max.query.reader import open_reader
+from max.runtime import InstallationRuntime
+from max.upstream.credentials import MemoryCredentials
+
+T = TypeVar("T")
+
+
+class Crm(Entity):
+    """An account."""
+
+    people: Many[Person] = Many("everyone", by=lambda: Person.crm)
+
+
+class Person(Entity, title="name"):
+    """A person in the account."""
+
+    name: Field[str] = Field("the name", searchable=True)
+    crm: Field[Ref[Crm]] = Field("the account")
+    boss: Field[Ref[Person] | None] = Field("who leads them")
+    updated_at: Field[datetime] = Field("when it last changed")
+
+
+@dataclass
+class Service:
+    """An account as its service has it; ``broken`` is what its list of fields raises."""
+
+    fields: list[AccountField] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: Exception | None = None
+    requests: list[str] = field(default_factory=list)
+    found: Any = None
+
+
+async def discover(service: Service) -> Found:
+    if service.broken is not None:
+        raise service.broken
+    return {Person: service.fields} if service.found is None else service.found
+
+
+def kind_of(holds: Any) -> Callable[[str], Any]:
+    readers: dict[Any, Callable[[str], Any]] = {
+        float: float,
+        bool: lambda text: text == "true",
+        date: date.fromisoformat,
+    }
+    return readers.get(holds, str)
+
+
+@Loader.collection(
+    Crm.people,
+    brings=[Person.name, Person.crm, Person.boss, Person.updated_at],
+    watermark=Watermark(Person.updated_at),
+)
+async def people(parent: Ref[Crm], request: PageRequest, env: Env[Service]) -> Page[Person]:
+    service, person = env.context, env.entity(Person)
+    service.requests.append("all" if request.since is None else "changes")
+    own: dict[str, Any] = {n: one for n, one in vars(person).items() if isinstance(one, Field)}
+    found = []
+    for id, row in service.rows.items():
+        if request.since is not None and datetime.fromisoformat(row["updated_at"]) < request.since:
+            continue
+        values = {n: row.get(one.source) for n, one in own.items()}
+        convert = {one.where: kind_of(one.type) for one in service.fields}
+        values = {n: v if v is None else convert[own[n].source](v) for n, v in values.items()}
+        boss = row.get("boss")
+        found.append(
+            person(
+                id,
+                name=row["name"],
+                crm=parent,
+                boss=Person.ref(boss) if boss else None,
+                updated_at=datetime.fromisoformat(row["updated_at"]),
+                **values,
+            )
+        )
+    return Page(found)
+
+
+async def seed(service: Service, engine: Engine) -> SyncPlan:
+    await engine.store(Crm("crm"))
+    return SyncPlan([Step.for_root(Crm.ref("crm")).load_collection(Crm.people)])
+
+
+def connector(service: Service, **changes: Any) -> Connector[Any, Any]:
+    """The connector of a service."""
+
+    async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[Service]:
+        return Installation(service)
+
+    attributes: dict[str, Any] = {
+        "name": "crm",
+        "description": "People.",
+        "schema": Schema([Crm, Person], roots=[Crm]),
+        "loaders": [people],
+        "seeder": seed,
+        "initialise": initialise,
+        "config": NoConfig,
+        "discover": discover,
+    }
+    return Connector(**(attributes | changes))
+
+
+INFO = InstallationInfo("crm", "default", "abc", {}, 0.0)
+SHOES = AccountField("Shoe size", float, "Shoe size", "in European sizes")
+ADA = {"name": "Ada", "Shoe size": "38.5", "updated_at": "2026-01-02T10:00:00+00:00"}
+BOB = {"name": "Bob", "boss": "1", "updated_at": "2026-01-01T10:00:00+00:00"}
+
+
+class Copy:
+    """The data of one installation, and its syncs."""
+
+    def __init__(self, path: Path, service: Service) -> None:
+        self.path, self.service = path / "data.db", service
+
+    def using(self, body: Callable[[InstallationRuntime], Awaitable[T]], **changes: Any) -> T:
+        """What a body returns that is given a started runtime."""
+
+        async def main() -> T:
+            secrets = CredentialProvider(MemoryCredentials(), ())
+            made = connector(self.service, **changes)
+            runtime = InstallationRuntime(INFO, made, NoConfig(), secrets, self.path)
+            await runtime.start()
+            try:
+                return await body(runtime)
+            finally:
+                await runtime.stop()
+
+        return asyncio.run(main())
+
+    def sync(self, **changes: Any) -> SyncResult:
+        """The result of a sync in a process of its own."""
+
+        async def body(runtime: InstallationRuntime) -> SyncResult:
+            return await (await runtime.sync()).completion()
+
+        return self.using(body, **changes)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """The rows as people see them, by column."""
+        with open_reader(self.path, INFO) as reader:
+            rows = reader.search("Person", order_by="id").items
+            return {
+                name: [one._values.get(name, "-") for one in rows] for name in reader.entity("Person")._fields
+            }
+
+    def types(self) -> dict[str, str]:
+        """What each field holds."""
+        with open_reader(self.path, INFO) as reader:
+            return {name: holds.label for name, holds in reader.entity("Person").types().items()}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path, Service([SHOES], {"1": dict(ADA), "2": dict(BOB)}))
+
+
+def test_what_an_account_has_of_its_own_is_a_field_like_all_others(copy: Copy) -> None:
+    assert copy.sync().status is Status.COMPLETED
+    assert copy.columns()["shoe_size"] == [38.5, None]
+    with open_reader(copy.path, INFO) as reader:
+        person = reader.entity("Person")
+        assert person._fields["shoe_size"].description == "Shoe size: in European sizes"
+        assert reader.count("Person", "shoe_size > 38") == 1
+        assert reader.count("Person", "boss.shoe_size > 38") == 1
+
+
+def test_a_typed_program_gets_records_of_the_class_that_it_asks_for(copy: Copy) -> None:
+    copy.sync()
+
+    async def body(runtime: InstallationRuntime) -> list[Person]:
+        ada = await runtime.engine.query(Person).where("shoe_size = 38.5").all()
+        bob = await runtime.engine.query(Person).where(Person.boss.eq(Person.ref("1"))).all()
+        return [*ada, *bob, await runtime.engine.load(Person.ref("1"), Person.name)]
+
+    found = copy.using(body)
+    assert all(isinstance(one, Person) for one in found)
+    assert [one.name for one in found] == ["Ada", "Bob", "Ada"]
+    assert found[0].to_dict()["shoe_size"] == 38.5
+
+
+def test_two_installations_in_one_process_have_different_fields(tmp_path: Path) -> None:
+    async def fields(runtime: InstallationRuntime) -> set[str]:
+        await (await runtime.sync()).completion()
+        return set((await runtime.engine.query(Person).all())[0].to_dict())
+
+    for name, more in (("a", SHOES), ("b", AccountField("Hat", str))):
+        (tmp_path / name).mkdir()
+        found = Copy(tmp_path / name, Service([more], {"1": dict(ADA)})).using(fields)
+        assert found - {"id", "name", "crm", "boss", "updated_at"} == {more.name.casefold().replace(" ", "_")}
+
+
+def test_a_new_field_is_fetched_for_all_rows_by_the_next_sync_and_only_then_again_for_what_changed(
+    copy: Copy,
+) -> None:
+    copy.sync()
+    copy.sync()
+    copy.service.fields.append(AccountField("hat", str, "Hat"))
+    copy.service.rows["1"]["hat"] = "bowler"
+    copy.sync()
+    copy.sync()
+    assert copy.service.requests == ["all", "changes", "all", "changes"]
+    assert copy.columns()["hat"] == ["bowler", None]
+    assert copy.columns()["shoe_size"] == [38.5, None]
+
+
+def test_a_new_field_of_a_running_program_is_there_after_its_next_sync(copy: Copy) -> None:
+    async def body(runtime: InstallationRuntime) -> tuple[list[Any], list[Any]]:
+        await (await runtime.sync()).completion()
+        before = await runtime.engine.query(Person).order_by("id").all()
+        copy.service.fields.append(AccountField("hat", str, "Hat"))
+        copy.service.rows["2"]["hat"] = "fez"
+        await (await runtime.sync()).completion()
+        assert (await runtime.sync_meta.synced_at(Person.ref("2"), Person.name)) is not None
+        return before, await runtime.engine.query(Person).order_by("id").all()
+
+    before, after = copy.using(body)
+    assert [one.to_dict().get("hat", "-") for one in before] == ["-", "-"]
+    assert [one.to_dict()["hat"] for one in after] == [None, "fez"]
+
+
+def test_a_field_that_is_gone_is_hidden_and_comes_back_with_its_values(copy: Copy) -> None:
+    copy.sync()
+    copy.service.fields.clear()
+    assert copy.sync().status is Status.COMPLETED
+    assert "shoe_size" not in copy.columns()
+    copy.service.fields.append(SHOES)
+    del copy.service.rows["1"]
+    copy.service.rows["1"] = dict(ADA)
+    copy.sync()
+    assert copy.columns()["shoe_size"] == [38.5, None]
+
+
+@pytest.mark.parametrize(
+    ("then", "value", "expected", "label"),
+    [
+        (AccountField("Shoe size", str), "large", "large", "text"),
+        (AccountField("Shoe size", bool), "true", True, "boolean"),
+        (AccountField("Shoe size", date), "2026-02-03", date(2026, 2, 3), "date"),
+    ],
+    ids=["text", "bool", "date"],
+)
+def test_a_field_of_another_type_is_fetched_again_and_the_sync_goes_on(
+    copy: Copy, then: AccountField, value: str, expected: object, label: str
+) -> None:
+    copy.sync()
+    copy.service.fields[:] = [then]
+    copy.service.rows["1"]["Shoe size"] = value
+    result = copy.sync()
+    assert result.status is Status.COMPLETED
+    assert copy.columns()["shoe_size"] == [expected, None]
+    assert copy.types()["shoe_size"] == label
+    assert copy.service.requests == ["all", "all"]
+
+
+def test_what_cannot_be_discovered_leaves_the_fields_as_they_were_and_the_sync_says_so(copy: Copy) -> None:
+    copy.sync()
+    copy.service.broken = Offline("crm: no network")
+    copy.service.rows["1"] |= {"Shoe size": "39", "updated_at": "2026-01-03T10:00:00+00:00"}
+    result = copy.sync()
+    assert result.status is Status.COMPLETED
+    assert result.notes == ("the account's own fields stay as they were known: crm: no network",)
+    assert copy.columns()["shoe_size"] == [39.0, None]
+
+
+def test_an_entity_whose_fields_are_forbidden_keeps_its_own_and_the_sync_says_so(copy: Copy) -> None:
+    copy.sync()
+    copy.service.found = {Person: PermissionDenied("crm: the scope schemas.read is missing")}
+    result = copy.sync()
+    words = "Person: its own fields of this account could not be read: crm: the scope schemas.read is missing"
+    assert result.notes == (words,)
+    assert "shoe_size" in copy.columns()
+    copy.service.found = {}
+    assert copy.sync().notes == ()
+    assert "shoe_size" in copy.columns()
+
+
+def test_a_bug_of_discover_is_an_error_that_names_it(copy: Copy) -> None:
+    copy.service.broken = ValueError("no such key")
+    with pytest.raises(
+        Exception, match=r"crm: discover raised ValueError: no such key \(test_account_fields"
+    ):
+        copy.sync()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {Crm: "text"},
+        {Entity: []},
+        [SHOES],
+        {Person: [Person.name]},
+        {Person: [AccountField("x", "str")]},
+        {Person: [AccountField("x", Ref[Crm])]},
+    ],
+    ids=str,
+)
+def test_what_discover_returns_is_checked(copy: Copy, found: object) -> None:
+    copy.service.found = found
+    with pytest.raises(LoaderFault, match="discover must return"):
+        copy.sync()
+
+
+def test_a_frozen_entity_takes_no_field_and_the_sync_goes_on(copy: Copy) -> None:
+    copy.sync()
+    copy.service.fields.append(AccountField("hat", str))
+    result = copy.sync(contracts={Person: SchemaContract.FREEZE})
+    assert result.status is Status.COMPLETED
+    assert "stay as they were known" in result.notes[0]
+    assert "hat" not in copy.columns()
+
+
+def test_neither_a_diff_nor_a_migration_takes_the_fields_of_an_account_away(copy: Copy) -> None:
+    copy.sync()
+    made = connector(copy.service, migrations=[Migration("no boss", DropField("Person", "shoe"))])
+    for dry in (True, False):
+        found = migrate(copy.path, INFO, made.schema, made.resolver, made.policy, dry_run=dry)
+        assert [change.kind for change in found.changes] == ["nothing"]
+    assert "shoe_size" in copy.columns()
+
+
+def test_a_connector_that_looks_for_no_fields_any_more_hides_them(copy: Copy) -> None:
+    copy.sync()
+    copy.using(lambda runtime: runtime.freshness(), discover=None)
+    assert "shoe_size" not in copy.columns()
+
+
+def test_an_interrupted_sync_goes_on_with_the_fields_that_it_began_with(copy: Copy) -> None:
+    async def begin(runtime: InstallationRuntime) -> None:
+        handle = await runtime.sync()
+        await handle.pause()
+
+    copy.using(begin)
+    copy.service.broken = Offline("crm: no network")
+    assert copy.sync().status is Status.COMPLETED
+    assert copy.columns()["shoe_size"] == [38.5, None]
+
+
+def test_fields_beyond_what_a_table_can_hold_are_left_out_and_counted(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_fields, "MOST_COLUMNS", 30)
+    copy.service.fields[:] = [AccountField(f"p{n}", str) for n in range(1_025)]
+    result = copy.sync()
+    assert result.status is Status.COMPLETED
+    assert result.notes == ("Person: 1,005 of the account's 1,025 fields are left out",)
+    assert [name for name in copy.columns() if name.startswith("p")] == [f"p{n}" for n in range(20)]
+
+
+NAMES: Mapping[str, str] = {
+    "Favourite colour": "favourite_colour",
+    "Größe": "grosse",
+    "name": "name_2",
+    "NAME ": "name_3",
+    "id": "id_",
+    "ref": "ref_",
+    "class": "class_",
+    "and": "and_",
+    "_x": "x",
+    "2nd": "field_2nd",
+    "日本": "field",
+    "中国": "field_2",
+    "a.b": "a_b",
+    "a b": "a_b_2",
+    "x" * 80: "x" * 60,
+}
+
+
+def test_every_name_becomes_a_valid_one_of_its_own() -> None:
+    found = named_fields(Person, [AccountField(name, str) for name in NAMES], {})
+    assert {one.source: name for name, one in found.items()} == NAMES
+
+
+def test_a_field_keeps_its_name_whatever_comes_and_goes_beside_it() -> None:
+    both = [AccountField("a b", str), AccountField("a.b", str)]
+    first = named_fields(Person, both, {})
+    assert list(first) == ["a_b", "a_b_2"]
+    assert list(named_fields(Person, both[1:], first)) == ["a_b_2"]
+    assert {n: one.source for n, one in named_fields(Person, both[::-1], first).items()} == {
+        "a_b_2": "a.b",
+        "a_b": "a b",
+    }
+
+
+def test_the_stored_schema_says_where_each_of_them_comes_from(copy: Copy) -> None:
+    copy.sync()
+    with open_reader(copy.path, INFO) as reader:
+        (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
+    assert json.loads(text)["account_fields"] == {"Person": {"shoe_size": "Shoe size"}}
