@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import SchemaError, UnknownName
-from .entities import Entity, Field, FieldOf, FieldType, Many, ManyOf, resolve
+from .entities import E, Entity, Field, FieldOf, FieldType, Many, ManyOf, resolve
 from .json_types import ANY
 from .struct import Struct
 from .values import Json, Kind
@@ -159,6 +159,11 @@ class Schema:
         if len(folded) != 1:
             raise UnknownName("entity", name, self.entities)
         return self.entities[folded[0]]
+
+    def own(self, entity: type[E]) -> type[E] | None:
+        """What a class stands for here: itself, or the installation's subclass of it; None for neither."""
+        own = self.entities.get(getattr(entity, "__name__", ""))
+        return own if own is not None and issubclass(own, entity) else None
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(self.entities)})"

@@ -146,9 +146,9 @@ class LoaderEnv(Env[Any]):
 
     def entity(self, entity: type[E]) -> type[E]:
         """The entity as this installation has it."""
-        own = self._sync_context.connector.schema.entities.get(entity.__name__)
-        if own is None or not issubclass(own, entity):
-            raise LoaderFault(f"{entity!r} is not an entity of {self._sync_context.connector.name}")
+        own = self._sync_context.connector.schema.own(entity)
+        if own is None:
+            raise LoaderFault(f"{shown(entity)} is not an entity of {self._sync_context.connector.name}")
         return own
 
     async def run(self, operation: OutsideCall[Any, In, Out], input: In) -> Out:
@@ -170,7 +170,7 @@ class LoaderEnv(Env[Any]):
     async def stored(self, entity: type[E], id: str) -> E:
         """A row as it is stored now; NotFound when it is not stored."""
         context, who = self._sync_context, f"{self._sync_context.connector.name}: loader {self.loader.name}"
-        if entity not in context.connector.schema.entities.values() or not is_id(id):
+        if context.connector.schema.own(entity) is None or not is_id(id):
             raise LoaderFault(
                 f"{who} asked for a stored row of {shown(entity)} with the id {shown(id)}",
                 hint="env.stored takes an entity of the schema and an id: env.stored(Repository, parent.id)",
