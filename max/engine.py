@@ -94,8 +94,7 @@ class SqliteEngine(Engine):
         """Begin a query; TypeError when this is not an entity's class."""
         if not isinstance(entity, type):
             raise TypeError(f"query() takes an entity's class, not {entity!r}")
-        own = self.schema.entities.get(entity.__name__, entity)
-        return BoundQuery(self, Query(own if issubclass(own, entity) else entity), self._clock)
+        return BoundQuery(self, Query(self.schema.own(entity) or entity), self._clock)
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """One page in the query's order."""

@@ -16,7 +16,6 @@ from max.connecting import (
     AccountField,
     Connector,
     CredentialProvider,
-    Engine,
     Entity,
     Env,
     Field,
@@ -32,6 +31,7 @@ from max.connecting import (
     Schema,
     SchemaContract,
     Step,
+    Store,
     SyncPlan,
     Watermark,
 )
@@ -120,8 +120,8 @@ async def people(parent: Ref[Crm], request: PageRequest, env: Env[Service]) -> P
     return Page(found)
 
 
-async def seed(service: Service, engine: Engine) -> SyncPlan:
-    await engine.store(Crm("crm"))
+async def seed(service: Service, store: Store) -> SyncPlan:
+    await store.store(Crm("crm"))
     return SyncPlan([Step.for_root(Crm.ref("crm")).load_collection(Crm.people)])
 
 

@@ -283,8 +283,8 @@ def _moved(value: T, own: Mapping[type[Entity], type[Entity]]) -> T:
 def of_installation(schema: Schema, entity: Entity) -> Entity:
     """A record as the installation has it, when a loader made it with the class of the connector."""
     kind = type(entity)
-    own = schema.entities.get(kind.__name__)
-    if own is None or own is kind or not issubclass(own, kind):
+    own = schema.own(kind)
+    if own is None or own is kind:
         return entity
     made = object.__new__(own)
     made._values = entity._values

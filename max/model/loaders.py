@@ -71,6 +71,7 @@ class Env(Protocol[C]):
 
     def entity(self, entity: type[E]) -> type[E]:
         """The entity as this installation has it: with the fields that its account has of its own."""
+        return entity
 
     async def run(self, operation: OutsideCall[C, In, Out], input: In) -> Out:
         """Run an operation with its limit, retries and deadline; a recording or replay includes it."""

@@ -140,13 +140,8 @@ class LoaderCaller:
         return [of_installation(self._schema, one) if isinstance(one, Entity) else one for one in items]
 
     def _is_own(self, ref: Ref[Any]) -> bool:
-        known = self._schema.entities.get(getattr(ref.entity, "__name__", ""))
-        return (
-            known is not None
-            and issubclass(known, ref.entity)
-            and is_id(ref.id)
-            and ref.scope.installation is None
-        )
+        known = self._schema.own(ref.entity) is not None
+        return known and is_id(ref.id) and ref.scope.installation is None
 
     def _sealed(self, mark: str | None) -> str | None:
         return None if mark is None else self._credentials.redactor.seal(mark)
