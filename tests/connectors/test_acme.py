@@ -491,6 +491,10 @@ class LoaderEnv:
         value: V = self.known[loader.name]
         return value
 
+    def entity(self, entity: type[E]) -> type[E]:
+        """The entity itself: no account has fields of its own."""
+        return entity
+
     async def stored(self, entity: type[E], id: str) -> E:
         """A stored row; this connector reads none."""
         raise NotImplementedError
