@@ -241,9 +241,7 @@ def _entities(schema: Schema, added: Added) -> dict[type[Entity], type[Entity]]:
 
 
 def _field(added: AddedField) -> Field[Any]:
-    field: Field[Any] = Field(added.description, searchable=added.searchable)
-    cast(Any, field).source = added.source
-    return field
+    return Field(added.description, searchable=added.searchable, source=added.source)
 
 
 def _inverse(many: Many[Any], own: Mapping[type[Entity], type[Entity]]) -> Any:

@@ -91,12 +91,12 @@ class LoaderCaller:
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
             self._check_parts(loader, Batch, BATCH, batch, "")
-            batch = batch.replace(items=self._own(batch.items))
+            batch = batch.replace(items=self._own(loader, batch.items))
         else:
             one = await self._call(loader, refs[0], env)
             if not isinstance(one, Entity):
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
-            batch = Batch(self._own([one]))
+            batch = Batch(self._own(loader, [one]))
         requested = {ref.id for ref in refs}
         for item, id in zip(batch.items, ids_of(batch.items), strict=True):
             if type(item) is not refs[0].entity or not _is_one_of(id, requested):
@@ -112,7 +112,7 @@ class LoaderCaller:
         where = f"; it was {which} of {of}"
         self._check_parts(loader, Page, PAGE, page, where)
         if self._has_own_entities:
-            page = page.replace(items=self._own(page.items), also=self._own(page.also))
+            page = page.replace(items=self._own(loader, page.items), also=self._own(loader, page.also))
         if isinstance(loader, CollectionLoader):
             child = loader.lists.child
             for item in () if _are_rows_of(page.items, child) else page.items:
@@ -133,9 +133,15 @@ class LoaderCaller:
         next, sync_token = self._sealed(page.next), self._sealed(page.sync_token)
         return page.replace(items=items, also=also, next=next, sync_token=sync_token)
 
-    def _own(self, items: Sequence[Any]) -> Sequence[Any]:
+    def _own(self, loader: Loader[Any], items: Sequence[Any]) -> Sequence[Any]:
         """Records as this installation has them, whose account may have fields of its own."""
         if not self._has_own_entities:
+            return items
+        if isinstance(items, MappedRows):
+            if self._schema.own(items.entity) is not items.entity:
+                name = items.entity.__name__
+                expected = f"rows that were read as env.entity({name}), which has the account's own fields"
+                raise self._fault(loader, expected, items.entity)
             return items
         return [of_installation(self._schema, one) if isinstance(one, Entity) else one for one in items]
 
