@@ -161,7 +161,7 @@ class Schema:
         return self.entities[folded[0]]
 
     def own(self, entity: type[E]) -> type[E] | None:
-        """The entity that a class means here: itself, or the subclass of an installation; None for neither."""
+        """The entity that a class means here: itself, or the subclass of an installation; else None."""
         own = self.entities.get(getattr(entity, "__name__", ""))
         return own if own is not None and issubclass(own, entity) else None
 
