@@ -28,6 +28,8 @@ DISTURBANCES = (
     "miscount",
     "forbid",
     "clock",
+    "unread",
+    "forgone",
 )
 NUMBERS = st.integers(0, 23)
 EVENTS = st.builds(Event, st.sampled_from(CHANGES), NUMBERS, NUMBERS)

@@ -59,6 +59,8 @@ RIGHT = SyncOptions(check_deletes=True, allow_removals=True)
 EAGER = Settings(removal_share=0.5)
 JUMPS = (0.0, 3_600.0, -86_400.0, 30.0, -31_536_000.0)  # seconds by which a clock may be off
 
+UNREAD = {"unread": UpstreamBroken, "forgone": PermissionDenied}  # what becomes of an item, and why
+
 
 class Request(NamedTuple):
     """A request: for which collection or feed, and for which parent."""
@@ -136,7 +138,12 @@ def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) 
 
 
 def lie(event: Event, request: PageRequest, page: Page[Any]) -> Page[Any]:
-    """The page as a source sends it that repeats a cursor or a row, or that counts wrongly."""
+    """The page as a source sends it that repeats a cursor or a row, counts wrongly, or fails to read one."""
+    if event.what in UNREAD and page.items:
+        at = event.a % len(page.items)
+        error = UNREAD[event.what]("it could not be read")
+        items = [item for number, item in enumerate(page.items) if number != at]
+        return page.replace(items=items, failed={page.items[at].id: error})
     if event.what == "again" and request.cursor is not None and page.next is not None:
         return page.replace(next=request.cursor)
     if event.what == "twice" and page.items:
@@ -211,7 +218,7 @@ class World:
             raise PermissionDenied(f"{parent} may not be read")
         page = answer()
         await later(delays[number * 7 % len(delays)])
-        answered = lie(event, request, page)
+        answered = page if name == "feed" and event.what in UNREAD else lie(event, request, page)
         if answered.total != page.total:  # it may agree by chance with a listing that was shifted
             self.upstream.steady.clear()
         return answered

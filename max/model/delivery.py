@@ -22,6 +22,10 @@ class ListingPage(Struct):
     listing cannot have skipped a row.  ``sweeps``: what it leaves out is gone from this
     collection.  ``ids_only``: the listing names what exists, with too few fields to store rows
     that are not known yet.
+
+    ``unread`` are ids that the page names and did not bring.  ``late``: an earlier page of this pass
+    has named these rows.  Unless the listing is ``whole``, some of them never came: it does not count
+    as listed, and the next one continues where this one did.
     """
 
     parent: Ref[Any]
@@ -34,6 +38,9 @@ class ListingPage(Struct):
     sweeps: bool = True
     proven: bool = True
     ids_only: bool = False
+    unread: Sequence[str] = ()
+    late: bool = False
+    whole: bool = True
 
 
 class FeedPage(Struct):

@@ -55,6 +55,10 @@ class Page(Struct, Generic[V]):
     Two numbers prove that a listing is complete; a listing that contradicts them fails and removes
     nothing.  ``total`` is how many items the source says it has.  ``size`` is how many items a
     page may hold, for sources whose last page is always shorter.
+
+    ``failed`` has, by id, the error of each item that the page names and that could not be read.  It
+    exists, so it is not removed.  An error that may pass is tried again, for these ids alone; every
+    other one is a failure of the listing, which the next sync lists again.
     """
 
     items: Sequence[V]
@@ -65,6 +69,7 @@ class Page(Struct, Generic[V]):
     complete_snapshot: bool = False
     total: int | None = None
     size: int | None = None
+    failed: Mapping[str, Exception] = MappingProxyType({})
 
     @classmethod
     def read(

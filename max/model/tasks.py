@@ -99,6 +99,7 @@ class SyncCommand(StrEnum):
 # -- specs --------------------------------------------------------------------------------
 
 FeedRoot: TypeAlias = tuple[str, str, str]  # the entity and the id of a feed's root, and the loader's name
+UnreadItems: TypeAlias = "tuple[str | None, tuple[str, ...], float]"  # their page's cursor, ids, not before
 Target: TypeAlias = Callable[[str, str], "str | None"]  # where a ref or a collection leads
 
 
@@ -111,7 +112,8 @@ class ListingPosition(Struct):
     ``listed`` counts items, ``total`` has the least and the most that the source said it has,
     ``token`` is the sync token that came last.  ``content`` is a hash of the ids so far;
     ``repeats`` is that of the whole pass before, when this one only repeats it, and ``passes``
-    counts them.  ``nameless``: the id of some row is invalid.
+    counts them.  ``nameless``: the id of some row is invalid.  ``failed`` counts the items that
+    could not be read.
     """
 
     number: int = 0
@@ -128,6 +130,7 @@ class ListingPosition(Struct):
     passes: int = 1
     ended: bool = False
     nameless: bool = False
+    failed: int = 0
 
 
 def _plain(value: Any) -> Json:
@@ -149,11 +152,11 @@ def _tuples(value: Json) -> Any:
 # What differs in JSON, by the name of the field.
 TO_JSON: dict[str, Callable[[Any], Json]] = {
     **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), list),
-    **dict.fromkeys(("feeds", "position"), _plain),
+    **dict.fromkeys(("feeds", "position", "unread"), _plain),
 }
 FROM_JSON: dict[str, Callable[[Json], Any]] = {
     **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), tuple),
-    "feeds": _tuples,
+    **dict.fromkeys(("feeds", "unread"), _tuples),
     "position": lambda data: ListingPosition(**_tuples(data)),
 }
 
@@ -294,6 +297,8 @@ class ListTask(TaskSpec):
     ``everything``: without the sync token.  ``sweep``: when only changes were listed, a listing
     of all ids follows, the one with ``ids_only``.  ``recheck``: it looks for rows that are
     missing elsewhere, so it must be proven complete; rows that it finds are not counted again.
+    ``unread`` are items that could not be read and are asked for again at the end of the pass: the
+    cursor of their page, their ids, and the time before which that is too early.  ``rest``: only those.
     """
 
     kind, words = "load_collection", "{0.entity}:{0.id}: load collection {0.collection}"
@@ -307,6 +312,8 @@ class ListTask(TaskSpec):
     ids_only: bool = False
     recheck: bool = False
     position: ListingPosition | None = None
+    unread: tuple[UnreadItems, ...] = ()
+    rest: bool = False
 
 
 class FollowTask(TaskSpec):
@@ -397,6 +404,7 @@ RENAMED: dict[str, Callable[[_Renaming, str, Any], object]] = {
     "asked": lambda new, entity, value: tuple(map(new.of, value)),
     "looks": lambda new, entity, value: (),  # looking begins again
     "left": lambda new, entity, value: (),
+    "unread": lambda new, entity, value: () if new.new_id else value,  # the next sync lists them again
     "matching": lambda new, entity, value: value and map_paths(value, entity, new.steps),
     "options": lambda new, entity, value: {
         name: [*map(new.asked, one)] if name == "only" else one for name, one in value.items()

@@ -81,6 +81,13 @@ RECORD = """
        SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
      WHERE excluded.recorded_at >= _max_freshness.recorded_at
 """
+KEEP = """
+    INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
+    SELECT * FROM (SELECT :entity, t._row, :field, {synced} AS at, :at FROM {{table}} AS t
+                    WHERE t._id IN {{set:ids}}) AS known WHERE known.at IS NOT NULL
+    ON CONFLICT (entity, row, field) DO UPDATE
+       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
+"""
 EXPIRE_RECORDS = """
     UPDATE _max_freshness SET synced_at = NULL, recorded_at = :at
      WHERE entity = :entity AND recorded_at <= :at AND field IN {set:fields}
@@ -162,6 +169,13 @@ class Freshness(RenameOwner):
         }
         connection.execute(mapping.sql(RECORD), values)
         self.advance_high_water(connection, mapping, recorded_at)
+
+    def keep(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float) -> None:
+        """The fields of some rows stay as old as they are, although a load of ``at`` shows them."""
+        for name in mapping.types:
+            values = {"entity": mapping.entity.__name__, "field": name, "at": at}
+            values["ids"] = connection.dialect.array(ids)
+            connection.execute(mapping.sql(KEEP.format(synced=mapping.synced(name, "t"))), values)
 
     def advance_high_water(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
         """Record the time of a request for an entity; whether it is the latest."""

@@ -96,8 +96,8 @@ ADD_MEMBERS = """
 """
 CLOSE_LISTING = """
     UPDATE _max_listing
-       SET listed_at = :began,
-           bookmark = CASE WHEN :ids_only THEN bookmark ELSE :bookmark END,
+       SET listed_at = CASE WHEN :whole THEN :began ELSE listed_at END,
+           bookmark = CASE WHEN :moves THEN :bookmark ELSE bookmark END,
            swept_at = CASE WHEN :swept THEN :began ELSE swept_at END,
            covered_at = CASE WHEN :proven THEN :began ELSE covered_at END,
            full_at = CASE WHEN :full THEN :began ELSE full_at END,
@@ -202,7 +202,7 @@ class Membership(RenameOwner):
         child = self._mappings[listing.collection.child.__name__]
         ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
         added = connection.execute(child.sql(ADD_MEMBERS), {**position._asdict(), "ids": ids}).rowcount
-        if not listing.last:
+        if not listing.last and not listing.late:
             sql = "UPDATE _max_listing SET shown = shown + ? WHERE id = ?"
             connection.execute(sql, (added + unknown, position.listing))
         self._removals.clear_candidates(connection, child, groups)
@@ -222,10 +222,11 @@ class Membership(RenameOwner):
             "listing": position.listing,
             "began": listing.began_at,
             "bookmark": listing.bookmark,
-            "ids_only": listing.ids_only,
+            "whole": listing.whole,
+            "moves": listing.whole and not listing.ids_only,
             "swept": swept,
             "proven": listing.proven,
-            "full": not listing.delta and not listing.ids_only,
+            "full": listing.whole and not listing.delta and not listing.ids_only,
         }
         connection.execute(CLOSE_LISTING, values)
 

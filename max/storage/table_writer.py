@@ -129,8 +129,13 @@ class TableWriter(Tables):
         listing = delivery.listing
         position = None if listing is None else self.membership.open_listing(connection, listing)
         at = delivery.requested_at if dated else None
+        if listing is not None and listing.unread:
+            child = self.mapping(listing.collection.child)
+            self.freshness.keep(connection, child, listing.unread, delivery.requested_at)
         counts = {
-            one.mapping.entity.__name__: self._store(connection, delivery, one, at, position)
+            one.mapping.entity.__name__: self._store(
+                connection, delivery, one, at, None if listing is not None and listing.late else position
+            )
             for one in validated
         }
         removed = self.removals.apply_tombstones(connection, removed_refs, delivery.requested_at)
@@ -181,10 +186,11 @@ class TableWriter(Tables):
             if position is None:  # a later pass decides what the listing has
                 self.removals.mark_unlisted(connection, child, delivery.requested_at, rows.existing)
             else:
-                unknown = rows.quarantined and rows.quarantined - self.removals.count_visible(
-                    connection, child, rows.invalid
-                )
-                self.membership.add_members(connection, listing, rows.existing, position, unknown)
+                unread = list(listing.unread)
+                unknown = self._unknown(connection, child, rows.quarantined, rows.invalid)
+                unknown += self._unknown(connection, child, len(unread), unread)
+                groups = [*rows.existing, EncodedRows((), unread, [])] if unread else rows.existing
+                self.membership.add_members(connection, listing, groups, position, unknown)
                 if listing.last:
                     received_at = delivery.received_at or delivery.requested_at
                     self.membership.close_listing(connection, listing, position, at=received_at)
@@ -194,6 +200,12 @@ class TableWriter(Tables):
                 self.membership.move_members(connection, one.mapping, one.existing, changes.root)
             if changes.last:
                 self.membership.close_feed(connection, changes)
+
+    def _unknown(
+        self, connection: Connection, mapping: TableMapping[Any], number: int, ids: Sequence[str]
+    ) -> int:
+        """How many of so many named rows are not stored."""
+        return number and number - self.removals.count_visible(connection, mapping, ids)
 
     def _restore(
         self,

@@ -70,6 +70,10 @@ PAGE: Mapping[str, tuple[str, Valid]] = {
     "complete_snapshot": ("True or False", lambda value: isinstance(value, bool)),
     "total": ("a whole number that is not negative, or None", lambda value: _is_number(value, 0)),
     "size": ("a whole number of at least 1, or None", lambda value: _is_number(value, 1)),
+    "failed": (
+        "a mapping from ids to exceptions",
+        lambda value: _is_failures(value) and all(map(is_id, value)),
+    ),
 }
 BATCH: Mapping[str, tuple[str, Valid]] = {
     "items": ("a list", _is_list),
@@ -118,6 +122,10 @@ class LoaderCaller:
             for item in () if _are_rows_of(page.items, child) else page.items:
                 if type(item) is not child:
                     raise self._fault(loader, f"items of {child.__name__}", item, where)
+            if page.failed and not page.failed.keys().isdisjoint(filter(is_id, ids_of(page.items))):
+                raise self._fault(loader, "each id in Page.items or in Page.failed, not in both", page, where)
+        elif page.failed:
+            raise self._fault(loader, "no Page.failed, as the page of a feed", page.failed, where)
         elif not _is_list(page.items, Entity):
             raise self._fault(loader, "items that are entities", page.items, where)
         elif page.next is None and page.sync_token is None:

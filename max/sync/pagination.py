@@ -71,6 +71,10 @@ class PageTracker:
         """Begin at everything, without the sync token; ``began`` is when that was first requested."""
         self._start(first_position(None).replace(began=began))
 
+    def give_up(self, number: int) -> None:
+        """So many items of the listing could not be read."""
+        self.position = self.position.replace(failed=self.position.failed + number)
+
     def repeat(self) -> None:
         """Begin another pass over the same, to see whether it shows the same."""
         past = self.position
@@ -109,7 +113,7 @@ class PageTracker:
 
     def take(self, page: Page[Any]) -> bool:
         """Count a page; whether the listing is complete with it, and certainly so."""
-        named = ids_of(page.items)
+        named = [*ids_of(page.items), *page.failed]
         position, ids = self.position, repr(named).encode()
         changes = {**self._newest(page), **_total(page, position)}
         if position.number == 0 and page.complete_snapshot:
@@ -120,11 +124,11 @@ class PageTracker:
             number=position.number + 1,
             cursor=page.next,
             ended=page.next is None,
-            listed=position.listed + len(page.items),
+            listed=position.listed + len(named),
             token=page.sync_token,
             nameless=position.nameless or not are_ids(named),
         )
-        self._set_problem(self._repeated_page(ids, len(page.items)) or self._endless(page) or self._end(page))
+        self._set_problem(self._repeated_page(ids, len(named)) or self._endless(page) or self._end(page))
         return self.position.ended and self.problem is None and not self._needs_count
 
     def _end(self, page: Page[Any]) -> str:
@@ -133,7 +137,9 @@ class PageTracker:
             return self._repeated_cursor(page.next)
         if self.position.total is None:
             return _is_full(page)
-        return self._falls_short(len(set(map(repr, ids_of(page.items))))) if self.position.number == 1 else ""
+        if self.position.number > 1:
+            return ""
+        return self._falls_short(len({*map(repr, ids_of(page.items))}) + len(page.failed))
 
     def count(self, shown: int) -> None:
         """Compare how many different rows the whole listing showed with its total."""
@@ -171,7 +177,7 @@ class PageTracker:
 
     def _endless(self, page: Page[Any]) -> str:
         """Why a listing whose cursors are all new has no end."""
-        self._empty = 0 if page.items or page.also or page.removed else self._empty + 1
+        self._empty = 0 if page.items or page.also or page.removed or page.failed else self._empty + 1
         if self._empty >= EMPTY_PAGES and page.next is not None:
             return f"{self._empty:,} pages in a row were empty; the listing has no end"
         if self._most and self.position.listed > self._most:
@@ -209,6 +215,7 @@ def _total(page: Page[Any], position: ListingPosition) -> dict[str, Any]:
 
 def _is_full(page: Page[Any]) -> str:
     """Why a last page cannot be the last."""
-    if page.size is not None and len(page.items) >= page.size:
-        return f"the last page is full ({len(page.items)} items) and names no next one"
+    number = len(page.items) + len(page.failed)
+    if page.size is not None and number >= page.size:
+        return f"the last page is full ({number} items) and names no next one"
     return ""

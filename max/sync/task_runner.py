@@ -64,6 +64,7 @@ from ..model.tasks import (
     State,
     Task,
     TaskSpec,
+    UnreadItems,
     failure_of,
 )
 from ..model.values import datetime_of
@@ -196,11 +197,15 @@ class TaskRunner:
 
     def _again(self, task: Task, tries: int, *errors: Exception) -> Settlement:
         """Run the task again: when the errors ask for it, and after no less than our own delay."""
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
-        asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
-        at = self._context.clock() + max(delay, *asked)
+        at = self._context.clock() + self._delay(tries, *errors)
         error = _with_host(describe(errors[0]))
         return Settlement(task, State.PENDING, not_before=at, error={**error, "try": tries + 1, "of": TRIES})
+
+    def _delay(self, tries: int, *errors: Exception) -> float:
+        """Seconds before the next try."""
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
+        asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
+        return max(delay, *asked)
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
@@ -272,7 +277,7 @@ class TaskRunner:
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent, loader = self._listed(spec)
-        begun = await self._begin_pass(spec, await self._meta.listing_state(parent, loader.lists))
+        begun: Any = await self._begin_pass(spec, await self._meta.listing_state(parent, loader.lists))
         if begun.position is None:
             return Settlement(task, State.COMPLETED)
         most, name = self._context.settings.listing_rows, f"{parent}.{spec.collection}"
@@ -284,6 +289,7 @@ class TaskRunner:
                 return settlement
             if not await self._stored(settlement):
                 return None
+            begun = settlement.spec or begun
 
     async def _begin_pass(self, spec: ListTask, known: ListingState) -> ListTask:
         """The task with the position at which it goes on or begins; without one when nothing is to do."""
@@ -295,6 +301,7 @@ class TaskRunner:
             return spec
         elif (known.listed_at or 0.0) > (position.began or 0.0):
             return spec.replace(position=None)  # a later pass has listed everything
+        spec = spec.replace(unread=(), rest=False)
         loader = self._listed(spec)[1]
         everything = spec.everything or spec.ids_only
         position = first_position(None if everything else known.bookmark)
@@ -310,20 +317,30 @@ class TaskRunner:
     async def _next_page(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
         """The next page, as the settlement of a task that continues or ends with it."""
         parent, loader = self._listed(spec)
+        cursor = tracker.position.cursor
         page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
-        listing = _listing_page(spec, parent, loader, tracker, last=tracker.take(page))
+        is_last = tracker.take(page)
+        again = {id: error for id, error in page.failed.items() if _may_pass(error, 1)}
+        if again:
+            spec = spec.replace(unread=(*spec.unread, self._unread(cursor, again, 1)))
+        left = {id: error for id, error in page.failed.items() if id not in again}
+        failures = self._give_up(task, spec, tracker, cursor, left)
+        listing = _listing_page(spec, parent, loader, tracker, last=is_last and not spec.unread)
+        listing = listing.replace(unread=tuple(page.failed))
         delivery = Delivery(
             *(page.items, at, listing, page.removed, None),
             received_at=self._context.now(),
             sync=task.sync,
             also=page.also,
         )
-        return self._settled(task, spec, tracker, delivery, notes)
+        return self._settled(task, spec, tracker, delivery, notes, failures)
 
     async def _end_pass(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
         """The end of a pass whose rows are stored: close the listing, or read it once more."""
         parent, loader = self._listed(spec)
         position, found = tracker.position, await self._pass(spec, tracker.position)
+        if spec.unread and found.newest:
+            return await self._read_again(task, spec, tracker)
         if not found.newest:
             return Settlement(task, State.COMPLETED)
         tracker.count(found.shown)
@@ -333,7 +350,8 @@ class TaskRunner:
             tracker.repeat()
             return Settlement(task, State.RUNNING, spec.replace(position=tracker.position), progress=True)
         listing = _listing_page(spec, parent, loader, tracker, last=tracker.problem is None)
-        listing = listing.replace(proven=proven, sweeps=proven or not found.unseen)
+        number = position.number  # a first page would begin another pass
+        listing = listing.replace(number=number, proven=proven, sweeps=proven or not found.unseen)
         at = self._context.now()
         return self._settled(task, spec, tracker, Delivery((), at, listing, received_at=at, sync=task.sync))
 
@@ -344,6 +362,7 @@ class TaskRunner:
         tracker: PageTracker,
         delivery: Delivery,
         notes: Sequence[str] = (),
+        failures: Sequence[Failure] = (),
     ) -> Settlement:
         """What a page or the end of a pass brings; after a listing of changes a sweep may follow."""
         spec = spec.replace(position=tracker.position)
@@ -351,14 +370,117 @@ class TaskRunner:
         writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
         if tracker.problem is not None:
             failure = failure_of(task, tracker.problem, self._context.clock())
-            return Settlement(task, State.FAILED, spec, writes, failures=(failure,), notes=notes)
-        page = Settlement(task, State.RUNNING, spec, writes, progress=True, notes=notes)
+            return Settlement(task, State.FAILED, spec, writes, failures=(*failures, failure), notes=notes)
+        page = Settlement(task, State.RUNNING, spec, writes, failures=failures, progress=True, notes=notes)
         if delivery.listing is None or not delivery.listing.last:
             return page
+        if tracker.position.failed and tracker.position.failed == tracker.position.listed:
+            return page._replace(state=State.FAILED)
         if not (tracker.position.delta and spec.sweep and self._listed(spec)[1].sweep is not None):
             return page._replace(state=State.COMPLETED)
         ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
         return page._replace(state=State.AWAITING_CHILDREN, children=[NewTask(ids)])
+
+    # items of a page that could not be read
+
+    def _unread(self, cursor: str | None, errors: Mapping[str, Exception], tries: int) -> UnreadItems:
+        """What is asked for again, and not before the errors allow it."""
+        return cursor, tuple(errors), self._context.clock() + self._delay(tries, *errors.values())
+
+    def _give_up(
+        self,
+        task: Task,
+        spec: ListTask,
+        tracker: PageTracker,
+        cursor: str | None,
+        errors: Mapping[str, Exception],
+    ) -> list[Failure]:
+        """The failures of items of a page; a retry asks for them alone."""
+        tracker.give_up(len(errors))
+        child, now = self._listed(spec)[1].lists.child, self._context.clock()
+        position = tracker.position.replace(ended=True)
+        failures = []
+        for id, error in errors.items():
+            rest = spec.replace(position=position, unread=((cursor, (id,), 0.0),), rest=True)
+            failure = failure_of(task._replace(spec=rest), error, now)
+            what = f"{failure.what}: {child.__name__}:{id}"
+            failures.append(failure.replace(what=what, entity=child.__name__, id=id))
+        return failures
+
+    async def _read_again(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
+        """Ask again for the items that could not be read, once their time has come, and for no others."""
+        due = max(not_before for _, _, not_before in spec.unread)
+        if due > self._context.clock():
+            return Settlement(task, State.PENDING, spec, not_before=due, returned=True)
+        parent, loader = self._listed(spec)
+        is_first = task.id in self._reached
+        read: list[Delivery] = []
+        again: list[UnreadItems] = []
+        failures: list[Failure] = []
+        reason: Exception | None = None
+        for cursor, ids, _ in spec.unread:
+            at = self._context.now()
+            entities, errors = await self._items(task, spec, tracker.position.replace(cursor=cursor), ids, at)
+            tries = 1 if is_first or len(errors) < len(ids) else task.tries
+            passing = {id: error for id, error in errors.items() if _may_pass(error, tries)}
+            if passing:
+                again.append(self._unread(cursor, passing, tries))
+                reason = reason or next(iter(passing.values()))
+            left = {id: error for id, error in errors.items() if id not in passing}
+            failures += self._give_up(task, spec, tracker, cursor, left)
+            listing = _listing_page(spec, parent, loader, tracker, last=False)
+            listing = listing.replace(late=True, number=tracker.position.number)
+            read.append(Delivery(entities, at, listing, sync=task.sync))
+        writes = [self._context.engine.prepare_write(one) for one in read if one.entities]
+        writes = [uncounted(one) for one in writes] if spec.recheck or spec.ids_only else writes
+        spec = spec.replace(position=tracker.position, unread=tuple(again))
+        done = Settlement(task, State.RUNNING, spec, writes, failures=failures, progress=bool(writes))
+        if reason is not None:
+            due = max(not_before for _, _, not_before in again)
+            waiting = self._again(task, task.tries, reason)
+            return done._replace(state=State.PENDING, not_before=due, error=waiting.error)
+        if spec.rest:
+            return done._replace(state=State.FAILED if failures else State.COMPLETED)
+        return done._replace(progress=True)
+
+    async def _items(
+        self, task: Task, spec: ListTask, position: ListingPosition, ids: Sequence[str], at: float
+    ) -> tuple[Sequence[Entity], Mapping[str, Exception]]:
+        """Some items of a page with what came along, and the errors of those that did not come.
+
+        The entity's own loaders are asked where they bring all that the listing brings; else the page is.
+        """
+        parent, loader = self._listed(spec)
+        child = loader.lists.child
+        names = [field.name for field in loader.brings if field.entity is child]
+        own = [self._resolver.loader_for(FieldOf(child, name)) for name in names]
+        try:
+            if names and None not in own and not spec.ids_only:
+                return await self._items_by_id(task, child, names, ids, at)
+            with self._calling(task, at, loader) as env:
+                page = await self._loader_calls.page(
+                    loader, parent, _page_request(position, loader, spec.ids_only), env
+                )
+        except (StorageError, LeaseLost):
+            raise
+        except Exception as error:
+            return [], dict.fromkeys(ids, error)
+        items = [item for item in page.items if item.id in ids]
+        return [*items, *page.also], _errors(child, ids, items, page.failed)
+
+    async def _items_by_id(
+        self, task: Task, child: type[Entity], names: Sequence[str], ids: Sequence[str], at: float
+    ) -> tuple[Sequence[Entity], Mapping[str, Exception]]:
+        """The same from the entity's own loaders; an item counts when each of them brings it."""
+        items: list[Entity] = []
+        errors: dict[str, Exception] = {}
+        for call in self._loads(LoadFieldsTask(child.__name__, tuple(names), "", ()), ids):
+            refs, loader = [self._ref(call, id) for id in call.ids], self._loaders[call.loader]
+            with self._calling(task, at, loader) as env:
+                batch = await self._loader_calls.batch(loader, refs, env)
+            items += batch.items
+            errors |= _errors(child, call.ids, batch.items, batch.failed)
+        return [item for item in items if item.id not in errors], errors
 
     async def _is_listed(self, spec: ListTask, known: ListingState) -> bool:
         if known.listed_at is None or spec.since is None:
@@ -599,6 +721,21 @@ class TaskRunner:
         return failures
 
 
+def _errors(
+    entity: type[Entity], ids: Sequence[str], items: Sequence[Entity], failed: Mapping[str, Exception]
+) -> dict[str, Exception]:
+    """The errors of those ids that a response did not bring."""
+    loaded = {item.id for item in items}
+    return {
+        id: failed.get(id)
+        or UpstreamMissing(
+            f"{entity.ref(id)} was listed and did not come", hint="it may have been deleted; sync again"
+        )
+        for id in ids
+        if id not in loaded
+    }
+
+
 def _outdated(problem: str) -> SyncError:
     """A stored task cannot go on after an upgrade of the connector."""
     return SyncError(
@@ -656,6 +793,7 @@ def _listing_page(
         delta=position.delta,
         bookmark=position.token if tracker.uses_token else position.newest,
         ids_only=spec.ids_only,
+        whole=not position.failed,
     )
 
 
