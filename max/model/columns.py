@@ -75,6 +75,9 @@ def encode_one(holds: FieldType, value: Any) -> Any:
 
 def decode_column(holds: FieldType, column: Column) -> Column:
     """A column as Python values; of equal ones only the first is decoded."""
+    if holds.inside is not None:
+        inside = holds.inside
+        return [None if v is None else [Ref(inside, id) for id in json.loads(v)] for v in column]
     if holds.kind is Kind.JSON:  # lists and dicts, which no two entities may share
         return [None if stored is None else json.loads(stored) for stored in column]
     if holds.kind is Kind.REF:

@@ -30,7 +30,6 @@ from typing import (
     Generic,
     Literal,
     Never,
-    NoReturn,
     Self,
     TypeAlias,
     TypeVar,
@@ -156,12 +155,16 @@ class RefKey(Struct):
 
 
 class FieldType(Struct):
-    """What a field holds: its kind, whether None is allowed, a ref's target, the type of JSON data."""
+    """What a field holds: its kind, whether None is allowed, a ref's target, the type of JSON data.
+
+    ``inside`` is the entity of a list of refs, which is stored as a JSON array of ids.
+    """
 
     kind: Kind
     optional: bool = False
     target: type[Entity] | None = None
     shape: str = ANY
+    inside: type[Entity] | None = None
 
     @classmethod
     def of(cls, hint: object, where: str) -> FieldType:
@@ -175,6 +178,9 @@ class FieldType(Struct):
             kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
             if kind is Kind.REF:
                 return cls(kind, optional, _entity_of(typing.get_args(one), where))
+            inside = typing.get_args(one)[:1]
+            if kind is Kind.JSON and inside and typing.get_origin(inside[0]) is Ref:
+                return cls.refs(_entity_of(typing.get_args(inside[0]), where), optional)
             if kind is Kind.JSON:  # JSON has a null of its own
                 return cls(kind, optional or one is Any, None, json_type(one, where))
             if kind is not None:
@@ -184,14 +190,21 @@ class FieldType(Struct):
             hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
         )
 
+    @classmethod
+    def refs(cls, inside: type[Entity], optional: bool = False) -> FieldType:
+        """A list of refs, each at most once, in the order in which they came."""
+        return cls(Kind.JSON, optional, None, REFS_SHAPE, inside)
+
     @property
     def members(self) -> Kind | None:
-        """What a list of texts or numbers holds; None for everything else."""
-        return MEMBERS.get(self.shape)
+        """What a list of texts, numbers or refs holds; None for everything else."""
+        return Kind.TEXT if self.inside else MEMBERS.get(self.shape)
 
     @property
     def label(self) -> str:
         """The kind in words: ``text``, ``a ref to User``, ``list[str]``."""
+        if self.inside:
+            return f"list[Ref[{self.inside.__name__}]]"
         if self.kind is Kind.JSON:
             return self.shape
         return f"a ref to {self.target.__name__}" if self.target else str(self.kind)
@@ -210,6 +223,8 @@ class FieldType(Struct):
             raise InvalidValue(self.expected, None)
         if self.kind is Kind.REF:
             return self._id_of(value)
+        if self.inside:
+            return self._ids_of(value, self.inside)
         try:
             return json_reader(self.shape)(value) if self.kind is Kind.JSON else READERS[self.kind](value)
         except InvalidValue as wrong:
@@ -231,12 +246,26 @@ class FieldType(Struct):
         """Whether a ref to this entity fits: by name, since an installation may have classes of its own."""
         return getattr(entity, "__name__", "") == cast("type[Entity]", self.target).__name__
 
+    def _ids_of(self, value: object, inside: type[Entity]) -> list[str]:
+        """The ids of a list of refs, records or ids, each once; InvalidValue names the place."""
+        if isinstance(value, InvalidValue):
+            raise value
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise InvalidValue(self.expected, value)
+        ids = [_id_inside(one, inside) for one in value]
+        if None in ids:
+            at = ids.index(None)
+            raise InvalidValue(f"a ref to {inside.__name__}", as_it_came(value[at]), f"[{at}]")
+        return list(dict.fromkeys(cast("list[str]", ids)))
+
     def check(self, value: object) -> bool:
         """Whether a value is valid."""
         return is_valid(self.read, value)
 
     def to_json(self, value: Any) -> Json:
         """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
+        if self.inside and value is not None:
+            return self.read(value)
         write = WRITERS.get(self.kind)
         return value if value is None or write is None else write(value)
 
@@ -250,7 +279,7 @@ class FieldType(Struct):
             return date.fromisoformat(data)
         if self.kind is Kind.REF:
             return Ref(cast("type[Entity]", self.target), data)
-        return data
+        return [Ref(self.inside, id) for id in data] if self.inside else data
 
 
 def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
@@ -261,7 +290,17 @@ def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
     raise SchemaError(f"{where} does not name one entity", hint="write it in brackets: Ref[User]")
 
 
+def _id_inside(one: object, inside: type[Entity]) -> str | None:
+    """The id that a member of a list of refs names: a ref's, a record's, or itself; None when invalid."""
+    if isinstance(one, Ref) and one.entity.__name__ == inside.__name__ and one.scope.installation is None:
+        one = one.id
+    elif isinstance(one, Entity) and type(one).__name__ == inside.__name__:
+        one = one._values["id"]
+    return str(one) if is_id(one) else None
+
+
 ID = FieldType(Kind.TEXT)
+REFS_SHAPE = "list[Ref]"  # of a list of refs; ``inside`` says to what
 
 
 WRITERS: dict[Kind, Callable[[Any], Json]] = {  # of valid values; the other kinds are JSON data already
@@ -484,6 +523,16 @@ class ManyOf(Generic[P, E]):
         self.parent, self.name = parent, name
 
     @property
+    def inline(self) -> bool:
+        """Whether the parent's own row names the members; if so, ``field`` is where."""
+        return self.parent._collections[self.name].inline is not None
+
+    @property
+    def field(self) -> FieldOf[P, list[Ref[E]]]:
+        """The list of refs that the parent's row has, of a collection that is inline."""
+        return FieldOf(self.parent, self.name)
+
+    @property
     def child(self) -> type[E]:
         """The entity that the collection lists."""
         return cast("type[E]", self.parent.children()[self.name])
@@ -566,12 +615,18 @@ class Many(Generic[E]):
     then read from that ref; without it, it is stored beside the children.  A collection with ``by``
     needs no loader: its members may come along with other responses.  If no loader lists them,
     they are removed together with their parent.
+
+    ``inline`` says that the parent's own row names its members, all of them, and where the service's
+    data has them: ``labels: Many[Label] = Many(inline="labels")``.  The constructor takes them,
+    ``Issue("1", labels=[Label("7", name="bug")])``, and no loader lists them.
     """
 
     name: str
 
-    def __init__(self, description: str = "", *, by: Inverse[E] | None = None) -> None:
-        self.description, self.by = description, by
+    def __init__(
+        self, description: str = "", *, by: Inverse[E] | None = None, inline: str | None = None
+    ) -> None:
+        self.description, self.by, self.inline = description, by, inline
 
     def __set_name__(self, owner: type[Entity], name: str) -> None:
         self.name = name
@@ -579,17 +634,28 @@ class Many(Generic[E]):
     @overload
     def __get__(self, instance: None, owner: type[P]) -> ManyOf[P, E]: ...
     @overload
-    def __get__(self, instance: Entity, owner: object) -> NoReturn: ...
-    def __get__(self, instance: Entity | None, owner: Any) -> ManyOf[Any, E]:
+    def __get__(self, instance: Entity, owner: object) -> list[Ref[E]]: ...
+    def __get__(self, instance: Entity | None, owner: Any) -> ManyOf[Any, E] | list[Ref[E]]:
         if instance is None:
             return ManyOf(owner, self.name)
-        raise FieldNotLoaded(type(instance).__name__, self.name, hint="read it with engine.load_collection()")
+        if self.name in instance._values:
+            holds = type(instance).types()[self.name]
+            return cast("list[Ref[E]]", holds.from_json(holds.to_json(instance._values[self.name])))
+        hint = {"hint": "read it with engine.load_collection()"} if self.inline is None else {}
+        raise FieldNotLoaded(type(instance).__name__, self.name, **hint)
 
-    def __set__(self, instance: Never, value: Never) -> None:
-        raise AttributeError("children are stored under their parent, never inside it")
+    def __set__(self, instance: Never, value: Sequence[E]) -> None:  # as that of Field
+        raise AttributeError(f"{type(instance).__name__} is immutable")
 
     def __repr__(self) -> str:
-        return f"Many({self.description!r})"
+        inline = "" if self.inline is None else f", inline={self.inline!r}"
+        return f"Many({self.description!r}{inline})"
+
+    def field(self) -> Field[Any]:
+        """The field that holds the refs of an inline collection."""
+        found: Field[Any] = Field(self.description, source=self.inline)
+        found.name = self.name
+        return found
 
 
 def key(*, kw_only: Literal[False]) -> Any:
@@ -649,8 +715,9 @@ class _Declared:
         cls._title, cls._key = title or cls._title, key or cls._key
         cls._conventions = {**cls._conventions, **(conventions or {})}
         declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
-        cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
+        declared |= {n: m.field() for n, m in cls._collections.items() if m.inline is not None}
+        cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._types = cls._children = None
         refuse_reserved_names(cls)
         _check_sources(cls)
@@ -658,7 +725,9 @@ class _Declared:
     def __init__(self, /, id: str, **values: Any) -> None:
         if not values.keys() <= self._fields.keys():
             unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
-            raise TypeError(f"{type(self).__name__} has no field {unknown}")
+            listed = values.keys() & self._collections.keys() - self._fields.keys()
+            hint = "; a row names members of a collection that is declared with inline=" if listed else ""
+            raise TypeError(f"{type(self).__name__} has no field {unknown}{hint}")
         values["id"] = id
         self._values = values
 
@@ -746,13 +815,15 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
             hint="declare the entities of one connector in one module, at the top level",
         ) from error
     where = entity.__name__
+    entity._children = children = {
+        name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
+    }
     entity._types = {
-        name: FieldType.of(_inside(hints, where, name), f"{where}.{name}")
+        name: FieldType.refs(children[name])
+        if name in children
+        else FieldType.of(_inside(hints, where, name), f"{where}.{name}")
         for name in entity._fields
         if name != "id"
-    }
-    entity._children = {
-        name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
     }
 
 

@@ -129,7 +129,8 @@ class Watermark(Struct):
     newest_first: bool = True
 
 
-Brings: TypeAlias = "FieldOf[Any, Any] | type[Entity]"  # an entity means all its fields
+# An entity means all its fields, an inline collection the field in which a row names the members.
+Brings: TypeAlias = "FieldOf[Any, Any] | ManyOf[Any, Any] | type[Entity]"
 LoadOne: TypeAlias = Callable[[Ref[E], Env[C]], Awaitable[E]]
 LoadBatch: TypeAlias = Callable[[Sequence[Ref[E]], Env[C]], Awaitable[Batch[E]]]
 LoadPage: TypeAlias = Callable[[Ref[P], PageRequest, Env[C]], Awaitable[Page[E]]]
@@ -171,7 +172,7 @@ class Loader(Generic[C]):
 
     @staticmethod
     def entity(
-        *fields: FieldOf[E, Any] | type[E],
+        *fields: FieldOf[E, Any] | ManyOf[E, Any] | type[E],
         ttl: timedelta | None = None,
         refresh_when: FieldOf[E, Any] | None = None,
     ) -> Callable[[LoadOne[E, C]], EntityLoader[E, C]]:
@@ -180,7 +181,7 @@ class Loader(Generic[C]):
 
     @staticmethod
     def entity_batched(
-        *fields: FieldOf[E, Any] | type[E],
+        *fields: FieldOf[E, Any] | ManyOf[E, Any] | type[E],
         size: int = 100,
         ttl: timedelta | None = None,
         refresh_when: FieldOf[E, Any] | None = None,
@@ -234,12 +235,17 @@ class Loader(Generic[C]):
         and what is gone as ``removed``.  ``covers`` names what the feed keeps up to date, so that
         a sync need not fetch it again: collections, and fields.
         """
-        return lambda load: FeedLoader(load, brings, root=root, covers=tuple(covers))
+        return lambda load: FeedLoader(load, brings, root=root, covers=tuple(map(_field, covers)))
 
     @staticmethod
     def raw(load: LoadRaw[C, V]) -> RawLoader[C, V]:
         """The decorated function fetches a value that other loaders share: ``async (env) -> value``."""
         return RawLoader(load)
+
+
+def _field(brought: Any) -> Any:
+    """What is brought or covered; of an inline collection the field that its parent's rows have."""
+    return brought.field if isinstance(brought, ManyOf) and brought.inline else brought
 
 
 class EntityLoader(Loader[C], Generic[E, C]):
@@ -288,7 +294,8 @@ def _fields_of(brings: Sequence[Brings] | type[Entity]) -> tuple[FieldOf[Any, An
     """Every field that is named, and all of each entity that is."""
     fields: list[FieldOf[Any, Any]] = []
     for one in [brings] if isinstance(brings, type) else brings:
-        fields += [FieldOf(one, n) for n in one._fields if n != "id"] if isinstance(one, type) else [one]
+        names = [name for name in one._fields if name != "id"] if isinstance(one, type) else ()
+        fields += [FieldOf(one, name) for name in names] if isinstance(one, type) else [_field(one)]
     return tuple(dict.fromkeys(fields))
 
 
@@ -360,6 +367,18 @@ class Resolver:
         """The collections whose listings bring a field."""
         return [many for many, loader in self._collections.items() if field in loader.brings]
 
+    def places_of(self, *entities: type[Entity]) -> list[ManyOf[Any, Any]]:
+        """The collections that can hold rows of some entities, or of their ancestors, topmost first.
+
+        With them those whose listings bring the rows that name such a row themselves.
+        """
+        found = self.schema.collections_above(*entities)
+        for many in found:  # grows in the loop
+            bringing = self.collections_bringing(many.field) if many.inline else ()
+            above = [one for own in bringing for one in self.schema.collections_above(own.child)]
+            found += [one for one in dict.fromkeys(above) if one not in found]
+        return found
+
     def load_groups(self, entity: type[Entity]) -> list[tuple[str, ...]]:
         """The entity's fields in groups that always arrive together: brought by the same loaders."""
         groups: dict[tuple[int, ...], list[str]] = {}
@@ -392,6 +411,12 @@ class Resolver:
                     )
 
     def _claim_collection(self, loader: CollectionLoader[Any, Any, Any]) -> None:
+        if loader.lists.inline:
+            raise ConnectorError(
+                f"loader {loader.name} lists {loader.lists!r}, whose members the rows of"
+                f" {loader.lists.parent.__name__} name themselves",
+                hint=f"declare it without inline=, or bring {loader.lists!r} with the rows",
+            )
         other = self._collections.setdefault(loader.lists, loader)
         if other is not loader:
             raise ConnectorError(f"{loader.lists!r} is listed by two loaders: {other.name} and {loader.name}")
@@ -436,7 +461,7 @@ class Resolver:
         for entity in self.schema.entities.values():
             for name in entity.children():
                 many: ManyOf[Any, Any] = ManyOf(entity, name)
-                if not self.is_listed(many) and (many.by is None or many.by not in brought):
+                if not (self.is_listed(many) or many.inline) and (many.by is None or many.by not in brought):
                     raise ConnectorError(f"{entity.__name__}.{name} has no loader that lists it")
             for name in entity.types():
                 if FieldOf(entity, name) not in brought and entity not in self.schema.roots:
@@ -459,8 +484,8 @@ class UnknownLoaders(Resolver):
         self._groups = load_groups or super().load_groups
 
     def is_listed(self, collection: ManyOf[Any, Any]) -> bool:
-        """It may be."""
-        return True
+        """It may be, unless rows of the parent name its members."""
+        return not collection.inline
 
     def collections_bringing(self, field: FieldOf[Any, Any]) -> list[ManyOf[Any, Any]]:
         """The collections that have the field's entity as members."""

@@ -39,6 +39,7 @@ AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
 }
 NUMBERS = (Kind.INTEGER, Kind.REAL)
 LONGEST_NUMBER = 100  # characters of a number as a text
+NONE_NAMED: Mapping[str, Any] = {}
 Given = Mapping[FieldOf[E, Any], object]  # values that the data does not have, or functions of a row's data
 
 
@@ -50,20 +51,38 @@ class MappedRows(Sequence[E]):
 
     ``ids`` are texts, or what is in place of an id that cannot be read.  As a sequence it has
     entities, each made when it is asked for.  ``asked`` names the fields that the caller named.
+    ``named`` has the members of inline collections, each once; the column has their ids.
     """
 
-    __slots__ = ("_encoded", "asked", "columns", "entity", "ids")
+    __slots__ = ("_encoded", "asked", "columns", "entity", "ids", "named")
 
     def __init__(
-        self, entity: type[E], ids: Sequence[Any], columns: Mapping[str, Column], asked: Collection[str]
+        self,
+        entity: type[E],
+        ids: Sequence[Any],
+        columns: Mapping[str, Column],
+        asked: Collection[str],
+        named: Mapping[str, MappedRows[Any]] = NONE_NAMED,
     ) -> None:
         self.entity, self.ids, self.columns, self.asked = entity, ids, columns, asked
+        self.named = {name: rows for name, rows in named.items() if name in columns}
         self._encoded: tuple[EncodedRows, Sequence[E]] | None = None
 
-    def narrowed(self, names: Collection[str]) -> MappedRows[E]:
-        """The same rows with these fields, and with those that the caller named."""
+    def narrowed(self, declared: Mapping[type[Entity], Collection[str]]) -> MappedRows[E]:
+        """The same rows with the fields that are declared, and with those that the caller named."""
+        names = declared.get(self.entity, ())
         columns = {n: column for n, column in self.columns.items() if n in names or n in self.asked}
-        return self if len(columns) == len(self.columns) else type(self)(self.entity, self.ids, columns, ())
+        if len(columns) == len(self.columns) and not self.named:
+            return self
+        named = {name: rows.narrowed(declared) for name, rows in self.named.items()}
+        return type(self)(self.entity, self.ids, columns, (), named)
+
+    def picked(self, places: Sequence[int]) -> MappedRows[E]:
+        """Some of the rows."""
+        if len(places) == len(self.ids):
+            return self
+        columns = {name: [column[at] for at in places] for name, column in self.columns.items()}
+        return type(self)(self.entity, [self.ids[at] for at in places], columns, self.asked, self.named)
 
     def encoded(self) -> tuple[EncodedRows, Sequence[E]]:
         """The valid rows as a database holds them, and the invalid ones as entities."""
@@ -91,7 +110,12 @@ class MappedRows(Sequence[E]):
     def __getitem__(self, at: int | slice) -> E | list[E]:
         if isinstance(at, slice):
             return [self[one] for one in range(*at.indices(len(self)))]
-        return _made(self.entity, self.ids[at], {n: column[at] for n, column in self.columns.items()}, ())
+        raw = {n: column[at] for n, column in self.columns.items()}
+        return _made(self.entity, self.ids[at], raw, (), self.named)
+
+    def member(self, id: str) -> E:
+        """The record with this id."""
+        return self[self.ids.index(id)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,23 +149,52 @@ def read_rows(
     ids = columns.pop("id")
     if set(map(type, ids)) != {str}:
         ids = list(map(_id_of, ids))
-    return MappedRows(entity, ids, columns, asked)
+    named = {}
+    for name in entity._collections.keys() & columns.keys():
+        columns[name], named[name] = _named(entity.children()[name], columns[name])
+    return MappedRows(entity, ids, columns, asked, named)
+
+
+def _named(child: type[E], column: Column) -> tuple[Column, MappedRows[E]]:
+    """The members that rows name in themselves: their ids for each row, and all of them, each once.
+
+    A member is an object, of which every field is read, or an id; null is an empty list.  Of members
+    that have one id the last one counts.
+    """
+    lists = [[] if one is None else one for one in column]
+    members = [member for some in lists if type(some) is list for member in some]
+    objects = [one for one in members if isinstance(one, Mapping)]
+    rows = read_rows(child, objects, {}, None)
+    known, others = iter(rows.ids), [one for one in members if not isinstance(one, Mapping)]
+    ids = [
+        [next(known) if isinstance(one, Mapping) else _id_of(one) for one in some]
+        if type(some) is list
+        else some
+        for some in lists
+    ]
+    if others and not objects:
+        bare = dict.fromkeys(id for one in others if isinstance(id := _id_of(one), str))
+        return ids, MappedRows(child, list(bare), {}, ())
+    last = sorted({id: at for at, id in enumerate(rows.ids) if isinstance(id, str)}.values())
+    return ids, rows.picked(last)
 
 
 def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[FieldOf[E, Any]] | None) -> E:
     """One row of data as an entity."""
     rows = read_rows(entity, [data], given, fields)
     columns = {name: column[0] for name, column in rows.columns.items()}
-    return _made(entity, rows.ids[0], columns, rows.asked)
+    return _made(entity, rows.ids[0], columns, rows.asked, rows.named)
 
 
-def narrowed(entity: E, names: Collection[str]) -> E:
-    """The same record; one that was read, with these fields and with those that the caller named."""
-    values = entity._values
-    if not isinstance(values, ReadValues):
-        return entity
-    keep = {n: value for n, value in values.items() if n in names or n in values.asked or n == "id"}
-    return entity if len(keep) == len(values) else type(entity)(**keep)
+def narrowed(entity: E, declared: Mapping[type[Entity], Collection[str]]) -> E:
+    """The same record; of one that was read, the fields that are declared or that the caller named."""
+    values, keep, names = entity._values, dict(entity._values), declared.get(type(entity), ())
+    if isinstance(values, ReadValues):
+        keep = {n: value for n, value in values.items() if n in names or n in values.asked or n == "id"}
+    inline = [name for name in entity._collections if isinstance(keep.get(name), list | tuple)]
+    for name in inline:
+        keep[name] = [narrowed(one, declared) if isinstance(one, Entity) else one for one in keep[name]]
+    return entity if len(keep) == len(values) and not inline else type(entity)(**keep)
 
 
 def ids_of(items: Sequence[Any]) -> Sequence[object]:
@@ -156,10 +209,19 @@ def column_of(items: Sequence[Any], name: str) -> Sequence[object]:
     return [item._values[name] for item in items if name in item._values]
 
 
-def _made(entity: type[E], id: Any, raw: Mapping[str, Any], asked: Collection[str]) -> E:
+def _made(
+    entity: type[E],
+    id: Any,
+    raw: Mapping[str, Any],
+    asked: Collection[str],
+    named: Mapping[str, MappedRows[Any]],
+) -> E:
     """An entity with the values that its fields' types make of the data's."""
     types = entity.types()
     values = ReadValues((name, _value(entity, name, types[name], one)) for name, one in raw.items())
+    for name, rows in named.items():
+        if isinstance(values[name], list):
+            values[name] = [rows.member(one.id) for one in values[name]]
     values["id"], values.asked = id, asked
     made = object.__new__(entity)
     made._values = values
@@ -185,6 +247,8 @@ def _python(holds: FieldType, read: Any) -> Any:
         return datetime_of(read)
     if holds.kind is Kind.DATE:
         return date.fromisoformat(read)
+    if holds.inside is not None:
+        return holds.from_json(read)
     return Ref(cast("type[Entity]", holds.target), read) if holds.kind is Kind.REF else read
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, cast
 from ..errors import SchemaError, UnknownName, shown
 from .entities import E, Entity, FieldOf, ManyOf, Ref, field_names, find_collection, find_field
 from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
+from .inline import inline_collections
 from .schema import Schema
 from .struct import Struct
 from .values import Json
@@ -116,6 +117,12 @@ class SyncPlan(Struct):
             if step.operation == "follow":
                 continue  # the resolver knows the feeds
             known = entity.types() if step.operation == "load_fields" else entity.children()
+            inline = [one.name for one in inline_collections(entity) if one.name in step.names]
+            if inline and step.operation == "load_collection":
+                raise SchemaError(
+                    f"{step.entity}.{inline[0]} is not listed: its members come with the rows that name them",
+                    hint=f"take the step out; a loader that brings {step.entity}.{inline[0]} brings them",
+                )
             for name in step.names:
                 if name not in known:
                     kind = "field" if step.operation == "load_fields" else "collection"

@@ -92,7 +92,8 @@ class Schema:
             if root not in known:
                 raise SchemaError(f"root {root.__name__} is not among the schema's entities")
         for entity in self.entities.values():
-            leads = {f: t.target for f, t in entity.types().items() if t.target} | dict(entity.children())
+            types = entity.types().items()
+            leads = {f: to for f, t in types if (to := t.target or t.inside)} | dict(entity.children())
             for name, target in leads.items():
                 where = f"{entity.__name__}.{name}"
                 if target not in known:
@@ -191,6 +192,7 @@ class Schema:
             entity = made[one["name"]]
             entity._types = {f["name"]: _type_from_json(f, made) for f in one["fields"]}
             entity._children = {c["name"]: made[c["child"]] for c in one["collections"]}
+            entity._children |= {f["name"]: made[f["target"]] for f in one["fields"] if f.get("inline")}
             for c in one["collections"]:
                 if c["by"]:
                     entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
@@ -201,6 +203,11 @@ class Schema:
 def _check_inverse(many: ManyOf[Any, Any]) -> None:
     """SchemaError unless ``by`` is a ref of the child to the parent."""
     back = many.by
+    if back and many.inline:
+        raise SchemaError(
+            f"{many!r}: by= and inline= exclude each other",
+            hint="with inline= the parent's row names its members, with by= each child names its parent",
+        )
     if back and (back.entity is not many.child or back.type.target is not many.parent):
         raise SchemaError(f"{many!r}: by={back!r} is not a ref of {many.child.__name__} to its parent")
 
@@ -222,8 +229,9 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 "name": name,
                 "kind": str(holds.kind),
                 "optional": holds.optional,
-                "target": holds.target.__name__ if holds.target else None,
+                "target": target.__name__ if (target := holds.target or holds.inside) else None,
                 **({"shape": holds.shape} if holds.kind is Kind.JSON else {}),
+                **({"inline": True} if name in entity._collections else {}),
                 "description": entity._fields[name].description,
                 "searchable": entity._fields[name].searchable,
                 "brief": entity._fields[name].brief,
@@ -238,6 +246,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 "description": entity._collections[many.name].description,
             }
             for many in collections
+            if not many.inline
         ],
     }
 
@@ -246,7 +255,9 @@ def _entity_from_json(data: Json) -> type[Entity]:
     body: dict[str, Any] = {"__doc__": data["description"], "__module__": __name__}
     marks = ("searchable", "brief")  # data of an older version says neither, and names no title
     body |= {
-        f["name"]: Field(f["description"], **{mark: f.get(mark, False) for mark in marks})
+        f["name"]: Many(f["description"], inline=f["name"])
+        if f.get("inline")
+        else Field(f["description"], **{mark: f.get(mark, False) for mark in marks})
         for f in data["fields"]
     }
     body |= {c["name"]: Many(c["description"]) for c in data["collections"]}
@@ -261,4 +272,6 @@ def _pointing_back(child: type[Entity], field: str) -> Callable[[], FieldOf[Any,
 
 def _type_from_json(data: Json, made: Mapping[str, type[Entity]]) -> FieldType:
     target = made[data["target"]] if data["target"] else None
+    if target and data["kind"] == Kind.JSON:
+        return FieldType.refs(target, data["optional"])
     return FieldType(Kind(data["kind"]), data["optional"], target, data.get("shape", ANY))

@@ -72,6 +72,8 @@ class _Source:
         base = ", ".join([self._name("Entity"), *named])
         lines = ["", "", f"class {entity.__name__}({base}):", f"    {description_of(entity)!r}", ""]
         for name, holds in entity.types().items():
+            if name in entity._collections:
+                continue
             field = entity._fields[name]
             marks = [f"{mark}=True" for mark in ("searchable", "brief") if getattr(field, mark)]
             call = f"{self._name('Field')}({', '.join([repr(field.description), *marks])})"
@@ -80,6 +82,7 @@ class _Source:
             many, of = entity._collections[name], ManyOf[Any, Any](entity, name)
             inverse = of.by
             by = f", by=lambda: {self._attribute(child.__name__, inverse.name)}" if inverse else ""
+            by += f", inline={name!r}" if of.inline else ""
             call = f"{self._name('Many')}({many.description!r}{by})"
             lines += self._declared(name, f"{self._name('Many')}[{self._target(child)}]", call)
         return lines
@@ -98,6 +101,8 @@ class _Source:
     def _type(self, holds: FieldType) -> str:
         if holds.target:
             text = f"{self._name('Ref')}[{self._target(holds.target)}]"
+        elif holds.inside:
+            text = f"{self._name('list')}[{self._name('Ref')}[{self._target(holds.inside)}]]"
         elif holds.kind is Kind.JSON:
             text = re.sub(TOKEN, lambda word: self._json_word(word[0]), holds.shape)
         else:

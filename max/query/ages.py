@@ -72,6 +72,8 @@ def ages(connection: Connection, tables: Tables, what: str | None = None, *, now
     membership = tables.membership
     for entity in entities:
         for many in tables.schema.collections_of(entity):
+            if many.inline:
+                continue  # it is as old as the field with the rows' lists
             histogram = membership.ages(connection, many, now=now)
             found.append(_age("listing", entity.__name__, repr(many), histogram))
     feeds = membership.feed_ages(connection, now=now)
@@ -84,7 +86,7 @@ def entity_and_field(schema: Schema, text: str) -> tuple[type[Entity], str | Non
     entity = schema.entity(name)
     if not dot:
         return entity, None
-    if field in entity.children():
+    if field in entity.children() and field not in entity.types():
         child = entity.children()[field].__name__
         raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child}")
     found = find_name(entity, field)

@@ -726,6 +726,8 @@ def _decoders(mapping: TableMapping[Any]) -> Decoders:
 
 def _decoder(holds: FieldType) -> Callable[[Any], Any]:
     """How a value that is not NULL is read from JSON."""
+    if holds.inside is not None:
+        return lambda text: holds.from_json(json.loads(text))
     if holds.kind is Kind.JSON:
         return json.loads
     if holds.kind is Kind.REAL:

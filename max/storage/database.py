@@ -223,6 +223,9 @@ class Dialect(Protocol):
         A float, and an integer beyond 64 bits, is the text of all its digits.
         """
 
+    def in_order(self, column: str, alias: str) -> tuple[str, str]:
+        """The members of a list as a table with the column ``value``, and the place of each, from 1 on."""
+
     def truncated(self, column: str, unit: str) -> str:
         """SQL for a time or a date in a unit, as text that sorts in time order; NULL stays NULL.
 

@@ -361,7 +361,8 @@ class Membership(RenameOwner):
 
         A parent that is not stored yet has no listing; it is listed once it is stored.
         """
-        for many in self._removals.schema.collections_of(mapping.entity):
+        collections = self._removals.schema.collections_of(mapping.entity)
+        for many in (many for many in collections if not many.inline):
             parents = self._mappings[many.parent.__name__].table
             for rows in groups:
                 pairs = list(_with_parents(many, rows, root))

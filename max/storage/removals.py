@@ -117,6 +117,7 @@ def _ending(which: str) -> tuple[str, str, str]:
 END_UNSEEN = _ending("listing = :listing AND generation <> :generation")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
 END_OF_PARENT = _ending(f"listing IN {CHILD_LISTINGS}")
+END_NAMED = _ending("(listing, child) IN (SELECT a, b FROM {pairs:pairs})")
 DROP_LISTINGS = f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}"
 UNLINK = (  # the + makes SQLite search the memberships by child
     f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{set:rows}}",
@@ -127,7 +128,10 @@ PURGE = (
     "DELETE FROM _max_freshness WHERE entity = :entity AND row IN {set:rows}",
     "DELETE FROM {table} WHERE _row IN {set:rows}",
 )
-PURGEABLE = "SELECT _row, _id, _removed_at FROM {table} WHERE _removed_at < :before"
+PURGEABLE = f"""
+    SELECT _row, _id, _removed_at FROM {{table}} WHERE _removed_at < :before AND NOT EXISTS (
+        SELECT 1 FROM _max_membership AS k WHERE k.child = _row AND +k.listing IN {LISTINGS})
+"""  # what a row names stays while it does
 KEEP_NUMBER = "INSERT INTO {table} (_row, _id, _removed_at) VALUES (?, ?, ?)"
 MARK_UNLISTED = """
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
@@ -154,6 +158,7 @@ IN_CIRCLES = f"""
     listing IN {LISTINGS.replace("collections", "own")}
        AND child IN (SELECT row FROM _max_missing WHERE entity = :entity AND missing_since = :at)
 """
+IN_CIRCLE = "_row IN (SELECT row FROM _max_missing WHERE entity = :entity AND missing_since = :at)"
 LEAVE_CIRCLES = (  # the next pass over such a listing is of everything
     f"""
     UPDATE _max_listing SET invalidated_at = :at
@@ -211,8 +216,8 @@ LISTINGS_OF = """
      WHERE p._row IN {set:parents}
 """
 HELD_ONLY_BY = f"""
-    SELECT DISTINCT k.child FROM _max_membership AS k
-     WHERE k.listing IN {{set:lost}} AND NOT EXISTS (
+    SELECT DISTINCT k.child FROM _max_membership AS k JOIN {{table}} AS t ON t._row = k.child
+     WHERE k.listing IN {{set:lost}} AND t._removed_at IS NULL AND NOT EXISTS (
            SELECT 1 FROM _max_membership AS o
             WHERE o.child = k.child AND o.listing NOT IN {{set:lost}} AND o.listing IN {LISTINGS})
 """
@@ -253,8 +258,9 @@ class Removals(RenameOwner):
         self.schema, self._mappings, self._freshness = schema, mappings, freshness
         self.resolver = resolver
 
-    def _names(self, connection: Connection, entity: type[Entity]) -> object:
-        return connection.dialect.array(map(repr, self.schema.collections_of(entity)))
+    def _names(self, connection: Connection, entity: type[Entity], inline: bool | None = None) -> object:
+        collections = self.schema.collections_of(entity)
+        return connection.dialect.array(repr(many) for many in collections if inline in (None, many.inline))
 
     # -- missing rows ---------------------------------------------------------------------
 
@@ -269,6 +275,22 @@ class Removals(RenameOwner):
         """A complete listing has shown its members: the memberships of all others end."""
         values = {**position._asdict(), "lost_by": position.listing, "at": at}
         self._end(connection, END_UNSEEN, listing.collection.child, "l.began_at", values)
+
+    def end_named(
+        self, connection: Connection, entity: type[Entity], pairs: Sequence[tuple[int, int]], at: float
+    ) -> None:
+        """Rows that were read by a request at a time name these members no more: (listing, child)."""
+        if pairs:
+            connection.execute(MEMBERS_BY_CHILD)
+            values = {"pairs": connection.dialect.array(pairs), "lost_by": None, "at": at}
+            self._end(connection, END_NAMED, entity, "m.missing_since", values)
+
+    def clear_named(self, connection: Connection, entity: type[Entity], rows: Collection[int]) -> None:
+        """Rows that are named now are not missing."""
+        if self._has_missing(connection, entity):
+            sql = "DELETE FROM _max_missing WHERE entity = :entity AND row IN {set:rows}"
+            values = {"entity": entity.__name__, "rows": connection.dialect.array(rows)}
+            connection.execute(connection.dialect.sql(sql), values)
 
     def _end(
         self,
@@ -371,8 +393,8 @@ class Removals(RenameOwner):
         """
         for mapping in self._mappings.values():
             collections = self.schema.collections_of(mapping.entity)
-            listed = [many for many in collections if self.resolver.is_listed(many)]
-            own = [repr(many) for many in listed if many.parent is mapping.entity]
+            within = [many for many in collections if many.parent is mapping.entity]
+            own = [repr(many) for many in within if many.inline or self.resolver.is_listed(many)]
             if own:
                 connection.execute(MEMBERS_BY_CHILD)
                 values = {
@@ -385,6 +407,9 @@ class Removals(RenameOwner):
                 }
                 for statement in (MARK_CIRCLES, *LEAVE_CIRCLES):
                     connection.execute(mapping.sql(statement), values)
+                forgetting = mapping.unloading([many.name for many in within if many.inline])
+                if forgetting:
+                    connection.execute(mapping.sql(f"{forgetting} WHERE {IN_CIRCLE}"), values)
 
     def clear_candidates(
         self,
@@ -439,7 +464,7 @@ class Removals(RenameOwner):
         )
         values = {
             "entity": mapping.entity.__name__,
-            "collections": self._names(connection, mapping.entity),
+            "collections": self._names(connection, mapping.entity, inline=False),  # rows still name it
             "rows": connection.dialect.array(row for (row,) in rows.fetchall()),
         }
         for statement in UNLINK:
@@ -568,13 +593,17 @@ class Removals(RenameOwner):
     ) -> set[int]:
         array = connection.dialect.array
         values = {"lost": array(listings), "collections": self._names(connection, entity)}
-        return {row for (row,) in connection.execute(connection.dialect.sql(HELD_ONLY_BY), values).fetchall()}
+        sql = self._mappings[entity.__name__].sql(HELD_ONLY_BY)
+        return {row for (row,) in connection.execute(sql, values).fetchall()}
 
     def _evidence(
         self, connection: Connection, name: str, scope: DeletionScope, missing: Mapping[str, Rows]
     ) -> Evidence:
         entity, possible = self._mappings[name].entity, []
-        for many in self.schema.collections_above(entity):
+        for many in self.resolver.places_of(self.resolver.schema.entities.get(name, entity)):
+            if many.inline:
+                possible += self._naming(connection, many, missing)
+                continue
             values = {
                 "collection": repr(many),
                 "whole": repr(many) in scope.collections,
@@ -588,6 +617,24 @@ class Removals(RenameOwner):
         if len(possible) == 1 and possible[0][1] >= scope.since:
             return Evidence(1, covered, *possible[0])
         return Evidence(len(possible), covered, None, -math.inf)
+
+    def _naming(
+        self, connection: Connection, many: ManyOf[Any, Any], missing: Mapping[str, Rows]
+    ) -> list[tuple[int | None, float]]:
+        """When the rows were read that name members, of which a loader fetches the list alone.
+
+        Lists that come with a listing of the rows are read with that.
+        """
+        if self.resolver.loader_for(many.field) is None or self.resolver.collections_bringing(many.field):
+            return []
+        mapping = self._mappings[many.parent.__name__]
+        sql = f"""
+            SELECT min(coalesce({mapping.synced(many.name, "t")}, {NEVER})) FROM {{table}} AS t
+             WHERE t._removed_at IS NULL AND t._row NOT IN {{set:missing}}
+        """
+        values = {"missing": connection.dialect.array(missing.get(many.parent.__name__, ()))}
+        (at,) = connection.execute(mapping.sql(sql), values).fetchone()
+        return [] if at is None else [(None, at)]
 
     def _feed_times(
         self, connection: Connection, many: ManyOf[Any, Any], scope: DeletionScope
@@ -679,7 +726,9 @@ class Removals(RenameOwner):
             (newest,) = connection.execute(mapping.sql("SELECT max(_row) FROM {table}")).fetchone()
             bare = " AND ".join(f"{quoted(bitmap)} = 0" for bitmap in mapping.bitmaps)
             sql = mapping.sql(f"{PURGEABLE} AND NOT (_row = :newest AND {bare}) LIMIT {PURGED_AT_ONCE}")
-            rows = connection.execute(sql, {"before": before, "newest": newest}).fetchall()
+            inline = self._names(connection, mapping.entity, inline=True)
+            values = {"before": before, "newest": newest, "collections": inline}
+            rows = connection.execute(sql, values).fetchall()
             if rows:
                 values = {
                     "entity": mapping.entity.__name__,

@@ -83,6 +83,13 @@ class TableMapping(Generic[E]):
             bitmaps[number] |= 1 << bit
         return bitmaps
 
+    def unloading(self, names: Sequence[str]) -> str:
+        """The beginning of a statement after which some fields of rows are not loaded; "" without any."""
+        changes = [f"{quoted(name)} = NULL" for name in names]
+        for bitmap, bits in zip(self.bitmaps, self.bitmap_values(names), strict=True):
+            changes.append(f"{quoted(bitmap)} = {quoted(bitmap)} & ~{bits}")
+        return f"UPDATE {{table}} SET {', '.join(changes)}" if names else ""
+
     def place(self, name: str) -> tuple[str, int]:
         """Where the row says that a field is loaded: the column of the bitmap, and the bit's value."""
         number, bit = divmod(self.bits[name], BITS)

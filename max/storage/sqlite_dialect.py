@@ -193,6 +193,10 @@ class SqliteDialect(Dialect):
             value = f"CASE WHEN typeof(value) = 'real' AND value <> 0 THEN {digits} ELSE value END"
         return f"json_each((SELECT json_group_array(DISTINCT {value}) FROM json_each({column})))"
 
+    def in_order(self, column: str, alias: str) -> tuple[str, str]:
+        """``json_each`` counts from 0."""
+        return f"json_each({column}) AS {alias}", f"({alias}.key + 1)"
+
     def truncated(self, column: str, unit: str) -> str:
         """Times are texts, so most units are their beginnings; a week is that of its Thursday."""
         if unit in UNIT_WIDTHS:

@@ -13,13 +13,16 @@ Rule 3: a response never replaces a value that a later request brought (see fres
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any, Self
 
 from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
+from ..model.inline import inline_members
 from ..model.loaders import Resolver
 from ..model.mapping import MappedRows
 from ..model.migrations import NO_POLICY, SchemaPolicy
@@ -126,24 +129,47 @@ class TableWriter(Tables):
             self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
             for kind, entities in by_type(delivery.entities, delivery.also, unnamed).items()
         ]
+        named = self._validate_named(connection, delivery, strict=strict)
         listing = delivery.listing
         position = None if listing is None else self.membership.open_listing(connection, listing)
         at = delivery.requested_at if dated else None
         if listing is not None and listing.unread:
             child = self.mapping(listing.collection.child)
             self.freshness.keep(connection, child, listing.unread, delivery.requested_at)
-        counts = {
-            one.mapping.entity.__name__: self._store(
-                connection, delivery, one, at, None if listing is not None and listing.late else position
-            )
-            for one in validated
-        }
+        lists = self.inline_lists.read(connection, [*named, *validated], at) if self._has_inline else {}
+        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
+        counts = Counter(
+            {one.mapping.entity.__name__: self._store_new(connection, one, at, moved_at) for one in named}
+        )
+        for one in validated:
+            late = listing is not None and listing.late
+            place = None if late else position
+            counts[one.mapping.entity.__name__] += self._store(connection, delivery, one, at, place)
         removed = self.removals.apply_tombstones(connection, removed_refs, delivery.requested_at)
         self.quarantine.forget(connection, removed_refs)
         self._record_members(connection, delivery, validated, position)
+        if lists:
+            self.inline_lists.link(connection, lists, [*named, *validated], named, delivery.requested_at)
         self.full_text.flush(connection)
-        counts = {entity: number for entity, number in counts.items() if number}
-        return WriteResult(counts, removed, sum(one.quarantined for one in validated))
+        stored = {entity: number for entity, number in counts.items() if number}
+        return WriteResult(stored, removed, sum(one.quarantined for one in (*named, *validated)))
+
+    @cached_property
+    def _has_inline(self) -> bool:
+        return bool(self.inline_lists.collections)
+
+    def _validate_named(
+        self, connection: Connection, delivery: Delivery, *, strict: bool
+    ) -> list[ValidatedRows]:
+        """The members that rows of a delivery name themselves."""
+        if not self._has_inline:
+            return []
+        return [
+            self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
+            for kind, entities in by_type(
+                *inline_members(delivery.also), *inline_members(delivery.entities)
+            ).items()
+        ]
 
     def _store(
         self,
@@ -157,10 +183,7 @@ class TableWriter(Tables):
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
         moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
         if listing is not None and mapping.entity is not listing.collection.child:
-            ids = connection.dialect.array(id for rows in groups for id in rows.ids)
-            (number,) = connection.execute(mapping.sql(COUNT_NEW), {"ids": ids}).fetchone()
-            self._write_groups(connection, mapping, groups, at, None, moved_at)
-            return int(number)
+            return self._store_new(connection, validated, at, moved_at)
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
             groups = self._restore(
@@ -170,6 +193,15 @@ class TableWriter(Tables):
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
         self._write_groups(connection, mapping, groups, at, position, moved_at)
         return number
+
+    def _store_new(
+        self, connection: Connection, came: ValidatedRows, at: float | None, moved_at: float
+    ) -> int:
+        """Store rows that only came along; how many of them are new."""
+        ids = connection.dialect.array(id for rows in came.groups for id in rows.ids)
+        (number,) = connection.execute(came.mapping.sql(COUNT_NEW), {"ids": ids}).fetchone()
+        self._write_groups(connection, came.mapping, came.groups, at, None, moved_at)
+        return int(number)
 
     def _record_members(
         self,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .change_log import ChangeLog
     from .freshness import Freshness
     from .full_text import FullText
+    from .inline_lists import InlineLists
     from .membership import Membership
     from .removals import Removals
 
@@ -145,6 +146,13 @@ class Tables:
         from .membership import Membership
 
         return Membership(self._mappings, self.removals, self.resolver)
+
+    @cached_property
+    def inline_lists(self) -> InlineLists:
+        """Which members rows name themselves."""
+        from .inline_lists import InlineLists
+
+        return InlineLists(self.schema, self._mappings, self.removals)
 
     @cached_property
     def change_log(self) -> ChangeLog:
@@ -308,21 +316,28 @@ class Tables:
         after: str | None = None,
         limit: int | None = None,
     ) -> QueryPage[E]:
-        """A page of a collection's members, in the order in which they were first stored."""
-        self.mapping(many.parent)
-        mapping = self.mapping(many.child)
+        """A page of a collection's members, in the order in which they were first stored.
+
+        Those of an inline collection are in the order in which the parent's row names them.
+        """
+        owner, mapping = self.mapping(many.parent), self.mapping(many.child)
         size = PAGE_SIZE if limit is None else limit
+        source, place = quoted(mapping.table), "t._row"
         member = (
             f"t.{quoted(many.by.name)} = :parent"
             if many.by is not None
             else "t._row IN (SELECT child FROM _max_membership JOIN _max_listing ON id = listing"
             " WHERE collection = :collection AND parent = :parent AND child > :after)"
         )
-        columns = ["t._id", *(f"t.{quoted(n)}" for n in (*mapping.types, *mapping.bitmaps)), "t._row"]
+        if many.inline:
+            named, place = connection.dialect.in_order(f"o.{quoted(many.name)}", "n")
+            source = f"{quoted(owner.table)} AS o CROSS JOIN {named} JOIN {source}"
+            member = "o._id = :parent AND o._removed_at IS NULL AND t._id = n.value"
+        columns = ["t._id", *(f"t.{quoted(n)}" for n in (*mapping.types, *mapping.bitmaps)), place]
         sql = f"""
-            SELECT {", ".join(columns)} FROM {quoted(mapping.table)} AS t
-             WHERE {member} AND t._removed_at IS NULL AND t._row > :after
-             ORDER BY t._row LIMIT :limit
+            SELECT {", ".join(columns)} FROM {source} AS t
+             WHERE {member} AND t._removed_at IS NULL AND {place} > :after
+             ORDER BY {place} LIMIT :limit
         """
         values = {"collection": repr(many), "parent": parent.id, "after": _position(after), "limit": size + 1}
         rows = connection.execute(sql, values).fetchall()

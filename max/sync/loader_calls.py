@@ -19,6 +19,7 @@ from ..connector import Connector, fault_of
 from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
 from ..model.account_fields import of_installation
 from ..model.entities import Entity, Ref
+from ..model.inline import inline_members
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
 from ..model.mapping import MappedRows, ids_of, narrowed
 from ..model.query import Batch, Page
@@ -202,11 +203,15 @@ class LoaderCaller:
         """Of records that were read, the fields that the loader declares; refuse what else it has not."""
         declared = self._declared[loader]
         if isinstance(entities, MappedRows):
-            entities = entities.narrowed(declared.get(entities.entity, ()))
-            shapes = {(entities.entity, tuple(entities.columns)): entities[0]} if entities else {}
+            entities = entities.narrowed(declared)
         else:
-            entities = [narrowed(one, declared.get(type(one), ())) for one in entities]
-            shapes = {(type(entity), tuple(entity._values)): entity for entity in entities}
+            entities = [narrowed(one, declared) for one in entities]
+        shapes: dict[tuple[type[Entity], tuple[str, ...]], Entity] = {}
+        for some in (entities, *inline_members(entities)):
+            if not isinstance(some, MappedRows):
+                shapes |= {(type(entity), tuple(entity._values)): entity for entity in some}
+            elif some:
+                shapes[some.entity, tuple(some.columns)] = some[0]
         for (kind, names), example in shapes.items():
             if kind not in declared:
                 known = " or ".join(sorted(entity.__name__ for entity in declared))
@@ -232,6 +237,8 @@ def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:
     declared: dict[type[Entity], set[str]] = {}
     for field in loader.brings:
         declared.setdefault(field.entity, {"id"}).add(field.name)
+        if field.type.inside is not None:
+            declared.setdefault(field.type.inside, {"id"})
     if isinstance(loader, CollectionLoader):
         declared.setdefault(loader.lists.child, {"id"})
     return declared

@@ -198,7 +198,7 @@ def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, An
         name, dot, field = text.partition(".")
         entity = resolver.schema.entity(name)
         child = entity.children().get(field)
-        if child is not None:
+        if child is not None and field not in entity.types():
             raise UsageError(f"{entity.__name__}.{field} is a collection", hint=f"write {child.__name__}")
         names = [find_name(entity, field)] if dot else ["id", *entity.types()]
         found |= {FieldOf(entity, one) for one in names}

@@ -615,7 +615,7 @@ class TaskRunner:
     def _begin_look(self, spec: RemoveTask, uncertain: Sequence[DeletionCandidates]) -> RemoveTask:
         """Look at every place where uncertain rows may be; what this sync has listed counts as the first."""
         entities = [self._entity(one.entity) for one in uncertain]
-        left = [repr(many) for many in self._resolver.schema.collections_above(*entities)]
+        left = [repr(many) for many in self._resolver.places_of(*entities)]
         began = self._context.now() if spec.looks else spec.since
         return spec.replace(looks=(*spec.looks, began), left=tuple(left))
 
@@ -630,6 +630,9 @@ class TaskRunner:
             children.append(
                 ExpandTask(entity, "load_collection", (name,), since, covered_by=root, recheck=True)
             )
+        elif many.inline and not self._resolver.collections_bringing(many.field):
+            home = self._resolver.loader_for(many.field)  # else the rows come with a feed, or the seeder
+            children += [ExpandTask(entity, "load_fields", (name,), since, home.name)] if home else []
         if root is not None:
             children.append(FollowTask(root[0], root[2], root[1], since))
         spec = spec.replace(left=spec.left[1:])

@@ -1,0 +1,53 @@
+"""Inline collections: members that the row of their parent names, as an issue names its labels.
+
+The field that holds the refs of an inline collection is stored like any other field.  The members
+that came with it are rows of their own, which come along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .entities import Entity, ManyOf, Ref
+from .mapping import MappedRows
+
+
+def inline_collections(entity: type[Entity]) -> list[ManyOf[Entity, Entity]]:
+    """The inline collections of an entity."""
+    return [ManyOf(entity, name) for name, many in entity._collections.items() if many.inline is not None]
+
+
+def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
+    """The records that others name in their inline collections, and those that these name, each once.
+
+    Of two that have one id, the values of the later one replace those of the earlier.  What is no
+    record of the collection's entity is left out; it makes the row that names it invalid.
+    """
+    if isinstance(entities, MappedRows):
+        named = entities.named.values()
+        return [*named, *(some for one in named for some in inline_members(one))]
+    found: dict[tuple[type[Entity], str], Entity] = {}
+    level: Iterable[Entity] = entities
+    while level := [member for one in level for member in _members(one)]:
+        for member in level:
+            key = type(member), member._values["id"]
+            known = found.setdefault(key, member)
+            if known is not member and known._values != member._values:
+                found[key] = type(member)(**(known._values | member._values))
+    return [list(found.values())] if found else []
+
+
+def _members(one: Entity) -> list[Entity]:
+    """The members that one record names."""
+    members: list[Entity] = []
+    children = type(one).children()
+    for name, many in one._collections.items():
+        if many.inline is None or not isinstance(named := one._values.get(name), list | tuple):
+            continue
+        child = children[name]
+        for member in named:
+            if isinstance(member, Ref) and member.entity is child:
+                member = child(member.id)
+            if isinstance(member, child) and isinstance(member._values["id"], str):
+                members.append(member)
+    return members
