@@ -346,6 +346,44 @@ def test_what_came_with_the_field_itself_is_not_asked_for(tmp_path: Path) -> Non
     assert copy.sync() == ["pulls", "reviews a"]
 
 
+# -- removals ------------------------------------------------------------------------------------
+
+
+def test_a_row_that_is_gone_from_a_parent_that_moved_is_removed_without_asking_the_others(copy: Copy) -> None:
+    """The others were seen unmoved, in both looks, so they cannot have it."""
+    copy.service.pulls["a"] = 2
+    copy.service.reviews["a"] = []
+    requests = copy.sync(SyncOptions(allow_removals=True))
+    assert requests == ["pulls", "pulls", "reviews a", "sizes a"]
+    assert (copy.reviews(), copy.result.removed) == ([], 1)
+
+
+def test_a_row_that_moved_to_another_parent_stays(copy: Copy) -> None:
+    copy.service.pulls |= {"a": 2, "c": 2}
+    copy.service.reviews = {"c": ["a1"]}
+    copy.sync(SyncOptions(allow_removals=True))
+    assert (copy.reviews(), copy.result.removed) == (["a1"], 0)
+
+
+def test_rows_below_a_parent_that_was_not_asked_again_stay(copy: Copy) -> None:
+    copy.service.reviews = {}
+    assert (copy.sync(), copy.reviews()) == (["pulls"], ["a1"])
+    copy.sync(SyncOptions(check_deletes=True, allow_removals=True))
+    assert copy.reviews() == []
+
+
+def test_a_place_whose_parent_is_not_seen_again_is_asked_itself(copy: Copy) -> None:
+    """Only one pull is named, and nothing says that the others have not moved."""
+    copy.service.pulls["a"] = 2
+    copy.service.reviews["a"] = []
+    copy.sync(steps=STEPS[:1])
+    copy.service.forbidden = {"pulls"}
+    steps = [Step.for_all(Pull).load_collection(Pull.reviews)]
+    requests = copy.sync(SyncOptions(allow_removals=True), steps=steps)
+    assert set(requests) >= {"reviews a", "reviews b", "reviews c", "reviews d"}
+    assert copy.reviews() == ["a1"], "its parent's listing cannot be read, so a new place may have it"
+
+
 # -- connectors that change ----------------------------------------------------------------------
 
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from max.core import SyncOptions
 from max.execution import NO_OPTIONS
 from tests.upstream_model import COLLECTIONS, KINDS
-from tests.upstream_world import RIGHT, Event, History, Sync, live
+from tests.upstream_world import ALLOWED, RIGHT, Event, History, Sync, live
 
 CHANGES = ("crowd", "group", "box", "item", "item", "touch", "delete", "delete", "forget")
 DISTURBANCES = (
@@ -35,7 +34,6 @@ NUMBERS = st.integers(0, 23)
 EVENTS = st.builds(Event, st.sampled_from(CHANGES), NUMBERS, NUMBERS)
 TROUBLE = st.builds(Event, st.sampled_from(DISTURBANCES), NUMBERS)
 BETWEEN = st.builds(Event, st.sampled_from(("source", "forbid", "clock")), NUMBERS)
-ALLOWED = SyncOptions(allow_removals=True)
 OPTIONS = st.sampled_from(
     [
         NO_OPTIONS,
@@ -62,6 +60,7 @@ HISTORIES = st.builds(
     st.booleans(),
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple),
     st.lists(SYNCS, min_size=1, max_size=5).map(tuple),
+    st.booleans(),
     st.booleans(),
 )
 

@@ -100,6 +100,7 @@ class Upstream:
     life: int = 0  # sync tokens of an earlier one are refused
     polite: bool = True  # a refused token is an error; else the page says that it is full
     narrow: bool = False  # the listings of loose items do not say in which box an item is
+    watched: bool = False  # a parent changes with what is in it, and its collections are listed then alone
     moved: set[str] = field(default_factory=set)  # the rows that moved since the sync began
     steady: set[str] = field(default_factory=set)  # the rows that existed all the time since the sync began
 
@@ -116,11 +117,18 @@ class Upstream:
         self.moved.add(id)
         self.touch(id)
 
+    def _touch_parents(self, places: set[tuple[str, str]]) -> None:
+        """What is in these places has changed, come or gone."""
+        for _, parent in sorted(places):
+            if self.watched and parent in self.things:
+                self.touch(parent)
+
     def touch(self, id: str, title: str | None = None) -> None:
         """Change a row."""
         self.clock += 1
         self.things[id].changed = self.clock
         self.things[id].title = title or self.things[id].title
+        self._touch_parents(self.things[id].places)
 
     def put(self, id: str, places: set[tuple[str, str]]) -> None:
         """Move a row, at most once in a sync.
@@ -130,8 +138,9 @@ class Upstream:
         """
         if id not in self.moved and places != self.things[id].places:
             self.moved.add(id)
-            self.things[id].places = places
+            left, self.things[id].places = self.things[id].places - places, places
             self.touch(id)
+            self._touch_parents(left)
 
     def delete(self, id: str) -> None:
         """Delete a row, and the rows that only it held."""
@@ -139,6 +148,7 @@ class Upstream:
         self.clock += 1
         self.gone[id] = (thing.kind, self.clock)
         self.steady.discard(id)
+        self._touch_parents(thing.places)
         inside = {repr(ManyOf(thing.kind, name)) for name in thing.kind.children()}
         for other in list(self.things.values()):
             left = {place for place in other.places if place[0] not in inside or place[1] != id}
@@ -296,6 +306,7 @@ FIELDS: Mapping[type[Entity], Sequence[Any]] = {
     Item: [Item.title, Item.box, Item.changed],
 }
 SWEEP = timedelta(days=3650)
+COVERED: Sequence[ManyOf[Any, Any]] = (Group.boxes, Box.items)  # by the feed
 
 
 def loaders(
@@ -318,7 +329,15 @@ def loaders(
         sweep = None if kind in ("full", "offset", "counted") else SWEEP
         stable = kind not in ("newest", "offset", "counted")
         brings = upstream.brings(many)
-        declare = Loader.collection(many, brings=brings, watermark=watermark, sweep=sweep, stable=stable)
+        watches = upstream.watched and many.parent is not Root and not (upstream.feed and many in COVERED)
+        declare = Loader.collection(
+            many,
+            brings=brings,
+            refresh_when=FIELDS[many.parent][-1] if watches else None,
+            watermark=watermark,
+            sweep=sweep,
+            stable=stable,
+        )
         return declare(list_them)
 
     async def changes(root: Ref[Any], request: PageRequest, env: Any) -> Page[Entity]:
@@ -327,7 +346,7 @@ def loaders(
     found = [lister(many) for many in COLLECTIONS]
     if upstream.feed:
         brings = [*FIELDS[Box], *FIELDS[Item]]
-        found.append(Loader.feed(Root, brings=brings, covers=[Group.boxes, Box.items])(changes))
+        found.append(Loader.feed(Root, brings=brings, covers=COVERED)(changes))
     return found
 
 

@@ -56,6 +56,7 @@ T = TypeVar("T")
 
 START = 1_900_000_000.0  # seconds since the epoch: when virtual time begins
 RIGHT = SyncOptions(check_deletes=True, allow_removals=True)
+ALLOWED = SyncOptions(allow_removals=True)
 EAGER = Settings(removal_share=0.5)
 JUMPS = (0.0, 3_600.0, -86_400.0, 30.0, -31_536_000.0)  # seconds by which a clock may be off
 
@@ -104,6 +105,7 @@ class History:
     delays: tuple[int, ...]  # seconds before and after each answer, in turn
     syncs: tuple[Sync, ...] = ()
     narrow: bool = False  # the listings of loose items do not say in which box an item is
+    watched: bool = False  # a parent changes with what is in it, and its collections are listed then alone
 
 
 def change(upstream: Upstream, event: Event) -> None:
@@ -191,7 +193,8 @@ class World:
         # What a feed alone brought of another account's row is not asked for again: it is only stale.
         moves = any(event.what == "source" for sync in history.syncs for event in sync.before)
         narrow = history.narrow and not (history.feed and moves)
-        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=narrow)
+        watched = history.watched
+        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=narrow, watched=watched)
         self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
         self.during: dict[int, Event] = {}
         self.asked = 0
@@ -372,10 +375,16 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         for one in history.syncs:
             await world.sync(one)
         world.forbidden.clear()
+        lacking: dict[str, set[Any]] = {}
+        if history.watched:  # what has moved is fetched, whether or not all listings show what is gone
+            await world.sync(Sync(restart=True, options=ALLOWED))
+            (rows, _), (there, _) = await world.state(), world.upstream.state()
+            lacking = {kind: lost for kind in there if (lost := there[kind] - rows[kind])}
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
         (rows, members), (there, whose) = await world.state(), world.upstream.state()
         compared = {
+            "lacking": (lacking, {}),
             "end": (ended, (Status.COMPLETED, ())),
             "rows": (rows, there),
             "members": (members, whose),

@@ -306,11 +306,14 @@ class Freshness(RenameOwner):
         condition = statement.condition(query.filter)
         listed = (
             f"SELECT 1 FROM _max_listing AS l WHERE l.collection = {statement.bind(repr(many))}"
-            f" AND l.parent = t._id AND l.{listed_at} >= {statement.bind(before)}"
-            " AND l.invalidated_at IS NULL"
+            f" AND l.parent = t._id AND l.invalidated_at IS NULL"
         )
-        if moved_at := statement.mapping.moved_at(many.name, "t"):
-            listed += f" AND l.listed_at >= {moved_at}"
+        moved_at = statement.mapping.moved_at(many.name, "t")
+        is_recent = f"l.{listed_at} >= {statement.bind(before)}"
+        if proven and moved_at:  # that the parent has not moved is as good as listing it again
+            watched = statement.mapping.synced(statement.mapping.watched[many.name], "t")
+            is_recent = f"({is_recent} OR {watched} >= {statement.bind(before)})"
+        listed += f" AND {is_recent}" + (f" AND l.{listed_at} >= {moved_at}" if moved_at else "")
         return self._ids(connection, statement, f"({condition}) AND NOT EXISTS ({listed})", after, limit)
 
     def _ids(

@@ -16,7 +16,9 @@ membership.py).  With several, each of them is read twice: once while the sync d
 once more after that, when all missing rows are known.  A row that moved before the second look
 began is found by it, a row that moved later was found by the first.  The listings that could hold a
 row are those of each possible parent, and those in which a new parent would appear.  Where an entity
-loader exists and the rows are few, the source is asked for each of them instead.
+loader exists and the rows are few, the source is asked for each of them instead.  A collection that is
+listed again when a field of its parent moves (``refresh_when``) counts as read when that field was
+last seen unmoved, since what is in the collection cannot have changed before that.
 
 **Example.**  Projects P and Q list tasks; a and b were in P, and c is in Q.
 
@@ -54,7 +56,7 @@ from ..model.columns import EncodedRows
 from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
-from .database import Connection, RenameOwner, quoted
+from .database import FALSE, Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
 from .rows import NEVER, TableMapping
 
@@ -195,9 +197,9 @@ PARENTS = """
        AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = l.id AND child = ?)
 """
 POSSIBLE_LISTINGS = """
-    SELECT l.id, coalesce(l.covered_at, 0), p._id FROM {table} AS p
-      LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
-     WHERE p._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND p._row NOT IN {set:missing}
+    SELECT l.id, CASE WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t
+      LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = t._id
+     WHERE t._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND t._row NOT IN {{set:missing}}
 """
 HELD = f"""
     EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND k.listing IN {LISTINGS})
@@ -609,9 +611,11 @@ class Removals(RenameOwner):
                 "whole": repr(many) in scope.collections,
                 "missing": connection.dialect.array(missing.get(many.parent.__name__, ())),
             }
-            sql = self._mappings[many.parent.__name__].sql(POSSIBLE_LISTINGS)
+            mapping = self._mappings[many.parent.__name__]
+            unmoved, seen = _seen_unmoved(mapping, many)
+            sql = mapping.sql(POSSIBLE_LISTINGS.format(unmoved=unmoved, seen=seen))
             begun, read = self._feed_times(connection, many, scope)
-            for listing, covered, _ in connection.execute(sql, values).fetchall():
+            for listing, covered in connection.execute(sql, values).fetchall():
                 possible.append((listing, max(covered, read) if covered >= begun else covered))
         covered = scope.look is not None and all(at >= scope.look for _, at in possible)
         if len(possible) == 1 and possible[0][1] >= scope.since:
@@ -754,3 +758,12 @@ class Removals(RenameOwner):
     def drop_rows(self, connection: Connection, entity: str, rows: str, collections: Sequence[str]) -> None:
         """Deleted rows are not missing."""
         connection.execute(f"DELETE FROM _max_missing WHERE entity = ? AND row IN ({rows})", (entity,))
+
+
+def _seen_unmoved(mapping: TableMapping[Any], many: ManyOf[Any, Any]) -> tuple[str, str]:
+    """SQL: whether a watched field of the parent ``t`` was seen unmoved after the listing ``l``; and when."""
+    moved_at = mapping.moved_at(many.name, "t")
+    if moved_at is None:
+        return FALSE, "0"
+    seen = mapping.synced(mapping.watched[many.name], "t")
+    return f"l.covered_at >= {moved_at} AND {seen} > l.covered_at", seen
