@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .errors import InvalidAnswers as InvalidAnswers
     from .errors import MaxError as MaxError
     from .errors import Mismatch as Mismatch
+    from .errors import MissingExtra as MissingExtra
+    from .errors import NotFound as NotFound
     from .errors import Offline as Offline
     from .errors import PermissionDenied as PermissionDenied
     from .errors import QuotaExceeded as QuotaExceeded
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from .model.entities import FieldOf as FieldOf
     from .model.entities import Many as Many
     from .model.entities import Ref as Ref
+    from .model.filters import Filter as Filter
     from .model.loaders import STATIC as STATIC
     from .model.loaders import Env as Env
     from .model.loaders import Loader as Loader
@@ -100,10 +103,11 @@ if TYPE_CHECKING:
 HOMES = """
 connector: Answers Connector Input Installation NoConfig RunCode SecretInput Select SignIn Validate
 core: Store
-errors: BadCredentials InvalidAnswers MaxError Mismatch Offline PermissionDenied QuotaExceeded
-errors: SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing
+errors: BadCredentials InvalidAnswers MaxError Mismatch MissingExtra NotFound Offline PermissionDenied
+errors: QuotaExceeded SyncTokenRefused UpstreamBroken UpstreamChanged UpstreamError UpstreamMissing
 model.account_fields: AccountField Found
 model.entities: Entity Field FieldOf Many Ref
+model.filters: Filter
 model.loaders: Env Loader PageRequest STATIC Watermark
 model.migrations: ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField
 model.migrations: SchemaContract
