@@ -307,10 +307,12 @@ def cell(value: object, width: int | None = None) -> str:
 
 def _text_of(value: object, *, cut: bool) -> str:
     """A text, an id or a list of texts as it is, with ``cut`` hashes; everything else as JSON."""
-    texts = [value.id if isinstance(value, Ref) else value] if isinstance(value, str | Ref) else value
+    texts = [value] if isinstance(value, str | Ref) else value
+    if isinstance(texts, list):
+        texts = [one.id if isinstance(one, Ref) else one for one in texts]
     if isinstance(texts, list) and all(isinstance(one, str) for one in texts):
         return ", ".join(map(cut_hash, texts) if cut else texts)
-    return json_text(value)
+    return json_text(texts)
 
 
 def exact_time(value: datetime) -> str:

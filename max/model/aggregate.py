@@ -81,7 +81,8 @@ class Key(Struct, Generic[E, V]):
     def holds(self) -> FieldType:
         """The type of the group's values: of a unit a text such as ``2026-01``, of a list its members'."""
         if self.unit == EACH:
-            return FieldType(cast(Kind, self.field.type.members), optional=True)
+            of = self.field.type
+            return FieldType(cast(Kind, of.members), optional=True, target=of.inside)
         return FieldType(Kind.TEXT, optional=True) if self.unit else self.field.type
 
 

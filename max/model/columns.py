@@ -83,8 +83,8 @@ def decode_column(holds: FieldType, column: Column) -> Column:
     if holds.kind is Kind.REF:
         target = cast("type[Entity]", holds.target)
         values: dict[Any, Any] = {stored: Ref(target, stored) for stored in set(column)}
-    elif holds.kind in DECODERS:
-        decode = DECODERS[holds.kind]
+    elif holds.kind in DECODERS or holds.enum:
+        decode = DECODERS.get(holds.kind, holds.of_text)
         values = {stored: decode(stored) for stored in set(column) if stored is not None}
     else:
         return column
@@ -103,6 +103,8 @@ def encode_column(holds: FieldType, column: Column) -> Column:
         return column
     if holds.kind is Kind.DATETIME and kinds == {str}:
         return _iso_datetime(holds, column, [v for v in column if v is not None])
+    if holds.choices:
+        return _choices(holds, column)
     plain = PLAIN.get(holds.kind)
     if plain is None or not kinds <= plain:
         return _encode_each(holds, column)
@@ -113,6 +115,14 @@ def _encode_each(holds: FieldType, column: Column) -> Column:
     try:
         return [encode_one(holds, value) for value in column]
     except InvalidValue:
+        raise InvalidColumn from None
+
+
+def _choices(holds: FieldType, column: Column) -> Column:
+    known: dict[Any, str | None] = {one: one for one in holds.choices}
+    try:
+        return [None if value is None else known[value] for value in column]
+    except (KeyError, TypeError):
         raise InvalidColumn from None
 
 

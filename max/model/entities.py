@@ -22,6 +22,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
+from enum import StrEnum
 from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
@@ -157,7 +158,8 @@ class RefKey(Struct):
 class FieldType(Struct):
     """What a field holds: its kind, whether None is allowed, a ref's target, the type of JSON data.
 
-    ``inside`` is the entity of a list of refs, which is stored as a JSON array of ids.
+    ``inside`` is the entity of a list of refs, which is stored as a JSON array of ids.  ``choices`` are
+    the values of an enumeration, and ``enum`` its class, which a schema that was read does not have.
     """
 
     kind: Kind
@@ -165,6 +167,8 @@ class FieldType(Struct):
     target: type[Entity] | None = None
     shape: str = ANY
     inside: type[Entity] | None = None
+    choices: tuple[str, ...] = ()
+    enum: type[StrEnum] | None = None
 
     @classmethod
     def of(cls, hint: object, where: str) -> FieldType:
@@ -175,6 +179,9 @@ class FieldType(Struct):
         optional = len(plain) < len(options)
         if len(plain) == 1:
             one = plain[0]
+            if chosen := _enumeration(one):
+                enum = one if isinstance(one, type) else None
+                return cls(Kind.TEXT, optional, choices=chosen, enum=cast("type[StrEnum] | None", enum))
             kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
             if kind is Kind.REF:
                 return cls(kind, optional, _entity_of(typing.get_args(one), where))
@@ -187,7 +194,7 @@ class FieldType(Struct):
                 return cls(kind, optional)
         raise SchemaError(
             f"{where} is annotated {hint!r}, which no column can hold",
-            hint="use str, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], or | None",
+            hint="use str, StrEnum, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], | None",
         )
 
     @classmethod
@@ -198,7 +205,7 @@ class FieldType(Struct):
     @property
     def members(self) -> Kind | None:
         """What a list of texts, numbers or refs holds; None for everything else."""
-        return Kind.TEXT if self.inside else MEMBERS.get(self.shape)
+        return Kind.REF if self.inside else MEMBERS.get(self.shape)
 
     @property
     def label(self) -> str:
@@ -212,6 +219,9 @@ class FieldType(Struct):
     @property
     def expected(self) -> str:
         """The valid values, in words."""
+        if self.choices:
+            *most, last = [*self.choices, *["null"] * self.optional]
+            return f"{', '.join(most)} or {last}" if most else last
         words = self.label if self.target or self.shape != ANY else EXPECTED[self.kind]
         return f"{words}, or null" if self.optional else words
 
@@ -225,6 +235,8 @@ class FieldType(Struct):
             return self._id_of(value)
         if self.inside:
             return self._ids_of(value, self.inside)
+        if self.choices:
+            return self._choice_of(value)
         try:
             return json_reader(self.shape)(value) if self.kind is Kind.JSON else READERS[self.kind](value)
         except InvalidValue as wrong:
@@ -258,6 +270,13 @@ class FieldType(Struct):
             raise InvalidValue(f"a ref to {inside.__name__}", as_it_came(value[at]), f"[{at}]")
         return list(dict.fromkeys(cast("list[str]", ids)))
 
+    def _choice_of(self, value: object) -> str:
+        if isinstance(value, InvalidValue):
+            raise value
+        if not isinstance(value, str) or value not in self.choices:
+            raise InvalidValue(self.expected, value)
+        return str(value)
+
     def check(self, value: object) -> bool:
         """Whether a value is valid."""
         return is_valid(self.read, value)
@@ -266,6 +285,8 @@ class FieldType(Struct):
         """A valid value as JSON data: times in UTC with ``Z``, refs as ids."""
         if self.inside and value is not None:
             return self.read(value)
+        if self.enum and value is not None:
+            return str(value)
         write = WRITERS.get(self.kind)
         return value if value is None or write is None else write(value)
 
@@ -279,7 +300,19 @@ class FieldType(Struct):
             return date.fromisoformat(data)
         if self.kind is Kind.REF:
             return Ref(cast("type[Entity]", self.target), data)
-        return [Ref(self.inside, id) for id in data] if self.inside else data
+        return [Ref(self.inside, id) for id in data] if self.inside else self.of_text(data)
+
+    def of_text(self, text: Any) -> Any:
+        """The member of the enumeration; a text that it lacks, as an older one may have stored, stays."""
+        return text if self.enum is None or text not in self.choices else self.enum(text)
+
+
+def _enumeration(hint: object) -> tuple[str, ...]:
+    """The values of a StrEnum, or of a Literal of texts; empty for everything else."""
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return tuple(one.value for one in hint)
+    texts = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    return texts if all(isinstance(one, str) for one in texts) else ()
 
 
 def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
@@ -714,7 +747,12 @@ class _Declared:
     ) -> None:
         cls._title, cls._key = title or cls._title, key or cls._key
         cls._conventions = {**cls._conventions, **(conventions or {})}
-        declared = {n: d for base in reversed(cls.__mro__) for n, d in vars(base).items()}
+        declared = {
+            n: d
+            for base in reversed(cls.__mro__)
+            for n, d in vars(base).items()
+            if not isinstance(d, classmethod)  # which would give its place to a field of that name
+        }
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
         declared |= {n: m.field() for n, m in cls._collections.items() if m.inline is not None}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}

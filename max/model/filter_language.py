@@ -288,6 +288,9 @@ class _Parser:
     def _item(self, field: FieldOf[Any, Any]) -> Any:
         """An item of a list: in quotes it is a text if the list can have one, else JSON if it can be."""
         token = self._next()
+        inside = field.type.inside
+        if inside and token.keyword != "NULL":
+            return _ref(self._text_of(token), FieldType(Kind.REF, target=inside))
         readings: list[Any] = [None]
         if token.keyword != "NULL":
             text = self._text_of(token)
@@ -437,7 +440,7 @@ class _Parser:
         except (ValueError, ArithmeticError, RecursionError):
             fits = False
         if not fits:
-            expected = EXPECTED.get(holds.kind, holds.expected)
+            expected = holds.expected if holds.choices else EXPECTED.get(holds.kind, holds.expected)
             hint = f"; write {path_name(field)} HAS {token.text}" if _is_list(holds) else ""
             self._fail(token, f"{path_name(field)} expects {expected}, got {token}{hint}")
         return value

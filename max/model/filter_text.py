@@ -12,7 +12,7 @@ import re
 import time
 from typing import Any, cast
 
-from .entities import FieldOf, FieldType, path_name
+from .entities import FieldOf, FieldType, Ref, path_name
 from .filter_language import FIRST, KEYWORDS, SINCE
 from .filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from .values import Kind
@@ -93,7 +93,7 @@ def _literal(field: FieldOf[Any, Any], op: Op, value: Any) -> str:
     holds = field.type
     if op in (Op.CONTAINS, Op.STARTS_WITH):
         return _word(str(value))
-    if holds.kind is Kind.REF:
+    if isinstance(value, Ref):
         head = f"{value.entity.__name__}:"
         return _word(f"{head}{value.id}" if value.id.startswith(head) else value.id)
     if holds.kind is not Kind.JSON:

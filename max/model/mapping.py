@@ -249,7 +249,9 @@ def _python(holds: FieldType, read: Any) -> Any:
         return date.fromisoformat(read)
     if holds.inside is not None:
         return holds.from_json(read)
-    return Ref(cast("type[Entity]", holds.target), read) if holds.kind is Kind.REF else read
+    if holds.kind is Kind.REF:
+        return Ref(cast("type[Entity]", holds.target), read)
+    return holds.of_text(read) if holds.enum else read
 
 
 # -- sources ---------------------------------------------------------------------------------
@@ -369,6 +371,8 @@ def _encoded(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
 
 def _encoded_whole(holds: FieldType, column: Column) -> Column:
     """A whole column of data as a database holds it; InvalidColumn when a value is invalid."""
+    if holds.inside is not None:
+        return encode_column(holds, [converted(holds, value) for value in column])
     if holds.kind is Kind.JSON:
         return encode_column(holds, column)
     kinds = set(map(type, column))
@@ -386,10 +390,13 @@ def converted(holds: FieldType, value: Any) -> Any:
     """A value of data as a field of this type takes it; what cannot be converted stays as it is.
 
     A ref is an id, or an object that has one where its entity's data has it; a number is its text.
+    A list of refs is a list of those.
     A number or a truth may be the text of one.  In a field that may be empty, but for texts and
     JSON data, an empty text is empty.
     """
     kind = holds.kind
+    if holds.inside is not None and isinstance(value, list):
+        return [_ref(holds.inside, one) for one in value]
     if kind is Kind.JSON or value is None:
         return value
     if value is NOTHING or (kind is not Kind.TEXT and isinstance(value, str) and not value):
@@ -403,6 +410,8 @@ def converted(holds: FieldType, value: Any) -> Any:
 
 def _ref(target: type[Entity], value: Any) -> Any:
     """The ref that a value of data means; the value itself when it means none."""
+    if isinstance(value, Ref):
+        return value
     if isinstance(value, Mapping):
         (value,) = _column([value], source_of(target, "id"), NOTHING)
     id = _id_of(value)

@@ -232,6 +232,7 @@ def _entity_to_json(entity: type[Entity]) -> Json:
                 "target": target.__name__ if (target := holds.target or holds.inside) else None,
                 **({"shape": holds.shape} if holds.kind is Kind.JSON else {}),
                 **({"inline": True} if name in entity._collections else {}),
+                **({"choices": list(holds.choices)} if holds.choices else {}),
                 "description": entity._fields[name].description,
                 "searchable": entity._fields[name].searchable,
                 "brief": entity._fields[name].brief,
@@ -274,4 +275,5 @@ def _type_from_json(data: Json, made: Mapping[str, type[Entity]]) -> FieldType:
     target = made[data["target"]] if data["target"] else None
     if target and data["kind"] == Kind.JSON:
         return FieldType.refs(target, data["optional"])
-    return FieldType(Kind(data["kind"]), data["optional"], target, data.get("shape", ANY))
+    shape, choices = data.get("shape", ANY), tuple(data.get("choices", ()))
+    return FieldType(Kind(data["kind"]), data["optional"], target, shape, choices=choices)

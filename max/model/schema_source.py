@@ -26,6 +26,7 @@ TYPES = {
 MODULES = {
     "builtins": ("bool", "dict", "float", "getattr", "int", "list", "str", "vars"),
     "datetime": ("date", "datetime"),
+    "typing": ("Literal",),
     "max.connecting": ("Entity", "Field", "Json", "Many", "Ref", "Schema"),
 }
 
@@ -88,8 +89,11 @@ class _Source:
         return lines
 
     def _declared(self, name: str, annotation: str, call: str) -> list[str]:
-        """An attribute; one whose name is a word of Python is put where Python keeps the others."""
-        if not keyword.iskeyword(name):
+        """An attribute; one whose name is a word of Python is put where Python keeps the others.
+
+        So is one that hides a method of Entity, which a type checker would refuse.
+        """
+        if not keyword.iskeyword(name) and name != Entity.read.__name__:
             return [f"    {name}: {annotation} = {call}"]
         names = self._name("vars")
         kept = f'{names}().setdefault("__annotations__", {{}})[{name!r}]'
@@ -103,6 +107,8 @@ class _Source:
             text = f"{self._name('Ref')}[{self._target(holds.target)}]"
         elif holds.inside:
             text = f"{self._name('list')}[{self._name('Ref')}[{self._target(holds.inside)}]]"
+        elif holds.choices:
+            text = f"{self._name('Literal')}[{', '.join(map(repr, holds.choices))}]"
         elif holds.kind is Kind.JSON:
             text = re.sub(TOKEN, lambda word: self._json_word(word[0]), holds.shape)
         else:

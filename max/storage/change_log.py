@@ -735,7 +735,7 @@ def _decoder(holds: FieldType) -> Callable[[Any], Any]:
     if holds.kind is Kind.REF:
         target = cast("type[Entity]", holds.target)
         return lambda value: Ref(target, value)
-    return DECODERS.get(holds.kind, lambda value: value)
+    return DECODERS.get(holds.kind, holds.of_text)
 
 
 def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:

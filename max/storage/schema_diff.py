@@ -129,6 +129,10 @@ def words_of(declared: Json) -> str:
     if "child" in declared:
         return f"a collection of {declared['child']}"
     kind = f"a ref to {declared['target']}" if declared["target"] else declared.get("shape", declared["kind"])
+    if declared["target"] and declared["kind"] == Kind.JSON:
+        kind = f"list[Ref[{declared['target']}]]"
+    if declared.get("choices"):
+        kind = f"one of {', '.join(declared['choices'])}"
     return f"{kind} or nothing" if declared["optional"] else str(kind)
 
 
@@ -424,10 +428,12 @@ class Planner:
             for owner in self._shape.values()
             for name, one in owner.fields.items()
         ]
+        pointing = [(o, name, one) for o, name, one in everything if one.get("target") == entity]
         return NewKey(
             path,
             type_of(field.declared),
-            [(owner, name) for owner, name, one in everything if one.get("target") == entity],
+            [(o, name) for o, name, one in pointing if one["kind"] == Kind.REF],
+            [(o, name) for o, name, one in pointing if one["kind"] == Kind.JSON],
             [
                 *(f"{o}.{n}" for o, n, one in everything if o == entity and "child" in one),
                 *self._feeds(entity),
@@ -570,7 +576,8 @@ class Planner:
         """Note what another type means for a field that no migration converts."""
         old, path = field.declared, (stored.name, declared["name"])
         wider = (old["kind"], declared["kind"]) == (Kind.INTEGER, Kind.REAL)
-        if old["target"] != declared["target"] or (old["kind"] != declared["kind"] and not wider):
+        refs = Kind.JSON not in (old["kind"], declared["kind"]) and old["target"] != declared["target"]
+        if refs or (old["kind"] != declared["kind"] and not wider):
             words = f"is stored as {words_of(old)}, now declared {words_of(declared)}"
             self._refuse(path, words, declaring(f'ChangeType("{path[0]}", "{path[1]}", using=…)'))
             return
@@ -580,8 +587,8 @@ class Planner:
             self._narrow(path, field, entity)
         elif declared["optional"] and not old["optional"]:
             self._note(*path, "wider", "may be empty now")
-        if "shape" in old and old["shape"] != declared["shape"]:
-            words = f"held {old['shape']}, holds {declared['shape']} now; what is stored is fetched again"
+        if _is_reshaped(old, declared):
+            words = f"held {words_of(old)}, holds {words_of(declared)} now; what is stored is fetched again"
             fetch = self._fetch(entity, [path[1]], stored.origin)
             self._note(*path, "reshaped", words, fetch=fetch, work=lambda do: do.mark_stale(path))
 
@@ -679,6 +686,14 @@ def subject(change: MigrationStep) -> Path:
     return change.entity, change.old if isinstance(change, RenameField) else change.field
 
 
+def _is_reshaped(old: Json, declared: Json) -> bool:
+    """Whether what is stored may be invalid now: other JSON data, or a value that the enumeration lacks."""
+    choices = declared.get("choices", ())
+    lacks = (choices and not {*old.get("choices", ())}) or {*old.get("choices", ())} - {*choices}
+    shapes = [(one.get("shape"), one["target"]) for one in (old, declared) if one["kind"] == Kind.JSON]
+    return len({*shapes}) > 1 or bool(choices and lacks)
+
+
 def declaring(change: str) -> str:
     """The hint that names a declaration."""
     return f"declare it in the connector's migrations=: Migration(…, {change})"
@@ -691,8 +706,11 @@ def target_of(holds: FieldType) -> str | None:
 
 def type_of(declared: Json) -> FieldType:
     """A stored field's type; the target of a ref may be gone, so any class of its name is used."""
+    kind, optional, choices = Kind(declared["kind"]), declared["optional"], declared.get("choices", ())
     target = type(declared["target"], (Entity,), {}) if declared["target"] else None
-    return FieldType(Kind(declared["kind"]), declared["optional"], target, declared.get("shape", ANY))
+    if target is not None and kind is Kind.JSON:
+        return FieldType.refs(target, optional)
+    return FieldType(kind, optional, target, declared.get("shape", ANY), choices=tuple(choices))
 
 
 def bringing(resolver: Resolver, entity: type[Entity], name: str) -> list[str]:

@@ -42,7 +42,8 @@ STALE = """
 class NewKey(NamedTuple):
     """What depends on an entity's ids.
 
-    ``refs`` are the fields that point at it, ``parents`` the collections and feeds whose parent
+    ``refs`` are the fields that point at it, ``lists`` those that hold lists of refs to it, which are
+    fetched again, ``parents`` the collections and feeds whose parent
     it is, ``collections`` those whose members are its rows.  ``using`` are the conversions that
     the field has yet to go through.
     """
@@ -50,6 +51,7 @@ class NewKey(NamedTuple):
     path: Path
     holds: FieldType
     refs: Sequence[Path]
+    lists: Sequence[Path]
     parents: Sequence[str]
     collections: Sequence[str]
     using: Sequence[Using] = ()
@@ -273,6 +275,8 @@ class SchemaOperations:
         )
         for path in key.refs:
             self._change_ref(path)
+        for path in key.lists:
+            self.clear_values(path)
         for owner in self._owners:
             owner.change_ids(self._connection, entity, "_max_new_id", key.parents)
         self._connection.execute("DROP TABLE _max_new_id")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from datetime import UTC, date, datetime
-from typing import Any
+from enum import Enum
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given as drawn
@@ -122,7 +123,9 @@ def test_a_json_field_may_be_null() -> None:
     assert not Issue.types()["labels"].check(None)
 
 
-@pytest.mark.parametrize("hint", [bytes, int | str, None, set[str], object, Kind, int | str | None])
+@pytest.mark.parametrize(
+    "hint", [bytes, int | str, None, set[str], object, Enum, int | str | None, Literal[1]]
+)
 def test_an_annotation_that_no_column_can_hold_is_refused(hint: object) -> None:
     with pytest.raises(SchemaError, match=r"Issue\.x is annotated .* no column can hold"):
         FieldType.of(hint, "Issue.x")

@@ -16,7 +16,21 @@ from max.model.schema_source import schema_source
 from tests.strategies import schemas
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["class", "from", "vars", "getattr", "str", "date", "Field", "Json", "Schema", "Größe", "日本"]
+NAMES = [
+    "class",
+    "from",
+    "vars",
+    "getattr",
+    "str",
+    "date",
+    "Field",
+    "Json",
+    "Schema",
+    "Größe",
+    "日本",
+    "read",
+    "Literal",
+]
 ODD = Schema.from_json(
     {
         "connector": "odd",
@@ -46,7 +60,27 @@ ODD = Schema.from_json(
                         "description": "",
                         "searchable": False,
                         "brief": False,
-                    }
+                    },
+                    {
+                        "name": "list",
+                        "kind": "json",
+                        "optional": True,
+                        "target": None,
+                        "shape": "list[Ref[Größe]]",
+                        "description": "",
+                        "searchable": False,
+                        "brief": False,
+                    },
+                    {
+                        "name": "choices",
+                        "kind": "text",
+                        "optional": False,
+                        "target": None,
+                        "choices": ["a", 'it\'s "b"', "\\", ""],
+                        "description": "",
+                        "searchable": False,
+                        "brief": False,
+                    },
                 ],
                 "collections": [{"name": "pass", "child": "Ref", "by": None, "description": ""}]
                 + (
