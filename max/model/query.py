@@ -86,6 +86,7 @@ class Page(Struct, Generic[V]):
         complete_snapshot: bool = False,
         total: int | None = None,
         size: int | None = None,
+        failed: Mapping[str, Exception] = MappingProxyType({}),
     ) -> Page[E]:
         """A page of the records that rows of a service's data describe, as Entity.read reads each.
 
@@ -94,7 +95,7 @@ class Page(Struct, Generic[V]):
         from .mapping import read_rows  # commands that read what is stored do without
 
         items = read_rows(entity, rows, given, fields)
-        return Page(items, next, also, removed, sync_token, complete_snapshot, total, size)
+        return Page(items, next, also, removed, sync_token, complete_snapshot, total, size, failed)
 
 
 class Batch(Struct, Generic[E]):
