@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-import os
 import re
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
 from .core import Seeder
-from .errors import ConnectorError, LoaderFault, MaxError, UsageError, shown
+from .errors import ConnectorError, UsageError
 from .model.account_fields import Found
 from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.loaders import (
@@ -45,7 +42,6 @@ from .upstream.hosts import PLACEHOLDER, Hosts, Pattern
 from .upstream.operations import AnyOperation, Operation
 
 Conf = TypeVar("Conf")
-T = TypeVar("T")
 Answers = Mapping[str, Any]
 
 LOADERS = (EntityLoader, BatchLoader, CollectionLoader, FeedLoader, RawLoader)
@@ -70,6 +66,12 @@ class Installation(Generic[C]):
     stop: Callable[[], Awaitable[None]] | None = None
     renew: Callable[[], Awaitable[None]] | None = None
     health: Callable[[], Awaitable[str]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start", "stop", "renew", "health"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise TypeError(f"Installation: {name} is {function!r}, not an async function")
 
 
 @dataclass(frozen=True)
@@ -553,41 +555,3 @@ def _type_name(hint: object) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))
-
-
-# -- bugs of a connector --------------------------------------------------------------------
-
-
-def fault_of(connector: str, what: str, error: BaseException, **data: str) -> LoaderFault:
-    """The fault of a connector's function that raised a Python error; it names the connector's line."""
-    import traceback  # costs time at every start
-
-    ours = f"{Path(__file__).parent}{os.sep}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
-    own = [one for one in frames if one.filename == frames[0].filename]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    message = f"{connector}: {what} raised {said}{place}"
-    return LoaderFault(message, hint="this is a bug of the connector", connector=connector, **data)
-
-
-@contextmanager
-def connector_code(connector: str, what: str) -> Iterator[None]:
-    """Inside runs a function of the connector that is no loader; a Python error of it is a LoaderFault."""
-    try:
-        yield
-    except MaxError:
-        raise
-    except Exception as error:
-        raise fault_of(connector, what, error) from error
-
-
-def returned(connector: str, what: str, expected: str, kind: type[T], value: object) -> T:
-    """What a function of the connector returned; LoaderFault when it is of another kind."""
-    if isinstance(value, kind):
-        return value
-    raise LoaderFault(
-        f"{connector}: {what} must return {expected}, got {shown(value, 120)}",
-        hint="this is a bug of the connector",
-        connector=connector,
-    )

@@ -417,6 +417,9 @@ class TaskStore(Protocol):
         Unfinished syncs without a living worker are cancelled; SyncRunning when one has a worker.
         """
 
+    async def record_failure(self, what: str, error: Exception, *, now: float) -> str:
+        """Record a sync that failed before its first task, in the connector's function ``what``; its id."""
+
     async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:
         """Take over a sync without a living worker; its running and paused tasks are pending again.
 

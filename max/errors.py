@@ -119,6 +119,12 @@ class MaxError(Exception):
         self.hint = hint
         self.data: dict[str, Any] = data
 
+    def locate(self, place: str) -> None:
+        """Say in the message at what it happened, unless it begins so."""
+        if not self.message.startswith(place):
+            self.message = f"{place}: {self.message}"
+            self.args = (self.message,)
+
     def describe(self) -> dict[str, Any]:
         """The error as JSON data: ``{"code", "message", "hint", "data"}``."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "data": self.data}

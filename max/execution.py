@@ -33,6 +33,7 @@ from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
 from .model.tasks import (
     HEARTBEAT,
+    START,
     NewTask,
     Outcome,
     ResumedSync,
@@ -435,6 +436,11 @@ class SyncExecutor:
                 raise SyncError("there was no sync yet: nothing to retry", hint="start a sync first")
             sync = newest[0].id
         result = await self.store.result(sync, now=now)
+        if any(failure.kind == START for failure in result.failures):
+            raise SyncError(
+                f"sync {result.id} failed before its first task, so nothing of it can be retried",
+                hint="begin another one: max sync; an older one is retried by its id, which `max runs` lists",
+            )
         if not result.failures or not result.status.final:
             words = "nothing failed in it" if result.status.final else f"it is {result.status}"
             raise SyncError(f"sync {result.id} has nothing to retry: {words}", hint="`max runs` lists them")

@@ -11,18 +11,33 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .connector import Connector, Installation, connector_code, returned
+from .connector import Connector, Installation
+from .connector_code import BUG, connector_code, place_of, returned
 from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
-from .errors import SchemaError, StorageError, SyncError, UpstreamError
+from .errors import (
+    LoaderFault,
+    MaxError,
+    SchemaError,
+    StorageError,
+    SyncError,
+    UpstreamError,
+    UsageError,
+)
 from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .installations.files import KEPT
 from .model.account_fields import with_found
@@ -30,6 +45,7 @@ from .model.entities import Entity, FieldOf, Ref
 from .model.filters import Filter
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
+from .model.schema import Schema
 from .model.tasks import HEARTBEAT, SyncResult
 from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
@@ -41,10 +57,12 @@ from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.kept_files import KeptFiles
-from .sync.task_graph import options_json
+from .sync.task_graph import expand, options_json
 from .upstream.credentials import CredentialProvider
 from .upstream.operations import FlowController
 from .upstream.recording import Source, UpstreamAccess
+
+ROOTS = 500  # looked up in one query
 
 log = logger("runtime")
 
@@ -147,9 +165,12 @@ class InstallationRuntime:
             *(connector.schema, connector.credentials),
         )
         credentials = await self.recording.provide(source, self._credentials)
-        with self._connector_code("initialise", credentials):
+        async with self._beginning("initialise", credentials):
             made = await connector.initialise(self._config, credentials)
-            installation = returned(connector.name, "initialise", "an Installation", Installation, made)
+            installation = returned(
+                *(connector.name, "initialise", "an Installation", Installation, made),
+                by=connector.initialise,
+            )
 
         async def stop(of: Callable[[], Awaitable[None]]) -> None:
             with self._connector_code("stop", credentials):
@@ -158,7 +179,7 @@ class InstallationRuntime:
         if installation.stop is not None:  # it closes what initialise has opened, too
             started.push_async_callback(stop, installation.stop)
         if installation.start is not None and self.recording.replay_of is None:
-            with self._connector_code("start", credentials):
+            async with self._beginning("start", credentials):
                 await installation.start()
         context = SyncContext(
             installation=self.info.id,
@@ -220,12 +241,8 @@ class InstallationRuntime:
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
             notes = await self._discover(installation, executor)
-            with (
-                executor.context.runner.activate(),
-                self._connector_code("seeder", executor.context.credentials),
-            ):
-                made = await self._connector.seeder(installation.context, self._engine)
-                plan = returned(self._connector.name, "seeder", "a SyncPlan", SyncPlan, made)
+            async with self._beginning("seeder", executor.context.credentials):
+                plan = await self._seed(installation, executor)
             return await executor.begin(plan, options, notes)
 
     async def _discover(self, installation: Installation[Any], executor: SyncExecutor) -> Sequence[str]:
@@ -248,6 +265,56 @@ class InstallationRuntime:
         except (UpstreamError, SchemaError, StorageError) as error:
             notes = [f"the account's own fields stay as they were known: {error.message}"]
         return [context.credentials.redactor.message(note) for note in notes]
+
+    async def _seed(self, installation: Installation[Any], executor: SyncExecutor) -> SyncPlan:
+        """What the seeder returns, once it is certain that every step of it can begin."""
+        name, seeder = self._connector.name, self._connector.seeder
+        with executor.context.runner.activate():
+            made = await seeder(installation.context, self._engine)
+        plan = returned(name, "seeder", "a SyncPlan", SyncPlan, made, seeder)
+        try:
+            expand(plan, executor.context.connector.resolver, NO_OPTIONS, now=0.0)
+        except (UsageError, SchemaError) as error:
+            words = (
+                f"{name}: seeder returned a plan that cannot be followed: {error.message}{place_of(seeder)}"
+            )
+            raise LoaderFault(words, hint=f"{BUG}: {error.hint}", connector=name) from error
+        for root in await self._unknown_roots(executor.context.connector.schema, plan):
+            raise LoaderFault(
+                f"{name}: seeder returned a plan for {root}, which is not stored{place_of(seeder)}",
+                hint=f"{BUG}: store it first, with await store.store({root.entity.__name__}({root.id!r}))",
+                connector=name,
+            )
+        return plan
+
+    async def _unknown_roots(self, schema: Schema, plan: SyncPlan) -> list[Ref[Any]]:
+        """The roots whose collections a plan lists, and which nothing stores."""
+        steps = plan.flat()
+        fetched = {(step.entity, step.id) for step in steps if step.operation == "load_fields"}
+        named = {(step.entity, step.id) for step in steps if step.id is not None} - fetched
+        unknown = []
+        for entity in schema.roots:
+            key: FieldOf[Any, str] = FieldOf(entity, "id")
+            ids = sorted(id for name, id in named if name == entity.__name__)
+            for chunk in (ids[n : n + ROOTS] for n in range(0, len(ids), ROOTS)):
+                known = self._engine.query(entity).where(key.is_in(chunk)).select()
+                stored = {one.id for one in await known.all()}
+                unknown += [entity.ref(id) for id in chunk if id not in stored]
+        return unknown
+
+    @asynccontextmanager
+    async def _beginning(self, what: str, credentials: CredentialProvider) -> AsyncIterator[None]:
+        """As _connector_code; a failure is recorded as a sync that failed before its first task."""
+        try:
+            with self._connector_code(what, credentials):
+                yield
+        except StorageError:
+            raise
+        except MaxError as error:
+            error.locate(f"{self._connector.name}: {what}")
+            with suppress(StorageError):
+                await self._store.record_failure(what, error, now=self._clock())
+            raise
 
     async def _admit(self, options: SyncOptions) -> None:
         """Let a sync begin here; RecordingError when synced and replayed rows would mix."""

@@ -23,7 +23,6 @@ from max.errors import (
     LoaderFault,
     NotFound,
     Offline,
-    SchemaError,
     StorageError,
     SyncError,
     SyncRunning,
@@ -351,6 +350,7 @@ def test_stopping_while_the_seeder_runs_begins_no_sync(tmp_path: Path) -> None:
     seeding, seeded = asyncio.Event(), asyncio.Event()
 
     async def slowly(context: Any, store: Store) -> SyncPlan:
+        await store.store(SampleRoot("root"))
         seeding.set()
         await seeded.wait()
         return SyncPlan([Step.for_root(SampleRoot.ref("root")).load_collection(SampleRoot.things)])
@@ -665,8 +665,149 @@ def test_a_plan_with_something_that_is_no_step_says_how_a_step_ends() -> None:
         return SyncPlan([Step.for_root(SampleRoot.ref("root"))])  # type: ignore[list-item]
 
     async def body(one: InstallationRuntime) -> None:
-        with pytest.raises(SchemaError, match="a plan holds steps, got Target") as caught:
+        with pytest.raises(LoaderFault, match=r"a plan holds steps, got Target.*runtime.py") as caught:
             await one.sync()
         assert ".load_collection(" in caught.value.hint
 
     using(runtime(seeder=half), body)
+
+
+# -- the connector fails before the first task ----------------------------------------------------
+
+
+class Odd(BaseException):
+    """An error that no ``except Exception`` sees."""
+
+
+def other_root() -> SyncPlan:
+    """A plan for a root that no seeder below stores."""
+    return SyncPlan([Step.for_root(SampleRoot.ref("other")).load_collection(SampleRoot.things)])
+
+
+def planned(*steps: Any) -> Callable[[], SyncPlan]:
+    return lambda: SyncPlan(steps)
+
+
+WRONG_SEEDERS: list[tuple[Any, str]] = [
+    (KeyError("x"), r"seeder raised KeyError: 'x' \(test_runtime.py, line"),
+    (SystemExit(0), r"seeder raised SystemExit: 0 \(test_runtime.py, line"),
+    (KeyboardInterrupt(), r"seeder raised KeyboardInterrupt \(test_runtime.py, line"),
+    (asyncio.CancelledError(), r"seeder raised CancelledError \(test_runtime.py, line"),
+    (Odd("y"), r"seeder raised Odd: y \(test_runtime.py, line"),
+    (ExceptionGroup("both", [KeyError("x")]), r"seeder raised KeyError: 'x'"),
+    (UnknownName("credential", "other", ["token"]), r"seeder raised UnknownName: unknown credential 'other'"),
+    (lambda: None, r"seeder must return a SyncPlan, got null \(test_runtime.py, line"),
+    (
+        lambda: Step("SampleRoot", "load_collection", ("things",), "root"),
+        "seeder must return a SyncPlan, got Step",
+    ),
+    (planned(Step("Nothing", "load_collection", ("things",), "root")), "unknown entity 'Nothing'"),
+    (planned(Step("SampleRoot", "load_collection", ("stuff",), "root")), "unknown collection 'stuff'"),
+    (planned(Step("SampleRoot", "follow", ("news",), "root")), "unknown feed 'news'"),
+    (planned(Step("Thing", "load_fields", ("title",))), "Thing.title cannot be loaded by itself"),
+    (other_root, r"a plan for SampleRoot:other, which is not stored \(test_runtime.py, line"),
+]
+
+
+@pytest.mark.parametrize(("does", "message"), WRONG_SEEDERS, ids=[message for _, message in WRONG_SEEDERS])
+def test_a_wrong_seeder_is_a_fault_with_its_place_and_a_failed_sync(
+    does: Any, message: str, tmp_path: Path
+) -> None:
+    async def wrong(context: Any, store: Store) -> Any:
+        await store.store(SampleRoot("root"))
+        if isinstance(does, BaseException):
+            raise does
+        return does()
+
+    async def body(one: InstallationRuntime) -> None:
+        with pytest.raises(LoaderFault, match=f"sample: (seeder returned .*)?{message}") as caught:
+            await one.sync()
+        assert caught.value.code == "connector.fault"
+        (run,) = await one._store.runs(10, now=0.0)
+        result = await one._store.result(run.id, now=0.0)
+        assert (run.status, run.failed, run.finished_at is not None) == (Status.FAILED, 1, True)
+        (failure,) = result.failures
+        assert (failure.what, failure.message) == ("seeder", caught.value.message)
+        with pytest.raises(SyncError, match="failed before its first task"):
+            await one.retry_failed()
+
+    using(runtime(tmp_path / "data.db", seeder=wrong), body)
+
+
+def test_an_error_of_the_service_in_the_seeder_says_where_it_happened_and_keeps_its_class() -> None:
+    async def offline(context: Any, store: Store) -> SyncPlan:
+        raise Offline("no network", hint="check it")
+
+    async def body(one: InstallationRuntime) -> None:
+        with pytest.raises(Offline, match="sample: seeder: no network"):
+            await one.sync()
+        (run,) = await one._store.runs(10, now=0.0)
+        (failure,) = (await one._store.result(run.id, now=0.0)).failures
+        assert (failure.code, failure.hint) == ("upstream.offline", "check it")
+
+    using(runtime(seeder=offline), body)
+
+
+INITIALISES: list[tuple[Any, str]] = [
+    (KeyError("x"), r"initialise raised KeyError: 'x' \(test_runtime.py, line"),
+    (SystemExit(3), r"initialise raised SystemExit: 3 \(test_runtime.py, line"),
+    (
+        lambda: SampleConfig(),
+        r"initialise must return an Installation, got SampleConfig .*_runtime.py",
+    ),
+    (lambda: None, "initialise must return an Installation, got null"),
+    (
+        lambda: Installation(None, health=cast(Any, "fine")),
+        "initialise raised TypeError: Installation: health is 'fine'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("does", "message"), INITIALISES, ids=[message for _, message in INITIALISES])
+def test_a_wrong_initialise_is_a_fault_with_its_place_and_a_failed_sync(
+    does: Any, message: str, tmp_path: Path
+) -> None:
+    async def wrong(config: Any, credentials: CredentialProvider) -> Any:
+        if isinstance(does, BaseException):
+            raise does
+        return does()
+
+    async def main() -> None:
+        one = runtime(tmp_path / "data.db", initialise=wrong)
+        with pytest.raises(LoaderFault, match=f"sample: {message}") as caught:
+            await one.start()
+        good = runtime(tmp_path / "data.db")
+        await good.start()
+        (run,) = await good._store.runs(10, now=0.0)
+        (failure,) = (await good._store.result(run.id, now=0.0)).failures
+        assert (run.status, failure.what) == (Status.FAILED, "initialise")
+        assert failure.message == caught.value.message
+        assert (await (await good.sync()).completion()).status is Status.COMPLETED
+        await good.stop()
+
+    asyncio.run(main())
+
+
+def test_a_failed_start_does_not_disturb_a_sync_that_can_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def broken(config: Any, credentials: CredentialProvider) -> Any:
+        raise KeyError("x")
+
+    async def main() -> None:
+        gate = Gate()
+        first = runtime(path, loaders=[gate.loader()])
+        await first.start()
+        handle = await first.sync()
+        await gate.reached.wait()
+        await first.stop()
+        with pytest.raises(LoaderFault):
+            await runtime(path, initialise=broken).start()
+        again = runtime(path)
+        await again.start()
+        resumed = await again.sync()
+        assert resumed.id == handle.id
+        assert (await resumed.completion()).status is Status.COMPLETED
+        await again.stop()
+
+    asyncio.run(main())

@@ -29,10 +29,10 @@ from ..connector import (
     Select,
     SignIn,
     Validate,
-    connector_code,
 )
+from ..connector_code import connector_code, fault_of, returned, wrong_return
 from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, MissingExtra, UsageError
-from ..model.values import Json
+from ..model.values import Json, is_text
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
 from ..upstream.hosts import PLACEHOLDER, read_address
 from .config import as_text, config_defaults, config_types, config_values, plain, read_config, read_values
@@ -102,8 +102,9 @@ async def onboard(
     The error of a requirement, or of a validation that fails; with a prompter the questions before a
     validation that failed are asked again.
     """
-    for requirement in connector.requires:
-        requirement()
+    for number, requirement in enumerate(connector.requires):
+        with connector_code(connector.name, f"requires[{number}]"):
+            requirement()
     run = _Onboarding(connector, prompter, given, secrets, kept)
     await run.walk()
     return run.result()
@@ -173,6 +174,10 @@ def steps_of(connector: AnyConnector) -> list[OnboardingStep]:
 
 def _condition_holds(step: OnboardingStep, answers: Answers) -> bool:
     return step.when is None or step.when(MappingProxyType(dict(answers)))
+
+
+def _code_of(step: OnboardingStep) -> object:
+    return getattr(step, "run", None) or getattr(step, "options", None)
 
 
 class _Onboarding:
@@ -257,7 +262,7 @@ class _Onboarding:
         self._require_values()
         for step in self._steps:
             with suppress(KeyError):
-                if isinstance(step, SecretInput) and _condition_holds(step, self._answers):
+                if isinstance(step, SecretInput) and self._holds(step):
                     self._require_secret(step)
 
     def _require_values(self) -> None:
@@ -300,24 +305,54 @@ class _Onboarding:
         return MappingProxyType(dict(self._answers))
 
     @contextmanager
-    def _credentials(self) -> Iterator[CredentialProvider]:
+    def _credentials(self, step: OnboardingStep) -> Iterator[CredentialProvider]:
         """What a step's own code gets; its errors say whose they are, and leave without secrets."""
         self._drop_kept()
         hosts = self._connector.hosts_for(self._answers)
         provider = CredentialProvider(self._store, self._connector.credentials, hosts)
-        with provider.redactor.cleaning(), connector_code(self._connector.name, "its onboarding"):
+        with provider.redactor.cleaning(), connector_code(self._connector.name, self._place(step)):
             yield provider
+
+    def _place(self, step: OnboardingStep) -> str:
+        """A step as errors name it: ``onboarding[2] Validate``."""
+        return f"onboarding[{self._connector.onboarding.index(step)}] {type(step).__name__}"
+
+    def _answers_of(self, step: OnboardingStep, value: object) -> Mapping[str, Any]:
+        """What a step's code returned; LoaderFault unless it is a mapping by text."""
+        name, place, expected = self._connector.name, self._place(step), "a mapping from names to answers"
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise wrong_return(name, place, expected, value, _code_of(step))
+        return value
+
+    def _options_of(self, step: Select, value: object) -> list[Option]:
+        """What a step's code returned; LoaderFault unless it is a list of pairs of texts."""
+        name, place, expected = self._connector.name, self._place(step), "a list of pairs (value, label)"
+        if not isinstance(value, Sequence):
+            raise wrong_return(name, place, expected, value, _code_of(step))
+        for pair in value:
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(map(is_text, pair)):
+                raise wrong_return(name, place, expected, pair, step.options)
+        return [(one, label) for one, label in value]
 
     def _applies(self, step: OnboardingStep) -> bool:
         """Whether to run a step; a condition may fail on answers that are missing."""
         try:
-            return _condition_holds(step, self._answers)
+            return self._holds(step)
         except KeyError as error:
             if self._missing:
                 return False
             raise ConnectorError(
                 f"{self._connector.name}: a condition of its onboarding reads {error}, which nothing has set"
             ) from error
+
+    def _holds(self, step: OnboardingStep) -> bool:
+        """Whether a step's condition holds; KeyError when it reads an answer that is not there."""
+        try:
+            return _condition_holds(step, self._answers)
+        except Exception as error:
+            if isinstance(error, KeyError | MaxError):
+                raise
+            raise fault_of(self._connector.name, f"{self._place(step)}.when", error) from error
 
     async def _run(self, step: OnboardingStep) -> None:
         self._drop_kept()
@@ -331,8 +366,9 @@ class _Onboarding:
             case Select():
                 await self._select(step)
             case RunCode() if not self._missing:
-                with self._credentials() as credentials:
-                    self._accept(await step.run(self._view, credentials))
+                with self._credentials(step) as credentials:
+                    answers = self._answers_of(step, await step.run(self._view, credentials))
+                self._accept(answers)
             case SignIn() if not self._missing:
                 await self._sign_in(step)
 
@@ -372,8 +408,9 @@ class _Onboarding:
         if prompter is None or names & self._given:
             return
         if not names & self._secrets.keys() or await prompter.confirm("Sign in again?"):
-            with self._credentials() as credentials:
-                self._accept(await step.run(self._view, credentials, prompter.say))
+            with self._credentials(step) as credentials:
+                answers = self._answers_of(step, await step.run(self._view, credentials, prompter.say))
+            self._accept(answers)
 
     async def _select(self, step: Select) -> None:
         given, known, prompter = step.key in self._given, step.key in self._answers, self._prompter
@@ -383,8 +420,8 @@ class _Onboarding:
             if not known:
                 self._miss(step.key, self._types[step.key].expected)
             return
-        with self._credentials() as credentials:
-            options = await step.options(self._view, credentials)
+        with self._credentials(step) as credentials:
+            options = self._options_of(step, await step.options(self._view, credentials))
         values = [value for value, _ in options]
         expected = f"{'some' if step.several else 'one'} of {', '.join(values[:SHOWN_OPTIONS]) or 'nothing'}"
         if given:
@@ -429,8 +466,12 @@ class _Onboarding:
         """
         while not self._missing and self._applies(step):
             try:
-                with self._credentials() as credentials:
-                    line = credentials.redactor.message(await step.check(self._view, credentials))
+                with self._credentials(step) as credentials:
+                    said = await step.check(self._view, credentials)
+                    place = self._place(step)
+                    line = credentials.redactor.message(
+                        returned(self._connector.name, place, "a line to show", str, said, step.check)
+                    )
             except MaxError as error:
                 answerable = any(isinstance(one, Input | SecretInput | Select | SignIn) for one in before)
                 hopeless = isinstance(error, LoaderFault | MissingExtra)  # no answer helps

@@ -546,6 +546,28 @@ def failure_of(
     )
 
 
+START = "start"  # the kind of a failure before the first task
+
+
+def start_failure(sync: str, what: str, error: BaseException, at: float) -> Failure:
+    """The record that a function of the connector failed before a sync had a task."""
+    known = describe(error)
+    return Failure(
+        sync=sync,
+        task=0,
+        kind=START,
+        what=what,
+        entity=None,
+        id=None,
+        code=known["code"],
+        message=known["message"],
+        hint=known["hint"],
+        attempt=1,
+        at=at,
+        input=None,
+    )
+
+
 # -- syncs --------------------------------------------------------------------------------
 
 

@@ -202,6 +202,13 @@ class SyncTransaction:
         self._start_task(self._insert(root, None, None))
         self.follow_up()
 
+    def fail_start(self, failure: Failure) -> None:
+        """Store a sync that has no task, and why; the caller gives it its status."""
+        self.connection.execute(
+            INSERT_SYNC, (self.sync, "[]", Status.RUNNING, SyncCommand.RUN, None, self.now, 0)
+        )
+        self._record_failures([failure])
+
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
         values = self._task_row(task, parent, after, State.NEW)
         id = int(self.connection.execute(f"{INSERT_TASK} RETURNING id", values).fetchone()[0])

@@ -21,6 +21,7 @@ from ..model.tasks import (
     SyncCommand,
     SyncResult,
     SyncRun,
+    start_failure,
 )
 from ..model.values import Json
 from .catalogue import migrate
@@ -31,6 +32,7 @@ from .sync_log import (
     OWNER,
     UNFINISHED,
     apply_command,
+    finish_sync,
     release_tasks,
     request,
     result,
@@ -80,6 +82,18 @@ class SqliteTaskStore(TaskStore):
             transaction.begin(json.dumps(plan), root, worker)
             transaction.add_notes(notes)
             return transaction.sync
+
+        return await self._database.transact(work)
+
+    async def record_failure(self, what: str, error: Exception, *, now: float) -> str:
+        """The sync and its one failure in one transaction; other syncs stay as they are."""
+
+        def work(connection: Connection) -> str:
+            migrate(connection, OWNER, MIGRATIONS)  # this may be the first that happens
+            sync = _next_id(connection, now)
+            self._on(connection, sync, now).fail_start(start_failure(sync, what, error, now))
+            finish_sync(connection, sync, Status.FAILED, now=now)
+            return sync
 
         return await self._database.transact(work)
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from ..connector import Connector
+from ..connector_code import is_raised_by_connector
 from ..core import Engine, SyncMeta
 from ..errors import LoaderFault, NotFound, StorageError, shown
 from ..model.entities import E, V
@@ -91,26 +90,11 @@ async def _loaded(loader: RawLoader[Any, V], env: LoaderEnv) -> V:
         return await loader.load(env)
     except BaseException as error:  # a task that raises SystemExit ends the loop
         passes = isinstance(error, Exception | asyncio.CancelledError | CallsStopped)
-        if passes or not is_raised_by_loader(error):
+        if passes or not is_raised_by_connector(error):
             raise
         raise LoaderFault(
             f"raw loader {loader.name} raised {type(error).__name__}", hint="this is a bug of the connector"
         ) from error
-
-
-def is_raised_by_loader(error: BaseException) -> bool:
-    """Whether a loader's own code raised an error; if not, its task is being ended from outside."""
-    if isinstance(error, GeneratorExit):  # of a coroutine that is closed after its loop
-        return asyncio.events._get_running_loop() is not None
-    if not isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
-        return True
-    current = asyncio.current_task()
-    if current is not None and current.cancelling():
-        return False
-    # Ctrl-C raises in the main thread, when the program has set no handler of its own
-    in_main = threading.current_thread() is threading.main_thread()
-    by_person = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(error, asyncio.CancelledError) or not by_person
 
 
 class LoaderEnv(Env[Any]):

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from ..connector import Connector, fault_of
-from ..errors import LeaseLost, LoaderFault, MaxError, StorageError, UpstreamChanged, shown
+from ..connector import Connector
+from ..connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
+from ..errors import LeaseLost, LoaderFault, StorageError, UpstreamChanged, shown
 from ..model.account_fields import of_installation
 from ..model.entities import Entity, Ref
 from ..model.inline import inline_members
@@ -26,7 +27,7 @@ from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
 from ..upstream.credentials import CredentialProvider
 from ..upstream.operations import CallsStopped
-from .context import LoaderEnv, is_raised_by_loader
+from .context import LoaderEnv
 from .turns import Turns
 
 Valid = Callable[[Any], bool]
@@ -173,15 +174,13 @@ class LoaderCaller:
         try:
             response = await self._turns.paced(loader.load(*arguments))
         except BaseException as error:
-            if not is_raised_by_loader(error):
+            if not is_raised_by_connector(error):
                 raise
             if env.is_stopped:
                 raise CallsStopped from None
-            cause = error
-            while isinstance(cause, BaseExceptionGroup):  # of a TaskGroup in the loader
-                cause = cause.exceptions[0]
+            cause = cause_of(error)
             foreign = isinstance(cause, StorageError | LeaseLost) and not env.is_storage_error(cause)
-            if isinstance(cause, MaxError) and not foreign:
+            if not is_mistake(cause) and not foreign:
                 raise cause from None
             raise fault_of(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
         if env.is_stopped:

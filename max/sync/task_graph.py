@@ -98,6 +98,11 @@ class _GraphBuilder:
         if step.operation == "follow":
             return self._follow(step)
         many: ManyOf[Any, Any] = ManyOf(self._resolver.schema.entity(step.entity), step.names[0])
+        if not self._resolver.is_listed(many):
+            raise UsageError(
+                f"no loader lists {many!r}: its members come along with other responses",
+                hint="leave the step out",
+            )
         loader = self._resolver.collection_loader(many)
         if not self._is_named((*loader.brings, FieldOf(many.child, "id"))):
             return []

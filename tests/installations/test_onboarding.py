@@ -507,9 +507,40 @@ class TestWithoutPrompter:
         async def broken(answers: Answers, credentials: CredentialProvider) -> Any:
             return answers["colour"]
 
-        message = r"sample: its onboarding raised KeyError: 'colour' \(test_onboarding.py, line \d+\)"
+        message = r"sample: onboarding\[0\] \w+ raised KeyError: 'colour' \(test_onboarding.py, line \d+\)"
         with pytest.raises(LoaderFault, match=message):
             run(account(step(broken)), Scripted(), {"token": "x"})
+
+    @pytest.mark.parametrize(
+        ("step", "value", "expected"),
+        [
+            (RunCode, None, "a mapping from names to answers, got null"),
+            (RunCode, {1: "x"}, "a mapping from names to answers, got dict"),
+            (Validate, None, "a line to show, got null"),
+            (partial(Select, "workspace", "Workspace"), ["a"], "a list of pairs .*, got 'a'"),
+            (partial(Select, "workspace", "Workspace"), None, "a list of pairs .*, got null"),
+            (partial(Select, "workspace", "Workspace"), [("a", 1)], "a list of pairs .*, got tuple"),
+        ],
+    )
+    def test_a_step_that_returns_something_else_is_named(
+        self, step: Callable[[Any], Any], value: object, expected: str
+    ) -> None:
+        async def returns(answers: Answers, credentials: CredentialProvider) -> Any:
+            return value
+
+        message = rf"sample: onboarding\[0\] \w+ must return {expected}.*\(test_onboarding.py, line \d+\)"
+        with pytest.raises(LoaderFault, match=message):
+            run(account(step(returns)), Scripted(), {"token": "x"})
+
+    def test_a_condition_and_a_requirement_that_fail_are_named(self) -> None:
+        def broken(*_: object) -> bool:
+            raise ZeroDivisionError("by zero")
+
+        steps = [Input("url", "Address", when=broken)]
+        with pytest.raises(LoaderFault, match=r"sample: onboarding\[0\] Input.when raised ZeroDivisionError"):
+            run(sample(config=Needy, onboarding=steps), None)
+        with pytest.raises(LoaderFault, match=r"sample: requires\[0\] raised ZeroDivisionError: by zero \("):
+            run(sample(requires=[broken]), None)
 
     def test_a_condition_on_a_missing_answer_does_not_hide_what_is_missing(self) -> None:
         steps = [Input("url", "Address"), Input("pages", "Pages", when=remote)]
