@@ -121,7 +121,7 @@ async def repository_issues(parent: Ref[Repository], request: PageRequest, env: 
     )
 
 
-@Loader.collection(Repository.members)
+@Loader.collection(Repository.members, refresh_when=Repository.name)
 async def repository_members(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
     """Members, with their ids alone."""
     repository: Repository = await env.stored(Repository, parent.id)

@@ -240,3 +240,8 @@ async def reads_stored(env: Env[GitHub], ref: Ref[User]) -> None:
     stored: Repository = await env.stored(User, ref.id)  # M86 a stored row of another entity
     await env.stored(User, ref)  # M87 a ref in place of its id
     print(stored)
+
+
+@Loader.collection(Repository.members, refresh_when=User.login)  # M88 a field of the children
+async def watches_children(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
+    return Page([])
