@@ -236,8 +236,10 @@ class Freshness(RenameOwner):
     def forget(self, connection: Connection, after: float, now: float) -> None:
         """Count as never synced whatever a request brought that began after a time.
 
-        A field that moved later than now has moved now.
+        A field that moved later than now has moved now, and no request is known that began later.
         """
+        later = "UPDATE _max_high_water SET requested_at = :now WHERE requested_at > :now"
+        connection.execute(later, {"now": now})
         for mapping in self._mappings.values():
             for column in map(quoted, mapping.moved_columns.values()):
                 sql = mapping.sql(f"UPDATE {{table}} SET {column} = :now WHERE {column} > :now")
@@ -247,7 +249,6 @@ class Freshness(RenameOwner):
         for statement in (
             f"UPDATE _max_load SET requested_at = 0, {bits} WHERE requested_at > ?",
             "UPDATE _max_freshness SET synced_at = NULL, recorded_at = 0 WHERE recorded_at > ?",
-            "DELETE FROM _max_high_water WHERE requested_at > ?",
         ):
             connection.execute(statement, (after,))
 

@@ -185,3 +185,18 @@ def test_the_latest_request_is_known_to_a_clock_that_was_set_back(place: str) ->
         assert await store.meta.prepare("", now=50.0) == 40.0
 
     using(place, body)
+
+
+def test_a_row_that_another_account_removed_returns_though_the_clock_is_set_back(place: str) -> None:
+    async def body(store: Store) -> str:
+        await store.meta.prepare("one", now=10_000.0)
+        await store.page(TEAM, Team.people, Person("1", name="Ann"), at=9_980.0)
+        await store.receive(Delivery([], 9_990.0, removed=[ANN]))
+        await store.meta.prepare("another", now=10_000.0)
+        hour_back = 6_400.0
+        latest = await store.meta.prepare("another", now=hour_back)
+        at = max(latest, hour_back) + 1.0
+        await store.page(TEAM, Team.people, Person("1", name="Ann"), at=at)
+        return (await store.engine.load(ANN)).name
+
+    assert using(place, body) == "Ann"
