@@ -17,7 +17,6 @@ BENCHES = (
     "startup",
     "mcp",
     "first_sync",
-    "mapping",
     "http_sync",
     "resync",
     "million",

@@ -49,6 +49,7 @@ START = 1_735_689_600  # 2025-01-01: the account's first moment
 NOW = START + 90 * 86_400  # when tests begin
 TOKEN = "1//google-refresh-fake"  # a refresh token that the fake accepts
 CLIENT = {"client_id": "client.apps.googleusercontent.com"}
+SECRET = "GOCSPX-secret-of-the-fake"
 FOLDER = "application/vnd.google-apps.folder"
 SHORTCUT = "application/vnd.google-apps.shortcut"
 DOCUMENT = "application/vnd.google-apps.document"
@@ -77,6 +78,7 @@ def account(files: int = 12, clock: Any = None, **options: Any) -> Iterator[Any]
     """A served account; a request that violates Drive's description fails at the end."""
     clock = clock or fake_module("core").Clock(start=float(NOW))
     fake = fake_module().Drive(clock, **options).seed(files=files, start=START)
+    fake.tokens.clients[CLIENT["client_id"]] = SECRET
     furnish(fake)
     with fake:
         fake._http.socket.listen(64)  # the default queue of five delays concurrent connections
@@ -238,11 +240,12 @@ def expected_file(fake: Any, file: Json) -> dict[str, Json]:
 
 def moment(text: str | None) -> str | None:
     """A time as rows have it in JSON data."""
-    return (
-        None
-        if text is None
-        else datetime.fromisoformat(text).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if text is None:
+        return None
+    whole, _, fraction = (
+        datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").partition(".")
     )
+    return f"{whole}.{fraction.rstrip('0')}Z" if fraction.strip("0") else f"{whole}Z"
 
 
 def expected(fake: Any) -> dict[str, dict[str, dict[str, Json]]]:
@@ -323,7 +326,7 @@ class Copy:
         self, folder: Path, fake: Any = None, secrets: Mapping[str, str] | None = None, **config: Any
     ) -> None:
         self.folder, self.fake, self.clock = folder, fake, Clock()
-        self.secrets = MemoryCredentials(secrets or {"refresh_token": TOKEN, "client_secret": "secret"})
+        self.secrets = MemoryCredentials(secrets or {"refresh_token": TOKEN, "client_secret": SECRET})
         urls = {"base_url": fake.url, "token_url": fake.url} if fake else {}
         self.values: dict[str, Any] = {**CLIENT, **urls, **config}
         self.recording: Callable[[], Recording | Replay | None] = lambda: None

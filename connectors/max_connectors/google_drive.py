@@ -160,7 +160,11 @@ async def drives(parent: Ref[DriveAccount], request: PageRequest, env: Env[Googl
 # -- files -------------------------------------------------------------------------------------
 
 
-@Loader.collection(Drive.files, brings=[DriveFile, DriveUser, DrivePermission])
+CONTENT = (DriveFile.content, DriveFile.content_type, DriveFile.content_size, DriveFile.content_problem)
+LISTED = [field for name in DriveFile.types() if (field := getattr(DriveFile, name)) not in CONTENT]
+
+
+@Loader.collection(Drive.files, brings=[*LISTED, DriveUser, DrivePermission])
 async def files(parent: Ref[Drive], request: PageRequest, env: Env[GoogleDrive]) -> Page[DriveFile]:
     """The files of a drive: all of them, or what its log says has changed."""
     reading = Reading(await env.stored(Drive, parent.id), env)
@@ -384,10 +388,7 @@ def withdrawn(rows: Iterable[Row], before: Mapping[str, Sequence[str]]) -> list[
 # -- contents ------------------------------------------------------------------------------------
 
 
-CONTENT = (DriveFile.content, DriveFile.content_type, DriveFile.content_size, DriveFile.content_problem)
-
-
-@Loader.entity(*CONTENT)
+@Loader.entity(*CONTENT, refresh_when=DriveFile.content_mark)
 async def content(ref: Ref[DriveFile], env: Env[GoogleDrive]) -> DriveFile:
     """The content of a file, kept in the installation's folder before the row names it."""
     config, file = env.context.config, await env.stored(DriveFile, ref.id)

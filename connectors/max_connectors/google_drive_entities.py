@@ -69,7 +69,7 @@ class Drive(Entity, title="name"):
     """My Drive with what others share with the account, or a shared drive; the id is its top folder's."""
 
     name: Field[str] = Field("the drive's name; My Drive for the account's own", searchable=True)
-    kind: Field[str] = Field("mine or shared", brief=True)
+    kind: Field[DriveKind] = Field("mine or shared", brief=True)
     hidden: Field[bool | None] = Field("whether the account has hidden it")
     members_only: Field[bool | None] = Field(
         "whether only members may open its files", source="restrictions.driveMembersOnly"
@@ -120,7 +120,7 @@ class DriveFile(
     parent: Field[Ref[DriveFile] | None] = Field(
         "the folder that contains it; empty when that cannot be seen", source=first_parent
     )
-    owners: Field[list[str] | None] = Field(
+    owners: Field[list[Ref[DriveUser]] | None] = Field(
         "who owns it, seldom more than one; empty in shared drives, which own their files",
         source="owners.permissionId",
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from max.connecting import BadCredentials, BrowserSignIn, Credential, Json, MissingExtra, OAuth, Secret
 
+from .google_drive_api import read_error
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -21,7 +23,7 @@ TOKEN_PATH = "/token"  # below token_url
 LIFE = 3600  # seconds that a signed request for a token may be good for
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-OAUTH = OAuth("google_drive", token_path=TOKEN_PATH)
+OAUTH = OAuth("google_drive", token_path=TOKEN_PATH, read_error=read_error)
 BROWSER = BrowserSignIn(
     OAUTH,
     "https://accounts.google.com/o/oauth2/v2/auth",

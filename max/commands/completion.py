@@ -203,12 +203,9 @@ class _Line:
         """What may be where no command was named yet; nothing behind a word that is none."""
         if last in ("-o", "--output"):
             return FORMATS
-        if last in ("-C", "--project"):
+        if self.positional or last in ("-C", "--project"):
             return ()
-        if self.positional:
-            word, names = " ".join([*self.positional, ""]), self.commands
-            return [one.removeprefix(word) for one in names if one.startswith(word)]
-        return [*dict.fromkeys(one.partition(" ")[0] for one in self.commands), "--help", "--version"]
+        return [*(one for one in self.commands if " " not in one), "--help", "--version"]
 
     def _words(self) -> Iterator[str]:
         """What the next positional word may be."""
