@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
         Delivery,
         ListingPass,
         ListingState,
+        StoredPage,
         Write,
         WriteResult,
     )
@@ -353,6 +354,11 @@ class SyncMeta(Protocol):
 
     async def listing_pass(self, parent: Ref[P], collection: ManyOf[P, Any], began: float) -> ListingPass:
         """What is stored of the pass over a listing whose first request began at ``began``."""
+
+    async def known_page(
+        self, parent: Ref[P], collection: ManyOf[P, Any], number: int, key: str
+    ) -> StoredPage | None:
+        """A page of a listing, asked for in the way that ``key`` says, if it is stored just as it came."""
 
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is known of a feed."""

@@ -23,6 +23,7 @@ from .model.delivery import (
     Delivery,
     ListingPass,
     ListingState,
+    StoredPage,
     Write,
     WriteResult,
 )
@@ -162,6 +163,7 @@ class SqliteEngine(Engine):
             self.tables.build_indexes(connection)
             connection.execute(MEMBERS_BY_CHILD)
             self.tables.freshness.drop_unused_loads(connection)
+            self.tables.known_pages.tidy(connection)
 
         await self._database.transact(work)
         before = now - self._settings.removed_days * DAY
@@ -267,6 +269,13 @@ class SqliteSyncMeta(SyncMeta):
         """What is stored of one pass over a listing."""
         membership = self._tables.membership
         return await self._database.read(lambda c: membership.listing_pass(c, parent, collection, began))
+
+    async def known_page(
+        self, parent: Ref[P], collection: ManyOf[P, Any], number: int, key: str
+    ) -> StoredPage | None:
+        """A page of a listing, if the database holds just what it brought."""
+        pages, name = self._tables.known_pages, repr(collection)
+        return await self._database.read(lambda c: pages.read(c, name, parent.id, number, key))
 
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""

@@ -191,6 +191,7 @@ class InstallationRuntime:
             clock=self._clock,
             jitter=self.recording.jitter,
             settings=self.info.settings,
+            conditional=self.recording.asks_conditions,
             source=json.dumps(dict(self.info.config), sort_keys=True, default=dict),
             credentials=credentials,
             files=self._files,

@@ -106,6 +106,7 @@ class History:
     syncs: tuple[Sync, ...] = ()
     narrow: bool = False  # the listings of loose items do not say in which box an item is
     watched: bool = False  # a parent changes with what is in it, and its collections are listed then alone
+    conditional: bool = False  # pages have validators, and are not sent again when they are as they were
 
 
 def change(upstream: Upstream, event: Event) -> None:
@@ -155,6 +156,11 @@ def lie(event: Event, request: PageRequest, page: Page[Any]) -> Page[Any]:
     return page
 
 
+def signatures(page: Page[Any]) -> list[str]:
+    """The rows of a page; where it leads may change without them, as where a header says it."""
+    return [signature(one) for one in page.items]
+
+
 class MortalDatabase(PatientDatabase):
     """A database of a process that may be killed: later writes are lost.
 
@@ -197,7 +203,7 @@ class World:
         self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=narrow, watched=watched)
         self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
         self.during: dict[int, Event] = {}
-        self.asked = 0
+        self.asked = self.unchanged = 0
         self.requests: list[Request] = []
         self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is off
         self.source = 0  # of the configuration
@@ -222,6 +228,11 @@ class World:
         page = answer()
         await later(delays[number * 7 % len(delays)])
         answered = page if name == "feed" and event.what in UNREAD else lie(event, request, page)
+        if self.history.conditional and name != "feed":
+            answered = answered.replace(validator=f"{signatures(answered)} of {answered.total}")
+            if answered.validator == request.validator:
+                self.unchanged += 1
+                return Page.unchanged()
         if answered.total != page.total:  # it may agree by chance with a listing that was shifted
             self.upstream.steady.clear()
         return answered

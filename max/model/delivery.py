@@ -12,6 +12,29 @@ from .entities import Entity, ManyOf, Ref
 from .struct import Struct
 
 
+class KnownPage(Struct):
+    """A page that the source can call not modified, and where it led.
+
+    ``key`` says how it was asked for, by which version of the connector and for which fields.
+    ``validators`` has an ETag and a time by the digest of each request; what the loader gave as
+    ``Page.validator`` is that of the request "".
+    """
+
+    key: str
+    validators: Mapping[str, tuple[str, ...]]
+    next: str | None = None
+    total: int | None = None
+    size: int | None = None
+
+
+class StoredPage(Struct):
+    """A known page with its rows, as the database holds them."""
+
+    known: KnownPage
+    items: Sequence[Entity]
+    also: Sequence[Entity]
+
+
 class ListingPage(Struct):
     """Which page of which collection a delivery is; ``number`` counts from 0.
 
@@ -26,6 +49,9 @@ class ListingPage(Struct):
     ``unread`` are ids that the page names and did not bring.  ``late``: an earlier page of this pass
     has named these rows.  Unless the listing is ``whole``, some of them never came: it does not count
     as listed, and the next one continues where this one did.
+
+    ``known`` is how the page was asked for, when its validators are to be remembered; a page that was
+    not modified (``stands``) is remembered already.
     """
 
     parent: Ref[Any]
@@ -41,6 +67,8 @@ class ListingPage(Struct):
     unread: Sequence[str] = ()
     late: bool = False
     whole: bool = True
+    known: KnownPage | None = None
+    stands: bool = False
 
 
 class FeedPage(Struct):
@@ -110,13 +138,14 @@ class ListingState(Struct):
     Each time is when the first request of that listing began.  ``bookmark`` is where the next
     one may continue.  ``listed_at``: the last complete one.  ``full_at``: the last complete one
     that named everything with its fields; of a feed, when it began.  ``swept_at``: the last
-    complete one that named everything.
+    complete one that named everything.  ``has_known``: some of its pages are known.
     """
 
     bookmark: str | None = None
     listed_at: float | None = None
     full_at: float | None = None
     swept_at: float | None = None
+    has_known: bool = False
 
 
 class ListingPass(Struct):

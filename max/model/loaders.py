@@ -106,13 +106,15 @@ class PageRequest(Struct):
     ``cursor`` is the ``next`` of the page before, None for the first.  ``sync_token`` is the one
     that the last complete listing ended with.  ``since`` is the same for a loader that declares a
     watermark: list what changed at or after it.  When both are None, list everything.
-    ``ids_only``: list everything that exists; ids are enough.
+    ``ids_only``: list everything that exists; ids are enough.  ``validator`` is that of the page as it
+    is stored; with one, a loader may return ``Page.unchanged()``.
     """
 
     cursor: str | None = None
     sync_token: str | None = None
     since: datetime | None = None
     ids_only: bool = False
+    validator: str | None = None
 
 
 class Watermark(Struct):

@@ -59,6 +59,9 @@ class Page(Struct, Generic[V]):
     ``failed`` has, by id, the error of each item that the page names and that could not be read.  It
     exists, so it is not removed.  An error that may pass is tried again, for these ids alone; every
     other one is a failure of the listing, which the next sync lists again.
+
+    ``validator`` is a text of the source's by which it can say later that the page is as it was:
+    the next request for the page has it, and ``Page.unchanged()`` is the answer.
     """
 
     items: Sequence[V]
@@ -70,6 +73,13 @@ class Page(Struct, Generic[V]):
     total: int | None = None
     size: int | None = None
     failed: Mapping[str, Exception] = MappingProxyType({})
+    validator: str | None = None
+    not_modified: bool = False
+
+    @classmethod
+    def unchanged(cls) -> Page[Any]:
+        """The page is as it was when it was stored: its rows exist, and are as old as this request."""
+        return Page((), not_modified=True)
 
     @classmethod
     def read(

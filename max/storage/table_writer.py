@@ -24,7 +24,7 @@ from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
 from ..model.loaders import Resolver
-from ..model.mapping import MappedRows
+from ..model.mapping import MappedRows, ids_of
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -41,6 +41,7 @@ from .freshness import (
     rows_with_newer,
     rows_without_newer,
 )
+from .known_pages import KnownPages
 from .quarantine import Quarantine, ValidatedRows
 from .rows import TableMapping, load_column
 from .tables import OWNER, VERSIONS, Tables
@@ -77,6 +78,7 @@ class TableWriter(Tables):
         super().__init__(schema, resolver)
         self._policy = policy
         self.quarantine = Quarantine(policy, self.freshness)
+        self.known_pages = KnownPages(self._mappings)
 
     @classmethod
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
@@ -100,6 +102,7 @@ class TableWriter(Tables):
             self.change_log,
             self.full_text,
             self.quarantine,
+            self.known_pages,
             sync_log.SyncLog(),
         ]
         with decoding("schema"):
@@ -150,6 +153,9 @@ class TableWriter(Tables):
         self._record_members(connection, delivery, validated, position)
         if lists:
             self.inline_lists.link(connection, lists, [*named, *validated], named, delivery.requested_at)
+        if listing is not None and position is not None:
+            came = [*named, *validated]
+            self.known_pages.record(connection, position.listing, listing, ids_of(delivery.entities), came)
         self.full_text.flush(connection)
         stored = {entity: number for entity, number in counts.items() if number}
         return WriteResult(stored, removed, sum(one.quarantined for one in (*named, *validated)))
@@ -367,6 +373,7 @@ class TableWriter(Tables):
         self.freshness.forget(connection, after, now)
         self.membership.forget(connection, after, bookmarks=bookmarks, passes=passes)
         self.removals.forget(connection, after, now)
+        self.known_pages.forget(connection)
 
     def record(
         self,
@@ -407,7 +414,8 @@ class TableWriter(Tables):
         *,
         whole: bool = False,
     ) -> None:
-        """Fields that only come with a listing are fetched by listing in full."""
+        """Fields that only come with a listing are fetched by listing in full, and without conditions."""
+        self.known_pages.forget(connection)
         collections = self.membership.collections_bringing(entity, fields)
         if collections:
             self.membership.invalidate(connection, entity, collections, at=at, whole=whole)

@@ -64,8 +64,17 @@ SCHEMA_TABLES = """
     ) {by_key};
     CREATE TABLE _max_source (source TEXT NOT NULL)
 """
+KNOWN_PAGES = """
+    CREATE TABLE _max_page (
+        listing INTEGER NOT NULL,
+        number  INTEGER NOT NULL,
+        key     TEXT NOT NULL,
+        page    TEXT NOT NULL,
+        PRIMARY KEY (listing, number)
+    )
+"""
 OWNER = "engine"  # of these tables, in the catalogue
-VERSIONS = (SCHEMA_TABLES,)  # how the scripts begin that make them; TableWriter has the whole
+VERSIONS = (SCHEMA_TABLES, KNOWN_PAGES)  # how the scripts begin that make them; TableWriter has the whole
 
 
 def read_schema(connection: Connection) -> Json | None:

@@ -27,6 +27,7 @@ from ..model.query import Query, QueryPage
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
 from ..model.values import is_id
+from ..upstream.conditions import Conditions, loading
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
 from .kept_files import KeptFiles
@@ -111,6 +112,7 @@ class LoaderEnv(Env[Any]):
         self._sync_context, self._task, self._cache = context, task, cache
         self._at, self.loader = at, loader
         self.is_stopped = False  # a call that it asked for did not begin, since the sync pauses
+        self.conditions: Conditions | None = None  # of the page that is loaded
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
         """The same for a raw loader that loads for this task."""
@@ -145,10 +147,19 @@ class LoaderEnv(Env[Any]):
                 f"{connector.name} does not declare the operation {operation.name}",
                 hint="it was not run; add it to the connector's operations=",
             )
-        return cast(Out, await self._noticed(self._sync_context.runner.run(operation, self.context, input)))
+        with loading(self.conditions, operation):
+            running = self._sync_context.runner.run(operation, self.context, input)
+            return cast(Out, await self._noticed(running))
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the service said that the page is as it was."""
+        return self.conditions is not None and self.conditions.is_unchanged
 
     async def raw(self, loader: RawLoader[Any, V]) -> V:
         """The value of a raw loader, loaded once in a sync."""
+        if self.conditions is not None:
+            self.conditions.calls += 1
         return cast(V, await self._noticed(self._cache.get(loader, self)))
 
     async def stored(self, entity: type[E], id: str) -> E:
@@ -233,6 +244,7 @@ class SyncContext:
     jitter: Callable[[], float] = random.random
     settings: Settings = DEFAULTS
     source: str = ""
+    conditional: bool = True  # pages may be asked for with conditions
     credentials: CredentialProvider = field(
         default_factory=lambda: CredentialProvider(MemoryCredentials(), [])
     )

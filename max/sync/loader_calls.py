@@ -19,6 +19,7 @@ from ..connector import Connector
 from ..connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
 from ..errors import LeaseLost, LoaderFault, StorageError, UpstreamChanged, shown
 from ..model.account_fields import of_installation
+from ..model.delivery import StoredPage
 from ..model.entities import Entity, Ref
 from ..model.inline import inline_members
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
@@ -72,6 +73,8 @@ PAGE: Mapping[str, tuple[str, Valid]] = {
     "complete_snapshot": ("True or False", lambda value: isinstance(value, bool)),
     "total": ("a whole number that is not negative, or None", lambda value: _is_number(value, 0)),
     "size": ("a whole number of at least 1, or None", lambda value: _is_number(value, 1)),
+    "validator": ("a text that is not empty, or None", _is_mark),
+    "not_modified": ("True or False", lambda value: isinstance(value, bool)),
     "failed": (
         "a mapping from ids to exceptions",
         lambda value: _is_failures(value) and all(map(is_id, value)),
@@ -126,6 +129,8 @@ class LoaderCaller:
                     raise self._fault(loader, f"items of {child.__name__}", item, where)
             if page.failed and not page.failed.keys().isdisjoint(filter(is_id, ids_of(page.items))):
                 raise self._fault(loader, "each id in Page.items or in Page.failed, not in both", page, where)
+        elif page.not_modified:
+            raise self._fault(loader, "no Page.unchanged() for a feed", page, where)
         elif page.failed:
             raise self._fault(loader, "no Page.failed, as the page of a feed", page.failed, where)
         elif not _is_list(page.items, Entity):
@@ -142,6 +147,14 @@ class LoaderCaller:
                 raise self._fault(loader, expected, ref, where)
         next, sync_token = self._sealed(page.next), self._sealed(page.sync_token)
         return page.replace(items=items, also=also, next=next, sync_token=sync_token)
+
+    def standing(self, loader: Loader[Any], page: Page[Any], stored: StoredPage | None) -> Page[Any]:
+        """The page as it is stored, since the source says that it is as it was."""
+        if stored is None:
+            raise self._fault(loader, "Page.unchanged() only where the request has a validator", page)
+        known = stored.known
+        where = {"next": known.next, "total": known.total, "size": known.size}
+        return page.replace(items=stored.items, also=stored.also, **where)
 
     def _own(self, loader: Loader[Any], items: Sequence[Any]) -> Sequence[Any]:
         """Records as this installation has them, whose account may have fields of its own."""
@@ -178,6 +191,8 @@ class LoaderCaller:
                 raise
             if env.is_stopped:
                 raise CallsStopped from None
+            if env.is_unchanged:
+                return Page.unchanged()
             cause = cause_of(error)
             foreign = isinstance(cause, StorageError | LeaseLost) and not env.is_storage_error(cause)
             if not is_mistake(cause) and not foreign:
@@ -185,7 +200,7 @@ class LoaderCaller:
             raise fault_of(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
         if env.is_stopped:
             raise CallsStopped
-        return response
+        return Page.unchanged() if env.is_unchanged else response
 
     def _check_parts(
         self, loader: Loader[Any], kind: type, parts: Mapping[str, tuple[str, Valid]], given: Any, where: str

@@ -13,10 +13,11 @@ could be has been checked, and not at all when there are suspiciously many.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import (
     LeaseLost,
@@ -35,9 +36,11 @@ from ..model.delivery import (
     DeletionScope,
     Delivery,
     FeedPage,
+    KnownPage,
     ListingPage,
     ListingPass,
     ListingState,
+    StoredPage,
     Transaction,
     Write,
     WriteResult,
@@ -68,6 +71,7 @@ from ..model.tasks import (
     failure_of,
 )
 from ..model.values import datetime_of
+from ..upstream.conditions import Conditions
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, RawCache, SyncContext
 from .loader_calls import LoaderCaller
@@ -80,6 +84,9 @@ MOST_PASSES = 3  # over one listing, until two in a row show the same
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that sources can be expected to read
 LOOKS = 2  # at every place where a missing row may be
 
+BY_LOADER = ""  # in place of a request: the validator that a loader gave
+
+Validators: TypeAlias = Mapping[str, tuple[str, ...]]
 Commit = Callable[[Settlement], Awaitable[Outcome]]
 
 
@@ -277,14 +284,18 @@ class TaskRunner:
 
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
         parent, loader = self._listed(spec)
-        begun: Any = await self._begin_pass(spec, await self._meta.listing_state(parent, loader.lists))
+        state = await self._meta.listing_state(parent, loader.lists)
+        begun: Any = await self._begin_pass(spec, state)
         if begun.position is None:
             return Settlement(task, State.COMPLETED)
         most, name = self._context.settings.listing_rows, f"{parent}.{spec.collection}"
         tracker = PageTracker(name, begun.position, loader.watermark, stable=loader.stable, most=most)
+        asks = self._context.conditional and state.has_known and not (spec.everything or spec.recheck)
         while True:
-            step = self._end_pass if tracker.position.ended else self._next_page
-            settlement = await step(task, begun, tracker)
+            if tracker.position.ended:
+                settlement = await self._end_pass(task, begun, tracker)
+            else:
+                settlement = await self._next_page(task, begun, tracker, asks=asks)
             if settlement.state is not State.RUNNING:
                 return settlement
             if not await self._stored(settlement):
@@ -314,11 +325,20 @@ class TaskRunner:
             return ListingPass(True)
         return await self._meta.listing_pass(parent, loader.lists, position.began)
 
-    async def _next_page(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
-        """The next page, as the settlement of a task that continues or ends with it."""
+    async def _next_page(self, task: Task, spec: ListTask, tracker: PageTracker, *, asks: bool) -> Settlement:
+        """The next page, as the settlement of a task that continues or ends with it.
+
+        It ``asks`` for pages that are known whether they are as they were.
+        """
         parent, loader = self._listed(spec)
-        cursor = tracker.position.cursor
-        page, at, notes = await self._request(task, loader, parent, tracker, ids_only=spec.ids_only)
+        cursor, number = tracker.position.cursor, tracker.position.number
+        key = self._key(loader, parent, tracker.position)
+        stored = None
+        if asks and tracker.position.passes == 1 and not spec.ids_only:
+            stored = await self._meta.known_page(parent, loader.lists, number, key)
+        page, at, notes, validators = await self._request(
+            task, loader, parent, tracker, ids_only=spec.ids_only, stored=stored
+        )
         is_last = tracker.take(page)
         again = {id: error for id, error in page.failed.items() if _may_pass(error, 1)}
         if again:
@@ -326,7 +346,8 @@ class TaskRunner:
         left = {id: error for id, error in page.failed.items() if id not in again}
         failures = self._give_up(task, spec, tracker, cursor, left)
         listing = _listing_page(spec, parent, loader, tracker, last=is_last and not spec.unread)
-        listing = listing.replace(unread=tuple(page.failed))
+        known = _known_page(key, page, validators) if tracker.problem is None else None
+        listing = listing.replace(unread=tuple(page.failed), known=known, stands=page.not_modified)
         delivery = Delivery(
             *(page.items, at, listing, page.removed, None),
             received_at=self._context.now(),
@@ -380,6 +401,13 @@ class TaskRunner:
             return page._replace(state=State.COMPLETED)
         ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
         return page._replace(state=State.AWAITING_CHILDREN, children=[NewTask(ids)])
+
+    def _key(
+        self, loader: CollectionLoader[Any, Any, Any], parent: Ref[Any], position: ListingPosition
+    ) -> str:
+        """How a page is asked for: what comes in another way is another page."""
+        asked = [position.cursor, position.sync_token, sorted(map(repr, loader.brings))]
+        return json.dumps([self._context.connector.version, loader.name, str(parent), *asked])
 
     # items of a page that could not be read
 
@@ -458,6 +486,7 @@ class TaskRunner:
             if names and None not in own and not spec.ids_only:
                 return await self._items_by_id(task, child, names, ids, at)
             with self._calling(task, at, loader) as env:
+                env.conditions = Conditions({})
                 page = await self._loader_calls.page(
                     loader, parent, _page_request(position, loader, spec.ids_only), env
                 )
@@ -493,14 +522,25 @@ class TaskRunner:
         return known.swept_at is None or self._context.now() - known.swept_at >= loader.sweep.total_seconds()
 
     async def _request(
-        self, task: Task, loader: Loader[Any], of: Ref[Any], tracker: PageTracker, *, ids_only: bool = False
-    ) -> tuple[Page[Any], float, Sequence[str]]:
-        """The next page, when its request began, and notes for people."""
+        self,
+        task: Task,
+        loader: Loader[Any],
+        of: Ref[Any],
+        tracker: PageTracker,
+        *,
+        ids_only: bool = False,
+        stored: StoredPage | None = None,
+    ) -> tuple[Page[Any], float, Sequence[str], Validators]:
+        """The next page, when its request began, notes for people, and by what it can be known again."""
         at = self._context.now()
         tracker.begin(at)
         position = tracker.position
         with self._calling(task, at, loader) as env:
-            request = _page_request(position, loader, ids_only)
+            known = stored.known.validators if stored is not None and _may_stand(stored) else {}
+            validator = next(iter(known.get(BY_LOADER, ())), None)
+            request = _page_request(position, loader, ids_only).replace(validator=validator)
+            if isinstance(loader, CollectionLoader):
+                env.conditions = Conditions(known)
             try:
                 page = await self._loader_calls.page(loader, of, request, env)
             except SyncTokenRefused as error:
@@ -508,12 +548,15 @@ class TaskRunner:
                     raise
                 tracker.restart(at)
                 everything = _page_request(tracker.position, loader, ids_only)
+                env.conditions = Conditions({})
                 page = await self._loader_calls.page(loader, of, everything, env)
-                return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"]
+                return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"], {}
         resumed = position.sync_token is not None and position.number == 0 and tracker.uses_token
         if page.complete_snapshot and resumed:
-            return page, at, [f"{tracker.name}: the source named everything, not only what changed"]
-        return page, at, []
+            return page, at, [f"{tracker.name}: the source named everything, not only what changed"], {}
+        if page.not_modified:
+            page = self._loader_calls.standing(loader, page, stored if known else None)
+        return page, at, [], _validators(page, env.conditions)
 
     # feeds
 
@@ -530,7 +573,7 @@ class TaskRunner:
         most = self._context.settings.listing_rows
         tracker = PageTracker(f"{root}: feed {loader.name}", position, most=most)
         while True:
-            page, at, notes = await self._request(task, loader, root, tracker)
+            page, at, notes, _ = await self._request(task, loader, root, tracker)
             tracker.take(page)
             position = tracker.position
             began, initial = position.began or at, not position.delta
@@ -722,6 +765,28 @@ class TaskRunner:
                 continue
             failures.append(failure_of(task, error, now, ref.id))
         return failures
+
+
+def _may_stand(stored: StoredPage) -> bool:
+    """Whether a page that was not modified is the whole of what it was.
+
+    The answer to a full last page may be the same although there is a next one now.
+    """
+    known = stored.known
+    return known.next is not None or (known.size is not None and len(stored.items) < known.size)
+
+
+def _validators(page: Page[Any], conditions: Conditions | None) -> Validators:
+    """By what a page that has come can be known again, by request."""
+    found = {} if conditions is None else dict(conditions.validators)
+    return found if page.validator is None else {**found, BY_LOADER: (page.validator,)}
+
+
+def _known_page(key: str, page: Page[Any], validators: Validators) -> KnownPage | None:
+    """What is remembered of a page; nothing of one with more than rows."""
+    if not validators or page.failed or page.removed or page.sync_token or page.complete_snapshot:
+        return None
+    return KnownPage(key, validators, page.next, page.total, page.size)
 
 
 def _errors(

@@ -51,6 +51,7 @@ from ..errors import (
     bounded_wait,
 )
 from ..model.values import Json
+from .conditions import conditions_now
 from .credentials import CredentialProvider, Secret
 from .hosts import check_path, check_segments, filled, read_address
 from .operations import LOG, block_limit, in_operation, last_attempt
@@ -348,9 +349,16 @@ class HttpClient(Lifecycle):
     def __repr__(self) -> str:
         return f"HttpClient({self.base_url!r})"
 
-    async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
+    async def get(
+        self,
+        path: str,
+        *pieces: str | int,
+        params: Mapping[str, str] | None = None,
+        conditional: bool = False,
+    ) -> Json:
         """The JSON data at a path: ``get("/repos/{}/issues", id, params={"state": "all"})``."""
-        return (await self.request("GET", path, *pieces, params=params)).json()
+        response = await self.request("GET", path, *pieces, params=params, conditional=conditional)
+        return response.json()
 
     async def request(
         self,
@@ -363,6 +371,7 @@ class HttpClient(Lifecycle):
         headers: Mapping[str, str] | None = None,
         read_error: ErrorReader | None = None,
         label: str = "",
+        conditional: bool = False,
     ) -> HttpResponse:
         """A response with status 2xx, or 304 to a condition; an UpstreamError for every other one.
 
@@ -370,12 +379,20 @@ class HttpClient(Lifecycle):
         id from the service can never lead to another path.  An absolute address, such as that of
         a next page, must have a declared host; the credential goes to no other origin.  ``json``
         or ``form`` is the body; ``read_error`` replaces the client's own.
+
+        ``conditional``, in an operation that a loader runs for a page: the service may answer that
+        nothing is modified.  Max then takes the page as it is stored, and the loader ends there.
         """
         kind, body = _body(json, form)
         url = self._address(path, pieces)
         if params:
             url += ("&" if "?" in url else "?") + urlencode(params)
         request = HttpRequest(method, url, {**kind, **_sendable(headers)}, body, label)
+        page, digest, conditions = conditions_now(wanted=conditional), "", {}
+        if page is not None:
+            digest = await self._digest(request) if conditional else ""
+            conditions = page.headers(digest)
+            request = replace(request, headers={**request.headers, **conditions})
         response = await self._send(request)
         for _ in range(REDIRECTS):
             if method not in FOLLOWED or body is not None or not _is_redirect(response):
@@ -385,7 +402,20 @@ class HttpClient(Lifecycle):
         if error is not None:
             self._credentials.redactor.clean(error)
             raise error
+        if page is not None and digest:
+            if conditions and response.status == 304:
+                raise page.unchanged()
+            page.answered(digest, response.headers)
         return response
+
+    async def _digest(self, request: HttpRequest) -> str:
+        """A short text that differs between requests, and between credentials, of which it tells nothing."""
+        from hashlib import blake2b  # slow, and most requests do without
+
+        headers = sorted({**self._headers, **request.headers}.items())
+        sent = repr((request.method, request.url, headers, request.body)).encode()
+        secret = repr(sorted((await self._authenticated()).items())).encode()
+        return blake2b(sent, digest_size=9).hexdigest() + blake2b(secret, digest_size=2).hexdigest()
 
     def _address(self, path: str, pieces: Sequence[str | int]) -> str:
         """The absolute address of a path; PermissionDenied for one that leads elsewhere than it seems."""

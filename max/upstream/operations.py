@@ -584,6 +584,11 @@ def block_limit(seconds: float) -> None:
         flow.block_for(operation, min(seconds, LONGEST_WAIT))
 
 
+def attempt_under_way() -> tuple[FlowController, AnyOperation] | None:
+    """The attempt that is under way in the current task, with its operation; each is another object."""
+    return _UNDER_WAY.get()
+
+
 def in_operation() -> bool:
     """Whether an attempt of an operation, which has a deadline, is under way in the current task."""
     return _UNDER_WAY.get() is not None

@@ -53,6 +53,7 @@ class UpstreamAccess(Lifecycle):
     """
 
     replay_of: RecordingInfo | None = None
+    asks_conditions = True  # a recording must hold every page, since a replay begins with none
 
     async def start(self) -> None:
         """Open what is needed; nothing here."""
@@ -93,6 +94,8 @@ class Recording(UpstreamAccess):
 
     ``clock`` gives seconds since the epoch.
     """
+
+    asks_conditions = False
 
     def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(path)

@@ -60,6 +60,8 @@ class Replay(UpstreamAccess):
     files are of different installations.
     """
 
+    asks_conditions = False
+
     def __init__(self, *paths: Path | str) -> None:
         read = [(Header.read(Path(path)), Path(path)) for path in paths]
         parts = sorted(read, key=lambda part: part[0].recorded_at)
