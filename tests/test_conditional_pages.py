@@ -253,8 +253,8 @@ def test_what_was_not_modified_is_as_old_as_the_request_that_said_so(tmp_path: P
 
     async def ages(runtime: InstallationRuntime) -> None:
         meta = runtime._meta
-        for one, ref in ((Ticket.title, Ticket.ref("1")), (Person.name, Person.ref("p"))):
-            seen.append(await meta.synced_at(ref, one))
+        seen.append(await meta.synced_at(Ticket.ref("1"), Ticket.title))
+        seen.append(await meta.synced_at(Person.ref("p"), Person.name))
 
     play(body, tmp_path)
     title, name, later_title, later_name = seen

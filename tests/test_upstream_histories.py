@@ -62,6 +62,7 @@ HISTORIES = st.builds(
     st.lists(SYNCS, min_size=1, max_size=5).map(tuple),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 
 
