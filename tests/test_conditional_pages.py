@@ -349,7 +349,7 @@ def test_no_condition_is_sent_where_the_page_may_not_stand(tmp_path: Path) -> No
         await sync(service, path)
         service.statuses()
         _, titles = await sync(service, path, before=stored)
-        assert service.statuses() == [200, 304], "the other page stands"
+        assert service.statuses() == [200, 304], "the other page is as it was"
         assert titles == ["a title"] * 5
 
     play(body, tmp_path)

@@ -51,7 +51,7 @@ class ListingPage(Struct):
     as listed, and the next one continues where this one did.
 
     ``known`` is how the page was asked for, when its validators are to be remembered; a page that was
-    not modified (``stands``) is remembered already.
+    not modified (``not_modified``) is remembered already.
     """
 
     parent: Ref[Any]
@@ -68,7 +68,7 @@ class ListingPage(Struct):
     late: bool = False
     whole: bool = True
     known: KnownPage | None = None
-    stands: bool = False
+    not_modified: bool = False
 
 
 class FeedPage(Struct):

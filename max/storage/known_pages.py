@@ -5,7 +5,7 @@ how it was asked for, where the listing went on, which fields of which rows it b
 digest of their values.  The line is written in the transaction of the page's rows.
 
 **The invariant.**  A known page is given out only while the database holds, value for value, what the
-page brought.  If a row was changed, removed or lost a value since, whoever did that, the page is asked
+page brought.  If a row was changed, removed or lost a value since, by anything at all, the page is asked
 for without condition.  So rows that are read from the database stand for the page that did not come
 again: they are delivered like one that came, and ages, membership and proof follow as always.
 
@@ -26,19 +26,19 @@ from .quarantine import ValidatedRows
 from .rows import TableMapping
 
 PAGE = """
-    SELECT p.page FROM _max_page AS p JOIN _max_listing AS l ON l.id = p.listing
+    SELECT p.page FROM _max_known_page AS p JOIN _max_listing AS l ON l.id = p.listing
      WHERE l.collection = :collection AND l.parent = :parent AND l.invalidated_at IS NULL
        AND p.number = :number AND p.key = :key
 """
 PUT = """
-    INSERT INTO _max_page (listing, number, key, page) VALUES (?, ?, ?, ?)
+    INSERT INTO _max_known_page (listing, number, key, page) VALUES (?, ?, ?, ?)
     ON CONFLICT (listing, number) DO UPDATE SET key = excluded.key, page = excluded.page
-     WHERE _max_page.key <> excluded.key OR _max_page.page <> excluded.page
+     WHERE _max_known_page.key <> excluded.key OR _max_known_page.page <> excluded.page
 """
-FORGET = "DELETE FROM _max_page WHERE listing = ? AND number = ?"
-FORGET_REST = "DELETE FROM _max_page WHERE listing = ? AND number > ?"
-FORGET_ALL = "DELETE FROM _max_page"
-FORGET_ORPHANS = "DELETE FROM _max_page WHERE listing NOT IN (SELECT id FROM _max_listing)"
+FORGET = "DELETE FROM _max_known_page WHERE listing = ? AND number = ?"
+FORGET_REST = "DELETE FROM _max_known_page WHERE listing = ? AND number > ?"
+FORGET_ALL = "DELETE FROM _max_known_page"
+FORGET_ORPHANS = "DELETE FROM _max_known_page WHERE listing NOT IN (SELECT id FROM _max_listing)"
 
 Stored = dict[Any, tuple[Any, ...]]  # (row, id, values of fields, bitmaps), by row or by id
 
@@ -57,13 +57,13 @@ class KnownPages(RenameOwner):
         ids: Sequence[object],
         validated: Sequence[ValidatedRows],
     ) -> None:
-        """Remember a page whose rows are stored, and forget what was known of it, unless it stands.
+        """Remember a page whose rows are stored, and forget what was known of it, unless it is not modified.
 
         With the last one, the pass has no more pages.
         """
         if page.last:
             connection.execute(FORGET_REST, (listing, page.number))
-        if page.stands or page.late or page.ids_only:
+        if page.not_modified or page.late or page.ids_only:
             return
         known, child = page.known, page.collection.child.__name__
         runs = None if known is None else self._runs(connection, child, ids, validated)

@@ -242,7 +242,7 @@ class Membership(RenameOwner):
         sql = mapping.sql(f"""
             SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
                    CASE WHEN {is_known} THEN listed_at END, full_at, swept_at,
-                   EXISTS (SELECT 1 FROM _max_page WHERE listing = id)
+                   EXISTS (SELECT 1 FROM _max_known_page WHERE listing = id)
               FROM _max_listing WHERE collection = ? AND parent = ?
         """)
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()

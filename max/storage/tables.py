@@ -65,7 +65,7 @@ SCHEMA_TABLES = """
     CREATE TABLE _max_source (source TEXT NOT NULL)
 """
 KNOWN_PAGES = """
-    CREATE TABLE _max_page (
+    CREATE TABLE _max_known_page (
         listing INTEGER NOT NULL,
         number  INTEGER NOT NULL,
         key     TEXT NOT NULL,

@@ -347,7 +347,7 @@ class TaskRunner:
         failures = self._give_up(task, spec, tracker, cursor, left)
         listing = _listing_page(spec, parent, loader, tracker, last=is_last and not spec.unread)
         known = _known_page(key, page, validators) if tracker.problem is None else None
-        listing = listing.replace(unread=tuple(page.failed), known=known, stands=page.not_modified)
+        listing = listing.replace(unread=tuple(page.failed), known=known, not_modified=page.not_modified)
         delivery = Delivery(
             *(page.items, at, listing, page.removed, None),
             received_at=self._context.now(),

@@ -3,7 +3,7 @@
 Rule 1: a condition is sent for a page of a listing alone, and only while the database holds what the
 page brought (storage/known_pages.py).  The loader's code is the same with and without.
 
-Rule 2: one request stands for one page.  When a loader makes several requests for a page, one of them
+Rule 2: one request is one page.  When a loader makes several requests for a page, one of them
 may be as it was while another is not, so none of them gets a condition.
 
 Rule 3: a validator belongs to a request with all its headers, and to the credential that it was sent with.
