@@ -196,6 +196,7 @@ def test_a_row_that_another_account_removed_returns_though_the_clock_is_set_back
         hour_back = 6_400.0
         latest = await store.meta.prepare("another", now=hour_back)
         at = max(latest, hour_back) + 1.0
+        await store.page(OTHER, Team.people, Person("2", name="Bob"), at=at + 1.0)  # it overtook the next
         await store.page(TEAM, Team.people, Person("1", name="Ann"), at=at)
         return (await store.engine.load(ANN)).name
 
