@@ -17,6 +17,7 @@ BENCHES = (
     "startup",
     "mcp",
     "first_sync",
+    "mapping",
     "http_sync",
     "resync",
     "million",

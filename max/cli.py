@@ -66,6 +66,7 @@ COMMANDS = {
     "guide": ("Query", "guide", "the same as llm-bootstrap"),
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
+    "connector test": ("Write connectors", "connector", "try a connector against a fake service"),
 }
 ALONE = "all commands: max --help"
 EXAMPLES = """\
@@ -129,15 +130,15 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     alone = not words and in_project(leading)
     words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
-        if not COMMANDS.keys() & words[1:2]:
+        if not COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])}:
             return [overview()], [], 0
         words = [*words[1:], "--help"]
     if words[:1] in (["--version"], ["-V"], ["__complete"]):
         return without_parser(words), [], 0
-    if not words or words[0] not in COMMANDS:
-        refuse(words)
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
+    if command not in COMMANDS:
+        refuse([*filter(None, [command]), *words])
     run, parser = found_command(command)
     if {"-h", "--help"} & set(words):
         return [parser.format_help().rstrip("\n")], [], 0
@@ -208,6 +209,14 @@ def refuse(words: list[str]) -> NoReturn:
         raise UsageError("no command was given", hint="max --help lists them")
     if words[0].startswith("-"):
         raise UnknownName("option", words[0], [*LEADING, "--version", "--help"])
+    parts = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if parts:
+        given = words[1] if words[1:] else ""
+        if given and not given.startswith("-"):
+            raise UnknownName(f"command of max {words[0]}", given, parts)
+        raise UsageError(
+            f"max {words[0]} what?", hint=f"one of: {', '.join(parts)}; max --help explains them"
+        )
     raise UnknownName("command", words[0], [*COMMANDS, "--version"])
 
 

@@ -15,7 +15,7 @@ from max.execution import NO_OPTIONS
 from tests.upstream_model import COLLECTIONS, KINDS
 from tests.upstream_world import ALLOWED, RIGHT, Event, History, Sync, live
 
-CHANGES = ("crowd", "group", "box", "item", "item", "touch", "delete", "delete", "forget")
+CHANGES = ("crowd", "group", "box", "item", "item", "tag", "tag", "touch", "delete", "delete", "forget")
 DISTURBANCES = (
     "broken",
     "offline",

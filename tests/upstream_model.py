@@ -25,11 +25,18 @@ PAGE = 2  # items on one
 KINDS = ("full", "newest", "oldest", "token", "offset", "counted")
 
 
+class Tag(Entity):
+    """A tag of items, which name it themselves."""
+
+    title: Field[str] = Field()
+
+
 class Item(Entity):
     """An item in a box, or a loose one."""
 
     title: Field[str] = Field()
     box: Field[Ref[Box] | None] = Field()
+    tags: Many[Tag] = Many(inline="tags")
     changed: Field[datetime] = Field()
 
 
@@ -57,9 +64,10 @@ class Root(Entity):
     groups: Many[Group] = Many()
 
 
-SCHEMA = Schema([Root, Group, Box, Item], roots=[Root])
+SCHEMA = Schema([Root, Group, Box, Item, Tag], roots=[Root])
 ROOT = Ref(Root, "r")
 COLLECTIONS: Sequence[ManyOf[Any, Any]] = (Root.groups, Group.boxes, Group.loose, Box.items)
+TAGS = repr(Item.tags)
 State = tuple[Mapping[str, set[Any]], Mapping[str, set[str]]]  # rows by entity, members by collection
 
 
@@ -72,6 +80,7 @@ class Thing:
     title: str
     places: set[tuple[str, str]]  # collections, with the id of the parent
     changed: int = 0
+    tags: Callable[[str], list[Entity]] = lambda item: []
 
     def parent(self, many: ManyOf[Any, Any]) -> str | None:
         """The one parent in a collection that it refers to."""
@@ -80,7 +89,10 @@ class Thing:
     def entity(self) -> Entity:
         """As it is listed."""
         values: dict[str, Any] = {"title": self.title, "changed": EPOCH + timedelta(seconds=self.changed)}
+        if self.kind is Tag:
+            return Tag(self.id, title=self.title)
         if self.kind is Item:
+            values["tags"] = self.tags(self.id)
             box = self.parent(Box.items)
             values["box"] = None if box is None else Ref(Box, box)
         if self.kind is Box:
@@ -113,15 +125,20 @@ class Upstream:
     def create(self, kind: type[Entity], id: str, *places: tuple[str, str]) -> None:
         """Create a row, or restore a deleted one."""
         self.gone.pop(id, None)
-        self.things[id] = Thing(kind, id, "new", set(places))
+        self.things[id] = Thing(kind, id, "new", set(places), tags=self.tags)
         self.moved.add(id)
         self.touch(id)
 
     def _touch_parents(self, places: set[tuple[str, str]]) -> None:
-        """What is in these places has changed, come or gone."""
-        for _, parent in sorted(places):
-            if self.watched and parent in self.things:
+        """What is in these places has changed, come or gone; an item has changed with its tags."""
+        for name, parent in sorted(places):
+            if (self.watched or name == TAGS) and parent in self.things:
                 self.touch(parent)
+
+    def tags(self, item: str) -> list[Entity]:
+        """The tags of an item, by their ids."""
+        found = [thing for thing in self.things.values() if (TAGS, item) in thing.places]
+        return [thing.entity() for thing in sorted(found, key=lambda thing: thing.id)]
 
     def touch(self, id: str, title: str | None = None) -> None:
         """Change a row."""
@@ -176,8 +193,8 @@ class Upstream:
 
     def state(self) -> State:
         """What a copy must hold."""
-        rows: dict[str, set[Any]] = {"Group": set(), "Box": set(), "Item": set()}
-        members: dict[str, set[str]] = {repr(many): set() for many in COLLECTIONS}
+        rows: dict[str, set[Any]] = {"Group": set(), "Box": set(), "Item": set(), "Tag": set()}
+        members: dict[str, set[str]] = {repr(many): set() for many in (*COLLECTIONS, Item.tags)}
         for thing in self.things.values():
             rows[thing.kind.__name__].add(signature(thing.entity()))
             for name, parent in thing.places:
@@ -276,8 +293,9 @@ class Upstream:
 
 def signature(entity: Entity) -> str:
     """All fields of a row; a box that no listing named is no box."""
-    unnamed = {"box": None} if isinstance(entity, Item) else {}
-    return ", ".join(f"{name}={value}" for name, value in sorted((unnamed | entity._values).items()))
+    unnamed: dict[str, Any] = {"box": None} if isinstance(entity, Item) else {}
+    values = unnamed | entity._values | ({"tags": entity.tags} if isinstance(entity, Item) else {})
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
 def _next_page(things: list[Thing], request: PageRequest, key: Callable[[Thing], str]) -> Page[Any]:
@@ -303,7 +321,7 @@ def _page_at(things: list[Thing], request: PageRequest) -> Page[Any]:
 FIELDS: Mapping[type[Entity], Sequence[Any]] = {
     Group: [Group.title, Group.changed],
     Box: [Box.title, Box.group, Box.changed],
-    Item: [Item.title, Item.box, Item.changed],
+    Item: [Item.title, Item.box, Item.tags, Item.changed],
 }
 SWEEP = timedelta(days=3650)
 COVERED: Sequence[ManyOf[Any, Any]] = (Group.boxes, Box.items)  # by the feed
@@ -328,7 +346,7 @@ def loaders(
         )
         sweep = None if kind in ("full", "offset", "counted") else SWEEP
         stable = kind not in ("newest", "offset", "counted")
-        brings = upstream.brings(many)
+        brings = [*upstream.brings(many), *([Tag.title] if many.child is Item else [])]
         watches = upstream.watched and many.parent is not Root and not (upstream.feed and many in COVERED)
         declare = Loader.collection(
             many,
@@ -345,7 +363,7 @@ def loaders(
 
     found = [lister(many) for many in COLLECTIONS]
     if upstream.feed:
-        brings = [*FIELDS[Box], *FIELDS[Item]]
+        brings = [*FIELDS[Box], *FIELDS[Item], Tag.title]
         found.append(Loader.feed(Root, brings=brings, covers=COVERED)(changes))
     return found
 

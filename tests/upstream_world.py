@@ -40,11 +40,13 @@ from tests.upstream_model import (
     COLLECTIONS,
     ROOT,
     SCHEMA,
+    TAGS,
     Box,
     Group,
     Item,
     Root,
     State,
+    Tag,
     Upstream,
     loaders,
     plan,
@@ -125,6 +127,9 @@ def change(upstream: Upstream, event: Event) -> None:
         boxed = {(repr(Box.items), boxes[b % len(boxes)])} if boxes else loose
         two = {*loose, (repr(Group.loose), groups[(b + 1) % len(groups)])}
         place(upstream, Item, f"i{a % 6}", (boxed, loose, boxed | loose, two)[a // 6 % 4])
+    elif event.what == "tag" and (items := upstream.of(Item)):
+        some = [items[b % len(items)], items[(b + a // 3) % len(items)]]
+        place(upstream, Tag, f"t{a % 3}", {(TAGS, item) for item in some})
     elif event.what == "forget":
         upstream.life += 1
     elif upstream.things and event.what in ("touch", "delete"):
@@ -358,9 +363,9 @@ class World:
         """What the database holds."""
         await self.open()
         rows, members = {}, {}
-        for kind in (Group, Box, Item):
+        for kind in (Group, Box, Item, Tag):
             rows[kind.__name__] = {signature(one) for one in await self.engine.query(kind).all()}
-        for many in COLLECTIONS:
+        for many in (*COLLECTIONS, Item.tags):
             parents: list[Any] = await self.engine.query(many.parent).all()
             pages = [(one.id, await self.engine.load_collection(one.ref(one.id), many)) for one in parents]
             members[repr(many)] = {f"{id}/{child.id}" for id, page in pages for child in page.items}

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from max.connecting import (
@@ -24,6 +25,7 @@ from max.connecting import (
     Entity,
     Env,
     Field,
+    FieldOf,
     Input,
     Installation,
     InvalidAnswers,
@@ -55,8 +57,8 @@ from max.connecting import (
 if TYPE_CHECKING:
     from .acme_service import Service
 
-V = TypeVar("V")
-Row = Mapping[str, Json]  # one record as the service writes it
+E = TypeVar("E", bound=Entity)
+NOTHING: Mapping[Any, object] = MappingProxyType({})
 
 BATCH = 100  # the most users of one call
 ROOT_ID = "acme"
@@ -323,10 +325,10 @@ async def get_tenant(acme: Acme, _: None) -> Json:
     return await acme.source.get("/api/tenant")
 
 
-def page_of(answer: Json, make: Callable[[Row], V]) -> Page[V]:
+def page_of(entity: type[E], answer: Json, given: Mapping[FieldOf[E, Any], object] = NOTHING) -> Page[E]:
     """A response with several records as a page."""
     with checked():
-        return Page([make(row) for row in answer["items"]], next=answer["next"])
+        return Page.read(entity, answer["items"], given, next=answer["next"])
 
 
 @contextmanager
@@ -340,11 +342,6 @@ def checked() -> Iterator[None]:
         ) from error
 
 
-def user_ref(id: str | None) -> Ref[AcmeUser] | None:
-    """The user with this id; None for None."""
-    return None if id is None else AcmeUser.ref(id)
-
-
 @Loader.collection(
     AcmeRoot.workspaces,
     brings=(
@@ -355,26 +352,13 @@ def user_ref(id: str | None) -> Ref[AcmeUser] | None:
 )
 async def workspaces(parent: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Page[AcmeWorkspace]:
     """The workspaces of the company."""
-    return page_of(await env.run(list_workspaces, ListRequest("", page.cursor)), workspace_of)
-
-
-def workspace_of(row: Row) -> AcmeWorkspace:
-    """A workspace from its listing."""
-    return AcmeWorkspace(
-        row["id"],
-        name=row["name"],
-        active=row["active"],
-        owner=user_ref(row["owner"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    return page_of(AcmeWorkspace, await env.run(list_workspaces, ListRequest("", page.cursor)))
 
 
 @Loader.entity(AcmeWorkspace.plan, AcmeWorkspace.seats)
 async def billing(ref: Ref[AcmeWorkspace], env: Env[Acme]) -> AcmeWorkspace:
     """The plan and seats of a workspace: one call for each."""
-    row = await env.run(get_billing, Ids((ref.id,)))
-    return AcmeWorkspace(ref.id, plan=row["plan"], seats=row["seats"])
+    return AcmeWorkspace.read(await env.run(get_billing, Ids((ref.id,))), {AcmeWorkspace.id: ref.id})
 
 
 LISTED = (
@@ -383,65 +367,24 @@ LISTED = (
 )
 
 
-def user_of(row: Row) -> AcmeUser:
-    """A user from the listing."""
-    return AcmeUser(
-        row["id"],
-        name=row["name"],
-        email=row["email"],
-        role=row["role"],
-        active=row["active"],
-        workspace=AcmeWorkspace.ref(row["workspace"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
-
-
 @Loader.collection(AcmeWorkspace.users, brings=LISTED, stable=True)
 async def users(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeUser]:
     """The users of a workspace."""
-    return page_of(await env.run(list_users, ListRequest(parent.id, page.cursor)), user_of)
+    return page_of(AcmeUser, await env.run(list_users, ListRequest(parent.id, page.cursor)))
 
 
 @Loader.entity_batched(AcmeUser.timezone, AcmeUser.last_seen_at, size=BATCH)
 async def user_details(refs: Sequence[Ref[AcmeUser]], env: Env[Acme]) -> Batch[AcmeUser]:
     """The fields of users that the listing lacks: one call for up to 100 users."""
-    page = page_of(
-        await env.run(get_users, Ids(tuple(ref.id for ref in refs))),
-        lambda row: AcmeUser(row["id"], timezone=row["timezone"], last_seen_at=row["last_seen_at"]),
-    )
-    return Batch(page.items)
+    answer = await env.run(get_users, Ids(tuple(ref.id for ref in refs)))
+    with checked():
+        return Batch.read(AcmeUser, answer["items"])
 
 
-@Loader.collection(
-    AcmeWorkspace.projects,
-    brings=(
-        *(AcmeProject.name, AcmeProject.description, AcmeProject.status, AcmeProject.active),
-        *(AcmeProject.tags, AcmeProject.due_date, AcmeProject.owner, AcmeProject.workspace),
-        *(AcmeProject.created_at, AcmeProject.updated_at),
-    ),
-    stable=True,
-)
+@Loader.collection(AcmeWorkspace.projects, brings=AcmeProject, stable=True)
 async def projects(parent: Ref[AcmeWorkspace], page: PageRequest, env: Env[Acme]) -> Page[AcmeProject]:
     """The projects of a workspace."""
-    return page_of(await env.run(list_projects, ListRequest(parent.id, page.cursor)), project_of)
-
-
-def project_of(row: Row) -> AcmeProject:
-    """A project from the listing."""
-    return AcmeProject(
-        row["id"],
-        name=row["name"],
-        description=row["description"],
-        status=row["status"],
-        active=row["active"],
-        tags=row["tags"],
-        due_date=row["due_date"],
-        owner=user_ref(row["owner"]),
-        workspace=AcmeWorkspace.ref(row["workspace"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    return page_of(AcmeProject, await env.run(list_projects, ListRequest(parent.id, page.cursor)))
 
 
 @dataclass(frozen=True)
@@ -459,68 +402,26 @@ async def statuses(env: Env[Acme]) -> Mapping[int, Status]:
     return {row["id"]: Status(row["name"], row["open"]) for row in answer["items"]}
 
 
-def task_of(row: Row, known: Mapping[int, Status]) -> AcmeTask:
-    """A task from the listing."""
-    status = known[row["status_id"]]
-    return AcmeTask(
-        row["id"],
-        title=row["title"],
-        description=row["description"],
-        status=status.name,
-        priority=row["priority"],
-        estimate=row["estimate"],
-        active=status.open,
-        tags=row["tags"],
-        due_date=row["due_date"],
-        assignee=user_ref(row["assignee"]),
-        project=AcmeProject.ref(row["project"]),
-        workspace=AcmeWorkspace.ref(row["workspace"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+def by_status(known: Mapping[int, Status]) -> Mapping[FieldOf[AcmeTask, Any], object]:
+    """What the number of a task's status says of the task."""
+    return {
+        AcmeTask.status: lambda row: known[row["status_id"]].name,
+        AcmeTask.active: lambda row: known[row["status_id"]].open,
+    }
 
 
-@Loader.collection(
-    AcmeProject.tasks,
-    brings=(
-        *(AcmeTask.title, AcmeTask.description, AcmeTask.status, AcmeTask.priority, AcmeTask.estimate),
-        *(AcmeTask.active, AcmeTask.tags, AcmeTask.due_date, AcmeTask.assignee, AcmeTask.project),
-        *(AcmeTask.workspace, AcmeTask.created_at, AcmeTask.updated_at),
-    ),
-    stable=True,
-)
+@Loader.collection(AcmeProject.tasks, brings=AcmeTask, stable=True)
 async def tasks(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeTask]:
     """The tasks of a project."""
     known = await env.raw(statuses)
     answer = await env.run(list_tasks, ListRequest(parent.id, page.cursor))
-    return page_of(answer, lambda row: task_of(row, known))
+    return page_of(AcmeTask, answer, by_status(known))
 
 
-@Loader.collection(
-    AcmeProject.files,
-    brings=(
-        *(AcmeFile.name, AcmeFile.mime_type, AcmeFile.size, AcmeFile.owner, AcmeFile.project),
-        *(AcmeFile.created_at, AcmeFile.updated_at),
-    ),
-    stable=True,
-)
+@Loader.collection(AcmeProject.files, brings=AcmeFile, stable=True)
 async def files(parent: Ref[AcmeProject], page: PageRequest, env: Env[Acme]) -> Page[AcmeFile]:
     """The files of a project."""
-    return page_of(await env.run(list_files, ListRequest(parent.id, page.cursor)), file_of)
-
-
-def file_of(row: Row) -> AcmeFile:
-    """A file from the listing."""
-    return AcmeFile(
-        row["id"],
-        name=row["name"],
-        mime_type=row["mime_type"],
-        size=row["size"],
-        owner=user_ref(row["owner"]),
-        project=AcmeProject.ref(row["project"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    return page_of(AcmeFile, await env.run(list_files, ListRequest(parent.id, page.cursor)))
 
 
 ENTITIES: Mapping[str, type[Entity]] = {
@@ -561,17 +462,9 @@ async def changes(root: Ref[AcmeRoot], page: PageRequest, env: Env[Acme]) -> Pag
         return Page(made, reached if answer["more"] else None, removed=gone, sync_token=reached)
 
 
-def entity_of(kind: str, row: Row, known: Mapping[int, Status]) -> Entity:
+def entity_of(kind: str, row: Json, known: Mapping[int, Status]) -> Entity:
     """A record of any kind as an entity."""
-    if kind == "task":
-        return task_of(row, known)
-    makers: Mapping[str, Callable[[Row], Entity]] = {
-        "workspace": workspace_of,
-        "user": user_of,
-        "project": project_of,
-        "file": file_of,
-    }
-    return makers[kind](row)
+    return AcmeTask.read(row, by_status(known)) if kind == "task" else ENTITIES[kind].read(row)
 
 
 async def seed(acme: Acme, store: Store) -> SyncPlan:

@@ -203,9 +203,12 @@ class _Line:
         """What may be where no command was named yet; nothing behind a word that is none."""
         if last in ("-o", "--output"):
             return FORMATS
-        if self.positional or last in ("-C", "--project"):
+        if last in ("-C", "--project"):
             return ()
-        return [*(one for one in self.commands if " " not in one), "--help", "--version"]
+        if self.positional:
+            word, names = " ".join([*self.positional, ""]), self.commands
+            return [one.removeprefix(word) for one in names if one.startswith(word)]
+        return [*dict.fromkeys(one.partition(" ")[0] for one in self.commands), "--help", "--version"]
 
     def _words(self) -> Iterator[str]:
         """What the next positional word may be."""

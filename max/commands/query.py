@@ -14,7 +14,7 @@ from ..model.query import parse_paths
 from ..query.reader import read_ref
 from .framework import Answer, Ending, Options, paint
 from .parser import Parser
-from .row_table import RowTable, fields_in_order, record_lines, with_titles
+from .row_table import RowTable, fields_in_order, record_lines, with_names, with_titles
 from .terminal import width
 from .text import ago, cut_hash, number
 
@@ -72,12 +72,12 @@ class Pages:
         self, reader: Reader, query: Query[Any], paths: Sequence[FieldOf[Any, Any]], *, everything: bool
     ) -> None:
         self.query, self.everything, self.shown = query, everything, 0
-        self._reader, self._paths = reader, paths
+        self.reader, self._paths = reader, paths
 
     def __iter__(self) -> Iterator[RowPage]:
         cursor = self.query.cursor
         while True:
-            self.last = self._reader.rows(self.query.after(cursor), self._paths)
+            self.last = self.reader.rows(self.query.after(cursor), self._paths)
             self.shown += len(self.last.columns[0])
             yield self.last
             cursor = self.last.cursor
@@ -92,20 +92,20 @@ class Pages:
         """Why there are no rows, if there are none."""
         if self.shown:
             return []
-        name, state = self.query.entity.__name__, self._reader.state
+        name, state = self.query.entity.__name__, self.reader.state
         if self.query.cursor is not None:
             return [f"no {name} follows"]
         if self.query.filter is not None:
-            without = f"no {name} matches; without the filter there are {number(self._reader.count(name))}"
-            return [without, *self._reader.near_values(self.query)]
-        found = f": the last sync, {ago(state.synced_at, self._reader.now)}, found none"
+            without = f"no {name} matches; without the filter there are {number(self.reader.count(name))}"
+            return [without, *self.reader.near_values(self.query)]
+        found = f": the last sync, {ago(state.synced_at, self.reader.now)}, found none"
         return [f"there is no {name}{found if state.complete else ''}"]
 
     def ending(self) -> Ending:
         """Where the last page ended; all rows are counted unless they are those that were read."""
         cursor = self.last.cursor
         whole = self.query.cursor is None and cursor is None
-        total = self.shown if whole else self._reader.count(self.query.entity, self.query.filter)
+        total = self.shown if whole else self.reader.count(self.query.entity, self.query.filter)
         if cursor is None:
             return Ending(self.shown, total)
         advice = f"more: --limit {4 * (self.query.size or LIMIT)}, or --all"
@@ -140,7 +140,7 @@ def searched(options: Options, reader: Reader) -> Answer:
 def search_table(options: Options, pages: Pages, table: RowTable) -> Iterator[str]:
     """The lines of a table, laid out by its first page."""
     for page in pages:
-        yield from table.lines(page, more=options.all and page.cursor is not None)
+        yield from table.lines(with_names(pages.reader, page), more=options.all and page.cursor is not None)
 
 
 def configure_get(parser: Parser) -> None:
@@ -164,11 +164,12 @@ def run_get(options: Options) -> Answer:
         chosen = fields_in_order(kind) if options.fields is None else parse_paths(kind, options.fields)
         fields = tuple(dict.fromkeys([key, *chosen]))
         page = reader.record(kind, found_id(reader, kind, id), with_titles(fields))
+        named = with_names(reader, page) if options.output == "text" else page
     (found,) = page.to_dicts()
     names = ("id", *kind.types()) if options.fields is None else tuple(map(path_name, fields))
     data = {"type": kind.__name__, "data": {name: found[name] for name in names if name in found}}
     row = {name: found.get(name) for name in names}
-    return options.answer(data, lambda: record_lines(page, fields, width(sys.stdout), paint()), row=row)
+    return options.answer(data, lambda: record_lines(named, fields, width(sys.stdout), paint()), row=row)
 
 
 def found_id(reader: Reader, entity: type[Entity], text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..model.entities import Entity, FieldOf, path_name
 from ..model.query import RowPage
@@ -29,6 +29,9 @@ from .text import (
     truncate,
     zone_note,
 )
+
+if TYPE_CHECKING:
+    from ..query.reader import Reader
 
 LEAST_TITLE = 40  # cells of the title before another column gets any; on a narrow line half of it
 WHOLE_TITLE = 72  # cells of the title before a column that is not brief gets any
@@ -105,6 +108,18 @@ def with_titles(fields: Iterable[Path]) -> tuple[Path, ...]:
     """The fields, and behind them the titles by which their refs are shown."""
     fields = tuple(fields)
     return tuple(dict.fromkeys([*fields, *(title for field in fields if (title := title_of(field)))]))
+
+
+def with_names(reader: Reader, page: RowPage) -> RowPage:
+    """The page, whose lists of refs have the titles of what they point at, where they are known."""
+    lists = [place for place, path in enumerate(page.paths) if path.type.inside is not None]
+    if not lists:
+        return page
+    titles = reader.titles({ref for place in lists for refs in page.columns[place] for ref in refs or ()})
+    columns = list(page.columns)
+    for place in lists:
+        columns[place] = [refs and [titles.get(ref, ref.id) for ref in refs] for refs in columns[place]]
+    return page.replace(columns=columns)
 
 
 class RowTable:

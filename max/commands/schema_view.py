@@ -91,11 +91,13 @@ def _members(entity: type[Entity]) -> Iterator[list[str]]:
     fields = entity._fields
     yield ["id", "text", sanitize(fields["id"].description)]
     for name, holds in entity.types().items():
+        if name in entity._collections:
+            continue
         title = "the title: " if name == entity._title else ""
         yield [name, field_kind(holds), title + sanitize(fields[name].description)]
     for name, child in entity.children().items():
         many: ManyOf[Any, Any] = ManyOf(entity, name)
-        by = f" by {many.by.name}" if many.by else ""
+        by = " in the row" if many.inline else f" by {many.by.name}" if many.by else ""
         yield [name, f"many {child.__name__}{by}", sanitize(entity._collections[name].description)]
 
 
@@ -116,6 +118,8 @@ def brief_fields(found: Described, entity: type[Entity]) -> list[str]:
     values = found.values.get(entity.__name__, {})
     words = ["id"]
     for name, holds in entity.types().items():
+        if name in entity._collections:
+            continue
         few = f"{{{len(values[name])}}}" if name in values else ""
         words.append(f"{name}→{holds.target.__name__}" if holds.target else f"{name}{few}")
     return [*words, *(f"{name}→→{child.__name__}" for name, child in entity.children().items())]

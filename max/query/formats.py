@@ -59,6 +59,8 @@ def plain(value: object) -> Json:
     """A value as JSON data: times in UTC with ``Z``, refs as ids."""
     if isinstance(value, Ref):
         return value.id
+    if isinstance(value, list) and value and isinstance(value[0], Ref):
+        return [one.id for one in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, date) else value

@@ -204,8 +204,9 @@ def _create_view(
     """Create a view of some rows, with a comment at each column: its type, what it points at, what it is."""
     columns = [("_id AS id", "TEXT")]
     for name, holds in mapping.types.items():
-        target = holds.target and mappings[holds.target.__name__].table.removeprefix("_")
-        kind = connection.dialect.types[holds.kind] + (f", {target}.id" if target else "")
+        to, words = holds.target or holds.inside, "a list of " if holds.inside else ""
+        target = to and f", {words}{mappings[to.__name__].table.removeprefix('_')}.id"
+        kind = f"{connection.dialect.types[holds.kind]}{target or ''}"
         text = " ".join(mapping.entity._fields[name].description.split())
         columns.append((quoted(name), f"{kind}: {text}" if text else kind))
     columns += [(column, "TIMESTAMP") for column in more]

@@ -18,8 +18,10 @@ The service is a real HTTP server on a local port, in the caller's event loop.  
 from .clock import START, FakeClock
 from .dialects import LINKS, Cursors, Dialect, Offsets, Pages, Part, Relay, cut
 from .harness import credentials_for, runtime
+from .proxy import FaultyProxy, ProxyFault
 from .scripted import Fault, RateLimit, ScriptedUpstream
 from .server import FOREVER, PAUSE, FaultKind, LocalServer, Request, Response
+from .trial import Fake
 
 __all__ = [
     "FOREVER",
@@ -28,13 +30,16 @@ __all__ = [
     "START",
     "Cursors",
     "Dialect",
+    "Fake",
     "FakeClock",
     "Fault",
     "FaultKind",
+    "FaultyProxy",
     "LocalServer",
     "Offsets",
     "Pages",
     "Part",
+    "ProxyFault",
     "RateLimit",
     "Relay",
     "Request",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..connector import Connector
 from ..model.settings import InstallationInfo, Settings
 from ..model.values import Json
-from ..upstream.credentials import Credential, CredentialProvider, MemoryCredentials
+from ..upstream.credentials import Credential, CredentialProvider, CredentialStore, MemoryCredentials
 from ..upstream.hosts import Hosts
 from ..upstream.recording import UpstreamAccess
 from .clock import running_clock
@@ -31,7 +31,7 @@ def credentials_for(*urls: str, **secrets: str) -> CredentialProvider:
 async def runtime(
     connector: Connector[Config, Any],
     config: Config | Mapping[str, Json],
-    credentials: Mapping[str, str] | None = None,
+    credentials: Mapping[str, str] | CredentialStore | None = None,
     *,
     database: Path | str = ":memory:",
     recording: UpstreamAccess | None = None,
@@ -41,8 +41,9 @@ async def runtime(
     """A started runtime of a connector, without a project: ``async with runtime(connector, config) as it``.
 
     ``config`` is what the connector's configuration class makes, or a mapping with its values.
-    ``credentials`` are texts by the names that the connector declares.  The database is in memory, or
-    in the file that is named.  ``clock`` is the FakeClock that runs the loop, or the real time.
+    ``credentials`` are texts by the names that the connector declares, or a store of them.  The
+    database is in memory, or in the file that is named.  ``clock`` is the FakeClock that runs the
+    loop, or the real time.
     """
     from ..installations.config import read_config
     from ..runtime import InstallationRuntime
@@ -53,8 +54,8 @@ async def runtime(
     info = InstallationInfo(
         connector.name, "default", f"{connector.name}-1", values, 0.0, settings or Settings()
     )
-    secrets = MemoryCredentials(dict(credentials or {}))
-    provider = CredentialProvider(secrets, connector.credentials, connector.hosts_for(read))
+    store = MemoryCredentials(credentials) if isinstance(credentials, Mapping | None) else credentials
+    provider = CredentialProvider(store, connector.credentials, connector.hosts_for(read))
     made = InstallationRuntime(
         info,
         connector,

@@ -44,7 +44,7 @@ TRIED = {
     "trust": "trust --list",
 }
 # Commands that read, and answer with no rows or with rows of their own shape.
-ROWLESS = {"schema", "schema diff", "path", "export", "mcp", "llm-bootstrap", "guide"}
+ROWLESS = {"connector test", "schema", "schema diff", "path", "export", "mcp", "llm-bootstrap", "guide"}
 
 
 def example_of(command: str) -> str:

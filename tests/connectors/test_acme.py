@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,7 +65,8 @@ from max.connecting import (
     Validate,
 )
 from max.model.entities import E, ManyOf, check_entity, values_of
-from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, OutsideCall, RawLoader
+from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader, OutsideCall, RawLoader
+from max.model.mapping import narrowed
 from max.model.query import Query, QueryPage
 from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
@@ -508,6 +509,12 @@ class LoaderEnv:
         raise NotImplementedError
 
 
+def brought(loader: Loader[Acme], items: Sequence[Entity]) -> list[Entity]:
+    """What a sync takes of the records that a loader has read: the fields in its brings."""
+    names = {field.entity: {one.name for one in loader.brings} for field in loader.brings}
+    return [narrowed(one, names) for one in items]
+
+
 async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]) -> list[Entity]:
     """A whole collection, from its loader."""
     loader: CollectionLoader[Any, Any, Acme] = connector.resolver.collection_loader(collection)
@@ -515,8 +522,9 @@ async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]
     cursor: str | None = None
     while True:
         page: Page[Entity] = await loader.load(parent, PageRequest(cursor), env)
-        assert all({*values_of(one)} - {"id"} == {f.name for f in loader.brings} for one in page.items)
-        found += page.items
+        items = brought(loader, page.items)
+        assert all({*values_of(one)} - {"id"} == {f.name for f in loader.brings} for one in items)
+        found += items
         cursor = page.next
         if cursor is None:
             return found
@@ -535,10 +543,10 @@ async def load_everything(acme: Acme) -> tuple[list[Entity], LoaderEnv]:
     users = [Ref.of(one) for one in found if isinstance(one, AcmeUser)]
     home = connector.resolver.loader_for(AcmeUser.timezone)
     assert isinstance(home, BatchLoader)
-    found += (await home.load(users, env)).items
+    found += brought(home, (await home.load(users, env)).items)
     paid = connector.resolver.loader_for(AcmeWorkspace.plan)
     assert isinstance(paid, EntityLoader)
-    found += [await paid.load(Ref.of(one), env) for one in found if type(one) is AcmeWorkspace]
+    found += brought(paid, [await paid.load(Ref.of(one), env) for one in found if type(one) is AcmeWorkspace])
     return found, env
 
 
@@ -633,13 +641,29 @@ def test_details_omit_a_deleted_user() -> None:
     assert asyncio.run(main()) == ["w1-u1"]
 
 
-def test_a_page_without_an_expected_value_raises_upstream_changed() -> None:
+def odd_workspaces(answer: Json) -> list[Entity]:
+    """The workspaces of a service that answers so."""
+
     class Odd:
         async def get(self, path: str, *pieces: str | int, params: Mapping[str, str] | None = None) -> Json:
-            return {"items": [{"id": "w1"}], "next": None}
+            return answer
 
-    with pytest.raises(UpstreamChanged, match="'name'"):
-        asyncio.run(members(LoaderEnv(Acme(Odd(), "odd")), AcmeRoot.workspaces, AcmeRoot.ref(ROOT_ID)))
+    return asyncio.run(members(LoaderEnv(Acme(Odd(), "odd")), AcmeRoot.workspaces, AcmeRoot.ref(ROOT_ID)))
+
+
+@pytest.mark.parametrize(("answer", "lacks"), [({"items": []}, "'next'"), ({"next": None}, "'items'")])
+def test_a_page_without_an_expected_part_raises_upstream_changed(answer: Json, lacks: str) -> None:
+    with pytest.raises(UpstreamChanged, match=lacks):
+        odd_workspaces(answer)
+
+
+def test_a_record_without_an_expected_value_is_invalid_by_itself() -> None:
+    good = {"name": "W", "active": True, "owner": None, "created_at": "2026-01-01T00:00:00Z"}
+    good |= {"updated_at": "2026-01-01T00:00:00Z"}
+    rows = [{"id": "w1", **good}, {"id": "w2", **good, "name": None}]
+    first, second = odd_workspaces({"items": rows, "next": None})
+    assert check_entity(first) == []
+    assert [one.path for one in check_entity(second)] == ["AcmeWorkspace:w2.name"]
 
 
 @pytest.mark.parametrize("id", ["../../admin/delete?all=1#", "a/b", "a?b=1", "a#b", "%2e%2e"])
