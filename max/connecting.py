@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .model.loaders import Loader as Loader
     from .model.loaders import PageRequest as PageRequest
     from .model.loaders import Watermark as Watermark
+    from .model.mapping import sources_of as sources_of
     from .model.migrations import ChangeKey as ChangeKey
     from .model.migrations import ChangeType as ChangeType
     from .model.migrations import DropEntity as DropEntity
@@ -109,6 +110,7 @@ model.account_fields: AccountField Found
 model.entities: Entity Field FieldOf Many Ref
 model.filters: Filter
 model.loaders: Env Loader PageRequest STATIC Watermark
+model.mapping: sources_of
 model.migrations: ChangeKey ChangeType DropEntity DropField Migration RenameEntity RenameField
 model.migrations: SchemaContract
 model.plan: Step SyncPlan

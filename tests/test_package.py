@@ -189,7 +189,7 @@ class TestVendoredCopy:
             "registry = ConnectorRegistry()\n"
             "print([registry.resolve(name).name for name in registry.names()])\n"
         )
-        assert (loaded.stdout, loaded.stderr) == ("['acme', 'git', 'google_drive', 'linear']\n", "")
+        assert (loaded.stdout, loaded.stderr) == ("['acme', 'git', 'google_drive', 'hubspot', 'linear']\n", "")
 
 
 MAY_IMPORT = {  # each file or folder of max/, and what it may import of the others

@@ -280,6 +280,11 @@ def source_of(entity: type[Entity], name: str) -> Source:
     return camel_case(name) if entity._camel_case else name
 
 
+def sources_of(entity: type[Entity]) -> dict[str, Source]:
+    """Where data has the id and each field: for connectors that ask for just the fields they declare."""
+    return {name: source_of(entity, name) for name in entity._fields}
+
+
 def camel_case(name: str) -> str:
     """``url_key`` → ``urlKey``."""
     head, *rest = name.split("_")

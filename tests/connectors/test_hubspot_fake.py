@@ -1,0 +1,475 @@
+"""The connector hubspot against a strict fake: whatever happens, the copy holds what the account has."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max_connectors import hubspot
+from max_connectors.hubspot import KINDS, PAIRS, connector, read_error
+from max_connectors.hubspot_entities import (
+    HubSpotAssociation,
+    HubSpotContact,
+    HubSpotDeal,
+)
+
+from max import Status
+from max.connecting import HttpRequest, HttpResponse, Retry
+from max.errors import QuotaExceeded, UpstreamBroken
+from max.query.reader import open_reader
+from max.runtime import InstallationRuntime
+from max.upstream.recording import Recording
+from max.upstream.recording_file import attempts_in
+from max.upstream.replay import Replay
+from tests.hubspot_fake import NOW, START, Copy, account, differences, needs_fake
+
+pytestmark = needs_fake
+EMPTY = {"contacts": 0, "companies": 0, "deals": 0, "tickets": 0}
+
+
+@pytest.fixture
+def fake() -> Iterator[Any]:
+    with account() as served:
+        yield served
+
+
+@pytest.fixture
+def copy(tmp_path: Path, fake: Any) -> Copy:
+    return Copy(fake, tmp_path)
+
+
+@pytest.fixture
+def synced(copy: Copy) -> Copy:
+    assert copy.sync().status is Status.COMPLETED
+    copy.requests()
+    return copy
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a few rows, and quick second attempts."""
+    for name, size in (("PAGE", 5), ("SEARCH_PAGE", 4), ("LINKED", 10)):
+        monkeypatch.setattr(hubspot, name, size)
+    for operation in connector.operations:
+        monkeypatch.setattr(operation, "retry", Retry(attempts=8, base=0.01, cap=0.02))
+
+
+def change(fake: Any) -> None:
+    """Changes of every kind: values, new records, one in the bin, a link more and one less."""
+    fake.clock.advance(600)
+    for kind in KINDS:
+        id = min(fake.objects[kind], key=int)
+        fake.put(kind, id, hubspot_owner_id="102")
+        fake.put(kind, str(int(max(fake.objects[kind], key=int)) + 1), hubspot_owner_id="103")
+    fake.put("contacts", "1003", shoe_size="41", interests="chess", email=None)
+    fake.archive("contacts", "1004")
+    fake.link("contacts", "1003", "companies", "5001")
+    fake.put("deals", "9001", amount="7.25")
+    fake.unlink("deals", "9001", "companies", "5001")
+
+
+# -- the first sync and those after it -----------------------------------------------------------
+
+
+def test_a_first_sync_copies_every_record_with_the_accounts_own_properties(copy: Copy) -> None:
+    assert copy.sync().status is Status.COMPLETED
+    assert differences(copy) == []
+    contact = copy.rows(HubSpotContact)["1001"]
+    assert (contact["shoe_size"], contact["vip"], contact["interests"]) == (38.5, True, ["golf", "chess"])
+    assert contact["phone"] is None  # asked for, and not set
+
+
+def test_the_requests_of_a_first_and_of_an_unchanged_sync_are_the_least_possible(copy: Copy) -> None:
+    copy.sync()
+    first = Counter(one.split("/")[2 if "v4" in one else 3] for one in copy.requests())
+    pages = len(KINDS)  # each kind has one page of rows
+    assert first == {"objects": pages, "properties": pages, "owners": 2, "pipelines": 2, "v4": len(PAIRS)}
+    copy.sync()
+    second = Counter(one.split("/")[3] for one in copy.requests())  # a search and the bin
+    assert second == {"objects": 2 * pages, "properties": pages, "owners": 2, "pipelines": 2}
+
+
+def test_what_changed_is_copied_and_what_is_in_the_bin_is_removed(synced: Copy) -> None:
+    change(synced.fake)
+    result = synced.sync()
+    assert (result.status, result.counts["HubSpotContact"] < 10) == (Status.COMPLETED, True)
+    assert differences(synced) == []
+    assert "1004" not in synced.rows(HubSpotContact)
+    assert synced.sync().removed == 0  # the bin is listed again, and says nothing new
+
+
+def test_what_vanished_without_a_trace_is_removed_by_the_daily_check(synced: Copy) -> None:
+    synced.fake.purge("contacts", "1005")  # deleted for good; a merged record vanishes in the same way
+    assert synced.sync().removed == 0
+    result = synced.sync(check_deletes=True)
+    assert (result.status, "1005" in synced.rows(HubSpotContact)) == (Status.COMPLETED, False)
+    assert differences(synced) == []
+
+
+def test_a_record_that_leaves_the_bin_is_there_again_with_its_values(synced: Copy) -> None:
+    synced.fake.archive("contacts", "1006")
+    synced.sync()
+    synced.fake.objects["contacts"]["1006"]["archived"] = False
+    synced.sync(check_deletes=True)
+    synced.sync()
+    assert differences(synced) == []
+
+
+def test_associations_that_change_without_their_records_are_found_by_the_daily_check(synced: Copy) -> None:
+    synced.fake.unlink("contacts", "1002", "companies", "5002")
+    synced.fake.link("tickets", "7001", "deals", "9002")
+    synced.sync(check_deletes=True)
+    assert differences(synced) == []
+
+
+def test_a_change_of_one_record_asks_for_the_associations_of_few(synced: Copy) -> None:
+    synced.fake.clock.advance(600)
+    synced.fake.put("deals", "9003", amount="1")
+    synced.sync()
+    asked = [one for one in synced.requests() if "/v4/" in one]
+    assert asked == [
+        f"POST /crm/v4/associations/deals/{kind}/batch/read" for kind in ("contacts", "companies")
+    ]
+    synced.sync()
+    assert not [one for one in synced.requests() if "/v4/" in one]
+
+
+def test_filters_follow_associations_stages_and_the_accounts_own_fields(synced: Copy) -> None:
+    with open_reader(synced.path, synced_info()) as reader:
+        assert reader.count("HubSpotDeal", "stage.label = Won") == 3
+        assert reader.count("HubSpotDeal", "stage.closed = false") == 3
+        assert (
+            reader.count("HubSpotAssociation", "contact.shoe_size > 38 AND company.name = 'Company 0'") == 1
+        )
+        assert reader.count("HubSpotContact", "interests HAS golf") == 1
+        assert reader.entity("HubSpotContact")._fields["vip"].description == (
+            "Very important: What Very important says"
+        )
+
+
+def synced_info() -> Any:
+    from max import InstallationInfo
+
+    return InstallationInfo("hubspot", "default", "abc", {}, 0.0)
+
+
+# -- searching for changes -----------------------------------------------------------------------
+
+
+def test_more_changes_than_a_search_can_show_are_all_found(tmp_path: Path, small_pages: None) -> None:
+    with account(search_cap=40, seed={"contacts": 60}) as fake:
+        copy = Copy(fake, tmp_path, objects=["contacts"])
+        copy.sync()
+        fake.clock.advance(600)
+        for number in range(60):
+            fake.put("contacts", str(1001 + number), NOW + 300 + number // 9, phone=f"+{number}")
+        assert copy.sync().status is Status.COMPLETED
+        assert not [one for one in differences(copy) if one.startswith("contacts")]
+
+
+def test_too_many_changes_in_one_millisecond_are_listed_in_full(
+    tmp_path: Path, small_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubspot, "SEARCHED", 40)
+    with account(search_cap=40, seed={"contacts": 60}) as fake:
+        copy = Copy(fake, tmp_path, objects=["contacts"])
+        copy.sync()
+        fake.clock.advance(600)
+        for number in range(60):
+            fake.put("contacts", str(1001 + number), NOW + 300, phone=f"+{number}")
+        result = copy.sync()
+        assert result.status is Status.COMPLETED
+        assert "contacts changed in the same millisecond" in " ".join(result.notes)
+        assert not [one for one in differences(copy) if one.startswith("contacts")]
+
+
+@pytest.mark.parametrize("page", [0, 1, 2])
+def test_an_edit_during_a_search_makes_it_skip_no_other_record(
+    synced: Copy, small_pages: None, page: int
+) -> None:
+    fake = synced.fake
+    fake.clock.advance(600)
+    for number in range(12):
+        fake.put("contacts", str(1001 + number), NOW + 300 + number, phone=f"+{number}")
+    fake.inject("contacts/search", call=lambda _: fake.put("contacts", "1001", phone="edited"), skip=page)
+    synced.sync()
+    synced.sync()
+    assert differences(synced) == []
+
+
+def test_what_the_search_does_not_show_yet_is_found_by_the_next_sync(tmp_path: Path) -> None:
+    with account(search_lag=30) as fake:
+        copy = Copy(fake, tmp_path)
+        copy.sync()
+        fake.clock.advance(600)
+        fake.put("contacts", "1001", phone="early")
+        fake.clock.advance(29)
+        fake.put("contacts", "1002", NOW + 590, phone="shown at once")
+        copy.sync()
+        assert copy.rows(HubSpotContact)["1001"]["phone"] is None
+        fake.clock.advance(60)
+        copy.sync()
+        assert differences(copy) == []
+
+
+# -- the account's own properties ------------------------------------------------------------------
+
+
+def test_a_new_property_is_a_field_after_the_next_sync_for_all_records(synced: Copy) -> None:
+    synced.fake.own["contacts"].append(("hat", "string", "text", "Hat"))
+    synced.fake.objects["contacts"]["1009"]["properties"]["hat"] = "fez"  # it was set without a change
+    assert synced.sync().status is Status.COMPLETED
+    rows = synced.rows(HubSpotContact)
+    assert (rows["1009"]["hat"], rows["1010"]["hat"]) == ("fez", None)
+    assert differences(synced) == []
+
+
+def test_a_property_that_is_gone_is_hidden_and_one_of_another_type_is_read_anew(synced: Copy) -> None:
+    own = synced.fake.own["contacts"]
+    own[:] = [one for one in own if one[0] != "vip"]
+    own[0] = ("shoe_size", "string", "text", "Shoe size")
+    assert synced.sync().status is Status.COMPLETED
+    contact = synced.rows(HubSpotContact)["1001"]
+    assert ("vip" in contact, contact["shoe_size"]) == (False, "38.5")
+
+
+def test_properties_of_hubspot_are_copied_when_they_are_named(tmp_path: Path, fake: Any) -> None:
+    fake.own["deals"].append(("hs_forecast_amount", "number", "number", "Forecast"))
+    fake.put("deals", "9001", START, hs_forecast_amount="12.5")
+    copy = Copy(fake, tmp_path, properties=["deals.hs_forecast_amount"])
+    copy.sync()
+    assert copy.rows(HubSpotDeal)["9001"]["hs_forecast_amount"] == 12.5
+
+
+def test_without_the_right_to_see_properties_the_declared_ones_are_copied(copy: Copy) -> None:
+    copy.fake.inject("GET /crm/v3/properties/contacts", status=403, times=None)
+    result = copy.sync()
+    assert result.status is Status.COMPLETED
+    assert [note.partition(":")[0] for note in result.notes] == ["HubSpotContact"]
+    assert copy.rows(HubSpotContact)["1001"]["first_name"] == "First0"
+    copy.fake.faults.clear()
+    assert copy.sync().notes == ()
+    assert differences(copy) == []
+
+
+def test_offline_at_the_beginning_leaves_the_fields_as_they_were(synced: Copy) -> None:
+    for operation in connector.operations:
+        assert operation.retry.attempts > 1
+    synced.fake.inject("GET /crm/v3/properties", drop=True, times=None)
+    synced.fake.inject("", drop=True, times=None)
+    found = synced.using(_notes_of_a_sync)
+    assert "stay as they were known" in found
+    synced.fake.faults.clear()
+    assert differences(synced) == []
+
+
+async def _notes_of_a_sync(runtime: InstallationRuntime) -> str:
+    handle = await runtime.sync()
+    notes = (await handle.status()).notes
+    await handle.cancel()
+    await handle.completion()
+    return " ".join(notes)
+
+
+def test_more_properties_than_an_address_can_hold_are_read_by_id(tmp_path: Path, small_pages: None) -> None:
+    with account(max_url=900) as fake:
+        fake.own["contacts"] += [(f"a_long_name_of_a_property_{n}", "string", "text", "x") for n in range(40)]
+        fake.put("contacts", "1003", START, a_long_name_of_a_property_7="seven")
+        copy = Copy(fake, tmp_path)
+        assert copy.sync().status is Status.COMPLETED
+        assert copy.rows(HubSpotContact)["1003"]["a_long_name_of_a_property_7"] == "seven"
+        assert differences(copy) == []
+
+
+def test_so_many_properties_that_no_address_is_tried(
+    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubspot, "LONGEST_LIST", 100)
+    copy = Copy(fake, tmp_path)
+    assert copy.sync().status is Status.COMPLETED
+    assert differences(copy) == []
+    assert "POST /crm/v3/objects/contacts/batch/read" in copy.requests()
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "a broken gateway": {"status": 502, "headers": {"Retry-After": "0.02"}},
+    "an outage": {"status": 500},
+    "too many requests": {"status": 429, "headers": {"Retry-After": "0.02"}},
+    "a locked record": {"status": 423, "headers": {"Retry-After": "0.02"}},
+    "cut short": {"truncate": 10},
+    "no answer": {"drop": True},
+    "a web page": {"garbage": True},
+    "drop by drop": {"dribble": 0.04},
+}
+PAGES = (
+    *(f"GET /crm/v3/objects/{kind}" for kind in KINDS),
+    *(f"POST /crm/v3/objects/{kind}/search" for kind in KINDS),
+    *(rf"GET /crm/v3/objects/{kind}\?.*archived" for kind in KINDS),
+    "GET /crm/v3/owners/",
+    "GET /crm/v3/properties/deals",
+    "GET /crm/v3/pipelines/deals",
+    "POST /crm/v4/associations/contacts",
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_on_any_page_is_retried(copy: Copy, small_pages: None, fault: dict[str, Any]) -> None:
+    for page in PAGES:
+        for after in (0, 1):  # the first page, and the next one
+            copy.fake.inject(page, skip=after, **fault)
+    assert copy.sync().status is Status.COMPLETED
+    assert differences(copy) == []
+    change(copy.fake)
+    assert copy.sync(check_deletes=True).status is Status.COMPLETED
+    assert differences(copy) == []
+    assert not [one.match for one in copy.fake.faults if one.skip == 0 and not one.hits]
+
+
+def answer(status: int, body: str = "", **headers: str) -> HttpResponse:
+    """A response of HubSpot."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HttpResponse(HttpRequest("GET", "https://api.hubapi.com/x"), status, named, body.encode())
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "wait"),
+    [
+        (answer(429, '{"policyName": "TEN_SECONDLY_ROLLING"}'), QuotaExceeded, 10.0),
+        (answer(429, '{"policyName": "SECONDLY"}'), QuotaExceeded, 1.0),
+        (answer(429, '{"message": "You have reached your secondly limit."}'), QuotaExceeded, 1.0),
+        (answer(429, '{"policyName": "DAILY"}'), QuotaExceeded, 21_600.0),
+        (answer(429, "<html>", retry_after="2000"), QuotaExceeded, 2.0),
+        (answer(429, "{}", retry_after="7"), QuotaExceeded, 7.0),
+        (answer(423, "[]"), UpstreamBroken, 2.0),
+        (answer(504, "<html>"), UpstreamBroken, 3.0),
+    ],
+    ids=lambda one: str(one.body or one.headers) if isinstance(one, HttpResponse) else "",
+)
+def test_each_limit_has_its_own_wait(response: HttpResponse, kind: type, wait: float) -> None:
+    error = read_error(response)
+    assert error is not None
+    assert (type(error), error.retry_after) == (kind, wait)
+
+
+def test_a_scope_that_is_missing_fails_its_objects_alone_and_they_can_be_left_out(copy: Copy) -> None:
+    copy.fake.forbidden = {"tickets"}
+    result = copy.sync()
+    assert result.status is Status.PARTIAL
+    failed = {one.what.rpartition(" ")[2] for one in result.failures}
+    assert failed == {"tickets", "ticket_pipelines", "ticket_stages", "associations"}
+    assert all("crm.objects.tickets.read" in one.message for one in result.failures)
+    assert all("max connect hubspot:NAME --update" in one.hint for one in result.failures)
+    assert [one for one in differences(copy) if not one.startswith("tickets")] == []
+    assert len(copy.rows(HubSpotContact)) == 25
+    copy.config["objects"] = [*(kind for kind in KINDS if kind != "tickets"), "owners"]
+    assert copy.sync().status is Status.COMPLETED
+    assert len(copy.rows(HubSpotAssociation)) == 35
+
+
+def test_an_invalid_value_costs_its_row_alone(copy: Copy) -> None:
+    copy.fake.put("contacts", "1008", START, shoe_size="large")
+    result = copy.sync()
+    assert (result.status, result.quarantined) == (Status.PARTIAL, 1)
+    assert len(copy.rows(HubSpotContact)) == 24
+
+
+def test_p29_a_token_that_expires_on_any_page_is_renewed_once(
+    tmp_path: Path, fake: Any, small_pages: None
+) -> None:
+    copy = Copy(fake, tmp_path, client_id="client")
+    copy.secrets = {"refresh_token": "hubspot-refresh-fake", "client_secret": "secret"}
+    for page in ("objects/contacts", "contacts/search", "associations", "owners", "archived"):
+        expiry = fake.inject(
+            page, call=lambda _: fake.tokens.expire_all(), skip=1 if "contacts" in page else 0
+        )
+        before = fake.tokens.refreshes
+        assert copy.sync(check_deletes=page == "associations").status is Status.COMPLETED
+        assert (expiry.hits > 0, differences(copy)) == (True, [])
+        assert fake.tokens.refreshes - before == 2  # at the start, where none is stored, and then
+        change(fake)
+
+
+def test_a_refused_token_fails_the_sync_and_keeps_the_rows(synced: Copy) -> None:
+    synced.fake.tokens.static.clear()
+    result = synced.sync()
+    assert result.status is Status.FAILED
+    assert {failure.code for failure in result.failures} == {"upstream.credentials", "sync.blocked"}
+    synced.fake.tokens.add_static(synced.fake.TOKEN)
+    assert differences(synced) == []
+
+
+def test_a_sync_killed_several_times_completes_with_the_same_result(copy: Copy) -> None:
+    for requests in (13, 20, 12):
+        copy.killed_after(requests)
+    assert copy.apart().returncode == 0
+    assert differences(copy) == []
+    change(copy.fake)
+    copy.killed_after(30, "check-deletes")
+    assert copy.apart().returncode == 0
+    assert differences(copy) == []
+
+
+# -- recordings and secrets --------------------------------------------------------------------------
+
+
+def test_p37_p45_a_recording_has_every_request_and_replays_to_the_same_rows(
+    tmp_path: Path, copy: Copy, small_pages: None
+) -> None:
+    copy.fake.inject("objects/deals", status=500)
+    recorded = tmp_path / "sync.jsonl"
+    assert copy.sync(Recording(recorded)).status is Status.COMPLETED
+    assert len(list(attempts_in(recorded, []))) == len(copy.fake.log)
+    (tmp_path / "again").mkdir()
+    again = Copy(copy.fake, tmp_path / "again")
+    copy.requests()
+    assert again.sync(Replay(recorded)).status is Status.COMPLETED
+    assert copy.requests() == []
+    for entity in connector.schema.entities.values():
+        assert again.rows(entity) == copy.rows(entity), entity
+
+
+def test_p41_a_token_is_in_no_file_that_a_sync_with_errors_leaves(
+    tmp_path: Path, copy: Copy, small_pages: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = f"pat-na1-{secrets.token_hex(16)}"
+    copy.fake.tokens.add_static(token)
+    copy.secrets = {"token": token}
+    caplog.set_level(logging.DEBUG)
+    echo = {"message": f"what of {token}?", "category": "MISSING_SCOPES"}
+    copy.fake.inject("objects/deals", status=500, body=echo, times=2)
+    copy.fake.inject("objects/tickets", status=403, body=echo, times=None)
+    result = copy.sync(Recording(tmp_path / "all.jsonl"))
+    assert result.status is Status.PARTIAL
+    assert token not in repr(result)
+    assert token not in caplog.text
+    for file in tmp_path.iterdir():
+        assert not file.is_file() or token.encode() not in file.read_bytes(), file.name
+
+
+def test_p19_requests_go_to_the_configured_host_alone(copy: Copy, tmp_path: Path) -> None:
+    copy.config["base_url"] = copy.fake.url
+    copy.fake.inject("objects/contacts", status=302, headers={"Location": "http://127.0.0.1:9/x"}, times=None)
+    result = copy.sync()
+    assert result.status is Status.PARTIAL
+    assert all(one.path.startswith("/crm/") for one in copy.fake.log)
+
+
+def test_p40_every_operation_is_declared_and_has_a_limit_of_its_api() -> None:
+    limits = {
+        one.name: one.limit.name for one in connector.operations if one.name.startswith("hubspot:object")
+    }
+    assert limits == {
+        "hubspot:object:list": "hubspot:api",
+        "hubspot:object:search": "hubspot:search",
+        "hubspot:object:read": "hubspot:api",
+    }
+    search = next(one.limit for one in connector.operations if one.name == "hubspot:object:search")
+    assert search.calls is not None
+    assert search.calls / search.per <= 5
