@@ -50,7 +50,7 @@ OWN: Mapping[str, list[tuple[str, str, str, str]]] = {
         ("email_2", "string", "text", "Second address"),
         ("name", "string", "text", "Nickname"),
     ],
-    "deals": [("renews_at", "datetime", "date", "Renewal")],
+    "deals": [("renews_at", "datetime", "date", "Renews at")],
 }
 # Of HubSpot's own properties, those of the kinds that the fake knows none of.
 STANDARD: Mapping[str, Mapping[str, str]] = {

@@ -93,7 +93,7 @@ from .hubspot_entities import (
     HubSpotTicket,
     HubSpotTicketPipeline,
     HubSpotTicketStage,
-    Record,
+    CrmRecord,
 )
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Kind:
     """
 
     name: str
-    entity: type[Record]
+    entity: type[CrmRecord]
     link: FieldOf[HubSpotAssociation, Any] | None = None
     changed: str = "hs_lastmodifieddate"
 
@@ -427,13 +427,13 @@ def field_of(row: Json) -> AccountField:
     )
 
 
-def properties_of(entity: type[Record]) -> list[str]:
+def properties_of(entity: type[CrmRecord]) -> list[str]:
     """The properties that an entity's fields are read from."""
     sources = [source for source in sources_of(entity).values() if isinstance(source, str)]
     return [one.removeprefix("properties.") for one in sources if one.startswith("properties.")]
 
 
-def rows_of(entity: type[Record], rows: list[Json]) -> list[Json]:
+def rows_of(entity: type[CrmRecord], rows: list[Json]) -> list[Json]:
     """Rows of an answer, with a list in place of each text that means several values."""
     sources = sources_of(entity)
     lists = [sources[name] for name, holds in entity.types().items() if holds.members is not None]
@@ -449,7 +449,7 @@ def rows_of(entity: type[Record], rows: list[Json]) -> list[Json]:
 # -- records ---------------------------------------------------------------------------------
 
 
-async def listed(kind: Kind, request: PageRequest, env: Env[HubSpot]) -> Page[Record]:
+async def listed(kind: Kind, request: PageRequest, env: Env[HubSpot]) -> Page[CrmRecord]:
     """A page of all records, sorted by id."""
     entity = env.entity(kind.entity)
     wanted = ListQuery(kind.name, request.cursor)
@@ -486,7 +486,7 @@ def next_of(answer: Json) -> str | None:
     return None if after is None else str(after)
 
 
-async def changed(kind: Kind, request: PageRequest, since: datetime, env: Env[HubSpot]) -> Page[Record]:
+async def changed(kind: Kind, request: PageRequest, since: datetime, env: Env[HubSpot]) -> Page[CrmRecord]:
     """A page of what changed, the oldest change first; at the end, of what is in the bin."""
     place: Json = json.loads(request.cursor) if request.cursor else {"since": milliseconds(since)}
     if "bin" in place:
@@ -512,7 +512,7 @@ def next_place(kind: Kind, query: SearchQuery, rows: Sequence[Json], seen: Seque
     return {"since": query.since, "offset": offset, "seen": list(seen)}
 
 
-async def archived(kind: Kind, after: str, env: Env[HubSpot]) -> Page[Record]:
+async def archived(kind: Kind, after: str, env: Env[HubSpot]) -> Page[CrmRecord]:
     """A page of the records in the bin, as removed ones."""
     answer = await env.run(list_objects, ListQuery(kind.name, after or None, archived=True))
     onward = next_of(answer)
@@ -533,7 +533,7 @@ def milliseconds(at: datetime) -> int:
 def loader_of(kind: Kind) -> Loader[HubSpot]:
     """The loader of a kind of records."""
 
-    async def load(parent: Ref[HubSpotAccount], request: PageRequest, env: Env[HubSpot]) -> Page[Record]:
+    async def load(parent: Ref[HubSpotAccount], request: PageRequest, env: Env[HubSpot]) -> Page[CrmRecord]:
         if request.since is None or request.ids_only:
             return await listed(kind, request, env)
         return await changed(kind, request, request.since, env)

@@ -48,7 +48,7 @@ class HubSpotAccount(Entity):
     associations: Many[HubSpotAssociation] = Many("what is linked with what")
 
 
-class Record(Entity):
+class CrmRecord(Entity):
     """What every record of the CRM has."""
 
     owner: Field[Ref[HubSpotOwner] | None] = Field(
@@ -58,7 +58,7 @@ class Record(Entity):
     updated_at: Field[datetime] = Field("when a property of it last changed", source="updatedAt")
 
 
-class HubSpotContact(Record, title="name"):
+class HubSpotContact(CrmRecord, title="name"):
     """A person."""
 
     name: Field[str | None] = Field("first and last name, or the address", source=full_name, searchable=True)
@@ -88,7 +88,7 @@ class HubSpotContact(Record, title="name"):
     associations: Many[HubSpotAssociation] = Many("its links", by=lambda: HubSpotAssociation.contact)
 
 
-class HubSpotCompany(Record, title="name"):
+class HubSpotCompany(CrmRecord, title="name"):
     """An organisation."""
 
     name: Field[str | None] = Field("the company's name", source="properties.name", searchable=True)
@@ -110,7 +110,7 @@ class HubSpotCompany(Record, title="name"):
     associations: Many[HubSpotAssociation] = Many("its links", by=lambda: HubSpotAssociation.company)
 
 
-class HubSpotDeal(Record, title="name", conventions=DEALS):
+class HubSpotDeal(CrmRecord, title="name", conventions=DEALS):
     """A sale, won, lost or under way."""
 
     name: Field[str | None] = Field("the deal's name", source="properties.dealname", searchable=True)
@@ -140,7 +140,7 @@ class HubSpotDeal(Record, title="name", conventions=DEALS):
     associations: Many[HubSpotAssociation] = Many("its links", by=lambda: HubSpotAssociation.deal)
 
 
-class HubSpotTicket(Record, title="subject", conventions=TICKETS):
+class HubSpotTicket(CrmRecord, title="subject", conventions=TICKETS):
     """A request of a customer."""
 
     subject: Field[str | None] = Field("what it is about", source="properties.subject", searchable=True)
@@ -160,7 +160,7 @@ class HubSpotTicket(Record, title="subject", conventions=TICKETS):
     associations: Many[HubSpotAssociation] = Many("its links", by=lambda: HubSpotAssociation.ticket)
 
 
-class HubSpotProduct(Record, title="name"):
+class HubSpotProduct(CrmRecord, title="name"):
     """Something that is sold."""
 
     name: Field[str | None] = Field("the product's name", source="properties.name", searchable=True)
@@ -172,7 +172,7 @@ class HubSpotProduct(Record, title="name"):
     description: Field[str | None] = Field("what it is", source="properties.description", searchable=True)
 
 
-class HubSpotLineItem(Record, title="name"):
+class HubSpotLineItem(CrmRecord, title="name"):
     """A quantity of a product in a deal."""
 
     name: Field[str | None] = Field("the product's name here", source="properties.name", searchable=True)
@@ -191,7 +191,7 @@ class HubSpotLineItem(Record, title="name"):
     associations: Many[HubSpotAssociation] = Many("its links", by=lambda: HubSpotAssociation.line_item)
 
 
-class Activity(Record):
+class Activity(CrmRecord):
     """What every activity has."""
 
     at: Field[datetime | None] = Field(

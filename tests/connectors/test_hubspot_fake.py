@@ -229,7 +229,7 @@ def test_a_new_property_is_a_field_after_the_next_sync_for_all_records(synced: C
     assert differences(synced) == []
 
 
-def test_a_property_that_is_gone_is_hidden_and_one_of_another_type_is_read_anew(synced: Copy) -> None:
+def test_a_property_that_is_gone_is_hidden_and_one_of_another_type_is_read_again(synced: Copy) -> None:
     own = synced.fake.own["contacts"]
     own[:] = [one for one in own if one[0] != "vip"]
     own[0] = ("shoe_size", "string", "text", "Shoe size")
