@@ -75,6 +75,7 @@ from max.connecting import (
 )
 
 from .hubspot_entities import (
+    CrmRecord,
     HubSpotAccount,
     HubSpotAssociation,
     HubSpotCall,
@@ -93,7 +94,6 @@ from .hubspot_entities import (
     HubSpotTicket,
     HubSpotTicketPipeline,
     HubSpotTicketStage,
-    CrmRecord,
 )
 
 T = TypeVar("T")
