@@ -16,12 +16,14 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar, cast
 
 from .core import Seeder
 from .errors import ConnectorError, UsageError
 from .model.account_fields import Found
 from .model.entities import Entity, FieldOf, ManyOf, Ref
+from .model.json_types import type_name
 from .model.loaders import (
     Added,
     BatchLoader,
@@ -290,6 +292,34 @@ CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 def _check_schema(schema: object, connector: AnyConnector, where: str) -> None:
     if not isinstance(schema, Schema):
         raise ConnectorError(f"{where} is {schema!r}, not a Schema")
+    if not schema.roots:
+        raise ConnectorError(
+            f"{where} has no root", hint="name the entities that the seeder stores: Schema([…], roots=[…])"
+        )
+
+
+def _check_text(value: object, where: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConnectorError(f"{where} is {value!r}, not a text", hint='such as "1"')
+
+
+def _check_operations(operations: object, connector: AnyConnector, where: str) -> None:
+    """ConnectorError unless operations are the connector's own, and limits of one name are one limit."""
+    limits: dict[str, AnyOperation] = {}
+    for place, one in _each_named(
+        operations, where, Operation, "an operation", "decorate it with @operation"
+    ):
+        if one.name.partition(":")[0] != connector.name:
+            raise ConnectorError(
+                f"{place}: the operation {one.name} has another connector's prefix",
+                hint=f"its name begins with {connector.name}:",
+            )
+        other = limits.setdefault(one.limit.name, one)
+        if other.limit != one.limit:
+            raise ConnectorError(
+                f"{place}: {other.name} has {other.limit}, and {one.name} has {one.limit}",
+                hint="what shares a limit's name shares the limit: make it once, and give it to both",
+            )
 
 
 def _check_width(entity: type[Entity], resolver: Resolver, where: str) -> None:
@@ -402,6 +432,8 @@ def _check_pattern(pattern: str, position: str) -> None:
 
 CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "schema": _check_schema,
+    "version": lambda value, _, where: _check_text(value, where),
+    "description": lambda value, _, where: _check_text(value, where),
     "config": _check_config,
     "loaders": _check_loaders,
     "seeder": lambda value, _, where: _check_function(value, 2, where),
@@ -409,7 +441,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "discover": lambda value, _, where: None if value is None else _check_function(value, 1, where),
     "credentials": _check_credentials,
     "onboarding": _check_onboarding,
-    "operations": lambda value, _, where: _each_named(value, where, Operation, "an operation"),
+    "operations": _check_operations,
     "requires": lambda value, _, where: _check_requires(value, where),
     "migrations": lambda value, connector, where: check_migrations(value, connector.schema, where),
     "contracts": lambda value, connector, where: check_contracts(value, connector.schema, where),
@@ -455,6 +487,7 @@ def check_loader(loader: Loader[Any], where: str) -> None:
     """ConnectorError unless the loader's fields and signature are valid."""
     where = f"{where} {loader.name}"
     _check_function(loader.load, loader.arguments, where)
+    _check_span(loader.ttl, timedelta(0), f"{where} has the ttl")
     for brought in loader.brings:
         if not isinstance(brought, FieldOf):
             raise ConnectorError(f"{where} declares {brought!r}, which is not a field of an entity")
@@ -462,6 +495,9 @@ def check_loader(loader: Loader[Any], where: str) -> None:
         if not isinstance(loader.lists, ManyOf):
             raise ConnectorError(f"{where} lists {loader.lists!r}, which is not a collection of an entity")
         _check_first(loader.load, loader.lists.parent, where, many=False)
+        _check_span(loader.sweep, timedelta(microseconds=1), f"{where} has sweep=")
+        if not isinstance(loader.stable, bool):
+            raise ConnectorError(f"{where} has stable={loader.stable!r}; it is True or False")
         _check_watermark(loader, where)
         _check_refresh(loader, loader.lists.parent, where)
     elif isinstance(loader, FeedLoader):
@@ -479,10 +515,23 @@ def _check_watermark(loader: CollectionLoader[Any, Any, Any], where: str) -> Non
     if not isinstance(watermark, Watermark):
         raise ConnectorError(f"{where} has the watermark {watermark!r}, which is not a Watermark")
     field = watermark.field
+    if not isinstance(field, FieldOf):
+        raise ConnectorError(f"{where} has the watermark {field!r}, which is not a field of an entity")
     if field.entity is not loader.lists.child or field not in loader.brings:
         raise ConnectorError(f"{where} has the watermark {field!r}, which it does not bring for its children")
     if field.type.kind is not Kind.DATETIME:
-        raise ConnectorError(f"{where} has the watermark {field!r}, which holds {field.type}, not a time")
+        raise ConnectorError(
+            f"{where} has the watermark {field!r}, which holds {field.type.expected}, not a time"
+        )
+    _check_span(watermark.overlap, timedelta(0), f"{where} has the overlap", needed=True)
+
+
+def _check_span(value: object, least: timedelta, where: str, *, needed: bool = False) -> None:
+    """ConnectorError unless a value is a time span of at least so much, or None where that may be."""
+    if value is None and not needed:
+        return
+    if not isinstance(value, timedelta) or value < least:
+        raise ConnectorError(f"{where} {value!r}, which is no time span", hint="write timedelta(hours=1)")
 
 
 def _check_covers(loader: FeedLoader[Any, Any], where: str) -> None:
@@ -499,7 +548,7 @@ def _check_fetched(loader: EntityLoader[Any, Any] | BatchLoader[Any, Any], where
     if len(entities) > 1:
         names = " and ".join(sorted(entity.__name__ for entity in entities))
         raise ConnectorError(f"{where} declares fields of several entities: {names}")
-    if isinstance(loader, BatchLoader) and loader.size < 1:
+    if isinstance(loader, BatchLoader) and (not isinstance(loader.size, int) or loader.size < 1):
         raise ConnectorError(f"{where} has the batch size {loader.size}; it must be at least 1")
     entity = entities.pop()
     _check_first(loader.load, entity, where, many=isinstance(loader, BatchLoader))
@@ -526,7 +575,7 @@ def _check_first(function: Callable[..., Any], entity: type[Entity], where: str,
     if many and given is not Any:
         given = _inside(given, BATCHES)
     if given is not Any and _inside(given, (Ref,)) not in (entity, Any):
-        raise ConnectorError(f"{where}: its parameter {name} must be {expected}, not {_type_name(hint)}")
+        raise ConnectorError(f"{where}: its parameter {name} must be {expected}, not {type_name(hint)}")
 
 
 def _inside(hint: object, origins: tuple[object, ...]) -> object:
@@ -549,9 +598,3 @@ def _first_parameter(function: Callable[..., Any]) -> tuple[str, object]:
     except (NameError, SyntaxError, TypeError):  # a name that only a type checker knows
         return parameter.name, Any
     return parameter.name, hints[parameter.name]
-
-
-def _type_name(hint: object) -> str:
-    if isinstance(hint, type) and not typing.get_args(hint):
-        return hint.__name__
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))

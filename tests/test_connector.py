@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -25,11 +26,11 @@ from max.connector import (
 from max.errors import BadCredentials, ConnectorError, UnknownName
 from max.installations.registry import ConnectorRegistry
 from max.model.entities import Entity, Field, FieldOf, Many, Ref
-from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader
+from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader, Watermark
 from max.model.schema import Schema
 from max.upstream.credentials import Credential, CredentialProvider, MemoryCredentials, Secret
-from max.upstream.operations import Operation
-from tests.sample import initialise, list_things, sample, seed
+from max.upstream.operations import Limit, Operation, Retry, operation
+from tests.sample import SampleRoot, Thing, initialise, list_things, sample, seed
 
 
 class User(Entity):
@@ -272,6 +273,21 @@ async def call(context: None, input: None) -> None: ...
 
 ONE = Operation("sample:thing:list", call)
 
+
+def of_limit(thing: str, concurrency: int) -> Operation[Any, Any, Any]:
+    """An operation whose limit has the name of all the others."""
+    return Operation(f"sample:{thing}:get", call, limit=Limit("api", concurrency))
+
+
+def listing(**declared: Any) -> Any:
+    """The sample's loader, declared with something else."""
+
+    @Loader.collection(SampleRoot.things, brings=[Thing.title], **declared)
+    async def list_all(parent: Ref[SampleRoot], request: Any, env: Any) -> Any: ...
+
+    return list_all
+
+
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"name": "Sample"}, "name: 'Sample'"),
     ({"name": "../x"}, "name: '../x'"),
@@ -296,7 +312,60 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"onboarding": [Validate(no_arguments)]}, "onboarding[0].check must accept 2 arguments"),  # type: ignore[arg-type]  # on purpose
     ({"operations": [call]}, "operations[0] is"),
     ({"operations": [ONE, ONE]}, "operations[1] and sample: operations[0] are both an operation"),
+    (
+        {"operations": [Operation("other:thing:list", call)]},
+        "operations[0]: the operation other:thing:list has another connector's prefix",
+    ),
+    (
+        {"operations": [of_limit("one", 3), of_limit("two", 4)]},
+        "operations[1]: sample:one:get has Limit(name='api', concurrency=3",
+    ),
+    ({"version": 2}, "version is 2, not a text"),
+    ({"version": ""}, "version is '', not a text"),
+    ({"description": None}, "description is None, not a text"),
+    ({"schema": Schema([SampleRoot, Thing])}, "schema has no root"),
+    ({"loaders": [listing(ttl=3600)]}, "loaders[0] list_all has the ttl 3600, which is no time span"),
+    ({"loaders": [listing(ttl=timedelta(-1))]}, "loaders[0] list_all has the ttl datetime.timedelta"),
+    ({"loaders": [listing(sweep=3600)]}, "loaders[0] list_all has sweep= 3600, which is no time span"),
+    ({"loaders": [listing(sweep=timedelta(0))]}, "loaders[0] list_all has sweep= datetime.timedelta(0)"),
+    ({"loaders": [listing(stable="yes")]}, "loaders[0] list_all has stable='yes'; it is True or False"),
+    (
+        {"loaders": [listing(watermark=Thing.title)]},
+        "has the watermark Thing.title, which is not a Watermark",
+    ),
+    (
+        {"loaders": [listing(watermark=Watermark("title"))]},  # type: ignore[arg-type]  # on purpose
+        "has the watermark 'title', which is not a field of an entity",
+    ),
+    (
+        {"loaders": [listing(watermark=Watermark(Thing.title))]},  # type: ignore[arg-type]  # on purpose
+        "has the watermark Thing.title, which holds text, not a time",
+    ),
 ]
+
+
+WRONG_OPERATIONS: list[tuple[Any, dict[str, Any], str]] = [
+    (synchronous, {}, "is not an async function"),
+    (no_arguments, {}, "must take a context and an input"),
+    (call, {"limit": 5}, "limit is 5, not a Limit"),
+    (call, {"retry": 5}, "retry is 5, not a Retry"),
+    (call, {"deadline": "soon"}, "deadline is 'soon', not a number of seconds above 0"),
+    (call, {"deadline": 0}, "deadline is 0, not a number"),
+]
+
+
+@pytest.mark.parametrize(("function", "declared", "message"), WRONG_OPERATIONS)
+def test_a_wrong_operation_is_refused_where_it_is_declared(
+    function: Any, declared: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConnectorError, match=f"operation sample:thing:get:? {message}"):
+        operation("sample:thing:get", **declared)(function)
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"attempts": "3"}, {"base": -1.0}, {"max_wait": "10"}])
+def test_a_retry_rule_that_makes_no_attempt_or_waits_for_no_number_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConnectorError, match=next(iter(wrong))):
+        Retry(**wrong)
 
 
 class TestConnector:

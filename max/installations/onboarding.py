@@ -34,11 +34,12 @@ from ..connector_code import connector_code, fault_of, returned, wrong_return
 from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, MissingExtra, UsageError
 from ..model.values import Json, is_text
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
-from ..upstream.hosts import PLACEHOLDER, read_address
+from ..upstream.hosts import PLACEHOLDER, names_host, read_address
 from .config import as_text, config_defaults, config_types, config_values, plain, read_config, read_values
 from .credential_file import StoredSecrets
 
 SHOWN_OPTIONS = 10  # how many options an error lists
+ADDRESS = "an http(s) address or a host, such as https://api.example.com"
 
 
 class Prompter(Protocol):
@@ -291,8 +292,17 @@ class _Onboarding:
             self._connector.config, values, subject=f"the configuration of {self._connector.name}"
         )
         stored = config_values(config)
+        self._check_addresses(stored)
         secrets, destination = self._undeclared | self._secrets, destination_of(self._connector, stored)
         return OnboardingResult(stored, secrets, tuple(self._messages), destination)
+
+    def _check_addresses(self, values: Mapping[str, Json]) -> None:
+        """InvalidAnswers when a value that names a host names none."""
+        keys = [filled[1] for pattern in self._connector.hosts if (filled := PLACEHOLDER.fullmatch(pattern))]
+        given = {key: value for key in keys if isinstance(value := values.get(key), str) and value}
+        wrong = [Mismatch(key, ADDRESS, value) for key, value in given.items() if not names_host(value)]
+        if wrong:
+            raise self._invalid(wrong)
 
     def _miss(self, key: str, expected: str) -> None:
         self._missing.append(Mismatch.missing(key, f"{expected} (--set {key}=…)"))

@@ -41,7 +41,7 @@ from typing import (
 
 from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
 from .filters import Compare, Filter, Op, Some, Synced
-from .json_types import ANY, json_reader, json_type
+from .json_types import ANY, json_reader, json_type, type_name
 from .struct import LazySignature, Struct, short
 from .values import (
     EXPECTED,
@@ -193,7 +193,7 @@ class FieldType(Struct):
             if kind is not None:
                 return cls(kind, optional)
         raise SchemaError(
-            f"{where} is annotated {hint!r}, which no column can hold",
+            f"{where} is annotated {type_name(hint)}, which no column can hold",
             hint="use str, StrEnum, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], | None",
         )
 
@@ -315,12 +315,13 @@ def _enumeration(hint: object) -> tuple[str, ...]:
     return texts if all(isinstance(one, str) for one in texts) else ()
 
 
-def _entity_of(arguments: tuple[object, ...], where: str) -> type[Entity]:
+def _entity_of(arguments: tuple[object, ...], where: str, of: str = "Ref") -> type[Entity]:
     """The entity inside ``Ref[…]`` or ``Many[…]``."""
     entity = arguments[0] if arguments else None
     if isinstance(entity, type) and issubclass(entity, Entity):
         return entity
-    raise SchemaError(f"{where} does not name one entity", hint="write it in brackets: Ref[User]")
+    got = f", but {type_name(entity)}" if arguments else ""
+    raise SchemaError(f"{where} does not name one entity{got}", hint=f"write it in brackets: {of}[User]")
 
 
 def _id_inside(one: object, inside: type[Entity]) -> str | None:
@@ -707,6 +708,11 @@ def refuse_reserved_names(entity: type[_Declared]) -> None:
             raise SchemaError(
                 f"{entity.__name__}.{name}: the name is reserved", hint="give the field another name"
             )
+        if name == "id" and "id" in vars(entity) and entity.__mro__[1] is not _Declared:
+            raise SchemaError(
+                f"{entity.__name__}.id: every entity has an id, which is a text",
+                hint="leave it out; key= in the class's brackets says where the data has it",
+            )
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise SchemaError(
@@ -854,12 +860,13 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
         ) from error
     where = entity.__name__
     entity._children = children = {
-        name: _entity_of((_inside(hints, where, name),), f"{where}.{name}") for name in entity._collections
+        name: _entity_of((_inside(hints, where, name, Many),), f"{where}.{name}", "Many")
+        for name in entity._collections
     }
     entity._types = {
         name: FieldType.refs(children[name])
         if name in children
-        else FieldType.of(_inside(hints, where, name), f"{where}.{name}")
+        else FieldType.of(_inside(hints, where, name, Field), f"{where}.{name}")
         for name in entity._fields
         if name != "id"
     }
@@ -879,11 +886,15 @@ def _hints(entity: type[Entity], neighbours: dict[str, type[Entity]]) -> dict[st
     return hints
 
 
-def _inside(hints: Mapping[str, Any], entity: str, name: str) -> Any:
+def _inside(hints: Mapping[str, Any], entity: str, name: str, kind: type) -> Any:
     arguments = typing.get_args(hints.get(name))
-    if not arguments or typing.get_origin(hints[name]) not in (Field, Many):
-        raise SchemaError(f"{entity}.{name} has no annotation", hint=f"write {name}: Field[…] = Field()")
-    return arguments[0]
+    if arguments and typing.get_origin(hints[name]) is kind:
+        return arguments[0]
+    said = f"is annotated {type_name(hints[name])}" if name in hints else "has no annotation"
+    inside = type_name(hints[name]) if kind is Field and name in hints else "…"
+    raise SchemaError(
+        f"{entity}.{name} {said}", hint=f"write {name}: {kind.__name__}[{inside}] = {kind.__name__}(…)"
+    )
 
 
 def values_of(entity: Entity) -> Mapping[str, Any]:

@@ -120,3 +120,10 @@ SCALARS: dict[str, JsonReader] = {
     "bool": lambda value, depth: read_boolean(value),
     "None": _null,
 }
+
+
+def type_name(hint: object) -> str:
+    """An annotation as it is written: ``list[str]``, ``Issue | None``."""
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))

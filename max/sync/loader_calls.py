@@ -127,6 +127,9 @@ class LoaderCaller:
             for item in () if _are_rows_of(page.items, child) else page.items:
                 if type(item) is not child:
                     raise self._fault(loader, f"items of {child.__name__}", item, where)
+            if page.items and _cannot_sweep(loader, request, page):
+                expected = "a sync_token at the end of a listing of everything, as it declares sweep="
+                raise self._fault(loader, expected, page.sync_token, f"{where}; a watermark= does as well")
             if page.failed and not page.failed.keys().isdisjoint(filter(is_id, ids_of(page.items))):
                 raise self._fault(loader, "each id in Page.items or in Page.failed, not in both", page, where)
         elif page.not_modified:
@@ -244,6 +247,13 @@ class LoaderCaller:
             connector=self._name,
             loader=loader.name,
         )
+
+
+def _cannot_sweep(loader: CollectionLoader[Any, Any, Any], request: PageRequest, page: Page[Any]) -> bool:
+    """Whether a listing of everything ends without a bookmark, so every listing is one and none is swept."""
+    is_last = page.next is None and page.sync_token is None
+    is_whole = request.sync_token is None and not request.ids_only
+    return loader.sweep is not None and loader.watermark is None and is_last and is_whole
 
 
 def _declared_fields(loader: Loader[Any]) -> dict[type[Entity], set[str]]:

@@ -214,4 +214,9 @@ def _filled_in(value: object) -> list[Pattern]:
     return [Pattern(origin.host, origin.port)]
 
 
+def names_host(value: str) -> bool:
+    """Whether a configuration value names one host: an http(s) address, a host, or host and port."""
+    return bool(_filled_in(value))
+
+
 NOWHERE = Hosts()

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import math
 import random
 import re
@@ -113,6 +114,13 @@ class Retry:
     cap: float = 8.0  # seconds between two attempts, at most
     max_wait: float = 10.0  # seconds of waits that the service asks for, in all; the task makes longer ones
 
+    def __post_init__(self) -> None:
+        _check_number("attempts", self.attempts, self)
+        for what in ("base", "cap", "max_wait"):
+            value = getattr(self, what)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+                raise ConnectorError(f"{self}: {what} is a number of seconds, not {value!r}")
+
     def delay(
         self, attempt: int, error: UpstreamError, jitter: float, *, waited: float = 0.0
     ) -> float | None:
@@ -166,6 +174,7 @@ class Operation(Generic[C, In, Out]):
         self.limit = Limit(name.partition(":")[0]) if limit is None else limit
         self.points, self.retry, self.deadline = points, retry or Retry(), deadline
         _check_points(self)
+        _check_call(self)
 
     async def __call__(self, context: C, input: In, /) -> Out:
         """Call the function once, within the deadline and outside of the rest of the chain."""
@@ -200,6 +209,23 @@ def _check_points(operation: AnyOperation) -> None:
             f"operation {operation.name} costs {points} points, and {limit} never has so many",
             hint="calls= is the number of points that the service allows within per= seconds",
         )
+
+
+def _check_call(operation: AnyOperation) -> None:
+    """ConnectorError unless the function is async and takes two arguments, and it may take some time."""
+    function, where = operation.function, f"operation {operation.name}"
+    called = getattr(function, "__call__", None)  # noqa: B004  # an object may be callable
+    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(called):
+        raise ConnectorError(f"{where} is not an async function", hint="write: async def …(context, input)")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ConnectorError(f"{where} must take a context and an input: {error}") from error
+    if not isinstance(operation.retry, Retry):
+        raise ConnectorError(f"{where}: retry is {operation.retry!r}, not a Retry")
+    deadline = operation.deadline
+    if not isinstance(deadline, int | float) or isinstance(deadline, bool) or not deadline > 0:
+        raise ConnectorError(f"{where}: deadline is {deadline!r}, not a number of seconds above 0")
 
 
 # -- permits -----------------------------------------------------------------------------------

@@ -146,9 +146,17 @@ def test_a_collection_must_hold_entities() -> None:
 
 
 def test_a_field_without_annotation_is_refused_by_name() -> None:
-    for annotation in (None, "str", "Field"):
-        with pytest.raises(SchemaError, match=r"Sample\.size has no annotation"):
+    words = {None: "has no annotation", "str": "is annotated str", "Field": "is annotated Field"}
+    for annotation, said in words.items():
+        with pytest.raises(SchemaError, match=rf"Sample\.size {said}") as caught:
             declared(annotation, size=Field()).types()
+        assert "size: Field[" in caught.value.hint
+
+
+def test_an_entity_that_declares_the_id_again_is_refused_and_told_of_its_key() -> None:
+    with pytest.raises(SchemaError, match=r"Sample\.id: every entity has an id") as caught:
+        declared("Field[str]", id=Field())
+    assert "key=" in caught.value.hint
 
 
 def test_an_annotation_with_an_unknown_name_is_refused() -> None:
