@@ -521,7 +521,7 @@ def _check_watermark(loader: CollectionLoader[Any, Any, Any], where: str) -> Non
         raise ConnectorError(f"{where} has the watermark {field!r}, which it does not bring for its children")
     if field.type.kind is not Kind.DATETIME:
         raise ConnectorError(
-            f"{where} has the watermark {field!r}, which holds {field.type.expected}, not a time"
+            f"{where} has the watermark {field!r}, which holds {field.type.kind.value}, not a time"
         )
     _check_span(watermark.overlap, timedelta(0), f"{where} has the overlap", needed=True)
 

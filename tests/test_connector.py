@@ -331,7 +331,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"loaders": [listing(stable="yes")]}, "loaders[0] list_all has stable='yes'; it is True or False"),
     (
         {"loaders": [listing(watermark=Thing.title)]},
-        "has the watermark Thing.title, which is not a Watermark",
+        "the watermark Thing.title, which is not a Watermark",
     ),
     (
         {"loaders": [listing(watermark=Watermark("title"))]},  # type: ignore[arg-type]  # on purpose

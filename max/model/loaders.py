@@ -126,7 +126,7 @@ class Watermark(Struct):
     (``newest_first=False``), it begins at the newest value of all pages.
     """
 
-    field: FieldOf[Any, Any]
+    field: FieldOf[Any, datetime] | FieldOf[Any, datetime | None]
     overlap: timedelta = timedelta(0)
     newest_first: bool = True
 

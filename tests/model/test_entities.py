@@ -153,7 +153,7 @@ def test_a_field_without_annotation_is_refused_by_name() -> None:
         assert "size: Field[" in caught.value.hint
 
 
-def test_an_entity_that_declares_the_id_again_is_refused_and_told_of_its_key() -> None:
+def test_an_entity_that_declares_the_id_again_is_refused_with_a_hint_at_its_key() -> None:
     with pytest.raises(SchemaError, match=r"Sample\.id: every entity has an id") as caught:
         declared("Field[str]", id=Field())
     assert "key=" in caught.value.hint

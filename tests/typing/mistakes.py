@@ -26,6 +26,7 @@ from max.connecting import (
     Step,
     Store,
     SyncPlan,
+    Watermark,
     operation,
 )
 from tests.typing.model import TOKEN, GitHub, Issue, Repository, Settings, User
@@ -245,3 +246,6 @@ async def reads_stored(env: Env[GitHub], ref: Ref[User]) -> None:
 @Loader.collection(Repository.members, refresh_when=User.login)  # M88 a field of the children
 async def watches_children(parent: Ref[Repository], request: PageRequest, env: Env[GitHub]) -> Page[User]:
     return Page([])
+
+
+Watermark(Issue.title)  # M89 a watermark that is no time
