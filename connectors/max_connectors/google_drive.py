@@ -23,6 +23,7 @@ from dataclasses import fields
 from datetime import timedelta
 from itertools import pairwise
 from operator import itemgetter
+from typing import Any
 
 from max.connecting import (
     Answers,
@@ -44,6 +45,7 @@ from max.connecting import (
     PermissionDenied,
     Ref,
     RunCode,
+    Secret,
     SecretInput,
     Select,
     SignIn,
@@ -90,7 +92,7 @@ from .google_drive_entities import (
     Row,
 )
 from .google_drive_paths import Tree, Walk
-from .google_drive_sign_in import BROWSER, OAUTH, SERVICE_KEY, TOKEN_PATH, ServiceAccount
+from .google_drive_sign_in import BROWSER, OAUTH, PRIVATE_KEY, TOKEN_PATH, ServiceAccount, read_key_file
 
 __all__ = [
     "Drive",
@@ -449,7 +451,7 @@ async def seed(drive: GoogleDrive, store: Store) -> SyncPlan:
 
 async def initialise(config: GoogleDriveConfig, credentials: CredentialProvider) -> Installation[GoogleDrive]:
     """A client of the API; a service account's key takes precedence over a person's sign-in."""
-    key, refresh = await credentials.find(SERVICE_KEY), await credentials.find(OAuth.REFRESH_TOKEN)
+    key, refresh = await credentials.find(PRIVATE_KEY), await credentials.find(OAuth.REFRESH_TOKEN)
     if key is None and refresh is None and await credentials.find(OAuth.ACCESS_TOKEN) is None:
         raise BadCredentials(
             "google_drive: no credential is stored",
@@ -458,7 +460,7 @@ async def initialise(config: GoogleDriveConfig, credentials: CredentialProvider)
     robot = None
     if key is not None:
         audience = config.token_url.rstrip("/") + TOKEN_PATH
-        robot = ServiceAccount(key, audience, config.subject, credentials.keep_out)
+        robot = ServiceAccount(key, config.service_account, audience, config.subject, credentials.keep_out)
     tokens = OAUTH.tokens(
         credentials, config.token_url, client_id=config.client_id, grant=robot.grant if robot else None
     )
@@ -493,9 +495,18 @@ def by_key(answers: Answers) -> bool:
     return not answers["by_browser"]
 
 
-async def choose_method(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Json]:
-    """Without a service account's key, the next steps ask for what a sign-in needs."""
-    return {"by_browser": await credentials.find(SERVICE_KEY) is None}
+async def choose_method(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
+    """Keep the address and the key of a key file; without one, the next steps ask for a sign-in."""
+    given = await credentials.find(PRIVATE_KEY)
+    found = read_key_file(given.reveal()) if given else None
+    if found is None:
+        return {"by_browser": given is None}
+    email, key = found
+    renewed = {
+        PRIVATE_KEY.name: Secret(key),
+        OAuth.EXPIRES_AT.name: Secret("0"),
+    }  # an older token is of before
+    return {"by_browser": False, "service_account": email, **renewed}
 
 
 async def connected(answers: Answers, credentials: CredentialProvider, stack: AsyncExitStack) -> GoogleDrive:
@@ -548,14 +559,11 @@ connector = Connector(
     initialise=initialise,
     config=GoogleDriveConfig,
     hosts=["{base_url}", "{token_url}"],
-    credentials=[SERVICE_KEY, *OAUTH.credentials],
+    credentials=[PRIVATE_KEY, *OAUTH.credentials],
     onboarding=[
-        SecretInput(
-            SERVICE_KEY, "Content of a service account's JSON key file; leave empty to sign in yourself"
-        ),
         RunCode(choose_method),
         Input("subject", "User for whom the service account acts (empty: itself)", when=by_key),
-        Input("client_id", "Client id of your OAuth application (type: desktop app)", when=by_browser),
+        Input("client_id", "Client id of your OAuth application (a desktop app)", when=by_browser),
         SecretInput(OAuth.CLIENT_SECRET, "Client secret of that application", when=by_browser),
         SignIn([OAuth.REFRESH_TOKEN], BROWSER, when=by_browser),
         Validate(check),

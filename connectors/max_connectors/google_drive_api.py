@@ -75,6 +75,7 @@ class GoogleDriveConfig:
     content_types: Sequence[str] = CONTENT_TYPES  # whose contents; the beginning of a type is enough
     content_bytes: int = 10_000_000  # a larger content is not kept
     client_id: str = ""  # the application's, for signing in with a browser
+    service_account: str = ""  # the address of a service account, from its key file
     subject: str = ""  # the user for whom a service account acts; empty: for itself
     account: str = ""  # the account's id, found out when connecting
     root_folder: str = ""  # the id of My Drive's top folder, found out when connecting

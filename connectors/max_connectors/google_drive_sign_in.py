@@ -31,42 +31,41 @@ BROWSER = BrowserSignIn(
     extra={"access_type": "offline", "prompt": "consent"},  # else there is no refresh token
     base_url="token_url",
 )
-SERVICE_KEY = Credential("service_account_key", "the JSON key file of a service account", required=False)
+PRIVATE_KEY = Credential("private_key", "a service account's JSON key file", required=False)
 
 
 class ServiceAccount:
     """A service account, which signs its own requests for tokens (RFC 7523).
 
-    ``audience`` is the token endpoint.  ``subject`` is the user for whom it acts, empty for itself.
-    ``keep_out`` keeps the key and each signed request out of what is written.
+    ``key`` is its private key as PEM, ``email`` its address.  ``audience`` is the token endpoint.
+    ``subject`` is the user for whom it acts, empty for itself.  ``keep_out`` keeps each signed request
+    out of what is written.
     """
 
     def __init__(
-        self, key: Secret, audience: str, subject: str, keep_out: Callable[[str, str], None]
+        self, key: Secret, email: str, audience: str, subject: str, keep_out: Callable[[str, str], None]
     ) -> None:
-        self._text, self._audience, self._subject, self._keep_out = key, audience, subject, keep_out
-        self._email = ""
+        self._pem, self._email, self._audience, self._subject = key, email, audience, subject
+        self._keep_out = keep_out
         self._key: RSAPrivateKey | None = None
 
     def load(self) -> None:
         """Read the key, in a thread: importing the library takes long.
 
-        BadCredentials when it is no key of a service account; MissingExtra without cryptography.
+        BadCredentials when it is no private key; MissingExtra without cryptography.
         """
-        data = key_data(self._text)
         try:
             from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
             from cryptography.hazmat.primitives.serialization import load_pem_private_key
         except ImportError as error:
             raise MissingExtra("google", "cryptography", "signing in as a service account") from error
         try:
-            key = load_pem_private_key(data["private_key"].encode(), None)
+            key = load_pem_private_key(self._pem.reveal().encode(), None)
         except (ValueError, TypeError) as error:
-            raise wrong_key("its private_key cannot be read") from error
-        if not isinstance(key, RSAPrivateKey):
-            raise wrong_key("its private_key is no RSA key")
-        self._keep_out("private_key", data["private_key"])
-        self._email, self._key = data["client_email"], key
+            raise wrong_key("its private key cannot be read") from error
+        if not isinstance(key, RSAPrivateKey) or not self._email:
+            raise wrong_key("its private key is no RSA key" if self._email else "the account is not known")
+        self._key = key
 
     def grant(self, now: float) -> Mapping[str, str]:
         """The form that requests a token at a time, in seconds since the epoch."""
@@ -93,27 +92,30 @@ class ServiceAccount:
         return self._key.sign(data, PKCS1v15(), SHA256())
 
 
-def key_data(key: Secret) -> Mapping[str, str]:
-    """The parts of a key file; BadCredentials, which repeats none of it, when one is missing."""
+def read_key_file(text: str) -> tuple[str, str] | None:
+    """The address and the private key in a key file; None for a text that is no JSON, perhaps a key itself.
+
+    BadCredentials, which repeats none of it, when something is missing.
+    """
+    if not text.lstrip().startswith(("{", "[")):
+        return None
     try:
-        data = json.loads(key.reveal())
+        data = json.loads(text)
     except ValueError:
         raise wrong_key("it is not JSON") from None
-    kind = data.get("type") if isinstance(data, dict) else None
-    if kind != "service_account":
-        raise wrong_key("it is not of the type service_account")
-    for name in ("client_email", "private_key"):
-        if not isinstance(data.get(name), str):
-            raise wrong_key(f"it has no {name}")
-    return {name: data[name] for name in ("client_email", "private_key")}
+    if not isinstance(data, dict) or data.get("type") != "service_account":
+        raise wrong_key("it is the key file of something else")
+    email, key = data.get("client_email"), data.get("private_key")
+    if not isinstance(email, str) or not isinstance(key, str):
+        raise wrong_key("its address or its private key is missing")
+    return email, key
 
 
 def wrong_key(problem: str) -> BadCredentials:
     """The error for a key file that cannot be used."""
     return BadCredentials(
-        f"google_drive: the credential {SERVICE_KEY.name} cannot be used: {problem}",
-        hint="give the JSON key file of a service account:"
-        f" --credential {SERVICE_KEY.name}=file:PATH (with --update if it is connected)",
+        f"google_drive: the service account's key cannot be used: {problem}",
+        hint=f"connect again with its JSON key file: --credential {PRIVATE_KEY.name}=file:PATH",
     )
 
 
