@@ -15,7 +15,7 @@ from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.tasks import Status, SyncResult
 from max.sync.task_runner import TRIES
-from tests.scenes import MAILS, ROOT, USERS, Source, Stage, User, outcome, play, users
+from tests.scenes import MAILS, NOTES, ROOT, USERS, Note, Source, Stage, User, outcome, play, users
 from tests.scenes import Root as Users
 from tests.upstream_model import ROOT as MODEL_ROOT
 from tests.upstream_model import Group, Item, Root
@@ -285,3 +285,42 @@ def test_a_row_that_could_not_be_read_is_not_removed() -> None:
         assert (await world.state())[0]["Item"] == world.upstream.state()[0]["Item"]
 
     play_world(body)
+
+
+# -- what a failed step blocks -------------------------------------------------------------------
+
+
+def test_a_step_for_one_row_runs_whatever_failed_before_it() -> None:
+    source = Source(users=[BadCredentials("no")], notes=[Page([])])
+    result = outcome(source, USERS, NOTES)
+    assert failed(result) == [("Root:r: load collection users", "upstream.credentials")]
+    assert source.count("notes") == 1
+
+
+def test_a_step_for_all_rows_runs_when_one_of_the_steps_that_bring_them_did() -> None:
+    came = Page([Note("n", text="t", author=Ref(User, "a"))], also=[User("a", name="Ada")])
+    source = Source(users=[BadCredentials("no")], notes=[came], mails=[batch])
+    for steps in ((USERS, NOTES, MAILS), (NOTES, USERS, MAILS), (Step.concurrent([NOTES, USERS]), MAILS)):
+        assert failed(outcome(source, *steps)) == [("Root:r: load collection users", "upstream.credentials")]
+    assert source.count("mails") == 3
+
+
+def test_a_step_is_blocked_when_every_step_that_brings_its_rows_failed_or_is_blocked() -> None:
+    source = Source(users=[BadCredentials("no")], notes=[BadCredentials("no")], mails=[batch])
+    result = outcome(source, USERS, NOTES, Step.concurrent([MAILS]))
+    assert failed(result)[2:] == [("all User: load fields mail", "sync.blocked")]
+    assert result.failures[2].message == f"blocked by step {USERS}"
+
+
+def test_a_retry_runs_what_was_blocked_unless_what_it_needs_fails_again() -> None:
+    source = Source(users=[BadCredentials("no"), BadCredentials("no"), users("a")], mails=[batch])
+
+    async def body(stage: Stage) -> list[tuple[str, int]]:
+        await stage.sync(USERS, MAILS)
+        seen = []
+        for _ in range(2):
+            result = await (await stage.executor.retry()).completion()
+            seen.append((str(result.status), source.count("mails")))
+        return seen
+
+    assert play(source, body) == [("failed", 0), ("completed", 1)]

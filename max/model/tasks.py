@@ -151,11 +151,11 @@ def _tuples(value: Json) -> Any:
 
 # What differs in JSON, by the name of the field.
 TO_JSON: dict[str, Callable[[Any], Json]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), list),
+    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left", "needs"), list),
     **dict.fromkeys(("feeds", "position", "unread"), _plain),
 }
 FROM_JSON: dict[str, Callable[[Json], Any]] = {
-    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left"), tuple),
+    **dict.fromkeys(("names", "ids", "covered_by", "collections", "asked", "looks", "left", "needs"), tuple),
     **dict.fromkeys(("feeds", "unread"), _tuples),
     "position": lambda data: ListingPosition(**_tuples(data)),
 }
@@ -166,6 +166,9 @@ class TaskSpec(Struct):
 
     Of what it fetches, only rows that were last requested before ``since`` are requested
     again; those that the feed ``covered_by`` covers stay fresh for as long as it is followed.
+
+    ``needs`` describes the steps of the plan that bring the rows of this one: when each of them has
+    failed, it is blocked.  None: it is blocked when the task before it has failed.
     """
 
     kind: ClassVar[str]
@@ -240,6 +243,7 @@ class GroupTask(TaskSpec):
     kind, words = "group", "{0.step}"
     step: str = "the plan"
     options: Mapping[str, Json] = NOTHING
+    needs: tuple[str, ...] | None = None
 
 
 class ExpandTask(TaskSpec):
@@ -262,6 +266,7 @@ class ExpandTask(TaskSpec):
     everything: bool = False
     sweep: bool = False
     recheck: bool = False
+    needs: tuple[str, ...] | None = None
 
     def describe(self) -> str:
         """``all AcmeUser: load fields name``."""
@@ -284,6 +289,7 @@ class LoadFieldsTask(TaskSpec):
     covered_by: FeedRoot | None = None
     is_rest: bool = False
     verify: bool = False
+    needs: tuple[str, ...] | None = None
 
     def describe(self) -> str:
         """``AcmeUser:7 and 2 more: load fields name``."""
@@ -314,6 +320,7 @@ class ListTask(TaskSpec):
     position: ListingPosition | None = None
     unread: tuple[UnreadItems, ...] = ()
     rest: bool = False
+    needs: tuple[str, ...] | None = None
 
 
 class FollowTask(TaskSpec):
@@ -326,6 +333,7 @@ class FollowTask(TaskSpec):
     since: float
     everything: bool = False
     position: ListingPosition | None = None
+    needs: tuple[str, ...] | None = None
 
 
 class RemoveTask(TaskSpec):

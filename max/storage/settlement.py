@@ -135,6 +135,9 @@ CONTAINERS = f"""
       FROM _max_task WHERE id IN {{set:ids}} AND state = '{State.AWAITING_CHILDREN}'
 """
 DEPENDENTS = f"SELECT id, after, kind FROM _max_task WHERE after IN {{set:ids}} AND state = '{State.NEW}'"
+OF_STEPS = f"""
+    sync = :sync AND parent IN (SELECT id FROM _max_task WHERE sync = :sync AND kind = '{GroupTask.kind}')
+"""
 FAIL_WITH_CHILDREN = f"""
     UPDATE _max_task
        SET state = '{State.AWAITING_CHILDREN}', more = 0,
@@ -226,8 +229,12 @@ class SyncTransaction:
 
     def _start_task(self, id: int) -> None:
         """A task no longer waits: it may be claimed, or, if it is a group, its children may."""
-        kind = self.connection.execute("SELECT kind FROM _max_task WHERE id = ?", (id,)).fetchone()[0]
-        to = State.AWAITING_CHILDREN if kind == GroupTask.kind else State.PENDING
+        spec = self._read_task(id)[0].spec
+        needs = getattr(spec, "needs", None)
+        if needs and (cause := self._missing_need(needs)):
+            self._block(id, cause)
+            return
+        to = State.AWAITING_CHILDREN if isinstance(spec, GroupTask) else State.PENDING
         self.connection.execute(move_to(to), (self.now, id))
         if to is State.AWAITING_CHILDREN:
             for child in self._new_children(id, "AND after IS NULL"):
@@ -385,11 +392,24 @@ class SyncTransaction:
     def _start_dependents(self, ended: Sequence[EndedTask]) -> None:
         failed = {one.id: one.failed for one in ended}
         for id, after, kind in self._select(DEPENDENTS, list(failed)):
-            if failed[after] and kind != RemoveTask.kind:  # it checks for itself what is certain
-                task, blocked_by = self._read_task(after)
-                self._block(id, blocked_by or task.spec.describe())
+            task, _ = self._read_task(id)
+            if failed[after] and kind != RemoveTask.kind and getattr(task.spec, "needs", None) is None:
+                before, blocked_by = self._read_task(after)
+                self._block(id, blocked_by or before.spec.describe())
             else:
                 self._start_task(id)
+
+    def _missing_need(self, needs: Sequence[str]) -> str:
+        """What blocked the last of the steps that a task needs, when all have failed; else nothing."""
+        sql = f"SELECT {TASK_COLUMNS}, blocked_by, state FROM _max_task WHERE {OF_STEPS} ORDER BY id"
+        causes = []
+        for *row, blocked_by, state in self.connection.execute(sql, {"sync": self.sync}).fetchall():
+            described = task_of(row).spec.describe()
+            if described in needs:
+                if state != State.FAILED:
+                    return ""
+                causes.append(blocked_by or described)
+        return causes[0] if causes else ""
 
     def _select(self, template: str, ids: Sequence[int]) -> list[Any]:
         dialect = self.connection.dialect

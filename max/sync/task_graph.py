@@ -16,8 +16,9 @@ A plan is a list of steps, each for one entity or for all; a step in brackets is
 
 An ``expand`` task creates its children while it runs, since the users of step 2 are known only
 after step 1: one ``load_fields`` task a batch of ids, or one ``load_collection`` task a parent.
-A task begins when the one before it has ended.  If that one failed, the task is blocked and
-recorded as a failure, except ``remove``, which finds out for itself what is certain.
+A task begins when the one before it has ended.  A step for all rows of an entity is blocked, and
+recorded as a failure, when every step before it that brings such rows has failed or is blocked.
+A step for one row depends on no other, and ``remove`` finds out for itself what is certain.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from ..core import SyncOptions
 from ..errors import UsageError
 from ..model.entities import FieldOf, ManyOf, find_name
+from ..model.inline import inline_collections
 from ..model.loaders import STATIC, Loader, Resolver
 from ..model.plan import Concurrent, Step, SyncPlan
 from ..model.tasks import (
@@ -57,11 +59,12 @@ def expand(plan: SyncPlan, resolver: Resolver, options: SyncOptions, *, now: flo
     steps = []
     for step in plan.steps:
         if isinstance(step, Concurrent):
-            inside = tuple(task for one in step.steps for task in builder.tasks(one))
+            inside = tuple(task for one in step.steps for task in builder.step(one))
             if inside:
-                steps.append(NewTask(GroupTask(str(step)), inside))
+                steps.append(NewTask(GroupTask(str(step), needs=()), inside))
         else:
-            steps += builder.tasks(step)
+            steps += builder.step(step)
+        builder.end_step()
     if options.only and not steps:
         raise UsageError(f"no step of the plan brings {', '.join(options.only)}")
     group = GroupTask(options=options_json(options))
@@ -85,11 +88,41 @@ class _GraphBuilder:
         self._resolver, self._options, self._now = resolver, options, now
         self._steps = plan.flat()
         self._named = named_fields(options.only, resolver)
+        self._bringing: dict[str, list[str]] = {}  # by entity, the tasks of the steps until here
+        self._new: list[tuple[str, str]] = []
         self._feeds: dict[str, FeedRoot] = {
             step.names[0]: (step.entity, step.id or "", step.names[0])
             for step in self._steps
             if step.operation == "follow"
         }
+
+    def step(self, step: Step) -> list[NewTask]:
+        """The tasks of one step, each with what it needs."""
+        tasks = self.tasks(step)
+        needs = tuple(self._bringing.get(step.entity, ())) if step.id is None else ()
+        for task in tasks:
+            for entity in self._brought_by(step):
+                self._new.append((entity, task.spec.describe()))
+        return [_needing(task, needs) for task in tasks]
+
+    def end_step(self) -> None:
+        """What the steps until here bring is there for those that follow."""
+        for entity, description in self._new:
+            self._bringing.setdefault(entity, []).append(description)
+        self._new.clear()
+
+    def _brought_by(self, step: Step) -> set[str]:
+        """The entities of which a step may bring rows."""
+        if step.operation == "load_fields":
+            return set()
+        if step.operation == "follow":
+            brought = {field.entity for field in self._resolver.feed_loader(step.names[0]).brings}
+        else:
+            many: ManyOf[Any, Any] = ManyOf(self._resolver.schema.entity(step.entity), step.names[0])
+            brings = self._resolver.collection_loader(many).brings
+            brought = {many.child, *(field.entity for field in brings)}
+        members = {many.child for one in brought for many in inline_collections(one)}
+        return {one.__name__ for one in brought | members}
 
     def tasks(self, step: Step) -> list[NewTask]:
         """The tasks of one step: none when ``only`` names nothing of it."""
@@ -191,6 +224,14 @@ class _GraphBuilder:
                 )
             homes.setdefault(loader, []).append(name)
         return homes
+
+
+def _needing(task: NewTask, needs: tuple[str, ...]) -> NewTask:
+    """A task whose rows these steps bring; a group begins, and each of its tasks looks for itself."""
+    is_group = isinstance(task.spec, GroupTask)
+    children = tuple(_needing(child, needs) for child in task.children)
+    spec: Any = task.spec
+    return task._replace(spec=spec.replace(needs=() if is_group else needs), children=children)
 
 
 def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, Any]]:
