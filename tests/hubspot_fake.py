@@ -196,21 +196,22 @@ def furnish(fake: Any) -> None:
 class Copy:
     """A copy of an account: its database, and syncs in this process."""
 
-    def __init__(self, fake: Any, path: Path, **config: Json) -> None:
-        self.fake, self.path = fake, path / "data.db"
+    def __init__(self, fake: Any, path: Path, *, patient: bool = False, **config: Json) -> None:
+        self.fake, self.path, self.patient = fake, path / "data.db", patient
         self.config = {**({"base_url": fake.url} if fake else {}), **config}
         self.secrets: Mapping[str, str] = {"token": TOKEN}
 
     def using(self, body: Callable[[InstallationRuntime], Awaitable[T]], recording: Any = None) -> T:
-        """What a body returns that is given a started runtime, which waits for no limit."""
+        """What a body returns that is given a started runtime; a ``patient`` one keeps the limits."""
 
         async def main() -> T:
             store = MemoryCredentials(self.secrets)
             info = InstallationInfo("hubspot", "default", "abc", self.config, 0.0)
             made = read_config(HubSpotConfig, self.config, subject="a test")
             credentials = CredentialProvider(store, connector.credentials, connector.hosts_for(made))
+            flow = None if self.patient else Unlimited()
             runtime = InstallationRuntime(
-                info, connector, made, credentials, self.path, recording=recording, flow=Unlimited()
+                info, connector, made, credentials, self.path, recording=recording, flow=flow
             )
             await runtime.start()
             try:

@@ -828,8 +828,16 @@ async def choose_method(answers: Answers, credentials: CredentialProvider) -> Ma
 
 
 async def check(answers: Answers, credentials: CredentialProvider) -> str:
-    """Check the credential by asking for one record of each kind."""
-    return summary(await ask(answers, credentials, readable))
+    """Check the credential by asking for one record of each kind, and for the account's own properties."""
+    return str(await ask(answers, credentials, described))
+
+
+async def described(hub: HubSpot) -> str:
+    """What the credential can read, and which properties the account has of its own, in one line."""
+    line, found = summary(await readable(hub)), await discover(hub)
+    own = [(kind, fields) for kind in hub.kinds if isinstance(fields := found[kind.entity], list) and fields]
+    words = ", ".join(f"{len(fields)} of {kind.name}" for kind, fields in own)
+    return f"{line}; properties of its own: {words}" if words else line
 
 
 async def choose_from(answers: Answers, credentials: CredentialProvider) -> list[tuple[str, str]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from max_connectors import hubspot
-from max_connectors.hubspot import KINDS, PAIRS, connector, read_error
+from max_connectors.hubspot import KINDS, PAIRS, HubSpotConfig, connector, read_error
 from max_connectors.hubspot_entities import (
     HubSpotAssociation,
     HubSpotContact,
@@ -20,16 +21,16 @@ from max_connectors.hubspot_entities import (
 
 from max import Status
 from max.connecting import HttpRequest, HttpResponse, Retry
-from max.errors import QuotaExceeded, UpstreamBroken
+from max.errors import BadCredentials, InvalidAnswers, PermissionDenied, QuotaExceeded, UpstreamBroken
+from max.installations.onboarding import OnboardingResult, Prompter, onboard
 from max.query.reader import open_reader
 from max.runtime import InstallationRuntime
 from max.upstream.recording import Recording
 from max.upstream.recording_file import attempts_in
 from max.upstream.replay import Replay
-from tests.hubspot_fake import NOW, START, Copy, account, differences, needs_fake
+from tests.hubspot_fake import NOW, START, TOKEN, Copy, account, differences, fake_module, needs_fake
 
 pytestmark = needs_fake
-EMPTY = {"contacts": 0, "companies": 0, "deals": 0, "tickets": 0}
 
 
 @pytest.fixture
@@ -473,3 +474,100 @@ def test_p40_every_operation_is_declared_and_has_a_limit_of_its_api() -> None:
     search = next(one.limit for one in connector.operations if one.name == "hubspot:object:search")
     assert search.calls is not None
     assert search.calls / search.per <= 5
+
+
+# -- connecting ----------------------------------------------------------------------------------
+
+
+class Person(Prompter):
+    """Types prepared lines, chooses prepared options, and records questions and output."""
+
+    def __init__(self, *lines: str, chosen: Sequence[str] = ()) -> None:
+        self.lines, self.chosen = list(lines), chosen
+        self.asked, self.shown, self.offered = list[str](), list[str](), list[str]()
+
+    async def text(self, prompt: str, default: str | None) -> str:
+        return await self.secret(prompt)
+
+    async def secret(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return self.lines.pop(0)
+
+    async def choose(self, prompt: str, options: Sequence[tuple[str, str]], several: bool) -> Sequence[str]:
+        self.offered = [label for _, label in options]
+        return self.chosen
+
+    async def confirm(self, prompt: str) -> bool:
+        return True
+
+    def say(self, line: str) -> None:
+        self.shown.append(line)
+
+
+def connect(fake: Any, person: Person | None, /, **given: str) -> OnboardingResult:
+    """The result of connecting with these credentials."""
+    return asyncio.run(onboard(connector, person, {"base_url": fake.url}, given))
+
+
+def test_connecting_checks_the_token_and_offers_what_it_can_read(fake: Any) -> None:
+    fake.forbidden = {"tickets"}
+    person = Person(TOKEN, chosen=["contacts", "deals"])
+    found = connect(fake, person)
+    assert (len(person.asked), found.secrets) == (1, {"token": TOKEN})
+    assert found.config["objects"] == ["contacts", "deals"]
+    assert "tickets (the scope is missing)" in person.offered
+    assert "not tickets: the scopes are missing" in person.shown[0]
+    assert person.shown[0].endswith("; properties of its own: 6 of contacts, 1 of deals")
+
+
+def test_a_refused_token_is_asked_for_again(fake: Any) -> None:
+    person = Person("pat-wrong", TOKEN)
+    assert connect(fake, person).secrets == {"token": TOKEN}
+    assert "the credential was refused" in person.shown[0]
+    assert "pat-wrong" not in "".join(person.shown)
+
+
+def test_a_script_connects_all_that_the_token_can_read(fake: Any) -> None:
+    assert connect(fake, None, token=TOKEN).config["objects"] == []
+    fake.forbidden = {"tickets", "notes"}
+    chosen = connect(fake, None, token=TOKEN).config["objects"]
+    assert {*KINDS, "owners"} - set(chosen) == {"tickets", "notes"}
+    with pytest.raises(BadCredentials):
+        connect(fake, None, token="pat-wrong")
+
+
+def test_a_token_that_can_read_nothing_is_refused_with_the_scopes_to_grant(fake: Any) -> None:
+    fake.forbidden = {*KINDS, "owners"}
+    with pytest.raises(PermissionDenied, match="none of its objects") as caught:
+        connect(fake, None, token=TOKEN)
+    assert "crm.objects.contacts.read" in caught.value.hint
+
+
+def test_without_a_token_connecting_uses_oauth(fake: Any) -> None:
+    person = Person("", "client", "secret")
+    found = connect(fake, person, refresh_token="hubspot-refresh-fake")  # otherwise a browser opens
+    assert found.config["client_id"] == "client"
+    assert found.secrets.keys() >= {"access_token", "refresh_token", "client_secret", "expires_at"}
+
+
+def test_health_says_what_the_token_can_read(copy: Copy) -> None:
+    line = copy.using(lambda runtime: runtime.health())
+    assert line.startswith("hubspot: the credential reads contacts, companies, deals, tickets")
+
+
+def test_a_configuration_that_names_no_object_is_refused() -> None:
+    with pytest.raises(InvalidAnswers, match="some of contacts"):
+        HubSpotConfig(objects=["contact"])
+    with pytest.raises(InvalidAnswers, match=r"OBJECT\.PROPERTY"):
+        HubSpotConfig(properties=["hs_forecast_amount"])
+
+
+# -- limits ------------------------------------------------------------------------------------------
+
+
+def test_a_small_account_is_never_asked_too_often(tmp_path: Path) -> None:
+    with account(fake_module("core").Clock(), per_10s=100, search_per_s=5) as fake:
+        copy = Copy(fake, tmp_path, patient=True)
+        for _ in range(2):
+            assert copy.sync().status is Status.COMPLETED
+        assert [one for one in fake.log if one.status == 429] == []
