@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from max.connecting import Entity, Field, Many, Page, Ref, Schema
 from max.core import Engine
 from max.errors import FieldNotLoaded
 from max.model.delivery import Delivery
+from max.storage.sqlite import MEMORY
 from tests.contract.places import Store, place, using
 
 __all__ = ["place"]
@@ -128,3 +133,118 @@ def test_rows_that_are_read_bring_their_members_by_column_as_one_by_one(place: s
 def test_members_may_be_ids_alone() -> None:
     issue = Issue.read({"id": 1, "title": "a", "labels": [7, "8", 7]})
     assert issue.labels == [Label.ref("7"), Label.ref("8")]
+
+
+def test_a_removed_row_that_returns_without_its_list_names_nobody(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Delivery([Issue("1", title="a", labels=[BUG])], 1.0))
+        await store.receive(Delivery([], 2.0, removed=[ONE]))
+        assert await labels(store.engine, ONE) == []
+        await store.receive(Delivery([Issue("1", title="b")], 3.0))
+        assert await store.engine.query(Issue).all() == [Issue("1", title="b")]
+        assert await labels(store.engine, ONE) == []
+        await store.receive(Delivery([Issue("1", labels=[BUG])], 4.0))
+        assert await labels(store.engine, ONE) == [BUG]
+
+    using(place, body, SCHEMA)
+
+
+def test_a_removed_member_is_not_shown_and_returns_to_the_rows_that_name_it(place: str) -> None:
+    async def body(store: Store) -> None:
+        await store.receive(Delivery([Issue("1", labels=[BUG, DOC])], 1.0))
+        await store.receive(Delivery([], 2.0, removed=[Label.ref("7")]))
+        assert await labels(store.engine, ONE) == [DOC]
+        assert await store.engine.query(Issue).where("labels HAS 7").all() == []
+        await store.receive(Delivery([BUG], 3.0))
+        assert await labels(store.engine, ONE) == [BUG, DOC]
+
+    using(place, body, SCHEMA)
+
+
+def test_a_member_is_missing_once_no_row_names_it_and_until_one_does(place: str) -> None:
+    async def body(store: Store) -> None:
+        async def missing(*ids: str) -> list[bool]:
+            return [await store.meta.is_pending_removal(Label.ref(id)) for id in ids]
+
+        await store.receive(Delivery([Issue("1", labels=[BUG, DOC]), Issue("2", labels=[DOC])], 2.0))
+        await store.receive(Delivery([Issue("1", labels=[])], 3.0))
+        assert await missing("7", "8") == [True, False]
+        await store.receive(Delivery([Issue("2", labels=[Label("7")])], 4.0))
+        assert await missing("7", "8") == [False, True]
+        await store.receive(Delivery([Issue("1", labels=[Label("9", name="of an older list")])], 1.0))
+        assert await missing("7", "9") == [False, True]
+
+    using(place, body, SCHEMA)
+
+
+def test_of_two_values_of_a_member_in_one_response_the_later_counts_and_an_item_counts_most(
+    place: str,
+) -> None:
+    async def body(store: Store) -> None:
+        one, two = Label("7", name="a", color="red"), Label("7", name="b")
+        await store.receive(Delivery([Issue("1", labels=[one]), Issue("2", labels=[two, two])], 1.0))
+        assert await labels(store.engine, TWO) == [Label("7", name="b", color="red")]
+        await store.receive(Delivery([Label("7", name="item"), Issue("1", labels=[one])], 2.0))
+        assert await labels(store.engine, TWO) == [Label("7", name="item", color="red")]
+
+    using(place, body, SCHEMA)
+
+
+def test_a_thousand_members_are_kept_in_their_order_and_paged_through(place: str) -> None:
+    async def body(store: Store) -> None:
+        many = [Label(str(n), name=f"label {n}") for n in range(1_000, 0, -1)]
+        await store.receive(Delivery([Issue("1", labels=many)], 1.0))
+        found: list[Label] = []
+        after: str | None = None
+        while not found or after is not None:
+            page = await store.engine.load_collection(ONE, Issue.labels, after=after, limit=300)
+            found, after = [*found, *page.items], page.cursor
+        assert found == many
+
+    using(place, body, SCHEMA)
+
+
+def test_an_invalid_list_costs_its_row_and_an_invalid_member_costs_the_member_alone(place: str) -> None:
+    async def body(store: Store) -> None:
+        lists: list[Any] = [[BUG, "", 5], "bug"]
+        rows = [Issue(str(n), title="a", labels=wrong) for n, wrong in enumerate(lists, 1)]
+        rows.append(Issue("3", labels=[Label("8", name=cast(Any, 5))]))
+        result = await store.receive(Delivery(rows, 1.0))
+        assert result.quarantined == 3
+        assert [one.id for one in await store.engine.query(Issue).all()] == ["3"]
+        assert await labels(store.engine, Issue.ref("3")) == [Label("8")]
+
+    using(place, body, SCHEMA)
+
+
+@given(
+    st.permutations(range(1, 7)).flatmap(
+        lambda times: st.lists(
+            st.tuples(st.sampled_from("12"), st.none() | st.lists(st.sampled_from("abcd"), max_size=4)),
+            min_size=1,
+            max_size=6,
+        ).map(lambda said: list(zip(times, said, strict=False)))
+    )
+)
+def test_whatever_the_order_of_the_responses_members_are_those_of_the_latest_list(
+    said: list[tuple[int, tuple[str, list[str] | None]]],
+) -> None:
+    """Each response says of one issue which labels it has, or nothing of them."""
+
+    async def body(store: Store) -> None:
+        for at, (id, ids) in said:
+            named = {} if ids is None else {"labels": [Label(one, name=f"{one}{at}") for one in ids]}
+            await store.receive(Delivery([Issue(id, title=f"at {at}", **named)], float(at)))
+        due: dict[str, list[str]] = {}
+        for _, (id, ids) in sorted(said, key=itemgetter(0)):
+            due |= {} if ids is None else {id: list(dict.fromkeys(ids))}
+        for id in {id for _, (id, _) in said}:
+            assert [one.id for one in await labels(store.engine, Issue.ref(id))] == due.get(id, [])
+        for label in "abcd":
+            rows = await store.engine.query(Issue).where(f"labels HAS {label}").all()
+            assert {one.id for one in rows} == {id for id, ids in due.items() if label in ids}
+            pending = await store.meta.is_pending_removal(Label.ref(label))
+            came = any(label in (ids or ()) for _, (_, ids) in said)
+            assert pending == (came and not any(label in ids for ids in due.values()))
+
+    using(MEMORY, body, SCHEMA)
