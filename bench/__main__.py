@@ -18,6 +18,7 @@ BENCHES = (
     "mcp",
     "first_sync",
     "mapping",
+    "inline",
     "http_sync",
     "resync",
     "million",
