@@ -50,7 +50,7 @@ class Inline(Plain):
     labels: Many[Label] = Many(inline="labels")
 
 
-class Listed(Plain):
+class Apart(Plain):
     """An issue whose labels are listed for each."""
 
     labels: Many[Label] = Many()
@@ -61,14 +61,14 @@ class Root(Entity):
 
     plain: Many[Plain] = Many()
     inline: Many[Inline] = Many()
-    listed: Many[Listed] = Many()
+    apart: Many[Apart] = Many()
 
 
-SCHEMA = Schema([Root, Plain, Inline, Listed, Label], roots=[Root])
+SCHEMA = Schema([Root, Plain, Inline, Apart, Label], roots=[Root])
 COLLECTIONS: dict[str, ManyOf[Root, Any]] = {
     "without": Root.plain,
     "inline": Root.inline,
-    "listed": Root.listed,
+    "apart": Root.apart,
 }
 
 
@@ -111,9 +111,9 @@ def deliveries(
     """A page of issues, and a page of labels for each where those are listed apart."""
     listing = ListingPage(Root.ref("root"), many, number, last, at)
     yield Delivery(Page.read(many.child, rows).items, at, listing)
-    if many == Root.listed:
+    if many == Root.apart:
         for row in rows:
-            labels = ListingPage(Listed.ref(row["id"]), Listed.labels, 0, True, at)
+            labels = ListingPage(Apart.ref(row["id"]), Apart.labels, 0, True, at)
             yield Delivery(Page.read(Label, row["labels"]).items, at, labels)
 
 
@@ -142,6 +142,6 @@ def run() -> None:
                 names,
             )
             for words, took in (("first", first), ("unchanged", again))
-            for against, names in (("without", "issues alone"), ("listed", "labels listed for each"))
+            for against, names in (("without", "issues alone"), ("apart", "labels listed for each"))
         ],
     )

@@ -135,7 +135,7 @@ def test_members_may_be_ids_alone() -> None:
     assert issue.labels == [Label.ref("7"), Label.ref("8")]
 
 
-def test_a_removed_row_that_returns_without_its_list_names_nobody(place: str) -> None:
+def test_a_removed_row_that_returns_without_its_list_names_no_member(place: str) -> None:
     async def body(store: Store) -> None:
         await store.receive(Delivery([Issue("1", title="a", labels=[BUG])], 1.0))
         await store.receive(Delivery([], 2.0, removed=[ONE]))
