@@ -78,7 +78,7 @@ def issue(number: int) -> Json:
     return {
         "id": str(number),
         "title": f"Issue {number}",
-        "body": "It does not do what it should, and nobody knows why. " * 2,
+        "body": "It does not do what it should, and it never did so before. " * 2,
         "state": "open",
         "author": f"user{number % 97}",
         "created_at": f"2026-01-{1 + number % 28:02}T10:00:00Z",
