@@ -235,6 +235,10 @@ class TestLayers:
             allowed = {parts[0], "__init__", *MAY_IMPORT.get(parts[0], " ".join(MAY_IMPORT)).split()}
             assert imported(parts) <= allowed, f"{'/'.join(parts)}.py: {imported(parts) - allowed}"
 
+    def test_of_the_commands_only_the_test_of_connectors_imports_what_is_for_tests(self) -> None:
+        commands = sorted(path.stem for path in (ROOT / "max" / "commands").glob("*.py"))
+        assert [name for name in commands if "testing" in imported(("commands", name))] == ["connector"]
+
     def test_the_table_has_no_circle(self) -> None:
         above = list(MAY_IMPORT)
         for place, allowed in MAY_IMPORT.items():

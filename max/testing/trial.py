@@ -45,7 +45,7 @@ class Fake:
 
     ``service`` is a context manager, with or without async, whose value has ``url``: a
     ScriptedUpstream, or a fake of your own.  ``{url}`` in a text of ``config`` is the address to call;
-    a value that the connector's ``hosts`` name gets it without being written.  ``change`` edits
+    values that the connector's ``hosts`` name get it without being written.  ``change`` edits
     a row of the service, ``remove`` deletes one; what is left out is not tested.
     """
 
@@ -92,6 +92,10 @@ class Trial:
             result = await (await one.sync(SyncOptions(**options))).completion()
             return result, await snapshot(one)
 
+    async def fresh(self) -> Snapshot:
+        """What a first sync stores now, in a database of its own."""
+        return (await self.sync("fresh"))[1]
+
     async def edit(self, work: Callable[[], object]) -> None:
         """Change the data of the service."""
         made = work()
@@ -129,8 +133,7 @@ def answers(connector: AnyConnector, config: Mapping[str, Json], url: str) -> di
     """The configuration with the service's address in it; UsageError when nothing can hold one."""
     keys = [filled[1] for pattern in connector.hosts if (filled := PLACEHOLDER.fullmatch(pattern))]
     made = {key: one.replace("{url}", url) if isinstance(one, str) else one for key, one in config.items()}
-    if len(keys) == 1:
-        made.setdefault(keys[0], url)
+    made = {**dict.fromkeys(keys, url), **made}
     if url not in json.dumps(made):
         raise UsageError(
             f"no value of {connector.name}'s configuration holds the address of the service",
