@@ -169,6 +169,21 @@ def change(fake: Any) -> None:
     fake.put("shared2", name="renamed")
 
 
+# -- two syncs, which are also in recordings --------------------------------------------------------
+
+
+def first_part(copy: Copy) -> SyncResult:
+    """The first sync."""
+    return copy.sync()
+
+
+def second_part(copy: Copy) -> SyncResult:
+    """Changes of every kind, then the second sync."""
+    if copy.fake is not None:
+        change(copy.fake)
+    return copy.sync()
+
+
 # -- expected rows -------------------------------------------------------------------------------
 
 

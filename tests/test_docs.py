@@ -34,7 +34,8 @@ def place(tmp_path: Path) -> Path:
         command.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copy(ROOT / "tests" / "recordings" / "linear-first.jsonl", work / "linear.jsonl")
+    for name in ("linear", "drive"):
+        shutil.copy(ROOT / "tests" / "recordings" / f"{name}-first.jsonl", work / f"{name}.jsonl")
     repository = tmp_path / "repository"
     git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
     subprocess.run([*git, "init", "-q", str(repository)], check=True)

@@ -351,14 +351,14 @@ class Reading:
         return True
 
 
-def people_of(rows: Iterable[Row]) -> list[DriveUser]:
+def people_of(rows: Iterable[Row]) -> Sequence[DriveUser]:
     """Everyone whom these files name, each once."""
     found: dict[str, Json] = {}
     for row in rows:
         for person in (*row.get("owners", ()), *(row[name] for name in PEOPLE if row.get(name))):
             if person.get("permissionId"):
                 found[person["permissionId"]] = person
-    return [DriveUser.read(person) for person in found.values()]
+    return Page.read(DriveUser, found.values()).items
 
 
 def permission_ids(row: Row) -> list[str] | None:
@@ -367,13 +367,10 @@ def permission_ids(row: Row) -> list[str] | None:
     return [one["id"] for one in listed] if listed is not None else row.get("permissionIds")
 
 
-def permissions_of(rows: Iterable[Row]) -> list[DrivePermission]:
+def permissions_of(rows: Iterable[Row]) -> Sequence[DrivePermission]:
     """The permissions of these files, as far as the account may see them."""
-    return [
-        DrivePermission.read({**one, "fileId": row["id"]})
-        for row in rows
-        for one in row.get("permissions") or ()
-    ]
+    found = [{**one, "fileId": row["id"]} for row in rows for one in row.get("permissions") or ()]
+    return Page.read(DrivePermission, found).items
 
 
 def withdrawn(rows: Iterable[Row], before: Mapping[str, Sequence[str]]) -> list[Ref[DrivePermission]]:
