@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,10 @@ from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
+from tests.scenes import run
+from tests.upstream_model import ROOT as MODEL_ROOT
+from tests.upstream_model import Group, Item, Root
+from tests.upstream_world import History, Sync, World
 
 SIZE = 3
 
@@ -454,3 +459,31 @@ def test_wrong_parts_are_refused(tmp_path: Path, way: str) -> None:
         assert f"Page.{way}" in failure.message
 
     play(body, tmp_path)
+
+
+# -- histories -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dies", range(14))
+def test_a_process_that_dies_at_any_write_has_validators_of_the_rows_that_it_stored(dies: int) -> None:
+    """A validator newer than its rows would hide the change that came with it for ever."""
+
+    async def body(path: Path) -> None:
+        world = World(History(("full",) * 4, feed=False, polite=True, delays=(1,), conditional=True), path)
+        world.upstream.create(Group, "g0", (repr(Root.groups), MODEL_ROOT.id))
+        for number in range(5):
+            world.upstream.create(Item, f"i{number}", (repr(Group.loose), "g0"))
+        await world.sync(Sync())
+        for number in (0, 3):
+            world.upstream.touch(f"i{number}", "changed")
+        await world.sync(Sync(dies=dies))
+        world.unchanged = 0
+        result = await world.sync(Sync(restart=dies % 2 == 0))
+        assert result is not None
+        assert result.status is Status.COMPLETED
+        assert await world.state() == world.upstream.state()
+        await world.sync(Sync())
+        assert world.unchanged >= 2, "the two full pages with a next one"
+
+    with tempfile.TemporaryDirectory() as folder:
+        run(body(Path(folder) / "data.db"))
