@@ -75,6 +75,8 @@ def ages(connection: Connection, tables: Tables, what: str | None = None, *, now
             if many.inline:
                 continue  # it is as old as the field with the rows' lists
             histogram = membership.ages(connection, many, now=now)
+            if many.by is not None and not histogram.ages and tables.count(connection, Query(many.child)):
+                continue  # no listing brings it: its rows come in other ways, and say where they belong
             found.append(_age("listing", entity.__name__, repr(many), histogram))
     feeds = membership.feed_ages(connection, now=now)
     return found + [_age("feed", None, name, histogram) for name, histogram in feeds.items()]
