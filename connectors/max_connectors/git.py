@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from max.connecting import (
     Answers,
@@ -27,7 +27,6 @@ from max.connecting import (
     Entity,
     Env,
     Field,
-    FieldOf,
     Input,
     Installation,
     Json,
@@ -476,12 +475,7 @@ def tag_entities(row: Tokens, targets: Mapping[str, tuple[str, str]]) -> tuple[G
     return tag, tagger
 
 
-def fields_of(*entities: type[Entity]) -> list[FieldOf[Any, Any]]:
-    """Every field of these entities: a listing brings whole records."""
-    return [getattr(entity, name) for entity in entities for name in entity.types()]
-
-
-@Loader.collection(GitRepository.commits, brings=fields_of(GitCommit, GitAuthor, GitFileChange), stable=True)
+@Loader.collection(GitRepository.commits, brings=[GitCommit, GitAuthor, GitFileChange], stable=True)
 async def load_commits(
     repository: Ref[GitRepository], request: PageRequest, env: Env[Git]
 ) -> Page[GitCommit]:
@@ -489,7 +483,7 @@ async def load_commits(
     return await env.run(read_commits, request)
 
 
-@Loader.collection(GitRepository.branches, brings=fields_of(GitBranch), stable=True)
+@Loader.collection(GitRepository.branches, brings=GitBranch, stable=True)
 async def load_branches(
     repository: Ref[GitRepository], request: PageRequest, env: Env[Git]
 ) -> Page[GitBranch]:
@@ -497,7 +491,7 @@ async def load_branches(
     return await env.run(read_branches, request)
 
 
-@Loader.collection(GitRepository.tags, brings=fields_of(GitTag, GitAuthor), stable=True)
+@Loader.collection(GitRepository.tags, brings=[GitTag, GitAuthor], stable=True)
 async def load_tags(repository: Ref[GitRepository], request: PageRequest, env: Env[Git]) -> Page[GitTag]:
     """Every tag, sorted by name."""
     return await env.run(read_tags, request)

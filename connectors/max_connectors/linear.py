@@ -3,8 +3,8 @@
 Rule 1: every kind of record is listed by its own root connection and joined by id.  A connection
 nested in another one has a cursor for each parent, and would be truncated without notice.
 
-Rule 2: the entity's declaration decides what is requested and how it is read.  A field is
-requested under its own name, a ref as ``{ id }``; ``paths`` of a Reader has the exceptions.
+Rule 2: the entity's declaration decides what is requested and how it is read: each field from its
+source, a ref as ``{ id }``.
 
 Rule 3: a full listing is sorted by creation time, which no edit changes, so that edits during the
 listing cannot move a row past it.  A listing of changes is sorted by update time, newest first.
@@ -12,13 +12,11 @@ listing cannot move a row past it.  A listing of changes is sorted by update tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from operator import itemgetter
-from types import MappingProxyType
-from typing import Any, TypeAlias
 
 from max.connecting import (
     Answers,
@@ -31,7 +29,6 @@ from max.connecting import (
     Entity,
     Env,
     Field,
-    FieldOf,
     GraphQL,
     HttpClient,
     Input,
@@ -64,6 +61,7 @@ from max.connecting import (
     Watermark,
     operation,
     require_http,
+    sources_of,
 )
 
 ROOT_ID = "workspace"  # a credential belongs to exactly one
@@ -74,7 +72,7 @@ ROOT_ID = "workspace"  # a credential belongs to exactly one
 class LinearOrganization(Entity, title="name"):
     """The workspace of the credential, the root of everything else."""
 
-    organization_id: Field[str] = Field("its id at Linear")
+    organization_id: Field[str] = Field("its id at Linear", source="id")
     name: Field[str] = Field("the workspace's name", searchable=True)
     url_key: Field[str] = Field("its part of every URL: linear.app/KEY")
     logo_url: Field[str | None] = Field("URL of its logo")
@@ -250,7 +248,7 @@ class LinearProject(Entity, title="name"):
     scope: Field[float] = Field("total estimate of its issues")
     lead: Field[Ref[LinearUser] | None] = Field("the person responsible for it", brief=True)
     creator: Field[Ref[LinearUser] | None] = Field("who created it")
-    team_ids: Field[list[str]] = Field("the ids of the teams that work on it")
+    team_ids: Field[list[str]] = Field("the ids of the teams that work on it", source="teams.nodes.id")
     label_ids: Field[list[str]] = Field("the ids of its project labels")
     start_date: Field[date | None] = Field("the planned first day")
     target_date: Field[date | None] = Field("the day on which it is due", brief=True)
@@ -308,7 +306,9 @@ class LinearInitiative(Entity, title="name"):
     health: Field[str | None] = Field("onTrack, atRisk or offTrack, from its last update")
     owner: Field[Ref[LinearUser] | None] = Field("the person responsible for it", brief=True)
     creator: Field[Ref[LinearUser] | None] = Field("who created it")
-    parent: Field[Ref[LinearInitiative] | None] = Field("the initiative that it is part of")
+    parent: Field[Ref[LinearInitiative] | None] = Field(
+        "the initiative that it is part of", source="parentInitiative"
+    )
     target_date: Field[date | None] = Field("the day on which it is due", brief=True)
     started_at: Field[datetime | None] = Field("when it was started")
     completed_at: Field[datetime | None] = Field("when it was completed")
@@ -417,15 +417,25 @@ class LinearComment(Entity, title="body"):
     user: Field[Ref[LinearUser] | None] = Field(
         "the author; empty for bots and people without an account", brief=True
     )
-    external_author: Field[str | None] = Field("the author without an account, from another service")
-    bot: Field[str | None] = Field("the integration that wrote it")
-    issue: Field[Ref[LinearIssue] | None] = Field("the issue that it is about", brief=True)
-    project: Field[Ref[LinearProject] | None] = Field("the project that it is about")
-    project_update: Field[Ref[LinearProjectUpdate] | None] = Field("the project update that it is about")
-    initiative: Field[Ref[LinearInitiative] | None] = Field("the initiative that it is about")
-    document: Field[Ref[LinearDocument] | None] = Field("the document that it is about")
-    parent: Field[Ref[LinearComment] | None] = Field("the comment that it replies to")
-    resolving_comment: Field[Ref[LinearComment] | None] = Field("the reply that resolved it")
+    external_author: Field[str | None] = Field(
+        "the author without an account, from another service", source="externalUser.name"
+    )
+    bot: Field[str | None] = Field("the integration that wrote it", source="botActor.name")
+    issue: Field[Ref[LinearIssue] | None] = Field("the issue that it is about", brief=True, source="issueId")
+    project: Field[Ref[LinearProject] | None] = Field("the project that it is about", source="projectId")
+    project_update: Field[Ref[LinearProjectUpdate] | None] = Field(
+        "the project update that it is about", source="projectUpdateId"
+    )
+    initiative: Field[Ref[LinearInitiative] | None] = Field(
+        "the initiative that it is about", source="initiativeId"
+    )
+    document: Field[Ref[LinearDocument] | None] = Field(
+        "the document that it is about", source="documentContent.document"
+    )
+    parent: Field[Ref[LinearComment] | None] = Field("the comment that it replies to", source="parentId")
+    resolving_comment: Field[Ref[LinearComment] | None] = Field(
+        "the reply that resolved it", source="resolvingCommentId"
+    )
     resolved_at: Field[datetime | None] = Field("when it was resolved")
     url: Field[str] = Field("URL of its page at Linear")
     edited_at: Field[datetime | None] = Field("when its author last edited it")
@@ -454,14 +464,13 @@ class LinearAttachment(Entity, title="title"):
 PAGE = 250  # the most rows of one page at Linear
 FEW = 50  # rows of the first page of changes: Linear charges for the rows requested, not for those returned
 TEAMS = 20  # teams that come with a project; those of a project with more are listed
+ARGUMENTS = {"teams": f"teams(first: {TEAMS}, includeArchived: true)"}
 OVERLAP = timedelta(minutes=5)  # a change may become visible this long after its own date
 DAY = timedelta(days=1)
 CHANGED = "updated_at"  # the field that listings of changes are sorted by
 ORGANIZATION = "organization { id urlKey }"  # in every page, to check that the workspace is the same
 PAGE_INFO = "pageInfo { hasNextPage endCursor }"
-NAMES = ("name", "display_name", "bot", "external_author")  # Linear escapes them for HTML
-Paths: TypeAlias = Mapping[str, str]
-NONE: Paths = MappingProxyType({})
+NAMES = ("name", "displayName")  # Linear escapes them for HTML
 ESCAPES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'", "&amp;": "&"}
 
 
@@ -490,68 +499,36 @@ def unescaped(name: str | None) -> str | None:
     return name
 
 
-def value_at(row: Json, path: Sequence[str]) -> Json:
-    """The value at the end of a path: None where a part is null; for a list, the value of each item."""
-    for position, key in enumerate(path):
-        if isinstance(row, list):
-            return [value_at(one, path[position:]) for one in row]
-        if row is None:
-            return None
-        row = row[key]
-    return row
+def cleaned(row: Json) -> Json:
+    """A row without escapes in its names, also in those of people inside it; null in the trash is false."""
+    clean = {
+        key: unescaped(value) if key in NAMES else cleaned(value) if isinstance(value, dict) else value
+        for key, value in row.items()
+    }
+    return clean | {"trashed": bool(row["trashed"])} if "trashed" in row else clean
 
 
-def converter(entity: type[Entity], name: str) -> Callable[[Json], Json] | None:
-    """The function that turns a response's value into the field's; None when it needs no conversion."""
-    holds = entity.types()[name]
-    if holds.target is not None:
-        target = holds.target
-        return lambda key: Ref(target, key) if key else None
-    if name in NAMES:
-        return unescaped
-    conversions: Mapping[str, Callable[[Json], Json]] = {"integer": round, "boolean": bool}
-    return conversions.get(str(holds.kind))  # 7.0 becomes 7, null becomes false
+def selection(entity: type[Entity]) -> str:
+    """What is requested of each record: the sources of its fields."""
+    selected, sources = ["{ id"], sources_of(entity)
+    for field, holds in entity.types().items():
+        path = str(sources[field])
+        is_object = holds.target is not None and not path.endswith("Id")
+        first, *rest = f"{path}.id".split(".") if is_object else path.split(".")
+        selected.append(" { ".join([ARGUMENTS.get(first, first), *rest]) + " }" * len(rest))
+    return f"{' '.join(dict.fromkeys(selected))} }}"
 
 
-class Reader:
-    """Requests and reads records of one kind.
-
-    ``paths`` has the places of fields that the response does not have under their own names.
-    """
-
-    def __init__(self, entity: type[Entity], paths: Paths = NONE) -> None:
-        self.entity = entity
-        self._plain: list[tuple[str, str]] = []
-        self._others: list[tuple[str, tuple[str, ...], Callable[[Json], Json]]] = []
-        selected = ["id"]
-        for field, holds in entity.types().items():
-            path = paths.get(field) or camel(field) + (".id" if holds.target else "")
-            selected.append(path.replace(".", " { ") + " }" * path.count("."))
-            self._read(field, tuple(part.partition("(")[0] for part in path.split(".")))
-        self.selection = f"{{ {' '.join(dict.fromkeys(selected))} }}"
-
-    def _read(self, field: str, path: tuple[str, ...]) -> None:
-        convert = converter(self.entity, field)
-        if len(path) == 1 and convert is None:
-            self._plain.append((field, path[0]))
-        else:
-            self._others.append((field, path, convert or (lambda value: value)))
-
-    def values_of(self, row: Json) -> dict[str, Json]:
-        """The values of all fields in a row."""
-        values: dict[str, Json] = {field: row[key] for field, key in self._plain}
-        for field, path, convert in self._others:
-            values[field] = convert(value_at(row, path))
-        return values
+ENTITIES: list[type[Entity]] = [LinearOrganization, *LinearOrganization.children().values()]
+SCHEMA = Schema(ENTITIES, roots=[LinearOrganization], camel_case=True)
 
 
-class Source(Reader):
+class Source:
     """Lists one collection of the organization; ``filtered``: Linear can filter it by update time."""
 
-    def __init__(
-        self, name: str, connection: str = "", *, filtered: bool = True, more: str = "", paths: Paths = NONE
-    ) -> None:
-        super().__init__(LinearOrganization.children()[name], paths)
+    def __init__(self, name: str, connection: str = "", *, filtered: bool = True, more: str = "") -> None:
+        self.entity: type[Entity] = LinearOrganization.children()[name]
+        self.selection = selection(self.entity)
         self.name, self.filtered = name, filtered
         self.connection = connection or camel(name)
         self._arguments = f", includeArchived: true{more}"
@@ -587,21 +564,14 @@ class Source(Reader):
     def page(self, answer: Json, wanted: PageQuery) -> Page[Entity]:
         """A response as a page of entities; UpstreamChanged when something is missing."""
         listed = RelayConnection.of(answer, self.connection)
-        try:
-            if wanted.ids_only:
-                return listed.page(lambda row: self.entity(row["id"]))
-            if wanted.since and not self.filtered:
-                return self._changed(listed, wanted)
-            there = {row["id"] for row in listed.nodes}
-            newest = [
-                row for row in value_at(answer.get("newest"), ("nodes",)) or () if row["id"] not in there
-            ]
-            return Page([self.entity_of(row) for row in [*newest, *listed.nodes]], next=listed.next)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UpstreamChanged(
-                f"linear: a page of {self.connection} lacks an expected value ({error!r})",
-                hint="update the connector",
-            ) from error
+        if wanted.ids_only:
+            return Page.read(self.entity, listed.nodes, fields=[], next=listed.next)
+        if wanted.since and not self.filtered:
+            return self._changed(listed, wanted)
+        there = {row.get("id") for row in listed.nodes}
+        newest = (answer.get("newest") or {}).get("nodes") or ()
+        rows = [*(row for row in newest if row.get("id") not in there), *listed.nodes]
+        return Page.read(self.entity, map(cleaned, rows), next=listed.next)
 
     def _changed(self, listed: RelayConnection, wanted: PageQuery) -> Page[Entity]:
         """A page of a collection that Linear cannot filter: sorted by update time, read until ``since``.
@@ -611,21 +581,10 @@ class Source(Reader):
         whole = wanted.after is None and listed.next is None
         since = datetime.fromisoformat(wanted.since or "")
         older = any(datetime.fromisoformat(row["updatedAt"]) < since for row in listed.nodes[-1:])
-        items = [self.entity_of(row) for row in listed.nodes]
-        return Page(items, next=None if older else listed.next, complete_snapshot=whole)
-
-    def entity_of(self, row: Json) -> Entity:
-        """A row as an entity."""
-        return self.entity(row["id"], **self.values_of(row))
+        rows, next = map(cleaned, listed.nodes), None if older else listed.next
+        return Page.read(self.entity, rows, next=next, complete_snapshot=whole)
 
 
-WORKSPACE = Reader(LinearOrganization, {"organization_id": "id"})
-PLAIN_REFS = ("issue", "project", "project_update", "initiative", "parent", "resolving_comment")
-COMMENT_PATHS = {name: f"{camel(name)}Id" for name in PLAIN_REFS} | {
-    "document": "documentContent.document.id",
-    "external_author": "externalUser.name",
-    "bot": "botActor.name",
-}
 SOURCES = (
     Source("teams"),
     Source("users", more=", includeDisabled: true"),
@@ -635,14 +594,14 @@ SOURCES = (
     Source("cycles"),
     Source("project_statuses", filtered=False),
     Source("project_labels"),
-    Source("projects", paths={"team_ids": f"teams(first: {TEAMS}, includeArchived: true).nodes.id"}),
+    Source("projects"),
     Source("project_milestones"),
     Source("project_updates"),
-    Source("initiatives", paths={"parent": "parentInitiative.id"}),
+    Source("initiatives"),
     Source("initiative_projects", "initiativeToProjects", filtered=False),
     Source("issues"),
     Source("issue_relations", filtered=False),
-    Source("comments", paths=COMMENT_PATHS),
+    Source("comments"),
     Source("attachments"),
     Source("documents"),
 )
@@ -732,13 +691,8 @@ async def list_project_teams(linear: Linear, wanted: PageQuery) -> Json:
 async def get_organization(linear: Linear, _: None) -> Json:
     """The workspace, and the user of the credential."""
     return await linear.ask(
-        f"query Organization {{ organization {WORKSPACE.selection} viewer {{ name email }} }}"
+        f"query Organization {{ organization {selection(LinearOrganization)} viewer {{ name email }} }}"
     )
-
-
-def fields_of(entity: type[Entity]) -> list[FieldOf[Any, Any]]:
-    """Every field of an entity: its loader brings whole records."""
-    return [getattr(entity, name) for name in entity.types()]
 
 
 async def with_all_teams(answer: Json, env: Env[Linear]) -> Json:
@@ -778,16 +732,17 @@ def loader_of(source: Source, fetch: Operation[Linear, PageQuery, Json]) -> Load
     load.__name__ = source.name
     changes = Watermark(getattr(source.entity, CHANGED), overlap=OVERLAP)
     collection = getattr(LinearOrganization, source.name)
-    brings = fields_of(source.entity)
-    return Loader.collection(collection, brings=brings, watermark=changes, sweep=DAY, stable=True)(load)
+    return Loader.collection(collection, brings=source.entity, watermark=changes, sweep=DAY, stable=True)(
+        load
+    )
 
 
-@Loader.entity(*fields_of(LinearOrganization), ttl=DAY)
+@Loader.entity(LinearOrganization, ttl=DAY)
 async def organization(ref: Ref[LinearOrganization], env: Env[Linear]) -> LinearOrganization:
     """The workspace; it seldom changes."""
     answer = await env.run(get_organization, None)
     env.context.check(answer)
-    return LinearOrganization(ref.id, **WORKSPACE.values_of(answer["organization"]))
+    return LinearOrganization.read(cleaned(answer["organization"]), {LinearOrganization.id: ref.id})
 
 
 async def seed(linear: Linear, store: Store) -> SyncPlan:
@@ -796,7 +751,7 @@ async def seed(linear: Linear, store: Store) -> SyncPlan:
     step = Step.for_root(LinearOrganization.ref(ROOT_ID))
     wanted = [source.name for source in SOURCES if source.name not in linear.config.leave_out]
     listings = [step.load_collection(getattr(LinearOrganization, name)) for name in wanted]
-    return SyncPlan([Step.concurrent([step.load_fields(*fields_of(LinearOrganization)), *listings])])
+    return SyncPlan([Step.concurrent([step.load_fields(*organization.brings), *listings])])
 
 
 # -- connecting --------------------------------------------------------------------------
@@ -876,7 +831,7 @@ LISTINGS = [listing(source) for source in SOURCES]
 connector = Connector(
     name="linear",
     description="A workspace of Linear: issues, projects, comments, documents and more.",
-    schema=Schema([LinearOrganization, *(source.entity for source in SOURCES)], roots=[LinearOrganization]),
+    schema=SCHEMA,
     loaders=[organization, *map(loader_of, SOURCES, LISTINGS)],
     seeder=seed,
     initialise=initialise,

@@ -380,6 +380,8 @@ def _encoded_whole(holds: FieldType, column: Column) -> Column:
         return encode_column(holds, [converted(holds, value) for value in column])
     if holds.kind is Kind.JSON:
         return encode_column(holds, column)
+    if holds.kind is Kind.REF:
+        column = _plain_ids(cast("type[Entity]", holds.target), column)
     kinds = set(map(type, column))
     if holds.kind is Kind.REF and kinds <= {str, NoneType}:
         ids = [id for id in column if id is not None] if NoneType in kinds else column
@@ -389,6 +391,15 @@ def _encoded_whole(holds: FieldType, column: Column) -> Column:
     if not kinds <= AS_THEY_ARE.get(holds.kind, frozenset()) | {NoneType}:
         column = [converted(holds, value) for value in column]
     return encode_column(holds, column)
+
+
+def _plain_ids(target: type[Entity], column: Column) -> Column:
+    """The ids of a column of refs as texts, where all are objects with an id, or all are numbers."""
+    kinds, source = set(map(type, column)) - {NoneType}, source_of(target, "id")
+    if kinds == {dict} and isinstance(source, str):
+        column = _column(list(column), source, None)
+        kinds = set(map(type, column)) - {NoneType}
+    return [None if one is None else str(one) for one in column] if kinds == {int} else column
 
 
 def converted(holds: FieldType, value: Any) -> Any:
@@ -402,6 +413,8 @@ def converted(holds: FieldType, value: Any) -> Any:
     kind = holds.kind
     if holds.inside is not None and isinstance(value, list):
         return [_ref(holds.inside, one) for one in value]
+    if kind is Kind.REF and isinstance(value, Mapping):
+        (value,) = _column([value], source_of(cast("type[Entity]", holds.target), "id"), NOTHING)
     if kind is Kind.JSON or value is None:
         return value
     if value is NOTHING or (kind is not Kind.TEXT and isinstance(value, str) and not value):

@@ -35,12 +35,11 @@ from max_connectors.linear import (
     code_of,
     connector,
     unescaped,
-    value_at,
 )
 
 from max import Status
 from max.connecting import InvalidAnswers, PageRequest, Ref, SignIn, UpstreamChanged
-from max.model.entities import values_of
+from max.model.entities import check_entity, values_of
 from max.upstream.replay import Replay
 from tests.linear_fake import Copy, first_part, issue, needs_fake, second_part, uid, workspace
 from tests.record_linear import COMMENTS, FIRST, ISSUES, SECOND
@@ -255,10 +254,16 @@ def test_an_empty_id_is_no_ref() -> None:
     assert values_of(item)["parent"] == Ref(LinearLabel, "p")
 
 
-@pytest.mark.parametrize("answer", [{}, page({"id": "l"}), page(label(team=7)), {"issueLabels": None}])
+@pytest.mark.parametrize("answer", [{}, {"issueLabels": None}])
 def test_an_incomplete_response_raises_upstream_changed(answer: dict[str, Any]) -> None:
     with pytest.raises(UpstreamChanged):
         BY_NAME["labels"].page(answer, PageQuery(PAGE))
+
+
+@pytest.mark.parametrize(("row", "wrong"), [({"id": "l"}, "name"), (label(team=7.5), "team")])
+def test_a_row_without_an_expected_value_is_invalid_by_itself(row: dict[str, Any], wrong: str) -> None:
+    (item,) = BY_NAME["labels"].page(page(row), PageQuery(PAGE)).items
+    assert f"LinearLabel:l.{wrong}" in [one.path for one in check_entity(item)]
 
 
 def test_a_collection_without_a_filter_is_read_until_the_last_change() -> None:
@@ -288,11 +293,6 @@ def test_an_escaped_name_is_unescaped(name: str) -> None:
 @pytest.mark.parametrize("name", ["Cats&notes", "R&D", "a &copy b", "&", None, ""])
 def test_text_that_only_looks_like_an_escape_is_kept(name: str | None) -> None:
     assert unescaped(name) == name
-
-
-def test_a_path_ends_at_null_and_goes_through_lists() -> None:
-    assert value_at({"a": None}, ("a", "b")) is None
-    assert value_at({"a": {"b": [{"c": 1}, {"c": 2}]}}, ("a", "b", "c")) == [1, 2]
 
 
 def test_a_missing_entity_has_another_code_than_a_wrong_query() -> None:
