@@ -298,8 +298,8 @@ def _check_schema(schema: object, connector: AnyConnector, where: str) -> None:
         )
 
 
-def _check_text(value: object, where: str) -> None:
-    if not isinstance(value, str) or not value:
+def _check_text(value: object, where: str, *, empty: bool = False) -> None:
+    if not isinstance(value, str) or not (value or empty):
         raise ConnectorError(f"{where} is {value!r}, not a text", hint='such as "1"')
 
 
@@ -433,7 +433,7 @@ def _check_pattern(pattern: str, position: str) -> None:
 CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "schema": _check_schema,
     "version": lambda value, _, where: _check_text(value, where),
-    "description": lambda value, _, where: _check_text(value, where),
+    "description": lambda value, _, where: _check_text(value, where, empty=True),
     "config": _check_config,
     "loaders": _check_loaders,
     "seeder": lambda value, _, where: _check_function(value, 2, where),

@@ -20,6 +20,7 @@ import builtins
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +110,12 @@ class ConnectorRegistry:
                 f"connector {name!r} is installed as {next(iter(installed))}, but that module is missing"
             )
             raise ConnectorError(problem, hint="reinstall its package")
-        raise UnknownName("connector", name, self.names())
+        unknown = UnknownName("connector", name, self.names())
+        places = [
+            str(place) for place in (*self._folders, f"the folders in {VARIABLE}", "installed packages")
+        ]
+        unknown.hint += f"\n  {PREFIX}NAME{SUFFIX} is looked for in {', '.join(places)}"
+        raise unknown
 
     def _files(self) -> dict[str, list[Origin]]:
         """Connectors that are plain files, by name."""
@@ -213,9 +219,11 @@ def _execute(name: str, origin: Origin) -> ModuleType:
             spec = None if origin.bundled else importlib.util.find_spec(name)
             if origin.bundled or (spec and Path(spec.origin or "").resolve() == origin.file.resolve()):
                 return importlib.import_module(name)
-        return _execute_file(name, origin.file, SourceOnly if origin.found_by == OWN else SourceFileLoader)
+        plain = origin.found_by in (OWN, VARIABLE)
+        return _execute_file(name, origin.file, SourceOnly if plain else SourceFileLoader)
     except SchemaError as error:
-        raise ConnectorError(f"{_place(error, origin)}: {error.message}", hint=error.hint) from error
+        place = declared_at(error.message, origin.file) or _place(error, origin)
+        raise ConnectorError(f"{place}: {error.message}", hint=error.hint) from error
     except MaxError:
         raise
     except Exception as error:
@@ -227,7 +235,10 @@ def _execute(name: str, origin: Origin) -> ModuleType:
 
 
 class SourceOnly(SourceFileLoader):
-    """Compiles a file whenever it is imported; neither reads nor writes a ``__pycache__``."""
+    """Compiles a file whenever it is imported; neither reads nor writes a ``__pycache__``.
+
+    Python takes what it compiled before for a file of the same size and time.
+    """
 
     def get_code(self, fullname: str) -> CodeType:
         """The code of the file as it is now."""
@@ -270,6 +281,22 @@ def import_here(
             return builtins.__import__(found.__name__, globals, locals, fromlist, 0)
         return sys.modules[PACKAGE]  # `import max.core` binds the package
     return builtins.__import__(name, globals, locals, fromlist or (), level)
+
+
+def declared_at(message: str, file: Path) -> str:
+    """``file:line`` of the first field or function of a connector that a message names; empty for none."""
+    import ast  # only errors need it
+
+    lines: dict[str, int] = {}
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ClassDef):
+            for one in node.body:
+                targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
+                lines |= {f"{node.name}.{t.id}": one.lineno for t in targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines.setdefault(node.name, node.lineno)
+    named = [lines[word] for word in re.findall(r"[A-Za-z_]\w*(?:\.\w+)?", message) if word in lines]
+    return f"{file}:{named[0]}" if named else ""
 
 
 def _place(error: BaseException, origin: Origin) -> str:

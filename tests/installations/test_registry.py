@@ -354,3 +354,76 @@ class TestVendored:
             check=False,
         )
         assert (done.stdout, done.stderr) == ("['tiny']\n", "")
+
+
+# -- what is kept of a connector -------------------------------------------------------------------
+
+WRITTEN = """
+from tests.sample import *
+class Kept(Entity):
+    '''A thing.'''
+    {field}: Field[str] = Field()
+class KeptRoot(Entity):
+    '''The root.'''
+    things: Many[Kept] = Many()
+@Loader.collection(KeptRoot.things, brings=[Kept.{field}])
+async def list_things(parent: Ref[KeptRoot], request: PageRequest, env: Env[SampleConfig]) -> Page[Kept]:
+    return Page([])
+connector = sample(
+    name="kept", version="{version}", schema=Schema([KeptRoot, Kept], roots=[KeptRoot]), loaders=[list_things]
+)
+"""
+edits = st.lists(st.tuples(st.sampled_from(["name", "text", "mail"]), st.sampled_from("123")), min_size=1)
+
+
+@pytest.mark.parametrize("found_by", ["folder", "variable"])
+@settings(deadline=None, max_examples=25)
+@given(edits)
+def test_p36_a_kept_connector_equals_a_fresh_one_until_its_file_changes(
+    found_by: str, versions: list[tuple[str, str]]
+) -> None:
+    with process_state(), TemporaryDirectory() as place:
+        folder = Path(place)
+        kept: list[tuple[ConnectorRegistry, dict[str, object]]] = []
+        for field, version in versions:
+            path = write(folder, "kept", WRITTEN.format(field=field, version=version))
+            os.utime(path, (1_750_000_000, 1_750_000_000))  # same size, same time: only the content differs
+            if found_by == "variable":
+                os.environ[VARIABLE] = place
+            for name in [one for one in sys.modules if one.startswith("max_kept")]:
+                del sys.modules[name]  # as in a new process
+            registry = ConnectorRegistry([folder] if found_by == "folder" else [])
+            fresh = registry.resolve("kept")
+            assert (fresh.version, list(fresh.loaders[0].brings)) == (version, [fresh.loaders[0].brings[0]])
+            assert fresh.manifest()["loaders"][0]["brings"] == [f"Kept.{field}"]
+            kept.append((registry, fresh.manifest()))
+            assert ConnectorRegistry([folder] if found_by == "folder" else []).resolve("kept") is fresh
+        for registry, manifest in kept:  # a process that runs on has the connector that it loaded, whole
+            assert registry.resolve("kept").manifest() == manifest
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "said"),
+    [
+        (5, ("name: Field[str]", "name: str"), "Kept.name is annotated str"),
+        (5, ("name: Field[str]", "name: Field[set[str]]"), "Kept.name is annotated set"),
+        (8, ("Many[Kept]", "Many[str]"), "KeptRoot.things does not name one entity, but str"),
+        (10, ("async def", "def"), "list_things is not an async function"),
+        (5, ("brings=[Kept.name]", "brings=[]"), "Kept.name has no loader that brings it"),
+    ],
+)
+def test_the_line_of_an_error_is_that_of_the_declaration_that_it_names(
+    tmp_path: Path, line: int, change: tuple[str, str], said: str
+) -> None:
+    text = WRITTEN.format(field="name", version="1")
+    path = write(tmp_path, "kept", text.replace(*change))
+    with pytest.raises(ConnectorError) as caught:
+        ConnectorRegistry([tmp_path]).resolve("kept")
+    assert caught.value.message.startswith(f"{path}:{line}: ")
+    assert said in caught.value.message
+
+
+def test_an_unknown_connector_says_where_its_file_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName) as caught:
+        ConnectorRegistry([tmp_path]).resolve("nowhere")
+    assert f"max_NAME.py is looked for in {tmp_path}" in caught.value.hint
