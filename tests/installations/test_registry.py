@@ -382,7 +382,8 @@ edits = st.lists(st.tuples(st.sampled_from(["name", "text", "mail"]), st.sampled
 def test_p36_a_kept_connector_equals_a_fresh_one_until_its_file_changes(
     found_by: str, versions: list[tuple[str, str]]
 ) -> None:
-    with process_state(), TemporaryDirectory() as place:
+    with process_state(), TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", False)
         folder = Path(place)
         kept: list[tuple[ConnectorRegistry, dict[str, object]]] = []
         for field, version in versions:

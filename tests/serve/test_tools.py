@@ -392,8 +392,10 @@ class TestSync:
             "import os, sys\nprint('noise')\nos.write(1, b'noise 2\\n')\nprint('x', file=sys.__stdout__)\n"
         )
         source = source.replace("from .acme_service", "from max_connectors.acme_service")
-        source = source.replace('name="acme"', 'name="noisy"').replace(
-            "import math\n", f"import math\n{noise}"
+        source = (
+            source.replace('("acme:', '("noisy:')
+            .replace('name="acme"', 'name="noisy"')
+            .replace("import math\n", f"import math\n{noise}")
         )
         subprocess.run([sys.executable, "-m", "max", "init"], cwd=tmp_path, env=environment(), check=True)
         (tmp_path / "connectors").mkdir()
