@@ -126,6 +126,17 @@ def _choices(holds: FieldType, column: Column) -> Column:
         raise InvalidColumn from None
 
 
+def id_lists(column: Column) -> Column | None:
+    """Lists of ids as they are stored, each id once; None when anything in the column is unusual."""
+    ids = [id for one in column if type(one) is list for id in one]
+    if set(map(type, column)) != {list} or set(map(type, ids)) != {str} or not are_ids(ids):
+        return None
+    texts = ['","'.join(dict.fromkeys(one)) for one in column]
+    if json_text("".join(ids)) != f'"{"".join(ids)}"':  # there is a sign that JSON escapes
+        return None
+    return [f'["{text}"]' if one else "[]" for one, text in zip(column, texts, strict=True)]
+
+
 def _joined(values: list[str]) -> str:
     """All texts as one; InvalidColumn when UTF-8 cannot encode them."""
     joined = "".join(values)

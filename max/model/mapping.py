@@ -23,7 +23,7 @@ from types import NoneType
 from typing import Any, cast, overload
 
 from ..errors import NOTHING, MaxError
-from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_one
+from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_one, id_lists
 from .entities import ID_EXPECTED, E, Entity, FieldOf, FieldType, Ref, Source
 from .struct import short
 from .values import InvalidValue, Json, Kind, are_ids, datetime_of, is_id
@@ -163,13 +163,11 @@ def _named(child: type[E], column: Column) -> tuple[Column, MappedRows[E]]:
     """
     lists = [[] if one is None else one for one in column]
     members = [member for some in lists if type(some) is list for member in some]
-    objects = [one for one in members if isinstance(one, Mapping)]
+    objects = [one for one in members if type(one) is dict]
     rows = read_rows(child, objects, {}, None)
-    known, others = iter(rows.ids), [one for one in members if not isinstance(one, Mapping)]
+    known, others = iter(rows.ids), [one for one in members if type(one) is not dict]
     ids = [
-        [next(known) if isinstance(one, Mapping) else _id_of(one) for one in some]
-        if type(some) is list
-        else some
+        [next(known) if type(one) is dict else _id_of(one) for one in some] if type(some) is list else some
         for some in lists
     ]
     if others and not objects:
@@ -377,7 +375,8 @@ def _encoded(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
 def _encoded_whole(holds: FieldType, column: Column) -> Column:
     """A whole column of data as a database holds it; InvalidColumn when a value is invalid."""
     if holds.inside is not None:
-        return encode_column(holds, [converted(holds, value) for value in column])
+        ids = id_lists(column)
+        return ids or encode_column(holds, [converted(holds, value) for value in column])
     if holds.kind is Kind.JSON:
         return encode_column(holds, column)
     if holds.kind is Kind.REF:

@@ -22,7 +22,7 @@ transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -111,9 +111,10 @@ class InlineLists:
         after = self._lists(connection, written)
         for many, lists in after.items():
             old = before[many]
-            changed = {id: json.loads(t) for id, t in lists.items() if t is not None and t != old.get(id)}
+            changed = {id: text for id, text in lists.items() if text is not None and text != old.get(id)}
             if changed:
-                self._follow(connection, many, changed, at)
+                named_by = dict(zip(changed, _decoded(changed.values()), strict=True))
+                self._follow(connection, many, named_by, at)
         for one in named:
             self._mark_unnamed(connection, one, after, at)
 
@@ -160,7 +161,12 @@ class InlineLists:
             for text in some.values()
             if text is not None
         }
-        linked = {id for text in texts for id in json.loads(text)}
+        linked = {id for ids in _decoded(texts) for id in ids}
         ids = [id for rows in named.groups for id in rows.ids if id not in linked]
         if ids:
             self._removals.mark_unlisted(connection, named.mapping, at, [EncodedRows((), ids, [])])
+
+
+def _decoded(texts: Collection[str]) -> list[list[str]]:
+    """Stored lists, decoded by one call."""
+    return list(json.loads(f"[{','.join(texts)}]"))

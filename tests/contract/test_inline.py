@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from max.connecting import Entity, Field, Many, Page, Ref, Schema
 from max.core import Engine
 from max.errors import FieldNotLoaded
+from max.model.columns import encode_one, id_lists
 from max.model.delivery import Delivery
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Store, place, using
@@ -248,3 +249,12 @@ def test_whatever_the_order_of_the_responses_members_are_those_of_the_latest_lis
             assert pending == (came and not any(label in ids for ids in due.values()))
 
     using(MEMORY, body, SCHEMA)
+
+
+@given(st.lists(st.lists(st.text('aé"\\\n\x7f\0', max_size=3), max_size=4), max_size=4))
+def test_lists_of_ids_are_stored_by_column_as_one_by_one(column: list[list[str]]) -> None:
+    holds = Issue.types()["labels"]
+    stored = id_lists(column)
+    assert stored is None or stored == [encode_one(holds, one) for one in column]
+    plain = [[f"id-{len(one)}"] for one in column]
+    assert not column or id_lists(plain) == [f'["id-{len(one)}"]' for one in column]
