@@ -6,13 +6,21 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from max.errors import SchemaError
-from max.model.entities import ID_EXPECTED, Entity, Field, FieldOf, Many, Ref, check_entity
+from max.model.columns import encode_one
+from max.model.delivery import Delivery, WriteResult
+from max.model.entities import ID_EXPECTED, Entity, Field, FieldOf, Many, Ref, check_entity, values_of
 from max.model.loaders import Loader, PageRequest
+from max.model.mapping import read_rows
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.values import EXPECTED, Json, Kind
+from max.storage.sqlite import MEMORY
+from max.sync.pagination import PageTracker, first_position
+from tests.contract.places import Store, using
 
 TEXT, NUMBER = EXPECTED[Kind.TEXT], EXPECTED[Kind.REAL]
 
@@ -28,7 +36,7 @@ class Place(Entity):
 class Report(Entity, key="node_id"):
     title: Field[str] = Field(source="subject")
     votes: Field[int | None] = Field()
-    score: Field[float] = Field(source="stats.score")
+    grade: Field[float] = Field(source="stats.score")
     open: Field[bool] = Field()
     opened_at: Field[datetime] = Field()
     due: Field[date | None] = Field()
@@ -70,7 +78,7 @@ class TestReading:
             "7",
             title="It broke",
             votes=3,
-            score=1.0,
+            grade=1.0,
             open=True,
             opened_at=datetime(2026, 1, 31, 8, 30, 0, 500_000, tzinfo=UTC),
             due=date(2026, 2, 1),
@@ -100,7 +108,7 @@ class TestReading:
 
     def test_numbers_and_truths_may_come_as_texts(self) -> None:
         read = Report.read(row(votes="12", stats={"score": "1.5"}, open="false"), GIVEN)
-        assert (read.votes, read.score, read.open) == (12, 1.5, False)
+        assert (read.votes, read.grade, read.open) == (12, 1.5, False)
 
     def test_what_is_given_may_be_a_function_of_the_data(self) -> None:
         read = Report.read(row(), {**GIVEN, Report.title: lambda data: f"#{data['node_id']}"})
@@ -125,9 +133,9 @@ class TestWhatCannotBeRead:
             ({"votes": "1x"}, "Report:7.votes: expected an integer of at most 64 bits, or null, got '1x'"),
             (
                 {"stats": {}},
-                f"Report:7.score: expected {NUMBER}, from stats.score, got nothing",
+                f"Report:7.grade: expected {NUMBER}, from stats.score, got nothing",
             ),
-            ({"stats": 5}, "Report:7.score: expected an object with score, from stats.score, got 5"),
+            ({"stats": 5}, "Report:7.grade: expected an object with score, from stats.score, got 5"),
             (
                 {"user": {"id": True}},
                 "Report:7.author: expected a ref to Person, or null, from user.id, got True",
@@ -176,3 +184,110 @@ class TestBrings:
         listed = Loader.collection(Place.issues, brings=[Report, Person.name])(load)
         assert set(alone.brings) == everything
         assert set(listed.brings) == everything | {Person.name}
+
+
+ODD: list[Json] = [
+    *(
+        None,
+        True,
+        False,
+        0,
+        7,
+        -1,
+        2**70,
+        1.5,
+        3.0,
+        float("nan"),
+        "",
+        "x",
+        "7",
+        "1.5",
+        "true",
+        "NaN",
+        "\ud800",
+    ),
+    *(
+        "a\0b",
+        "2026-01-31",
+        "2026-01-31T09:30:00Z",
+        "2026-01-31T09:30:00.250Z",
+        "2026-01-31T09:30:00",
+        [],
+        {},
+    ),
+    *(["a"], [{"name": "bug"}], [{"name": None}], [None], {"id": 5}, {"id": "x"}, {"score": 2}, {"id": None}),
+    {"id": {"login": "ada"}},
+]
+NAMES = ["subject", "votes", "stats", "open", "opened_at", "due", "user", "labels"]
+CHANGES = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ODD), max_size=3)
+
+
+def rows_one_by_one(rows: list[dict[str, Json]]) -> tuple[list[str], list[tuple[Any, ...]], list[str]]:
+    """The ids and stored values of the valid rows, and the ids of the others: each read alone."""
+    types, read = Report.types(), [Report.read(one, GIVEN) for one in rows]
+    valid = [one for one in read if not check_entity(one)]
+    stored = [tuple(encode_one(types[n], values_of(one)[n]) for n in types) for one in valid]
+    return [one.id for one in valid], stored, [one.id for one in read if check_entity(one)]
+
+
+@given(st.lists(st.tuples(CHANGES, st.sets(st.sampled_from(NAMES), max_size=2)), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_p13_reading_by_column_gives_what_reading_one_by_one_gives(
+    changes: list[tuple[dict[str, Json], set[str]]],
+) -> None:
+    rows = [
+        {name: value for name, value in row(node_id=at, **new).items() if name not in lacks}
+        for at, (new, lacks) in enumerate(changes)
+    ]
+    ids, stored, invalid = rows_one_by_one(rows)
+    read, wrong = read_rows(Report, rows, GIVEN, None).encoded()
+    columns = dict(zip(read.names, read.columns, strict=True))
+    assert read.ids == ids
+    assert list(zip(*(columns[name] for name in Report.types()), strict=True)) == stored
+    assert [one.id for one in wrong] == invalid
+
+
+VALID: dict[str, Any] = {  # of each source the odd values that its field takes, and nothing else
+    "votes": lambda v: v in (None, "", "7") or (type(v) in (int, float) and v in (0, 7, -1, 3.0)),
+    "open": lambda v: type(v) is bool or v == "true",
+    "due": lambda v: v in (None, "", "2026-01-31"),
+    "opened_at": lambda v: isinstance(v, str) and v.endswith("Z"),
+}
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_p13_a_row_is_invalid_exactly_if_a_naive_reader_says_so(name: str) -> None:
+    for value in ODD:
+        wrong = check_entity(Report.read(row(**{name: value}), GIVEN))
+        assert (wrong == []) == bool(VALID[name](value)), (name, value)
+
+
+class TestStoring:
+    def test_an_invalid_row_is_kept_aside_and_the_rest_of_its_page_is_stored(self) -> None:
+        async def body(store: Store) -> tuple[WriteResult, list[str]]:
+            page = Page.read(Report, [row(), row(node_id=8, votes="many"), row(node_id=9)], GIVEN)
+            place = Place("here")
+            await store.engine.store(place)
+            found = await store.page(Ref.of(place), Place.issues, *page.items)
+            read = await store.receive(Delivery(page.items, 101.0))
+            assert (read.quarantined, read.counts) == (1, {"Report": 2})
+            return found, [one.id for one in await store.engine.query(Report).order_by(Report.id).all()]
+
+        written, ids = using(MEMORY, body, SCHEMA)
+        assert (written.quarantined, ids) == (1, ["7", "9"])
+
+    def test_of_rows_with_one_id_the_last_counts(self) -> None:
+        async def body(store: Store) -> list[Report]:
+            page = Page.read(Report, [row(), row(node_id=8), row(votes=5)], GIVEN)
+            assert (await store.receive(Delivery(page.items, 1.0))).counts == {"Report": 2}
+            return await store.engine.query(Report).order_by(Report.id).all()
+
+        first, second = using(MEMORY, body, SCHEMA)
+        assert (first.id, first.votes, second.votes) == ("7", 5, 3)
+
+    def test_a_listing_with_a_row_without_an_id_is_not_proven(self) -> None:
+        tracker = PageTracker("reports", first_position(None))
+        tracker.begin(1.0)
+        tracker.take(Page.read(Report, [row(), row(node_id=None)], GIVEN))
+        assert tracker.position.nameless
+        assert not tracker.is_proven(1)
