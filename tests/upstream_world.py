@@ -163,7 +163,7 @@ def lie(event: Event, request: PageRequest, page: Page[Any]) -> Page[Any]:
 
 def signatures(page: Page[Any]) -> list[str]:
     """The rows of a page; where it leads may change without them, as where a header says it."""
-    return [signature(one) for one in page.items]
+    return [signature(one) if "tags" in one._values else repr(one._values) for one in page.items]
 
 
 class MortalDatabase(PatientDatabase):
