@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import sqlite3
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from max.connecting import (
     AccountField,
@@ -21,6 +27,7 @@ from max.connecting import (
     Field,
     Found,
     Installation,
+    Json,
     Loader,
     Many,
     NoConfig,
@@ -35,13 +42,15 @@ from max.connecting import (
     SyncPlan,
     Watermark,
 )
-from max.core import InstallationInfo
-from max.errors import LoaderFault, Offline
+from max.core import InstallationInfo, SyncOptions
+from max.errors import LoaderFault, Offline, UnknownName
+from max.execution import NO_OPTIONS
 from max.model import account_fields
 from max.model.account_fields import named_fields
 from max.model.migrations import DropField, Migration
+from max.model.schema_source import schema_source
 from max.model.tasks import Status, SyncResult
-from max.query.maintenance import migrate
+from max.query.maintenance import invalidate, migrate
 from max.query.reader import open_reader
 from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials
@@ -146,11 +155,11 @@ class Copy:
 
         return asyncio.run(main())
 
-    def sync(self, **changes: Any) -> SyncResult:
+    def sync(self, options: SyncOptions = NO_OPTIONS, **changes: Any) -> SyncResult:
         """The result of a sync in a process of its own."""
 
         async def body(runtime: InstallationRuntime) -> SyncResult:
-            return await (await runtime.sync()).completion()
+            return await (await runtime.sync(options)).completion()
 
         return self.using(body, **changes)
 
@@ -161,6 +170,14 @@ class Copy:
             return {
                 name: [one._values.get(name, "-") for one in rows] for name in reader.entity("Person")._fields
             }
+
+    def shown(self) -> dict[str, tuple[Json, Json]]:
+        """The values of both rows in each of the account's fields, by its source."""
+        with open_reader(self.path, INFO) as reader:
+            (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
+            one, two = (row.to_dict() for row in reader.search("Person", order_by="id").items)
+        sources = json.loads(text).get("account_fields", {}).get("Person", {})
+        return {source: (one[name], two[name]) for name, (source, _) in sources.items()}
 
     def types(self) -> dict[str, str]:
         """What each field holds."""
@@ -340,6 +357,50 @@ def test_records_that_a_loader_makes_with_the_class_of_the_connector_are_stored(
     assert copy.columns()["shoe_size"] == [38.5]
 
 
+def test_a_field_of_the_connector_takes_the_name_of_one_of_the_account(copy: Copy) -> None:
+    copy.sync()
+    data = connector(copy.service).schema.to_json()
+    size = {"name": "shoe_size", "kind": "text", "optional": True, "target": None, "description": "EU or US"}
+    data["entities"][1]["fields"].append({**size, "searchable": False, "brief": False})
+    newer = Schema.from_json(data)
+    person: Any = newer.entities["Person"]
+
+    async def listing(parent: Ref[Any], request: PageRequest, env: Env[Service]) -> Page[Any]:
+        rows = [{"id": id, "shoe_size": f"EU {id}", **row} for id, row in copy.service.rows.items()]
+        return Page.read(env.entity(person), rows, {person.crm: parent})
+
+    loader: Any = Loader.collection(cast(Any, newer.entities["Crm"]).people, brings=person)(listing)
+    copy.service.found = {person: copy.service.fields}
+    assert copy.sync(schema=newer, loaders=[loader]).status is Status.COMPLETED
+    assert copy.types()["shoe_size"] == "text"
+    assert copy.columns()["shoe_size"] == ["EU 1", "EU 2"]
+    assert copy.columns()["shoe_size_2"] == [38.5, None]
+
+
+def test_what_a_user_built_upon_a_field_keeps_its_type_and_the_sync_goes_on(copy: Copy) -> None:
+    copy.sync()
+    with sqlite3.connect(copy.path) as user:
+        user.execute("ALTER TABLE _crm_person ADD COLUMN doubled AS (shoe_size * 2)")
+    user.close()
+    copy.service.fields[:] = [AccountField("Shoe size", bool)]
+    result = copy.sync()
+    assert "stay as they were known" in result.notes[0]
+    assert copy.columns()["shoe_size"] == [38.5, None]
+
+
+def test_commands_know_the_fields_of_the_account(copy: Copy) -> None:
+    copy.sync()
+    with open_reader(copy.path, INFO) as reader:
+        assert reader.sql("SELECT shoe_size FROM crm_person ORDER BY id").rows == [(38.5,), (None,)]
+        assert "shoe_size: Field[float | None]" in schema_source(reader.schema)
+    made = connector(copy.service)
+    found = invalidate(copy.path, INFO, ["Person.shoe_size"], resolver=made.resolver, now=time.time())
+    assert dict(found.listings) == {"Crm.people": 1}
+    assert copy.sync(options=SyncOptions(only=("Person.shoe_size",))).status is Status.COMPLETED
+    with pytest.raises(UnknownName, match="hat_size"):
+        copy.sync(options=SyncOptions(only=("Person.hat_size",)))
+
+
 def test_a_frozen_entity_takes_no_field_and_the_sync_goes_on(copy: Copy) -> None:
     copy.sync()
     copy.service.fields.append(AccountField("hat", str))
@@ -425,4 +486,42 @@ def test_the_stored_schema_says_where_each_of_them_comes_from(copy: Copy) -> Non
     copy.sync()
     with open_reader(copy.path, INFO) as reader:
         (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
-    assert json.loads(text)["account_fields"] == {"Person": {"shoe_size": "Shoe size"}}
+    assert json.loads(text)["account_fields"] == {"Person": {"shoe_size": ["Shoe size", True]}}
+
+
+# -- any fields in any order ---------------------------------------------------------------------
+
+TYPES: Mapping[Any, Sequence[Json]] = {  # of the account's fields, with values that each can have
+    str: ["", "x", "null"],
+    float: [1, 2.5, "-3", None],
+    bool: [True, "false", None],
+    date: ["2026-01-31", None],
+    datetime: ["2026-01-31T10:00:00Z", None],
+    list[str]: [["a", "b"], [], None],
+}
+UPSTREAM = ("Name", "names", "a.b", "a b", "A-B", "ID", "über", "title", "x" * 70)
+accounts = st.dictionaries(st.sampled_from(UPSTREAM), st.sampled_from(list(TYPES)), max_size=6)
+
+
+def meaning(kind: Any, value: Any) -> Json:
+    """A value as the copy's JSON has it."""
+    if value is None or kind not in (float, bool):
+        return value
+    return float(value) if kind is float else value in (True, "true")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(accounts, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_whatever_comes_goes_and_changes_its_type_the_copy_has_what_the_account_has(
+    history: list[dict[str, Any]], chance: random.Random
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder), Service())
+        for account in history:
+            row = {name: chance.choice(TYPES[kind]) for name, kind in account.items()}
+            copy.service.fields[:] = [AccountField(name, kind) for name, kind in account.items()]
+            copy.service.rows = {"1": {**BOB, **row, "boss": None}, "2": dict(BOB)}
+            result = copy.sync(SyncOptions(full=True))
+            assert (result.status, result.notes) == (Status.COMPLETED, ())
+            shown = {name: (meaning(kind, row[name]), None) for name, kind in account.items()}
+            assert copy.shown() == shown

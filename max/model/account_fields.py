@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
 LONGEST_NAME = 60  # characters; other databases cut names at 63 bytes
+LONGEST_WORDS = 300  # characters of a description that the account's people wrote
 WORDS = frozenset("AND OR NOT IN IS HAS NULL LOADED TRUE FALSE".casefold().split(" "))  # of filters
 
 
@@ -44,7 +45,8 @@ class AccountField(Struct):
 
     ``name`` is the source's own, which may be any text; the field gets it in small letters, with
     ``_`` between them.  ``type`` is str, int, float, bool, datetime, date or a list of such; the field
-    may always be empty.  ``source`` is where the row's data has it, the name itself by default.
+    may always be empty.  ``source`` is the path where the row's data has it; without one, the data has
+    it under the name itself.
     ``label`` is what people call it; it begins the description.
     """
 
@@ -64,14 +66,15 @@ class AccountField(Struct):
     def words(self) -> str:
         """Label and description as one text."""
         texts = [" ".join(text.split()) for text in (self.label, self.description)]
-        return ": ".join(dict.fromkeys(filter(None, texts)))
+        return ": ".join(dict.fromkeys(filter(None, texts)))[:LONGEST_WORDS]
 
 
 class AddedField(Struct):
-    """An account's field under the name that it has here."""
+    """An account's field under the name that it has here; a ``flat`` source is one key, also with dots."""
 
     holds: FieldType
     source: str
+    flat: bool
     description: str = ""
     searchable: bool = False
 
@@ -163,7 +166,9 @@ def named_fields(
         name = kept.get(one.where) or valid_name(one.name, taken)
         taken.add(name.casefold())
         holds = cast("FieldType", _type_of(one))
-        found[name] = AddedField(holds, one.where, one.words, one.searchable and holds.kind is Kind.TEXT)
+        found[name] = AddedField(
+            holds, one.where, not one.source, one.words, one.searchable and holds.kind is Kind.TEXT
+        )
     return found
 
 
@@ -186,7 +191,7 @@ def valid_name(text: str, taken: Iterable[str]) -> str:
 def to_json(resolver: Resolver) -> Json:
     """Where the account's fields come from, by entity and field; what they hold, the schema says."""
     return {
-        entity: {name: one.source for name, one in fields.items()}
+        entity: {name: [one.source, one.flat] for name, one in fields.items()}
         for entity, fields in _without_empty(resolver.added or {}).items()
     }
 
@@ -203,10 +208,10 @@ def with_stored(resolver: Resolver, data: Json) -> Resolver:
     for entity, sources in data["account_fields"].items():
         own = resolver.schema.entities.get(entity)
         taken = () if own is None else {name.casefold() for name in (*own._fields, *own._collections)}
-        for name, source in sources.items() if own is not None else ():
+        for name, (source, flat) in sources.items() if own is not None else ():
             if name.casefold() not in taken:  # else the connector has a field of this name now
                 field, holds = stored[entity]._fields[name], stored[entity].types()[name]
-                one = AddedField(holds, source, field.description, field.searchable)
+                one = AddedField(holds, source, flat, field.description, field.searchable)
                 added.setdefault(entity, {})[name] = one
     return with_added(resolver, added)
 
@@ -241,7 +246,8 @@ def _entities(schema: Schema, added: Added) -> dict[type[Entity], type[Entity]]:
 
 
 def _field(added: AddedField) -> Field[Any]:
-    return Field(added.description, searchable=added.searchable, source=added.source)
+    source = (lambda row: row.get(added.source)) if added.flat and "." in added.source else added.source
+    return Field(added.description, searchable=added.searchable, source=source)
 
 
 def _inverse(many: Many[Any], own: Mapping[type[Entity], type[Entity]]) -> Any:
