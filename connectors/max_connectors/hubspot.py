@@ -1,7 +1,7 @@
 """HubSpot: the records of a CRM, its own properties and what is linked with what, from api.hubapi.com.
 
 Rule 1: what is listed is read by id, which no edit changes.  What changed is searched by the time of
-the change, oldest first, and each page begins at the last time of the page before: not at an
+the change, oldest first, and each page begins at the last time of the page before: never at an
 offset, which skips a record whenever an earlier one is edited, and ends after 10,000.
 
 Rule 2: search never shows what was archived, and lags some moments behind.  So each sync also lists
@@ -61,7 +61,6 @@ from max.connecting import (
     Step,
     Store,
     SyncPlan,
-    SyncTokenRefused,
     UpstreamBroken,
     UpstreamChanged,
     UpstreamError,
@@ -103,7 +102,6 @@ DAY = timedelta(days=1)
 OVERLAP = timedelta(minutes=2)  # the index of the search lags some moments behind
 PAGE, SEARCH_PAGE = 100, 200  # rows of one answer, at most
 LINKED = 1_000  # records whose associations one request asks for
-SEARCHED = 10_000  # rows of one search that can be read
 LONGEST_LIST = 6_000  # characters of the names of properties in an address
 
 CRM, ASSOCIATIONS = "/crm/v3", "/crm/v4/associations"
@@ -283,11 +281,14 @@ class ListQuery:
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """One page of what changed at or after a time, in milliseconds since the epoch."""
+    """One page of what changed at or after a time, in milliseconds since the epoch, the oldest change first.
+
+    With ``above``: of what changed at that time exactly, what has a greater id, sorted by id.
+    """
 
     kind: str
     since: int
-    offset: int = 0
+    above: str | None = None
     properties: Sequence[str] = ()
 
 
@@ -324,15 +325,18 @@ async def list_objects(hub: HubSpot, wanted: ListQuery) -> Json:
 
 @operation("hubspot:object:search", limit=SEARCH, retry=RETRY)
 async def search_objects(hub: HubSpot, wanted: SearchQuery) -> Json:
-    """A page of what changed, the oldest change first."""
+    """A page of what changed."""
     changed = KINDS[wanted.kind].changed
-    since = {"propertyName": changed, "operator": "GTE", "value": str(wanted.since)}
+    conditions, order = [(changed, "GTE", str(wanted.since))], changed
+    if wanted.above is not None:
+        conditions += [(changed, "LTE", str(wanted.since)), ("hs_object_id", "GT", wanted.above)]
+        order = "hs_object_id"
+    filters = [{"propertyName": name, "operator": op, "value": value} for name, op, value in conditions]
     body = {
-        "filterGroups": [{"filters": [since]}],
-        "sorts": [{"propertyName": changed, "direction": "ASCENDING"}],
-        "properties": list(wanted.properties),
+        "filterGroups": [{"filters": filters}],
+        "sorts": [{"propertyName": order, "direction": "ASCENDING"}],
+        "properties": [*wanted.properties, changed],
         "limit": SEARCH_PAGE,
-        "after": str(wanted.offset),
     }
     return (await hub.http.request("POST", f"{CRM}/objects/{{}}/search", wanted.kind, json=body)).json()
 
@@ -492,24 +496,29 @@ async def changed(kind: Kind, request: PageRequest, since: datetime, env: Env[Hu
     if "bin" in place:
         return await archived(kind, place["bin"], env)
     entity = env.entity(kind.entity)
-    query = SearchQuery(kind.name, place["since"], place.get("offset", 0), properties_of(entity))
+    query = SearchQuery(kind.name, place["since"], place.get("above"), properties_of(entity))
     answer = await env.run(search_objects, query)
     rows, seen = answer["results"], place.get("seen", ())
     fresh = [row for row in rows if row["id"] not in seen]
-    onward = {"bin": ""} if next_of(answer) is None else next_place(kind, query, rows, seen)
+    onward = next_place(kind, query, rows, more=next_of(answer) is not None)
     return Page.read(entity, rows_of(entity, fresh), next=json.dumps(onward))
 
 
-def next_place(kind: Kind, query: SearchQuery, rows: Sequence[Json], seen: Sequence[str]) -> Json:
-    """Where the next page of changes begins: at the last time of this one, without the ids at that time."""
+def next_place(kind: Kind, query: SearchQuery, rows: Sequence[Json], *, more: bool) -> Json:
+    """Where the next page of changes begins: at the last time of this one, without the ids at that time.
+
+    When a whole page changed in one millisecond, all of that millisecond is read by id.
+    """
+    if query.above is not None:
+        following = {"above": rows[-1]["id"]} if more else {}
+        return {"since": query.since + (not more), **following}
+    if not more:
+        return {"bin": ""}
     times = [milliseconds(time_of(row, kind)) for row in rows]
     last = times[-1]
-    if last > query.since:
-        return {"since": last, "seen": [row["id"] for row, at in zip(rows, times, strict=True) if at == last]}
-    offset = query.offset + len(rows)  # all of them changed in the same millisecond
-    if offset + SEARCH_PAGE > SEARCHED:
-        raise SyncTokenRefused(f"hubspot: more than {offset:,} {kind.name} changed in the same millisecond")
-    return {"since": query.since, "offset": offset, "seen": list(seen)}
+    if last == query.since:
+        return {"since": last, "above": "0"}
+    return {"since": last, "seen": [row["id"] for row, at in zip(rows, times, strict=True) if at == last]}
 
 
 async def archived(kind: Kind, after: str, env: Env[HubSpot]) -> Page[CrmRecord]:
