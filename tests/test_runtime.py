@@ -811,3 +811,16 @@ def test_a_failed_start_does_not_disturb_a_sync_that_can_be_resumed(tmp_path: Pa
         await again.stop()
 
     asyncio.run(main())
+
+
+def test_a_listing_that_declares_a_sweep_and_brings_no_bookmark_is_refused() -> None:
+    @Loader.collection(SampleRoot.things, brings=[Thing.title], sweep=timedelta(days=1))
+    async def list_all(parent: Ref[SampleRoot], request: PageRequest, env: Env[Any]) -> Page[Thing]:
+        return Page([Thing("0", title="one")])
+
+    async def body(one: InstallationRuntime) -> None:
+        result = await (await one.sync()).completion()
+        (failure,) = result.failures
+        assert "loader list_all must return a sync_token at the end" in failure.message
+
+    using(runtime(loaders=[list_all]), body)

@@ -613,3 +613,9 @@ class TestSecretsFromOutside:
         (tmp_path / "bytes").write_bytes(b"\xff")
         with pytest.raises(UsageError, match=words):
             read_secret(spec.format(folder=tmp_path), io.StringIO("\n"))
+
+
+@pytest.mark.parametrize("address", ["not a url", "https://", "ftp://a.example", "https://u:p@a.example"])
+def test_a_configured_address_that_names_no_host_is_refused_when_it_is_given(address: str) -> None:
+    with pytest.raises(InvalidAnswers, match="url: expected an http"):
+        run(sample(config=Needy, hosts=["{url}"]), None, url=address, pages=1)
