@@ -294,7 +294,11 @@ class Upstream:
 def signature(entity: Entity) -> str:
     """All fields of a row; a box that no listing named is no box."""
     unnamed: dict[str, Any] = {"box": None} if isinstance(entity, Item) else {}
-    values = unnamed | entity._values | ({"tags": entity.tags} if isinstance(entity, Item) else {})
+    values = (
+        unnamed
+        | entity._values
+        | ({"tags": entity.tags} if isinstance(entity, Item) and "tags" in entity._values else {})
+    )
     return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
