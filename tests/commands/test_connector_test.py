@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from max.testing import runtime
 from max.testing.checks import CHECKS
 from max.upstream.recording import Recording
+from tests import fake_shop, max_shop
 from tests.command_line import Cli, Run
 
 TESTS = Path(__file__).parent.parent
@@ -22,8 +25,6 @@ Test = Callable[..., Run]
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Test:
     """Runs the command on a copy of the shop's connector that has a mistake, with its fake beside it."""
-    import sys
-
     folder = tmp_path / "kit"
     folder.mkdir()
     for name in ("max_shop.py", "fake_shop.py"):
@@ -119,8 +120,6 @@ def test_rows_come_in_every_format(shop: Test) -> None:
 
 async def recorded(path: Path) -> str:
     """Record a sync of the shop; the fake's address."""
-    from tests import fake_shop, max_shop
-
     fake = fake_shop.fake()
     async with (
         fake.service as service,
@@ -133,8 +132,6 @@ async def recorded(path: Path) -> str:
 
 
 def test_a_recording_is_replayed_twice_and_the_rest_is_skipped(shop: Test, tmp_path: Path) -> None:
-    import asyncio
-
     recording = tmp_path / "shop.jsonl"
     asyncio.run(recorded(recording))
     run = shop("--replay", str(recording), "-o", "json")
@@ -148,24 +145,10 @@ def test_a_recording_is_replayed_twice_and_the_rest_is_skipped(shop: Test, tmp_p
 def test_a_service_at_an_address_is_tried_through_a_proxy(
     shop: Test, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio
-    import threading
-
-    from tests import fake_shop
-
-    loop, fake = asyncio.new_event_loop(), fake_shop.fake()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(fake.service.__aenter__(), loop).result()
     monkeypatch.setenv("SHOP", "a-long-token")
-    try:
-        words = ("--url", fake.service.url, "--credential", "token=env:SHOP")
+    with fake_shop.fake().service as service:
+        words = ("--url", service.url, "--credential", "token=env:SHOP")
         run = shop(*words, "--only", "change,removal,status 500,kill and resume", "-o", "json")
-    finally:
-        asyncio.run_coroutine_threadsafe(fake.service.__aexit__(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
     found = outcomes(run)
     assert (found.pop("change"), found.pop("removal")) == ("skipped", "skipped")
     assert (run.status, set(found.values())) == (0, {"pass"}), run
