@@ -35,7 +35,7 @@ Issue("1", titel="x")  # M1 unknown field
 Issue("1", votes="three")  # M2 wrong scalar type
 Issue("1", repository=User.ref("u"))  # M3 ref to the wrong entity
 Issue("1", issues=[])  # M4 children passed as a value
-Repository("1", issues=[Issue("2")])  # M5 children passed as a value (declared)
+Repository("1", issues=[User("2")])  # M5 members of another entity
 
 
 async def reads(engine: Engine) -> None:
