@@ -207,7 +207,7 @@ def test_what_the_search_does_not_show_yet_is_found_by_the_next_sync(tmp_path: P
         fake.clock.advance(600)
         fake.put("contacts", "1001", phone="early")
         fake.clock.advance(29)
-        fake.put("contacts", "1002", NOW + 590, phone="shown at once")
+        fake.put("contacts", "1002", NOW + 628, phone="later, and shown at once")["_at"] = 0
         copy.sync()
         assert copy.rows(HubSpotContact)["1001"]["phone"] is None
         fake.clock.advance(60)
