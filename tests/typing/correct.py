@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 from max import Engine, Filter, Groups, Query, QueryPage
 from max.connecting import (
+    AccountField,
     Batch,
     Connector,
     CredentialProvider,
     Entity,
     Env,
     Field,
+    Found,
     Input,
     Installation,
     Json,
@@ -23,6 +25,7 @@ from max.connecting import (
     Many,
     Page,
     PageRequest,
+    PermissionDenied,
     Ref,
     Schema,
     SecretInput,
@@ -156,12 +159,18 @@ async def initialise(config: Settings, credentials: CredentialProvider) -> Insta
     return Installation(GitHub(f"{config.url}?{secret.reveal()}"))
 
 
+async def discover(context: GitHub) -> Found:
+    """A field that the account has of its own, and an entity whose fields it may not see."""
+    return {User: [AccountField("Shoe size", float, "Shoe size")], Issue: PermissionDenied("no")}
+
+
 connector = Connector(
     name="github",
     description="Repositories and their issues",
     schema=Schema([Repository, Issue, User], roots=[Repository]),
     loaders=[user_email, user_logins, repository_issues, repository_members, labels],
     seeder=seed,
+    discover=discover,
     initialise=initialise,
     config=Settings,
     credentials=[TOKEN],

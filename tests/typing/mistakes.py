@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from max import Engine, Filter, Query, QueryPage
 from max.connecting import (
+    AccountField,
     Batch,
     Connector,
     CredentialProvider,
     Entity,
     Env,
     Field,
+    Found,
     Installation,
     Loader,
     Many,
@@ -249,3 +251,10 @@ async def watches_children(parent: Ref[Repository], request: PageRequest, env: E
 
 
 Watermark(Issue.title)  # M89 a watermark that is no time
+
+
+async def discovers(context: GitHub, env: Env[GitHub]) -> Found:
+    own: type[Issue] = env.entity(User)  # M90 another entity of the installation
+    hat = AccountField("hat", str, searchable="yes")  # M91 a mark that is no truth
+    print(own, hat)
+    return {User: [User.login]}  # M92 fields of the connector in place of the account's
