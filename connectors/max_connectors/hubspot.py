@@ -119,13 +119,6 @@ class Kind:
     link: FieldOf[HubSpotAssociation, Any] | None = None
     changed: str = "hs_lastmodifieddate"
 
-    @property
-    def scope(self) -> str:
-        """The permission that reading needs."""
-        return {"tickets": "tickets", "products": "e-commerce"}.get(
-            self.name, f"crm.objects.{self.name}.read"
-        )
-
 
 Link = HubSpotAssociation
 KINDS = {
@@ -165,8 +158,22 @@ SEARCH = Limit("hubspot:search", concurrency=2, calls=4, per=1.0)  # every accou
 RETRY = Retry(base=0.5, max_wait=12.0)
 TOKEN = Credential("token", "the token of a private app: pat-…", required=False)
 OAUTH = OAuth("hubspot", token_path="/oauth/v1/token")
-SCOPES = ["oauth", *sorted({one.scope for one in KINDS.values()}), "crm.objects.owners.read"]
-BROWSER = BrowserSignIn(OAUTH, "https://app.hubspot.com/oauth/authorize", SCOPES, port=8735)
+READ = "crm.objects.{}.read"
+OPTIONAL = [READ.format(one) for one in ("companies", "deals", "owners", "line_items")]
+OPTIONAL += [
+    *(f"crm.schemas.{one}.read" for one in ("contacts", "companies", "deals")),
+    "tickets",
+    "e-commerce",
+]
+BROWSER = BrowserSignIn(
+    OAUTH,
+    "https://app.hubspot.com/oauth/authorize",
+    ["oauth", READ.format("contacts")],
+    extra={
+        "optional_scope": " ".join(OPTIONAL)
+    },  # an account that lacks one of these can sign in all the same
+    port=8735,
+)
 BUDGET = BudgetHeaders(
     "x-hubspot-ratelimit-remaining",
     "x-hubspot-ratelimit-interval-milliseconds",

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,8 @@ def test_a_sync_killed_several_times_completes_with_the_same_result(copy: Copy) 
         copy.killed_after(requests)
     assert copy.apart().returncode == 0
     assert differences(copy) == []
+    listed = Counter(one.url for one in copy.fake.log if one.path == "/crm/v3/objects/contacts")
+    assert (len(listed), max(listed.values()) <= 2) == (5, True)  # only what a kill cut off comes twice
     change(copy.fake)
     copy.killed_after(30, "check-deletes")
     assert copy.apart().returncode == 0
@@ -426,22 +429,30 @@ def test_p41_a_token_is_in_no_file_that_a_sync_with_errors_leaves(
 
 
 def test_p19_requests_go_to_the_configured_host_alone(copy: Copy, tmp_path: Path) -> None:
-    copy.config["base_url"] = copy.fake.url
     copy.fake.inject("objects/contacts", status=302, headers={"Location": "http://127.0.0.1:9/x"}, times=None)
     result = copy.sync()
     assert result.status is Status.PARTIAL
+    assert [
+        "127.0.0.1:9" in one.message for one in result.failures if "load collection contacts" in one.what
+    ] == [True]
     assert all(one.path.startswith("/crm/") for one in copy.fake.log)
 
 
-def test_p40_every_operation_is_declared_and_has_a_limit_of_its_api() -> None:
-    limits = {
-        one.name: one.limit.name for one in connector.operations if one.name.startswith("hubspot:object")
-    }
-    assert limits == {
-        "hubspot:object:list": "hubspot:api",
-        "hubspot:object:search": "hubspot:search",
-        "hubspot:object:read": "hubspot:api",
-    }
+def test_p40_an_operation_that_is_not_declared_is_refused_before_its_call(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = [one for one in connector.operations if one.name != "hubspot:owner:list"]
+    monkeypatch.setattr("tests.hubspot_fake.connector", replace(connector, operations=fewer))
+    result = copy.sync()
+    (failure,) = result.failures
+    assert "does not declare the operation hubspot:owner:list" in failure.message
+    assert not [one for one in copy.requests() if "owners" in one]
+
+
+def test_searches_and_other_requests_have_limits_of_their_own() -> None:
+    limits = {one.name: one.limit.name for one in connector.operations}
+    assert limits.pop("hubspot:object:search") == "hubspot:search"
+    assert {limits[name] for name in limits if name.startswith("hubspot:")} >= {"hubspot:api"}
     search = next(one.limit for one in connector.operations if one.name == "hubspot:object:search")
     assert search.calls is not None
     assert search.calls / search.per <= 5
