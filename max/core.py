@@ -372,11 +372,13 @@ class SyncMeta(Protocol):
         after: str = "",
         limit: int = 1000,
         proven: bool = False,
+        known: bool = False,
     ) -> list[str]:
         """The next ids of parents without a complete listing that began at or after ``before``.
 
         A listing does not count if a field that only comes with it was invalidated afterwards.  With
-        ``proven``, neither does one that may have skipped a row.
+        ``proven``, neither does one that may have skipped a row; with ``known``, only
+        parents whose collection was listed before are named.
         """
 
     async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:

@@ -239,11 +239,13 @@ class SqliteSyncMeta(SyncMeta):
         after: str = "",
         limit: int = 1000,
         proven: bool = False,
+        known: bool = False,
     ) -> list[str]:
         """The next ids of parents whose collection was not listed at or after ``before``."""
         query: Query[Any] = Query(collection.parent, matching)
         freshness = self._tables.freshness
-        page: dict[str, Any] = {"before": before, "after": after, "limit": limit, "proven": proven}
+        page: dict[str, Any] = {"before": before, "after": after, "limit": limit}
+        page |= {"proven": proven, "known": known}
         return await self._database.read(lambda c: freshness.unlisted_ids(c, query, collection, **page))
 
     async def invalidate(self, refs: Sequence[Ref[Any]], fields: Sequence[str], *, at: float) -> None:

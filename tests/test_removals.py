@@ -12,11 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from max.connecting import (
+    Connector,
+    CredentialProvider,
+    Entity,
+    Env,
+    Field,
+    Installation,
+    Loader,
+    Many,
+    NoConfig,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    Store,
+    SyncPlan,
+)
 from max.core import SyncOptions
-from max.model.entities import Ref
-from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
+from max.testing import runtime
 from tests.upstream_model import EPOCH, ROOT, Box, Group, Item, Root, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
 
@@ -598,3 +615,74 @@ def test_a_call_that_has_ended_at_its_deadline_with_a_404_does_not_stop_the_sync
     groups = [Event("group", number) for number in range(3)]
     ahead = Sync(groups, {2: Event("delete", 0), 3: Event("clock", 2)})
     assert during(ahead, delays=(2,)) == {}
+
+
+# -- what the plan leaves out ---------------------------------------------------------------------
+
+
+class Shelf(Entity):
+    """A root with three collections of things."""
+
+    left: Many[Thing] = Many()
+    right: Many[Thing] = Many()
+    cellar: Many[Thing] = Many()
+
+
+class Thing(Entity):
+    """What lies there."""
+
+    name: Field[str] = Field()
+
+
+class Shelves:
+    """What lies where, and which collections were asked for."""
+
+    def __init__(self) -> None:
+        self.things = {"left": ["a", "b"], "right": ["c"], "cellar": ["d"]}
+        self.asked: list[str] = []
+
+    def loader(self, name: str) -> Loader[Any]:
+        """The loader of one collection."""
+
+        async def load(parent: Ref[Shelf], request: PageRequest, env: Env[Any]) -> Page[Thing]:
+            self.asked.append(name)
+            return Page([Thing(id, name=id) for id in self.things[name]])
+
+        load.__name__ = name
+        return Loader.collection(getattr(Shelf, name), brings=Thing)(load)
+
+    def connector(self) -> Connector[NoConfig, None]:
+        """Its plan lists all but the cellar."""
+
+        async def seed(context: None, store: Store) -> SyncPlan:
+            await store.store(Shelf("s"))
+            step = Step.for_root(Shelf.ref("s"))
+            return SyncPlan([step.load_collection(Shelf.left), step.load_collection(Shelf.right)])
+
+        async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[None]:
+            return Installation(None)
+
+        return Connector(
+            name="shelves",
+            description="Things on shelves.",
+            schema=Schema([Shelf, Thing], roots=[Shelf]),
+            loaders=[self.loader(name) for name in self.things],
+            seeder=seed,
+            initialise=initialise,
+            config=NoConfig,
+        )
+
+
+def test_a_collection_that_the_plan_leaves_out_is_no_place_to_look_at() -> None:
+    shelves = Shelves()
+
+    async def body() -> list[str]:
+        async with runtime(shelves.connector(), NoConfig()) as there:
+            await (await there.sync()).completion()
+            shelves.things["left"] = ["b"]
+            result = await (await there.sync()).completion()
+            assert (result.status, result.removed) == (Status.COMPLETED, 1)
+            return [thing.id for thing in await there.engine.query(Thing).all()]
+
+    assert asyncio.run(body()) == ["b", "c"]
+    assert set(shelves.asked) == {"left", "right"}

@@ -251,7 +251,7 @@ class ExpandTask(TaskSpec):
 
     ``names`` are fields, or one collection, as ``operation`` says.  ``matching`` is a filter as
     JSON data; the next page of ids begins after the id ``after``.  ``everything``, ``sweep`` and
-    ``recheck`` are those of each ListTask.
+    ``recheck`` are those of each ListTask.  ``known``: only parents whose collection was listed before.
     """
 
     kind = "expand"
@@ -266,6 +266,7 @@ class ExpandTask(TaskSpec):
     everything: bool = False
     sweep: bool = False
     recheck: bool = False
+    known: bool = False
     needs: tuple[str, ...] | None = None
 
     def describe(self) -> str:

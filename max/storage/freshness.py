@@ -300,15 +300,18 @@ class Freshness(RenameOwner):
         after: str,
         limit: int,
         proven: bool,
+        known: bool,
     ) -> list[str]:
         """The next ids of a query's rows whose collection was not listed at or after ``before``."""
         listed_at = "covered_at" if proven else "listed_at"
         statement = Statement(self._mappings, query.entity)
         condition = statement.condition(query.filter)
-        listed = (
-            f"SELECT 1 FROM _max_listing AS l WHERE l.collection = {statement.bind(repr(many))}"
-            f" AND l.parent = t._id AND l.invalidated_at IS NULL"
-        )
+        listing = "SELECT 1 FROM _max_listing AS l WHERE l.parent = t._id"
+        if known:
+            condition = (
+                f"({condition}) AND EXISTS ({listing} AND l.collection = {statement.bind(repr(many))})"
+            )
+        listed = f"{listing} AND l.collection = {statement.bind(repr(many))} AND l.invalidated_at IS NULL"
         moved_at = statement.mapping.moved_at(many.name, "t")
         is_recent = f"l.{listed_at} >= {statement.bind(before)}"
         if proven and moved_at:  # that the parent has not moved is as good as listing it again

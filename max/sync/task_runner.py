@@ -253,7 +253,7 @@ class TaskRunner:
             ids = await self._meta.stale_ids(entity, spec.names, **where)
         else:
             many: ManyOf[Any, Any] = ManyOf(entity, spec.names[0])
-            ids = await self._meta.unlisted_ids(many, proven=spec.recheck, **where)
+            ids = await self._meta.unlisted_ids(many, proven=spec.recheck, known=spec.known, **where)
         return Settlement(
             task,
             State.AWAITING_CHILDREN,
@@ -670,9 +670,9 @@ class TaskRunner:
         root = next((one for one in spec.feeds if feed is not None and one[2] == feed.name), None)
         children: list[TaskSpec] = []
         if self._resolver.is_listed(many):
-            children.append(
-                ExpandTask(entity, "load_collection", (name,), since, covered_by=root, recheck=True)
-            )
+            known = repr(many) not in spec.collections  # a place that was never listed holds nothing
+            look = ExpandTask(entity, "load_collection", (name,), since, recheck=True, known=known)
+            children.append(look.replace(covered_by=root))
         elif many.inline and not self._resolver.collections_bringing(many.field):
             home = self._resolver.loader_for(many.field)  # else the rows come with a feed, or the seeder
             children += [ExpandTask(entity, "load_fields", (name,), since, home.name)] if home else []
