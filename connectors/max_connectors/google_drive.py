@@ -499,11 +499,8 @@ async def choose_method(answers: Answers, credentials: CredentialProvider) -> Ma
     if found is None:
         return {"by_browser": given is None}
     email, key = found
-    renewed = {
-        PRIVATE_KEY.name: Secret(key),
-        OAuth.EXPIRES_AT.name: Secret("0"),
-    }  # an older token is of before
-    return {"by_browser": False, "service_account": email, **renewed}
+    kept = {PRIVATE_KEY.name: Secret(key), OAuth.EXPIRES_AT.name: Secret("0")}  # no older token is used
+    return {"by_browser": False, "service_account": email, **kept}
 
 
 async def connected(answers: Answers, credentials: CredentialProvider, stack: AsyncExitStack) -> GoogleDrive:

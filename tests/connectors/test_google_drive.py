@@ -10,11 +10,11 @@ import pytest
 from max_connectors import google_drive
 from max_connectors import google_drive_paths as paths
 
+from max.connecting import PermissionDenied
 from max.model.tasks import Status
 from tests.drive_fake import FOLDER, START, Copy, account, change, needs_fake, path_of
 
 pytestmark = needs_fake
-DENIED = {"error": {"errors": [{"reason": "domainPolicy"}]}}
 
 
 @pytest.fixture
@@ -146,17 +146,25 @@ class TestPaths:
         synced(copy)
         assert copy.rows()["DriveFile"]["plan"]["path"] == "/Crew/Plans/2025"
 
-    def test_a_walk_that_was_cut_off_is_done_by_the_next_sync(self, copy: Copy, small: None) -> None:
+    def test_a_walk_that_was_cut_off_is_done_by_the_next_sync(
+        self, copy: Copy, small: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for number in range(12):  # more than one step reads
             copy.fake.put(f"child{number}", log=False, name=f"c{number}", parents=["deeper"])
         synced(copy)
         copy.fake.put("deep", name="Renamed")
-        for number in range(5):  # the page after the walk cannot be read
-            copy.fake.put(f"other{number}")
-        copy.fake.inject(r"changes\?", status=403, body=DENIED, times=None, skip=2)
-        assert copy.sync().status is Status.PARTIAL
-        copy.fake.faults.clear()
-        copy.fake.put("deep", name="Renamed")
+        steps, walk = [0], paths.Tree.walk
+
+        async def cut(self: paths.Tree, left: paths.Walk) -> list[Any]:
+            steps[0] += 1
+            if steps[0] > 3:
+                raise PermissionDenied("cut off")
+            return list(await walk(self, left))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(paths.Tree, "walk", cut)
+            assert copy.sync().status is Status.PARTIAL
+        assert copy.differences() != []
         synced(copy)
 
     def test_folders_in_a_circle_have_an_end(self, copy: Copy) -> None:
@@ -175,7 +183,12 @@ class TestPages:
     """Whatever changes while the files are listed, none is missed."""
 
     def test_a_file_that_is_deleted_between_two_pages_hides_no_other(self, copy: Copy, small: None) -> None:
-        copy.fake.inject(r"v3/files\?", call=lambda _: copy.fake.remove("file0"), skip=1)
+        def delete(_: Any) -> None:
+            for id in ("file0", "file1"):  # both are on pages that were read
+                copy.fake.remove(id)
+
+        copy.fake.inject(r"v3/files\?corpora=user", call=delete, skip=3)
+        assert copy.sync().status is Status.COMPLETED
         synced(copy)
 
     def test_what_changes_while_the_files_are_listed_comes_with_the_next_sync(
@@ -263,6 +276,10 @@ class TestIncrements:
         copy.fake.remove("file5")
         copy.fake.put("file6", name="once")
         copy.fake.put("file6", name="twice")
+        file = copy.fake.files["file7"]
+        copy.fake.remove("file7")
+        copy.fake.files["file7"] = file
+        copy.fake.put("file7", name="back")
         synced(copy)
 
 

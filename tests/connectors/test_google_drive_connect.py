@@ -23,6 +23,7 @@ from max_connectors.google_drive_sign_in import SCOPE, ServiceAccount
 from max import OnboardingResult, Prompter, Status, onboard
 from max.connecting import BadCredentials, BrowserSignIn, Secret, SignIn
 from max.errors import InvalidAnswers, MissingExtra
+from max.installations.credential_file import StoredSecrets
 from max.upstream.recording import Recording
 from tests.drive_fake import CLIENT, SECRET, TOKEN, Copy, account, needs_fake
 
@@ -213,6 +214,14 @@ class TestServiceAccount:
         assert found.secrets["private_key"] == pem(private_key())  # and nothing else of the file
         assert "refresh_token" not in found.secrets
 
+    def test_another_key_is_used_at_once_although_an_older_token_is_stored(self, fake: Any) -> None:
+        found = connect(fake, None, private_key=hire(fake))
+        asked = len([one for one in fake.log if one.path == "/token"])
+        kept = StoredSecrets(found.secrets, fake.url)
+        given = {"base_url": fake.url, "token_url": fake.url}
+        asyncio.run(onboard(connector, None, given, {"private_key": key_file()}, kept=kept))
+        assert len([one for one in fake.log if one.path == "/token"]) > asked
+
     def test_it_acts_for_the_named_user(self, fake: Any) -> None:
         forms = assertions(fake)
         connect(fake, None, {"subject": "ada@acme.test"}, private_key=hire(fake))
@@ -266,6 +275,9 @@ class TestServiceAccount:
         for file in tmp_path.rglob("*"):
             if file.is_file():
                 assert not [one for one in known if one.encode() in file.read_bytes()], file.name
+        made: dict[str, str] = {}
+        robot = ServiceAccount(Secret(pem(private_key())), ROBOT, "x", "", made.__setitem__)
+        assert robot.grant(1.0)["assertion"] == made["assertion"]  # it is kept out of what is written
         assert lines[0] not in repr(ServiceAccount(Secret("x"), ROBOT, "x", "", lambda name, text: None))
 
 
