@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import keyword
 import random
 import sqlite3
 import tempfile
@@ -482,11 +483,77 @@ def test_a_field_keeps_its_name_whatever_comes_and_goes_beside_it() -> None:
     }
 
 
+@given(st.lists(st.text(min_size=1, max_size=80), unique=True, max_size=30), st.data())
+def test_any_names_become_different_ones_that_commands_and_programs_can_use(
+    texts: list[str], data: st.DataObject
+) -> None:
+    found = named_fields(Person, [AccountField(text, str) for text in texts], {})
+    assert [one.source for one in found.values()] == texts
+    assert len({name.casefold() for name in [*found, *Person._fields]}) == len(found) + len(Person._fields)
+    for name in found:
+        assert name.isidentifier()
+        assert name.isascii()
+        assert not keyword.iskeyword(name)
+        assert not hasattr(Person, name)
+        assert len(name) <= 70
+    some = data.draw(st.lists(st.sampled_from(texts), unique=True)) if texts else []
+    again = named_fields(Person, [AccountField(text, str) for text in some], found)
+    assert {one.source: name for name, one in again.items()}.items() <= {
+        one.source: name for name, one in found.items()
+    }.items()
+
+
 def test_the_stored_schema_says_where_each_of_them_comes_from(copy: Copy) -> None:
     copy.sync()
     with open_reader(copy.path, INFO) as reader:
         (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
     assert json.loads(text)["account_fields"] == {"Person": {"shoe_size": ["Shoe size", True]}}
+
+
+# -- members that come inline ------------------------------------------------------------------
+
+
+class Office(Entity):
+    """An account."""
+
+    workers: Many[Worker] = Many("everyone")
+
+
+class Badge(Entity):
+    """A mark of workers."""
+
+    word: Field[str] = Field("its word")
+
+
+class Worker(Entity, title="name"):
+    """A person with marks."""
+
+    name: Field[str] = Field("the name")
+    badges: Many[Badge] = Many("their marks", inline="badges")
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["read", "made by hand"])
+def test_members_that_come_inline_are_those_of_the_installation(copy: Copy, by_hand: bool) -> None:
+    @Loader.collection(Office.workers, brings=[Worker, Badge])
+    async def workers(parent: Ref[Office], request: PageRequest, env: Env[Service]) -> Page[Worker]:
+        if by_hand:
+            return Page([Worker("1", name="Ada", badges=[Badge("u", word="late"), Badge.ref("v")])])
+        rows = [{"id": "1", "name": "Ada", "hat": "fez", "badges": [{"id": "u", "word": "late"}]}]
+        return Page.read(env.entity(Worker), rows)
+
+    async def begin(service: Service, store: Store) -> SyncPlan:
+        await store.store(Office("office"))
+        return SyncPlan([Step.for_root(Office.ref("office")).load_collection(Office.workers)])
+
+    copy.service.found = {Worker: [AccountField("hat", str)]}
+    schema = Schema([Office, Worker, Badge], roots=[Office])
+    for _ in range(2):
+        result = copy.sync(schema=schema, loaders=[workers], seeder=begin)
+        assert (result.status, result.quarantined) == (Status.COMPLETED, 0)
+    with open_reader(copy.path, INFO) as reader:
+        assert reader.count("Worker", "badges HAS (word = late)") == 1
+        assert reader.count("Badge") == 1 + by_hand
+        assert reader.get("Worker", "1").to_dict().get("hat") == (None if by_hand else "fez")
 
 
 # -- any fields in any order ---------------------------------------------------------------------

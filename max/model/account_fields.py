@@ -26,7 +26,7 @@ from copy import copy
 from typing import Any, Optional, TypeVar, cast
 
 from ..errors import LoaderFault, MaxError, SchemaError, shown
-from .entities import RESERVED, Entity, Field, FieldOf, FieldType, Many, ManyOf
+from .entities import RESERVED, Entity, Field, FieldOf, FieldType, Many, ManyOf, Ref
 from .loaders import Added, Loader, RawLoader, Resolver
 from .schema import Schema
 from .struct import Struct
@@ -286,10 +286,20 @@ def _moved(value: T, own: Mapping[type[Entity], type[Entity]]) -> T:
 
 def of_installation(schema: Schema, entity: Entity) -> Entity:
     """A record as the installation has it, when a loader made it with the class of the connector."""
-    kind = type(entity)
-    own = schema.own(kind)
-    if own is None or own is kind:
+    own = schema.own(type(entity))
+    if own is None or own is type(entity):
         return entity
-    made = object.__new__(own)
-    made._values = entity._values
+    made, values = object.__new__(own), entity._values
+    for name, many in own._collections.items():
+        if many.inline is not None and isinstance(values.get(name), list | tuple):
+            values = copy(values)
+            values[name] = [_member(schema, one) for one in values[name]]
+    made._values = values
     return made
+
+
+def _member(schema: Schema, member: object) -> object:
+    """A member of an inline collection as the installation has it: a record or a ref."""
+    if isinstance(member, Ref):
+        return Ref(schema.own(member.entity) or member.entity, member.id, member.scope)
+    return of_installation(schema, member) if isinstance(member, Entity) else member
