@@ -537,7 +537,9 @@ def test_members_that_come_inline_are_those_of_the_installation(copy: Copy, by_h
     @Loader.collection(Office.workers, brings=[Worker, Badge])
     async def workers(parent: Ref[Office], request: PageRequest, env: Env[Service]) -> Page[Worker]:
         if by_hand:
-            return Page([Worker("1", name="Ada", badges=[Badge("u", word="late"), Badge.ref("v")])])
+            return Page(
+                [Worker("1", name="Ada", badges=[Badge("u", word="late"), cast(Any, Badge.ref("v"))])]
+            )
         rows = [{"id": "1", "name": "Ada", "hat": "fez", "badges": [{"id": "u", "word": "late"}]}]
         return Page.read(env.entity(Worker), rows)
 
