@@ -35,8 +35,8 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
+from max.sync.retries import TRIES
 from max.sync.task_graph import expand
-from max.sync.task_runner import TRIES
 from max.upstream.operations import Limit, Operation, Retry, operation
 from tests.sample import sample
 from tests.scenes import (
@@ -899,6 +899,7 @@ def test_a_pending_task_whose_field_no_loader_fetches_any_more_says_so(tmp_path:
 
 
 LONELY = made("Root", {})
+OTHER = made("Other", {})
 FOLLOW = '{"v": 1, "entity": "Root", "feed": "news", "id": "r", "since": 0}'
 TO_A_FEED = f"UPDATE _max_task SET kind = 'follow', spec = '{FOLLOW}' WHERE kind = 'load_collection'"
 
@@ -907,7 +908,7 @@ TO_A_FEED = f"UPDATE _max_task SET kind = 'follow', spec = '{FOLLOW}' WHERE kind
     ("schema", "meanwhile", "problem"),
     [
         (Schema([LONELY], roots=[LONELY]), "SELECT 1", "no loader lists Root.notes"),
-        (Schema([made("Other", {})]), "SELECT 1", "the schema has no Root"),
+        (Schema([OTHER], roots=[OTHER]), "SELECT 1", "the schema has no Root"),
         (SCHEMA, TO_A_FEED, "no feed is named news"),
     ],
 )

@@ -14,7 +14,7 @@ from max.model.plan import Step
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.tasks import Status, SyncResult
-from max.sync.task_runner import TRIES
+from max.sync.retries import TRIES
 from tests.scenes import MAILS, NOTES, ROOT, USERS, Note, Source, Stage, User, outcome, play, users
 from tests.scenes import Root as Users
 from tests.upstream_model import ROOT as MODEL_ROOT

@@ -131,6 +131,15 @@ class Write:
         """Run the work."""
         return self.work(transaction)
 
+    def uncounted(self) -> Write:
+        """The same; its rows are not counted, since a sync counts the rows that it lists, each once."""
+
+        def work(transaction: Transaction) -> WriteResult:
+            stored = self.work(transaction)
+            return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
+
+        return Write(self.database, work)
+
 
 class ListingState(Struct):
     """What is known of earlier listings of a collection, or of a feed.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, Self
@@ -126,43 +126,43 @@ class TableWriter(Tables):
         """
         if self.change_log.recording:
             self.change_log.set_origin(connection, delivery, dated=dated)
-        removed_refs = [ref for ref in delivery.removed if is_id(ref.id)]
+        removed = [ref for ref in delivery.removed if is_id(ref.id)]
         unnamed = [ref.entity(ref.id) for ref in delivery.removed if not is_id(ref.id)]
-        validated = [
-            self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
-            for kind, entities in by_type(delivery.entities, delivery.also, unnamed).items()
-        ]
+        brought = by_type(delivery.entities, delivery.also, unnamed)
+        validated = self._validate(connection, brought, delivery, strict=strict)
         named = self._validate_named(connection, delivery, strict=strict)
-        listing = delivery.listing
-        position = None if listing is None else self.membership.open_listing(connection, listing)
+        came = [*named, *validated]
+        position = self._open_listing(connection, delivery)
         at = delivery.requested_at if dated else None
-        if listing is not None and listing.unread:
-            child = self.mapping(listing.collection.child)
-            self.freshness.keep(connection, child, listing.unread, delivery.requested_at)
-        lists = self.inline_lists.read(connection, [*named, *validated], at) if self._has_inline else {}
-        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
-        counts = Counter(
-            {one.mapping.entity.__name__: self._store_new(connection, one, at, moved_at) for one in named}
-        )
-        for one in validated:
-            late = listing is not None and listing.late
-            place = None if late else position
-            counts[one.mapping.entity.__name__] += self._store(connection, delivery, one, at, place)
-        removed = self.removals.apply_tombstones(connection, removed_refs, delivery.requested_at)
-        self.quarantine.forget(connection, removed_refs)
+        lists = self.inline_lists.read(connection, came, at) if self._has_inline else {}
+        counts = self._store_rows(connection, delivery, named, validated, at, position)
+        number = self.removals.apply_tombstones(connection, removed, delivery.requested_at)
+        self.quarantine.forget(connection, removed)
         self._record_members(connection, delivery, validated, position)
         if lists:
-            self.inline_lists.link(connection, lists, [*named, *validated], named, delivery.requested_at)
-        if listing is not None and position is not None:
-            came = [*named, *validated]
-            self.known_pages.record(connection, position.listing, listing, ids_of(delivery.entities), came)
+            self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
+        if position is not None and delivery.listing is not None:
+            ids = ids_of(delivery.entities)
+            self.known_pages.record(connection, position.listing, delivery.listing, ids, came)
         self.full_text.flush(connection)
-        stored = {entity: number for entity, number in counts.items() if number}
-        return WriteResult(stored, removed, sum(one.quarantined for one in (*named, *validated)))
+        return WriteResult(counts, number, sum(one.quarantined for one in came))
 
     @cached_property
     def _has_inline(self) -> bool:
         return bool(self.inline_lists.collections)
+
+    def _validate(
+        self,
+        connection: Connection,
+        brought: Mapping[type[Entity], Sequence[Entity]],
+        delivery: Delivery,
+        *,
+        strict: bool,
+    ) -> list[ValidatedRows]:
+        return [
+            self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
+            for kind, entities in brought.items()
+        ]
 
     def _validate_named(
         self, connection: Connection, delivery: Delivery, *, strict: bool
@@ -170,12 +170,38 @@ class TableWriter(Tables):
         """The members that rows of a delivery name themselves."""
         if not self._has_inline:
             return []
-        return [
-            self.quarantine.validate(connection, self.mapping(kind), entities, delivery, strict=strict)
-            for kind, entities in by_type(
-                *inline_members(delivery.also), *inline_members(delivery.entities)
-            ).items()
-        ]
+        members = by_type(*inline_members(delivery.also), *inline_members(delivery.entities))
+        return self._validate(connection, members, delivery, strict=strict)
+
+    def _open_listing(self, connection: Connection, delivery: Delivery) -> PagePosition | None:
+        """The place of a page in its listing; None where there is none, or a later pass has begun."""
+        listing = delivery.listing
+        if listing is None:
+            return None
+        position = self.membership.open_listing(connection, listing)
+        if listing.unread:
+            child = self.mapping(listing.collection.child)
+            self.freshness.keep(connection, child, listing.unread, delivery.requested_at)
+        return position
+
+    def _store_rows(
+        self,
+        connection: Connection,
+        delivery: Delivery,
+        named: Sequence[ValidatedRows],
+        validated: Sequence[ValidatedRows],
+        at: float | None,
+        position: PagePosition | None,
+    ) -> dict[str, int]:
+        """Store the rows of every entity; how many of each count."""
+        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
+        place = None if delivery.listing is not None and delivery.listing.late else position
+        counts: Counter[str] = Counter()
+        for one in named:
+            counts[one.mapping.entity.__name__] += self._store_new(connection, one, at, moved_at)
+        for one in validated:
+            counts[one.mapping.entity.__name__] += self._store(connection, delivery, one, at, place, moved_at)
+        return {entity: number for entity, number in counts.items() if number}
 
     def _store(
         self,
@@ -184,10 +210,10 @@ class TableWriter(Tables):
         validated: ValidatedRows,
         at: float | None,
         position: PagePosition | None,
+        moved_at: float,
     ) -> int:
         """Store the rows of one entity; how many count: of those that only came along, the new ones."""
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
-        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
         if listing is not None and mapping.entity is not listing.collection.child:
             return self._store_new(connection, validated, at, moved_at)
         number = sum(len(rows.ids) for rows in groups)

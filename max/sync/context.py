@@ -22,7 +22,7 @@ from ..connector_code import is_raised_by_connector
 from ..core import Engine, SyncMeta
 from ..errors import LoaderFault, NotFound, StorageError, shown
 from ..model.entities import E, V
-from ..model.loaders import Env, In, Loader, Out, OutsideCall, RawLoader
+from ..model.loaders import CollectionLoader, Env, In, Loader, Out, OutsideCall, RawLoader
 from ..model.query import Query, QueryPage
 from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
@@ -112,7 +112,7 @@ class LoaderEnv(Env[Any]):
         self._sync_context, self._task, self._cache = context, task, cache
         self._at, self.loader = at, loader
         self.is_stopped = False  # a call that it asked for did not begin, since the sync pauses
-        self.conditions: Conditions | None = None  # of the page that is loaded
+        self.conditions = Conditions() if isinstance(loader, CollectionLoader) else None  # of the page
 
     def within(self, loader: RawLoader[Any, Any]) -> LoaderEnv:
         """The same for a raw loader that loads for this task."""

@@ -123,26 +123,9 @@ class LoaderCaller:
         if self._has_own_entities:
             page = page.replace(items=self._own(loader, page.items), also=self._own(loader, page.also))
         if isinstance(loader, CollectionLoader):
-            child = loader.lists.child
-            for item in () if _are_rows_of(page.items, child) else page.items:
-                if type(item) is not child:
-                    raise self._fault(loader, f"items of {child.__name__}", item, where)
-            if page.items and _cannot_sweep(loader, request, page):
-                expected = "a sync_token at the end of a listing of everything, as it declares sweep="
-                raise self._fault(loader, expected, page.sync_token, f"{where}; a watermark= does as well")
-            if page.failed and not page.failed.keys().isdisjoint(filter(is_id, ids_of(page.items))):
-                raise self._fault(loader, "each id in Page.items or in Page.failed, not in both", page, where)
-        elif page.not_modified:
-            raise self._fault(loader, "no Page.unchanged() for a feed", page, where)
-        elif page.failed:
-            raise self._fault(loader, "no Page.failed, as the page of a feed", page.failed, where)
-        elif not _is_list(page.items, Entity):
-            raise self._fault(loader, "items that are entities", page.items, where)
-        elif page.next is None and page.sync_token is None:
-            raise UpstreamChanged(
-                f"{self._name}: loader {loader.name} ended without the feed's new position",
-                hint="nothing of this response was stored; update the connector",
-            )
+            self._check_listed(loader, request, page, where)
+        else:
+            self._check_feed(loader, page, where)
         items, also = (self._declared_part(loader, some) for some in (page.items, page.also))
         for ref in page.removed:
             if not self._is_own(ref):
@@ -150,6 +133,32 @@ class LoaderCaller:
                 raise self._fault(loader, expected, ref, where)
         next, sync_token = self._sealed(page.next), self._sealed(page.sync_token)
         return page.replace(items=items, also=also, next=next, sync_token=sync_token)
+
+    def _check_listed(
+        self, loader: CollectionLoader[Any, Any, Any], request: PageRequest, page: Page[Any], where: str
+    ) -> None:
+        child = loader.lists.child
+        for item in () if _are_rows_of(page.items, child) else page.items:
+            if type(item) is not child:
+                raise self._fault(loader, f"items of {child.__name__}", item, where)
+        if page.items and _cannot_sweep(loader, request, page):
+            expected = "a sync_token at the end of a listing of everything, as it declares sweep="
+            raise self._fault(loader, expected, page.sync_token, f"{where}; a watermark= does as well")
+        if page.failed and not page.failed.keys().isdisjoint(filter(is_id, ids_of(page.items))):
+            raise self._fault(loader, "each id in Page.items or in Page.failed, not in both", page, where)
+
+    def _check_feed(self, loader: Loader[Any], page: Page[Any], where: str) -> None:
+        if page.not_modified:
+            raise self._fault(loader, "no Page.unchanged() for a feed", page, where)
+        if page.failed:
+            raise self._fault(loader, "no Page.failed, as the page of a feed", page.failed, where)
+        if not _is_list(page.items, Entity):
+            raise self._fault(loader, "items that are entities", page.items, where)
+        if page.next is None and page.sync_token is None:
+            raise UpstreamChanged(
+                f"{self._name}: loader {loader.name} ended without the feed's new position",
+                hint="nothing of this response was stored; update the connector",
+            )
 
     def standing(self, loader: Loader[Any], page: Page[Any], stored: StoredPage | None) -> Page[Any]:
         """The page as it is stored, since the source says that it is as it was."""

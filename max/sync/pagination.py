@@ -18,18 +18,21 @@ the same rows in the same order.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zlib import crc32
 
 from ..errors import UpstreamChanged
-from ..model.loaders import Watermark
+from ..model.delivery import ListingPage
+from ..model.entities import Ref
+from ..model.loaders import CollectionLoader, Loader, PageRequest, Watermark
 from ..model.mapping import column_of, ids_of
 from ..model.query import Page
-from ..model.tasks import ListingPosition
-from ..model.values import are_ids, datetime_text, is_datetime
+from ..model.tasks import ListingPosition, ListTask
+from ..model.values import are_ids, datetime_of, datetime_text, is_datetime
 
 EMPTY_PAGES = 1_000  # in a row, after which a listing has no end
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that sources can be expected to read
 EARLIEST = "1970"  # a watermark before it is no time of a change; many sources cannot read such times
 
 
@@ -219,3 +222,37 @@ def _is_full(page: Page[Any]) -> str:
     if page.size is not None and number >= page.size:
         return f"the last page is full ({number} items) and names no next one"
     return ""
+
+
+def listing_page(
+    spec: ListTask,
+    parent: Ref[Any],
+    loader: CollectionLoader[Any, Any, Any],
+    tracker: PageTracker,
+    *,
+    last: bool,
+) -> ListingPage:
+    """The page that the tracker has just taken."""
+    position = tracker.position
+    return ListingPage(
+        parent,
+        loader.lists,
+        position.number - 1,
+        last,
+        position.began or 0.0,
+        delta=position.delta,
+        bookmark=position.token if tracker.uses_token else position.newest,
+        ids_only=spec.ids_only,
+        whole=not position.failed,
+    )
+
+
+def page_request(position: ListingPosition, loader: Loader[Any], *, ids_only: bool) -> PageRequest:
+    """The request for a page: its cursor, and since when."""
+    watermark = loader.watermark if isinstance(loader, CollectionLoader) else None
+    token = position.sync_token
+    if watermark is None:
+        return PageRequest(position.cursor, token, ids_only=ids_only)
+    overlap = watermark.overlap or timedelta(0)
+    since = None if token is None else max(datetime_of(token), EPOCH + overlap) - overlap
+    return PageRequest(position.cursor, since=since, ids_only=ids_only)

@@ -16,7 +16,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from ..errors import (
@@ -24,12 +23,8 @@ from ..errors import (
     Offline,
     StorageError,
     SuspiciousRemoval,
-    SyncError,
     SyncTokenRefused,
-    UpstreamError,
     UpstreamMissing,
-    bounded_wait,
-    describe,
 )
 from ..model.delivery import (
     DeletionCandidates,
@@ -37,16 +32,13 @@ from ..model.delivery import (
     Delivery,
     FeedPage,
     KnownPage,
-    ListingPage,
     ListingPass,
     ListingState,
     StoredPage,
-    Transaction,
     Write,
-    WriteResult,
 )
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
-from ..model.loaders import BatchLoader, CollectionLoader, FeedLoader, Loader, PageRequest
+from ..model.loaders import CollectionLoader, Loader
 from ..model.mapping import ids_of
 from ..model.plan import filter_from_json
 from ..model.query import Batch, Page
@@ -67,21 +59,19 @@ from ..model.tasks import (
     State,
     Task,
     TaskSpec,
-    UnreadItems,
     failure_of,
 )
-from ..model.values import datetime_of
 from ..upstream.conditions import Conditions
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv, RawCache, SyncContext
+from .declared import Declared
 from .loader_calls import LoaderCaller
-from .pagination import PageTracker, first_position
+from .pagination import PageTracker, first_position, listing_page, page_request
+from .retries import may_pass, run_again
+from .unread_items import UnreadItems
 
-TRIES = 5  # of a task, without progress in between
 TRIES_OF_MISSING = 3  # of a task for a row that the source does not have, and that may just be gone
-FIRST_DELAY, LONGEST_DELAY = 2.0, 900.0  # seconds before a failed task runs again, doubled each time
 MOST_PASSES = 3  # over one listing, until two in a row show the same
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that sources can be expected to read
 LOOKS = 2  # at every place where a missing row may be
 
 BY_LOADER = ""  # in place of a request: the validator that a loader gave
@@ -105,7 +95,8 @@ class TaskRunner:
         self._overdue: set[int] = set()  # tasks whose call was cancelled at its deadline
         self._checked = 0.0
         self._loader_calls = LoaderCaller(context.connector, context.credentials)
-        self._loaders = {loader.name: loader for loader in context.connector.loaders}
+        self._declared = Declared(context.connector)
+        self._unread = UnreadItems(context, self._declared, self._loader_calls, self._calling)
         self._runs: dict[str, Callable[[Task, Any], Awaitable[Settlement | None]]] = {
             ExpandTask.kind: self._expand,
             LoadFieldsTask.kind: self._load_fields,
@@ -178,11 +169,12 @@ class TaskRunner:
         Rows of an entity that lists its own kind are listed beside those that list them, so one
         that is gone may be known to be missing a little later.
         """
-        spec, id = task.spec, task.spec.single_id
-        ref = None if id is None else self._ref(spec, id)
+        spec: Any = task.spec
+        id = task.spec.single_id
+        ref = None if id is None else self._declared.ref(spec.entity, id)
         if ref is None or not await self._meta.is_pending_removal(ref):
             if ref is not None and _lists_itself(ref.entity) and task.tries < TRIES_OF_MISSING:
-                return self._again(task, task.tries, error)
+                return run_again(self._context, task, task.tries, error)
             return self.failed(task, error)
         if not (isinstance(spec, LoadFieldsTask) and spec.verify):
             return Settlement(task, State.COMPLETED)
@@ -193,26 +185,14 @@ class TaskRunner:
         """Retry later what may pass; everything else has failed."""
         now = self._context.clock()
         tries = 1 if task.id in self._reached else task.tries
-        if _may_pass(error, tries):
-            return self._again(task, tries, error)
+        if may_pass(error, tries):
+            return run_again(self._context, task, tries, error)
         if isinstance(task.spec, LoadFieldsTask) and task.spec.verify:
             return Settlement(task, State.COMPLETED)  # the source did not say; a look follows
         reached = task._replace(spec=self._reached.get(task.id, task.spec))
         is_rest = isinstance(task.spec, LoadFieldsTask) and task.spec.is_rest
         state = State.COMPLETED if is_rest else State.FAILED
         return Settlement(task, state, failures=(failure_of(reached, error, now),))
-
-    def _again(self, task: Task, tries: int, *errors: Exception) -> Settlement:
-        """Run the task again: when the errors ask for it, and after no less than our own delay."""
-        at = self._context.clock() + self._delay(tries, *errors)
-        error = _with_host(describe(errors[0]))
-        return Settlement(task, State.PENDING, not_before=at, error={**error, "try": tries + 1, "of": TRIES})
-
-    def _delay(self, tries: int, *errors: Exception) -> float:
-        """Seconds before the next try."""
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1)) * (0.5 + self._context.jitter() / 2)
-        asked = [bounded_wait(one.retry_after) or 0.0 for one in errors if isinstance(one, UpstreamError)]
-        return max(delay, *asked)
 
     async def _stored(self, page: Settlement) -> bool:
         """Store a page after which the task continues; False when it must stop here."""
@@ -226,23 +206,14 @@ class TaskRunner:
         if covered_by is None:
             return since
         entity, id, feed = covered_by
-        root = self._entity(entity).ref(id)
+        root = self._declared.entity(entity).ref(id)
         begun = (await self._meta.feed_state(root, feed)).full_at
         return since if begun is None else min(since, begun)
-
-    def _entity(self, name: str) -> type[Entity]:
-        entity = self._resolver.schema.entities.get(name)
-        if entity is None:
-            raise _outdated(f"the schema has no {name}")
-        return entity
-
-    def _ref(self, spec: Any, id: str) -> Ref[Any]:
-        return Ref(self._entity(spec.entity), id)
 
     # fan-out
 
     async def _expand(self, task: Task, spec: ExpandTask) -> Settlement:
-        entity = self._entity(spec.entity)
+        entity = self._declared.entity(spec.entity)
         where: dict[str, Any] = {
             "before": await self._too_old(spec.since, spec.covered_by),
             "matching": spec.matching and filter_from_json(entity, spec.matching),
@@ -270,20 +241,12 @@ class TaskRunner:
                 spec.entity, many, "", everything=everything, sweep=sweep, recheck=spec.recheck
             )
             return [listing.replace(id=id) for id in ids]
-        return [*self._loads(spec, ids)]
+        return [load for _, load in self._declared.loads(spec, ids)]
 
     # collections
 
-    def _listed(self, spec: ListTask) -> tuple[Ref[Any], CollectionLoader[Any, Any, Any]]:
-        """The parent, and the loader that lists its collection."""
-        parent = self._ref(spec, spec.id)
-        many: ManyOf[Any, Any] = ManyOf(parent.entity, spec.collection)
-        if not self._resolver.is_listed(many):
-            raise _outdated(f"no loader lists {many!r}")
-        return parent, self._resolver.collection_loader(many)
-
     async def _list(self, task: Task, spec: ListTask) -> Settlement | None:
-        parent, loader = self._listed(spec)
+        parent, loader = self._declared.listed(spec)
         state = await self._meta.listing_state(parent, loader.lists)
         begun: Any = await self._begin_pass(spec, state)
         if begun.position is None:
@@ -313,14 +276,14 @@ class TaskRunner:
         elif (known.listed_at or 0.0) > (position.began or 0.0):
             return spec.replace(position=None)  # a later pass has listed everything
         spec = spec.replace(unread=(), rest=False)
-        loader = self._listed(spec)[1]
+        loader = self._declared.listed(spec)[1]
         everything = spec.everything or spec.ids_only
         position = first_position(None if everything else known.bookmark)
         return spec.replace(position=position, sweep=spec.sweep or self._sweep_is_due(loader, known))
 
     async def _pass(self, spec: ListTask, position: ListingPosition) -> ListingPass:
         """What is stored of this pass; one that has stored nothing yet is the newest."""
-        parent, loader = self._listed(spec)
+        parent, loader = self._declared.listed(spec)
         if position.began is None:
             return ListingPass(True)
         return await self._meta.listing_pass(parent, loader.lists, position.began)
@@ -330,7 +293,7 @@ class TaskRunner:
 
         It ``asks`` for pages that are known whether they are as they were.
         """
-        parent, loader = self._listed(spec)
+        parent, loader = self._declared.listed(spec)
         cursor, number = tracker.position.cursor, tracker.position.number
         key = self._key(loader, parent, tracker.position)
         stored = None
@@ -340,12 +303,9 @@ class TaskRunner:
             task, loader, parent, tracker, ids_only=spec.ids_only, stored=stored
         )
         is_last = tracker.take(page)
-        again = {id: error for id, error in page.failed.items() if _may_pass(error, 1)}
-        if again:
-            spec = spec.replace(unread=(*spec.unread, self._unread(cursor, again, 1)))
-        left = {id: error for id, error in page.failed.items() if id not in again}
-        failures = self._give_up(task, spec, tracker, cursor, left)
-        listing = _listing_page(spec, parent, loader, tracker, last=is_last and not spec.unread)
+        again, failures = self._unread.sort(task, spec, tracker, cursor, page.failed)
+        spec = spec.replace(unread=(*spec.unread, *again))
+        listing = listing_page(spec, parent, loader, tracker, last=is_last and not spec.unread)
         known = _known_page(key, page, validators) if tracker.problem is None else None
         listing = listing.replace(unread=tuple(page.failed), known=known, not_modified=page.not_modified)
         delivery = Delivery(
@@ -358,10 +318,10 @@ class TaskRunner:
 
     async def _end_pass(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
         """The end of a pass whose rows are stored: close the listing, or read it once more."""
-        parent, loader = self._listed(spec)
+        parent, loader = self._declared.listed(spec)
         position, found = tracker.position, await self._pass(spec, tracker.position)
         if spec.unread and found.newest:
-            return await self._read_again(task, spec, tracker)
+            return await self._unread.read(task, spec, tracker, is_first=task.id in self._reached)
         if not found.newest:
             return Settlement(task, State.COMPLETED)
         tracker.count(found.shown)
@@ -370,7 +330,7 @@ class TaskRunner:
         if tracker.problem is None and doubtful and not proven and position.passes < MOST_PASSES:
             tracker.repeat()
             return Settlement(task, State.RUNNING, spec.replace(position=tracker.position), progress=True)
-        listing = _listing_page(spec, parent, loader, tracker, last=tracker.problem is None)
+        listing = listing_page(spec, parent, loader, tracker, last=tracker.problem is None)
         number = position.number  # a first page would begin another pass
         listing = listing.replace(number=number, proven=proven, sweeps=proven or not found.unseen)
         at = self._context.now()
@@ -388,7 +348,7 @@ class TaskRunner:
         """What a page or the end of a pass brings; after a listing of changes a sweep may follow."""
         spec = spec.replace(position=tracker.position)
         write = self._context.engine.prepare_write(delivery)
-        writes = [uncounted(write) if spec.recheck or spec.ids_only else write]
+        writes = [write.uncounted() if spec.recheck or spec.ids_only else write]
         if tracker.problem is not None:
             failure = failure_of(task, tracker.problem, self._context.clock())
             return Settlement(task, State.FAILED, spec, writes, failures=(*failures, failure), notes=notes)
@@ -397,7 +357,7 @@ class TaskRunner:
             return page
         if tracker.position.failed and tracker.position.failed == tracker.position.listed:
             return page._replace(state=State.FAILED)
-        if not (tracker.position.delta and spec.sweep and self._listed(spec)[1].sweep is not None):
+        if not (tracker.position.delta and spec.sweep and self._declared.listed(spec)[1].sweep is not None):
             return page._replace(state=State.COMPLETED)
         ids = ListTask(spec.entity, spec.collection, spec.id, ids_only=True)
         return page._replace(state=State.AWAITING_CHILDREN, children=[NewTask(ids)])
@@ -408,108 +368,6 @@ class TaskRunner:
         """How a page is asked for: what comes in another way is another page."""
         asked = [position.cursor, position.sync_token, sorted(map(repr, loader.brings))]
         return json.dumps([self._context.connector.version, loader.name, str(parent), *asked])
-
-    # items of a page that could not be read
-
-    def _unread(self, cursor: str | None, errors: Mapping[str, Exception], tries: int) -> UnreadItems:
-        """What is asked for again, and not before the errors allow it."""
-        return cursor, tuple(errors), self._context.clock() + self._delay(tries, *errors.values())
-
-    def _give_up(
-        self,
-        task: Task,
-        spec: ListTask,
-        tracker: PageTracker,
-        cursor: str | None,
-        errors: Mapping[str, Exception],
-    ) -> list[Failure]:
-        """The failures of items of a page; a retry asks for them alone."""
-        tracker.give_up(len(errors))
-        child, now = self._listed(spec)[1].lists.child, self._context.clock()
-        position = tracker.position.replace(ended=True)
-        failures = []
-        for id, error in errors.items():
-            rest = spec.replace(position=position, unread=((cursor, (id,), 0.0),), rest=True)
-            failure = failure_of(task._replace(spec=rest), error, now)
-            what = f"{failure.what}: {child.__name__}:{id}"
-            failures.append(failure.replace(what=what, entity=child.__name__, id=id))
-        return failures
-
-    async def _read_again(self, task: Task, spec: ListTask, tracker: PageTracker) -> Settlement:
-        """Ask again for the items that could not be read, once their time has come, and for no others."""
-        due = max(not_before for _, _, not_before in spec.unread)
-        if due > self._context.clock():
-            return Settlement(task, State.PENDING, spec, not_before=due, returned=True)
-        parent, loader = self._listed(spec)
-        is_first = task.id in self._reached
-        read: list[Delivery] = []
-        again: list[UnreadItems] = []
-        failures: list[Failure] = []
-        reason: Exception | None = None
-        for cursor, ids, _ in spec.unread:
-            at = self._context.now()
-            entities, errors = await self._items(task, spec, tracker.position.replace(cursor=cursor), ids, at)
-            tries = 1 if is_first or len(errors) < len(ids) else task.tries
-            passing = {id: error for id, error in errors.items() if _may_pass(error, tries)}
-            if passing:
-                again.append(self._unread(cursor, passing, tries))
-                reason = reason or next(iter(passing.values()))
-            left = {id: error for id, error in errors.items() if id not in passing}
-            failures += self._give_up(task, spec, tracker, cursor, left)
-            listing = _listing_page(spec, parent, loader, tracker, last=False)
-            listing = listing.replace(late=True, number=tracker.position.number)
-            read.append(Delivery(entities, at, listing, sync=task.sync))
-        writes = [self._context.engine.prepare_write(one) for one in read if one.entities]
-        writes = [uncounted(one) for one in writes] if spec.recheck or spec.ids_only else writes
-        spec = spec.replace(position=tracker.position, unread=tuple(again))
-        done = Settlement(task, State.RUNNING, spec, writes, failures=failures, progress=bool(writes))
-        if reason is not None:
-            due = max(not_before for _, _, not_before in again)
-            waiting = self._again(task, task.tries, reason)
-            return done._replace(state=State.PENDING, not_before=due, error=waiting.error)
-        if spec.rest:
-            return done._replace(state=State.FAILED if failures else State.COMPLETED)
-        return done._replace(progress=True)
-
-    async def _items(
-        self, task: Task, spec: ListTask, position: ListingPosition, ids: Sequence[str], at: float
-    ) -> tuple[Sequence[Entity], Mapping[str, Exception]]:
-        """Some items of a page with what came along, and the errors of those that did not come.
-
-        The entity's own loaders are asked where they bring all that the listing brings; else the page is.
-        """
-        parent, loader = self._listed(spec)
-        child = loader.lists.child
-        names = [field.name for field in loader.brings if field.entity is child]
-        own = [self._resolver.loader_for(FieldOf(child, name)) for name in names]
-        try:
-            if names and None not in own and not spec.ids_only:
-                return await self._items_by_id(task, child, names, ids, at)
-            with self._calling(task, at, loader) as env:
-                env.conditions = Conditions({})
-                page = await self._loader_calls.page(
-                    loader, parent, _page_request(position, loader, spec.ids_only), env
-                )
-        except (StorageError, LeaseLost):
-            raise
-        except Exception as error:
-            return [], dict.fromkeys(ids, error)
-        items = [item for item in page.items if item.id in ids]
-        return [*items, *page.also], _errors(child, ids, items, page.failed)
-
-    async def _items_by_id(
-        self, task: Task, child: type[Entity], names: Sequence[str], ids: Sequence[str], at: float
-    ) -> tuple[Sequence[Entity], Mapping[str, Exception]]:
-        """The same from the entity's own loaders; an item counts when each of them brings it."""
-        items: list[Entity] = []
-        errors: dict[str, Exception] = {}
-        for call in self._loads(LoadFieldsTask(child.__name__, tuple(names), "", ()), ids):
-            refs, loader = [self._ref(call, id) for id in call.ids], self._loaders[call.loader]
-            with self._calling(task, at, loader) as env:
-                batch = await self._loader_calls.batch(loader, refs, env)
-            items += batch.items
-            errors |= _errors(child, call.ids, batch.items, batch.failed)
-        return [item for item in items if item.id not in errors], errors
 
     async def _is_listed(self, spec: ListTask, known: ListingState) -> bool:
         if known.listed_at is None or spec.since is None:
@@ -538,8 +396,8 @@ class TaskRunner:
         with self._calling(task, at, loader) as env:
             known = stored.known.validators if stored is not None and _may_stand(stored) else {}
             validator = next(iter(known.get(BY_LOADER, ())), None)
-            request = _page_request(position, loader, ids_only).replace(validator=validator)
-            if isinstance(loader, CollectionLoader):
+            request = page_request(position, loader, ids_only=ids_only).replace(validator=validator)
+            if known:
                 env.conditions = Conditions(known)
             try:
                 page = await self._loader_calls.page(loader, of, request, env)
@@ -547,8 +405,8 @@ class TaskRunner:
                 if position.sync_token is None:
                     raise
                 tracker.restart(at)
-                everything = _page_request(tracker.position, loader, ids_only)
-                env.conditions = Conditions({})
+                everything = page_request(tracker.position, loader, ids_only=ids_only)
+                env.conditions = env.conditions and Conditions()
                 page = await self._loader_calls.page(loader, of, everything, env)
                 return page, at, [f"{tracker.name}: {error.message}; everything was requested instead"], {}
         resumed = position.sync_token is not None and position.number == 0 and tracker.uses_token
@@ -561,9 +419,7 @@ class TaskRunner:
     # feeds
 
     async def _follow(self, task: Task, spec: FollowTask) -> Settlement | None:
-        root, loader = self._ref(spec, spec.id), self._loaders.get(spec.feed)
-        if not isinstance(loader, FeedLoader):
-            raise _outdated(f"no feed is named {spec.feed}")
+        root, loader = self._declared.ref(spec.entity, spec.id), self._declared.feed(spec.feed)
         position = spec.position
         if position is None:
             known = await self._meta.feed_state(root, loader.name)
@@ -644,20 +500,20 @@ class TaskRunner:
 
     def _requests(self, found: DeletionCandidates) -> list[LoadFieldsTask]:
         """The tasks that request missing rows by their ids; none where that takes more than listing."""
-        entity = self._entity(found.entity)
+        entity = self._declared.entity(found.entity)
         loaders = {
             loader for name in entity.types() if (loader := self._resolver.loader_for(FieldOf(entity, name)))
         }
         for loader in sorted(loaders, key=lambda one: one.name):
             name = next(field.name for field in loader.brings if field.entity is entity)
-            tasks = self._loads(LoadFieldsTask(found.entity, (name,), loader.name, ()), found.to_ask)
+            tasks = self._declared.loads(LoadFieldsTask(found.entity, (name,), loader.name, ()), found.to_ask)
             if len(tasks) <= found.places:
-                return [one.replace(verify=True) for one in tasks]
+                return [one.replace(verify=True) for _, one in tasks]
         return []
 
     def _begin_look(self, spec: RemoveTask, uncertain: Sequence[DeletionCandidates]) -> RemoveTask:
         """Look at every place where uncertain rows may be; what this sync has listed counts as the first."""
-        entities = [self._entity(one.entity) for one in uncertain]
+        entities = [self._declared.entity(one.entity) for one in uncertain]
         left = [repr(many) for many in self._resolver.places_of(*entities)]
         began = self._context.now() if spec.looks else spec.since
         return spec.replace(looks=(*spec.looks, began), left=tuple(left))
@@ -665,7 +521,7 @@ class TaskRunner:
     def _look(self, task: Task, spec: RemoveTask, writes: Sequence[Write] = ()) -> Settlement:
         """List the next collection wherever that was not done since the look began."""
         entity, _, name = spec.left[0].partition(".")
-        many: ManyOf[Any, Any] = ManyOf(self._entity(entity), name)
+        many: ManyOf[Any, Any] = ManyOf(self._declared.entity(entity), name)
         feed, since = self._resolver.feed_covering(many), spec.looks[-1]
         root = next((one for one in spec.feeds if feed is not None and one[2] == feed.name), None)
         children: list[TaskSpec] = []
@@ -686,13 +542,13 @@ class TaskRunner:
     # fields
 
     async def _load_fields(self, task: Task, spec: LoadFieldsTask) -> Settlement:
-        refs = [self._ref(spec, id) for id in spec.ids]
+        refs = [self._declared.ref(spec.entity, id) for id in spec.ids]
         if spec.since is not None and not await self._is_stale(refs[0], spec, spec.since):
             return Settlement(task, State.COMPLETED)
-        calls = self._loads(spec, spec.ids)
+        calls = self._declared.loads(spec, spec.ids)
         if len(calls) > 1:
-            return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for one in calls])
-        loader, at = self._loaders[calls[0].loader], self._context.now()
+            return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for _, one in calls])
+        loader, at = calls[0][0], self._context.now()
         with self._calling(task, at, loader) as env:
             batch = await self._loader_calls.batch(loader, refs, env)
         return await self._loaded(task, spec, refs, batch, at)
@@ -704,13 +560,13 @@ class TaskRunner:
         loaded = {*ids_of(batch.items)}
         left = [ref for ref in refs if ref.id in batch.failed or ref.id not in loaded]
         tries = 1 if loaded else task.tries
-        again = {ref.id: batch.failed[ref.id] for ref in left if _passes(batch.failed.get(ref.id), tries)}
+        again = {ref.id: batch.failed[ref.id] for ref in left if may_pass(batch.failed.get(ref.id), tries)}
         left = [ref for ref in left if ref.id not in again]
         failures = [] if spec.verify else await self._failures(task, left, batch)
         done = Settlement(task, State.COMPLETED, None, self._brought(task, spec, left, batch, at))
         if again:
             rest = spec.replace(ids=tuple(again), is_rest=spec.is_rest or bool(loaded))
-            waiting = self._again(task, tries, *again.values())
+            waiting = run_again(self._context, task, tries, *again.values())
             return waiting._replace(spec=rest, writes=done.writes, failures=failures, progress=bool(loaded))
         has_failed = len(failures) == len(refs) and not spec.is_rest
         state = State.FAILED if has_failed else State.COMPLETED
@@ -725,33 +581,12 @@ class TaskRunner:
             return []
         received = self._context.now()
         delivery = Delivery(batch.items, at, removed=gone, received_at=received, sync=task.sync)
-        return [uncounted(self._context.engine.prepare_write(delivery))]
+        return [self._context.engine.prepare_write(delivery).uncounted()]  # a listing has counted them
 
     async def _is_stale(self, ref: Ref[Any], spec: LoadFieldsTask, since: float) -> bool:
         fields: list[FieldOf[Any, Any]] = [FieldOf(ref.entity, name) for name in spec.names]
         before = await self._too_old(since, spec.covered_by)
         return bool(await self._meta.stale(ref, fields, before=before))
-
-    def _loads(self, spec: ExpandTask | LoadFieldsTask, ids: Sequence[str]) -> list[LoadFieldsTask]:
-        """The calls that load the fields of some ids, by the loaders that the connector has now.
-
-        It may have been upgraded since the task was stored: a loader has another name, takes fewer
-        ids at once, or no longer loads all the fields.
-        """
-        entity = self._entity(spec.entity)
-        homes: dict[Loader[Any], list[str]] = {}
-        for name in spec.names:
-            field: FieldOf[Any, Any] = FieldOf(entity, name)
-            home = self._resolver.loader_for(field)
-            if home is None:
-                raise _outdated(f"no loader loads {field!r} for given ids")
-            homes.setdefault(home, []).append(name)
-        tasks = []
-        for loader, names in homes.items():
-            size = loader.size if isinstance(loader, BatchLoader) else 1
-            load = LoadFieldsTask(spec.entity, tuple(names), loader.name, ())
-            tasks += [load.replace(ids=tuple(ids[at : at + size])) for at in range(0, len(ids), size)]
-        return tasks
 
     async def _failures(self, task: Task, refs: Sequence[Ref[Any]], batch: Batch[Any]) -> list[Failure]:
         """The refs that failed or that the batch left out, unless they are about to be removed."""
@@ -789,46 +624,9 @@ def _known_page(key: str, page: Page[Any], validators: Validators) -> KnownPage 
     return KnownPage(key, validators, page.next, page.total, page.size)
 
 
-def _errors(
-    entity: type[Entity], ids: Sequence[str], items: Sequence[Entity], failed: Mapping[str, Exception]
-) -> dict[str, Exception]:
-    """The errors of those ids that a response did not bring."""
-    loaded = {item.id for item in items}
-    return {
-        id: failed.get(id)
-        or UpstreamMissing(
-            f"{entity.ref(id)} was listed and did not come", hint="it may have been deleted; sync again"
-        )
-        for id in ids
-        if id not in loaded
-    }
-
-
-def _outdated(problem: str) -> SyncError:
-    """A stored task cannot go on after an upgrade of the connector."""
-    return SyncError(
-        f"{problem} any more: the connector has changed", hint="the next sync does what it declares now"
-    )
-
-
 def _lists_itself(entity: type[Entity]) -> bool:
     """Whether an entity has a collection of its own kind, as folders have."""
     return entity in entity.children().values()
-
-
-def _may_pass(error: Exception, tries: int) -> bool:
-    """Whether a task runs again after an error of its latest try."""
-    return isinstance(error, UpstreamError) and error.retryable and tries < TRIES
-
-
-def _with_host(error: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An error for people who wait for its service: its message names the host."""
-    host, message = error["data"].get("host", ""), error["message"]
-    return error if host in message else {**error, "message": f"{host}: {message}"}
-
-
-def _passes(error: Exception | None, tries: int) -> bool:
-    return error is not None and _may_pass(error, tries)
 
 
 def _is_missing(error: Exception | None) -> bool:
@@ -840,47 +638,3 @@ def _deletion_scope(spec: RemoveTask) -> DeletionScope:
     feeds = [root[2] for root in spec.feeds]
     look = spec.looks[-1] if len(spec.looks) == LOOKS else None
     return DeletionScope(spec.collections, feeds, spec.since, look)
-
-
-def _listing_page(
-    spec: ListTask,
-    parent: Ref[Any],
-    loader: CollectionLoader[Any, Any, Any],
-    tracker: PageTracker,
-    *,
-    last: bool,
-) -> ListingPage:
-    """The page that the tracker has just taken."""
-    position = tracker.position
-    return ListingPage(
-        parent,
-        loader.lists,
-        position.number - 1,
-        last,
-        position.began or 0.0,
-        delta=position.delta,
-        bookmark=position.token if tracker.uses_token else position.newest,
-        ids_only=spec.ids_only,
-        whole=not position.failed,
-    )
-
-
-def _page_request(position: ListingPosition, loader: Loader[Any], ids_only: bool) -> PageRequest:
-    """The request for a page: its cursor, and since when."""
-    watermark = loader.watermark if isinstance(loader, CollectionLoader) else None
-    token = position.sync_token
-    if watermark is None:
-        return PageRequest(position.cursor, token, ids_only=ids_only)
-    overlap = watermark.overlap or timedelta(0)
-    since = None if token is None else max(datetime_of(token), EPOCH + overlap) - overlap
-    return PageRequest(position.cursor, since=since, ids_only=ids_only)
-
-
-def uncounted(write: Write) -> Write:
-    """A write whose rows are not counted: a sync counts the rows that it lists, each once."""
-
-    def work(transaction: Transaction) -> WriteResult:
-        stored = write(transaction)
-        return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
-
-    return Write(write.database, work)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import LoaderFault
@@ -33,7 +34,7 @@ class Conditions:
     ``known`` has those with which the page came that is stored, by the digest of the request.
     """
 
-    def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, known: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
         self._known = known
         self._attempt: object = None
         self._requests: list[str] = []
