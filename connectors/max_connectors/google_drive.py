@@ -176,7 +176,11 @@ async def files(parent: Ref[Drive], request: PageRequest, env: Env[GoogleDrive])
             return await reading.walked(at)
     elif request.sync_token is not None:
         at = json.loads(request.sync_token)
-        at = {"changes": at["token"], "renamed": at["name"] != reading.drive.name}
+        at = {
+            "changes": at["token"],
+            "renamed": at["name"] != reading.drive.name,
+            "check": at.get("check", False),
+        }
     else:
         at = {"start": await env.run(get_start_token, reading.log)}
     return await (reading.changes(at) if "changes" in at else reading.everything(at))
@@ -189,7 +193,8 @@ class Reading:
     everything, ``since`` the creation time at which its next page begins, ``seen`` the files of that
     time that came already, and ``token`` the page token where time alone does not lead on.  ``changes``
     is the page token in a listing of changes.  ``walk`` is what is left to walk before that page, or
-    before ``reached``, the end.
+    before ``reached``, the end.  A listing of everything may remove folders when it has ended; the next
+    one has a ``check`` for what they leave behind.
     """
 
     def __init__(self, drive: Drive, env: Env[GoogleDrive]) -> None:
@@ -204,7 +209,8 @@ class Reading:
         wanted = FilesQuery(self.log, self._size, at.get("since"), at.get("token"))
         answer = await self.env.run(list_files, wanted)
         rows, token = answer.get("files", []), answer.get("nextPageToken")
-        following = {"reached": at["start"]} if token is None else self._behind(rows, at, token)
+        end = {"reached": at["start"], "check": True}
+        following = end if token is None else self._behind(rows, at, token)
         seen = at.get("seen", ())
         return await self.page([row for row in rows if row["id"] not in seen], [], following, Walk())
 
@@ -237,6 +243,7 @@ class Reading:
         following = {"changes": token} if token else {"reached": reached}
         walk = Walk()
         walk.push([self.drive.id] if at.get("renamed") else [])
+        walk.push(await self.tree.orphans() if at.get("check") else [])
         return await self.page(rows, gone, following, walk)
 
     async def page(self, rows: Sequence[Row], gone: Sequence[str], then: Json, walk: Walk) -> Page[DriveFile]:
@@ -290,7 +297,8 @@ class Reading:
             return json.dumps({"walk": walk.to_json(), "then": then}), None
         if "reached" not in then:
             return json.dumps(then), None
-        return None, json.dumps({"token": then["reached"], "name": self.drive.name})
+        token = {"token": then["reached"], "name": self.drive.name}
+        return None, json.dumps(token | ({"check": True} if "check" in then else {}))
 
     async def _still_here(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         """The rows that are in this drive, and the ids of those in a drive that is not copied.

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from max.connecting import Env, Json, Query
+from max.connecting import Env, Json, Query, Ref
 
-from .google_drive_entities import FOLDER, DriveFile, Row, first_parent
+from .google_drive_entities import FOLDER, Drive, DriveFile, Row, first_parent
 
 STEP = 4000  # rows that one step of a walk reads, about
 GROUP = 200  # folders whose children are read together, and rows that are read by id
@@ -122,6 +122,22 @@ class Tree:
             names.append(clean(place.name))
             at = place.parent
         return "/".join(reversed(names))
+
+    async def orphans(self) -> list[str]:
+        """The folders that are not stored and through which stored paths lead nevertheless."""
+        found: dict[str, None] = {}
+        drive, parent = DriveFile.drive.eq(Ref(Drive, self._drive)), DriveFile.parent
+        gone = (
+            ~parent.to(DriveFile.name).is_loaded() & parent.ne(None) & parent.ne(DriveFile.ref(self._drive))
+        )
+        query = Query(DriveFile).where(drive, gone, DriveFile.path.starts_with("/")).select(parent)
+        cursor: str | None = None
+        while True:
+            page = await self._env.fetch(query.after(cursor))
+            found |= dict.fromkeys(one.parent.id for one in page.items if one.parent)
+            cursor = page.cursor
+            if cursor is None:
+                return list(found)
 
     async def walk(self, walk: Walk) -> list[DriveFile]:
         """One step: the stored files below changed folders whose paths are others now."""

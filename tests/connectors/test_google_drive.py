@@ -131,6 +131,16 @@ class TestPaths:
         synced(copy)
         assert copy.rows()["DriveFile"]["leaf"]["path"] == "Deep/Deeper/Q1\u2215Q2"
 
+    def test_a_folder_that_only_a_full_listing_finds_gone_leaves_right_paths(
+        self, copy: Copy, small: None
+    ) -> None:
+        synced(copy)
+        del copy.fake.files["folder1"]  # the log does not say so
+        copy.sync(full=True)
+        assert "folder1" not in copy.rows()["DriveFile"]
+        synced(copy)
+        assert copy.rows()["DriveFile"]["leaf"]["path"] == "Deep/Deeper/Q1\u2215Q2"
+
     def test_a_folder_that_becomes_visible_gives_the_files_below_it_their_path(
         self, copy: Copy, small: None
     ) -> None:
