@@ -43,6 +43,7 @@ from max.connecting import (
     Page,
     PageRequest,
     PermissionDenied,
+    Query,
     Ref,
     RunCode,
     Secret,
@@ -108,6 +109,7 @@ __all__ = [
 ROOT_ID = "account"  # a credential is for exactly one
 PAGE = 1000  # files or changes that one page may hold; Drive gives no more
 ASKING = 100  # the same where each file needs a request for its permissions
+CHECKS = 3  # syncs after a listing of everything that look for paths through folders that are gone
 DAY = timedelta(days=1)
 PEOPLE = ("lastModifyingUser", "sharingUser", "trashingUser")
 
@@ -172,14 +174,15 @@ async def files(parent: Ref[Drive], request: PageRequest, env: Env[GoogleDrive])
     reading = Reading(await env.stored(Drive, parent.id), env)
     if request.cursor is not None:
         at = json.loads(request.cursor)
-        if at.get("walk"):
+        reading.leave_out(at.get("others", ()))
+        if "walk" in at:
             return await reading.walked(at)
     elif request.sync_token is not None:
         at = json.loads(request.sync_token)
         at = {
             "changes": at["token"],
             "renamed": at["name"] != reading.drive.name,
-            "check": at.get("check", False),
+            "check": at.get("check", 0),
         }
     else:
         at = {"start": await env.run(get_start_token, reading.log)}
@@ -193,23 +196,34 @@ class Reading:
     everything, ``since`` the creation time at which its next page begins, ``seen`` the files of that
     time that came already, and ``token`` the page token where time alone does not lead on.  ``changes``
     is the page token in a listing of changes.  ``walk`` is what is left to walk before that page, or
-    before ``reached``, the end.  A listing of everything may remove folders when it has ended; the next
-    one has a ``check`` for what they leave behind.
+    before ``reached``, the end; ``others`` are files that have left for other drives.
+
+    What a listing of everything has missed is removed when it has ended, or by the sync after it; the
+    next ones ``check`` what such folders leave behind.
     """
 
     def __init__(self, drive: Drive, env: Env[GoogleDrive]) -> None:
         self.drive, self.env = drive, env
         self.log = "" if drive.kind == DriveKind.MINE else drive.id  # as requests name it
         self.tree = Tree(env, drive.id, drive.name)
+        self.others: list[str] = []
         self._asks_permissions = bool(self.log) and env.context.config.permissions
         self._size = min(PAGE, ASKING) if self._asks_permissions else PAGE
+
+    def leave_out(self, others: Iterable[str]) -> None:
+        """Know the files that this listing has seen leave for other drives; no walk gives them a path here.
+
+        The log of their own drive may be read at the same time, so the stored rows may not say it yet.
+        """
+        self.others = list(dict.fromkeys([*self.others, *others]))
+        self.tree.put([], self.others)
 
     async def everything(self, at: Json) -> Page[DriveFile]:
         """The next page of all files, oldest first."""
         wanted = FilesQuery(self.log, self._size, at.get("since"), at.get("token"))
         answer = await self.env.run(list_files, wanted)
         rows, token = answer.get("files", []), answer.get("nextPageToken")
-        end = {"reached": at["start"], "check": True}
+        end = {"reached": at["start"], "check": CHECKS}
         following = end if token is None else self._behind(rows, at, token)
         seen = at.get("seen", ())
         return await self.page([row for row in rows if row["id"] not in seen], [], following, Walk())
@@ -241,18 +255,21 @@ class Reading:
                 hint="update the connector",
             )
         following = {"changes": token} if token else {"reached": reached}
+        left = at.get("check", 0) - (token is None)
+        following |= {"check": left} if left > 0 else {}
         walk = Walk()
         walk.push([self.drive.id] if at.get("renamed") else [])
-        walk.push(await self.tree.orphans() if at.get("check") else [])
+        walk.push(await self.tree.orphans() if at.get("check") and token is None else [])
         return await self.page(rows, gone, following, walk)
 
     async def page(self, rows: Sequence[Row], gone: Sequence[str], then: Json, walk: Walk) -> Page[DriveFile]:
         """A page of the listing: the rows with their paths, and what is below those that have moved."""
-        here, left = await self._still_here(rows)
+        here, left, elsewhere = await self._still_here(rows)
         here = await self._with_permissions(here)
         gone = [*gone, *left]
         before = await self.tree.stored([*gone, *(row["id"] for row in here)])
         self.tree.put(here, gone)
+        self.leave_out(row["id"] for row in elsewhere)
         await self.tree.read_above(row["id"] for row in here)
         paths = {row["id"]: self.tree.path(row["id"]) for row in here}
         moved = [
@@ -263,7 +280,8 @@ class Reading:
         ]
         walk.push([*moved, *gone])
         walk.ends = moved
-        also: list[Entity] = [*await self.tree.walk(walk), *people_of(here), *permissions_of(here)]
+        also: list[Entity] = [*await self.tree.walk(walk), *await self._placed(elsewhere)]
+        also += [*people_of(here), *permissions_of(here)]
         if walk.stack:
             paths |= {id: before[id].path if id in before else "" for id in moved}
         removed = [DriveFile.ref(id) for id in gone]
@@ -293,26 +311,45 @@ class Reading:
 
     def _end(self, then: Json, walk: Walk) -> tuple[str | None, str | None]:
         """How a page ends: with the cursor of the next one, or with the token of the next sync."""
+        others = {"others": self.others} if self.others else {}
         if walk.stack:
-            return json.dumps({"walk": walk.to_json(), "then": then}), None
+            return json.dumps({"walk": walk.to_json(), "then": then, **others}), None
         if "reached" not in then:
-            return json.dumps(then), None
+            return json.dumps(then | others), None
         token = {"token": then["reached"], "name": self.drive.name}
-        return None, json.dumps(token | ({"check": True} if "check" in then else {}))
+        return None, json.dumps(token | {name: then[name] for name in ("check",) if name in then})
 
-    async def _still_here(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-        """The rows that are in this drive, and the ids of those in a drive that is not copied.
+    async def _still_here(self, rows: Sequence[Row]) -> tuple[list[Row], list[str], list[Row]]:
+        """The rows that are in this drive, the ids of those in a drive that is not copied, and the others.
 
-        Those in another drive that is copied are in neither: that one's log brings them.
+        The others are brought by the log of their own drive.
         """
-        here, left = [], []
+        here: list[Row] = []
+        left: list[str] = []
+        elsewhere: list[Row] = []
         for row in rows:
             drive = row.get("driveId")
             if (drive or "") == self.log:
                 here.append(row)
-            elif not await self._is_copied(drive):
+            elif await self._is_copied(drive):
+                elsewhere.append(row)
+            else:
                 left.append(row["id"])
-        return here, left
+        return here, left, elsewhere
+
+    async def _placed(self, rows: Sequence[Row]) -> list[DriveFile]:
+        """The paths of stored files that have left for other drives, which a walk here may have changed."""
+        found: list[DriveFile] = []
+        stored = await self.tree.stored(row["id"] for row in rows)
+        for row in rows:
+            drive = row.get("driveId")
+            there = await self._my_drive() if drive is None else await self.env.stored(Drive, drive)
+            if row["id"] in stored and there is not None:
+                tree = Tree(self.env, there.id, there.name)
+                tree.put([row], [])
+                await tree.read_above([])
+                found.append(DriveFile(row["id"], path=tree.path(row["id"])))
+        return found
 
     async def _with_permissions(self, rows: list[Row]) -> list[Row]:
         """The rows with their permissions, which never come with the files of a shared drive."""
@@ -348,10 +385,15 @@ class Reading:
                 raise
             return None
 
+    async def _my_drive(self) -> Drive | None:
+        """My Drive, if it is copied."""
+        query = Query(Drive).where(Drive.kind.eq(DriveKind.MINE)).limit(1)
+        return next(iter((await self.env.fetch(query)).items), None)
+
     async def _is_copied(self, drive: str | None) -> bool:
         """Whether a shared drive is copied, or My Drive for None."""
         if drive is None:
-            return self.env.context.config.wants(MY_DRIVE)
+            return await self._my_drive() is not None
         try:
             await self.env.stored(Drive, drive)
         except NotFound:

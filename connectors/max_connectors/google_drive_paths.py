@@ -154,7 +154,8 @@ class Tree:
                 walk.stack.append((folders, children[-1].id))
             for one in children:
                 self._places.setdefault(one.id, place_of(one))
-            moved += self._moved((one.id, one.path) for one in children if one.id not in self._came)
+            others = [one for one in children if one.id not in self._came and self._places.get(one.id)]
+            moved += self._moved((one.id, one.path) for one in others)
             walk.push([one.id for one in children if self._is_folder(one.id)])
         return moved
 
