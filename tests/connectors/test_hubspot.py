@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -15,11 +16,14 @@ from max_connectors import hubspot
 from max_connectors.hubspot import (
     KINDS,
     PAIRS,
+    LinkQuery,
     SearchQuery,
     changed,
     connector,
     field_of,
     is_own,
+    linked,
+    list_associations,
     milliseconds,
     properties_of,
     read_error,
@@ -108,6 +112,62 @@ def test_a_search_costs_one_request_for_as_many_rows_as_a_page_can_hold() -> Non
     assert (
         account.requests == 4 + 1
     )  # pages of 200, each but the first beginning with a row of the last; the bin
+
+
+# -- associations ----------------------------------------------------------------------------------
+
+
+class Linked:
+    """Answers for associations, one after the other, and what they were asked with; an Env."""
+
+    def __init__(self, *answers: Json) -> None:
+        self.answers, self.asked = list(answers), list[LinkQuery]()
+        self.context = SimpleNamespace(pairs=[("contacts", "companies")])
+
+    async def run(self, _: object, wanted: LinkQuery) -> Json:
+        """The next answer."""
+        self.asked.append(wanted)
+        return self.answers.pop(0)
+
+
+def to(id: int, *labels: str | None) -> Json:
+    types = [{"category": "X", "typeId": 7 + n, "label": label} for n, label in enumerate(labels)]
+    return {"toObjectId": id, "associationTypes": types}
+
+
+def test_a_record_with_more_associations_than_one_answer_holds_is_asked_for_again_alone() -> None:
+    first = [
+        {"from": {"id": "1"}, "to": [to(5, None)], "paging": {"next": {"after": "NTA"}}},
+        {"from": {"id": "2"}, "to": [to(5, "Primary", None)]},
+    ]
+    env = Linked(first, [{"from": {"id": "1"}, "to": [to(6, "Billing")]}])
+    place: Json = {"pair": 1, "after": None, "since": {}, "token": {}}
+    kinds = KINDS["contacts"], KINDS["companies"]
+    page = asyncio.run(linked(*kinds, ["1", "2"], place, False, cast(Any, env)))
+    assert env.asked[1] == LinkQuery("contacts", "companies", ["1"], ["NTA"])
+    labels = {one.id: (one.labels, one.type_ids) for one in page.items}
+    assert labels == {
+        "contacts:1:companies:5": ([], [7]),
+        "contacts:1:companies:6": (["Billing"], [7]),
+        "contacts:2:companies:5": (["Primary"], [7, 8]),
+    }
+    assert (page.next, page.sync_token) == (None, "{}")
+
+
+@pytest.mark.parametrize("category", ["OBJECT_NOT_FOUND", "INTERNAL_ERROR"])
+def test_records_without_associations_are_no_error_and_others_are(category: str) -> None:
+    answer = {"results": [], "errors": [{"category": category, "message": "what happened"}]}
+
+    async def request(*_: object, **__: object) -> Any:
+        return SimpleNamespace(json=lambda: answer)
+
+    hub: Any = SimpleNamespace(http=SimpleNamespace(request=request))
+    asking = list_associations(hub, LinkQuery("contacts", "companies", ["1"]))
+    if category == "OBJECT_NOT_FOUND":
+        assert asyncio.run(cast(Any, asking)) == []
+    else:
+        with pytest.raises(UpstreamBroken, match="what happened"):
+            asyncio.run(cast(Any, asking))
 
 
 # -- errors ----------------------------------------------------------------------------------------
