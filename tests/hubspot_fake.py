@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from max_connectors import hubspot
-from max_connectors.hubspot import KINDS, HubSpotConfig, connector
+from max_connectors import hubspot_api, hubspot_links
+from max_connectors.hubspot import connector
+from max_connectors.hubspot_api import KINDS, HubSpotConfig
 from max_connectors.hubspot_entities import HubSpotAssociation, HubSpotOwner
 
 from max import CredentialProvider, Entity, InstallationInfo, Json, Status, SyncResult
@@ -398,7 +399,7 @@ def _association_differences(copy: Copy) -> list[str]:
 
 def main(folder: str, url: str, *options: str) -> int:
     """``python -m tests.hubspot_fake FOLDER URL [OPTION…]``: one sync, with small pages."""
-    hubspot.PAGE, hubspot.SEARCH_PAGE, hubspot.LINKED = 5, 5, 10
+    hubspot_api.PAGE, hubspot_api.SEARCH_PAGE, hubspot_links.LINKED = 5, 5, 10
     result = Copy(None, Path(folder), base_url=url).sync(check_deletes="check-deletes" in options)
     return 0 if result.status is Status.COMPLETED else 1
 

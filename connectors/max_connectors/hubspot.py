@@ -17,42 +17,30 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from max.connecting import (
     AccountField,
     Answers,
     BadCredentials,
     BearerAuth,
-    BrowserSignIn,
-    BudgetHeaders,
     Connector,
-    Credential,
     CredentialProvider,
     Env,
-    FieldOf,
     Found,
     HttpClient,
-    HttpResponse,
     Input,
     Installation,
-    InvalidAnswers,
     Json,
-    Limit,
     Loader,
-    Mismatch,
     OAuth,
     Page,
     PageRequest,
     PermissionDenied,
-    Query,
-    QuotaExceeded,
     Ref,
-    Retry,
     RunCode,
     Schema,
     SecretInput,
@@ -61,337 +49,54 @@ from max.connecting import (
     Step,
     Store,
     SyncPlan,
-    UpstreamBroken,
     UpstreamChanged,
     UpstreamError,
     UpstreamMissing,
     Validate,
     Watermark,
-    operation,
     require_http,
     run_operation,
     sources_of,
 )
 
+from .hubspot_api import (
+    BROWSER,
+    BUDGET,
+    DAY,
+    KINDS,
+    LONGEST_LIST,
+    OAUTH,
+    OBJECTS,
+    OVERLAP,
+    ROOT_ID,
+    TOKEN,
+    HubSpot,
+    HubSpotConfig,
+    Kind,
+    ListQuery,
+    ReadQuery,
+    SearchQuery,
+    list_associations,
+    list_objects,
+    list_owners,
+    list_pipelines,
+    list_properties,
+    next_of,
+    read_error,
+    read_objects,
+    search_objects,
+)
 from .hubspot_entities import (
     CrmRecord,
     HubSpotAccount,
     HubSpotAssociation,
-    HubSpotCall,
-    HubSpotCompany,
-    HubSpotContact,
-    HubSpotDeal,
     HubSpotDealPipeline,
     HubSpotDealStage,
-    HubSpotEmail,
-    HubSpotLineItem,
-    HubSpotMeeting,
-    HubSpotNote,
     HubSpotOwner,
-    HubSpotProduct,
-    HubSpotTask,
-    HubSpotTicket,
     HubSpotTicketPipeline,
     HubSpotTicketStage,
 )
-
-T = TypeVar("T")
-
-ROOT_ID = "account"  # a credential belongs to exactly one
-DAY = timedelta(days=1)
-OVERLAP = timedelta(minutes=2)  # the index of the search lags some moments behind
-PAGE, SEARCH_PAGE = 100, 200  # rows of one answer, at most
-LINKED = 1_000  # records whose associations one request asks for
-LONGEST_LIST = 6_000  # characters of the names of properties in an address
-
-CRM, ASSOCIATIONS = "/crm/v3", "/crm/v4/associations"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of records: its name in paths, its entity, the field of an association that points at it.
-
-    ``changed`` is the property with the time of the last change.
-    """
-
-    name: str
-    entity: type[CrmRecord]
-    link: FieldOf[HubSpotAssociation, Any] | None = None
-    changed: str = "hs_lastmodifieddate"
-
-
-Link = HubSpotAssociation
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("contacts", HubSpotContact, Link.contact, "lastmodifieddate"),
-        Kind("companies", HubSpotCompany, Link.company),
-        Kind("deals", HubSpotDeal, Link.deal),
-        Kind("tickets", HubSpotTicket, Link.ticket),
-        Kind("products", HubSpotProduct),
-        Kind("line_items", HubSpotLineItem, Link.line_item),
-        Kind("notes", HubSpotNote, Link.note),
-        Kind("tasks", HubSpotTask, Link.task),
-        Kind("calls", HubSpotCall, Link.call),
-        Kind("meetings", HubSpotMeeting, Link.meeting),
-        Kind("emails", HubSpotEmail, Link.email),
-    )
-}
-OBJECTS = (*KINDS, "owners")  # what can be chosen
-ACTIVITIES = ("notes", "tasks", "calls", "meetings", "emails")
-PAIRS = (  # whose associations are read, and with what
-    ("contacts", "companies"),
-    ("deals", "contacts"),
-    ("deals", "companies"),
-    ("tickets", "contacts"),
-    ("tickets", "companies"),
-    ("tickets", "deals"),
-    ("line_items", "deals"),
-    *((one, other) for one in ACTIVITIES for other in ("contacts", "companies", "deals", "tickets")),
-)
-
-
-# -- the API -----------------------------------------------------------------------------
-
-API = Limit("hubspot:api", calls=90, per=10.0)  # the smallest account may make 100
-SEARCH = Limit("hubspot:search", concurrency=2, calls=4, per=1.0)  # every account may make 5
-RETRY = Retry(base=0.5, max_wait=12.0)
-TOKEN = Credential("token", "the token of a private app: pat-…", required=False)
-OAUTH = OAuth("hubspot", token_path="/oauth/v1/token")
-READ = "crm.objects.{}.read"
-OPTIONAL = [READ.format(one) for one in ("companies", "deals", "owners", "line_items")]
-OPTIONAL += [
-    *(f"crm.schemas.{one}.read" for one in ("contacts", "companies", "deals")),
-    "tickets",
-    "e-commerce",
-]
-BROWSER = BrowserSignIn(
-    OAUTH,
-    "https://app.hubspot.com/oauth/authorize",
-    ["oauth", READ.format("contacts")],
-    extra={
-        "optional_scope": " ".join(OPTIONAL)
-    },  # an account that lacks one of these can sign in all the same
-    port=8735,
-)
-BUDGET = BudgetHeaders(
-    "x-hubspot-ratelimit-remaining",
-    "x-hubspot-ratelimit-interval-milliseconds",
-    unit=0.001,
-    relative=True,
-)
-LEAVE_OUT = "give the app that scope, or choose other objects: max connect hubspot:NAME --update"
-SECONDLY, TEN_SECONDLY, TODAY = 1.0, 10.0, 6 * 3_600.0  # seconds to wait when a limit of that name is reached
-PAUSES = {423: 2.0, 502: 3.0, 503: 3.0, 504: 3.0, 521: 5.0, 523: 5.0, 524: 5.0}  # seconds, by status
-
-
-def read_error(response: HttpResponse) -> UpstreamError | None:
-    """The errors that HubSpot tells apart in another way than by their status."""
-    status, said = response.status, _said(response)
-    where = f"{response.request}: {said.get('message') or 'refused'}"
-    if status == 429:
-        return QuotaExceeded(f"{where} (429)", hint="try again later", retry_after=_wait(response, said))
-    if status == 403 and said.get("category") == "MISSING_SCOPES":
-        return PermissionDenied(f"{where} (403): the credential lacks a scope", hint=LEAVE_OUT)
-    if status == 477:
-        return UpstreamBroken(f"{response.request}: the account is being moved (477)", hint="try again later")
-    if status in PAUSES:
-        wait = _seconds(response.headers.get("retry-after", "")) or PAUSES[status]
-        return UpstreamBroken(f"{where} ({status})", hint="try again later", retry_after=wait)
-    return None
-
-
-def _said(response: HttpResponse) -> Mapping[str, Json]:
-    try:
-        said = response.json() if response.status >= 400 else None
-    except UpstreamError:  # some errors are a web page
-        said = None
-    return said if isinstance(said, dict) else {}
-
-
-def _wait(response: HttpResponse, said: Mapping[str, Json]) -> float:
-    """Seconds until the limit that was reached lets a request through."""
-    asked = _seconds(response.headers.get("retry-after", ""))
-    policy = str(said.get("policyName") or said.get("message")).upper().replace("YOUR ", "").split()
-    known = {"DAILY": TODAY, "SECONDLY": SECONDLY}
-    return asked or next((wait for word, wait in known.items() if word in policy), TEN_SECONDLY)
-
-
-def _seconds(text: str) -> float:
-    """What Retry-After asks for; a number from 1,000 on counts milliseconds, which HubSpot writes too."""
-    try:
-        number = float(text)
-    except ValueError:
-        return 0.0
-    return number / 1000 if number >= 1000 else number
-
-
-@dataclass(frozen=True)
-class HubSpotConfig:
-    """Which HubSpot: scheme and host, which objects to copy, and more of HubSpot's own properties."""
-
-    base_url: str = "https://api.hubapi.com"
-    objects: Sequence[str] = ()  # none: all
-    properties: Sequence[str] = ()  # OBJECT.PROPERTY, such as deals.hs_forecast_amount
-    client_id: str = ""  # the application's, for OAuth
-
-    def __post_init__(self) -> None:
-        wrong = [
-            Mismatch("objects", f"some of {', '.join(OBJECTS)}", one)
-            for one in self.objects
-            if one not in OBJECTS
-        ]
-        for one in self.properties:
-            kind, _, name = one.partition(".")
-            if kind not in KINDS or not name:
-                wrong.append(Mismatch("properties", "OBJECT.PROPERTY, such as deals.hs_forecast_amount", one))
-        if wrong:
-            raise InvalidAnswers("invalid configuration of hubspot", wrong)
-
-    def has(self, name: str) -> bool:
-        """Whether this kind of objects is copied."""
-        return not self.objects or name in self.objects
-
-
-@dataclass(frozen=True)
-class HubSpot:
-    """The context of operations."""
-
-    http: HttpClient
-    config: HubSpotConfig
-
-    @property
-    def kinds(self) -> list[Kind]:
-        """The kinds of records that are copied."""
-        return [kind for kind in KINDS.values() if self.config.has(kind.name)]
-
-    @property
-    def pairs(self) -> list[tuple[Kind, Kind]]:
-        """The kinds between which associations are copied."""
-        return [
-            (KINDS[one], KINDS[other])
-            for one, other in PAIRS
-            if self.config.has(one) and self.config.has(other)
-        ]
-
-
-@dataclass(frozen=True)
-class ListQuery:
-    """One page of a list, which is sorted by id."""
-
-    kind: str
-    after: str | None = None
-    properties: Sequence[str] = ()
-    archived: bool = False
-    size: int = 0  # PAGE, unless it says otherwise
-
-
-@dataclass(frozen=True)
-class SearchQuery:
-    """One page of what changed at or after a time, in milliseconds since the epoch, the oldest change first.
-
-    With ``above``: of what changed at that time exactly, what has a greater id, sorted by id.
-    """
-
-    kind: str
-    since: int
-    above: str | None = None
-    properties: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class ReadQuery:
-    """Some records by id."""
-
-    kind: str
-    ids: Sequence[str]
-    properties: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class LinkQuery:
-    """The associations of some records with another kind; ``after`` goes on where one has many."""
-
-    kind: str
-    other: str
-    ids: Sequence[str]
-    after: Sequence[str] = ()
-
-
-@operation("hubspot:object:list", limit=API, retry=RETRY)
-async def list_objects(hub: HubSpot, wanted: ListQuery) -> Json:
-    """A page of records, sorted by id."""
-    params = {
-        "limit": str(wanted.size or PAGE),
-        "properties": ",".join(wanted.properties or ["hs_object_id"]),
-    }
-    params |= {"after": wanted.after} if wanted.after else {}
-    params |= {"archived": "true"} if wanted.archived else {}
-    return await hub.http.get(f"{CRM}/objects/{{}}", wanted.kind, params=params)
-
-
-@operation("hubspot:object:search", limit=SEARCH, retry=RETRY)
-async def search_objects(hub: HubSpot, wanted: SearchQuery) -> Json:
-    """A page of what changed."""
-    changed = KINDS[wanted.kind].changed
-    conditions, order = [(changed, "GTE", str(wanted.since))], changed
-    if wanted.above is not None:
-        conditions += [(changed, "LTE", str(wanted.since)), ("hs_object_id", "GT", wanted.above)]
-        order = "hs_object_id"
-    filters = [{"propertyName": name, "operator": op, "value": value} for name, op, value in conditions]
-    body = {
-        "filterGroups": [{"filters": filters}],
-        "sorts": [{"propertyName": order, "direction": "ASCENDING"}],
-        "properties": [*wanted.properties, changed],
-        "limit": SEARCH_PAGE,
-    }
-    return (await hub.http.request("POST", f"{CRM}/objects/{{}}/search", wanted.kind, json=body)).json()
-
-
-@operation("hubspot:object:read", limit=API, retry=RETRY)
-async def read_objects(hub: HubSpot, wanted: ReadQuery) -> Json:
-    """Up to 100 records by id; those that are gone are left out."""
-    body = {
-        "inputs": [{"id": id} for id in wanted.ids],
-        "properties": list(wanted.properties),
-        "propertiesWithHistory": [],
-    }
-    return (await hub.http.request("POST", f"{CRM}/objects/{{}}/batch/read", wanted.kind, json=body)).json()
-
-
-@operation("hubspot:association:list", limit=API, retry=RETRY)
-async def list_associations(hub: HubSpot, wanted: LinkQuery) -> Json:
-    """The associations of up to 1,000 records; those without any are reported as errors."""
-    after = wanted.after or [""] * len(wanted.ids)
-    inputs = [{"id": id, **({"after": at} if at else {})} for id, at in zip(wanted.ids, after, strict=True)]
-    path = f"{ASSOCIATIONS}/{{}}/{{}}/batch/read"
-    answer = (await hub.http.request("POST", path, wanted.kind, wanted.other, json={"inputs": inputs})).json()
-    for error in answer.get("errors") or ():
-        if error.get("category") != "OBJECT_NOT_FOUND":
-            raise UpstreamBroken(f"hubspot: associations of {wanted.kind}: {error.get('message')}")
-    return answer["results"]
-
-
-@operation("hubspot:owner:list", limit=API, retry=RETRY)
-async def list_owners(hub: HubSpot, wanted: ListQuery) -> Json:
-    """A page of the owners, or of the former ones."""
-    params = {"limit": str(wanted.size or PAGE), "archived": "true" if wanted.archived else "false"}
-    return await hub.http.get(
-        f"{CRM}/owners/", params=params | ({"after": wanted.after} if wanted.after else {})
-    )
-
-
-@operation("hubspot:pipeline:list", limit=API, retry=RETRY)
-async def list_pipelines(hub: HubSpot, kind: str) -> Json:
-    """All pipelines of deals or tickets, with their stages."""
-    return (await hub.http.get(f"{CRM}/pipelines/{{}}", kind))["results"]
-
-
-@operation("hubspot:property:list", limit=API, retry=RETRY)
-async def list_properties(hub: HubSpot, kind: str) -> Json:
-    """The properties of a kind of records."""
-    return (await hub.http.get(f"{CRM}/properties/{{}}", kind))["results"]
-
+from .hubspot_links import associations
 
 # -- the account's own properties -----------------------------------------------------------
 
@@ -488,13 +193,6 @@ async def listed_whole(wanted: ListQuery, env: Env[HubSpot]) -> Json:
         if error.data.get("status") == 414:
             return None
         raise
-
-
-def next_of(answer: Json) -> str | None:
-    """Where the next page begins."""
-    paging = answer.get("paging") or {}
-    after = (paging.get("next") or {}).get("after")
-    return None if after is None else str(after)
 
 
 async def changed(kind: Kind, request: PageRequest, since: datetime, env: Env[HubSpot]) -> Page[CrmRecord]:
@@ -620,138 +318,6 @@ async def ticket_stages(
 ) -> Page[HubSpotTicketStage]:
     """All on one page."""
     return Page.read(env.entity(HubSpotTicketStage), stages_of(await env.raw(ticket_pipelines_of)))
-
-
-# -- associations ----------------------------------------------------------------------------
-#
-# Associations are read for records that are stored already, 1,000 at a time.  The sync token says, for
-# each kind, the newest change that was known and a digest of the records that had just changed then:
-# as long as both are the same, nothing has to be asked.
-
-
-@Loader.collection(HubSpotAccount.associations, brings=HubSpotAssociation, sweep=DAY, stable=True)
-async def associations(
-    parent: Ref[HubSpotAccount], request: PageRequest, env: Env[HubSpot]
-) -> Page[HubSpotAssociation]:
-    """The associations of all records, or of those that changed."""
-    pairs = env.context.pairs
-    place = json.loads(request.cursor) if request.cursor else await first_place(request, pairs, env)
-    while place["pair"] < len(pairs):
-        kind, other = pairs[place["pair"]]
-        since = place["since"].get(kind.name)
-        ids, more = ([], None) if since == SAME else await stored(kind, since, place["after"], env)
-        place |= {"after": more} if more else {"after": None, "pair": place["pair"] + 1}
-        if not ids:
-            continue
-        try:
-            return await linked(kind, other, ids, place, since is not None, env)
-        except PermissionDenied as error:  # the others can be read all the same
-            place |= {"after": None, "pair": pairs.index((kind, other)) + 1, "denied": error.message}
-    if "denied" in place:
-        raise PermissionDenied(place["denied"], hint=LEAVE_OUT)
-    return Page([], sync_token=json.dumps(place["token"]))
-
-
-SAME = "same"  # in place of a time: no record of that kind changed
-
-
-async def stored(
-    kind: Kind, since: str | None, after: str | None, env: Env[HubSpot]
-) -> tuple[list[str], str | None]:
-    """The ids of up to 1,000 stored records, or of those that changed since a time, and where more begin."""
-    query = Query(kind.entity).select(kind.entity.updated_at).limit(LINKED).after(after)
-    if since is not None:
-        query = query.where(kind.entity.updated_at.ge(datetime.fromisoformat(since)))
-    page = await env.fetch(query)
-    return [one.id for one in page.items], page.cursor
-
-
-async def first_place(request: PageRequest, pairs: Sequence[tuple[Kind, Kind]], env: Env[HubSpot]) -> Json:
-    """Where a listing begins: its first pair, since when each kind is asked for, and its token."""
-    known = {} if request.sync_token is None or request.ids_only else json.loads(request.sync_token)
-    token: dict[str, Json] = {}
-    since: dict[str, str] = {}
-    for kind in {one.name: one for one, _ in pairs}.values():
-        token[kind.name] = now = await newest_change(kind, env)
-        before = known.get(kind.name)
-        if before is not None and before[0]:
-            since[kind.name] = SAME if before == now else before[0]
-    return {"pair": 0, "after": None, "since": since, "token": token}
-
-
-async def newest_change(kind: Kind, env: Env[HubSpot]) -> Json:
-    """A while before the newest change of a kind, and a digest of the records that changed since."""
-    query = Query(kind.entity).select(kind.entity.updated_at)
-    newest = (await env.fetch(query.order_by("-updated_at").limit(1))).items
-    if not newest:
-        return ["", ""]
-    since = newest[0].updated_at - OVERLAP
-    digest, cursor = sha256(), None
-    while True:
-        page = await env.fetch(query.where(kind.entity.updated_at.ge(since)).after(cursor))
-        digest.update("".join(f"{one.id} {one.updated_at} " for one in page.items).encode())
-        cursor = page.cursor
-        if cursor is None:
-            return [since.isoformat(), digest.hexdigest()[:16]]
-
-
-async def linked(
-    kind: Kind, other: Kind, ids: Sequence[str], place: Json, is_delta: bool, env: Env[HubSpot]
-) -> Page[HubSpotAssociation]:
-    """The page with the associations of some records with those of another kind."""
-    found: dict[str, HubSpotAssociation] = {}
-    query = LinkQuery(kind.name, other.name, ids)
-    while query.ids:
-        onward: list[tuple[str, str]] = []
-        for result in await env.run(list_associations, query):
-            id, after = str(result["from"]["id"]), next_of(result)
-            onward += [(id, after)] if after else []
-            for to in result["to"]:
-                one = association(kind, other, id, to)
-                found[one.id] = one
-        query = LinkQuery(kind.name, other.name, [id for id, _ in onward], [after for _, after in onward])
-    gone = await missing(kind, other, ids, found, env) if is_delta else []
-    last = place["pair"] == len(env.context.pairs) and "denied" not in place
-    token = json.dumps(place["token"]) if last else None
-    cursor = None if last else json.dumps(place)
-    return Page(list(found.values()), removed=gone, next=cursor, sync_token=token)
-
-
-def association(kind: Kind, other: Kind, id: str, to: Json) -> HubSpotAssociation:
-    """One association, whatever types it has."""
-    target, types = str(to["toObjectId"]), to["associationTypes"]
-    links: dict[str, Any] = dict.fromkeys(one.link.name for one in KINDS.values() if one.link is not None)
-    links[link_of(kind).name], links[link_of(other).name] = kind.entity.ref(id), other.entity.ref(target)
-    labels = sorted({one["label"] for one in types if one.get("label")})
-    types_ids = sorted({int(one["typeId"]) for one in types})
-    name = f"{kind.name}:{id}:{other.name}:{target}"
-    return HubSpotAssociation(name, labels=labels, type_ids=types_ids, **links)
-
-
-def link_of(kind: Kind) -> FieldOf[HubSpotAssociation, Any]:
-    """The field of an association that points at a kind; all kinds of PAIRS have one."""
-    assert kind.link is not None
-    return kind.link
-
-
-async def missing(
-    kind: Kind, other: Kind, ids: Sequence[str], found: Mapping[str, Any], env: Env[HubSpot]
-) -> list[Ref[HubSpotAssociation]]:
-    """The stored associations of these records that are none any more."""
-    gone: list[Ref[HubSpotAssociation]] = []
-    query = (
-        Query(HubSpotAssociation)
-        .select(link_of(kind))
-        .where(link_of(kind).is_in([kind.entity.ref(id) for id in ids]))
-    )
-    query = query.where(link_of(other).ne(None))
-    cursor: str | None = None
-    while True:
-        page = await env.fetch(query.after(cursor))
-        gone += [HubSpotAssociation.ref(one.id) for one in page.items if one.id not in found]
-        cursor = page.cursor
-        if cursor is None:
-            return gone
 
 
 async def seed(hub: HubSpot, store: Store) -> SyncPlan:

@@ -12,24 +12,19 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from max_connectors import hubspot
+from max_connectors import hubspot_api
 from max_connectors.hubspot import (
-    KINDS,
-    PAIRS,
-    LinkQuery,
-    SearchQuery,
     changed,
     connector,
     field_of,
     is_own,
-    linked,
-    list_associations,
     milliseconds,
     properties_of,
-    read_error,
     rows_of,
 )
+from max_connectors.hubspot_api import KINDS, PAIRS, LinkQuery, SearchQuery, list_associations, read_error
 from max_connectors.hubspot_entities import HubSpotContact, HubSpotDeal
+from max_connectors.hubspot_links import linked
 
 from max.connecting import Field, HttpRequest, HttpResponse, Json, PageRequest
 from max.errors import PermissionDenied, QuotaExceeded, UpstreamBroken
@@ -59,7 +54,7 @@ class Account:
         found = sorted((at, id) for id, at in self.times.items() if at >= since)
         if wanted.above is not None:
             found = [(at, id) for at, id in found if at == since and id > wanted.above]
-        page = found[: hubspot.SEARCH_PAGE]
+        page = found[: hubspot_api.SEARCH_PAGE]
         rows = [{"id": id, "createdAt": iso(at), "updatedAt": iso(at), "properties": {}} for at, id in page]
         more = len(page) < len(found)
         return {"results": rows, **({"paging": {"next": {"after": "x"}}} if more else {})}
@@ -90,7 +85,7 @@ contacts = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(0, 6), m
 def test_a_search_finds_every_change_however_many_share_a_millisecond(
     times: dict[str, int], size: int
 ) -> None:
-    with patch.object(hubspot, "SEARCH_PAGE", size):
+    with patch.object(hubspot_api, "SEARCH_PAGE", size):
         found = Account(times).found()
     assert set(found) == set(times)
     assert len(found) <= len(times) + size * len(set(times.values()))  # what fills a page is read twice
@@ -101,7 +96,7 @@ def test_an_edit_during_a_search_hides_no_other_change(
     times: dict[str, int], size: int, edits: list[tuple[int, str]]
 ) -> None:
     edits = [(at, id) for at, id in edits if id in times]
-    with patch.object(hubspot, "SEARCH_PAGE", size):
+    with patch.object(hubspot_api, "SEARCH_PAGE", size):
         found = Account(times, edits).found()
     assert set(found) >= times.keys() - {id for _, id in edits}
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from max_connectors import hubspot
-from max_connectors.hubspot import KINDS, PAIRS, HubSpotConfig, connector
+from max_connectors import hubspot, hubspot_api, hubspot_links
+from max_connectors.hubspot import connector
+from max_connectors.hubspot_api import KINDS, PAIRS, HubSpotConfig
 from max_connectors.hubspot_entities import (
     HubSpotAssociation,
     HubSpotContact,
@@ -55,8 +56,9 @@ def synced(copy: Copy) -> Copy:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of a few rows, and quick second attempts."""
-    for name, size in (("PAGE", 5), ("SEARCH_PAGE", 4), ("LINKED", 10)):
-        monkeypatch.setattr(hubspot, name, size)
+    monkeypatch.setattr(hubspot_api, "PAGE", 5)
+    monkeypatch.setattr(hubspot_api, "SEARCH_PAGE", 4)
+    monkeypatch.setattr(hubspot_links, "LINKED", 10)
     for operation in connector.operations:
         monkeypatch.setattr(operation, "retry", Retry(attempts=8, base=0.01, cap=0.02))
 
