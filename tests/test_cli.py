@@ -114,7 +114,10 @@ def test_a_word_that_resembles_nothing_is_answered_with_where_it_may_be_found(cl
     assert cli("sync", "acme", "--quux").err.endswith("  options: max sync --help\n")
     assert cli("settings", "acme", "history=on").err.endswith("  values: changes, off\n")
     said = cli("connect", "nope").err
-    assert "  connectors: acme, git, google_drive, hubspot, linear\n  max_NAME.py is looked for in " in said
+    assert (
+        "  connectors: acme, git, github, google_drive, hubspot, linear\n  max_NAME.py is looked for in "
+        in said
+    )
 
 
 @pytest.mark.parametrize("line", MEANT.strip().splitlines())
@@ -339,7 +342,15 @@ def test_without_a_name_connect_lists_the_sources_with_what_they_are(cli: Cli, t
     assert "\n  acme          A demo company: try Max without an account.\n" in run.err
     assert "\n  broken        (cannot be used: " in run.err
     found = cli("connect", "-o", "json").error["data"]["connectors"]
-    assert [one["name"] for one in found] == ["acme", "broken", "git", "google_drive", "hubspot", "linear"]
+    assert [one["name"] for one in found] == [
+        "acme",
+        "broken",
+        "git",
+        "github",
+        "google_drive",
+        "hubspot",
+        "linear",
+    ]
     assert not (tmp_path / ".max").exists()
 
 

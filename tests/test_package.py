@@ -189,7 +189,7 @@ class TestVendoredCopy:
             "registry = ConnectorRegistry()\n"
             "print([registry.resolve(name).name for name in registry.names()])\n"
         )
-        assert loaded.stdout == "['acme', 'git', 'google_drive', 'hubspot', 'linear']\n"
+        assert loaded.stdout == "['acme', 'git', 'github', 'google_drive', 'hubspot', 'linear']\n"
         assert loaded.stderr == ""
 
 

@@ -72,21 +72,29 @@ class _Source:
         named += [f"conventions={dict(entity._conventions)!r}"] if entity._conventions else []
         base = ", ".join([self._name("Entity"), *named])
         lines = ["", "", f"class {entity.__name__}({base}):", f"    {description_of(entity)!r}", ""]
+        collections = iter(entity.children().items())
         for name, holds in entity.types().items():
-            if name in entity._collections:
+            if name in entity._collections:  # an inline one is in both lists, in their orders
+                for other, child in collections:
+                    lines += self._collection(entity, other, child)
+                    if other == name:
+                        break
                 continue
             field = entity._fields[name]
             marks = [f"{mark}=True" for mark in ("searchable", "brief") if getattr(field, mark)]
             call = f"{self._name('Field')}({', '.join([repr(field.description), *marks])})"
             lines += self._declared(name, f"{self._name('Field')}[{self._type(holds)}]", call)
-        for name, child in entity.children().items():
-            many, of = entity._collections[name], ManyOf[Any, Any](entity, name)
-            inverse = of.by
-            by = f", by=lambda: {self._attribute(child.__name__, inverse.name)}" if inverse else ""
-            by += f", inline={name!r}" if of.inline else ""
-            call = f"{self._name('Many')}({many.description!r}{by})"
-            lines += self._declared(name, f"{self._name('Many')}[{self._target(child)}]", call)
+        for name, child in collections:
+            lines += self._collection(entity, name, child)
         return lines
+
+    def _collection(self, entity: type[Entity], name: str, child: type[Entity]) -> list[str]:
+        many, of = entity._collections[name], ManyOf[Any, Any](entity, name)
+        inverse = of.by
+        by = f", by=lambda: {self._attribute(child.__name__, inverse.name)}" if inverse else ""
+        by += f", inline={name!r}" if of.inline else ""
+        call = f"{self._name('Many')}({many.description!r}{by})"
+        return self._declared(name, f"{self._name('Many')}[{self._target(child)}]", call)
 
     def _declared(self, name: str, annotation: str, call: str) -> list[str]:
         """An attribute; one whose name is a word of Python is put where Python keeps the others.

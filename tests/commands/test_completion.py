@@ -59,7 +59,7 @@ def test_options_and_the_values_that_they_name_are_completed(complete: Complete)
     assert complete("search", "acme", "AcmeTask", "--output=m") == ["--output=markdown"]
     assert complete("completion", "") == ["bash", "zsh", "fish"]
     assert complete("settings", "acme", "hist") == ["history=", "history_days="]
-    assert complete("connect", "") == ["acme", "git", "google_drive", "hubspot", "linear"]
+    assert complete("connect", "") == ["acme", "git", "github", "google_drive", "hubspot", "linear"]
 
 
 def test_installations_and_entities_are_completed_also_where_the_installation_is_left_out(

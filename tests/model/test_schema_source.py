@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from max_connectors import acme, git, google_drive, linear
+from max_connectors import acme, git, github, google_drive, linear
 
 from max.model.schema import Schema
 from max.model.schema_source import schema_source
@@ -117,7 +117,7 @@ def test_p5_the_module_of_any_schema_passes_mypy_and_gives_back_the_schema(
     tmp_path_factory: object, drawn: list[Schema]
 ) -> None:
     folder = tmp_path_factory.mktemp("modules")  # type: ignore[attr-defined]  # pytest's fixture
-    ours = [one.connector.schema for one in (acme, git, google_drive, linear)]
+    ours = [one.connector.schema for one in (acme, git, github, google_drive, linear)]
     for number, schema in enumerate([*drawn, ODD, *ours]):
         path = folder / f"schema_{number}.py"
         path.write_text(schema_source(schema), encoding="utf-8")
