@@ -141,7 +141,7 @@ async def repositories(parent: Ref[Account], request: PageRequest, env: Env[Gith
     """The repositories that are configured, one a page; or all that the credential has access to."""
     names = env.context.config.repositories
     if names:
-        return await configured(names, int(request.cursor or 0), env)
+        return await configured(names, json.loads(request.cursor or "{}"), env)
     params = {} if env.context.installed else {"sort": "created", "direction": "asc"}
     answer = await env.run(list_repositories, Asked((), params, request.cursor))
     hidden = {id: wants_sign_on(id) for id in answer["hidden"]}
@@ -163,21 +163,29 @@ def wants_sign_on(organization: str) -> PermissionDenied:
     )
 
 
-async def configured(names: Sequence[str], at: int, env: Env[Github]) -> Page[Repository]:
-    """One of the configured repositories; what cannot be read is said, and stops no other."""
-    name, following = names[at], str(at + 1) if at + 1 < len(names) else None
-    rows: list[Json] = []
+async def configured(names: Sequence[str], at: Json, env: Env[Github]) -> Page[Repository]:
+    """One of the configured repositories; what cannot be read is said, and stops no other.
+
+    ``at`` has the number of the name.  A repository that has two of the names comes once; ``moved`` has
+    the ids of those that came by a former name, ``again`` says how many names brought nothing new.
+    """
+    number, moved, again = at.get("name", 0), at.get("moved", []), at.get("again", 0)
+    name, rows = names[number], []
     failed: dict[str, Exception] = {}
     try:
         row = await env.run(get_repository, name)
-        known = {one.lower() for one in names[:at]}
-        if row["full_name"].lower() not in known - {name.lower()}:  # else it has two names, and came
+        now, id = row["full_name"].lower(), str(row["id"])
+        if now == name.lower() or (id not in moved and now not in map(str.lower, names)):
             rows = [row]
+        moved = moved if now == name.lower() else [*moved, id]
     except UpstreamMissing as error:
         failed = {name: gone(name, error)}
     except PermissionDenied as error:
         failed = {await id_of(name, env): forbidden(name, error)}
-    return page_with(Repository, rows, following, failed=failed)
+    again += not rows and not failed
+    left = {"name": number + 1, "moved": moved, "again": again}
+    following = json.dumps(left) if number + 1 < len(names) else None
+    return page_with(Repository, rows, following, failed=failed, total=len(names) - again)
 
 
 async def id_of(name: str, env: Env[Github]) -> str:
