@@ -109,7 +109,7 @@ def expected_in(repo: Repo) -> dict[str, dict[str, Json]]:
             "head_commit": row["head"]["sha"],
             "merged_by": row["merged_by"]["login"] if row["merged_by"] else None,
             "reviewers": refs(row, "requested_reviewers"),
-            "head_repository": row["head"]["repo"]["full_name"],
+            "head_repository": str(row["head"]["repo"]["id"]),
         }
         for number, row in repo.pulls.items()
     }

@@ -552,7 +552,7 @@ def furnish(fake: Data, issues: int = 12) -> None:
         big.commit(f"Commit {number}\n\nLong text")
     big.change(1, state="closed", state_reason="completed", closed_at=iso(START + 5000), user=None)
     big.issues[1]["user"] = None
-    big.commit("by nobody", author=None, committer={})
+    big.commit("without an account", author=None, committer={})
     small.pull("Old pull")
     small.commit("first")
     for tag in ("v1", "v2"):
@@ -570,6 +570,7 @@ def change(fake: Data) -> None:
     pull = big.pull("Fresh pull")
     big.review(pull["number"], "CHANGES_REQUESTED", "eve")
     big.review_comment(pull["number"], "fresh line")
+    big.change_pull(pull["number"], requested_reviewers=[fake.user("zoe")])
     comment = next(iter(big.comments.values()))
     comment |= {"body": "edited", "updated_at": iso(fake.clock())}
     big.comment(2, "fresh")

@@ -1,4 +1,4 @@
-"""A strict server that stands in for GitHub's REST API.
+"""A strict server with the behaviour of GitHub's REST API.
 
 It is a real HTTP server on a local port, with data that tests change.  What GitHub would refuse it
 refuses, and remembers in ``refused``: other methods, unknown paths and parameters, pages of more than
@@ -238,7 +238,7 @@ class Fake(Data):
             if match := TOKENS.fullmatch(urlsplit(seen.target).path):
                 return self._issue_token(seen, match[1])
             self._check_token(seen)
-            self._spend()
+            self._charge()
             answer = self._routed(seen)
         except Refused as refused:
             answer = refused.answer
@@ -260,7 +260,7 @@ class Fake(Data):
             "X-RateLimit-Resource": "core"
         }
 
-    def _spend(self) -> None:
+    def _charge(self) -> None:
         if self.clock() >= self.reset:
             self.remaining, self.reset = self.limit, self.clock() + 3600
         if self.remaining <= 0:

@@ -368,7 +368,7 @@ DETAILS = (
     *(Pull.merged_by, Pull.commit_count, Pull.added_lines, Pull.deleted_lines),
     *(Pull.changed_files, Pull.review_comment_count),
 )
-LISTED = [one for name in Pull.types() if (one := getattr(Pull, name)) not in DETAILS]
+LISTED: list[Any] = [one for name in Pull.types() if (one := getattr(Pull, name)) not in DETAILS]
 
 
 @Loader.collection(
@@ -379,7 +379,7 @@ LISTED = [one for name in Pull.types() if (one := getattr(Pull, name)) not in DE
 async def pulls(parent: Ref[Repository], request: PageRequest, env: Env[Github]) -> Page[Pull]:
     """The pull requests of a repository: all, oldest first, or what changed, newest change first.
 
-    GitHub cannot begin this list at a time.  Nobody can delete a pull request.
+    GitHub cannot begin this list at a time.  Pull requests cannot be deleted.
     """
     order = {"sort": "created", "direction": "asc"}
     if request.since is not None:
@@ -396,7 +396,7 @@ async def pulls(parent: Ref[Repository], request: PageRequest, env: Env[Github])
         Pull.issue: numbered(parent),
         Pull.repository: parent,
     }
-    return page_with(Pull, rows, following, given, fields=LISTED)
+    return page_with(Pull, rows, following, given)
 
 
 async def path_of(pull: str, env: Env[Github]) -> tuple[str, str, str]:

@@ -175,7 +175,7 @@ class Issue(
         "what the author is to the repository: OWNER, MEMBER, CONTRIBUTOR, NONE", source="author_association"
     )
     labels: Many[Label] = Many("its labels", inline="labels")
-    assignees: Field[list[Ref[User]]] = Field("who works on it", source="assignees.id", brief=True)
+    assignees: Many[User] = Many("who works on it", inline="assignees")
     milestone: Field[Ref[Milestone] | None] = Field("what it is planned for", source="milestone.id")
     type: Field[str | None] = Field("the organization's own kind, such as Bug", source="type.name")
     comment_count: Field[int] = Field("how many comments it has", source="comments")
@@ -232,8 +232,8 @@ class Pull(
     author_role: Field[str | None] = Field(
         "what the author is to the repository", source="author_association"
     )
-    reviewers: Field[list[Ref[User]] | None] = Field(
-        "who is asked for a review and has not given it", source="requested_reviewers.id"
+    reviewers: Many[User] = Many(
+        "who is asked for a review and has not given it", inline="requested_reviewers"
     )
     reviewing_teams: Field[list[Ref[Team]] | None] = Field(
         "the teams that are asked for a review", source="requested_teams.id"
@@ -242,8 +242,8 @@ class Pull(
     base_commit: Field[str] = Field("the commit of that branch that it is compared with", source="base.sha")
     head_branch: Field[str] = Field("the branch with the changes", source="head.ref")
     head_commit: Field[str] = Field("the newest commit with the changes", source="head.sha")
-    head_repository: Field[str | None] = Field(
-        "OWNER/NAME of the repository with the changes; empty when that is gone", source="head.repo.full_name"
+    head_repository: Field[Ref[Repository] | None] = Field(
+        "the repository with the changes, perhaps a fork; empty when it is gone", source="head.repo.id"
     )
     locked: Field[bool] = Field("whether only members may comment")
     url: Field[str] = Field("URL of its page", source="html_url")
