@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from max import Recording, Replay
+from max import Project, Recording, Replay
 from max.connecting import (
     Entity,
     Env,
@@ -168,3 +168,19 @@ def test_the_error_of_a_loader_without_a_folder_says_what_to_do() -> None:
     with pytest.raises(UsageError) as caught:
         asyncio.run(KeptFiles().keep(TEXT))
     assert "database on a disk" in caught.value.hint
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_files_go_with_their_installation(tmp_path: Path, linked: bool) -> None:
+    async def main() -> None:
+        async with Project.open(tmp_path / "project", create=True) as project:
+            info = await project.connect("acme")
+            folder = tmp_path / "project" / ".max" / "installations" / "acme" / "default"
+            if linked:
+                folder = folder.rename(tmp_path / "elsewhere")
+                (tmp_path / "project" / ".max" / "installations" / "acme" / "default").symlink_to(folder)
+            await KeptFiles(folder / "files").keep(TEXT)
+            await project.disconnect(info)
+
+    asyncio.run(main())
+    assert [one for one in tmp_path.rglob("*") if one.name == NAME] == []
