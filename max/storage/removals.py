@@ -18,7 +18,8 @@ began is found by it, a row that moved later was found by the first.  The listin
 row are those of each possible parent, and those in which a new parent would appear.  Where an entity
 loader exists and the rows are few, the source is asked for each of them instead.  A collection that is
 listed again when a field of its parent moves (``refresh_when``) counts as read when that field was
-last seen unmoved, since what is in the collection cannot have changed before that.
+last seen unmoved, since what is in the collection cannot have changed before that.  A row that
+could not be read may hold any of them: its listing counts as read when that named no such row.
 
 **Example.**  Projects P and Q list tasks; a and b were in P, and c is in Q.
 
@@ -197,9 +198,15 @@ PARENTS = """
        AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = l.id AND child = ?)
 """
 POSSIBLE_LISTINGS = """
-    SELECT l.id, CASE WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t
+    SELECT l.id, CASE WHEN {in_part} THEN coalesce(l.listed_at, 0)
+                      WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t
       LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = t._id
      WHERE t._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND t._row NOT IN {{set:missing}}
+"""
+IN_PART = "l.listed_at IS NULL OR l.listed_at < l.covered_at"  # some of what it named could not be read
+UNREADABLE = """
+    SELECT 1 FROM _max_quarantine AS q WHERE q.entity = :entity AND (:inline OR NOT EXISTS (
+           SELECT 1 FROM {table} AS t WHERE t._id = q.id AND t._removed_at IS NULL)) LIMIT 1
 """
 HELD = f"""
     EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND k.listing IN {LISTINGS})
@@ -601,8 +608,13 @@ class Removals(RenameOwner):
     def _evidence(
         self, connection: Connection, name: str, scope: DeletionScope, missing: Mapping[str, Rows]
     ) -> Evidence:
-        entity, possible = self._mappings[name].entity, []
-        for many in self.resolver.places_of(self.resolver.schema.entities.get(name, entity)):
+        entity = self._mappings[name].entity
+        possible: list[tuple[int | None, float]] = []  # a listing, and when it was read
+        places = self.resolver.places_of(self.resolver.schema.entities.get(name, entity))
+        parents = {many.parent for many in places}
+        for many in places:
+            if self._is_unreadable(connection, many):
+                possible.append((None, -math.inf))
             if many.inline:
                 possible += self._naming(connection, many, missing)
                 continue
@@ -613,7 +625,8 @@ class Removals(RenameOwner):
             }
             mapping = self._mappings[many.parent.__name__]
             unmoved, seen = _seen_unmoved(mapping, many)
-            sql = mapping.sql(POSSIBLE_LISTINGS.format(unmoved=unmoved, seen=seen))
+            in_part = IN_PART if many.child in parents else FALSE
+            sql = mapping.sql(POSSIBLE_LISTINGS.format(in_part=in_part, unmoved=unmoved, seen=seen))
             begun, read = self._feed_times(connection, many, scope)
             for listing, covered in connection.execute(sql, values).fetchall():
                 possible.append((listing, max(covered, read) if covered >= begun else covered))
@@ -621,6 +634,12 @@ class Removals(RenameOwner):
         if len(possible) == 1 and possible[0][1] >= scope.since:
             return Evidence(1, covered, *possible[0])
         return Evidence(len(possible), covered, None, -math.inf)
+
+    def _is_unreadable(self, connection: Connection, many: ManyOf[Any, Any]) -> bool:
+        """Whether a parent came as an invalid row, so that what is in its collection is unknown."""
+        values = {"entity": many.parent.__name__, "inline": many.inline is not None}
+        sql = self._mappings[many.parent.__name__].sql(UNREADABLE)
+        return connection.execute(sql, values).fetchone() is not None
 
     def _naming(
         self, connection: Connection, many: ManyOf[Any, Any], missing: Mapping[str, Rows]
