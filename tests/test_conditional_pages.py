@@ -411,6 +411,41 @@ def test_a_condition_in_another_loader_is_refused_in_words(tmp_path: Path) -> No
     play(body, tmp_path)
 
 
+def test_pages_belong_to_an_account_and_not_to_the_token_of_an_hour(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Hourly:
+        """A token that is another one in every process."""
+
+        token: str
+        who: str
+
+        async def headers(self) -> dict[str, str]:
+            return {"authorization": f"Bearer {self.token}"}
+
+        async def identity(self) -> str:
+            return self.who
+
+    def signed_in(token: str, who: str) -> Connector[Any, Any]:
+        async def initialise(config: DeskConfig, credentials: CredentialProvider) -> Installation[HttpClient]:
+            client = HttpClient(config.url, credentials_for(config.url), auth=Hourly(token, who))
+            return Installation(client, stop=client.stop)
+
+        return desk(initialise=initialise)
+
+    async def body(service: Service, path: Path) -> None:
+        for token, who, due in [
+            ("one-hour", "ada", 200),
+            ("next-hour", "ada", 304),
+            ("next-hour", "bob", 200),
+            ("third-hour", "", 200),
+            ("fourth-hour", "", 200),
+        ]:
+            await sync(service, path, signed_in(token, who))
+            assert service.statuses() == [due, due], (token, who)
+
+    play(body, tmp_path)
+
+
 # -- Page.unchanged by a loader's own validator -----------------------------------------------------
 
 

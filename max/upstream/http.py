@@ -212,6 +212,13 @@ class Auth(Protocol):
     async def headers(self) -> Mapping[str, str]:
         """The headers with the credential; BadCredentials when it is missing."""
 
+    async def identity(self) -> str:
+        """The same text for as long as the credential is that of one account, however often it is renewed.
+
+        An empty one, by default, when only the headers tell.  It is never sent or stored.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class KeyAuth(Auth):
@@ -414,8 +421,8 @@ class HttpClient(Lifecycle):
 
         headers = sorted({**self._headers, **request.headers}.items())
         sent = repr((request.method, request.url, headers, request.body)).encode()
-        secret = repr(sorted((await self._authenticated()).items())).encode()
-        return blake2b(sent, digest_size=9).hexdigest() + blake2b(secret, digest_size=2).hexdigest()
+        who = await self._identity() or repr(sorted((await self._authenticated()).items()))
+        return blake2b(sent, digest_size=9).hexdigest() + blake2b(who.encode(), digest_size=2).hexdigest()
 
     def _address(self, path: str, pieces: Sequence[str | int]) -> str:
         """The absolute address of a path; PermissionDenied for one that leads elsewhere than it seems."""
@@ -466,6 +473,11 @@ class HttpClient(Lifecycle):
             self._credentials.keep_out(f"the header {name}", value)
             self._credentials.keep_out(f"the secret in {name}", value.partition(" ")[2])
         return headers
+
+    async def _identity(self) -> str:
+        """Whose the credential is; empty when its own headers are all that tells."""
+        identity = getattr(self._auth, "identity", None)  # an Auth of one's own may have headers alone
+        return await identity() if identity else ""
 
     def _redirected(self, response: HttpResponse) -> str:
         """Where a redirect leads; UpstreamChanged when it gives up encryption."""

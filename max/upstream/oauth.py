@@ -35,7 +35,7 @@ from .operations import Limit, Operation, Retry, last_attempt, run_operation
 SHORTEST_LIFE = 1.0  # seconds; a shorter lifetime of a token is taken for none
 SKEW = 120.0  # seconds before its expiry from which a token is renewed
 DEADLINE = 30.0  # seconds for one request to the token endpoint
-FINGERPRINT = 12  # hexadecimal digits that identify a refresh token
+FINGERPRINT = 12  # hexadecimal digits that identify a token
 REFUSALS, WITHIN = 10, 60.0  # renewals after a refusal, at most, and in how many seconds
 
 # What services answer when access has ended, when the client is wrong, and when they fail for a while.
@@ -86,15 +86,17 @@ class OAuth:
         *,
         client_id: str = "",
         grant: Grant | None = None,
+        account: str = "",
         transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
     ) -> OAuthTokens:
         """The tokens of one installation: the ``auth`` of its HttpClient, and its ``renew``.
 
-        ``grant`` is for services that expect something other than a refresh token.
+        ``grant`` is for services that expect something other than a refresh token.  With one, ``account``
+        says whose its tokens are, if they are always one account's.
         """
         http = HttpClient(base_url, credentials, timeout=DEADLINE, transport=transport)
-        return OAuthTokens(self, credentials, http, client_id, grant, clock)
+        return OAuthTokens(self, credentials, http, client_id, grant, account, clock)
 
 
 Grant: TypeAlias = Callable[[float], Mapping[str, str]]  # the time → the form that requests a token
@@ -109,6 +111,7 @@ class _Stored(Struct):
     access: Secret | None = None
     expires_at: float = math.inf  # seconds since the epoch
     lifetime: float = math.inf  # seconds from the request to the expiry, if the request was ours
+    account: str = ""  # whose it is, and those that replace it; empty: unknown
 
     def is_due(self, now: float, skew: float) -> bool:
         """Whether to renew; a token that lives for less than two skews is used for half of its life."""
@@ -132,10 +135,12 @@ class OAuthTokens(Auth, Lifecycle):
         http: HttpClient,
         client_id: str,
         grant: Grant | None,
+        account: str,
         clock: Callable[[], float],
     ) -> None:
         self._oauth, self._credentials, self._http = oauth, credentials, http
         self._client_id, self._grant, self._clock = client_id, grant, clock
+        self._account = account
         self._stored: _Stored | None = None  # None: not read yet
         self._renewing: asyncio.Task[None] | None = None
         self._final: tuple[object, BadCredentials] | None = None  # the last refused secrets, and the error
@@ -165,6 +170,10 @@ class OAuthTokens(Auth, Lifecycle):
             raise self._no_token()
         _USED.set((self, last_attempt(), stored.access))
         return {"authorization": f"Bearer {checked_token(stored.access.reveal())}"}
+
+    async def identity(self) -> str:
+        """Whose the token is, and all that renewals bring; empty when that is unknown."""
+        return (self._stored or await self._read()).account
 
     async def renew(self) -> None:
         """Replace the token that the current task used last, because it was refused.
@@ -235,10 +244,15 @@ class OAuthTokens(Auth, Lifecycle):
         expires = await self._credentials.find(OAuth.EXPIRES_AT)
         access = await self._credentials.find(OAuth.ACCESS_TOKEN)
         refresh = await self._credentials.find(OAuth.REFRESH_TOKEN)
-        seconds, _, fingerprint = (expires.reveal() if expires else "").partition(" ")
+        words = [*(expires.reveal() if expires else "").split(" "), "", "", ""]
+        seconds, fingerprint, account, of_access = words[:4]
         if fingerprint and fingerprint != _fingerprint(refresh):
             access = None  # the refresh token was replaced by connecting again, perhaps another account
-        found = _Stored(access, _seconds(seconds))
+        if access is None:
+            account = _fingerprint(refresh)
+        elif of_access != _fingerprint(access):
+            account = ""  # the access token was given, perhaps another account's
+        found = _Stored(access, _seconds(seconds), account=self._account if self._grant else account)
         if self._stored is None or self._stored.replace(lifetime=math.inf) != found:
             self._stored = found
         return self._stored
@@ -253,7 +267,8 @@ class OAuthTokens(Auth, Lifecycle):
         answer = await self._request_token(form)
         said = _seconds(answer.get("expires_in"))
         lifetime = said if said >= SHORTEST_LIFE else math.inf  # 0 and -1 are how services say "never"
-        stored = _Stored(Secret(answer["access_token"]), requested_at + lifetime, lifetime)
+        account = (self._stored or await self._read()).account
+        stored = _Stored(Secret(answer["access_token"]), requested_at + lifetime, lifetime, account)
         await _uncancelled(self._store(stored, answer.get("refresh_token")))
         return lifetime if math.isfinite(lifetime) else None
 
@@ -293,7 +308,10 @@ class OAuthTokens(Auth, Lifecycle):
         if isinstance(refresh, str) and refresh:  # services that do not rotate it send none
             secrets[OAuth.REFRESH_TOKEN] = Secret(refresh)
         token = secrets.get(OAuth.REFRESH_TOKEN) or await self._credentials.find(OAuth.REFRESH_TOKEN)
-        secrets[OAuth.EXPIRES_AT] = Secret(f"{stored.expires_at} {_fingerprint(token)}")
+        if not (stored.account or self._grant):
+            stored = stored.replace(account=_fingerprint(token))
+        words = (stored.expires_at, _fingerprint(token), stored.account, _fingerprint(stored.access))
+        secrets[OAuth.EXPIRES_AT] = Secret(" ".join(map(str, words)))
         await self._credentials.save(secrets)
         self._stored = stored
 
@@ -336,11 +354,11 @@ def _known_error(what: str, code: str) -> UpstreamError | None:
     return UpstreamBroken(what, hint="try again later") if code in TEMPORARY else None
 
 
-def _fingerprint(refresh: Secret | None) -> str:
-    """Identifies a refresh token without revealing it."""
+def _fingerprint(token: Secret | None) -> str:
+    """Identifies a token without revealing it."""
     from hashlib import sha256  # slow to import, and seldom needed
 
-    return sha256(refresh.reveal().encode()).hexdigest()[:FINGERPRINT] if refresh else ""
+    return sha256(token.reveal().encode()).hexdigest()[:FINGERPRINT] if token else ""
 
 
 def _seconds(value: object) -> float:

@@ -651,3 +651,70 @@ class TestClients:
         with store.blocking_renewal_lock():
             assert asyncio.run(main()) > 5
         assert service.seen == []
+
+
+# -- whose a token is ----------------------------------------------------------------------
+
+
+class TestIdentity:
+    """Known pages belong to an account, whose token is another one every hour."""
+
+    def identity(
+        self, service: TokenService, store: CredentialStore, *, renews: bool = False, **how: Any
+    ) -> str:
+        """The identity that a new process has, after its first request if it ``renews``."""
+
+        async def main() -> str:
+            async with client(service, store, **how) as one:
+                before = await one.tokens.identity()
+                if renews:
+                    await one.thing()
+                    assert await one.tokens.identity() == before or not before
+                return await one.tokens.identity()
+
+        return asyncio.run(main())
+
+    @pytest.mark.parametrize("rotates", [True, False])
+    def test_renewals_keep_it_from_the_first_request_on(
+        self, service: TokenService, clock: FakeClock, rotates: bool
+    ) -> None:
+        service.rotates, store = (
+            rotates,
+            MemoryCredentials({one: KEPT[one] for one in KEPT if one != "access_token"}),
+        )
+        first = self.identity(service, store, renews=True)
+        tokens = {store.secrets["access_token"]}
+        assert first
+        for _ in range(3):
+            clock.advance(2 * DAY)
+            assert self.identity(service, store, renews=True) == first
+            tokens.add(store.secrets["access_token"])
+        assert len(tokens) == 4, "each process had another token"
+
+    def test_a_token_that_was_given_is_not_known_until_its_first_renewal(
+        self, service: TokenService, clock: FakeClock
+    ) -> None:
+        store = kept(service)
+        assert self.identity(service, store) == ""
+        clock.advance(2 * DAY)
+        renewed = self.identity(service, store, renews=True)
+        clock.advance(2 * DAY)
+        assert self.identity(service, store, renews=True) == renewed != ""
+
+    @pytest.mark.parametrize("given", ["refresh_token", "access_token"])
+    def test_another_token_that_is_given_may_be_another_accounts(
+        self, service: TokenService, given: str
+    ) -> None:
+        store = MemoryCredentials({one: KEPT[one] for one in KEPT if one != "access_token"})
+        before = self.identity(service, store, renews=True)
+        store.secrets[given] = "another"
+        assert self.identity(service, store) != before
+
+    def test_a_grant_says_for_whom_its_tokens_stand(self, service: TokenService) -> None:
+        def grant(now: float) -> dict[str, str]:
+            return {"grant_type": "refresh_token", "refresh_token": "refresh-0"}
+
+        service.rotates = False
+        for account in ("", "robot 7"):
+            store = MemoryCredentials({"client_secret": KEPT["client_secret"]})
+            assert self.identity(service, store, renews=True, grant=grant, account=account) == account
