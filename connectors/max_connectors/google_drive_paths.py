@@ -130,7 +130,7 @@ class Tree:
         gone = (
             ~parent.to(DriveFile.name).is_loaded() & parent.ne(None) & parent.ne(DriveFile.ref(self._drive))
         )
-        query = Query(DriveFile).where(drive, gone, DriveFile.path.starts_with("/")).select(parent)
+        query = Query(DriveFile).where(drive, gone, DriveFile.path.contains("/")).select(parent)
         cursor: str | None = None
         while True:
             page = await self._env.fetch(query.after(cursor))

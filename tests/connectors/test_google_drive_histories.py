@@ -47,6 +47,8 @@ class World:
 
     def __init__(self, fake: Any, copy: Copy) -> None:
         self.fake, self.copy, self.made = fake, copy, 0
+        for number in range(5):  # a page holds all files of one moment, as it does with pages of 1,000
+            fake.files[f"folder{number}"]["createdTime"] = fake.clock.iso(START - number)
 
     def do(self, action: str, one: int, other: int) -> None:
         """Let something happen."""
