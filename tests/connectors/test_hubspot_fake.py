@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -160,6 +161,61 @@ def synced_info() -> Any:
     from max import InstallationInfo
 
     return InstallationInfo("hubspot", "default", "abc", {}, 0.0)
+
+
+# -- histories -----------------------------------------------------------------------------------
+
+
+def disturb(fake: Any, chance: random.Random) -> None:
+    """Something that happens to an account."""
+    fake.clock.advance(chance.choice([0, 1, 600]))
+    kind = chance.choice(["contacts", "companies", "deals"])
+    ids = sorted(fake.objects[kind]) or ["1"]
+    id, new = chance.choice(ids), str(50_000 + len(fake.log))
+    value = str(chance.randrange(99))
+    names = {"contacts": ["phone", "shoe_size"], "companies": ["name"], "deals": ["amount"]}
+    other = chance.choice([one for one in names if one != kind and fake.objects[one]])
+    other_id = chance.choice(sorted(fake.objects[other]))
+    what = chance.choice(["put", "put", "new", "archive", "restore", "purge", "link", "unlink", "property"])
+    if what in ("put", "new"):
+        fake.put(kind, id if what == "put" else new, **{chance.choice(names[kind]): value})
+    elif what == "archive" and id in fake.objects[kind]:
+        fake.archive(kind, id)
+    elif what == "restore" and id in fake.objects[kind]:
+        fake.objects[kind][id]["archived"] = False
+        fake.put(kind, id)
+    elif what == "purge" and len(ids) > 2:
+        fake.purge(kind, id)
+    elif what == "link":
+        fake.link(kind, id, other, other_id)
+        fake.put(kind, id)
+    elif what == "unlink" and fake.links.get((kind, id)):
+        fake.unlink(kind, id, *chance.choice(sorted(fake.links[kind, id])).split(":"))
+    elif what == "property":
+        own = fake.own["contacts"]
+        own[:] = own[:-1] if len(own) > 6 else [*own, (f"more_{value}", "string", "text", "More")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_whatever_happened_a_checked_sync_makes_the_copy_equal(
+    tmp_path: Path, small_pages: None, seed: int
+) -> None:
+    chance = random.Random(seed)
+    with account(seed={"contacts": 12}) as fake:
+        copy = Copy(fake, tmp_path, objects=["contacts", "companies", "deals"])
+        for _ in range(3):
+            if chance.random() < 0.7:  # in the middle of a sync
+                event = fake.inject(
+                    "objects", call=lambda _: disturb(fake, chance), skip=chance.randrange(8), times=3
+                )
+                copy.sync(check_deletes=chance.random() < 0.5, allow_removals=True)
+                fake.faults.remove(event)
+            for _ in range(chance.randrange(6)):
+                disturb(fake, chance)
+        fake.clock.advance(600)
+        for _ in range(2):
+            assert copy.sync(check_deletes=True, allow_removals=True).status is Status.COMPLETED
+        assert differences(copy) == []
 
 
 # -- searching for changes -----------------------------------------------------------------------
