@@ -55,7 +55,7 @@ def store(read: Read, pages: Sequence[Sequence[SourceRecord]], path: Path) -> No
         for number, rows in enumerate(pages):
             listing = ListingPage(Root.ref("root"), Root.records, number, number == len(pages) - 1, 1.0)
             with transaction(connection):
-                tables.write(connection, Delivery(read(rows), 1.0, listing))
+                tables.write(connection, Delivery(read(rows), 1.0 + number, listing))
 
 
 SCHEMA = Schema([Root, Owner, Item], roots=[Root])

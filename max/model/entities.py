@@ -481,7 +481,7 @@ class ManyOf(Generic[P, E]):
     @property
     def inline(self) -> bool:
         """Whether the parent's own row names the members; if so, ``field`` is where."""
-        return self.parent._collections[self.name].inline is not None
+        return self.name in self.parent._inline
 
     @property
     def field(self) -> FieldOf[P, list[Ref[E]]]:
@@ -658,6 +658,7 @@ class _Declared:
     _values: dict[str, Any]
     _fields: ClassVar[dict[str, Field[Any]]] = {}
     _collections: ClassVar[dict[str, Many[Any]]] = {}
+    _inline: ClassVar[tuple[str, ...]] = ()  # the collections whose members come with the row
     _types: ClassVar[dict[str, FieldType] | None] = None
     _children: ClassVar[dict[str, type[Entity]] | None] = None
     _title: ClassVar[str | None] = None
@@ -682,7 +683,8 @@ class _Declared:
             if not isinstance(d, classmethod)  # which would give its place to a field of that name
         }
         cls._collections = {n: m for n, m in declared.items() if isinstance(m, Many)}
-        declared |= {n: m.field() for n, m in cls._collections.items() if m.inline is not None}
+        cls._inline = tuple(n for n, m in cls._collections.items() if m.inline is not None)
+        declared |= {name: cls._collections[name].field() for name in cls._inline}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._types = cls._children = None
         refuse_reserved_names(cls)

@@ -14,7 +14,7 @@ from .mapping import MappedRows
 
 def inline_collections(entity: type[Entity]) -> list[ManyOf[Entity, Entity]]:
     """The inline collections of an entity."""
-    return [ManyOf(entity, name) for name, many in entity._collections.items() if many.inline is not None]
+    return [ManyOf(entity, name) for name in entity._inline]
 
 
 def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
@@ -28,7 +28,7 @@ def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
         return [*named, *(some for one in named for some in inline_members(one))]
     found: dict[tuple[type[Entity], str], Entity] = {}
     level: Iterable[Entity] = entities
-    while level := [member for one in level for member in _members(one)]:
+    while level := [member for one in level if one._inline for member in _members(one)]:
         for member in level:
             key = type(member), member._values["id"]
             known = found.setdefault(key, member)
@@ -41,10 +41,10 @@ def _members(one: Entity) -> list[Entity]:
     """The members that one record names."""
     members: list[Entity] = []
     children = type(one).children()
-    for name, many in one._collections.items():
-        if many.inline is None or not isinstance(named := one._values.get(name), list | tuple):
+    for name in one._inline:
+        named, child = one._values.get(name), children[name]
+        if not isinstance(named, list | tuple):
             continue
-        child = children[name]
         for member in named:
             if isinstance(member, Ref) and member.entity is child:
                 member = child(member.id)

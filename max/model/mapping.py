@@ -150,7 +150,7 @@ def read_rows(
     if set(map(type, ids)) != {str}:
         ids = list(map(_id_of, ids))
     named = {}
-    for name in entity._collections.keys() & columns.keys():
+    for name in columns.keys() & entity._inline:
         columns[name], named[name] = _named(entity.children()[name], columns[name])
     return MappedRows(entity, ids, columns, asked, named)
 
@@ -186,13 +186,15 @@ def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[Fiel
 
 def narrowed(entity: E, declared: Mapping[type[Entity], Collection[str]]) -> E:
     """The same record; of one that was read, the fields that are declared or that the caller named."""
-    values, keep, names = entity._values, dict(entity._values), declared.get(type(entity), ())
-    if isinstance(values, ReadValues):
-        keep = {n: value for n, value in values.items() if n in names or n in values.asked or n == "id"}
-    inline = [name for name in entity._collections if isinstance(keep.get(name), list | tuple)]
-    for name in inline:
-        keep[name] = [narrowed(one, declared) if isinstance(one, Entity) else one for one in keep[name]]
-    return entity if len(keep) == len(values) and not inline else type(entity)(**keep)
+    values = entity._values
+    if not isinstance(values, ReadValues) and values.keys().isdisjoint(entity._inline):
+        return entity
+    names, asked = declared.get(type(entity), ()), getattr(values, "asked", values)  # all, if not read
+    keep = {n: value for n, value in values.items() if n in names or n in asked or n == "id"}
+    for name in entity._inline:
+        if isinstance(named := keep.get(name), list | tuple):
+            keep[name] = [narrowed(one, declared) if isinstance(one, Entity) else one for one in named]
+    return type(entity)(**keep)
 
 
 def ids_of(items: Sequence[Any]) -> Sequence[object]:

@@ -95,7 +95,7 @@ EXPIRE_RECORDS = """
 ADVANCE_HIGH_WATER = """
     INSERT INTO _max_high_water (entity, requested_at) VALUES (:entity, :at)
     ON CONFLICT (entity) DO UPDATE SET requested_at = excluded.requested_at
-     WHERE excluded.requested_at > _max_high_water.requested_at
+     WHERE excluded.requested_at >= _max_high_water.requested_at
     RETURNING requested_at
 """
 LATEST_REQUEST = """
@@ -115,6 +115,7 @@ class PagePosition(NamedTuple):
     listing: int
     generation: int
     number: int
+    has_known: bool = False  # some pages of the listing are known
 
 
 class Freshness(RenameOwner):
@@ -145,7 +146,7 @@ class Freshness(RenameOwner):
 
         With a position, the load of the same page of the listing's last pass is reused.
         """
-        page = position or (None, None, None)
+        page = (None, None, None) if position is None else position[:3]
         values = (mapping.entity.__name__, *page, at, *fields)
         return int(connection.execute(_insert_load(len(mapping.bitmaps)), values).fetchone()[0])
 
@@ -178,7 +179,7 @@ class Freshness(RenameOwner):
             connection.execute(mapping.sql(KEEP.format(synced=mapping.synced(name, "t"))), values)
 
     def advance_high_water(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
-        """Record the time of a request for an entity; whether it is the latest."""
+        """Record the time of a request for an entity; whether none is later."""
         values = {"entity": mapping.entity.__name__, "at": at}
         return connection.execute(ADVANCE_HIGH_WATER, values).fetchone() is not None
 

@@ -22,6 +22,7 @@ from ..model.columns import EncodedRows
 from ..model.delivery import KnownPage, ListingPage, StoredPage
 from ..model.entities import Entity
 from .database import Connection, RenameOwner, Targets, decoding, quoted
+from .freshness import PagePosition
 from .quarantine import ValidatedRows
 from .rows import TableMapping
 
@@ -52,7 +53,7 @@ class KnownPages(RenameOwner):
     def record(
         self,
         connection: Connection,
-        listing: int,
+        position: PagePosition,
         page: ListingPage,
         ids: Sequence[object],
         validated: Sequence[ValidatedRows],
@@ -61,6 +62,9 @@ class KnownPages(RenameOwner):
 
         With the last one, the pass has no more pages.
         """
+        if page.known is None and not position.has_known:
+            return
+        listing = position.listing
         if page.last:
             connection.execute(FORGET_REST, (listing, page.number))
         if page.not_modified or page.late or page.ids_only:

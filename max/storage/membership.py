@@ -75,17 +75,18 @@ TABLES = """
         PRIMARY KEY (feed, root)
     ) {by_key}
 """
-FIRST_PAGE = """
+HAS_KNOWN = "EXISTS (SELECT 1 FROM _max_known_page AS k WHERE k.listing = _max_listing.id)"
+FIRST_PAGE = f"""
     INSERT INTO _max_listing (collection, parent, generation, began_at)
     VALUES (:collection, :parent, :full, :began)
     ON CONFLICT (collection, parent) DO UPDATE
        SET generation = _max_listing.generation + :full, began_at = excluded.began_at, shown = 0
      WHERE _max_listing.began_at IS NULL OR _max_listing.began_at <= excluded.began_at
-    RETURNING id, generation
+    RETURNING id, generation, {HAS_KNOWN}
 """
 IS_REMOVED = "SELECT 1 FROM {table} WHERE _id = ? AND _removed_at IS NOT NULL"
-LATER_PAGE = """
-    SELECT id, generation FROM _max_listing
+LATER_PAGE = f"""
+    SELECT id, generation, {HAS_KNOWN} FROM _max_listing
      WHERE collection = :collection AND parent = :parent AND began_at = :began
 """
 ADD_MEMBERS = """
@@ -183,12 +184,12 @@ class Membership(RenameOwner):
         found = connection.execute(LATER_PAGE if listing.number else FIRST_PAGE, values).fetchone()
         if found is None:
             return None
-        id, generation = found
+        id, generation, has_known = found
         number = listing.number
         if listing.delta:
             sql = "SELECT coalesce(max(number), -1) + 1 FROM _max_load WHERE listing = ?"
             number = connection.execute(sql, (id,)).fetchone()[0]
-        return PagePosition(id, generation, number)
+        return PagePosition(id, generation, number, has_known)
 
     def add_members(
         self,
@@ -242,7 +243,7 @@ class Membership(RenameOwner):
         sql = mapping.sql(f"""
             SELECT CASE WHEN invalidated_at IS NULL THEN bookmark END,
                    CASE WHEN {is_known} THEN listed_at END, full_at, swept_at,
-                   EXISTS (SELECT 1 FROM _max_known_page WHERE listing = id)
+                   {HAS_KNOWN}
               FROM _max_listing WHERE collection = ? AND parent = ?
         """)
         row = connection.execute(sql, (repr(many), parent.id)).fetchone()

@@ -143,7 +143,7 @@ class TableWriter(Tables):
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
             ids = ids_of(delivery.entities)
-            self.known_pages.record(connection, position.listing, delivery.listing, ids, came)
+            self.known_pages.record(connection, position, delivery.listing, ids, came)
         self.full_text.flush(connection)
         return WriteResult(counts, number, sum(one.quarantined for one in came))
 

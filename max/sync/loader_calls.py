@@ -100,17 +100,18 @@ class LoaderCaller:
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
             self._check_parts(loader, Batch, BATCH, batch, "")
-            batch = batch.replace(items=self._own(loader, batch.items))
+            items, failed = batch.items, batch.failed
         else:
             one = await self._call(loader, refs[0], env)
             if not isinstance(one, Entity):
                 raise self._fault(loader, f"a {refs[0].entity.__name__}", one)
-            batch = Batch(self._own(loader, [one]))
+            items, failed = [one], Batch.failed
+        items = self._own(loader, items)
         requested = {ref.id for ref in refs}
-        for item, id in zip(batch.items, ids_of(batch.items), strict=True):
+        for item, id in zip(items, ids_of(items), strict=True):
             if type(item) is not refs[0].entity or not _is_one_of(id, requested):
                 raise self._fault(loader, f"only the {refs[0].entity.__name__} that were requested", item)
-        return batch.replace(items=self._declared_part(loader, batch.items))
+        return Batch(self._declared_part(loader, items), failed)
 
     async def page(self, loader: Loader[Any], of: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
         """A page of a collection, or of a feed; the marks of both request and page are sealed."""
