@@ -66,6 +66,12 @@ COMMANDS = {
     "guide": ("Query", "guide", "the same as llm-bootstrap"),
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
+    "connector new": (
+        "Write connectors",
+        "connector_new",
+        "begin a connector, from answers or a description",
+    ),
+    "connector check": ("Write connectors", "connector_check", "say what is wrong with a connector"),
     "connector test": ("Write connectors", "connector", "try a connector against a fake service"),
 }
 ALONE = "all commands: max --help"

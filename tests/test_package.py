@@ -203,6 +203,8 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "storage": "errors model core",
     "sync": "errors model core upstream connector connector_code",
     "installations": "errors model core upstream connector connector_code",
+    # what the commands `max connector check` and `max connector new` know; nothing else needs it
+    "authoring": "errors model core upstream connector",
     "query": "errors model core storage",
     "engine": "errors model core storage",
     "execution": "errors model core upstream connector connector_code sync",
@@ -213,7 +215,7 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     # a connector's test runs it in a runtime; of Max, the command `max connector test` alone imports it
     "testing": "errors model core upstream connector sync installations query execution runtime project",
     "commands": "errors model core upstream connector sync installations query execution runtime project"
-    " serve testing",
+    " serve testing authoring",
     "cli": "errors commands",
     "connecting": "errors model core upstream connector",
 }

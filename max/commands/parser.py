@@ -16,7 +16,17 @@ from ..errors import UnknownName, UsageError
 from .framework import FORMATS, LEFT_OUT, TABULAR, Options
 from .terminal import width
 
-MAYBE_PATHS = ("project", "folder", "record", "replay", "fake", "set", "credential")  # of any bytes
+MAYBE_PATHS = (
+    "project",
+    "folder",
+    "record",
+    "replay",
+    "fake",
+    "openapi",
+    "graphql",
+    "set",
+    "credential",
+)  # of any bytes
 MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 REQUIRED = "the following arguments are required: "  # as argparse says it
 NO_VALUE = ": expected one argument"  # the same

@@ -100,6 +100,8 @@ WORDS = {  # what each command is called with
     "schema": ["mine"],
     "schema diff": ["mine"],
     "quarantine": ["mine"],
+    "connector new": ["fresh", "--url", "https://api.example.com", "--list", "/things"],
+    "connector check": ["mine", "--no-types"],
     "connector test": ["mine", "--url", "http://127.0.0.1:1"],
 }
 
@@ -111,7 +113,7 @@ class TestClonedProjects:
     def test_no_command_runs_the_code_of_a_cloned_project(self, command: str, cloned: Path, cli: Cli) -> None:
         run = cli(*command.split(), *WORDS[command], "-o", "json")
         assert not ran(cloned), run
-        if command in ("connect", "sync", "migrate", "schema diff", "connector test"):
+        if command in ("connect", "sync", "migrate", "schema diff", "connector check", "connector test"):
             assert (run.status, run.error["code"]) == (4, "project.untrusted")
             assert run.error["hint"].startswith(f"read them, then allow them with: max trust {cloned} ")
 
