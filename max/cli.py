@@ -95,7 +95,7 @@ def overview() -> str:
     shown = ""
     for name, (group, _, summary) in COMMANDS.items():
         lines += [] if group == shown else ["", group]
-        lines.append(f"  {name:<15}{summary}")
+        lines.append(f"  {name:<16}{summary}")
         shown = group
     return "\n".join([*lines, "", EXAMPLES])
 

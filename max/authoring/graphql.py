@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MissingExtra, UnknownName, UsageError
 from ..model.values import Json
-from .openapi import CHANGED, FEW_VALUES, Wanted, plain, read_text
+from .openapi import CHANGED, FEW_VALUES, Said, plain, read_text
 from .proposal import (
     MOST_FIELDS,
     Auth,
@@ -142,7 +142,7 @@ def is_needed(argument: Mapping[str, Json]) -> bool:
 
 
 def propose_graphql(
-    schema: GraphQLSchema, name: str, words: Sequence[str], url: str, wanted: Wanted
+    schema: GraphQLSchema, name: str, words: Sequence[str], url: str, wanted: Said
 ) -> Proposal:
     """The connector for the connections that words name; ``url`` is that of the endpoint."""
     known = {snake(one): one for one in schema.connections}
@@ -170,7 +170,7 @@ def propose_graphql(
 
 
 def _entity(
-    schema: GraphQLSchema, connection: str, classes: Mapping[str, str], wanted: Wanted, taken: Sequence[str]
+    schema: GraphQLSchema, connection: str, classes: Mapping[str, str], wanted: Said, taken: Sequence[str]
 ) -> tuple[ProposedEntity, list[str]]:
     node = schema.connections[connection]
     name, key, notes = classes[node], wanted.key or "id", []

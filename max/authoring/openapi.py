@@ -1,6 +1,6 @@
 """What an OpenAPI description says of a service: its listings, their rows, how they page.
 
-Rule 1: a description is somebody's text.  Whatever it says, reading it ends: references may go round in
+Rule 1: a description comes from anywhere.  Reading it ends, whatever it says: references may go round in
 circles, be missing or lead elsewhere, and what is too large is left out with a note.
 
 Rule 2: what it does not say is not guessed: a row without an id, a listing that needs a parameter and a
@@ -308,7 +308,7 @@ class OpenApi:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Said:
     """What the author says where a description does not: each is empty when nothing was said."""
 
     key: str = ""
@@ -318,7 +318,7 @@ class Wanted:
     entity: str = ""
 
 
-def propose(api: OpenApi, name: str, chosen: Sequence[Listing], url: str, wanted: Wanted) -> Proposal:
+def propose(api: OpenApi, name: str, chosen: Sequence[Listing], url: str, wanted: Said) -> Proposal:
     """The connector for the chosen listings."""
     base_url = url or api.base_url()
     if not base_url:
@@ -346,7 +346,7 @@ def _with_plural(made: ProposedEntity, listing: Listing, before: Sequence[Propos
 class _Reader:
     """Reads one listing: its fields, its id, how it pages."""
 
-    def __init__(self, api: OpenApi, listing: Listing, wanted: Wanted, taken: Sequence[str]) -> None:
+    def __init__(self, api: OpenApi, listing: Listing, wanted: Said, taken: Sequence[str]) -> None:
         self.api, self.listing, self.wanted, self.taken = api, listing, wanted, taken
         self.notes: list[str] = []
 

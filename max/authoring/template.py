@@ -170,7 +170,7 @@ def _rest_listing(proposal: Proposal, entity: ProposedEntity) -> str:
         )
     else:
         does = f"    return await client.get({quoted(entity.path)}, params=parameters)"
-    body = [_docstring(entity), *_parameters(proposal, entity), *_asking(entity), *_page(entity)]
+    body = [_docstring(entity), *_parameters(proposal, entity), *_asking(entity), *_page_lines(entity)]
     return (
         f'@operation("{proposal.name}:{thing}:list", limit=API)\nasync def {called}:\n'
         f'    """A page of {entity.plural.replace("_", " ")}."""\n{does}\n\n\n'
@@ -223,7 +223,7 @@ def _asking(entity: ProposedEntity) -> list[str]:
     ]
 
 
-def _page(entity: ProposedEntity) -> list[str]:
+def _page_lines(entity: ProposedEntity) -> list[str]:
     """The lines that make rows of an answer."""
     paging, top = entity.paging, "answer"
     if paging.style == "link":
@@ -460,7 +460,7 @@ Its rows have the form of the real ones; make them as odd as those are.
 
 from typing import Any
 
-from max.testing import {imports}
+{_from_max(imports)}
 
 
 {makers}
@@ -479,6 +479,10 @@ def fake() -> Fake:
         service,{secret}{" change=change," if change else ""} remove=remove
     )
 '''
+
+
+def _from_max(imports: str) -> str:
+    return f"from max.testing import {imports}"
 
 
 def _maker_name(entity: ProposedEntity) -> str:

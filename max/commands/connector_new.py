@@ -16,7 +16,7 @@ from .parser import Parser
 from .terminal import is_terminal
 
 if TYPE_CHECKING:
-    from ..authoring.openapi import Wanted
+    from ..authoring.openapi import Said
     from ..authoring.proposal import Auth, Paging, Proposal
     from ..model.values import Json
 
@@ -149,9 +149,9 @@ def _write(files: Sequence[Path], texts: Sequence[str]) -> None:
 def _proposal(options: Options) -> Proposal:
     from dataclasses import replace
 
-    from ..authoring.openapi import Wanted
+    from ..authoring.openapi import Said
 
-    wanted = Wanted(
+    wanted = Said(
         options.key or "",
         options.changed or "",
         options.since or "",
@@ -180,7 +180,7 @@ def _words(options: Options) -> list[str]:
     return [word.strip() for word in (options.list or "").split(",") if word.strip()]
 
 
-def _from_openapi(options: Options, wanted: Wanted) -> Proposal:
+def _from_openapi(options: Options, wanted: Said) -> Proposal:
     from ..authoring.openapi import OpenApi, propose, read_description
 
     api = OpenApi(read_description(Path(options.openapi)), options.openapi)
@@ -191,7 +191,7 @@ def _from_openapi(options: Options, wanted: Wanted) -> Proposal:
     return propose(api, options.name, api.choose(words), _address(options.url), wanted)
 
 
-def _from_graphql(options: Options, wanted: Wanted) -> Proposal:
+def _from_graphql(options: Options, wanted: Said) -> Proposal:
     from ..authoring.graphql import GraphQLSchema, propose_graphql, read_schema
 
     schema = GraphQLSchema(read_schema(Path(options.graphql)), options.graphql)
@@ -240,12 +240,12 @@ def _address(url: str | None) -> str:
 # -- from answers ----------------------------------------------------------------------------------
 
 
-def _from_answers(options: Options, wanted: Wanted) -> Proposal:
+def _from_answers(options: Options, wanted: Said) -> Proposal:
     """The connector of one list that answers describe; options that are given are not asked."""
     from ..authoring.proposal import Proposal
     from ..authoring.questions import proposed_entity
 
-    ask = Asking()
+    ask = Answering()
     url = _address(options.url or ask.text("Address of the service", "https://api.example.com", "--url"))
     auth = read_auth(options.auth or ask.text(f"How requests authorise: {AUTH}", "", "", "bearer"))
     words = _words(options) or [ask.text("Path of a list", "/items", "--list")]
@@ -284,7 +284,7 @@ def _from_answers(options: Options, wanted: Wanted) -> Proposal:
     return Proposal(options.name, url, [entity], auth)
 
 
-class Asking:
+class Answering:
     """Questions to the person at the terminal; without one, answers are options or defaults."""
 
     def __init__(self) -> None:
