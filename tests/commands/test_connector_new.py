@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -415,14 +416,14 @@ def test_hubspots_description_becomes_a_connector_that_syncs_from_the_strict_fak
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(APIS))
-    from apifakes.hubspot import HubSpot
+    HubSpot = importlib.import_module("apifakes.hubspot").HubSpot  # noqa: N806  # a class
 
     monkeypatch.setenv("HUBSPOT", HubSpot.TOKEN)
     words = ("--openapi", str(HUBSPOT), "--list", "companies", "--field", "name=properties.name")
     assert cli("connector", "new", "crm", *words).status == 0
     with HubSpot(per_10s=1_000).seed(companies=250) as server:  # refuses what breaks the description
-        words = ("--credential", "token=env:HUBSPOT", "--set", f"base_url={server.url}")
-        connected = cli("connect", "crm", *words)
+        answers = ("--credential", "token=env:HUBSPOT", "--set", f"base_url={server.url}")
+        connected = cli("connect", "crm", *answers)
         assert (connected.status, f"{server.url} answers" in connected.out + connected.err) == (0, True), (
             connected
         )
