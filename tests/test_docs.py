@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,11 @@ SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A new directory with a recording, a git repository beside it, and the commands max and python."""
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A new directory with a recording, a git repository beside it, and the commands max and python.
+
+    A page writes the number of a process that it starts into a file ``NAME.pid``; it is ended with the page.
+    """
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, words in (("max", "-m max"), ("python", "")):
@@ -44,7 +49,10 @@ def place(tmp_path: Path) -> Path:
             (repository / name).write_text(f"{name} {number}\n")
         subprocess.run([*git, "-C", str(repository), "add", "-A"], check=True)
         subprocess.run([*git, "-C", str(repository), "commit", "-q", "-m", f"Change {number}"], check=True)
-    return work
+    yield work
+    for file in work.glob("*.pid"):
+        with suppress(ProcessLookupError):  # the page has ended it itself
+            os.kill(int(file.read_text()), signal.SIGTERM)
 
 
 def environment(place: Path) -> dict[str, str]:
@@ -53,8 +61,10 @@ def environment(place: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "PATH": tools, "MAX_HOME": str(place.parent / "home")}
 
 
-def run(command: list[str], place: Path) -> None:
-    done = subprocess.run(command, cwd=place, env=environment(place), capture_output=True, text=True)
+def run(command: list[str], place: Path, words: str = "") -> None:
+    done = subprocess.run(
+        command, input=words, cwd=place, env=environment(place), capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
@@ -62,7 +72,7 @@ def run(command: list[str], place: Path) -> None:
 def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
     blocks = FENCE.findall(page.read_text(encoding="utf-8"))
     for language, name, body in blocks:
-        if language == "python" and name:
+        if language in ("python", "json") and name:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(body, encoding="utf-8")
         elif language == "python":
@@ -70,11 +80,13 @@ def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
         elif language == "sh":
             repository = str(place.parent / "repository")
             run(["sh", "-euc", body.replace("REPOSITORY", repository)], place)
+        elif language == "diff":
+            run(["git", "apply", "-"], place, body)
         elif language == "sql":
             found = rows(place, name, body)
             assert found, body
             assert answered(place, name, body) == len(found), body
-    known = {"python", "sh", "shell", "text", "json", "sql"}
+    known = {"python", "sh", "shell", "text", "json", "sql", "diff"}
     assert {language for language, _, _ in blocks} <= known, "a block that nothing executes"
 
 
