@@ -241,7 +241,8 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            notes = await self._discover(installation, executor)
+            async with self._beginning("discover", executor.context.credentials):
+                notes = await self._discover(installation, executor)
             async with self._beginning("seeder", executor.context.credentials):
                 plan = await self._seed(installation, executor)
             return await executor.begin(plan, options, notes)
@@ -255,7 +256,7 @@ class InstallationRuntime:
         if discover is None:
             return ()
         try:
-            with context.runner.activate(), self._connector_code("discover", context.credentials):
+            with context.runner.activate():
                 found = await discover(installation.context)
             present = self._engine.tables.resolver
             resolver, notes = with_found(connector.resolver, present, found)

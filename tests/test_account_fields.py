@@ -178,7 +178,7 @@ class Copy:
             (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
             one, two = (row.to_dict() for row in reader.search("Person", order_by="id").items)
         sources = json.loads(text).get("account_fields", {}).get("Person", {})
-        return {source: (one[name], two[name]) for name, (source, _) in sources.items()}
+        return {source: (one[name], two[name]) for name, (source, _, *gone) in sources.items() if not gone}
 
     def types(self) -> dict[str, str]:
         """What each field holds."""
@@ -265,6 +265,40 @@ def test_a_field_that_is_gone_is_hidden_and_comes_back_with_its_values(copy: Cop
     copy.service.rows["1"] = dict(ADA)
     copy.sync()
     assert copy.columns()["shoe_size"] == [38.5, None]
+
+
+def test_another_field_does_not_get_the_name_and_the_values_of_one_that_is_gone(copy: Copy) -> None:
+    copy.sync()
+    copy.service.fields[:] = []
+    copy.sync()
+    copy.service.fields[:] = [AccountField("shoe-size", float)]
+    copy.service.rows["2"]["shoe-size"] = "11"
+    copy.sync()
+    assert copy.columns()["shoe_size_2"] == [None, 11.0]
+    copy.service.fields[:] = [SHOES]
+    copy.sync()
+    columns = copy.columns()
+    assert columns["shoe_size"] == [38.5, None]
+    assert "shoe_size_2" not in columns
+
+
+def test_a_field_that_is_gone_may_come_back_with_another_type(copy: Copy) -> None:
+    copy.sync()
+    copy.service.fields[:] = []
+    copy.sync()
+    copy.service.fields[:] = [AccountField("Shoe size", str)]
+    copy.service.rows["1"]["Shoe size"] = "large"
+    assert copy.sync().status is Status.COMPLETED
+    assert copy.columns()["shoe_size"] == ["large", None]
+
+
+def test_a_bug_of_discover_is_recorded_like_a_sync_that_failed(copy: Copy) -> None:
+    copy.service.broken = ValueError("no such key")
+    with pytest.raises(LoaderFault):
+        copy.sync()
+    with open_reader(copy.path, INFO) as reader:
+        (run,) = reader.runs()
+        assert (run.status, run.failed) == (Status.FAILED, 1)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from .values import Json, Kind
 T = TypeVar("T")
 
 MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
+TEXT = FieldType.of(Optional[str], "")  # noqa: UP045  # in place of the type of a field that is gone
 LONGEST_NAME = 60  # characters; other databases cut names at 63 bytes
 LONGEST_WORDS = 300  # characters of a description that the account's people wrote
 WORDS = frozenset("AND OR NOT IN IS HAS NULL LOADED TRUE FALSE".casefold().split(" "))  # of filters
@@ -70,13 +71,17 @@ class AccountField(Struct):
 
 
 class AddedField(Struct):
-    """An account's field under the name that it has here; a ``flat`` source is one key, also with dots."""
+    """An account's field under the name that it has here; a ``flat`` source is one key, also with dots.
+
+    One that is ``gone`` is no field now.  Its values are kept, so no other one may get its name.
+    """
 
     holds: FieldType
     source: str
     flat: bool
     description: str = ""
     searchable: bool = False
+    gone: bool = False
 
 
 Found = Mapping[type[Entity], "Sequence[AccountField] | Exception"]  # what discover returns
@@ -100,8 +105,10 @@ def with_found(resolver: Resolver, present: Resolver, found: object) -> tuple[Re
             words = fields.message if isinstance(fields, MaxError) else str(fields)
             notes.append(f"{name}: its own fields of this account could not be read: {words}")
             continue
-        room = MOST_COLUMNS - 2 * len(entity.types()) - 2
-        added[name] = named_fields(entity, fields[:room], known.get(name, {}))
+        before, sources = known.get(name, {}), {field.where for field in fields}
+        gone = {old: one.replace(gone=True) for old, one in before.items() if one.source not in sources}
+        room = max(0, MOST_COLUMNS - 2 * len(entity.types()) - 2 - len(gone))
+        added[name] = gone | named_fields(entity, fields[:room], before)
         if len(fields) > room:
             notes.append(
                 f"{name}: {len(fields) - room:,} of the account's {len(fields):,} fields are left out"
@@ -160,7 +167,7 @@ def named_fields(
     kept = {
         one.where: names[one.where] for one in fields if names.get(one.where, "").casefold() not in own | {""}
     }
-    taken = own | {name.casefold() for name in kept.values()}
+    taken = own | {name.casefold() for name in known}
     found: dict[str, AddedField] = {}
     for one in {field.where: field for field in fields}.values():
         name = kept.get(one.where) or valid_name(one.name, taken)
@@ -191,7 +198,9 @@ def valid_name(text: str, taken: Iterable[str]) -> str:
 def to_json(resolver: Resolver) -> Json:
     """Where the account's fields come from, by entity and field; what they hold, the schema says."""
     return {
-        entity: {name: [one.source, one.flat] for name, one in fields.items()}
+        entity: {
+            name: [one.source, one.flat, *(["gone"] if one.gone else [])] for name, one in fields.items()
+        }
         for entity, fields in _without_empty(resolver.added or {}).items()
     }
 
@@ -208,8 +217,12 @@ def with_stored(resolver: Resolver, data: Json) -> Resolver:
     for entity, sources in data["account_fields"].items():
         own = resolver.schema.entities.get(entity)
         taken = () if own is None else {name.casefold() for name in (*own._fields, *own._collections)}
-        for name, (source, flat) in sources.items() if own is not None else ():
-            if name.casefold() not in taken:  # else the connector has a field of this name now
+        for name, (source, flat, *gone) in sources.items() if own is not None else ():
+            if name.casefold() in taken:  # the connector has a field of this name now
+                continue
+            if gone:
+                added.setdefault(entity, {})[name] = AddedField(TEXT, source, flat, gone=True)
+            else:
                 field, holds = stored[entity]._fields[name], stored[entity].types()[name]
                 one = AddedField(holds, source, flat, field.description, field.searchable)
                 added.setdefault(entity, {})[name] = one
@@ -232,17 +245,22 @@ def _entities(schema: Schema, added: Added) -> dict[type[Entity], type[Entity]]:
     own: dict[type[Entity], type[Entity]] = {}
     for name, entity in schema.entities.items():
         body: dict[str, Any] = {"__doc__": entity.__doc__, "__module__": entity.__module__}
-        body |= {one: _field(field) for one, field in added.get(name, {}).items()}
+        body |= {one: _field(field) for one, field in _present(added, name).items()}
         body |= {one: copy(many) for one, many in entity._collections.items()}
         own[entity] = type(name, (entity,), body)
     for entity, made in own.items():
         types = entity.types()
         made._types = {name: _moved(holds, own) for name, holds in types.items()}
-        made._types |= {name: one.holds for name, one in added.get(entity.__name__, {}).items()}
+        made._types |= {name: one.holds for name, one in _present(added, entity.__name__).items()}
         made._children = {name: own[child] for name, child in entity.children().items()}
         for many in made._collections.values():
             many.by = _inverse(many, own)
     return own
+
+
+def _present(added: Added, entity: str) -> dict[str, AddedField]:
+    """The fields of an entity that the account has now."""
+    return {name: one for name, one in added.get(entity, {}).items() if not one.gone}
 
 
 def _field(added: AddedField) -> Field[Any]:
@@ -263,7 +281,7 @@ def _loader(loader: Loader[Any], own: Mapping[type[Entity], type[Entity]], added
     made.__dict__.update({name: _moved(value, own) for name, value in vars(loader).items()})
     for entity in dict.fromkeys(field.entity for field in loader.brings):
         if all(FieldOf(entity, name) in loader.brings for name in entity.types()):
-            more = (FieldOf[Any, Any](own[entity], name) for name in added.get(entity.__name__, ()))
+            more = (FieldOf[Any, Any](own[entity], name) for name in _present(added, entity.__name__))
             made.brings = (*made.brings, *more)
     return made
 

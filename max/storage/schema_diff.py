@@ -110,7 +110,7 @@ def read_shape(connection: Connection, connector: str) -> Shape | None:
         for declared in (*one["fields"], *one["collections"]):
             _place(entity, declared, hidden=False)
     for name, sources in data.get("account_fields", {}).items():
-        for field in sources:
+        for field in sources.keys() & shape[name].fields.keys():  # those that are gone are hidden
             shape[name].fields[field].is_accounts = True
     for name, _, text in hidden_rows(connection):
         entity = shape.setdefault(name, StoredEntity(name, hidden=True))
