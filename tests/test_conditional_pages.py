@@ -47,7 +47,7 @@ from max.upstream.replay import Replay
 from tests.scenes import run
 from tests.upstream_model import ROOT as MODEL_ROOT
 from tests.upstream_model import Group, Item, Root
-from tests.upstream_world import History, Sync, World
+from tests.upstream_world import ALLOWED, RIGHT, History, Sync, World
 
 SIZE = 3
 
@@ -204,13 +204,14 @@ async def sync(
     connector: Connector[Any, Any] | None = None,
     *,
     token: str = "one",
+    account: str = "",
     before: Callable[[InstallationRuntime], Any] | None = None,
     options: SyncOptions = SyncOptions(),  # noqa: B008  # it is never changed
     recording: Any = None,
 ) -> tuple[SyncResult, list[str]]:
     """One sync in a runtime of its own, and the titles of the tickets after it."""
     info, provider = (
-        InstallationInfo("desk", "default", "id", {}, 0.0),
+        InstallationInfo("desk", "default", "id", {"account": account}, 0.0),
         CredentialProvider(MemoryCredentials(), []),
     )
     config = DeskConfig(service.url, token)
@@ -288,7 +289,7 @@ def test_a_removed_row_is_removed_although_a_page_did_not_come(tmp_path: Path) -
         service.statuses()
         result, titles = await sync(service, path)
         assert (result.removed, len(titles)) == (1, 4)
-        assert service.statuses()[:2] == [304, 200]
+        assert service.statuses() == [304, 200, 200, 200], "the pass that proves it is asked for in full"
 
     play(body, tmp_path)
 
@@ -330,6 +331,30 @@ def test_several_requests_for_a_page_get_no_condition(tmp_path: Path) -> None:
     play(body, tmp_path)
 
 
+def fewer() -> Any:
+    """A loader of the same name that brings no weight."""
+
+    @Loader.collection(Desk.tickets, brings=[*BRINGS[:2], *BRINGS[3:]])
+    async def tickets(parent: Ref[Desk], request: PageRequest, env: Env[HttpClient]) -> Page[Ticket]:
+        page = made(await env.run(list_tickets, request.cursor or "1"), size=SIZE)
+        items = [
+            Ticket(one.id, title=one.title, is_open=one.is_open, author=one.author) for one in page.items
+        ]
+        return page.replace(items=items)
+
+    return tickets
+
+
+@Loader.entity(Ticket.weight)
+async def weight(ref: Ref[Ticket], env: Env[HttpClient]) -> Ticket:
+    return Ticket(ref.id, weight=1.0)
+
+
+@Loader.entity(Ticket.title)
+async def title(ref: Ref[Ticket], env: Env[HttpClient]) -> Ticket:
+    return Ticket(ref.id, title="a title")
+
+
 def test_no_condition_is_sent_where_the_page_may_not_stand(tmp_path: Path) -> None:
     async def stored(runtime: InstallationRuntime) -> None:
         await runtime.engine.store(Ticket("1", title="by hand"))
@@ -340,7 +365,9 @@ def test_no_condition_is_sent_where_the_page_may_not_stand(tmp_path: Path) -> No
     ways: list[dict[str, Any]] = [
         {"options": SyncOptions(full=True)},
         {"token": "two"},
+        {"account": "another"},
         {"connector": desk(version="2")},
+        {"connector": desk(loaders=[fewer(), weight])},
         {"before": invalidated},
     ]
 
@@ -356,6 +383,62 @@ def test_no_condition_is_sent_where_the_page_may_not_stand(tmp_path: Path) -> No
         _, titles = await sync(service, path, before=stored)
         assert service.statuses() == [200, 304], "the other page is as it was"
         assert titles == ["a title"] * 5
+
+    play(body, tmp_path)
+
+
+def test_a_row_that_was_removed_here_comes_back_with_its_page(tmp_path: Path) -> None:
+    async def removed(runtime: InstallationRuntime) -> None:
+        sql = "UPDATE _desk_ticket SET _removed_at = 1 WHERE _id = '1'"
+        await runtime._database.transact(lambda connection: connection.execute(sql))
+
+    async def body(service: Service, path: Path) -> None:
+        await sync(service, path)
+        service.statuses()
+        _, titles = await sync(service, path, before=removed)
+        assert service.statuses() == [200, 304]
+        assert len(titles) == 5
+
+    play(body, tmp_path)
+
+
+def test_an_invalidated_field_is_asked_for_although_a_loader_of_its_own_fetches_it(tmp_path: Path) -> None:
+    async def invalidated(runtime: InstallationRuntime) -> None:
+        await runtime._meta.invalidate([Ticket.ref("1")], ["title"], at=runtime._clock())
+
+    async def body(service: Service, path: Path) -> None:
+        connector = desk(loaders=[tickets, title])
+        for before, due in ((None, 200), (None, 304), (invalidated, 200), (None, 304)):
+            await sync(service, path, connector, before=before)
+            assert service.statuses() == [due, due]
+
+    play(body, tmp_path)
+
+
+@pytest.mark.parametrize("first", ["another operation", "a request before it"])
+def test_a_page_that_takes_one_request_more_than_before_gets_no_condition(tmp_path: Path, first: str) -> None:
+    more = False
+
+    @operation("desk:ticket:more", limit=API)
+    async def list_more(client: HttpClient, page: str) -> Json:
+        if more and first == "a request before it":
+            await client.get("/tickets", params={"page": "9"})
+        return await client.get("/tickets", params={"page": page}, conditional=True)
+
+    @Loader.collection(Desk.tickets, brings=BRINGS)
+    async def sometimes(parent: Ref[Desk], request: PageRequest, env: Env[HttpClient]) -> Page[Ticket]:
+        if more and first == "another operation":
+            await env.run(list_tickets, "9")
+        return made(await env.run(list_more, request.cursor or "1"), size=SIZE)
+
+    async def body(service: Service, path: Path) -> None:
+        nonlocal more
+        connector = desk(sometimes, operations=[list_tickets, list_more])
+        await sync(service, path, connector)
+        service.statuses()
+        more = True
+        await sync(service, path, connector)
+        assert service.statuses() == [200] * 4
 
     play(body, tmp_path)
 
@@ -522,3 +605,32 @@ def test_a_process_that_dies_at_any_write_has_validators_of_the_rows_that_it_sto
 
     with tempfile.TemporaryDirectory() as folder:
         run(body(Path(folder) / "data.db"))
+
+
+@pytest.mark.parametrize(("kind", "ids_only"), [("full", False), ("oldest", True)])
+def test_a_second_look_and_a_sweep_ask_for_every_page(tmp_path: Path, kind: str, ids_only: bool) -> None:
+    """They look for rows that are missing: what is stored proves nothing about those."""
+
+    async def body() -> None:
+        history = History((kind,) * 4, feed=False, polite=True, delays=(1,), conditional=True)
+        world = World(history, tmp_path / "data.db")
+        for number in range(2):
+            world.upstream.create(Group, f"g{number}", (repr(Root.groups), MODEL_ROOT.id))
+        for number in range(12):
+            world.upstream.create(Item, f"i{number}", (repr(Group.loose), f"g{number % 2}"))
+        await world.sync(Sync())
+        world.upstream.delete("i0")
+        world.requests.clear()
+        await world.sync(Sync(options=RIGHT if ids_only else ALLOWED))
+        assert await world.state() == world.upstream.state()
+        asked = [(one.name, one.parent, one.page.replace(validator=None)) for one in world.requests]
+        again = [
+            one.page.validator
+            for number, one in enumerate(world.requests)
+            if (one.page.ids_only if ids_only else asked[number] in asked[:number])
+        ]
+        assert again
+        assert set(again) == {None}
+        assert ids_only or any(one.page.validator for one in world.requests), "the first look asks"
+
+    run(body())
