@@ -294,7 +294,9 @@ async def changed_since(
     stable=True,
 )
 async def issues(parent: Ref[Repository], request: PageRequest, env: Env[Github]) -> Page[Issue]:
-    """The issues of a repository, and its pull requests as issues."""
+    """The issues of a repository, and its pull requests as issues; none where issues are turned off."""
+    if (await env.stored(Repository, parent.id)).has_issues is False:
+        return Page([])  # GitHub would answer that they are gone
     rows, following = await changed_since(list_issues, parent.id, {"state": "all"}, request, env)
     given: Given = {Issue.id: numbered(parent), Issue.repository: parent}
     return page_with(Issue, rows, following, given)
@@ -519,11 +521,10 @@ async def seed(github: Github, store: Store) -> SyncPlan:
     await store.store(root)
     each, pull = Step.for_all(Repository), Step.for_all(Pull)
     organization = Step.for_all(User, where=User.type.eq("Organization"))
-    with_issues = Step.for_all(Repository, where=~Repository.has_issues.eq(False))
     parts = {
         "labels": [each.load_collection(Repository.labels)],
         "milestones": [each.load_collection(Repository.milestones)],
-        "issues": [with_issues.load_collection(Repository.issues)],
+        "issues": [each.load_collection(Repository.issues)],
         "comments": [each.load_collection(Repository.comments)],
         "pulls": [each.load_collection(Repository.pulls)],
         "review_comments": [each.load_collection(Repository.review_comments)],

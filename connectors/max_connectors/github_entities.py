@@ -102,7 +102,7 @@ class Repository(
     open_issues: Field[int | None] = Field(
         "open issues and pull requests together", source="open_issues_count"
     )
-    has_issues: Field[bool | None] = Field("whether it has issues; those of one that stopped are kept")
+    has_issues: Field[bool | None] = Field("whether it has issues; when they are turned off, they go")
     has_wiki: Field[bool | None] = Field("whether it has a wiki")
     has_discussions: Field[bool | None] = Field("whether it has discussions")
     url: Field[str] = Field("URL of its page", source="html_url")

@@ -259,14 +259,28 @@ class TestRemovals:
         copy.later(DAY)
         synced(copy)
 
-    def test_issues_that_are_turned_off_stay_as_they_were(self, copy: Copy) -> None:
+    def test_a_repository_that_was_deleted_goes_with_all_that_it_has_when_a_person_says_so(
+        self, copy: Copy
+    ) -> None:
         synced(copy)
-        before = copy.rows()["Issue"]
+        big = repo_of(copy.fake, "octo/big")
+        del copy.fake.repos[big.row["id"]]
+        before = copy.rows()
+        result = copy.sync()
+        assert result.status is Status.PARTIAL
+        assert {one.code for one in result.failures} == {"sync.removals"}
+        assert copy.rows()["Issue"].keys() == before["Issue"].keys()
+        synced(copy, allow_removals=True)
+        assert copy.rows()["Issue"] == {}
+
+    def test_issues_that_are_turned_off_go_with_the_check_and_come_back(self, copy: Copy) -> None:
+        synced(copy)
         repo_of(copy.fake, "octo/big").row["has_issues"] = False
-        result = copy.sync(check_deletes=True)
-        assert (result.status, result.failures) == (Status.COMPLETED, ())
-        assert copy.rows()["Issue"] == before
+        assert (copy.sync().failures, copy.rows()["Issue"] == {}) == ((), False)
+        assert copy.sync(check_deletes=True).status is Status.PARTIAL  # so many that a person is asked
+        synced(copy, check_deletes=True, allow_removals=True)
         repo_of(copy.fake, "octo/big").row["has_issues"] = True
+        copy.later(DAY)
         synced(copy)
 
 
