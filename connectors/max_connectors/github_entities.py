@@ -175,7 +175,7 @@ class Issue(
         "what the author is to the repository: OWNER, MEMBER, CONTRIBUTOR, NONE", source="author_association"
     )
     labels: Many[Label] = Many("its labels", inline="labels")
-    assignees: Many[User] = Many("who works on it", inline="assignees")
+    assignees: Field[list[Ref[User]]] = Field("who works on it", source="assignees.id", brief=True)
     milestone: Field[Ref[Milestone] | None] = Field("what it is planned for", source="milestone.id")
     type: Field[str | None] = Field("the organization's own kind, such as Bug", source="type.name")
     comment_count: Field[int] = Field("how many comments it has", source="comments")
@@ -232,8 +232,8 @@ class Pull(
     author_role: Field[str | None] = Field(
         "what the author is to the repository", source="author_association"
     )
-    reviewers: Many[User] = Many(
-        "who is asked for a review and has not given it", inline="requested_reviewers"
+    reviewers: Field[list[Ref[User]] | None] = Field(
+        "who is asked for a review and has not given it", source="requested_reviewers.id"
     )
     reviewing_teams: Field[list[Ref[Team]] | None] = Field(
         "the teams that are asked for a review", source="requested_teams.id"
