@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .entities import Entity, ManyOf, Ref
-from .mapping import MappedRows
+from .mapping import MappedRows, kinds_of
 
 
 def inline_collections(entity: type[Entity]) -> list[ManyOf[Entity, Entity]]:
@@ -23,9 +23,11 @@ def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
     Of two that have one id, the values of the later one replace those of the earlier.  What is no
     record of the collection's entity is left out; it makes the row that names it invalid.
     """
-    if isinstance(entities, MappedRows):
+    if type(entities) is MappedRows:
         named = entities.named.values()
         return [*named, *(some for one in named for some in inline_members(one))]
+    if not any(kind._inline for kind in kinds_of(entities)):
+        return []
     found: dict[tuple[type[Entity], str], Entity] = {}
     level: Iterable[Entity] = entities
     while level := [member for one in level if one._inline for member in _members(one)]:

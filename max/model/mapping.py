@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, cast, overload
 
@@ -40,6 +40,7 @@ AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
 NUMBERS = (Kind.INTEGER, Kind.REAL)
 LONGEST_NUMBER = 100  # characters of a number as a text
 NONE_NAMED: Mapping[str, Any] = {}
+_VALUES = attrgetter("_values")
 Given = Mapping[FieldOf[E, Any], object]  # values that the data does not have, or functions of a row's data
 
 
@@ -52,6 +53,7 @@ class MappedRows(Sequence[E]):
     ``ids`` are texts, or what is in place of an id that cannot be read.  As a sequence it has
     entities, each made when it is asked for.  ``asked`` names the fields that the caller named.
     ``named`` has the members of inline collections, each once; the column has their ids.
+    It is known by its type, since isinstance is slow for what is a Sequence.
     """
 
     __slots__ = ("_encoded", "asked", "columns", "entity", "ids", "named")
@@ -184,8 +186,19 @@ def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[Fiel
     return _made(entity, rows.ids[0], columns, rows.asked, rows.named)
 
 
-def narrowed(entity: E, declared: Mapping[type[Entity], Collection[str]]) -> E:
-    """The same record; of one that was read, the fields that are declared or that the caller named."""
+def narrowed(
+    entities: Sequence[Entity], declared: Mapping[type[Entity], Collection[str]]
+) -> Sequence[Entity]:
+    """The same records; of those that were read, the fields that are declared or that the caller named."""
+    if type(entities) is MappedRows:
+        return entities.narrowed(declared)
+    is_read = ReadValues in set(map(type, map(_VALUES, entities)))
+    if is_read or any(kind._inline for kind in kinds_of(entities)):
+        return [_narrowed_one(one, declared) for one in entities]
+    return entities
+
+
+def _narrowed_one(entity: E, declared: Mapping[type[Entity], Collection[str]]) -> E:
     values = entity._values
     if not isinstance(values, ReadValues) and values.keys().isdisjoint(entity._inline):
         return entity
@@ -193,18 +206,23 @@ def narrowed(entity: E, declared: Mapping[type[Entity], Collection[str]]) -> E:
     keep = {n: value for n, value in values.items() if n in names or n in asked or n == "id"}
     for name in entity._inline:
         if isinstance(named := keep.get(name), list | tuple):
-            keep[name] = [narrowed(one, declared) if isinstance(one, Entity) else one for one in named]
+            keep[name] = [_narrowed_one(one, declared) if isinstance(one, Entity) else one for one in named]
     return type(entity)(**keep)
 
 
 def ids_of(items: Sequence[Any]) -> Sequence[object]:
     """The id of each item, as it came."""
-    return items.ids if isinstance(items, MappedRows) else [item._values["id"] for item in items]
+    return items.ids if type(items) is MappedRows else [item._values["id"] for item in items]
+
+
+def kinds_of(items: Sequence[Entity]) -> set[type[Entity]]:
+    """The entities of records."""
+    return set(map(type, items))
 
 
 def column_of(items: Sequence[Any], name: str) -> Sequence[object]:
     """A field of each item that has it, as it came."""
-    if isinstance(items, MappedRows):
+    if type(items) is MappedRows:
         return items.columns.get(name, ())
     return [item._values[name] for item in items if name in item._values]
 

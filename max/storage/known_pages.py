@@ -21,6 +21,7 @@ from typing import Any
 from ..model.columns import EncodedRows
 from ..model.delivery import KnownPage, ListingPage, StoredPage
 from ..model.entities import Entity
+from ..model.mapping import ids_of
 from .database import Connection, RenameOwner, Targets, decoding, quoted
 from .freshness import PagePosition
 from .quarantine import ValidatedRows
@@ -55,7 +56,7 @@ class KnownPages(RenameOwner):
         connection: Connection,
         position: PagePosition,
         page: ListingPage,
-        ids: Sequence[object],
+        entities: Sequence[Entity],
         validated: Sequence[ValidatedRows],
     ) -> None:
         """Remember a page whose rows are stored, and forget what was known of it, unless it is not modified.
@@ -70,7 +71,7 @@ class KnownPages(RenameOwner):
         if page.not_modified or page.late or page.ids_only:
             return
         known, child = page.known, page.collection.child.__name__
-        runs = None if known is None else self._runs(connection, child, ids, validated)
+        runs = None if known is None else self._runs(connection, child, ids_of(entities), validated)
         if known is None or runs is None:
             connection.execute(FORGET, (listing, page.number))
             return

@@ -142,7 +142,7 @@ class Quarantine(RenameOwner):
         strict: bool,
     ) -> ValidatedRows:
         """Encode the valid rows and keep the invalid ones; InvalidEntity when that is not allowed."""
-        if isinstance(entities, MappedRows):
+        if type(entities) is MappedRows:
             read, invalid = entities.encoded()
             groups = [read.once_each()] if read.ids else []
             wrong = [(one, invalid_fields(one)) for one in invalid]

@@ -24,7 +24,7 @@ from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
 from ..model.loaders import Resolver
-from ..model.mapping import MappedRows, ids_of
+from ..model.mapping import MappedRows
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -142,8 +142,7 @@ class TableWriter(Tables):
         if lists:
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
-            ids = ids_of(delivery.entities)
-            self.known_pages.record(connection, position, delivery.listing, ids, came)
+            self.known_pages.record(connection, position, delivery.listing, delivery.entities, came)
         self.full_text.flush(connection)
         return WriteResult(counts, number, sum(one.quarantined for one in came))
 
@@ -458,7 +457,7 @@ def by_type(*parts: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     """Entities by type, in the order of the first of each type; rows that were read stay what they are."""
     found: dict[type[Entity], Sequence[Entity]] = {}
     for entities in filter(len, parts):
-        types = [entities.entity] if isinstance(entities, MappedRows) else list(map(type, entities))
+        types = [entities.entity] if type(entities) is MappedRows else list(map(type, entities))
         kinds = list(dict.fromkeys(types))
         for kind in kinds:
             some = entities if len(kinds) == 1 else [one for one in entities if type(one) is kind]

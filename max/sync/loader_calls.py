@@ -35,7 +35,7 @@ Valid = Callable[[Any], bool]
 
 
 def _is_list(value: Any, of: type[Entity] | type[Ref[Any]] | None = None) -> bool:
-    if isinstance(value, MappedRows):
+    if type(value) is MappedRows:
         return of in (None, Entity)
     plain = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return plain and (of is None or all(isinstance(one, of) for one in value))
@@ -56,7 +56,7 @@ def _is_failures(value: object) -> bool:
 
 
 def _are_rows_of(items: Sequence[Any], entity: type[Entity]) -> bool:
-    return isinstance(items, MappedRows) and items.entity is entity
+    return type(items) is MappedRows and items.entity is entity
 
 
 def _is_one_of(id: object, known: Collection[str]) -> bool:
@@ -173,7 +173,7 @@ class LoaderCaller:
         """Records as this installation has them, whose account may have fields of its own."""
         if not self._has_own_entities:
             return items
-        if isinstance(items, MappedRows):
+        if type(items) is MappedRows:
             if self._schema.own(items.entity) is not items.entity:
                 name = items.entity.__name__
                 expected = f"rows that were read as env.entity({name}), which has the account's own fields"
@@ -229,13 +229,10 @@ class LoaderCaller:
     def _declared_part(self, loader: Loader[Any], entities: Sequence[Entity]) -> Sequence[Entity]:
         """Of records that were read, the fields that the loader declares; refuse what else it has not."""
         declared = self._declared[loader]
-        if isinstance(entities, MappedRows):
-            entities = entities.narrowed(declared)
-        else:
-            entities = [narrowed(one, declared) for one in entities]
+        entities = narrowed(entities, declared)
         shapes: dict[tuple[type[Entity], tuple[str, ...]], Entity] = {}
         for some in (entities, *inline_members(entities)):
-            if not isinstance(some, MappedRows):
+            if type(some) is not MappedRows:
                 shapes |= {(type(entity), tuple(entity._values)): entity for entity in some}
             elif some:
                 shapes[some.entity, tuple(some.columns)] = some[0]

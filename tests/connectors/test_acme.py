@@ -512,7 +512,7 @@ class LoaderEnv:
 def brought(loader: Loader[Acme], items: Sequence[Entity]) -> list[Entity]:
     """What a sync takes of the records that a loader has read: the fields in its brings."""
     names = {field.entity: {one.name for one in loader.brings} for field in loader.brings}
-    return [narrowed(one, names) for one in items]
+    return [*narrowed(items, names)]
 
 
 async def members(env: LoaderEnv, collection: ManyOf[Any, Any], parent: Ref[Any]) -> list[Entity]:
