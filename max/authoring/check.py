@@ -359,9 +359,13 @@ def has_mypy() -> bool:
 
 def cache_folder() -> Path:
     """Where mypy keeps what it knows of Max, so that a second check is quick: a folder of this user."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("max") / "mypy"
+    if text := os.environ.get("MAX_HOME"):
+        return Path(text).expanduser() / "mypy"
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:  # a vendored copy with nothing installed
+        return Path("~/.cache/max/mypy").expanduser()
+    return user_cache_path("max", appauthor=False) / "mypy"
 
 
 def types_of(file: Path, beside: Sequence[Path] = ()) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -160,7 +161,7 @@ def test_what_is_written_has_types_and_is_clean(cli: Cli, new: New) -> None:
     assert cli("connector", "new", "plain", *ANSWERS).status == 0
     files = sorted(map(str, Path("connectors").glob("*.py")))
     root = Path(__file__).parents[2]
-    cache = ("--cache-dir", str(Path(sys.prefix) / "mypy-of-tests"))
+    cache = ("--cache-dir", str(Path(os.environ["MAX_HOME"]) / "mypy"))
     environment = {"MYPYPATH": str(root), "PATH": ""}
     command = [sys.executable, "-m", "mypy", "--strict", *cache, "--follow-imports", "silent", *files]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
