@@ -377,11 +377,12 @@ LISTED: list[Any] = [one for name in Pull.types() if (one := getattr(Pull, name)
     Repository.pulls,
     brings=[*LISTED, User],
     watermark=Watermark(Pull.updated_at, overlap=OVERLAP, newest_first=False),
+    sweep=DAY,
 )
 async def pulls(parent: Ref[Repository], request: PageRequest, env: Env[Github]) -> Page[Pull]:
     """The pull requests of a repository: all, oldest first, or what changed, newest change first.
 
-    GitHub cannot begin this list at a time.  Pull requests cannot be deleted.
+    GitHub cannot begin this list at a time.  People cannot delete a pull request, but GitHub does, as spam.
     """
     order = {"sort": "created", "direction": "asc"}
     if request.since is not None:

@@ -206,6 +206,18 @@ class TestRemovals:
         copy.later(DAY)
         synced(copy)
 
+    def test_a_pull_request_that_github_took_away_goes_within_a_day(self, copy: Copy, small: None) -> None:
+        synced(copy)
+        big = repo_of(copy.fake, "octo/big")
+        for things in (big.pulls, big.issues, big.reviews):
+            del things[8]
+        for comments in (big.comments, big.review_comments):
+            for id, row in list(comments.items()):
+                if "/8" in (row.get("issue_url") or row.get("pull_request_url")):
+                    del comments[id]
+        copy.later(DAY)
+        synced(copy)
+
     def test_they_go_at_once_when_the_check_is_asked_for(self, copy: Copy) -> None:
         synced(copy)
         del repo_of(copy.fake, "octo/big").comments[next(iter(repo_of(copy.fake, "octo/big").comments))]
