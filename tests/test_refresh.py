@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +43,7 @@ from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 
 INFO = InstallationInfo("sample", "default", "abc", {}, 0.0)
+ROOT = Path(__file__).parent.parent
 NOW = 1_900_000_000.0  # seconds since the epoch: when the clock of a test begins
 DAY = timedelta(days=1)
 
@@ -263,6 +267,38 @@ def test_a_process_that_dies_before_the_detail_leaves_it_to_the_next_sync(copy: 
     copy.service.pulls["b"] = 2
     assert copy.sync(steps=STEPS[:1]) == ["pulls"]
     assert copy.sync() == ["pulls", "reviews b", "sizes b"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.crashing import die_at_commit
+from tests.test_refresh import Copy, Service
+
+service = Service({"a": 1, "b": 2, "c": 1, "d": 1}, {"a": ["a1"], "b": ["b1"]}, now=float(sys.argv[2]))
+copy = Copy(service, Path(sys.argv[1]))
+die_at_commit(int(sys.argv[3]))
+copy.sync()
+"""
+
+
+def test_a_process_killed_at_any_commit_leaves_the_detail_of_what_moved_to_the_next_one(copy: Copy) -> None:
+    first, commits = copy.path.read_bytes(), 0
+    copy.service.pulls["b"], copy.service.reviews["b"] = 2, ["b1"]
+    for nth in range(1, 100, 2):
+        for file in copy.path.parent.iterdir():
+            file.unlink()
+        copy.path.write_bytes(first)
+        words = [sys.executable, "-c", KILLED, str(copy.path.parent), str(copy.service.now), str(nth)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert "reviews a" not in copy.sync()
+        assert copy.reviews() == ["a1", "b1"]
+        assert copy.sync() == ["pulls"], "nothing is left to fetch"
+        commits = nth
+    assert commits >= 5
 
 
 @pytest.mark.parametrize(

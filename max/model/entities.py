@@ -433,6 +433,7 @@ def find_field(entity: type[E], path: str) -> FieldOf[E, Any]:
     for name in rest:
         target = field.type.target
         if target is None:
+            _refuse_collection(field.path[-1].entity, field.name)
             raise UsageError(
                 f"{path_name(field)} holds {field.type.label}; only a ref has fields behind a dot"
             )
@@ -450,10 +451,15 @@ def find_name(entity: type[Entity], name: str) -> str:
     known = {known.casefold(): known for known in ("id", *entity.types())}
     if name.casefold() in known:
         return known[name.casefold()]
+    _refuse_collection(entity, name)
+    raise UnknownName("field", name, known.values(), where=entity.__name__)
+
+
+def _refuse_collection(entity: type[Entity], name: str) -> None:
+    """UsageError when this is a collection, of which a field was asked for."""
     many = find_collection(entity, name)
     if many is not None:
         raise UsageError(f"{many.name} is a collection; query {many.child.__name__} instead")
-    raise UnknownName("field", name, known.values(), where=entity.__name__)
 
 
 def find_collection(entity: type[P], name: str) -> ManyOf[P, Any] | None:

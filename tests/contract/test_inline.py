@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from max.connecting import Entity, Field, Many, Page, Ref, Schema
 from max.core import Engine
-from max.errors import FieldNotLoaded
+from max.errors import FieldNotLoaded, UsageError
 from max.model.columns import encode_one, id_lists
 from max.model.delivery import Delivery
+from max.model.entities import find_field
+from max.model.query import Query
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Store, place, using
 
@@ -99,6 +101,14 @@ def test_filters_ask_for_members(place: str) -> None:
         assert [one.id for one in found] == ["2", "3"]
 
     using(place, body, SCHEMA)
+
+
+def test_a_field_of_members_is_no_value_of_the_row_and_the_error_says_where_it_is() -> None:
+    with pytest.raises(UsageError, match="labels is a collection; query Label instead or write HAS"):
+        Query(Issue).where("labels.name = bug")
+    for path in ("labels.name", "LABELS.color"):
+        with pytest.raises(UsageError, match=r"labels is a collection; query Label instead$"):
+            find_field(Issue, path)
 
 
 def test_a_collection_that_is_listed_is_not_given_with_the_row() -> None:
