@@ -218,6 +218,7 @@ class Connector(Generic[Conf, C]):
         object.__setattr__(self, "schema", Schema(entities, roots=roots, connector=self.name))
         added: Added | None = None if self.discover is None else {}
         object.__setattr__(self, "resolver", Resolver(self.schema, self.loaders, added))
+        object.__setattr__(self, "loaders", self.resolver.loaders)
         for entity in entities:
             _check_width(entity, self.resolver, f"{self.name}: schema")
             _check_conventions(entity, f"{self.name}: schema")

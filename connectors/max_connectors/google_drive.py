@@ -165,10 +165,9 @@ async def drives(parent: Ref[DriveAccount], request: PageRequest, env: Env[Googl
 
 
 CONTENT = (DriveFile.content, DriveFile.content_type, DriveFile.content_size, DriveFile.content_problem)
-LISTED = [field for name in DriveFile.types() if (field := getattr(DriveFile, name)) not in CONTENT]
 
 
-@Loader.collection(Drive.files, brings=[*LISTED, DriveUser, DrivePermission])
+@Loader.collection(Drive.files, brings=[DriveFile, DriveUser, DrivePermission])
 async def files(parent: Ref[Drive], request: PageRequest, env: Env[GoogleDrive]) -> Page[DriveFile]:
     """The files of a drive: all of them, or what its log says has changed."""
     reading = Reading(await env.stored(Drive, parent.id), env)

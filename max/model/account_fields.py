@@ -280,7 +280,8 @@ def _loader(loader: Loader[Any], own: Mapping[type[Entity], type[Entity]], added
     made = copy(loader)
     made.__dict__.update({name: _moved(value, own) for name, value in vars(loader).items()})
     for entity in dict.fromkeys(field.entity for field in loader.brings):
-        if all(FieldOf(entity, name) in loader.brings for name in entity.types()):
+        implied = any(field.entity is entity for field in loader.implied)
+        if implied or all(FieldOf(entity, name) in loader.brings for name in entity.types()):
             more = (FieldOf[Any, Any](own[entity], name) for name in _present(added, entity.__name__))
             made.brings = (*made.brings, *more)
     return made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
@@ -144,7 +145,7 @@ class Loader(Generic[C]):
     """One way to fetch something.  Loaders return entities and never store them.
 
     The decorators below make loaders.  ``brings`` names every field that a response may hold; an
-    entity among them means all its fields.  A
+    entity among them means all its fields, except those that an entity loader names for itself.  A
     sync does not fetch again what is younger than ``ttl``; without a ``ttl`` it fetches everything
     that it has not fetched itself.  With ``refresh_when``, a field of the same row that another
     loader brings, it fetches what is not yet fetched, and what was before that field last moved;
@@ -164,7 +165,8 @@ class Loader(Generic[C]):
         refresh_when: FieldOf[Any, Any] | None = None,
         **declared: Any,
     ) -> None:
-        self.load, self.brings, self.ttl = load, _fields_of(brings), ttl
+        self.load, self.ttl = load, ttl
+        self.brings, self.implied = _fields_of(brings)
         self.refresh_when = refresh_when
         self.name: str = getattr(load, "__name__", repr(load))
         self.__dict__.update(declared)
@@ -292,13 +294,41 @@ class RawLoader(Loader[C], Generic[C, V]):
     load: LoadRaw[C, V]
 
 
-def _fields_of(brings: Sequence[Brings] | type[Entity]) -> tuple[FieldOf[Any, Any], ...]:
-    """Every field that is named, and all of each entity that is."""
+Fields: TypeAlias = tuple[FieldOf[Any, Any], ...]
+
+
+def _fields_of(brings: Sequence[Brings] | type[Entity]) -> tuple[Fields, Fields]:
+    """Every field that is named, and all of each entity that is; and those that only an entity implies."""
     fields: list[FieldOf[Any, Any]] = []
+    named: set[FieldOf[Any, Any]] = set()
     for one in [brings] if isinstance(brings, type) else brings:
-        names = [name for name in one._fields if name != "id"] if isinstance(one, type) else ()
-        fields += [FieldOf(one, name) for name in names] if isinstance(one, type) else [_field(one)]
-    return tuple(dict.fromkeys(fields))
+        if isinstance(one, type):
+            fields += [FieldOf(one, name) for name in one._fields if name != "id"]
+        else:
+            fields.append(_field(one))
+            named.add(fields[-1])
+    every = tuple(dict.fromkeys(fields))
+    return every, tuple(field for field in every if field not in named)
+
+
+def _without_details(loaders: Sequence[Loader[Any]]) -> Iterator[Loader[Any]]:
+    """The loaders, where a listing that brings an entity leaves out what an entity loader names.
+
+    The data of a list lacks such a field; as part of the entity it would be stored as empty each time.
+    """
+    details = {
+        field
+        for loader in loaders
+        if isinstance(loader, EntityLoader | BatchLoader)
+        for field in loader.brings
+        if field not in loader.implied
+    }
+    for loader in loaders:
+        left_out = details.intersection(loader.implied)
+        if left_out:
+            loader = copy(loader)
+            loader.brings = tuple(field for field in loader.brings if field not in left_out)
+        yield loader
 
 
 class Resolver:
@@ -310,12 +340,12 @@ class Resolver:
     """
 
     def __init__(self, schema: Schema, loaders: Sequence[Loader[Any]], added: Added | None = None) -> None:
-        self.schema, self.loaders, self.added = schema, tuple(loaders), added
+        self.schema, self.loaders, self.added = schema, tuple(_without_details(loaders)), added
         self._fetching: dict[FieldOf[Any, Any], EntityLoader[Any, Any] | BatchLoader[Any, Any]] = {}
         self._collections: dict[ManyOf[Any, Any], CollectionLoader[Any, Any, Any]] = {}
         self._feeds: dict[str, FeedLoader[Any, Any]] = {}
         self._covering: dict[ManyOf[Any, Any] | FieldOf[Any, Any], FeedLoader[Any, Any]] = {}
-        for loader in loaders:
+        for loader in self.loaders:
             self._claim(loader)
         self._check_complete()
         for loader in loaders:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from max.errors import ConnectorError
-from max.model.entities import Ref
+from max.model.entities import FieldOf, Ref
 from max.model.loaders import Env, Loader, PageRequest, Resolver
 from max.model.query import Batch, Page
 from max.model.schema import Schema
@@ -68,6 +69,26 @@ def test_fields_brought_by_the_same_loaders_are_one_group() -> None:
     resolver = Resolver(SCHEMA, LOADERS)
     assert resolver.load_groups(Issue) == [("title", "repository", "author"), ("votes",)]
     assert resolver.load_groups(Repository) == [("name", "owner")]
+
+
+def test_an_entity_in_brings_means_all_its_fields_but_those_that_an_entity_loader_names() -> None:
+    @Loader.collection(Repository.issues, brings=Issue)
+    async def listed(parent: Ref[Repository], request: PageRequest, env: Env[None]) -> Page[Issue]:
+        return Page([])
+
+    @Loader.collection(Repository.issues, brings=[Issue, Issue.votes])
+    async def named(parent: Ref[Repository], request: PageRequest, env: Env[None]) -> Page[Issue]:
+        return Page([])
+
+    @Loader.entity(Issue)
+    async def whole(ref: Ref[Issue], env: Env[None]) -> Issue:
+        return Issue(ref.id)
+
+    everything: set[FieldOf[Any, Any]] = {FieldOf(Issue, name) for name in Issue.types()}
+    cases = {(listed, issue_votes): {Issue.votes}, (named, issue_votes): set(), (listed, whole): set()}
+    for (listing, details), left_out in cases.items():
+        resolver = Resolver(SCHEMA, [listing, details, members])
+        assert set(resolver.collection_loader(Repository.issues).brings) == everything - left_out
 
 
 def test_a_root_may_have_fields_that_only_the_seeder_stores() -> None:
