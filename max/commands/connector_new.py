@@ -198,6 +198,11 @@ def _from_graphql(options: Options, wanted: Said) -> Proposal:
     words = _words(options)
     if not words:
         words = _chosen(options.graphql, [(one, one) for one in schema.connections])
+    if wanted.fields or wanted.changed or wanted.since:
+        raise UsageError(
+            "--field, --changed and --since say where JSON of a REST service has something",
+            hint="leave them out: the fields of a GraphQL schema are all proposed",
+        )
     url = _address(options.url)
     if not url:
         raise UsageError(

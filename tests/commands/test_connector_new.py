@@ -446,6 +446,93 @@ def test_linears_schema_becomes_a_connector_for_teams_and_issues(cli: Cli) -> No
     tried(cli, "tracker", only="full sync")
 
 
+SDL = """
+scalar DateTime
+enum State { OPEN DONE }
+type PageInfo { hasNextPage: Boolean! endCursor: String }
+type Person { id: ID! name: String! boss: Person }
+type Task {
+  id: ID!
+  title: String!
+  state: State
+  updatedAt: DateTime!
+  owner: Person
+  parent: Task
+  tags: [String!]!
+  old: String @deprecated
+  sized(unit: String!): Int
+  subtasks(first: Int, after: String): TaskConnection!
+}
+type TaskConnection { nodes: [Task!]! pageInfo: PageInfo! }
+type Query {
+  tasks(first: Int, after: String): TaskConnection!
+  tasksOf(person: ID!, first: Int, after: String): TaskConnection!
+  me: Person
+}
+"""
+
+
+def introspected(text: str) -> str:
+    """The answer of a service with this schema to an introspection query."""
+    from graphql import build_schema, introspection_from_schema
+
+    return json.dumps({"data": introspection_from_schema(build_schema(text))})
+
+
+def test_a_schema_becomes_the_same_connector_from_either_form(cli: Cli, new: New) -> None:
+    words = ("--list", "tasks", "--url", "https://api.example.com/api/graphql")
+    assert new(SDL, *words, kind="graphql").status == 0
+    first = written()
+    for line in (
+        'state: Field[Literal["OPEN", "DONE"] | None] = Field("state")',
+        'updated_at: Field[datetime] = Field("updated at", source="updatedAt")',
+        'owner_id: Field[str | None] = Field("owner id", source="owner.id")',
+        'parent: Field[Ref[Task] | None] = Field("parent", source="parent.id")',
+        'tags: Field[list[str]] = Field("tags")',
+    ):
+        assert f"    {line}\n" in first
+    assert "id title state updatedAt owner { id } parent { id } tags" in first
+    tried(cli)
+    for file in Path("connectors").glob("*.py"):
+        file.unlink()
+    assert new(introspected(SDL), *words, kind="graphql").status == 0
+    assert written() == first
+
+
+@pytest.mark.parametrize(
+    ("schema", "words", "said"),
+    [
+        ("{}", "", "is no GraphQL schema: it has no __schema"),
+        ("{", "", "is not JSON"),
+        ("type Query {", "", "is no GraphQL schema"),
+        ("type Query { me: String }", "", "has no list"),
+        (SDL, "", "which lists of"),
+        (SDL, "--list tasks", "a GraphQL schema names no address"),
+        (SDL, "--list tasksOf --url https://h", "unknown connection 'tasksOf'"),
+        (SDL, "--list tasks --url https://h --field title", "--field, --changed and --since"),
+        (SDL, "--list tasks --url https://h --key uuid", "Task has no field uuid"),
+    ],
+)
+def test_a_schema_that_cannot_become_a_connector_is_refused_in_words(
+    new: New, schema: str, words: str, said: str
+) -> None:
+    run = new(schema, *words.split(), kind="graphql")
+    assert (run.status, said in run.err) == (2, True), run.err
+    assert not Path("connectors").exists()
+
+
+def test_a_description_may_be_yaml(cli: Cli, tmp_path: Path) -> None:
+    import yaml  # type: ignore[import-untyped]  # it has no types
+
+    file = tmp_path / "tasks.yaml"
+    file.write_text(yaml.safe_dump(DIALECTS["cursor"][0]))
+    assert cli("connector", "new", "tasks", "--openapi", str(file), "--list", "tasks").status == 0
+    tried(cli, only="full sync")
+    file.write_text("a: [")
+    refused = cli("connector", "new", "other", "--openapi", str(file))
+    assert (refused.status, "is not YAML" in refused.err) == (2, True)
+
+
 # -- check ------------------------------------------------------------------------------------------
 
 
