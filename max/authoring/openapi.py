@@ -36,6 +36,7 @@ from .proposal import (
     written_field,
 )
 
+MANY = 24  # fields of an object inside of an answer that is looked into
 DEPTH = 3  # objects inside of objects whose fields are proposed
 HOPS = 64  # references that lead to one another
 MOST_PAGE = 500  # rows that are asked for at once
@@ -148,6 +149,7 @@ class OpenApi:
             )
             raise UsageError(f"{name} is {has}", hint="convert it to OpenAPI 3: it begins with openapi: 3…")
         self.data, self.name = data, name
+        self._made: dict[int, tuple[Json, dict[str, Json]]] = {}  # by the id of a schema, which it keeps
         self.listings = list(self._listings())
         if not self.listings:
             raise UsageError(
@@ -164,7 +166,7 @@ class OpenApi:
                 return {}
             reference = schema.get("$ref")
             if not isinstance(reference, str):
-                return self._together(schema, 0)
+                return self._together(schema)
             schema = self._at(reference)
         return {}
 
@@ -177,30 +179,29 @@ class OpenApi:
             here = here.get(piece) if isinstance(here, dict) else None
         return here
 
-    def _together(self, schema: dict[str, Json], depth: int) -> dict[str, Json]:
-        """A schema with its ``allOf``, or the only one of its ``anyOf`` that is not null, in it."""
+    def _together(self, schema: dict[str, Json]) -> dict[str, Json]:
+        """A schema with its ``allOf``, or the only one of its ``anyOf`` that is not null, in it.
+
+        Each is put together once: parts that contain themselves, or one another many times, cost no more.
+        """
+        if id(schema) in self._made:
+            return self._made[id(schema)][1]
+        self._made[id(schema)] = schema, {}  # what a part that contains it gets
         made = dict(schema)
-        parts: list[Json] = made.pop("allOf", None) or []
+        parts = _list(made.pop("allOf", None))
         for word in ("anyOf", "oneOf"):
-            options = [one for one in made.get(word) or () if not _is_null(one)]
-            if isinstance(made.get(word), list) and len(options) == 1:
-                made["nullable"] = made.get("nullable") or len(options) < len(made[word])
+            options = [one for one in _list(made.get(word)) if not _is_null(one)]
+            if len(options) == 1:
+                made["nullable"] = made.get("nullable") or len(_list(made[word])) > 1
                 parts = [*parts, options[0]]
-        if depth > HOPS or not isinstance(parts, list):
-            return made
         for part in parts:
-            for _ in range(HOPS):
-                if not isinstance(part, dict) or "$ref" not in part:
-                    break
-                part = self._at(str(part["$ref"]))
-            if not isinstance(part, dict):
-                continue
-            inner = self._together({k: v for k, v in part.items() if k != "$ref"}, depth + 8)
+            inner = self.found(part)
             properties = {**_mapping(inner.get("properties")), **_mapping(made.get("properties"))}
-            required = [*_list(inner.get("required")), *_list(made.get("required"))]
+            required = {*map(str, _list(inner.get("required"))), *map(str, _list(made.get("required")))}
             made = {**inner, **made}
             made |= {"properties": properties} if properties else {}
-            made |= {"required": required} if required else {}
+            made |= {"required": sorted(required)} if required else {}
+        self._made[id(schema)] = schema, made
         return made
 
     # -- listings -------------------------------------------------------------------------------
@@ -229,11 +230,13 @@ class OpenApi:
         if schema.get("items") is not None:
             row = self.found(schema["items"])
             return ("", row) if _is_object(row) else None
+        if depth and (depth > 2 or len(_mapping(schema.get("properties"))) > MANY):
+            return None
         last = path.rstrip("/").rpartition("/")[2]
         found: list[tuple[int, str, dict[str, Json]]] = []
         for name, inner in _mapping(schema.get("properties")).items():
             shown = self.found(inner)
-            place = self._rows_in(shown, path, depth + 1) if depth < 2 else None
+            place = self._rows_in(shown, path, depth + 1)
             if place is None:
                 continue
             known = plain(name) in (*ROWS, plain(last))
@@ -452,7 +455,7 @@ class _Reader:
         depth: int,
     ) -> None:
         """Add the fields of an object, and of the small objects in it."""
-        required = {*_list(row.get("required"))} if not prefix else set()
+        required = {*map(str, _list(row.get("required")))} if not prefix else set()
         for word, schema in _mapping(row.get("properties")).items():
             source = f"{prefix}{word}"
             if source == key or "." in word or not word or len(fields) > 4 * MOST_FIELDS:
@@ -563,7 +566,8 @@ class _Reader:
             if self.listing.items == path or "." in name:
                 continue
             kind = self.api.found(inner)
-            if kind.get("properties") and depth < DEPTH:
+            inside = _mapping(kind.get("properties"))
+            if inside and depth < DEPTH and len(inside) <= MANY:
                 yield from self._leaves(kind, f"{path}.", depth + 1)
             elif _type(kind) in ("string", "integer", "number", ""):
                 yield plain(path), path

@@ -160,12 +160,22 @@ def _proposal(options: Options) -> Proposal:
     )
     if wanted.entity and len(_words(options)) > 1:
         raise UsageError("--entity names one entity, and --list several", hint="leave it out")
-    if options.openapi:
-        proposal = _from_openapi(options, wanted)
-    elif options.graphql:
-        proposal = _from_graphql(options, wanted)
-    else:
+    described = options.openapi or options.graphql
+    if not described:
         return _from_answers(options, wanted)
+    try:
+        proposal = _from_openapi(options, wanted) if options.openapi else _from_graphql(options, wanted)
+    except MaxError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        said = (
+            "it is nested too deep"
+            if isinstance(error, RecursionError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise UsageError(
+            f"{described} breaks the rules of descriptions: {said}", hint="try it with a validator first"
+        ) from error
     if options.auth:
         proposal = replace(proposal, auth=read_auth(options.auth))
     if options.paging or options.page_size or options.items is not None:

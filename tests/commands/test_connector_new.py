@@ -253,6 +253,7 @@ WORDS = [
     "datetime",
 ]
 ODD = {"type": "array", "items": answer(uuid=TEXT, **dict.fromkeys(WORDS, TEXT), to_dict=COUNT)}
+CHAIN = {"schemas": {f"L{n}": {"allOf": [{"$ref": f"#/components/schemas/L{n + 1}"}]} for n in range(9_000)}}
 DEEP: dict[str, Any] = {"type": "object", "properties": {"leaf": TEXT}}
 for _ in range(60):
     DEEP = {"type": "object", "properties": {"inner": DEEP}}
@@ -269,6 +270,7 @@ for _ in range(60):
         ({"openapi": "3.0.0", "paths": {"/a": None, "/b": {"get": []}}}, "describes no listing", ""),
         (described(CIRCLE, components={"schemas": {"A": CIRCLE}}), "describes no listing", ""),
         (described({"$ref": "other.json#/A"}), "describes no listing", ""),
+        (described({"$ref": "#/components/schemas/L0"}, components=CHAIN), "breaks the rules", "validator"),
         (described(NO_ID), "nothing of /tasks looks like the id", "--key FIELD, one of colour, made_by"),
         (described(ROWS, servers=[{"url": "/v2"}]), "names no address", "--url"),
         (
@@ -330,6 +332,27 @@ def test_rows_that_refer_to_themselves_end(cli: Cli, new: New) -> None:
             file.unlink()
         sys.modules.pop("max_tasks", None)
         sys.modules.pop("fake_tasks", None)
+
+
+def test_parts_that_contain_one_another_many_times_cost_no_more(cli: Cli, new: New) -> None:
+    """Put together one by one, these would be 10 to the power of 60 parts, and as many objects."""
+    schemas: dict[str, Any] = {
+        f"P{n}": {"allOf": [{"$ref": f"#/components/schemas/P{n + 1}"}] * 10} for n in range(60)
+    }
+    schemas["P60"] = answer(id=TEXT, title=TEXT)
+    own = {f"a{n}": {"$ref": "#/components/schemas/Wide"} for n in range(1_000)}
+    schemas["Wide"] = answer(**own)
+    schemas["Self"] = {"allOf": [{"$ref": "#/components/schemas/Self"}] * 10, **answer(id=TEXT)}
+    rows = {"type": "array", "items": {"$ref": "#/components/schemas/P0"}}
+    wide = {"$ref": "#/components/schemas/Wide"}
+    description = described(answer(items=rows, info=wide), components={"schemas": schemas})
+    assert new(description, "--list", "tasks").status == 0
+    assert 'title: Field[str | None] = Field("title", searchable=True)' in written()
+    tried(cli, only="full sync")
+    own_parts = {"type": "array", "items": {"$ref": "#/components/schemas/Self"}}
+    assert (
+        new(described(own_parts, components={"schemas": schemas}), "--list", "tasks", name="own").status == 0
+    )
 
 
 def test_a_description_says_nothing_that_runs(cli: Cli, new: New) -> None:
@@ -446,6 +469,7 @@ def test_linears_schema_becomes_a_connector_for_teams_and_issues(cli: Cli) -> No
     tried(cli, "tracker", only="full sync")
 
 
+BROKEN = '{"__schema": {"queryType": {"name": "Q"}, "types": [{"name": "Q", "fields": [1]}]}}'
 SDL = """
 scalar DateTime
 enum State { OPEN DONE }
@@ -504,6 +528,11 @@ def test_a_schema_becomes_the_same_connector_from_either_form(cli: Cli, new: New
     [
         ("{}", "", "is no GraphQL schema: it has no __schema"),
         ("{", "", "is not JSON"),
+        (
+            '{"__schema": {"queryType": {"name": "Q"}, "types": [{"name": "Q", "fields": [1]}]}}',
+            "",
+            "breaks the rules",
+        ),
         ("type Query {", "", "is no GraphQL schema"),
         ("type Query { me: String }", "", "has no list"),
         (SDL, "", "which lists of"),
