@@ -179,7 +179,8 @@ async def configured(names: Sequence[str], at: Json, env: Env[Github]) -> Page[R
             rows = [row]
         moved = moved if now == name.lower() else [*moved, id]
     except UpstreamMissing as error:
-        failed = {name: gone(name, error)}
+        if await id_of(name, env) == name:  # while it is stored its rows go first; an error would keep them
+            failed = {name: gone(name, error)}
     except PermissionDenied as error:
         failed = {await id_of(name, env): forbidden(name, error)}
     again += not rows and not failed

@@ -323,10 +323,11 @@ class TestRepositories:
         repo_of(copy.fake, "octo/small").status = None
         synced(copy)
 
-    def test_one_that_is_gone_is_said_and_only_its_rows_go(self, copy: Copy) -> None:
+    def test_the_rows_of_one_that_is_gone_go_and_then_it_is_said(self, copy: Copy) -> None:
         synced(copy)
         small = repo_of(copy.fake, "octo/small")
         del copy.fake.repos[small.row["id"]]
+        synced(copy)
         result = copy.sync()
         assert result.status is Status.PARTIAL
         assert "there is no repository octo/small, or the credential may not see it" in said(result)
