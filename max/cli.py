@@ -100,6 +100,13 @@ def overview() -> str:
     return "\n".join([*lines, "", EXAMPLES])
 
 
+def overview_of(word: str) -> str:
+    """The text of ``max connector --help``: the commands that begin with a word; empty without any."""
+    found = {name: summary for name, (_, _, summary) in COMMANDS.items() if name.startswith(f"{word} ")}
+    lines = [f"  {name:<16}{summary}" for name, summary in found.items()]
+    return "\n".join([*lines, "", "`max COMMAND --help` explains one command"]) if found else ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -136,17 +143,21 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     alone = not words and in_project(leading)
     words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
-        if not COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])}:
+        known = COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])}
+        if not known and not overview_of(" ".join(words[1:2])):
             return [overview()], [], 0
         words = [*words[1:], "--help"]
     if words[:1] in (["--version"], ["-V"], ["__complete"]):
         return without_parser(words), [], 0
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
+    is_help = bool({"-h", "--help"} & set(words))
     if command not in COMMANDS:
+        if is_help and (text := overview_of(command)):
+            return [text], [], 0
         refuse([*filter(None, [command]), *words])
     run, parser = found_command(command)
-    if {"-h", "--help"} & set(words):
+    if is_help:
         return [parser.format_help().rstrip("\n")], [], 0
     return printed(run, parser, command, [*leading, *words], [ALONE] if alone else [])
 

@@ -77,6 +77,16 @@ def test_version_prints_the_version(cli: Cli) -> None:
     assert cli("--version") == Run(0, f"max {__version__}\n", "")
 
 
+@pytest.mark.parametrize("words", [["connector", "--help"], ["connector", "-h"], ["help", "connector"]])
+def test_the_help_of_a_word_with_commands_of_its_own_lists_those(cli: Cli, words: list[str]) -> None:
+    run = cli(*words)
+    assert (run.status, run.err) == (0, "")
+    *lines, rest = run.out.splitlines()
+    own = [line for line in cli("--help").out.splitlines() if line.startswith("  connector ")]
+    assert (lines, rest) == ([*own, ""], "`max COMMAND --help` explains one command")
+    assert len(own) >= 2
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_the_overview_names_every_command(cli: Cli, words: list[str]) -> None:
     run = cli(*words)

@@ -18,6 +18,7 @@ from ..errors import Interrupted, MaxError, StorageError, SuspiciousRemoval, Unk
 from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
+from ..model.loaders import Resolver
 from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
 from ..project import Project
@@ -138,10 +139,15 @@ def run_sync(options: Options) -> Answer:
     if options.all or (options.target is None and means_all(options, project)):
         return all_synced(options, project)
     info = only_target(project, options.target)
-    resolver = project.registry.resolve(info.connector).resolver if options.only else None
-    if resolver is not None and resolver.added is None:  # else the account may have it, and the sync checks
-        named_fields(scope(options).only, resolver)
+    if options.only:
+        check_names(options, project.registry.resolve(info.connector).resolver)
     return synced(options, project, info, partial(begun, options), recording)
+
+
+def check_names(options: Options, resolver: Resolver) -> None:
+    """UnknownName for what ``--only`` names, unless the account may have it: then the sync checks."""
+    if resolver.added is None:
+        named_fields(scope(options).only, resolver)
 
 
 def means_all(options: Options, project: ProjectFolder) -> bool:

@@ -75,11 +75,8 @@ def encode_one(holds: FieldType, value: Any) -> Any:
 
 def decode_column(holds: FieldType, column: Column) -> Column:
     """A column as Python values; of equal ones only the first is decoded."""
-    if holds.inside is not None:
-        inside = holds.inside
-        return [None if v is None else [Ref(inside, id) for id in json.loads(v)] for v in column]
-    if holds.kind is Kind.JSON:  # lists and dicts, which no two entities may share
-        return [None if stored is None else json.loads(stored) for stored in column]
+    if holds.kind is Kind.JSON:
+        return _decode_json(holds, column)
     if holds.kind is Kind.REF:
         target = cast("type[Entity]", holds.target)
         values: dict[Any, Any] = {stored: Ref(target, stored) for stored in set(column)}
@@ -90,6 +87,14 @@ def decode_column(holds: FieldType, column: Column) -> Column:
         return column
     values[None] = None
     return list(map(values.__getitem__, column))
+
+
+def _decode_json(holds: FieldType, column: Column) -> Column:
+    """Lists and dicts, which no two entities may share."""
+    values = [None if text is None else json.loads(text) for text in column]
+    if (inside := holds.inside) is None:
+        return values
+    return [None if ids is None else [Ref(inside, id) for id in ids] for ids in values]
 
 
 def encode_column(holds: FieldType, column: Column) -> Column:

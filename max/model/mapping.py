@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
+from itertools import islice
 from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, cast, overload
@@ -37,7 +38,12 @@ AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
     Kind.DATETIME: frozenset({str}),
     Kind.DATE: frozenset({str}),
 }
-NUMBERS = (Kind.INTEGER, Kind.REAL)
+# The types that the text of a value may be parsed to.
+PARSED: Mapping[Kind, tuple[type, ...]] = {
+    Kind.INTEGER: (int, float),
+    Kind.REAL: (int, float),
+    Kind.BOOLEAN: (bool,),
+}
 LONGEST_NUMBER = 100  # characters of a number as a text
 NONE_NAMED: Mapping[str, Any] = {}
 _VALUES = attrgetter("_values")
@@ -165,18 +171,19 @@ def _named(child: type[E], column: Column) -> tuple[Column, MappedRows[E]]:
     """
     lists = [[] if one is None else one for one in column]
     members = [member for some in lists if type(some) is list for member in some]
-    objects = [one for one in members if type(one) is dict]
-    rows = read_rows(child, objects, {}, None)
-    known, others = iter(rows.ids), [one for one in members if type(one) is not dict]
-    ids = [
-        [next(known) if type(one) is dict else _id_of(one) for one in some] if type(some) is list else some
-        for some in lists
-    ]
-    if others and not objects:
-        bare = dict.fromkeys(id for one in others if isinstance(id := _id_of(one), str))
-        return ids, MappedRows(child, list(bare), {}, ())
+    rows = read_rows(child, [one for one in members if type(one) is dict], {}, None)
+    known = iter(rows.ids)
+    named = [next(known) if type(one) is dict else _id_of(one) for one in members]
+    each = iter(named)
+    ids = [[*islice(each, len(some))] if type(some) is list else some for some in lists]
+    if members and not rows:  # each is an id
+        return ids, MappedRows(child, [*dict.fromkeys(filter(_is_text, named))], {}, ())
     last = sorted({id: at for at, id in enumerate(rows.ids) if isinstance(id, str)}.values())
     return ids, rows.picked(last)
+
+
+def _is_text(id: object) -> bool:
+    return isinstance(id, str)
 
 
 def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[FieldOf[E, Any]] | None) -> E:
@@ -403,13 +410,18 @@ def _encoded_whole(holds: FieldType, column: Column) -> Column:
         column = _plain_ids(cast("type[Entity]", holds.target), column)
     kinds = set(map(type, column))
     if holds.kind is Kind.REF and kinds <= {str, NoneType}:
-        ids = [id for id in column if id is not None] if NoneType in kinds else column
-        if not are_ids(ids) or (NoneType in kinds and not holds.optional):
-            raise InvalidColumn
-        return column
+        return _checked_ids(holds, column)
     if not kinds <= AS_THEY_ARE.get(holds.kind, frozenset()) | {NoneType}:
         column = [converted(holds, value) for value in column]
     return encode_column(holds, column)
+
+
+def _checked_ids(holds: FieldType, column: Column) -> Column:
+    """A column of the ids of refs; InvalidColumn when one is no id, or empty where that is not allowed."""
+    ids = [id for id in column if id is not None]
+    if not are_ids(ids) or (len(ids) < len(column) and not holds.optional):
+        raise InvalidColumn
+    return column
 
 
 def _plain_ids(target: type[Entity], column: Column) -> Column:
@@ -432,26 +444,27 @@ def converted(holds: FieldType, value: Any) -> Any:
     kind = holds.kind
     if holds.inside is not None and isinstance(value, list):
         return [_ref(holds.inside, one) for one in value]
-    if kind is Kind.REF and isinstance(value, Mapping):
-        (value,) = _column([value], source_of(cast("type[Entity]", holds.target), "id"), NOTHING)
+    if kind is Kind.REF:
+        value = _id_in(cast("type[Entity]", holds.target), value)
     if kind is Kind.JSON or value is None:
         return value
-    if value is NOTHING or (kind is not Kind.TEXT and isinstance(value, str) and not value):
+    if value is NOTHING or (value == "" and kind is not Kind.TEXT):
         return None if holds.optional else value
     if kind is Kind.REF:
         return _ref(cast("type[Entity]", holds.target), value)
-    if isinstance(value, str) and (kind in NUMBERS or kind is Kind.BOOLEAN):
-        return _parsed(value, (bool,) if kind is Kind.BOOLEAN else (int, float))
-    return value
+    return _parsed(value, PARSED[kind]) if kind in PARSED and isinstance(value, str) else value
+
+
+def _id_in(target: type[Entity], value: Any) -> Any:
+    """The id of an object, where its entity's data has it; what is no object stays as it is."""
+    return _column([value], source_of(target, "id"), NOTHING)[0] if isinstance(value, Mapping) else value
 
 
 def _ref(target: type[Entity], value: Any) -> Any:
     """The ref that a value of data means; the value itself when it means none."""
     if isinstance(value, Ref):
         return value
-    if isinstance(value, Mapping):
-        (value,) = _column([value], source_of(target, "id"), NOTHING)
-    id = _id_of(value)
+    id = _id_of(_id_in(target, value))
     return Ref(target, id) if isinstance(id, str) else value
 
 

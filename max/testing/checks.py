@@ -329,12 +329,10 @@ def run_checks(
 
 def _run(subject: Subject, name: str, check: Callable[[Subject], Awaitable[str]]) -> Check:
     subject.used = 0
-    if subject.recording is not None and name not in ("full sync", "hosts"):
-        return Check(name, "skipped", NOT_RECORDED)
+    if reason := _skipped(subject, name):
+        return Check(name, "skipped", reason)
     if subject.recording is not None and name == "full sync":
         check = check_recording
-    elif subject.rows is None and name not in ("full sync", *AFTERWARDS):
-        return Check(name, "skipped", "there is no full sync to compare with")
 
     async def main() -> str:
         return await check(subject)
@@ -350,6 +348,14 @@ def _run(subject: Subject, name: str, check: Callable[[Subject], Awaitable[str]]
     except Exception as error:  # of the fake, or of the connector outside of what Max calls
         return Check(name, "fail", f"{type(error).__name__}: {error}")
     return Check(name, "pass", detail, subject.used or None)
+
+
+def _skipped(subject: Subject, name: str) -> str:
+    """Why a check cannot be made; empty when it can."""
+    if subject.recording is not None:
+        return "" if name in ("full sync", "hosts") else NOT_RECORDED
+    has_rows = subject.rows is not None or name in ("full sync", *AFTERWARDS)
+    return "" if has_rows else "there is no full sync to compare with"
 
 
 def _require_rows(subject: Subject, rows: Snapshot) -> None:

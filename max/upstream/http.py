@@ -400,11 +400,7 @@ class HttpClient(Lifecycle):
             digest = await self._digest(request) if conditional else ""
             conditions = page.headers(digest)
             request = replace(request, headers={**request.headers, **conditions})
-        response = await self._send(request)
-        for _ in range(REDIRECTS):
-            if method not in FOLLOWED or body is not None or not _is_redirect(response):
-                break
-            response = await self._send(replace(request, url=self._redirected(response)))
+        response = await self._followed(request)
         error = self._error(response, read_error or self._read_error)
         if error is not None:
             self._credentials.redactor.clean(error)
@@ -413,6 +409,15 @@ class HttpClient(Lifecycle):
             if conditions and response.status == 304:
                 raise page.unchanged()
             page.answered(digest, response.headers)
+        return response
+
+    async def _followed(self, request: HttpRequest) -> HttpResponse:
+        """The response to a request, at the address to which others lead."""
+        response = await self._send(request)
+        for _ in range(REDIRECTS if request.method in FOLLOWED and request.body is None else 0):
+            if not _is_redirect(response):
+                break
+            response = await self._send(replace(request, url=self._redirected(response)))
         return response
 
     async def _digest(self, request: HttpRequest) -> str:
