@@ -26,7 +26,7 @@ from ..model.loaders import CollectionLoader, Loader
 from ..model.struct import Struct
 from ..model.values import Json, Kind
 from ..upstream.hosts import PLACEHOLDER
-from ..upstream.operations import Operation
+from ..upstream.operations import Limit, Operation
 
 Level: TypeAlias = Literal["problem", "advice"]
 ADDRESSES = ("base_url", "url", "host", "endpoint", "server")  # how a value that is an address is called
@@ -290,7 +290,7 @@ class Review:
                     "remove it, or use it",
                 )
         if self.connector.operations and all(
-            one.limit.name == self.connector.name for one in self.connector.operations
+            one.limit == Limit(self.connector.name) for one in self.connector.operations
         ):
             yield self._say(
                 "advice",

@@ -628,6 +628,11 @@ def test_advice_names_the_line_and_the_attribute(
     assert name.rpartition(".")[2] in line
 
 
+def test_a_limit_may_have_the_connectors_own_name(cli: Cli, todo: Path) -> None:
+    assert 'Limit("todo"' in todo.read_text()
+    assert [row for row in findings(cli, todo) if "limit" in row["message"]] == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
