@@ -94,7 +94,9 @@ def _members(entity: type[Entity]) -> Iterator[list[str]]:
         if name in entity._collections:
             continue
         title = "the title: " if name == entity._title else ""
-        yield [name, field_kind(holds), title + sanitize(fields[name].description)]
+        about = title + sanitize(fields[name].description)
+        known = f"one of {', '.join(map(sanitize, holds.choices))}" if holds.choices else ""
+        yield [name, field_kind(holds), "; ".join(filter(None, (about, known)))]
     for name, child in entity.children().items():
         many: ManyOf[Any, Any] = ManyOf(entity, name)
         by = " in the row" if many.inline else f" by {many.by.name}" if many.by else ""
