@@ -114,10 +114,10 @@ def test_a_replay_of_a_recording_with_invalid_rows_gives_the_same(cli: Cli) -> N
     )
     source.write_text(text.replace("loaders=[rows],", "loaders=[rows], operations=[read_rows],"))
     upstream(row("0"), row("1", value="no"), row("2", people=["0"]))
-    assert cli("sync", "boxes:default", "--record", "tape.jsonl").status == 3
+    assert cli("sync", "boxes:default", "--record", "calls.jsonl").status == 3
     upstream()
     cli("connect", "boxes:again")
-    assert cli("sync", "boxes:again", "--replay", "tape.jsonl").status == 3
+    assert cli("sync", "boxes:again", "--replay", "calls.jsonl").status == 3
     data = cli("quarantine", "boxes:again", "-o", "json").data["data"]
     assert [one["path"] for one in data] == ["Row:1.value"]
 

@@ -19,6 +19,7 @@ from max.connecting import (
     Field,
     Found,
     Installation,
+    Json,
     Loader,
     Many,
     Page,
@@ -258,3 +259,12 @@ async def discovers(context: GitHub, env: Env[GitHub]) -> Found:
     hat = AccountField("hat", str, searchable="yes")  # M91 a mark that is no truth
     print(own, hat)
     return {User: [User.login]}  # M92 fields of the connector in place of the account's
+
+
+def maps(rows: list[Json]) -> None:
+    users: Page[User] = Page.read(Issue, rows)  # M93 rows that were read as another entity
+    user: User = Issue.read(rows[0])  # M94 … and a record
+    Page.read(Issue, rows, {User.login: "x"})  # M95 a given field of another entity
+    Page.read(Issue, rows, next=2)  # M96 a cursor that is a number
+    Batch.read(Issue, rows, {"title": "x"})  # M97 a name in place of a field
+    Issue.read(rows[0], fields=[User.login])  # M98 a field of another entity
