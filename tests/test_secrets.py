@@ -602,7 +602,7 @@ class TestNowhereElse:
 
         with pytest.raises(UpstreamBroken) as caught:
             asyncio.run(main())
-        assert str(caught.value) == "who is ***?"
+        assert str(caught.value).endswith("who is ***?")
         assert token not in f"{caught.value!r} {caught.value.describe()} {caught.value.render()}"
 
     @pytest.mark.parametrize("where", ["initialise", "start", "stop"])

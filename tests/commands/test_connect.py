@@ -218,7 +218,7 @@ def test_a_sync_that_stores_nothing_is_failed(cli: Cli) -> None:
 def test_an_error_of_the_seeder_is_the_error_of_the_command(cli: Cli) -> None:
     run = things(cli, "seedless")
     assert (run.status, run.out) == (1, "")
-    assert run.err == "max: the shelf is locked\n  find the key\n"
+    assert run.err == "max: things: seeder: the shelf is locked\n  find the key\n"
 
 
 # -- runs and status -----------------------------------------------------------------------------

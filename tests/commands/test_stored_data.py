@@ -95,7 +95,7 @@ DAMAGES = [
     ("DELETE FROM _max_migration WHERE owner = 'sync log'", [["runs", "acme"], *WRITING]),
     ("DELETE FROM _max_migration WHERE owner = 'quarantine'", [["quarantine", "acme"], *WRITING]),
     ("DELETE FROM _max_migration WHERE owner = 'change log'", [["changes", "acme"], *WRITING]),
-    ("UPDATE _max_migration SET version = 'x' WHERE owner = 'engine'", [*READING, *WRITING]),
+    ("UPDATE OR REPLACE _max_migration SET version = 'x' WHERE owner = 'engine'", [*READING, *WRITING]),
     ("UPDATE _max_schema SET schema = '{'", [*READING, *WRITING]),
     ("UPDATE _max_schema SET schema = '[]'", [*READING, *WRITING]),
     ("UPDATE _max_sync SET state = 'lost'", [["runs", "acme"], ["pause", "acme"]]),

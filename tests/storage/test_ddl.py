@@ -81,7 +81,7 @@ def test_two_entities_with_one_table_are_refused_when_the_connector_loads() -> N
     task, acme_task = made("Task", {}), made("AcmeTask", {})
     Schema([task, acme_task])
     with pytest.raises(SchemaError, match="AcmeTask and Task would share the table acme_task"):
-        sample(name="acme", schema=Schema([task, acme_task]), loaders=[])
+        sample(name="acme", schema=Schema([task, acme_task], roots=[task, acme_task]), loaders=[])
 
 
 @pytest.mark.parametrize("name", ["max", "max_load", "sqlite", "sqlite_x"])
@@ -92,7 +92,8 @@ def test_a_connector_cannot_take_names_of_max_or_of_the_database(name: str) -> N
 
 def test_a_connector_names_the_tables_of_its_schema() -> None:
     assert sample(name="maxim").name == "maxim"
-    connector: Connector[Any, Any] = sample(name="shop", schema=Schema([made("Order", {})]), loaders=[])
+    order = made("Order", {})
+    connector: Connector[Any, Any] = sample(name="shop", schema=Schema([order], roots=[order]), loaders=[])
     assert connector.schema.table("Order") == "shop_order"
     assert Schema.from_json(connector.schema.to_json()).table("Order") == "shop_order"
 

@@ -239,9 +239,10 @@ class TestRecording:
             )
             return await upstream.answer(asked.page)
 
-        named: Operation[Any, None, Any] = Operation(
-            "crowd:crowd:get", lambda upstream, _: fetch_with_token(upstream, Asked("crowd"))
-        )
+        async def fetch(upstream: Upstream, _: None) -> Any:
+            return await fetch_with_token(upstream, Asked("crowd"))
+
+        named: Operation[Any, None, Any] = Operation("crowd:crowd:get", fetch)
         upstream = Upstream(script(1))
         connector = crowd(upstream, seeder=seeding(named), operations=[named, LIST])
         run(connector, Recording(tmp_path / "t"))
