@@ -161,6 +161,7 @@ class Review:
     def problems(self) -> Iterator[Finding]:
         """What makes a part of the connector fail."""
         declared = set(map(id, self.connector.operations))
+        loading = {one.load for one in self.connector.loaders}  # the connector may have made others of them
         for name, value in vars(self.module).items() if self.module else ():
             if isinstance(value, Operation) and id(value) not in declared and self.main.uses.get(name):
                 yield self._say(
@@ -169,7 +170,7 @@ class Review:
                     f"the operation {value.name} is used, but not declared",
                     "add it to operations=: a loader that runs it fails",
                 )
-            if isinstance(value, Loader) and value not in self.connector.loaders and name in self.main.lines:
+            if isinstance(value, Loader) and value.load not in loading and name in self.main.lines:
                 yield self._say(
                     "problem", name, f"the loader {name} is not declared", "add it to loaders=, or remove it"
                 )
