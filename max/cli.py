@@ -107,6 +107,13 @@ def overview_of(word: str) -> str:
     return "\n".join([*lines, "", "`max COMMAND --help` explains one command"]) if found else ""
 
 
+def help_of(command: str) -> str:
+    """What a command, or each of those that begin with a word, is for; empty for any other word."""
+    if command in COMMANDS:
+        return found_command(command)[1].format_help().rstrip("\n")
+    return overview_of(command)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -143,22 +150,18 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     alone = not words and in_project(leading)
     words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
-        known = COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])}
-        if not known and not overview_of(" ".join(words[1:2])):
+        if not (COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])} or overview_of(" ".join(words[1:2]))):
             return [overview()], [], 0
         words = [*words[1:], "--help"]
     if words[:1] in (["--version"], ["-V"], ["__complete"]):
         return without_parser(words), [], 0
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     command, words = " ".join(words[:size]), words[size:]
-    is_help = bool({"-h", "--help"} & set(words))
+    if {"-h", "--help"} & set(words) and (text := help_of(command)):
+        return [text], [], 0
     if command not in COMMANDS:
-        if is_help and (text := overview_of(command)):
-            return [text], [], 0
         refuse([*filter(None, [command]), *words])
     run, parser = found_command(command)
-    if is_help:
-        return [parser.format_help().rstrip("\n")], [], 0
     return printed(run, parser, command, [*leading, *words], [ALONE] if alone else [])
 
 
