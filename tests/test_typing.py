@@ -21,11 +21,14 @@ Reported = dict[str, dict[int, str]]  # the first error of each line, by file
 
 
 def written_programs() -> dict[str, str]:
-    """The Python blocks of all pages of docs/, by file name."""
+    """The Python blocks of all pages of docs/, by file name.
+
+    Of two that have one name it is the first: the tutorial, whose program grows, runs mypy itself.
+    """
     found: dict[str, str] = {}
     for page in sorted((ROOT / "docs").rglob("*.md")):
         blocks = re.findall(r"^```python ?(\S*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
-        found |= {name or f"{page.stem}_{n}.py": text for n, (name, text) in enumerate(blocks)}
+        found = {name or f"{page.stem}_{n}.py": text for n, (name, text) in enumerate(blocks)} | found
     return found
 
 
