@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Service:
     tickets: list[dict[str, Any]] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)  # path and status
     broken: set[str] = field(default_factory=set)  # paths that answer 503 once
+    tag: str = "ETag"  # the name of its header
     url: str = ""
     body_bytes: int = 0
 
@@ -114,7 +116,13 @@ class Service:
                     status, content = 304, b""
                 self.asked.append((path, status))
                 self.body_bytes += len(content)
-                lines = [f"HTTP/1.1 {status} X", f"ETag: {etag}", f"Content-Length: {len(content)}", "", ""]
+                lines = [
+                    f"HTTP/1.1 {status} X",
+                    f"{self.tag}: {etag}",
+                    f"Content-Length: {len(content)}",
+                    "",
+                    "",
+                ]
                 writer.write("\r\n".join(lines).encode() + content)
                 await writer.drain()
         writer.close()
@@ -290,6 +298,17 @@ def test_a_removed_row_is_removed_although_a_page_did_not_come(tmp_path: Path) -
         result, titles = await sync(service, path)
         assert (result.removed, len(titles)) == (1, 4)
         assert service.statuses() == [304, 200, 200, 200], "the pass that proves it is asked for in full"
+
+    play(body, tmp_path)
+
+
+def test_a_page_that_comes_without_a_tag_is_forgotten(tmp_path: Path) -> None:
+    async def body(service: Service, path: Path) -> None:
+        await sync(service, path)
+        service.tag, service.tickets[0]["title"], service.tickets[4]["title"] = "X-Tag", "new", "new"
+        await sync(service, path)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            assert database.execute("SELECT count(*) FROM _max_known_page").fetchall() == [(0,)]
 
     play(body, tmp_path)
 
