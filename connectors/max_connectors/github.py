@@ -371,12 +371,11 @@ DETAILS = (
     *(Pull.merged_by, Pull.commit_count, Pull.added_lines, Pull.deleted_lines),
     *(Pull.changed_files, Pull.review_comment_count),
 )
-LISTED: list[Any] = [one for name in Pull.types() if (one := getattr(Pull, name)) not in DETAILS]
 
 
 @Loader.collection(
     Repository.pulls,
-    brings=[*LISTED, User],
+    brings=[Pull, User],
     watermark=Watermark(Pull.updated_at, overlap=OVERLAP, newest_first=False),
     sweep=DAY,
 )

@@ -175,7 +175,7 @@ class Issue(
         "what the author is to the repository: OWNER, MEMBER, CONTRIBUTOR, NONE", source="author_association"
     )
     labels: Many[Label] = Many("its labels", inline="labels")
-    assignees: Field[list[Ref[User]]] = Field("who works on it", source="assignees.id", brief=True)
+    assignees: Many[User] = Many("who works on it", inline="assignees")
     milestone: Field[Ref[Milestone] | None] = Field("what it is planned for", source="milestone.id")
     type: Field[str | None] = Field("the organization's own kind, such as Bug", source="type.name")
     comment_count: Field[int] = Field("how many comments it has", source="comments")

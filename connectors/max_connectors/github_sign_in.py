@@ -127,7 +127,14 @@ def app_tokens(
     app = App(config.app_id, key, credentials.keep_out)
     http = HttpClient(config.base_url, credentials, headers=HEADERS, read_error=read_error)
     exchange = _Exchange(http, config.installation_id)
-    return app, http, OAUTH.tokens(credentials, config.base_url, grant=app.grant, transport=exchange)
+    tokens = OAUTH.tokens(
+        credentials,
+        config.base_url,
+        grant=app.grant,
+        transport=exchange,
+        account=f"{config.app_id}/{config.installation_id}",  # tokens of an hour keep their pages' tags
+    )
+    return app, http, tokens
 
 
 def part(data: Json) -> str:

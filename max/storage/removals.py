@@ -57,6 +57,7 @@ from ..model.columns import EncodedRows
 from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
+from ..model.values import Kind
 from .database import FALSE, Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
 from .rows import NEVER, TableMapping
@@ -214,9 +215,9 @@ HELD = f"""
 MISSING = f"""
     SELECT m.row, m.missing_since, m.listing, {HELD}
       FROM _max_missing AS m JOIN {{table}} AS t ON t._row = m.row AND t._removed_at IS NULL
-     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
+     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since) AND NOT ({{referred}})
 """
-UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND {HELD}"
+UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND ({HELD} OR {{referred}})"
 MARK = """
     INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
@@ -537,7 +538,8 @@ class Removals(RenameOwner):
                 "since": scope.since,
                 "collections": self._names(connection, mapping.entity),
             }
-            found = connection.execute(mapping.sql(MISSING), values).fetchall()
+            sql = mapping.sql(MISSING.replace("{referred}", self._referred(mapping)))
+            found = connection.execute(sql, values).fetchall()
             marked[name] = {row: (since, by) for row, since, by, _ in found}
             free[name] = {row: since for row, since, _, held in found if not held}
         missing = self._with_children(connection, free)
@@ -555,11 +557,32 @@ class Removals(RenameOwner):
             for name, rows in free.items()
         }
         proven = self._with_children(connection, certain, gone)
-        kept = self._kept(self._with_children(connection, certain), proven)
+        kept = self._kept(self._with_children(connection, certain, inline=False), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
+    def _referred(self, mapping: TableMapping[Any]) -> str:
+        """SQL that is true of a missing row ``m`` that a visible row refers to by a field.
+
+        It counts for what rows name themselves: people are named as assignees by one row and as its
+        author by another, and only lists of their own would show that they are gone.
+        """
+        name = mapping.entity.__name__
+        if not any(many.inline for many in self.schema.collections_of(mapping.entity)):
+            return FALSE
+        fields = [
+            f"SELECT r.{quoted(field)} FROM {quoted(source.table)} AS r WHERE r._removed_at IS NULL"
+            for source in self._mappings.values()
+            for field, holds in source.types.items()
+            if holds.kind is Kind.REF and holds.target is not None and holds.target.__name__ == name
+        ]
+        named = f"SELECT o._row FROM {quoted(mapping.table)} AS o WHERE o._id IN"
+        return f"m.row IN ({named} ({' UNION ALL '.join(fields)}))" if fields else FALSE
+
     def _kept(self, whole: Mapping[str, Rows], proven: Mapping[str, Rows]) -> set[str]:
-        """No parent goes while some of what only it holds may be elsewhere: the entities that stay."""
+        """No parent goes while some of what only it lists may be elsewhere: the entities that stay.
+
+        What its row only names may be elsewhere: people whom an issue names outlive it.
+        """
         doubtful = [name for name, rows in whole.items() if len(rows) > len(proven.get(name, ()))]
         return {name for one in doubtful for name in self._related(self._mappings[one].entity, whole)}
 
@@ -573,8 +596,13 @@ class Removals(RenameOwner):
         connection: Connection,
         rows: Mapping[str, Rows],
         only: Mapping[str, Collection[int]] | None = None,
+        *,
+        inline: bool = True,
     ) -> dict[str, Rows]:
-        """Some rows, and those (of ``only`` these) whose every listing is of such a row as its parent."""
+        """Some rows, and those (of ``only`` these) whose every listing is of such a row as its parent.
+
+        ``inline``: also those that such a row names itself.
+        """
         found = {name: dict(some) for name, some in rows.items() if some}
         lost: dict[str, set[int]] = {}
         pending = list(found)
@@ -583,6 +611,8 @@ class Removals(RenameOwner):
             parents = found[mapping.entity.__name__]
             for name in mapping.entity.children():
                 many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
+                if many.inline and not inline:
+                    continue
                 values = {"collection": repr(many), "parents": connection.dialect.array(parents)}
                 listings = connection.execute(mapping.sql(LISTINGS_OF), values).fetchall()
                 child = many.child.__name__
@@ -699,7 +729,8 @@ class Removals(RenameOwner):
         for mapping in self._with_missing(connection):
             names = self._names(connection, mapping.entity)
             values = {"entity": mapping.entity.__name__, "collections": names}
-            connection.execute(mapping.sql(UNMARK), values)
+            sql = mapping.sql(UNMARK.replace("{referred}", self._referred(mapping)))
+            connection.execute(sql, values)
 
     def remove_missing(self, connection: Connection, entities: Sequence[str], scope: DeletionScope) -> int:
         """Remove the missing rows of some entities that are certainly gone; how many."""

@@ -1,0 +1,117 @@
+"""People whom rows name in a list, and whom other rows name in a field: what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from max.connecting import (
+    Connector,
+    CredentialProvider,
+    Entity,
+    Env,
+    Field,
+    Installation,
+    Loader,
+    Many,
+    NoConfig,
+    Page,
+    PageRequest,
+    Ref,
+    Schema,
+    Step,
+    Store,
+    SyncPlan,
+)
+from max.model.tasks import Status
+from max.testing import runtime
+
+
+class Board(Entity):
+    """The root."""
+
+    tasks: Many[Task] = Many()
+
+
+class Person(Entity):
+    """Someone whom tasks name."""
+
+    name: Field[str] = Field()
+
+
+class Task(Entity):
+    """Something to do."""
+
+    author: Field[Ref[Person]] = Field()
+    assignees: Many[Person] = Many(inline="assignees")
+
+
+Rows = dict[str, tuple[str, Sequence[str]]]  # by task, its author and its assignees
+
+
+def boards(rows: Rows, asked: list[str | None]) -> Connector[NoConfig, None]:
+    """A connector of these tasks, two a page; each page begins behind the row before it."""
+
+    @Loader.collection(Board.tasks, brings=[Task, Person], stable=True)
+    async def tasks(parent: Ref[Board], request: PageRequest, env: Env[Any]) -> Page[Task]:
+        asked.append(request.cursor)
+        ids = sorted(id for id in rows if request.cursor is None or id > request.cursor)
+        found = [
+            Task(id, author=Person.ref(rows[id][0]), assignees=[Person(one) for one in rows[id][1]])
+            for id in ids[:2]
+        ]
+        people = {name for id in ids[:2] for name in (rows[id][0], *rows[id][1])}
+        also = [Person(name, name=name.title()) for name in sorted(people)]
+        return Page(found, next=ids[1] if len(ids) > 2 else None, also=also)
+
+    async def seed(context: None, store: Store) -> SyncPlan:
+        await store.store(Board("b"))
+        return SyncPlan([Step.for_root(Board.ref("b")).load_collection(Board.tasks)])
+
+    async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[None]:
+        return Installation(None)
+
+    return Connector(
+        name="boards",
+        description="Tasks and people.",
+        schema=Schema([Board, Task, Person], roots=[Board]),
+        loaders=[tasks],
+        seeder=seed,
+        initialise=initialise,
+        config=NoConfig,
+    )
+
+
+def people_after(rows: Rows, then: Rows) -> tuple[list[str], int]:
+    """Who is there after a second sync, and how many pages it read."""
+    asked: list[str | None] = []
+
+    async def body() -> tuple[list[str], int]:
+        async with runtime(boards(rows, asked), NoConfig()) as there:
+            await (await there.sync()).completion()
+            rows.clear()
+            rows.update(then)
+            asked.clear()
+            assert (await (await there.sync()).completion()).status is Status.COMPLETED
+            people = await there.engine.query(Person).order_by(Person.id).all()
+            return [person.id for person in people], len(asked)
+
+    return asyncio.run(body())
+
+
+def test_someone_whom_no_list_names_any_more_stays_as_the_author_of_a_row() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"])}
+    after = before | {"1": ("ada", []), "3": ("ada", [])}
+    assert people_after(before, after) == (["ada", "bob"], 2)
+
+
+def test_someone_whom_no_row_names_any_more_goes() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("ada", []), "3": ("ada", ["ada"])}
+    assert people_after(before, before | {"1": ("ada", [])})[0] == ["ada"]
+
+
+def test_the_assignee_of_a_row_that_is_gone_stays_as_the_author_of_another() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", [])}
+    after = {id: before[id] for id in ("2", "3")}
+    assert people_after(before, after)[0] == ["ada", "bob"]
