@@ -164,6 +164,12 @@ def entity_name(text: str, taken: Iterable[str]) -> str:
     return unique(name, taken)
 
 
+def plural_name(word: str, entity: str, taken: Iterable[str] = ()) -> str:
+    """The name of a listing that nothing else has, for what the service calls it."""
+    usable = is_free(word) and word != snake(entity)
+    return unique(word if usable else f"all_{word}", taken)
+
+
 def field_name(text: str, entity: str, taken: Iterable[str]) -> str:
     """A field's name for what the service calls this: what cannot be one begins with the entity's."""
     name, own = snake(text), snake(entity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import UsageError
@@ -12,7 +12,7 @@ from .proposal import (
     ProposedField,
     entity_name,
     field_name,
-    is_free,
+    plural_name,
     singular,
     snake,
     written_field,
@@ -31,27 +31,15 @@ def proposed_entity(
     since: str = "",
 ) -> ProposedEntity:
     """The entity of a list: ``fields`` as an author writes them, ``changed`` the place of a time."""
-    for where, what in (("--items", items), ("--key", key), ("--changed", changed)):
-        if what and any(not piece for piece in what.split(".")):
-            raise UsageError(f"{where}: {what!r} is not a path", hint="such as data.items")
+    _check_paths({"--items": items, "--key": key, "--changed": changed})
     word = snake(path.rstrip("/").rpartition("/")[2]) or "records"
     name = entity_name(entity or singular(word), ())
-    made: list[ProposedField] = []
-    for text in fields:
-        made.append(written_field(text, name, [one.name for one in made]))
-    if not any(one.source != key for one in made):
-        made.append(ProposedField("data", "Json", "data", "what else the row has; name its fields here"))
-    at = next((one.name for one in made if changed in (one.source, one.name)), "") if changed else ""
-    if changed and not at:
-        at = field_name(changed.rpartition(".")[2], name, [one.name for one in made])
-        made.append(ProposedField(at, "datetime", changed, "when it last changed"))
-    made = [replace(one, type="datetime", searchable=False) if one.name == at else one for one in made]
+    made, at = _with_time(_written(fields, name, key), name, changed)
     if since and not at:
         raise UsageError("--since needs to know when a row changed", hint="say it: --changed updated_at")
-    plural = word if is_free(word) and not word[0].isdigit() and word != snake(name) else f"all_{word}"
     return ProposedEntity(
         name,
-        plural,
+        plural_name(word, name),
         made,
         path=path,
         items=items,
@@ -60,3 +48,33 @@ def proposed_entity(
         changed=at,
         since=since,
     )
+
+
+def _check_paths(given: Mapping[str, str]) -> None:
+    """Refuse a path with an empty piece, by the option that gives it."""
+    for option, path in given.items():
+        if path and not all(path.split(".")):
+            raise UsageError(f"{option}: {path!r} is not a path", hint="such as data.items")
+
+
+def _written(texts: Sequence[str], entity: str, key: str) -> list[ProposedField]:
+    """The fields that an author wrote; one for the whole data when they say nothing but the id."""
+    made: list[ProposedField] = []
+    for text in texts:
+        made.append(written_field(text, entity, [one.name for one in made]))
+    if all(one.source == key for one in made):
+        made.append(ProposedField("data", "Json", "data", "what else the row has; name its fields here"))
+    return made
+
+
+def _with_time(
+    made: Sequence[ProposedField], entity: str, changed: str
+) -> tuple[Sequence[ProposedField], str]:
+    """The fields with one that says when a row changed, and its name; empty when nothing says it."""
+    if not changed:
+        return made, ""
+    at = next((one.name for one in made if changed in (one.source, one.name)), "")
+    if not at:
+        at = field_name(changed.rpartition(".")[2], entity, [one.name for one in made])
+        return [*made, ProposedField(at, "datetime", changed, "when it last changed")], at
+    return [replace(one, type="datetime", searchable=False) if one.name == at else one for one in made], at

@@ -16,7 +16,7 @@ ROOT = "Account"  # the entity that holds everything which the credential sees
 ROWS = 7  # that a listing of the fake has, in pages of 3
 TOKEN = "a-long-token"  # noqa: S105  # that the fake accepts
 
-ALWAYS = """Answers Connector Credential CredentialProvider Entity Env Field HttpClient Input Installation
+ALWAYS = """Answers Connector CredentialProvider Entity Env Field HttpClient Input Installation
     Json Limit Loader Many Page PageRequest Ref Schema Step Store SyncPlan Validate operation require_http
     run_operation""".split()
 
@@ -54,13 +54,7 @@ def _opening(proposal: Proposal) -> str:
 
 
 def _imports(proposal: Proposal) -> str:
-    names = set(ALWAYS)
-    names |= {"bearer": {"BearerAuth"}, "header": {"KeyAuth"}, "none": set()}[proposal.auth.kind]
-    names |= {"SecretInput"} if proposal.auth.kind != "none" else set()
-    names |= {"GraphQL", "RelayConnection"} if proposal.graphql else set()
-    names |= {"Watermark"} if any(_has_watermark(one) for one in proposal.entities) else set()
-    if proposal.auth.kind == "none":
-        names -= {"Credential"}
+    names = _names(proposal)
     types = " ".join(one.type for entity in proposal.entities for one in entity.fields)
     dates = [name for name in ("date", "datetime") if re.search(rf"\b{name}\b", types)]
     dates += ["timedelta"] if "Watermark" in names else []
@@ -72,17 +66,30 @@ def _imports(proposal: Proposal) -> str:
     return "\n".join(lines) + f"\n\nfrom max.connecting import (\n{listed})"
 
 
+def _names(proposal: Proposal) -> set[str]:
+    """What the connector uses of Max."""
+    kind = proposal.auth.kind
+    names = {*ALWAYS, *({"Credential", "SecretInput"} if kind != "none" else ())}
+    names |= {"bearer": {"BearerAuth"}, "header": {"KeyAuth"}, "none": set()}[kind]
+    names |= {"GraphQL", "RelayConnection"} if proposal.graphql else set()
+    return names | ({"Watermark"} if any(map(_has_watermark, proposal.entities)) else set())
+
+
 def _constants(proposal: Proposal) -> str:
     lines = [] if proposal.auth.kind == "none" else ['TOKEN = Credential("token")']
     lines += [f'API = Limit("{proposal.name}:api", concurrency=8)  # add calls= and per= when you know them']
-    sizes = {one.paging.rows for one in proposal.entities if one.paging.size}
+    sizes = _page_sizes(proposal)
     lines += [f"PAGE = {sizes.pop()}  # rows that a request asks for"] if len(sizes) == 1 else []
     return "\n".join(lines)
 
 
+def _page_sizes(proposal: Proposal) -> set[int]:
+    """How many rows requests ask for; one number becomes the constant PAGE."""
+    return {one.paging.rows for one in proposal.entities if one.paging.size}
+
+
 def _size(proposal: Proposal, entity: ProposedEntity) -> str:
-    sizes = {one.paging.rows for one in proposal.entities if one.paging.size}
-    return "str(PAGE)" if len(sizes) == 1 else quoted(str(entity.paging.rows))
+    return "str(PAGE)" if len(_page_sizes(proposal)) == 1 else quoted(str(entity.paging.rows))
 
 
 def _root(proposal: Proposal) -> str:
@@ -424,31 +431,6 @@ def fake_file(proposal: Proposal) -> str:
         f"    {one.plural} = [{_maker_name(one)}(n) for n in range(1, {ROWS + 1})]"
         for one in proposal.entities
     )
-    listings = "".join(
-        f"            {quoted(one.path)}: {one.plural},\n"
-        for one in proposal.entities
-        if dialects[one.plural]
-    )
-    spoken = "".join(
-        f"            {quoted(one.path)}: {dialects[one.plural]},\n"
-        for one in proposal.entities
-        if dialects[one.plural]
-    )
-    routes = "".join(
-        f"            {quoted('GET ' + one.path)}: lambda request: {_whole(one)},\n"
-        for one in proposal.entities
-        if not dialects[one.plural]
-    )
-    token = proposal.auth.kind == "bearer"
-    words = "".join(
-        [
-            f"        {{\n{listings}        }},\n" if listings else "        {},\n",
-            "        page_size=3,\n",
-            f"        dialects={{\n{spoken}        }},\n" if spoken else "",
-            f"        routes={{\n{routes}        }},\n" if routes else "",
-            f"        token={quoted(TOKEN)},\n" if token else "",
-        ]
-    )
     secret = f' credentials={{"token": {quoted(TOKEN)}}},' if proposal.auth.kind != "none" else ""
     first = proposal.entities[0]
     change = _change(first)
@@ -470,7 +452,7 @@ def fake() -> Fake:
     """The service, with pages of three rows, and what the tests do to its data."""
 {rows}
     service = ScriptedUpstream(
-{words}    )
+{_service(proposal, dialects)}    )
 
 {edits}    def remove() -> None:
         del {first.plural}[0]
@@ -479,6 +461,26 @@ def fake() -> Fake:
         service,{secret}{" change=change," if change else ""} remove=remove
     )
 '''
+
+
+def _service(proposal: Proposal, dialects: dict[str, str]) -> str:
+    """The lines that say what the fake has, and how its listings page."""
+    paged = [one for one in proposal.entities if dialects[one.plural]]
+    whole = [one for one in proposal.entities if not dialects[one.plural]]
+    words = [
+        _entries({one.path: one.plural for one in paged}),
+        "page_size=3",
+        f"dialects={_entries({one.path: dialects[one.plural] for one in paged})}" if paged else "",
+        f"routes={_entries({f'GET {one.path}': _whole(one) for one in whole})}" if whole else "",
+        f"token={quoted(TOKEN)}" if proposal.auth.kind == "bearer" else "",
+    ]
+    return "".join(f"        {word},\n" for word in words if word)
+
+
+def _entries(values: dict[str, str]) -> str:
+    """A dict on lines of its own."""
+    lines = "".join(f"            {quoted(key)}: {value},\n" for key, value in values.items())
+    return f"{{\n{lines}        }}" if lines else "{}"
 
 
 def _from_max(imports: str) -> str:
@@ -558,11 +560,11 @@ def _change(entity: ProposedEntity) -> str:
 
 
 def _whole(entity: ProposedEntity) -> str:
-    """The answer of a listing without pages."""
+    """The function that answers for a listing without pages."""
     text = f"list({entity.plural})"
     for key in reversed([key for key in entity.items.split(".") if key]):
         text = f"{{{quoted(key)}: {text}}}"
-    return text
+    return f"lambda request: {text}"
 
 
 def _dialect(entity: ProposedEntity, *, graphql: bool) -> str:

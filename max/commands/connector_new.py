@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..errors import MaxError, ProjectError, UsageError
 from ..installations.project_folder import ProjectFolder
@@ -17,11 +17,12 @@ from .terminal import is_terminal
 
 if TYPE_CHECKING:
     from ..authoring.openapi import Said
-    from ..authoring.proposal import Auth, Paging, Proposal
+    from ..authoring.proposal import Auth, Paging, Proposal, Style
     from ..model.values import Json
 
 FOLDER = "connectors"
 PAGING = "none, link, cursor:PARAMETER:PATH, address:PATH, page:PARAMETER or offset:PARAMETER"
+PAGING_WORDS = {"none": 0, "link": 0, "cursor": 2, "address": 1, "page": 1, "offset": 1}  # behind each
 AUTH = "bearer, basic, header:NAME or none"
 
 
@@ -149,33 +150,12 @@ def _write(files: Sequence[Path], texts: Sequence[str]) -> None:
 def _proposal(options: Options) -> Proposal:
     from dataclasses import replace
 
-    from ..authoring.openapi import Said
-
-    wanted = Said(
-        options.key or "",
-        options.changed or "",
-        options.since or "",
-        options.field,
-        options.entity or "",
-    )
+    wanted = _said(options)
     if wanted.entity and len(_words(options)) > 1:
         raise UsageError("--entity names one entity, and --list several", hint="leave it out")
-    described = options.openapi or options.graphql
-    if not described:
+    if not (options.openapi or options.graphql):
         return _from_answers(options, wanted)
-    try:
-        proposal = _from_openapi(options, wanted) if options.openapi else _from_graphql(options, wanted)
-    except MaxError:
-        raise
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        said = (
-            "it is nested too deep"
-            if isinstance(error, RecursionError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise UsageError(
-            f"{described} breaks the rules of descriptions: {said}", hint="try it with a validator first"
-        ) from error
+    proposal = _from_description(options, wanted)
     if options.auth:
         proposal = replace(proposal, auth=read_auth(options.auth))
     if options.paging or options.page_size or options.items is not None:
@@ -184,6 +164,30 @@ def _proposal(options: Options) -> Proposal:
             hint="leave them out, or leave out the description",
         )
     return proposal
+
+
+def _said(options: Options) -> Said:
+    from ..authoring.openapi import Said
+
+    key, changed, since, entity = (
+        text or "" for text in (options.key, options.changed, options.since, options.entity)
+    )
+    return Said(key, changed, since, options.field, entity)
+
+
+def _from_description(options: Options, wanted: Said) -> Proposal:
+    """What a description says; UsageError for one that breaks the rules of its own format."""
+    try:
+        return _from_openapi(options, wanted) if options.openapi else _from_graphql(options, wanted)
+    except MaxError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        too_deep = isinstance(error, RecursionError)
+        said = "it is nested too deep" if too_deep else f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{options.openapi or options.graphql} breaks the rules of descriptions: {said}",
+            hint="try it with a validator first",
+        ) from error
 
 
 def _words(options: Options) -> list[str]:
@@ -263,26 +267,13 @@ def _from_answers(options: Options, wanted: Said) -> Proposal:
     ask = Answering()
     url = _address(options.url or ask.text("Address of the service", "https://api.example.com", "--url"))
     auth = read_auth(options.auth or ask.text(f"How requests authorise: {AUTH}", "", "", "bearer"))
-    words = _words(options) or [ask.text("Path of a list", "/items", "--list")]
-    if len(words) > 1:
-        raise UsageError("without a description, a new connector has one list", hint="--list with one path")
-    path = words[0]
-    if not path.startswith("/") or any(mark in path for mark in '{}?#\\" '):
-        raise UsageError(
-            f"{path!r} is not the path of a list", hint="it begins with a slash, and has neither {…} nor ?"
-        )
+    path = _list_path(options, ask)
     items = options.items
     if items is None:
         items = ask.text("Where the answer has the rows, such as data.items (empty: it is they)", "", "", "")
     paging = options.paging or ask.text(f"How it pages: {PAGING}", "none", "", "none")
     key = wanted.key or ask.text("Where a row has its id", "id", "", "id")
-    fields = list(wanted.fields)
-    while (
-        ask.asks
-        and not options.field
-        and (more := ask.text("A field, as NAME or NAME:TYPE=PATH (empty: no more)", "", "", ""))
-    ):
-        fields.append(more)
+    fields = wanted.fields or list(_asked_fields(ask))
     changed = options.changed
     if changed is None:
         changed = ask.text("Where a row says when it changed (empty: nowhere)", "", "", "")
@@ -297,6 +288,25 @@ def _from_answers(options: Options, wanted: Said) -> Proposal:
         since=wanted.since,
     )
     return Proposal(options.name, url, [entity], auth)
+
+
+def _list_path(options: Options, ask: Answering) -> str:
+    """The path of the one list; UsageError when it is none, or there are several."""
+    words = _words(options) or [ask.text("Path of a list", "/items", "--list")]
+    if len(words) > 1:
+        raise UsageError("without a description, a new connector has one list", hint="--list with one path")
+    path = words[0]
+    if not path.startswith("/") or any(mark in path for mark in '{}?#\\" '):
+        raise UsageError(
+            f"{path!r} is not the path of a list", hint="it begins with a slash, and has neither {…} nor ?"
+        )
+    return path
+
+
+def _asked_fields(ask: Answering) -> Iterator[str]:
+    """The fields that a person at the terminal names, until the answer is empty."""
+    while ask.asks and (field := ask.text("A field, as NAME or NAME:TYPE=PATH (empty: no more)", "", "", "")):
+        yield field
 
 
 class Answering:
@@ -340,19 +350,22 @@ def read_paging(text: str, size: str | None) -> Paging:
     """``cursor:after:paging.next.after`` and the like, and ``limit=100``."""
     from ..authoring.proposal import Paging
 
+    name, rows = _page_size(size)
     style, *words = text.split(":")
-    name, _, rows = (size or "").partition("=")
-    count = int(rows) if rows.isdecimal() and rows.isascii() and 0 < len(rows) < 6 else 0
-    if size and not (name and count):
-        raise UsageError(f"{size!r} is no page size", hint="such as --page-size limit=100")
-    made = {"size": name, "rows": count} if size else {}
     given = [word for word in words if word]
-    if style == "cursor" and len(given) == 2:
-        return Paging("cursor", given[0], given[1], **made)  # type: ignore[arg-type]  # made has both kinds
-    if style == "address" and len(given) == 1:
-        return Paging("address", "page", given[0], **made)  # type: ignore[arg-type]  # the same
-    if style in ("page", "offset") and len(given) == 1:
-        return Paging("page" if style == "page" else "offset", given[0], **made)  # type: ignore[arg-type]  # the same
-    if style in ("link", "none") and not given:
-        return Paging("link" if style == "link" else "none", **made)  # type: ignore[arg-type]  # the same
-    raise UsageError(f"{text!r} is no way to page", hint=f"one of {PAGING}")
+    if len(given) != PAGING_WORDS.get(style):
+        raise UsageError(f"{text!r} is no way to page", hint=f"one of {PAGING}")
+    parameter, following, *_ = ["page", *given] if style == "address" else [*given, "", ""]
+    return Paging(cast("Style", style), parameter, following, name, rows)
+
+
+def _page_size(text: str | None) -> tuple[str, int]:
+    """The parameter for the number of rows, and how many; an empty name when nothing was said."""
+    from ..authoring.proposal import PAGE
+
+    if not text:
+        return "", PAGE
+    name, _, rows = text.partition("=")
+    if not (name and rows.isdecimal() and rows.isascii() and len(rows) < 6 and int(rows)):
+        raise UsageError(f"{text!r} is no page size", hint="such as --page-size limit=100")
+    return name, int(rows)
