@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MissingExtra, UnknownName, UsageError
 from ..model.values import Json
-from .openapi import CHANGED, FEW_VALUES, Said, plain, read_text
+from .openapi import Said, literal, read_text, time_of_change
 from .proposal import (
     MOST_FIELDS,
     Auth,
@@ -22,11 +22,10 @@ from .proposal import (
     ProposedField,
     entity_name,
     field_name,
-    is_free,
     is_prose,
     one_line,
+    plural_name,
     snake,
-    unique,
 )
 
 ROWS = 50  # of a page: services count what a query may bring
@@ -103,20 +102,20 @@ class GraphQLSchema:
         if is_list(kind):
             inner = self.type_of({"kind": "SCALAR", "name": named(kind)})
             return "list[str]" if inner == "str" else ""
-        name = named(kind)
-        known = self.types.get(name, {})
-        if known.get("kind") == "ENUM" or (kind.get("kind") == "SCALAR" and known.get("kind") == "ENUM"):
-            values = [one["name"] for one in known.get("enumValues") or ()]
-            few = 0 < len(values) <= FEW_VALUES
-            return f"Literal[{', '.join(map(json.dumps, values))}]" if few else "str"
-        if known.get("kind") != "SCALAR":
-            return ""
-        word = name.lower().replace("_", "")
-        if name in SCALARS:
-            return SCALARS[name]
-        if word in TIMES or word in DATES:
-            return "datetime" if word in TIMES else "date"
-        return "str" if word in TEXTS else "Json"
+        known = self.types.get(named(kind), {})
+        if known.get("kind") == "ENUM":
+            return literal([one["name"] for one in known.get("enumValues") or ()]) or "str"
+        return scalar(named(kind)) if known.get("kind") == "SCALAR" else ""
+
+
+def scalar(name: str) -> str:
+    """The type of a scalar, as Python writes it; services have some of their own."""
+    word = name.lower().replace("_", "")
+    if name in SCALARS:
+        return SCALARS[name]
+    if word in TIMES or word in DATES:
+        return "datetime" if word in TIMES else "date"
+    return "str" if word in TEXTS else "Json"
 
 
 def named(kind: Json) -> str:
@@ -179,35 +178,35 @@ def _entity(
         raise UsageError(
             f"{node} has no field {key}", hint=f"say what its id is: --key FIELD, one of {', '.join(offered)}"
         )
-    fields: list[ProposedField] = []
-    selection = [key]
-    for word, one in offered.items():
-        proposed = _field(schema, one, name, classes, [field.name for field in fields])
-        if word == key or proposed is None:
-            continue
-        if len(fields) == MOST_FIELDS:
-            notes.append(f"{name}: only the first {MOST_FIELDS} fields were taken")
-            break
-        fields.append(proposed)
-        selection.append(word if proposed.source == word else f"{word} {{ id }}")
-    times = [one for one in fields if one.type == "datetime"]
-    changed = next((one.name for word in CHANGED for one in times if plain(one.source) == word), "")
-    plural = snake(connection)
-    plural = plural if is_free(plural) and plural != snake(name) else f"all_{plural}"
+    fields = _fields(schema, node, key, classes)
+    if len(fields) > MOST_FIELDS:
+        notes.append(f"{name}: only the first {MOST_FIELDS} fields were taken")
+        fields = fields[:MOST_FIELDS]
+    asked = [one.source.partition(".") for one in fields]
     return (
         ProposedEntity(
             name,
-            unique(plural, taken),
+            plural_name(snake(connection), name, taken),
             fields,
             path=connection,
             key=key,
             about=one_line(schema.types[node].get("description")),
             paging=Paging("relay", rows=ROWS),
-            changed=changed,
-            selection=" ".join(selection),
+            changed=time_of_change(fields),
+            selection=" ".join([key, *(f"{word} {{ {id} }}" if id else word for word, _, id in asked)]),
         ),
         notes,
     )
+
+
+def _fields(schema: GraphQLSchema, node: str, key: str, classes: Mapping[str, str]) -> list[ProposedField]:
+    """The fields of a node but its id, one more than are taken at the most."""
+    fields: list[ProposedField] = []
+    for one in schema.fields_of(node):
+        proposed = _field(schema, one, classes[node], classes, [field.name for field in fields])
+        if one["name"] != key and proposed is not None and len(fields) <= MOST_FIELDS:
+            fields.append(proposed)
+    return fields
 
 
 def _field(

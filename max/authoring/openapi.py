@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import MissingExtra, UnknownName, UsageError
 from ..model.values import Json
@@ -27,14 +28,15 @@ from .proposal import (
     ProposedField,
     entity_name,
     field_name,
-    is_free,
     is_prose,
     one_line,
+    plural_name,
     singular,
     snake,
-    unique,
     written_field,
 )
+
+T = TypeVar("T")
 
 MANY = 24  # fields of an object inside of an answer that is looked into
 DEPTH = 3  # objects inside of objects whose fields are proposed
@@ -42,6 +44,21 @@ HOPS = 64  # references that lead to one another
 MOST_PAGE = 500  # rows that are asked for at once
 MOST_BYTES = 64 * 2**20  # of a description
 FEW_VALUES = 12  # of an enumeration that becomes a Literal
+KNOWN, INSIDE, UNKNOWN = range(3)  # how doubtful a list is: by its name, by that of what it is in, by none
+
+OAUTH = "it signs in with OAuth; this file takes a ready access token. See OAuth in the docs"
+UNPAGED = "how it pages was not recognised: it reads one page, and fails when the service has more"
+UNPAGED_UNSEEN = (
+    "how it pages was not recognised: it takes one page for everything, so make it page if there can be more:"
+    " what is behind that page is not copied, and what moves behind it is removed"
+)
+NO_HEADER = "it takes its key in the address or a cookie: give it in a header if it can"
+SIGNS = {  # how requests authorise, with a note, by the type and the scheme of OpenAPI
+    ("http", "bearer"): (Auth(), ""),
+    ("http", "basic"): (Auth("header", "authorization", "Basic "), "its token is user:password in base64"),
+    ("oauth2", ""): (Auth(), OAUTH),
+    ("openIdConnect", ""): (Auth(), OAUTH),
+}
 
 # Words of real services, in lower case and without "_".
 CURSOR = (
@@ -56,6 +73,7 @@ NEXT = (
     " next continuationtoken nextpage after next.cursor endcursor".split()
 )
 WITHIN = "meta pagination paging page responsemetadata links cursor cursors info".split()
+ADDRESSES = ("next", "links.next", "paging.next", "pagination.next", "meta.next")  # of the next page
 TOTAL = "total totalcount totalresults totalitems totalsize recordcount".split()
 SINCE = (
     "since updatedsince modifiedsince updatedafter modifiedafter changedsince updatedfrom updatedatmin"
@@ -134,6 +152,18 @@ def _yaml(text: str, path: Path) -> Json:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {one_line(str(error), 200)}") from error
+
+
+def literal(texts: Sequence[str]) -> str:
+    """The type of a field with these values, as Python writes it; empty for none, and for too many."""
+    listed = ", ".join(json.dumps(one, ensure_ascii=False) for one in texts)
+    return f"Literal[{listed}]" if 0 < len(texts) <= FEW_VALUES else ""
+
+
+def time_of_change(fields: Sequence[ProposedField]) -> str:
+    """The name of the field that says when a row changed; empty when none seems to."""
+    times = {plain(one.source): one.name for one in reversed(fields) if one.type == "datetime"}
+    return _first(CHANGED, times) or ""
 
 
 class OpenApi:
@@ -232,41 +262,46 @@ class OpenApi:
             return ("", row) if _is_object(row) else None
         if depth and (depth > 2 or len(_mapping(schema.get("properties"))) > MANY):
             return None
-        last = path.rstrip("/").rpartition("/")[2]
-        found: list[tuple[int, str, dict[str, Json]]] = []
+        places = sorted(self._places(schema, path, depth), key=lambda one: one[0])
+        if not places:
+            return None
+        doubt, where, row = places[0]
+        if doubt == UNKNOWN and (len(places) > 1 or _has_id(schema)):
+            return None  # a row that has a list, not a list
+        return where, row
+
+    def _places(
+        self, schema: dict[str, Json], path: str, depth: int
+    ) -> Iterator[tuple[int, str, dict[str, Json]]]:
+        """The lists of objects inside of an answer: how doubtful each is, where it is, and its rows."""
+        last = plain(path.rstrip("/").rpartition("/")[2])
         for name, inner in _mapping(schema.get("properties")).items():
-            shown = self.found(inner)
-            place = self._rows_in(shown, path, depth + 1)
+            place = self._rows_in(self.found(inner), path, depth + 1)
             if place is None:
                 continue
-            known = plain(name) in (*ROWS, plain(last))
-            if place[0] == "":
-                found.append((0 if known else 2, name, place[1]))
-            elif plain(name) in ROWS:
-                found.append((1, f"{name}.{place[0]}", place[1]))
-        best = sorted(found, key=lambda one: one[0])
-        if not best or (len(best) > 1 and best[0][0] == 2) or (best[0][0] == 2 and _has_id(schema)):
-            return None  # a row that has a list, not a list
-        return best[0][1], best[0][2]
+            where, row = place
+            is_known = plain(name) in ROWS
+            if not where:
+                yield (KNOWN if is_known or plain(name) == last else UNKNOWN), name, row
+            elif is_known:
+                yield INSIDE, f"{name}.{where}", row
 
     def choose(self, words: Sequence[str]) -> list[Listing]:
         """The listings that words name: paths, tags, or last pieces of paths."""
-        chosen: list[Listing] = []
-        for word in words:
-            exact = [one for one in self.listings if one.path == word]
-            tagged = [one for one in self.listings if word in _list(one.operation.get("tags"))]
-            called = [one for one in self.listings if one.word in (snake(word), snake(f"{word}s"))]
-            usable = [one for one in called if "{" not in one.path]
-            found = exact or tagged or usable or called
-            if not found:
-                raise UnknownName("listing", word, [one.path for one in self.listings])
-            if len(found) > 1 and not tagged:
-                listed = "".join(f"\n  --list {one.path}" for one in found[:10])
-                raise UsageError(
-                    f"{word!r} names {len(found)} listings", hint=f"name one by its path:{listed}"
-                )
-            chosen += [one for one in found if one not in chosen]
-        return chosen
+        return list({id(one): one for word in words for one in self._called(word)}.values())
+
+    def _called(self, word: str) -> Sequence[Listing]:
+        """The listings that one word names; an error for none, and for several without a tag."""
+        tagged = [one for one in self.listings if word in _list(one.operation.get("tags"))]
+        called = [one for one in self.listings if one.word in (snake(word), snake(f"{word}s"))]
+        usable = [one for one in called if "{" not in one.path]
+        found = [one for one in self.listings if one.path == word] or tagged or usable or called
+        if not found:
+            raise UnknownName("listing", word, [one.path for one in self.listings])
+        if len(found) > 1 and not tagged:
+            listed = "".join(f"\n  --list {one.path}" for one in found[:10])
+            raise UsageError(f"{word!r} names {len(found)} listings", hint=f"name one by its path:{listed}")
+        return found
 
     # -- the service ----------------------------------------------------------------------------
 
@@ -282,32 +317,28 @@ class OpenApi:
 
     def auth(self, listings: Sequence[Listing]) -> tuple[Auth, list[str]]:
         """How requests authorise, and what the author should know about it."""
+        kinds = self._schemes(listings)
+        for auth, note in filter(None, map(_header_of, kinds)):
+            gives_token = note == OAUTH and any(one.get("scheme") == "bearer" for one in kinds)
+            return auth, [note] if note and not gives_token else []
+        if any(kind.get("type") == "apiKey" for kind in kinds):
+            return Auth("none"), [NO_HEADER]
+        return (Auth(), ["how it authorises was not recognised"]) if kinds else (Auth("none"), [])
+
+    def _schemes(self, listings: Sequence[Listing]) -> list[dict[str, Json]]:
+        """The ways to authorise, those that these listings ask for first."""
         schemes = _mapping(_mapping(self.data.get("components")).get("securitySchemes"))
         wanted = [_list(one.operation.get("security", self.data.get("security"))) for one in listings]
         names = [name for one in wanted for option in one for name in _mapping(option)]
-        kinds = [self.found(schemes.get(name)) for name in dict.fromkeys([*names, *schemes])]
-        for kind in kinds:
-            scheme = str(kind.get("scheme") or "").lower()
-            if (kind.get("type"), scheme) == ("http", "bearer") or kind.get("type") in (
-                "oauth2",
-                "openIdConnect",
-            ):
-                oauth = kind.get("type") != "http" and not any(one.get("scheme") == "bearer" for one in kinds)
-                notes = [
-                    "it signs in with OAuth; this file takes a ready access token. See OAuth in the docs"
-                ]
-                return Auth(), notes if oauth else []
-            if kind.get("type") == "apiKey" and kind.get("in") == "header":
-                header = str(kind.get("name") or "authorization").lower()
-                return Auth("header", header), []
-            if (kind.get("type"), scheme) == ("http", "basic"):
-                note = "its token is user:password in base64"
-                return Auth("header", "authorization", "Basic "), [note]
-        if any(kind.get("type") == "apiKey" for kind in kinds):
-            return Auth("none"), [
-                "it takes its key in the address or a cookie: give it in a header if it can"
-            ]
-        return (Auth("none"), []) if not kinds else (Auth(), ["how it authorises was not recognised"])
+        return [self.found(schemes.get(name)) for name in dict.fromkeys([*names, *schemes])]
+
+
+def _header_of(scheme: Mapping[str, Json]) -> tuple[Auth, str] | None:
+    """The header of a way to authorise, with a note; None when no header carries it."""
+    kind = str(scheme.get("type"))
+    if kind == "apiKey" and scheme.get("in") == "header":
+        return Auth("header", str(scheme.get("name") or "authorization").lower()), ""
+    return SIGNS.get((kind, str(scheme.get("scheme") or "").lower() if kind == "http" else ""))
 
 
 @dataclass(frozen=True)
@@ -332,18 +363,10 @@ def propose(api: OpenApi, name: str, chosen: Sequence[Listing], url: str, wanted
     entities: list[ProposedEntity] = []
     for one in chosen:
         made, said = _Reader(api, one, wanted, [entity.name for entity in entities]).entity()
-        made = _with_plural(made, one, entities)
-        entities.append(made)
+        plural = plural_name(one.word, made.name, [entity.plural for entity in entities])
+        entities.append(replace(made, plural=plural))
         notes += [f"{made.name}: {note}" for note in said]
     return Proposal(name, base_url, entities, auth, origin=Path(api.name).name, notes=notes)
-
-
-def _with_plural(made: ProposedEntity, listing: Listing, before: Sequence[ProposedEntity]) -> ProposedEntity:
-    """The entity with a name of its listing that nothing else has."""
-    plural = listing.word
-    if not is_free(plural) or plural[0].isdigit() or plural == snake(made.name):
-        plural = f"all_{plural}"
-    return replace(made, plural=unique(plural, [one.plural for one in before]))
 
 
 class _Reader:
@@ -458,40 +481,37 @@ class _Reader:
         required = {*map(str, _list(row.get("required")))} if not prefix else set()
         for word, schema in _mapping(row.get("properties")).items():
             source = f"{prefix}{word}"
-            if source == key or "." in word or not word or len(fields) > 4 * MOST_FIELDS:
-                continue
-            if any(one.source == source for one in fields):
+            known = {key, *(one.source for one in fields)}
+            if source in known or "." in word or not word or len(fields) > 4 * MOST_FIELDS:
                 continue
             kind = self.api.found(schema)
             inner = _mapping(kind.get("properties"))
             if inner and depth + 1 < DEPTH and len(inner) <= 12:
                 self._fields(kind, f"{source}.", key, name, fields, depth + 1)
-                continue
-            if kind.get("writeOnly"):
-                continue
-            found = self._type_of(kind)
-            empty = word not in required or bool(kind.get("nullable")) or _may_be_null(kind)
-            fields.append(
-                ProposedField(
-                    field_name(source, name, [one.name for one in fields]),
-                    found,
-                    source,
-                    one_line(kind.get("description")) or one_line(kind.get("title")),
-                    empty,
-                    searchable=found == "str" and is_prose(word),
-                )
-            )
+            elif not kind.get("writeOnly"):
+                fields.append(self._field(kind, source, name, fields, word not in required))
+
+    def _field(
+        self, kind: Mapping[str, Json], source: str, entity: str, before: Sequence[ProposedField], empty: bool
+    ) -> ProposedField:
+        """The field for a value; ``empty`` is whether a row may lack it."""
+        found = self._type_of(kind)
+        return ProposedField(
+            field_name(source, entity, [one.name for one in before]),
+            found,
+            source,
+            one_line(kind.get("description")) or one_line(kind.get("title")),
+            empty or bool(kind.get("nullable")) or _may_be_null(kind),
+            searchable=found == "str" and is_prose(source.rpartition(".")[2]),
+        )
 
     def _type_of(self, kind: Mapping[str, Json]) -> str:
         """The type of a field, as Python writes it."""
-        values = kind.get("enum")
-        form, found = kind.get("format"), _type(kind)
+        found = _type(kind)
         if found == "string":
-            if isinstance(values, list):
-                texts = [one for one in values if isinstance(one, str) and one.isprintable() and one]
-                if len(texts) == len([v for v in values if v is not None]) and 0 < len(texts) <= FEW_VALUES:
-                    return f"Literal[{', '.join(json.dumps(one, ensure_ascii=False) for one in texts)}]"
-            return {"date-time": "datetime", "date": "date"}.get(str(form), "str")
+            values = [one for one in _list(kind.get("enum")) if one is not None]
+            of_values = literal(values) if all(map(_is_written, values)) else ""
+            return of_values or {"date-time": "datetime", "date": "date"}.get(str(kind.get("format")), "str")
         if found == "array" and _type(self.api.found(kind.get("items"))) == "string":
             return "list[str]"
         return {"integer": "int", "number": "float", "boolean": "bool"}.get(found, "Json")
@@ -502,8 +522,7 @@ class _Reader:
             if not named:
                 raise UnknownName("field", self.wanted.changed, [one.source for one in fields])
             return named[0]
-        times = [one for one in fields if one.type == "datetime"]
-        return next((one.name for word in CHANGED for one in times if plain(one.source) == word), "")
+        return time_of_change(fields)
 
     # -- paging ---------------------------------------------------------------------------------
 
@@ -514,43 +533,39 @@ class _Reader:
         }
 
     def _since(self) -> str:
-        query = self._query()
-        return self.wanted.since or next((str(query[word]["name"]) for word in SINCE if word in query), "")
+        return self.wanted.since or _parameter(SINCE, self._query())
 
     def _paging(self) -> Paging:
         query, answers = self._query(), dict(self._leaves(self.listing.answer, "", 0))
-        size = next((query[word] for word in SIZE if word in query), None)
-        schema = self.api.found(size.get("schema")) if size else {}
-        most = schema.get("maximum")
-        known = most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else PAGE
-        rows = min(known, MOST_PAGE)
-        total = next((answers[word] for word in TOTAL if word in answers), "")
-        total = total or next(
-            (path for word, path in answers.items() if word.rpartition(".")[2] in TOTAL), ""
-        )
-        words = Paging(size=str(size["name"]) if size else "", rows=rows, total=total)
-        cursor = next((str(query[word]["name"]) for word in CURSOR if word in query), "")
-        follow = next((answers[word] for word in self._next_words() if word in answers), "")
+        words = self._sizes(query, answers)
         if self.listing.has_links:
             return replace(words, style="link")
+        cursor, follow = _parameter(CURSOR, query), _first(self._next_words(), answers) or ""
         if cursor and follow:
             return replace(words, style="cursor", parameter=cursor, next=follow)
-        if follow and plain(follow) in ("next", "links.next", "paging.next", "pagination.next", "meta.next"):
-            return replace(words, style="address", next=follow, parameter=self._any(query))
-        for style, names in (("page", NUMBER), ("offset", OFFSET)):
-            one = next((query[word] for word in names if word in query), None)
-            if one is not None:
-                kind = self.api.found(one.get("schema"))
-                least = kind.get("default", kind.get("minimum", 1))
-                made = replace(words, parameter=str(one["name"]), first=0 if least == 0 else 1)
-                return replace(made, style="page" if style == "page" else "offset")
-        self.notes.append("how it pages was not recognised: it reads one page, and removes nothing unseen")
-        return replace(words, style="none")
+        if plain(follow) in ADDRESSES:
+            parameter = _parameter((*NUMBER, *OFFSET, *CURSOR), query) or "page"
+            return replace(words, style="address", next=follow, parameter=parameter)
+        if one := _first(NUMBER, query):
+            return replace(words, style="page", parameter=str(one["name"]), first=self._least(one))
+        if one := _first(OFFSET, query):
+            return replace(words, style="offset", parameter=str(one["name"]), first=self._least(one))
+        self.notes.append(UNPAGED if words.size or words.total else UNPAGED_UNSEEN)
+        return words
 
-    def _any(self, query: Mapping[str, Mapping[str, Json]]) -> str:
-        return next(
-            (str(query[word]["name"]) for word in (*NUMBER, *OFFSET, *CURSOR) if word in query), "page"
-        )
+    def _sizes(self, query: Mapping[str, Mapping[str, Json]], answers: Mapping[str, str]) -> Paging:
+        """How many rows a page has, and where an answer says how many there are in all."""
+        size = _first(SIZE, query) or {}
+        most = self.api.found(size.get("schema")).get("maximum")
+        known = most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else PAGE
+        inside = [path for word, path in answers.items() if word.rpartition(".")[2] in TOTAL]
+        total = _first(TOTAL, answers) or next(iter(inside), "")
+        return Paging(size=_parameter(SIZE, query), rows=min(known, MOST_PAGE), total=total)
+
+    def _least(self, parameter: Mapping[str, Json]) -> int:
+        """The number of the first page: 0 when the description says so, else 1."""
+        kind = self.api.found(parameter.get("schema"))
+        return 0 if kind.get("default", kind.get("minimum", 1)) == 0 else 1
 
     def _next_words(self) -> Iterator[str]:
         """Where answers have the next cursor, the likeliest first."""
@@ -576,6 +591,16 @@ class _Reader:
 # -- small parts --------------------------------------------------------------------------------
 
 
+def _first(words: Iterable[str], found: Mapping[str, T]) -> T | None:
+    """What the first of the words that is there stands for."""
+    return next((found[word] for word in words if word in found), None)
+
+
+def _parameter(words: Iterable[str], query: Mapping[str, Mapping[str, Json]]) -> str:
+    """The parameter that the first of the words names; empty for none."""
+    return str((_first(words, query) or {"name": ""})["name"])
+
+
 def _mapping(data: Json) -> dict[str, Json]:
     return data if isinstance(data, dict) else {}
 
@@ -586,6 +611,10 @@ def _list(data: Json) -> list[Json]:
 
 def _is_null(schema: Json) -> bool:
     return isinstance(schema, dict) and schema.get("type") == "null"
+
+
+def _is_written(value: Json) -> bool:
+    return isinstance(value, str) and value.isprintable() and bool(value)
 
 
 def _may_be_null(schema: Mapping[str, Json]) -> bool:

@@ -89,7 +89,8 @@ def _page_sizes(proposal: Proposal) -> set[int]:
 
 
 def _size(proposal: Proposal, entity: ProposedEntity) -> str:
-    return "str(PAGE)" if len(_page_sizes(proposal)) == 1 else quoted(str(entity.paging.rows))
+    """How many rows a request asks for, as an expression."""
+    return "PAGE" if len(_page_sizes(proposal)) == 1 else str(entity.paging.rows)
 
 
 def _root(proposal: Proposal) -> str:
@@ -177,7 +178,12 @@ def _rest_listing(proposal: Proposal, entity: ProposedEntity) -> str:
         )
     else:
         does = f"    return await client.get({quoted(entity.path)}, params=parameters)"
-    body = [_docstring(entity), *_parameters(proposal, entity), *_asking(entity), *_page_lines(entity)]
+    body = [
+        _docstring(entity),
+        *_parameters(proposal, entity),
+        *_asking(entity),
+        *_page_lines(proposal, entity),
+    ]
     return (
         f'@operation("{proposal.name}:{thing}:list", limit=API)\nasync def {called}:\n'
         f'    """A page of {entity.plural.replace("_", " ")}."""\n{does}\n\n\n'
@@ -193,7 +199,7 @@ def _parameters(proposal: Proposal, entity: ProposedEntity) -> list[str]:
     """The lines that make the parameters of a request."""
     paging = entity.paging
     given = {name: quoted(value) for name, value in entity.parameters.items()}
-    given |= {paging.size: _size(proposal, entity)} if paging.size else {}
+    given |= {paging.size: f"str({_size(proposal, entity)})"} if paging.size else {}
     lines = []
     if paging.style == "page":
         lines += [f"number = int(request.cursor or {paging.first})"]
@@ -230,7 +236,7 @@ def _asking(entity: ProposedEntity) -> list[str]:
     ]
 
 
-def _page_lines(entity: ProposedEntity) -> list[str]:
+def _page_lines(proposal: Proposal, entity: ProposedEntity) -> list[str]:
     """The lines that make rows of an answer."""
     paging, top = entity.paging, "answer"
     if paging.style == "link":
@@ -248,6 +254,8 @@ def _page_lines(entity: ProposedEntity) -> list[str]:
         following = "number + 1" if paging.style == "page" else "start + len(rows)"
         lines += [f"following = str({following}) if rows else None  # the page behind the last one is empty"]
         more = ", next=following"
+    elif paging.size:  # a full page may not be everything: with its size it fails
+        more = f", size={_size(proposal, entity)}"
     line = f"return Page.read({entity.name}, {rows}{more}{total})"
     if len(line) <= 84:
         return [*lines, line]

@@ -97,6 +97,7 @@ DIALECTS: dict[str, tuple[dict[str, Any], str]] = {  # a description, and the pa
         "address",
     ),
     "none": (described(ROWS), "none"),
+    "limited": (described(ROWS, parameter("limit", maximum=50)), "none"),
     "since": (
         described(answer(items=ROWS, next_cursor=TEXT), parameter("cursor"), parameter("updated_since")),
         "cursor",
@@ -200,7 +201,16 @@ def test_a_parameter_for_changes_becomes_a_watermark_with_a_sweep(new: New) -> N
 def test_a_list_whose_paging_is_unknown_says_so_to_the_author(new: New) -> None:
     run = new(DIALECTS["none"][0], "--list", "tasks")
     assert "- Task: how it pages was not recognised" in run.out
-    assert "how it pages was not recognised" in written().partition('"""\n\nfrom')[0]
+    note = written().partition('"""\n\nfrom')[0]
+    assert "how it pages was not recognised: it takes one page for everything" in note
+    assert "what moves behind it is removed" in note
+
+
+def test_a_full_page_is_not_taken_for_everything_where_paging_is_unknown(cli: Cli, new: New) -> None:
+    limited = described(ROWS, parameter("limit", maximum=7))  # the fake has seven rows
+    assert "it reads one page, and fails when the service has more" in new(limited, "--list", "tasks").out
+    run = cli("connector", "test", "connectors/max_tasks.py", "--only", "unchanged", "-o", "json")
+    assert (run.status, "the last page is full (7 items)" in run.out) == (1, True), run
 
 
 def test_the_lists_are_named_when_none_is_chosen(new: New) -> None:
