@@ -592,7 +592,7 @@ class _Reader:
 
 
 def _first(words: Iterable[str], found: Mapping[str, T]) -> T | None:
-    """What the first of the words that is there stands for."""
+    """The first of the words that is there, as what it names."""
     return next((found[word] for word in words if word in found), None)
 
 
