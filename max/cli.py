@@ -107,6 +107,12 @@ def overview_of(word: str) -> str:
     return "\n".join([*lines, "", "`max COMMAND --help` explains one command"]) if found else ""
 
 
+def names_command(words: Sequence[str]) -> bool:
+    """Whether words begin with a command, or with the first word of some."""
+    one = " ".join(words[:1])
+    return bool(COMMANDS.keys() & {one, " ".join(words[:2])} or overview_of(one))
+
+
 def help_of(command: str) -> str:
     """What a command, or each of those that begin with a word, is for; empty for any other word."""
     if command in COMMANDS:
@@ -150,7 +156,7 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
     alone = not words and in_project(leading)
     words = ["status"] if alone else words
     if not [*leading, *words] or words[:1] in (["--help"], ["-h"], ["help"]):
-        if not (COMMANDS.keys() & {*words[1:2], " ".join(words[1:3])} or overview_of(" ".join(words[1:2]))):
+        if not names_command(words[1:]):
             return [overview()], [], 0
         words = [*words[1:], "--help"]
     if words[:1] in (["--version"], ["-V"], ["__complete"]):

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,11 @@ class Source:
         """Every function, by name."""
         kinds = ast.FunctionDef | ast.AsyncFunctionDef
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, kinds)}
+
+
+def _calls(node: ast.AST | None) -> list[ast.Call]:
+    """The calls inside of a function."""
+    return [one for one in ast.walk(node) if isinstance(one, ast.Call)] if node else []
 
 
 def _defined(node: ast.stmt) -> list[str]:
@@ -240,8 +245,7 @@ class Review:
         function = source.functions.get(loader.name)
         if loader.stable or function is None:
             return
-        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-        words = {word.arg for node in calls for word in node.keywords}
+        words = {word.arg for one in _calls(function) for word in one.keywords}
         if "next" in words and not words & {"total", "size"}:
             yield self._say(
                 "advice",
@@ -255,19 +259,9 @@ class Review:
         steps = self.connector.onboarding
         if any(isinstance(one, RunCode) for one in steps):
             return  # whose code may give any answer
-        secrets = [one.credential for one in steps if isinstance(one, SecretInput)]
-        secrets += [one for step in steps if isinstance(step, SignIn) for one in step.credentials]
+        if not any(isinstance(one, SignIn) for one in steps):
+            yield from self._about_credentials()
         asked = {one.key for one in steps if isinstance(one, Input | Select)}
-        signs_in = any(isinstance(one, SignIn) for one in steps)
-        for credential in self.connector.credentials:
-            if credential not in secrets and credential.required and not signs_in:
-                yield self._say(
-                    "advice",
-                    "onboarding",
-                    f"no step asks for the credential {credential.name!r}",
-                    f"add a SecretInput for it: max connect needs --credential {credential.name}=… now",
-                    name="connector",
-                )
         for one in fields(self.connector.config):
             needed = one.default is MISSING and one.default_factory is MISSING
             if needed and one.name not in asked:
@@ -276,6 +270,19 @@ class Review:
                     "onboarding",
                     f"no step asks for {one.name!r}, which has no default",
                     f'add Input("{one.name}", "…")',
+                    name="connector",
+                )
+
+    def _about_credentials(self) -> Iterator[Finding]:
+        """The credentials that are needed, and that no step asks for."""
+        asked = [one.credential for one in self.connector.onboarding if isinstance(one, SecretInput)]
+        for one in self.connector.credentials:
+            if one.required and one not in asked:
+                yield self._say(
+                    "advice",
+                    "onboarding",
+                    f"no step asks for the credential {one.name!r}",
+                    f"add a SecretInput for it: max connect needs --credential {one.name}=… now",
                     name="connector",
                 )
 
@@ -302,25 +309,32 @@ class Review:
             )
 
     def _about_running(self) -> Iterator[Finding]:
-        function = self.main.functions.get(getattr(self.connector.initialise, "__name__", ""))
-        made = [
-            node
-            for node in ast.walk(function or ast.Module(body=[], type_ignores=[]))
-            if isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "Installation"
-        ]
-        bare = made and all(
-            len(one.args) < 5 and not any(word.arg in ("health", None) for word in one.keywords)
-            for one in made
-        )
-        if bare and self.connector.operations:
+        if self.connector.operations and self._lacks_health():
             yield self._say(
                 "advice",
                 "initialise",
                 "the installation has no health, so a token that has expired is seen late",
                 "give Installation(…, health=…), a function that asks the service for something small",
             )
+        yield from self._about_hosts()
+        if self.main.uses.get("HttpClient") and not self.connector.requires:
+            yield self._say(
+                "advice",
+                "requires",
+                "it needs the extra http, and does not say so",
+                "declare requires=[require_http]: max connect then says what to install",
+                name="connector",
+            )
+
+    def _lacks_health(self) -> bool:
+        """Whether initialise makes an Installation, and never one with a health."""
+        calls = _calls(self.main.functions.get(getattr(self.connector.initialise, "__name__", "")))
+        made = [one for one in calls if isinstance(one.func, ast.Name) and one.func.id == "Installation"]
+        words = {word.arg for one in made for word in one.keywords}
+        return bool(made) and not words & {"health", None} and all(len(one.args) < 5 for one in made)
+
+    def _about_hosts(self) -> Iterator[Finding]:
+        """The addresses of the configuration that hosts does not name."""
         keys = [filled[1] for pattern in self.connector.hosts if (filled := PLACEHOLDER.fullmatch(pattern))]
         for one in fields(self.connector.config):
             if one.name in ADDRESSES and one.name not in keys and self.connector.hosts:
@@ -331,14 +345,6 @@ class Review:
                     f'add "{{{one.name}}}": other addresses are refused now',
                     name="connector",
                 )
-        if self.main.uses.get("HttpClient") and not self.connector.requires:
-            yield self._say(
-                "advice",
-                "requires",
-                "it needs the extra http, and does not say so",
-                "declare requires=[require_http]: max connect then says what to install",
-                name="connector",
-            )
 
 
 def _is_file(module: object, file: Path) -> bool:
@@ -369,13 +375,14 @@ def cache_folder() -> Path:
     return user_cache_path("max", appauthor=False) / "mypy"
 
 
-def types_of(file: Path, beside: Sequence[Path] = ()) -> list[Finding]:
+def types_of(file: Path) -> list[Finding]:
     """What ``mypy --strict`` says of a file; one finding that says why when it does not run.
 
-    ``beside`` are folders in which the file's imports are found.
+    The file's imports are found where its own module is: beside it, or beside the package that it is in.
     """
     package = Path(__file__).parents[2]
-    path = [str(one) for one in (package, package / "connectors", *beside) if one.is_dir()]
+    beside = next(one for one in file.resolve().parents if not (one / "__init__.py").is_file())
+    path = [str(one) for one in dict.fromkeys([package, package / "connectors", beside]) if one.is_dir()]
     options = "--strict --no-error-summary --no-color-output --no-pretty --follow-imports silent".split()
     options += ["--explicit-package-bases", "--config-file", os.devnull, "--cache-dir", str(cache_folder())]
     settings = {**os.environ, "MYPYPATH": os.pathsep.join(path)}
@@ -392,12 +399,7 @@ def types_of(file: Path, beside: Sequence[Path] = ()) -> list[Finding]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding("advice", str(file), None, "types", f"mypy did not answer: {error}", BY_HAND)]
-    found = []
-    for line in run.stdout.splitlines():
-        said = REPORTED.fullmatch(line)
-        if said and Path(said["file"]).resolve() == file.resolve():
-            hint = f"mypy --strict: {said['code']}" if said["code"] else "mypy --strict"
-            found.append(Finding("problem", str(file), int(said["line"]), "types", said["text"], hint))
+    found = list(_reported(file, run.stdout))
     if run.returncode > 1 or (run.returncode and not found):
         last = (run.stderr or run.stdout).strip().splitlines()
         reason = last[-1][:200] if last else f"exit status {run.returncode}"
@@ -406,3 +408,12 @@ def types_of(file: Path, beside: Sequence[Path] = ()) -> list[Finding]:
             Finding("advice", str(file), None, "types", f"mypy did not check it: {reason}", BY_HAND),
         ]
     return found
+
+
+def _reported(file: Path, output: str) -> Iterator[Finding]:
+    """What lines of mypy say of a file; those about other files are left out."""
+    for line in output.splitlines():
+        said = REPORTED.fullmatch(line)
+        if said and Path(said["file"]).resolve() == file.resolve():
+            hint = f"mypy --strict: {said['code']}" if said["code"] else "mypy --strict"
+            yield Finding("problem", str(file), int(said["line"]), "types", said["text"], hint)

@@ -48,21 +48,19 @@ def run_connector_check(options: Options) -> Answer:
         found = findings(connector, file) if file else []
     if file is not None and file.is_file() and not options.no_types:
         if has_mypy():
-            found += [one for one in types_of(file, [file.resolve().parent]) if not _is_same(one, found)]
+            found += [one for one in types_of(file) if not _is_same(one, found)]
         else:
             notes.append("types are not checked: pip install mypy")
-    counts = Counter(one.level for one in found)
-    summary = f"{counted(counts['problem'], 'problem')}, {counted(counts['advice'], 'piece')} of advice"
-    if not found:
-        summary = f"{name} is fine"
-    after = "" if counts["problem"] else f"; next: max connector test {options.connector}"
+    has_problem = any(one.level == "problem" for one in found)
+    summary = _counts(found) if found else f"{name} is fine"
+    after = "" if has_problem else f"; next: max connector test {options.connector}"
     return options.listing(
         [one.to_json() for one in found],
         lambda: _lines(found),
         [*notes, f"{summary}{after}"],
         columns=COLUMNS,
         head={"connector": name},
-        status=1 if counts["problem"] else 0,
+        status=int(has_problem),
     )
 
 
@@ -79,6 +77,11 @@ def file_of(connector: AnyConnector) -> Path | None:
     module = sys.modules.get(connector.seeder.__module__)
     place = getattr(module, "__file__", None)
     return Path(place) if place else None
+
+
+def _counts(found: Sequence[Finding]) -> str:
+    counts = Counter(one.level for one in found)
+    return f"{counted(counts['problem'], 'problem')}, {counted(counts['advice'], 'piece')} of advice"
 
 
 def _is_same(one: Finding, found: Sequence[Finding]) -> bool:

@@ -215,10 +215,8 @@ def load_module(origin: Origin) -> ModuleType:
 def _execute(name: str, origin: Origin) -> ModuleType:
     """Import an origin's file as the module ``name``; nothing of it stays when that fails."""
     try:
-        if name == origin.module:
-            spec = None if origin.bundled else importlib.util.find_spec(name)
-            if origin.bundled or (spec and Path(spec.origin or "").resolve() == origin.file.resolve()):
-                return importlib.import_module(name)
+        if name == origin.module and (origin.bundled or _is_found(name, origin.file)):
+            return importlib.import_module(name)
         plain = origin.found_by in (OWN, VARIABLE)
         return _execute_file(name, origin.file, SourceOnly if plain else SourceFileLoader)
     except SchemaError as error:
@@ -232,6 +230,12 @@ def _execute(name: str, origin: Origin) -> ModuleType:
             f"{_place(error, origin)}: {type(error).__name__}: {text}",
             hint="the connector cannot be imported; correct it, or install what it needs",
         ) from error
+
+
+def _is_found(name: str, file: Path) -> bool:
+    """Whether Python's own search finds this file by the module's name."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and Path(spec.origin or "").resolve() == file.resolve()
 
 
 class SourceOnly(SourceFileLoader):

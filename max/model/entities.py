@@ -99,25 +99,28 @@ class FieldType(Struct):
         options = typing.get_args(hint) if union else (hint,)
         plain = [one for one in options if one is not types.NoneType]
         optional = len(plain) < len(options)
-        if len(plain) == 1:
-            one = plain[0]
-            if chosen := _enumeration(one):
-                enum = one if isinstance(one, type) else None
-                return cls(Kind.TEXT, optional, choices=chosen, enum=cast("type[StrEnum] | None", enum))
-            kind = PYTHON_KINDS.get(typing.get_origin(one) or one)
-            if kind is Kind.REF:
-                return cls(kind, optional, _entity_of(typing.get_args(one), where))
-            inside = typing.get_args(one)[:1]
-            if kind is Kind.JSON and inside and typing.get_origin(inside[0]) is Ref:
-                return cls.refs(_entity_of(typing.get_args(inside[0]), where), optional)
-            if kind is Kind.JSON:  # JSON has a null of its own
-                return cls(kind, optional or one is Any, None, json_type(one, where))
-            if kind is not None:
-                return cls(kind, optional)
+        found = cls._of_one(plain[0], optional, where) if len(plain) == 1 else None
+        if found is not None:
+            return found
         raise SchemaError(
             f"{where} is annotated {type_name(hint)}, which no column can hold",
             hint="use str, StrEnum, int, float, bool, datetime, date, Json, list[…], dict[…], Ref[…], | None",
         )
+
+    @classmethod
+    def _of_one(cls, hint: Any, optional: bool, where: str) -> FieldType | None:
+        """The type that an annotation other than a union means; None when no column can hold it."""
+        if chosen := _enumeration(hint):
+            enum = hint if isinstance(hint, type) else None
+            return cls(Kind.TEXT, optional, choices=chosen, enum=cast("type[StrEnum] | None", enum))
+        kind, inside = PYTHON_KINDS.get(typing.get_origin(hint) or hint), typing.get_args(hint)
+        if kind is Kind.REF:
+            return cls(kind, optional, _entity_of(inside, where))
+        if kind is not Kind.JSON:
+            return None if kind is None else cls(kind, optional)
+        if inside and typing.get_origin(inside[0]) is Ref:
+            return cls.refs(_entity_of(typing.get_args(inside[0]), where), optional)
+        return cls(kind, optional or hint is Any, None, json_type(hint, where))  # JSON has a null of its own
 
     @classmethod
     def refs(cls, inside: type[Entity], optional: bool = False) -> FieldType:

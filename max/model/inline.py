@@ -24,8 +24,7 @@ def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
     record of the collection's entity is left out; it makes the row that names it invalid.
     """
     if type(entities) is MappedRows:
-        named = entities.named.values()
-        return [*named, *(some for one in named for some in inline_members(one))]
+        return _named_in(entities)
     if not any(kind._inline for kind in kinds_of(entities)):
         return []
     found: dict[tuple[type[Entity], str], Entity] = {}
@@ -37,6 +36,12 @@ def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
             if known is not member and known._values != member._values:
                 found[key] = type(member)(**(known._values | member._values))
     return [list(found.values())] if found else []
+
+
+def _named_in(rows: MappedRows[Entity]) -> list[Sequence[Entity]]:
+    """The members that rows of data name, and those that these name; each collection has them once."""
+    named = rows.named.values()
+    return [*named, *(some for one in named for some in inline_members(one))]
 
 
 def _members(one: Entity) -> list[Entity]:

@@ -171,15 +171,20 @@ def _named(child: type[E], column: Column) -> tuple[Column, MappedRows[E]]:
     """
     lists = [[] if one is None else one for one in column]
     members = [member for some in lists if type(some) is list for member in some]
-    rows = read_rows(child, [one for one in members if type(one) is dict], {}, None)
-    known = iter(rows.ids)
-    named = [next(known) if type(one) is dict else _id_of(one) for one in members]
+    rows, named = _read_members(child, members)
     each = iter(named)
     ids = [[*islice(each, len(some))] if type(some) is list else some for some in lists]
     if members and not rows:  # each is an id
         return ids, MappedRows(child, [*dict.fromkeys(filter(_is_text, named))], {}, ())
     last = sorted({id: at for at, id in enumerate(rows.ids) if isinstance(id, str)}.values())
     return ids, rows.picked(last)
+
+
+def _read_members(child: type[E], members: Column) -> tuple[MappedRows[E], list[Any]]:
+    """The members that are objects, as rows, and the id of each member."""
+    rows = read_rows(child, [one for one in members if type(one) is dict], {}, None)
+    known = iter(rows.ids)
+    return rows, [next(known) if type(one) is dict else _id_of(one) for one in members]
 
 
 def _is_text(id: object) -> bool:
@@ -442,17 +447,24 @@ def converted(holds: FieldType, value: Any) -> Any:
     JSON data, an empty text is empty.
     """
     kind = holds.kind
-    if holds.inside is not None and isinstance(value, list):
-        return [_ref(holds.inside, one) for one in value]
-    if kind is Kind.REF:
-        value = _id_in(cast("type[Entity]", holds.target), value)
+    if kind is Kind.REF or holds.inside is not None:
+        return _converted_ref(holds, value)
     if kind is Kind.JSON or value is None:
         return value
     if value is NOTHING or (value == "" and kind is not Kind.TEXT):
         return None if holds.optional else value
-    if kind is Kind.REF:
-        return _ref(cast("type[Entity]", holds.target), value)
     return _parsed(value, PARSED[kind]) if kind in PARSED and isinstance(value, str) else value
+
+
+def _converted_ref(holds: FieldType, value: Any) -> Any:
+    """The ref, or the list of refs, that a value of data means; an empty one is None where it may be."""
+    if holds.inside is not None:
+        return [_ref(holds.inside, one) for one in value] if isinstance(value, list) else value
+    target = cast("type[Entity]", holds.target)
+    value = _id_in(target, value)
+    if value is None or value is NOTHING or value == "":
+        return None if holds.optional else value
+    return _ref(target, value)
 
 
 def _id_in(target: type[Entity], value: Any) -> Any:

@@ -114,11 +114,15 @@ class UnreadItems:
             writes = [one.uncounted() for one in writes]
         spec = spec.replace(position=tracker.position, unread=tuple(again))
         done = Settlement(task, State.RUNNING, spec, writes, failures=failures, progress=bool(writes))
-        if again:
-            error = run_again(self._context, task, task.tries, reasons[0]).error
-            return done._replace(state=State.PENDING, not_before=_due(again), error=error)
+        return self._settled(done, spec, reasons)
+
+    def _settled(self, done: Settlement, spec: ListTask, reasons: Sequence[Exception]) -> Settlement:
+        """The settlement with what follows: another try of what may pass, the listing, or the end."""
+        if spec.unread:
+            error = run_again(self._context, done.task, done.task.tries, reasons[0]).error
+            return done._replace(state=State.PENDING, not_before=_due(spec.unread), error=error)
         if spec.rest:
-            return done._replace(state=State.FAILED if failures else State.COMPLETED)
+            return done._replace(state=State.FAILED if done.failures else State.COMPLETED)
         return done._replace(progress=True)
 
     async def _items(

@@ -42,6 +42,7 @@ AS_TEXT: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] =
     "$decimal": (Decimal, str, Decimal),
 }
 AS_LIST: Mapping[str, type] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+TAGS = {kind: tag for tag, kind in [*((tag, one[0]) for tag, one in AS_TEXT.items()), *AS_LIST.items()]}
 OF_ALL_ERRORS = inspect.signature(UpstreamError.__init__).parameters.keys()
 OURS: Mapping[str, type] = {one.__name__: one for one in (Page, Batch, PageRequest)}
 
@@ -100,13 +101,12 @@ class Codec:
         return {self._redactor.text(key): self._encode(one) for key, one in value.items()}
 
     def _encode_tagged(self, kind: type, value: Any) -> Json:
-        for tag, (known, write, _) in AS_TEXT.items():
-            if kind is known:
-                return {tag: write(value)}
-        for tag, known in AS_LIST.items():
-            if kind is known:
-                inside = [self._encode(one) for one in value]
-                return {tag: inside if kind is tuple else sorted(inside, key=canonical)}
+        tag = TAGS.get(kind, "")
+        if tag in AS_TEXT:
+            return {tag: AS_TEXT[tag][1](value)}
+        if tag in AS_LIST:
+            inside = [self._encode(one) for one in value]
+            return {tag: inside if kind is tuple else sorted(inside, key=canonical)}
         if kind is bytes:
             return {"$bytes": b64encode(self._redactor.bytes(value)).decode()}
         if kind is Secret:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from max.authoring.check import types_of
 from tests.command_line import Cli, Run
 from tests.hubspot_fake import APIS, why_not
 
@@ -676,8 +677,20 @@ def test_types_are_checked_where_mypy_is_installed(cli: Cli, todo: Path) -> None
     assert "Page.read(Board" in todo.read_text().splitlines()[rows[0]["line"] - 1]
 
 
+def test_types_of_a_file_in_a_package_are_checked_with_what_it_imports_of_the_package(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("")  # a package in a package
+    inner = tmp_path / "max_crm"
+    inner.mkdir()
+    (inner / "__init__.py").write_text("from .parts import PART\nNUMBER: int = PART\n")
+    (inner / "parts.py").write_text('PART = "text"\n')
+    found = types_of(inner / "__init__.py")
+    assert [(one.line, one.message.partition(" (")[0]) for one in found] == [
+        (2, "Incompatible types in assignment")
+    ]
+
+
 def test_the_connectors_that_come_with_max_have_no_problem(cli: Cli) -> None:
-    for name in ("acme", "git", "linear", "hubspot", "google_drive"):
+    for name in ("acme", "git", "github", "linear", "hubspot", "google_drive"):
         run = cli("connector", "check", name, "--no-types", "-o", "json")
         assert [row for row in run.data["data"] if row["level"] == "problem"] == [], name
 
