@@ -19,14 +19,6 @@ from ..model.entities import RESERVED
 from ..model.values import Json
 
 Style: TypeAlias = Literal["none", "cursor", "offset", "page", "link", "address", "relay"]
-STYLES: dict[Style, str] = {
-    "cursor": "a token in the answer leads to the next page",
-    "page": "the request counts pages",
-    "offset": "the request counts rows",
-    "link": "a Link header has the address of the next page",
-    "address": "the answer has the address of the next page",
-    "none": "one answer has all rows",
-}
 PAGE = 100  # rows that a page has, where nothing else is known
 MOST_FIELDS = 200  # of one entity that are proposed; a table with more is read by no one
 LONGEST_NAME, LONGEST_TEXT = 48, 90  # characters

@@ -10,7 +10,7 @@ import re
 from textwrap import fill
 
 from ..model.values import Json
-from .proposal import Proposal, ProposedEntity, ProposedField, pascal, singular, snake
+from .proposal import Proposal, ProposedEntity, ProposedField, Style, pascal, singular, snake
 
 ROOT = "Account"  # the entity that holds everything which the credential sees
 ROWS = 7  # that a listing of the fake has, in pages of 3
@@ -170,14 +170,7 @@ def _signature(entity: ProposedEntity) -> str:
 def _rest_listing(proposal: Proposal, entity: ProposedEntity) -> str:
     paging, thing = entity.paging, singular(entity.plural)
     called = f"{operation_of(entity)}(client: HttpClient, parameters: dict[str, str]) -> Json"
-    if paging.style == "link":
-        does = (
-            f"    response = await client.request("
-            f'"GET", {quoted(entity.path)}, params=parameters)\n'
-            '    return {"answer": response.json(), "next": response.link()}'
-        )
-    else:
-        does = f"    return await client.get({quoted(entity.path)}, params=parameters)"
+    does = _request(paging.style, f"{quoted(entity.path)}, params=parameters")
     body = [
         _docstring(entity),
         *_parameters(proposal, entity),
@@ -306,20 +299,28 @@ async def {name}(client: HttpClient, after: str | None) -> Json:
 
 def _follow(proposal: Proposal) -> list[str]:
     """The operations that request a page at an address from the page before."""
-    styles = sorted({one.paging.style for one in proposal.entities} & {"link", "address"})
     return [
         f'''@operation("{proposal.name}:page:{style}", limit=API)
 async def follow_{style}(client: HttpClient, address: str) -> Json:
     """The page at an address that the page before gave."""
-'''
-        + (
-            '    response = await client.request("GET", address)\n'
-            '    return {"answer": response.json(), "next": response.link()}'
-            if style == "link"
-            else "    return await client.get(address)"
-        )
-        for style in styles
+{_request(style, "address")}'''
+        for style in _followed(proposal)
     ]
+
+
+def _followed(proposal: Proposal) -> list[Style]:
+    """The ways of paging in which an answer has the address of the next page."""
+    return sorted({one.paging.style for one in proposal.entities} & {"link", "address"})
+
+
+def _request(style: Style, arguments: str) -> str:
+    """The lines of an operation that requests a page; with links, its answer has the next address too."""
+    if style != "link":
+        return f"    return await client.get({arguments})"
+    return (
+        f'    response = await client.request("GET", {arguments})\n'
+        '    return {"answer": response.json(), "next": response.link()}'
+    )
 
 
 # -- connecting ---------------------------------------------------------------------------------
@@ -390,8 +391,8 @@ def _probe(proposal: Proposal, entity: ProposedEntity) -> str:
 def _connector(proposal: Proposal) -> str:
     entities = ", ".join([ROOT, *(one.name for one in proposal.entities)])
     loaders = ", ".join(one.plural for one in proposal.entities)
-    styles = sorted({one.paging.style for one in proposal.entities} & {"link", "address"})
-    operations = ", ".join([*map(operation_of, proposal.entities), *(f"follow_{style}" for style in styles)])
+    follows = [f"follow_{style}" for style in _followed(proposal)]
+    operations = ", ".join([*map(operation_of, proposal.entities), *follows])
     secret = proposal.auth.kind != "none"
     asks = ['Input("base_url", "Address of the service")']
     asks += ['SecretInput(TOKEN, "Token of the service")'] if secret else []
@@ -431,7 +432,7 @@ def _split(text: str) -> list[str]:
 
 def fake_file(proposal: Proposal) -> str:
     """The text of ``fake_NAME.py``: it has rows as the service sends them, seven of each kind."""
-    dialects = {one.plural: _dialect(one, graphql=bool(proposal.graphql)) for one in proposal.entities}
+    dialects = {one.plural: _dialect(one) for one in proposal.entities}
     names = sorted({text.partition("(")[0] for text in dialects.values() if text})
     imports = ", ".join(sorted([*names, "Fake", "ScriptedUpstream"]))
     makers = "\n\n\n".join(_maker(one) for one in proposal.entities)
@@ -575,7 +576,7 @@ def _whole(entity: ProposedEntity) -> str:
     return f"lambda request: {text}"
 
 
-def _dialect(entity: ProposedEntity, *, graphql: bool) -> str:
+def _dialect(entity: ProposedEntity) -> str:
     """How the fake pages; empty when one answer has everything."""
     paging = entity.paging
     field = entity.found(entity.changed)
@@ -583,8 +584,6 @@ def _dialect(entity: ProposedEntity, *, graphql: bool) -> str:
     if _has_watermark(entity) and field is not None and "." not in field.source:
         since = f", since={{{quoted(entity.since)}: {quoted(field.source)}}}"
     items, total = f"items={quoted(entity.items)}", f"total={quoted(paging.total)}"
-    if graphql:
-        return "Relay()"
     parameter = quoted(paging.parameter or "page")
     return {
         "none": "",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..connector import AnyConnector
 
 COLOURS: dict[str, Colour] = {"problem": "red", "advice": "yellow"}
-COLUMNS = ("level", "file", "line", "attribute", "message", "hint")
 
 
 def configure_connector_check(parser: Parser) -> None:
@@ -35,7 +34,7 @@ def configure_connector_check(parser: Parser) -> None:
 
 def run_connector_check(options: Options) -> Answer:
     """Say what is wrong, and what a colleague would mention; exit status 1 for a problem."""
-    from ..authoring.check import findings, found_in_error, has_mypy, types_of
+    from ..authoring.check import COLUMNS, findings, found_in_error, has_mypy, types_of
 
     notes: list[str] = []
     named = _named_file(options.connector)
