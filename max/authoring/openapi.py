@@ -33,6 +33,7 @@ from .proposal import (
     plural_name,
     singular,
     snake,
+    unpaged_note,
     written_field,
 )
 
@@ -47,11 +48,6 @@ FEW_VALUES = 12  # of an enumeration that becomes a Literal
 KNOWN, INSIDE, UNKNOWN = range(3)  # how doubtful a list is: by its name, by that of what it is in, by none
 
 OAUTH = "it signs in with OAuth; this file takes a ready access token. See OAuth in the docs"
-UNPAGED = "how it pages was not recognised: it reads one page, and fails when the service has more"
-UNPAGED_UNSEEN = (
-    "how it pages was not recognised: it takes one page for everything, so make it page if there can be more:"
-    " what is behind that page is not copied, and what moves behind it is removed"
-)
 NO_HEADER = "it takes its key in the address or a cookie: give it in a header if it can"
 SIGNS = {  # how requests authorise, with a note, by the type and the scheme of OpenAPI
     ("http", "bearer"): (Auth(), ""),
@@ -550,7 +546,7 @@ class _Reader:
             return replace(words, style="page", parameter=str(one["name"]), first=self._least(one))
         if one := _first(OFFSET, query):
             return replace(words, style="offset", parameter=str(one["name"]), first=self._least(one))
-        self.notes.append(UNPAGED if words.size or words.total else UNPAGED_UNSEEN)
+        self.notes.append(unpaged_note(words, "was not recognised"))
         return words
 
     def _sizes(self, query: Mapping[str, Mapping[str, Json]], answers: Mapping[str, str]) -> Paging:

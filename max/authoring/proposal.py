@@ -63,6 +63,16 @@ class Paging:
     total: str = ""  # where the answer has the number of all rows
 
 
+def unpaged_note(paging: Paging, why: str) -> str:
+    """What an author should know of a listing of one page, where nothing says that there is no other."""
+    if paging.size or paging.total:
+        return f"how it pages {why}: it reads one page, and fails when the service has more"
+    return (
+        f"how it pages {why}: it takes one page for everything, so make it page if there can be more:"
+        " what is behind that page is not copied, and what moves behind it is removed"
+    )
+
+
 @dataclass(frozen=True)
 class ProposedEntity:
     """An entity and the listing that brings it; ``items`` is where the answer has the rows, "" for itself."""

@@ -261,7 +261,7 @@ def _address(url: str | None) -> str:
 
 def _from_answers(options: Options, wanted: Said) -> Proposal:
     """The connector of one list that answers describe; options that are given are not asked."""
-    from ..authoring.proposal import Proposal
+    from ..authoring.proposal import Proposal, unpaged_note
     from ..authoring.questions import proposed_entity
 
     ask = Answering()
@@ -287,7 +287,9 @@ def _from_answers(options: Options, wanted: Said) -> Proposal:
         changed=changed,
         since=wanted.since,
     )
-    return Proposal(options.name, url, [entity], auth)
+    is_said = options.paging or ask.asks
+    notes = [] if is_said else [f"{entity.name}: {unpaged_note(entity.paging, 'was not said')}"]
+    return Proposal(options.name, url, [entity], auth, notes=notes)
 
 
 def _list_path(options: Options, ask: Answering) -> str:

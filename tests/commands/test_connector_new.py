@@ -207,6 +207,15 @@ def test_a_list_whose_paging_is_unknown_says_so_to_the_author(new: New) -> None:
     assert "what moves behind it is removed" in note
 
 
+def test_a_list_whose_paging_nobody_said_is_to_be_looked_at(cli: Cli) -> None:
+    assert (
+        "- Task: how it pages was not said: it takes one page" in cli("connector", "new", "a", *ANSWERS).out
+    )
+    sized = cli("connector", "new", "b", *ANSWERS, "--page-size", "limit=50")
+    assert "- Task: how it pages was not said: it reads one page, and fails" in sized.out
+    assert "was not said" not in cli("connector", "new", "c", *ANSWERS, "--paging", "none").out
+
+
 def test_a_full_page_is_not_taken_for_everything_where_paging_is_unknown(cli: Cli, new: New) -> None:
     limited = described(ROWS, parameter("limit", maximum=7))  # the fake has seven rows
     assert "it reads one page, and fails when the service has more" in new(limited, "--list", "tasks").out
