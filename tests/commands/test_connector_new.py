@@ -207,7 +207,7 @@ def test_a_list_whose_paging_is_unknown_says_so_to_the_author(new: New) -> None:
     assert "what moves behind it is removed" in note
 
 
-def test_a_list_whose_paging_nobody_said_is_to_be_looked_at(cli: Cli) -> None:
+def test_a_list_whose_paging_was_not_said_has_a_note(cli: Cli) -> None:
     assert (
         "- Task: how it pages was not said: it takes one page" in cli("connector", "new", "a", *ANSWERS).out
     )
