@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .entities import Entity, ManyOf, Ref
-from .mapping import MappedRows, kinds_of
+from .mapping import MappedRows, have_inline
 
 
 def inline_collections(entity: type[Entity]) -> list[ManyOf[Entity, Entity]]:
@@ -25,7 +25,7 @@ def inline_members(entities: Sequence[Entity]) -> list[Sequence[Entity]]:
     """
     if type(entities) is MappedRows:
         return _named_in(entities)
-    if not any(kind._inline for kind in kinds_of(entities)):
+    if not have_inline(entities):
         return []
     found: dict[tuple[type[Entity], str], Entity] = {}
     level: Iterable[Entity] = entities

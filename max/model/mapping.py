@@ -46,7 +46,7 @@ PARSED: Mapping[Kind, tuple[type, ...]] = {
 }
 LONGEST_NUMBER = 100  # characters of a number as a text
 NONE_NAMED: Mapping[str, Any] = {}
-_VALUES = attrgetter("_values")
+_VALUES, _INLINE = attrgetter("_values"), attrgetter("_inline")
 Given = Mapping[FieldOf[E, Any], object]  # values that the data does not have, or functions of a row's data
 
 
@@ -205,7 +205,7 @@ def narrowed(
     if type(entities) is MappedRows:
         return entities.narrowed(declared)
     is_read = ReadValues in set(map(type, map(_VALUES, entities)))
-    if is_read or any(kind._inline for kind in kinds_of(entities)):
+    if is_read or have_inline(entities):
         return [_narrowed_one(one, declared) for one in entities]
     return entities
 
@@ -227,9 +227,14 @@ def ids_of(items: Sequence[Any]) -> Sequence[object]:
     return items.ids if type(items) is MappedRows else [item._values["id"] for item in items]
 
 
-def kinds_of(items: Sequence[Entity]) -> set[type[Entity]]:
-    """The entities of records."""
-    return set(map(type, items))
+def kinds_of(items: Sequence[Entity]) -> Collection[type[Entity]]:
+    """The entities of records, in the order of the first of each."""
+    return (items.entity,) if type(items) is MappedRows else dict.fromkeys(map(type, items))
+
+
+def have_inline(items: Sequence[Entity]) -> bool:
+    """Whether some of the records may name members in inline collections."""
+    return any(map(_INLINE, kinds_of(items)))
 
 
 def column_of(items: Sequence[Any], name: str) -> Sequence[object]:

@@ -187,7 +187,8 @@ class Quarantine(RenameOwner):
 
     def forget(self, connection: Connection, removed: Iterable[Ref[Any]]) -> None:
         """Delete the rows that were removed upstream."""
-        connection.executemany(DELETE, [(ref.entity.__name__, ref.id) for ref in removed])
+        if rows := [(ref.entity.__name__, ref.id) for ref in removed]:
+            connection.executemany(DELETE, rows)
 
     def close(self, connection: Connection, listing: ListingPage) -> None:
         """Delete the rows that a complete listing, of everything and with values, did not bring again."""

@@ -267,6 +267,7 @@ class Removals(RenameOwner):
     ) -> None:
         self.schema, self._mappings, self._freshness = schema, mappings, freshness
         self.resolver = resolver
+        self._by_parent: dict[type[Entity], list[tuple[ManyOf[Any, Any], str]]] = {}
 
     def _names(self, connection: Connection, entity: type[Entity], inline: bool | None = None) -> object:
         collections = self.schema.collections_of(entity)
@@ -353,8 +354,10 @@ class Removals(RenameOwner):
 
     def _parents(self, entity: type[Entity]) -> list[tuple[ManyOf[Any, Any], str]]:
         """The listed collections of an entity's rows, each with the field that names the parent."""
-        listed = [many for many in self.schema.collections_of(entity) if self.resolver.is_listed(many)]
-        return [(many, many.by.name) for many in listed if many.by is not None]
+        if entity not in self._by_parent:
+            listed = [many for many in self.schema.collections_of(entity) if self.resolver.is_listed(many)]
+            self._by_parent[entity] = [(many, many.by.name) for many in listed if many.by is not None]
+        return self._by_parent[entity]
 
     def forget_parents(
         self,

@@ -13,7 +13,6 @@ Rule 3: a response never replaces a value that a later request brought (see fres
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -24,7 +23,7 @@ from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
 from ..model.loaders import Resolver
-from ..model.mapping import MappedRows
+from ..model.mapping import kinds_of
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -195,12 +194,15 @@ class TableWriter(Tables):
         """Store the rows of every entity; how many of each count."""
         moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
         place = None if delivery.listing is not None and delivery.listing.late else position
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         for one in named:
-            counts[one.mapping.entity.__name__] += self._store_new(connection, one, at, moved_at)
+            if number := self._store_new(connection, one, at, moved_at):
+                counts[one.mapping.entity.__name__] = number
         for one in validated:
-            counts[one.mapping.entity.__name__] += self._store(connection, delivery, one, at, place, moved_at)
-        return {entity: number for entity, number in counts.items() if number}
+            if number := self._store(connection, delivery, one, at, place, moved_at):
+                name = one.mapping.entity.__name__
+                counts[name] = counts.get(name, 0) + number
+        return counts
 
     def _store(
         self,
@@ -350,7 +352,7 @@ class TableWriter(Tables):
         if covered and at is not None:
             loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
         for rows in groups:
-            moved = [moved_at] * len(mapping.moved_columns.keys() & set(rows.names))
+            moved = [moved_at for name in mapping.moved_columns if name in rows.names]
             values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads, *moved))
             whole = len(values) - len(values) % TOGETHER if len(rows.names) < WIDE else 0
             for start in range(0, whole, TOGETHER):
@@ -456,9 +458,8 @@ def check_parts(connection: Connection) -> None:
 def by_type(*parts: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
     """Entities by type, in the order of the first of each type; rows that were read stay what they are."""
     found: dict[type[Entity], Sequence[Entity]] = {}
-    for entities in filter(len, parts):
-        types = [entities.entity] if type(entities) is MappedRows else list(map(type, entities))
-        kinds = list(dict.fromkeys(types))
+    for entities in parts:
+        kinds = kinds_of(entities) if entities else ()
         for kind in kinds:
             some = entities if len(kinds) == 1 else [one for one in entities if type(one) is kind]
             found[kind] = [*found[kind], *some] if kind in found else some

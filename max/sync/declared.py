@@ -7,7 +7,7 @@ fields.  What is still there is found by its name; what is not is a SyncError th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..connector import Connector
@@ -23,6 +23,7 @@ class Declared:
     def __init__(self, connector: Connector[Any, Any]) -> None:
         self._resolver = connector.resolver
         self._loaders = {loader.name: loader for loader in connector.loaders}
+        self._homes: dict[tuple[str, tuple[str, ...]], Mapping[Loader[Any], tuple[str, ...]]] = {}
 
     def entity(self, name: str) -> type[Entity]:
         """The entity with this name."""
@@ -58,21 +59,26 @@ class Declared:
         self, spec: ExpandTask | LoadFieldsTask, ids: Sequence[str]
     ) -> list[tuple[Loader[Any], LoadFieldsTask]]:
         """The calls that load the fields of some ids: each with its loader, as a task."""
-        entity = self.entity(spec.entity)
-        homes: dict[Loader[Any], list[str]] = {}
-        for name in spec.names:
-            field: FieldOf[Any, Any] = FieldOf(entity, name)
-            home = self._resolver.loader_for(field)
-            if home is None:
-                raise _outdated(f"no loader loads {field!r} for given ids")
-            homes.setdefault(home, []).append(name)
+        asked = spec.entity, spec.names
+        homes = self._homes.get(asked) or self._homes.setdefault(asked, self._find_homes(*asked))
         tasks = []
         for loader, names in homes.items():
             size = loader.size if isinstance(loader, BatchLoader) else 1
-            load = LoadFieldsTask(spec.entity, tuple(names), loader.name, ())
             parts = [tuple(ids[at : at + size]) for at in range(0, len(ids), size)]
-            tasks += [(loader, load.replace(ids=part)) for part in parts]
+            tasks += [(loader, LoadFieldsTask(spec.entity, names, loader.name, part)) for part in parts]
         return tasks
+
+    def _find_homes(self, name: str, fields: Sequence[str]) -> Mapping[Loader[Any], tuple[str, ...]]:
+        """The loaders that load some fields, each with its part of them."""
+        entity = self.entity(name)
+        homes: dict[Loader[Any], tuple[str, ...]] = {}
+        for one in fields:
+            field: FieldOf[Any, Any] = FieldOf(entity, one)
+            home = self._resolver.loader_for(field)
+            if home is None:
+                raise _outdated(f"no loader loads {field!r} for given ids")
+            homes[home] = (*homes.get(home, ()), one)
+        return homes
 
 
 def _outdated(problem: str) -> SyncError:

@@ -240,8 +240,8 @@ class LoaderCaller:
             if kind not in declared:
                 known = " or ".join(sorted(entity.__name__ for entity in declared))
                 raise self._fault(loader, f"entities of {known}", example)
-            extra = [name for name in names if name not in declared[kind]]
-            if extra:
+            if not declared[kind].issuperset(names):
+                extra = [name for name in names if name not in declared[kind]]
                 raise self._fault(
                     loader, f"only the fields in its brings, without {', '.join(extra)}", example
                 )
