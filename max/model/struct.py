@@ -52,11 +52,12 @@ class Struct:
             cls.__signature__ = None  # its own __init__ says it
 
     def __init__(self, *args: object, **named: object) -> None:
-        values = dict(zip(self._names, args, strict=False))
-        values.update(named)
-        if len(values) < len(args) + len(named) or not self._required <= values.keys() <= self._known:
+        number = len(args) + len(named)
+        if args:
+            named.update(zip(self._names, args, strict=False))
+        if len(named) < number or not self._required <= named.keys() <= self._known:
             raise TypeError(self._problem(args, named))
-        self.__dict__.update(values)
+        self.__dict__.update(named)
 
     @classmethod
     def _parameters(cls, make: Any) -> list[Any]:

@@ -143,7 +143,7 @@ class TableWriter(Tables):
         if position is not None and delivery.listing is not None:
             self.known_pages.record(connection, position, delivery.listing, delivery.entities, came)
         self.full_text.flush(connection)
-        return WriteResult(counts, number, sum(one.quarantined for one in came))
+        return WriteResult(counts, number, sum([one.quarantined for one in came]))
 
     @cached_property
     def _has_inline(self) -> bool:

@@ -216,7 +216,7 @@ class MonotonicClock:
 
     def next(self, now: float) -> float:
         """The time now, or the earliest one that is later than all before."""
-        at = max(now, self._next)
+        at = now if now > self._next else self._next
         self._next = at + MOMENT
         return at
 

@@ -562,15 +562,15 @@ class TaskRunner:
         tries = 1 if loaded else task.tries
         again = {ref.id: batch.failed[ref.id] for ref in left if may_pass(batch.failed.get(ref.id), tries)}
         left = [ref for ref in left if ref.id not in again]
-        failures = [] if spec.verify else await self._failures(task, left, batch)
-        done = Settlement(task, State.COMPLETED, None, self._brought(task, spec, left, batch, at))
+        failures = await self._failures(task, left, batch) if left and not spec.verify else []
+        writes = self._brought(task, spec, left, batch, at)
         if again:
             rest = spec.replace(ids=tuple(again), is_rest=spec.is_rest or bool(loaded))
             waiting = run_again(self._context, task, tries, *again.values())
-            return waiting._replace(spec=rest, writes=done.writes, failures=failures, progress=bool(loaded))
+            return waiting._replace(spec=rest, writes=writes, failures=failures, progress=bool(loaded))
         has_failed = len(failures) == len(refs) and not spec.is_rest
         state = State.FAILED if has_failed else State.COMPLETED
-        return done._replace(state=state, failures=failures, progress=True)
+        return Settlement(task, state, None, writes, failures=failures, progress=True)
 
     def _brought(
         self, task: Task, spec: LoadFieldsTask, left: Sequence[Ref[Any]], batch: Batch[Any], at: float
