@@ -348,7 +348,7 @@ def test_rows_that_refer_to_themselves_end(cli: Cli, new: New) -> None:
         run = new(described({"type": "array", "items": rows}, components=components), "--list", "tasks")
         assert run.status == 0, run
         tried(cli, only="full sync")
-        for file in Path("connectors").iterdir():
+        for file in Path("connectors").glob("*.py"):
             file.unlink()
         sys.modules.pop("max_tasks", None)
         sys.modules.pop("fake_tasks", None)
