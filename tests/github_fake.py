@@ -157,6 +157,7 @@ class Fake(Data):
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True  # a small answer would wait for the acknowledgement of its head
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
