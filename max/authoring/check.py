@@ -380,9 +380,13 @@ def types_of(file: Path) -> list[Finding]:
 
     The file's imports are found where its own module is: beside it, or beside the package that it is in.
     """
+    import sysconfig  # its import asks the environment
+
     package = Path(__file__).parents[2]
     beside = next(one for one in file.resolve().parents if not (one / "__init__.py").is_file())
-    path = [str(one) for one in dict.fromkeys([package, package / "connectors", beside]) if one.is_dir()]
+    places = dict.fromkeys([package, package / "connectors", beside])
+    installed = Path(sysconfig.get_path("purelib"))  # where mypy looks by itself, and refuses to be sent
+    path = [str(one) for one in places if one.is_dir() and one != installed]
     options = "--strict --no-error-summary --no-color-output --no-pretty --follow-imports silent".split()
     options += ["--explicit-package-bases", "--config-file", os.devnull, "--cache-dir", str(cache_folder())]
     settings = {**os.environ, "MYPYPATH": os.pathsep.join(path)}

@@ -138,7 +138,7 @@ def _folder(given: str | None) -> Iterator[Path]:
 
 
 def named_connector(options: Options) -> tuple[AnyConnector, Path | None]:
-    """The connector that the words name, and its file when they name that."""
+    """The connector that the words name, and its file; None for one that comes with a package."""
     word = options.connector
     if not word.endswith(SUFFIX) and "/" not in word:
         try:
@@ -147,7 +147,9 @@ def named_connector(options: Options) -> tuple[AnyConnector, Path | None]:
             raise
         except ProjectError:  # there is none, so its own connectors are not needed
             registry = ConnectorRegistry()
-        return registry.resolve(word), None
+        connector = registry.resolve(word)
+        file = file_of(connector)
+        return connector, file if file is not None and file.match(f"{PREFIX}*{SUFFIX}") else None
     file = Path(word)
     if not file.is_file():
         raise UsageError(f"there is no file {word}", hint="name a connector's file, or a connector")
@@ -155,6 +157,15 @@ def named_connector(options: Options) -> tuple[AnyConnector, Path | None]:
         raise UsageError(f"{word}: a connector's file is named {PREFIX}NAME{SUFFIX}", hint="rename it")
     _refuse_untrusted(file)
     return load_connector(file.stem.removeprefix(PREFIX), Origin(file.stem, file, "named here")), file
+
+
+def file_of(connector: AnyConnector) -> Path | None:
+    """The file in which a connector is defined."""
+    import sys
+
+    module = sys.modules.get(connector.seeder.__module__)
+    place = getattr(module, "__file__", None)
+    return Path(place) if place else None
 
 
 def _refuse_untrusted(file: Path) -> None:

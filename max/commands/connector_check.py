@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConnectorError, SchemaError
-from .connector import named_connector
+from .connector import file_of, named_connector
 from .framework import Answer, Options, paint
 from .parser import Parser
 from .text import Colour, counted
 
 if TYPE_CHECKING:
     from ..authoring.check import Finding
-    from ..connector import AnyConnector
 
 COLOURS: dict[str, Colour] = {"problem": "red", "advice": "yellow"}
 
@@ -67,15 +66,6 @@ def _named_file(word: str) -> Path | None:
     """The file that the command's word names; None for the name of a connector."""
     file = Path(word)
     return file if file.suffix == ".py" or "/" in word else None
-
-
-def file_of(connector: AnyConnector) -> Path | None:
-    """The file in which a connector is defined."""
-    import sys
-
-    module = sys.modules.get(connector.seeder.__module__)
-    place = getattr(module, "__file__", None)
-    return Path(place) if place else None
 
 
 def _counts(found: Sequence[Finding]) -> str:

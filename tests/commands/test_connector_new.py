@@ -223,6 +223,15 @@ def test_a_full_page_is_not_taken_for_everything_where_paging_is_unknown(cli: Cl
     assert (run.status, "the last page is full (7 items)" in run.out) == (1, True), run
 
 
+def test_a_connector_of_the_project_is_tried_by_its_name_against_the_fake_beside_its_file(
+    cli: Cli, new: New
+) -> None:
+    assert cli("init").status == 0
+    assert new(described(ROWS), "--list", "tasks").status == 0
+    run = cli("connector", "test", "tasks", "--only", "unchanged")
+    assert (run.status, "2 passed" in run.out + run.err) == (0, True), run
+
+
 def test_the_lists_are_named_when_none_is_chosen(new: New) -> None:
     run = new(DIALECTS["link"][0])
     assert (run.status, "which lists of" in run.err, "--list /tasks" in run.err) == (2, True, True)
