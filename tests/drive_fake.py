@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,13 +34,13 @@ from max_connectors.google_drive import (
 )
 
 from max import CredentialProvider, Entity, InstallationInfo, Json, Status, SyncResult
-from max.core import SyncOptions
 from max.installations.config import read_config
 from max.model.settings import DEFAULTS
 from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
+from tests.opened import Opened
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -332,7 +332,7 @@ class Clock:
         return time.time() + self.ahead
 
 
-class Copy:
+class Copy(Opened):
     """An installation of an account in a folder, opened for each call.
 
     ``recording`` is called each time the installation is opened; without a fake it must be a replay.
@@ -367,25 +367,6 @@ class Copy:
             recording=self.recording(),
             clock=self.clock,
         )
-
-    async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
-        """Run a function with a started runtime."""
-        runtime = self.runtime()
-        await runtime.start()
-        try:
-            return await body(runtime)
-        finally:
-            await runtime.stop()
-
-    def sync(self, **options: Any) -> SyncResult:
-        """One complete sync; both clocks move forward by a minute before it."""
-        self.later(60)
-
-        async def body(runtime: InstallationRuntime) -> SyncResult:
-            handle = await runtime.sync(SyncOptions(**options))
-            return await handle.completion()
-
-        return asyncio.run(self.open(body))
 
     def later(self, seconds: float) -> None:
         """Move both clocks forward."""

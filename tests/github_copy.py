@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,8 +33,7 @@ from max_connectors.github import (
     connector,
 )
 
-from max import CredentialProvider, Entity, InstallationInfo, Json, SyncResult
-from max.core import SyncOptions
+from max import CredentialProvider, Entity, InstallationInfo, Json
 from max.installations.config import read_config
 from max.model.settings import DEFAULTS
 from max.runtime import InstallationRuntime
@@ -43,6 +42,7 @@ from max.upstream.recording import Recording
 from max.upstream.replay import Replay
 from tests.github_data import Clock, Repo
 from tests.github_fake import TOKEN, Fake
+from tests.opened import Opened
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,8 +232,10 @@ def differences_of(kept: Mapping[str, Any], there: Mapping[str, Any]) -> list[st
 # -- installations ---------------------------------------------------------------------------------
 
 
-class Copy:
+class Copy(Opened):
     """An installation of the service in a folder, opened for each call."""
+
+    PACE = 120
 
     def __init__(
         self, folder: Path, fake: Fake | None, secrets: Mapping[str, str] | None = None, **config: Any
@@ -260,25 +262,6 @@ class Copy:
         return InstallationRuntime(
             info, connector, config, credentials, file, recording=self.recording(), clock=self.clock
         )
-
-    async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
-        """Run a function with a started runtime."""
-        runtime = self.runtime()
-        await runtime.start()
-        try:
-            return await body(runtime)
-        finally:
-            await runtime.stop()
-
-    def sync(self, **options: Any) -> SyncResult:
-        """One complete sync; the clock moves forward by two minutes before it."""
-        self.later(120)
-
-        async def body(runtime: InstallationRuntime) -> SyncResult:
-            handle = await runtime.sync(SyncOptions(**options))
-            return await handle.completion()
-
-        return asyncio.run(self.open(body))
 
     def later(self, seconds: float) -> None:
         """Move the clock forward."""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from max.runtime import InstallationRuntime
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
+from tests.opened import Opened
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -335,7 +336,7 @@ class Clock:
         return time.time() + self.ahead
 
 
-class Copy:
+class Copy(Opened):
     """An installation of a workspace in a folder, opened for each call.
 
     ``recording`` is called each time the installation is opened; without a fake it must be a replay.
@@ -366,25 +367,6 @@ class Copy:
             recording=self.recording(),
             clock=self.clock,
         )
-
-    async def open(self, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
-        """Run a function with a started runtime."""
-        runtime = self.runtime()
-        await runtime.start()
-        try:
-            return await body(runtime)
-        finally:
-            await runtime.stop()
-
-    def sync(self, **options: Any) -> SyncResult:
-        """One complete sync; both clocks move forward by a minute before it."""
-        self.later(60)
-
-        async def body(runtime: InstallationRuntime) -> SyncResult:
-            handle = await runtime.sync(SyncOptions(**options))
-            return await handle.completion()
-
-        return asyncio.run(self.open(body))
 
     def later(self, seconds: float) -> None:
         """Move both clocks forward."""
