@@ -211,7 +211,8 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "runtime": "errors model core upstream connector connector_code storage sync installations query engine"
     " execution",
     "project": "errors model core upstream connector storage sync installations query execution runtime",
-    "serve": "errors model core upstream connector sync storage installations query execution runtime project",
+    "serve": "errors model core upstream connector storage sync installations query execution runtime"
+    " project",
     # a connector's test runs it in a runtime; of Max, the command `max connector test` alone imports it
     "testing": "errors model core upstream connector sync installations query execution runtime project",
     "commands": "errors model core upstream connector sync installations query execution runtime project"

@@ -291,6 +291,11 @@ class Membership(RenameOwner):
         values |= {"collections": array(holding), "others": array(others)}
         connection.execute(connection.dialect.sql(INVALIDATE), values)
 
+    def list_in_full(self, connection: Connection, position: PagePosition, *, at: float) -> None:
+        """Every pass of a listing is of everything until one that began after ``at`` has ended."""
+        sql = "UPDATE _max_listing SET invalidated_at = ? WHERE id = ?"
+        connection.execute(sql, (at, position.listing))
+
     def count_invalidated(self, connection: Connection, *, at: float) -> dict[str, int]:
         """How many listings of each collection were invalidated at a time."""
         sql = "SELECT collection, count(*) FROM _max_listing WHERE invalidated_at = ? GROUP BY collection"

@@ -224,7 +224,13 @@ class TableWriter(Tables):
             )
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
-        self._write_groups(connection, mapping, groups, at, position, moved_at)
+        ignored = self._write_groups(connection, mapping, groups, at, position, moved_at)
+        if ignored and position is not None:
+            self.membership.list_in_full(connection, position, at=moved_at)
+        elif ignored and delivery.changes is not None:
+            names = list(mapping.types)
+            self.freshness.record(connection, mapping, ignored, names, synced_at=None, recorded_at=moved_at)
+            self._relist(connection, mapping.entity, names, moved_at)
         return number
 
     def _store_new(
@@ -318,12 +324,17 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         moved_at: float,
-    ) -> None:
-        """Store the rows of one entity, without the values that a later request has brought."""
+    ) -> list[str]:
+        """Store the rows of one entity, without the values that a later request has brought.
+
+        The ids of rows of which that leaves out a value that differs.  Two requests that overlap are
+        answered in any order, so it may be the newer value: whatever brought it must not go on as if it
+        were stored.
+        """
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
-            return
+            return []
         newer = self.freshness.newer_fields(
             connection, mapping, chain.from_iterable(r.ids for r in groups), at
         )
@@ -334,6 +345,26 @@ class TableWriter(Tables):
             self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None, moved_at)
         if position is None:  # else they become members, which says more
             self.removals.clear_candidates(connection, mapping, groups, at)
+        return self._ignored(connection, mapping, groups, newer) if newer else []
+
+    def _ignored(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        groups: Sequence[EncodedRows],
+        newer: Mapping[str, frozenset[str] | None],
+    ) -> list[str]:
+        """The ids of rows that are removed although they came, or hold another value of a newer field."""
+        found = []
+        for rows, number in [(some, number) for some in groups for number in range(len(some.ids))]:
+            id, stored = rows.ids[number], newer.get(rows.ids[number], frozenset())
+            values = {name: column[number] for name, column in zip(rows.names, rows.columns, strict=True)}
+            left = {name: value for name, value in values.items() if stored and name in stored}
+            differs = joined("OR", [f"t.{quoted(name)} IS DISTINCT FROM ?" for name in left])
+            sql = f"SELECT 1 FROM {quoted(mapping.table)} AS t WHERE t._id = ? AND {differs}"
+            if stored is None or (left and connection.execute(sql, (id, *left.values())).fetchone()):
+                found.append(id)
+        return found
 
     def _write_rows(
         self,

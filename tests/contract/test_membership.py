@@ -221,6 +221,33 @@ def test_unknown_ids_make_the_next_listing_a_full_one(named: list[str], bookmark
         assert (await store.meta.listing_state(A, Team.people)).bookmark == bookmark
 
 
+@pytest.mark.parametrize(("name", "bookmark"), [("Ada", "m"), ("Eve", None)], ids=["equal", "other"])
+def test_a_listing_does_not_go_on_behind_a_value_that_a_later_request_kept_out(
+    name: str, bookmark: str | None
+) -> None:
+    @teams("a", "b")
+    async def _(store: Store) -> None:
+        await page(store, B, "1", at=20.0)
+        await store.receive(Delivery([Person("1", name="Ada")], 20.0))
+        listing = ListingPage(A, Team.people, 0, True, 10.0, bookmark="m")
+        await store.receive(Delivery([Person("1", name=name)], 10.0, listing, received_at=30.0))
+        assert (await store.engine.load(Person.ref("1"))).name == "Ada"
+        assert (await store.meta.listing_state(A, Team.people)).bookmark == bookmark
+        whole = ListingPage(A, Team.people, 0, True, 40.0, bookmark="m")
+        await store.receive(Delivery([Person("1", name=name)], 40.0, whole))
+        assert (await store.meta.listing_state(A, Team.people)).bookmark == "m"
+
+
+def test_a_listing_does_not_go_on_behind_a_row_that_a_later_request_removed() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await store.receive(Delivery([], 30.0, removed=[Person.ref("1")]))
+        listing = ListingPage(A, Team.people, 0, True, 20.0, bookmark="m")
+        await store.receive(Delivery([Person("1", name="Ada")], 20.0, listing, received_at=40.0))
+        assert (await store.meta.listing_state(A, Team.people)).bookmark is None
+
+
 # -- removing ------------------------------------------------------------------------------------
 
 
@@ -406,6 +433,19 @@ def test_a_row_in_a_feed_is_no_longer_missing() -> None:
         assert await fed.missing() == 1
         await fed.read_feed(post("1", B), at=19.0)
         assert await fed.missing() == 0
+
+
+@pytest.mark.parametrize(("team", "stale"), [(A, []), (B, ["1"])], ids=["equal", "other"])
+def test_a_value_of_a_feed_that_a_later_request_kept_out_is_fetched_again(
+    team: Ref[Team], stale: list[str]
+) -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.list(A, post("1", A), post("2", A), at=20.0)
+        await fed.read_feed(post("1", team), at=10.0)
+        assert await fed.meta.stale_ids(Post, ["team"], before=15.0) == stale
+        listed_at = (await fed.meta.listing_state(A, Team.posts)).listed_at
+        assert listed_at == (None if stale else 20.0)
 
 
 def test_the_sync_token_of_a_feed_moves_with_its_last_page() -> None:
