@@ -16,6 +16,7 @@ import os
 import sys
 
 from .commands import streams
+from .commands.console import console
 
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 if TYPE_CHECKING:
@@ -123,17 +124,23 @@ def help_of(command: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = wants_json(words, os.environ.get("MAX_OUTPUT"))
-    streams.prepare(as_json=as_json)
+    streams.prepare(as_json=wants_json(words, os.environ.get("MAX_OUTPUT")))
+    return answer(words)
+
+
+def answer(words: list[str]) -> int:
+    """Run one command and print its answer, or its error, for its caller; the exit status."""
+    as_json = wants_json(words, console().environment.get("MAX_OUTPUT"))
     status = 0
     try:
         lines, notes, status = perform(words)
+        console().expect_status(status)
         print_answer(lines, notes)
     except streams.OutputFailed as error:
         return status if status or error.reader_left else print_error(error, as_json=as_json)
     except KeyboardInterrupt:
-        after = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
-        streams.tell(sys.stderr, f"{after}interrupted\n")
+        after = "\n" if console().stderr.isatty() else ""  # the terminal shows ^C
+        streams.tell(console().stderr, f"{after}interrupted\n")
         return INTERRUPTED
     except SystemExit as error:  # of a connector, outside of its loaders: with status 0 it would look fine
         return print_error(connector_exited(error), as_json=as_json)
@@ -287,7 +294,7 @@ def print_answer(lines: Iterable[str], notes: Iterable[str]) -> None:
         if close:
             close()
     for note in notes:
-        streams.tell(sys.stderr, f"{note}\n")
+        streams.tell(console().stderr, f"{note}\n")
 
 
 def connector_exited(error: SystemExit) -> LoaderFault:
@@ -320,7 +327,7 @@ def print_error(error: Exception, *, as_json: bool) -> int:
         error = StorageError("out of memory", hint="ask for less at a time: --limit, --fields, or -o ndjson")
     if not isinstance(error, MaxError):
         raise error
-    paint = Paint(colours(sys.stderr))
+    paint = Paint(colours(console().stderr))
     text = sanitize_lines(f"{paint('max:', 'red')} {error.render()}")
-    streams.tell(sys.stderr, f"{json_text({'error': error.describe()}) if as_json else text}\n")
+    streams.tell(console().stderr, f"{json_text({'error': error.describe()}) if as_json else text}\n")
     return error.exit_status

@@ -265,6 +265,13 @@ class TestSeams:
         for path in [*(ROOT / "max" / "commands").glob("*.py"), ROOT / "max" / "cli.py"]:
             assert not SQL.search(path.read_text()), path
 
+    def test_no_command_asks_its_process_what_its_caller_is_like(self) -> None:
+        """It may run in the daemon, for a caller elsewhere: ``console()`` knows."""
+        own = {"console.py", "streams.py"}  # the process's own streams
+        for path in (ROOT / "max" / "commands").glob("*.py"):
+            found = re.findall(r"sys\.std(?:in|out|err)\b|os\.environ|os\.getcwd", path.read_text())
+            assert not found or path.name in own, f"{path.name}: {found}"
+
 
 def imported(parts: tuple[str, ...]) -> set[str]:
     """The places inside max/ that a module of these path parts imports, anywhere in its text."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..model.aggregate import EACH, FUNCTIONS, NUMBERS, TOP, Group, Grouping, Groups, Key
 from ..model.values import Json
+from .console import console
 from .framework import Answer, Ending, Options, paint, table
 from .parser import Parser, at_least_one
 from .tables import GAP, MOST, Column
-from .terminal import is_terminal, width
+from .terminal import is_terminal, line_width
 from .text import cell, counted, display_width, number
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _whole(
     options: Options, entity: type[Entity], columns: dict[str, Json], notes: Sequence[str] = ()
 ) -> Answer:
     """Counts and measures of all rows; a count alone has separators on a terminal, and none in a pipe."""
-    at_terminal = is_terminal(sys.stdout)
+    at_terminal = is_terminal(console().stdout)
     texts = {n: number(v) if isinstance(v, int) and at_terminal else cell(v) for n, v in columns.items()}
     size = max(map(len, texts))
     lines = [*texts.values()] if len(texts) == 1 else [f"{n:<{size}}  {text}" for n, text in texts.items()]
@@ -167,7 +167,7 @@ def run_values(options: Options) -> Answer:
 def group_lines(groups: Groups[Any]) -> list[str]:
     """A table of groups; at a terminal with each group's share of the rows, and a bar."""
     keys, measures = groups.grouping.keys, groups.grouping.measures
-    drawn = is_terminal(sys.stdout)
+    drawn = is_terminal(console().stdout)
     columns = _columns(groups.grouping, drawn=drawn)
     shared = _shared_titles(groups)
     most = max((one.count for one in groups.groups), default=1)
@@ -178,7 +178,7 @@ def group_lines(groups: Groups[Any]) -> list[str]:
         row += [_measure_cell(one.measures[measure.name], drawn) for measure in measures]
         row += [f"{one.count / groups.total:.1%}", bar(one.count / most)] if drawn else []
         rows.append(row)
-    room = width(sys.stdout) if drawn else None
+    room = line_width() if drawn else None
     size = len(columns) if room is None else _fitting(columns, rows, room)
     return [*table(columns[:size], [row[:size] for row in rows]), *_rest(groups)]
 

@@ -7,7 +7,6 @@ continues after them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import starmap
@@ -17,7 +16,7 @@ from ..model.changes import ALL_ROWS, KINDS, NOW, Change, ChangeSummary, read_si
 from .framework import Answer, Ending, Options, paint
 from .parser import Parser
 from .tables import MOST
-from .terminal import width
+from .terminal import line_width
 from .text import Colour, Paint, cell, display_width, iso_time, number, pad, short_time, truncate, zone_note
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def change_row(change: Change, title: str | None) -> dict[str, Json]:
 
 def changes_text(changes: Changes) -> Iterator[str]:
     """A line for each change, and below an update one for each field."""
-    colours, room = paint(), width(sys.stdout)
+    colours, room = paint(), line_width()
     for change, title in changes:
         yield from change_lines(change, title, room, colours)
     if not changes.shown:
@@ -172,13 +171,13 @@ def doubts(wanted: str | float | None, since: float) -> list[str]:
     """A note when changes were asked for that are older than the log."""
     if not isinstance(wanted, float) or wanted >= since:
         return []
-    return [f"recording began {short_time(since, width(sys.stdout))}: what changed before is not known"]
+    return [f"recording began {short_time(since, line_width())}: what changed before is not known"]
 
 
 def nothing(wanted: str | float | None) -> str:
     if not isinstance(wanted, float):
         return "nothing changed"
-    return f"nothing changed since {short_time(wanted, width(sys.stdout))}"
+    return f"nothing changed since {short_time(wanted, line_width())}"
 
 
 # -- the summary -------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MaxError, UnknownName
-from ..installations.project_folder import ProjectFolder
+from .console import console
 from .framework import FORMATS, Answer, Options
 from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
+    from ..installations.project_folder import ProjectFolder
     from ..model.entities import Entity, FieldType
     from ..query.reader import Reader
 
@@ -259,7 +260,7 @@ class _Line:
     # -- the project and its data
 
     def _project(self) -> ProjectFolder:
-        return ProjectFolder.find(self.folder)
+        return console().find_project(self.folder)
 
     def _only_installation(self) -> InstallationInfo | None:
         known = self._project().installations()

@@ -6,7 +6,6 @@ These commands may take their time to start: they import an event loop and a con
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.project_folder import ProjectFolder
 from ..installations.secret_sources import read_secret
+from .console import console
 from .framework import Answer, Options, only_target, readers
 from .parser import Parser
 from .terminal import TerminalPrompter, is_terminal
@@ -128,7 +128,7 @@ def _second_name(project: ProjectFolder, connector: str, options: Options, notes
 def _prompter(options: Options) -> TerminalPrompter | None:
     """Who asks questions; None where there is no person to answer them."""
     reads_secret = any(word.endswith("=-") for word in options.credential)
-    asking = is_terminal(sys.stdin) and not options.no_input and not reads_secret
+    asking = is_terminal(console().stdin) and not options.no_input and not reads_secret
     return TerminalPrompter() if asking else None
 
 
@@ -160,7 +160,7 @@ async def onboarded(
     if existing:
         kept = bound(connector, existing.config, project.credentials(existing).stored())
     sources = pairs("--credential", options.credential)
-    secrets = {name: read_secret(source, sys.stdin) for name, source in sources.items()}
+    secrets = {name: read_secret(source, console().stdin) for name, source in sources.items()}
     found = await onboard(connector, _prompter(options), given, secrets, kept=kept)
     if kept is None or kept.destination != found.destination:
         return found
@@ -227,7 +227,7 @@ def run_disconnect(options: Options) -> Answer:
         pass
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
-        if not is_terminal(sys.stdin):
+        if not is_terminal(console().stdin):
             raise UsageError(f"disconnecting {info} deletes {what}", hint="add --yes to confirm")
         if not asyncio.run(TerminalPrompter().confirm(f"Delete {info} with {what}?")):
             return Answer([], ["nothing was changed"], 1)

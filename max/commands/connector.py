@@ -22,6 +22,7 @@ from ..installations.secret_sources import read_secret
 from ..installations.trust import refuse_untrusted
 from . import streams
 from .connect import pairs
+from .console import console
 from .framework import Answer, Options, paint
 from .parser import Parser
 from .terminal import is_terminal
@@ -114,11 +115,11 @@ def _lines(found: Iterable[Check]) -> Iterator[str]:
 
 def _progress(options: Options) -> Callable[[str], None]:
     """Show the name of the check that runs, to a person at a terminal."""
-    shown = is_terminal(sys.stderr) and not options.quiet
+    shown = is_terminal(console().stderr) and not options.quiet
 
     def report(name: str) -> None:
         if shown:
-            streams.tell(sys.stderr, f"\r\x1b[K{name and f'checking: {name} …'}")
+            streams.tell(console().stderr, f"\r\x1b[K{name and f'checking: {name} …'}")
 
     return report
 
@@ -161,7 +162,6 @@ def named_connector(options: Options) -> tuple[AnyConnector, Path | None]:
 
 def file_of(connector: AnyConnector) -> Path | None:
     """The file in which a connector is defined."""
-    import sys
 
     module = sys.modules.get(connector.seeder.__module__)
     place = getattr(module, "__file__", None)
@@ -187,7 +187,7 @@ def _against(
 
     config = pairs("--set", options.set)
     sources = pairs("--credential", options.credential)
-    secrets = {name: read_secret(source, sys.stdin) for name, source in sources.items()}
+    secrets = {name: read_secret(source, console().stdin) for name, source in sources.items()}
     if options.replay:
         return None, Path(options.replay)
     if options.url:

@@ -11,6 +11,7 @@ from ..errors import MaxError, ProjectError, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..installations.registry import PREFIX, SUFFIX
 from .connector import FAKE
+from .console import console
 from .framework import Answer, Options
 from .parser import Parser
 from .terminal import is_terminal
@@ -231,7 +232,7 @@ def _chosen(file: str, choices: Sequence[tuple[str, str]]) -> list[str]:
 
     from .terminal import TerminalPrompter
 
-    if not is_terminal(sys.stdin):
+    if not is_terminal(console().stdin):
         shown = "".join(f"\n  --list {value}" for value, _ in choices[:20])
         more = f"\n  and {len(choices) - 20} more" if len(choices) > 20 else ""
         raise UsageError(f"which lists of {file}?", hint=f"name some:{shown}{more}")
@@ -315,7 +316,7 @@ class Answering:
     """Questions to the person at the terminal; without one, answers are options or defaults."""
 
     def __init__(self) -> None:
-        self.asks = is_terminal(sys.stdin)
+        self.asks = is_terminal(console().stdin)
 
     def text(self, prompt: str, example: str, option: str, default: str | None = None) -> str:
         """The answer; the default for an empty one, and UsageError when there is none of both."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import ProjectError, UsageError
 from ..model.text_search import LIMIT, Found, Hit, Marked
+from .console import console
 from .framework import Answer, Ending, Options, paint
 from .parser import Parser
-from .terminal import ProgressView, width
+from .terminal import ProgressView, line_width
 from .text import Paint, counted, cut_hash, display_width, number, pad, sanitize, truncate
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def found(options: Options, project: ProjectFolder, targets: Sequence[Installati
     ending = Ending(len(answer.hits), answer.total, more, None, next_page, f"more: --limit {go_on}")
     rows = [one.to_dict() for one in answer.hits]
     notes = list(notes_of(answer, text, targets))
-    lines = partial(hit_lines, answer.hits, several=len(targets) > 1, room=width(sys.stdout), paint=paint())
+    lines = partial(hit_lines, answer.hits, several=len(targets) > 1, room=line_width(), paint=paint())
     tail = {"unindexed": answer.unindexed}
     return options.listing(
         rows, lines, notes, columns=HIT_ROWS, under="hits", tail=tail, ending=lambda: ending
@@ -195,7 +195,7 @@ def rebuilt(options: Options, project: ProjectFolder, targets: Sequence[Installa
 
     done: dict[str, int] = {}
     for info in targets:
-        view, total = ProgressView(sys.stderr, now=time.monotonic()), 0
+        view, total = ProgressView(console().stderr, now=time.monotonic()), 0
 
         def report(left: int, view: ProgressView = view) -> None:
             nonlocal total

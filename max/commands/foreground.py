@@ -13,7 +13,6 @@ import math
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from ..runtime import InstallationRuntime
 from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
 from . import streams
+from .console import console
 from .terminal import ProgressView, elapsed_time
 from .text import counted, json_text, sanitize, until
 
@@ -178,7 +178,7 @@ class Foreground:
         """End the process without waiting, as a crash would."""
         self._view.say("left at once; the stored data is kept, and the same command continues")
         if not self._events:  # otherwise its reader may have stopped reading
-            sys.stdout.flush()
+            console().stdout.flush()
         os._exit(self.exit_status)
 
 

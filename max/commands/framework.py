@@ -10,7 +10,6 @@ command that needs more imports it inside its handler.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,13 +17,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MaxError, ProjectError, UnknownName, UsageError
-from ..installations.project_folder import ProjectFolder
 from ..model.settings import InstallationInfo
+from .console import console
 from .tables import Column, Table
-from .terminal import colours, is_terminal, width
+from .terminal import colours, is_terminal, line_width
 from .text import Paint, iso_time, json_text, number
 
 if TYPE_CHECKING:
+    from ..installations.project_folder import ProjectFolder
     from ..model.values import Json
     from ..query.reader import Reader, SyncState
 
@@ -76,7 +76,7 @@ class Options(argparse.Namespace):
 
     def found_project(self) -> ProjectFolder:
         """The project that the options name, or that the current folder belongs to."""
-        return ProjectFolder.find(self.project)
+        return console().find_project(self.project)
 
     def found_target(self) -> tuple[ProjectFolder, InstallationInfo]:
         """The project, and its installation that the options name; without a name, its only one."""
@@ -216,7 +216,7 @@ class Options(argparse.Namespace):
 
     def json(self, data: Json) -> str:
         """JSON on one line, or indented on a terminal."""
-        return json_text(data, indent=2 if self.output == "json" and is_terminal(sys.stdout) else None)
+        return json_text(data, indent=2 if self.output == "json" and is_terminal(console().stdout) else None)
 
     def go_on(self, option: str, value: str) -> str:
         """The same command with another value of an option, quoted for a shell."""
@@ -237,7 +237,7 @@ class Options(argparse.Namespace):
             end = ending() if ending else Ending(0)
             if end.more and end.go_on:
                 of = "" if end.total is None else f" of {number(end.total)}"
-                short = end.advice if is_terminal(sys.stdout) else ""
+                short = end.advice if is_terminal(console().stdout) else ""
                 yield f"{number(end.shown)}{of} shown; {short or f'next: {self.go_on(*end.go_on)}'}"
 
     def warnings(self) -> Iterator[str]:
@@ -287,14 +287,14 @@ def json_stream(
 
 def paint() -> Paint:
     """Colours for stdout."""
-    return Paint(colours(sys.stdout))
+    return Paint(colours(console().stdout))
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table that fits stdout; empty without rows."""
     if not rows:
         return []
-    return Table(columns, rows, width(sys.stdout), paint()).lines(rows)
+    return Table(columns, rows, line_width(), paint()).lines(rows)
 
 
 # -- the project and its installations --------------------------------------------------------
@@ -303,7 +303,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
 def is_in_project(folder: str) -> bool:
     """Whether a folder, or one above it, is a project that may be read."""
     try:
-        ProjectFolder.find(folder)
+        console().find_project(folder)
     except MaxError:
         return False
     return True

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ProjectError
+from .console import console
 from .text import first_few
 
 MARKER = re.compile(r"<!-- max:skill ([0-9a-f]{16}) [^\n]*-->\n")
@@ -46,7 +47,7 @@ def agents_section(text: str) -> str:
 
 def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
     """Write a SKILL.md; ProjectError when the file there was edited, or is not ours."""
-    file = Path(path)
+    file = console().file(path)
     before, newline = content(file)
     if before is not None:
         found = MARKER.search(before)
@@ -60,7 +61,7 @@ def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
 
 def write_section(path: str, text: str, sources: Sequence[str]) -> str:
     """Write the section of an AGENTS.md; ProjectError when it was edited, or has no end."""
-    file = Path(path)
+    file = console().file(path)
     before, newline = content(file)
     section = agents_section(text)
     if before is None or not before.strip():

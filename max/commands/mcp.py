@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .console import console
 from .framework import Answer, Options
 from .parser import Parser
 
@@ -66,7 +66,7 @@ class Syncs:
         from .foreground import Foreground
         from .views import result_json
 
-        path, foreground = self._project.writable_database(info), Foreground(sys.stderr)
+        path, foreground = self._project.writable_database(info), Foreground(console().stderr)
         self._running = lambda: request(path, info, SyncCommand.PAUSE, now=time.time())
         try:
             syncing = foreground.sync(Project(self._project), info, lambda runtime: runtime.sync())

@@ -6,15 +6,14 @@ Every error is a UsageError that says what to write instead; nothing here ends t
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from ..errors import UnknownName, UsageError
+from .console import console
 from .framework import FORMATS, LEFT_OUT, TABULAR, Options
-from .terminal import width
+from .terminal import line_width
 
 MAYBE_PATHS = (
     "project",
@@ -184,9 +183,7 @@ def command_parser(command: str, summary: str, configure: Callable[[Parser], Non
     parser = Parser(
         prog=f"max {command}",
         description=f"{summary[0].upper()}{summary[1:]}.",
-        formatter_class=partial(
-            argparse.RawDescriptionHelpFormatter, width=min(width(sys.stdout) or 100, 100)
-        ),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=min(line_width() or 100, 100)),
         allow_abbrev=False,
     )
     configure(parser)
@@ -219,7 +216,7 @@ def output_format(parser: Parser, text: str) -> str:
 
 def default_format(parser: Parser) -> str:
     """What ``MAX_OUTPUT`` says, where the command has that format; else text."""
-    text = os.environ.get("MAX_OUTPUT", "")
+    text = console().environment.get("MAX_OUTPUT", "")
     if text and text not in FORMATS:
         raise UnknownName("output format", text, FORMATS, where="MAX_OUTPUT")
     return text if text and (parser.answers_rows or text not in TABULAR) else "text"

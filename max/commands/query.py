@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ..query.reader import read_ref
 from .framework import Answer, Ending, Options, paint
 from .parser import Parser
 from .row_table import RowTable, fields_in_order, record_lines, with_names, with_titles
-from .terminal import width
+from .terminal import line_width
 from .text import ago, cut_hash, number
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def searched(options: Options, reader: Reader) -> Answer:
     query = reader.query(options.entity, options.filter, options.order_by)
     query = query.after(options.after).replace(size=None if options.all else options.limit or LIMIT)
     chosen = None if options.fields is None else parse_paths(query.entity, options.fields)
-    table = RowTable(query.entity, chosen, width(sys.stdout), paint())
+    table = RowTable(query.entity, chosen, line_width(), paint())
     paths = parse_paths(query.entity, ("id", *(query.entity.types() if chosen is None else chosen)))
     read = table.paths if options.output == "text" else paths
     pages = Pages(reader, query, read, everything=options.all)
@@ -169,7 +168,7 @@ def run_get(options: Options) -> Answer:
     names = ("id", *kind.types()) if options.fields is None else tuple(map(path_name, fields))
     data = {"type": kind.__name__, "data": {name: found[name] for name in names if name in found}}
     row = {name: found.get(name) for name in names}
-    return options.answer(data, lambda: record_lines(named, fields, width(sys.stdout), paint()), row=row)
+    return options.answer(data, lambda: record_lines(named, fields, line_width(), paint()), row=row)
 
 
 def found_id(reader: Reader, entity: type[Entity], text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MaxError, StorageEmpty, UnknownName, UsageError
 from ..query.reader import LIMIT, TIMEOUT, synced
 from . import streams
+from .console import console
 from .framework import Answer, Ending, Options, only_target, paint
 from .parser import Parser
 from .tables import Column, Table
-from .terminal import is_terminal, width
+from .terminal import is_terminal, line_width
 from .text import cell, number
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def run_sql(options: Options) -> Answer:
             raise UsageError("--tables and --schema take no statement", hint="leave one of them out")
         return session.listed_tables() if options.tables else session.schema(options.schema)
     statement = session.statement
-    if statement is None and options.file is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
-        return Answer(session.prompt())
+    if statement is None and options.file is None:
+        typed, shown = is_terminal(console().stdin), is_terminal(console().stdout)
+        if typed and shown:
+            return Answer(session.prompt())
     if statement is None:
         statement = read_statement(options.file or "-")
     elif options.file is not None:
@@ -165,9 +167,7 @@ class Session:
         ]
         cells = [[str(one["table"]), str(one["kind"]), cell(one["rows"])] for one in rows]
         columns = [Column("table", whole=True), Column("kind"), Column("rows", right=True)]
-        return self.options.listing(
-            rows, lambda: Table(columns, cells, width(sys.stdout), paint()).lines(cells)
-        )
+        return self.options.listing(rows, lambda: Table(columns, cells, line_width(), paint()).lines(cells))
 
     def schema(self, name: str) -> Answer:
         """The statements that made a table, or all of them."""
@@ -192,17 +192,17 @@ class Session:
         """Read statements from a terminal, and give the lines of each answer, until the input ends."""
         import readline  # noqa: F401  # input() takes editing and a history in memory from it
 
-        streams.tell(sys.stderr, f"{', '.join(self.files)}: {HELP}\n")
+        streams.tell(console().stderr, f"{', '.join(self.files)}: {HELP}\n")
         while (statement := self.ask()) is not None:
             try:
                 answer = self.command(statement) if statement.startswith(".") else self.run(statement)
                 yield from answer.lines
                 for note in answer.notes:
-                    streams.tell(sys.stderr, f"{note}\n")
+                    streams.tell(console().stderr, f"{note}\n")
             except MaxError as error:
-                streams.tell(sys.stderr, f"{error.render()}\n")
+                streams.tell(console().stderr, f"{error.render()}\n")
             except KeyboardInterrupt:
-                streams.tell(sys.stderr, "interrupted\n")
+                streams.tell(console().stderr, "interrupted\n")
 
     def ask(self) -> str | None:
         """The next statement, or command that begins with a dot; None at the end of the input."""
@@ -213,10 +213,10 @@ class Session:
             try:
                 line = input(CONTINUED if lines else PROMPT)
             except EOFError:
-                streams.tell(sys.stderr, "\n")
+                streams.tell(console().stderr, "\n")
                 return None
             except KeyboardInterrupt:
-                streams.tell(sys.stderr, "\n")
+                streams.tell(console().stderr, "\n")
                 lines = []
                 continue
             if lines or line.strip():
@@ -239,7 +239,7 @@ def table_lines(answer: SqlAnswer) -> list[str]:
 
     if not answer.rows:
         return []
-    room = width(sys.stdout)
+    room = line_width()
     columns = [Column(one.name, right=one.type in NUMERIC) for one in answer.columns]
     rows = [[cell(json_value(value), room) for value in row] for row in answer.rows]
     return Table(columns, rows, room, paint()).lines(rows)
@@ -247,10 +247,8 @@ def table_lines(answer: SqlAnswer) -> list[str]:
 
 def read_statement(file: str) -> str:
     """The text of a file, or of standard input for ``-``; UsageError when it is no UTF-8."""
-    from pathlib import Path
-
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = console().stdin.buffer.read() if file == "-" else console().file(file).read_bytes()
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import NotFound, StorageEmpty, StorageError, UnknownName, UsageError
 from .framework import NOTHING_CONNECTED, Answer, Options, paint, read, readers
 from .parser import Parser
-from .terminal import width
+from .terminal import line_width
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -83,7 +82,7 @@ def run_schema(options: Options) -> Answer:
     code = project.registry.resolve(info.connector).manifest() if options.connector else {}
     return options.answer(
         {"installation": str(info), **data, **code},
-        lambda: [*text(found, width(sys.stdout), paint()), *manifest_lines(code)],
+        lambda: [*text(found, line_width(), paint()), *manifest_lines(code)],
     )
 
 
@@ -120,7 +119,7 @@ def run_status(options: Options) -> Answer:
     def text() -> Iterator[str]:
         for place, one in enumerate(found):
             yield from [""] if place else []
-            yield from status_text(one, time.time(), paint(), width(sys.stdout))
+            yield from status_text(one, time.time(), paint(), line_width())
 
     notes = problems if found or problems else [NOTHING_CONNECTED]
     status = 0 if not problems else 3 if found else 1
@@ -217,7 +216,7 @@ def run_runs(options: Options) -> Answer:
     status = 0 if not problems else 3 if each else 1
     return options.listing(
         rows,
-        lambda: runs_table(found, time.time(), width(sys.stdout), paint()) if found else [],
+        lambda: runs_table(found, time.time(), line_width(), paint()) if found else [],
         notes,
         columns=("installation", *RUN),
         status=status,
@@ -258,5 +257,5 @@ def show_run(options: Options, project: ProjectFolder, id: str) -> Answer:
     info, whole_id = found[0]
     with read(project, info) as reader:
         result = reader.run(whole_id)
-    text = partial(summary, info, result, width(sys.stdout), paint(), all_failures=True)
+    text = partial(summary, info, result, line_width(), paint(), all_failures=True)
     return options.answer(result_json(info, result), text)

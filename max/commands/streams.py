@@ -15,6 +15,8 @@ import codecs
 import os
 import sys
 
+from .console import console
+
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 if TYPE_CHECKING:
     from typing import TextIO
@@ -70,19 +72,21 @@ def escape(error: UnicodeError) -> tuple[str, int]:
 
 def write(text: str) -> None:
     """Write to stdout; OutputFailed when it cannot be written."""
+    stdout = console().stdout
     try:
-        sys.stdout.write(text)
+        stdout.write(text)
     except OSError as error:
-        silence(sys.stdout)
+        silence(stdout)
         raise OutputFailed(error) from None
 
 
 def flush() -> None:
     """Send what was written; OutputFailed when it cannot be written."""
+    stdout = console().stdout
     try:
-        sys.stdout.flush()
+        stdout.flush()
     except OSError as error:
-        silence(sys.stdout)
+        silence(stdout)
         raise OutputFailed(error) from None
 
 

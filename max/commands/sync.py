@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
@@ -29,10 +28,11 @@ from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
 from ..upstream.replay import Replay
 from .connect import add_installation, project_or_new
+from .console import console
 from .foreground import Begin, Foreground
 from .framework import Answer, Options, only_target, paint, readers
 from .parser import Parser
-from .terminal import is_terminal, print_note, width
+from .terminal import is_terminal, line_width, print_note
 from .text import counted, sanitize
 from .views import result_json, summary
 
@@ -155,7 +155,7 @@ def means_all(options: Options, project: ProjectFolder) -> bool:
     known = project.installations()
     if len(known) < 2 or any(getattr(options, name) for name in CONTRADICTIONS["all"]):
         return False
-    if is_terminal(sys.stderr):
+    if is_terminal(console().stderr):
         return True
     raise UsageError("which installation?", hint=f"--all, or one of: {', '.join(map(str, known))}")
 
@@ -276,7 +276,7 @@ def ended(
     """The result of a sync in the foreground, and the exit status."""
     events = options.output == "ndjson"
     expected = {} if events or options.quiet else expected_rows(options, project, info)
-    foreground = Foreground(sys.stderr, events=events, quiet=options.quiet, expected=expected)
+    foreground = Foreground(console().stderr, events=events, quiet=options.quiet, expected=expected)
     result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
     interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
     return result, foreground.exit_status if interrupted else EXIT.get(result.status, 1)
@@ -296,7 +296,7 @@ def result_text(
 ) -> list[str]:
     """A result as text."""
     since = completed_before(project, info, result)
-    return summary(info, result, width(sys.stdout), paint(), since=since, only=only)
+    return summary(info, result, line_width(), paint(), since=since, only=only)
 
 
 def all_synced(options: Options, project: ProjectFolder) -> Answer:

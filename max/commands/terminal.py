@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
+from .console import console
 from .streams import tell
 from .text import display_width, duration, number, sanitize, sanitize_lines, truncate
 
@@ -33,29 +32,31 @@ def is_terminal(stream: TextIO) -> bool:
 
 def colours(stream: TextIO) -> bool:
     """Whether to use colours: on a terminal that is not dumb; FORCE_COLOR and NO_COLOR go before that."""
-    if os.environ.get("NO_COLOR"):
+    if console().environment.get("NO_COLOR"):
         return False
-    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+    if console().environment.get("FORCE_COLOR", "0") not in ("", "0"):
         return True
-    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return is_terminal(stream) and console().environment.get("TERM") != "dumb"
 
 
 def width(stream: TextIO) -> int | None:
     """How many cells a line has; None where there is no limit, as in a pipe."""
     if not is_terminal(stream):
         return None
-    columns = os.environ.get("COLUMNS", "")[:MOST_DIGITS]
+    columns = console().environment.get("COLUMNS", "")[:MOST_DIGITS]
     if columns.isdecimal() and int(columns):
         return int(columns)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or FALLBACK_WIDTH
-    except OSError:
-        return FALLBACK_WIDTH
+    return console().columns(stream) or FALLBACK_WIDTH
+
+
+def line_width() -> int | None:
+    """How many cells a line of stdout has; None where there is no limit."""
+    return width(console().stdout)
 
 
 def print_note(line: str) -> None:
     """Print a note on stderr at once, before the command's answer."""
-    tell(sys.stderr, f"{sanitize_lines(line)}\n")
+    tell(console().stderr, f"{sanitize_lines(line)}\n")
 
 
 @contextmanager
@@ -86,7 +87,7 @@ class TerminalPrompter:
         from getpass import getpass
 
         with interruptible():
-            return getpass(f"{sanitize(prompt)}: ", stream=sys.stderr)
+            return getpass(f"{sanitize(prompt)}: ", stream=console().stderr)
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
         """Numbered options, chosen by number or value; it asks again until they are valid."""
@@ -107,9 +108,9 @@ class TerminalPrompter:
         print_note(line)
 
     def _line(self, prompt: str) -> str:
-        tell(sys.stderr, sanitize_lines(prompt))
+        tell(console().stderr, sanitize_lines(prompt))
         with interruptible():
-            line = sys.stdin.readline()
+            line = console().stdin.readline()
         if not line:
             raise UsageError(
                 "the input ended before the question was answered",
