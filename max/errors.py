@@ -51,6 +51,9 @@ them, always ``from error``.
     │   ├── UpstreamChanged             an answer that the connector does not understand
     │   └── UpstreamBroken              the service failed (5xx)
     ├── LoaderFault                 a connector's code has a bug
+    ├── DaemonError                 the project's daemon cannot do this
+    │   ├── DaemonRunning               another process is the project's daemon
+    │   └── DaemonStopping              it is ending
     └── Interrupted                 stopped by a signal; the state is saved  exit 130
 """
 
@@ -610,6 +613,24 @@ class LoaderFault(MaxError):
     """A bug of a connector: its code raised a Python error, or returned an invalid value."""
 
     code = "connector.fault"
+
+
+class DaemonError(MaxError):
+    """A project's daemon did not start, does not answer or cannot do what was asked."""
+
+    code = "daemon"
+
+
+class DaemonRunning(DaemonError):
+    """Another process is the project's daemon."""
+
+    code = "daemon.running"
+
+
+class DaemonStopping(DaemonError):
+    """The daemon is ending: it takes no more calls, and pauses its syncs."""
+
+    code = "daemon.stopping"
 
 
 class Interrupted(MaxError):

@@ -213,10 +213,12 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "project": "errors model core upstream connector storage sync installations query execution runtime",
     "serve": "errors model core upstream connector storage sync installations query execution runtime"
     " project",
+    "daemon": "errors model core upstream connector storage sync installations query execution runtime"
+    " project serve",
     # a connector's test runs it in a runtime; of Max, the command `max connector test` alone imports it
     "testing": "errors model core upstream connector sync installations query execution runtime project",
     "commands": "errors model core upstream connector sync installations query execution runtime project"
-    " serve testing authoring",
+    " serve daemon testing authoring",
     "cli": "errors commands",
     "connecting": "errors model core upstream connector",
 }

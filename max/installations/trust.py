@@ -25,8 +25,8 @@ from ..errors import ProjectError, ProjectUntrusted
 from ..model.struct import Struct
 from ..model.values import Json
 from .files import CONNECTORS, FOLDER, encoded, locked, read_object, replace_file, translated
+from .home import home_folder
 
-HOME = "MAX_HOME"  # where records are, in place of the platform's folder for user data
 VARIABLE = "MAX_TRUST"  # trusted folders, separated as in PATH
 RECORDS = "trust"
 IDENTITY = "project.json"  # in .max: the project's id
@@ -209,21 +209,7 @@ def _identity(root: Path) -> str | None:
 
 def _records() -> Path:
     """The folder of the records; ProjectError when there is no place for them."""
-    if text := os.environ.get(HOME):
-        home = Path(text).expanduser()
-    else:
-        try:
-            from platformdirs import user_data_path
-
-            home = user_data_path("max", appauthor=False)
-        except ImportError:  # a vendored copy with nothing installed
-            home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "max"
-    if not home.is_absolute():  # a path from the current folder could lead into a cloned project
-        raise ProjectError(
-            f"there is no folder for what this user trusts: {str(home)!r} is not an absolute path",
-            hint=f"set {HOME} to a folder, or {VARIABLE} to the folders that are trusted",
-        )
-    return home / RECORDS
+    return Path(home_folder()) / RECORDS
 
 
 def _file(root: Path) -> Path:

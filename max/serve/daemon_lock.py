@@ -1,0 +1,125 @@
+"""The lock that makes a process the daemon of a project, and the files that only its holder writes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core import in_thread
+from ..errors import DaemonRunning, ProjectError
+from ..installations.files import encoded, replace_file, translated
+from ..storage.leases import describe_worker, new_worker
+from .daemon_folder import DESCRIPTION, OTHERS, PID, DaemonFolder
+
+if TYPE_CHECKING:
+    from ..model.values import Json
+
+PATIENCE = 1.0  # seconds for which a lock is tried: who asks whether a daemon lives holds it for a moment
+POLL = 0.02  # seconds between two tries
+
+
+class DaemonLock:
+    """A service: while it is started, this process is the daemon of the project.
+
+    ``facts`` are written into project.json, beside the root and the place of the socket.
+    """
+
+    def __init__(self, folder: DaemonFolder, facts: Mapping[str, Json]) -> None:
+        self.folder, self._facts = folder, facts
+        self.socket = ""  # where the daemon listens, once this is started
+        self._held: int | None = None  # the folder, open and locked
+
+    async def start(self) -> None:
+        """Take the lock; DaemonRunning when another process has it, ProjectError when it cannot be had."""
+        await in_thread(self.take)
+
+    async def stop(self) -> None:
+        """Remove the files that say that a daemon runs, and release the lock."""
+        await in_thread(self.release)
+
+    def take(self) -> None:
+        """``start`` for code that may block."""
+        if self._held is not None:
+            return
+        folder = self.folder
+        make_private(folder)
+        with translated(Path(folder.path)):
+            held = os.open(folder.path, os.O_RDONLY)
+        try:
+            self._lock(held)
+            if folder.is_disabled():
+                hint = "allow it again with: max daemon enable"
+                raise ProjectError(f"the daemon of {folder.root} is disabled", hint=hint)
+            self._write()
+        except BaseException:
+            os.close(held)
+            raise
+        self._held = held
+
+    def _lock(self, held: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while True:
+            with translated(Path(self.folder.path)):
+                try:
+                    return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass
+            if time.monotonic() >= until:
+                who = self.folder.holder()
+                raise DaemonRunning(
+                    f"{describe_worker(who)} is the daemon of {self.folder.root}",
+                    hint="max daemon status says more; max daemon restart starts it again",
+                    project=self.folder.root,
+                )
+            time.sleep(POLL)
+
+    def _write(self) -> None:
+        """Write the files; what an earlier daemon left is replaced."""
+        folder = self.folder
+        self.socket = folder.socket_place()
+        with translated(Path(folder.path)):
+            Path(self.socket).unlink(missing_ok=True)
+            facts = {"root": folder.root, "socket": self.socket, **self._facts}
+            replace_file(Path(folder.file(DESCRIPTION)), encoded(facts))
+            replace_file(Path(folder.file(PID)), f"{os.getpid()}\n{new_worker()}\n".encode("ascii"))
+
+    def release(self) -> None:
+        """``stop`` for code that may block."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            if self.is_ours(held):
+                for path in (self.socket, self.folder.file(PID)):
+                    with suppress(OSError):
+                        Path(path).unlink()
+        finally:
+            os.close(held)
+
+    def is_ours(self, held: int) -> bool:
+        """Whether the folder at its path is still the one that is locked."""
+        try:
+            return os.path.samestat(os.fstat(held), Path(self.folder.path).stat())
+        except OSError:
+            return False
+
+
+def make_private(folder: DaemonFolder) -> None:
+    """Make a daemon's folder; ProjectError when another user can write to it, or could have made it."""
+    path = Path(folder.path)
+    with translated(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = [path.parent.lstat(), path.lstat()]
+    for place, one in zip((path.parent, path), found, strict=True):
+        if not stat.S_ISDIR(one.st_mode) or one.st_uid != os.geteuid() or one.st_mode & OTHERS:
+            raise ProjectError(
+                f"{place}: the folder of daemons must be this user's alone (0700)",
+                hint=f"make it yours with chown and chmod 700, or remove it: rm -r {place}",
+            )

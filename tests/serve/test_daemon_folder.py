@@ -1,0 +1,145 @@
+"""Where a project's daemon is found, and whether it lives."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from platformdirs import user_data_dir
+
+from max.errors import DaemonRunning, ProjectError
+from max.installations.home import home_folder
+from max.installations.project_folder import ProjectFolder
+from max.serve.daemon_folder import LONGEST, DaemonFolder, digest
+from max.serve.daemon_lock import DaemonLock
+from max.storage.leases import new_worker
+
+LIGHT = """
+import sys
+before = set(sys.modules)
+from max.serve.daemon_folder import DaemonFolder
+print(DaemonFolder({root!r}).has_socket(), *sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DaemonFolder:
+    """The folder of a project's daemon, in a home of its own."""
+    monkeypatch.setenv("MAX_HOME", str(tmp_path / "h"))
+    return DaemonFolder(ProjectFolder.init(tmp_path / "project").root)
+
+
+def taken(folder: DaemonFolder) -> DaemonLock:
+    lock = DaemonLock(folder, {"version": "1"})
+    lock.take()
+    return lock
+
+
+class TestPlaces:
+    def test_the_folder_is_named_by_twelve_digits_of_the_roots_digest(
+        self, folder: DaemonFolder, tmp_path: Path
+    ) -> None:
+        name = hashlib.sha256(os.fsencode(tmp_path / "project")).hexdigest()[:12]
+        assert folder.path == str(tmp_path / "h" / "daemons" / name)
+
+    @pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 9])
+    def test_the_digest_is_sha_256(self, data: bytes) -> None:
+        assert digest(data) == hashlib.sha256(data).hexdigest()
+
+    @pytest.mark.parametrize("data", ["", " ", "/srv/data"])
+    def test_without_max_home_it_is_the_platforms_folder(
+        self, data: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MAX_HOME")
+        monkeypatch.setenv("XDG_DATA_HOME", data)
+        assert home_folder() == user_data_dir("max", appauthor=False)
+
+    def test_a_home_below_the_current_folder_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MAX_HOME", "here")
+        with pytest.raises(ProjectError, match="'here' is not an absolute path"):
+            DaemonFolder("/somewhere")
+
+    def test_looking_for_a_daemon_imports_next_to_nothing(self, folder: DaemonFolder) -> None:
+        root = Path(__file__).parent.parent.parent
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT.format(root=folder.root)],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+        )
+        answer, *modules = done.stdout.split()
+        assert (answer, done.stderr) == ("False", "")
+        assert {name for name in modules if not name.startswith("max")} <= {"__future__", "_sha256", "_sha2"}
+
+
+class TestTheLock:
+    def test_only_one_process_at_a_time_is_the_daemon(
+        self, folder: DaemonFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("max.serve.daemon_lock.PATIENCE", 0.05)
+        assert not folder.is_running()
+        lock = taken(folder)
+        assert folder.is_running()
+        assert folder.holder().split("/")[:5] == new_worker().split("/")[:5]
+        with pytest.raises(DaemonRunning, match=f"process {os.getpid()} on "):
+            taken(folder)
+        lock.release()
+        assert not folder.is_running()
+        taken(folder).release()
+
+    def test_what_a_crash_left_is_not_in_the_way(self, folder: DaemonFolder) -> None:
+        taken(folder).release()
+        Path(folder.socket).write_text("")
+        Path(folder.file("daemon.pid")).write_text("1\n")
+        assert not folder.is_running()
+        lock = taken(folder)
+        assert not Path(folder.socket).exists()
+        lock.release()
+        assert sorted(os.listdir(folder.path)) == ["project.json"]  # noqa: PTH208
+
+    def test_files_are_this_users_alone(self, folder: DaemonFolder) -> None:
+        lock = taken(folder)
+        modes = [path.stat().st_mode & 0o777 for path in sorted(Path(folder.path).iterdir())]
+        assert (Path(folder.path).stat().st_mode & 0o777, set(modes)) == (0o700, {0o600})
+        lock.release()
+
+    def test_a_folder_that_others_may_write_to_is_refused(self, folder: DaemonFolder) -> None:
+        taken(folder).release()
+        Path(folder.path).chmod(0o770)
+        with pytest.raises(ProjectError, match="must be this user's alone"):
+            taken(folder)
+
+    def test_a_disabled_daemon_does_not_start(self, folder: DaemonFolder) -> None:
+        taken(folder).release()
+        Path(folder.file("daemon.disabled")).touch()
+        with pytest.raises(ProjectError, match="is disabled"):
+            taken(folder)
+        assert not folder.is_running()
+
+    def test_the_socket_of_a_long_path_lies_in_a_short_private_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MAX_HOME", str(tmp_path / ("long" * 30)))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+        folder = DaemonFolder("/a/project")
+        assert folder.socket == ""
+        lock = taken(folder)
+        assert folder.socket == lock.socket == str(tmp_path / "run" / "max" / f"{folder.path[-12:]}.sock")
+        assert len(os.fsencode(lock.socket)) <= LONGEST
+        assert (tmp_path / "run" / "max").stat().st_mode & 0o777 == 0o700
+        lock.release()
+
+    def test_a_short_folder_that_others_may_enter_is_not_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "run" / "max").mkdir(parents=True, mode=0o755)
+        monkeypatch.setenv("MAX_HOME", str(tmp_path / ("long" * 30)))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+        lock = taken(DaemonFolder("/a/project"))
+        assert Path(lock.socket).parent == tmp_path / "t" / f"max-{os.geteuid()}"
+        lock.release()
