@@ -68,12 +68,13 @@ def logger(part: str) -> Logger:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread of its own, which ends with the work."""
+    """Run blocking work in a thread of its own, which ends with the work, in the caller's context."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
 
     thread = ThreadPoolExecutor(1, "max-project")
-    result = asyncio.get_running_loop().run_in_executor(thread, work)
+    result = asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)
     try:
         return await result
     finally:  # after a cancellation the work goes on, and its thread ends with it

@@ -477,14 +477,15 @@ class HistoryError(MaxError):
 
 
 class CursorExpired(HistoryError):
-    """The changes after a cursor are no longer stored, or were not recorded."""
+    """The changes or events after a cursor are no longer stored, or were not recorded."""
 
     code = "history.expired"
 
-    def __init__(self) -> None:
+    def __init__(self, problem: str = "", *, hint: str = "") -> None:
         super().__init__(
-            "the cursor has expired: the changes after it are no longer stored",
-            hint="get a new cursor with --since now, read the tables, and continue from it;"
+            problem or "the cursor has expired: the changes after it are no longer stored",
+            hint=hint
+            or "get a new cursor with --since now, read the tables, and continue from it;"
             " or get every row with --since beginning",
         )
 

@@ -202,7 +202,7 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "connector": "errors model core upstream",
     "storage": "errors model core",
     "sync": "errors model core upstream connector connector_code",
-    "installations": "errors model core upstream connector connector_code",
+    "installations": "errors model core upstream connector connector_code storage",
     # what the commands `max connector check` and `max connector new` know; nothing else needs it
     "authoring": "errors model core upstream connector",
     "query": "errors model core storage",

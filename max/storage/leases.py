@@ -60,10 +60,10 @@ def new_worker() -> str:
 
 def is_alive(worker: str, heartbeat_at: float, now: float) -> bool:
     """Whether a worker still holds its leases."""
-    return -SKEW <= now - heartbeat_at < LEASE and not _is_gone(worker)
+    return -SKEW <= now - heartbeat_at < LEASE and not is_gone(worker)
 
 
-def _is_gone(worker: str) -> bool:
+def is_gone(worker: str) -> bool:
     """Whether the operating system says for certain that a worker's process has ended."""
     _, system, pid, start, _ = _parts(worker)
     if not start or not pid.isdecimal() or system != this_system():

@@ -1,0 +1,223 @@
+"""The audit log: one file of a project, with a row for each change and each reading of secrets.
+
+**The chain.**  Each row has a digest of its own values and of the digest of the row before.  A row that
+was changed, taken out, added or moved no longer fits what follows it.  ``_max_audit_head`` has the number and
+the digest of the newest row, so that rows that were cut off at the end are missed.
+
+**What this does not show.**  There is no secret in it: whoever may write the file can make the chain
+anew from any row on, head included.  Only a digest that was kept elsewhere shows that (``check``).
+
+**Intent and outcome.**  A change is noted in ``_max_audit_intent`` before it begins.  When it has ended,
+one transaction takes the note away and adds the row.  A note that is left means that its process
+ended in between: the next one that writes adds its row, with the outcome ``unknown``.
+
+**Example.**  Three rows; the second was changed by hand.
+
+    1  connect   digest a = H("", 1, connect …)
+    2  settings  digest b = H(a, 2, settings …)     the values no longer give b: row 2 was changed
+    3  sync      digest c = H(b, 3, sync …)         fits b
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..model.audit import AuditCheck, AuditRow, Outcome
+from ..model.values import Json
+from .catalogue import has_part, migrate
+from .database import Connection, decoding
+from .leases import is_gone
+from .sqlite import reader, writer
+
+T = TypeVar("T")
+FORGOTTEN = 86_400.0  # seconds after which a change has ended, where no system can say it
+PAGE = 1_000  # rows that are checked at a time
+
+OWNER = "audit"  # of these tables, in the catalogue
+MIGRATIONS = (
+    """
+    CREATE TABLE audit (
+        number       {row_id},
+        began_at     REAL NOT NULL,
+        at           REAL NOT NULL,
+        user         TEXT NOT NULL,
+        process      TEXT NOT NULL,
+        via          TEXT NOT NULL,
+        action       TEXT NOT NULL,
+        installation TEXT NOT NULL,
+        facts        TEXT NOT NULL,
+        outcome      TEXT NOT NULL,
+        code         TEXT NOT NULL,
+        digest       TEXT NOT NULL
+    );
+    CREATE TABLE _max_audit_intent (
+        id       {serial},
+        began_at REAL NOT NULL,
+        worker   TEXT NOT NULL,
+        row      TEXT NOT NULL
+    );
+    CREATE TABLE _max_audit_head (
+        number INTEGER NOT NULL,
+        digest TEXT NOT NULL
+    );
+    INSERT INTO _max_audit_head VALUES (0, '')
+    """,
+)
+COLUMNS = ", ".join(AuditRow._names)
+INSERT = f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' for _ in AuditRow._names)})"
+INTENT = "INSERT INTO _max_audit_intent (began_at, worker, row) VALUES (?, ?, ?) RETURNING id"
+INTENTS = "SELECT id, began_at, worker, row FROM _max_audit_intent ORDER BY id"
+NEWEST = f"SELECT {COLUMNS} FROM audit WHERE at >= ? ORDER BY number DESC LIMIT ?"
+FOLLOWING = f"SELECT {COLUMNS} FROM audit WHERE number > ? ORDER BY number LIMIT {PAGE}"
+HEAD = "SELECT number, digest FROM _max_audit_head"
+WHO = ("user", "process", "via", "action", "installation", "facts")  # what an intent knows
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def begin(path: Path, row: Mapping[str, Json], *, worker: str, now: float) -> int:
+    """Note that a change begins; the note's id.  ``row`` has the columns of WHO."""
+    with writer(path) as connection:
+        migrate(connection, OWNER, MIGRATIONS)
+        _end_lost(connection, now=now)
+        values = (now, worker, json.dumps(dict(row)))
+        return int(connection.execute(INTENT, values).fetchone()[0])
+
+
+def end(
+    path: Path, intent: int, outcome: Outcome, code: str, facts: Mapping[str, Json], *, now: float
+) -> None:
+    """Add the row of a change that has ended; ``facts`` are more than those of its beginning."""
+    with writer(path) as connection:
+        found = connection.execute(
+            "DELETE FROM _max_audit_intent WHERE id = ? RETURNING began_at, row", (intent,)
+        ).fetchone()
+        if found is not None:  # else another process has taken this one for lost
+            row = json.loads(found[1])
+            row["facts"] = {**row["facts"], **facts}
+            _append(connection, row, found[0], outcome, code, now=now)
+
+
+def append(
+    path: Path, row: Mapping[str, Json], outcome: Outcome = "done", code: str = "", *, now: float
+) -> None:
+    """Add a row of something that needs no note before: a reading."""
+    with writer(path) as connection:
+        migrate(connection, OWNER, MIGRATIONS)
+        _append(connection, row, now, outcome, code, now=now)
+
+
+def _end_lost(connection: Connection, *, now: float) -> None:
+    """Add the rows of changes whose process has ended before it could."""
+    for id, began_at, worker, text in connection.execute(INTENTS).fetchall():
+        if is_gone(worker) or not 0 <= now - began_at < FORGOTTEN:
+            connection.execute("DELETE FROM _max_audit_intent WHERE id = ?", (id,))
+            with decoding("audit"):
+                _append(connection, json.loads(text), began_at, "unknown", "", now=now)
+
+
+def _append(
+    connection: Connection,
+    row: Mapping[str, Json],
+    began_at: float,
+    outcome: Outcome,
+    code: str,
+    *,
+    now: float,
+) -> None:
+    number, before = connection.execute(HEAD).fetchone()
+    values = [number + 1, began_at, now, *(row[name] for name in WHO), outcome, code]
+    digest = _digest(before, values)
+    values[WHO.index("facts") + 3] = json.dumps(row["facts"])
+    connection.execute(INSERT, (*values, digest))
+    connection.execute("UPDATE _max_audit_head SET number = ?, digest = ?", (number + 1, digest))
+
+
+def _digest(before: str, values: Sequence[Json]) -> str:
+    """What a row's digest is, from that of the row before and its own values without the digest."""
+    from hashlib import sha256  # slow to import
+
+    text = json.dumps([before, *values], sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def rows(path: Path, *, since: float = 0.0, limit: int) -> list[AuditRow]:
+    """The newest rows that ended at or after a time, the newest first; empty when there is no audit."""
+    return _reading(path, lambda connection: _rows(connection.execute(NEWEST, (since, limit)).fetchall()), [])
+
+
+def unfinished(path: Path) -> list[Mapping[str, Any]]:
+    """What has begun and not ended: ``began_at``, ``worker`` and the values of WHO."""
+
+    def read(connection: Connection) -> list[Mapping[str, Any]]:
+        found = connection.execute(INTENTS).fetchall()
+        with decoding("audit"):
+            return [{"began_at": at, "worker": worker, **json.loads(row)} for _, at, worker, row in found]
+
+    return _reading(path, read, [])
+
+
+def check(path: Path, *, head: str = "") -> AuditCheck:
+    """Whether the chain is whole.
+
+    ``head`` is the digest of a row that was written down before, or its beginning: that row must
+    still be there.
+    """
+    nothing = AuditCheck(tuple(_lost(head, found=False)), 0, "", 0)
+    return _reading(path, lambda connection: _check(connection, head), nothing)
+
+
+def _check(connection: Connection, head: str) -> AuditCheck:
+    problems: list[str] = []
+    number, before, found = 0, "", False
+    while page := connection.execute(FOLLOWING, (number,)).fetchall():
+        for values in page:
+            if values[0] != number + 1:
+                problems.append(_missing(number + 1, values[0] - 1))
+            elif _digest_of(before, values) != values[-1]:
+                problems.append(f"row {values[0]} was changed, or does not belong behind the row before it")
+            number, before = values[0], str(values[-1])
+            found = found or before.startswith(head)
+    last, digest = connection.execute(HEAD).fetchone()
+    if last > number:
+        problems.append(_missing(number + 1, last))
+    elif (last, digest) != (number, before):
+        problems.append(f"row {number} was not written by Max: the newest was row {last}")
+    unfinished = connection.execute(f"SELECT count(*) FROM ({INTENTS}) AS intents").fetchone()[0]
+    return AuditCheck((*problems, *_lost(head, found=found)), number, before, unfinished)
+
+
+def _lost(head: str, *, found: bool) -> list[str]:
+    return [f"the row with the digest {head} is missing"] if head and not found else []
+
+
+def _missing(first: int, last: int) -> str:
+    return f"row {first} is missing" if first == last else f"rows {first} to {last} are missing"
+
+
+def _digest_of(before: str, values: Sequence[Any]) -> str:
+    place = AuditRow._names.index("facts")
+    try:
+        facts = json.loads(values[place])
+    except (TypeError, ValueError):
+        return ""
+    return _digest(before, [*values[:place], facts, *values[place + 1 : -1]])
+
+
+def _rows(found: Sequence[Sequence[Any]]) -> list[AuditRow]:
+    named = [dict(zip(AuditRow._names, values, strict=True)) for values in found]
+    with decoding("audit"):
+        return [AuditRow(**{**one, "facts": json.loads(one["facts"])}) for one in named]
+
+
+def _reading(path: Path, read: Callable[[Connection], T], nothing: T) -> T:
+    if not path.exists():
+        return nothing
+    with reader(path) as connection:
+        return read(connection) if has_part(connection, OWNER, MIGRATIONS) else nothing
