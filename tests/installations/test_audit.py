@@ -180,7 +180,7 @@ def test_p42_each_change_of_the_chain_is_found_and_named(
         assert {row, other} <= changed
 
 
-def test_a_chain_that_was_made_anew_is_found_by_a_digest_that_was_kept_elsewhere(
+def test_a_chain_that_was_made_again_is_found_by_a_digest_that_was_kept_elsewhere(
     folder: ProjectFolder, tmp_path: Path
 ) -> None:
     record_reading(folder, ACME, ["a"])
