@@ -4,7 +4,7 @@
         …
 
 Rule 1: one call leaves one row.  What is called inside of it leaves none of its own, so that every
-layer may say what it changes, whoever calls it.  A reading of secrets always leaves one.
+layer may say what it changes.  A reading of secrets always leaves one.
 
 Rule 2: a change is noted before it begins, and has its row before its caller learns of its end.  When the
 audit cannot be written, nothing is changed.  What is changed by a process that is killed in between

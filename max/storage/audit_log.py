@@ -4,8 +4,8 @@
 was changed, taken out, added or moved no longer fits what follows it.  ``_max_audit_head`` has the number and
 the digest of the newest row, so that rows that were cut off at the end are missed.
 
-**What this does not show.**  There is no secret in it: whoever may write the file can make the chain
-anew from any row on, head included.  Only a digest that was kept elsewhere shows that (``check``).
+**What this does not show.**  There is no secret in it: who may write the file can make the chain
+again from any row on, head included.  Only a digest that was kept elsewhere shows that (``check``).
 
 **Intent and outcome.**  A change is noted in ``_max_audit_intent`` before it begins.  When it has ended,
 one transaction takes the note away and adds the row.  A note that is left means that its process

@@ -6,7 +6,7 @@ who has read up to a number has missed none before it.
 
 **Numbers.**  An event's number is the time in milliseconds, or one more than the newest number if that
 is greater.  So numbers increase even when a clock is set back, and an older copy of the file, or a
-new file in its place, does not use again the numbers that followers have seen.
+new file in its place, does not use again the numbers that readers have seen.
 
 **Expiry.**  The oldest events are deleted; ``floor`` is the number of the newest deleted one.  What
 follows a cursor before the floor is no longer complete: CursorExpired.  The newest event is kept.
@@ -84,7 +84,7 @@ def record_event(
 ) -> int:
     """Record what happens in the caller's transaction; the event's number.
 
-    ``facts`` are small JSON data without secrets: whoever can read the data can read them.  Long
+    ``facts`` are small JSON data without secrets: who can read the data can read them.  Long
     texts are cut.  ``now`` is in seconds since the epoch.
     """
     migrate(connection, OWNER, MIGRATIONS)  # this may be the first event of the file
