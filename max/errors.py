@@ -53,7 +53,11 @@ them, always ``from error``.
     ├── LoaderFault                 a connector's code has a bug
     ├── DaemonError                 the project's daemon cannot do this
     │   ├── DaemonRunning               another process is the project's daemon
-    │   └── DaemonStopping              it is ending
+    │   ├── DaemonBusy                  as many calls are open as may be; ``retry_after`` seconds
+    │   ├── DaemonStopping              it is ending
+    │   ├── ConnectionLost              the connection ended before the answer
+    │   ├── ProtocolError               a message that the other side does not understand
+    │   └── MethodFault                 a bug of Max, while a method was answered
     └── Interrupted                 stopped by a signal; the state is saved  exit 130
 """
 
@@ -632,6 +636,35 @@ class DaemonStopping(DaemonError):
     """The daemon is ending: it takes no more calls, and pauses its syncs."""
 
     code = "daemon.stopping"
+
+
+class DaemonBusy(DaemonError):
+    """As many calls are open as may be; this one was not begun.  Try again after ``retry_after`` seconds."""
+
+    code = "daemon.busy"
+
+    def __init__(self, message: str, *, retry_after: float, hint: str = "") -> None:
+        self.retry_after = retry_after
+        hint = hint or f"try again in {retry_after:g} s, or wait for calls of your own to end"
+        super().__init__(message, hint=hint, retry_after=retry_after)
+
+
+class ConnectionLost(DaemonError):
+    """The connection ended before the answer: whether the call had an effect is not known."""
+
+    code = "daemon.lost"
+
+
+class ProtocolError(DaemonError):
+    """A message is not one that the other side understands, or comes from another version of Max."""
+
+    code = "daemon.protocol"
+
+
+class MethodFault(DaemonError):
+    """A bug of Max: a method raised an error that is none of these."""
+
+    code = "daemon.fault"
 
 
 class Interrupted(MaxError):

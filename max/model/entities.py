@@ -674,6 +674,7 @@ class _Declared:
     _conventions: ClassVar[Mapping[str, str]] = {}
     _key: ClassVar[Source | None] = None
     _camel_case: ClassVar[bool] = False
+    _schema: ClassVar[Any] = None  # the Schema that it was read with, as JSON data
     __signature__ = LazySignature()
 
     def __init_subclass__(

@@ -197,7 +197,10 @@ class Schema:
                 if c["by"]:
                     entity._collections[c["name"]].by = _pointing_back(made[c["child"]], c["by"])
         roots = [made[name] for name in data["roots"]]
-        return cls(list(made.values()), roots=roots, connector=data.get("connector", ""))
+        schema = cls(list(made.values()), roots=roots, connector=data.get("connector", ""))
+        for entity in made.values():
+            entity._schema = schema
+        return schema
 
 
 def _check_inverse(many: ManyOf[Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The arguments of a tool: declared once, as the schema that clients see and the check that holds.
+"""The arguments of a tool or a method: declared once, as the schema that callers see and the check.
 
 A wrong argument is a UsageError with the remedy: models read it and try again.
 """
@@ -6,42 +6,96 @@ A wrong argument is a UsageError with the remedy: models read it and try again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import UnknownName, UsageError
 from ..model.values import Json
 
-KINDS = {"string": str, "integer": int, "boolean": bool, "object": dict}
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "object": (dict,),
+    "array": (list, tuple),
+    "null": (type(None),),
+}
+WORDS = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "an object",
+    "array": "a list",
+    "null": "null",
+}
 
 
 class Parameter(NamedTuple):
-    """One argument: what it holds, what it is for, and the bounds of a number."""
+    """One argument: what it holds, what it is for, and the bounds of a number.
 
-    kind: Literal["string", "integer", "boolean", "object"]
+    ``kind`` is a type of JSON, or several: ``string|array``; empty for any JSON data.  ``items`` is the
+    kind of a list's members, ``choices`` are the only valid texts.
+    """
+
+    kind: str
     about: str
     required: bool = False
-    default: int | None = None
+    default: Json = None
     most: int | None = None
+    items: str = ""
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """Each type of JSON that it may have."""
+        return self.kind.split("|") if self.kind else []
+
+    @property
+    def lowest(self) -> int:
+        """The least whole number: 0 where that is the default, otherwise 1, unless it says another."""
+        return self.least if self.least is not None else 0 if self.default == 0 else 1
 
     def to_json(self) -> dict[str, Json]:
         """Its JSON schema."""
-        schema: dict[str, Json] = {"type": self.kind, "description": self.about}
-        if self.kind == "integer":
-            schema["minimum"] = 0 if self.default == 0 else 1
+        kinds = self.kinds
+        schema: dict[str, Json] = {"type": kinds[0] if len(kinds) == 1 else kinds} if kinds else {}
+        schema["description"] = self.about
+        if self.choices:
+            schema["enum"] = [*self.choices, *[None] * ("null" in kinds)]
+        if self.items:
+            schema["items"] = {"type": self.items}
+        if "integer" in kinds:
+            schema["minimum"] = self.lowest
         if self.most is not None:
             schema["maximum"] = self.most
         return schema if self.default is None else schema | {"default": self.default}
 
     def check(self, name: str, value: object) -> Any:
         """The value; UsageError when it cannot be meant."""
-        least = 0 if self.default == 0 else 1
-        fits = isinstance(value, KINDS[self.kind]) and (self.kind == "boolean" or not isinstance(value, bool))
-        if not fits:
-            kind = {"string": "a text", "integer": "a whole number", "object": "an object"}.get(self.kind)
-            raise UsageError(f"{name!r} is {kind or 'true or false'}, not {value!r:.60}")
-        if isinstance(value, int) and self.kind == "integer" and not least <= value <= (self.most or value):
-            raise UsageError(f"{name!r} is from {least} to {self.most or 'any'}, not {value}")
+        if not self._fits(value):
+            raise UsageError(f"{name!r} is {self._expected()}, not {value!r:.60}")
+        whole = isinstance(value, int) and not isinstance(value, bool) and "integer" in self.kinds
+        if whole and not self.lowest <= value <= (self.most or value):  # type: ignore[operator]  # an int
+            raise UsageError(f"{name!r} is from {self.lowest} to {self.most or 'any'}, not {value}")
+        if self.choices and isinstance(value, str) and value not in self.choices:
+            raise UnknownName(name, value, self.choices)
         return value
+
+    def _fits(self, value: object) -> bool:
+        of = [kind for kind in self.kinds if isinstance(value, KINDS[kind])]
+        if isinstance(value, bool):
+            of = [kind for kind in of if kind == "boolean"]
+        if not of and self.kinds:
+            return False
+        if self.items and isinstance(value, list | tuple):
+            return all(isinstance(one, KINDS[self.items]) for one in value)
+        return not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+
+    def _expected(self) -> str:
+        of = f" of {WORDS[self.items].partition(' ')[2]}s" if self.items else ""
+        return " or ".join(WORDS[kind] + (of if kind == "array" else "") for kind in self.kinds)
 
 
 def input_schema(parameters: Mapping[str, Parameter]) -> Json:
@@ -54,17 +108,23 @@ def input_schema(parameters: Mapping[str, Parameter]) -> Json:
     }
 
 
-def read_arguments(tool: str, parameters: Mapping[str, Parameter], given: Mapping[str, Json]) -> Any:
-    """A value for every parameter, its default where none was given; an explicit null gives none."""
+def check_names(of: str, parameters: Mapping[str, Parameter], given: Mapping[str, Json]) -> None:
+    """UnknownName for an argument that there is not, UsageError when one is missing."""
     for name in given:
         if name not in parameters:
-            raise UnknownName("argument", name, parameters, where=tool)
-    found = {name: one.default for name, one in parameters.items()}
+            raise UnknownName("argument", name, parameters, where=of)
     for name, one in parameters.items():
-        if given.get(name) is not None:
-            found[name] = one.check(name, given[name])
-        elif one.required:
-            raise UsageError(f"{tool} needs {name!r}", hint=one.about)
+        if one.required and given.get(name) is None:
+            raise UsageError(f"{of} needs {name!r}", hint=one.about)
+
+
+def read_arguments(tool: str, parameters: Mapping[str, Parameter], given: Mapping[str, Json]) -> Any:
+    """A value for every parameter, its default where none was given; an explicit null gives none."""
+    check_names(tool, parameters, given)
+    found = {name: one.default for name, one in parameters.items()}
+    for name, value in given.items():
+        if value is not None:
+            found[name] = parameters[name].check(name, value)
     return Arguments(found)
 
 

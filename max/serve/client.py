@@ -1,0 +1,82 @@
+"""The typed client: the methods of a project that another process answers.
+
+    async with Client.connect(project_root) as client:
+        page = await client.search("acme", "AcmeUser", "active = true", limit=50)
+
+Rule: a Client is Methods; only who answers differs.  What takes Methods takes a Client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import ConnectionLost
+from .methods import PROMPTER, Method, Methods
+from .protocol import Asking
+from .streams import End, Stream
+
+if TYPE_CHECKING:
+    from ..installations.onboarding import Prompter
+
+
+class Client(Methods):
+    """Asks the methods of the process at the other end of a stream.
+
+    Several calls may be open at once.  Cancelling one ends the wait at once, and the call.  Errors are
+    those that the method raised there; ConnectionLost when the process ended before it answered.
+    """
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max {self._asking.version})"
+
+    @property
+    def version(self) -> str:
+        """The version of Max at the other end."""
+        return self._asking.version
+
+    @classmethod
+    @asynccontextmanager
+    async def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[Self]:
+        """A client over a stream of bytes, which is closed at the end."""
+        asking = Asking(reader, writer)
+        try:
+            await asking.start()
+            yield cls(asking)
+        finally:
+            await asking.stop()
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, path: Path | str) -> AsyncIterator[Self]:
+        """A client of the unix socket with this path; ConnectionLost when no process listens there."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        except (OSError, ValueError) as error:
+            raise ConnectionLost(f"no daemon answers at {path}", hint="max daemon start") from error
+        async with cls.over(reader, writer) as client:
+            yield client
+
+    def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
+        prompter: Prompter | None = arguments.pop(PROMPTER, None)
+        parts = self._asking.call(method.name, arguments, prompter)
+        return Stream(_stream(parts)) if method.streams else _result(parts)
+
+
+async def _result(parts: AsyncGenerator[tuple[str, Any], None]) -> Any:
+    async with aclosing(parts):
+        async for _, value in parts:
+            return value
+    raise ConnectionLost("the call ended without an answer")
+
+
+async def _stream(parts: AsyncGenerator[tuple[str, Any], None]) -> AsyncGenerator[Any, None]:
+    async with aclosing(parts):
+        async for kind, value in parts:
+            yield End(value) if kind == "result" else value

@@ -1,0 +1,616 @@
+"""The methods: one table of what a program may ask of a project, on every transport.
+
+Rule 1: a public method of the class Methods is a method everywhere: on the socket, over HTTP, on a
+runner's standard streams and on the typed Client.  ``METHODS`` is derived from it, never written.
+
+Rule 2: parameters are JSON data, and are checked before anything is asked, by the same words wherever
+the call comes from.  A result is anything that ``wire.py`` can carry.
+
+Rule 3: ``@reads`` changes nothing.  ``@writes`` may.  What returns a Stream streams; what takes a
+``prompter`` may ask a person.
+
+    methods = Methods(project)
+    page = await methods.search("acme", "AcmeUser", "active = true", order_by="name", limit=50)
+    async for event in methods.sync("acme"):
+        print(event.kind)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
+
+from ..core import in_thread
+from ..errors import UsageError
+from ..model.values import Json
+from .arguments import Parameter, check_names, input_schema
+from .streams import End, Stream
+
+if TYPE_CHECKING:
+    from ..core import InstallationInfo
+    from ..errors import ProjectError
+    from ..installations.onboarding import Prompter
+    from ..model.aggregate import Groups
+    from ..model.changes import ChangePage, ChangeSummary
+    from ..model.query import QueryPage, RowPage
+    from ..model.schema import Schema
+    from ..model.tasks import SyncResult, SyncRun
+    from ..model.text_search import Found
+    from ..project import Project
+    from ..query.ages import FieldAge
+    from ..query.maintenance import Invalidation
+    from ..query.reader import Reader
+    from ..query.sql import SqlAnswer
+    from ..storage.quarantine import Quarantined
+    from ..storage.sync_state import SyncState
+    from ..sync.events import Event
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+PROMPTER = "prompter"  # the parameter through which a method asks a person
+WORKING = 8  # methods that work at once, each in a thread; the others wait
+LONGEST_SQL = 60.0  # seconds that a caller may give a statement
+
+
+# -- the table -----------------------------------------------------------------------------
+
+
+class Method:
+    """One method: what it is called, takes and returns."""
+
+    def __init__(self, function: Callable[..., Any], *, reads: bool) -> None:
+        self.function, self.reads = function, reads
+        self.name = function.__name__
+
+    def __repr__(self) -> str:
+        return f"Method({self.name})"
+
+    @property
+    def about(self) -> str:
+        """What it does, in its docstring's words."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def result(self) -> str:
+        """The type of the result, as it is written; of a stream that of its items and its end."""
+        return str(self.function.__annotations__["return"])
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer comes in parts."""
+        return self.result.startswith("Stream[")
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it may ask a person."""
+        return PROMPTER in self._signature.parameters
+
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """Each parameter but the prompter, in order."""
+        names = vars(sys.modules[self.function.__module__])
+        found = {}
+        for name, one in [*self._signature.parameters.items()][1:]:
+            if name != PROMPTER:
+                hint = eval(str(one.annotation), names)  # noqa: S307 - the text of our own source
+                required = one.default is inspect.Parameter.empty
+                found[name] = parameter_of(hint, required=required, default=None if required else one.default)
+        return found
+
+    def to_json(self) -> dict[str, Json]:
+        """The method as data: its parameters as a JSON schema."""
+        return {
+            "name": self.name,
+            "about": self.about,
+            "parameters": input_schema(self.parameters),
+            "result": self.result,
+            "reads": self.reads,
+            "streams": self.streams,
+            "prompts": self.prompts,
+        }
+
+    def read(self, given: Mapping[str, Json]) -> dict[str, Any]:
+        """The arguments of a call; UsageError for one that is unknown, missing or cannot be meant."""
+        check_names(self.name, self.parameters, given)
+        found = {}
+        for name, value in given.items():
+            known = self.parameters[name]
+            if value is not None or "null" in known.kinds:
+                found[name] = known.check(name, value)
+        return found
+
+    def bind(self, arguments: Sequence[object], named: Mapping[str, object]) -> dict[str, Any]:
+        """The arguments of a call in Python, by name; TypeError as Python says it."""
+        bound = self._signature.bind(None, *arguments, **named).arguments
+        return dict([*bound.items()][1:])
+
+
+def parameter_of(hint: Any, *, required: bool = False, default: Json = None) -> Parameter:
+    """The parameter that an annotation describes: ``Annotated[str | None, "what it is for"]``."""
+    about = ""
+    bounds: Mapping[str, int] = {}
+    if get_origin(hint) is Annotated:
+        hint, about, *more = get_args(hint)
+        bounds = more[0] if more else {}
+    options = get_args(hint) if not _is_one(hint) else (hint,)
+    kinds: dict[str, None] = {}
+    items, choices = "", ()
+    for one in options:
+        origin = get_origin(one) or one
+        if origin is Literal:
+            kinds["string"], choices = None, get_args(one)
+        elif origin is Any:
+            return Parameter("", about, required, default)
+        else:
+            kinds[JSON_KINDS[origin]] = None
+            if origin is Sequence and get_args(one) != (Any,):
+                items = JSON_KINDS[get_args(one)[0]]
+    plain = [*default] if isinstance(default, tuple) else default
+    return Parameter("|".join(kinds), about, required, plain, items=items, choices=choices, **bounds)
+
+
+def _is_one(hint: Any) -> bool:
+    origin = get_origin(hint)
+    return origin is None or origin in (Literal, Sequence, Mapping)
+
+
+JSON_KINDS: Mapping[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    Sequence: "array",
+    Mapping: "object",
+    type(None): "null",
+}
+
+
+def reads(function: F) -> F:
+    """A method that changes nothing."""
+    return cast(F, _declared(Method(function, reads=True)))
+
+
+def writes(function: F) -> F:
+    """A method that may change something."""
+    return cast(F, _declared(Method(function, reads=False)))
+
+
+def _declared(method: Method) -> Any:
+    """The method as its callers see it: the arguments are checked, then it is answered."""
+
+    def arguments(given: Sequence[object], named: Mapping[str, object]) -> dict[str, Any]:
+        bound = method.bind(given, named)
+        asked = {name: bound.pop(name) for name in [PROMPTER] if name in bound}
+        return {**{n: method.parameters[n].check(n, one) for n, one in bound.items()}, **asked}
+
+    if method.streams:
+
+        @wraps(method.function)
+        def stream(self: Methods, *given: object, **named: object) -> Any:
+            return self._answer(method, arguments(given, named))
+
+        stream.method = method  # type: ignore[attr-defined]  # read by METHODS
+        return stream
+
+    @wraps(method.function)
+    async def call(self: Methods, *given: object, **named: object) -> Any:
+        return await self._answer(method, arguments(given, named))
+
+    call.method = method  # type: ignore[attr-defined]  # read by METHODS
+    return call
+
+
+# -- what parameters mean --------------------------------------------------------------------
+
+Where: TypeAlias = str | Sequence[str] | None
+Installation = Annotated[str, "the source, such as acme:default"]
+EntityName = Annotated[str, "what to look for, such as AcmeTask; schema lists them"]
+FilterText = Annotated[
+    Where,
+    'only rows that match: status IN (todo, "in progress") AND due_date < today AND assignee.name ~= "ada";'
+    " = != < <= > >= ~= (contains) ^= (starts with) HAS IN (…) IS NULL NOT AND OR ( )",
+]
+OrderText = Annotated[str | None, "such as due_date or priority,-updated_at; then by id"]
+Names = Annotated[str | Sequence[str] | None, "only these fields: title,due_date"]
+Limit = Annotated[int, "how many at most", {"least": 0}]
+Cursor = Annotated[str | None, "the cursor of the page before, with the same filter and order"]
+Since = Annotated[str | None, "a cursor, or a time: yesterday, 2d, 2026-11-26, 2026-11, now, beginning"]
+Columns = Annotated[str | Sequence[str], "fields, also through refs: name,assignee.email"]
+SyncId = Annotated[str, "the sync's id, or its beginning"]
+
+
+class Methods:
+    """A project's methods, answered here; ``Client`` has the same and asks another process."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._places = asyncio.Semaphore(WORKING)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.project!r})"
+
+    def answer(self, name: str, given: Mapping[str, Json], prompter: Prompter | None = None) -> Any:
+        """What a method of the table returns for arguments as JSON data: an awaitable, or a Stream.
+
+        UnknownName when there is no such method, UsageError when the arguments do not fit.
+        """
+        method = find_method(name)
+        asking = {PROMPTER: prompter} if method.prompts and prompter is not None else {}
+        return self._answer(method, {**method.read(given), **asking})
+
+    def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
+        return method.function(self, **arguments)
+
+    async def _read(self, installation: str, ask: Callable[[Reader], T]) -> T:
+        """What one snapshot of an installation answers."""
+
+        def work() -> T:
+            with self.project.read(installation) as reader:
+                return ask(reader)
+
+        return await self._beside(in_thread(work))
+
+    async def _beside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for work that a thread does.  Cancelled, the wait ends at once.
+
+        The work itself goes on to its end, and keeps its place among those that run until then.
+        """
+        try:
+            await self._places.acquire()
+        except BaseException:
+            work.close()
+            raise
+        running = asyncio.ensure_future(work)
+
+        def done(one: asyncio.Future[T]) -> None:
+            self._places.release()
+            if not one.cancelled():
+                one.exception()  # of work whose caller went away
+
+        running.add_done_callback(done)
+        return await asyncio.shield(running)
+
+    # -- installations ---------------------------------------------------------------------
+
+    @reads
+    async def installations(self) -> list[InstallationInfo]:
+        """Every installation whose file can be read, sorted by name."""
+        return await self._beside(self.project.installations())
+
+    @reads
+    async def problems(self) -> list[ProjectError]:
+        """What is wrong with each installation that ``installations`` leaves out."""
+        return await self._beside(self.project.problems())
+
+    @reads
+    async def installation(self, installation: Installation) -> InstallationInfo:
+        """The installation that a name means: ``connector:name``, or ``connector`` when it has one."""
+        return await self._beside(self.project.target(installation))
+
+    @writes
+    async def change_settings(
+        self, installation: Installation, settings: Annotated[Mapping[str, Any], "by name"]
+    ) -> InstallationInfo:
+        """Change some settings of an installation; nothing is changed when one is wrong."""
+        return await self._beside(self.project.change_settings(installation, **settings))
+
+    @writes
+    async def disconnect(
+        self,
+        installation: Installation,
+        *,
+        keep_data: Annotated[bool, "keep the database for a later connection"] = False,
+    ) -> None:
+        """Remove an installation with its secrets, and its data unless they are kept."""
+        await self.project.disconnect(installation, keep_data=keep_data)
+
+    # -- rows --------------------------------------------------------------------------------
+
+    @reads
+    async def schema(self, installation: Installation) -> Schema:
+        """The entities of an installation, as they are stored."""
+        return await self._read(installation, lambda reader: reader.schema)
+
+    @reads
+    async def search(
+        self,
+        installation: Installation,
+        entity: EntityName,
+        where: FilterText = None,
+        *,
+        order_by: OrderText = None,
+        fields: Names = None,
+        limit: Limit = 1_000,
+        after: Cursor = None,
+    ) -> QueryPage[Any]:
+        """A page of entities; its cursor is the ``after`` of the next page, null on the last."""
+        return await self._read(
+            installation,
+            lambda reader: reader.search(
+                entity, where, order_by=order_by, fields=fields, limit=limit, after=after
+            ),
+        )
+
+    @reads
+    async def rows(
+        self,
+        installation: Installation,
+        entity: EntityName,
+        columns: Columns,
+        where: FilterText = None,
+        *,
+        order_by: OrderText = None,
+        limit: Limit = 1_000,
+        after: Cursor = None,
+    ) -> RowPage:
+        """A page of rows as columns, also of fields behind refs."""
+        return await self._read(
+            installation,
+            lambda reader: reader.rows(
+                reader.query(entity, where, order_by).limit(limit).after(after), columns
+            ),
+        )
+
+    @reads
+    async def get(
+        self,
+        installation: Installation,
+        entity: EntityName,
+        id: Annotated[str, "the id that the service gives"],
+        fields: Names = None,
+    ) -> Any:
+        """One entity with what is stored of it."""
+        return await self._read(installation, lambda reader: reader.get(entity, id, fields))
+
+    @reads
+    async def count(self, installation: Installation, entity: EntityName, where: FilterText = None) -> int:
+        """How many entities match."""
+        return await self._read(installation, lambda reader: reader.count(entity, where))
+
+    @reads
+    async def count_by(
+        self,
+        installation: Installation,
+        entity: EntityName,
+        by: Annotated[str | Sequence[str], "status, or assignee.name,updated_at:month, or tags:each"],
+        where: FilterText = None,
+        *,
+        sum: Annotated[str | Sequence[str], "add up these fields, too"] = (),
+        avg: Annotated[str | Sequence[str], "average these fields, too"] = (),
+        min: Annotated[str | Sequence[str], "least of these fields, too"] = (),
+        max: Annotated[str | Sequence[str], "greatest of these fields, too"] = (),
+        order_by: Annotated[str | None, "such as -count or status; else the greatest groups first"] = None,
+        top: Annotated[int | None, "only the greatest groups; equals at the cut are kept"] = None,
+    ) -> Groups[Any]:
+        """How many entities each group has, and what is added up or compared in it."""
+        return await self._read(
+            installation,
+            lambda reader: reader.count_by(
+                entity, by, where, sum=sum, avg=avg, min=min, max=max, order_by=order_by, top=top
+            ),
+        )
+
+    @reads
+    async def values(
+        self,
+        installation: Installation,
+        entity: EntityName,
+        field: Annotated[str, "the field, such as status or tags"],
+        where: FilterText = None,
+        *,
+        limit: Annotated[int | None, "how many at most"] = None,
+    ) -> Groups[Any]:
+        """The different values of a field, or of a list's members, the most frequent first."""
+        return await self._read(installation, lambda reader: reader.values(entity, field, where, limit=limit))
+
+    @reads
+    async def find(
+        self,
+        text: Annotated[str, "words, in any order, or parts of names"],
+        installations: Annotated[Sequence[str], "only in these sources"] = (),
+        entities: Annotated[Sequence[str], "only in these entities"] = (),
+        *,
+        limit: Limit = 20,
+        raw: Annotated[bool, "the text is a query of SQLite's FTS5"] = False,
+    ) -> Found:
+        """The rows in whose searchable fields all words of a text occur, best first."""
+        find = self.project.find_rows
+        return await self._beside(
+            in_thread(lambda: find(text, installations, entities, limit=limit, raw=raw))
+        )
+
+    @reads
+    async def sql(
+        self,
+        statement: Annotated[str, "one SELECT statement"],
+        parameters: Annotated[Sequence[Any] | Mapping[str, Any], "values for ? in order, or for :names"] = (),
+        *,
+        of: Annotated[Sequence[str], "the sources; several are schemas; else all that have data"] = (),
+        limit: Limit = 1_000,
+        timeout: Annotated[float, "seconds that it may take"] = 10.0,  # noqa: ASYNC109 - SQLite keeps it
+    ) -> SqlAnswer:
+        """The first rows of a SELECT over one installation, or several."""
+        if not 0 < timeout <= LONGEST_SQL:
+            raise UsageError(f"a statement may take up to {LONGEST_SQL:g} s, not {timeout:g}")
+        return await self._beside(
+            self.project.sql(statement, parameters, of=of, limit=limit, timeout=timeout)
+        )
+
+    # -- what is known about them --------------------------------------------------------------
+
+    @reads
+    async def changes(
+        self,
+        installation: Installation,
+        since: Since = None,
+        *,
+        until: Annotated[str | None, "a time"] = None,
+        entity: Annotated[str | Sequence[str] | None, "only these entities"] = None,
+        fields: Annotated[Sequence[str], "only changes of these fields"] = (),
+        newest_first: Annotated[bool, "from the newest back, in one page"] = False,
+        limit: Limit = 1_000,
+    ) -> ChangePage:
+        """What became of rows, after a cursor or since a time."""
+        return await self._read(
+            installation,
+            lambda reader: reader.changes(
+                since, until=until, entity=entity, fields=fields, newest_first=newest_first, limit=limit
+            ),
+        )
+
+    @reads
+    async def change_summary(
+        self,
+        installation: Installation,
+        since: Since = None,
+        *,
+        until: Annotated[str | None, "a time"] = None,
+        entity: Annotated[str | Sequence[str] | None, "only these entities"] = None,
+    ) -> ChangeSummary:
+        """How many rows of each entity came, changed and went, and which fields."""
+        return await self._read(
+            installation, lambda reader: reader.change_summary(since, until=until, entity=entity)
+        )
+
+    @reads
+    async def freshness(
+        self, installation: Installation, what: Annotated[str | None, "Entity or Entity.field"] = None
+    ) -> list[FieldAge]:
+        """How old every field is, and how long ago each collection and feed was listed to its end."""
+        return await self._read(installation, lambda reader: reader.freshness(what))
+
+    @reads
+    async def quarantine(
+        self,
+        installation: Installation,
+        entity: Annotated[str | None, "only this entity"] = None,
+        *,
+        limit: Limit = 1_000,
+    ) -> list[Quarantined]:
+        """Rows that were rejected and kept aside."""
+        return await self._read(installation, lambda reader: reader.quarantine(entity, limit=limit))
+
+    @writes
+    async def invalidate(
+        self,
+        installation: Installation,
+        what: Annotated[Sequence[str], "entities, fields or rows: AcmeUser, AcmeUser.email, AcmeTask:7"],
+        *,
+        where: Annotated[str | None, "only rows that match"] = None,
+    ) -> Invalidation:
+        """Mark data as stale: the next sync fetches it again.  The values stay and can be read."""
+        return await self._beside(self.project.invalidate(installation, *what, where=where))
+
+    # -- syncs -------------------------------------------------------------------------------
+
+    @reads
+    async def state(self, installation: Installation) -> SyncState:
+        """Whether the rows are all there, and as of when."""
+        return await self._read(installation, lambda reader: reader.state)
+
+    @reads
+    async def runs(
+        self,
+        installation: Installation,
+        *,
+        limit: Limit = 1_000,
+        beginning: Annotated[str, "only syncs whose id begins so"] = "",
+    ) -> list[SyncRun]:
+        """The newest syncs, newest first."""
+        return await self._read(installation, lambda reader: reader.runs(limit, beginning=beginning))
+
+    @reads
+    async def run(self, installation: Installation, sync: SyncId) -> SyncResult:
+        """One sync with its failures."""
+        return await self._read(installation, lambda reader: reader.run(sync))
+
+    @writes
+    def sync(
+        self,
+        installation: Installation,
+        *,
+        full: Annotated[bool, "everything, whatever its age"] = False,
+        only: Annotated[Sequence[str], "just these: Entity or Entity.field"] = (),
+        if_stale: Annotated[float | None, "only what is older than this many seconds"] = None,
+        missing_only: Annotated[bool, "only what was never fetched, or was invalidated"] = False,
+        check_deletes: Annotated[bool, "list everything, to find what is gone"] = False,
+        allow_removals: Annotated[bool, "remove what is gone, however much it is"] = False,
+        discard_unfinished: Annotated[bool, "begin another sync in place of an unfinished one"] = False,
+    ) -> Stream[Event, SyncResult]:
+        """Copy what changed; what happens as it comes, and the result at the end.
+
+        One that is under way is joined.  A caller that goes away does not end the sync: ``request``
+        pauses or cancels it.
+        """
+        from ..core import SyncOptions
+
+        options = SyncOptions(
+            full=full,
+            only=tuple(only),
+            if_stale=if_stale,
+            missing_only=missing_only,
+            check_deletes=check_deletes,
+            allow_removals=allow_removals,
+        )
+        return Stream(self._sync(installation, options, discard_unfinished=discard_unfinished))
+
+    async def _sync(
+        self, installation: str, options: Any, *, discard_unfinished: bool
+    ) -> AsyncGenerator[Event | End[SyncResult], None]:
+        runtime = await self.project.runtime(installation)
+        handle = await runtime.sync(options, discard_unfinished=discard_unfinished)
+        async for event in handle.events():
+            yield event
+        yield End(await handle.completion())
+
+    @writes
+    async def request(
+        self,
+        installation: Installation,
+        command: Annotated[Literal["pause", "run", "cancel"], "what the sync is to do"],
+        *,
+        force: Annotated[bool, "take the sync from a process that is known to be gone"] = False,
+    ) -> SyncRun:
+        """Ask the unfinished sync, in any process, to pause, to run on or to cancel."""
+        return await self._beside(self.project.request(installation, command, force=force))
+
+    # -- an installation's connection ----------------------------------------------------------
+
+    @writes
+    async def connect(
+        self,
+        connector: Annotated[str, "the kind of source, such as acme"],
+        name: Annotated[str | None, "of the installation; else default, default-2, …"] = None,
+        *,
+        config: Annotated[Mapping[str, Any] | None, "answers by name"] = None,
+        secrets: Annotated[Mapping[str, Any] | None, "secrets by credential"] = None,
+        prompter: Prompter | None = None,
+    ) -> InstallationInfo:
+        """Connect a source: what is not given is asked for, if there is someone to ask."""
+        from ..installations.onboarding import onboard
+
+        chosen = await in_thread(lambda: self.project.folder.registry.resolve(connector))
+        found = await onboard(chosen, prompter, config or {}, cast("Mapping[str, str]", secrets or {}))
+        return await self.project.connect(connector, name, config=found.config, secrets=found.secrets)
+
+
+METHODS: Mapping[str, Method] = {
+    name: found.method for name, found in vars(Methods).items() if hasattr(found, "method")
+}
+
+
+def find_method(name: str) -> Method:
+    """The method with a name; UnknownName suggests the nearest."""
+    if name not in METHODS:
+        from ..errors import UnknownName
+
+        raise UnknownName("method", name, METHODS)
+    return METHODS[name]
