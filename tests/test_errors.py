@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from max import errors
 from max.errors import (
     CursorExpired,
+    DaemonBusy,
     FieldNotLoaded,
     InvalidAnswers,
     InvalidCursor,
@@ -52,6 +53,7 @@ SAMPLES: dict[type[MaxError], MaxError] = {
     SuspiciousRemoval: SuspiciousRemoval("User", 30, 50),
     SyncRunning: SyncRunning("s1", "process 7"),
     ReplayMismatch: ReplayMismatch("t:user:list", '{"page":2}', again=1, left=3, nearest='{"page":1}'),
+    DaemonBusy: DaemonBusy("64 calls are open", retry_after=1.5),
     QuotaExceeded: QuotaExceeded("too many requests", retry_after=3.5, status=429),
 }
 
@@ -129,8 +131,13 @@ def test_codes_never_change_once_released() -> None:
         "LeaseLost": "sync.lease_lost",
         "LoaderFault": "connector.fault",
         "DaemonError": "daemon",
+        "DaemonError": "daemon",
         "DaemonRunning": "daemon.running",
+        "DaemonBusy": "daemon.busy",
         "DaemonStopping": "daemon.stopping",
+        "ConnectionLost": "daemon.lost",
+        "ProtocolError": "daemon.protocol",
+        "MethodFault": "daemon.fault",
         "Interrupted": "interrupted",
         "UpstreamError": "upstream",
         "Offline": "upstream.offline",

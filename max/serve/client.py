@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConnectionLost
 from .methods import PROMPTER, Method, Methods
-from .protocol import Asking
+from .protocol import ClientConnection
 from .streams import End, Stream
 
 if TYPE_CHECKING:
@@ -30,27 +30,27 @@ class Client(Methods):
     those that the method raised there; ConnectionLost when the process ended before it answered.
     """
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(max {self._asking.version})"
+        return f"{type(self).__name__}(max {self._connection.version})"
 
     @property
     def version(self) -> str:
         """The version of Max at the other end."""
-        return self._asking.version
+        return self._connection.version
 
     @classmethod
     @asynccontextmanager
     async def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[Self]:
         """A client over a stream of bytes, which is closed at the end."""
-        asking = Asking(reader, writer)
+        connection = ClientConnection(reader, writer)
         try:
-            await asking.start()
-            yield cls(asking)
+            await connection.start()
+            yield cls(connection)
         finally:
-            await asking.stop()
+            await connection.stop()
 
     @classmethod
     @asynccontextmanager
@@ -65,7 +65,7 @@ class Client(Methods):
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
         prompter: Prompter | None = arguments.pop(PROMPTER, None)
-        parts = self._asking.call(method.name, arguments, prompter)
+        parts = self._connection.call(method.name, arguments, prompter)
         return Stream(_stream(parts)) if method.streams else _result(parts)
 
 

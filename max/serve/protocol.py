@@ -103,7 +103,7 @@ async def serve_connection(
     """Answer one client until it goes away.  Cancelled, it ends the open calls with DaemonStopping."""
     from .. import __version__
 
-    await _Served(Messages(reader, writer, bounds.longest, bounds.patience), methods, bounds).run(
+    await _ServerConnection(Messages(reader, writer, bounds.longest, bounds.patience), methods, bounds).run(
         version or __version__
     )
 
@@ -217,7 +217,7 @@ class _Call:
         self.prompts: dict[int, asyncio.Future[Json]] = {}
 
 
-class _Served:
+class _ServerConnection:
     """One connection of a server."""
 
     def __init__(self, messages: Messages, methods: Methods, bounds: Bounds) -> None:
@@ -422,7 +422,7 @@ class _Asked:
         self.messages: asyncio.Queue[dict[str, Json]] = asyncio.Queue()  # no more than a window of them
 
 
-class Asking:
+class ClientConnection:
     """The side of a connection that asks: sends calls, and gives each its answers."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -182,7 +182,7 @@ class _Encoder(TaggedJson):
         special = SPECIAL.get(kind.__name__)
         if special is not None and special.kind() is kind:
             return {f"${kind.__name__}": self._encode(special.parts(value))}
-        if issubclass(kind, MaxError):
+        if isinstance(value, MaxError):
             return {"$error": self.encode_error(value)}
         if isinstance(value, Entity):
             return self._named("$entity", kind, values=self._encode_mapping(values_of(value)))
