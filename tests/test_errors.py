@@ -131,7 +131,6 @@ def test_codes_never_change_once_released() -> None:
         "LeaseLost": "sync.lease_lost",
         "LoaderFault": "connector.fault",
         "DaemonError": "daemon",
-        "DaemonError": "daemon",
         "DaemonRunning": "daemon.running",
         "DaemonBusy": "daemon.busy",
         "DaemonStopping": "daemon.stopping",
