@@ -29,6 +29,7 @@ from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User,
 
 PAGES = 5
 USERS_STORED = "SELECT id, name, mail, size FROM sample_user ORDER BY id"
+EVENTS = "SELECT kind FROM _max_event ORDER BY number"
 SYNCS_ENDED = "SELECT id FROM _max_sync WHERE finished_at IS NOT NULL"
 
 
@@ -127,8 +128,12 @@ def main(folder: Path) -> None:
         between, ended = stored(path, USERS_STORED), bool(stored(path, SYNCS_ENDED))
         if not lived:
             assert in_a_child(path, second, None)
+        kinds = [kind for (kind,) in stored(path, EVENTS)]
         found = {"lived": lived, "ended": ended, "first": asked(first), "second": asked(second)}
-        print(json.dumps({**found, "between": between, "end": stored(path, USERS_STORED)}), flush=True)
+        print(
+            json.dumps({**found, "between": between, "events": kinds, "end": stored(path, USERS_STORED)}),
+            flush=True,
+        )
         nth += 1
 
 

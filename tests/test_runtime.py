@@ -609,6 +609,10 @@ def test_a_sync_killed_at_any_commit_fetches_nothing_again_that_is_stored(tmp_pa
         assert one["end"] == undisturbed["end"], f"killed at commit {number}"
         left = everything if one["ended"] else everything - answered(one["between"])
         assert questions(one["second"]) == left, f"killed at commit {number}"
+        begun, ended = "sync.begun", "sync.ended"
+        once = [[begun, ended], [begun, "sync.resumed", ended]]
+        expected = [[begun, ended, begun, ended]] if one["ended"] else once
+        assert one["events"] in expected, f"killed at commit {number}"
 
 
 async def broken(*_: Any) -> Any:

@@ -67,7 +67,8 @@ OF_KINDS = f"""
      ORDER BY number LIMIT :limit
 """
 NEWEST = f"SELECT {COLUMNS} FROM _max_event WHERE kind = ? ORDER BY number DESC LIMIT 1"
-OLDEST = "SELECT number, at FROM _max_event ORDER BY number LIMIT ?"
+OLDEST = "SELECT number, at FROM _max_event WHERE number < ? ORDER BY number LIMIT ?"
+NEWEST_TIME = "SELECT number, at FROM _max_event ORDER BY number DESC LIMIT 1"
 COUNT = "SELECT count(*) FROM _max_event"
 
 
@@ -101,26 +102,19 @@ def _short(value: Json) -> Json:
     return value
 
 
-def expire_events(
-    connection: Connection, *, now: float, kept: int = KEPT, kept_for: float = KEPT_FOR
-) -> bool:
-    """Delete some of the events that are too old or too many; whether more may follow."""
+def expire_events(connection: Connection, kept: int = KEPT, kept_for: float = KEPT_FOR) -> bool:
+    """Delete events that are too many, or too much older than the newest: some; whether more may follow."""
     if not has_part(connection, OWNER, MIGRATIONS):
         return False
     surplus = connection.execute(COUNT).fetchone()[0] - kept
-    oldest = connection.execute(OLDEST, (PAGE,)).fetchall()
-    _, newest = _bounds(connection)
-    expired = [
-        number
-        for place, (number, at) in takewhile(
-            lambda one: one[0] < surplus or one[1][1] < now - kept_for, enumerate(oldest)
-        )
-        if number < newest
-    ]
-    if expired:
-        connection.execute("DELETE FROM _max_event WHERE number <= ?", (expired[-1],))
-        connection.execute("UPDATE _max_event_floor SET number = ?", (expired[-1],))
-    return len(expired) == PAGE
+    newest, at = connection.execute(NEWEST_TIME).fetchone() or (0, 0.0)
+    oldest = connection.execute(OLDEST, (newest, PAGE)).fetchall()
+    expired = takewhile(lambda one: one[0] < surplus or one[1][1] < at - kept_for, enumerate(oldest))
+    numbers = [number for _, (number, _) in expired]
+    if numbers:
+        connection.execute("DELETE FROM _max_event WHERE number <= ?", (numbers[-1],))
+        connection.execute("UPDATE _max_event_floor SET number = ?", (numbers[-1],))
+    return len(numbers) == PAGE
 
 
 # -- reading -----------------------------------------------------------------------------------

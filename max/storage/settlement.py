@@ -45,6 +45,7 @@ from typing import Any, NamedTuple
 
 from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
 from ..model.delivery import WriteResult
+from ..model.event_log import EventKind
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
@@ -64,12 +65,15 @@ from ..model.tasks import (
     failure_of,
     read_spec,
 )
+from ..model.values import Json
 from .database import Connection, decoding
+from .event_log import record_event
 from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 MAX_CRASHES = 5  # crashes in a row after which a task fails
 SUSPECT_CRASHES = 2  # crashes in a row after which a task runs alone
+SHORT_WAIT = 10.0  # seconds; a wait that is not longer is no event
 
 TASK_COLUMNS = "id, sync, parent, kind, spec, attempt, tries, crashes"
 INSERT_SYNC = """
@@ -202,14 +206,22 @@ class SyncTransaction:
         values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now, int(narrow))
         self.connection.execute(INSERT_SYNC, values)
         self.beat(worker)
+        options = dict(root.spec.options) if isinstance(root.spec, GroupTask) else {}
+        facts = {name: value for name, value in options.items() if value}
+        self.record(EventKind.SYNC_BEGUN, {"options": facts} if facts else {})
         self._start_task(self._insert(root, None, None))
         self.follow_up()
+
+    def record(self, kind: EventKind, facts: Mapping[str, Json]) -> None:
+        """Record an event of the sync."""
+        record_event(self.connection, kind, facts, now=self.now, sync=self.sync)
 
     def fail_start(self, failure: Failure) -> None:
         """Store a sync that has no task, and why; the caller gives it its status."""
         self.connection.execute(
             INSERT_SYNC, (self.sync, "[]", Status.RUNNING, SyncCommand.RUN, None, self.now, 0)
         )
+        self.record(EventKind.SYNC_BEGUN, {})
         self._record_failures([failure])
 
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
@@ -357,6 +369,10 @@ class SyncTransaction:
         if failures:
             rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
             self.connection.executemany(INSERT_FAILURE, rows)
+            first = next((one for one in failures if one.code != BLOCKED), None)
+            if first is not None:  # what is blocked follows from one that has failed
+                words = {"what": first.what, "code": first.code, "message": first.message}
+                self.record(EventKind.SYNC_FAILURES, {"number": len(failures), **words})
 
     def add_notes(self, notes: Sequence[str]) -> None:
         """Add sentences about the sync, each once."""
@@ -483,6 +499,11 @@ class SyncTransaction:
             if due is not None and due > self.now and self._shorten_waits():
                 due, waiting, reason = self._due(most)
         return claimed, Status.RUNNING, SyncCommand.RUN, due, waiting, reason or ""
+
+    def record_wait(self, due: float | None, waiting: int, reason: str) -> None:
+        """Record that nothing can run until a time, if that is long."""
+        if due is not None and due - self.now > SHORT_WAIT:
+            self.record(EventKind.SYNC_WAITING, {"until": due, "tasks": waiting, "reason": reason})
 
     def _due(self, most: dict[str, Any]) -> tuple[float | None, int, str | None]:
         """When the next task may begin, how many wait, and why."""

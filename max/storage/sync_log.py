@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
+from ..model.event_log import EventKind
 from ..model.struct import Struct
 from ..model.tasks import (
     BLOCKED,
@@ -25,6 +26,7 @@ from ..model.values import Json
 from . import change_log
 from .catalogue import has_part
 from .database import Connection, RenameOwner, Targets, decoding
+from .event_log import record_event
 from .leases import describe_worker, is_alive
 
 
@@ -115,6 +117,11 @@ UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 RUN_COLUMNS = f"""id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
     (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}')"""
+ENDING = f"""
+    SELECT state, counts, removed, requests, quarantined, started_at, finished_at,
+           (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}')
+      FROM _max_sync AS s WHERE id = ?
+"""
 FAILURE_COLUMNS = ", ".join(Failure._names)
 FIRST_ERROR = f"""
     SELECT error FROM _max_task
@@ -320,7 +327,8 @@ def apply_command(
     """Pause or cancel a sync of which no task runs; ``died``: its process ended without releasing it."""
     if command is SyncCommand.PAUSE:
         pause = f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}"
-        connection.execute(pause, (Status.PAUSED, sync))
+        if connection.execute(pause, (Status.PAUSED, sync)).rowcount:
+            record_event(connection, EventKind.SYNC_PAUSED, {}, now=now, sync=sync)
         release_tasks(connection, sync, died=died)
     elif command is SyncCommand.CANCEL:
         connection.execute(CANCEL_TASKS, (now, sync))
@@ -341,8 +349,26 @@ def release_tasks(connection: Connection, sync: str, *, died: bool = False) -> N
 def finish_sync(connection: Connection, sync: str, status: Status, *, now: float) -> None:
     """Give a sync its final status, unless it has one."""
     finish = f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}"
-    connection.execute(finish, (status, now, sync))
+    if connection.execute(finish, (status, now, sync)).rowcount:
+        record_event(connection, EventKind.SYNC_ENDED, _ending(connection, sync), now=now, sync=sync)
     clear_worker(connection, sync)
+
+
+def _ending(connection: Connection, sync: str) -> dict[str, Json]:
+    """What the event of a sync's end says."""
+    status, counts, removed, requests, quarantined, began, ended, failed = connection.execute(
+        ENDING, (sync,)
+    ).fetchone()
+    with decoding("sync"):
+        numbers = {"counts": json.loads(counts), "requests": sum(json.loads(requests).values())}
+    return {
+        "status": status,
+        **numbers,
+        "removed": removed,
+        "quarantined": quarantined,
+        "failed": failed,
+        "seconds": round(max(0.0, ended - began), 3),
+    }
 
 
 def clear_worker(connection: Connection, sync: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ..core import TaskStore
 from ..errors import LeaseLost, StorageError, SyncError
+from ..model.event_log import EventKind
 from ..model.tasks import (
     NewTask,
     ResumedSync,
@@ -26,6 +27,7 @@ from ..model.tasks import (
 from ..model.values import Json
 from .catalogue import migrate
 from .database import Connection, Database
+from .event_log import expire_events
 from .settlement import SyncTransaction
 from .sync_log import (
     MIGRATIONS,
@@ -106,9 +108,10 @@ class SqliteTaskStore(TaskStore):
                 raise SyncError(f"sync {found.id} has already ended ({found.status})")
             if found.status is Status.RUNNING and found.worker != worker:
                 raise running_elsewhere(found)
-            dead = self._on(connection, found.id, now).resume(worker, died=found.worker != worker)
+            transaction, crashed = self._on(connection, found.id, now), found.worker not in (None, worker)
+            transaction.record(EventKind.SYNC_RESUMED, {"crashed": True} if crashed else {})
+            dead = transaction.resume(worker, died=found.worker != worker)
             values = {name: getattr(found, name) for name in SyncRun._names}
-            crashed = found.worker not in (None, worker)
             return ResumedSync(**values, crashed=crashed, died=tuple(dead))
 
         return await self._database.transact(work)
@@ -142,7 +145,10 @@ class SqliteTaskStore(TaskStore):
             status, command, _ = transaction.read_sync()
             if status is not Status.RUNNING or command is not SyncCommand.RUN:
                 return SettleResult(outcomes, (), status, command)
-            return SettleResult(outcomes, *transaction.claim(claim, alone=alone))
+            claims = transaction.claim(claim, alone=alone)
+            if alone and settlements and not claims[0]:
+                transaction.record_wait(*claims[3:])
+            return SettleResult(outcomes, *claims)
 
         return await self._database.transact(work)
 
@@ -162,8 +168,12 @@ class SqliteTaskStore(TaskStore):
         """Tasks, sync and worker in one transaction; nothing changes when the worker lost the sync."""
 
         def work(connection: Connection) -> None:
-            if self._on(connection, sync, now).read_sync()[2] == worker:
+            transaction = self._on(connection, sync, now)
+            status, _, owner = transaction.read_sync()
+            if owner == worker:
                 release_tasks(connection, sync)
+                if status is Status.RUNNING:
+                    transaction.record(EventKind.SYNC_INTERRUPTED, {})
 
         await self._database.transact(work)
 
@@ -214,8 +224,8 @@ def _next_id(connection: Connection, now: float) -> str:
     return "".join(ALPHABET[(number >> shift) & 31] for shift in range(45, -5, -5))
 
 
-def _prune_some(connection: Connection) -> int:
+def _prune_some(connection: Connection) -> bool:
     pruned = connection.execute(PRUNE).rowcount
     connection.execute(f"DELETE FROM _max_failure WHERE sync IN ({OLD})")
     connection.execute(f"DELETE FROM _max_sync WHERE id IN ({OLD})")
-    return pruned
+    return expire_events(connection) or pruned > 0

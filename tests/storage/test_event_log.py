@@ -74,7 +74,7 @@ def test_p31_reading_from_any_cursor_yields_every_later_event_in_order_without_g
                 kept.append(everything[-1])
             else:
                 with transaction(connection):
-                    expire_events(connection, now=now, kept=int(value), kept_for=1e12)
+                    expire_events(connection, kept=int(value), kept_for=1e12)
                 kept = kept[-max(1, int(value)) :]
         assert everything == sorted(set(everything))
         assert numbers(connection, limit=limit) == kept
@@ -103,10 +103,11 @@ def test_what_is_expired_by_its_age_is_the_oldest_part_and_never_the_newest_even
 ) -> None:
     found = [record(connection, day * DAY) for day in (1, 2, 50, 3, 60)]
     with transaction(connection):
-        assert not expire_events(connection, now=61 * DAY, kept_for=20 * DAY)
+        assert not expire_events(connection, kept_for=20 * DAY)
     assert numbers(connection) == found[2:]  # what came behind one that is kept stays
+    found.append(record(connection, 1_000 * DAY))
     with transaction(connection):
-        expire_events(connection, now=1_000 * DAY, kept_for=20 * DAY)
+        expire_events(connection, kept_for=20 * DAY)
     assert numbers(connection) == found[-1:]
 
 
@@ -116,7 +117,7 @@ def test_many_events_expire_a_page_at_a_time(connection: SqliteConnection) -> No
             record_event(connection, EventKind.SYNC_BEGUN, {}, now=1.0)
     rounds = 1
     with transaction(connection):
-        while expire_events(connection, now=1.0, kept=4):
+        while expire_events(connection, kept=4):
             rounds += 1
     assert (rounds, len(numbers(connection))) == (3, 4)
 
@@ -149,7 +150,7 @@ def test_a_file_without_the_tables_has_no_events(connection: SqliteConnection) -
     assert events_after(connection).events == ()
     assert (events_after(connection, 17).cursor, newest_event(connection)) == (17, 0)
     assert newest_of(connection, EventKind.SYNC_ENDED) is None
-    assert not expire_events(connection, now=1.0)
+    assert not expire_events(connection)
 
 
 def test_the_newest_of_a_kind_is_found_and_long_texts_are_cut(connection: SqliteConnection) -> None:
