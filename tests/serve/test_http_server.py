@@ -80,7 +80,7 @@ async def body_of(receive: Receive) -> bytes | None:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        found += message["body"]
+        found += bytes(message["body"])
         if not message["more_body"]:
             return found
 
