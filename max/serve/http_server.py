@@ -60,7 +60,7 @@ class ConnectionBounds(NamedTuple):
 class HttpServer:
     """Answers HTTP at an address with an ASGI app, from ``start`` to ``stop``.
 
-    With port 0 the system picks one: ``port`` says which.  ``report`` is told of an error that the app
+    With port 0 the system picks one: ``port`` says which.  ``report`` gets each error that the app
     raises, which is a bug of it.
     """
 
