@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 LASTING = 20_000  # objects that a short command makes; they last as long as it, so looking for cycles is vain
 AS_JSON = ("json", "ndjson")  # the formats in which errors are JSON
-LEADING = ("--project", "--output", "--json", "--quiet")  # options that may come before the command
+LEADING = ("--project", "--output", "--json", "--quiet", "--direct")  # may come before the command
 ATTACHED = ("-C", "--project=", "-o", "--output=")  # how an option begins that holds its value
 
 # By name: the group in the overview, the module below commands/, and a summary.  The module
@@ -75,6 +75,12 @@ COMMANDS = {
     "connector check": ("Write connectors", "connector_check", "say what is wrong with a connector"),
     "connector test": ("Write connectors", "connector", "try a connector against a fake service"),
 }
+# Commands that read, and leave everything as it is: a daemon that is running may answer them.
+FORWARDED = frozenset(
+    "changes count find freshness get guide llm-bootstrap ls path quarantine runs schema search sql status"
+    " values".split()
+)
+HERE = frozenset(["--direct", "-h", "--help"])  # options with which this process answers
 ALONE = "all commands: max --help"
 EXAMPLES = """\
 Start here (needs no account and no network)
@@ -86,6 +92,7 @@ Options of every command, before or after its name
   -o, --output FORMAT text, json or ndjson; csv, tsv or markdown where the answer has rows
                       (MAX_OUTPUT=json makes it the default); --json is -o json
   -q, --quiet         no progress and no hints; warnings and errors remain
+  --direct            do not ask the daemon of the project, if it has one (as with MAX_DAEMON=0)
   --version           print the version
   --help              print this; `max COMMAND --help` explains one command"""
 
@@ -125,19 +132,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed, 2 usage, 3 partial, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     streams.prepare(as_json=wants_json(words, os.environ.get("MAX_OUTPUT")))
-    return answer(words)
+    return reported(words, forwarded_or_direct)
 
 
-def answer(words: list[str]) -> int:
-    """Run one command and print its answer, or its error, for its caller; the exit status."""
+def answer_words(words: list[str]) -> int:
+    """Run one command in this process and print its answer, or its error, to its console; the exit status."""
+    return reported(words, direct)
+
+
+def reported(words: list[str], run: Callable[[list[str]], int]) -> int:
+    """The exit status that ``run`` gives for a command, or that of its error, which is printed."""
     as_json = wants_json(words, console().environment.get("MAX_OUTPUT"))
-    status = 0
     try:
-        lines, notes, status = perform(words)
-        console().expect_status(status)
-        print_answer(lines, notes)
-    except streams.OutputFailed as error:
-        return status if status or error.reader_left else print_error(error, as_json=as_json)
+        return run(words)
     except KeyboardInterrupt:
         after = "\n" if console().stderr.isatty() else ""  # the terminal shows ^C
         streams.tell(console().stderr, f"{after}interrupted\n")
@@ -146,7 +153,36 @@ def answer(words: list[str]) -> int:
         return print_error(connector_exited(error), as_json=as_json)
     except Exception as error:
         return print_error(error, as_json=as_json)
+
+
+def direct(words: list[str]) -> int:
+    """Run one command in this process and print its answer; the exit status."""
+    lines, notes, status = perform(words)
+    console().expect_status(status)
+    try:
+        print_answer(lines, notes)
+    except streams.OutputFailed as error:
+        if not status and not error.reader_left:
+            raise
     return status
+
+
+def forwarded_or_direct(words: list[str]) -> int:
+    """The same, by the daemon of the project when one is running and the command is one that it answers."""
+    status = None
+    if is_forwarded(words):
+        from .commands.forward import ask_daemon
+
+        status = ask_daemon(words, named_folder(words))
+    return direct(words) if status is None else status
+
+
+def is_forwarded(words: list[str]) -> bool:
+    """Whether the daemon may answer: a command that reads, or none, and nothing that says otherwise."""
+    if HERE & set(words) or os.environ.get("MAX_DAEMON") == "0":
+        return False
+    command = command_and_rest(leading_options(words)[1])[0]
+    return command in FORWARDED or not command
 
 
 def run() -> NoReturn:
@@ -168,14 +204,19 @@ def perform(words: list[str]) -> tuple[Iterable[str], Iterable[str], int]:
         words = [*words[1:], "--help"]
     if words[:1] in (["--version"], ["-V"], ["__complete"]):
         return without_parser(words), [], 0
-    size = 2 if " ".join(words[:2]) in COMMANDS else 1
-    command, words = " ".join(words[:size]), words[size:]
+    command, words = command_and_rest(words)
     if {"-h", "--help"} & set(words) and (text := help_of(command)):
         return [text], [], 0
     if command not in COMMANDS:
         refuse([*filter(None, [command]), *words])
     run, parser = found_command(command)
     return printed(run, parser, command, [*leading, *words], [ALONE] if alone else [])
+
+
+def command_and_rest(words: list[str]) -> tuple[str, list[str]]:
+    """The command that words begin with, of one word or two, and the words behind it."""
+    size = 2 if " ".join(words[:2]) in COMMANDS else 1
+    return " ".join(words[:size]), words[size:]
 
 
 def without_parser(words: Sequence[str]) -> Iterable[str]:
@@ -199,7 +240,8 @@ def printed(
 
     options = parser.read(words)
     options.project = options.project or "."
-    options.given_words = [*command.split(), *words]
+    options.given_words, options.answer_words = [*command.split(), *words], answer_words
+    console().check(options)
     answer = run(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
@@ -211,13 +253,18 @@ def in_project(leading: Sequence[str]) -> bool:
     """Whether the folder that the options before the command name, or the current one, is in a project."""
     from .commands.framework import is_in_project
 
+    return is_in_project(named_folder(leading))
+
+
+def named_folder(words: Sequence[str]) -> str:
+    """The folder that ``-C`` or ``--project`` names among words, else the current one."""
     folder = "."
-    for word, value in zip(leading, [*leading[1:], ""], strict=False):
+    for word, value in zip(words, [*words[1:], ""], strict=False):
         if word in ("-C", "--project"):
             folder = value
         elif word.startswith(("-C", "--project=")):
             folder = word.removeprefix("--project=").removeprefix("-C")
-    return is_in_project(folder)
+    return folder or "."
 
 
 def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:
@@ -259,7 +306,7 @@ def leading_options(words: list[str]) -> tuple[list[str], list[str]]:
     while place < len(words):
         if words[place] in ("-C", "--project", "-o", "--output"):
             place += 2
-        elif words[place] in ("--json", "-q", "--quiet") or words[place].startswith(ATTACHED):
+        elif words[place] in ("--json", "-q", "--quiet", "--direct") or words[place].startswith(ATTACHED):
             place += 1
         else:
             break

@@ -54,6 +54,7 @@ them, always ``from error``.
     ├── DaemonError                 the project's daemon cannot do this
     │   ├── DaemonRunning               another process is the project's daemon
     │   ├── DaemonBusy                  as many calls are open as may be; ``retry_after`` seconds
+    │   ├── RunDirect                   a command that only its caller's process can run
     │   ├── DaemonStopping              it is ending
     │   ├── ConnectionLost              the connection ended before the answer
     │   ├── ProtocolError               a message that the other side does not understand
@@ -647,6 +648,12 @@ class DaemonBusy(DaemonError):
         self.retry_after = retry_after
         hint = hint or f"try again in {retry_after:g} s, or wait for calls of your own to end"
         super().__init__(message, hint=hint, retry_after=retry_after)
+
+
+class RunDirect(DaemonError):
+    """The command line must run this command in its own process, where it gives the same answer."""
+
+    code = "daemon.direct"
 
 
 class ConnectionLost(DaemonError):

@@ -133,6 +133,7 @@ def test_codes_never_change_once_released() -> None:
         "DaemonError": "daemon",
         "DaemonRunning": "daemon.running",
         "DaemonBusy": "daemon.busy",
+        "RunDirect": "daemon.direct",
         "DaemonStopping": "daemon.stopping",
         "ConnectionLost": "daemon.lost",
         "ProtocolError": "daemon.protocol",

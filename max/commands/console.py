@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from ..installations.project_folder import ProjectFolder
+    from .framework import Options
 
 
 class Console:
@@ -61,6 +62,9 @@ class Console:
         from ..installations.project_folder import ProjectFolder  # printing needs none of it
 
         return ProjectFolder.find(folder)
+
+    def check(self, options: Options) -> None:
+        """Look at the options of a command before it begins."""
 
     def expect_status(self, status: int) -> None:
         """What the exit status will be, known before the answer is printed: its reader may leave early."""

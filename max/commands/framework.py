@@ -71,6 +71,7 @@ class Options(argparse.Namespace):
     target: Any  # the installation's name, or None
     after_target: Sequence[str] = ()  # as in the Parser
     given_words: Sequence[str] = ()  # the command line, from the command's name on
+    answer_words: Callable[[list[str]], int]  # answers another command line, as a daemon does for its callers
     states: Sequence[SyncState] = ()  # of each installation that was read
     state_told = False  # whether the answer has them as JSON data
 

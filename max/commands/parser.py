@@ -202,6 +202,9 @@ def command_parser(command: str, summary: str, configure: Callable[[Parser], Non
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no progress and no hints; warnings and errors remain"
     )
+    parser.add_argument(
+        "--direct", action="store_true", help="do not ask the daemon of the project, if it has one"
+    )
     return parser
 
 

@@ -25,7 +25,7 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 
 from ..core import in_thread
-from ..errors import UsageError
+from ..errors import RunDirect, UsageError
 from ..model.values import Json
 from .arguments import Parameter, check_names, input_schema
 from .streams import End, Stream
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ..sync.events import Event
 
 T = TypeVar("T")
+Parts: TypeAlias = list[list[str]]
 F = TypeVar("F", bound=Callable[..., Any])
 PROMPTER = "prompter"  # the parameter through which a method asks a person
 WORKING = 8  # methods that work at once, each in a thread; the others wait
@@ -61,6 +62,8 @@ LONGEST_SQL = 60.0  # seconds that a caller may give a statement
 
 class Method:
     """One method: what it is called, takes and returns."""
+
+    local = False  # whether it is for clients on this machine alone
 
     def __init__(self, function: Callable[..., Any], *, reads: bool) -> None:
         self.function, self.reads = function, reads
@@ -115,6 +118,7 @@ class Method:
             "reads": self.reads,
             "streams": self.streams,
             "prompts": self.prompts,
+            "local": self.local,
         }
 
     def read(self, given: Mapping[str, Json]) -> dict[str, Any]:
@@ -183,6 +187,13 @@ def writes(function: F) -> F:
     return cast(F, _declared(Method(function, reads=False)))
 
 
+def local(function: F) -> F:
+    """A method for clients on this machine alone: it is on the socket, and not on HTTP."""
+    method: Method = function.method  # type: ignore[attr-defined]
+    method.local = True
+    return function
+
+
 def _declared(method: Method) -> Any:
     """The method as its callers see it: the arguments are checked, then it is answered."""
 
@@ -230,8 +241,8 @@ SyncId = Annotated[str, "the sync's id, or its beginning"]
 class Methods:
     """A project's methods, answered here; ``Client`` has the same and asks another process."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, commands: Callable[..., Stream[Parts, int]] | None = None) -> None:
+        self.project, self._commands = project, commands
         self._places = asyncio.Semaphore(WORKING)
 
     def __repr__(self) -> str:
@@ -600,6 +611,28 @@ class Methods:
         chosen = await in_thread(lambda: self.project.folder.registry.resolve(connector))
         found = await onboard(chosen, prompter, config or {}, cast("Mapping[str, str]", secrets or {}))
         return await self.project.connect(connector, name, config=found.config, secrets=found.secrets)
+
+    # -- the command line ------------------------------------------------------------------------
+
+    @local
+    @reads
+    def command(
+        self,
+        words: Annotated[Sequence[str], "the command line behind max"],
+        *,
+        folder: Annotated[str, "the caller's current folder"],
+        columns: Annotated[Sequence[int], "cells of a line of stdout and of stderr; -1: it is no terminal"],
+        variables: Annotated[Mapping[str, Any], "environment variables that say how an answer looks"],
+        likeness: Annotated[Sequence[str], "what must be the same in both processes"],
+    ) -> Stream[Parts, int]:
+        """A command of the command line that only reads: what it prints, and its exit status.
+
+        The parts are pairs, in their order: "out" or "err" with a text, "flush" with none, and "status"
+        with the exit status as soon as it is known.  RunDirect when the caller must run it itself.
+        """
+        if self._commands is None:
+            raise RunDirect("this process answers no commands")
+        return self._commands(words, folder, columns, variables, likeness)
 
 
 METHODS: Mapping[str, Method] = {
