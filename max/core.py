@@ -419,14 +419,24 @@ class TaskStore(Protocol):
         """Prepare the tables; may be called again."""
 
     async def begin(
-        self, plan: Json, root: NewTask, *, worker: str, now: float, notes: Sequence[str] = ()
+        self,
+        plan: Json,
+        root: NewTask,
+        *,
+        worker: str,
+        now: float,
+        notes: Sequence[str] = (),
+        schedule: str | None = None,
     ) -> str:
         """Begin a sync with its whole task graph; returns its id, which is greater than any before.
 
         Unfinished syncs without a living worker are cancelled; SyncRunning when one has a worker.
+        ``schedule`` is the name of the schedule that begins it.
         """
 
-    async def record_failure(self, what: str, error: Exception, *, now: float) -> str:
+    async def record_failure(
+        self, what: str, error: Exception, *, now: float, schedule: str | None = None
+    ) -> str:
         """Record a sync that failed before its first task, in the connector's function ``what``; its id."""
 
     async def resume(self, sync: str, *, worker: str, now: float) -> ResumedSync:

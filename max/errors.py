@@ -13,6 +13,7 @@ them, always ``from error``.
     │   ├── InvalidFilter               a filter's text, with the column
     │   ├── InvalidSql                  a statement, with the line and the place in it
     │   ├── SqlLimit                    a statement that takes too long, or too much memory
+    │   ├── InvalidSchedule             when a sync shall begin, with the place in a cron text
     │   ├── InvalidCursor               a cursor of another query, or no cursor
     │   └── InvalidAnswers              invalid configuration or onboarding values
     ├── SchemaError                 a declaration that is invalid
@@ -228,6 +229,22 @@ class InvalidFilter(UsageError):
         )
 
 
+class InvalidSchedule(UsageError):
+    """What says when a sync begins is invalid; in a cron text, ``column`` counts from 1."""
+
+    code = "usage.schedule"
+
+    def __init__(self, problem: str, text: str = "", column: int = 0, *, hint: str = "") -> None:
+        self.problem, self.text, self.column = problem, text, column
+        super().__init__(
+            f"schedule: {problem}{_pointing(text, column) if column else ''}",
+            hint=hint,
+            problem=problem,
+            text=text,
+            column=column,
+        )
+
+
 class InvalidSql(UsageError):
     """A SQL statement is invalid, or may not run here; ``position`` counts characters from 0, or is None."""
 
@@ -253,7 +270,7 @@ class InvalidSql(UsageError):
 
 
 def _pointing(text: str, column: int) -> str:
-    """Two lines: what is around a column of a filter, and a caret under it."""
+    """Two lines: what is around a column of a text, and a caret under it."""
     before = text[: column - 1][-AROUND:]
     return f"\n  {before}{text[column - 1 :][:AROUND]}\n  {_blank(before)}^"
 

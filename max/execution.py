@@ -330,6 +330,10 @@ class SyncHandle:
         """End the sync for good, without waiting for pages under way; what was stored stays."""
         await self._request(SyncCommand.CANCEL)
 
+    def wake(self) -> None:
+        """Have the sync look at once for a command that was stored."""
+        self._loop.wake()
+
     async def _request(self, command: SyncCommand) -> None:
         executor = self._executor
         await executor.store.request(self.id, command, now=executor.context.clock(), worker=executor.worker)
@@ -412,17 +416,21 @@ class SyncExecutor:
         return self._handle if self._handle is not None and not self._handle.done else None
 
     async def begin(
-        self, plan: SyncPlan, options: SyncOptions = NO_OPTIONS, notes: Sequence[str] = ()
+        self,
+        plan: SyncPlan,
+        options: SyncOptions = NO_OPTIONS,
+        notes: Sequence[str] = (),
+        schedule: str | None = None,
     ) -> SyncHandle:
         """Begin a sync and return at once; SyncRunning when one is running already.
 
-        ``notes`` are sentences for people about how it began.
+        ``notes`` are sentences for people about how it began, ``schedule`` names the schedule that begins it.
         """
         async with self._changing:
             await self._prepare()
             now = self.context.now()
             root = expand(plan, self.context.connector.resolver, options, now=now)
-            return self._drive(await self._begin(plan.to_json(), root, notes))
+            return self._drive(await self._begin(plan.to_json(), root, notes, schedule))
 
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
@@ -462,9 +470,11 @@ class SyncExecutor:
             run = await self.store.resume(sync, worker=self.worker, now=self.context.clock())
             return self._drive(run.id, run)
 
-    async def _begin(self, plan: Json, root: NewTask, notes: Sequence[str] = ()) -> str:
-        now = self.context.clock()
-        return await self.store.begin(plan, root, worker=self.worker, now=now, notes=notes)
+    async def _begin(
+        self, plan: Json, root: NewTask, notes: Sequence[str] = (), schedule: str | None = None
+    ) -> str:
+        worker, now = self.worker, self.context.clock()
+        return await self.store.begin(plan, root, worker=worker, now=now, notes=notes, schedule=schedule)
 
     async def _prepare(self, *, resumes: bool = False) -> None:
         """Refuse a second sync; every request of this one begins after those whose responses are stored."""

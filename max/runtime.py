@@ -46,7 +46,7 @@ from .model.filters import Filter
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
 from .model.schema import Schema
-from .model.tasks import HEARTBEAT, SyncResult
+from .model.tasks import HEARTBEAT, Status, SyncCommand, SyncResult, SyncRun
 from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
 from .query.find import find_in
@@ -63,6 +63,7 @@ from .upstream.operations import FlowController
 from .upstream.recording import Source, UpstreamAccess
 
 ROOTS = 500  # looked up in one query
+LOOK = 0.2  # seconds between two looks at a sync of another process that is to stop
 
 log = logger("runtime")
 
@@ -223,16 +224,26 @@ class InstallationRuntime:
     # -- syncing ---------------------------------------------------------------------------
 
     async def sync(
-        self, options: SyncOptions = NO_OPTIONS, *, discard_unfinished: bool = False
+        self,
+        options: SyncOptions = NO_OPTIONS,
+        *,
+        discard_unfinished: bool = False,
+        schedule: str | None = None,
     ) -> SyncHandle:
         """Begin a sync, and return at once.
 
         A sync under way here is joined.  An interrupted or paused one goes on, unless
         ``discard_unfinished``.  SyncRunning while another process syncs; SyncError when options
         are given and the sync that would be joined or go on was begun with others.
+
+        ``schedule`` is the name of the schedule that asks.  Its sync yields to all that ask without one:
+        it is cancelled, and what it has stored stays.  With the same options it is joined, or in another
+        process waited for.
         """
         async with self._lock("sync"):
             (installation, executor), options = self._at_work(), self.recording.sync_options(options)
+            if schedule is None:
+                await self._displace_schedule(executor, options)
             unfinished = executor.running.id if executor.running else await executor.unfinished()
             if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_other_options(unfinished, options)
@@ -241,11 +252,38 @@ class InstallationRuntime:
             await self._admit(options)
             if unfinished is not None and not discard_unfinished:
                 return await executor.resume(unfinished)
-            async with self._beginning("discover", executor.context.credentials):
+            async with self._beginning("discover", executor.context.credentials, schedule):
                 notes = await self._discover(installation, executor)
-            async with self._beginning("seeder", executor.context.credentials):
+            async with self._beginning("seeder", executor.context.credentials, schedule):
                 plan = await self._seed(installation, executor)
-            return await executor.begin(plan, options, notes)
+            return await executor.begin(plan, options, notes, schedule)
+
+    async def _displace_schedule(self, executor: SyncExecutor, options: SyncOptions | None) -> None:
+        """Cancel a scheduled sync, in any process, unless it fetches the same; then wait for its end.
+
+        One that runs here and fetches the same goes on: it will be joined.
+        """
+
+        async def running() -> SyncRun | None:
+            newest = await self._store.runs(1, now=self._clock())
+            return next((one for one in newest if one.schedule and one.status is Status.RUNNING), None)
+
+        found, here = await running(), executor.running
+        if found is None:
+            return
+        of_found = await self._database.read(lambda known: options_of(known, found.id))
+        is_same = options is not None and options_json(options) == of_found
+        if is_same and here is not None:
+            return
+        if not is_same:
+            with suppress(SyncError):  # it has just ended
+                await self._store.request(found.id, SyncCommand.CANCEL, now=self._clock())
+        if here is not None:
+            here.wake()
+            with suppress(MaxError):
+                await here.completion()
+        while (now := await running()) is not None and now.id == found.id:  # noqa: ASYNC110 - of any process
+            await asyncio.sleep(LOOK)
 
     async def _discover(self, installation: Installation[Any], executor: SyncExecutor) -> Sequence[str]:
         """Take up the fields that the account has of its own by now; notes about what hindered that.
@@ -305,7 +343,9 @@ class InstallationRuntime:
         return unknown
 
     @asynccontextmanager
-    async def _beginning(self, what: str, credentials: CredentialProvider) -> AsyncIterator[None]:
+    async def _beginning(
+        self, what: str, credentials: CredentialProvider, schedule: str | None = None
+    ) -> AsyncIterator[None]:
         """As _connector_code; a failure is recorded as a sync that failed before its first task."""
         try:
             with self._connector_code(what, credentials):
@@ -315,7 +355,7 @@ class InstallationRuntime:
         except MaxError as error:
             error.locate(f"{self._connector.name}: {what}")
             with suppress(StorageError):
-                await self._store.record_failure(what, error, now=self._clock())
+                await self._store.record_failure(what, error, now=self._clock(), schedule=schedule)
             raise
 
     async def _admit(self, options: SyncOptions) -> None:
@@ -335,6 +375,7 @@ class InstallationRuntime:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self._lock("sync"):
             executor = self._at_work().executor
+            await self._displace_schedule(executor, None)
             await self._admit(NO_OPTIONS)
             return await executor.retry(sync)
 

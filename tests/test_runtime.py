@@ -413,7 +413,7 @@ def test_a_sync_of_another_process_is_refused_until_that_process_dies(tmp_path: 
 
 
 def ended(status: Status = Status.COMPLETED) -> SyncResult:
-    return SyncResult("s", status, {}, 0, {}, 0, 0.0, 1.0, False, None, [], (), 0, ())
+    return SyncResult("s", status, {}, 0, {}, 0, 0.0, 1.0, False, None, [], (), 0, None, ())
 
 
 class TestRepeating:

@@ -52,6 +52,7 @@ RUN = (
     "requests",
     "failed",
     "notes",
+    "schedule",
 )
 INDENT = 14  # cells before what a line of a status says
 OLD = 86_400.0  # seconds: older data is said to be old
@@ -196,6 +197,7 @@ def run_json(run: SyncRun) -> dict[str, Json]:
         "requests": dict(run.requests),
         "failed": run.failed,
         "notes": list(run.notes),
+        "schedule": run.schedule,
     }
 
 

@@ -583,7 +583,8 @@ def start_failure(sync: str, what: str, error: BaseException, at: float) -> Fail
 class SyncRun(Struct):
     """A sync as the log shows it.  ``counts``: rows by entity, ``requests``: calls by operation.
 
-    ``failed`` counts failures, without what did not run because of one.
+    ``failed`` counts failures, without what did not run because of one.  ``schedule`` is the name of the
+    schedule that began it, if one did.
     """
 
     id: str
@@ -599,6 +600,7 @@ class SyncRun(Struct):
     plan: Json
     notes: tuple[str, ...]  # sentences for people, beside the status
     quarantined: int  # invalid rows that were kept aside
+    schedule: str | None
 
 
 class SyncResult(SyncRun):

@@ -77,8 +77,8 @@ SHORT_WAIT = 10.0  # seconds; a wait that is not longer is no event
 
 TASK_COLUMNS = "id, sync, parent, kind, spec, attempt, tries, crashes"
 INSERT_SYNC = """
-    INSERT INTO _max_sync (id, plan, state, command, worker, started_at, narrow)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO _max_sync (id, plan, state, command, worker, started_at, narrow, schedule)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_TASK = """
     INSERT INTO _max_task (sync, parent, after, kind, spec, state, children, unfinished,
@@ -200,15 +200,16 @@ class SyncTransaction:
 
     # -- beginning and resuming -----------------------------------------------------------
 
-    def begin(self, plan: str, root: NewTask, worker: str) -> None:
+    def begin(self, plan: str, root: NewTask, worker: str, schedule: str | None = None) -> None:
         """Store the sync and its task graph, and start the tasks that wait for no other."""
         narrow = isinstance(root.spec, GroupTask) and bool(root.spec.options.get("only"))
-        values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now, int(narrow))
+        values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now, int(narrow), schedule)
         self.connection.execute(INSERT_SYNC, values)
         self.beat(worker)
         options = dict(root.spec.options) if isinstance(root.spec, GroupTask) else {}
         facts = {name: value for name, value in options.items() if value}
-        self.record(EventKind.SYNC_BEGUN, {"options": facts} if facts else {})
+        by = {"schedule": schedule} if schedule else {}
+        self.record(EventKind.SYNC_BEGUN, {**by, **({"options": facts} if facts else {})})
         self._start_task(self._insert(root, None, None))
         self.follow_up()
 
@@ -216,12 +217,11 @@ class SyncTransaction:
         """Record an event of the sync."""
         record_event(self.connection, kind, facts, now=self.now, sync=self.sync)
 
-    def fail_start(self, failure: Failure) -> None:
+    def fail_start(self, failure: Failure, schedule: str | None) -> None:
         """Store a sync that has no task, and why; the caller gives it its status."""
-        self.connection.execute(
-            INSERT_SYNC, (self.sync, "[]", Status.RUNNING, SyncCommand.RUN, None, self.now, 0)
-        )
-        self.record(EventKind.SYNC_BEGUN, {})
+        values = (self.sync, "[]", Status.RUNNING, SyncCommand.RUN, None, self.now, 0, schedule)
+        self.connection.execute(INSERT_SYNC, values)
+        self.record(EventKind.SYNC_BEGUN, {"schedule": schedule} if schedule else {})
         self._record_failures([failure])
 
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:

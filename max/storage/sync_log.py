@@ -103,6 +103,7 @@ MIGRATIONS = (
     CREATE INDEX _max_failure_sync ON _max_failure (sync)
     """,
     "ALTER TABLE _max_sync ADD COLUMN narrow INTEGER NOT NULL DEFAULT 0",  # 1: of some fields only
+    "ALTER TABLE _max_sync ADD COLUMN schedule TEXT",  # the name of the one that began it
 )
 R = TypeVar("R", bound=Struct)
 TYPES: dict[str, Any] = {  # by annotation
@@ -116,7 +117,7 @@ TYPES: dict[str, Any] = {  # by annotation
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 RUN_COLUMNS = f"""id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
-    (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}')"""
+    (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}'), {{schedule}}"""
 ENDING = f"""
     SELECT state, counts, removed, requests, quarantined, started_at, finished_at,
            (SELECT count(*) FROM _max_failure AS f WHERE f.sync = s.id AND f.code <> '{BLOCKED}')
@@ -241,6 +242,15 @@ def options_of(connection: Connection, sync: str) -> Json:
         return dict(GroupTask.from_json(json.loads(row[0])).options) if row else {}
 
 
+def finished_well(connection: Connection, *, since: float) -> bool:
+    """Whether a sync has ended since a moment, and did not fail as a whole."""
+    sql = f"""
+        SELECT 1 FROM _max_sync
+         WHERE finished_at > ? AND state IN ('{Status.COMPLETED}', '{Status.PARTIAL}') LIMIT 1
+    """
+    return has_part(connection, OWNER, MIGRATIONS) and bool(connection.execute(sql, (since,)).fetchone())
+
+
 def _command(connection: Connection, sync: str) -> SyncCommand:
     row = connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()
     with decoding("command"):
@@ -252,7 +262,10 @@ def _select_runs(
 ) -> list[SyncRun]:
     if not has_part(connection, OWNER, MIGRATIONS):
         return []
-    rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM _max_sync AS s {condition}", values)
+    # A file that an older Max has synced last has no such column.
+    known = "schedule" in connection.dialect.columns(connection, "_max_sync")
+    columns = RUN_COLUMNS.format(schedule="schedule" if known else "NULL")
+    rows = connection.execute(f"SELECT {columns} FROM _max_sync AS s {condition}", values)
     with decoding("sync"):
         return [checked(_run_of(row, now)) for row in rows.fetchall()]
 
@@ -272,8 +285,8 @@ def checked(record: R) -> R:
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:
-    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-3]
-    quarantined, heartbeat_at, failed = row[-3:]
+    id, state, counts, removed, requests, started, finished, resumed, worker, plan, notes = row[:-4]
+    quarantined, heartbeat_at, failed, schedule = row[-4:]
     status = Status(state)
     alive = worker is not None and heartbeat_at is not None and is_alive(worker, heartbeat_at, now)
     return SyncRun(
@@ -290,6 +303,7 @@ def _run_of(row: Sequence[Any], now: float) -> SyncRun:
         plan=json.loads(plan),
         notes=tuple(json.loads(notes)),
         quarantined=quarantined,
+        schedule=schedule,
     )
 
 

@@ -71,7 +71,14 @@ class SqliteTaskStore(TaskStore):
         await self._database.transact(lambda connection: migrate(connection, OWNER, MIGRATIONS))
 
     async def begin(
-        self, plan: Json, root: NewTask, *, worker: str, now: float, notes: Sequence[str] = ()
+        self,
+        plan: Json,
+        root: NewTask,
+        *,
+        worker: str,
+        now: float,
+        notes: Sequence[str] = (),
+        schedule: str | None = None,
     ) -> str:
         """The sync, its worker and every task of the plan in one transaction."""
 
@@ -81,19 +88,21 @@ class SqliteTaskStore(TaskStore):
                     raise running_elsewhere(found)
                 apply_command(connection, found.id, SyncCommand.CANCEL, now=now)
             transaction = self._on(connection, _next_id(connection, now), now)
-            transaction.begin(json.dumps(plan), root, worker)
+            transaction.begin(json.dumps(plan), root, worker, schedule)
             transaction.add_notes(notes)
             return transaction.sync
 
         return await self._database.transact(work)
 
-    async def record_failure(self, what: str, error: Exception, *, now: float) -> str:
+    async def record_failure(
+        self, what: str, error: Exception, *, now: float, schedule: str | None = None
+    ) -> str:
         """The sync and its one failure in one transaction; other syncs stay as they are."""
 
         def work(connection: Connection) -> str:
             migrate(connection, OWNER, MIGRATIONS)  # this may be the first that happens
             sync = _next_id(connection, now)
-            self._on(connection, sync, now).fail_start(start_failure(sync, what, error, now))
+            self._on(connection, sync, now).fail_start(start_failure(sync, what, error, now), schedule)
             finish_sync(connection, sync, Status.FAILED, now=now)
             return sync
 

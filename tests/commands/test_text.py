@@ -116,6 +116,7 @@ def result(
         plan=None,
         notes=(),
         quarantined=0,
+        schedule=None,
         failures=failures,
     )
     return made.replace(**more)

@@ -1,0 +1,241 @@
+"""Schedules as they are stored, in the database of their installation.
+
+**The claim.**  Who wants to begin the sync of a slot stores the slot's name first.  That is one
+transaction, which looks at everything again: of any number of processes one gets the slot, and the others
+find it handled.  What a crash after it leaves is a slot without a sync: the next slot comes in its time, and
+a sync that had begun is interrupted and goes on with it.
+
+**Trouble** is the one row that says that the installation fails.  A try claims it by moving the time of the
+next one, as if it had failed already.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ..errors import UnknownName
+from ..model.event_log import EventKind
+from ..model.schedules import (
+    MEMORY,
+    Handled,
+    Known,
+    Outlook,
+    Schedule,
+    ScheduleStatus,
+    Trouble,
+    Turn,
+    Unfinished,
+    outlook,
+    wait_after,
+)
+from ..model.settings import InstallationInfo
+from ..model.tasks import Status
+from .catalogue import has_part, migrate
+from .database import Connection, decoding
+from .event_log import record_event
+from .sync_log import finished_well, options_of, unfinished_runs
+
+OWNER = "schedules"  # of these tables, in the catalogue
+MIGRATIONS = (
+    """
+    CREATE TABLE _max_schedule (
+        name    TEXT PRIMARY KEY,
+        made_at INTEGER NOT NULL,
+        rule    TEXT NOT NULL,
+        options TEXT NOT NULL,
+        enabled INTEGER NOT NULL
+    ) {by_key};
+    CREATE TABLE _max_schedule_slot (
+        schedule TEXT NOT NULL,
+        slot     INTEGER NOT NULL,
+        at       REAL NOT NULL,
+        skipped  TEXT NOT NULL,
+        PRIMARY KEY (schedule, slot)
+    ) {by_key};
+    CREATE TABLE _max_schedule_trouble (
+        id       INTEGER PRIMARY KEY CHECK (id = 1),
+        failures INTEGER NOT NULL,
+        since    REAL NOT NULL,
+        at       REAL NOT NULL,
+        reason   TEXT NOT NULL,
+        schedule TEXT NOT NULL,
+        next_try REAL NOT NULL
+    )
+    """,
+)
+RULE = ("every", "cron", "zone", "jitter")  # what of a schedule is its rule
+PUT = """
+    INSERT INTO _max_schedule (name, made_at, rule, options, enabled) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET made_at = excluded.made_at, rule = excluded.rule,
+                                     options = excluded.options, enabled = excluded.enabled
+"""
+# What a clock has handled that was ahead is forgotten; of what is long ago the newest is kept.
+PRUNE = """
+    DELETE FROM _max_schedule_slot
+     WHERE schedule = :schedule
+       AND (slot > :now + :memory
+            OR slot < :now - :memory
+               AND slot < (SELECT max(slot) FROM _max_schedule_slot
+                            WHERE schedule = :schedule AND slot <= :now))
+"""
+HANDLE = "INSERT INTO _max_schedule_slot VALUES (?, ?, ?, ?) ON CONFLICT (schedule, slot) DO NOTHING"
+SLOTS = "SELECT slot, at, skipped FROM _max_schedule_slot WHERE schedule = ?"
+PUT_TROUBLE = """
+    INSERT INTO _max_schedule_trouble VALUES (1, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET failures = excluded.failures, since = excluded.since, at = excluded.at,
+        reason = excluded.reason, schedule = excluded.schedule, next_try = excluded.next_try
+"""
+TROUBLE = "SELECT failures, since, at, reason, schedule, next_try FROM _max_schedule_trouble"
+
+
+# -- the schedules -----------------------------------------------------------------------------
+
+
+def schedules(connection: Connection) -> list[Schedule]:
+    """The schedules of the installation, by name."""
+    if not has_part(connection, OWNER, MIGRATIONS):
+        return []
+    rows = connection.execute(
+        "SELECT name, made_at, rule, options, enabled FROM _max_schedule ORDER BY name"
+    ).fetchall()
+    with decoding("schedule"):
+        return [
+            Schedule(name=name, made_at=made_at, options=json.loads(options), on=bool(on), **json.loads(rule))
+            for name, made_at, rule, options, on in rows
+        ]
+
+
+def find_schedule(connection: Connection, name: str) -> Schedule:
+    """The schedule with a name; UnknownName."""
+    known = {one.name: one for one in schedules(connection)}
+    if name not in known:
+        raise UnknownName("schedule", name, known)
+    return known[name]
+
+
+def put_schedule(connection: Connection, schedule: Schedule) -> Schedule:
+    """Store a schedule, in place of one with its name; as it is stored.
+
+    One that has the same slots keeps them, and what has been handled: storing it again changes nothing.
+    """
+    schedule.check()
+    migrate(connection, OWNER, MIGRATIONS)
+    before = next((one for one in schedules(connection) if one.name == schedule.name), None)
+    same = (
+        before is not None
+        and before.on
+        and [before.every, before.cron, before.zone]
+        == [
+            schedule.every,
+            schedule.cron,
+            schedule.zone,
+        ]
+    )
+    if before is not None and same:
+        schedule = schedule.replace(made_at=before.made_at)
+    else:
+        connection.execute("DELETE FROM _max_schedule_slot WHERE schedule = ?", (schedule.name,))
+    rule = {name: getattr(schedule, name) for name in RULE}
+    values = (schedule.name, schedule.made_at, json.dumps(rule), json.dumps(dict(schedule.options)))
+    connection.execute(PUT, (*values, int(schedule.on)))
+    return schedule
+
+
+def remove_schedules(connection: Connection, names: Sequence[str]) -> None:
+    """Delete schedules; UnknownName when one does not exist, and nothing is deleted."""
+    for name in names:
+        find_schedule(connection, name)
+        for table, column in (("_max_schedule", "name"), ("_max_schedule_slot", "schedule")):
+            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
+    if not schedules(connection) and has_part(connection, OWNER, MIGRATIONS):
+        connection.execute("DELETE FROM _max_schedule_trouble")
+
+
+# -- what is known ------------------------------------------------------------------------------
+
+
+def statuses(connection: Connection, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
+    """Each schedule of the installation, and what comes next."""
+    found = []
+    for schedule in schedules(connection):
+        known = _known(connection, schedule, now)
+        newest = max(_slots(connection, schedule), key=lambda one: one.at, default=None)
+        ahead = outlook(schedule, known, now, info.id)
+        found.append(ScheduleStatus(info, schedule, ahead, known.trouble, newest))
+    return found
+
+
+def _known(connection: Connection, schedule: Schedule, now: float) -> Known:
+    handled = frozenset(one.slot for one in _slots(connection, schedule))
+    return Known(handled, _trouble(connection, now), _unfinished(connection, now))
+
+
+def _slots(connection: Connection, schedule: Schedule) -> list[Handled]:
+    return [Handled(*row) for row in connection.execute(SLOTS, (schedule.name,)).fetchall()]
+
+
+def _trouble(connection: Connection, now: float) -> Trouble | None:
+    """Why the installation fails, unless a sync did not fail since then."""
+    row = connection.execute(TROUBLE).fetchone()
+    if row is None:
+        return None
+    found = Trouble(*row)
+    if finished_well(connection, since=found.at):
+        return None
+    longest = now + wait_after(found.failures)  # a clock that was ahead puts the next try far away
+    return found.replace(next_try=min(found.next_try, longest))
+
+
+def _unfinished(connection: Connection, now: float) -> Unfinished | None:
+    for run in unfinished_runs(connection, now=now)[:1]:
+        return Unfinished(run.id, str(run.status), options_of(connection, run.id), run.schedule)
+    return None
+
+
+# -- what happens -------------------------------------------------------------------------------
+
+
+def claim(connection: Connection, name: str, installation: str, *, now: float) -> Outlook | None:
+    """Handle the slot of a schedule that is due: FIRE when the caller is to begin its sync, or SKIP.
+
+    None when there is nothing to do: another process was faster, or it has to wait.  ``installation`` is
+    its id.
+    """
+    schedule = next((one for one in schedules(connection) if one.name == name), None)
+    if schedule is None:
+        return None
+    known = _known(connection, schedule, now)
+    found = outlook(schedule, known, now, installation)
+    if found.turn not in (Turn.FIRE, Turn.SKIP):
+        return None
+    if known.trouble is None:
+        connection.execute("DELETE FROM _max_schedule_trouble")
+    elif now >= known.trouble.next_try:
+        following = now + wait_after(known.trouble.failures + 1)
+        connection.execute("UPDATE _max_schedule_trouble SET next_try = ?", (following,))
+    connection.execute(HANDLE, (name, found.slot, now, found.reason))
+    connection.execute(PRUNE, {"schedule": name, "now": now, "memory": MEMORY})
+    kind = EventKind.SCHEDULE_FIRED if found.turn is Turn.FIRE else EventKind.SCHEDULE_SKIPPED
+    facts = {"schedule": name, "slot": found.slot, **({"reason": found.reason} if found.reason else {})}
+    record_event(connection, kind, facts, now=now)
+    return found
+
+
+def finish(connection: Connection, name: str, problem: str, *, now: float) -> None:
+    """Record how the sync of a slot ended: ``problem`` says why it failed, and is empty when it did not."""
+    if not has_part(connection, OWNER, MIGRATIONS):
+        return
+    if not problem:
+        connection.execute("DELETE FROM _max_schedule_trouble")
+        return
+    before = _trouble(connection, now)
+    failures, since = (1, now) if before is None else (before.failures + 1, before.since)
+    values = (failures, since, now, problem, name, now + wait_after(failures))
+    connection.execute(PUT_TROUBLE, values)
+
+
+def is_scheduled(connection: Connection, sync: str, *, now: float) -> str | None:
+    """The name of the schedule that began a sync which runs, if one did."""
+    found = [one for one in unfinished_runs(connection, now=now) if one.id == sync]
+    return found[0].schedule if found and found[0].status is Status.RUNNING else None
