@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from .errors import UnknownName as UnknownName
     from .errors import UpstreamError as UpstreamError
     from .errors import UsageError as UsageError
-    from .execution import Progress as Progress
     from .execution import SyncHandle as SyncHandle
     from .installations.onboarding import OnboardingResult as OnboardingResult
     from .installations.onboarding import Prompter as Prompter
     from .installations.onboarding import onboard as onboard
     from .installations.registry import ConnectorRegistry as ConnectorRegistry
+    from .model.ages import FieldAge as FieldAge
+    from .model.ages import Invalidation as Invalidation
     from .model.aggregate import Group as Group
     from .model.aggregate import Groups as Groups
     from .model.changes import Change as Change
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from .model.query import QueryPage as QueryPage
     from .model.schema import Schema as Schema
     from .model.settings import Settings as Settings
+    from .model.sync_events import Event as Event
+    from .model.sync_events import EventKind as EventKind
+    from .model.sync_events import Progress as Progress
     from .model.tasks import Failure as Failure
     from .model.tasks import Status as Status
     from .model.tasks import SyncCommand as SyncCommand
@@ -59,15 +63,11 @@ if TYPE_CHECKING:
     from .model.tasks import SyncRun as SyncRun
     from .model.values import Json as Json
     from .project import Project as Project
-    from .query.ages import FieldAge as FieldAge
-    from .query.maintenance import Invalidation as Invalidation
     from .query.reader import Reader as Reader
     from .runtime import InstallationRuntime as InstallationRuntime
     from .runtime import RepeatedSync as RepeatedSync
     from .storage.quarantine import Quarantined as Quarantined
     from .storage.schema_diff import MigrationPlan as MigrationPlan
-    from .sync.events import Event as Event
-    from .sync.events import EventKind as EventKind
     from .sync.events import Events as Events
     from .upstream.credentials import CredentialProvider as CredentialProvider
     from .upstream.credentials import CredentialStore as CredentialStore
@@ -84,9 +84,10 @@ HOMES = """
 core: BoundQuery Engine InstallationInfo SyncMeta SyncOptions
 errors: FieldNotLoaded HistoryError Interrupted InvalidCursor MaxError NotFound ProjectError
 errors: StorageError SyncError SyncRunning UnknownName UpstreamError UsageError
-execution: Progress SyncHandle
+execution: SyncHandle
 installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry
+model.ages: FieldAge Invalidation
 model.aggregate: Group Groups
 model.changes: Change ChangeFeed ChangePage
 model.entities: Entity FieldOf ManyOf Ref RefKey Scope
@@ -94,16 +95,15 @@ model.filters: Filter
 model.query: Query QueryPage
 model.schema: Schema
 model.settings: Settings
+model.sync_events: Event EventKind Progress
 model.tasks: Failure Status SyncCommand SyncResult SyncRun
 model.values: Json
 project: Project
-query.ages: FieldAge
-query.maintenance: Invalidation
 query.reader: Reader
 runtime: InstallationRuntime RepeatedSync
 storage.quarantine: Quarantined
 storage.schema_diff: MigrationPlan
-sync.events: Event EventKind Events
+sync.events: Events
 upstream.credentials: CredentialProvider CredentialStore MemoryCredentials Secret
 upstream.hosts: Hosts
 upstream.operations: FlowController

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
     from logging import Logger
     from typing import Unpack
 
+    from .model.ages import FieldAge, Invalidation
     from .model.aggregate import Grouped, Grouping, GroupOptions, Groups
     from .model.changes import ChangeFeed
     from .model.delivery import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
     from .model.plan import SyncPlan
     from .model.query import QueryPage
     from .model.schema import Schema
+    from .model.sync_events import Event, Progress
     from .model.tasks import (
         NewTask,
         ResumedSync,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
         SyncResult,
         SyncRun,
     )
+    from .model.text_search import Found
     from .model.values import Json
 
 T = TypeVar("T")
@@ -254,6 +257,107 @@ class Lifecycle(Protocol):
 
     async def stop(self) -> None:
         """End, and release every resource."""
+
+
+class EventStream(Protocol):
+    """The events of one listener, in order, until the sync has ended: an async iterator, or by batches.
+
+    A listener that is no longer needed is just dropped.  A slow one loses events, and learns how many.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """The stream itself."""
+
+    async def __anext__(self) -> Event:
+        """The next event."""
+
+    async def batch(self) -> list[Event]:
+        """All events since the last call, as soon as there is one; [] at the end."""
+
+
+class Sync(Protocol):
+    """A sync that a runtime has begun: its status, its result, its events, and commands to it.
+
+    It may run in this process or in another one.
+    """
+
+    @property
+    def id(self) -> str:
+        """The sync's id; later ones have greater ids."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the work on it has ended, for good or until it is resumed."""
+
+    async def status(self) -> SyncResult:
+        """The result so far, with the status."""
+
+    async def pause(self) -> None:
+        """Stop at the next page; any process can resume the sync."""
+
+    async def resume(self) -> Sync:
+        """Go on: with this object when the pause has not been applied yet, else with a new one."""
+
+    async def cancel(self) -> None:
+        """End the sync for good, without waiting for pages under way; what was stored stays."""
+
+    async def completion(self) -> SyncResult:
+        """Wait until the sync has ended or is paused.  Cancelling the wait does not stop the sync.
+
+        Interrupted when the runtime was stopped first, StorageError when the database failed; in both
+        cases the sync can be resumed.
+        """
+
+    def events(self) -> EventStream:
+        """What happens from now on, and first the start of what is running."""
+
+    def progress(self) -> AsyncIterator[Progress]:
+        """How far the sync is, whenever that changes; a slow reader gets the newest alone."""
+
+
+class Runtime(Lifecycle, Protocol):
+    """One installation at work, in this process (``InstallationRuntime``) or in one of its own.
+
+    There is no engine in it: what is stored can be read without a runtime.
+    """
+
+    @property
+    def info(self) -> InstallationInfo:
+        """The installation, as it was when the runtime began."""
+
+    @property
+    def started_at(self) -> float:
+        """Since when it works, in seconds since the epoch; 0 while it is stopped."""
+
+    @property
+    def latest(self) -> Sync | None:
+        """The sync that runs here, or that ran last; None when none has begun."""
+
+    async def sync(self, options: SyncOptions = ..., *, discard_unfinished: bool = False) -> Sync:
+        """Begin a sync, join the one under way or go on with an unfinished one; returns at once.
+
+        SyncRunning while another process syncs; SyncError when the sync that would be joined or go on
+        was begun with other options.
+        """
+
+    async def retry_failed(self, sync: str | None = None) -> Sync:
+        """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
+
+    async def freshness(self, what: str | None = None) -> list[FieldAge]:
+        """How old every field is, and every listing and feed; or what ``Entity[.field]`` names."""
+
+    async def invalidate(
+        self, *what: str | type[Entity] | FieldOf[Any, Any] | Ref[Any], where: str | None = None
+    ) -> Invalidation:
+        """Mark entities, fields or single rows as stale: the next sync fetches them again."""
+
+    async def find(
+        self, text: str, *entities: str | type[Entity], limit: int = ..., raw: bool = False
+    ) -> Found:
+        """The rows in whose searchable fields all words of a text occur, best first."""
+
+    async def health(self) -> str:
+        """One line about the connection; raises what is wrong with it."""
 
 
 class Store(Protocol):

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import cast
 
-from .core import SyncOptions, TaskStore
+from .core import Sync, SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
 from .model.tasks import (
@@ -294,12 +294,16 @@ def _cleaned(one: Settlement, redactor: Redactor) -> Settlement:
     return one._replace(failures=failures, error=redactor.facts(one.error), notes=[*map(words, one.notes)])
 
 
-class SyncHandle:
+class SyncHandle(Sync):
     """A sync that was begun in this process: its status, its result, its events, and commands to it."""
 
     def __init__(self, executor: SyncExecutor, loop: _SyncLoop, running: asyncio.Task[SyncResult]) -> None:
         self._executor, self._loop, self._running = executor, loop, running
-        self.id = loop.sync
+
+    @property
+    def id(self) -> str:
+        """The sync's id; later ones have greater ids."""
+        return self._loop.sync
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id}, {'done' if self.done else 'running'})"
@@ -409,6 +413,11 @@ class SyncExecutor:
                 await asyncio.gather(running, return_exceptions=True)
             if self._handle is not None:  # it may have been stopped before it ran at all
                 await self.release_tasks(self._handle.id)
+
+    @property
+    def latest(self) -> SyncHandle | None:
+        """The sync that runs in this process, or that ran last."""
+        return self._handle
 
     @property
     def running(self) -> SyncHandle | None:

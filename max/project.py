@@ -9,17 +9,25 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+)
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
-from .core import InstallationInfo, in_thread
+from .core import InstallationInfo, Runtime, in_thread
 from .errors import ProjectError, StorageEmpty, UnknownName
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
 
 if TYPE_CHECKING:
     import asyncio
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
     from .installations.credential_file import StoredSecrets
     from .installations.onboarding import OnboardingResult
@@ -37,6 +45,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+if TYPE_CHECKING:
+    R = TypeVarWithDefault("R", bound=Runtime, default="InstallationRuntime", covariant=True)
+else:
+    R = TypeVar("R")
+Runtimes: TypeAlias = Callable[[ProjectFolder, InstallationInfo], R]  # makes one that is not started
 
 
 def threaded(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -49,19 +62,28 @@ def threaded(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return run
 
 
-class Project:
+class Project(Generic[R]):
     """The installations of a folder, and a runtime for each that is in use.
 
     ``async with Project.open(".") as project:`` stops every runtime at the end.  Several
     processes may use a project, but one event loop of a process at a time.  A ``target`` is an
     installation or its name, as on the command line: ``connector:name``, ``connector`` when it
     has one, or the beginning of its id.
+
+    ``runtimes`` makes the runtimes; without it each works in this process.  With ``isolated`` each
+    has a process of its own.
     """
 
-    def __init__(self, folder: ProjectFolder, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: ProjectFolder,
+        *,
+        runtimes: Runtimes[R] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder  # the same for code that may block
-        self._clock = clock
-        self._runtimes: dict[str, InstallationRuntime] = {}  # by installation id, oldest first
+        self._make, self._clock = runtimes, clock
+        self._runtimes: dict[str, R] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
 
@@ -73,19 +95,35 @@ class Project:
         """The project of a folder, or of the nearest above, for ``read`` without an event loop."""
         return cls(ProjectFolder.find(path))
 
+    @overload
+    @classmethod
+    def open(
+        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False
+    ) -> AbstractAsyncContextManager[Project[InstallationRuntime]]: ...
+    @overload
+    @classmethod
+    def open(
+        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False, runtimes: Runtimes[R]
+    ) -> AbstractAsyncContextManager[Project[R]]: ...
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False
-    ) -> AsyncIterator[Self]:
+        cls,
+        path: Path | str = ".",
+        *,
+        create: bool = False,
+        trusted: bool = False,
+        runtimes: Runtimes[R] | None = None,
+    ) -> AsyncIterator[Project[Any]]:
         """The project of a folder, or of the nearest folder above.
 
         When there is none: with ``create`` the folder becomes one, without it ProjectError.  With
         ``trusted`` its own connectors run wherever it comes from; otherwise ProjectUntrusted when
-        this user neither made it on this machine nor allowed it with ``max trust``.
+        this user neither made it on this machine nor allowed it with ``max trust``.  ``runtimes`` is as
+        for Project.
         """
         folder = await in_thread(lambda: ProjectFolder.open(path, create=create, trusted=trusted))
-        async with cls(folder) as project:
+        async with cls(folder, runtimes=runtimes) as project:
             yield project
 
     async def __aenter__(self) -> Self:
@@ -141,7 +179,7 @@ class Project:
         *,
         secrets: Mapping[str, str] | None = None,
         **config: Json,
-    ) -> InstallationRuntime:
+    ) -> R:
         """The runtime of an installation, which is connected first when there is none.
 
         ``await project.ensure("acme", projects=5)``: an installation that exists gets the values
@@ -363,19 +401,20 @@ class Project:
         *,
         recording: UpstreamAccess | None = None,
         flow: FlowController | None = None,
-    ) -> InstallationRuntime:
+    ) -> R:
         """The installation's runtime: the one that is warm, or a new one, started.
 
         Concurrent first calls build one runtime; a failed build is forgotten.  ``recording`` and
-        ``flow`` are as for InstallationRuntime; ProjectError when one is warm without them.
+        ``flow`` are as for InstallationRuntime; ProjectError when one is warm without them, or when
+        ``runtimes`` were given, which have none.
         """
         info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
             runtime = self._runtimes.get(info.id)
             if runtime is None or (not runtime.started_at and runtime.info != info):  # changed meanwhile
                 info = await self.target(str(info))  # it may have changed while this waited
-                runtime = await in_thread(lambda: self._assemble(info, recording, flow))
-            elif recording not in (None, runtime.recording) or flow not in (None, runtime.flow):
+                runtime = await in_thread(lambda: self._made(info, recording, flow))
+            elif not self._has(runtime, recording, flow):
                 problem = f"{info} is in use here without that {'flow' if recording is None else 'recording'}"
                 raise ProjectError(problem, hint="stop its runtime first")
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
@@ -395,27 +434,24 @@ class Project:
             self._loop, self._locks = asyncio.get_running_loop(), {}
         return self._locks.setdefault(id, asyncio.Lock())
 
-    def _assemble(
+    def _made(
         self, info: InstallationInfo, recording: UpstreamAccess | None, flow: FlowController | None
-    ) -> InstallationRuntime:
-        """A runtime that is not started; imports what it needs, the connector among it."""
-        from .installations.config import config_types, read_config
-        from .installations.onboarding import destination_of
-        from .runtime import InstallationRuntime
-        from .storage.provenance import discard_replay
-        from .upstream.credentials import CredentialProvider
+    ) -> R:
+        """A runtime that is not started."""
+        if self._make is None:
+            return cast(R, assemble(self.folder, info, recording, flow))
+        if recording is not None or flow is not None:
+            what = "flow" if recording is None else "recording"
+            raise ProjectError(
+                f"{info} does not run in this process, so it can be given no {what}",
+                hint="open the project without runtimes of its own",
+            )
+        return self._make(self.folder, info)
 
-        connector, path = self.folder.registry.resolve(info.connector), self._writable(info)
-        values = info.config if recording is None else recording.prepare(connector.name, info.config)
-        if recording is not None and recording.replay_of is not None:
-            known = config_types(connector.config)
-            values = {key: value for key, value in values.items() if key in known}
-            discard_replay(path, connector.schema, recording.replay_of)
-        config = read_config(connector.config, values, subject=f"the configuration of {info}")
-        secrets = self.folder.credentials(info, destination_of(connector, info.config))
-        hosts = connector.hosts_for(config)
-        credentials = CredentialProvider(secrets, connector.credentials, hosts)
-        return InstallationRuntime(info, connector, config, credentials, path, recording=recording, flow=flow)
+    def _has(self, runtime: Runtime, recording: UpstreamAccess | None, flow: FlowController | None) -> bool:
+        """Whether a runtime was made with these, as far as they are given."""
+        mine = (getattr(runtime, "recording", None), getattr(runtime, "flow", None))
+        return all(one in (None, own) for one, own in zip((recording, flow), mine, strict=True))
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""
@@ -432,3 +468,29 @@ class Project:
             runtime = self._runtimes.pop(id, None)
             if runtime is not None:
                 await runtime.stop()
+
+
+def assemble(
+    folder: ProjectFolder,
+    info: InstallationInfo,
+    recording: UpstreamAccess | None = None,
+    flow: FlowController | None = None,
+) -> InstallationRuntime:
+    """A runtime in this process, not started; imports what it needs, the connector among it."""
+    from .installations.config import config_types, read_config
+    from .installations.onboarding import destination_of
+    from .runtime import InstallationRuntime
+    from .storage.provenance import discard_replay
+    from .upstream.credentials import CredentialProvider
+
+    connector, path = folder.registry.resolve(info.connector), folder.writable_database(info)
+    values = info.config if recording is None else recording.prepare(connector.name, info.config)
+    if recording is not None and recording.replay_of is not None:
+        known = config_types(connector.config)
+        values = {key: value for key, value in values.items() if key in known}
+        discard_replay(path, connector.schema, recording.replay_of)
+    config = read_config(connector.config, values, subject=f"the configuration of {info}")
+    secrets = folder.credentials(info, destination_of(connector, info.config))
+    hosts = connector.hosts_for(config)
+    credentials = CredentialProvider(secrets, connector.credentials, hosts)
+    return InstallationRuntime(info, connector, config, credentials, path, recording=recording, flow=flow)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
 from .connector_code import BUG, connector_code, place_of, returned
-from .core import Engine, InstallationInfo, Lifecycle, SyncMeta, SyncOptions, logger
+from .core import Engine, InstallationInfo, Lifecycle, Runtime, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import (
     LoaderFault,
@@ -89,7 +89,7 @@ class LifecycleManager:
         await running.aclose()
 
 
-class InstallationRuntime:
+class InstallationRuntime(Runtime):
     """One installation at work: its engine, and its syncs.
 
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
@@ -110,8 +110,8 @@ class InstallationRuntime:
         flow: FlowController | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.info, self.recording = info, recording or UpstreamAccess()
-        self.started_at = 0.0  # seconds since the epoch; 0 while it is stopped
+        self._info, self.recording = info, recording or UpstreamAccess()
+        self._started_at = 0.0
         self.flow, self._connector, self._clock = flow, connector, clock
         in_memory = str(database) == ":memory:"
         self._files = KeptFiles(None if in_memory else Path(database).parent / KEPT)
@@ -140,6 +140,21 @@ class InstallationRuntime:
         return f"{type(self).__name__}({self.info}, {state})"
 
     @property
+    def info(self) -> InstallationInfo:
+        """The installation, as it was when the runtime was made."""
+        return self._info
+
+    @property
+    def started_at(self) -> float:
+        """Since when it works, in seconds since the epoch; 0 while it is stopped."""
+        return self._started_at
+
+    @property
+    def latest(self) -> SyncHandle | None:
+        """The sync that runs here, or that ran last; None when none has begun."""
+        return self._live.executor.latest if self._live else None
+
+    @property
     def engine(self) -> Engine:
         """Answers queries about the installation's entities."""
         return self._engine
@@ -156,7 +171,7 @@ class InstallationRuntime:
                 await self._services.start()
                 started.push_async_callback(self._services.stop)
                 self._live = await self._connect(started)
-                self._started, self.started_at = started.pop_all(), self._clock()
+                self._started, self._started_at = started.pop_all(), self._clock()
 
     async def _connect(self, started: AsyncExitStack) -> _Live:
         """Start the connector's clients, unless a replay answers instead, and the executor."""
@@ -211,7 +226,7 @@ class InstallationRuntime:
         for repeated in list(self._repeated):
             await repeated.stop()
         async with self._lock("start"):
-            self._live, self.started_at = None, 0.0
+            self._live, self._started_at = None, 0.0
             started, self._started = self._started, AsyncExitStack()
             await started.aclose()
 

@@ -19,20 +19,18 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO, cast
 
-from ..core import InstallationInfo
+from ..core import EventStream, InstallationInfo, Runtime, Sync
 from ..errors import Interrupted
-from ..execution import Progress, SyncHandle
+from ..model.sync_events import Event, Progress
 from ..model.tasks import SyncResult
 from ..project import Project
-from ..runtime import InstallationRuntime
-from ..sync.events import Event, Events
 from ..upstream.recording import UpstreamAccess
 from . import streams
 from .console import console
 from .terminal import ProgressView, elapsed_time
 from .text import counted, json_text, sanitize, until
 
-Begin = Callable[[InstallationRuntime], Awaitable[SyncHandle]]
+Begin = Callable[[Runtime], Awaitable[Sync]]
 
 TICK = 1.0  # seconds between two looks at the clock
 SILENCE = 5.0  # seconds without news after which a sync says so
@@ -57,7 +55,7 @@ class Foreground:
         self._view = ProgressView(stream, now=time.monotonic(), expected=expected)
         self._events, self._quiet = events, quiet
         self.exit_status = Interrupted.exit_status
-        self._handle: SyncHandle | None = None
+        self._handle: Sync | None = None
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
 
@@ -90,7 +88,7 @@ class Foreground:
             finally:
                 self._view.clear()
 
-    async def _completion(self, info: InstallationInfo, handle: SyncHandle) -> SyncResult:
+    async def _completion(self, info: InstallationInfo, handle: Sync) -> SyncResult:
         shown = self._write(info, handle.events()) if self._events else self._watch(handle)
         showing = asyncio.create_task(shown)
         try:
@@ -105,7 +103,7 @@ class Foreground:
             showing.result()  # events that could not be written are a failure, after the sync
         return result
 
-    async def _watch(self, handle: SyncHandle) -> None:
+    async def _watch(self, handle: Sync) -> None:
         """Show the progress as it changes, and every second how the time goes on."""
         began, clock = time.monotonic(), time.time()
         newest: list[Progress] = []
@@ -129,7 +127,7 @@ class Foreground:
         finally:
             ticking.cancel()
 
-    async def _write(self, info: InstallationInfo, events: Events) -> None:
+    async def _write(self, info: InstallationInfo, events: EventStream) -> None:
         """Write a line for each event, in a thread: a slow reader does not stop the sync."""
 
         def write(batch: Sequence[Event]) -> None:

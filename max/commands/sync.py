@@ -12,9 +12,8 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from ..core import InstallationInfo, SyncOptions
+from ..core import InstallationInfo, Runtime, Sync, SyncOptions
 from ..errors import Interrupted, MaxError, StorageError, SuspiciousRemoval, UnknownName, UsageError, describe
-from ..execution import SyncHandle
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
 from ..model.loaders import Resolver
@@ -22,7 +21,6 @@ from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
 from ..project import Project
 from ..query.maintenance import request
-from ..runtime import InstallationRuntime
 from ..sync.task_graph import named_fields
 from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
@@ -177,11 +175,16 @@ def scope(options: Options) -> SyncOptions:
     return SyncOptions(only=only, if_stale=options.if_stale, **flags)
 
 
-def begun(options: Options, runtime: InstallationRuntime) -> Awaitable[SyncHandle]:
+def begun(options: Options, runtime: Runtime) -> Awaitable[Sync]:
     """The sync that ``max sync`` begins with its options."""
     if options.retry_failed is not None:
         return runtime.retry_failed(options.retry_failed or None)
     return runtime.sync(scope(options), discard_unfinished=options.discard_unfinished)
+
+
+def continued(runtime: Runtime) -> Awaitable[Sync]:
+    """The unfinished sync, which goes on."""
+    return runtime.sync()
 
 
 def replayed(options: Options, recording: Replay) -> Answer:
@@ -431,9 +434,9 @@ def run_resume(options: Options) -> Answer:
     newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
     if options.force and any(run.status is Status.RUNNING for run in newest):
         request(project.writable_database(info), info, SyncCommand.RUN, now=time.time(), force=True)
-        return synced(options, project, info, InstallationRuntime.sync)
+        return synced(options, project, info, continued)
     if any(run.status in (Status.PAUSED, Status.INTERRUPTED) for run in newest):
-        return synced(options, project, info, InstallationRuntime.sync)
+        return synced(options, project, info, continued)
     return requested(options, SyncCommand.RUN)
 
 

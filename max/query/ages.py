@@ -9,55 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..model.ages import FieldAge as FieldAge
 from ..model.delivery import AgeHistogram
 from ..model.entities import Entity, find_name
 from ..model.query import Query
-from ..model.struct import Struct
 
 if TYPE_CHECKING:
     from ..model.schema import Schema
-    from ..model.values import Json
     from ..storage.database import Connection
     from ..storage.tables import Tables
-
-QUANTILES = {"youngest": 0.0, "median": 0.5, "p90": 0.9, "oldest": 1.0}
-
-
-class FieldAge(Struct):
-    """How old one thing is: ``kind`` is ``field``, ``listing`` (a collection) or ``feed``.
-
-    ``of`` is how many there are: rows, parents, or places where the feed is followed.  An entity
-    without fields has a line of its own, of kind ``entity`` and without ages.
-    """
-
-    kind: str
-    entity: str | None
-    name: str
-    of: int
-    ages: AgeHistogram
-
-    def __str__(self) -> str:
-        return f"{self.entity}.{self.name}" if self.kind == "field" else self.name
-
-    def quantiles(self) -> dict[str, float | None]:
-        """The ages of QUANTILES, in seconds; None when nothing has an age."""
-        return {name: quantile(self.ages, share) for name, share in QUANTILES.items()}
-
-    def to_json(self) -> Json:
-        """As JSON data; ages are in seconds, null when there is none."""
-        owner = {} if self.entity is None else {"entity": self.entity}
-        counts = {"rows" if self.kind in ("field", "entity") else "places": self.of, "never": self.ages.never}
-        return {"kind": self.kind, **owner, self.kind: self.name, **counts, **self.quantiles()}
-
-
-def quantile(ages: AgeHistogram, share: float) -> float | None:
-    """The age that this share of all ages does not exceed; None when nothing has an age."""
-    wanted, seen = share * sum(rows for _, rows in ages.ages), 0
-    for age, rows in ages.ages:
-        seen += rows
-        if seen >= wanted:
-            return age
-    return None
 
 
 def ages(connection: Connection, tables: Tables, what: str | None = None, *, now: float) -> list[FieldAge]:

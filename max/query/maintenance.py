@@ -9,16 +9,17 @@ what it cannot bear (an invalidation, a migration) raises SyncRunning.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
 from ..errors import SyncError, UsageError
+from ..model.ages import Invalidated as Invalidated
+from ..model.ages import Invalidation as Invalidation
 from ..model.entities import Entity, FieldOf, Ref
 from ..model.query import Query
-from ..model.struct import Struct
 from ..model.tasks import SyncCommand, SyncRun
 from ..storage import sync_log
 from ..storage.freshness import latest_request
@@ -34,28 +35,6 @@ if TYPE_CHECKING:
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
     from ..storage.database import Connection
-
-
-class Invalidated(Struct):
-    """Fields of an entity that were marked as stale, in how many rows."""
-
-    entity: type[Entity]
-    fields: tuple[str, ...]
-    rows: int
-
-
-class Invalidation(Struct):
-    """What was marked as stale, and what the next sync does about it.
-
-    ``listings`` says how many lists of each collection it reads in full, ``loaders`` which fields
-    each loader fetches.  ``unfinished`` is the id of a sync that is paused or interrupted: it does
-    not fetch again what it has already.
-    """
-
-    fields: tuple[Invalidated, ...]
-    listings: Mapping[str, int]
-    loaders: Mapping[str, Sequence[str]]
-    unfinished: str | None
 
 
 def invalidate(

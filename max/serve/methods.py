@@ -34,20 +34,19 @@ if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..errors import ProjectError
     from ..installations.onboarding import Prompter
+    from ..model.ages import FieldAge, Invalidation
     from ..model.aggregate import Groups
     from ..model.changes import ChangePage, ChangeSummary
     from ..model.query import QueryPage, RowPage
     from ..model.schema import Schema
+    from ..model.sync_events import Event
     from ..model.tasks import SyncResult, SyncRun
     from ..model.text_search import Found
     from ..project import Project
-    from ..query.ages import FieldAge
-    from ..query.maintenance import Invalidation
     from ..query.reader import Reader
     from ..query.sql import SqlAnswer
     from ..storage.quarantine import Quarantined
     from ..storage.sync_state import SyncState
-    from ..sync.events import Event
 
 T = TypeVar("T")
 Parts: TypeAlias = list[list[str]]

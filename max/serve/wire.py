@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CLASSES = """
 core: SyncOptions
+model.ages: FieldAge Invalidated Invalidation
 model.aggregate: Group GroupOrder Grouping Key Measure
 model.changes: Change ChangePage ChangeSummary
 model.delivery: AgeHistogram
@@ -43,15 +44,13 @@ model.query: Order QueryPage RowPage
 model.refs: RefKey Scope
 model.schema: Relationship
 model.settings: InstallationInfo Settings
+model.sync_events: Event EventKind Origin Progress
 model.tasks: Failure State Status SyncCommand SyncResult SyncRun
 model.text_search: Found Hit Term
 model.values: Kind
-query.ages: FieldAge
-query.maintenance: Invalidated Invalidation
 query.sql: SqlAnswer SqlColumn
 storage.quarantine: Quarantined
 storage.sync_state: SyncState
-sync.events: Event EventKind Origin Progress
 """  # a module, and those of its classes that may cross: enumerations, and what consists of fields
 HOMES: Mapping[str, str] = {
     name: module

@@ -18,14 +18,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from typing import NamedTuple
 from weakref import WeakSet
 
 from ..core import logger
 from ..errors import describe
+from ..model.sync_events import Event as Event
+from ..model.sync_events import EventKind as EventKind
+from ..model.sync_events import Origin as Origin
+from ..model.sync_events import Progress as Progress
+from ..model.sync_events import event_time
 from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task
-from ..model.values import Json, moment
+from ..model.values import Json
 
 BUFFER = 10_000  # events that wait for a listener
 CRASHED = {
@@ -34,71 +37,6 @@ CRASHED = {
     "hint": "nothing that was stored is lost; it goes on where it was",
 }
 log = logger("sync")
-
-
-class EventKind(StrEnum):
-    """What happened."""
-
-    SYNC_STARTED = "sync.started"
-    SYNC_WAITING = "sync.waiting"  # nothing can run before ``until``
-    SYNC_ENDED = "sync.ended"
-    SYNC_FAILED = "sync.failed"
-    TASK_STARTED = "task.started"
-    TASK_STORED = "task.stored"  # a page, or what else one response brought
-    TASK_WAITING = "task.waiting"  # this attempt failed; the next one begins at ``until`` or later
-    TASK_ENDED = "task.ended"
-    TASK_FAILED = "task.failed"
-    LOST = "events.lost"  # ``events`` were not read in time
-    PROGRESS = "sync.progress"  # in the progress alone
-
-
-class Origin(NamedTuple):
-    """What all events of a sync share: the installation's id, connector, its version, the sync's id."""
-
-    installation: str
-    connector: str
-    version: str
-    sync: str
-
-
-class Event(NamedTuple):
-    """One thing that happened, at seconds since the epoch; ``facts`` depend on the kind.
-
-    ``task`` and ``attempt`` are None in events of the whole sync.
-    """
-
-    kind: EventKind
-    at: float
-    origin: Origin
-    task: int | None
-    attempt: int | None
-    facts: Mapping[str, Json]
-
-    def to_json(self) -> dict[str, Json]:
-        """The event as one flat object, for a line of JSON; times are in UTC."""
-        at = {"event": str(self.kind), "at": _time(self.at)}
-        facts = dict(self.facts)
-        if "until" in facts:
-            facts["until"] = _time(facts["until"])
-        return {**at, **self.origin._asdict(), "task": self.task, "attempt": self.attempt, **facts}
-
-
-class Progress(NamedTuple):
-    """How far a sync is.  ``counts``: rows by entity so far; ``waiting`` tasks begin at ``due``.
-
-    ``limits`` are those at which calls wait, by name, while none is under way; ``reason`` is the
-    error for which tasks or calls wait.
-    """
-
-    sync: str
-    status: Status
-    at: float
-    counts: Mapping[str, int]
-    running: int = 0
-    waiting: int = 0
-    due: float | None = None
-    limits: Sequence[str] = ()
-    reason: str = ""
 
 
 class Events:
@@ -243,7 +181,7 @@ class EventPublisher:
             return
         self._until = until
         blocked = f", blocked by {', '.join(limits)}" if limits else ""
-        self._log(logging.INFO, "waiting until %s%s, tasks: %d", _time(until), blocked, tasks)
+        self._log(logging.INFO, "waiting until %s%s, tasks: %d", event_time(until), blocked, tasks)
         if self._heard:
             facts: dict[str, Json] = {
                 "until": until,
@@ -275,7 +213,7 @@ class EventPublisher:
         for failure in one.failures:
             self._log(logging.WARNING, "task %d failed: %s: %s", one.task.id, failure.what, failure.message)
         if one.error is not None:
-            what, until = one.task.spec.describe(), _time(one.not_before)
+            what, until = one.task.spec.describe(), event_time(one.not_before)
             words = "task %d runs again at %s: %s: %s"
             self._log(logging.WARNING, words, one.task.id, until, what, one.error["message"])
 
@@ -298,7 +236,3 @@ class EventPublisher:
 def _failure(failure: Failure) -> Json:
     names = ("id", "code", "message", "hint")
     return {name: getattr(failure, name) for name in names}
-
-
-def _time(at: float) -> str:
-    return moment(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")

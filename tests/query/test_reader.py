@@ -23,10 +23,10 @@ from max.errors import (
     UsageError,
 )
 from max.installations.project_folder import ProjectFolder
+from max.model.ages import quantile
 from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of
 from max.project import Project
-from max.query.ages import quantile
 from max.query.reader import Reader
 from max.storage.sqlite import SqliteDatabase
 
