@@ -67,6 +67,17 @@ COMMANDS = {
     "guide": ("Query", "guide", "the same as llm-bootstrap"),
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
+    "daemon start": ("Run in the background", "daemon", "start the project's daemon, which keeps it warm"),
+    "daemon stop": ("Run in the background", "daemon", "stop it: its syncs pause"),
+    "daemon restart": ("Run in the background", "daemon", "stop and start it"),
+    "daemon status": ("Run in the background", "daemon", "say whether it runs, and what it does"),
+    "daemon list": ("Run in the background", "daemon", "list the daemons of this machine"),
+    "daemon logs": ("Run in the background", "daemon", "show what it logged"),
+    "daemon run": ("Run in the background", "daemon", "be the daemon, in the foreground"),
+    "daemon enable": ("Run in the background", "daemon", "allow it to start again"),
+    "daemon disable": ("Run in the background", "daemon", "stop it, and let it not start"),
+    "daemon install": ("Run in the background", "daemon", "start it at each login"),
+    "daemon uninstall": ("Run in the background", "daemon", "start it at login no more"),
     "connector new": (
         "Write connectors",
         "connector_new",
@@ -103,7 +114,7 @@ def overview() -> str:
     shown = ""
     for name, (group, _, summary) in COMMANDS.items():
         lines += [] if group == shown else ["", group]
-        lines.append(f"  {name:<16}{summary}")
+        lines.append(f"  {name:<18}{summary}")
         shown = group
     return "\n".join([*lines, "", EXAMPLES])
 
@@ -111,7 +122,7 @@ def overview() -> str:
 def overview_of(word: str) -> str:
     """The text of ``max connector --help``: the commands that begin with a word; empty without any."""
     found = {name: summary for name, (_, _, summary) in COMMANDS.items() if name.startswith(f"{word} ")}
-    lines = [f"  {name:<16}{summary}" for name, summary in found.items()]
+    lines = [f"  {name:<18}{summary}" for name, summary in found.items()]
     return "\n".join([*lines, "", "`max COMMAND --help` explains one command"]) if found else ""
 
 

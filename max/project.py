@@ -15,12 +15,13 @@ from contextlib import (
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
+    suppress,
 )
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
-from .core import InstallationInfo, Runtime, in_thread
-from .errors import ProjectError, StorageEmpty, UnknownName
+from .core import InstallationInfo, Runtime, Sync, in_thread
+from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
 
@@ -456,6 +457,29 @@ class Project(Generic[R]):
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""
         return [(one.info, one.started_at) for one in self._runtimes.values() if one.started_at]
+
+    def syncing(self) -> list[InstallationInfo]:
+        """The installations of which a sync is under way here."""
+        return [one.info for one in self._runtimes.values() if one.latest and not one.latest.done]
+
+    async def pause_all(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Pause every sync that is under way here, and wait until each has stopped at its next page.
+
+        Those that need more than ``timeout`` seconds go on; stopping their runtimes interrupts them.
+        """
+        import asyncio
+
+        syncs = [one.latest for one in self._runtimes.values()]
+        waiting = [asyncio.create_task(self._pause(one)) for one in syncs if one and not one.done]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=timeout)
+            for one in late:
+                one.cancel()
+
+    async def _pause(self, handle: Sync) -> None:
+        with suppress(MaxError):  # it may have ended, or its database fail
+            await handle.pause()
+            await handle.completion()
 
     async def stop_all(self) -> None:
         """Stop every runtime, the latest first; one that fails to stop does not keep the others."""

@@ -120,7 +120,7 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
 
 def test_a_word_that_resembles_nothing_is_answered_with_where_it_may_be_found(cli: Cli) -> None:
     cli("connect", "acme")
-    assert cli("daemon").err == "max: unknown command 'daemon'\n  commands: max --help\n"
+    assert cli("xylophone").err == "max: unknown command 'xylophone'\n  commands: max --help\n"
     assert cli("sync", "acme", "--quux").err.endswith("  options: max sync --help\n")
     assert cli("settings", "acme", "history=on").err.endswith("  values: changes, off\n")
     said = cli("connect", "nope").err

@@ -29,7 +29,8 @@ SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 def place(tmp_path: Path) -> Iterator[Path]:
     """A new directory with a recording, a git repository beside it, and the commands max and python.
 
-    A page writes the number of a process that it starts into a file ``NAME.pid``; it is ended with the page.
+    A page writes the number of a process that it starts into a file ``NAME.pid``; it is ended with the page,
+    and so is a daemon.
     """
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -50,9 +51,9 @@ def place(tmp_path: Path) -> Iterator[Path]:
         subprocess.run([*git, "-C", str(repository), "add", "-A"], check=True)
         subprocess.run([*git, "-C", str(repository), "commit", "-q", "-m", f"Change {number}"], check=True)
     yield work
-    for file in work.glob("*.pid"):
+    for file in [*work.glob("*.pid"), *tmp_path.glob("home/daemons/*/daemon.pid")]:
         with suppress(ProcessLookupError):  # the page has ended it itself
-            os.kill(int(file.read_text()), signal.SIGTERM)
+            os.kill(int(file.read_text().split()[0]), signal.SIGTERM)
 
 
 def environment(place: Path) -> dict[str, str]:

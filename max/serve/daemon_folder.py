@@ -129,6 +129,15 @@ class DaemonFolder:
             os.close(descriptor)
         return False
 
+    def pid(self) -> int | None:
+        """The process id of the holder; None if unknown."""
+        try:
+            with open(self.file(PID), encoding="ascii", errors="replace") as opened:
+                first = opened.readline(20).strip()
+        except OSError:
+            return None
+        return int(first) if first.isdecimal() else None
+
     def holder(self) -> str:
         """The process that holds or held the lock, named as ``new_worker`` does; empty if unknown."""
         try:

@@ -32,6 +32,7 @@ class DaemonLock:
 
     def __init__(self, folder: DaemonFolder, facts: Mapping[str, Json]) -> None:
         self.folder, self._facts = folder, facts
+        self.since = time.time()  # seconds since the epoch
         self.socket = ""  # where the daemon listens, once this is started
         self._held: int | None = None  # the folder, open and locked
 
@@ -47,35 +48,39 @@ class DaemonLock:
         """``start`` for code that may block."""
         if self._held is not None:
             return
-        folder = self.folder
-        make_private(folder)
-        with translated(Path(folder.path)):
-            held = os.open(folder.path, os.O_RDONLY)
+        held = self._locked()
         try:
-            self._lock(held)
-            if folder.is_disabled():
+            if self.folder.is_disabled():
                 hint = "allow it again with: max daemon enable"
-                raise ProjectError(f"the daemon of {folder.root} is disabled", hint=hint)
+                raise ProjectError(f"the daemon of {self.folder.root} is disabled", hint=hint)
             self._write()
         except BaseException:
             os.close(held)
             raise
         self._held = held
 
-    def _lock(self, held: int) -> None:
-        until = time.monotonic() + PATIENCE
+    def _locked(self) -> int:
+        """The folder, open and locked; it is made when there is none."""
+        folder, until = self.folder, time.monotonic() + PATIENCE
         while True:
-            with translated(Path(self.folder.path)):
+            make_private(folder)
+            with translated(Path(folder.path)):
+                held = os.open(folder.path, os.O_RDONLY)
                 try:
-                    return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if is_at(held, folder.path):  # else it was removed in between, and made again
+                        return held
                 except BlockingIOError:
                     pass
+                except OSError:
+                    os.close(held)
+                    raise
+            os.close(held)
             if time.monotonic() >= until:
-                who = self.folder.holder()
                 raise DaemonRunning(
-                    f"{describe_worker(who)} is the daemon of {self.folder.root}",
+                    f"{describe_worker(folder.holder())} is the daemon of {folder.root}",
                     hint="max daemon status says more; max daemon restart starts it again",
-                    project=self.folder.root,
+                    project=folder.root,
                 )
             time.sleep(POLL)
 
@@ -84,30 +89,41 @@ class DaemonLock:
         folder = self.folder
         self.socket = folder.socket_place()
         with translated(Path(folder.path)):
+            Path(folder.file(PID)).unlink(missing_ok=True)  # of an earlier holder
             Path(self.socket).unlink(missing_ok=True)
-            facts = {"root": folder.root, "socket": self.socket, **self._facts}
+            facts = {"root": folder.root, "socket": self.socket, "since": self.since, **self._facts}
             replace_file(Path(folder.file(DESCRIPTION)), encoded(facts))
             replace_file(Path(folder.file(PID)), f"{os.getpid()}\n{new_worker()}\n".encode("ascii"))
 
     def release(self) -> None:
         """``stop`` for code that may block."""
         held, self._held = self._held, None
-        if held is None:
-            return
-        try:
-            if self.is_ours(held):
-                for path in (self.socket, self.folder.file(PID)):
-                    with suppress(OSError):
-                        Path(path).unlink()
-        finally:
+        if held is not None:
+            if is_at(held, self.folder.path):
+                with suppress(OSError):
+                    Path(self.folder.file(PID)).unlink()
             os.close(held)
 
-    def is_ours(self, held: int) -> bool:
-        """Whether the folder at its path is still the one that is locked."""
-        try:
-            return os.path.samestat(os.fstat(held), Path(self.folder.path).stat())
-        except OSError:
-            return False
+    def holds(self) -> bool:
+        """Whether this process can be found as the daemon: its folder and the file in it are there."""
+        held = self._held
+        return held is not None and is_at(held, self.folder.path) and Path(self.folder.file(PID)).exists()
+
+    def renew(self) -> None:
+        """Make again what was removed; DaemonRunning when another process is the daemon by now."""
+        if self._held is not None and is_at(self._held, self.folder.path):
+            self._write()
+        else:
+            self.release()
+            self.take()
+
+
+def is_at(descriptor: int, path: str) -> bool:
+    """Whether an open folder is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(path).stat())
+    except OSError:
+        return False
 
 
 def make_private(folder: DaemonFolder) -> None:

@@ -242,6 +242,7 @@ class Methods:
 
     def __init__(self, project: Project, commands: Callable[..., Stream[Parts, int]] | None = None) -> None:
         self.project, self._commands = project, commands
+        self.asked = 0  # calls that came over a connection, so far
         self._places = asyncio.Semaphore(WORKING)
 
     def __repr__(self) -> str:
@@ -252,6 +253,7 @@ class Methods:
 
         UnknownName when there is no such method, UsageError when the arguments do not fit.
         """
+        self.asked += 1
         method = find_method(name)
         asking = {PROMPTER: prompter} if method.prompts and prompter is not None else {}
         return self._answer(method, {**method.read(given), **asking})
@@ -321,6 +323,11 @@ class Methods:
     ) -> None:
         """Remove an installation with its secrets, and its data unless they are kept."""
         await self.project.disconnect(installation, keep_data=keep_data)
+
+    @reads
+    async def runtimes(self) -> list[tuple[InstallationInfo, float]]:
+        """Every installation that is in use there, and since when, in seconds since the epoch."""
+        return self.project.list_runtimes()
 
     # -- rows --------------------------------------------------------------------------------
 

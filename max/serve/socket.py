@@ -36,6 +36,7 @@ class SocketServer:
     def __init__(self, path: Path, methods: Methods, bounds: Bounds | None = None) -> None:
         self.path, self.methods, self.bounds = path, methods, bounds or Bounds()
         self._server: asyncio.Server | None = None
+        self._file: os.stat_result | None = None  # the socket, as it was bound
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -46,8 +47,26 @@ class SocketServer:
     async def start(self) -> None:
         """Bind the path and take clients."""
         self.bounds.stopping = False
+        await self._listen()
+
+    async def listen_again(self) -> None:
+        """Bind the path again, whose file was removed; those who are connected stay so."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self._listen()
+
+    async def _listen(self) -> None:
         bound = bind(self.path)
+        self._file = self.path.stat()
         self._server = await asyncio.start_unix_server(self._accept, sock=bound, limit=LINE)
+
+    def is_there(self) -> bool:
+        """Whether the file at the path is the socket on which this server listens."""
+        try:
+            return self._file is not None and os.path.samestat(self._file, self.path.lstat())
+        except OSError:
+            return False
 
     async def stop(self) -> None:
         """Take no more clients and calls; open calls end with DaemonStopping.  May be called twice."""
@@ -59,7 +78,7 @@ class SocketServer:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
-        if server is not None:
+        if server is not None and self.is_there():  # another process may have bound the path meanwhile
             with suppress(OSError):
                 self.path.unlink()
 

@@ -71,6 +71,20 @@ def is_gone(worker: str) -> bool:
     return process_start(int(pid)) not in (start, None)
 
 
+def local_process(worker: str) -> int | None:
+    """The id of a worker's process, when a signal to it from here reaches no other; None otherwise.
+
+    Without /proc it is only known that the worker began on a host of this name.
+    """
+    host, system, pid, start, _ = _parts(worker)
+    if not pid.isdecimal():
+        return None
+    here = this_system()
+    if here == "/" == system:
+        return int(pid) if host == os.uname().nodename.replace("/", "_") and _has(int(pid)) else None
+    return int(pid) if system == here and start and process_start(int(pid)) == start else None
+
+
 def _parts(worker: str) -> list[str]:
     """Host, system, process id, its start and the serial; empty where a name has none."""
     match worker.split("/"):

@@ -1,0 +1,44 @@
+"""Starting this very Max in another process: the words of its command line, and its environment.
+
+The folder in which such a process begins is a project's, and a project is data: nothing is ever imported
+from the current folder (``-P``).  A copy below another name, or one that is not installed, is found by
+PYTHONPATH, which is changed only then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = __name__.rpartition(".serve.")[0]  # what this copy of Max is called
+PLACE = Path(__file__).parents[PACKAGE.count(".") + 2]  # the folder, or archive, that holds it
+
+
+def own_command(*words: str) -> list[str]:
+    """The words that run a command of this Max in another process, such as ``daemon run``."""
+    flags = [
+        *(["-S"] if sys.flags.no_site else []),
+        *(["-s"] if sys.flags.no_user_site else []),
+        *(["-B"] if sys.dont_write_bytecode else []),
+    ]
+    return [sys.executable, "-P", *flags, "-m", PACKAGE, *words]
+
+
+def own_environment() -> dict[str, str]:
+    """The environment of such a process: that of this one, in which this Max can be imported."""
+    environment = dict(os.environ)
+    known = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
+    places = [*([] if _is_installed() else [str(PLACE)]), *map(os.path.abspath, known)]
+    if places:  # absolute: it begins in another folder
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
+    return environment
+
+
+def _is_installed() -> bool:
+    """Whether every interpreter of this kind finds it by itself."""
+    site = sys.modules.get("site")
+    if site is None or sys.flags.no_site:
+        return False
+    places = [*site.getsitepackages(), site.getusersitepackages() if site.ENABLE_USER_SITE else ""]
+    return str(PLACE) in places

@@ -1,0 +1,201 @@
+"""Daemons as real processes: started, stopped, killed, raced, and robbed of their files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from max import __version__
+from tests.daemons import PATIENCE, Home, homed, until
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A project without a daemon."""
+    with homed(tmp_path) as made:
+        made.max("init")
+        yield made
+
+
+@pytest.fixture
+def running(home: Home) -> Home:
+    """A project with a daemon."""
+    home.max("daemon", "start")
+    return home
+
+
+def greeting(home: Home) -> object:
+    """What the daemon says first; None when it does not listen."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        try:
+            connection.connect(str(home.folder() / "daemon.sock"))
+        except OSError:
+            return None
+        return json.loads(connection.makefile().readline())
+
+
+class TestLife:
+    def test_a_daemon_starts_says_what_it_does_and_stops(self, home: Home) -> None:
+        assert home.json("daemon", "status", status=1)["state"] == "stopped"
+        started = home.json("daemon", "start", "--idle-stop", "2h")
+        pid = started["pid"]
+        assert (started["did"], pid) == ("started", home.pid())
+        status = home.json("daemon", "status")
+        assert (status["state"], status["pid"], status["version"]) == ("running", pid, __version__)
+        assert (status["runtimes"], status["problem"]) == ([], None)
+        assert greeting(home) == {"max": __version__, "protocol": 1}
+        assert home.json("daemon", "start")["did"] == "running already"
+        assert home.json("daemon", "list")["data"][0]["state"] == "running"
+        stopped = home.json("daemon", "stop")
+        assert (stopped["did"], stopped["pid"], stopped["state"]) == ("stopped", pid, "stopped")
+        assert home.json("daemon", "stop")["did"] == "not running"
+        assert sorted(one.name for one in home.folder().iterdir()) == ["daemon.log", "project.json"]
+        assert home.json("daemon", "list")["data"][0]["state"] == "stopped"
+        assert home.json("daemon", "restart")["options"]["idle_stop"] == 7200
+        assert home.json("daemon", "restart", "--idle-stop", "off")["options"]["idle_stop"] is None
+        home.max("daemon", "stop")
+        until(lambda: not home.processes())
+
+    def test_it_belongs_to_no_terminal_and_has_no_parent_here(self, running: Home) -> None:
+        pid = running.pid()
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        parent, session, terminal = int(stat[1]), int(stat[3]), int(stat[4])
+        assert (session, terminal) == (pid, 0)
+        assert parent != os.getpid()
+        assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in (1, 2)} == {str(running.folder() / "daemon.log")}  # noqa: PTH115
+        assert os.readlink(f"/proc/{pid}/cwd") == str(running.project)  # noqa: PTH115
+
+    def test_what_keeps_it_from_starting_is_the_error_of_the_start(self, home: Home) -> None:
+        home.max("daemon", "disable")
+        home.max("daemon", "start", "-o", "json", status=1)
+        error = json.loads(home.err)["error"]
+        assert error["code"] == "project"
+        assert error["message"] == f"the daemon of {home.project} is disabled"
+        assert home.json("daemon", "list")["data"][0]["state"] == "disabled"
+        home.max("daemon", "enable")
+        home.max("daemon", "start")
+        assert home.json("daemon", "disable")["state"] == "disabled"
+        until(lambda: not home.processes())
+
+    def test_an_error_in_the_middle_of_the_start_is_found_in_the_log(self, home: Home) -> None:
+        broken = home.project.parent / "broken"
+        broken.mkdir()
+        (broken / "fcntl.py").write_text("raise ImportError('there is no fcntl here')\n")
+        paths = os.pathsep.join([str(broken), home.environment["PYTHONPATH"]])
+        home.max("daemon", "start")
+        home.max("daemon", "stop")
+        environment = {**home.environment, "PYTHONPATH": paths}
+        with home.begin("daemon", "run", "--background", env=environment) as process:
+            out, err = process.communicate()
+        assert (out, "there is no fcntl here" in err) == ("", True)
+
+    def test_two_starts_at_once_give_one_daemon(self, home: Home) -> None:
+        starts = [home.begin("daemon", "start", "-o", "json") for _ in range(4)]
+        answers = [json.loads(one.communicate(timeout=PATIENCE)[0]) for one in starts]
+        assert {one["pid"] for one in answers} == {home.pid()}
+        assert sorted(one["did"] for one in answers) == ["running already"] * 3 + ["started"]
+        until(lambda: home.processes() == {home.pid()})
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_in_the_foreground_a_signal_ends_it_with_status_0(
+        self, home: Home, number: signal.Signals
+    ) -> None:
+        with home.begin("daemon", "run") as process:
+            until(lambda: greeting_of(home))
+            process.send_signal(number)
+            out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out) == (0, "")
+        assert f"process {process.pid} is the daemon of {home.project}" in err
+        assert home.log() == err
+
+    def test_a_killed_daemon_is_stale_and_the_next_start_clears_what_it_left(self, running: Home) -> None:
+        before = running.pid()
+        os.kill(before, signal.SIGKILL)
+        until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
+        assert (running.folder() / "daemon.sock").exists()
+        assert running.json("daemon", "status", status=1)["state"] == "stale"
+        assert running.json("daemon", "stop")["did"] == "not running"
+        assert running.json("daemon", "start")["did"] == "started"
+        assert running.pid() != before
+        assert greeting(running) == {"max": __version__, "protocol": 1}
+
+    def test_a_process_id_that_was_given_again_is_no_daemon_and_gets_no_signal(self, running: Home) -> None:
+        os.kill(running.pid(), signal.SIGKILL)
+        until(lambda: not running.processes())
+        with subprocess.Popen(["sleep", "600"]) as other:
+            held = running.folder() / "daemon.pid"
+            lines = held.read_text().split("\n")
+            parts = lines[1].split("/")
+            parts[3] = str(other.pid)
+            held.write_text(f"{other.pid}\n{'/'.join(parts)}\n")
+            assert running.json("daemon", "status", status=1)["state"] == "stale"
+            assert running.json("daemon", "stop", "--force")["did"] == "not running"
+            assert other.poll() is None
+            other.kill()
+
+    def test_force_kills_a_daemon_that_does_not_end(self, running: Home) -> None:
+        os.kill(running.pid(), signal.SIGSTOP)
+        assert running.json("daemon", "stop", "--force")["did"] == "stopped"
+        until(lambda: not running.processes())
+
+
+def greeting_of(home: Home) -> object:
+    return (home.home / "daemons").exists() and greeting(home)
+
+
+class TestItsFiles:
+    """What a running daemon does when its files are taken away."""
+
+    def test_a_socket_that_was_removed_is_made_again(self, running: Home) -> None:
+        pid = running.pid()
+        (running.folder() / "daemon.sock").unlink()
+        until(lambda: greeting(running) == {"max": __version__, "protocol": 1})
+        assert running.pid() == pid
+
+    def test_the_whole_folder_is_made_again(self, running: Home) -> None:
+        pid, folder = running.pid(), running.folder()
+        rmtree(folder)
+        until(lambda: (folder / "daemon.pid").exists() and greeting(running))
+        assert running.pid() == pid
+        assert running.json("daemon", "status")["pid"] == pid
+        assert running.json("daemon", "stop")["did"] == "stopped"
+
+    def test_it_ends_when_another_process_took_its_place_meanwhile(self, running: Home) -> None:
+        first = running.pid()
+        os.kill(first, signal.SIGSTOP)
+        rmtree(running.folder())
+        running.max("daemon", "start")
+        assert running.pid() != first
+        os.kill(first, signal.SIGCONT)
+        until(lambda: first not in running.processes())
+        assert running.json("daemon", "status")["pid"] == running.pid() != first
+
+    def test_it_ends_when_its_project_is_gone(self, running: Home) -> None:
+        rmtree(running.project)
+        until(lambda: not running.processes())
+        listed = running.json("daemon", "list")["data"]
+        assert [(one["project"], one["state"]) for one in listed] == [(str(running.project), "gone")]
+
+    def test_an_idle_daemon_leaves(self, home: Home) -> None:
+        home.max("daemon", "start", "--idle-stop", "1s")
+        until(lambda: not home.processes())
+        assert "ending: it was idle for 1 s" in home.log()
+
+    def test_sighup_opens_the_log_again(self, running: Home) -> None:
+        log = running.folder() / "daemon.log"
+        log.rename(log.with_name("moved"))
+        os.kill(running.pid(), signal.SIGHUP)
+        until(log.exists)
+        until(lambda: "the log was opened again" in running.log())
+        assert log.stat().st_mode & 0o777 == 0o600
+        pid = running.pid()
+        assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in (1, 2)} == {str(log)}  # noqa: PTH115
