@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .model.filters import Filter as Filter
     from .model.query import Query as Query
     from .model.query import QueryPage as QueryPage
+    from .model.schedules import ScheduleStatus as ScheduleStatus
     from .model.schema import Schema as Schema
     from .model.settings import Settings as Settings
     from .model.sync_events import Event as Event
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .query.reader import Reader as Reader
     from .runtime import InstallationRuntime as InstallationRuntime
     from .runtime import RepeatedSync as RepeatedSync
+    from .serve.scheduler import Scheduler as Scheduler
     from .storage.quarantine import Quarantined as Quarantined
     from .storage.schema_diff import MigrationPlan as MigrationPlan
     from .sync.events import Events as Events
@@ -93,6 +95,7 @@ model.changes: Change ChangeFeed ChangePage
 model.entities: Entity FieldOf ManyOf Ref RefKey Scope
 model.filters: Filter
 model.query: Query QueryPage
+model.schedules: ScheduleStatus
 model.schema: Schema
 model.settings: Settings
 model.sync_events: Event EventKind Progress
@@ -101,6 +104,7 @@ model.values: Json
 project: Project
 query.reader: Reader
 runtime: InstallationRuntime RepeatedSync
+serve.scheduler: Scheduler
 storage.quarantine: Quarantined
 storage.schema_diff: MigrationPlan
 sync.events: Events

@@ -333,11 +333,14 @@ class Runtime(Lifecycle, Protocol):
     def latest(self) -> Sync | None:
         """The sync that runs here, or that ran last; None when none has begun."""
 
-    async def sync(self, options: SyncOptions = ..., *, discard_unfinished: bool = False) -> Sync:
+    async def sync(
+        self, options: SyncOptions = ..., *, discard_unfinished: bool = False, schedule: str | None = None
+    ) -> Sync:
         """Begin a sync, join the one under way or go on with an unfinished one; returns at once.
 
         SyncRunning while another process syncs; SyncError when the sync that would be joined or go on
-        was begun with other options.
+        was begun with other options.  ``schedule`` is the name of the schedule that asks; its sync yields
+        to any that is asked for without one.
         """
 
     async def retry_failed(self, sync: str | None = None) -> Sync:

@@ -20,13 +20,14 @@ from contextlib import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
-from .core import InstallationInfo, Runtime, Sync, in_thread
+from .core import InstallationInfo, Runtime, Sync, SyncOptions, in_thread
 from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
 from .installations.project_folder import ProjectFolder
 from .model.values import Json
 
 if TYPE_CHECKING:
     import asyncio
+    from datetime import timedelta
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Ref
     from .model.filters import Filter
+    from .model.schedules import ScheduleStatus
     from .model.tasks import SyncCommand, SyncRun
     from .model.text_search import Found
     from .query.maintenance import Invalidation
@@ -87,6 +89,7 @@ class Project(Generic[R]):
         self._runtimes: dict[str, R] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
+        self._schedule_watchers: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder.root)!r}, {len(self.list_runtimes())} in use)"
@@ -392,6 +395,106 @@ class Project(Generic[R]):
         one = self.folder.registry.resolve(info.connector)
         path = self.folder.database(info) if dry_run else self._writable(info)
         return migrate(path, info, one.schema, one.resolver, one.policy, dry_run=dry_run)
+
+    # -- schedules -------------------------------------------------------------------------
+
+    @threaded
+    def schedules(self, target: InstallationInfo | str | None = None) -> list[ScheduleStatus]:
+        """The schedules of an installation, or of all, and what comes next."""
+        from .query.schedules import statuses
+
+        known = self.folder.installations() if target is None else [self._info(target)]
+        return [
+            status
+            for info in known
+            for status in statuses(self.folder.database(info), info, now=self._clock())
+        ]
+
+    async def schedule(
+        self,
+        target: InstallationInfo | str,
+        name: str = "default",
+        *,
+        every: float | str | timedelta | None = None,
+        cron: str | None = None,
+        zone: str = "UTC",
+        jitter: float | str | timedelta | None = None,
+        options: SyncOptions | None = None,
+    ) -> ScheduleStatus:
+        """Sync an installation by itself: ``await project.schedule("acme", every="15m")``.
+
+        An installation may have several schedules, each with a name of its own; one with the same name is
+        replaced.  ``cron`` is a text such as ``0 7 * * mon-fri`` in the time of ``zone``.  ``jitter`` is the
+        most by which a sync begins later than it says; without it a minute, or a tenth of the interval.
+        ``options`` are those of the syncs.  They run while a Scheduler or the project's daemon does.
+        InvalidSchedule, or UnknownName for a zone or what ``options.only`` names.
+        """
+        from .installations.audit import audited
+        from .model.schedules import Schedule, seconds_of
+        from .query.schedules import put
+        from .sync.task_graph import named_fields, options_json
+
+        options = options or SyncOptions()
+        found = Schedule(
+            name=name,
+            made_at=int(self._clock()),
+            every=seconds_of(every),
+            cron=cron,
+            zone=zone,
+            jitter=seconds_of(jitter, "jitter"),
+            options=options_json(options),
+        )
+        found.check()
+
+        def store() -> ScheduleStatus:
+            info = self._info(target)
+            if options.only:
+                resolver = self.folder.registry.resolve(info.connector).resolver
+                if resolver.added is None:  # else the account may have fields of its own
+                    named_fields(options.only, resolver)
+            with audited(self.folder, "schedule", info, name=name, timing=found.timing):
+                return put(self._writable(info), info, found, now=self._clock())
+
+        return await self._on_schedules(store)
+
+    async def switch_schedules(
+        self, target: InstallationInfo | str, *names: str, on: bool
+    ) -> list[ScheduleStatus]:
+        """Turn schedules of an installation on or off; without names all of them.  UnknownName."""
+        from .installations.audit import audited
+        from .query.schedules import switch
+
+        def work() -> list[ScheduleStatus]:
+            info = self._info(target)
+            with audited(self.folder, "schedule", info, names=list(names), on=on):
+                return switch(self._writable(info), info, names, on=on, now=self._clock())
+
+        return await self._on_schedules(work)
+
+    async def unschedule(self, target: InstallationInfo | str, *names: str) -> list[str]:
+        """Delete schedules of an installation, without names all of them; their names.  UnknownName."""
+        from .installations.audit import audited
+        from .query.schedules import remove
+
+        def work() -> list[str]:
+            info = self._info(target)
+            with audited(self.folder, "unschedule", info, names=list(names)):
+                return remove(self._writable(info), info, names)
+
+        return await self._on_schedules(work)
+
+    async def _on_schedules(self, work: Callable[[], T]) -> T:
+        """Change schedules in a thread, and wake those who follow them."""
+        result = await in_thread(work)
+        for wake in self._schedule_watchers:
+            wake()
+        return result
+
+    def watch_schedules(self, wake: Callable[[], None], *, ended: bool = False) -> None:
+        """Call ``wake`` whenever schedules were changed through this object, until it is ``ended``."""
+        self._schedule_watchers.discard(wake)
+        if not ended:
+            self._schedule_watchers.add(wake)
 
     # -- runtimes --------------------------------------------------------------------------
 

@@ -27,12 +27,14 @@ does not fail ends this, no matter who began it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from datetime import timedelta
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
 
 from ..errors import InvalidSchedule
 from .cron import find_zone, newest_moment, next_moment, parse_cron
+from .periods import UNITS, parse_duration
 from .settings import InstallationInfo
 from .struct import Struct
 from .values import Json
@@ -64,6 +66,14 @@ class Schedule(Struct):
     jitter: float | None = None
     options: Mapping[str, Json] = NOTHING
     on: bool = True
+
+    @property
+    def timing(self) -> str:
+        """When it is, in words: ``every 15m``, or the cron text with its zone."""
+        if self.every is None:
+            return f"{self.cron} {self.zone}"
+        unit = next(one for one in ("w", "d", "h", "m", "s") if self.every % UNITS[one] == 0 or one == "s")
+        return f"every {self.every / UNITS[unit]:g}{unit}"
 
     def check(self) -> None:
         """InvalidSchedule, or UnknownName for the zone, unless it can be followed."""
@@ -143,13 +153,14 @@ class Turn(StrEnum):
 class Outlook(Struct):
     """What becomes of a schedule: when its next sync is due (None: never), and the reason why it is not now.
 
-    ``slot`` is the one that it is about.
+    ``slot`` is the one that it is about.  ``resumes`` is the id of an interrupted sync that goes on first.
     """
 
     turn: Turn
     at: float | None = None
     slot: int | None = None
     reason: str = ""
+    resumes: str | None = None
 
 
 class Known(Struct):
@@ -172,7 +183,9 @@ def outlook(schedule: Schedule, known: Known, now: float, installation: str) -> 
         slot = schedule.newest_slot(now) if due is None else due
         return _against(schedule, known, Outlook(Turn.FIRE, trouble.next_try, slot))
     if due is None:
-        following = schedule.next_slot(now)
+        slot, following = schedule.newest_slot(now), schedule.next_slot(now)
+        if trouble is None and slot is not None and _is_interrupted(schedule, known):
+            return _against(schedule, known, Outlook(Turn.FIRE, float(slot), slot))
         if following is None:
             return Outlook(Turn.OFF, reason="it has no further slot")
         return Outlook(Turn.LATER, schedule.begins(following, installation), following)
@@ -195,16 +208,36 @@ def due_slot(schedule: Schedule, known: Known, now: float) -> int | None:
     return slot
 
 
+def _is_interrupted(schedule: Schedule, known: Known) -> bool:
+    """Whether the process ended in which the schedule's own sync ran: then it goes on at once."""
+    found = known.unfinished
+    return found is not None and found.status == "interrupted" and found.schedule == schedule.name
+
+
 def _against(schedule: Schedule, known: Known, fires: Outlook) -> Outlook:
     """What becomes of a slot that would fire, while a sync has not ended."""
     found = known.unfinished
-    if found is None or found.status == "interrupted":
+    if found is None:
         return fires
+    if found.status == "interrupted":
+        return fires.replace(resumes=found.id)
     if found.status == "paused":
         return fires.replace(turn=Turn.SKIP, reason=f"sync {found.id} is paused")
     if found.schedule == schedule.name or dict(found.options) == dict(schedule.options):
         return fires.replace(turn=Turn.SKIP, reason=f"sync {found.id} is running, and fetches the same")
     return fires.replace(turn=Turn.WAIT, reason=f"sync {found.id} is running")
+
+
+def seconds_of(length: float | str | timedelta | None, what: str = "interval") -> float | None:
+    """A length of time in seconds; InvalidSchedule when it is none."""
+    if isinstance(length, timedelta):
+        return length.total_seconds()
+    if not isinstance(length, str):
+        return length
+    try:
+        return parse_duration(length)
+    except ValueError as error:
+        raise InvalidSchedule(f"the {what} {error}", hint="such as 15m, 2h or 1d") from None
 
 
 def wait_after(failures: int) -> float:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..model.aggregate import Groups
     from ..model.changes import ChangePage, ChangeSummary
     from ..model.query import QueryPage, RowPage
+    from ..model.schedules import ScheduleStatus
     from ..model.schema import Schema
     from ..model.sync_events import Event
     from ..model.tasks import SyncResult, SyncRun
@@ -561,6 +562,7 @@ class Methods:
         check_deletes: Annotated[bool, "list everything, to find what is gone"] = False,
         allow_removals: Annotated[bool, "remove what is gone, however much it is"] = False,
         discard_unfinished: Annotated[bool, "begin another sync in place of an unfinished one"] = False,
+        schedule: Annotated[str | None, "the schedule that asks: its sync yields to any other"] = None,
     ) -> Stream[Event, SyncResult]:
         """Copy what changed; what happens as it comes, and the result at the end.
 
@@ -577,13 +579,14 @@ class Methods:
             check_deletes=check_deletes,
             allow_removals=allow_removals,
         )
-        return Stream(self._sync(installation, options, discard_unfinished=discard_unfinished))
+        how = {"discard_unfinished": discard_unfinished, "schedule": schedule}
+        return Stream(self._sync(installation, options, **how))
 
     async def _sync(
-        self, installation: str, options: Any, *, discard_unfinished: bool
+        self, installation: str, options: Any, **how: Any
     ) -> AsyncGenerator[Event | End[SyncResult], None]:
         runtime = await self.project.runtime(installation)
-        handle = await runtime.sync(options, discard_unfinished=discard_unfinished)
+        handle = await runtime.sync(options, **how)
         async for event in handle.events():
             yield event
         yield End(await handle.completion())
@@ -598,6 +601,57 @@ class Methods:
     ) -> SyncRun:
         """Ask the unfinished sync, in any process, to pause, to run on or to cancel."""
         return await self._beside(self.project.request(installation, command, force=force))
+
+    # -- schedules -----------------------------------------------------------------------------
+
+    @reads
+    async def schedules(
+        self, installation: Annotated[str | None, "only those of this source"] = None
+    ) -> list[ScheduleStatus]:
+        """The schedules of an installation, or of all, when each is next, and why not now."""
+        return await self._beside(self.project.schedules(installation))
+
+    @writes
+    async def schedule(
+        self,
+        installation: Installation,
+        name: Annotated[str, "of the schedule: an installation may have several"] = "default",
+        *,
+        every: Annotated[str | None, "an interval: 15m, 2h, 1d"] = None,
+        cron: Annotated[str | None, "minute, hour, day, month, day of the week: 0 7 * * mon-fri"] = None,
+        zone: Annotated[str, "the time zone of cron, such as Europe/Berlin"] = "UTC",
+        jitter: Annotated[str | None, "the most by which a sync begins later; else up to a minute"] = None,
+        full: Annotated[bool, "each sync fetches everything, whatever its age"] = False,
+        only: Annotated[Sequence[str], "each sync fetches just these: Entity or Entity.field"] = (),
+        if_stale: Annotated[float | None, "only what is older than this many seconds"] = None,
+        check_deletes: Annotated[bool, "each sync lists everything, to find what is gone"] = False,
+    ) -> ScheduleStatus:
+        """Sync an installation by itself while a daemon runs; replaces the schedule with that name."""
+        from ..core import SyncOptions
+
+        options = SyncOptions(full=full, only=tuple(only), if_stale=if_stale, check_deletes=check_deletes)
+        return await self.project.schedule(
+            installation, name, every=every, cron=cron, zone=zone, jitter=jitter, options=options
+        )
+
+    @writes
+    async def switch_schedules(
+        self,
+        installation: Installation,
+        on: Annotated[bool, "whether they are followed"],
+        names: Annotated[Sequence[str], "of the schedules; else all of the source"] = (),
+    ) -> list[ScheduleStatus]:
+        """Turn schedules on or off."""
+        return await self.project.switch_schedules(installation, *names, on=on)
+
+    @writes
+    async def unschedule(
+        self,
+        installation: Installation,
+        names: Annotated[Sequence[str], "of the schedules; else all of the source"] = (),
+    ) -> list[str]:
+        """Delete schedules; their names."""
+        return await self.project.unschedule(installation, *names)
 
     # -- an installation's connection ----------------------------------------------------------
 

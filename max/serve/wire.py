@@ -42,6 +42,7 @@ model.entities: FieldType
 model.plan: Concurrent Step SyncPlan
 model.query: Order QueryPage RowPage
 model.refs: RefKey Scope
+model.schedules: Handled Outlook Schedule ScheduleStatus Trouble Turn
 model.schema: Relationship
 model.settings: InstallationInfo Settings
 model.sync_events: Event EventKind Origin Progress

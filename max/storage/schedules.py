@@ -2,8 +2,9 @@
 
 **The claim.**  Who wants to begin the sync of a slot stores the slot's name first.  That is one
 transaction, which looks at everything again: of any number of processes one gets the slot, and the others
-find it handled.  What a crash after it leaves is a slot without a sync: the next slot comes in its time, and
-a sync that had begun is interrupted and goes on with it.
+find it handled.  The claim has the name of its worker until the slot's sync has ended.  A slot whose worker
+is gone, and whose sync never began, is lost: the next that looks claims it again.  A sync that had begun is
+interrupted then, and goes on.
 
 **Trouble** is the one row that says that the installation fails.  A try claims it by moving the time of the
 next one, as if it had failed already.
@@ -30,11 +31,11 @@ from ..model.schedules import (
     wait_after,
 )
 from ..model.settings import InstallationInfo
-from ..model.tasks import Status
 from .catalogue import has_part, migrate
 from .database import Connection, decoding
 from .event_log import record_event
-from .sync_log import finished_well, options_of, unfinished_runs
+from .leases import is_gone
+from .sync_log import finished_well, has_begun, is_ending, options_of, unfinished_runs
 
 OWNER = "schedules"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -51,6 +52,7 @@ MIGRATIONS = (
         slot     INTEGER NOT NULL,
         at       REAL NOT NULL,
         skipped  TEXT NOT NULL,
+        worker   TEXT,
         PRIMARY KEY (schedule, slot)
     ) {by_key};
     CREATE TABLE _max_schedule_trouble (
@@ -79,8 +81,15 @@ PRUNE = """
                AND slot < (SELECT max(slot) FROM _max_schedule_slot
                             WHERE schedule = :schedule AND slot <= :now))
 """
-HANDLE = "INSERT INTO _max_schedule_slot VALUES (?, ?, ?, ?) ON CONFLICT (schedule, slot) DO NOTHING"
+HANDLE = """
+    INSERT INTO _max_schedule_slot (schedule, slot, at, skipped, worker) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (schedule, slot) DO UPDATE
+       SET at = excluded.at, skipped = excluded.skipped, worker = excluded.worker
+"""
 SLOTS = "SELECT slot, at, skipped FROM _max_schedule_slot WHERE schedule = ?"
+CLAIMED = "SELECT slot, at, worker FROM _max_schedule_slot WHERE schedule = ? AND worker IS NOT NULL"
+END = "UPDATE _max_schedule_slot SET worker = NULL WHERE schedule = ? AND worker = ?"
+GIVE_UP = "UPDATE _max_schedule_slot SET worker = '' WHERE schedule = ? AND worker = ?"
 PUT_TROUBLE = """
     INSERT INTO _max_schedule_trouble VALUES (1, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET failures = excluded.failures, since = excluded.since, at = excluded.at,
@@ -142,6 +151,13 @@ def put_schedule(connection: Connection, schedule: Schedule) -> Schedule:
     return schedule
 
 
+def switch_schedule(connection: Connection, name: str, *, on: bool, now: float) -> None:
+    """Turn a schedule on or off; one that is turned on begins with the slots from now on.  UnknownName."""
+    found = find_schedule(connection, name)
+    if found.on != on:
+        put_schedule(connection, found.replace(on=on, made_at=int(now)))
+
+
 def remove_schedules(connection: Connection, names: Sequence[str]) -> None:
     """Delete schedules; UnknownName when one does not exist, and nothing is deleted."""
     for name in names:
@@ -167,8 +183,18 @@ def statuses(connection: Connection, info: InstallationInfo, *, now: float) -> l
 
 
 def _known(connection: Connection, schedule: Schedule, now: float) -> Known:
-    handled = frozenset(one.slot for one in _slots(connection, schedule))
-    return Known(handled, _trouble(connection, now), _unfinished(connection, now))
+    handled = {one.slot for one in _slots(connection, schedule)} - _lost(connection, schedule)
+    return Known(frozenset(handled), _trouble(connection, now), _unfinished(connection, now))
+
+
+def _lost(connection: Connection, schedule: Schedule) -> set[int]:
+    """The slots that were claimed, and whose worker is gone without having begun a sync."""
+    claims = connection.execute(CLAIMED, (schedule.name,)).fetchall()
+    return {
+        slot
+        for slot, at, worker in claims
+        if (not worker or is_gone(worker)) and not has_begun(connection, schedule.name, since=at)
+    }
 
 
 def _slots(connection: Connection, schedule: Schedule) -> list[Handled]:
@@ -188,7 +214,8 @@ def _trouble(connection: Connection, now: float) -> Trouble | None:
 
 
 def _unfinished(connection: Connection, now: float) -> Unfinished | None:
-    for run in unfinished_runs(connection, now=now)[:1]:
+    runs = [one for one in unfinished_runs(connection, now=now) if not is_ending(connection, one)]
+    for run in runs[:1]:
         return Unfinished(run.id, str(run.status), options_of(connection, run.id), run.schedule)
     return None
 
@@ -196,7 +223,7 @@ def _unfinished(connection: Connection, now: float) -> Unfinished | None:
 # -- what happens -------------------------------------------------------------------------------
 
 
-def claim(connection: Connection, name: str, installation: str, *, now: float) -> Outlook | None:
+def claim(connection: Connection, name: str, installation: str, *, worker: str, now: float) -> Outlook | None:
     """Handle the slot of a schedule that is due: FIRE when the caller is to begin its sync, or SKIP.
 
     None when there is nothing to do: another process was faster, or it has to wait.  ``installation`` is
@@ -214,17 +241,23 @@ def claim(connection: Connection, name: str, installation: str, *, now: float) -
     elif now >= known.trouble.next_try:
         following = now + wait_after(known.trouble.failures + 1)
         connection.execute("UPDATE _max_schedule_trouble SET next_try = ?", (following,))
-    connection.execute(HANDLE, (name, found.slot, now, found.reason))
+    fires = found.turn is Turn.FIRE
+    connection.execute(HANDLE, (name, found.slot, now, found.reason, worker if fires else None))
     connection.execute(PRUNE, {"schedule": name, "now": now, "memory": MEMORY})
-    kind = EventKind.SCHEDULE_FIRED if found.turn is Turn.FIRE else EventKind.SCHEDULE_SKIPPED
-    facts = {"schedule": name, "slot": found.slot, **({"reason": found.reason} if found.reason else {})}
+    kind = EventKind.SCHEDULE_FIRED if fires else EventKind.SCHEDULE_SKIPPED
+    more = {"reason": found.reason, "resumes": found.resumes}
+    facts = {"schedule": name, "slot": found.slot, **{key: text for key, text in more.items() if text}}
     record_event(connection, kind, facts, now=now)
     return found
 
 
-def finish(connection: Connection, name: str, problem: str, *, now: float) -> None:
-    """Record how the sync of a slot ended: ``problem`` says why it failed, and is empty when it did not."""
-    if not has_part(connection, OWNER, MIGRATIONS):
+def finish(connection: Connection, name: str, problem: str | None, *, worker: str, now: float) -> None:
+    """Record how the sync of a worker's slot ended.
+
+    ``problem`` says why it failed, and is empty when it did not; None: that says nothing of the installation.
+    """
+    connection.execute(END, (name, worker))
+    if problem is None:
         return
     if not problem:
         connection.execute("DELETE FROM _max_schedule_trouble")
@@ -235,7 +268,6 @@ def finish(connection: Connection, name: str, problem: str, *, now: float) -> No
     connection.execute(PUT_TROUBLE, values)
 
 
-def is_scheduled(connection: Connection, sync: str, *, now: float) -> str | None:
-    """The name of the schedule that began a sync which runs, if one did."""
-    found = [one for one in unfinished_runs(connection, now=now) if one.id == sync]
-    return found[0].schedule if found and found[0].status is Status.RUNNING else None
+def give_up(connection: Connection, name: str, *, worker: str) -> None:
+    """Leave a worker's slot to others: its sync has not begun, or goes on without this worker."""
+    connection.execute(GIVE_UP, (name, worker))

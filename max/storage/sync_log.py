@@ -251,6 +251,19 @@ def finished_well(connection: Connection, *, since: float) -> bool:
     return has_part(connection, OWNER, MIGRATIONS) and bool(connection.execute(sql, (since,)).fetchone())
 
 
+def has_begun(connection: Connection, schedule: str, *, since: float) -> bool:
+    """Whether a schedule has begun a sync since a moment."""
+    if "schedule" not in connection.dialect.columns(connection, "_max_sync"):
+        return False
+    sql = "SELECT 1 FROM _max_sync WHERE schedule = ? AND started_at >= ? LIMIT 1"
+    return bool(connection.execute(sql, (schedule, since)).fetchone())
+
+
+def is_ending(connection: Connection, found: SyncRun) -> bool:
+    """Whether a sync cannot be resumed, since it was being cancelled when its process ended."""
+    return found.status is not Status.RUNNING and _command(connection, found.id) is SyncCommand.CANCEL
+
+
 def _command(connection: Connection, sync: str) -> SyncCommand:
     row = connection.execute("SELECT command FROM _max_sync WHERE id = ?", (sync,)).fetchone()
     with decoding("command"):

@@ -1,0 +1,96 @@
+"""The schedules of an installation, for code without an event loop: each call is one transaction.
+
+An installation that was never synced has no database yet.  Its schedule makes the file, which then holds
+schedules and no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ..core import InstallationInfo
+from ..errors import UsageError
+from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
+from ..storage import schedules as stored
+from ..storage.sqlite import reader, writer
+
+
+def statuses(path: Path, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
+    """Each schedule of an installation, and what comes next; empty when there is none."""
+    if not path.exists():
+        return []
+    with reader(path) as connection:
+        return stored.statuses(connection, info, now=now)
+
+
+def put(path: Path, info: InstallationInfo, schedule: Schedule, *, now: float) -> ScheduleStatus:
+    """Store a schedule, in place of one with its name; InvalidSchedule when it cannot be followed."""
+    schedule.check()
+    with writer(path) as connection:
+        stored.put_schedule(connection, schedule)
+        return _named(stored.statuses(connection, info, now=now), (schedule.name,))[0]
+
+
+def switch(
+    path: Path, info: InstallationInfo, names: Sequence[str], *, on: bool, now: float
+) -> list[ScheduleStatus]:
+    """Turn schedules on or off, all of them without names; UnknownName, and nothing is changed then."""
+    if not path.exists():
+        raise no_schedule(info)
+    with writer(path) as connection:
+        chosen = _chosen(stored.schedules(connection), info, names)
+        for name in chosen:
+            stored.switch_schedule(connection, name, on=on, now=now)
+        return _named(stored.statuses(connection, info, now=now), chosen)
+
+
+def remove(path: Path, info: InstallationInfo, names: Sequence[str]) -> list[str]:
+    """Delete schedules, all of the installation without names; their names.  UnknownName, as ``switch``."""
+    if not path.exists():
+        raise no_schedule(info)
+    with writer(path) as connection:
+        chosen = _chosen(stored.schedules(connection), info, names)
+        stored.remove_schedules(connection, chosen)
+        return chosen
+
+
+def claim(path: Path, info: InstallationInfo, name: str, *, worker: str, now: float) -> Outlook | None:
+    """Handle the slot of a schedule that is due: what the caller is to do about it, if anything."""
+    with writer(path) as connection:
+        return stored.claim(connection, name, info.id, worker=worker, now=now)
+
+
+def finish(path: Path, name: str, problem: str | None, *, worker: str, now: float) -> None:
+    """Record how the sync of a schedule ended: why it failed, empty when it did not, None: not known."""
+    with writer(path) as connection:
+        stored.finish(connection, name, problem, worker=worker, now=now)
+
+
+def give_up(path: Path, name: str, *, worker: str) -> None:
+    """Leave a claimed slot to other processes."""
+    with writer(path) as connection:
+        stored.give_up(connection, name, worker=worker)
+
+
+def no_schedule(info: InstallationInfo) -> UsageError:
+    """The error that an installation has no schedule."""
+    return UsageError(f"{info} has no schedule", hint=f"make one: max schedule {info} --every 15m")
+
+
+def next_due(found: Collection[ScheduleStatus]) -> float | None:
+    """When the next sync of some schedules begins, in seconds since the epoch; None: never."""
+    times = [
+        one.outlook.at for one in found if one.outlook.at is not None and one.outlook.turn is not Turn.OFF
+    ]
+    return min(times, default=None)
+
+
+def _chosen(known: Sequence[Schedule], info: InstallationInfo, names: Sequence[str]) -> list[str]:
+    if not known:
+        raise no_schedule(info)
+    return [*names] or [one.name for one in known]
+
+
+def _named(found: Sequence[ScheduleStatus], names: Collection[str]) -> list[ScheduleStatus]:
+    return [one for one in found if one.schedule.name in names]
