@@ -52,7 +52,7 @@ class Scheduler:
 
     def __init__(
         self,
-        project: Project,
+        project: Project[Any],
         *,
         most: int = MOST,
         look: float = LOOK,
