@@ -1,11 +1,16 @@
 """The daemon: one process per project that keeps runtimes warm, runs schedules and answers calls.
 
 It is made of services, started in order and stopped in reverse: the lock that makes this process the
+<<<<<<< HEAD
 project's daemon, the project with its runtimes, the socket.  So it takes no more calls first, then pauses
 its syncs, and gives up its place last.
 
 ``Daemon`` is a service for any event loop.  ``run_daemon`` makes it a process: signals, the log, what a
 supervisor wants to know, and a look at itself now and then.
+=======
+project's daemon, the project with its runtimes, its schedules, the socket.  ``Daemon`` starts and stops in any event loop;
+``run`` is for a process of its own, whose signals it handles.
+>>>>>>> b40f6c2 (The daemon follows the schedules)
 """
 
 from __future__ import annotations
@@ -25,11 +30,17 @@ from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
 from .project import Project
 from .runtime import LifecycleManager
+<<<<<<< HEAD
 from .serve.daemon_folder import LOG, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.methods import Methods
 from .serve.socket import SocketServer
 from .upstream.redaction import Redactor
+=======
+from .serve.daemon_folder import DaemonFolder
+from .serve.daemon_lock import DaemonLock
+from .serve.scheduler import Scheduler
+>>>>>>> b40f6c2 (The daemon follows the schedules)
 
 if TYPE_CHECKING:
     from .model.values import Json
@@ -94,7 +105,11 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
+<<<<<<< HEAD
         return [self.lock, Runtimes(self.project), Listening(self.lock, self.socket)]
+=======
+        return [self.lock, Runtimes(self.project), Scheduler(self.project), SocketServer(self)]
+>>>>>>> b40f6c2 (The daemon follows the schedules)
 
     async def start(self) -> None:
         """Become the project's daemon; DaemonRunning when another process is, and nothing changes then."""

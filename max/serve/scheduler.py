@@ -31,7 +31,7 @@ from ..query import schedules
 from ..storage.leases import new_worker
 
 if TYPE_CHECKING:
-    from ..core import InstallationInfo
+    from ..core import InstallationInfo, Runtime
     from ..model.tasks import SyncResult
     from ..project import Project
 
@@ -199,7 +199,7 @@ class Scheduler:
 
     async def _sync(self, info: InstallationInfo, schedule: Schedule, found: Outlook) -> SyncResult:
         """The result of the sync, after that of an interrupted one of others, which goes on first."""
-        runtime = await self._project.runtime(info.connector, info.name)
+        runtime: Runtime = await self._project.runtime(info.connector, info.name)
         if found.resumes is not None:
             result = await (await runtime.sync(schedule=schedule.name)).completion()
             if result.status not in WELL or result.schedule == schedule.name:
