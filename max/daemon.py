@@ -1,16 +1,11 @@
 """The daemon: one process per project that keeps runtimes warm, runs schedules and answers calls.
 
 It is made of services, started in order and stopped in reverse: the lock that makes this process the
-<<<<<<< HEAD
-project's daemon, the project with its runtimes, the socket.  So it takes no more calls first, then pauses
-its syncs, and gives up its place last.
+project's daemon, the project with its runtimes, its schedules, the socket.  So it takes no more calls first,
+then begins no more syncs and pauses those under way, and gives up its place last.
 
 ``Daemon`` is a service for any event loop.  ``run_daemon`` makes it a process: signals, the log, what a
 supervisor wants to know, and a look at itself now and then.
-=======
-project's daemon, the project with its runtimes, its schedules, the socket.  ``Daemon`` starts and stops in any event loop;
-``run`` is for a process of its own, whose signals it handles.
->>>>>>> b40f6c2 (The daemon follows the schedules)
 """
 
 from __future__ import annotations
@@ -30,17 +25,12 @@ from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
 from .project import Project
 from .runtime import LifecycleManager
-<<<<<<< HEAD
 from .serve.daemon_folder import LOG, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.methods import Methods
+from .serve.scheduler import Scheduler
 from .serve.socket import SocketServer
 from .upstream.redaction import Redactor
-=======
-from .serve.daemon_folder import DaemonFolder
-from .serve.daemon_lock import DaemonLock
-from .serve.scheduler import Scheduler
->>>>>>> b40f6c2 (The daemon follows the schedules)
 
 if TYPE_CHECKING:
     from .model.values import Json
@@ -95,6 +85,7 @@ class Daemon:
         facts: dict[str, Json] = {"version": __version__, "options": self.options.to_json()}
         self.lock = DaemonLock(self.folder, facts)
         self.methods = Methods(self.project)
+        self.scheduler = Scheduler(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log
         self._services = LifecycleManager(*self._parts())
@@ -105,11 +96,7 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
-<<<<<<< HEAD
-        return [self.lock, Runtimes(self.project), Listening(self.lock, self.socket)]
-=======
-        return [self.lock, Runtimes(self.project), Scheduler(self.project), SocketServer(self)]
->>>>>>> b40f6c2 (The daemon follows the schedules)
+        return [self.lock, Runtimes(self.project), self.scheduler, Listening(self.lock, self.socket)]
 
     async def start(self) -> None:
         """Become the project's daemon; DaemonRunning when another process is, and nothing changes then."""
@@ -141,7 +128,8 @@ class Daemon:
         """Why it should end, when nothing was asked for long."""
         now, limit = asyncio.get_running_loop().time(), self.options.idle_stop
         asked, self._asked = self._asked, self.methods.asked
-        if limit is None or asked != self._asked or self.socket.connections or self.project.syncing():
+        used = asked != self._asked or self.socket.connections or self.scheduler.next_at is not None
+        if limit is None or used or self.project.syncing():
             self._quiet_since = now
         elif now - self._quiet_since >= limit:
             return f"it was idle for {limit:g} s"

@@ -568,21 +568,27 @@ class Project(Generic[R]):
     async def pause_all(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
         """Pause every sync that is under way here, and wait until each has stopped at its next page.
 
-        Those that need more than ``timeout`` seconds go on; stopping their runtimes interrupts them.
+        Those that need more than ``timeout`` seconds go on; stopping their runtimes interrupts them.  What
+        is paused so is to run on, unlike what a person has paused: a schedule resumes it.
         """
         import asyncio
 
-        syncs = [one.latest for one in self._runtimes.values()]
-        waiting = [asyncio.create_task(self._pause(one)) for one in syncs if one and not one.done]
+        syncs = [(one.info, one.latest) for one in self._runtimes.values()]
+        waiting = [asyncio.create_task(self._pause(info, one)) for info, one in syncs if one and not one.done]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=timeout)
             for one in late:
                 one.cancel()
 
-    async def _pause(self, handle: Sync) -> None:
+    async def _pause(self, info: InstallationInfo, handle: Sync) -> None:
+        from .model.tasks import Status, SyncCommand
+        from .query.maintenance import request
+
         with suppress(MaxError):  # it may have ended, or its database fail
             await handle.pause()
-            await handle.completion()
+            if (await handle.completion()).status is Status.PAUSED:
+                path, now = self.folder.database(info), self._clock()
+                await in_thread(lambda: request(path, info, SyncCommand.RUN, now=now))
 
     async def stop_all(self) -> None:
         """Stop every runtime, the latest first; one that fails to stop does not keep the others."""

@@ -31,11 +31,12 @@ from ..model.schedules import (
     wait_after,
 )
 from ..model.settings import InstallationInfo
+from ..model.tasks import Status
 from .catalogue import has_part, migrate
 from .database import Connection, decoding
 from .event_log import record_event
 from .leases import is_gone
-from .sync_log import finished_well, has_begun, is_ending, options_of, unfinished_runs
+from .sync_log import finished_well, goes_on, has_begun, is_ending, options_of, unfinished_runs
 
 OWNER = "schedules"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -216,7 +217,8 @@ def _trouble(connection: Connection, now: float) -> Trouble | None:
 def _unfinished(connection: Connection, now: float) -> Unfinished | None:
     runs = [one for one in unfinished_runs(connection, now=now) if not is_ending(connection, one)]
     for run in runs[:1]:
-        return Unfinished(run.id, str(run.status), options_of(connection, run.id), run.schedule)
+        status = Status.INTERRUPTED if goes_on(connection, run) else run.status
+        return Unfinished(run.id, str(status), options_of(connection, run.id), run.schedule)
     return None
 
 

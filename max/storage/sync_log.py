@@ -259,6 +259,12 @@ def has_begun(connection: Connection, schedule: str, *, since: float) -> bool:
     return bool(connection.execute(sql, (schedule, since)).fetchone())
 
 
+def goes_on(connection: Connection, found: SyncRun) -> bool:
+    """Whether a sync that has stopped is to run on: it was interrupted, or paused by a process that ended."""
+    paused = found.status is Status.PAUSED and _command(connection, found.id) is SyncCommand.RUN
+    return found.status is Status.INTERRUPTED or paused
+
+
 def is_ending(connection: Connection, found: SyncRun) -> bool:
     """Whether a sync cannot be resumed, since it was being cancelled when its process ended."""
     return found.status is not Status.RUNNING and _command(connection, found.id) is SyncCommand.CANCEL
