@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
 
 from .core import Lifecycle, in_thread, logger
 from .errors import DaemonRunning, MaxError
@@ -35,12 +35,16 @@ from .upstream.redaction import Redactor
 if TYPE_CHECKING:
     from .model.values import Json
     from .serve.daemon_log import LogFile
+    from .serve.methods import Parts
     from .serve.service_manager import Notifier
+    from .serve.streams import Stream
 
 LOOK = 1.0  # seconds between two looks at its own files
 PAUSING = 7.0  # seconds that syncs may take to reach their next page
 DRAIN = 9.5  # seconds after which a daemon that ends leaves without the rest
 LEFT = 143  # the exit status after a second SIGTERM
+
+Commands: TypeAlias = "Callable[..., Stream[Parts, int]]"
 
 log = logger("daemon")
 
@@ -74,9 +78,11 @@ class DaemonOptions(Struct):
 
 
 class Daemon:
-    """The daemon of one project, as a service."""
+    """The daemon of one project, as a service; ``commands`` answers command lines that are forwarded."""
 
-    def __init__(self, folder: ProjectFolder, options: DaemonOptions | None = None) -> None:
+    def __init__(
+        self, folder: ProjectFolder, options: DaemonOptions | None = None, commands: Commands | None = None
+    ) -> None:
         from . import __version__
 
         self.options = options or DaemonOptions()
@@ -84,7 +90,7 @@ class Daemon:
         self.project = Project(folder)
         facts: dict[str, Json] = {"version": __version__, "options": self.options.to_json()}
         self.lock = DaemonLock(self.folder, facts)
-        self.methods = Methods(self.project)
+        self.methods = Methods(self.project, commands)
         self.scheduler = Scheduler(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log
@@ -233,18 +239,20 @@ class DaemonProcess:
 def run_daemon(
     folder: ProjectFolder,
     options: DaemonOptions,
+    commands: Commands | None = None,
     *,
     background: bool = False,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the daemon of a project until it ends.  For a process of its own.
 
-    In the background everything that is printed goes into the log; otherwise the log is on stderr, too.
+    ``commands`` answers the command lines that are forwarded.  In the background everything that is printed
+    goes into the log; otherwise the log is on stderr, too.
     """
     from .serve.daemon_log import set_up_log
     from .serve.service_manager import take_notifier
 
-    daemon = Daemon(folder, options)
+    daemon = Daemon(folder, options, commands)
     make_private(daemon.folder)
     file = set_up_log(daemon.folder.file(LOG), capture=background, clean=daemon.redactor.message)
     asyncio.run(DaemonProcess(daemon, file, take_notifier()).run(ready))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..model.values import Json
     from ..serve.daemon_process import DaemonState
     from ..serve.service_manager import Service
+    from .forwarded import ForwardedCommands
 
 ON, OFF = "on", "off"
 LINES = 50  # of the log that are shown
@@ -188,8 +189,15 @@ def run_daemon_run(options: Options) -> Answer:
     wanted = daemon_options(options, folder)
     if folder.is_disabled():  # a supervisor need not try again
         return Answer((), [f"the daemon of {folder.root} is disabled; allow it with: max daemon enable"])
-    run_daemon(project, wanted)
+    run_daemon(project, wanted, commands(options, project))
     return Answer(())
+
+
+def commands(options: Options, project: ProjectFolder) -> ForwardedCommands:
+    """What answers the commands of this project that are forwarded."""
+    from .forwarded import ForwardedCommands
+
+    return ForwardedCommands(project.root, options.answer_words)
 
 
 def be_daemon(options: Options, ready: Callable[[], None]) -> None:
@@ -197,7 +205,8 @@ def be_daemon(options: Options, ready: Callable[[], None]) -> None:
     from ..daemon import run_daemon
 
     project, folder = found(options)
-    run_daemon(project, daemon_options(options, folder), background=True, ready=ready)
+    wanted = daemon_options(options, folder)
+    run_daemon(project, wanted, commands(options, project), background=True, ready=ready)
 
 
 # -- looking at it ---------------------------------------------------------------------------------
