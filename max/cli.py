@@ -247,13 +247,18 @@ def printed(
     """The lines, the notes with the hints, and the exit status of a command that has these options."""
     from itertools import chain
 
+    from .commands.framework import as_caller
     from .commands.text import sanitize_lines
 
     options = parser.read(words)
     options.project = options.project or "."
     options.given_words, options.answer_words = [*command.split(), *words], answer_words
     console().check(options)
-    answer = run(options)
+    if COMMANDS[command][0] == "Query":  # changes nothing
+        answer = run(options)
+    else:
+        with as_caller():
+            answer = run(options)
     lines = map(sanitize_lines, answer.lines) if options.output == "text" else answer.lines
     notes = chain(answer.notes, options.warnings())  # later: an answer may add some while it is printed
     notes = chain(notes, [] if options.quiet else hints)

@@ -15,6 +15,7 @@ from .model.settings import InstallationInfo as InstallationInfo
 from .model.struct import Struct
 
 if TYPE_CHECKING:  # a command that reads must not pay for these
+    from contextlib import AbstractAsyncContextManager
     from datetime import date, datetime
     from logging import Logger
     from typing import Unpack
@@ -247,6 +248,13 @@ class RecordingInfo(Struct):
     installation: str  # its id
     recorded_at: str
     began_empty: bool  # whether the recorded sync began without rows
+
+
+class Audit(Protocol):
+    """Records who changes an installation."""
+
+    def call(self, action: str, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
+        """Record a change, which happens inside; what is put into the mapping is added to the facts."""
 
 
 class Lifecycle(Protocol):

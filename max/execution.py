@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import cast
 
-from .core import Sync, SyncOptions, TaskStore
+from .core import Audit, Sync, SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.plan import SyncPlan
 from .model.tasks import (
@@ -57,6 +57,18 @@ from .upstream.redaction import Redactor
 CAP = 64  # tasks that run at once: more than limits admit, since some wait for their commit
 LOST = "lost"  # the state of an attempt whose task another worker has taken over
 NO_OPTIONS = SyncOptions()
+
+
+class NoAudit(Audit):
+    """Records nothing: for an installation that belongs to no project."""
+
+    @contextlib.asynccontextmanager
+    async def call(self, action: str, **facts: Json) -> AsyncIterator[dict[str, Json]]:
+        """Only the call itself."""
+        yield {}
+
+
+NO_AUDIT = NoAudit()
 
 # -- running a sync ------------------------------------------------------------------------
 
@@ -319,20 +331,23 @@ class SyncHandle(Sync):
 
     async def pause(self) -> None:
         """Stop at the next page; any process can resume the sync."""
-        await self._request(SyncCommand.PAUSE)
+        async with self._executor.audit.call("pause", sync=self.id):
+            await self._request(SyncCommand.PAUSE)
 
     async def resume(self) -> SyncHandle:
         """Go on: with this handle when the pause has not been applied yet, else with a new one."""
-        if not self.done:
-            await self._request(SyncCommand.RUN)
-            if (await self.status()).status is Status.RUNNING:
-                return self
-            await asyncio.wait([self._running])  # the pause has just been applied
-        return await self._executor.resume(self.id)
+        async with self._executor.audit.call("resume", sync=self.id):
+            if not self.done:
+                await self._request(SyncCommand.RUN)
+                if (await self.status()).status is Status.RUNNING:
+                    return self
+                await asyncio.wait([self._running])  # the pause has just been applied
+            return await self._executor.resume(self.id)
 
     async def cancel(self) -> None:
         """End the sync for good, without waiting for pages under way; what was stored stays."""
-        await self._request(SyncCommand.CANCEL)
+        async with self._executor.audit.call("cancel", sync=self.id):
+            await self._request(SyncCommand.CANCEL)
 
     def wake(self) -> None:
         """Have the sync look at once for a command that was stored."""
@@ -377,7 +392,8 @@ class SyncExecutor:
 
     ``worker`` is the name under which it leases tasks; the store knows how to tell whether a
     worker is alive.  ``after`` runs when a sync has ended, with the time and with what reports its
-    progress.  ``cap`` tasks run at once.  ``heartbeat`` is in seconds.
+    progress.  ``cap`` tasks run at once.  ``heartbeat`` is in seconds.  ``audit`` records commands
+    to its syncs.
     """
 
     def __init__(
@@ -389,8 +405,10 @@ class SyncExecutor:
         after: Callable[[float, Callable[[str], None]], Awaitable[None]] | None = None,
         cap: int = CAP,
         heartbeat: float = HEARTBEAT,
+        audit: Audit = NO_AUDIT,
     ) -> None:
         self.store, self.context, self.worker, self.cap = store, context, worker, cap
+        self.audit = audit
         self.heartbeat = heartbeat
         self._after = after
         self._handle: SyncHandle | None = None

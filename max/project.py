@@ -169,11 +169,14 @@ class Project(Generic[R]):
         a name it is "default", then "default-2", ….  Data that ``disconnect`` kept under the
         same name is used again.
         """
-        checked = self._check(connector, config or {}, secrets or {})
-        secrets, destination = checked.secrets, checked.destination
-        return self.folder.add(
-            connector, name, checked.config, secrets, now=self._clock(), destination=destination
-        )
+        with self.folder.audited("connect", f"{connector}:{name or ''}") as facts:
+            checked = self._check(connector, config or {}, secrets or {})
+            secrets, destination = checked.secrets, checked.destination
+            info = self.folder.add(
+                connector, name, checked.config, secrets, now=self._clock(), destination=destination
+            )
+            facts |= {"name": info.name, "id": info.id, "config": sorted(info.config)}
+            return info
 
     async def ensure(
         self,
@@ -197,6 +200,14 @@ class Project(Generic[R]):
                 async with self._lock(info.id):
                     await self._adjust(info, config)
             return await self.runtime(connector, name)
+
+    def _recorded(
+        self, action: str, target: InstallationInfo | str, **facts: Json
+    ) -> AbstractAsyncContextManager[dict[str, Json]]:
+        """A change that is recorded in the audit."""
+        from .installations.audit import audited_call
+
+        return audited_call(self.folder, action, target, **facts)
 
     def _connected(
         self, connector: str, name: str, config: Mapping[str, Json], secrets: Mapping[str, str]
@@ -238,9 +249,11 @@ class Project(Generic[R]):
         configuration.
         """
         given = (config or {}, secrets or {})
-        return self.folder.reconfigure(
-            self._info(target), lambda now, stored: self._revised(now, stored, *given)
-        )
+        names = {"config": sorted(given[0]), "secrets": sorted(given[1])}
+        with self.folder.audited("reconfigure", target, **names):
+            return self.folder.reconfigure(
+                self._info(target), lambda now, stored: self._revised(now, stored, *given)
+            )
 
     def _check(
         self, connector: str, config: Mapping[str, Json], secrets: Mapping[str, str]
@@ -268,14 +281,16 @@ class Project(Generic[R]):
         UsageError when one does not exist or its value is invalid; nothing is changed then.  A
         runtime in use keeps its former settings.
         """
-        return self.folder.change_settings(self._info(target), **settings)
+        with self.folder.audited("settings", target, **settings):
+            return self.folder.change_settings(self._info(target), **settings)
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
-        info = await in_thread(lambda: self.folder.removable(str(target)))
-        async with self._lock(info.id):
-            self._refuse_in_use(info)
-            await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
+        async with self._recorded("disconnect", target, keep_data=keep_data):
+            info = await in_thread(lambda: self.folder.removable(str(target)))
+            async with self._lock(info.id):
+                self._refuse_in_use(info)
+                await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
         return self.folder.target(target) if isinstance(target, str) else target
@@ -352,13 +367,14 @@ class Project(Generic[R]):
         where: str | Filter[Any] | None = None,
     ) -> Invalidation:
         """Mark entities, fields or rows as stale, as ``runtime.invalidate`` does."""
-        from .query.maintenance import invalidate
+        from .query.maintenance import invalidate, words_of
 
-        info, now = self._info(target), self._clock()
-        resolver = self.folder.registry.resolve(info.connector).resolver
-        return invalidate(
-            self.folder.writable_database(info), info, what, where=where, resolver=resolver, now=now
-        )
+        facts = {"what": words_of(what), "where": str(where or "")}
+        with self.folder.audited("invalidate", target, **facts):
+            info, now = self._info(target), self._clock()
+            resolver = self.folder.registry.resolve(info.connector).resolver
+            path = self.folder.writable_database(info)
+            return invalidate(path, info, what, where=where, resolver=resolver, now=now)
 
     @threaded
     def request(
@@ -379,8 +395,9 @@ class Project(Generic[R]):
 
         if command not in list(SyncCommand):
             raise UnknownName("command", command, SyncCommand)
-        info, asked = self._info(target), SyncCommand(command)
-        return request(self._writable(info), info, asked, now=self._clock(), force=force)
+        with self.folder.audited(str(command), target, force=force):
+            info, asked = self._info(target), SyncCommand(command)
+            return request(self._writable(info), info, asked, now=self._clock(), force=force)
 
     @threaded
     def migrate(self, target: InstallationInfo | str, *, dry_run: bool = False) -> MigrationPlan:
@@ -393,8 +410,11 @@ class Project(Generic[R]):
 
         info = self._info(target)
         one = self.folder.registry.resolve(info.connector)
-        path = self.folder.database(info) if dry_run else self._writable(info)
-        return migrate(path, info, one.schema, one.resolver, one.policy, dry_run=dry_run)
+        declared = (one.schema, one.resolver, one.policy)
+        if dry_run:
+            return migrate(self.folder.database(info), info, *declared, dry_run=True)
+        with self.folder.audited("migrate", info):
+            return migrate(self._writable(info), info, *declared)
 
     # -- schedules -------------------------------------------------------------------------
 
@@ -610,6 +630,7 @@ def assemble(
     flow: FlowController | None = None,
 ) -> InstallationRuntime:
     """A runtime in this process, not started; imports what it needs, the connector among it."""
+    from .installations.audit import InstallationAudit
     from .installations.config import config_types, read_config
     from .installations.onboarding import destination_of
     from .runtime import InstallationRuntime
@@ -626,4 +647,7 @@ def assemble(
     secrets = folder.credentials(info, destination_of(connector, info.config))
     hosts = connector.hosts_for(config)
     credentials = CredentialProvider(secrets, connector.credentials, hosts)
-    return InstallationRuntime(info, connector, config, credentials, path, recording=recording, flow=flow)
+    audit = InstallationAudit(folder, info)
+    return InstallationRuntime(
+        info, connector, config, credentials, path, recording=recording, flow=flow, audit=audit
+    )

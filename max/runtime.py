@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
 from .connector_code import BUG, connector_code, place_of, returned
-from .core import Engine, InstallationInfo, Lifecycle, Runtime, SyncMeta, SyncOptions, logger
+from .core import Audit, Engine, InstallationInfo, Lifecycle, Runtime, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import (
     LoaderFault,
@@ -38,7 +38,7 @@ from .errors import (
     UpstreamError,
     UsageError,
 )
-from .execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .execution import NO_AUDIT, NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .installations.files import KEPT
 from .model.account_fields import with_found
 from .model.entities import Entity, FieldOf, Ref
@@ -50,7 +50,7 @@ from .model.tasks import HEARTBEAT, Status, SyncCommand, SyncResult, SyncRun
 from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
 from .query.find import find_in
-from .query.maintenance import Invalidation, mark_stale
+from .query.maintenance import Invalidation, mark_stale, words_of
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
@@ -95,7 +95,8 @@ class InstallationRuntime(Runtime):
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
     the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording``
     is a Recording of every call to the service, or a Replay that answers instead.  ``flow`` decides
-    when calls may begin; without one, the limits that the operations declare apply.
+    when calls may begin; without one, the limits that the operations declare apply.  ``audit``
+    records who begins syncs and what else changes.
     """
 
     def __init__(
@@ -109,10 +110,11 @@ class InstallationRuntime(Runtime):
         recording: UpstreamAccess | None = None,
         flow: FlowController | None = None,
         clock: Callable[[], float] = time.time,
+        audit: Audit = NO_AUDIT,
     ) -> None:
         self._info, self.recording = info, recording or UpstreamAccess()
         self._started_at = 0.0
-        self.flow, self._connector, self._clock = flow, connector, clock
+        self.flow, self._connector, self._clock, self._audit = flow, connector, clock, audit
         in_memory = str(database) == ":memory:"
         self._files = KeptFiles(None if in_memory else Path(database).parent / KEPT)
         self._database = SqliteDatabase(database, durability=info.settings.durability)
@@ -215,7 +217,12 @@ class InstallationRuntime(Runtime):
         worker = await self._database.read(lambda _: new_worker())  # reads /proc, beside the loop
         heartbeat = getattr(self._clock, "heartbeat", HEARTBEAT)  # in fake time, each one takes real time
         executor = SyncExecutor(
-            self._store, context, worker=worker, after=self._engine.tidy, heartbeat=heartbeat
+            self._store,
+            context,
+            worker=worker,
+            after=self._engine.tidy,
+            heartbeat=heartbeat,
+            audit=self._audit,
         )
         await executor.start()
         started.push_async_callback(executor.stop)
@@ -255,6 +262,15 @@ class InstallationRuntime(Runtime):
         it is cancelled, and what it has stored stays.  With the same options it is joined, or in another
         process waited for.
         """
+        by = {} if schedule is None else {"schedule": schedule}
+        async with self._audit.call("sync", **options_json(options), **by) as facts:
+            handle = await self._begin(options, discard_unfinished, schedule)
+            facts["sync"] = handle.id
+            return handle
+
+    async def _begin(
+        self, options: SyncOptions, discard_unfinished: bool, schedule: str | None
+    ) -> SyncHandle:
         async with self._lock("sync"):
             (installation, executor), options = self._at_work(), self.recording.sync_options(options)
             if schedule is None:
@@ -388,11 +404,13 @@ class InstallationRuntime(Runtime):
 
     async def retry_failed(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
-        async with self._lock("sync"):
+        async with self._audit.call("retry_failed", of=sync or "") as facts, self._lock("sync"):
             executor = self._at_work().executor
             await self._displace_schedule(executor, None)
             await self._admit(NO_OPTIONS)
-            return await executor.retry(sync)
+            handle = await executor.retry(sync)
+            facts["sync"] = handle.id
+            return handle
 
     def sync_every(
         self, interval: float | str | timedelta, options: SyncOptions = NO_OPTIONS
@@ -431,9 +449,10 @@ class InstallationRuntime(Runtime):
         SyncRunning while a sync is under way, whose responses could pass for newer values.
         """
         tables, now = self._engine.tables, self._clock()
-        return await self._database.transact(
-            lambda connection: mark_stale(connection, tables, self.info, what, where=where, now=now)
-        )
+        async with self._audit.call("invalidate", what=words_of(what), where=str(where or "")):
+            return await self._database.transact(
+                lambda connection: mark_stale(connection, tables, self.info, what, where=where, now=now)
+            )
 
     async def find(
         self, text: str, *entities: str | type[Entity], limit: int = LIMIT, raw: bool = False

@@ -61,13 +61,16 @@ def run_connect(options: Options) -> Answer:
     existing = only_target(project, options.name) if options.update else None
     connector_name, name = (existing.connector, existing.name) if existing else _new_name(project, options)
     connector = project.registry.resolve(connector_name)
-    found = asyncio.run(onboarded(connector, options, project, existing))
     notes = [f"created a project in {project.root}"] if new else []
-    if existing is not None:
-        info = updated(project, connector, existing, found)
-    else:
-        name = name or _second_name(project, connector_name, options, notes)
-        info = add_installation(project, connector_name, name, found, new=new)
+    action, named = ("reconfigure", existing) if existing else ("connect", f"{connector_name}:{name or ''}")
+    with project.audited(action, named) as facts:
+        found = asyncio.run(onboarded(connector, options, project, existing))
+        if existing is not None:
+            info = updated(project, connector, existing, found)
+        else:
+            name = name or _second_name(project, connector_name, options, notes)
+            info = add_installation(project, connector_name, name, found, new=new)
+        facts |= {"name": info.name, "config": sorted(found.config), "secrets": sorted(found.secrets)}
     notes += [*_destination(connector, found), *found.messages, f"next: max sync {info}"]
     verb = "changed" if existing else "connected"
     return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)

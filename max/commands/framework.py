@@ -298,6 +298,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
     return Table(columns, rows, line_width(), paint()).lines(rows)
 
 
+def as_caller() -> AbstractContextManager[None]:
+    """What a command changes is asked for by the command line, says the audit."""
+    from ..installations.actor import acting_as
+
+    return acting_as("command line")
+
+
 # -- the project and its installations --------------------------------------------------------
 
 

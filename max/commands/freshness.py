@@ -122,14 +122,10 @@ def run_invalidate(options: Options) -> Answer:
 
     project, info = options.found_target()
     resolver, notes = resolver_of(project, info)
-    found = invalidate(
-        project.writable_database(info),
-        info,
-        options.what,
-        where=options.filter,
-        resolver=resolver,
-        now=time.time(),
-    )
+    facts = {"what": list(options.what), "where": options.filter or ""}
+    with project.audited("invalidate", info, **facts):
+        path, now = project.writable_database(info), time.time()
+        found = invalidate(path, info, options.what, where=options.filter, resolver=resolver, now=now)
     data = {
         "installation": str(info),
         "invalidated": [

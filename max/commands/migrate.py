@@ -71,9 +71,11 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
 
     project, info = options.found_target()
     connector = project.registry.resolve(info.connector)
-    path = project.database(info) if dry_run else project.writable_database(info)
-    found = migrate(path, info, connector.schema, connector.resolver, connector.policy, dry_run=dry_run)
-    return info, found
+    declared = (connector.schema, connector.resolver, connector.policy)
+    if dry_run:
+        return info, migrate(project.database(info), info, *declared, dry_run=True)
+    with project.audited("migrate", info):
+        return info, migrate(project.writable_database(info), info, *declared)
 
 
 def plan_json(info: InstallationInfo, found: MigrationPlan) -> dict[str, Json]:

@@ -433,7 +433,8 @@ def run_resume(options: Options) -> Answer:
     project, info = unfinished_target(options)
     newest = [run for _, reader in readers(project, [info]) for run in reader.runs(1)]
     if options.force and any(run.status is Status.RUNNING for run in newest):
-        request(project.writable_database(info), info, SyncCommand.RUN, now=time.time(), force=True)
+        with project.audited("resume", info, force=True):
+            request(project.writable_database(info), info, SyncCommand.RUN, now=time.time(), force=True)
         return synced(options, project, info, continued)
     if any(run.status in (Status.PAUSED, Status.INTERRUPTED) for run in newest):
         return synced(options, project, info, continued)
@@ -461,8 +462,9 @@ def unfinished_target(options: Options) -> tuple[ProjectFolder, InstallationInfo
 def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
     project, info = unfinished_target(options)
-    path, now = project.writable_database(info), time.time()
-    run = request(path, info, command, now=now, force=options.force)
+    with project.audited(str(command), info, force=options.force):
+        path, now = project.writable_database(info), time.time()
+        run = request(path, info, command, now=now, force=options.force)
     running = {
         SyncCommand.PAUSE: "pauses after the requests under way",
         SyncCommand.CANCEL: "ends at once",

@@ -64,10 +64,11 @@ def run_trust(options: Options) -> Answer:
         notes = [f"{project.root} has no connectors of its own; what comes with Max or was installed runs"]
         return options.answer({"project": str(project.root), "connectors": []}, list, notes)
     known = read_record(project.root)
-    if options.always:
-        record_made(project.root)
-    elif known is None or not trusts(known):
-        record_allowed(project.root)
+    with project.audited("trust", always=options.always):
+        if options.always:
+            record_made(project.root)
+        elif known is None or not trusts(known):
+            record_allowed(project.root)
     until = "always" if holds_always(project.root) else "until they change"
     data = {"project": str(project.root), "connectors": [file.name for file in files], "until": until}
     words = f"allowed {until}: {counted(len(files), 'connector')} of {project.root}"
@@ -88,8 +89,9 @@ def revoked(options: Options) -> Answer:
             root = ProjectFolder.find(root).root
         except ProjectError:
             raise NotFound("trusted project", str(root), hint="`max trust --list` shows them") from None
-    if not forget(root):
-        raise NotFound("trusted project", str(root), hint="`max trust --list` shows them")
+    with ProjectFolder(root).audited("trust", revoked=True):
+        if not forget(root):
+            raise NotFound("trusted project", str(root), hint="`max trust --list` shows them")
     return options.answer({"revoked": str(root)}, lambda: [f"the connectors of {root} run no more"])
 
 

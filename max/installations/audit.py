@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,88 +46,133 @@ MOST_ROWS = 1_000_000  # that are read together
 
 
 class _Call:
-    """A call that is being recorded; ``ended`` for what has inherited its context and lives longer."""
+    """A call that is recorded.  ``with call:`` is the call itself; ``begin`` and ``end`` block.
+
+    ``ended`` is for what has inherited its context and lives longer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        folder: ProjectFolder,
+        action: str,
+        what: InstallationInfo | str,
+        facts: dict[str, Json],
+    ) -> None:
+        self.path, self.ended = path, False
+        self.facts: dict[str, Json] = {}  # that are known at the end
+        self._worker = new_worker()
+        self._row = _row(folder, self._worker, action, what, facts)
+        self._outcome: Outcome = "done"
+        self._code, self._intent = "", 0
+
+    def begin(self) -> None:
+        """Note that the call begins."""
+        self._intent = audit_log.begin(self.path, self._row, worker=self._worker, now=time.time())
+
+    def end(self) -> None:
+        """Add the call's row."""
+        outcome, facts = self._outcome, _short(self.facts)
+        audit_log.end(self.path, self._intent, outcome, self._code, facts, now=time.time())
+
+    def __enter__(self) -> dict[str, Json]:
+        self._before = _CALL.get()
+        _CALL.set(self)
+        return self.facts
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._outcome, self._code = "failed", code_of(error)
+        self.ended = True
+        _CALL.set(self._before)
+
+
+class _Elsewhere:
+    """Stands for a call that another process records."""
 
     ended = False
 
 
-_CALL: ContextVar[_Call | None] = ContextVar("max audited call", default=None)
+_CALL: ContextVar[_Call | _Elsewhere | None] = ContextVar("max audited call", default=None)
 
 
-class AuditedCall:
-    """What a recorded call adds to its row: ``call.facts["sync"] = id``."""
-
-    def __init__(self, facts: dict[str, Json]) -> None:
-        self.facts = facts
+def _is_inside() -> bool:
+    """Whether a call is being recorded."""
+    call = _CALL.get()
+    return call is not None and not call.ended
 
 
 @contextmanager
 def audited(
     folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", **facts: Json
-) -> Iterator[AuditedCall]:
+) -> Iterator[dict[str, Json]]:
     """Record a change: one row with who, what, when and the outcome.
 
-    ``action`` is the name of the method or the command, ``what`` the installation.  Without a folder,
-    or inside of another recorded call, nothing is recorded.
+    ``action`` is the name of the method or the command, ``what`` the installation.  What is put into
+    the mapping that it gives is added to the facts.  Without a folder, or inside of another recorded
+    call, nothing is recorded.  StorageError when the audit cannot be written; nothing has begun then.
     """
-    before, call = _CALL.get(), AuditedCall({})
-    path = None if before is not None and not before.ended else _file(folder)
-    if path is None:
-        yield call
+    path = None if folder is None or _is_inside() else _file(folder)
+    if folder is None or path is None:
+        yield {}
         return
-    worker, own = new_worker(), _Call()
-    intent = audit_log.begin(path, _row(worker, action, what, facts), worker=worker, now=time.time())
-    _CALL.set(own)
+    call = _Call(path, folder, action, what, facts)
+    call.begin()
     try:
-        yield call
-    except BaseException as error:
-        audit_log.end(path, intent, "failed", code_of(error), _short(call.facts), now=time.time())
-        raise
-    else:
-        audit_log.end(path, intent, "done", "", _short(call.facts), now=time.time())
+        with call as added:
+            yield added
     finally:
-        own.ended = True
-        _CALL.set(before)
+        call.end()
 
 
 @asynccontextmanager
 async def audited_call(
     folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", **facts: Json
-) -> AsyncIterator[AuditedCall]:
+) -> AsyncIterator[dict[str, Json]]:
     """``audited`` for an event loop: threads write the rows."""
-    before, call = _CALL.get(), AuditedCall({})
-    path = None
-    if folder is not None and (before is None or before.ended):
-        path = await in_thread(lambda: _file(folder))
-    if path is None:
-        yield call
+
+    def begin() -> _Call | None:
+        path = None if folder is None else _file(folder)
+        if folder is None or path is None:
+            return None
+        call = _Call(path, folder, action, what, facts)
+        call.begin()
+        return call
+
+    call = None if folder is None or _is_inside() else await in_thread(begin)
+    if call is None:
+        yield {}
         return
-    own, file = _Call(), path
-
-    def begin() -> int:
-        worker = new_worker()
-        return audit_log.begin(file, _row(worker, action, what, facts), worker=worker, now=time.time())
-
-    intent = await in_thread(begin)
-    outcome: Outcome = "done"
-    code = ""
-    _CALL.set(own)
     try:
-        yield call
-    except BaseException as error:
-        outcome, code = "failed", code_of(error)
-        raise
+        with call as added:
+            yield added
     finally:
-        own.ended = True
-        _CALL.set(before)
-        added = _short(call.facts)
-        await in_thread(lambda: audit_log.end(file, intent, outcome, code, added, now=time.time()))
+        await in_thread(call.end)
+
+
+class InstallationAudit:
+    """The audit of one installation, for the parts that do not know where it is."""
+
+    def __init__(self, folder: ProjectFolder, info: InstallationInfo) -> None:
+        self._folder, self._info = folder, info
+
+    def call(self, action: str, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
+        """``audited_call``."""
+        return audited_call(self._folder, action, self._info, **facts)
+
+    def read(self, names: Iterable[str]) -> None:
+        """Record that secrets of these names were read."""
+        record(self._folder, "credentials.read", self._info, names=sorted(names))
+
+    def renewed(self, names: Iterable[str]) -> None:
+        """Record that secrets of these names were replaced; what is stored of them is on the disk."""
+        record(self._folder, "credentials.renew", self._info, names=sorted(names))
 
 
 @contextmanager
 def recorded_elsewhere() -> Iterator[None]:
     """Inside, changes leave no rows: another process that asks for them has recorded them."""
-    before, own = _CALL.get(), _Call()
+    before, own = _CALL.get(), _Elsewhere()
     _CALL.set(own)
     try:
         yield
@@ -136,11 +181,10 @@ def recorded_elsewhere() -> Iterator[None]:
         _CALL.set(before)
 
 
-def record_reading(folder: ProjectFolder, info: InstallationInfo, names: Iterable[str]) -> None:
-    """Record that secrets of these names were read; blocks until it is on the disk."""
+def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", **facts: Json) -> None:
+    """Record what has happened already, also inside of a recorded call; blocks until it is on the disk."""
     if path := _file(folder):
-        row = _row(new_worker(), "credentials.read", info, {"names": sorted(names)})
-        audit_log.append(path, row, now=time.time())
+        audit_log.append(path, _row(folder, new_worker(), action, what, facts), now=time.time())
 
 
 def code_of(error: BaseException) -> str:
@@ -152,8 +196,13 @@ def code_of(error: BaseException) -> str:
     return "interrupted"
 
 
-def _row(worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]) -> dict[str, Json]:
+def _row(
+    folder: ProjectFolder, worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]
+) -> dict[str, Json]:
     by = actor()
+    if isinstance(what, str) and what:
+        with suppress(MaxError):  # what has no such name is recorded as it was asked for
+            what = folder.target(what)
     named = f"{what} {what.id}" if isinstance(what, InstallationInfo) else what
     return {
         "user": by.user or _user(),
@@ -186,10 +235,8 @@ def _short(facts: dict[str, Json]) -> dict[str, Json]:
     }
 
 
-def _file(folder: ProjectFolder | None) -> Path | None:
+def _file(folder: ProjectFolder) -> Path | None:
     """The audit's file, made when there is none; None when this user may not write to the project."""
-    if folder is None:
-        return None
     place = folder.root / FOLDER
     path = place / AUDIT
     try:

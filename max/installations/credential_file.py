@@ -17,7 +17,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import in_thread
 from ..errors import BadCredentials, ProjectError
@@ -28,12 +28,16 @@ from .files import (
     LOCK,
     FileLock,
     broken,
+    changed_names,
     encoded,
     locked,
     read_object,
     replace_file,
     translated,
 )
+
+if TYPE_CHECKING:
+    from .audit import InstallationAudit
 
 RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
 FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential can have
@@ -66,7 +70,8 @@ class FileCredentials:
     Safe beside other tasks and other processes: no change is lost.  ``timeout`` is how many
     seconds to wait for another process that renews a secret.  With ``info`` it has the secrets of
     that very installation in that configuration; with ``destination``, the origin to which they are
-    sent, it gives no others: BadCredentials.
+    sent, it gives no others: BadCredentials.  The ``audit`` has a row for the first reading, for
+    the first one in each renewal, and for each change.
     """
 
     def __init__(
@@ -76,8 +81,10 @@ class FileCredentials:
         info: InstallationInfo | None = None,
         destination: str | None = None,
         timeout: float = RENEWAL_TIMEOUT,
+        audit: InstallationAudit | None = None,
     ) -> None:
         self.path, self.timeout = path, timeout
+        self._audit, self._recorded = audit, False
         self._info, self._destination = info, destination
         self._digest = None if info is None else config_digest(info.config)
 
@@ -107,6 +114,7 @@ class FileCredentials:
         lock = FileLock(self.path.with_name(LOCK))
         try:
             await in_thread(lambda: lock.acquire(self.timeout))
+            self._recorded = False
             yield
         finally:
             lock.release()
@@ -138,7 +146,11 @@ class FileCredentials:
                 hint=f"chmod 600 {self.path}; where others could read it, replace the secrets as well",
                 path=str(self.path),
             )
-        return self._parse(self._valid(self._data()))
+        stored = self._parse(self._valid(self._data()))
+        if self._audit is not None and stored.secrets and not self._recorded:
+            self._audit.read(stored.secrets)
+            self._recorded = True
+        return stored
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until it is on the disk."""
@@ -149,8 +161,11 @@ class FileCredentials:
             secrets, destination = self._parse(valid)
             kept = self._destination if destination is None else destination
             new = {CONFIG: valid[CONFIG]} if CONFIG in valid else {}
-            new |= StoredSecrets(update(secrets), kept).to_json()
+            updated = update(secrets)
+            new |= StoredSecrets(updated, kept).to_json()
             self._write(new if valid is data else data | {BEFORE: new})
+        if self._audit is not None:  # afterwards: a secret that the service has renewed must not be lost
+            self._audit.renewed(changed_names(secrets, updated))
 
     # -- for the one who holds the lock of the folder -----------------------------------------
 

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -77,6 +77,11 @@ def broken(path: Path, problem: str) -> ProjectError:
 def encoded(data: Json) -> bytes:
     """Indented JSON; in ASCII, so that even names that are no valid UTF-8 survive."""
     return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """The names whose values differ, sorted."""
+    return sorted(name for name in {*before, *after} if before.get(name, ...) != after.get(name, ...))
 
 
 def write_file(path: Path, data: bytes) -> None:

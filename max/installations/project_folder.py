@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -41,6 +41,7 @@ from .files import (
     KEPT,
     LOCK,
     broken,
+    changed_names,
     encoded,
     locked,
     read_object,
@@ -120,6 +121,8 @@ class ProjectFolder:
 
             with suppress(ProjectError):  # there may be no home to write to: MAX_TRUST is for that
                 record_made(project.root)
+            with project.audited("init"):
+                pass
         return project
 
     @classmethod
@@ -188,9 +191,11 @@ class ProjectFolder:
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
+        from .audit import InstallationAudit
         from .credential_file import FileCredentials  # reading needs no secret
 
-        return FileCredentials(self._folder(info) / CREDENTIALS, info=info, destination=destination)
+        path, audit = self._folder(info) / CREDENTIALS, InstallationAudit(self, info)
+        return FileCredentials(path, info=info, destination=destination, audit=audit)
 
     @property
     def registry(self) -> ConnectorRegistry:
@@ -275,6 +280,14 @@ class ProjectFolder:
 
     # -- writing ---------------------------------------------------------------------------
 
+    def audited(
+        self, action: str, what: InstallationInfo | str = "", **facts: Json
+    ) -> AbstractContextManager[dict[str, Json]]:
+        """Record a change in the project's audit: ``with folder.audited("settings", info):``."""
+        from .audit import audited  # what only reads needs none of it
+
+        return audited(self, action, what, **facts)
+
     def add(
         self,
         connector: str,
@@ -297,7 +310,8 @@ class ProjectFolder:
         from .credential_file import StoredSecrets
 
         check_name("connector", connector)
-        with self._writing():
+        names = {"config": sorted(config), "secrets": sorted(secrets)}
+        with self.audited("connect", f"{connector}:{name or ''}", **names) as facts, self._writing():
             if exist_ok and f"{connector}:{name}" in self._folders():
                 return read_installation(self._installations / connector / str(name))
             name = self.free_name(connector, name)
@@ -312,6 +326,7 @@ class ProjectFolder:
             self._place(
                 folder, {CREDENTIALS: StoredSecrets(dict(secrets), destination).to_json(), INSTALLATION: data}
             )
+            facts |= {"name": name, "id": data["id"]}
         return read_installation(folder)
 
     def free_name(self, connector: str, name: str | None) -> str:
@@ -370,14 +385,27 @@ class ProjectFolder:
         ``revise`` gets the installation and its secrets as they are now, and returns what to store.
         No other process changes them meanwhile.
         """
+        self.refuse_foreign()
+        with self.audited("reconfigure", info) as facts:
+            return self._reconfigure(info, revise, facts)
+
+    def _reconfigure(
+        self,
+        info: InstallationInfo,
+        revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult],
+        facts: dict[str, Json],
+    ) -> InstallationInfo:
         from .credential_file import StoredSecrets
 
-        self.refuse_foreign()
         renewing = self.credentials(info).blocking_renewal_lock()
         with renewing, self._changing(info) as now:  # a renewal must not overwrite these secrets
             stored = self.credentials(now).stored()
             found = revise(now, stored)
             new = StoredSecrets(found.secrets, found.destination)
+            facts |= {
+                "config": changed_names(now.config, found.config),
+                "secrets": changed_names(stored.secrets, found.secrets),
+            }
             if new != stored and found.config != now.config:
                 self.credentials(now).prepare(new)
             elif new != stored:
@@ -397,7 +425,7 @@ class ProjectFolder:
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
-        with self._changing(info) as now:
+        with self.audited("settings", info, **settings), self._changing(info) as now:
             update_settings(now.settings, settings)
             kept = read_object(self.file(info)).get("settings") or {}
             if settings:
@@ -410,7 +438,7 @@ class ProjectFolder:
         The secrets go first.  A folder that is a link is removed with the files that lie behind it.
         """
         folder = self._folder(info)
-        with self._writing():
+        with self.audited("disconnect", info, keep_data=keep_data), self._writing():
             with locked(folder):
                 for name in (*SECRET_FILES, INSTALLATION if keep_data else LOCK):
                     (folder / name).unlink(missing_ok=True)

@@ -68,8 +68,7 @@ def mark_stale(
     now: float,
 ) -> Invalidation:
     """The same inside the caller's transaction; entities, fields and refs may stand for their names."""
-    words = [one.__name__ if isinstance(one, type) else str(one) for one in what]
-    chosen = _selections(info, words, where, connection, tables, now)
+    chosen = _selections(info, words_of(what), where, connection, tables, now)
     sync_log.refuse_while_syncing(connection, clock=lambda: now)
     unfinished = next(iter(sync_log.unfinished_runs(connection, now=now)), None)
     at = max(now, latest_request(connection))
@@ -80,6 +79,11 @@ def mark_stale(
     listings = tables.membership.count_invalidated(connection, at=at)
     loaders = _loaders(tables.membership.resolver, found)
     return Invalidation(found, listings, loaders, None if unfinished is None else unfinished.id)
+
+
+def words_of(what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]]) -> list[str]:
+    """Entities, fields and refs as text."""
+    return [one.__name__ if isinstance(one, type) else str(one) for one in what]
 
 
 def _selections(

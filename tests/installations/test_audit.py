@@ -19,11 +19,11 @@ from max.errors import ProjectError, UnknownName
 from max.installations.actor import acting_as
 from max.installations.audit import (
     AUDIT,
+    InstallationAudit,
     audit_rows,
     audited,
     audited_call,
     check_audit,
-    record_reading,
     recorded_elsewhere,
     unfinished_changes,
 )
@@ -35,10 +35,22 @@ from max.storage.sqlite import SqliteConnection, writer
 ACME = InstallationInfo("acme", "default", "0123456789abcdef", {}, 0.0)
 
 
+def made(root: Path) -> ProjectFolder:
+    """A project without the row of its making."""
+    project = ProjectFolder.init(root)
+    (root / ".max" / AUDIT).unlink()
+    return project
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> ProjectFolder:
-    """A project of this user."""
-    return ProjectFolder.init(tmp_path)
+    """A project of this user, whose audit is empty."""
+    return made(tmp_path)
+
+
+def read(folder: ProjectFolder, *names: str) -> None:
+    """Secrets are read."""
+    InstallationAudit(folder, ACME).read(names)
 
 
 def shown(folder: ProjectFolder) -> list[tuple[str, str, str]]:
@@ -54,8 +66,8 @@ def spoil(folder: ProjectFolder, change: Callable[[SqliteConnection], object]) -
 
 
 def test_a_change_leaves_one_row_with_who_what_when_and_the_outcome(folder: ProjectFolder) -> None:
-    with audited(folder, "settings", ACME, history="changes") as call:
-        call.facts["changed"] = True
+    with audited(folder, "settings", ACME, history="changes") as facts:
+        facts["changed"] = True
     (row,) = audit_rows(folder)
     assert (row.number, row.action, row.installation) == (1, "settings", "acme:default 0123456789abcdef")
     assert (row.facts, row.outcome, row.code) == ({"history": "changes", "changed": True}, "done", "")
@@ -107,7 +119,7 @@ def test_what_lives_longer_than_a_recorded_call_leaves_its_own_rows(folder: Proj
 
 def test_a_reading_of_secrets_always_leaves_a_row_with_their_names(folder: ProjectFolder) -> None:
     with audited(folder, "connect", ACME):
-        record_reading(folder, ACME, ["token", "id"])
+        read(folder, "token", "id")
     assert [(one.action, one.facts) for one in audit_rows(folder)] == [
         ("credentials.read", {"names": ["id", "token"]}),
         ("connect", {}),
@@ -121,7 +133,7 @@ def test_a_call_acts_for_its_caller_also_in_threads_and_tasks(folder: ProjectFol
         await change()
 
     async def change() -> None:
-        await in_thread(lambda: record_reading(folder, ACME, []))
+        await in_thread(lambda: read(folder))
 
     asyncio.run(work())
     assert [row.via for row in audit_rows(folder)] == ["http:ci", "program"]
@@ -138,10 +150,10 @@ def test_what_another_process_has_recorded_leaves_no_row_here(folder: ProjectFol
 def test_p42_each_change_of_the_chain_is_found_and_named(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    folder = ProjectFolder.init(tmp_path_factory.mktemp("p"))
+    folder = made(tmp_path_factory.mktemp("p"))
     count = data.draw(st.integers(1, 6))
     for n in range(count):
-        record_reading(folder, ACME, [str(n)])
+        read(folder, str(n))
     assert check_audit(folder).problems == ()
     row = data.draw(st.integers(1, count))
     column = data.draw(
@@ -149,7 +161,7 @@ def test_p42_each_change_of_the_chain_is_found_and_named(
     )
     how = data.draw(st.sampled_from(["changed", "deleted", "renumbered", "added", "swapped"]))
     if how == "changed":
-        new = "'[1]'" if column == "facts" else f"{column} || '1'"
+        new = {"facts": "'[1]'", "at": "at + 1", "began_at": "at - 1"}.get(column, f"{column} || '1'")
         problems = spoil(
             folder, lambda db: db.execute(f"UPDATE audit SET {column} = {new} WHERE number = {row}")
         )
@@ -183,15 +195,15 @@ def test_p42_each_change_of_the_chain_is_found_and_named(
 def test_a_chain_that_was_made_again_is_found_by_a_digest_that_was_kept_elsewhere(
     folder: ProjectFolder, tmp_path: Path
 ) -> None:
-    record_reading(folder, ACME, ["a"])
+    read(folder, "a")
     known = check_audit(folder)
-    record_reading(folder, ACME, ["b"])
+    read(folder, "b")
     assert check_audit(folder, head=known.digest[:12]).problems == ()
     (folder.root / ".max" / AUDIT).unlink()
     assert check_audit(folder, head=known.digest).problems == (
         f"the row with the digest {known.digest} is missing",
     )
-    record_reading(folder, ACME, ["a"])
+    read(folder, "a")
     assert check_audit(folder).problems == ()
     assert len(check_audit(folder, head=known.digest).problems) == 1
 
@@ -245,7 +257,7 @@ def test_several_processes_write_one_chain(folder: ProjectFolder) -> None:
 def test_where_this_user_may_not_write_nothing_is_recorded_and_reading_works(
     folder: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_reading(folder, ACME, [])
+    read(folder)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     with audited(folder, "settings", ACME):
         pass
@@ -262,5 +274,5 @@ def test_a_link_in_the_place_of_the_audit_is_not_followed(folder: ProjectFolder,
 
 
 def test_only_its_owner_can_read_the_audit(folder: ProjectFolder) -> None:
-    record_reading(folder, ACME, [])
+    read(folder)
     assert (folder.root / ".max" / AUDIT).stat().st_mode & 0o777 == 0o600

@@ -71,8 +71,8 @@ def file_of(project: ProjectFolder, info: InstallationInfo) -> Path:
 
 
 def tree(project: ProjectFolder) -> dict[str, bytes | None]:
-    """Everything in the project's folder, with the files' content."""
-    inside = (project.root / ".max").rglob("*")
+    """Everything in the project's folder but its audit, with the files' content."""
+    inside = [one for one in (project.root / ".max").rglob("*") if not one.name.startswith("audit.db")]
     return {str(path): path.read_bytes() if path.is_file() else None for path in inside}
 
 
