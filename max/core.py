@@ -253,7 +253,7 @@ class RecordingInfo(Struct):
 class Audit(Protocol):
     """Records who changes an installation."""
 
-    def call(self, action: str, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
+    def call(self, action: str, /, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
         """Record a change, which happens inside; what is put into the mapping is added to the facts."""
 
 

@@ -63,7 +63,7 @@ class NoAudit(Audit):
     """Records nothing: for an installation that belongs to no project."""
 
     @contextlib.asynccontextmanager
-    async def call(self, action: str, **facts: Json) -> AsyncIterator[dict[str, Json]]:
+    async def call(self, action: str, /, **facts: Json) -> AsyncIterator[dict[str, Json]]:
         """Only the call itself."""
         yield {}
 

@@ -202,7 +202,7 @@ class Project(Generic[R]):
             return await self.runtime(connector, name)
 
     def _recorded(
-        self, action: str, target: InstallationInfo | str, **facts: Json
+        self, action: str, target: InstallationInfo | str, /, **facts: Json
     ) -> AbstractAsyncContextManager[dict[str, Json]]:
         """A change that is recorded in the audit."""
         from .installations.audit import audited_call

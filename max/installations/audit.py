@@ -104,7 +104,7 @@ def _is_inside() -> bool:
 
 @contextmanager
 def audited(
-    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", **facts: Json
+    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> Iterator[dict[str, Json]]:
     """Record a change: one row with who, what, when and the outcome.
 
@@ -127,7 +127,7 @@ def audited(
 
 @asynccontextmanager
 async def audited_call(
-    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", **facts: Json
+    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> AsyncIterator[dict[str, Json]]:
     """``audited`` for an event loop: threads write the rows."""
 
@@ -156,7 +156,7 @@ class InstallationAudit:
     def __init__(self, folder: ProjectFolder, info: InstallationInfo) -> None:
         self._folder, self._info = folder, info
 
-    def call(self, action: str, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
+    def call(self, action: str, /, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
         """``audited_call``."""
         return audited_call(self._folder, action, self._info, **facts)
 
@@ -181,7 +181,7 @@ def recorded_elsewhere() -> Iterator[None]:
         _CALL.set(before)
 
 
-def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", **facts: Json) -> None:
+def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
     """Record what has happened already, also inside of a recorded call; blocks until it is on the disk."""
     if path := _file(folder):
         audit_log.append(path, _row(folder, new_worker(), action, what, facts), now=time.time())

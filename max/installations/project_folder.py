@@ -281,7 +281,7 @@ class ProjectFolder:
     # -- writing ---------------------------------------------------------------------------
 
     def audited(
-        self, action: str, what: InstallationInfo | str = "", **facts: Json
+        self, action: str, what: InstallationInfo | str = "", /, **facts: Json
     ) -> AbstractContextManager[dict[str, Json]]:
         """Record a change in the project's audit: ``with folder.audited("settings", info):``."""
         from .audit import audited  # what only reads needs none of it

@@ -32,9 +32,11 @@ TYPES = {
 UNIT_WIDTHS = {"year": 4, "month": 7, "day": 10, "hour": 13}  # characters of a time
 
 HELD = "another process holds the database; try again when it is done"
+FULL = (StorageFull, "free some space on the disk; what was stored before is safe")
 ERRORS: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_MISMATCH: (StorageCorrupt, DAMAGED),
-    sqlite3.SQLITE_FULL: (StorageFull, "free some space on the disk; what was stored before is safe"),
+    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: FULL,  # the index of the log does not fit
     sqlite3.SQLITE_BUSY: (StorageLocked, HELD),
     sqlite3.SQLITE_LOCKED: (StorageLocked, HELD),
     sqlite3.SQLITE_PROTOCOL: (StorageLocked, HELD),
@@ -234,7 +236,8 @@ class SqliteDialect(Dialect):
         if not isinstance(error, sqlite3.Error):
             problem = f"what is stored cannot be read ({type(error).__name__}: {error})"
             return StorageCorrupt(f"{path}: {problem}", hint=DAMAGED, path=path)
-        kind, hint = ERRORS.get(primary_code(error), (StorageError, ""))
+        code = getattr(error, "sqlite_errorcode", 0)
+        kind, hint = ERRORS.get(code) or ERRORS.get(primary_code(error), (StorageError, ""))
         if str(error).startswith(SIGNS_OF_DAMAGE):
             kind, hint = StorageCorrupt, DAMAGED
         return kind(f"{path}: {error}", hint=hint, path=path)
