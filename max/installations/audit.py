@@ -88,7 +88,7 @@ class _Call:
 
 
 class _Elsewhere:
-    """Stands for a call that another process records."""
+    """In place of a call that another process records."""
 
     ended = False
 
