@@ -31,7 +31,7 @@ class Home:
     def __init__(self, place: Path) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="max-"))  # short: paths of sockets are limited
         self.project = place / "p"
-        self.project.mkdir(parents=True)
+        self.project.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **os.environ,
             "MAX_HOME": str(self.home),
@@ -74,6 +74,9 @@ class Home:
 
     def log(self) -> str:
         return (self.folder() / "daemon.log").read_text()
+
+    def socket(self) -> Path:
+        return self.folder() / "daemon.sock"
 
     def processes(self) -> set[int]:
         """Every process that has this home in its environment, whatever it is."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import rmtree
 
 import pytest
 
 from max import __version__
+from max.core import in_thread
+from max.errors import ConnectionLost, DaemonStopping, MaxError
+from max.serve.client import Client
 from tests.daemons import PATIENCE, Home, homed, until
+from tests.gated_service import Serving
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def greeting(home: Home) -> object:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         try:
-            connection.connect(str(home.folder() / "daemon.sock"))
+            connection.connect(str(home.socket()))
         except OSError:
             return None
         return json.loads(connection.makefile().readline())
@@ -199,3 +204,74 @@ class TestItsFiles:
         assert log.stat().st_mode & 0o777 == 0o600
         pid = running.pid()
         assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in (1, 2)} == {str(log)}  # noqa: PTH115
+
+
+class TestWhileItSyncs:
+    """Signals to a daemon of which a client has asked for a sync, whose requests the service holds."""
+
+    @pytest.fixture
+    def serving(self, home: Home) -> Iterator[Serving]:
+        """The project is connected to a service that holds its answers."""
+        one = Serving(home.project, home.home)
+        yield one
+        one.open()
+        one.stop()
+
+    @pytest.fixture
+    def daemon(self, home: Home, serving: Serving) -> Iterator[subprocess.Popen[str]]:
+        """A daemon in the foreground."""
+        with home.begin("daemon", "run") as process:
+            until(lambda: greeting_of(home))
+            yield process
+            process.kill()
+
+    @staticmethod
+    async def syncing(home: Home, serving: Serving, then: Callable[[], object]) -> MaxError:
+        """Ask for a sync, do something when its first requests are under way; how the call ended."""
+        async with Client.at(home.socket()) as client:
+            ended: asyncio.Future[object] = asyncio.ensure_future(client.sync("acme").result())
+            await in_thread(serving.gate.is_full.wait)
+            await in_thread(then)
+            with pytest.raises(MaxError) as raised:
+                await ended
+            return raised.value
+
+    def completed(self, home: Home) -> None:
+        """The sync goes on without the daemon, and brings everything once."""
+        result = home.json("sync", "acme")
+        assert result["status"] == "completed"
+        assert home.json("count", "acme", "AcmeTask")["count"] == 2 * 20 * 3
+
+    def test_sigterm_tells_clients_pauses_syncs_and_ends_with_status_0(
+        self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
+    ) -> None:
+        error = asyncio.run(self.syncing(home, serving, daemon.terminate))
+        assert isinstance(error, DaemonStopping)
+        until(lambda: not home.socket().exists())
+        serving.open()
+        _, err = daemon.communicate(timeout=PATIENCE)
+        assert daemon.returncode == 0, err
+        assert home.json("runs")["data"][0]["status"] == "paused"
+        until(lambda: not home.processes())
+        self.completed(home)
+
+    def test_a_second_sigterm_ends_it_at_once(
+        self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
+    ) -> None:
+        error = asyncio.run(self.syncing(home, serving, daemon.terminate))
+        assert isinstance(error, DaemonStopping)
+        daemon.terminate()
+        _, err = daemon.communicate(timeout=PATIENCE)
+        assert (daemon.returncode, "left at once: a second SIGTERM" in err) == (143, True)
+        until(lambda: not home.processes())
+        serving.open()
+        self.completed(home)
+
+    def test_a_killed_daemon_loses_nothing(
+        self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
+    ) -> None:
+        error = asyncio.run(self.syncing(home, serving, daemon.kill))
+        assert isinstance(error, ConnectionLost)
+        until(lambda: not home.processes())
+        serving.open()
+        self.completed(home)
