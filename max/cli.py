@@ -44,6 +44,7 @@ COMMANDS = {
     "completion": ("Set up", "completion", "print a script that completes words in bash, zsh or fish"),
     "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
+    "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
     "pause": ("Sync", "sync", "pause a running sync, from any terminal"),

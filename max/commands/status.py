@@ -144,7 +144,7 @@ def of_each(
 
 def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
     """An installation's last sync and what it holds."""
-    found = contents_of(project, info)
+    found = with_schedules(project, contents_of(project, info))
     if found.state is None:
         return found
     with read(project, info) as reader:
@@ -154,6 +154,19 @@ def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationSta
         return found._replace(last=last)
     due, tasks, reason = waits
     return found._replace(last=last, waiting=(due, tasks), reason=reason)
+
+
+def with_schedules(project: ProjectFolder, found: InstallationStatus) -> InstallationStatus:
+    """A status with the installation's schedules, and whether they are followed."""
+    from ..query.schedules import statuses
+
+    schedules = statuses(project.database(found.info), found.info, now=time.time())
+    if not schedules:
+        return found
+    from .schedule_view import daemon_note
+
+    idle = daemon_note(project) if any(one.schedule.on for one in schedules) else ""
+    return found._replace(schedules=schedules, idle=idle)
 
 
 def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:

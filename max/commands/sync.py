@@ -21,7 +21,7 @@ from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
 from ..project import Project
 from ..query.maintenance import request
-from ..sync.task_graph import named_fields
+from ..sync.task_graph import named_fields, options_json
 from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
 from ..upstream.replay import Replay
@@ -269,6 +269,18 @@ def synced(
     return options.answer(data, text, notes, status)
 
 
+def tell_of_schedule(options: Options, project: ProjectFolder, info: InstallationInfo) -> None:
+    """Say on stderr for which scheduled sync this one waits; it has to stop unless it fetches the same."""
+    from ..query.schedules import running_sync
+
+    is_retry = getattr(options, "retry_failed", None) is not None
+    asked = None if is_retry or not hasattr(options, "full") else options_json(scope(options))
+    found = running_sync(project.database(info), asked, now=time.time())
+    if found is not None and not options.quiet:
+        run, is_same = found
+        print_note(f"waiting for the scheduled sync {run.id} of {info} to {'end' if is_same else 'stop'}")
+
+
 def ended(
     options: Options,
     project: ProjectFolder,
@@ -277,6 +289,7 @@ def ended(
     recording: UpstreamAccess | None = None,
 ) -> tuple[SyncResult, int]:
     """The result of a sync in the foreground, and the exit status."""
+    tell_of_schedule(options, project, info)
     events = options.output == "ndjson"
     expected = {} if events or options.quiet else expected_rows(options, project, info)
     foreground = Foreground(console().stderr, events=events, quiet=options.quiet, expected=expected)

@@ -32,6 +32,7 @@ from .text import (
 )
 
 if TYPE_CHECKING:
+    from ..model.schedules import ScheduleStatus
     from ..model.tasks import Failure, SyncResult, SyncRun
     from ..query.reader import SyncState
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 # The names in the JSON of an installation, of its status and of a sync.
 CONTENTS = ("complete", "syncedAt", "rows", "bytes", "database")
 INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt", "status", *CONTENTS)
-INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "waiting", *CONTENTS)
+INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "waiting", "schedules", *CONTENTS)
 RUN = (
     "id",
     "status",
@@ -84,7 +85,7 @@ class InstallationStatus(NamedTuple):
 
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
     ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
-    its file, in bytes.
+    its file, in bytes.  ``idle`` says why its schedules are not followed.
     """
 
     info: InstallationInfo
@@ -96,6 +97,8 @@ class InstallationStatus(NamedTuple):
     path: str = ""
     size: int = 0
     damaged: bool = False
+    schedules: Sequence[ScheduleStatus] = ()
+    idle: str = ""
 
     def brief(self, now: float) -> list[str]:
         """Its status in a word, when it was last synced as a whole, its rows and the size of its file."""
@@ -132,6 +135,10 @@ class InstallationStatus(NamedTuple):
         if self.state is not None:
             known |= {"complete": self.state.complete, "syncedAt": iso_time(self.state.synced_at)}
         known |= {"database": self.path, "bytes": self.size} if self.path else {}
+        if self.schedules:
+            from .schedule_view import schedule_json
+
+            known["schedules"] = [schedule_json(one) for one in self.schedules]
         return {"installation": str(self.info), "id": self.info.id, **known}
 
 
@@ -142,7 +149,7 @@ def status_text(
     info, last = status.info, status.last
     lines = [paint(str(info), "bold")]
     if last is None:
-        return [*lines, f"  never synced; start with: max sync {info}"]
+        return [*lines, f"  never synced; start with: max sync {info}", *_schedule_lines(status, now)]
     when = ago(last.finished_at or last.started_at, now)
     lines.append(f"  last sync   {paint.status(last.status)}, {when} ({last.id})")
     if status.waiting is not None:
@@ -153,7 +160,18 @@ def status_text(
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
         lines.append(f"  unfinished  continue with: max resume {info}")
+    lines += _schedule_lines(status, now)
     return [*lines, *_data_lines(status, width), *_next_lines(status, now, paint)]
+
+
+def _schedule_lines(status: InstallationStatus, now: float) -> list[str]:
+    """When the next syncs begin by themselves, and why not."""
+    if not status.schedules:
+        return []
+    from .schedule_view import status_words
+
+    words = [status_words(one, now) for one in status.schedules] + ([status.idle] if status.idle else [])
+    return [f"  {'schedule' if place == 0 else '':<10}  {one}" for place, one in enumerate(words)]
 
 
 def _data_lines(status: InstallationStatus, width: int | None) -> list[str]:

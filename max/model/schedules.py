@@ -236,8 +236,8 @@ def seconds_of(length: float | str | timedelta | None, what: str = "interval") -
         return length
     try:
         return parse_duration(length)
-    except ValueError as error:
-        raise InvalidSchedule(f"the {what} {error}", hint="such as 15m, 2h or 1d") from None
+    except ValueError:
+        raise InvalidSchedule(f"{length!r} is no {what}", hint="such as 90s, 15m, 2h, 1d or 2w") from None
 
 
 def wait_after(failures: int) -> float:

@@ -6,14 +6,17 @@ schedules and no data.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..core import InstallationInfo
 from ..errors import UsageError
 from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
+from ..model.tasks import Status, SyncRun
+from ..model.values import Json
 from ..storage import schedules as stored
 from ..storage.sqlite import reader, writer
+from ..storage.sync_log import options_of, unfinished_runs
 
 
 def statuses(path: Path, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
@@ -71,6 +74,19 @@ def give_up(path: Path, name: str, *, worker: str) -> None:
     """Leave a claimed slot to other processes."""
     with writer(path) as connection:
         stored.give_up(connection, name, worker=worker)
+
+
+def running_sync(
+    path: Path, options: Mapping[str, Json] | None, *, now: float
+) -> tuple[SyncRun, bool] | None:
+    """The scheduled sync that is running, and whether it fetches what these options say; None without one."""
+    if not path.exists():
+        return None
+    with reader(path) as connection:
+        for run in unfinished_runs(connection, now=now):
+            if run.status is Status.RUNNING and run.schedule:
+                return run, options is not None and options_of(connection, run.id) == dict(options)
+    return None
 
 
 def no_schedule(info: InstallationInfo) -> UsageError:

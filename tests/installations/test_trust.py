@@ -76,6 +76,7 @@ WORDS = {  # what each command is called with
     "ls": [],
     "trust": ["--list"],
     "sync": ["mine"],
+    "schedule": ["mine", "--every", "15m"],
     "status": [],
     "runs": [],
     "pause": ["mine"],
