@@ -449,7 +449,6 @@ class Project(Generic[R]):
         ``options`` are those of the syncs.  They run while a Scheduler or the project's daemon does.
         InvalidSchedule, or UnknownName for a zone or what ``options.only`` names.
         """
-        from .installations.audit import audited
         from .model.schedules import Schedule, seconds_of
         from .query.schedules import put
         from .sync.task_graph import named_fields, options_json
@@ -472,7 +471,7 @@ class Project(Generic[R]):
                 resolver = self.folder.registry.resolve(info.connector).resolver
                 if resolver.added is None:  # else the account may have fields of its own
                     named_fields(options.only, resolver)
-            with audited(self.folder, "schedule", info, name=name, timing=found.timing):
+            with self.folder.audited("schedule", info, name=name, timing=found.timing):
                 return put(self._writable(info), info, found, now=self._clock())
 
         return await self._on_schedules(store)
@@ -481,24 +480,22 @@ class Project(Generic[R]):
         self, target: InstallationInfo | str, *names: str, on: bool
     ) -> list[ScheduleStatus]:
         """Turn schedules of an installation on or off; without names all of them.  UnknownName."""
-        from .installations.audit import audited
         from .query.schedules import switch
 
         def work() -> list[ScheduleStatus]:
             info = self._info(target)
-            with audited(self.folder, "schedule", info, names=list(names), on=on):
+            with self.folder.audited("schedule", info, names=list(names), on=on):
                 return switch(self._writable(info), info, names, on=on, now=self._clock())
 
         return await self._on_schedules(work)
 
     async def unschedule(self, target: InstallationInfo | str, *names: str) -> list[str]:
         """Delete schedules of an installation, without names all of them; their names.  UnknownName."""
-        from .installations.audit import audited
         from .query.schedules import remove
 
         def work() -> list[str]:
             info = self._info(target)
-            with audited(self.folder, "unschedule", info, names=list(names)):
+            with self.folder.audited("unschedule", info, names=list(names)):
                 return remove(self._writable(info), info, names)
 
         return await self._on_schedules(work)
