@@ -100,6 +100,9 @@ if TYPE_CHECKING:
     from .upstream.operations import Retry as Retry
     from .upstream.operations import operation as operation
     from .upstream.operations import run_operation as run_operation
+    from .upstream.webhooks import Hook as Hook
+    from .upstream.webhooks import HookChanges as HookChanges
+    from .upstream.webhooks import Webhook as Webhook
 
 HOMES = """
 connector: Answers Connector Input Installation NoConfig RunCode SecretInput Select SignIn Validate
@@ -124,6 +127,7 @@ upstream.http: Auth BearerAuth Budget BudgetHeaders HttpClient HttpRequest HttpR
 upstream.http: Transport
 upstream.oauth: OAuth OAuthTokens
 upstream.operations: Limit Operation operation Retry run_operation
+upstream.webhooks: Hook HookChanges Webhook
 """
 
 __all__ = load_lazily(__name__, HOMES)

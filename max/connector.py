@@ -42,6 +42,7 @@ from .model.values import Json, Kind
 from .upstream.credentials import Credential, CredentialProvider
 from .upstream.hosts import PLACEHOLDER, Hosts, Pattern
 from .upstream.operations import AnyOperation, Operation
+from .upstream.webhooks import ALGORITHMS, Webhook
 
 Conf = TypeVar("Conf")
 Answers = Mapping[str, Any]
@@ -186,6 +187,7 @@ class Connector(Generic[Conf, C]):
       configuration value.
     - ``migrations``: the changes of the schema, oldest first.
     - ``contracts``: what to do when an upgrade or a value violates an entity's schema.
+    - ``webhook``: how the service signs what it sends when something has changed, and what that says.
     """
 
     name: str
@@ -204,6 +206,7 @@ class Connector(Generic[Conf, C]):
     migrations: Sequence[Migration] = ()
     contracts: Mapping[type[Entity], SchemaContract] = field(default_factory=dict)
     discover: Callable[[C], Awaitable[Found]] | None = None
+    webhook: Webhook | None = None
     resolver: Resolver = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -267,6 +270,7 @@ class Connector(Generic[Conf, C]):
             ],
             "hosts": list(self.hosts),
             "credentials": [one.name for one in self.credentials],
+            "webhook": None if self.webhook is None else self.webhook.signature,
         }
 
     def hosts_for(self, config: Conf | Answers) -> Hosts:
@@ -287,6 +291,7 @@ AnyConnector = Connector[Any, Any]
 MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
 CONNECTOR_NAME = re.compile(r"(?!(?:max|sqlite)(?:_|$))[a-z][a-z0-9_]{0,47}", re.ASCII)
 CONVENTION_NAME = re.compile(r"[a-z][a-z0-9]*(?:[ _-][a-z0-9]+){0,4}", re.ASCII)
+HEADER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 CREDENTIAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}", re.ASCII)
 
 
@@ -431,6 +436,38 @@ def _check_pattern(pattern: str, position: str) -> None:
         ) from None
 
 
+def _check_webhook(webhook: object, connector: AnyConnector, where: str) -> None:
+    """ConnectorError unless a webhook names headers, a declared secret and a function."""
+    if webhook is None:
+        return
+    if not isinstance(webhook, Webhook):
+        raise ConnectorError(f"{where} is {webhook!r}, not a Webhook")
+    if webhook.secret not in connector.credentials or not webhook.secret.secret:
+        raise ConnectorError(
+            f"{where}.secret is {webhook.secret!r}, which is no declared secret",
+            hint="make it a Credential, and add it to credentials=",
+        )
+    optional = {"delivery": webhook.delivery, "sent_at": webhook.sent_at}
+    given = {"signature": webhook.signature, **{k: v for k, v in optional.items() if v is not None}}
+    for name, value in given.items():
+        if not isinstance(value, str) or not HEADER_NAME.fullmatch(value):
+            raise ConnectorError(f"{where}.{name} is {value!r}, which names no header")
+    if not isinstance(webhook.prefix, str) or not webhook.prefix.isascii():
+        raise ConnectorError(f"{where}.prefix is {webhook.prefix!r}, not a text of ASCII letters")
+    for name, value, known in [
+        ("algorithm", webhook.algorithm, ALGORITHMS),
+        ("encoding", webhook.encoding, ("hex", "base64")),
+    ]:
+        if value not in known:
+            raise ConnectorError(f"{where}.{name} is {value!r}", hint=f"one of: {', '.join(known)}")
+    tolerance = webhook.tolerance
+    if not isinstance(tolerance, int | float) or isinstance(tolerance, bool) or not tolerance > 0:
+        raise ConnectorError(f"{where}.tolerance is {tolerance!r}, not a number of seconds above 0")
+    if inspect.iscoroutinefunction(webhook.changes):
+        raise ConnectorError(f"{where}.changes is async; it reads what it is given, and calls nothing")
+    _check_arguments(webhook.changes, 1, f"{where}.changes")
+
+
 CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "schema": _check_schema,
     "version": lambda value, _, where: _check_text(value, where),
@@ -447,6 +484,7 @@ CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {
     "migrations": lambda value, connector, where: check_migrations(value, connector.schema, where),
     "contracts": lambda value, connector, where: check_contracts(value, connector.schema, where),
     "hosts": _check_hosts,
+    "webhook": _check_webhook,
 }
 
 
@@ -478,8 +516,15 @@ def _check_function(function: object, arguments: int, where: str) -> None:
     called = getattr(function, "__call__", None)  # noqa: B004  # an object may be callable
     if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(called):
         raise ConnectorError(f"{where} is not an async function")
+    _check_arguments(function, arguments, where)
+
+
+def _check_arguments(function: object, arguments: int, where: str) -> None:
+    """ConnectorError unless it is a function that accepts this number of arguments."""
+    if not callable(function):
+        raise ConnectorError(f"{where} is {function!r}, not a function")
     try:
-        inspect.signature(cast("Callable[..., Any]", function)).bind(*range(arguments))
+        inspect.signature(function).bind(*range(arguments))
     except TypeError as error:
         raise ConnectorError(f"{where} must accept {arguments} arguments: {error}") from error
 

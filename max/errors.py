@@ -52,6 +52,8 @@ them, always ``from error``.
     │   ├── UpstreamChanged             an answer that the connector does not understand
     │   └── UpstreamBroken              the service failed (5xx)
     ├── LoaderFault                 a connector's code has a bug
+    ├── MiddlewareFault             a program's middleware has a bug
+    ├── HookRefused                 a webhook's message that the service did not sign
     ├── DaemonError                 the project's daemon cannot do this
     │   ├── DaemonRunning               another process is the project's daemon
     │   ├── DaemonBusy                  as many calls are open as may be; ``retry_after`` seconds
@@ -636,6 +638,25 @@ class LoaderFault(MaxError):
     """A bug of a connector: its code raised a Python error, or returned an invalid value."""
 
     code = "connector.fault"
+
+
+class MiddlewareFault(MaxError):
+    """A bug of a middleware, which the program has put around operations or methods."""
+
+    code = "middleware.fault"
+
+
+class HookRefused(MaxError):
+    """A hook that is not taken: it is not signed with the service's secret, or cannot be read.
+
+    ``status`` is the one of HTTP with which it is answered.
+    """
+
+    code = "hook.refused"
+
+    def __init__(self, message: str, *, hint: str = "", status: int = 401, **data: Any) -> None:
+        self.status = status
+        super().__init__(message, hint=hint, status=status, **data)
 
 
 class DaemonError(MaxError):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .installations.onboarding import OnboardingResult
     from .model.entities import Entity, FieldOf, Ref
     from .model.filters import Filter
+    from .model.middleware import Middleware
     from .model.schedules import ScheduleStatus
     from .model.tasks import SyncCommand, SyncRun
     from .model.text_search import Found
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from .query.sql import SqlAnswer, Values
     from .runtime import InstallationRuntime
     from .storage.schema_diff import MigrationPlan
-    from .upstream.operations import FlowController
+    from .upstream.operations import Call, FlowController
     from .upstream.recording import UpstreamAccess
 
 P = ParamSpec("P")
@@ -74,7 +75,8 @@ class Project(Generic[R]):
     has one, or the beginning of its id.
 
     ``runtimes`` makes the runtimes; without it each works in this process.  With ``isolated`` each
-    has a process of its own.
+    has a process of its own.  ``middlewares`` are around every attempt of every operation of the
+    runtimes, which must work in this process then; ValueError otherwise.
     """
 
     def __init__(
@@ -83,9 +85,12 @@ class Project(Generic[R]):
         *,
         runtimes: Runtimes[R] | None = None,
         clock: Callable[[], float] = time.time,
+        middlewares: Sequence[Middleware[Call]] = (),
     ) -> None:
+        if middlewares and runtimes is not None:
+            raise ValueError("middlewares are around operations of this process, and the runtimes have others")
         self.folder = folder  # the same for code that may block
-        self._make, self._clock = runtimes, clock
+        self._make, self._clock, self._middlewares = runtimes, clock, tuple(middlewares)
         self._runtimes: dict[str, R] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the locks belong
@@ -102,7 +107,12 @@ class Project(Generic[R]):
     @overload
     @classmethod
     def open(
-        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False
+        cls,
+        path: Path | str = ".",
+        *,
+        create: bool = False,
+        trusted: bool = False,
+        middlewares: Sequence[Middleware[Call]] = (),
     ) -> AbstractAsyncContextManager[Project[InstallationRuntime]]: ...
     @overload
     @classmethod
@@ -118,16 +128,17 @@ class Project(Generic[R]):
         create: bool = False,
         trusted: bool = False,
         runtimes: Runtimes[R] | None = None,
+        middlewares: Sequence[Middleware[Call]] = (),
     ) -> AsyncIterator[Project[Any]]:
         """The project of a folder, or of the nearest folder above.
 
         When there is none: with ``create`` the folder becomes one, without it ProjectError.  With
         ``trusted`` its own connectors run wherever it comes from; otherwise ProjectUntrusted when
-        this user neither made it on this machine nor allowed it with ``max trust``.  ``runtimes`` is as
-        for Project.
+        this user neither made it on this machine nor allowed it with ``max trust``.  ``runtimes`` and
+        ``middlewares`` are as for Project.
         """
         folder = await in_thread(lambda: ProjectFolder.open(path, create=create, trusted=trusted))
-        async with cls(folder, runtimes=runtimes) as project:
+        async with cls(folder, runtimes=runtimes, middlewares=middlewares) as project:
             yield project
 
     async def __aenter__(self) -> Self:
@@ -560,7 +571,7 @@ class Project(Generic[R]):
     ) -> R:
         """A runtime that is not started."""
         if self._make is None:
-            return cast(R, assemble(self.folder, info, recording, flow))
+            return cast(R, assemble(self.folder, info, recording, flow, self._middlewares))
         if recording is not None or flow is not None:
             what = "flow" if recording is None else "recording"
             raise ProjectError(
@@ -625,6 +636,7 @@ def assemble(
     info: InstallationInfo,
     recording: UpstreamAccess | None = None,
     flow: FlowController | None = None,
+    middlewares: Sequence[Middleware[Call]] = (),
 ) -> InstallationRuntime:
     """A runtime in this process, not started; imports what it needs, the connector among it."""
     from .installations.audit import InstallationAudit
@@ -646,5 +658,13 @@ def assemble(
     credentials = CredentialProvider(secrets, connector.credentials, hosts)
     audit = InstallationAudit(folder, info)
     return InstallationRuntime(
-        info, connector, config, credentials, path, recording=recording, flow=flow, audit=audit
+        info,
+        connector,
+        config,
+        credentials,
+        path,
+        recording=recording,
+        flow=flow,
+        middlewares=middlewares,
+        audit=audit,
     )

@@ -43,6 +43,7 @@ from .installations.files import KEPT
 from .model.account_fields import with_found
 from .model.entities import Entity, FieldOf, Ref
 from .model.filters import Filter
+from .model.middleware import Middleware
 from .model.periods import parse_duration
 from .model.plan import SyncPlan
 from .model.schema import Schema
@@ -59,8 +60,8 @@ from .storage.task_store import SqliteTaskStore
 from .sync.kept_files import KeptFiles
 from .sync.task_graph import expand, options_json
 from .upstream.credentials import CredentialProvider
-from .upstream.operations import FlowController
-from .upstream.recording import Source, UpstreamAccess
+from .upstream.operations import Call, FlowController
+from .upstream.recording import CallsOf, Source, UpstreamAccess
 
 ROOTS = 500  # looked up in one query
 LOOK = 0.2  # seconds between two looks at a sync of another process that is to stop
@@ -95,8 +96,9 @@ class InstallationRuntime(Runtime):
     ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
     the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording``
     is a Recording of every call to the service, or a Replay that answers instead.  ``flow`` decides
-    when calls may begin; without one, the limits that the operations declare apply.  ``audit``
-    records who begins syncs and what else changes.
+    when calls may begin; without one, the limits that the operations declare apply.  ``middlewares``
+    are around every attempt of every operation.  ``audit`` records who begins syncs and what else
+    changes.
     """
 
     def __init__(
@@ -109,12 +111,14 @@ class InstallationRuntime(Runtime):
         *,
         recording: UpstreamAccess | None = None,
         flow: FlowController | None = None,
+        middlewares: Sequence[Middleware[Call]] = (),
         clock: Callable[[], float] = time.time,
         audit: Audit = NO_AUDIT,
     ) -> None:
         self._info, self.recording = info, recording or UpstreamAccess()
         self._started_at = 0.0
         self.flow, self._connector, self._clock, self._audit = flow, connector, clock, audit
+        self._calls = CallsOf(info.id, tuple(middlewares))
         in_memory = str(database) == ":memory:"
         self._files = KeptFiles(None if in_memory else Path(database).parent / KEPT)
         self._database = SqliteDatabase(database, durability=info.settings.durability)
@@ -205,7 +209,7 @@ class InstallationRuntime(Runtime):
             context=installation.context,
             engine=self._engine,
             meta=self._meta,
-            runner=self.recording.runner(installation.renew, self.flow),
+            runner=self.recording.runner(installation.renew, self.flow, self._calls),
             clock=self._clock,
             jitter=self.recording.jitter,
             settings=self.info.settings,

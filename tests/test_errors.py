@@ -130,6 +130,8 @@ def test_codes_never_change_once_released() -> None:
         "SyncTokenRefused": "upstream.sync_token",
         "LeaseLost": "sync.lease_lost",
         "LoaderFault": "connector.fault",
+        "MiddlewareFault": "middleware.fault",
+        "HookRefused": "hook.refused",
         "DaemonError": "daemon",
         "DaemonRunning": "daemon.running",
         "DaemonBusy": "daemon.busy",

@@ -148,7 +148,7 @@ class LoaderEnv(Env[Any]):
                 hint="it was not run; add it to the connector's operations=",
             )
         with loading(self.conditions, operation):
-            running = self._sync_context.runner.run(operation, self.context, input)
+            running = self._sync_context.runner.run(operation, self.context, input, env=self)
             return cast(Out, await self._noticed(running))
 
     @property

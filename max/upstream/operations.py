@@ -4,7 +4,7 @@
     └─ retry                         wait and try again, after a failure that may pass
        └─ credential                 get a new one and try once more, when it was refused
           └─ permit                  wait for the limit that operations share
-             └─ count, middlewares   count the attempt; record it, when asked to
+             └─ count, middlewares   count it; enter what a program puts around it; record it, when asked to
                 └─ deadline          the connector's function, for so many seconds at most
 
 The order matters.  A retry waits without a permit, so that others can use it.  A new credential
@@ -62,7 +62,8 @@ from ..errors import (
     UpstreamError,
     UpstreamMissing,
 )
-from ..model.loaders import In, Out
+from ..model.loaders import Env, In, Out
+from ..model.middleware import Middleware, around
 from ..model.query import C
 
 POLITE = 8  # calls that a limit allows at once, before it has learned that the service takes more
@@ -396,7 +397,8 @@ class Call(NamedTuple):
     """One attempt of one operation.
 
     ``attempt`` counts from 1 in each run; ``within`` is the name of the operation that needs this
-    one, empty when there is none.
+    one, empty when there is none.  ``installation`` is its id, empty while it is being connected.
+    ``env`` is that of the loader that calls, which knows the sync and the task; None outside of loaders.
     """
 
     operation: AnyOperation
@@ -404,10 +406,12 @@ class Call(NamedTuple):
     input: Any
     attempt: int
     within: str = ""
+    installation: str = ""
+    env: Env[Any] | None = None
 
 
 Next: TypeAlias = Callable[[Call], Awaitable[Any]]
-Middleware: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
+Wrapper: TypeAlias = Callable[[Call, Next], Awaitable[Any]]
 
 
 class CallsStopped(BaseException):
@@ -445,28 +449,34 @@ class CredentialRefresh:
 class OperationRunner:
     """Runs operations through the chain, and counts every attempt in ``calls``, by operation name.
 
-    ``flow`` gives the permits; without one, the operations' own limits apply.  Each middleware
-    wraps every attempt, the first one outermost: it awaits ``next(call)`` and returns that
-    output, or another one, or raises.  ``renew`` gets a new credential: an attempt whose
-    credential is refused is made once more.  ``jitter`` gives random numbers in [0, 1).
+    ``flow`` gives the permits; without one, the operations' own limits apply.  Every attempt is made
+    inside of the ``middlewares``, and inside of them of the ``wrappers``, which see the output: a
+    wrapper awaits ``next(call)`` and returns that output, or another one, or raises.  Of both the
+    first one is outermost.  ``renew`` gets a new credential: an attempt whose credential is refused is
+    made once more.  ``jitter`` gives random numbers in [0, 1).  ``installation`` is the id of the one
+    that calls.
     """
 
     def __init__(
         self,
         flow: FlowController | None = None,
         *,
-        middlewares: Sequence[Middleware] = (),
+        middlewares: Sequence[Middleware[Call]] = (),
+        wrappers: Sequence[Wrapper] = (),
         renew: Callable[[], Awaitable[None]] | None = None,
         jitter: Callable[[], float] = random.random,
+        installation: str = "",
     ) -> None:
         self._flow, self._jitter = flow or Limits(), jitter
+        self.installation = installation
         self.calls: Counter[str] = Counter()
         self._stopped, self._under_way = False, 0
         self._waits: dict[asyncio.Timeout, tuple[str, str]] = {}  # of calls not begun: limit, last error
         self._refresh = None if renew is None else CredentialRefresh(renew)
         self._chain: Next = _within_deadline
-        for middleware in reversed([self._count, *middlewares]):
-            self._chain = _wrapped(middleware, self._chain)
+        surrounding = [_surrounding(middlewares)] if middlewares else []
+        for wrapper in reversed([self._count, *surrounding, *wrappers]):
+            self._chain = _wrapped(wrapper, self._chain)
 
     def blocked_limits(self) -> list[str]:
         """The names of the limits that are blocked now, sorted."""
@@ -510,36 +520,42 @@ class OperationRunner:
             raise
 
     @contextmanager
-    def activate(self, operation: str = "") -> Iterator[None]:
+    def activate(self, operation: str = "", env: Env[Any] | None = None) -> Iterator[None]:
         """Inside, ``run_operation`` uses this runner; ``operation`` is the one that is run, if any."""
-        outer = _ACTIVE.set((self, operation))
+        outer = _ACTIVE.set((self, operation, env))
         try:
             yield
         finally:
             _ACTIVE.reset(outer)
 
     async def run(
-        self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
+        self,
+        operation: Operation[C, In, Out],
+        context: C,
+        input: In,
+        *,
+        renewing: bool = True,
+        env: Env[Any] | None = None,
     ) -> Out:
         """The operation's output; UpstreamError when the last attempt failed.
 
-        Without ``renewing``, a refused credential is not renewed.
+        Without ``renewing``, a refused credential is not renewed.  ``env`` is that of the loader that calls.
         """
-        _, within = _ACTIVE.get()
-        with self.activate(operation.name):
-            return await self._run(operation, context, input, renewing, within)
+        _, within, _ = _ACTIVE.get()
+        with self.activate(operation.name, env):
+            first = Call(operation, context, input, 1, within, self.installation, env)
+            return cast(Out, await self._run(first, renewing))
 
-    async def _run(
-        self, operation: Operation[C, In, Out], context: C, input: In, renewing: bool, within: str
-    ) -> Out:
+    async def _run(self, first: Call, renewing: bool) -> Any:
+        operation = first.operation
         attempts, failed, waited = count(1), 0, 0.0
 
         def attempt() -> Awaitable[Any]:
-            return self._attempt(Call(operation, context, input, next(attempts), within))
+            return self._attempt(first._replace(attempt=next(attempts)))
 
         while True:
             try:
-                return cast(Out, await (self._with_credential(attempt) if renewing else attempt()))
+                return await (self._with_credential(attempt) if renewing else attempt())
             except UpstreamError as error:
                 asked = error.retry_after is not None
                 failed += not asked
@@ -586,13 +602,15 @@ class OperationRunner:
             self._flow.release(operation)
 
     async def _count(self, call: Call, next: Next) -> Any:
-        """The outermost middleware."""
+        """The outermost wrapper."""
         self.calls[call.operation.name] += 1
         return await next(call)
 
 
-# The active runner, and the name of the operation that it runs.
-_ACTIVE: ContextVar[tuple[OperationRunner | None, str]] = ContextVar("active runner", default=(None, ""))
+# The active runner, the name of the operation that it runs, and the loader's for which it does.
+_ACTIVE: ContextVar[tuple[OperationRunner | None, str, Env[Any] | None]] = ContextVar(
+    "active runner", default=(None, "", None)
+)
 _UNDER_WAY: ContextVar[tuple[FlowController, AnyOperation] | None] = ContextVar("under way", default=None)
 _LAST_ATTEMPT: ContextVar[Call | None] = ContextVar("the attempt that the task began last", default=None)
 
@@ -632,15 +650,25 @@ async def run_operation(operation: Operation[C, In, Out], context: C, input: In)
     is under way it goes through the active runner (in a seeder, the sync's), or a new one.  In
     an operation, a refused credential is not renewed: the outer operation does that.
     """
-    runner, within = _ACTIVE.get()
-    return await (runner or OperationRunner()).run(operation, context, input, renewing=not within)
+    runner, within, env = _ACTIVE.get()
+    return await (runner or OperationRunner()).run(operation, context, input, renewing=not within, env=env)
 
 
-def _wrapped(middleware: Middleware, inner: Next) -> Next:
+def _wrapped(wrapper: Wrapper, inner: Next) -> Next:
     async def attempt(call: Call) -> Any:
-        return await middleware(call, inner)
+        return await wrapper(call, inner)
 
     return attempt
+
+
+def _surrounding(middlewares: Sequence[Middleware[Call]]) -> Wrapper:
+    """The middlewares as one wrapper, which leaves the output as it is."""
+
+    async def surround(call: Call, next: Next) -> Any:
+        async with around(middlewares, call):
+            return await next(call)
+
+    return surround
 
 
 async def _within_deadline(call: Call) -> Any:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..core import Lifecycle, RecordingInfo, SyncOptions
 from ..errors import RecordingError
+from ..model.middleware import Middleware
 from ..model.schema import Schema
 from ..model.values import Json
 from .codec import Codec
@@ -45,6 +46,16 @@ class Source(NamedTuple):
     credentials: Sequence[Credential]  # those that the connector declares
 
 
+class CallsOf(NamedTuple):
+    """Whose calls they are: an installation's id, and the middlewares that are around every attempt."""
+
+    installation: str = ""
+    middlewares: Sequence[Middleware[Call]] = ()
+
+
+CALLS = CallsOf()
+
+
 class UpstreamAccess(Lifecycle):
     """How a runtime reaches the service: here, the service itself answers.
 
@@ -69,9 +80,11 @@ class UpstreamAccess(Lifecycle):
         """The credentials for ``initialise``; called after each start, before any operation."""
         return credentials
 
-    def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
+    def runner(self, renew: Renew, flow: FlowController | None, calls: CallsOf = CALLS) -> OperationRunner:
         """What runs the operations; without ``flow``, the limits that they declare apply."""
-        return OperationRunner(flow, renew=renew)
+        return OperationRunner(
+            flow, renew=renew, middlewares=calls.middlewares, installation=calls.installation
+        )
 
     def jitter(self) -> float:
         """A random number in [0, 1) that spreads waits between retries."""
@@ -133,9 +146,15 @@ class Recording(UpstreamAccess):
         self._header = Header(source.connector, source.version, source.installation, config, names, now)
         return credentials
 
-    def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
-        """A runner that records every attempt, inside all limits and retries."""
-        return OperationRunner(flow, middlewares=[self.record], renew=renew)
+    def runner(self, renew: Renew, flow: FlowController | None, calls: CallsOf = CALLS) -> OperationRunner:
+        """A runner that records every attempt, inside all limits, retries and middlewares."""
+        return OperationRunner(
+            flow,
+            renew=renew,
+            middlewares=calls.middlewares,
+            wrappers=[self.record],
+            installation=calls.installation,
+        )
 
     def begin(self, options: SyncOptions, *, was_empty: bool) -> None:
         """Write the header, with the options of the sync."""
@@ -153,7 +172,7 @@ class Recording(UpstreamAccess):
         return [f"{self.path}: {INCREMENT}"] if self._adds_to_rows else []
 
     async def record(self, call: Call, next: Next) -> Any:
-        """A middleware: make the attempt and write its outcome."""
+        """A wrapper: make the attempt and write its outcome."""
         self._open_writer().check()
         self._redactor.refresh()
         codec = Codec(call.operation, self._schema, self._redactor)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from ..core import RecordingInfo, SyncOptions
 from ..errors import RecordingError, ReplayMismatch
-from ..model.loaders import In, Out
+from ..model.loaders import Env, In, Out
 from ..model.query import C
 from ..model.schema import Schema
 from ..model.values import Json
@@ -25,7 +25,7 @@ from .codec import Codec, decode_error
 from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, FlowController, Operation, OperationRunner
-from .recording import Renew, Source, UpstreamAccess
+from .recording import CALLS, CallsOf, Renew, Source, UpstreamAccess
 from .recording_file import Header, attempt_at, attempts_in, canonical
 from .redaction import MARK, Redactor
 
@@ -147,8 +147,8 @@ class Replay(UpstreamAccess):
                 hint=f"replay it into another one: max sync {self.header.connector}:NAME --replay FILE",
             )
 
-    def runner(self, renew: Renew, flow: FlowController | None) -> OperationRunner:
-        """A runner that makes no calls."""
+    def runner(self, renew: Renew, flow: FlowController | None, calls: CallsOf = CALLS) -> OperationRunner:
+        """A runner that makes no calls, so that no middleware runs."""
         return _ReplayRunner(self)
 
     def jitter(self) -> float:
@@ -239,7 +239,13 @@ class _ReplayRunner(OperationRunner):
         self._replay = replay
 
     async def run(
-        self, operation: Operation[C, In, Out], context: C, input: In, *, renewing: bool = True
+        self,
+        operation: Operation[C, In, Out],
+        context: C,
+        input: In,
+        *,
+        renewing: bool = True,
+        env: Env[Any] | None = None,
     ) -> Out:
         """The outcome that the same run had when it was recorded."""
         attempts, outcome = await self._replay.answer(operation, input)

@@ -39,7 +39,7 @@ from max.testing import FakeClock
 from max.upstream.credentials import CredentialStore, MemoryCredentials
 from max.upstream.hosts import Hosts
 from max.upstream.oauth import REFUSALS
-from max.upstream.operations import Call, Limits, Middleware, Next, OperationRunner
+from max.upstream.operations import Call, Limits, Next, OperationRunner, Wrapper
 from tests.token_service import CLIENT, DAY, GRACE, SECRET, TokenService, instead, lost
 
 ROOT = Path(__file__).parents[2]
@@ -60,9 +60,9 @@ THING = Operation("sample:thing:get", get_thing, retry=Retry(base=0.001))
 class Client:
     """What an installation has: tokens, a client that sends them, and a runner."""
 
-    def __init__(self, tokens: OAuthTokens, http: HttpClient, around: Middleware) -> None:
+    def __init__(self, tokens: OAuthTokens, http: HttpClient, around: Wrapper) -> None:
         self.tokens, self.http = tokens, http
-        self.caller = OperationRunner(Limits(), renew=tokens.renew, middlewares=[around], jitter=lambda: 0.0)
+        self.caller = OperationRunner(Limits(), renew=tokens.renew, wrappers=[around], jitter=lambda: 0.0)
 
     async def thing(self) -> str:
         """The token with which a thing is read now."""
@@ -83,7 +83,7 @@ async def client(
     service: TokenService,
     store: CredentialStore,
     oauth: OAuth = OAUTH,
-    around: Middleware = through,
+    around: Wrapper = through,
     **given: Any,
 ) -> AsyncIterator[Client]:
     """A client of the service with the stored tokens."""

@@ -41,9 +41,9 @@ from max.upstream.operations import (
     Call,
     CallsStopped,
     Limits,
-    Middleware,
     Next,
     OperationRunner,
+    Wrapper,
     block_limit,
     operation,
     run_operation,
@@ -763,7 +763,7 @@ def test_every_attempt_is_counted_by_the_name_of_its_operation() -> None:
 Event = tuple[str, int, int]  # what happened, which middleware, in which attempt
 
 
-def watching(number: int, events: list[Event], raises: dict[int, str]) -> Middleware:
+def watching(number: int, events: list[Event], raises: dict[int, str]) -> Wrapper:
     """A middleware that records events; it raises before or after the call if ``raises`` says so."""
 
     async def watch(call: Call, next: Next) -> Any:
@@ -793,9 +793,7 @@ def watched(
         """Do nothing: the script decides about the next attempt."""
 
     around = [watching(number, events, raises or {}) for number in range(many)]
-    through = OperationRunner(
-        Limits(), middlewares=around, renew=renew if renews else None, jitter=lambda: 0.0
-    )
+    through = OperationRunner(Limits(), wrappers=around, renew=renew if renews else None, jitter=lambda: 0.0)
     with suppress(UpstreamError, ValueError):
         virtual_time.run(through.run(script.operation(), "a", 1))
     return events, through.calls
@@ -859,7 +857,7 @@ def test_a_middleware_may_answer_itself_or_change_the_input() -> None:
         return call.input if call.input == 7 else await next(call._replace(input=call.input * 2))
 
     async def main(input: int) -> str:
-        return await OperationRunner(Limits(), middlewares=[doubled]).run(Script().operation(), "a", input)
+        return await OperationRunner(Limits(), wrappers=[doubled]).run(Script().operation(), "a", input)
 
     assert [virtual_time.run(main(3)), virtual_time.run(main(7))] == ["a6", 7]
 
@@ -875,7 +873,7 @@ def test_a_middleware_sees_the_same_errors_as_the_runner() -> None:
             raise
 
     script = Script(ConnectionResetError("reset by peer"), 1000.0)
-    through = OperationRunner(Limits(), middlewares=[watch])
+    through = OperationRunner(Limits(), wrappers=[watch])
     assert virtual_time.run(through.run(script.operation(deadline=5.0), "a", 1)) == "a1"
     assert [type(error) for error in seen] == [Offline, Offline]
 
