@@ -88,7 +88,7 @@ class Project(Generic[R]):
         middlewares: Sequence[Middleware[Call]] = (),
     ) -> None:
         if middlewares and runtimes is not None:
-            raise ValueError("middlewares are around operations of this process, and the runtimes have others")
+            raise ValueError("middlewares are around operations of this process; the runtimes have others")
         self.folder = folder  # the same for code that may block
         self._make, self._clock, self._middlewares = runtimes, clock, tuple(middlewares)
         self._runtimes: dict[str, R] = {}  # by installation id, oldest first
